@@ -1,0 +1,41 @@
+# Short verbs for people; CI calls the same ones.
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test check unit format clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/installed  ## a virtual environment with everything in it
+
+$(VENV)/installed: pyproject.toml tools/packages.sh
+	@tools/packages.sh venv
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: setup  ## a whole small site on loopback, and the gateway in front of it (ARGS=--once ends by itself)
+	@tools/packages.sh demo
+	@[ "$$(id -u)" -eq 0 ] || command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+		$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	@$(BIN)/gateway demo $(ARGS)
+
+test: setup  ## all tests, on real servers
+	@tools/packages.sh test
+	$(BIN)/pytest $(ARGS)
+
+check: setup  ## lint, types, layers, unit tests
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-timing
+	$(BIN)/pytest -q tests/unit
+
+format: setup  ## format the code and mend what can be mended
+	$(BIN)/ruff format --quiet .
+	$(BIN)/ruff check --quiet --fix .
+
+clean:  ## remove what the other verbs made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -1,0 +1,69 @@
+"""Every check once, without a running service."""
+
+import asyncio
+from dataclasses import dataclass
+
+from gateway.config import BackendSpec, Config
+from gateway.contracts import Endpoint, State
+from gateway.errors import LinkLostError, Reason, UsageError
+from gateway.health.monitor import probe_once
+from gateway.health.verdict import Result
+from gateway.relay.readiness import RelayLoop
+from gateway.supervision.supervisor import Supervisor, supervise
+from gateway.supervision.uplink import Uplink
+from gateway.tunnels.direct import DirectTunnel
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One target's result."""
+
+    backend: str
+    target: Endpoint
+    result: Result
+
+
+def check(config: Config, names: tuple[str, ...]) -> list[Checked]:
+    """Check the backends `names`, or all.
+
+    Raises:
+        UsageError: A name is not configured.
+    """
+    unknown = [name for name in names if name not in config.backends]
+    if unknown:
+        known = ", ".join(sorted(config.backends)) or "none"
+        raise UsageError(f"there is no backend {unknown[0]!r} (known: {known})")
+    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+        return runner.run(_check([config.backends[name] for name in names or config.backends], config))
+
+
+async def _check(specs: list[BackendSpec], config: Config) -> list[Checked]:
+    async with supervise() as supervisor:
+        uplinks: dict[str | None, Uplink] = {None: Uplink("direct", DirectTunnel(), None, quiet=True)}
+        supervisor.start("direct", uplinks[None])
+        for spec in specs:
+            _open(spec.via, config, uplinks, supervisor)
+        jobs = [(spec, target) for spec in specs for target in spec.targets]
+        return list(await asyncio.gather(*(_one(spec, target, uplinks[spec.via]) for spec, target in jobs)))
+
+
+def _open(name: str | None, config: Config, uplinks: dict[str | None, Uplink], supervisor: Supervisor) -> None:
+    if name is None or name in uplinks:
+        return
+    spec = config.tunnels[name]
+    _open(spec.via, config, uplinks, supervisor)
+    uplinks[name] = Uplink(name, spec.kind.create(spec.options), uplinks[spec.via])
+    supervisor.start(name, uplinks[name])
+
+
+async def _one(spec: BackendSpec, target: Endpoint, uplink: Uplink) -> Checked:
+    # A tunnel's own deadlines bound this wait: it settles at its first success or failure.
+    await uplink.settled.wait()
+    if uplink.link is not None:
+        backend = spec.kind.create(spec.options, spec.check_options)
+        try:
+            return Checked(spec.name, target, await probe_once(backend, uplink.link, target, spec.check.timeout))
+        except LinkLostError:
+            pass
+    blocked = Result(at=0, duration=0, state=State.BLOCKED, reason=Reason.TUNNEL, detail=uplink.describe())
+    return Checked(spec.name, target, blocked)

@@ -1,0 +1,262 @@
+"""The service from start to stop: signals, reload, drain, and the loop's own pulse."""
+
+import asyncio
+import logging
+import resource
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from gateway.app import views
+from gateway.app.changes import compare
+from gateway.app.site import Site, bind_all
+from gateway.config import Config
+from gateway.contracts import Endpoint
+from gateway.errors import ConfigError, GatewayError
+from gateway.measure import Histogram
+from gateway.ops.http import OpsServer
+from gateway.ops.notify import Notifier
+from gateway.ops.view import ServiceView
+from gateway.relay.readiness import RelayLoop
+from gateway.supervision.supervisor import supervise
+
+log = logging.getLogger(__name__)
+
+_PULSE = 0.25
+"""Seconds between two measurements of the loop's lag."""
+_DNS_THREADS = 64
+"""Lookups block a thread each; a hundred dead names must not hold up the others."""
+_DRAIN_POLL = 0.05
+_IDLE = 1.0
+
+Loader = Callable[[], Config]
+
+
+class GatewayService:
+    """One running gateway; a `gateway.ops.view.Service`.
+
+    Args:
+        config: What to run.
+        loader: Reads the configuration again, for a reload.
+    """
+
+    def __init__(self, config: Config, loader: Loader) -> None:
+        self._config = config
+        self._loader = loader
+        self._started_at = time.time()
+        self._draining = False
+        self._stop = asyncio.Event()
+        self._at_once = asyncio.Event()
+        self._lag = Histogram()
+        self._reload_good = True
+        self._reload_at = time.time()
+        self._reload_error = ""
+        self._startup_done = False
+        self._notifier = Notifier()
+        self._site: Site | None = None
+        self._reloading = asyncio.Lock()
+
+    async def run(self, announce: Callable[[Endpoint], None] | None = None) -> None:
+        """Run until told to stop.
+
+        Args:
+            announce: Called once with the ops server's real address, when everything listens.
+
+        Raises:
+            GatewayError: An address cannot be listened on.
+        """
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(_DNS_THREADS, thread_name_prefix="resolver"))
+        listeners = bind_all(self._config, {})
+        ops = self._config.ops
+        async with (
+            OpsServer(self).serving(ops.listen, ops.admin_socket) as address,
+            asyncio.TaskGroup() as group,
+            supervise() as supervisor,
+        ):
+            self._site = Site(supervisor, group, self._config)
+            self._site.apply(self._config, listeners)
+            helpers = [group.create_task(self._pulse()), group.create_task(self._await_startup())]
+            self._catch_signals(group)
+            self._notifier.ready()
+            log.info("listening", extra={"ops": str(address), "backends": len(self._config.backends)})
+            if announce:
+                announce(address)
+            await self._stop.wait()
+            await self._wind_down(self._site)
+            for helper in helpers:
+                helper.cancel()
+        log.info("stopped")
+
+    # What ops asks and tells.
+
+    def view(self) -> ServiceView:
+        """See `gateway.ops.view.Service`."""
+        site = self._site
+        return ServiceView(
+            version=views.VERSION,
+            python_version=views.PYTHON_VERSION,
+            instance=self._config.gateway.instance,
+            started_at=self._started_at,
+            startup_done=self._startup_done,
+            draining=self._draining,
+            reload_successful=self._reload_good,
+            reload_success_at=self._reload_at,
+            reload_error=self._reload_error,
+            tunnels=views.tunnel_views(site) if site else [],
+            backends=views.backend_views(site) if site else [],
+            loop_lag=self._lag.copy(),
+            warnings=_warnings(self._config),
+        )
+
+    def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
+        """See `gateway.ops.view.Service`."""
+        running = self._site.backends.get(backend) if self._site else None
+        return views.history(running) if running else None
+
+    async def reload(self) -> str:
+        """See `gateway.ops.view.Service`."""
+        async with self._reloading:
+            if self._site is None or self._stop.is_set():
+                raise GatewayError("the service is not running")
+            self._notifier.reloading()
+            try:
+                # Reading files may block; nothing else waits for it.
+                config = await asyncio.to_thread(self._loader)
+                compare(self._site.config, config)
+                changes = self._site.apply(config, bind_all(config, self._site.listeners))
+            except GatewayError as error:
+                self._reload_good, self._reload_error = False, str(error)
+                log.error("reload refused: nothing was changed", extra={"detail": str(error)})
+                raise
+            finally:
+                self._notifier.ready()
+            self._config = config
+            self._reload_good, self._reload_error, self._reload_at = True, "", time.time()
+            log.info("reloaded", extra={"changes": str(changes)})
+            return str(changes)
+
+    def drain(self) -> None:
+        """See `gateway.ops.view.Service`."""
+        if not self._draining:
+            log.info("draining: not ready, still serving")
+        self._draining = True
+
+    def undrain(self) -> None:
+        """See `gateway.ops.view.Service`."""
+        if self._draining and not self._stop.is_set():
+            log.info("ready again")
+            self._draining = False
+
+    def shutdown(self) -> None:
+        """See `gateway.ops.view.Service`; the second call ends at once."""
+        if self._stop.is_set():
+            log.warning("stopping at once")
+            self._at_once.set()
+        self._stop.set()
+
+    def pause(self, backend: str, *, paused: bool) -> bool:
+        """See `gateway.ops.view.Service`."""
+        running = self._site.backends.get(backend) if self._site else None
+        for check in running.checks if running else []:
+            if paused:
+                check.pause()
+            else:
+                check.resume()
+        return running is not None
+
+    def reconnect(self, tunnel: str) -> bool:
+        """See `gateway.ops.view.Service`."""
+        uplink = self._site.uplinks.get(tunnel) if self._site else None
+        if uplink is not None:
+            uplink.reconnect()
+        return uplink is not None
+
+    # The life.
+
+    def _catch_signals(self, group: asyncio.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.shutdown)
+        loop.add_signal_handler(signal.SIGHUP, lambda: group.create_task(self._reload_by_signal()))
+
+    async def _reload_by_signal(self) -> None:
+        try:
+            await self.reload()
+        except GatewayError:
+            return  # told in the log, the status and the metric
+
+    async def _pulse(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _PULSE
+            await asyncio.sleep(_PULSE)
+            self._lag.observe(max(0.0, loop.time() - due))
+            if self._notifier.watchdog_interval is not None:
+                self._notifier.watchdog()
+
+    async def _await_startup(self) -> None:
+        if self._site is not None:
+            await self._site.wait_started()
+        self._startup_done = True
+        log.info("started: the first round of checks is finished")
+
+    async def _wind_down(self, site: Site) -> None:
+        """Not ready; then no new clients; then the open ones end, or are ended; tunnels close after that."""
+        self._draining = True
+        self._notifier.stopping()
+        shutdown = self._config.shutdown
+        log.info("stopping", extra={"delay": shutdown.delay, "drain": shutdown.drain, "clients": site.active})
+        await self._pause(shutdown.delay)
+        site.stop_accepting()
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        while site.active and loop.time() - started < shutdown.drain and not self._at_once.is_set():
+            if loop.time() - started > shutdown.drain / 2:
+                # Those that say nothing lose least; the busy ones keep the rest of the time.
+                for running in site.backends.values():
+                    running.forward.abort_idle(_IDLE)
+            await self._pause(_DRAIN_POLL)
+        if site.active:
+            log.warning("ending the clients that are left", extra={"clients": site.active})
+        for running in site.backends.values():
+            running.forward.abort_all()
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._at_once.wait()
+        except TimeoutError:
+            return
+
+
+def _warnings(config: Config) -> list[str]:
+    return [
+        f"tunnel {name}: insecure_host_key is on: whoever is on the path can read and change everything."
+        for name, spec in config.tunnels.items()
+        if getattr(spec.options, "insecure_host_key", False)
+    ]
+
+
+def run(config: Config, loader: Loader, announce: Callable[[Endpoint], None] | None = None) -> None:
+    """Run the service in an event loop of its own until it is told to stop.
+
+    Raises:
+        GatewayError: It cannot start.
+    """
+    _raise_descriptor_limit()
+    for warning in _warnings(config):
+        log.warning(warning)
+    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+        runner.run(GatewayService(config, loader).run(announce))
+
+
+def _raise_descriptor_limit() -> None:
+    """Two descriptors a client: the soft limit of 1024 is for programs that use select(2)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+__all__ = ["ConfigError", "GatewayService", "run"]

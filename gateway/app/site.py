@@ -1,0 +1,224 @@
+"""Everything that runs for one configuration, and how another one is applied to it."""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field, replace
+
+from gateway.app.changes import Changes, compare
+from gateway.config import BackendSpec, Config, TunnelSpec
+from gateway.contracts import Backend, Endpoint, State
+from gateway.errors import Reason
+from gateway.forwarding.admission import Admission
+from gateway.forwarding.forward import Forward, Route
+from gateway.forwarding.listener import Address, Listener
+from gateway.health.monitor import Check, Schedule
+from gateway.health.routing import Candidate, backend_state, order
+from gateway.supervision.supervisor import Supervisor
+from gateway.supervision.uplink import Uplink
+from gateway.tunnels.direct import DirectTunnel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Running:
+    """One backend at work."""
+
+    spec: BackendSpec
+    forward: Forward
+    checks: list[Check] = field(default_factory=list)
+    state: State = State.UNKNOWN
+    since: float = field(default_factory=time.time)
+
+    def candidates(self) -> list[Candidate]:
+        """The targets as the last checks saw them."""
+        return [
+            Candidate(
+                target=check.target,
+                state=check.verdict.state,
+                reason=check.verdict.reason,
+                detail=check.verdict.detail,
+                role=check.finding.role,
+                read_only=check.finding.read_only,
+            )
+            for check in self.checks
+        ]
+
+    def judge(self) -> tuple[State, Reason | None, str]:
+        """The backend's state, its reason and a line about it; notes when it changes."""
+        state, reason, detail = backend_state(self.candidates(), self.spec.prefer)
+        if state is not self.state:
+            self.state, self.since = state, time.time()
+        return state, reason, detail
+
+    def targets(self) -> list[Endpoint]:
+        """The targets to try for a new client, best first."""
+        return [candidate.target for candidate in order(self.candidates(), self.spec.prefer)]
+
+    def failed(self, target: Endpoint) -> None:
+        """Real traffic failed at `target`: look at it now."""
+        for check in self.checks:
+            if check.target == target:
+                check.kick()
+
+
+def bind_all(config: Config, kept: dict[Address, Listener]) -> dict[Address, Listener]:
+    """A listener for every address of `config`, taking from `kept` what is bound already.
+
+    Raises:
+        BindError: One cannot be bound; those made here are closed again.
+    """
+    bound: dict[Address, Listener] = {}
+    try:
+        for spec in config.backends.values():
+            for address in spec.listen:
+                bound[address] = kept.get(address) or Listener(address)
+    except BaseException:
+        for address, listener in bound.items():
+            if address not in kept:
+                listener.close()
+        raise
+    return bound
+
+
+class Site:
+    """The running tunnels, forwards and checks.
+
+    Args:
+        supervisor: Runs the units.
+        group: Owns the tasks that wait for something to drain.
+        config: What will be applied first.
+    """
+
+    def __init__(self, supervisor: Supervisor, group: asyncio.TaskGroup, config: Config) -> None:
+        self.config = replace(config, tunnels={}, backends={})
+        self.uplinks: dict[str, Uplink] = {}
+        self.backends: dict[str, Running] = {}
+        self.direct = Uplink("direct", DirectTunnel(), None, quiet=True)
+        self.listeners: dict[Address, Listener] = {}
+        self._supervisor = supervisor
+        self._group = group
+        self._unit_of: dict[object, str] = {}
+        self._units = 0
+        self._start("tunnel direct", self.direct)
+
+    def apply(self, config: Config, listeners: dict[Address, Listener]) -> Changes:
+        """Change to `config`, whose listeners are bound already; what is the same goes on untouched.
+
+        Raises:
+            UsageError: What changed needs a restart; nothing was changed.
+        """
+        changes = compare(self.config, config)
+        drain = config.shutdown.drain
+        retired = [self.uplinks.pop(name) for name in sorted(changes.tunnels_gone)]
+        for name in _outermost_first(config, changes.tunnels_new):
+            self._open(config.tunnels[name])
+        for name in sorted(changes.backends_gone):
+            self._remove(self.backends.pop(name), drain)
+        for name in sorted(changes.backends_new):
+            self._add(config.backends[name], listeners)
+        for name in sorted(changes.backends_changed):
+            self._change(self.backends[name], config.backends[name], listeners)
+        for uplink in retired:
+            self._group.create_task(self._retire(uplink, drain))
+        for address, listener in self.listeners.items():
+            if address not in listeners:
+                listener.close()
+        self.listeners = listeners
+        self.config = config
+        return changes
+
+    def stop_accepting(self) -> None:
+        """Close every listener; open connections go on."""
+        for listener in self.listeners.values():
+            listener.close()
+        self.listeners = {}
+
+    async def wait_started(self) -> None:
+        """Wait until every target has a first result, passed or not."""
+        for running in list(self.backends.values()):
+            for check in running.checks:
+                await check.started.wait()
+
+    @property
+    def active(self) -> int:
+        """Clients of all backends."""
+        return sum(running.forward.active for running in self.backends.values())
+
+    def _open(self, spec: TunnelSpec) -> None:
+        via = self.uplinks[spec.via] if spec.via else self.direct
+        uplink = self.uplinks[spec.name] = Uplink(spec.name, spec.kind.create(spec.options), via)
+        self._start(f"tunnel {spec.name}", uplink)
+
+    def _add(self, spec: BackendSpec, listeners: dict[Address, Listener]) -> None:
+        path = self._path(spec)
+        running = Running(spec, Forward(spec.name, [], _admission(spec), self._route(spec, path, None)))
+        self.backends[spec.name] = running
+        self._change(running, spec, listeners)
+        self._start(f"forward {spec.name}", running.forward)
+
+    def _change(self, running: Running, spec: BackendSpec, listeners: dict[Address, Listener]) -> None:
+        running.spec = spec
+        path = self._path(spec)
+        for check in running.checks:
+            self._group.create_task(self._stop(check))
+        backend: Backend = spec.kind.create(spec.options, spec.check_options)
+        schedule = Schedule(**vars(spec.check))
+        running.checks = [Check(spec.name, backend, target, path, schedule, running.judge) for target in spec.targets]
+        for check in running.checks:
+            self._start(f"check {spec.name} {check.target}", check)
+        running.forward.update(
+            [listeners[address] for address in spec.listen],
+            _admission(spec),
+            self._route(spec, path, running),
+        )
+
+    def _remove(self, running: Running, drain: float) -> None:
+        running.forward.listeners = []
+        for check in running.checks:
+            self._group.create_task(self._stop(check))
+        self._group.create_task(self._retire(running.forward, drain))
+
+    def _path(self, spec: BackendSpec) -> Uplink:
+        return self.uplinks[spec.via] if spec.via else self.direct
+
+    def _route(self, spec: BackendSpec, path: Uplink, running: Running | None) -> Route:
+        if running is None:
+            return Route(path, lambda: list(spec.targets), lambda _: None, spec.hold)
+        return Route(path, running.targets, running.failed, spec.hold)
+
+    def _start(self, name: str, unit: Uplink | Forward | Check) -> None:
+        # The number tells a unit from the one it replaces, which may still be draining.
+        self._units += 1
+        self._unit_of[unit] = f"{name} #{self._units}"
+        self._supervisor.start(self._unit_of[unit], unit)
+
+    async def _stop(self, unit: Uplink | Forward | Check) -> None:
+        await self._supervisor.stop(self._unit_of.pop(unit))
+
+    async def _retire(self, unit: Uplink | Forward, drain: float) -> None:
+        """Stop what is no longer configured once its clients are gone, or after `drain` seconds."""
+        deadline = time.monotonic() + drain
+        # Clients end in many places, and this runs only while something drains: a poll is the simplest.
+        while time.monotonic() < deadline and self._busy(unit):  # noqa: ASYNC110
+            await asyncio.sleep(min(0.2, drain))
+        await self._stop(unit)
+
+    def _busy(self, unit: Uplink | Forward) -> bool:
+        if isinstance(unit, Forward):
+            return unit.active > 0
+        return any(running.forward.active_on(unit) for running in self.backends.values())
+
+
+def _admission(spec: BackendSpec) -> Admission:
+    privileged = spec.kind.privileged_only(spec.options)
+    return Admission(spec.allow, spec.max_connections, privileged_only=privileged)
+
+
+def _outermost_first(config: Config, names: frozenset[str]) -> list[str]:
+    def depth(name: str) -> int:
+        via = config.tunnels[name].via
+        return 0 if via is None else 1 + depth(via)
+
+    return sorted(names, key=lambda name: (depth(name), name))

@@ -1,0 +1,112 @@
+"""What the running units look like at one moment."""
+
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+from gateway import __version__
+from gateway.app.site import Running, Site
+from gateway.health.monitor import Check
+from gateway.health.verdict import Result
+from gateway.ops.view import BackendView, TargetView, TunnelView, iso
+from gateway.supervision.uplink import Uplink
+
+VERSION = __version__
+PYTHON_VERSION = platform.python_version()
+
+
+def tunnel_views(site: Site) -> list[TunnelView]:
+    """Every tunnel."""
+    return [_tunnel(site, uplink) for uplink in site.uplinks.values()]
+
+
+def backend_views(site: Site) -> list[BackendView]:
+    """Every backend."""
+    return [_backend(running) for running in site.backends.values()]
+
+
+def _tunnel(site: Site, uplink: Uplink) -> TunnelView:
+    spec = site.config.tunnels[uplink.name]
+    link = uplink.link
+    return TunnelView(
+        name=uplink.name,
+        kind=spec.kind.name,
+        via=spec.via,
+        far_side=uplink.tunnel.far_side,
+        state=uplink.state,
+        reason=uplink.reason,
+        detail=uplink.detail,
+        since=uplink.since,
+        connects=uplink.connects,
+        failures=dict(uplink.failures),
+        rtt=link.rtt() if link else None,
+        channel_open=uplink.channel_open.copy(),
+        details=link.details() if link else {},
+    )
+
+
+def _backend(running: Running) -> BackendView:
+    spec, forward = running.spec, running.forward
+    state, reason, detail = running.judge()
+    return BackendView(
+        name=spec.name,
+        kind=spec.kind.name,
+        via=spec.via,
+        listen=[str(address) for address in spec.listen],
+        prefer=spec.prefer,
+        state=state,
+        reason=reason,
+        detail=detail,
+        since=running.since,
+        targets=[_target(check) for check in running.checks],
+        connections=forward.active,
+        connections_total=forward.accepted,
+        rejected=dict(forward.rejected),
+        resets=dict(forward.resets),
+        to_backend=forward.to_backend,
+        from_backend=forward.from_backend,
+        latency=forward.latency.copy(),
+    )
+
+
+def _target(check: Check) -> TargetView:
+    verdict, finding, last = check.verdict, check.finding, check.last
+    return TargetView(
+        target=str(check.target),
+        state=verdict.state,
+        reason=verdict.reason,
+        detail=verdict.detail,
+        since=check.since,
+        flapping=verdict.flapping,
+        role=finding.role,
+        read_only=finding.read_only,
+        lag=finding.lag,
+        version=finding.version,
+        identity=finding.identity,
+        space=finding.space,
+        last_check=last.at if last else None,
+        last_success=check.last_success,
+        last_duration=last.duration if last else None,
+        last_phases=last.phases if last else {},
+        attempts=check.attempts,
+        failures=dict(check.failures),
+        duration=check.duration.copy(),
+        phases={name: (summary.count, summary.sum) for name, summary in check.phases.items()},
+    )
+
+
+def history(running: Running) -> dict[str, list[dict[str, Any]]]:
+    """The last checks of each target, oldest first."""
+    return {str(check.target): list(_results(check.history.results())) for check in running.checks}
+
+
+def _results(results: list[Result]) -> Iterator[dict[str, Any]]:
+    for result in results:
+        yield {
+            "time": iso(result.at),
+            "state": result.state,
+            "reason": result.reason,
+            "detail": result.detail,
+            "duration_seconds": result.duration,
+            "phases_seconds": result.phases,
+        }

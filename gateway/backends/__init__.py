@@ -1,0 +1,56 @@
+"""The kinds of backend: one module each, which registers itself."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.contracts import Backend, Duration
+
+
+@dataclass(frozen=True)
+class BackendKind:
+    """A kind of backend.
+
+    Args:
+        name: What `kind:` says in a configuration.
+        options: A frozen dataclass: the keys of the backend that only this kind has.
+        check: A frozen dataclass: the keys of `check:` that only this kind has.
+        create: Makes a backend of `options`, `check` and the name to send where a protocol wants one.
+        scheme: The URL scheme of its short form.
+        default_port: Used where a target names no port.
+        hold: How long a client waits by default while the path is down.
+        has_roles: Whether targets are primary or replica.
+        privileged_only: Tells, from the options, whether only source ports below 1024 may connect.
+    """
+
+    name: str
+    options: type
+    check: type
+    create: Callable[[Any, Any], Backend]
+    scheme: str
+    default_port: int
+    hold: Duration = Duration(10.0)
+    has_roles: bool = False
+    privileged_only: Callable[[Any], bool] = lambda _: False
+
+
+KINDS: dict[str, BackendKind] = {}
+
+
+def register(kind: BackendKind) -> None:
+    """Make `kind` known to the configuration."""
+    KINDS[kind.name] = kind
+
+
+def load() -> dict[str, BackendKind]:
+    """Import every module of this package, so that its kinds are registered."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return KINDS
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """A kind that needs no keys of its own."""

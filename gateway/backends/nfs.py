@@ -1,0 +1,114 @@
+"""`kind: nfs`: an NFSv4 export, asked over RPC; nothing is ever mounted, so nothing can hang."""
+
+from dataclasses import dataclass
+
+from gateway.backends import BackendKind, register
+from gateway.contracts import Duration, Endpoint, Finding, Link, Phases
+from gateway.errors import ProbeError, Reason
+from gateway.nfs import v4
+from gateway.nfs.rpc import RpcClient, RpcError
+from gateway.nfs.xdr import XdrError
+
+_CANARY = ".gateway-canary"
+_REASONS = {
+    v4.NFS4ERR_NOENT: Reason.EXPORT,
+    v4.NFS4ERR_NOTDIR: Reason.EXPORT,
+    v4.NFS4ERR_PERM: Reason.PERMISSION,
+    v4.NFS4ERR_ACCESS: Reason.PERMISSION,
+    v4.NFS4ERR_WRONGSEC: Reason.PERMISSION,
+    v4.NFS4ERR_NOSPC: Reason.NO_SPACE,
+    v4.NFS4ERR_DQUOT: Reason.NO_SPACE,
+    v4.NFS4ERR_ROFS: Reason.READ_ONLY,
+    v4.NFS4ERR_DELAY: Reason.STARTING,
+}
+
+
+@dataclass(frozen=True)
+class NfsOptions:
+    """What only an NFS backend has.
+
+    Args:
+        export: The directory to look at, as the server's pseudo file system names it.
+        allow_unprivileged_ports: Accept clients from source ports above 1023, for containers behind NAT.
+    """
+
+    export: str
+    allow_unprivileged_ports: bool = False
+
+
+@dataclass(frozen=True)
+class NfsCheck:
+    """How an export is checked.
+
+    Args:
+        write: Create and remove a directory at each check: finds full, read-only and over-quota exports.
+    """
+
+    write: bool = False
+
+
+@dataclass(frozen=True)
+class NfsBackend:
+    """See `gateway.contracts.Backend`.
+
+    Args:
+        options: The export.
+        check: Whether to write.
+    """
+
+    options: NfsOptions
+    check: NfsCheck
+
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
+        """RPC NULL, then a look at the export with its space; the canary where it is asked for."""
+        with await link.socket(target, phases) as sock:
+            client = RpcClient(sock, v4.PROGRAM, v4.VERSION)
+            try:
+                with phases("greeting"):
+                    await v4.null(client)
+                with phases("rpc"):
+                    export = await v4.look(client, self.options.export)
+                    self._judge(export)
+                    if self.check.write:
+                        await v4.create_and_remove(client, self.options.export, _CANARY)
+            except RpcError as error:
+                spoken = f" (it speaks {error.versions[0]} to {error.versions[1]})" if error.versions else ""
+                raise ProbeError(
+                    Reason.PERMISSION if error.denied else Reason.PROTOCOL, f"{error}{spoken}"
+                ) from error
+            except v4.NfsError as error:
+                raise ProbeError(
+                    _REASONS.get(error.status, Reason.PROTOCOL), f"{self.options.export}: {error}"
+                ) from error
+            except XdrError as error:
+                raise ProbeError(Reason.PROTOCOL, f"not an NFS server: {error}") from error
+            except OSError as error:
+                raise ProbeError(Reason.RESET, str(error)) from error
+        return Finding(
+            read_only=not export.writable,
+            identity=export.fsid,
+            space={"total": export.total, "available": export.available},
+        )
+
+    def _judge(self, export: v4.Export) -> None:
+        name = self.options.export
+        if not export.readable:
+            raise ProbeError(Reason.PERMISSION, f"{name}: may not be read")
+        if export.total and not export.available:
+            raise ProbeError(Reason.NO_SPACE, f"{name}: no space left of {export.total} bytes")
+        if self.check.write and not export.writable:
+            raise ProbeError(Reason.READ_ONLY, f"{name}: may not be written")
+
+
+register(
+    BackendKind(
+        "nfs",
+        NfsOptions,
+        NfsCheck,
+        NfsBackend,
+        scheme="nfs",
+        default_port=2049,
+        hold=Duration(300.0),
+        privileged_only=lambda options: not options.allow_unprivileged_ports,
+    )
+)

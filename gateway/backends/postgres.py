@@ -1,0 +1,258 @@
+"""`kind: postgres`: PostgreSQL, asked with a full login and a query, on libpq's non-blocking interface.
+
+psycopg's own connection waits for the server when it is cancelled: eleven seconds against a silent one. Here
+the loop drives libpq itself, and `finish()` ends everything at once.
+"""
+
+import asyncio
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg import pq
+from psycopg.conninfo import make_conninfo
+from psycopg.pq.abc import PGconn
+
+from gateway.backends import BackendKind, NoOptions, register
+from gateway.backends.loopback import doorway
+from gateway.backends.tls import Tls
+from gateway.contracts import Duration, Endpoint, Finding, Link, Phases, Secret
+from gateway.errors import ProbeError, Reason
+
+_QUERY = b"""
+SELECT pg_is_in_recovery(),
+       current_setting('transaction_read_only') = 'on',
+       current_setting('server_version'),
+       CASE WHEN NOT pg_is_in_recovery() THEN NULL
+            WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
+            ELSE extract(epoch FROM now() - pg_last_xact_replay_timestamp()) END,
+       CASE WHEN pg_is_in_recovery() THEN EXISTS (SELECT FROM pg_stat_wal_receiver) END
+"""
+
+_SQLSTATES = {
+    "53300": Reason.TOO_MANY_CONNECTIONS,
+    "57P03": Reason.STARTING,
+    "57P01": Reason.STARTING,
+    "57P02": Reason.STARTING,
+    "28P01": Reason.AUTH,
+    "28000": Reason.AUTH,
+    "42501": Reason.AUTH,
+}
+"""PostgreSQL manual, appendix A."""
+_CONNECT_PHRASES = {
+    "too many clients": Reason.TOO_MANY_CONNECTIONS,
+    "remaining connection slots": Reason.TOO_MANY_CONNECTIONS,
+    "too many connections": Reason.TOO_MANY_CONNECTIONS,
+    "starting up": Reason.STARTING,
+    "shutting down": Reason.STARTING,
+    "in recovery mode": Reason.STARTING,
+    "not yet accepting connections": Reason.STARTING,
+    "authentication failed": Reason.AUTH,
+    "no password supplied": Reason.AUTH,
+    "pg_hba.conf": Reason.AUTH,
+    'role "': Reason.AUTH,
+    "authentication method requirement": Reason.AUTH,
+    "does not support ssl": Reason.TLS,
+    "ssl error": Reason.TLS,
+    "certificate": Reason.TLS,
+    "sslmode": Reason.TLS,
+    'database "': Reason.QUERY,
+    "expected authentication request": Reason.PROTOCOL,
+    "invalid response": Reason.PROTOCOL,
+    "received invalid": Reason.PROTOCOL,
+    "protocol": Reason.PROTOCOL,
+    "server closed the connection": Reason.RESET,
+    "connection reset": Reason.RESET,
+    "could not receive data": Reason.RESET,
+}
+"""libpq gives no SQLSTATE for a failed login, only the server's text."""
+_STATUS_PHASE = {
+    pq.ConnStatus.STARTED: "greeting",
+    pq.ConnStatus.MADE: "greeting",
+    pq.ConnStatus.SSL_STARTUP: "tls",
+    pq.ConnStatus.AWAITING_RESPONSE: "auth",
+    pq.ConnStatus.AUTH_OK: "auth",
+}
+
+
+@dataclass(frozen=True)
+class PostgresCheck:
+    """How a PostgreSQL is checked.
+
+    Args:
+        user: Who logs in; without one nothing is asked, and the state is `unknown`.
+        password: The user's password.
+        database: The database to connect to; absent: the user's name.
+        tls: Encryption of the check's own connection.
+        max_lag: A replica further behind than this is down.
+    """
+
+    user: str | None = None
+    password: Secret | None = None
+    database: str | None = None
+    tls: Tls = field(default_factory=Tls)
+    max_lag: Duration | None = None
+
+
+@dataclass(frozen=True)
+class PostgresBackend:
+    """See `gateway.contracts.Backend`.
+
+    Args:
+        options: None of its own.
+        check: How to log in.
+    """
+
+    options: NoOptions
+    check: PostgresCheck
+
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
+        """Log in, and ask for role, version and lag."""
+        if self.check.user is None:
+            return Finding(unprobed="no check.user is set")
+        async with doorway(link, target, phases) as door:
+            conn = pq.PGconn.connect_start(self._conninfo(target, door.port))
+            try:
+                if conn.status == pq.ConnStatus.BAD:
+                    raise ProbeError(Reason.PROTOCOL, _text(conn))
+                with socket.socket(fileno=socket.dup(conn.socket)) as ours:
+                    admitted = door.admit(ours.getsockname())
+                await admitted
+                await _connect(conn, phases)
+                with phases("query"):
+                    row = await _query(conn, _QUERY)
+            finally:
+                conn.finish()
+        return self._judge(row)
+
+    def _conninfo(self, target: Endpoint, port: int) -> bytes:
+        check = self.check
+        arguments: dict[str, Any] = {
+            # libpq verifies the certificate against `host`, and connects to `hostaddr`.
+            "host": check.tls.server_name or target.host,
+            "hostaddr": "127.0.0.1",
+            "port": port,
+            "user": check.user,
+            "dbname": check.database or check.user,
+            "application_name": "gateway-check",
+            "sslmode": {"off": "disable", "require": "require", "verify": "verify-full"}[check.tls.mode],
+            "gssencmode": "disable",
+            "options": "-c statement_timeout=30000",
+        }
+        if check.password:
+            arguments["password"] = check.password.reveal()
+        if check.tls.mode == "verify":
+            arguments["sslrootcert"] = str(check.tls.ca_file) if check.tls.ca_file else "system"
+        if check.tls.mode == "off":
+            arguments["require_auth"] = "!password"  # never send it in the clear
+        return make_conninfo("", **arguments).encode()
+
+    def _judge(self, row: list[str | None]) -> Finding:
+        in_recovery, read_only, version, lag_text, streaming = row
+        lag = float(lag_text) if lag_text is not None else None
+        if in_recovery == "t":
+            max_lag = self.check.max_lag
+            if max_lag is not None and (lag is None or lag > max_lag):
+                told = "an unknown time" if lag is None else f"{lag:g} s"
+                raise ProbeError(Reason.LAG, f"{told} behind its primary (max_lag {max_lag:g} s)")
+        finding = Finding(
+            role="replica" if in_recovery == "t" else "primary",
+            read_only=in_recovery == "t" or read_only == "t",
+            lag=lag,
+            version=version,
+        )
+        if streaming == "f":
+            return Finding(
+                **{
+                    **finding.__dict__,
+                    "degraded": (Reason.LAG, "the replica is not streaming from its primary"),
+                }
+            )
+        return finding
+
+
+async def _ready(fd: int, *, write: bool) -> None:
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    if write:
+        loop.add_writer(fd, wake)
+    else:
+        loop.add_reader(fd, wake)
+    try:
+        await done
+    finally:
+        if write:
+            loop.remove_writer(fd)
+        else:
+            loop.remove_reader(fd)
+
+
+async def _connect(conn: PGconn, phases: Phases) -> None:
+    # libpq's rule: wait for writing first, then for whatever the last poll said (manual, 34.1).
+    waits_to_write = True
+    while True:
+        started = time.perf_counter()
+        phase = _STATUS_PHASE.get(pq.ConnStatus(conn.status), "auth")
+        await _ready(conn.socket, write=waits_to_write)
+        polled = conn.connect_poll()
+        phases.add(phase, time.perf_counter() - started)
+        if polled == pq.PollingStatus.OK:
+            conn.nonblocking = 1
+            return
+        if polled == pq.PollingStatus.FAILED:
+            text = _text(conn)
+            raise ProbeError(_connect_reason(text), text)
+        waits_to_write = polled == pq.PollingStatus.WRITING
+
+
+async def _query(conn: PGconn, sql: bytes) -> list[str | None]:
+    conn.send_query(sql)
+    while conn.flush():
+        await _ready(conn.socket, write=True)
+    row: list[str | None] = []
+    while True:
+        while conn.is_busy():
+            await _ready(conn.socket, write=False)
+            conn.consume_input()
+        result = conn.get_result()
+        if result is None:
+            return row
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+            text = result.error_message.decode(errors="replace").strip()
+            raise ProbeError(_SQLSTATES.get(state, Reason.QUERY), text)
+        values = [result.get_value(0, column) for column in range(result.nfields)]
+        row = [value.decode() if value is not None else None for value in values]
+
+
+def _text(conn: PGconn) -> str:
+    # The address is our own doorway's; what matters is what follows it.
+    text = conn.error_message.decode(errors="replace").strip()
+    return text.rpartition("failed: ")[2] or text
+
+
+def _connect_reason(text: str) -> Reason:
+    lowered = text.lower()
+    for phrase, reason in _CONNECT_PHRASES.items():
+        if phrase in lowered:
+            return reason
+    return Reason.PROTOCOL
+
+
+register(
+    BackendKind(
+        "postgres",
+        NoOptions,
+        PostgresCheck,
+        PostgresBackend,
+        scheme="postgres",
+        default_port=5432,
+        has_roles=True,
+    )
+)

@@ -1,0 +1,27 @@
+"""`kind: tcp`: anything that accepts a connection."""
+
+from dataclasses import dataclass
+
+from gateway.backends import BackendKind, NoOptions, register
+from gateway.contracts import Endpoint, Finding, Link, Phases
+
+
+@dataclass(frozen=True)
+class TcpBackend:
+    """See `gateway.contracts.Backend`.
+
+    Args:
+        options: None of its own.
+        check: None of its own.
+    """
+
+    options: NoOptions
+    check: NoOptions
+
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
+        """Connect and close: all that can be known without a protocol."""
+        (await link.socket(target, phases)).close()
+        return Finding()
+
+
+register(BackendKind("tcp", NoOptions, NoOptions, TcpBackend, scheme="tcp", default_port=0))

@@ -1,0 +1,42 @@
+"""TLS towards a database, as every database kind configures it."""
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gateway.errors import ProbeError, Reason
+
+
+@dataclass(frozen=True)
+class Tls:
+    """How the check talks TLS to a target.
+
+    Args:
+        mode: `off`; `require`: encrypted, whoever answers; `verify`: encrypted, and the certificate is checked
+            against the target's name.
+        ca_file: Certificate authorities to trust in PEM; absent: the system's.
+        server_name: The name that the certificate must carry, where it is not the target's host.
+    """
+
+    mode: Literal["off", "require", "verify"] = "off"
+    ca_file: Path | None = None
+    server_name: str | None = None
+
+
+def context(tls: Tls) -> ssl.SSLContext | None:
+    """A client context for `tls`, or None when it is off.
+
+    Raises:
+        ProbeError: The CA file cannot be used.
+    """
+    if tls.mode == "off":
+        return None
+    try:
+        made = ssl.create_default_context(cafile=str(tls.ca_file) if tls.ca_file else None)
+    except (OSError, ssl.SSLError) as error:
+        raise ProbeError(Reason.TLS, f"tls.ca_file {tls.ca_file}: {error}") from error
+    if tls.mode == "require":
+        made.check_hostname = False
+        made.verify_mode = ssl.CERT_NONE
+    return made

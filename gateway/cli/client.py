@@ -1,0 +1,90 @@
+"""Asks the running service, by its admin socket or over HTTP; standard library only, to start quickly."""
+
+import http.client
+import json
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
+
+DEFAULT_SOCKET = "/run/gateway/admin.sock"
+DEFAULT_LISTEN = "127.0.0.1:9090"
+_TIMEOUT = 10.0
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("gateway", timeout=_TIMEOUT)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+@dataclass(frozen=True)
+class Client:
+    """How to reach the service.
+
+    Args:
+        url: Its HTTP address; None: by the socket, or where there is none, by the usual address.
+        admin_socket: Its admin socket.
+    """
+
+    url: str | None
+    admin_socket: str
+
+    def get(self, path: str) -> tuple[int, Any]:
+        """The status and the decoded body of a GET.
+
+        Raises:
+            ServiceUnreachableError: Nobody answers.
+        """
+        if self.url is None and Path(self.admin_socket).exists():
+            return self._ask(_UnixConnection(self.admin_socket), "GET", path, self.admin_socket)
+        url = self.url or f"http://{_dialable(os.environ.get('GATEWAY_OPS_LISTEN', DEFAULT_LISTEN))}"
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"{url!r} is no http:// or https:// URL")
+        make = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = make(parts.hostname, parts.port, timeout=_TIMEOUT)
+        return self._ask(connection, "GET", parts.path.rstrip("/") + path, url)
+
+    def post(self, path: str) -> tuple[int, Any]:
+        """The status and the decoded body of a POST, which only the admin socket takes.
+
+        Raises:
+            ServiceUnreachableError: Nobody answers.
+        """
+        return self._ask(_UnixConnection(self.admin_socket), "POST", path, self.admin_socket)
+
+    def _ask(self, connection: http.client.HTTPConnection, method: str, path: str, where: str) -> tuple[int, Any]:
+        try:
+            connection.request(method, path)
+            answer = connection.getresponse()
+            body = answer.read()
+        except PermissionError as error:
+            raise ServiceUnreachableError(f"{where}: not allowed: run as the service's user") from error
+        except (OSError, http.client.HTTPException) as error:
+            told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise ServiceUnreachableError(
+                f"no gateway answers at {where}: {told} (is it running? see --admin-socket and --url)"
+            ) from error
+        finally:
+            connection.close()
+        if "json" not in answer.headers.get_content_type():
+            return answer.status, body.decode(errors="replace")
+        try:
+            return answer.status, json.loads(body)
+        except ValueError as error:
+            raise GatewayError(f"{where}: the answer is not JSON") from error
+
+
+def _dialable(listen: str) -> str:
+    """An address that is listened on, as one can dial it."""
+    return listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")

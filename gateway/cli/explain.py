@@ -1,0 +1,49 @@
+"""The chain from a listener to its targets, with the root cause of what is wrong. Pure."""
+
+from typing import Any
+
+_GOOD = {"up", "degraded"}
+
+
+def chain(status: dict[str, Any], name: str) -> list[list[str]]:
+    """Rows of `part, name, state, what there is to say`: listeners, tunnels outermost first, targets."""
+    backend = status["backends"][name]
+    clients = f"{backend['connections']['active']} clients"
+    rows = [["listener", address, "open", clients] for address in backend["listen"] or []]
+    for hop in hops(status, backend["via"]):
+        tunnel = status["tunnels"][hop]
+        rows.append(["tunnel", hop, tunnel["state"], _why(tunnel) or tunnel["far_side"]])
+    for target in backend["targets"]:
+        facts = [
+            target["role"],
+            target["version"],
+            f"{target['lag_seconds']:g} s lag" if target["lag_seconds"] else None,
+        ]
+        rows.append(["target", target["target"], target["state"], _why(target) or ", ".join(filter(None, facts))])
+    return rows
+
+
+def hops(status: dict[str, Any], via: str | None) -> list[str]:
+    """The tunnels of a chain, outermost first."""
+    found: list[str] = []
+    while via is not None and via in status["tunnels"]:
+        found.insert(0, via)
+        via = status["tunnels"][via]["via"]
+    return found
+
+
+def root_cause(status: dict[str, Any], name: str) -> str | None:
+    """The outermost part that fails, which is the one to mend; None when nothing does."""
+    backend = status["backends"][name]
+    for hop in hops(status, backend["via"]):
+        tunnel = status["tunnels"][hop]
+        if tunnel["state"] != "up":
+            return f"tunnel {hop}: {_why(tunnel) or tunnel['state']}"
+    for target in backend["targets"]:
+        if target["state"] not in _GOOD:
+            return f"target {target['target']}: {_why(target) or target['state']}"
+    return None if backend["state"] in _GOOD else _why(backend)
+
+
+def _why(part: dict[str, Any]) -> str:
+    return f"{part['reason']}: {part['detail']}" if part["reason"] else str(part["detail"])

@@ -1,0 +1,123 @@
+"""`run`, `validate`, `check`: the commands that read a configuration."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gateway.cli.sources import source_options, sources
+from gateway.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from gateway.app.once import Checked
+
+_NAGIOS = {"up": 0, "degraded": 1, "down": 2, "blocked": 2}
+_NAGIOS_WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
+_NAGIOS_UNKNOWN = 3
+
+
+@click.command()
+@source_options
+def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], **settings: str | None) -> None:
+    """Run the service until TERM or INT; HUP reloads."""
+    from gateway.app import service  # noqa: PLC0415 - slow to import
+    from gateway.config import load  # noqa: PLC0415 - slow to import
+    from gateway.ops import logs  # noqa: PLC0415 - slow to import
+
+    given = sources(file, tunnels, backends, settings)
+    config = load(given)
+    if not config.backends:
+        raise ConfigError(
+            [Problem(str(file or "gateway run"), "backends", "there is nothing to serve: add a backend")]
+        )
+    logs.configure(config.log.level, config.log.format)
+    service.run(config, lambda: load(given))
+
+
+@click.command()
+@source_options
+def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], **settings: str | None) -> None:
+    """Check a configuration and the files it names; print every error."""
+    from gateway.config import load  # noqa: PLC0415 - slow to import
+    from gateway.config.files import check_files  # noqa: PLC0415 - slow to import
+
+    config = load(sources(file, tunnels, backends, settings))
+    problems = check_files(config)
+    if problems:
+        raise ConfigError(problems)
+    click.echo(f"valid: {len(config.tunnels)} tunnels, {len(config.backends)} backends")
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@source_options
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print.")
+@click.option("--nagios", is_flag=True, help="One line and an exit code for Nagios.")
+def check(
+    names: tuple[str, ...],
+    file: Path | None,
+    tunnels: tuple[str, ...],
+    backends: tuple[str, ...],
+    output: str,
+    nagios: bool,
+    **settings: str | None,
+) -> None:
+    """Check each backend once, or those named, without a running service."""
+    from gateway.app import once  # noqa: PLC0415 - slow to import
+    from gateway.config import load  # noqa: PLC0415 - slow to import
+    from gateway.ops import logs  # noqa: PLC0415 - slow to import
+
+    logs.configure("error", "auto")
+    try:
+        checked = once.check(load(sources(file, tunnels, backends, settings)), names)
+    except ConfigError as error:
+        if nagios:
+            click.echo(f"GATEWAY UNKNOWN - {error.problems[0]}")
+            sys.exit(_NAGIOS_UNKNOWN)
+        raise
+    if nagios:
+        sys.exit(_print_nagios(checked))
+    if output == "json":
+        click.echo(json.dumps([_as_json(each) for each in checked], indent=1))
+    else:
+        _print_table(checked)
+    sys.exit(0 if all(each.result.passed for each in checked) else 1)
+
+
+def _as_json(each: "Checked") -> dict[str, object]:
+    result = each.result
+    return {
+        "backend": each.backend,
+        "target": str(each.target),
+        "state": result.state,
+        "reason": result.reason,
+        "detail": result.detail,
+        "duration_seconds": result.duration,
+        "phases_seconds": result.phases,
+    }
+
+
+def _print_table(checked: "list[Checked]") -> None:
+    from gateway.cli.table import print_table  # noqa: PLC0415 - with its command
+
+    rows = []
+    for each in checked:
+        result = each.result
+        phases = "  ".join(f"{name} {seconds * 1e3:.1f}" for name, seconds in result.phases.items())
+        why = f"{result.reason}: {result.detail}" if result.reason else result.detail
+        rows.append([each.backend, str(each.target), str(result.state), f"{result.duration * 1e3:.1f}", phases, why])
+    print_table(["BACKEND", "TARGET", "STATE", "MS", "PHASES (MS)", "WHY"], rows)
+
+
+def _print_nagios(checked: "list[Checked]") -> int:
+    worst = max((_NAGIOS.get(each.result.state, _NAGIOS_UNKNOWN) for each in checked), default=_NAGIOS_UNKNOWN)
+    told = ", ".join(
+        f"{each.backend} {each.target} {each.result.state}"
+        + (f" ({each.result.reason}: {each.result.detail})" if each.result.reason else "")
+        for each in checked
+    )
+    data = " ".join(f"'{each.backend} {each.target}'={each.result.duration:.6f}s" for each in checked)
+    click.echo(f"GATEWAY {_NAGIOS_WORDS[worst]} - {told.replace('|', '/')} | {data}")
+    return worst

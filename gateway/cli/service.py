@@ -1,0 +1,220 @@
+"""The commands that talk to a running service."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import click
+
+from gateway.cli import explain as explanation
+from gateway.cli.client import DEFAULT_SOCKET, Client
+from gateway.cli.table import print_table
+from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_POLL = 0.2
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def _socket_option(command: _Command) -> _Command:
+    return click.option(
+        "--admin-socket",
+        envvar="GATEWAY_OPS_ADMIN_SOCKET",
+        default=DEFAULT_SOCKET,
+        show_default=True,
+        metavar="PATH",
+        help="The service's admin socket.",
+    )(command)
+
+
+def _url_option(command: _Command) -> _Command:
+    command = click.option("--url", metavar="URL", help="Its HTTP address, instead of the admin socket.")(command)
+    return _socket_option(command)
+
+
+@click.command()
+@_url_option
+@click.option("-o", "--output", type=click.Choice(["table", "json", "wide"]), default="table", help="How to print.")
+@click.option("--watch", is_flag=True, help="Print again every two seconds.")
+def status(url: str | None, admin_socket: str, output: str, watch: bool) -> None:
+    """Show tunnels, backends and their checks."""
+    client = Client(url, admin_socket)
+    while True:
+        _, site = client.get("/api/v1/status")
+        if watch:
+            click.clear()
+        if output == "json":
+            click.echo(json.dumps(site, indent=1))
+        else:
+            _print_status(site, wide=output == "wide")
+        if not watch:
+            return
+        time.sleep(2)
+
+
+@click.command()
+@click.argument("name")
+@_url_option
+def explain(name: str, url: str | None, admin_socket: str) -> None:
+    """Show the chain from the listener of NAME to its targets, and the root cause of what is wrong."""
+    _, site = Client(url, admin_socket).get("/api/v1/status")
+    if name not in site["backends"]:
+        raise UsageError(f"there is no backend {name!r} (known: {', '.join(site['backends']) or 'none'})")
+    backend = site["backends"][name]
+    click.echo(f"{name} ({backend['kind']}) is {backend['state']} for {_ago(backend['since'])}")
+    print_table(["PART", "NAME", "STATE", "WHY"], explanation.chain(site, name))
+    cause = explanation.root_cause(site, name)
+    if cause:
+        click.echo(f"root cause: {cause}")
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@_url_option
+@click.option("--max", "longest", default="30s", show_default=True, metavar="DURATION", help="How long to wait.")
+def wait(names: tuple[str, ...], url: str | None, admin_socket: str, longest: str) -> None:
+    """Wait until the service is ready, and the backends NAME are up."""
+    from gateway.config.values import duration  # noqa: PLC0415 - slow to import
+
+    try:
+        deadline = time.monotonic() + duration(longest)
+    except ValueError as error:
+        raise UsageError(f"--max: {error}") from error
+    client = Client(url, admin_socket)
+    query = "?require=" + quote(",".join(names)) if names else ""
+    while True:
+        trouble: GatewayError
+        try:
+            code, body = client.get("/readyz" + query)
+        except ServiceUnreachableError as error:
+            trouble = error
+        else:
+            if code == 200:
+                return
+            unknown = body.get("unknown")
+            if unknown:
+                raise UsageError(
+                    f"there is no backend {unknown[0]!r} (known: {', '.join(body['backends']) or 'none'})"
+                )
+            trouble = GatewayError(f"not ready within {longest}: {_lacking(body, names)}")
+        if time.monotonic() >= deadline:
+            raise trouble
+        time.sleep(_POLL)
+
+
+@click.command()
+@_url_option
+def healthcheck(url: str | None, admin_socket: str) -> None:
+    """Exit with 0 when the service is alive: for images without a shell."""
+    code, body = Client(url, admin_socket).get("/livez")
+    if code != 200:
+        raise GatewayError(f"/livez answers {code}: {body}")
+
+
+def _admin(name: str, path: str, text: str) -> click.Command:
+    @click.command(name, help=text)
+    @_socket_option
+    def command(admin_socket: str) -> None:
+        code, body = Client(None, admin_socket).post(path)
+        if code != 200:
+            raise GatewayError(body["detail"])
+        click.echo(body["detail"])
+
+    return command
+
+
+reload = _admin("reload", "/-/reload", "Read the configuration again and apply what changed.")
+drain = _admin("drain", "/-/drain", "Say not ready, so that load balancers look away; keep serving.")
+undrain = _admin("undrain", "/-/undrain", "Say ready again.")
+shutdown = _admin("shutdown", "/-/shutdown", "Drain and stop the service; a second time, at once.")
+
+
+def _lacking(body: dict[str, Any], names: tuple[str, ...]) -> str:
+    lacking = [
+        f"{name} is {backend['status']}" + (f" ({backend['reason']})" if backend["reason"] else "")
+        for name, backend in body["backends"].items()
+        if (not names or name in names) and backend["status"] not in ("up", "degraded")
+    ]
+    return ", ".join(lacking) or str(body["status"])
+
+
+def _print_status(site: dict[str, Any], *, wide: bool) -> None:
+    click.echo(f"{site['instance']}: {site['status']}, version {site['version']}, up {_ago(site['started_at'])}")
+    for warning in site["warnings"]:
+        click.secho(f"warning: {warning}", fg="yellow")
+    if not site["reload"]["successful"]:
+        click.secho(f"the last reload failed: {site['reload']['error']}", fg="red")
+    if site["tunnels"]:
+        click.echo()
+        rows = [
+            [name, each["kind"], each["via"] or "-", each["far_side"], each["state"], _ago(each["since"]),
+             _ms(each["rtt_seconds"]), _why(each)]
+            for name, each in site["tunnels"].items()
+        ]  # fmt: skip
+        print_table(["TUNNEL", "KIND", "VIA", "FAR SIDE", "STATE", "FOR", "RTT", "WHY"], rows)
+    click.echo()
+    heads = ["BACKEND", "KIND", "LISTEN", "TARGET", "STATE", "FOR", "ROLE", "CHECK", "CLIENTS", "WHY"]
+    if wide:
+        heads[-1:] = ["TOTAL", "SENT", "RECEIVED", "VERSION", "FREE", "WHY"]
+    print_table(
+        heads,
+        [row for name, each in site["backends"].items() for row in _backend_rows(name, each, wide=wide)],
+    )
+    sys.stdout.flush()
+
+
+def _backend_rows(name: str, backend: dict[str, Any], *, wide: bool) -> list[list[str]]:
+    rows = []
+    connections = backend["connections"]
+    for at, target in enumerate(backend["targets"]):
+        first = at == 0
+        row = [
+            name if first else "",
+            backend["kind"] if first else "",
+            (", ".join(backend["listen"]) or "-") if first else "",
+            target["target"],
+            target["state"],
+            _ago(target["since"]),
+            target["role"] or "-",
+            _ms(target["last_duration_seconds"]),
+            str(connections["active"]) if first else "",
+        ]
+        if wide:
+            space = target["space_bytes"].get("available")
+            row += [
+                str(connections["total"]) if first else "",
+                _bytes(connections["bytes_to_backend"]) if first else "",
+                _bytes(connections["bytes_from_backend"]) if first else "",
+                target["version"] or "-",
+                "-" if space is None else _bytes(space),
+            ]
+        rows.append([*row, _why(target) + (" (flapping)" if target["flapping"] else "")])
+    return rows
+
+
+def _why(part: dict[str, Any]) -> str:
+    return f"{part['reason']}: {part['detail']}" if part["reason"] else str(part["detail"])
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:.1f}ms"
+
+
+def _bytes(count: float) -> str:
+    unit = 0
+    while count >= 1024 and unit < len(_UNITS) - 1:
+        count /= 1024
+        unit += 1
+    return f"{count:.1f}{_UNITS[unit]}" if unit else f"{count:.0f}B"
+
+
+def _ago(iso: str) -> str:
+    seconds = int((datetime.now(UTC) - datetime.fromisoformat(iso)).total_seconds())
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return f"{max(0, seconds)}s"

@@ -1,0 +1,62 @@
+"""The options that say where a configuration comes from; the same for every command that reads one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from gateway.config import Sources
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+SETTINGS = {
+    "instance": "Name of this gateway in logs and status.",
+    "state-dir": "Where it keeps what must outlive it.",
+    "ops-listen": "Address of the HTTP server for health and metrics.",
+    "ops-admin-socket": "Unix socket for commands.",
+    "shutdown-delay": "Not ready, but still accepting, at a stop.",
+    "shutdown-drain": "Time for open connections to end at a stop.",
+    "log-level": "debug, info, warning or error.",
+    "log-format": "text, json, or auto: text on a terminal.",
+}
+"""Kept here rather than read from the model, which is slow to import; a test holds the two together."""
+
+
+def source_options(command: _Command) -> _Command:
+    """Add `-c`, `--tunnel`, `--backend` and a flag for each setting."""
+    for name, text in reversed(SETTINGS.items()):
+        command = click.option(f"--{name}", metavar="VALUE", help=text)(command)
+    command = click.option(
+        "--backend",
+        "backends",
+        multiple=True,
+        metavar="NAME=URL",
+        help="A backend, as in orders=mysql://db:3306?via=…",
+    )(command)
+    command = click.option(
+        "--tunnel",
+        "tunnels",
+        multiple=True,
+        metavar="NAME=URL",
+        help="A tunnel, as in bastion=ssh://user@host?…",
+    )(command)
+    return click.option(
+        "-c",
+        "--config",
+        "file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar="GATEWAY_CONFIG",
+        help="The configuration file  [env: GATEWAY_CONFIG].",
+    )(command)
+
+
+def sources(
+    file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], settings: dict[str, str | None]
+) -> "Sources":
+    """What the options of one call say."""
+    from gateway.config import Sources  # noqa: PLC0415 - slow to import
+
+    given = {name.replace("_", "-"): value for name, value in settings.items() if value is not None}
+    return Sources(file=file, tunnels=tunnels, backends=backends, settings=given)

@@ -1,0 +1,21 @@
+"""Columns of text."""
+
+import click
+
+_COLOURS = {
+    "up": "green", "ready": "green", "degraded": "yellow", "unknown": "yellow", "paused": "yellow",
+    "starting": "yellow", "draining": "yellow", "down": "red", "blocked": "red", "quarantined": "red",
+    "backoff": "red", "waiting": "yellow", "connecting": "yellow", "authenticating": "yellow",
+}  # fmt: skip
+
+
+def print_table(heads: list[str], rows: list[list[str]]) -> None:
+    """Print rows under their heads, as wide as they need; states in colour on a terminal."""
+    widths = [max(len(row[at]) for row in [heads, *rows]) for at in range(len(heads))]
+    click.echo("  ".join(head.ljust(width) for head, width in zip(heads, widths, strict=True)).rstrip())
+    for row in rows:
+        cells = [
+            click.style(cell, fg=_COLOURS.get(cell)) + " " * (width - len(cell))
+            for cell, width in zip(row, widths, strict=True)
+        ]
+        click.echo("  ".join(cells).rstrip())

@@ -1,0 +1,140 @@
+"""The tree as a `Config`: sections, then tunnels and backends by their kinds."""
+
+from typing import Any
+
+from gateway import backends, tunnels
+from gateway.backends import BackendKind
+from gateway.config import values
+from gateway.config.decode import BAD, Decoder, known_keys, suggest
+from gateway.config.model import (
+    SECTIONS,
+    BackendCommon,
+    BackendSpec,
+    CheckCommon,
+    Config,
+    TunnelCommon,
+    TunnelSpec,
+)
+from gateway.config.tree import Scalar, Table
+from gateway.contracts import Endpoint
+
+
+def build(root: Table, decoder: Decoder) -> Config | None:
+    """Read everything that can be read; None when nothing useful can be made of it."""
+    decoder.unknown(root, "", [*SECTIONS, "tunnels", "backends"])
+    sections = {
+        name: decoder.record(root.entries[name][1], cls, name) if name in root.entries else cls()
+        for name, cls in SECTIONS.items()
+    }
+    made_tunnels = {
+        name: spec
+        for name, table in _named(root, "tunnels", decoder)
+        if (spec := _tunnel(name, table, decoder)) is not None
+    }
+    made_backends = {
+        name: backend
+        for name, table in _named(root, "backends", decoder)
+        if (backend := _backend(name, table, decoder)) is not None
+    }
+    if any(section is BAD for section in sections.values()):
+        return None
+    return Config(**sections, tunnels=made_tunnels, backends=made_backends)
+
+
+def _named(root: Table, section: str, decoder: Decoder) -> list[tuple[str, Table]]:
+    if section not in root.entries:
+        return []
+    table = decoder.table(root.entries[section][1], section)
+    found = []
+    for name, (place, tree) in (table.entries if table else {}).items():
+        try:
+            values.name(name)
+        except ValueError as error:
+            decoder.problem(place, f"{section}.{name}", str(error))
+            continue
+        inner = decoder.table(tree, f"{section}.{name}")
+        if inner is not None:
+            found.append((name, Table(place, inner.entries)))
+    return found
+
+
+def _kind(table: Table, key: str, kinds: dict[str, Any], decoder: Decoder) -> Any:
+    if "kind" not in table.entries:
+        decoder.problem(table.place, f"{key}.kind", f"is missing (known: {', '.join(sorted(kinds))})")
+        return None
+    tree = table.entries["kind"][1]
+    name = tree.text if isinstance(tree, Scalar) else None
+    if name not in kinds:
+        decoder.problem(tree.place, f"{key}.kind", f"unknown kind {name!r}{suggest(name or '', kinds)}")
+        return None
+    return kinds[name]
+
+
+def _tunnel(name: str, table: Table, decoder: Decoder) -> TunnelSpec | None:
+    key = f"tunnels.{name}"
+    kind = _kind(table, key, tunnels.load(), decoder)
+    if kind is None:
+        return None
+    decoder.unknown(table, key, known_keys(TunnelCommon, kind.options))
+    common = decoder.fields(table, TunnelCommon, key)
+    options = decoder.fields(table, kind.options, key)
+    if common is BAD or options is BAD:
+        return None
+    return TunnelSpec(name, kind, common.via, options, table.place)
+
+
+def _backend(name: str, table: Table, decoder: Decoder) -> BackendSpec | None:
+    key = f"backends.{name}"
+    kind = _kind(table, key, backends.load(), decoder)
+    if kind is None:
+        return None
+    decoder.unknown(table, key, [*known_keys(BackendCommon, kind.options), "check"])
+    common = decoder.fields(table, BackendCommon, key)
+    options = decoder.fields(table, kind.options, key)
+    check_table = Table(table.place)
+    if "check" in table.entries:
+        check_table = decoder.table(table.entries["check"][1], f"{key}.check") or check_table
+    decoder.unknown(check_table, f"{key}.check", known_keys(CheckCommon, kind.check))
+    check = decoder.fields(check_table, CheckCommon, f"{key}.check")
+    check_options = decoder.fields(check_table, kind.check, f"{key}.check")
+    if common is BAD:
+        return None
+    targets = _targets(table, common.targets, kind, key, decoder)
+    if targets is None or any(part is BAD for part in (options, check, check_options)):
+        return None
+    return BackendSpec(
+        name=name,
+        kind=kind,
+        via=common.via,
+        targets=targets,
+        prefer=common.prefer or ("primary" if kind.has_roles and len(targets) > 1 else "order"),
+        listen=common.listen,
+        hold=kind.hold if common.hold is None else common.hold,
+        max_connections=common.max_connections,
+        allow=common.allow,
+        check=check,
+        options=options,
+        check_options=check_options,
+        place=table.place,
+    )
+
+
+def _targets(
+    table: Table, texts: tuple[str, ...], kind: BackendKind, key: str, decoder: Decoder
+) -> tuple[Endpoint, ...] | None:
+    place = table.entries["targets"][1].place
+    found: list[Endpoint] = []
+    for text in texts:
+        try:
+            target = values.endpoint(text, kind.default_port)
+        except ValueError as error:
+            decoder.problem(place, f"{key}.targets", str(error))
+            return None
+        if target in found:
+            decoder.problem(place, f"{key}.targets", f"{target} is given twice: remove one")
+            return None
+        found.append(target)
+    if not found:
+        decoder.problem(place, f"{key}.targets", "needs at least one host:port")
+        return None
+    return tuple(found)

@@ -1,0 +1,189 @@
+"""From the raw tree to frozen dataclasses, by their type hints; collects every problem it meets."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from gateway.config import values
+from gateway.config.tree import Scalar, Sequence, Table, Tree
+from gateway.contracts import Duration, Endpoint, Secret, Size
+from gateway.errors import Problem
+
+_SCALARS: dict[Any, Callable[[str], Any]] = {
+    str: str,
+    int: values.integer,
+    bool: values.boolean,
+    Duration: values.duration,
+    Size: values.size,
+    Path: Path,
+    Secret: Secret,
+    Endpoint: values.endpoint,
+    Endpoint | Path: values.listener,
+    values.Network: values.network,
+}
+
+
+class Bad:
+    """Stands for a value that could not be read; its problem is told already."""
+
+
+BAD = Bad()
+
+
+class Decoder:
+    """Reads values out of a tree.
+
+    Args:
+        problems: Where to add what is wrong.
+    """
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+
+    def problem(self, place: str, key: str, message: str) -> None:
+        """Note one problem."""
+        self.problems.append(Problem(place, key, message))
+
+    def value(self, tree: Tree, hint: Any, key: str) -> Any:
+        """Read a value of the type `hint`, or note why not and return BAD."""
+        if hint in _SCALARS:
+            return self._scalar(tree, _SCALARS[hint], key)
+        if dataclasses.is_dataclass(hint):
+            return self.record(tree, typing.cast("type", hint), key)
+        origin, arguments = get_origin(hint), get_args(hint)
+        if origin is Literal:
+            return self._scalar(tree, lambda text: _one_of(text, arguments), key)
+        if origin is tuple:
+            return self._list(tree, arguments[0], key)
+        if origin in (types.UnionType, typing.Union):
+            if isinstance(tree, Scalar) and tree.text is None:
+                return None
+            (inner,) = [argument for argument in arguments if argument is not type(None)]
+            return self.value(tree, inner, key)
+        raise TypeError(f"{key}: no reader for {hint}")
+
+    def record(self, tree: Tree, cls: type, key: str) -> Any:
+        """Read a mapping into the dataclass `cls`."""
+        table = self.table(tree, key)
+        if table is None:
+            return BAD
+        self.unknown(table, key, known_keys(cls))
+        return self.fields(table, cls, key)
+
+    def fields(self, table: Table, cls: type, key: str) -> Any:
+        """Read those keys of `table` that are fields of `cls`."""
+        hints = typing.get_type_hints(cls)
+        found: dict[str, Any] = {}
+        bad = False
+        for field in dataclasses.fields(cls):
+            path = f"{key}.{field.name}" if key else field.name
+            value = self._secret(table, field.name, path) if _is_secret(hints[field.name]) else None
+            if value is None and field.name in table.entries:
+                value = self.value(table.entries[field.name][1], hints[field.name], path)
+            elif value is None:
+                if _required(field):
+                    self.problem(table.place, path, "is missing")
+                    bad = True
+                continue
+            if value is BAD:
+                bad = True
+            elif value is not None or not _required(field):
+                found[field.name] = value
+            else:
+                self.problem(table.place, path, "is empty")
+                bad = True
+        return BAD if bad else cls(**{name: value for name, value in found.items() if value is not None})
+
+    def table(self, tree: Tree, key: str) -> Table | None:
+        """The tree as a mapping; an empty value counts as one."""
+        if isinstance(tree, Table):
+            return tree
+        if isinstance(tree, Scalar) and tree.text is None:
+            return Table(tree.place)
+        self.problem(tree.place, key, "must be a mapping of keys and values")
+        return None
+
+    def unknown(self, table: Table, key: str, known: Iterable[str]) -> None:
+        """Note every key that is not `known`, with the one that was probably meant."""
+        names = list(known)
+        for name, (place, _) in table.entries.items():
+            if name not in names:
+                path = f"{key}.{name}" if key else name
+                self.problem(place, path, f"unknown key{suggest(name, names)}")
+
+    def _scalar(self, tree: Tree, read: Callable[[str], Any], key: str) -> Any:
+        if not isinstance(tree, Scalar):
+            self.problem(tree.place, key, "must be a single value")
+            return BAD
+        if tree.text is None or tree.text == "":
+            self.problem(tree.place, key, "is empty")
+            return BAD
+        try:
+            return read(tree.text)
+        except ValueError as error:
+            self.problem(tree.place, key, str(error))
+            return BAD
+
+    def _list(self, tree: Tree, hint: Any, key: str) -> Any:
+        if isinstance(tree, Sequence):
+            items = [self.value(item, hint, f"{key}[{at}]") for at, item in enumerate(tree.items)]
+        elif isinstance(tree, Scalar) and tree.text is not None:
+            items = [self.value(tree, hint, key)]  # a single value is a list of one
+        else:
+            self.problem(tree.place, key, "must be a value or a list of values")
+            return BAD
+        return BAD if any(item is BAD for item in items) else tuple(items)
+
+    def _secret(self, table: Table, name: str, key: str) -> Any:
+        by_file = table.entries.get(f"{name}_file")
+        if by_file is None:
+            return None
+        if name in table.entries:
+            self.problem(by_file[0], f"{key}_file", f"is given beside {name}: remove one")
+            return BAD
+        path = self._scalar(by_file[1], Path, f"{key}_file")
+        return path if path is BAD else Secret(path=path)
+
+
+def known_keys(*classes: type) -> list[str]:
+    """Every key that these dataclasses read."""
+    names = []
+    for cls in classes:
+        hints = typing.get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            names.append(field.name)
+            if _is_secret(hints[field.name]):
+                names.append(f"{field.name}_file")
+    return names
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` for a near miss, else what there is."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f" (known: {', '.join(sorted(names))})" if names else ""
+
+
+def _is_secret(hint: Any) -> bool:
+    return hint is Secret or Secret in get_args(hint)
+
+
+def _required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _one_of(text: str, choices: tuple[str, ...]) -> str:
+    if text not in choices:
+        raise ValueError(f"{text!r} is not one of {', '.join(choices)}{_meant(text, choices)}")
+    return text
+
+
+def _meant(text: str, choices: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(text, choices, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""

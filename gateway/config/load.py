@@ -1,0 +1,119 @@
+"""One configuration out of a file, the environment and flags: flag > environment > file."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway import backends, tunnels
+from gateway.config import urls
+from gateway.config.build import build
+from gateway.config.decode import Decoder
+from gateway.config.model import SECTIONS, Config
+from gateway.config.rules import check_rules
+from gateway.config.tree import Scalar, Table, expand, read_yaml
+from gateway.errors import ConfigError, Problem
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a configuration comes from.
+
+    Args:
+        file: A YAML file.
+        tunnels: `NAME=URL` of each `--tunnel`.
+        backends: `NAME=URL` of each `--backend`.
+        settings: Values by flag, such as `{"ops-listen": "127.0.0.1:9090"}`.
+        environment: `GATEWAY_…` variables, and what `${NAME}` refers to.
+    """
+
+    file: Path | None = None
+    tunnels: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+
+def setting_names() -> dict[str, tuple[str, str]]:
+    """The settings that are also flags: `{"ops-listen": ("ops", "listen")}`; `gateway` is left out of the name."""
+    return {
+        (f"{section}-{name}" if section != "gateway" else name).replace("_", "-"): (section, name)
+        for section, cls in SECTIONS.items()
+        for name in (each.name for each in dataclasses.fields(cls))
+    }
+
+
+def load(sources: Sources) -> Config:
+    """Read, merge and check everything.
+
+    Raises:
+        ConfigError: With every problem found.
+    """
+    problems: list[Problem] = []
+    place = str(sources.file) if sources.file else "configuration"
+    root = read_yaml(sources.file, problems, sources.environment) if sources.file else Table(place)
+    for name, (section, key) in setting_names().items():
+        variable = "GATEWAY_" + name.replace("-", "_").upper()
+        if variable in sources.environment:
+            _put(root, section, key, Scalar(variable, sources.environment[variable] or None), problems)
+        if name in sources.settings:
+            _put(root, section, key, Scalar(f"--{name}", sources.settings[name]), problems)
+    for section, flag in (("tunnels", "tunnel"), ("backends", "backend")):
+        _put_urls(root, section, flag, sources, problems)
+    decoder = Decoder(problems)
+    config = build(root, decoder)
+    check_rules(config or Config(), root, problems)
+    if problems or config is None:
+        raise ConfigError(sorted(problems, key=_order))
+    return config
+
+
+def _put_urls(root: Table, section: str, flag: str, sources: Sources, problems: list[Problem]) -> None:
+    prefix = f"GATEWAY_{flag.upper()}_"
+    for variable, text in sources.environment.items():
+        if variable.startswith(prefix) and variable != prefix:
+            name = variable.removeprefix(prefix).lower().replace("_", "-")
+            try:
+                expanded = expand(text, sources.environment)
+            except KeyError as error:
+                problems.append(Problem(variable, "", f"the environment variable {error.args[0]} is not set"))
+                continue
+            _put_url(root, section, name, expanded, variable, problems)
+    for argument in sources.tunnels if section == "tunnels" else sources.backends:
+        name, equals, text = argument.partition("=")
+        place = f"--{flag} {name}"
+        if not equals or "://" in name:
+            problems.append(Problem(f"--{flag}", "", f"must be NAME=URL, as in --{flag} bastion=ssh://user@host"))
+            continue
+        table = _put_url(root, section, name, text, place, problems)
+        problems.extend(
+            Problem(place, key, f"would show in process lists: use {key}_file or the environment")
+            for key in (urls.secrets_in(table) if table else [])
+        )
+
+
+def _put_url(root: Table, section: str, name: str, text: str, place: str, problems: list[Problem]) -> Table | None:
+    if section == "tunnels":
+        table = urls.tunnel_tree(text, place, tunnels.load(), problems)
+    else:
+        table = urls.backend_tree(text, place, backends.load(), problems)
+    if table is not None:
+        _put(root, section, name, table, problems)
+    return table
+
+
+def _put(root: Table, section: str, key: str, value: Scalar | Table, problems: list[Problem]) -> None:
+    if section not in root.entries or (isinstance(held := root.entries[section][1], Scalar) and held.text is None):
+        root.put(section, Table(value.place))
+    inner = root.entries[section][1]
+    if isinstance(inner, Table):
+        inner.put(key, value)
+    else:
+        problems.append(Problem(inner.place, section, "must be a mapping of keys and values"))
+
+
+def _order(problem: Problem) -> tuple[str, int, int]:
+    match = re.fullmatch(r"(.*?):(\d+):(\d+)", problem.place)
+    return (match[1], int(match[2]), int(match[3])) if match else (problem.place, 0, 0)

@@ -1,0 +1,173 @@
+"""What a valid configuration is: frozen dataclasses, compared by value when it is reloaded."""
+
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from gateway.backends import BackendKind
+from gateway.config.values import Network
+from gateway.contracts import Duration, Endpoint
+from gateway.tunnels import TunnelKind
+
+
+@dataclass(frozen=True)
+class GatewaySection:
+    """This gateway itself.
+
+    Args:
+        instance: Its name in logs, status and labels.
+        state_dir: Where it keeps what must outlive it.
+    """
+
+    instance: str = field(default_factory=socket.gethostname)
+    state_dir: Path = Path("/var/lib/gateway")
+
+
+@dataclass(frozen=True)
+class OpsSection:
+    """How people and machines look at it.
+
+    Args:
+        listen: Address of the HTTP server for health, metrics and status.
+        admin_socket: Unix socket for commands; only its owner can use it.
+    """
+
+    listen: Endpoint = Endpoint("127.0.0.1", 9090)
+    admin_socket: Path = Path("/run/gateway/admin.sock")
+
+
+@dataclass(frozen=True)
+class ShutdownSection:
+    """How it stops.
+
+    Args:
+        delay: Not ready, but still accepting, so that load balancers can look away.
+        drain: Then no new connections; this long for the open ones to end.
+    """
+
+    delay: Duration = Duration(5.0)
+    drain: Duration = Duration(20.0)
+
+
+@dataclass(frozen=True)
+class LogSection:
+    """What it tells.
+
+    Args:
+        level: The least severe messages to show.
+        format: `auto` is `text` on a terminal and `json` elsewhere.
+    """
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "text", "json"] = "auto"
+
+
+@dataclass(frozen=True)
+class TunnelCommon:
+    """The keys that every kind of tunnel has.
+
+    Args:
+        kind: Which kind.
+        via: The tunnel that it goes through; absent: straight from this host.
+    """
+
+    kind: str
+    via: str | None = None
+
+
+@dataclass(frozen=True)
+class CheckCommon:
+    """The keys of `check:` that every kind of backend has.
+
+    Args:
+        interval: Between two checks of a target, with a jitter of 5 %.
+        fast_interval: After a change, or when real traffic failed.
+        down_interval: While the target is down.
+        timeout: For one check in all.
+        rise: Successes in a row that bring a target up.
+        fall: Failures in a row that take it down.
+    """
+
+    interval: Duration = Duration(10.0)
+    fast_interval: Duration = Duration(1.0)
+    down_interval: Duration = Duration(5.0)
+    timeout: Duration = Duration(3.0)
+    rise: int = 2
+    fall: int = 3
+
+
+@dataclass(frozen=True)
+class BackendCommon:
+    """The keys that every kind of backend has.
+
+    Args:
+        kind: Which kind.
+        targets: Where it really is, in order of preference.
+        via: The tunnel that the targets are behind; absent: straight from this host.
+        prefer: Which target new clients get: the primary, a replica, any, or the first one that is up.
+        listen: Addresses and unix sockets where clients connect; absent: the backend is only checked.
+        hold: How long a client waits while the path is down; absent: 10s, and 5m for NFS.
+        max_connections: Clients at once, waiting ones included.
+        allow: Networks that may connect; absent: everybody who reaches the listener.
+    """
+
+    kind: str
+    targets: tuple[str, ...]
+    via: str | None = None
+    prefer: Literal["primary", "replica", "any", "order"] | None = None
+    listen: tuple[Endpoint | Path, ...] = ()
+    hold: Duration | None = None
+    max_connections: int = 1000
+    allow: tuple[Network, ...] = ()
+
+
+@dataclass(frozen=True)
+class TunnelSpec:
+    """One tunnel of the configuration."""
+
+    name: str
+    kind: TunnelKind
+    via: str | None
+    options: Any
+    place: str = field(compare=False, default="")
+
+
+@dataclass(frozen=True)
+class BackendSpec:
+    """One backend of the configuration."""
+
+    name: str
+    kind: BackendKind
+    via: str | None
+    targets: tuple[Endpoint, ...]
+    prefer: str
+    listen: tuple[Endpoint | Path, ...]
+    hold: float
+    max_connections: int
+    allow: tuple[Network, ...]
+    check: CheckCommon
+    options: Any
+    check_options: Any
+    place: str = field(compare=False, default="")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole valid configuration."""
+
+    gateway: GatewaySection = field(default_factory=GatewaySection)
+    ops: OpsSection = field(default_factory=OpsSection)
+    shutdown: ShutdownSection = field(default_factory=ShutdownSection)
+    log: LogSection = field(default_factory=LogSection)
+    tunnels: dict[str, TunnelSpec] = field(default_factory=dict)
+    backends: dict[str, BackendSpec] = field(default_factory=dict)
+
+
+SECTIONS: dict[str, type] = {
+    "gateway": GatewaySection,
+    "ops": OpsSection,
+    "shutdown": ShutdownSection,
+    "log": LogSection,
+}
+"""The sections with one value per key: each is also a flag and an environment variable."""

@@ -1,0 +1,152 @@
+"""The raw configuration: scalars, lists and mappings that remember where they were written."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from gateway.errors import Problem
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A single value, as text; None where nothing was written."""
+
+    place: str
+    text: str | None
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """A list."""
+
+    place: str
+    items: "list[Tree]"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A mapping; each entry knows the place of its key."""
+
+    place: str
+    entries: "dict[str, tuple[str, Tree]]" = field(default_factory=dict)
+
+    def put(self, key: str, value: "Tree") -> None:
+        """Add or replace an entry that takes its place from its value."""
+        self.entries[key] = (value.place, value)
+
+
+Tree = Scalar | Sequence | Table
+
+_REFERENCE = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+def expand(text: str, environment: Mapping[str, str]) -> str:
+    """Replace `${NAME}` and `${NAME:-default}`; `$$` is a plain dollar.
+
+    Raises:
+        KeyError: A name without a default is not set.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        if name is None:
+            return "$"
+        if environment.get(name):
+            return environment[name]
+        if default is not None:
+            return str(default)
+        if name in environment:
+            return ""
+        raise KeyError(name)
+
+    return _REFERENCE.sub(value, text)
+
+
+def read_yaml(path: Path, problems: list[Problem], environment: Mapping[str, str] = os.environ) -> Table:
+    """Read a YAML file; what is wrong with it is added to `problems`."""
+    nothing = Table(str(path))
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        problems.append(Problem(str(path), "", f"cannot be read: {reason}"))
+        return nothing
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        problems.append(Problem(place, "", f"not YAML: {error.problem or error.context}"))
+        return nothing
+    except yaml.YAMLError as error:
+        problems.append(Problem(str(path), "", f"not YAML: {error}"))
+        return nothing
+    if root is None:
+        return nothing
+    tree = _Reader(str(path), problems, environment).tree(root, "")
+    if not isinstance(tree, Table):
+        problems.append(Problem(tree.place, "", "the document must be a mapping of sections, such as `tunnels:`"))
+        return nothing
+    return tree
+
+
+class _Reader:
+    def __init__(self, name: str, problems: list[Problem], environment: Mapping[str, str]) -> None:
+        self._name = name
+        self._problems = problems
+        self._environment = environment
+
+    def tree(self, node: yaml.Node, key: str) -> Tree:
+        place = self._place(node)
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, key, place)
+        if isinstance(node, yaml.SequenceNode):
+            return Sequence(place, [self.tree(item, f"{key}[{at}]") for at, item in enumerate(node.value)])
+        if isinstance(node, yaml.MappingNode):
+            return self._table(node, key, place)
+        raise AssertionError(node)
+
+    def _table(self, node: yaml.MappingNode, key: str, place: str) -> Table:
+        table = Table(place)
+        merged: list[yaml.Node] = []
+        for key_node, value_node in node.value:
+            name = str(key_node.value)
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                merged += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+                continue
+            path = f"{key}.{name}" if key else name
+            if name in table.entries:
+                first = table.entries[name][0].rpartition(":")[0]
+                self._problems.append(
+                    Problem(self._place(key_node), path, f"is given twice (first at {first}): remove one")
+                )
+                continue
+            table.entries[name] = (self._place(key_node), self.tree(value_node, path))
+        for other in merged:
+            if isinstance(other, yaml.MappingNode):
+                for name, entry in self._table(other, key, place).entries.items():
+                    table.entries.setdefault(name, entry)
+        return table
+
+    def _scalar(self, node: yaml.ScalarNode, key: str, place: str) -> Scalar:
+        if node.tag == "tag:yaml.org,2002:null" and node.style is None:
+            return Scalar(place, None)
+        try:
+            return Scalar(place, expand(str(node.value), self._environment))
+        except KeyError as error:
+            name = error.args[0]
+            self._problems.append(
+                Problem(
+                    place,
+                    key,
+                    f"the environment variable {name} is not set: set it, or write ${{{name}:-default}}",
+                )
+            )
+            return Scalar(place, "")
+
+    def _place(self, node: yaml.Node) -> str:
+        return f"{self._name}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"

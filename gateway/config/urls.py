@@ -1,0 +1,121 @@
+"""The short form of a tunnel or backend: one URL, whose query carries every key of the file."""
+
+import re
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from gateway.backends import BackendKind
+from gateway.config.decode import suggest
+from gateway.config.tree import Scalar, Sequence, Table, Tree
+from gateway.errors import Problem
+from gateway.tunnels import TunnelKind
+
+_LISTS = {
+    "identity_files",
+    "certificate_files",
+    "known_hosts",
+    "host_keys",
+    "ciphers",
+    "listen",
+    "allow",
+    "targets",
+}
+_SECRETS = {"password", "passphrase", "check.password"}
+
+
+def tunnel_tree(text: str, place: str, kinds: dict[str, TunnelKind], problems: list[Problem]) -> Table | None:
+    """`ssh://user@host:port?identity_files=…` as the mapping that a file would hold."""
+    schemes = {kind.scheme: kind for kind in kinds.values()}
+    parts = _split(text, place, list(schemes), problems)
+    if parts is None:
+        return None
+    scheme, authority, query = parts
+    table = Table(place)
+    table.put("kind", Scalar(place, schemes[scheme].name))
+    user, at, host = authority.rpartition("@")
+    if at:
+        if ":" in user:
+            problems.append(
+                Problem(place, "", "a password in the URL would show in process lists: use password_file=")
+            )
+            return None
+        table.put("user", Scalar(place, unquote(user)))
+    name, _, port = host.rpartition(":") if re.search(r":\d+$", host) else (host, "", "")
+    table.put("host", Scalar(place, name.strip("[]") or None))
+    if port:
+        table.put("port", Scalar(place, port))
+    _put_query(table, query, place, problems)
+    return table
+
+
+def backend_tree(text: str, place: str, kinds: dict[str, BackendKind], problems: list[Problem]) -> Table | None:
+    """`mysql://db-1:3306,db-2:3306?via=…` as the mapping that a file would hold."""
+    schemes = {kind.scheme: kind for kind in kinds.values()}
+    parts = _split(text, place, list(schemes), problems)
+    if parts is None:
+        return None
+    scheme, authority, query = parts
+    if "@" in authority:
+        problems.append(Problem(place, "", "a backend's URL names no user: use check.user="))
+        return None
+    authority, slash, path = authority.partition("/")
+    table = Table(place)
+    table.put("kind", Scalar(place, schemes[scheme].name))
+    table.put("targets", Sequence(place, [Scalar(place, target) for target in authority.split(",") if target]))
+    if path:
+        table.put("export", Scalar(place, slash + unquote(path)))
+    _put_query(table, query, place, problems)
+    return table
+
+
+def _split(
+    text: str, place: str, schemes: list[str], problems: list[Problem]
+) -> tuple[str, str, list[tuple[str, str]]] | None:
+    if "://" not in text:
+        problems.append(Problem(place, "", f"must be a URL such as {schemes[0]}://host:port"))
+        return None
+    parts = urlsplit(text)
+    if parts.scheme not in schemes:
+        problems.append(Problem(place, "", f"unknown scheme {parts.scheme!r}{suggest(parts.scheme, schemes)}"))
+        return None
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    return parts.scheme, parts.netloc + parts.path, query
+
+
+def _put_query(table: Table, query: list[tuple[str, str]], place: str, problems: list[Problem]) -> None:
+    seen: set[str] = set()
+    for key, text in query:
+        if key in seen and key not in _LISTS:
+            problems.append(Problem(place, key, "is given twice: remove one"))
+        seen.add(key)
+        _put(table, key.split("."), _tree(key, text, place), place)
+
+
+def _tree(key: str, text: str, place: str) -> Tree:
+    if key in _LISTS:
+        return Sequence(place, [Scalar(place, part) for part in text.split(",") if part])
+    return Scalar(place, text or None)
+
+
+def _put(table: Table, path: list[str], value: Tree, place: str) -> None:
+    for name in path[:-1]:
+        inner = table.entries.get(name, (place, Table(place)))[1]
+        if not isinstance(inner, Table):
+            inner = Table(place)
+        table.put(name, inner)
+        table = inner
+    old = table.entries.get(path[-1], (place, None))[1]
+    if isinstance(old, Sequence) and isinstance(value, Sequence):
+        value = Sequence(place, old.items + value.items)
+    table.put(path[-1], value)
+
+
+def secrets_in(table: Table, prefix: str = "") -> list[str]:
+    """The keys of `table` that carry a secret itself, rather than its file."""
+    found = []
+    for name, (_, value) in table.entries.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Table):
+            found += secrets_in(value, f"{key}.")
+        elif key in _SECRETS:
+            found.append(key)
+    return found

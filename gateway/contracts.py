@@ -1,0 +1,244 @@
+"""The nouns that the rooms share: a link, a tunnel, a backend, a unit. Standard library only."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple, NewType, Protocol
+
+from gateway.errors import Reason
+from gateway.measure import Histogram
+
+Duration = NewType("Duration", float)
+"""Seconds. Written `500ms`, `10s`, `5m`, `1h` in a configuration."""
+Size = NewType("Size", int)
+"""Bytes. Written `64KiB`, `15MiB`, `1GB` in a configuration."""
+
+Stream = socket.socket
+"""A connected, non-blocking stream socket."""
+
+
+class Endpoint(NamedTuple):
+    """A host (name or address) and a TCP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Secret:
+    """A secret that never prints itself; read from its file at each use, so that it can rotate.
+
+    Args:
+        value: The secret itself, or None when `path` holds it.
+        path: A file whose content, less one trailing line end, is the secret.
+    """
+
+    __slots__ = ("_value", "path")
+
+    def __init__(self, value: str | None = None, path: Path | None = None) -> None:
+        self._value = value
+        self.path = path
+
+    def reveal(self) -> str:
+        """The secret.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        if self.path is not None:
+            return self.path.read_text().removesuffix("\n").removesuffix("\r")
+        return self._value or ""
+
+    def __repr__(self) -> str:
+        return f"Secret(path={str(self.path)!r})" if self.path else "Secret(***)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and (self._value, self.path) == (other._value, other.path)
+
+    def __hash__(self) -> int:
+        return hash((self._value, self.path))
+
+
+class State(StrEnum):
+    """What a backend or one of its targets is."""
+
+    UP = "up"
+    DEGRADED = "degraded"
+    DOWN = "down"
+    UNKNOWN = "unknown"
+    BLOCKED = "blocked"
+    PAUSED = "paused"
+
+
+class TunnelState(StrEnum):
+    """What a tunnel is doing."""
+
+    IDLE = "idle"
+    WAITING = "waiting"
+    RESOLVING = "resolving"
+    CONNECTING = "connecting"
+    AUTHENTICATING = "authenticating"
+    UP = "up"
+    SUSPECT = "suspect"
+    DRAINING = "draining"
+    BACKOFF = "backoff"
+    QUARANTINED = "quarantined"
+    STOPPED = "stopped"
+
+
+class Ending(StrEnum):
+    """How a joined connection ended."""
+
+    FINISHED = "finished"
+    CLIENT_RESET = "client_reset"
+    BACKEND_RESET = "backend_reset"
+    LINK_LOST = "link_lost"
+    ABORTED = "aborted"
+
+
+@dataclass
+class Phases:
+    """How long each part of a probe took, in seconds, in the order in which they happened."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time a `with` block as the phase `name`, whether or not it succeeds."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add time to a phase that was measured elsewhere."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a probe learned about a target that answers.
+
+    Args:
+        role: `primary` or `replica`; None where the kind has no roles.
+        read_only: Whether the database refuses writes.
+        lag: Replication lag in seconds, for a replica that knows it.
+        version: What the server calls itself.
+        identity: What stays the same as long as it is the same server.
+        space: Bytes by kind (`total`, `available`), for storage.
+        degraded: A reason and a line that make the target `degraded` rather than `up`.
+        unprobed: Why nothing was asked; the target's state is then `unknown`.
+    """
+
+    role: str | None = None
+    read_only: bool | None = None
+    lag: float | None = None
+    version: str | None = None
+    identity: str | None = None
+    space: dict[str, int] = field(default_factory=dict)
+    degraded: tuple[Reason, str] | None = None
+    unprobed: str | None = None
+
+
+class Relay(Protocol):
+    """A client socket joined to a target: bytes move until both ends are done."""
+
+    last_active: float
+    """`time.monotonic()` of the last byte."""
+    ended: "asyncio.Future[Ending]"
+
+    @property
+    def to_backend(self) -> int:
+        """Bytes taken from the client."""
+
+    @property
+    def from_backend(self) -> int:
+        """Bytes taken from the backend."""
+
+    def abort(self, ending: Ending) -> None:
+        """Reset both ends now."""
+
+
+class Link(Protocol):
+    """A live path into a network."""
+
+    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+        """A non-blocking socket connected to `to`; the caller owns it.
+
+        Raises:
+            DialError: The target cannot be reached.
+            LinkLostError: The link died meanwhile.
+        """
+
+    async def join(self, client: Stream, to: Endpoint, latency: Histogram) -> Relay:
+        """Dial `to`, then pump between it and `client` until both are done.
+
+        Nothing is read from `client` before the far side exists. The relay owns `client` once this returns;
+        when it raises, the caller still does.
+
+        Args:
+            client: A non-blocking stream socket.
+            to: The target.
+            latency: Where to count the time from a request's last byte to its answer's first.
+
+        Raises:
+            DialError: The target cannot be reached.
+            LinkLostError: The link died meanwhile.
+        """
+
+    async def lost(self) -> str:
+        """Wait until the link is dead; says why."""
+
+    def rtt(self) -> float | None:
+        """The last measured round trip to the link's far side in seconds, where it is known."""
+
+    def details(self) -> dict[str, object]:
+        """What a status page should tell about the link: ciphers, connections, without secrets."""
+
+
+Progress = Callable[[TunnelState], None]
+
+
+class Tunnel(Protocol):
+    """A way into a remote network, not opened yet."""
+
+    @property
+    def far_side(self) -> str:
+        """Where it leads, for people: `user@host:port`."""
+
+    def open(self, via: Link, progress: Progress) -> AbstractAsyncContextManager[Link]:
+        """Open it through `via`; the link closes with the context.
+
+        Raises (on entry):
+            TunnelError: It cannot be opened.
+            DialError: `via` cannot reach it.
+            LinkLostError: `via` died meanwhile.
+        """
+
+
+class Backend(Protocol):
+    """A kind of service that containers want, with its options."""
+
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
+        """Ask the target, through the link that traffic takes, whether it can be used.
+
+        The caller sets the deadline and cancels; the probe frees everything at once then.
+
+        Raises:
+            ReachError: With the reason.
+        """
+
+
+class Unit(Protocol):
+    """Something long-lived that the supervisor runs."""
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Run until cancelled; call `ready` once when first of use."""

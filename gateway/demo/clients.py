@@ -1,0 +1,86 @@
+"""The demo's clients: what an application does, through the gateway."""
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psycopg
+import pymysql
+
+from gateway.demo.mariadb import MariaDB
+from gateway.demo.postgres import Postgres
+from gateway.demo.process import DemoError, find
+from gateway.demo.site import GREETING, Site
+
+_TIMEOUT = 15
+
+
+@dataclass(frozen=True)
+class Client:
+    """One backend's client.
+
+    Args:
+        backend: Whose.
+        act: Asks something, and says what came back.
+        hint: How a person does the same.
+    """
+
+    backend: str
+    act: Callable[[], str]
+    hint: str
+
+
+def clients(site: Site) -> list[Client]:
+    """A client for each backend whose server runs."""
+    found = []
+    if site.mariadb:
+        found.append(_mysql(site.mariadb, site.ports["orders"]))
+    if site.postgres:
+        found.append(_postgres(site.postgres, site.ports["reports"]))
+    if site.nfs and find("nfs-cat"):
+        found.append(_nfs(f"nfs://127.0.0.1/media/hello.txt?version=4&nfsport={site.ports['media']}"))
+    return found
+
+
+def _mysql(server: MariaDB, port: int) -> Client:
+    def act() -> str:
+        connection = pymysql.connect(
+            host="127.0.0.1",
+            port=port,
+            user=server.user,
+            password=server.password,
+            database=server.database,
+            connect_timeout=_TIMEOUT,
+            read_timeout=_TIMEOUT,
+            ssl_disabled=True,
+        )
+        with connection, connection.cursor() as cursor:
+            cursor.execute("SELECT GROUP_CONCAT(item ORDER BY id SEPARATOR ', ') FROM orders")
+            row = cursor.fetchone()
+        return f"items in MariaDB: {row[0] if row else None}"
+
+    hint = f"mariadb -h 127.0.0.1 -P {port} -u {server.user} -p{server.password} {server.database}"
+    return Client("orders", act, hint)
+
+
+def _postgres(server: Postgres, port: int) -> Client:
+    url = f"postgresql://{server.user}:{server.password}@127.0.0.1:{port}/{server.database}"
+
+    def act() -> str:
+        with psycopg.connect(url, connect_timeout=_TIMEOUT) as connection:
+            row = connection.execute("SELECT string_agg(title, ', ' ORDER BY id) FROM reports").fetchone()
+        return f"titles in PostgreSQL: {row[0] if row else None}"
+
+    return Client("reports", act, f"psql {url}")
+
+
+def _nfs(url: str) -> Client:
+    def act() -> str:
+        done = subprocess.run(  # noqa: S603 - our own command line
+            [find("nfs-cat") or "nfs-cat", url], capture_output=True, text=True, timeout=_TIMEOUT, check=False
+        )
+        if done.returncode != 0 or done.stdout != GREETING:
+            raise DemoError(f"nfs-cat: {done.stderr.strip() or done.stdout.strip()}")
+        return f"hello.txt on NFS: {done.stdout.strip()}"
+
+    return Client("media", act, f"nfs-cat '{url}'")

@@ -1,0 +1,165 @@
+"""`gateway demo`: start a site, put the gateway in front, use it, break it, show it."""
+
+import contextlib
+import importlib.resources
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import click
+import psycopg
+import pymysql
+
+from gateway.demo.clients import clients
+from gateway.demo.process import DemoError, Process
+from gateway.demo.site import Site, running
+from gateway.errors import GatewayError, ReachError
+
+_START_TIMEOUT = 30.0
+
+
+def main(*, once: bool) -> int:
+    """Run the demo; the exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with tempfile.TemporaryDirectory(prefix="gateway-demo-") as name:
+            folder = Path(name)
+            folder.chmod(0o755)  # the database servers run as users of their own
+            click.secho("1. A small site on loopback: the network that containers cannot reach", bold=True)
+            with running(folder) as site:
+                _tell_site(site)
+                _demo(site, once=once)
+    except KeyboardInterrupt:
+        click.echo("\nstopped")
+    except DemoError as error:
+        click.secho(f"the demo failed: {error}", fg="red", err=True)
+        return 1
+    return 0
+
+
+def _demo(site: Site, *, once: bool) -> None:
+    click.secho("\n2. The gateway in front of it", bold=True)
+    with _gateway(site):
+        _wait_for(lambda: _try_all(site), _START_TIMEOUT)
+        click.secho("\n3. Clients, through the gateway", bold=True)
+        for client in clients(site):
+            started = time.perf_counter()
+            click.echo(f"   {client.backend:8} {client.act()}   ({(time.perf_counter() - started) * 1e3:.1f} ms)")
+        click.secho("\n4. gateway status", bold=True)
+        _status(site)
+        click.secho("\n5. An outage: every SSH connection is killed, and nobody does anything about it", bold=True)
+        _outage(site)
+        if once:
+            return
+        click.secho("\n6. Look around", bold=True)
+        ops = site.ports["ops"]
+        click.echo(f"   status page  http://127.0.0.1:{ops}/\n   metrics      http://127.0.0.1:{ops}/metrics")
+        click.echo(f"   commands     gateway status --admin-socket {site.folder}/admin.sock")
+        for client in clients(site):
+            click.echo(f"   {client.backend:11}  {client.hint}")
+        click.echo("\nCtrl-C ends everything.")
+        signal.pause()
+
+
+def _tell_site(site: Site) -> None:
+    servers = {"MariaDB": site.mariadb, "PostgreSQL": site.postgres, "NFS": site.nfs}
+    click.echo(f"   SSH bastion  127.0.0.1:{site.bastion.port}  {site.bastion.software}")
+    for name, server in servers.items():
+        if server is not None:
+            click.echo(f"   {name:11}  127.0.0.1:{server.port}")
+    for each in site.left_out:
+        click.secho(f"   left out: {each}", fg="yellow")
+    if not site.backends:
+        raise DemoError("no server is left to show")
+
+
+@contextlib.contextmanager
+def _gateway(site: Site) -> Iterator[None]:
+    config = _configuration(site)
+    arguments = [sys.executable, "-m", "gateway", "run", "-c", str(config)]
+    log = site.folder / "gateway.log"
+    process = Process(arguments, log, environment=site.environment())
+    started = time.perf_counter()
+    process.start(site.ports["ops"])
+    click.echo(f"   gateway run -c {config.name}   listening after {(time.perf_counter() - started) * 1e3:.0f} ms")
+    try:
+        yield
+    finally:
+        process.stop(signal.SIGTERM)
+
+
+def _configuration(site: Site) -> Path:
+    """configs/demo.yaml, less the backends whose servers could not be started."""
+    packaged = importlib.resources.files("gateway.demo").joinpath("demo.yaml")
+    here = Path(__file__).parents[2] / "configs" / "demo.yaml"
+    text = packaged.read_text() if packaged.is_file() else here.read_text()
+    head, _, tail = text.partition("backends:\n")
+    blocks = ["  " + block for block in tail.removeprefix("  ").split("\n  ")]
+    kept, keep = [], False
+    for block in blocks:
+        if not block.startswith("    "):
+            keep = block.strip().rstrip(":") in site.backends
+        if keep:
+            kept.append(block)
+    path = site.folder / "demo.yaml"
+    path.write_text(head + "backends:\n" + "\n".join(kept) + "\n")
+    return path
+
+
+def _try_all(site: Site) -> bool:
+    from gateway.cli.client import Client  # noqa: PLC0415 - the demo is started by the CLI
+
+    require = ",".join(site.backends)
+    code, _ = Client(None, str(site.folder / "admin.sock")).get(f"/readyz?require={require}")
+    return code == 200
+
+
+def _wait_for(condition: Callable[[], bool], timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise DemoError(f"the backends are not up after {timeout:g} s")
+        time.sleep(0.05)
+
+
+def _status(site: Site) -> None:
+    done = subprocess.run(  # noqa: S603 - our own command line
+        [sys.executable, "-m", "gateway", "status", "--admin-socket", str(site.folder / "admin.sock")],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+        env={**os.environ, "NO_COLOR": "1"},
+    )
+    if done.returncode != 0:
+        raise DemoError(f"gateway status: {done.stderr.strip()}")
+    click.echo("".join(f"   {line}\n" for line in done.stdout.splitlines()), nl=False)
+
+
+def _outage(site: Site) -> None:
+    client = clients(site)[0]
+    if site.bastion.sshd:
+        killed = site.bastion.kill_sessions()
+        click.echo(f"   killed {killed} sshd processes")
+    else:
+        site.bastion.stop(signal.SIGKILL)
+        site.bastion.start()
+        click.echo("   killed the bastion and started it again")
+    started = time.perf_counter()
+    try:
+        answer = client.act()
+    except (pymysql.err.MySQLError, psycopg.Error, ReachError, GatewayError) as error:
+        raise DemoError(f"no answer after the outage: {error}") from error
+    took = (time.perf_counter() - started) * 1e3
+    click.echo(f"   {client.backend:8} {answer}   ({took:.0f} ms, the reconnection included)")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    raise KeyboardInterrupt

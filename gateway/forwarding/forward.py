@@ -1,0 +1,253 @@
+"""Takes clients in, waits for a far side, joins the two, and counts."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.contracts import Ending, Endpoint, Link, Relay, Stream
+from gateway.errors import DialError, LinkLostError, Reason
+from gateway.forwarding.admission import Admission
+from gateway.forwarding.listener import Listener
+from gateway.measure import Histogram, Tally
+from gateway.relay.readiness import GONE, readiness
+from gateway.relay.sockets import reset
+
+log = logging.getLogger(__name__)
+
+_FIRST_RETRY = 0.05
+_LAST_RETRY = 1.0
+_RETRY_FACTOR = 2.0
+_GIVE_UP = {Reason.CHANNEL_PROHIBITED}
+"""Waiting does not help against these."""
+
+
+class Path(Protocol):
+    """What a forward needs of a tunnel's uplink."""
+
+    link: Link | None
+    channel_open: Histogram
+
+    async def wait_link(self) -> Link:
+        """Wait until there is a link."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a backend's clients get to it.
+
+    Args:
+        path: The uplink.
+        targets: Gives the targets to try now, best first.
+        failed: Told about each target that could not be dialled.
+        hold: Seconds that a client waits while the path is down.
+    """
+
+    path: Path
+    targets: Callable[[], list[Endpoint]]
+    failed: Callable[[Endpoint], None]
+    hold: float
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Where a relay leads."""
+
+    target: Endpoint
+    path: Path
+
+
+class Forward:
+    """The connections of one backend; a `gateway.contracts.Unit`.
+
+    Args:
+        name: The backend's name.
+        listeners: Bound already; whoever bound them closes them.
+        admission: Who may come in.
+        route: Where to.
+    """
+
+    def __init__(self, name: str, listeners: list[Listener], admission: Admission, route: Route) -> None:
+        self.name = name
+        self.listeners = listeners
+        self.admission = admission
+        self.route = route
+        self.latency = Histogram()
+        self.accepted = 0
+        self.resets: Tally = Tally()
+        self.rejected: Tally = Tally()
+        self.relays: dict[Relay, Joined] = {}
+        self._ended_to_backend = 0
+        self._ended_from_backend = 0
+        self._dialling: set[asyncio.Task[None]] = set()
+        self._group: asyncio.TaskGroup | None = None
+
+    @property
+    def active(self) -> int:
+        """Clients that are joined or waiting."""
+        return len(self.relays) + len(self._dialling)
+
+    @property
+    def to_backend(self) -> int:
+        """Bytes sent towards the backend since the start."""
+        return self._ended_to_backend + sum(relay.to_backend for relay in self.relays)
+
+    @property
+    def from_backend(self) -> int:
+        """Bytes sent towards clients since the start."""
+        return self._ended_from_backend + sum(relay.from_backend for relay in self.relays)
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Accept until cancelled; then every client is reset. The listeners stay bound."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            self._start_accepting()
+            ready()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self._group = None
+                self.abort_all()
+
+    def update(self, listeners: list[Listener], admission: Admission, route: Route) -> None:
+        """Change everything for new clients; those that are joined stay as they are.
+
+        Listeners that are left out are not closed: they may belong to another backend from now on.
+        """
+        self.listeners, self.admission, self.route = listeners, admission, route
+        self._start_accepting()
+
+    def active_on(self, path: Path) -> int:
+        """How many clients are joined through `path`."""
+        return sum(joined.path is path for joined in self.relays.values())
+
+    def abort_all(self) -> None:
+        """Reset every client, joined or waiting."""
+        for task in self._dialling:
+            task.cancel()
+        for relay in list(self.relays):
+            relay.abort(Ending.ABORTED)
+
+    def abort_idle(self, seconds: float) -> None:
+        """Reset the clients that have been silent for so many seconds."""
+        before = time.monotonic() - seconds
+        for relay in [relay for relay in self.relays if relay.last_active < before]:
+            relay.abort(Ending.ABORTED)
+
+    def _start_accepting(self) -> None:
+        if self._group is not None:
+            for listener in self.listeners:
+                listener.start(self._take)
+
+    def _take(self, client: Stream) -> None:
+        self.accepted += 1
+        refusal = self.admission.refusal(client, self.active)
+        if refusal is not None:
+            self.rejected[refusal] += 1
+            log.debug("client refused", extra={"backend": self.name, "reason": str(refusal)})
+            reset(client)
+            return
+        if self._group is None:
+            reset(client)
+            return
+        task = self._group.create_task(self._serve(client))
+        self._dialling.add(task)
+        task.add_done_callback(self._dialling.discard)
+
+    async def _serve(self, client: Stream) -> None:
+        """Join one client within the hold, or reset it with a counted reason."""
+        vigil = _Vigil(client)
+        relay: Relay | None = None
+        try:
+            target, path, relay = await self._join(client)
+        except DialError as error:
+            self.rejected[error.reason] += 1
+            log.debug(
+                "client given up",
+                extra={"backend": self.name, "reason": error.reason, "detail": error.detail},
+            )
+            return
+        except asyncio.CancelledError:
+            self.resets[Ending.CLIENT_RESET if vigil.gone else Ending.ABORTED] += 1
+            if not vigil.gone:
+                raise
+            return
+        except Exception:
+            # One client's misfortune must not end the others'.
+            log.exception("a client could not be served", extra={"backend": self.name})
+            self.rejected[Reason.PROTOCOL] += 1
+            return
+        finally:
+            if relay is None:
+                vigil.end()
+                reset(client)
+        self.relays[relay] = Joined(target, path)
+        relay.ended.add_done_callback(lambda ended: self._ended(relay, ended.result()))
+
+    def _ended(self, relay: Relay, ending: Ending) -> None:
+        target = self.relays.pop(relay).target
+        self._ended_to_backend += relay.to_backend
+        self._ended_from_backend += relay.from_backend
+        if ending is not Ending.FINISHED:
+            self.resets[ending] += 1
+        if ending is Ending.BACKEND_RESET:
+            self.route.failed(target)
+
+    async def _join(self, client: Stream) -> tuple[Endpoint, Path, Relay]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.route.hold
+        pause = _FIRST_RETRY
+        while True:
+            route = self.route  # a reload may have put another in its place
+            last = DialError(Reason.TUNNEL, f"the path was down for {route.hold:g} s (hold)")
+            try:
+                async with asyncio.timeout_at(deadline):
+                    link = route.path.link or await route.path.wait_link()
+            except TimeoutError:
+                raise last from None
+            for target in route.targets():
+                try:
+                    started = time.perf_counter()
+                    relay = await link.join(client, target, self.latency)
+                except DialError as error:
+                    last = error
+                    route.failed(target)
+                except LinkLostError as error:
+                    last = DialError(Reason.TUNNEL, error.detail)
+                    break
+                else:
+                    route.path.channel_open.observe(time.perf_counter() - started)
+                    return target, route.path, relay
+            if last.reason in _GIVE_UP or loop.time() + pause > deadline:
+                raise last
+            await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
+            pause = min(pause * _RETRY_FACTOR, _LAST_RETRY)
+
+
+class _Vigil:
+    """Cancels the current task when its client resets while it waits; reads nothing.
+
+    Args:
+        client: Whom to watch, until a relay takes the descriptor over.
+    """
+
+    def __init__(self, client: Stream) -> None:
+        self.gone = False
+        self._client = client
+        self._task = asyncio.current_task()
+        readiness().add(client.fileno(), self._noticed, GONE)
+
+    def end(self) -> None:
+        """Stop watching a client that was never joined."""
+        if not self.gone:
+            readiness().remove(self._client.fileno())
+
+    def _noticed(self, event: int) -> None:
+        del event
+        readiness().remove(self._client.fileno())
+        self.gone = True
+        if self._task is not None:
+            self._task.cancel()

@@ -1,0 +1,129 @@
+"""Listening sockets: bound once, before anything else, and outliving every tunnel."""
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.contracts import Endpoint
+from gateway.errors import GatewayError
+from gateway.relay.readiness import READ, readiness
+from gateway.relay.sockets import bind_unix, tune
+
+log = logging.getLogger(__name__)
+
+Address = Endpoint | Path
+BACKLOG = 4096
+_UNIX_MODE = 0o660
+_ACCEPTS_PER_TURN = 64
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_PAUSE_WHEN_EXHAUSTED = 0.1
+
+OnAccept = Callable[[socket.socket], None]
+
+
+class BindError(GatewayError):
+    """An address cannot be listened on; the operator must choose another or free it."""
+
+
+class Listener:
+    """One address of a backend; accepts from `start` to `close`.
+
+    Args:
+        address: Where to listen.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._sockets = _bind(address)
+        self._on_accept: OnAccept | None = None
+
+    def start(self, on_accept: OnAccept) -> None:
+        """Hand every accepted socket, non-blocking, to `on_accept`."""
+        first = self._on_accept is None
+        self._on_accept = on_accept
+        if first:
+            for sock in self._sockets:
+                self._watch(sock)
+
+    def close(self) -> None:
+        """Stop listening; new connections are refused by the kernel."""
+        for sock in self._sockets:
+            if self._on_accept is not None and sock.fileno() >= 0:
+                readiness().remove(sock.fileno())
+            sock.close()
+        if isinstance(self.address, Path):
+            self.address.unlink(missing_ok=True)
+        self._sockets = []
+
+    def _watch(self, sock: socket.socket) -> None:
+        if sock.fileno() >= 0:
+            readiness().add(sock.fileno(), lambda _: self._accept(sock), READ)
+
+    def _accept(self, sock: socket.socket) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                client, _ = sock.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+                # The connection stays in the kernel's queue, and epoll would report it without end.
+                log.error("out of descriptors", extra={"listener": str(self.address), "detail": error.strerror})
+                readiness().remove(sock.fileno())
+                asyncio.get_running_loop().call_later(_PAUSE_WHEN_EXHAUSTED, self._watch, sock)
+                return
+            tune(client)
+            if self._on_accept is not None:
+                self._on_accept(client)
+
+
+def _bind(address: Address) -> list[socket.socket]:
+    if isinstance(address, Path):
+        return [_bind_unix(address)]
+    hosts = ["127.0.0.1", "::1"] if address.host == "localhost" else [address.host]
+    bound: list[socket.socket] = []
+    for host in hosts:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            bound.append(_listening(socket.socket(family), (host, address.port)))
+        except OSError as error:
+            if bound:
+                continue  # no IPv6 on this host: 127.0.0.1 is what most mean by localhost
+            raise BindError(f"cannot listen on {address}: {_told(error)}") from error
+    return bound
+
+
+def _listening(sock: socket.socket, address: tuple[str, int]) -> socket.socket:
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    try:
+        sock = bind_unix(path, _UNIX_MODE)
+    except OSError as error:
+        raise BindError(f"cannot listen on {path}: {_told(error)}") from error
+    sock.listen(BACKLOG)
+    return sock
+
+
+def _told(error: OSError) -> str:
+    hints = {
+        errno.EADDRINUSE: " (another process is listening there)",
+        errno.EACCES: " (ports below 1024 need CAP_NET_BIND_SERVICE)",
+        errno.EADDRNOTAVAIL: " (this host does not have that address)",
+    }
+    return f"{error.strerror}{hints.get(error.errno or 0, '')}"

@@ -1,0 +1,222 @@
+"""Runs one target's check for ever: through the link that traffic takes, with a deadline in all."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.contracts import Backend, Endpoint, Finding, Link, Phases, State
+from gateway.errors import LinkLostError, ReachError, Reason
+from gateway.health.verdict import History, Result, Verdict
+from gateway.measure import Histogram, Summary, Tally
+
+log = logging.getLogger(__name__)
+
+_JITTER = 0.05
+_FIRST_SPREAD = 0.2
+"""Seconds over which the first round of checks is spread."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When to check, in seconds; see `check:` in the configuration."""
+
+    interval: float
+    fast_interval: float
+    down_interval: float
+    timeout: float
+    rise: int
+    fall: int
+
+
+class Path(Protocol):
+    """What a check needs of a tunnel's uplink."""
+
+    name: str
+    link: Link | None
+    settled: asyncio.Event
+    watchers: list[Callable[[], None]]
+
+    def describe(self) -> str:
+        """The tunnel's state and its reason, in one line."""
+
+
+async def probe_once(backend: Backend, link: Link, target: Endpoint, timeout: float) -> Result:  # noqa: ASYNC109
+    """One check of one target, within `timeout` seconds.
+
+    Raises:
+        LinkLostError: The link died: this says nothing about the target.
+    """
+    phases = Phases()
+    started = time.perf_counter()
+    finding: Finding | None = None
+    state, reason, detail = State.UP, None, ""
+    try:
+        async with asyncio.timeout(timeout):
+            finding = await backend.probe(link, target, phases)
+        if finding.unprobed:
+            state, detail = State.UNKNOWN, finding.unprobed
+        elif finding.degraded:
+            state, (reason, detail) = State.DEGRADED, finding.degraded
+    except TimeoutError:
+        done = ", ".join(phases.seconds) or "nothing"
+        state, reason, detail = (
+            State.DOWN,
+            Reason.TIMEOUT,
+            f"no answer within {timeout:g} s (got as far as: {done})",
+        )
+    except LinkLostError:
+        raise
+    except ReachError as error:
+        state, reason, detail = State.DOWN, error.reason, error.detail
+    except OSError as error:
+        state, reason, detail = State.DOWN, Reason.RESET, str(error)
+    return Result(
+        at=time.time(),
+        duration=time.perf_counter() - started,
+        state=state,
+        reason=reason,
+        detail=detail,
+        phases=phases.seconds,
+        finding=finding,
+    )
+
+
+class Check:
+    """The check of one target of one backend; a `gateway.contracts.Unit`.
+
+    Args:
+        name: The backend's name.
+        backend: Its kind, which knows how to probe.
+        target: What to probe.
+        path: The uplink it is reached through.
+        schedule: When.
+        changed: Called after each change of the target's state.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        backend: Backend,
+        target: Endpoint,
+        path: Path,
+        schedule: Schedule,
+        changed: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.name = name
+        self.target = target
+        self.schedule = schedule
+        self.verdict = Verdict(schedule.rise, schedule.fall)
+        self.history = History()
+        self.since = time.time()
+        self.last: Result | None = None
+        self.finding = Finding()
+        self.last_success: float | None = None
+        self.attempts = 0
+        self.failures: Tally = Tally()
+        self.duration = Histogram()
+        self.phases: dict[str, Summary] = {}
+        self.started = asyncio.Event()
+        """Set once there is a first result, passed or not."""
+        self.paused = False
+        self._backend = backend
+        self._path = path
+        self._changed = changed
+        self._kick = asyncio.Event()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Check until cancelled."""
+        self._path.watchers.append(self.kick)
+        try:
+            await asyncio.sleep(random.uniform(0, _FIRST_SPREAD))  # noqa: S311 - spread, not a secret
+            while True:
+                self._kick.clear()
+                changed = await self._turn()
+                self.started.set()
+                ready()
+                await self._pause(changed=changed)
+        finally:
+            self._path.watchers.remove(self.kick)
+
+    def kick(self) -> None:
+        """Check now: real traffic failed, or the path changed."""
+        self._kick.set()
+
+    def pause(self) -> None:
+        """Stop checking, and say so, until `resume`."""
+        self.paused = True
+        self.kick()
+
+    def resume(self) -> None:
+        """Check again."""
+        self.paused = False
+        self.kick()
+
+    async def _turn(self) -> bool:
+        """One check, or the reason why there is none; tells whether the state changed."""
+        if self.paused:
+            return self._note(self.verdict.override(State.PAUSED, None, "paused by an operator"))
+        await self._path.settled.wait()
+        link = self._path.link
+        if link is None:
+            return self._blocked()
+        self.attempts += 1
+        try:
+            result = await probe_once(self._backend, link, self.target, self.schedule.timeout)
+        except LinkLostError:
+            self.attempts -= 1  # nothing was learned about the target
+            return self._blocked()
+        self._count(result)
+        return self._note(self.verdict.add(result))
+
+    def _blocked(self) -> bool:
+        return self._note(self.verdict.override(State.BLOCKED, Reason.TUNNEL, self._path.describe()))
+
+    def _count(self, result: Result) -> None:
+        self.last = result
+        self.history.add(result)
+        self.duration.observe(result.duration)
+        for phase, seconds in result.phases.items():
+            self.phases.setdefault(phase, Summary()).observe(seconds)
+        if result.finding is not None:
+            self.finding = result.finding
+        if result.passed:
+            self.last_success = result.at
+        elif result.reason is not None:
+            self.failures[result.reason] += 1
+
+    def _note(self, changed: bool) -> bool:
+        if changed:
+            self.since = time.time()
+            self._changed()
+            verdict = self.verdict
+            extra = {"backend": self.name, "target": str(self.target), "state": str(verdict.state)}
+            if verdict.reason:
+                extra |= {"reason": str(verdict.reason), "detail": verdict.detail}
+            # A blocked target is told by its tunnel already.
+            quiet = verdict.state in (State.UP, State.UNKNOWN, State.PAUSED, State.BLOCKED)
+            log.log(logging.INFO if quiet else logging.WARNING, "target %s", verdict.state, extra=extra)
+        return changed
+
+    async def _pause(self, *, changed: bool) -> None:
+        schedule = self.schedule
+        if self.verdict.state in (State.PAUSED, State.BLOCKED):
+            await self._kick.wait()
+            return
+        if changed or self.verdict.pending:
+            seconds = schedule.fast_interval
+        elif self.verdict.state is State.DOWN:
+            seconds = schedule.down_interval
+        else:
+            seconds = schedule.interval
+        seconds *= random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter, not a secret
+        try:
+            async with asyncio.timeout(seconds):
+                await self._kick.wait()
+        except TimeoutError:
+            return
+        # Kicked by a burst of failures: still not more often than the fast interval allows.
+        await asyncio.sleep(min(schedule.fast_interval, 1.0) * 0.1)

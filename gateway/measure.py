@@ -1,0 +1,69 @@
+"""Plain counters that hot code adds to and that a scrape reads: no metrics library below this line."""
+
+from bisect import bisect_left
+from collections import Counter
+
+LATENCY_BUCKETS = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+"""Upper bounds in seconds: from a round trip on one host to the longest deadline in common use."""
+
+
+class Histogram:
+    """Counts of observations by upper bound, as Prometheus wants them.
+
+    Args:
+        bounds: Upper bounds in seconds, ascending, without the infinite one.
+    """
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...] = LATENCY_BUCKETS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one observation, in seconds."""
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.sum += seconds
+
+    def copy(self) -> "Histogram":
+        """A snapshot that later observations do not change."""
+        other = Histogram(self.bounds)
+        other.counts = self.counts.copy()
+        other.sum = self.sum
+        return other
+
+    @property
+    def count(self) -> int:
+        """How many observations there were."""
+        return sum(self.counts)
+
+    def cumulative(self) -> list[tuple[str, int]]:
+        """`(le, count)` pairs ending with `+Inf`."""
+        total = 0
+        pairs = []
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+            total += count
+            pairs.append(("+Inf" if bound == float("inf") else repr(float(bound)), total))
+        return pairs
+
+
+class Summary:
+    """A sum and a count, for phases that need no buckets."""
+
+    __slots__ = ("count", "sum")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one observation, in seconds."""
+        self.count += 1
+        self.sum += seconds
+
+
+Tally = Counter[str]
+"""Counts by a label of a closed list."""

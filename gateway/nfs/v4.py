@@ -1,0 +1,164 @@
+"""NFSv4.0 (RFC 7530): stateless compounds that look at an export, and the create-and-remove canary."""
+
+from dataclasses import dataclass
+
+from gateway.nfs.rpc import RpcClient
+from gateway.nfs.xdr import Reader, XdrError, opaque, uint
+
+PROGRAM = 100003
+VERSION = 4
+
+_NULL, _COMPOUND = 0, 1
+_ACCESS, _CREATE, _GETATTR, _LOOKUP, _PUTROOTFH, _REMOVE = 3, 6, 9, 15, 24, 28
+_NF4DIR = 2
+_ACCESS_READ, _ACCESS_LOOKUP, _ACCESS_MODIFY, _ACCESS_EXTEND = 0x1, 0x2, 0x4, 0x8
+_FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_FREE, _SPACE_TOTAL = 8, 10, 42, 43, 44
+_MODE = 33
+
+NFS4ERR_PERM, NFS4ERR_NOENT, NFS4ERR_IO, NFS4ERR_ACCESS, NFS4ERR_EXIST = 1, 2, 5, 13, 17
+NFS4ERR_NOTDIR, NFS4ERR_NOSPC, NFS4ERR_ROFS, NFS4ERR_DQUOT = 20, 28, 30, 69
+NFS4ERR_WRONGSEC, NFS4ERR_MINOR_VERS_MISMATCH, NFS4ERR_DELAY = 10016, 10021, 10008
+
+
+class NfsError(Exception):
+    """An operation of a compound failed.
+
+    Args:
+        status: The `nfsstat4` of RFC 7530, section 13.
+        operation: The operation that failed.
+    """
+
+    def __init__(self, status: int, operation: str) -> None:
+        super().__init__(f"{operation}: {_NAMES.get(status, f'nfsstat4 {status}')}")
+        self.status = status
+
+
+_NAMES = {
+    1: "operation not permitted", 2: "no such directory", 5: "input/output error", 13: "permission denied",
+    17: "exists", 20: "not a directory", 28: "no space left", 30: "read-only file system", 69: "quota exceeded",
+    10008: "the server asks to try later", 10016: "the export wants another security flavor",
+    10021: "the server does not speak NFSv4.0",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Export:
+    """What a look at an export tells.
+
+    Args:
+        readable: Whether its directory can be listed.
+        writable: Whether the server would let us create and change files.
+        fsid: The file system's identity.
+        total: Bytes it holds.
+        available: Bytes free for us.
+        lease: Seconds that the server keeps the state of a silent client.
+    """
+
+    readable: bool
+    writable: bool
+    fsid: str
+    total: int
+    available: int
+    lease: int
+
+
+async def null(client: RpcClient) -> None:
+    """The procedure that does nothing: is there an NFSv4 server at all?"""
+    await client.call(_NULL)
+
+
+async def look(client: RpcClient, path: str) -> Export:
+    """Look at the directory `path`, counted from the server's pseudo-root.
+
+    Raises:
+        NfsError: The server says no.
+        RpcError, XdrError, OSError: As `RpcClient.call`.
+    """
+    wanted = _ACCESS_READ | _ACCESS_LOOKUP | _ACCESS_MODIFY | _ACCESS_EXTEND
+    attributes = _bitmap(_FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL)
+    walk = _walk(path)
+    reply = await _compound(client, [*walk, (_ACCESS, uint(wanted)), (_GETATTR, attributes)])
+    for _ in walk:
+        _next(reply)
+    _next(reply)
+    reply.uint()
+    access = reply.uint()
+    _next(reply)
+    present, values = reply.bitmap(), Reader(reply.opaque())
+    fsid, lease, available, total = "", 0, 0, 0
+    for attribute in present:  # in ascending order (RFC 7530, 5.8)
+        if attribute == _FSID:
+            fsid = f"{values.uhyper():x}:{values.uhyper():x}"
+        elif attribute == _LEASE_TIME:
+            lease = values.uint()
+        elif attribute == _SPACE_AVAIL:
+            available = values.uhyper()
+        elif attribute == _SPACE_TOTAL:
+            total = values.uhyper()
+        else:
+            raise XdrError(f"attribute {attribute} was not asked for")
+    return Export(
+        readable=bool(access & (_ACCESS_READ | _ACCESS_LOOKUP)),
+        writable=bool(access & (_ACCESS_MODIFY | _ACCESS_EXTEND)),
+        fsid=fsid,
+        total=total,
+        available=available,
+        lease=lease,
+    )
+
+
+async def create_and_remove(client: RpcClient, path: str, name: str) -> None:
+    """Make the directory `name` in `path` and take it away again; one left over from before is no error.
+
+    Raises:
+        NfsError: The server says no.
+        RpcError, XdrError, OSError: As `RpcClient.call`.
+    """
+    walk = _walk(path)
+    mode = _bitmap(_MODE) + opaque(uint(0o700))
+    create = uint(_NF4DIR) + opaque(name.encode()) + mode
+    try:
+        await _compound(client, [*walk, (_CREATE, create)])
+    except NfsError as error:
+        if error.status != NFS4ERR_EXIST:
+            raise
+    await _compound(client, [*walk, (_REMOVE, opaque(name.encode()))])
+
+
+_Operation = tuple[int, bytes]
+_OPERATION_NAMES = {
+    _ACCESS: "ACCESS", _CREATE: "CREATE", _GETATTR: "GETATTR", _LOOKUP: "LOOKUP", _PUTROOTFH: "PUTROOTFH",
+    _REMOVE: "REMOVE",
+}  # fmt: skip
+
+
+def _walk(path: str) -> list[_Operation]:
+    parts = [part for part in path.split("/") if part]
+    return [(_PUTROOTFH, b""), *((_LOOKUP, opaque(part.encode())) for part in parts)]
+
+
+def _bitmap(*attributes: int) -> bytes:
+    words = [0] * (max(attributes) // 32 + 1)
+    for attribute in attributes:
+        words[attribute // 32] |= 1 << attribute % 32
+    return uint(len(words)) + b"".join(uint(word) for word in words)
+
+
+async def _compound(client: RpcClient, operations: list[_Operation]) -> Reader:
+    """Run operations in order; the reader stands at the first result."""
+    body = b"".join(uint(number) + arguments for number, arguments in operations)
+    reply = await client.call(_COMPOUND, opaque(b"gateway") + uint(0) + uint(len(operations)) + body, identify=True)
+    status = reply.uint()
+    reply.opaque()
+    done = reply.uint()
+    if status != 0:
+        number = operations[min(done, len(operations)) - 1][0] if done else _PUTROOTFH
+        raise NfsError(status, _OPERATION_NAMES[number])
+    return reply
+
+
+def _next(reply: Reader) -> None:
+    """Step over the head of one operation's result."""
+    operation, status = reply.uint(), reply.uint()
+    if status != 0:
+        raise NfsError(status, _OPERATION_NAMES.get(operation, str(operation)))

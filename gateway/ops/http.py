@@ -1,0 +1,192 @@
+"""The HTTP server for health, metrics and status, and the admin server on its unix socket."""
+
+import asyncio
+import contextlib
+import importlib.resources
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from aiohttp import web
+
+from gateway.contracts import Endpoint
+from gateway.errors import GatewayError
+from gateway.ops import health, metrics
+from gateway.ops.view import Service, service_json
+from gateway.relay.sockets import bind_unix
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_PAGE = "page.html"
+_OWNER_ONLY = 0o600
+
+
+class OpsServer:
+    """Answers from memory; no request ever asks a remote.
+
+    Args:
+        service: What to tell about, and to tell.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        # One thread: rendering a large exposition takes tens of milliseconds, which the loop does not have.
+        self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
+        self._rendering: dict[str, asyncio.Future[tuple[bytes, str]]] = {}
+        self._page = importlib.resources.files("gateway.ops.page").joinpath(_PAGE).read_text()
+
+    @contextlib.asynccontextmanager
+    async def serving(self, listen: Endpoint, admin_socket: Path) -> AsyncIterator[Endpoint]:
+        """Serve on both addresses while the context lasts; gives the real HTTP address.
+
+        Raises:
+            GatewayError: An address cannot be listened on.
+        """
+        public, admin = (
+            web.AppRunner(self._public(), access_log=None),
+            web.AppRunner(self._admin(), access_log=None),
+        )
+        admin_bound = False
+        try:
+            await public.setup()
+            await admin.setup()
+            try:
+                await web.TCPSite(public, listen.host, listen.port).start()
+            except OSError as error:
+                raise GatewayError(f"ops.listen: cannot listen on {listen}: {error.strerror}") from error
+            try:
+                admin_socket.parent.mkdir(parents=True, exist_ok=True)
+                await web.SockSite(admin, bind_unix(admin_socket, _OWNER_ONLY)).start()
+                admin_bound = True
+            except OSError as error:
+                raise GatewayError(f"ops.admin_socket: {admin_socket}: {error.strerror}") from error
+            yield Endpoint(*public.addresses[0][:2])
+        finally:
+            await public.cleanup()
+            await admin.cleanup()
+            if admin_bound:
+                admin_socket.unlink(missing_ok=True)  # noqa: ASYNC240 - one call on a local file system
+            self._renderer.shutdown(wait=False)
+
+    def _public(self) -> web.Application:
+        app = web.Application()
+        app.add_routes(self._read_routes())
+        return app
+
+    def _admin(self) -> web.Application:
+        app = web.Application()
+        app.add_routes(
+            [
+                *self._read_routes(),
+                web.post("/-/reload", self._reload),
+                web.post("/-/drain", self._told(self._service.drain, "draining")),
+                web.post("/-/undrain", self._told(self._service.undrain, "ready again")),
+                web.post("/-/shutdown", self._told(self._service.shutdown, "shutting down")),
+                web.post("/-/backends/{name}/pause", self._pause),
+                web.post("/-/backends/{name}/resume", self._pause),
+                web.post("/-/tunnels/{name}/reconnect", self._reconnect),
+            ]
+        )
+        return app
+
+    def _read_routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/livez", self._live),
+            web.get("/healthz", self._live),
+            web.get("/startupz", self._startup),
+            web.get("/readyz", self._ready),
+            web.get("/readyz/{backend}", self._backend_ready),
+            web.get("/health", self._health),
+            web.get("/metrics", self._metrics),
+            web.get("/api/v1/status", self._status),
+            web.get("/api/v1/checks/{name}/history", self._history),
+            web.get("/", self._index),
+        ]
+
+    async def _live(self, _: web.Request) -> web.Response:
+        return web.Response(text="alive\n")
+
+    async def _startup(self, _: web.Request) -> web.Response:
+        done = self._service.view().startup_done
+        return web.Response(status=200 if done else 503, text="started\n" if done else "starting\n")
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        return _answer(health.ready(self._service.view(), *_demands(request)))
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return _answer(health.health(self._service.view(), *_demands(request)), "application/health+json")
+
+    async def _backend_ready(self, request: web.Request) -> web.Response:
+        name = request.match_info["backend"]
+        for backend in self._service.view().backends:
+            if backend.name == name:
+                return _answer(health.backend_ready(backend))
+        return _unknown("backend", name)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        accept = request.headers.get("Accept", "")
+        rendering = self._rendering.get(accept)
+        if rendering is None:
+            loop = asyncio.get_running_loop()
+            rendering = loop.run_in_executor(self._renderer, metrics.render, self._service.view(), accept)
+            self._rendering[accept] = rendering
+            rendering.add_done_callback(lambda _: self._rendering.pop(accept))
+        body, content_type = await asyncio.shield(rendering)
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _status(self, _: web.Request) -> web.Response:
+        return _json(service_json(self._service.view()))
+
+    async def _history(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        found = self._service.history(name)
+        return _unknown("backend", name) if found is None else _json({"backend": name, "targets": found})
+
+    async def _index(self, _: web.Request) -> web.Response:
+        headers = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'"}
+        return web.Response(text=self._page, content_type="text/html", headers=headers)
+
+    async def _reload(self, _: web.Request) -> web.Response:
+        try:
+            return _json({"status": "done", "detail": await self._service.reload()})
+        except GatewayError as error:
+            return _json({"status": "failed", "detail": str(error)}, status=422)
+
+    def _told(self, act: Callable[[], None], said: str) -> _Handler:
+        async def handler(_: web.Request) -> web.StreamResponse:
+            act()
+            return _json({"status": "done", "detail": said})
+
+        return handler
+
+    async def _pause(self, request: web.Request) -> web.Response:
+        name, paused = request.match_info["name"], request.path.endswith("/pause")
+        if not self._service.pause(name, paused=paused):
+            return _unknown("backend", name)
+        return _json({"status": "done", "detail": f"{name} is {'paused' if paused else 'checked again'}"})
+
+    async def _reconnect(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if not self._service.reconnect(name):
+            return _unknown("tunnel", name)
+        return _json({"status": "done", "detail": f"{name} reconnects"})
+
+
+def _demands(request: web.Request) -> tuple[list[str], int]:
+    require = [name for text in request.query.getall("require", []) for name in text.split(",") if name]
+    text = request.query.get("min-ready", "0")
+    if not text.isdigit():
+        raise web.HTTPBadRequest(text=f"min-ready={text}: must be a whole number\n")
+    return require, int(text)
+
+
+def _answer(answer: health.Answer, content_type: str = "application/json") -> web.Response:
+    return _json(answer.body, status=answer.status, content_type=content_type)
+
+
+def _json(body: object, *, status: int = 200, content_type: str = "application/json") -> web.Response:
+    return web.Response(text=json.dumps(body, indent=1) + "\n", status=status, content_type=content_type)
+
+
+def _unknown(what: str, name: str) -> web.Response:
+    return _json({"status": "unknown", "detail": f"there is no {what} {name!r}"}, status=404)

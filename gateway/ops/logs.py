@@ -1,0 +1,48 @@
+"""Structured logs: JSON for machines, readable lines on a terminal; the only room with structlog."""
+
+import logging
+import sys
+
+import structlog
+
+
+def configure(level: str, fmt: str) -> None:
+    """Send every log record to standard error.
+
+    Args:
+        level: The least severe to show: `debug`, `info`, `warning` or `error`.
+        fmt: `text`, `json`, or `auto`: text on a terminal.
+    """
+    text = fmt == "text" or (fmt == "auto" and sys.stderr.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if text else "iso", utc=not text),
+    ]
+    last: list[structlog.typing.Processor] = (
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        if text
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _short_logger, *last],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    # Libraries speak up only when something is wrong: our own edges tell the rest.
+    for name in ("asyncssh", "aiohttp", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.captureWarnings(capture=True)
+
+
+def _short_logger(
+    logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    del logger, method
+    event["logger"] = str(event.get("logger", "")).removeprefix("gateway.")
+    return event

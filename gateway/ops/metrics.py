@@ -1,0 +1,169 @@
+"""Prometheus metrics, made from a view at each scrape: what is gone from the configuration is gone here too."""
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, disable_created_metrics
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from gateway.contracts import State, TunnelState
+from gateway.ops.view import BackendView, ServiceView, TargetView, TunnelView
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+_USABLE = (State.UP, State.DEGRADED)
+
+
+def render(view: ServiceView, accept: str) -> tuple[bytes, str]:
+    """The whole exposition and its content type, in the format that `accept` asks for."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_ViewCollector(view))
+    encoder, content_type = choose_encoder(accept)
+    return encoder(registry), content_type
+
+
+class _ViewCollector(Collector):
+    def __init__(self, view: ServiceView) -> None:
+        self._view = view
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        view = self._view
+        yield from _service(view)
+        yield from _tunnels(view.tunnels)
+        yield from _backends(view.backends)
+        yield from _checks([(backend, target) for backend in view.backends for target in backend.targets])
+
+
+def _service(view: ServiceView) -> Iterator[Metric]:
+    build = GaugeMetricFamily("gateway_build_info", "What is running.", labels=["version", "python_version"])
+    build.add_metric([view.version, view.python_version], 1)
+    yield build
+    yield GaugeMetricFamily(
+        "gateway_config_last_reload_successful",
+        "Whether the last attempt to load the configuration worked.",
+        value=float(view.reload_successful),
+    )
+    yield GaugeMetricFamily(
+        "gateway_config_last_reload_success_timestamp_seconds",
+        "When the configuration was last loaded.",
+        value=view.reload_success_at,
+    )
+    lag = HistogramMetricFamily("gateway_event_loop_lag_seconds", "How late the event loop runs its timers.")
+    lag.add_metric([], view.loop_lag.cumulative(), view.loop_lag.sum)
+    yield lag
+
+
+def _tunnels(tunnels: list[TunnelView]) -> Iterator[Metric]:
+    up = GaugeMetricFamily("gateway_tunnel_up", "Whether the tunnel is open.", labels=["tunnel"])
+    state = GaugeMetricFamily("gateway_tunnel_state", "1 for what the tunnel is doing.", labels=["tunnel", "state"])
+    connects = CounterMetricFamily("gateway_tunnel_connects", "Times the tunnel was opened.", labels=["tunnel"])
+    failures = CounterMetricFamily(
+        "gateway_tunnel_failures",
+        "Times the tunnel failed or was lost, by reason.",
+        labels=["tunnel", "reason"],
+    )
+    rtt = GaugeMetricFamily(
+        "gateway_tunnel_rtt_seconds", "Last round trip to the far side of the tunnel.", labels=["tunnel"]
+    )
+    opened = HistogramMetricFamily(
+        "gateway_channel_open_duration_seconds",
+        "From dialling a target to a usable channel.",
+        labels=["tunnel"],
+    )
+    for each in tunnels:
+        up.add_metric([each.name], float(each.state in (TunnelState.UP, TunnelState.SUSPECT)))
+        for value in TunnelState:
+            state.add_metric([each.name, value], float(value is each.state))
+        connects.add_metric([each.name], each.connects)
+        for reason, count in each.failures.items():
+            failures.add_metric([each.name, reason], count)
+        if each.rtt is not None:
+            rtt.add_metric([each.name], each.rtt)
+        opened.add_metric([each.name], each.channel_open.cumulative(), each.channel_open.sum)
+    yield from (up, state, connects, failures, rtt, opened)
+
+
+def _backends(backends: list[BackendView]) -> Iterator[Metric]:
+    up = GaugeMetricFamily("gateway_backend_up", "Whether new clients reach the backend.", labels=["backend"])
+    state = GaugeMetricFamily("gateway_backend_state", "1 for the backend's state.", labels=["backend", "state"])
+    active = GaugeMetricFamily(
+        "gateway_connections_active", "Clients that are connected or waiting.", labels=["backend"]
+    )
+    total = CounterMetricFamily("gateway_connections", "Clients accepted.", labels=["backend"])
+    rejected = CounterMetricFamily(
+        "gateway_connections_rejected", "Clients turned away, by reason.", labels=["backend", "reason"]
+    )
+    resets = CounterMetricFamily(
+        "gateway_connections_reset",
+        "Connections that ended in a reset, by reason.",
+        labels=["backend", "reason"],
+    )
+    moved = CounterMetricFamily("gateway_connection_bytes", "Bytes moved.", labels=["backend", "direction"])
+    latency = HistogramMetricFamily(
+        "gateway_response_latency_seconds",
+        "From a request's last byte to its answer's first, in real traffic.",
+        labels=["backend"],
+    )
+    for each in backends:
+        up.add_metric([each.name], float(each.state in _USABLE))
+        for value in State:
+            state.add_metric([each.name, value], float(value is each.state))
+        active.add_metric([each.name], each.connections)
+        total.add_metric([each.name], each.connections_total)
+        for reason, count in each.rejected.items():
+            rejected.add_metric([each.name, reason], count)
+        for reason, count in each.resets.items():
+            resets.add_metric([each.name, reason], count)
+        moved.add_metric([each.name, "to_backend"], each.to_backend)
+        moved.add_metric([each.name, "from_backend"], each.from_backend)
+        latency.add_metric([each.name], each.latency.cumulative(), each.latency.sum)
+    yield from (up, state, active, total, rejected, resets, moved, latency)
+
+
+def _checks(checks: list[tuple[BackendView, TargetView]]) -> Iterator[Metric]:
+    names = ["backend", "target"]
+    up = GaugeMetricFamily("gateway_check_up", "Whether the target can be used.", labels=names)
+    attempts = CounterMetricFamily("gateway_check_attempts", "Checks made.", labels=names)
+    failures = CounterMetricFamily(
+        "gateway_check_failures", "Checks that failed, by reason.", labels=[*names, "reason"]
+    )
+    duration = HistogramMetricFamily("gateway_check_duration_seconds", "How long checks took.", labels=names)
+    phases = SummaryMetricFamily(
+        "gateway_check_phase_duration_seconds",
+        "How long each part of a check took.",
+        labels=[*names, "phase"],
+    )
+    last = GaugeMetricFamily(
+        "gateway_check_last_success_timestamp_seconds", "When a check last succeeded.", labels=names
+    )
+    read_only = GaugeMetricFamily("gateway_database_read_only", "Whether the database refuses writes.", labels=names)
+    lag = GaugeMetricFamily("gateway_database_replication_lag_seconds", "How far a replica is behind.", labels=names)
+    space = GaugeMetricFamily("gateway_nfs_space_bytes", "Space of the export.", labels=[*names, "kind"])
+    for backend, target in checks:
+        labels = [backend.name, target.target]
+        up.add_metric(labels, float(target.state in _USABLE))
+        attempts.add_metric(labels, target.attempts)
+        for reason, count in target.failures.items():
+            failures.add_metric([*labels, reason], count)
+        duration.add_metric(labels, target.duration.cumulative(), target.duration.sum)
+        for phase, (count, seconds) in target.phases.items():
+            phases.add_metric([*labels, phase], count, seconds)
+        if target.last_success is not None:
+            last.add_metric(labels, target.last_success)
+        if target.read_only is not None and target.role is not None:
+            read_only.add_metric(labels, float(target.read_only))
+        if target.lag is not None:
+            lag.add_metric(labels, target.lag)
+        for kind, size in target.space.items():
+            space.add_metric([*labels, kind], size)
+    yield from (up, attempts, failures, duration, phases, last, read_only, lag, space)

@@ -1,0 +1,1 @@
+"""The status page, one self-contained file."""

@@ -1,0 +1,1 @@
+"""Moving bytes between plain sockets: readiness, socket options, and the straight relay."""

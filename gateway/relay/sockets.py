@@ -1,0 +1,82 @@
+"""What every socket of ours gets: no Nagle, dead-peer detection, a reset that is a reset."""
+
+import errno
+import os
+import socket
+import stat
+import struct
+from pathlib import Path
+
+_LINGER_NOW = struct.pack("ii", 1, 0)
+KEEPALIVE_IDLE = 30
+KEEPALIVE_INTERVAL = 10
+KEEPALIVE_COUNT = 3
+USER_TIMEOUT_MS = 60_000
+"""After this long without an acknowledgement the kernel gives a peer up (RFC 5482)."""
+
+
+def tune(sock: socket.socket) -> None:
+    """Make `sock` non-blocking; on TCP, switch Nagle off and dead-peer detection on."""
+    sock.setblocking(False)
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close `sock` with a TCP reset, so that the peer sees a failure and never a clean end."""
+    if sock.fileno() < 0:
+        return
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOW)
+    sock.close()
+
+
+def shut_write(sock: socket.socket) -> None:
+    """Send the end of our stream; a peer that is gone already is no error."""
+    try:
+        sock.shutdown(socket.SHUT_WR)
+    except OSError:
+        return
+
+
+def bind_unix(path: Path, mode: int) -> socket.socket:
+    """A non-blocking unix socket bound at `path` with these permissions from its first moment.
+
+    A socket that a dead process left behind is replaced.
+
+    Raises:
+        OSError: Something else is there, another process listens, or the folder is not writable.
+    """
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o777 & ~mode)
+    try:
+        sock.setblocking(False)
+        sock.bind(str(path))
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        os.umask(before)
+    return sock
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        kind = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(kind):
+        raise FileExistsError(errno.EEXIST, "exists and is no socket", str(path))
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise OSError(errno.EADDRINUSE, "another process is listening there", str(path))

@@ -1,0 +1,257 @@
+"""The straight relay: two plain sockets, no task, no copy that is not needed.
+
+Small messages go through one shared buffer by `recv_into` and `send`. A direction that fills the buffer twice
+in a row is bulk, and moves on to `splice` through a pipe, where the bytes never enter this process.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+import time
+
+from gateway.contracts import Ending
+from gateway.measure import Histogram
+from gateway.relay.readiness import GONE, READ, WRITE, Handler, Readiness, readiness
+from gateway.relay.sockets import reset, shut_write
+
+_BUFFER = bytearray(256 * 1024)
+_VIEW = memoryview(_BUFFER)
+_PIPE_SIZE = 1 << 20
+_SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+_BULK_READ = 64 * 1024
+_BULK_AFTER = 2
+
+
+class _Direction:
+    """One way of a relay: from `source` to `sink`."""
+
+    __slots__ = ("bulk", "held", "moved", "piped", "pipes", "read_done", "sink", "source", "written_done")
+
+    def __init__(self, source: socket.socket, sink: socket.socket) -> None:
+        self.source = source
+        self.sink = sink
+        self.held: memoryview | None = None
+        self.piped = 0
+        self.pipes: tuple[int, int] | None = None
+        self.bulk = 0
+        self.moved = 0
+        self.read_done = False
+        self.written_done = False
+
+    @property
+    def full(self) -> bool:
+        return self.held is not None or self.piped > 0
+
+    def pump(self) -> None:
+        """Read what there is once, and write what the sink takes.
+
+        Raises:
+            BlockingIOError: The source has nothing.
+            _GoneError: That socket is gone.
+        """
+        if self.bulk >= _BULK_AFTER:
+            self._splice_in()
+            return
+        try:
+            count = self.source.recv_into(_BUFFER)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise _GoneError(self.source) from error
+        if count == 0:
+            self.end()
+            return
+        self.moved += count
+        self.bulk = self.bulk + 1 if count >= _BULK_READ else 0
+        sent = self._send(_VIEW[:count])
+        if sent < count:
+            self.held = memoryview(bytes(_VIEW[sent:count]))
+
+    def drain(self) -> None:
+        """Write what is held, as far as the sink takes it."""
+        if self.held is not None:
+            sent = self._send(self.held)
+            self.held = self.held[sent:] if sent < len(self.held) else None
+        while self.piped and self.pipes:
+            try:
+                self.piped -= os.splice(self.pipes[0], self.sink.fileno(), self.piped, flags=_SPLICE_FLAGS)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                raise _GoneError(self.sink) from error
+        if self.read_done and not self.full:
+            self._finish()
+
+    def end(self) -> None:
+        """The source has said everything."""
+        self.read_done = True
+        if not self.full:
+            self._finish()
+
+    def close(self) -> None:
+        if self.pipes:
+            for fd in self.pipes:
+                os.close(fd)
+            self.pipes = None
+
+    def _finish(self) -> None:
+        if not self.written_done:
+            self.written_done = True
+            shut_write(self.sink)
+
+    def _send(self, data: memoryview) -> int:
+        try:
+            return self.sink.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise _GoneError(self.sink) from error
+
+    def _splice_in(self) -> None:
+        if self.pipes is None:
+            self.pipes = _pipe()
+            if self.pipes is None:
+                self.bulk = -(1 << 30)  # no descriptors to spare: copy for the rest of this connection
+                return
+        try:
+            count = os.splice(self.source.fileno(), self.pipes[1], _PIPE_SIZE, flags=_SPLICE_FLAGS)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise _GoneError(self.source) from error
+        if count == 0:
+            self.end()
+            return
+        self.moved += count
+        self.piped += count
+        if count < _BULK_READ:
+            self.bulk = 0
+        self.drain()
+
+
+class _GoneError(Exception):
+    """A socket failed; carries which."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__()
+        self.sock = sock
+
+
+def _pipe() -> tuple[int, int] | None:
+    try:
+        pipes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with contextlib.suppress(OSError):  # the user's pipe budget is used up; the default size still works
+        fcntl.fcntl(pipes[1], fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+    return pipes
+
+
+class StraightRelay:
+    """Joins a client to a backend socket and owns both; see `gateway.contracts.Relay`.
+
+    Args:
+        client: The accepted socket, non-blocking.
+        backend: The dialled socket, non-blocking.
+        latency: Where to count response latency.
+    """
+
+    __slots__ = (
+        "_asked", "_back", "_backend", "_backend_mask", "_client", "_client_mask", "_forth", "_latency",
+        "_ready", "ended", "last_active",
+    )  # fmt: skip
+
+    def __init__(self, client: socket.socket, backend: socket.socket, latency: Histogram) -> None:
+        self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self.last_active = time.monotonic()
+        self._client = client
+        self._backend = backend
+        self._forth = _Direction(client, backend)
+        self._back = _Direction(backend, client)
+        self._latency = latency
+        self._asked = 0.0
+        self._ready: Readiness = readiness()
+        self._client_mask = self._backend_mask = READ
+        self._ready.add(client.fileno(), self._on_client, READ)
+        self._ready.add(backend.fileno(), self._on_backend, READ)
+
+    @property
+    def to_backend(self) -> int:
+        """Bytes read from the client."""
+        return self._forth.moved
+
+    @property
+    def from_backend(self) -> int:
+        """Bytes read from the backend."""
+        return self._back.moved
+
+    def abort(self, ending: Ending) -> None:
+        """Reset both ends now."""
+        if self.ended.done():
+            return
+        self._release()
+        reset(self._client)
+        reset(self._backend)
+        self.ended.set_result(ending)
+
+    def _on_client(self, event: int) -> None:
+        self.last_active = time.monotonic()
+        if event & ~WRITE and self._client_mask & READ:
+            self._asked = self.last_active
+        self._on_event(event, self._client_mask, self._forth, self._back)
+
+    def _on_backend(self, event: int) -> None:
+        self.last_active = now = time.monotonic()
+        if event & ~WRITE and self._asked:
+            self._latency.observe(now - self._asked)
+            self._asked = 0.0
+        self._on_event(event, self._backend_mask, self._back, self._forth)
+
+    def _on_event(self, event: int, mask: int, reads: _Direction, writes: _Direction) -> None:
+        """One of the two sockets is ready: `reads` takes from it, `writes` gives to it."""
+        try:
+            if event & (WRITE | GONE) and writes.full:
+                writes.drain()
+            if event & ~WRITE and mask & READ:
+                reads.pump()
+        except BlockingIOError:
+            pass
+        except _GoneError as gone:
+            self.abort(Ending.CLIENT_RESET if gone.sock is self._client else Ending.BACKEND_RESET)
+            return
+        self._settle()
+
+    def _settle(self) -> None:
+        forth, back = self._forth, self._back
+        if forth.written_done and back.written_done:
+            self._release()
+            self._client.close()
+            self._backend.close()
+            self.ended.set_result(Ending.FINISHED)
+            return
+        self._client_mask = self._wait_for(self._client, self._on_client, self._client_mask, _mask(forth, back))
+        self._backend_mask = self._wait_for(self._backend, self._on_backend, self._backend_mask, _mask(back, forth))
+
+    def _wait_for(self, sock: socket.socket, handler: Handler, old: int, new: int) -> int:
+        # A socket that nothing is wanted from leaves epoll altogether: it reports a hang-up whatever the mask.
+        if new == old:
+            pass
+        elif new == 0:
+            self._ready.remove(sock.fileno())
+        elif old == 0:
+            self._ready.add(sock.fileno(), handler, new)
+        else:
+            self._ready.modify(sock.fileno(), new)
+        return new
+
+    def _release(self) -> None:
+        self._client_mask = self._wait_for(self._client, self._on_client, self._client_mask, 0)
+        self._backend_mask = self._wait_for(self._backend, self._on_backend, self._backend_mask, 0)
+        self._forth.close()
+        self._back.close()
+
+
+def _mask(reads: _Direction, writes: _Direction) -> int:
+    return (0 if reads.read_done or reads.full else READ) | (WRITE if writes.full else 0)

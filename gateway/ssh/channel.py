@@ -1,0 +1,222 @@
+"""One client joined to one SSH channel of asyncssh's own: the relay that works with every cipher."""
+
+import asyncio
+import socket
+import time
+from typing import cast
+
+import asyncssh
+
+from gateway.contracts import Ending
+from gateway.measure import Histogram
+from gateway.relay.readiness import GONE, READ, WRITE, readiness
+from gateway.relay.sockets import reset, shut_write
+
+WINDOW = 2 * 1024 * 1024
+"""What the far side may send ahead, per channel: the bound on what a slow client makes us hold (RFC 4254, 5.2)."""
+MAX_PACKET = 32 * 1024
+_READ_SIZE = 64 * 1024
+_SEND_AHEAD = 256 * 1024
+
+
+class ChannelRelay(asyncssh.SSHTCPSession[bytes]):
+    """Pumps between a client socket and a channel; see `gateway.contracts.Relay`.
+
+    asyncssh calls it as the channel's session; nothing it does there may raise, or the whole SSH connection
+    would end. It owns the client only from `attach` on.
+
+    Args:
+        latency: Where to count response latency.
+    """
+
+    def __init__(self, latency: Histogram) -> None:
+        self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self.last_active = time.monotonic()
+        self.to_backend = 0
+        self.from_backend = 0
+        self._latency = latency
+        self._asked = 0.0
+        self._ready = readiness()
+        self._client: socket.socket | None = None
+        self._channel: asyncssh.SSHTCPChannel[bytes] | None = None
+        self._mask = 0
+        self._held = bytearray()
+        self._channel_full = False
+        self._client_done = False
+        self._backend_done = False
+        self._lost: Exception | None = None
+        self._closed = False
+
+    def attach(self, client: socket.socket) -> None:
+        """Take over `client` and start: the channel is open."""
+        self._client = client
+        if self._channel is None or self._closed:
+            self._channel_closed()
+            return
+        self._channel.resume_reading()
+        self._update()
+
+    def abort(self, ending: Ending) -> None:
+        """Reset the client and close the channel now."""
+        if self.ended.done():
+            return
+        self._release(hard=True)
+        if self._channel is not None:
+            self._channel.abort()
+        self.ended.set_result(ending)
+
+    # What asyncssh calls.
+
+    def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
+        """The channel is open; nothing is read from it before there is a client."""
+        chan.set_write_buffer_limits(high=_SEND_AHEAD)
+        chan.pause_reading()
+        self._channel = chan
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        """Bytes from the backend."""
+        del datatype
+        client = self._client
+        if client is None or self.ended.done():
+            return
+        self.last_active = now = time.monotonic()
+        if self._asked:
+            self._latency.observe(now - self._asked)
+            self._asked = 0.0
+        self.from_backend += len(data)
+        if not self._held:
+            try:
+                sent = client.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.abort(Ending.CLIENT_RESET)
+                return
+            if sent == len(data):
+                return
+            data = data[sent:]
+            cast("asyncssh.SSHTCPChannel[bytes]", self._channel).pause_reading()
+        self._held += data
+        self._update()
+
+    def eof_received(self) -> bool:
+        """The backend has said everything; the other direction stays open."""
+        self._backend_done = True
+        if not self._held:
+            self._pass_backend_end()
+        return True
+
+    def pause_writing(self) -> None:
+        """The channel's window is used up."""
+        self._channel_full = True
+        self._update()
+
+    def resume_writing(self) -> None:
+        """The channel takes bytes again."""
+        self._channel_full = False
+        self._update()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The channel is closed, or the SSH connection under it is lost."""
+        self._closed = True
+        self._lost = exc
+        if self._client is not None and (exc is not None or not self._held):
+            self._channel_closed()
+
+    # What the client's socket does.
+
+    def _on_client(self, event: int) -> None:
+        if event & (WRITE | GONE) and self._held:
+            self._drain()
+        if event & ~WRITE and self._mask & READ and not self.ended.done():
+            self._read()
+        self._update()
+
+    def _read(self) -> None:
+        client, channel = self._client, self._channel
+        if client is None or channel is None:
+            return
+        try:
+            data = client.recv(_READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.abort(Ending.CLIENT_RESET)
+            return
+        self.last_active = time.monotonic()
+        if not data:
+            self._client_done = True
+            channel.write_eof()
+            self._finish_if_done()
+            return
+        self._asked = self.last_active
+        self.to_backend += len(data)
+        channel.write(data)
+
+    def _drain(self) -> None:
+        client = self._client
+        if client is None:
+            return
+        try:
+            sent = client.send(self._held)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.abort(Ending.CLIENT_RESET)
+            return
+        self.last_active = time.monotonic()
+        del self._held[:sent]
+        if self._held:
+            return
+        if self._closed:
+            self._channel_closed()
+        elif self._backend_done:
+            self._pass_backend_end()
+        elif self._channel is not None:
+            self._channel.resume_reading()
+
+    def _pass_backend_end(self) -> None:
+        if self._client is not None:
+            shut_write(self._client)
+            self._finish_if_done()
+
+    def _finish_if_done(self) -> None:
+        if self._client_done and self._backend_done and not self._held and self._channel is not None:
+            self._channel.close()
+
+    def _channel_closed(self) -> None:
+        """Nothing more comes: a clean end where the backend ended, a reset where the path broke."""
+        if self.ended.done():
+            return
+        clean = self._lost is None and (self._backend_done or self._client_done)
+        self._release(hard=not clean)
+        broken = Ending.BACKEND_RESET if self._lost is None else Ending.LINK_LOST
+        self.ended.set_result(Ending.FINISHED if clean else broken)
+
+    def _update(self) -> None:
+        if self._client is None or self.ended.done():
+            return
+        reading = not (self._client_done or self._channel_full or self._closed)
+        mask = (READ if reading else 0) | (WRITE if self._held else 0)
+        # A socket that nothing is wanted from leaves epoll altogether: it reports a hang-up whatever the mask.
+        if mask == self._mask:
+            return
+        if mask == 0:
+            self._ready.remove(self._client.fileno())
+        elif self._mask == 0:
+            self._ready.add(self._client.fileno(), self._on_client, mask)
+        else:
+            self._ready.modify(self._client.fileno(), mask)
+        self._mask = mask
+
+    def _release(self, *, hard: bool) -> None:
+        if self._client is None:
+            return
+        if self._mask:
+            self._ready.remove(self._client.fileno())
+            self._mask = 0
+        if hard:
+            reset(self._client)
+        else:
+            self._client.close()
+        self._held.clear()

@@ -1,0 +1,81 @@
+"""One SSH connection over a socket that somebody else opened."""
+
+import asyncio
+import socket
+
+import asyncssh
+
+from gateway.contracts import Progress, TunnelState
+from gateway.errors import Reason, TunnelError
+from gateway.ssh import credentials, hostkeys
+from gateway.ssh.options import SshOptions
+
+
+async def connect(options: SshOptions, sock: socket.socket, progress: Progress) -> asyncssh.SSHClientConnection:
+    """Exchange keys and log in over `sock`, which the connection owns from then on.
+
+    Raises:
+        TunnelError: With the reason; fatal where only a person can mend it.
+    """
+    try:
+        verifier = hostkeys.Verifier(options)
+        trusted = hostkeys.trusted(options)
+        login = await asyncio.to_thread(credentials.login, options)
+    except BaseException:
+        sock.close()
+        raise
+    progress(TunnelState.AUTHENTICATING)
+    try:
+        async with asyncio.timeout(options.login_timeout):
+            return await asyncssh.connect(
+                options.host,
+                options.port,
+                sock=sock,
+                config=None,
+                client_factory=lambda: verifier,
+                known_hosts=trusted,
+                host_key_alias=options.host_key_alias,
+                x509_trusted_certs=None,
+                encryption_algs=list(options.ciphers),
+                compression_algs=["none"],
+                login_timeout=0,
+                keepalive_interval=options.keepalive.interval,
+                keepalive_count_max=options.keepalive.count,
+                **login,
+            )
+    except TimeoutError as error:
+        sock.close()
+        raise TunnelError(Reason.TIMEOUT, f"no login within {options.login_timeout:g} s (login_timeout)") from error
+    except (asyncssh.Error, OSError, ValueError) as error:
+        sock.close()
+        raise _explain(error, options, verifier) from error
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _explain(error: Exception, options: SshOptions, verifier: hostkeys.Verifier) -> TunnelError:
+    where = str(options.endpoint)
+    match error:
+        case asyncssh.HostKeyNotVerifiable():
+            offered = f" (it offers {verifier.offered})" if verifier.offered else ""
+            return TunnelError(Reason.HOST_KEY, f"{where}: {error.reason}{offered}", fatal=True)
+        case asyncssh.PermissionDenied():
+            return TunnelError(Reason.AUTH, f"{options.user}@{where}: {error.reason}", fatal=True)
+        case asyncssh.KeyExchangeFailed() | asyncssh.ProtocolNotSupported():
+            return TunnelError(Reason.PROTOCOL, f"{where}: {error.reason}", fatal=True)
+        case asyncssh.DisconnectError() if error.code == asyncssh.DISC_TOO_MANY_CONNECTIONS:
+            return TunnelError(Reason.TOO_MANY_CONNECTIONS, f"{where}: {error.reason}")
+        case asyncssh.DisconnectError() if error.code in _LOGIN_REFUSED or "authentication" in error.reason:
+            return TunnelError(Reason.AUTH, f"{options.user}@{where}: {error.reason}", fatal=True)
+        case asyncssh.ConnectionLost() | OSError():
+            return TunnelError(Reason.RESET, f"{where}: {error}")
+        case _:
+            return TunnelError(Reason.PROTOCOL, f"{where}: {error}")
+
+
+_LOGIN_REFUSED = {
+    asyncssh.DISC_HOST_NOT_ALLOWED_TO_CONNECT,
+    asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE,
+    asyncssh.DISC_ILLEGAL_USER_NAME,
+}

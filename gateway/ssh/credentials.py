@@ -1,0 +1,77 @@
+"""Private keys, certificates and passphrases, read at each connect so that they can rotate."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+from gateway.errors import Reason, TunnelError
+from gateway.ssh.options import SshOptions
+
+
+def check_private(path: Path) -> None:
+    """Refuse a private key that others can read, as OpenSSH does.
+
+    A file that belongs to somebody else (a mounted secret) may be readable by its group, never by everybody.
+
+    Raises:
+        TunnelError: With the command that mends it; fatal.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise TunnelError(Reason.AUTH, f"{path}: {error.strerror}", fatal=True) from error
+    ours = status.st_uid == os.geteuid()
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & (0o077 if ours else 0o007):
+        remedy = f"chmod 600 {path}" if ours else "mount it with mode 0400 (or 0440 for its group)"
+        raise TunnelError(
+            Reason.AUTH,
+            f"{path}: the private key is readable by others (mode {mode:04o}): {remedy}",
+            fatal=True,
+        )
+
+
+def login(options: SshOptions) -> dict[str, Any]:
+    """The arguments for `asyncssh.connect` that prove who we are.
+
+    Raises:
+        TunnelError: A file is missing, readable by others, encrypted without a passphrase, or no key; fatal.
+    """
+    passphrase = _read("passphrase_file", options.passphrase.reveal) if options.passphrase else None
+    keys: list[Any] = []
+    for path in options.identity_files:
+        check_private(path)
+        try:
+            keys.extend(asyncssh.load_keypairs([str(path)], passphrase))
+        except asyncssh.KeyEncryptionError as error:
+            raise TunnelError(
+                Reason.AUTH, f"{path}: the key cannot be decrypted: check passphrase_file", fatal=True
+            ) from error
+        except (asyncssh.KeyImportError, OSError) as error:
+            hint = "" if passphrase else " (an encrypted key needs passphrase_file)"
+            raise TunnelError(Reason.AUTH, f"{path}: {error}{hint}", fatal=True) from error
+    if options.certificate_files:
+        try:
+            certificates = asyncssh.load_certificates([str(path) for path in options.certificate_files])
+            keys = list(asyncssh.load_keypairs(keys, passphrase, certificates))
+        except (asyncssh.KeyImportError, OSError, ValueError) as error:
+            raise TunnelError(Reason.AUTH, f"certificate_files: {error}", fatal=True) from error
+    return {
+        "username": options.user,
+        "client_keys": keys or None,
+        "password": _read("password_file", options.password.reveal) if options.password else None,
+        "agent_path": str(options.agent) if options.agent else None,
+        "agent_forwarding": False,
+        "disable_trivial_auth": True,
+        "gss_host": None,
+    }
+
+
+def _read(key: str, reveal: Any) -> str:
+    try:
+        return str(reveal())
+    except OSError as error:
+        raise TunnelError(Reason.AUTH, f"{key}: {error.filename}: {error.strerror}", fatal=True) from error

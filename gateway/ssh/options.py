@@ -1,0 +1,103 @@
+"""What a configuration may say about an SSH tunnel."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.contracts import Duration, Endpoint, Secret
+
+CIPHERS = (
+    "aes128-gcm@openssh.com",
+    "aes256-gcm@openssh.com",
+    "chacha20-poly1305@openssh.com",
+    "aes256-ctr",
+    "aes192-ctr",
+    "aes128-ctr",
+)
+"""In order of preference: AES-GCM is several times faster than the rest on any processor with AES."""
+
+
+@dataclass(frozen=True)
+class Keepalive:
+    """When a silent SSH connection is asked, and given up.
+
+    Args:
+        interval: Silence before a keepalive request.
+        count: Unanswered requests before the connection counts as lost.
+    """
+
+    interval: Duration = Duration(5.0)
+    count: int = 3
+
+
+@dataclass(frozen=True)
+class Connections:
+    """How many SSH connections a tunnel keeps.
+
+    Args:
+        min: Kept open always.
+        max: Opened at most, when the open ones carry many channels.
+    """
+
+    min: int = 1
+    max: int = 8
+
+
+@dataclass(frozen=True)
+class SshOptions:
+    """An SSH server that tunnels for us.
+
+    Args:
+        host: Name or address of the server, as its `via` tunnel sees it.
+        user: The user to log in as.
+        port: TCP port of the server.
+        identity_files: Private keys, tried in order; a certificate beside a key (`KEY-cert.pub`) is used too.
+        certificate_files: OpenSSH certificates for these keys, where they lie elsewhere.
+        passphrase: Opens encrypted private keys.
+        password: Password login, for servers that ask for nothing better.
+        agent: Path of an SSH agent's socket, such as `${SSH_AUTH_SOCK}`.
+        known_hosts: Files in OpenSSH's format; `@cert-authority` and `@revoked` lines count.
+        host_keys: Keys pinned here: `ssh-ed25519 AAAA…` or a fingerprint `SHA256:…`.
+        host_key_alias: The name to look up in `known_hosts` instead of `host`.
+        insecure_host_key: Accept any host key: whoever is on the path can read and change everything.
+        ciphers: Encryption algorithms in order of preference.
+        connect_timeout: For the TCP connection.
+        login_timeout: For key exchange and authentication.
+        dial_timeout: For a channel to a target.
+        keepalive: Detection of a dead connection.
+        connections: Size of the pool.
+    """
+
+    host: str
+    user: str
+    port: int = 22
+    identity_files: tuple[Path, ...] = ()
+    certificate_files: tuple[Path, ...] = ()
+    passphrase: Secret | None = None
+    password: Secret | None = None
+    agent: Path | None = None
+    known_hosts: tuple[Path, ...] = ()
+    host_keys: tuple[str, ...] = ()
+    host_key_alias: str | None = None
+    insecure_host_key: bool = False
+    ciphers: tuple[str, ...] = CIPHERS
+    connect_timeout: Duration = Duration(10.0)
+    login_timeout: Duration = Duration(15.0)
+    dial_timeout: Duration = Duration(10.0)
+    keepalive: Keepalive = field(default_factory=Keepalive)
+    connections: Connections = field(default_factory=Connections)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the server listens."""
+        return Endpoint(self.host, self.port)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file the tunnel reads when it connects."""
+        secrets = (self.passphrase, self.password)
+        return (
+            *self.identity_files,
+            *self.certificate_files,
+            *self.known_hosts,
+            *(secret.path for secret in secrets if secret and secret.path),
+        )

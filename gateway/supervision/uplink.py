@@ -1,0 +1,175 @@
+"""Keeps one tunnel open: the state machine between a configuration's `tunnels:` and the links others use.
+
+::
+
+    idle → waiting (for its via) → connecting → authenticating → up → backoff → connecting …
+                                        └ host key, login refused → quarantined → connecting …
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from gateway.contracts import Link, Tunnel, TunnelState
+from gateway.errors import LinkLostError, ReachError, Reason, TunnelError
+from gateway.measure import Histogram, Tally
+from gateway.supervision.backoff import QUARANTINE, RECONNECT, Backoff
+
+log = logging.getLogger(__name__)
+
+
+class Uplink:
+    """A tunnel's lifetime; a `gateway.contracts.Unit`.
+
+    Args:
+        name: The tunnel's name in the configuration.
+        tunnel: What to keep open.
+        via: The uplink it goes through; None for one that needs none.
+        quiet: Do not log its edges.
+    """
+
+    def __init__(self, name: str, tunnel: Tunnel, via: "Uplink | None", *, quiet: bool = False) -> None:
+        self.name = name
+        self.tunnel = tunnel
+        self.via = via
+        self.state = TunnelState.IDLE
+        self.reason: Reason | None = None
+        self.detail = ""
+        self.since = time.time()
+        self.connects = 0
+        self.failures: Tally = Tally()
+        self.channel_open = Histogram()
+        self.link: Link | None = None
+        self.settled = asyncio.Event()
+        """Set once the first attempt succeeded or failed."""
+        self.watchers: list[Callable[[], None]] = []
+        """Called at each change that users of the link should hear of."""
+        self._has_link = asyncio.Event()
+        self._quiet = quiet
+        self._told: tuple[TunnelState, Reason | None] | None = None
+        self._hurry = asyncio.Event()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Open the tunnel, and again whenever it is lost, until cancelled."""
+        reconnect, quarantine = Backoff(RECONNECT), Backoff(QUARANTINE)
+        try:
+            while True:
+                via = await self._wait_for_via()
+                opened = time.monotonic()
+                try:
+                    await self._hold(via, ready)
+                except ReachError as error:
+                    if self.state is TunnelState.UP:
+                        reconnect.succeeded(time.monotonic() - opened)
+                        quarantine.attempts = 0
+                    fatal = isinstance(error, TunnelError) and error.fatal
+                    self.failures[error.reason] += 1
+                    self._become(
+                        TunnelState.QUARANTINED if fatal else TunnelState.BACKOFF, error.reason, error.detail
+                    )
+                    await self._pause((quarantine if fatal else reconnect).next())
+        finally:
+            self._drop_link()
+            self._become(TunnelState.STOPPED)
+
+    async def wait_link(self) -> Link:
+        """Wait until the tunnel is open; the caller sets the deadline."""
+        while self.link is None:
+            await self._has_link.wait()
+        return self.link
+
+    def describe(self) -> str:
+        """The state and its reason, in one line."""
+        told = f": {self.detail}" if self.detail else ""
+        return f"tunnel {self.name} is {self.state}{told}"
+
+    def reconnect(self) -> None:
+        """Try now rather than when the backoff ends; an open tunnel is closed and opened anew."""
+        self._hurry.set()
+
+    async def _wait_for_via(self) -> Link | None:
+        if self.via is None:
+            return None
+        if self.via.link is None:
+            await self.via.settled.wait()
+            if self.via.link is None:
+                self._become(TunnelState.WAITING, Reason.TUNNEL, self.via.describe())
+        return await self.via.wait_link()
+
+    async def _hold(self, via: Link | None, ready: Callable[[], None]) -> None:
+        """Open the tunnel and keep it until it is lost, which is an error too."""
+        self._hurry.clear()
+        async with AsyncExitStack() as stack:
+            # The direct tunnel is the only one without a via, and does not look at it.
+            link = await stack.enter_async_context(self.tunnel.open(via, self._become))  # type: ignore[arg-type]
+            self.connects += 1
+            self.link = link
+            self._has_link.set()
+            self._become(TunnelState.UP)
+            ready()
+            try:
+                raise LinkLostError(await self._lost(link))
+            finally:
+                self._drop_link()
+
+    async def _lost(self, link: Link) -> str:
+        lost = asyncio.ensure_future(link.lost())
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        try:
+            await asyncio.wait({lost, hurry}, return_when=asyncio.FIRST_COMPLETED)
+            return lost.result() if lost.done() else "reconnect was asked for"
+        finally:
+            lost.cancel()
+            hurry.cancel()
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
+        except TimeoutError:
+            return
+
+    def _drop_link(self) -> None:
+        self.link = None
+        self._has_link.clear()
+
+    def _become(self, state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
+        """The only place where the state changes; logs each edge once.
+
+        An attempt keeps the reason of the failure before it, and "since" tells how long the tunnel has been
+        up or not, whatever it is trying meanwhile.
+        """
+        if _standing(state) is not _standing(self.state):
+            self.since = time.time()
+        self.state = state
+        if state in _ATTEMPTING:
+            return
+        self.reason, self.detail = reason, detail
+        self._tell()
+        self.settled.set()
+        for watcher in self.watchers.copy():
+            watcher()
+
+    def _tell(self) -> None:
+        told = (self.state, self.reason)
+        if self._quiet or told == self._told:
+            return
+        self._told = told
+        extra = {"tunnel": self.name, "far_side": self.tunnel.far_side}
+        if self.state is TunnelState.UP:
+            log.info("tunnel up", extra=extra)
+        elif self.state is TunnelState.QUARANTINED:
+            log.error("tunnel quarantined", extra={**extra, "reason": str(self.reason), "detail": self.detail})
+        elif self.state is TunnelState.BACKOFF:
+            log.warning("tunnel down", extra={**extra, "reason": str(self.reason), "detail": self.detail})
+
+
+_ATTEMPTING = {TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING}
+
+
+def _standing(state: TunnelState) -> TunnelState:
+    """The state, with all that is neither up nor final taken together."""
+    final = {TunnelState.UP, TunnelState.QUARANTINED, TunnelState.STOPPED}
+    return state if state in final else TunnelState.BACKOFF

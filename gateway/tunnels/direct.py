@@ -1,0 +1,89 @@
+"""No tunnel: the network that this host is in. The outermost link of every chain."""
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import AsyncIterator
+
+import aiohappyeyeballs
+
+from gateway.contracts import Endpoint, Link, Phases, Progress, Relay, Stream, TunnelState
+from gateway.errors import DialError, Reason
+from gateway.measure import Histogram
+from gateway.relay.sockets import tune
+from gateway.relay.straight import StraightRelay
+
+DIAL_TIMEOUT = 10.0
+"""Seconds for the lookup and the connection together."""
+_NEXT_ADDRESS_AFTER = 0.25
+"""RFC 8305, section 8: when to try a name's next address beside a silent one."""
+_REFUSED = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM}
+
+
+class DirectLink:
+    """Dials from this host; never lost.
+
+    Args:
+        timeout: Seconds for one dial.
+    """
+
+    def __init__(self, timeout: float = DIAL_TIMEOUT) -> None:
+        self._timeout = timeout
+
+    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+        """See `gateway.contracts.Link`; counts the phases `dns` and `tcp`."""
+        timed = phases or Phases()
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._timeout):
+                with timed("dns"):
+                    addresses = await loop.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)
+                with timed("tcp"):
+                    sock = await aiohappyeyeballs.start_connection(
+                        addresses, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER
+                    )
+        except TimeoutError as error:
+            raise DialError(Reason.TIMEOUT, f"{to}: no connection within {self._timeout:g} s") from error
+        except socket.gaierror as error:
+            raise DialError(Reason.DNS, f"{to.host}: {error.strerror}") from error
+        except OSError as error:
+            raise DialError(_reason(error), f"{to}: {error.strerror or error}") from error
+        tune(sock)
+        return sock
+
+    async def join(self, client: Stream, to: Endpoint, latency: Histogram) -> Relay:
+        """See `gateway.contracts.Link`."""
+        return StraightRelay(client, await self.socket(to), latency)
+
+    async def lost(self) -> str:
+        """Never returns."""
+        await asyncio.Event().wait()
+        return "never"
+
+    def rtt(self) -> float | None:
+        """Not measured: there is no far side."""
+        return None
+
+    def details(self) -> dict[str, object]:
+        """Nothing to tell."""
+        return {}
+
+
+class DirectTunnel:
+    """The tunnel that is always open."""
+
+    far_side = "this host"
+
+    @contextlib.asynccontextmanager
+    async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
+        """See `gateway.contracts.Tunnel`."""
+        del via
+        progress(TunnelState.CONNECTING)
+        yield DirectLink()
+
+
+def _reason(error: OSError) -> Reason:
+    if error.errno == errno.ETIMEDOUT:
+        return Reason.TIMEOUT
+    return Reason.REFUSED if error.errno in _REFUSED else Reason.RESET

@@ -1,0 +1,67 @@
+"""`kind: ssh`: an SSH server that opens TCP connections for us (RFC 4254, 7.2)."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from gateway.contracts import Link, Progress, TunnelState
+from gateway.errors import DialError, Reason, TunnelError
+from gateway.ssh import credentials, hostkeys
+from gateway.ssh.connect import connect
+from gateway.ssh.options import SshOptions
+from gateway.ssh.pool import SshLink
+from gateway.ssh.session import Session
+from gateway.tunnels import TunnelKind, register
+
+
+class SshTunnel:
+    """See `gateway.contracts.Tunnel`.
+
+    Args:
+        options: What the configuration says.
+    """
+
+    def __init__(self, options: SshOptions) -> None:
+        self._options = options
+
+    @property
+    def far_side(self) -> str:
+        """`user@host:port`."""
+        return f"{self._options.user}@{self._options.endpoint}"
+
+    @contextlib.asynccontextmanager
+    async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
+        """Connect through `via`, log in, and keep the pool until the context ends."""
+        first = await self._session(via, progress)
+        link = SshLink(self._options, lambda: self._session(via, _quiet))
+        async with link.running(first):
+            yield link
+
+    async def _session(self, via: Link, progress: Progress) -> Session:
+        options = self._options
+        progress(TunnelState.CONNECTING)
+        try:
+            async with asyncio.timeout(options.connect_timeout):
+                sock = await via.socket(options.endpoint)
+        except TimeoutError as error:
+            raise TunnelError(
+                Reason.TIMEOUT,
+                f"{options.endpoint}: no connection within {options.connect_timeout:g} s (connect_timeout)",
+            ) from error
+        except DialError as error:
+            raise TunnelError(error.reason, error.detail) from error
+        return Session(await connect(options, sock, progress), options)
+
+
+def _quiet(state: TunnelState) -> None:
+    """A further connection of the pool does not change the tunnel's state."""
+    del state
+
+
+def _verify(options: SshOptions) -> None:
+    credentials.login(options)
+    hostkeys.trusted(options)
+    hostkeys.Verifier(options)
+
+
+register(TunnelKind("ssh", SshOptions, SshTunnel, scheme="ssh", default_port=22, verify=_verify))

@@ -1,0 +1,46 @@
+#!/bin/sh
+# Installs the Debian packages that a target of the Makefile needs, where they are missing and we are root;
+# elsewhere says what is missing. Usage: tools/packages.sh venv|demo|test
+set -eu
+
+demo="openssh-server mariadb-server postgresql nfs-ganesha nfs-ganesha-vfs libnfs-utils"
+test="$demo openssh-client iproute2 iptables prometheus"
+
+case "$1" in
+    venv) python3 -c 'import ensurepip' 2>/dev/null && exit 0
+          wanted="python3-venv" ;;
+    demo) wanted=$demo ;;
+    test) wanted=$test ;;
+    *) echo "usage: $0 venv|demo|test" >&2; exit 2 ;;
+esac
+
+missing=""
+for package in $wanted; do
+    case "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null || true)" in
+        installed) ;;
+        *) missing="$missing $package" ;;
+    esac
+done
+[ -n "$missing" ] || exit 0
+
+if ! command -v apt-get >/dev/null; then
+    echo "This is not a Debian-like machine: install the equivalents of$missing by hand." >&2
+elif [ "$(id -u)" -ne 0 ]; then
+    echo "Not root, so these packages are not installed:$missing" >&2
+    echo "For all of it: sudo apt-get install$missing" >&2
+else
+    echo "Installing$missing" >&2
+    # Debian starts servers as they are installed; ours are children of the demo and the tests.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' > $policy
+        chmod 755 $policy
+        trap 'rm -f $policy' EXIT
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    # shellcheck disable=SC2086 # a list
+    apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 $missing >/dev/null
+    exit 0
+fi
+[ "$1" != venv ] || exit 1
