@@ -30,7 +30,7 @@ check: setup  ## lint, types, layers, unit tests
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-timing
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -q tests/unit
 
 format: setup  ## format the code and mend what can be mended

@@ -18,6 +18,7 @@ import pymysql
 from pymysql.cursors import DictCursor
 
 from gateway.backends import BackendKind, NoOptions, register
+from gateway.backends.secrets import reveal
 from gateway.backends.tls import Tls, context
 from gateway.contracts import Duration, Endpoint, Finding, Link, Phases, Secret
 from gateway.errors import ProbeError, ReachError, Reason
@@ -83,11 +84,13 @@ class MysqlBackend:
         """Log in, and ask for role, version and lag."""
         if self.check.user is None:
             return Finding(unprobed="no check.user is set, and a MySQL must not be probed without a login")
+        # Before anything is dialled: what breaks off after that, the server counts.
+        connection = self._connection(target, phases)
         sock = await link.socket(target, phases)
         # A duplicate, since TLS takes the descriptor out of the first object.
         handle = sock.dup()
         loop = asyncio.get_running_loop()
-        asking = loop.run_in_executor(_THREADS, self._ask, sock, target, phases)
+        asking = loop.run_in_executor(_THREADS, self._ask, connection, sock, phases)
         try:
             return await asyncio.shield(asking)
         finally:
@@ -97,14 +100,14 @@ class MysqlBackend:
             handle.close()
             asking.add_done_callback(lambda done: _forget(done, sock))
 
-    def _ask(self, sock: socket.socket, target: Endpoint, phases: Phases) -> Finding:
+    def _connection(self, target: Endpoint, phases: Phases) -> "_TimedConnection":
         check = self.check
         tls = context(check.tls)
-        connection = _TimedConnection(
+        return _TimedConnection(
             phases,
             host=check.tls.server_name or target.host,
             user=check.user,
-            password=check.password.reveal() if check.password else "",
+            password=reveal(check.password),
             database=check.database,
             defer_connect=True,
             autocommit=True,
@@ -115,10 +118,12 @@ class MysqlBackend:
             auth_plugin_map={"mysql_clear_password": _RefuseCleartext} if tls is None else None,
             program_name="gateway-check",
         )
+
+    def _ask(self, connection: "_TimedConnection", sock: socket.socket, phases: Phases) -> Finding:
         try:
             connection.connect(sock)
             with phases("query"):
-                return _ask_role(connection, check.max_lag)
+                return _ask_role(connection, self.check.max_lag)
         except ssl.SSLError as error:
             raise ProbeError(Reason.TLS, str(error)) from error
         except pymysql.err.MySQLError as error:
@@ -196,7 +201,9 @@ def _explain(error: pymysql.err.MySQLError) -> ReachError:
         return ProbeError(Reason.TLS, str(original))
     number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = str(error.args[1]) if len(error.args) > 1 else str(error)
-    return ProbeError(_REASONS.get(number, Reason.QUERY), f"{text} (error {number})" if number else text)
+    if not number:  # PyMySQL itself could not make sense of what it read
+        return ProbeError(Reason.PROTOCOL, str(error))
+    return ProbeError(_REASONS.get(number, Reason.QUERY), f"{text} (error {number})")
 
 
 def _ask_role(connection: _TimedConnection, max_lag: float | None) -> Finding:

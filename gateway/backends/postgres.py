@@ -5,6 +5,7 @@ the loop drives libpq itself, and `finish()` ends everything at once.
 """
 
 import asyncio
+import re
 import socket
 import time
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from psycopg.pq.abc import PGconn
 
 from gateway.backends import BackendKind, NoOptions, register
 from gateway.backends.loopback import doorway
+from gateway.backends.secrets import reveal
 from gateway.backends.tls import Tls
 from gateway.contracts import Duration, Endpoint, Finding, Link, Phases, Secret
 from gateway.errors import ProbeError, Reason
@@ -141,7 +143,7 @@ class PostgresBackend:
             "options": "-c statement_timeout=30000",
         }
         if check.password:
-            arguments["password"] = check.password.reveal()
+            arguments["password"] = reveal(check.password)
         if check.tls.mode == "verify":
             arguments["sslrootcert"] = str(check.tls.ca_file) if check.tls.ca_file else "system"
         if check.tls.mode == "off":
@@ -234,7 +236,7 @@ async def _query(conn: PGconn, sql: bytes) -> list[str | None]:
 def _text(conn: PGconn) -> str:
     # The address is our own doorway's; what matters is what follows it.
     text = conn.error_message.decode(errors="replace").strip()
-    return text.rpartition("failed: ")[2] or text
+    return re.sub(r"^connection to server at .*?, port \d+ failed: ", "", text)
 
 
 def _connect_reason(text: str) -> Reason:

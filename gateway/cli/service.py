@@ -11,9 +11,9 @@ from urllib.parse import quote
 import click
 
 from gateway.cli import explain as explanation
-from gateway.cli.client import DEFAULT_SOCKET, Client
 from gateway.cli.table import print_table
 from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
+from gateway.ops.client import DEFAULT_SOCKET, Client
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _POLL = 0.2

@@ -64,6 +64,8 @@ def _kind(table: Table, key: str, kinds: dict[str, Any], decoder: Decoder) -> An
         return None
     tree = table.entries["kind"][1]
     name = tree.text if isinstance(tree, Scalar) else None
+    if isinstance(tree, Scalar) and tree.broken:
+        return None
     if name not in kinds:
         decoder.problem(tree.place, f"{key}.kind", f"unknown kind {name!r}{suggest(name or '', kinds)}")
         return None

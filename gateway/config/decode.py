@@ -50,6 +50,8 @@ class Decoder:
 
     def value(self, tree: Tree, hint: Any, key: str) -> Any:
         """Read a value of the type `hint`, or note why not and return BAD."""
+        if isinstance(tree, Scalar) and tree.broken:
+            return BAD
         if hint in _SCALARS:
             return self._scalar(tree, _SCALARS[hint], key)
         if dataclasses.is_dataclass(hint):

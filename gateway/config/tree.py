@@ -13,10 +13,11 @@ from gateway.errors import Problem
 
 @dataclass(frozen=True)
 class Scalar:
-    """A single value, as text; None where nothing was written."""
+    """A single value, as text; None where nothing was written; `broken` when its problem is told already."""
 
     place: str
     text: str | None
+    broken: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class _Reader:
                     f"the environment variable {name} is not set: set it, or write ${{{name}:-default}}",
                 )
             )
-            return Scalar(place, "")
+            return Scalar(place, None, broken=True)
 
     def _place(self, node: yaml.Node) -> str:
         return f"{self._name}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"

@@ -113,7 +113,7 @@ def _configuration(site: Site) -> Path:
 
 
 def _try_all(site: Site) -> bool:
-    from gateway.cli.client import Client  # noqa: PLC0415 - the demo is started by the CLI
+    from gateway.ops.client import Client  # noqa: PLC0415 - the demo is started by the CLI
 
     require = ",".join(site.backends)
     code, _ = Client(None, str(site.folder / "admin.sock")).get(f"/readyz?require={require}")

@@ -12,7 +12,7 @@ _NULL, _COMPOUND = 0, 1
 _ACCESS, _CREATE, _GETATTR, _LOOKUP, _PUTROOTFH, _REMOVE = 3, 6, 9, 15, 24, 28
 _NF4DIR = 2
 _ACCESS_READ, _ACCESS_LOOKUP, _ACCESS_MODIFY, _ACCESS_EXTEND = 0x1, 0x2, 0x4, 0x8
-_FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_FREE, _SPACE_TOTAL = 8, 10, 42, 43, 44
+_TYPE, _FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL = 1, 8, 10, 42, 44
 _MODE = 33
 
 NFS4ERR_PERM, NFS4ERR_NOENT, NFS4ERR_IO, NFS4ERR_ACCESS, NFS4ERR_EXIST = 1, 2, 5, 13, 17
@@ -75,7 +75,7 @@ async def look(client: RpcClient, path: str) -> Export:
         RpcError, XdrError, OSError: As `RpcClient.call`.
     """
     wanted = _ACCESS_READ | _ACCESS_LOOKUP | _ACCESS_MODIFY | _ACCESS_EXTEND
-    attributes = _bitmap(_FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL)
+    attributes = _bitmap(_TYPE, _FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL)
     walk = _walk(path)
     reply = await _compound(client, [*walk, (_ACCESS, uint(wanted)), (_GETATTR, attributes)])
     for _ in walk:
@@ -87,7 +87,10 @@ async def look(client: RpcClient, path: str) -> Export:
     present, values = reply.bitmap(), Reader(reply.opaque())
     fsid, lease, available, total = "", 0, 0, 0
     for attribute in present:  # in ascending order (RFC 7530, 5.8)
-        if attribute == _FSID:
+        if attribute == _TYPE:
+            if values.uint() != _NF4DIR:
+                raise NfsError(NFS4ERR_NOTDIR, "GETATTR")
+        elif attribute == _FSID:
             fsid = f"{values.uhyper():x}:{values.uhyper():x}"
         elif attribute == _LEASE_TIME:
             lease = values.uint()

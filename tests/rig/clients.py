@@ -1,0 +1,65 @@
+"""What applications do: query and read, through an address of the gateway."""
+
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pymysql
+
+from gateway.demo.mariadb import MariaDB
+from gateway.demo.postgres import Postgres
+
+TIMEOUT = 15
+
+
+def mysql(server: MariaDB, port: int) -> "pymysql.connections.Connection[Any]":
+    return pymysql.connect(
+        host="127.0.0.1",
+        port=port,
+        user=server.user,
+        password=server.password,
+        database=server.database,
+        connect_timeout=TIMEOUT,
+        read_timeout=TIMEOUT,
+        ssl_disabled=True,
+    )
+
+
+def query_mysql(server: MariaDB, port: int) -> int:
+    connection = mysql(server, port)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT COUNT(*) FROM orders")
+        row = cursor.fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def postgres(server: Postgres, port: int, host: str = "127.0.0.1") -> "psycopg.Connection[Any]":
+    return psycopg.connect(
+        host=host,
+        port=port,
+        user=server.user,
+        password=server.password,
+        dbname=server.database,
+        connect_timeout=TIMEOUT,
+    )
+
+
+def query_postgres(server: Postgres, port: int, host: str = "127.0.0.1") -> int:
+    with postgres(server, port, host) as connection:
+        row = connection.execute("SELECT COUNT(*) FROM reports").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def read_nfs(port: int, path: str = "/media/hello.txt") -> str:
+    url = f"nfs://127.0.0.1{path}?version=4&nfsport={port}"
+    return subprocess.run(["nfs-cat", url], capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout
+
+
+def connect_unix(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(str(path))
+    return sock

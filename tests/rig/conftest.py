@@ -1,0 +1,207 @@
+"""Real servers on loopback, shared by the whole run, and the gateway as a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.demo import mariadb, nfs, postgres
+from gateway.demo.process import Process, find, free_port
+from gateway.demo.sshd import Bastion
+from gateway.ops.client import Client
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def need(condition: bool, what: str) -> None:
+    """Skip with a reason that says what is missing; in CI nothing may be missing."""
+    if condition:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"missing in CI: {what}")
+    pytest.skip(f"missing: {what}")
+
+
+@pytest.fixture(scope="session")
+def rig_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rig")
+    # The database servers run as users of their own, who must get here.
+    for parent in (folder, *folder.parents):
+        if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o055)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_bastion(rig_folder: Path) -> Iterator[Bastion]:
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    bastion = Bastion(rig_folder / "bastion").start()
+    yield bastion
+    bastion.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_mariadb(rig_folder: Path) -> Iterator[mariadb.MariaDB]:
+    need(mariadb.available(), "mariadbd (package mariadb-server)")
+    server = mariadb.MariaDB(rig_folder / "mariadb").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_postgres(rig_folder: Path) -> Iterator[postgres.Postgres]:
+    need(postgres.available(), "postgres (package postgresql)")
+    server = postgres.Postgres(rig_folder / "postgres").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_nfs(rig_folder: Path) -> Iterator[nfs.NfsServer]:
+    need(nfs.available(), "root, and ganesha.nfsd (packages nfs-ganesha nfs-ganesha-vfs)")
+    server = nfs.NfsServer(rig_folder / "nfs").start()
+    (server.export / "hello.txt").write_text("hello over NFS\n")
+    yield server
+    server.stop()
+
+
+@dataclass
+class Gateway:
+    """A `gateway run` in a folder of its own.
+
+    Args:
+        folder: Where its files go.
+    """
+
+    folder: Path
+    ops_port: int = field(default_factory=free_port)
+    process: Process | None = None
+    started: float = 0.0
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "gateway.yaml"
+
+    @property
+    def admin_socket(self) -> Path:
+        return self.folder / "admin.sock"
+
+    @property
+    def client(self) -> Client:
+        return Client(None, str(self.admin_socket))
+
+    @property
+    def http(self) -> Client:
+        return Client(f"http://127.0.0.1:{self.ops_port}", "")
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "gateway.log").read_text()
+
+    def write(self, body: str, shutdown: str = "{delay: 0s, drain: 3s}") -> None:
+        head = f"""
+            gateway: {{instance: test, state_dir: {self.folder}/state}}
+            ops: {{listen: 127.0.0.1:{self.ops_port}, admin_socket: {self.admin_socket}}}
+            shutdown: {shutdown}
+        """
+        self.config.write_text(textwrap.dedent(head) + textwrap.dedent(body))
+
+    def start(self, *arguments: str, environment: dict[str, str] | None = None) -> "Gateway":
+        config = ["-c", str(self.config)] if self.config.exists() else []
+        self.process = Process(
+            [sys.executable, "-m", "gateway", "run", *config, *arguments],
+            self.folder / "gateway.log",
+            environment={"PYTHONPATH": str(REPOSITORY), **(environment or {})},
+        )
+        self.started = time.monotonic()
+        self.process.start(self.ops_port)
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.stop(signal.SIGTERM)
+
+    def status(self) -> dict[str, Any]:
+        code, body = self.client.get("/api/v1/status")
+        assert code == 200
+        return dict(body)
+
+    def backend(self, name: str) -> dict[str, Any]:
+        return dict(self.status()["backends"][name])
+
+    def state(self, name: str) -> tuple[str, str | None]:
+        backend = self.backend(name)
+        return backend["state"], backend["reason"]
+
+    def tunnel(self, name: str) -> dict[str, Any]:
+        return dict(self.status()["tunnels"][name])
+
+    def wait(self, condition: Callable[[], bool], timeout: float = 10.0) -> float:
+        """Wait until it holds; says how long that took."""
+        started = time.monotonic()
+        while not condition():
+            if time.monotonic() - started > timeout:
+                pytest.fail(f"not within {timeout} s; status: {json.dumps(self.status(), indent=1)}\n{self.log}")
+            time.sleep(0.02)
+        return time.monotonic() - started
+
+    def wait_up(self, *names: str, timeout: float = 10.0) -> float:
+        return self.wait(lambda: all(self.state(name)[0] == "up" for name in names), timeout)
+
+    def wait_state(self, name: str, state: str, reason: str | None, timeout: float = 10.0) -> float:
+        return self.wait(lambda: self.state(name) == (state, reason), timeout)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return command(*arguments, "--admin-socket", str(self.admin_socket))
+
+    def descriptors(self) -> int:
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+
+def command(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a gateway command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **(environment or {})},
+    )
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Gateway]:
+    made = Gateway(tmp_path)
+    yield made
+    made.stop()
+
+
+def ssh_tunnel(bastion: Bastion, via: str | None = None, more: str = "") -> str:
+    """The keys of a tunnel through `bastion`, as a flow mapping."""
+    through = f"via: {via}, " if via else ""
+    return (
+        f"{{kind: ssh, {through}host: 127.0.0.1, port: {bastion.port}, user: {bastion.user}, "
+        f"identity_files: [{bastion.client_key}], known_hosts: [{bastion.known_hosts}]{more}}}"
+    )
+
+
+def database_check(server: "mariadb.MariaDB | postgres.Postgres", folder: Path, more: str = "interval: 1s") -> str:
+    """The keys of a database's check, as a flow mapping."""
+    secret = folder / f"{type(server).__name__}.secret"
+    secret.write_text(server.check_password)
+    return f"{{user: {server.check_user}, password_file: {secret}, database: {server.database}, {more}}}"

@@ -1,0 +1,85 @@
+"""Servers that misbehave, each in a thread: silent, dripping, resetting, echoing."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from gateway.relay.sockets import reset
+
+Behaviour = Callable[[socket.socket], None]
+
+
+@contextlib.contextmanager
+def serving(behaviour: Behaviour) -> Iterator[int]:
+    """A TCP server on loopback that treats every connection so; gives its port."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as server:
+        stop = threading.Event()
+        server.settimeout(0.05)
+
+        def accept() -> None:
+            while not stop.is_set():
+                try:
+                    client, _ = server.accept()
+                except TimeoutError:
+                    continue
+                except OSError:
+                    return
+                threading.Thread(target=_treat, args=(behaviour, client), daemon=True).start()
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            stop.set()
+            thread.join()
+
+
+def _treat(behaviour: Behaviour, client: socket.socket) -> None:
+    client.settimeout(30)
+    with client, contextlib.suppress(OSError):
+        behaviour(client)
+
+
+def silent(client: socket.socket) -> None:
+    """Accept, and say nothing."""
+    while client.recv(65536):
+        pass
+
+
+def dripping(first: bytes) -> Behaviour:
+    """Send something endless, a byte at a time."""
+
+    def drip(client: socket.socket) -> None:
+        for byte in first + bytes(1000):
+            client.sendall(bytes([byte]))
+            time.sleep(0.1)
+
+    return drip
+
+
+def resetting(client: socket.socket) -> None:
+    """Reset at the first byte, or after a moment."""
+    client.settimeout(0.05)
+    with contextlib.suppress(TimeoutError):
+        client.recv(1)
+    reset(client)
+
+
+def talking(words: bytes) -> Behaviour:
+    """Say something, then listen."""
+
+    def talk(client: socket.socket) -> None:
+        client.sendall(words)
+        silent(client)
+
+    return talk
+
+
+def echoing(client: socket.socket) -> None:
+    """Send everything back, and keep half-closes."""
+    while data := client.recv(65536):
+        client.sendall(data)
+    client.shutdown(socket.SHUT_WR)

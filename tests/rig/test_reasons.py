@@ -1,0 +1,379 @@
+"""Every reason of the closed list, provoked for real, and the deadline that none may pass."""
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pymysql
+import pytest
+from clients import mysql
+from conftest import need
+from servers import dripping, resetting, serving, silent, talking
+
+from gateway.backends import NoOptions
+from gateway.backends.mysql import MysqlBackend, MysqlCheck
+from gateway.backends.nfs import NfsBackend, NfsCheck, NfsOptions
+from gateway.backends.postgres import PostgresBackend, PostgresCheck
+from gateway.backends.tcp import TcpBackend
+from gateway.backends.tls import Tls
+from gateway.contracts import Backend, Duration, Endpoint, Secret, State
+from gateway.demo import nfs
+from gateway.demo.mariadb import MariaDB
+from gateway.demo.nfs import NfsServer
+from gateway.demo.postgres import Postgres
+from gateway.demo.process import free_port
+from gateway.errors import Reason
+from gateway.health.monitor import probe_once
+from gateway.health.verdict import Result
+from gateway.tunnels.direct import DirectLink
+
+pytestmark = pytest.mark.rig
+
+DEADLINE = 1.0
+MYSQL_GREETING = b"\x4a\x00\x00\x00\x0a8.0.30\x00"
+KINDS: dict[str, Backend] = {
+    "mysql": MysqlBackend(NoOptions(), MysqlCheck(user="u", password=Secret("p"))),
+    "postgres": PostgresBackend(NoOptions(), PostgresCheck(user="u", password=Secret("p"))),
+    "nfs": NfsBackend(NfsOptions(export="/x"), NfsCheck()),
+    "tcp": TcpBackend(NoOptions(), NoOptions()),
+}
+PROTOCOLS = ["mysql", "postgres", "nfs"]
+
+
+async def probe(backend: Backend, port: int, host: str = "127.0.0.1", timeout: float = DEADLINE) -> Result:  # noqa: ASYNC109
+    """One probe from this host; it must keep its deadline and leave nothing behind."""
+    tasks = len(asyncio.all_tasks())
+    started = time.monotonic()
+    result = await probe_once(backend, DirectLink(), Endpoint(host, port), timeout)
+    assert time.monotonic() - started < timeout + 0.1
+    await asyncio.sleep(0.01)
+    assert len(asyncio.all_tasks()) == tasks
+    return result
+
+
+def mysql_backend(server: MariaDB, **changes: Any) -> MysqlBackend:
+    check = MysqlCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
+    return MysqlBackend(NoOptions(), replace(check, **changes))
+
+
+def postgres_backend(server: Postgres, **changes: Any) -> PostgresBackend:
+    check = PostgresCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
+    return PostgresBackend(NoOptions(), replace(check, **changes))
+
+
+# What can happen to any kind.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_refused(kind: str) -> None:
+    assert (await probe(KINDS[kind], free_port())).reason is Reason.REFUSED
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_dns(kind: str) -> None:
+    assert (await probe(KINDS[kind], 1, host="no-such-host.invalid", timeout=5)).reason is Reason.DNS
+
+
+@pytest.mark.parametrize("kind", PROTOCOLS)
+async def test_a_silent_server_is_a_timeout_within_the_deadline(kind: str) -> None:
+    with serving(silent) as port:
+        result = await probe(KINDS[kind], port)
+    assert (result.state, result.reason) == (State.DOWN, Reason.TIMEOUT)
+    assert "got as far as" in result.detail
+
+
+@pytest.mark.parametrize(
+    ("kind", "first"), [("mysql", MYSQL_GREETING), ("postgres", b"R\x00\x00\x00\x0c"), ("nfs", b"\x80\x00\x01\x00")]
+)
+async def test_a_dripping_server_is_a_timeout_within_the_deadline(kind: str, first: bytes) -> None:
+    with serving(dripping(first)) as port:
+        assert (await probe(KINDS[kind], port)).reason is Reason.TIMEOUT
+
+
+@pytest.mark.parametrize("kind", PROTOCOLS)
+async def test_reset(kind: str) -> None:
+    with serving(resetting) as port:
+        assert (await probe(KINDS[kind], port)).reason is Reason.RESET
+
+
+@pytest.mark.parametrize("kind", PROTOCOLS)
+async def test_another_protocol(kind: str) -> None:
+    with serving(talking(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n" * 10)) as port:
+        result = await probe(KINDS[kind], port)
+    assert result.reason in (Reason.PROTOCOL, Reason.RESET)
+
+
+async def test_a_frozen_server_is_a_timeout_and_no_thread_stays_behind(
+    shared_mariadb: MariaDB, shared_postgres: Postgres, shared_nfs: NfsServer
+) -> None:
+    jobs: list[tuple[MariaDB | Postgres | NfsServer, Backend]] = [
+        (shared_mariadb, mysql_backend(shared_mariadb)),
+        (shared_postgres, postgres_backend(shared_postgres)),
+        (shared_nfs, NfsBackend(NfsOptions(export="/media"), NfsCheck())),
+    ]
+    for server, backend in jobs:
+        assert (await probe(backend, server.port)).state is State.UP
+        server.send(signal.SIGSTOP)
+        try:
+            assert (await probe(backend, server.port)).reason is Reason.TIMEOUT
+        finally:
+            server.send(signal.SIGCONT)
+        assert (await probe(backend, server.port, timeout=5)).state is State.UP
+
+
+async def test_a_half_open_path_is_a_timeout_within_the_deadline(shared_postgres: Postgres) -> None:
+    """Packets vanish: nothing is refused, nothing is reset."""
+    need(shutil.which("iptables") is not None, "iptables, and root to use it")
+    rule = ["INPUT", "-i", "lo", "-p", "tcp", "--dport", str(shared_postgres.port), "-j", "DROP"]
+    subprocess.run(["iptables", "-I", *rule], check=True, timeout=10)  # noqa: ASYNC221
+    try:
+        assert (await probe(postgres_backend(shared_postgres), shared_postgres.port)).reason is Reason.TIMEOUT
+    finally:
+        subprocess.run(["iptables", "-D", *rule], check=True, timeout=10)  # noqa: ASYNC221
+
+
+# MySQL and MariaDB.
+
+
+async def test_mysql_says_role_version_and_phases(shared_mariadb: MariaDB) -> None:
+    result = await probe(mysql_backend(shared_mariadb), shared_mariadb.port)
+    assert result.state is State.UP
+    assert result.finding is not None
+    assert (result.finding.role, result.finding.read_only) == ("primary", False)
+    assert "MariaDB" in (result.finding.version or "")
+    assert list(result.phases) == ["dns", "tcp", "greeting", "auth", "query"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"password": Secret("wrong")}, Reason.AUTH),
+        ({"user": "nobody"}, Reason.AUTH),
+        ({"database": "mysql"}, Reason.AUTH),
+        ({"password": Secret(path=Path("/nonexistent"))}, Reason.AUTH),
+    ],
+)
+async def test_mysql_refusals(shared_mariadb: MariaDB, changes: dict[str, Any], reason: Reason) -> None:
+    assert (await probe(mysql_backend(shared_mariadb, **changes), shared_mariadb.port)).reason is reason
+
+
+async def test_a_mysql_database_that_is_not_there(shared_mariadb: MariaDB) -> None:
+    shared_mariadb.execute(f"GRANT SELECT ON nothing.* TO {shared_mariadb.check_user}@'%'")
+    result = await probe(mysql_backend(shared_mariadb, database="nothing"), shared_mariadb.port)
+    assert (result.reason, "nothing" in result.detail) == (Reason.QUERY, True)
+
+
+async def test_mysql_without_a_user_is_never_touched(shared_mariadb: MariaDB) -> None:
+    with serving(resetting) as port:
+        result = await probe(MysqlBackend(NoOptions(), MysqlCheck()), port)
+    assert (result.state, result.reason) == (State.UNKNOWN, None)
+    assert "check.user" in result.detail
+
+
+async def test_mysql_read_only_is_a_replica(shared_mariadb: MariaDB) -> None:
+    shared_mariadb.execute("SET GLOBAL read_only = 1")
+    try:
+        result = await probe(mysql_backend(shared_mariadb), shared_mariadb.port)
+    finally:
+        shared_mariadb.execute("SET GLOBAL read_only = 0")
+    assert result.finding is not None
+    assert (result.finding.role, result.finding.read_only) == ("replica", True)
+
+
+async def test_mysql_with_too_many_connections(shared_mariadb: MariaDB) -> None:
+    shared_mariadb.execute("SET GLOBAL max_connections = 10")
+    held = []
+    try:
+        with contextlib.suppress(pymysql.err.OperationalError):
+            while len(held) < 20:
+                held.append(mysql(shared_mariadb, shared_mariadb.port))
+        result = await probe(mysql_backend(shared_mariadb), shared_mariadb.port)
+        assert result.reason is Reason.TOO_MANY_CONNECTIONS
+    finally:
+        for connection in held:
+            connection.close()
+        await asyncio.sleep(0.2)
+        shared_mariadb.execute("SET GLOBAL max_connections = 151")
+
+
+async def test_mysql_that_has_blocked_this_host() -> None:
+    """1129 is what every client of a bastion gets once the server has had enough of aborted handshakes."""
+    message = b"Host '10.0.0.1' is blocked because of many connection errors"
+    packet = b"\xff" + (1129).to_bytes(2, "little") + message
+    with serving(talking(len(packet).to_bytes(3, "little") + b"\x00" + packet)) as port:
+        assert (await probe(KINDS["mysql"], port)).reason is Reason.HOST_BLOCKED
+
+
+async def test_mysql_probes_do_not_count_as_aborted_connections(shared_mariadb: MariaDB) -> None:
+    def aborted() -> int:
+        with mysql(shared_mariadb, shared_mariadb.port) as connection, connection.cursor() as cursor:
+            cursor.execute("SHOW GLOBAL STATUS LIKE 'Aborted_c%'")
+            return sum(int(row[1]) for row in cursor.fetchall())
+
+    before = aborted()
+    for _ in range(50):
+        assert (await probe(mysql_backend(shared_mariadb), shared_mariadb.port)).state is State.UP
+    assert aborted() == before
+
+
+# PostgreSQL.
+
+
+async def test_postgres_says_role_version_and_phases(shared_postgres: Postgres) -> None:
+    result = await probe(postgres_backend(shared_postgres), shared_postgres.port)
+    assert result.state is State.UP
+    assert result.finding is not None
+    assert (result.finding.role, result.finding.read_only, result.finding.lag) == ("primary", False, None)
+    assert set(result.phases) == {"channel", "greeting", "auth", "query"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"password": Secret("wrong")}, Reason.AUTH),
+        ({"user": "nobody"}, Reason.AUTH),
+        ({"database": "nothing"}, Reason.QUERY),
+        ({"tls": Tls(mode="require")}, Reason.TLS),
+    ],
+)
+async def test_postgres_refusals(shared_postgres: Postgres, changes: dict[str, Any], reason: Reason) -> None:
+    result = await probe(postgres_backend(shared_postgres, **changes), shared_postgres.port)
+    assert result.reason is reason
+    assert "127.0.0.1" not in result.detail  # our own doorway's address would only mislead
+
+
+async def test_postgres_with_too_many_connections(tmp_path_factory: pytest.TempPathFactory, rig_folder: Path) -> None:
+    server = Postgres(rig_folder / "few", max_connections="5", superuser_reserved_connections="3").start()
+    held = []
+    try:
+        import psycopg  # noqa: PLC0415 - only here
+
+        for _ in range(2):
+            held.append(psycopg.connect(  # noqa: PERF401 - closed below even when the second fails
+                host="127.0.0.1", port=server.port, user=server.user, password=server.password,
+                dbname=server.database,
+            ))  # fmt: skip
+        result = await probe(postgres_backend(server), server.port)
+        assert result.reason is Reason.TOO_MANY_CONNECTIONS
+    finally:
+        for connection in held:
+            connection.close()
+        server.stop()
+
+
+async def test_postgres_that_is_starting_up() -> None:
+    message = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0"
+    packet = b"E" + (len(message) + 4).to_bytes(4, "big") + message
+    with serving(talking(packet)) as port:
+        assert (await probe(KINDS["postgres"], port)).reason is Reason.STARTING
+
+
+async def test_postgres_never_sends_its_password_in_the_clear() -> None:
+    asks_for_cleartext = b"R" + (8).to_bytes(4, "big") + (3).to_bytes(4, "big")
+    heard = bytearray()
+
+    def listen(client: Any) -> None:
+        client.sendall(asks_for_cleartext)
+        with contextlib.suppress(OSError):
+            while data := client.recv(4096):
+                heard.extend(data)
+
+    backend = PostgresBackend(NoOptions(), PostgresCheck(user="u", password=Secret("topsecret")))
+    with serving(listen) as port:
+        result = await probe(backend, port)
+    assert result.reason is Reason.AUTH
+    assert b"topsecret" not in heard
+
+
+async def test_postgres_replica_lag(rig_folder: Path, shared_postgres: Postgres) -> None:
+    """A standby whose source is gone: still a replica, and not a healthy one."""
+    from gateway.backends.postgres import PostgresBackend as Backend_  # noqa: PLC0415 - the pure part
+
+    backend = Backend_(NoOptions(), PostgresCheck(user="u", max_lag=Duration(10.0)))
+    good = backend._judge(["t", "on", "17", "1.5", "t"])
+    assert (good.role, good.read_only, good.lag, good.degraded) == ("replica", True, 1.5, None)
+    lonely = backend._judge(["t", "on", "17", "1.5", "f"])
+    assert lonely.degraded is not None
+    assert lonely.degraded[0] is Reason.LAG
+    for lag in ("11", None):
+        with pytest.raises(Exception, match="behind its primary"):
+            backend._judge(["t", "on", "17", lag, "t"])
+
+
+# NFS.
+
+
+def nfs_backend(export: str = "/media", *, write: bool = False) -> NfsBackend:
+    return NfsBackend(NfsOptions(export=export), NfsCheck(write=write))
+
+
+async def test_nfs_says_space_and_phases(shared_nfs: NfsServer) -> None:
+    result = await probe(nfs_backend(write=True), shared_nfs.port)
+    assert result.state is State.UP
+    assert result.finding is not None
+    real = shutil.disk_usage(shared_nfs.export)
+    assert result.finding.space["total"] == real.total
+    assert abs(result.finding.space["available"] - real.free) < 1 << 30
+    assert list(result.phases) == ["dns", "tcp", "greeting", "rpc"]
+    assert not list(shared_nfs.export.glob(".gateway*"))
+
+
+@pytest.mark.parametrize("export", ["/nothing", "/media/nothing", "/media/hello.txt"])
+async def test_nfs_export(shared_nfs: NfsServer, export: str) -> None:
+    result = await probe(nfs_backend(export), shared_nfs.port)
+    assert result.reason is Reason.EXPORT
+    assert export in result.detail
+
+
+async def test_nfs_canary_left_over_from_a_crash_is_cleared(shared_nfs: NfsServer) -> None:
+    (shared_nfs.export / ".gateway-canary").mkdir()
+    assert (await probe(nfs_backend(write=True), shared_nfs.port)).state is State.UP
+    assert not (shared_nfs.export / ".gateway-canary").exists()
+
+
+@pytest.fixture
+def small_export(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    need(nfs.available(), "root, and ganesha.nfsd (packages nfs-ganesha nfs-ganesha-vfs)")
+    folder = tmp_path / "small"
+    image = tmp_path / "image"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(4 << 20)
+    mounted = subprocess.run(["mkfs.ext4", "-q", "-N", "16", image], check=False, timeout=20).returncode == 0 and (
+        subprocess.run(["mount", "-o", "loop", image, folder], check=False, timeout=20).returncode == 0
+    )
+    if not mounted:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], check=True, timeout=20)
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True, timeout=20)
+
+
+async def test_nfs_full_disk(tmp_path: Path, small_export: Path) -> None:
+    server = NfsServer(tmp_path / "server", export=small_export).start()
+    try:
+        assert (await probe(nfs_backend(write=True), server.port)).state is State.UP
+        with contextlib.suppress(OSError), (small_export / "filler").open("wb") as file:
+            while True:
+                file.write(bytes(4096))
+                file.flush()
+        result = await probe(nfs_backend(), server.port)
+        assert result.reason is Reason.NO_SPACE
+    finally:
+        server.stop()
+
+
+async def test_nfs_read_only(tmp_path: Path, shared_nfs: NfsServer) -> None:
+    server = NfsServer(tmp_path / "server", access="RO").start()
+    try:
+        assert (await probe(nfs_backend(), server.port)).state is State.UP
+        assert (await probe(nfs_backend(write=True), server.port)).reason is Reason.READ_ONLY
+    finally:
+        server.stop()

@@ -1,0 +1,177 @@
+"""The configuration: what is accepted, and the corpus of what is not."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gateway.cli.sources import SETTINGS
+from gateway.config import Config, Sources, load
+from gateway.config.load import setting_names
+from gateway.contracts import Endpoint, Secret
+from gateway.errors import ConfigError
+from gateway.ssh.options import SshOptions
+
+CORPUS = sorted((Path(__file__).parent / "bad_configs").glob("*.yaml"))
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def read(text: str, tmp_path: Path, **environment: str) -> Config:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(text)
+    return load(Sources(file, environment=environment))
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
+def test_each_rule_is_told_with_its_place(path: Path) -> None:
+    """Every `# expect:` line of a file is one problem, and there is no other."""
+    expected = re.findall(r"^# expect: (.*)$", path.read_text(), re.MULTILINE)
+    assert expected
+    with pytest.raises(ConfigError) as caught:
+        load(Sources(path, environment={}))
+    told = [str(problem).removeprefix(f"{path}:") for problem in caught.value.problems]
+    assert len(told) == len(expected), told
+    for want, got in zip(expected, told, strict=True):
+        assert got.startswith(want), (want, got)
+
+
+@pytest.mark.parametrize("name", ["small.yaml", "full.yaml"])
+def test_the_shipped_configurations_are_valid(name: str) -> None:
+    assert load(Sources(CONFIGS / name, environment={})).backends
+
+
+def test_the_demo_configuration_is_valid() -> None:
+    names = set(re.findall(r"\$\{(DEMO_\w+)\}", (CONFIGS / "demo.yaml").read_text()))
+    values = {name: str(at) if name.endswith("PORT") else "/x" for at, name in enumerate(sorted(names), 1000)}
+    assert set(load(Sources(CONFIGS / "demo.yaml", environment=values)).backends) == {"orders", "reports", "media"}
+
+
+def test_defaults(tmp_path: Path) -> None:
+    config = read("backends: {a: {kind: mysql, targets: db}, n: {kind: nfs, targets: nas, export: /x}}", tmp_path)
+    orders = config.backends["a"]
+    assert orders.targets == (Endpoint("db", 3306),)
+    assert (orders.hold, orders.max_connections, orders.prefer) == (10.0, 1000, "order")
+    assert (orders.check.interval, orders.check.timeout, orders.check.rise, orders.check.fall) == (10.0, 3.0, 2, 3)
+    assert config.backends["n"].hold == 300.0
+    assert config.ops.listen == Endpoint("127.0.0.1", 9090)
+    assert (config.shutdown.delay, config.shutdown.drain) == (5.0, 20.0)
+
+
+def test_several_targets_prefer_the_primary(tmp_path: Path) -> None:
+    config = read(
+        "backends: {a: {kind: postgres, targets: [one, two]}, b: {kind: tcp, targets: [a:1, b:1]}}", tmp_path
+    )
+    assert config.backends["a"].prefer == "primary"
+    assert config.backends["b"].prefer == "order"
+
+
+def test_environment_expands(tmp_path: Path) -> None:
+    text = "backends: {a: {kind: tcp, targets: ['${HOST}:${PORT:-80}'], listen: '/run/$$x'}}"
+    backend = read(text, tmp_path, HOST="db").backends["a"]
+    assert backend.targets == (Endpoint("db", 80),)
+    assert backend.listen == (Path("/run/$x"),)
+
+
+def test_secrets_read_their_file_at_each_use_and_never_print(tmp_path: Path) -> None:
+    secret_file = tmp_path / "secret"
+    secret_file.write_text("first\n")
+    text = f"backends: {{a: {{kind: mysql, targets: db, check: {{user: u, password_file: {secret_file}}}}}}}"
+    password = read(text, tmp_path).backends["a"].check_options.password
+    assert password.reveal() == "first"
+    secret_file.write_text("second")
+    assert password.reveal() == "second"
+    assert "hidden" not in repr(Secret("hidden"))
+
+
+def test_yaml_anchors_and_merges(tmp_path: Path) -> None:
+    text = """
+backends:
+  a: &base {kind: tcp, targets: ['a:1'], hold: 3s}
+  b: {<<: *base, targets: ['b:1']}
+"""
+    config = read(text, tmp_path)
+    assert config.backends["b"].hold == 3.0
+    assert config.backends["b"].targets == (Endpoint("b", 1),)
+
+
+def test_urls_carry_every_key() -> None:
+    config = load(
+        Sources(
+            tunnels=(
+                "bastion=ssh://tunnel@b.example.com:2222?identity_files=/k1,/k2&known_hosts=/kh&keepalive.count=5",
+            ),
+            backends=(
+                (
+                    "orders=mysql://db-1:3306,db-2?via=bastion&listen=127.0.0.1:1,127.0.0.1:2&hold=1s&allow=10.0.0.0/8"
+                    "&check.user=gateway&check.password_file=/s&check.tls.mode=verify&check.tls.ca_file=/ca"
+                ),
+                "media=nfs://nas/path/to/folder?listen=127.0.0.1:3",
+            ),
+            environment={},
+        )
+    )
+    options = config.tunnels["bastion"].options
+    assert isinstance(options, SshOptions)
+    assert (options.host, options.port, options.user) == ("b.example.com", 2222, "tunnel")
+    assert options.identity_files == (Path("/k1"), Path("/k2"))
+    assert options.keepalive.count == 5
+    orders = config.backends["orders"]
+    assert orders.targets == (Endpoint("db-1", 3306), Endpoint("db-2", 3306))
+    assert orders.listen == (Endpoint("127.0.0.1", 1), Endpoint("127.0.0.1", 2))
+    assert orders.check_options.tls.mode == "verify"
+    assert config.backends["media"].options.export == "/path/to/folder"
+
+
+def test_flags_beat_the_environment_which_beats_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "ops: {listen: 127.0.0.1:1}\ngateway: {instance: file}\nbackends: {a: {kind: tcp, targets: 'a:1'}}"
+    )
+    environment = {
+        "GATEWAY_OPS_LISTEN": "127.0.0.1:2",
+        "GATEWAY_INSTANCE": "environment",
+        "GATEWAY_BACKEND_A": "tcp://b:2",
+        "GATEWAY_BACKEND_MY_DB": "postgres://pg",
+    }
+    config = load(Sources(file, settings={"ops-listen": "127.0.0.1:3"}, environment=environment))
+    assert config.ops.listen.port == 3
+    assert config.gateway.instance == "environment"
+    assert config.backends["a"].targets == (Endpoint("b", 2),)
+    assert config.backends["my-db"].targets == (Endpoint("pg", 5432),)
+
+
+def test_a_kubernetes_service_named_gateway_does_no_harm() -> None:
+    environment = {"GATEWAY_SERVICE_HOST": "10.0.0.1", "GATEWAY_PORT": "tcp://10.0.0.1:9090"}
+    assert load(Sources(backends=("a=tcp://a:1",), environment=environment)).backends
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        (Sources(tunnels=("b=ssh://u:secret@h",), environment={}), "process lists"),
+        (Sources(backends=("a=mysql://h?check.password=x&check.user=u",), environment={}), "check.password_file"),
+        (Sources(backends=("mysql://h",), environment={}), "must be NAME=URL"),
+        (Sources(backends=("a=mysq://h",), environment={}), "did you mean 'mysql'"),
+        (Sources(backends=("a=mysql://h?lissten=127.0.0.1:1",), environment={}), "did you mean 'listen'"),
+        (Sources(backends=("a=tcp://h:1?hold=1s&hold=2s",), environment={}), "is given twice"),
+        (Sources(backends=("a=tcp://u@h:1",), environment={}), "names no user"),
+        (Sources(settings={"shutdown-delay": "5"}, environment={}), "--shutdown-delay: shutdown.delay"),
+        (
+            Sources(environment={"GATEWAY_BACKEND_A": "tcp://${NOPE}:1"}),
+            "GATEWAY_BACKEND_A: the environment variable NOPE",
+        ),
+        (Sources(Path("/nonexistent/gateway.yaml"), environment={}), "cannot be read: No such file"),
+    ],
+)
+def test_bad_flags_name_themselves_and_the_remedy(sources: Sources, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load(sources)
+
+
+def test_the_password_of_the_environment_may_stand_in_a_url() -> None:
+    config = load(Sources(environment={"GATEWAY_BACKEND_A": "mysql://h?check.user=u&check.password=x"}))
+    assert config.backends["a"].check_options.password == Secret("x")
+
+
+def test_the_flags_of_the_commands_are_those_of_the_model() -> None:
+    assert list(SETTINGS) == list(setting_names())

@@ -1,0 +1,60 @@
+import time
+from dataclasses import replace
+
+from gateway.contracts import State
+from gateway.measure import Histogram
+from gateway.ops.health import health, ready
+from gateway.ops.metrics import render
+from gateway.ops.view import BackendView, ServiceView
+
+
+def backend(name: str, state: State) -> BackendView:
+    return BackendView(
+        name=name, kind="mysql", via=None, listen=[], prefer="order", state=state,
+        reason=None if state is State.UP else "refused", detail="", since=time.time(), targets=[], connections=0,
+        connections_total=0, rejected={}, resets={}, to_backend=0, from_backend=0, latency=Histogram(),
+    )  # fmt: skip
+
+
+VIEW = ServiceView(
+    version="1", python_version="3", instance="here", started_at=0, startup_done=True, draining=False,
+    reload_successful=True, reload_success_at=0, reload_error="", tunnels=[],
+    backends=[backend("good", State.UP), backend("soso", State.DEGRADED), backend("bad", State.DOWN)],
+    loop_lag=Histogram(),
+)  # fmt: skip
+
+
+def test_a_remote_that_is_down_does_not_fail_readiness() -> None:
+    answer = ready(VIEW, [], 0)
+    assert answer.status == 200
+    assert answer.body["backends"]["bad"]["status"] == "down"
+    assert answer.body["backends"]["bad"]["reason"] == "refused"
+
+
+def test_unless_it_is_asked_for() -> None:
+    assert ready(VIEW, ["good", "soso"], 0).status == 200
+    assert ready(VIEW, ["good", "bad"], 0).status == 503
+    assert ready(VIEW, [], 2).status == 200
+    assert ready(VIEW, [], 3).status == 503
+    assert ready(VIEW, ["gone"], 0).body["unknown"] == ["gone"]
+
+
+def test_not_ready_while_starting_and_draining() -> None:
+    assert ready(replace(VIEW, startup_done=False), [], 0).status == 503
+    draining = ready(replace(VIEW, draining=True), [], 0)
+    assert (draining.status, draining.body["status"], draining.body["draining"]) == (503, "draining", True)
+
+
+def test_health_json() -> None:
+    assert health(VIEW, [], 0).body["status"] == "warn"
+    assert health(replace(VIEW, backends=VIEW.backends[:1]), [], 0).body["status"] == "pass"
+    assert health(VIEW, ["bad"], 0).body["status"] == "fail"
+
+
+def test_openmetrics_is_given_to_whom_asks_for_it() -> None:
+    text, content_type = render(VIEW, "application/openmetrics-text; version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text")
+    assert text.endswith(b"# EOF\n")
+    text, content_type = render(VIEW, "text/plain")
+    assert b'gateway_backend_state{backend="bad",state="down"} 1.0' in text
+    assert b"_created" not in text

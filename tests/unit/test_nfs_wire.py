@@ -1,0 +1,84 @@
+"""RPC and XDR against bytes: what a server may send, and what it must not."""
+
+import asyncio
+import socket
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.nfs import v4
+from gateway.nfs.rpc import RpcClient, RpcError
+from gateway.nfs.xdr import Reader, XdrError, opaque, uhyper, uint
+
+
+@given(st.binary(max_size=64), st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1))
+def test_xdr_reads_what_it_writes(data: bytes, small: int, large: int) -> None:
+    reader = Reader(opaque(data) + uint(small) + uhyper(large))
+    assert (reader.opaque(), reader.uint(), reader.uhyper()) == (data, small, large)
+
+
+def test_a_bitmap_names_its_attributes() -> None:
+    assert Reader(uint(2) + uint(1 << 8 | 1 << 10) + uint(1 << 10)).bitmap() == [8, 10, 42]
+
+
+@given(st.binary(max_size=40))
+def test_garbage_is_an_xdr_error_and_nothing_else(data: bytes) -> None:
+    reader = Reader(data)
+    with pytest.raises(XdrError):
+        for _ in range(20):
+            reader.opaque()
+            reader.uint()
+
+
+async def answered(reply: bytes, *, fragments: int = 1) -> Reader:
+    """One call whose answer is `reply`, after the transaction's ID."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        loop = asyncio.get_running_loop()
+        call = asyncio.ensure_future(RpcClient(ours, v4.PROGRAM, v4.VERSION).call(0))
+        sent = await loop.sock_recv(theirs, 4096)
+        record = sent[4:8] + reply
+        size = -(-len(record) // fragments)
+        for at in range(0, len(record), size):
+            piece = record[at : at + size]
+            last = 0x80000000 if at + size >= len(record) else 0
+            await loop.sock_sendall(theirs, struct.pack(">I", last | len(piece)) + piece)
+        theirs.shutdown(socket.SHUT_WR)
+        return await call
+
+
+ACCEPTED = uint(1) + uint(0) + uint(0) + uint(0)
+
+
+async def test_a_reply_in_fragments_is_put_together() -> None:
+    reader = await answered(ACCEPTED + uint(0) + uint(7), fragments=5)
+    assert reader.uint() == 7
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "message"),
+    [
+        (ACCEPTED + uint(2) + uint(3) + uint(3), RpcError, "other versions"),
+        (ACCEPTED + uint(1), RpcError, "no such RPC program"),
+        (ACCEPTED + uint(5), RpcError, "system error"),
+        (uint(1) + uint(1) + uint(1), RpcError, "refuses our credentials"),
+        (uint(0), XdrError, "does not belong"),
+        (ACCEPTED, XdrError, "ends 4 bytes early"),
+    ],
+)
+async def test_refusals(reply: bytes, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        await answered(reply)
+
+
+async def test_an_endless_record_is_refused() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.sendall(struct.pack(">I", 0x7FFFFFFF))
+        with pytest.raises(XdrError, match="this is not RPC"):
+            await RpcClient(ours, v4.PROGRAM, v4.VERSION).call(0)

@@ -1,0 +1,79 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.contracts import Endpoint, State
+from gateway.errors import Reason
+from gateway.health.routing import Candidate, backend_state, order
+
+ONE, TWO, THREE = (Endpoint("db", port) for port in (1, 2, 3))
+STATES = st.sampled_from(list(State))
+
+
+def candidate(
+    target: Endpoint, state: State = State.UP, role: str | None = None, *, read_only: bool | None = None
+) -> Candidate:
+    return Candidate(target, state, None if state is State.UP else Reason.REFUSED, "why", role, read_only)
+
+
+def targets(candidates: list[Candidate]) -> list[Endpoint]:
+    return [each.target for each in candidates]
+
+
+def test_order_takes_the_first_that_is_up_and_keeps_the_rest_for_later() -> None:
+    assert targets(order([candidate(ONE, State.DOWN), candidate(TWO), candidate(THREE)], "order")) == [
+        TWO,
+        THREE,
+        ONE,
+    ]
+
+
+def test_primary_never_offers_a_read_only_target() -> None:
+    given_ = [candidate(ONE, role="replica"), candidate(TWO, read_only=True), candidate(THREE, role="primary")]
+    assert targets(order(given_, "primary")) == [THREE]
+    assert order(given_[:2], "primary") == []
+    assert backend_state(given_[:2], "primary")[:2] == (State.DOWN, Reason.ROLE)
+
+
+def test_replica_prefers_a_replica_and_falls_back_to_the_primary() -> None:
+    both = [candidate(ONE, role="primary"), candidate(TWO, role="replica", read_only=True)]
+    assert targets(order(both, "replica")) == [TWO, ONE]
+    assert backend_state(both, "replica")[0] is State.UP
+    assert backend_state(both[:1], "replica")[:2] == (State.DEGRADED, Reason.ROLE)
+
+
+def test_backend_states() -> None:
+    up, down = candidate(ONE), candidate(TWO, State.DOWN)
+    assert backend_state([up], "order") == (State.UP, None, "")
+    assert backend_state([up, down], "order")[0] is State.DEGRADED
+    assert backend_state([down], "order")[:2] == (State.DOWN, Reason.REFUSED)
+    assert backend_state([candidate(ONE, State.BLOCKED)], "order")[0] is State.BLOCKED
+    assert backend_state([candidate(ONE, State.PAUSED)], "order")[0] is State.PAUSED
+    assert backend_state([candidate(ONE, State.UNKNOWN)], "order")[0] is State.UNKNOWN
+    assert backend_state([candidate(ONE, State.UNKNOWN), down], "order")[0] is State.UNKNOWN
+
+
+CANDIDATES = st.lists(
+    st.builds(
+        candidate,
+        st.sampled_from([ONE, TWO, THREE]),
+        STATES,
+        st.sampled_from([None, "primary", "replica"]),
+        read_only=st.sampled_from([None, True, False]),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(CANDIDATES, st.sampled_from(["primary", "replica", "any", "order"]))
+def test_no_write_goes_to_a_replica_and_nothing_else_is_lost(candidates: list[Candidate], prefer: str) -> None:
+    chosen = order(candidates, prefer)
+    if prefer == "primary":
+        assert not any(each.read_only or each.role == "replica" for each in chosen)
+    else:
+        assert sorted(targets(chosen)) == sorted(targets(candidates))
+    usable = [each.state in (State.UP, State.DEGRADED) for each in chosen]
+    assert usable == sorted(usable, reverse=True)
+    state, reason, _ = backend_state(candidates, prefer)
+    assert (state in (State.UP, State.DEGRADED)) == (bool(usable) and usable[0])
+    assert (reason is None) == (state in (State.UP, State.UNKNOWN)) or state in (State.PAUSED, State.BLOCKED)

@@ -1,0 +1,148 @@
+"""The straight relay under arbitrary chunking, half-closes and resets."""
+
+import asyncio
+import random
+import socket
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.contracts import Ending
+from gateway.measure import Histogram
+from gateway.relay.readiness import RelayLoop
+from gateway.relay.sockets import reset, tune
+from gateway.relay.straight import StraightRelay
+
+
+async def pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a TCP connection on loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        near = socket.create_connection(server.getsockname())
+        far, _ = server.accept()
+    tune(near)
+    tune(far)
+    return near, far
+
+
+async def joined() -> tuple[socket.socket, socket.socket, StraightRelay, Histogram]:
+    client, inner = await pair()
+    outer, backend = await pair()
+    latency = Histogram()
+    return client, backend, StraightRelay(inner, outer, latency), latency
+
+
+async def send(sock: socket.socket, chunks: list[bytes]) -> None:
+    loop = asyncio.get_running_loop()
+    for chunk in chunks:
+        await loop.sock_sendall(sock, chunk)
+        await asyncio.sleep(0)
+    sock.shutdown(socket.SHUT_WR)
+
+
+async def receive(sock: socket.socket, rng: random.Random, most: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    data = bytearray()
+    while piece := await loop.sock_recv(sock, rng.randint(1, most)):
+        data += piece
+        if rng.random() < 0.05:
+            await asyncio.sleep(0.001)
+    return bytes(data)
+
+
+CHUNKS = st.lists(st.integers(1, 200_000).map(lambda size: random.Random(size).randbytes(size)), max_size=6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(CHUNKS, CHUNKS, st.integers(0, 2**32), st.sampled_from([1000, 70_000, 1_000_000]))
+def test_bytes_arrive_as_they_were_sent_in_both_directions(
+    forth: list[bytes], back: list[bytes], seed: int, most: int
+) -> None:
+    async def exchange() -> None:
+        client, backend, relay, _ = await joined()
+        rng = random.Random(seed)
+        with client, backend:
+            async with asyncio.timeout(20):
+                _, _, got_forth, got_back = await asyncio.gather(
+                    send(client, forth), send(backend, back), receive(backend, rng, most), receive(client, rng, most)
+                )
+                assert await relay.ended is Ending.FINISHED
+        assert got_forth == b"".join(forth)
+        assert got_back == b"".join(back)
+        assert (relay.to_backend, relay.from_backend) == (len(got_forth), len(got_back))
+
+    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+        runner.run(exchange())
+
+
+@pytest.mark.parametrize("first", ["client", "backend"])
+async def test_a_half_close_leaves_the_other_direction_open(first: str) -> None:
+    client, backend, relay, _ = await joined()
+    loop = asyncio.get_running_loop()
+    near, far = (client, backend) if first == "client" else (backend, client)
+    with client, backend:
+        near.shutdown(socket.SHUT_WR)
+        assert await loop.sock_recv(far, 10) == b""
+        await loop.sock_sendall(far, b"still here")
+        assert await loop.sock_recv(near, 100) == b"still here"
+        assert not relay.ended.done()
+        far.shutdown(socket.SHUT_WR)
+        assert await relay.ended is Ending.FINISHED
+
+
+@pytest.mark.parametrize(("who", "ending"), [("client", Ending.CLIENT_RESET), ("backend", Ending.BACKEND_RESET)])
+async def test_a_reset_is_passed_on_as_a_reset(who: str, ending: Ending) -> None:
+    client, backend, relay, _ = await joined()
+    near, far = (client, backend) if who == "client" else (backend, client)
+    with client, backend:
+        await asyncio.sleep(0.01)
+        reset(near)
+        assert await relay.ended is ending
+        with pytest.raises(ConnectionResetError):
+            await asyncio.get_running_loop().sock_recv(far, 10)
+
+
+async def test_a_client_that_does_not_read_stops_the_backend() -> None:
+    client, backend, relay, _ = await joined()
+    sent = 0
+    with client, backend:
+        try:
+            async with asyncio.timeout(0.5):
+                while True:
+                    await asyncio.get_running_loop().sock_sendall(backend, bytes(65536))
+                    sent += 65536
+        except TimeoutError:
+            pass
+        held_by_kernels = 32 << 20
+        assert sent < held_by_kernels
+        relay.abort(Ending.ABORTED)
+
+
+async def test_data_held_for_a_slow_reader_survives_the_senders_end() -> None:
+    """The sender closes both ways while its bytes are still held back by a slow reader: they arrive all the same."""
+    client, backend, relay, _ = await joined()
+    loop = asyncio.get_running_loop()
+    payload = random.Random(1).randbytes(4 << 20)
+    with client, backend:
+        backend.shutdown(socket.SHUT_WR)
+        sending = asyncio.ensure_future(send(client, [payload]))
+        await asyncio.sleep(0.2)
+        assert await receive(backend, random.Random(2), 100_000) == payload
+        await sending
+        assert await relay.ended is Ending.FINISHED
+        assert await loop.sock_recv(client, 10) == b""
+
+
+async def test_latency_counts_from_the_last_request_byte_to_the_first_answer_byte() -> None:
+    client, backend, relay, latency = await joined()
+    loop = asyncio.get_running_loop()
+    with client, backend:
+        for _ in range(3):
+            await loop.sock_sendall(client, b"ask")
+            await loop.sock_recv(backend, 10)
+            await asyncio.sleep(0.02)
+            await loop.sock_sendall(backend, b"answer")
+            await loop.sock_recv(client, 10)
+        relay.abort(Ending.ABORTED)
+    assert latency.count == 3
+    assert 0.05 < latency.sum < 1.0

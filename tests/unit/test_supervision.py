@@ -1,0 +1,131 @@
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from gateway.contracts import Link, Progress, TunnelState
+from gateway.errors import Reason, TunnelError
+from gateway.supervision import supervisor as supervisor_module
+from gateway.supervision import uplink as uplink_module
+from gateway.supervision.backoff import BackoffPolicy
+from gateway.supervision.supervisor import supervise
+from gateway.supervision.uplink import Uplink
+from gateway.tunnels.direct import DirectLink, DirectTunnel
+
+QUICK = BackoffPolicy(first=0.001, cap=0.002)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uplink_module, "RECONNECT", QUICK)
+    monkeypatch.setattr(supervisor_module, "RESTART", QUICK)
+
+
+class Losing(DirectLink):
+    """A link that is lost when told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.end = asyncio.Event()
+
+    async def lost(self) -> str:
+        await self.end.wait()
+        return "told to"
+
+
+class Flaky:
+    """A tunnel whose attempts end as scripted: an error, or a link."""
+
+    far_side = "nowhere"
+
+    def __init__(self, *script: TunnelError | Losing) -> None:
+        self.script = list(script)
+        self.opened_via: list[Link] = []
+
+    @contextlib.asynccontextmanager
+    async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
+        progress(TunnelState.CONNECTING)
+        self.opened_via.append(via)
+        step = self.script.pop(0)
+        if isinstance(step, TunnelError):
+            raise step
+        yield step
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(2):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_a_tunnel_comes_up_after_failures_and_again_after_a_loss() -> None:
+    first, second = Losing(), Losing()
+    uplink = Uplink("t", Flaky(TunnelError(Reason.REFUSED, "no"), first, second), Uplink("d", DirectTunnel(), None))
+    async with supervise() as units:
+        units.start("direct", uplink.via)  # type: ignore[arg-type]
+        units.start("t", uplink)
+        await until(lambda: uplink.link is first)
+        assert (uplink.state, uplink.reason) == (TunnelState.UP, None)
+        assert uplink.failures == {Reason.REFUSED: 1}
+        first.end.set()
+        await until(lambda: uplink.link is second)
+        assert uplink.connects == 2
+        assert uplink.failures == {Reason.REFUSED: 1, Reason.TUNNEL: 1}
+    assert uplink.state is TunnelState.STOPPED  # type: ignore[comparison-overlap]
+
+
+async def test_a_fatal_error_quarantines_until_somebody_asks() -> None:
+    link = Losing()
+    uplink = Uplink("t", Flaky(TunnelError(Reason.HOST_KEY, "changed", fatal=True), link), None)
+    async with supervise() as units:
+        units.start("t", uplink)
+        await until(lambda: uplink.state is TunnelState.QUARANTINED)
+        assert (uplink.reason, uplink.detail) == (Reason.HOST_KEY, "changed")
+        await asyncio.sleep(0.05)
+        assert uplink.link is None
+        uplink.reconnect()
+        await until(lambda: uplink.link is link)
+
+
+async def test_an_inner_tunnel_waits_for_its_outer_one_and_says_so() -> None:
+    outer = Uplink("outer", Flaky(TunnelError(Reason.AUTH, "refused", fatal=True)), None)
+    inner = Uplink("inner", Flaky(Losing()), outer)
+    async with supervise() as units:
+        units.start("outer", outer)
+        units.start("inner", inner)
+        await until(lambda: inner.state is TunnelState.WAITING)
+        assert inner.reason is Reason.TUNNEL
+        assert "outer is quarantined: refused" in inner.detail
+
+
+async def test_a_crashed_unit_is_started_again_and_takes_nobody_along() -> None:
+    runs = 0
+
+    class Crashing:
+        async def run(self, ready: Callable[[], None]) -> None:
+            nonlocal runs
+            runs += 1
+            ready()
+            if runs < 3:
+                raise RuntimeError("a defect")
+            await asyncio.Event().wait()
+
+    class Steady:
+        cancelled = False
+
+        async def run(self, ready: Callable[[], None]) -> None:
+            ready()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cancelled = True
+                raise
+
+    steady = Steady()
+    async with supervise() as units:
+        units.start("steady", steady)
+        await units.start("crashing", Crashing()).wait()
+        await until(lambda: runs == 3)
+        assert not steady.cancelled
+    assert steady.cancelled

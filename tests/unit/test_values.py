@@ -1,0 +1,67 @@
+import pytest
+
+from gateway.config import values
+from gateway.contracts import Endpoint
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("500ms", 0.5), ("10s", 10.0), ("5m", 300.0), ("1h30m", 5400.0), ("0", 0.0), ("1.5s", 1.5), ("1d", 86400.0)],
+)
+def test_duration(text: str, seconds: float) -> None:
+    assert values.duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["10", "s", "10 s", "-1s", "1s2", "ten", ""])
+def test_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="not a duration"):
+        values.duration(text)
+
+
+@pytest.mark.parametrize(("text", "size"), [("15MiB", 15 << 20), ("1GB", 10**9), ("512", 512), ("1.5KiB", 1536)])
+def test_size(text: str, size: int) -> None:
+    assert values.size(text) == size
+
+
+@pytest.mark.parametrize("text", ["15mib", "MiB", "1 XB", "-1"])
+def test_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="not a size"):
+        values.size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "default", "found"),
+    [
+        ("db:3306", 0, Endpoint("db", 3306)),
+        ("db", 5432, Endpoint("db", 5432)),
+        ("[fd00::1]:3306", 0, Endpoint("fd00::1", 3306)),
+        ("[fd00::1]", 22, Endpoint("fd00::1", 22)),
+    ],
+)
+def test_endpoint(text: str, default: int, found: Endpoint) -> None:
+    assert values.endpoint(text, default) == found
+
+
+@pytest.mark.parametrize("text", ["db", "db:0", "db:65536", "fd00::1", "db:x", "a b:1", ":1"])
+def test_no_endpoint(text: str) -> None:
+    with pytest.raises(ValueError, match=r"host:port|needs a port"):
+        values.endpoint(text)
+
+
+def test_an_endpoint_prints_as_it_is_written() -> None:
+    assert str(Endpoint("fd00::1", 1)) == "[fd00::1]:1"
+    assert str(Endpoint("db", 1)) == "db:1"
+
+
+def test_listener_takes_addresses_and_paths_only() -> None:
+    assert str(values.listener("/run/x.sock")) == "/run/x.sock"
+    assert str(values.listener("unix:/run/x.sock")) == "/run/x.sock"
+    assert values.listener(":3306") == Endpoint("0.0.0.0", 3306)  # noqa: S104
+    assert values.listener("[::1]:3306") == Endpoint("::1", 3306)
+    with pytest.raises(ValueError, match="must name an address"):
+        values.listener("db.example.com:3306")
+
+
+def test_network_says_what_was_probably_meant() -> None:
+    with pytest.raises(ValueError, match=r"did you mean 10\.0\.0\.0/8"):
+        values.network("10.0.0.1/8")

@@ -1,0 +1,96 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.contracts import State
+from gateway.errors import Reason
+from gateway.health.verdict import History, Result, Verdict
+
+
+def result(state: State, at: float = 0.0) -> Result:
+    reason = None if state in (State.UP, State.UNKNOWN) else Reason.REFUSED
+    return Result(at=at, duration=0.01, state=state, reason=reason)
+
+
+UP, DOWN = result(State.UP), result(State.DOWN)
+
+
+def test_the_first_result_decides() -> None:
+    for first in (UP, DOWN):
+        verdict = Verdict(rise=2, fall=3)
+        assert verdict.add(first)
+        assert verdict.state is first.state
+
+
+def test_fall_and_rise() -> None:
+    verdict = Verdict(rise=2, fall=3)
+    verdict.add(UP)
+    assert [verdict.add(DOWN) for _ in range(3)] == [False, False, True]
+    assert (verdict.state, verdict.reason) == (State.DOWN, Reason.REFUSED)
+    assert [verdict.add(UP) for _ in range(2)] == [False, True]
+    assert (verdict.state, verdict.reason) == (State.UP, None)
+
+
+def test_a_success_in_between_starts_the_count_anew() -> None:
+    verdict = Verdict(rise=2, fall=3)
+    for each in (UP, DOWN, DOWN, UP, DOWN, DOWN):
+        verdict.add(each)
+    assert verdict.state is State.UP
+    assert verdict.pending
+
+
+def test_blocked_is_not_judged_and_the_next_result_decides() -> None:
+    verdict = Verdict(rise=2, fall=3)
+    verdict.add(UP)
+    assert verdict.override(State.BLOCKED, Reason.TUNNEL, "tunnel edge is down")
+    assert not verdict.override(State.BLOCKED, Reason.TUNNEL, "still")
+    assert verdict.add(DOWN)
+    assert verdict.state is State.DOWN
+
+
+def test_up_and_degraded_change_at_once() -> None:
+    verdict = Verdict(rise=2, fall=3)
+    verdict.add(UP)
+    assert verdict.add(result(State.DEGRADED))
+    assert verdict.add(UP)
+
+
+def test_flapping_starts_and_stops() -> None:
+    verdict = Verdict(rise=1, fall=1)
+    for at in range(21):
+        verdict.add(UP if at % 2 else DOWN)
+    assert verdict.flapping
+    for _ in range(21):
+        verdict.add(UP)
+    assert not verdict.flapping
+
+
+def test_history_keeps_failures_longest() -> None:
+    history = History(size=10)
+    for at in range(5):
+        history.add(result(State.DOWN, at))
+    for at in range(5, 100):
+        history.add(result(State.UP, at))
+    kept = history.results()
+    assert len(kept) == 10
+    assert [each.at for each in kept if not each.passed] == [0, 1, 2, 3, 4]
+    assert kept[-1].at == 99
+
+
+@given(st.lists(st.booleans(), max_size=60), st.integers(1, 4), st.integers(1, 4))
+def test_a_change_needs_exactly_rise_or_fall_results_in_a_row(results: list[bool], rise: int, fall: int) -> None:
+    verdict = Verdict(rise, fall)
+    seen: list[bool] = []
+    for passed in results:
+        before = verdict.state
+        verdict.add(UP if passed else DOWN)
+        seen.append(passed)
+        if before is State.UNKNOWN:
+            assert verdict.state is (State.UP if passed else State.DOWN)
+        elif verdict.state is not before:
+            needed = rise if passed else fall
+            assert len(seen) > needed
+            assert seen[-needed:] == [passed] * needed
+        else:
+            stands = verdict.state is State.UP
+            streak = next((at for at, each in enumerate(reversed(seen)) if each is stands), len(seen))
+            assert streak < (fall if stands else rise)
