@@ -18,15 +18,18 @@ async def connect(options: SshOptions, sock: socket.socket, progress: Progress) 
         TunnelError: With the reason; fatal where only a person can mend it.
     """
     try:
-        verifier = hostkeys.Verifier(options)
-        trusted = hostkeys.trusted(options)
-        login = await asyncio.to_thread(credentials.login, options)
+        return await _connect(options, sock, progress)
     except BaseException:
         sock.close()
         raise
+
+
+async def _connect(options: SshOptions, sock: socket.socket, progress: Progress) -> asyncssh.SSHClientConnection:
+    verifier = hostkeys.Verifier(options)
+    trusted = hostkeys.trusted(options)
     progress(TunnelState.AUTHENTICATING)
     try:
-        async with asyncio.timeout(options.login_timeout):
+        async with asyncio.timeout(options.login_timeout), credentials.login(options) as login:
             return await asyncssh.connect(
                 options.host,
                 options.port,
@@ -44,14 +47,9 @@ async def connect(options: SshOptions, sock: socket.socket, progress: Progress) 
                 **login,
             )
     except TimeoutError as error:
-        sock.close()
         raise TunnelError(Reason.TIMEOUT, f"no login within {options.login_timeout:g} s (login_timeout)") from error
     except (asyncssh.Error, OSError, ValueError) as error:
-        sock.close()
         raise _explain(error, options, verifier) from error
-    except BaseException:
-        sock.close()
-        raise
 
 
 def _explain(error: Exception, options: SshOptions, verifier: hostkeys.Verifier) -> TunnelError:

@@ -1,7 +1,10 @@
 """Private keys, certificates and passphrases, read at each connect so that they can rotate."""
 
+import asyncio
+import contextlib
 import os
 import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +37,34 @@ def check_private(path: Path) -> None:
         )
 
 
-def login(options: SshOptions) -> dict[str, Any]:
-    """The arguments for `asyncssh.connect` that prove who we are.
+@contextlib.asynccontextmanager
+async def login(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
+    """The arguments for `asyncssh.connect` that prove who we are; good until the block ends.
+
+    Raises:
+        TunnelError: A file or the agent cannot be used; fatal.
+    """
+    keys = await asyncio.to_thread(load_keys, options)
+    async with contextlib.AsyncExitStack() as stack:
+        if options.agent is not None:
+            try:
+                agent = await stack.enter_async_context(asyncssh.connect_agent(str(options.agent)))
+                keys += await agent.get_keys()
+            except (OSError, ValueError) as error:
+                raise TunnelError(Reason.AUTH, f"agent {options.agent}: {error}", fatal=True) from error
+        yield {
+            "username": options.user,
+            "client_keys": keys or None,
+            "password": _read("password_file", options.password.reveal) if options.password else None,
+            "agent_path": None,
+            "agent_forwarding": False,
+            "disable_trivial_auth": True,
+            "gss_host": None,
+        }
+
+
+def load_keys(options: SshOptions) -> list[Any]:
+    """The key pairs of the identity files, with their certificates.
 
     Raises:
         TunnelError: A file is missing, readable by others, encrypted without a passphrase, or no key; fatal.
@@ -59,15 +88,7 @@ def login(options: SshOptions) -> dict[str, Any]:
             keys = list(asyncssh.load_keypairs(keys, passphrase, certificates))
         except (asyncssh.KeyImportError, OSError, ValueError) as error:
             raise TunnelError(Reason.AUTH, f"certificate_files: {error}", fatal=True) from error
-    return {
-        "username": options.user,
-        "client_keys": keys or None,
-        "password": _read("password_file", options.password.reveal) if options.password else None,
-        "agent_path": str(options.agent) if options.agent else None,
-        "agent_forwarding": False,
-        "disable_trivial_auth": True,
-        "gss_host": None,
-    }
+    return keys
 
 
 def _read(key: str, reveal: Any) -> str:

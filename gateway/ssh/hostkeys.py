@@ -1,6 +1,8 @@
 """Which host keys are trusted: files and pins, fail closed, per hop."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 
@@ -39,8 +41,13 @@ class Verifier(asyncssh.SSHClient):
         self.lost = exc
 
 
-def trusted(options: SshOptions) -> asyncssh.SSHKnownHosts:
-    """The host keys that the files trust; empty when only pins do.
+Match = Callable[[str, str, int | None], Sequence[Sequence[Any]]]
+_REVOKED = (2, 4, 6)
+"""Where the revoked keys, certificates and subjects stand in what `SSHKnownHosts.match` returns."""
+
+
+def trusted(options: SshOptions) -> Match:
+    """Finds the host keys that the files trust and revoke; none are trusted when only pins do.
 
     Raises:
         TunnelError: A file cannot be read, or nothing at all is trusted; fatal.
@@ -51,7 +58,17 @@ def trusted(options: SshOptions) -> asyncssh.SSHKnownHosts:
             "no host key is trusted: set known_hosts or host_keys (ssh-keyscan shows them)",
             fatal=True,
         )
-    return asyncssh.import_known_hosts("\n".join(_read(path) for path in options.known_hosts))
+    known = asyncssh.import_known_hosts("\n".join(_read(path) for path in options.known_hosts))
+
+    def match(host: str, addr: str, port: int | None) -> Sequence[Sequence[Any]]:
+        found = known.match(host, addr, port)
+        if port is None:
+            return found
+        # When only revoked keys stand under [host]:port, asyncssh looks the bare host up instead and forgets them.
+        with_port = known.match(f"[{host}]:{port}", "", None)
+        return [[*each, *with_port[at]] if at in _REVOKED else each for at, each in enumerate(found)]
+
+    return match
 
 
 def _read(path: Path) -> str:

@@ -59,7 +59,7 @@ def _quiet(state: TunnelState) -> None:
 
 
 def _verify(options: SshOptions) -> None:
-    credentials.login(options)
+    credentials.load_keys(options)
     hostkeys.trusted(options)
     hostkeys.Verifier(options)
 

@@ -189,7 +189,7 @@ async def test_mysql_read_only_is_a_replica(shared_mariadb: MariaDB) -> None:
 
 async def test_mysql_with_too_many_connections(shared_mariadb: MariaDB) -> None:
     shared_mariadb.execute("SET GLOBAL max_connections = 10")
-    held = []
+    held: list[Any] = []
     try:
         with contextlib.suppress(pymysql.err.OperationalError):
             while len(held) < 20:
@@ -251,7 +251,7 @@ async def test_postgres_refusals(shared_postgres: Postgres, changes: dict[str, A
 
 async def test_postgres_with_too_many_connections(tmp_path_factory: pytest.TempPathFactory, rig_folder: Path) -> None:
     server = Postgres(rig_folder / "few", max_connections="5", superuser_reserved_connections="3").start()
-    held = []
+    held: list[Any] = []
     try:
         import psycopg  # noqa: PLC0415 - only here
 

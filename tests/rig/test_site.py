@@ -130,7 +130,12 @@ def test_a_killed_server_is_down_with_its_reason_and_up_after_its_return(
     site: Site, victim: str, backend: str, others: list[str]
 ) -> None:
     site.gateway.wait_up("orders", "reports", "media", timeout=5)
-    server = {"mariadb": site.mariadb, "postgres": site.postgres, "nfs": site.nfs}[victim]
+    servers: dict[str, MariaDB | Postgres | NfsServer] = {
+        "mariadb": site.mariadb,
+        "postgres": site.postgres,
+        "nfs": site.nfs,
+    }
+    server = servers[victim]
     server.stop(signal.SIGKILL)
     try:
         took = site.gateway.wait(lambda: site.gateway.state(backend)[0] == "down")

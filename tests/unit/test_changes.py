@@ -8,8 +8,12 @@ TUNNELS = ("edge=ssh://u@edge", "bastion=ssh://u@bastion?via=edge", "other=ssh:/
 BACKENDS = ("orders=mysql://db?via=bastion", "reports=postgres://pg?via=other", "direct=tcp://app:1")
 
 
-def config(tunnels: tuple[str, ...] = TUNNELS, backends: tuple[str, ...] = BACKENDS, **settings: str) -> Config:
-    return load(Sources(tunnels=tunnels, backends=backends, settings=settings, environment={}))
+def config(
+    settings: dict[str, str] | None = None,
+    tunnels: tuple[str, ...] = TUNNELS,
+    backends: tuple[str, ...] = BACKENDS,
+) -> Config:
+    return load(Sources(tunnels=tunnels, backends=backends, settings=settings or {}, environment={}))
 
 
 def test_the_same_changes_nothing() -> None:
@@ -18,7 +22,7 @@ def test_the_same_changes_nothing() -> None:
 
 
 def test_a_changed_tunnel_takes_along_what_goes_through_it_and_nothing_else() -> None:
-    changes = compare(config(), config(("edge=ssh://u@edge2", *TUNNELS[1:])))
+    changes = compare(config(), config(tunnels=("edge=ssh://u@edge2", *TUNNELS[1:])))
     assert changes.tunnels_new == changes.tunnels_gone == {"edge", "bastion"}
     assert changes.backends_changed == {"orders"}
     assert not changes.backends_new | changes.backends_gone
@@ -37,4 +41,4 @@ def test_backends_come_change_and_go() -> None:
 
 def test_what_needs_a_restart_is_refused() -> None:
     with pytest.raises(UsageError, match="'ops' changed"):
-        compare(config(), config(**{"ops-listen": "127.0.0.1:1"}))
+        compare(config(), config({"ops-listen": "127.0.0.1:1"}))

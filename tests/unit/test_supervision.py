@@ -72,7 +72,7 @@ async def test_a_tunnel_comes_up_after_failures_and_again_after_a_loss() -> None
         await until(lambda: uplink.link is second)
         assert uplink.connects == 2
         assert uplink.failures == {Reason.REFUSED: 1, Reason.TUNNEL: 1}
-    assert uplink.state is TunnelState.STOPPED  # type: ignore[comparison-overlap]
+    assert uplink.state is TunnelState.STOPPED
 
 
 async def test_a_fatal_error_quarantines_until_somebody_asks() -> None:

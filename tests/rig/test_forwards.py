@@ -1,0 +1,259 @@
+"""Admission, hold, limits and reload, seen from clients of a running service."""
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Gateway, ssh_tunnel
+from servers import echoing, serving
+
+from gateway.demo.process import free_port
+from gateway.demo.sshd import Bastion
+
+pytestmark = pytest.mark.rig
+
+CHECK = "check: {interval: 1s, fast_interval: 200ms, down_interval: 300ms, timeout: 1s}"
+
+
+def connect(port: int, source: tuple[str, int] = ("127.0.0.1", 0)) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=15, source_address=source)
+
+
+def echo(sock: socket.socket, payload: bytes = b"hello") -> bytes:
+    sock.sendall(payload)
+    got = b""
+    while len(got) < len(payload):
+        piece = sock.recv(65536)
+        if not piece:
+            break
+        got += piece
+    return got
+
+
+def is_reset(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1) != b"" and False
+    except ConnectionResetError:
+        return True
+
+
+def test_limits_are_kept_and_counted(gateway: Gateway) -> None:
+    with serving(echoing) as port:
+        few, narrow, privileged = free_port(), free_port(), free_port()
+        gateway.write(f"""
+            backends:
+              few: {{kind: tcp, targets: ["127.0.0.1:{port}"], listen: 127.0.0.1:{few}, max_connections: 2, {CHECK}}}
+              narrow:
+                kind: tcp
+                targets: ["127.0.0.1:{port}"]
+                listen: 127.0.0.1:{narrow}
+                allow: [127.0.0.2]
+                {CHECK}
+              media:
+                kind: nfs
+                targets: ["127.0.0.1:{port}"]
+                export: /x
+                listen: 127.0.0.1:{privileged}
+                {CHECK}
+        """)
+        gateway.start().wait_up("few", "narrow")
+        with connect(few) as one, connect(few) as two:
+            assert echo(one) == echo(two) == b"hello"
+            with connect(few) as three:
+                assert is_reset(three)
+        with connect(narrow) as outside, connect(narrow, ("127.0.0.2", 0)) as inside:
+            assert is_reset(outside)
+            assert echo(inside) == b"hello"
+        with connect(privileged) as high:
+            assert is_reset(high)
+        if os.geteuid() == 0:
+            with connect(privileged, ("127.0.0.1", 1001)) as low:
+                assert echo(low) == b"hello"
+        assert gateway.backend("few")["connections"]["rejected"] == {"max_connections": 1}
+        assert gateway.backend("narrow")["connections"]["rejected"] == {"not_allowed": 1}
+        assert gateway.backend("media")["connections"]["rejected"] == {"unprivileged_port": 1}
+        _, metrics = gateway.http.get("/metrics")
+        assert 'gateway_connections_rejected_total{backend="narrow",reason="not_allowed"} 1.0' in metrics
+
+
+def test_a_client_is_held_while_the_path_is_down_and_then_reset(gateway: Gateway, shared_bastion: Bastion) -> None:
+    listen, late, dead, no_bastion = free_port(), free_port(), free_port(), free_port()
+    gateway.write(f"""
+        tunnels:
+          gone: {ssh_tunnel(shared_bastion).replace(f"port: {shared_bastion.port}", f"port: {no_bastion}")}
+        backends:
+          held: {{kind: tcp, via: gone, targets: ["127.0.0.1:1"], listen: 127.0.0.1:{listen}, hold: 1s, {CHECK}}}
+          patient: {{kind: tcp, targets: ["127.0.0.1:{dead}"], listen: 127.0.0.1:{late}, {CHECK}}}
+    """)
+    gateway.start().wait_state("held", "blocked", "tunnel")
+    started = time.monotonic()
+    with connect(listen) as sock:
+        sock.sendall(b"early words")
+        assert is_reset(sock)
+    assert 0.9 < time.monotonic() - started < 1.5
+    assert gateway.backend("held")["connections"]["rejected"] == {"tunnel": 1}
+    # The target itself is down: its client waits too, and nothing it says early is lost.
+    with connect(late) as sock:
+        sock.sendall(b"early words")
+        time.sleep(0.5)
+        with socket.create_server(("127.0.0.1", dead)) as server:
+            server.settimeout(5)
+            while True:
+                accepted, _ = server.accept()
+                with accepted:
+                    accepted.settimeout(5)
+                    said = accepted.recv(100)  # the check connects and closes; the client speaks
+                    if said:
+                        assert said == b"early words"
+                        accepted.sendall(b"answer")
+                        assert sock.recv(100) == b"answer"
+                        return
+
+
+def test_a_client_that_resets_while_it_is_held_is_forgotten(gateway: Gateway) -> None:
+    listen = free_port()
+    gateway.write(f"""
+        backends:
+          held: {{kind: tcp, targets: ["127.0.0.1:{free_port()}"], listen: 127.0.0.1:{listen}, hold: 60s, {CHECK}}}
+    """)
+    gateway.start().wait_state("held", "down", "refused")
+    before = gateway.descriptors()
+    clients = [connect(listen) for _ in range(50)]
+    gateway.wait(lambda: gateway.backend("held")["connections"]["active"] == 50)
+    for client in clients:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+    gateway.wait(lambda: gateway.backend("held")["connections"]["active"] == 0)
+    gateway.wait(lambda: gateway.descriptors() <= before + 2)
+    assert gateway.backend("held")["connections"]["reset"] == {"client_reset": 50}
+
+
+def test_half_close_through_the_service(gateway: Gateway, shared_bastion: Bastion) -> None:
+    with serving(echoing) as port:
+        direct, tunnelled = free_port(), free_port()
+        gateway.write(f"""
+            tunnels:
+              bastion: {ssh_tunnel(shared_bastion)}
+            backends:
+              a: {{kind: tcp, targets: ["127.0.0.1:{port}"], listen: 127.0.0.1:{direct}, {CHECK}}}
+              b: {{kind: tcp, via: bastion, targets: ["127.0.0.1:{port}"], listen: 127.0.0.1:{tunnelled}, {CHECK}}}
+        """)
+        gateway.start().wait_up("a", "b")
+        payload = os.urandom(5_000_000)
+        for listen in (direct, tunnelled):
+            with connect(listen) as sock:
+                received = bytearray()
+                sock.setblocking(False)
+                view = memoryview(payload)
+                while len(received) < len(payload):
+                    if view:
+                        with contextlib.suppress(BlockingIOError):
+                            view = view[sock.send(view) :]
+                            if not view:
+                                sock.shutdown(socket.SHUT_WR)
+                    with contextlib.suppress(BlockingIOError):
+                        received += sock.recv(1 << 20)
+                sock.setblocking(True)
+                assert sock.recv(1) == b""
+                assert bytes(received) == payload
+        for name in ("a", "b"):
+            connections = gateway.backend(name)["connections"]
+            assert connections["bytes_to_backend"] == connections["bytes_from_backend"] == len(payload)
+            assert connections["reset"] == {}
+
+
+def test_several_targets_are_tried_in_order(gateway: Gateway) -> None:
+    with serving(echoing) as port:
+        listen = free_port()
+        gateway.write(f"""
+            backends:
+              a:
+                kind: tcp
+                targets: ["127.0.0.1:{free_port()}", "127.0.0.1:{port}"]
+                listen: 127.0.0.1:{listen}
+                {CHECK}
+        """)
+        gateway.start().wait(lambda: gateway.state("a")[0] == "degraded")
+        with connect(listen) as sock:
+            assert echo(sock) == b"hello"
+
+
+def test_reload_changes_what_changed_and_leaves_the_rest_alone(gateway: Gateway, shared_bastion: Bastion) -> None:
+    with serving(echoing) as port:
+        one, two, three = free_port(), free_port(), free_port()
+        body = f"""
+            tunnels:
+              bastion: {ssh_tunnel(shared_bastion)}
+            backends:
+              kept: {{kind: tcp, via: bastion, targets: ["127.0.0.1:{port}"], listen: 127.0.0.1:{one}, {CHECK}}}
+              %s
+        """
+        backend = f'{{kind: tcp, targets: ["127.0.0.1:{port}"], {CHECK}, listen: '
+        gateway.write(body % f"gone: {backend} 127.0.0.1:{two}}}")
+        gateway.start().wait_up("kept", "gone")
+        with connect(one) as kept, connect(two) as leaving:
+            assert echo(kept) == echo(leaving) == b"hello"
+            gateway.write(body % f'new: {backend} ["127.0.0.1:{two}", "127.0.0.1:{three}"]}}')
+            done = gateway.command("reload")
+            assert (done.returncode, done.stdout) == (0, "backends added: new; backends removed: gone\n")
+            gateway.wait_up("new")
+            assert echo(kept) == b"hello"
+            for listen in (two, three):
+                with connect(listen) as fresh:
+                    assert echo(fresh) == b"hello"
+        assert gateway.tunnel("bastion")["connects"] == 1
+
+        # A broken file changes nothing, and shows everywhere.
+        gateway.write(body.replace("kind: tcp", "kind: tpc") % "")
+        gateway.process.send(signal.SIGHUP)  # type: ignore[union-attr]
+        gateway.wait(lambda: not gateway.status()["reload"]["successful"])
+        assert "did you mean 'tcp'" in gateway.status()["reload"]["error"]
+        assert "gateway_config_last_reload_successful 0.0" in gateway.http.get("/metrics")[1]
+        assert gateway.command("reload").returncode == 1
+        with connect(one) as kept:
+            assert echo(kept) == b"hello"
+        gateway.write(body % "")
+        gateway.process.send(signal.SIGHUP)  # type: ignore[union-attr]
+        gateway.wait(lambda: gateway.status()["reload"]["successful"])
+        assert list(gateway.status()["backends"]) == ["kept"]
+        with pytest.raises(ConnectionRefusedError):
+            connect(three)
+
+
+def test_an_address_in_use_stops_the_start_with_its_name(gateway: Gateway) -> None:
+    from conftest import command  # noqa: PLC0415 - only here
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        gateway.write(f"backends: {{a: {{kind: tcp, targets: ['127.0.0.1:1'], listen: 127.0.0.1:{port}}}}}")
+        done = command("run", "-c", str(gateway.config))
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_stale_unix_socket_is_replaced_and_a_file_is_not(gateway: Gateway, tmp_path: Path) -> None:
+    from conftest import command  # noqa: PLC0415 - only here
+
+    path = tmp_path / "listen.sock"
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(path))
+    stale.close()
+    with serving(echoing) as port:
+        gateway.write(f"backends: {{a: {{kind: tcp, targets: ['127.0.0.1:{port}'], listen: {path}, {CHECK}}}}}")
+        gateway.start().wait_up("a")
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(path))
+            assert echo(sock) == b"hello"
+        gateway.stop()
+        assert not path.exists()
+        path.write_text("precious")
+        done = command("run", "-c", str(gateway.config))
+        assert done.returncode == 1
+        assert "exists and is no socket" in done.stderr
+        assert path.read_text() == "precious"

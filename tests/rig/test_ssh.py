@@ -1,0 +1,444 @@
+"""SSH tunnels against OpenSSH's sshd and asyncssh's server: trust, credentials, deadlines, leaks."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import need
+from servers import echoing, serving, silent, talking
+
+from gateway.contracts import Duration, Ending, Endpoint, Link, Relay, Secret, TunnelState
+from gateway.demo.process import find, free_port
+from gateway.demo.sshd import Bastion, make_key
+from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
+from gateway.measure import Histogram
+from gateway.relay.sockets import reset, tune
+from gateway.ssh.options import Connections, Keepalive, SshOptions
+from gateway.ssh.pool import SshLink
+from gateway.tunnels.direct import DirectLink
+from gateway.tunnels.ssh import SshTunnel
+
+pytestmark = pytest.mark.rig
+
+
+def options(bastion: Bastion, **changes: Any) -> SshOptions:
+    plain = SshOptions(
+        host="127.0.0.1",
+        port=bastion.port,
+        user=bastion.user,
+        identity_files=(bastion.client_key,),
+        known_hosts=(bastion.known_hosts,),
+    )
+    return replace(plain, **changes)
+
+
+@contextlib.asynccontextmanager
+async def opened(chosen: SshOptions, via: Link | None = None) -> AsyncIterator[SshLink]:
+    async with SshTunnel(chosen).open(via or DirectLink(), lambda _: None) as link:
+        assert isinstance(link, SshLink)
+        yield link
+
+
+async def refused(chosen: SshOptions) -> TunnelError:
+    with pytest.raises(TunnelError) as caught:
+        async with opened(chosen):
+            pass
+    return caught.value
+
+
+@pytest.fixture(params=["openssh", "asyncssh"])
+def bastion(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bastion]:
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    server = Bastion(tmp_path / "bastion", embedded=request.param == "asyncssh").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def sshd(tmp_path: Path) -> Iterator[Bastion]:
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    server = Bastion(tmp_path / "bastion").start()
+    yield server
+    server.stop()
+
+
+async def echo_once(link: Link, port: int, payload: bytes = b"hello") -> None:
+    loop = asyncio.get_running_loop()
+    sock = await link.socket(Endpoint("127.0.0.1", port))
+    with sock:
+        await loop.sock_sendall(sock, payload)
+        sock.shutdown(socket.SHUT_WR)
+        got = bytearray()
+        while piece := await loop.sock_recv(sock, 65536):
+            got += piece
+    assert bytes(got) == payload
+
+
+# The way through.
+
+
+async def test_bytes_go_through_and_half_closes_are_kept(bastion: Bastion) -> None:
+    with serving(echoing) as port:
+        async with opened(options(bastion)) as link:
+            for size in (1, 1000, 32768, 32769, 3_000_000):
+                await echo_once(link, port, os.urandom(size))
+            assert link.details()["channels"] == 0
+
+
+async def test_three_jumps(sshd: Bastion) -> None:
+    with serving(echoing) as port:
+        async with (
+            opened(options(sshd)) as first,
+            opened(options(sshd), first) as second,
+            opened(options(sshd), second) as third,
+        ):
+            await echo_once(third, port, os.urandom(300_000))
+
+
+async def test_a_slow_client_holds_no_more_than_its_window(sshd: Bastion) -> None:
+    def flood(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client.sendall(bytes(65536))
+
+    with serving(flood) as port:
+        async with opened(options(sshd)) as link:
+            ours, theirs = socket.socketpair()
+            tune(ours)
+            tune(theirs)
+            relay = await link.join(theirs, Endpoint("127.0.0.1", port), Histogram())
+            await asyncio.sleep(0.5)
+            first = relay.from_backend
+            await asyncio.sleep(0.5)
+            assert relay.from_backend == first < 8 << 20
+            relay.abort(Ending.ABORTED)
+            ours.close()
+
+
+async def test_the_pool_grows_with_its_channels_and_never_beyond_max(sshd: Bastion) -> None:
+    with serving(silent) as port:
+        async with opened(options(sshd, connections=Connections(min=1, max=2))) as link:
+            held = [await link.socket(Endpoint("127.0.0.1", port)) for _ in range(70)]
+            async with asyncio.timeout(5):
+                while link.details()["connections"] != 2:
+                    await asyncio.sleep(0.05)
+            held += [await link.socket(Endpoint("127.0.0.1", port)) for _ in range(70)]
+            loads = [session.load for session in link._sessions]
+            assert sum(loads) == 140
+            assert max(loads) - min(loads) <= 1
+            assert len(sshd.sessions()) == 2
+            for sock in held:
+                sock.close()
+
+
+async def test_a_pool_that_loses_one_connection_keeps_its_clients_on_the_other(sshd: Bastion) -> None:
+    with serving(echoing) as port:
+        async with opened(options(sshd, connections=Connections(min=2, max=2))) as link:
+            async with asyncio.timeout(5):
+                while link.details()["connections"] != 2:
+                    await asyncio.sleep(0.02)
+            os.kill(sshd.sessions()[0], signal.SIGKILL)
+            for _ in range(20):
+                with contextlib.suppress(LinkLostError):
+                    await echo_once(link, port)
+                    break
+                await asyncio.sleep(0.02)
+            async with asyncio.timeout(5):
+                while link.details()["connections"] != 2:
+                    await asyncio.sleep(0.02)
+            await echo_once(link, port)
+
+
+# Whom we trust.
+
+
+async def test_a_wrong_host_key_is_fatal_and_shows_what_was_offered(bastion: Bastion) -> None:
+    make_key(bastion.folder / "other")
+    other = (bastion.folder / "other.pub").read_text()
+    bastion.known_hosts.write_text(f"[127.0.0.1]:{bastion.port} {other}")
+    error = await refused(options(bastion))
+    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert "ssh-ed25519 SHA256:" in error.detail
+
+
+async def test_nothing_trusted_is_refused_before_anything_is_sent(sshd: Bastion) -> None:
+    error = await refused(options(sshd, known_hosts=()))
+    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert "set known_hosts or host_keys" in error.detail
+
+
+async def test_an_unreadable_known_hosts_is_refused(sshd: Bastion) -> None:
+    error = await refused(options(sshd, known_hosts=(Path("/nonexistent"),)))
+    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+
+
+@pytest.mark.parametrize("form", ["key", "fingerprint"])
+async def test_pinned_keys(sshd: Bastion, form: str) -> None:
+    public = sshd.folder / "host_key.pub"
+    printed = subprocess.run(  # noqa: ASYNC221
+        ["ssh-keygen", "-lf", str(public)], capture_output=True, text=True, check=True, timeout=10
+    ).stdout
+    pin = public.read_text().strip() if form == "key" else printed.split()[1]
+    async with opened(options(sshd, known_hosts=(), host_keys=(pin,))):
+        pass
+    make_key(sshd.folder / "other")
+    wrong = (sshd.folder / "other.pub").read_text().strip()
+    assert (await refused(options(sshd, known_hosts=(), host_keys=(wrong,)))).reason is Reason.HOST_KEY
+
+
+async def test_a_host_certificate_of_a_trusted_authority(tmp_path: Path) -> None:
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    make_key(tmp_path / "ca")
+    server = Bastion(tmp_path / "bastion", host_ca=tmp_path / "ca").start()
+    try:
+        assert "@cert-authority" in server.known_hosts.read_text()
+        async with opened(options(server)):
+            pass
+        make_key(tmp_path / "other_ca")
+        authority = (tmp_path / "other_ca.pub").read_text()
+        server.known_hosts.write_text(f"@cert-authority [127.0.0.1]:{server.port} {authority}")
+        assert (await refused(options(server))).reason is Reason.HOST_KEY
+    finally:
+        server.stop()
+
+
+async def test_a_revoked_key_is_refused_even_when_it_is_pinned(sshd: Bastion) -> None:
+    public = (sshd.folder / "host_key.pub").read_text()
+    sshd.known_hosts.write_text(f"@revoked [127.0.0.1]:{sshd.port} {public}")
+    error = await refused(options(sshd, host_keys=(public.strip(),)))
+    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+
+
+async def test_insecure_accepts_anything_but_only_when_asked(sshd: Bastion) -> None:
+    async with opened(options(sshd, known_hosts=(), insecure_host_key=True)):
+        pass
+
+
+async def test_each_hop_has_keys_of_its_own(sshd: Bastion, tmp_path: Path) -> None:
+    inner = Bastion(tmp_path / "inner").start()
+    try:
+        async with opened(options(sshd)) as outer:
+            async with opened(options(inner), outer):
+                pass
+            with pytest.raises(TunnelError) as caught:
+                async with opened(options(inner, known_hosts=(sshd.known_hosts,)), outer):
+                    pass
+            assert caught.value.reason is Reason.HOST_KEY
+    finally:
+        inner.stop()
+
+
+# Who we are.
+
+
+async def test_a_refused_login_is_fatal(bastion: Bastion) -> None:
+    bastion.authorize()
+    make_key(bastion.folder / "stranger")
+    error = await refused(options(bastion, identity_files=(bastion.folder / "stranger",)))
+    assert (error.reason, error.fatal) == (Reason.AUTH, True)
+
+
+async def test_a_key_that_others_can_read_is_refused_with_the_remedy(sshd: Bastion) -> None:
+    sshd.client_key.chmod(0o644)
+    error = await refused(options(sshd))
+    assert (error.reason, error.fatal) == (Reason.AUTH, True)
+    assert f"chmod 600 {sshd.client_key}" in error.detail
+
+
+@pytest.mark.parametrize(("passphrase", "message"), [(None, "passphrase_file"), ("wrong", "cannot be decrypted")])
+async def test_an_encrypted_key_and_its_passphrase(sshd: Bastion, passphrase: str | None, message: str) -> None:
+    make_key(sshd.client_key, "ssh-ed25519", "open sesame")
+    sshd.authorize()
+    async with opened(options(sshd, passphrase=Secret("open sesame"))):
+        pass
+    error = await refused(options(sshd, passphrase=Secret(passphrase) if passphrase else None))
+    assert (error.reason, error.fatal) == (Reason.AUTH, True)
+    assert message in error.detail
+
+
+async def test_a_user_certificate(sshd: Bastion) -> None:
+    make_key(sshd.folder / "user_ca")
+    authority = (sshd.folder / "user_ca.pub").read_text()
+    (sshd.folder / "authorized_keys").write_text(f"cert-authority {authority}")
+    assert (await refused(options(sshd))).reason is Reason.AUTH
+    subprocess.run(  # noqa: ASYNC221
+        ["ssh-keygen", "-q", "-s", str(sshd.folder / "user_ca"), "-I", "gateway", "-n", sshd.user, "-V", "+1h",
+         str(sshd.client_key.with_suffix(".pub"))],
+        check=True, timeout=10,
+    )  # fmt: skip
+    certificate = sshd.folder / "client_key-cert.pub"
+    async with opened(options(sshd)):  # the one beside the key
+        pass
+    certificate.rename(sshd.folder / "elsewhere.pub")
+    async with opened(options(sshd, certificate_files=(sshd.folder / "elsewhere.pub",))):
+        pass
+
+
+async def test_an_agent(sshd: Bastion, tmp_path: Path) -> None:
+    need(find("ssh-agent") is not None, "ssh-agent (package openssh-client)")
+    path = tmp_path / "agent.sock"
+    with subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.DEVNULL) as agent:  # noqa: ASYNC220
+        try:
+            while not path.exists():
+                await asyncio.sleep(0.01)
+            environment = {**os.environ, "SSH_AUTH_SOCK": str(path)}
+            subprocess.run(["ssh-add", "-q", sshd.client_key], env=environment, check=True, timeout=10)  # noqa: ASYNC221
+            async with opened(options(sshd, identity_files=(), agent=path)):
+                pass
+        finally:
+            agent.kill()
+
+
+# How it fails.
+
+
+async def test_refused_and_silent_and_strange_servers(sshd: Bastion) -> None:
+    error = await refused(options(sshd, port=free_port()))
+    assert (error.reason, error.fatal) == (Reason.REFUSED, False)
+    for behaviour, reasons in (
+        (silent, {Reason.TIMEOUT}),
+        (talking(b"HTTP/1.1 400\r\n\r\n"), {Reason.TIMEOUT, Reason.PROTOCOL}),
+    ):
+        with serving(behaviour) as port:
+            started = time.monotonic()
+            error = await refused(options(sshd, port=port, login_timeout=Duration(0.5)))
+            assert time.monotonic() - started < 0.7
+            assert error.reason in reasons
+
+
+async def test_prohibited_and_refused_and_unknown_targets_each_have_their_reason(tmp_path: Path) -> None:
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    with serving(echoing) as port:
+        closed = free_port()
+        permits = f'permitopen="127.0.0.1:{port}",permitopen="127.0.0.1:{closed}",permitopen="no-such-host.invalid:1"'
+        server = Bastion(tmp_path / "bastion", restrict=f"restrict,port-forwarding,{permits}").start()
+        try:
+            async with opened(options(server)) as link:
+                await echo_once(link, port)
+                for to, reason in (
+                    (Endpoint("127.0.0.1", closed), Reason.REFUSED),
+                    (Endpoint("localhost", port), Reason.CHANNEL_PROHIBITED),
+                    (Endpoint("no-such-host.invalid", 1), Reason.DNS),
+                ):
+                    with pytest.raises(DialError) as caught:
+                        await link.socket(to)
+                    assert caught.value.reason is reason, caught.value.detail
+        finally:
+            server.stop()
+
+
+async def test_a_frozen_bastion_costs_a_dial_its_deadline_and_leaks_no_channel(sshd: Bastion) -> None:
+    """asyncssh #823: a channel whose open was given up must be aborted when it comes after all."""
+    with serving(echoing) as port:
+        slow = options(sshd, dial_timeout=Duration(0.3), keepalive=Keepalive(Duration(60.0), 3))
+        async with opened(slow) as link:
+            sessions = [pid for parent in sshd.sessions() for pid in (parent, *_children(parent))]
+            for pid in sessions:
+                os.kill(pid, signal.SIGSTOP)
+            late = asyncio.ensure_future(link.socket(Endpoint("127.0.0.1", port)))
+            given_up = asyncio.ensure_future(link.socket(Endpoint("127.0.0.1", port)))
+            await asyncio.sleep(0.1)
+            given_up.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await given_up
+            with pytest.raises(DialError) as caught:
+                await late
+            assert caught.value.reason is Reason.TIMEOUT
+            assert link.details()["channels"] == 2
+            for pid in sessions:
+                os.kill(pid, signal.SIGCONT)
+            async with asyncio.timeout(3):
+                while link.details()["channels"]:
+                    await asyncio.sleep(0.02)
+            conn = link._sessions[0]._conn
+            async with asyncio.timeout(3):
+                while conn._channels:
+                    await asyncio.sleep(0.02)
+            await echo_once(link, port)
+
+
+async def test_a_dead_bastion_is_noticed_by_keepalive(sshd: Bastion) -> None:
+    async with opened(options(sshd, keepalive=Keepalive(Duration(0.2), 2))) as link:
+        for pid in (pid for parent in sshd.sessions() for pid in (parent, *_children(parent))):
+            os.kill(pid, signal.SIGSTOP)
+        started = time.monotonic()
+        async with asyncio.timeout(3):
+            await link.lost()
+        assert time.monotonic() - started < 1.5
+        with pytest.raises(ReachError):
+            await link.socket(Endpoint("127.0.0.1", 1))
+        for pid in (pid for parent in sshd.sessions() for pid in (parent, *_children(parent))):
+            os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_lost_path_resets_the_client_and_never_ends_it_cleanly(sshd: Bastion) -> None:
+    with serving(echoing) as port, socket.create_server(("127.0.0.1", 0)) as server:
+        async with opened(options(sshd)) as link:
+            client = socket.create_connection(server.getsockname())
+            accepted, _ = server.accept()
+            tune(accepted)
+            tune(client)
+            relay: Relay = await link.join(accepted, Endpoint("127.0.0.1", port), Histogram())
+            sshd.kill_sessions()
+            assert await relay.ended is Ending.LINK_LOST
+            with client, pytest.raises(ConnectionResetError):
+                await asyncio.get_running_loop().sock_recv(client, 10)
+
+
+async def test_ten_thousand_clients_that_give_up_leave_nothing_behind(sshd: Bastion) -> None:
+    """Clients that reset while their channel opens, as a health checker in a hurry does."""
+    before = _descriptors()
+    with serving(echoing) as port, socket.create_server(("127.0.0.1", 0), backlog=512) as server:
+        server.setblocking(False)
+        async with opened(options(sshd, connections=Connections(1, 4))) as link:
+            loop = asyncio.get_running_loop()
+
+            async def abort_one(at: int) -> None:
+                client = socket.create_connection(server.getsockname())
+                accepted, _ = await loop.sock_accept(server)
+                tune(accepted)
+                joining = asyncio.ensure_future(link.join(accepted, Endpoint("127.0.0.1", port), Histogram()))
+                if at % 3:
+                    await asyncio.sleep(0)
+                reset(client)
+                if at % 2:
+                    joining.cancel()
+                try:
+                    await (await joining).ended
+                except (asyncio.CancelledError, ReachError):
+                    accepted.close()
+
+            for batch in range(0, 10_000, 100):
+                await asyncio.gather(*(abort_one(batch + at) for at in range(100)))
+            async with asyncio.timeout(10):
+                while link.details()["channels"] or any(session._conn._channels for session in link._sessions):
+                    await asyncio.sleep(0.05)
+            await echo_once(link, port)
+            others = [task for task in asyncio.all_tasks() if "join" in repr(task) or "_channel" in repr(task)]
+            assert not others
+    await asyncio.sleep(0.1)
+    assert _descriptors() <= before + 2
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+
+
+async def test_the_states_of_an_attempt_are_told_in_order(sshd: Bastion) -> None:
+    told: list[TunnelState] = []
+    async with SshTunnel(options(sshd)).open(DirectLink(), told.append):
+        pass
+    assert told == [TunnelState.CONNECTING, TunnelState.AUTHENTICATING]
