@@ -1,9 +1,11 @@
 """The service from start to stop: signals, reload, drain, and the loop's own pulse."""
 
 import asyncio
+import gc
 import logging
 import resource
 import signal
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,7 @@ from gateway.errors import ConfigError, GatewayError
 from gateway.measure import Histogram
 from gateway.ops.http import OpsServer
 from gateway.ops.notify import Notifier
-from gateway.ops.view import ServiceView
+from gateway.ops.view import BackendView, ServiceView
 from gateway.relay.readiness import RelayLoop
 from gateway.supervision.supervisor import supervise
 
@@ -30,6 +32,12 @@ _DNS_THREADS = 64
 """Lookups block a thread each; a hundred dead names must not hold up the others."""
 _DRAIN_POLL = 0.05
 _IDLE = 1.0
+_VIEWS_PER_TURN = 20
+_GC_THRESHOLDS = (50_000, 20, 100)
+"""Rarer than Python's defaults: a full collection stops the loop for tens of milliseconds."""
+_SWITCH_INTERVAL = 0.0005
+"""Seconds that a thread may hold the interpreter: at the default of 5 ms, a scrape that renders in its own thread
+would delay every system call of the loop by as much."""
 
 Loader = Callable[[], Config]
 
@@ -94,6 +102,19 @@ class GatewayService:
 
     def view(self) -> ServiceView:
         """See `gateway.ops.view.Service`."""
+        running = self._site.backends.values() if self._site else ()
+        return self._view([views.backend_view(each) for each in running])
+
+    async def view_in_turns(self) -> ServiceView:
+        """See `gateway.ops.view.Service`."""
+        seen = []
+        for number, each in enumerate(list(self._site.backends.values()) if self._site else ()):
+            seen.append(views.backend_view(each))
+            if number % _VIEWS_PER_TURN == _VIEWS_PER_TURN - 1:
+                await asyncio.sleep(0)
+        return self._view(seen)
+
+    def _view(self, backends: list[BackendView]) -> ServiceView:
         site = self._site
         return ServiceView(
             version=views.VERSION,
@@ -106,7 +127,7 @@ class GatewayService:
             reload_success_at=self._reload_at,
             reload_error=self._reload_error,
             tunnels=views.tunnel_views(site) if site else [],
-            backends=views.backend_views(site) if site else [],
+            backends=backends,
             loop_lag=self._lag.copy(),
             warnings=_warnings(self._config),
         )
@@ -247,6 +268,10 @@ def run(config: Config, loader: Loader, announce: Callable[[Endpoint], None] | N
         GatewayError: It cannot start.
     """
     _raise_descriptor_limit()
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
     for warning in _warnings(config):
         log.warning(warning)
     with asyncio.Runner(loop_factory=RelayLoop) as runner:

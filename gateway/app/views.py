@@ -20,11 +20,6 @@ def tunnel_views(site: Site) -> list[TunnelView]:
     return [_tunnel(site, uplink) for uplink in site.uplinks.values()]
 
 
-def backend_views(site: Site) -> list[BackendView]:
-    """Every backend."""
-    return [_backend(running) for running in site.backends.values()]
-
-
 def _tunnel(site: Site, uplink: Uplink) -> TunnelView:
     spec = site.config.tunnels[uplink.name]
     link = uplink.link
@@ -45,7 +40,8 @@ def _tunnel(site: Site, uplink: Uplink) -> TunnelView:
     )
 
 
-def _backend(running: Running) -> BackendView:
+def backend_view(running: Running) -> BackendView:
+    """One backend."""
     spec, forward = running.spec, running.forward
     state, reason, detail = running.judge()
     return BackendView(

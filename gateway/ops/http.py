@@ -127,12 +127,15 @@ class OpsServer:
         accept = request.headers.get("Accept", "")
         rendering = self._rendering.get(accept)
         if rendering is None:
-            loop = asyncio.get_running_loop()
-            rendering = loop.run_in_executor(self._renderer, metrics.render, self._service.view(), accept)
+            rendering = asyncio.ensure_future(self._render(accept))
             self._rendering[accept] = rendering
             rendering.add_done_callback(lambda _: self._rendering.pop(accept))
         body, content_type = await asyncio.shield(rendering)
         return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _render(self, accept: str) -> tuple[bytes, str]:
+        view = await self._service.view_in_turns()
+        return await asyncio.get_running_loop().run_in_executor(self._renderer, metrics.render, view, accept)
 
     async def _status(self, _: web.Request) -> web.Response:
         return _json(service_json(self._service.view()))

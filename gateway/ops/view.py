@@ -108,6 +108,9 @@ class Service(Protocol):
     def view(self) -> ServiceView:
         """The state of everything, from memory."""
 
+    async def view_in_turns(self) -> ServiceView:
+        """As `view`, letting others run in between: for what can wait a moment, with a thousand checks."""
+
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
         """The last checks by target; None for an unknown backend."""
 

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohappyeyeballs
 
@@ -34,11 +35,10 @@ class DirectLink:
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """See `gateway.contracts.Link`; counts the phases `dns` and `tcp`."""
         timed = phases or Phases()
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout):
                 with timed("dns"):
-                    addresses = await loop.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)
+                    addresses = await _addresses(to)
                 with timed("tcp"):
                     sock = await aiohappyeyeballs.start_connection(
                         addresses, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER
@@ -81,6 +81,14 @@ class DirectTunnel:
         del via
         progress(TunnelState.CONNECTING)
         yield DirectLink()
+
+
+async def _addresses(to: Endpoint) -> list[Any]:
+    try:
+        # An address needs no resolver, and so no thread.
+        return socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        return await asyncio.get_running_loop().getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)
 
 
 def _reason(error: OSError) -> Reason:

@@ -1,0 +1,309 @@
+"""The commands and the HTTP endpoints of a running service, as scripts and orchestrators use them."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from clients import query_mysql
+from conftest import Gateway, command, database_check, need, ssh_tunnel
+from servers import echoing, serving
+
+from gateway.demo import mariadb
+from gateway.demo.mariadb import MariaDB
+from gateway.demo.process import find, free_port
+from gateway.demo.sshd import Bastion
+
+pytestmark = pytest.mark.rig
+
+CHECK = "check: {interval: 1s, fast_interval: 200ms, down_interval: 300ms, timeout: 1s}"
+
+
+@pytest.fixture
+def running(gateway: Gateway, shared_bastion: Bastion) -> Iterator[Gateway]:
+    with serving(echoing) as port:
+        gateway.write(f"""
+            tunnels:
+              bastion: {ssh_tunnel(shared_bastion)}
+            backends:
+              good: {{kind: tcp, via: bastion, targets: ["127.0.0.1:{port}"], {CHECK}}}
+              bad: {{kind: tcp, targets: ["127.0.0.1:{free_port()}"], {CHECK}}}
+        """)
+        gateway.start().wait(lambda: gateway.state("good")[0] == "up" and gateway.state("bad")[0] == "down")
+        yield gateway
+
+
+def test_endpoints(running: Gateway) -> None:
+    http = running.http
+    assert http.get("/livez") == http.get("/healthz") == (200, "alive\n")
+    assert http.get("/startupz")[0] == 200
+    code, body = http.get("/readyz")
+    assert (code, body["status"], body["draining"]) == (200, "ready", False)
+    assert body["backends"]["good"]["status"] == "up"
+    assert body["backends"]["bad"]["reason"] == "refused"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", body["backends"]["bad"]["since"])
+    assert http.get("/readyz?require=good")[0] == 200
+    assert http.get("/readyz?require=good,bad")[0] == 503
+    assert http.get("/readyz?min-ready=2")[0] == 503
+    assert http.get("/readyz?min-ready=x")[0] == 400
+    assert http.get("/readyz/good")[0] == 200
+    assert http.get("/readyz/bad")[0] == 503
+    assert http.get("/readyz/gone")[0] == 404
+    assert http.get("/health")[0] == 200
+    assert http.get("/api/v1/status")[1]["instance"] == "test"
+    history = http.get("/api/v1/checks/bad/history")[1]["targets"]
+    assert next(iter(history.values()))[0]["reason"] == "refused"
+    assert http.get("/api/v1/checks/gone/history")[0] == 404
+    code, page = http.get("/")
+    assert code == 200
+    assert "<title>Gateway</title>" in page
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)  # self-contained
+
+
+def test_nothing_can_be_done_over_http(running: Gateway) -> None:
+    for path in ("/-/shutdown", "/-/reload", "/-/drain"):
+        with socket.create_connection(("127.0.0.1", running.ops_port), timeout=5) as sock:
+            sock.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
+            assert b" 404 " in sock.recv(100)
+    assert running.admin_socket.stat().st_mode & 0o777 == 0o600
+
+
+def test_status_and_explain(running: Gateway) -> None:
+    table = running.command("status")
+    assert table.returncode == 0
+    assert re.search(r"^bastion +ssh ", table.stdout, re.MULTILINE)
+    assert re.search(r"^bad +tcp +- .* down ", table.stdout, re.MULTILINE)
+    assert "VERSION" in running.command("status", "-o", "wide").stdout
+    assert json.loads(running.command("status", "-o", "json").stdout)["backends"]["good"]["state"] == "up"
+    by_url = command("status", "-o", "json", "--url", f"http://127.0.0.1:{running.ops_port}")
+    assert json.loads(by_url.stdout)["instance"] == "test"
+    explained = running.command("explain", "bad")
+    assert "root cause: target 127.0.0.1" in explained.stdout
+    assert "root cause" not in running.command("explain", "good").stdout
+    unknown = running.command("explain", "gone")
+    assert (unknown.returncode, "known: bad, good" in unknown.stderr) == (2, True)
+
+
+def test_wait_and_healthcheck(running: Gateway) -> None:
+    assert running.command("wait", "--max", "5s").returncode == 0
+    assert running.command("wait", "good", "--max", "5s").returncode == 0
+    late = running.command("wait", "bad", "--max", "300ms")
+    assert (late.returncode, late.stderr) == (1, "gateway: not ready within 300ms: bad is down (refused)\n")
+    assert running.command("wait", "gone").returncode == 2
+    assert running.command("wait", "--max", "soon").returncode == 2
+    assert running.command("healthcheck").returncode == 0
+    listen = {"GATEWAY_OPS_LISTEN": f"0.0.0.0:{running.ops_port}", "GATEWAY_OPS_ADMIN_SOCKET": "/nonexistent"}
+    assert command("healthcheck", environment=listen).returncode == 0
+
+
+def test_nobody_answers(tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "admin.sock")
+    for arguments in (["reload"], ["drain"], ["shutdown"]):
+        done = command(*arguments, "--admin-socket", nowhere)
+        assert done.returncode == 3
+        assert "no gateway answers at" in done.stderr
+    url = f"http://127.0.0.1:{free_port()}"
+    for arguments in (["status"], ["healthcheck"], ["explain", "x"], ["wait", "--max", "100ms"]):
+        assert command(*arguments, "--url", url).returncode == 3
+
+
+def test_drain_undrain_pause_resume_reconnect_and_shutdown(running: Gateway) -> None:
+    assert running.command("drain").returncode == 0
+    code, body = running.http.get("/readyz")
+    assert (code, body["status"]) == (503, "draining")
+    assert running.http.get("/livez")[0] == 200
+    assert running.command("undrain").returncode == 0
+    assert running.http.get("/readyz")[0] == 200
+
+    assert running.client.post("/-/backends/bad/pause")[0] == 200
+    running.wait_state("bad", "paused", None)
+    assert running.client.post("/-/backends/bad/resume")[0] == 200
+    running.wait_state("bad", "down", "refused")
+    assert running.client.post("/-/backends/gone/pause")[0] == 404
+    assert running.client.post("/-/tunnels/bastion/reconnect")[0] == 200
+    running.wait(lambda: running.tunnel("bastion")["connects"] == 2 and running.tunnel("bastion")["state"] == "up")
+    assert running.client.post("/-/tunnels/gone/reconnect")[0] == 404
+
+    child = running.process._child  # type: ignore[union-attr]
+    assert running.command("shutdown").returncode == 0
+    assert child is not None
+    assert child.wait(10) == 0
+    assert not running.admin_socket.exists()
+
+
+def test_a_second_signal_ends_at_once(gateway: Gateway) -> None:
+    with serving(echoing) as port:
+        listen = free_port()
+        body = f"backends: {{a: {{kind: tcp, targets: ['127.0.0.1:{port}'], listen: 127.0.0.1:{listen}, {CHECK}}}}}"
+        gateway.write(body, shutdown="{delay: 20s, drain: 20s}")
+        gateway.start().wait_up("a")
+        child = gateway.process._child  # type: ignore[union-attr]
+        assert child is not None
+        with socket.create_connection(("127.0.0.1", listen), timeout=5) as client:
+            gateway.process.send(signal.SIGTERM)  # type: ignore[union-attr]
+            gateway.wait(lambda: gateway.http.get("/readyz")[0] == 503)
+            # Not ready, and still serving: the client that is there, and one that comes now.
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+            with socket.create_connection(("127.0.0.1", listen), timeout=5) as another:
+                another.sendall(b"y")
+                assert another.recv(1) == b"y"
+            started = time.monotonic()
+            gateway.process.send(signal.SIGINT)  # type: ignore[union-attr]
+            assert child.wait(5) == 0
+            assert time.monotonic() - started < 2
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+
+
+def test_validate(tmp_path: Path) -> None:
+    good = tmp_path / "good.yaml"
+    good.write_text("backends: {a: {kind: tcp, targets: 'a:1'}}")
+    done = command("validate", "-c", str(good))
+    assert (done.returncode, done.stdout) == (0, "valid: 0 tunnels, 1 backends\n")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("backends: {a: {kind: tcp, targets: 'a'}, b: {kind: tpc}}")
+    done = command("validate", "-c", str(bad))
+    assert done.returncode == 2
+    assert [line.split(": ")[:2] for line in done.stderr.splitlines()] == [
+        [f"{bad}:1:36", "backends.a.targets"],
+        [f"{bad}:1:52", "backends.b.kind"],
+    ]
+    missing = tmp_path / "missing.yaml"
+    missing.write_text("tunnels: {t: {kind: ssh, host: h, user: u, identity_files: /nonexistent, known_hosts: /no}}")
+    done = command("validate", "-c", str(missing))
+    assert done.returncode == 2
+    assert "tunnels.t.identity_files: /nonexistent: No such file" in done.stderr
+
+
+def test_check_once(shared_bastion: Bastion, shared_mariadb: MariaDB, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"""
+tunnels:
+  bastion: {ssh_tunnel(shared_bastion)}
+  wrong: {ssh_tunnel(shared_bastion).replace("user: ", "user: no-")}
+backends:
+  orders:
+    kind: mysql
+    via: bastion
+    targets: ["127.0.0.1:{shared_mariadb.port}"]
+    check: {database_check(shared_mariadb, tmp_path)}
+  behind: {{kind: tcp, via: wrong, targets: ["127.0.0.1:1"]}}
+""")
+    good = command("check", "-c", str(file), "orders")
+    assert good.returncode == 0
+    assert re.search(r"^orders +127\.0\.0\.1:\d+ +up +[\d.]+ +channel [\d.]+ +greeting", good.stdout, re.MULTILINE)
+    everything = command("check", "-c", str(file), "-o", "json")
+    assert everything.returncode == 1
+    states = {each["backend"]: (each["state"], each["reason"]) for each in json.loads(everything.stdout)}
+    assert states == {"orders": ("up", None), "behind": ("blocked", "tunnel")}
+    nagios = command("check", "-c", str(file), "--nagios", "orders")
+    assert nagios.returncode == 0
+    assert re.fullmatch(r"GATEWAY OK - orders \S+ up \| 'orders \S+'=[\d.]+s\n", nagios.stdout)
+    nagios = command("check", "-c", str(file), "--nagios")
+    assert nagios.returncode == 2
+    assert nagios.stdout.startswith("GATEWAY CRITICAL - ")
+    assert command("check", "-c", str(file), "gone").returncode == 2
+    assert command("check", "-c", "/nonexistent", "--nagios").returncode == 3
+
+
+def test_a_sidecar_needs_no_file(gateway: Gateway, shared_bastion: Bastion, shared_mariadb: MariaDB) -> None:
+    listen = free_port()
+    secret = gateway.folder / "secret"
+    secret.write_text(shared_mariadb.check_password)
+    b = shared_bastion
+    gateway.start(
+        "--ops-listen", f"127.0.0.1:{gateway.ops_port}", "--ops-admin-socket", str(gateway.admin_socket),
+        "--shutdown-delay", "0s",
+        environment={
+            "GATEWAY_TUNNEL_BASTION": f"ssh://{b.user}@127.0.0.1:{b.port}"
+            f"?identity_files={b.client_key}&known_hosts={b.known_hosts}",
+            "GATEWAY_BACKEND_ORDERS": f"mysql://127.0.0.1:{shared_mariadb.port}?via=bastion&listen=127.0.0.1:{listen}"
+            f"&check.user={shared_mariadb.check_user}&check.password_file={secret}",
+        },
+    )  # fmt: skip
+    gateway.wait_up("orders")
+    assert query_mysql(shared_mariadb, listen) == 3
+
+
+def test_render_authorized_keys_permits_what_is_configured(tmp_path: Path, shared_mariadb: MariaDB) -> None:
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    server = Bastion(tmp_path / "bastion")
+    file = tmp_path / "c.yaml"
+    file.write_text(f"""
+tunnels:
+  bastion: {ssh_tunnel(server)}
+backends:
+  orders: {{kind: mysql, via: bastion, targets: ["127.0.0.1:{shared_mariadb.port}"],
+            check: {database_check(shared_mariadb, tmp_path)}}}
+  other: {{kind: tcp, targets: ["elsewhere:1"]}}
+""")
+    rendered = command("render", "authorized-keys", "-c", str(file))
+    assert rendered.returncode == 0
+    lines = [line for line in rendered.stdout.splitlines() if not line.startswith("#")]
+    assert len(lines) == 1
+    assert lines[0].startswith(f'restrict,port-forwarding,permitopen="127.0.0.1:{shared_mariadb.port}" ssh-ed25519 ')
+    (server.folder / "authorized_keys").write_text(rendered.stdout)
+    server.start()
+    try:
+        assert command("check", "-c", str(file), "orders").returncode == 0
+    finally:
+        server.stop()
+
+
+def test_notifications_for_a_service_manager(gateway: Gateway, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+
+        def told() -> bytes:
+            while True:
+                message = manager.recv(1000)
+                if message != b"WATCHDOG=1":
+                    return message
+
+        gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
+        gateway.start(environment={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000000"})
+        assert told() == b"READY=1"
+        assert manager.recv(1000) == b"WATCHDOG=1"
+        gateway.process.send(signal.SIGHUP)  # type: ignore[union-attr]
+        assert re.fullmatch(rb"RELOADING=1\nMONOTONIC_USEC=\d+", told())
+        assert told() == b"READY=1"
+        gateway.process.send(signal.SIGTERM)  # type: ignore[union-attr]
+        assert told() == b"STOPPING=1"
+
+
+def test_the_demo_runs_and_ends_by_itself() -> None:
+    need(mariadb.available(), "mariadbd (package mariadb-server)")
+    done = command("demo", "--once")
+    assert done.returncode == 0, done.stderr
+    assert "tea, coffee, cocoa" in done.stdout
+    assert "the reconnection included" in done.stdout
+    assert "left out" not in done.stdout or os.geteuid() != 0
+
+
+def test_the_demo_ends_with_ctrl_c() -> None:
+    need(mariadb.available(), "mariadbd (package mariadb-server)")
+    repository = str(Path(__file__).parents[2])
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "gateway", "demo"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": repository},
+        start_new_session=True,
+    ) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if "Ctrl-C" in line:
+                break
+        os.killpg(demo.pid, signal.SIGINT)
+        assert demo.wait(20) == 0
+    left = subprocess.run(["pgrep", "-f", "gateway-demo-"], capture_output=True, text=True, check=False, timeout=10)
+    assert left.stdout == ""
