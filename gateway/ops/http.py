@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import importlib.resources
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, ClassVar
 
 from aiohttp import web
 
@@ -16,7 +17,6 @@ from gateway.ops import health, metrics
 from gateway.ops.view import Service, service_json
 from gateway.relay.sockets import bind_unix
 
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _PAGE = "page.html"
 _OWNER_ONLY = 0o600
 
@@ -68,40 +68,20 @@ class OpsServer:
                 admin_socket.unlink(missing_ok=True)  # noqa: ASYNC240 - one call on a local file system
             self._renderer.shutdown(wait=False)
 
+    @classmethod
+    def paths(cls) -> list[tuple[str, str]]:
+        """Every method and path that is served."""
+        return [("GET", path) for path in cls._READ] + [("POST", path) for path in cls._ADMIN]
+
     def _public(self) -> web.Application:
         app = web.Application()
-        app.add_routes(self._read_routes())
+        app.add_routes([web.get(path, handler.__get__(self)) for path, handler in self._READ.items()])
         return app
 
     def _admin(self) -> web.Application:
-        app = web.Application()
-        app.add_routes(
-            [
-                *self._read_routes(),
-                web.post("/-/reload", self._reload),
-                web.post("/-/drain", self._told(self._service.drain, "draining")),
-                web.post("/-/undrain", self._told(self._service.undrain, "ready again")),
-                web.post("/-/shutdown", self._told(self._service.shutdown, "shutting down")),
-                web.post("/-/backends/{name}/pause", self._pause),
-                web.post("/-/backends/{name}/resume", self._pause),
-                web.post("/-/tunnels/{name}/reconnect", self._reconnect),
-            ]
-        )
+        app = self._public()
+        app.add_routes([web.post(path, handler.__get__(self)) for path, handler in self._ADMIN.items()])
         return app
-
-    def _read_routes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/livez", self._live),
-            web.get("/healthz", self._live),
-            web.get("/startupz", self._startup),
-            web.get("/readyz", self._ready),
-            web.get("/readyz/{backend}", self._backend_ready),
-            web.get("/health", self._health),
-            web.get("/metrics", self._metrics),
-            web.get("/api/v1/status", self._status),
-            web.get("/api/v1/checks/{name}/history", self._history),
-            web.get("/", self._index),
-        ]
 
     async def _live(self, _: web.Request) -> web.Response:
         return web.Response(text="alive\n")
@@ -155,12 +135,17 @@ class OpsServer:
         except GatewayError as error:
             return _json({"status": "failed", "detail": str(error)}, status=422)
 
-    def _told(self, act: Callable[[], None], said: str) -> _Handler:
-        async def handler(_: web.Request) -> web.StreamResponse:
-            act()
-            return _json({"status": "done", "detail": said})
+    async def _drain(self, _: web.Request) -> web.Response:
+        self._service.drain()
+        return _json({"status": "done", "detail": "draining"})
 
-        return handler
+    async def _undrain(self, _: web.Request) -> web.Response:
+        self._service.undrain()
+        return _json({"status": "done", "detail": "ready again"})
+
+    async def _shutdown(self, _: web.Request) -> web.Response:
+        self._service.shutdown()
+        return _json({"status": "done", "detail": "shutting down"})
 
     async def _pause(self, request: web.Request) -> web.Response:
         name, paused = request.match_info["name"], request.path.endswith("/pause")
@@ -173,6 +158,28 @@ class OpsServer:
         if not self._service.reconnect(name):
             return _unknown("tunnel", name)
         return _json({"status": "done", "detail": f"{name} reconnects"})
+
+    _READ: ClassVar[dict[str, Any]] = {
+        "/livez": _live,
+        "/healthz": _live,
+        "/startupz": _startup,
+        "/readyz": _ready,
+        "/readyz/{backend}": _backend_ready,
+        "/health": _health,
+        "/metrics": _metrics,
+        "/api/v1/status": _status,
+        "/api/v1/checks/{name}/history": _history,
+        "/": _index,
+    }
+    _ADMIN: ClassVar[dict[str, Any]] = {
+        "/-/reload": _reload,
+        "/-/drain": _drain,
+        "/-/undrain": _undrain,
+        "/-/shutdown": _shutdown,
+        "/-/backends/{name}/pause": _pause,
+        "/-/backends/{name}/resume": _pause,
+        "/-/tunnels/{name}/reconnect": _reconnect,
+    }
 
 
 def _demands(request: web.Request) -> tuple[list[str], int]:

@@ -35,6 +35,12 @@ def render(view: ServiceView, accept: str) -> tuple[bytes, str]:
     return encoder(registry), content_type
 
 
+def families(view: ServiceView) -> Iterator[Metric]:
+    """Every metric, with its samples."""
+    checks = [(backend, target) for backend in view.backends for target in backend.targets]
+    return chain(_service(view), _tunnels(view.tunnels), _backends(view.backends), _checks(checks))
+
+
 class _ViewCollector(Collector):
     def __init__(self, view: ServiceView) -> None:
         self._view = view
@@ -43,9 +49,7 @@ class _ViewCollector(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        view = self._view
-        checks = [(backend, target) for backend in view.backends for target in backend.targets]
-        for family in chain(_service(view), _tunnels(view.tunnels), _backends(view.backends), _checks(checks)):
+        for family in families(self._view):
             family.samples = _Unhurried(family.samples)
             yield family
 

@@ -1,0 +1,201 @@
+"""Writes docs/reference.md from the code: keys, commands, endpoints, metrics, states, reasons.
+
+Usage: python tools/reference.py          writes it
+       python tools/reference.py --check  fails when it is not what the code says
+"""
+
+import dataclasses
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import click
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from gateway import backends, tunnels
+from gateway.backends.tls import Tls
+from gateway.cli import cli
+from gateway.config.model import SECTIONS, BackendCommon, CheckCommon, TunnelCommon
+from gateway.config.values import Network
+from gateway.contracts import Duration, Endpoint, Secret, Size, State, TunnelState
+from gateway.errors import Reason
+from gateway.measure import Histogram
+from gateway.ops.http import OpsServer
+from gateway.ops.metrics import families
+from gateway.ops.view import ServiceView
+
+TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
+_NAMES = {
+    str: "text", int: "number", bool: "true or false", Duration: "duration", Size: "size", Path: "path",
+    Secret: "secret", Endpoint: "host:port", Endpoint | Path: "address or path", Network: "network",
+}  # fmt: skip
+
+
+def text() -> str:
+    """The whole page."""
+    return "\n".join([*_head(), *_configuration(), *_commands(), *_http(), *_metrics(), *_words()]) + "\n"
+
+
+def _head() -> Iterator[str]:
+    yield "# Reference"
+    yield ""
+    yield "Made from the code by `tools/reference.py`; a test holds the two together."
+
+
+def _configuration() -> Iterator[str]:
+    yield from ("", "## Configuration", "")
+    yield "Durations are written `500ms`, `10s`, `5m`, `1h`; sizes `64KiB`, `15MiB`. A list of one may be written as a"
+    yield "single value. Every secret `x` may be given as `x_file`, whose content it then is, read at each use."
+    yield "`${NAME}` and `${NAME:-default}` come from the environment; `$$` is a dollar."
+    for name, cls in SECTIONS.items():
+        yield from _table(f"`{name}`", cls)
+    yield from _table("`tunnels.NAME`, every kind", TunnelCommon)
+    for name, tunnel in sorted(tunnels.load().items()):
+        yield from _table(f"`tunnels.NAME`, kind `{name}`", tunnel.options)
+    yield from _table("`backends.NAME`, every kind", BackendCommon)
+    yield from _table("`backends.NAME.check`, every kind", CheckCommon)
+    for name, backend in sorted(backends.load().items()):
+        for title, cls in ((f"kind `{name}`", backend.options), (f"kind `{name}`, `check`", backend.check)):
+            if dataclasses.fields(cls):
+                yield from _table(f"`backends.NAME`, {title}", cls)
+    yield from _table("`check.tls`", Tls)
+
+
+def _table(title: str, cls: type) -> Iterator[str]:
+    yield from ("", f"### {title}", "", "| key | type | default | |", "| --- | --- | --- | --- |")
+    hints = typing.get_type_hints(cls)
+    told = _arguments(cls)
+    for field in dataclasses.fields(cls):
+        yield f"| `{field.name}` | {_type(hints[field.name])} | {_default(field)} | {told[field.name]} |"
+
+
+def _arguments(cls: type) -> dict[str, str]:
+    """What the docstring's `Args:` say about each field."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in (cls.__doc__ or "").partition("Args:")[2].splitlines():
+        match = re.match(r" {8}(\w+): (.*)", line)
+        if match:
+            name, found[match[1]] = match[1], match[2]
+        elif line.strip() and name:
+            found[name] += " " + line.strip()
+    return {key: value.replace("|", "\\|") for key, value in found.items()}
+
+
+def _type(hint: Any) -> str:
+    if hint in _NAMES:
+        return _NAMES[hint]
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is typing.Literal:
+        return ", ".join(f"`{each}`" for each in arguments)
+    if origin is tuple:
+        return f"list of {_type(arguments[0])}"
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_type(each) for each in arguments if each is not type(None))
+    return "mapping"
+
+
+def _default(field: "dataclasses.Field[Any]") -> str:
+    if field.name == "instance":
+        return "the hostname"
+    if field.default is not dataclasses.MISSING:
+        value = field.default
+    elif field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    else:
+        return "required"
+    if value is None or value == ():
+        return ""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        inner = (f"{each.name}: {_written(getattr(value, each.name))}" for each in dataclasses.fields(value))
+        return "`{" + ", ".join(each for each in inner if not each.endswith(": ")) + "}`"
+    return f"`{_written(value)}`"
+
+
+def _written(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}s"
+    if isinstance(value, tuple) and not isinstance(value, Endpoint):
+        return ", ".join(str(each) for each in value)
+    return str(value)
+
+
+def _commands() -> Iterator[str]:
+    yield from ("", "## Commands", "")
+    yield "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 the service cannot be reached."
+    for name, command in sorted(_leaves(cli, "gateway")):
+        context = click.Context(command, info_name=name)
+        usage = " ".join(command.collect_usage_pieces(context))
+        yield from ("", f"### `{name} {usage}`", "", (command.help or "").strip(), "")
+        yield from ("| option | default | |", "| --- | --- | --- |")
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                flags = ", ".join(f"`{flag}`" for flag in parameter.opts)
+                value = f" {parameter.make_metavar(context)}" if not parameter.is_flag else ""
+                shown = (
+                    "" if parameter.default in (None, False, (), []) or not _shown(parameter) else parameter.default
+                )
+                yield f"| {flags}{value.replace('|', ', ')} | {shown} | {parameter.help} |"
+
+
+def _shown(parameter: click.Option) -> bool:
+    return isinstance(parameter.default, str)
+
+
+def _leaves(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    if not isinstance(command, click.Group):
+        yield name, command
+        return
+    for inner in command.commands.values():
+        yield from _leaves(inner, f"{name} {inner.name}")
+
+
+def _http() -> Iterator[str]:
+    yield from ("", "## HTTP", "", "GET on `ops.listen`, answered from memory; POST on `ops.admin_socket` only.", "")
+    yield from ("| method | path |", "| --- | --- |")
+    for method, path in OpsServer.paths():
+        yield f"| {method} | `{path}` |"
+
+
+def _metrics() -> Iterator[str]:
+    yield from ("", "## Metrics", "", "| name | type | labels | |", "| --- | --- | --- | --- |")
+    for family in families(_EMPTY):
+        suffix = "_total" if family.type == "counter" else ""
+        labels = ", ".join(f"`{label}`" for label in getattr(family, "_labelnames", ()))
+        yield f"| `{family.name}{suffix}` | {family.type} | {labels} | {family.documentation} |"
+
+
+_EMPTY = ServiceView(
+    version="", python_version="", instance="", started_at=0, startup_done=True, draining=False,
+    reload_successful=True, reload_success_at=0, reload_error="", tunnels=[], backends=[], loop_lag=Histogram(),
+)  # fmt: skip
+
+
+def _words() -> Iterator[str]:
+    yield from ("", "## States and reasons", "")
+    yield f"A backend or target is one of: {_list(State)}."
+    yield ""
+    yield f"A tunnel is one of: {_list(TunnelState)}."
+    yield ""
+    yield f"Reasons: {_list(Reason)}. `blocked` always comes with `tunnel`."
+
+
+def _list(values: Any) -> str:
+    return ", ".join(f"`{value}`" for value in values)
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv:
+        sys.exit(
+            "" if TARGET.read_text() == text() else f"{TARGET.name} is not what the code says: run {sys.argv[0]}"
+        )
+    TARGET.write_text(text())
