@@ -50,9 +50,8 @@ def main(checks: int, scrapes: int) -> None:
             service.stop()
     samples = sum(1 for line in text.splitlines() if not line.startswith("#"))
     took.sort()
-    print(
-        f"{checks} checks, {samples} samples, {scrapes} scrapes; a scrape takes {took[len(took) // 2] * 1e3:.0f} ms (median)"
-    )
+    median = took[len(took) // 2] * 1e3
+    print(f"{checks} checks, {samples} samples, {scrapes} scrapes; a scrape takes {median:.0f} ms (median)")
     print("event loop lag (counts up to each bound, idle and while scraping):")
     for le, count in after.items():
         print(f"  <= {le:>7} s: {before[le] - idle_before[le]:6.0f} {count - before[le]:6.0f}")

@@ -49,8 +49,8 @@ def _head() -> Iterator[str]:
 
 def _configuration() -> Iterator[str]:
     yield from ("", "## Configuration", "")
-    yield "Durations are written `500ms`, `10s`, `5m`, `1h`; sizes `64KiB`, `15MiB`. A list of one may be written as a"
-    yield "single value. Every secret `x` may be given as `x_file`, whose content it then is, read at each use."
+    yield "Durations are written `500ms`, `10s`, `5m`, `1h`; sizes `64KiB`, `15MiB`. A list of one may be written as"
+    yield "a single value. Every secret `x` may be given as `x_file`, whose content it then is, read at each use."
     yield "`${NAME}` and `${NAME:-default}` come from the environment; `$$` is a dollar."
     for name, cls in SECTIONS.items():
         yield from _table(f"`{name}`", cls)
@@ -141,14 +141,8 @@ def _commands() -> Iterator[str]:
             if isinstance(parameter, click.Option):
                 flags = ", ".join(f"`{flag}`" for flag in parameter.opts)
                 value = f" {parameter.make_metavar(context)}" if not parameter.is_flag else ""
-                shown = (
-                    "" if parameter.default in (None, False, (), []) or not _shown(parameter) else parameter.default
-                )
+                shown = parameter.default if isinstance(parameter.default, str) else ""
                 yield f"| {flags}{value.replace('|', ', ')} | {shown} | {parameter.help} |"
-
-
-def _shown(parameter: click.Option) -> bool:
-    return isinstance(parameter.default, str)
 
 
 def _leaves(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
@@ -195,7 +189,6 @@ def _list(values: Any) -> str:
 
 if __name__ == "__main__":
     if "--check" in sys.argv:
-        sys.exit(
-            "" if TARGET.read_text() == text() else f"{TARGET.name} is not what the code says: run {sys.argv[0]}"
-        )
+        same = TARGET.read_text() == text()
+        sys.exit(None if same else "docs/reference.md is not what the code says: run tools/reference.py")
     TARGET.write_text(text())
