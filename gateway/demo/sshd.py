@@ -1,5 +1,6 @@
 """An SSH bastion: OpenSSH's sshd where it is installed, asyncssh's own server elsewhere."""
 
+import contextlib
 import getpass
 import os
 import signal
@@ -115,7 +116,8 @@ class Bastion:
         """Send a signal to every connection's processes; says how many."""
         victims = [child for session in self.sessions() for child in (*_children(session), session)]
         for pid in victims:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
         return len(victims)
 
     def _command(self) -> list[str]:

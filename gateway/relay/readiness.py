@@ -39,6 +39,9 @@ class Readiness(Protocol):
     def remove(self, fd: int) -> None:
         """Forget `fd`; its handler is not called again."""
 
+    def at_turn_end(self, act: Callable[[], None]) -> None:
+        """Call `act` once the handlers that are due now have run: to send together what they gathered."""
+
 
 class RelaySelector(selectors.EpollSelector):
     """An epoll selector with a fast path for relays; see the module."""
@@ -49,6 +52,19 @@ class RelaySelector(selectors.EpollSelector):
         super().__init__()
         self._handlers: dict[int, Handler] = {}
         self.scheduled = False
+        self._turn_end: list[Callable[[], None]] = []
+
+    def at_turn_end(self, act: Callable[[], None]) -> None:
+        """See `Readiness`."""
+        self._turn_end.append(act)
+
+    def _end_turn(self) -> None:
+        acts, self._turn_end = self._turn_end, []
+        for act in acts:
+            try:
+                act()
+            except Exception:
+                log.exception("what was gathered in a turn could not be sent")
 
     def add(self, fd: int, handler: Handler, mask: int) -> None:
         """See `Readiness`."""
@@ -75,6 +91,8 @@ class RelaySelector(selectors.EpollSelector):
         handler_of = self._handlers.get
         ready: list[tuple[selectors.SelectorKey, int]] = []
         while True:
+            if self._turn_end:
+                self._end_turn()
             # Rounded up, so that a timer is never waited for in a busy loop.
             for fd, event in poll(wait if wait < 0 else math.ceil(wait * 1e3) * 1e-3, _MAX_EVENTS):
                 handler = handler_of(fd)
@@ -88,6 +106,8 @@ class RelaySelector(selectors.EpollSelector):
                     log.exception("a relay's handler failed; its descriptor is dropped")
                     if self._handlers.get(fd) is handler:
                         self.remove(fd)
+            if self._turn_end:
+                self._end_turn()
             if ready or self.scheduled:
                 self.scheduled = False
                 return ready
@@ -131,6 +151,7 @@ class _SelectorReadiness:
         self.add = selector.add
         self.modify = selector.modify_mask
         self.remove = selector.remove
+        self.at_turn_end = selector.at_turn_end
 
 
 class _LoopReadiness:
@@ -161,6 +182,9 @@ class _LoopReadiness:
     def remove(self, fd: int) -> None:
         self.modify(fd, 0)
         del self._known[fd]
+
+    def at_turn_end(self, act: Callable[[], None]) -> None:
+        self._loop.call_soon(act)
 
 
 def readiness() -> Readiness:

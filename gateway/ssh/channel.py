@@ -7,7 +7,7 @@ from typing import cast
 
 import asyncssh
 
-from gateway.contracts import Ending
+from gateway.contracts import Ending, Endpoint
 from gateway.measure import Histogram
 from gateway.relay.readiness import GONE, READ, WRITE, readiness
 from gateway.relay.sockets import reset, shut_write
@@ -15,11 +15,12 @@ from gateway.relay.sockets import reset, shut_write
 WINDOW = 2 * 1024 * 1024
 """What the far side may send ahead, per channel: the bound on what a slow client makes us hold (RFC 4254, 5.2)."""
 MAX_PACKET = 32 * 1024
+_Opened = tuple["asyncssh.SSHTCPChannel[bytes]", "asyncssh.SSHTCPSession[bytes]"]
 _READ_SIZE = 64 * 1024
 _SEND_AHEAD = 256 * 1024
 
 
-class ChannelRelay(asyncssh.SSHTCPSession[bytes]):
+class StockRelay(asyncssh.SSHTCPSession[bytes]):
     """Pumps between a client socket and a channel; see `gateway.contracts.Relay`.
 
     asyncssh calls it as the channel's session; nothing it does there may raise, or the whole SSH connection
@@ -220,3 +221,51 @@ class ChannelRelay(asyncssh.SSHTCPSession[bytes]):
         else:
             self._client.close()
         self._held.clear()
+
+
+class StockChannels:
+    """Opens asyncssh's own channels; see `gateway.ssh.session.Channels`.
+
+    Args:
+        conn: The SSH connection.
+    """
+
+    def __init__(self, conn: asyncssh.SSHClientConnection) -> None:
+        self._conn = conn
+        self._opening: set[asyncio.Task[_Opened]] = set()
+
+    @property
+    def opening(self) -> int:
+        """Channels that are being opened, given up or not."""
+        return len(self._opening)
+
+    async def open(self, to: Endpoint, latency: Histogram, timeout: float) -> StockRelay:  # noqa: ASYNC109
+        """See `gateway.ssh.session.Channels`."""
+        relay = StockRelay(latency)
+        # An open that is cancelled leaks its channel (asyncssh #823): it runs in a task of its own, and one that
+        # nobody waits for any more is aborted when it completes.
+        opening: asyncio.Task[_Opened] = asyncio.ensure_future(self._channel(relay, to))
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
+        try:
+            done, _ = await asyncio.wait({opening}, timeout=timeout)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_abort_late)
+            raise
+        if not done:
+            opening.add_done_callback(_abort_late)
+            raise TimeoutError
+        opening.result()
+        return relay
+
+    async def _channel(self, relay: StockRelay, to: Endpoint) -> _Opened:
+        return await self._conn.create_connection(
+            lambda: relay, to.host, to.port, "127.0.0.1", 0, window=WINDOW, max_pktsize=MAX_PACKET
+        )
+
+
+def _abort_late(opening: asyncio.Task[_Opened]) -> None:
+    if opening.cancelled() or opening.exception() is not None:
+        return
+    channel, _ = opening.result()
+    channel.abort()

@@ -2,13 +2,15 @@
 
 import asyncio
 import socket
+from typing import Any
 
 import asyncssh
 
 from gateway.contracts import Progress, TunnelState
 from gateway.errors import Reason, TunnelError
-from gateway.ssh import credentials, hostkeys
+from gateway.ssh import credentials, doors, hostkeys
 from gateway.ssh.options import SshOptions
+from gateway.ssh.wire import Wire
 
 
 async def connect(options: SshOptions, sock: socket.socket, progress: Progress) -> asyncssh.SSHClientConnection:
@@ -30,10 +32,10 @@ async def _connect(options: SshOptions, sock: socket.socket, progress: Progress)
     progress(TunnelState.AUTHENTICATING)
     try:
         async with asyncio.timeout(options.login_timeout), credentials.login(options) as login:
-            return await asyncssh.connect(
-                options.host,
-                options.port,
-                sock=sock,
+            return await _log_in(
+                sock,
+                host=options.host,
+                port=options.port,
                 config=None,
                 client_factory=lambda: verifier,
                 known_hosts=trusted,
@@ -50,6 +52,12 @@ async def _connect(options: SshOptions, sock: socket.socket, progress: Progress)
         raise TunnelError(Reason.TIMEOUT, f"no login within {options.login_timeout:g} s (login_timeout)") from error
     except (asyncssh.Error, OSError, ValueError) as error:
         raise _explain(error, options, verifier) from error
+
+
+async def _log_in(sock: socket.socket, **arguments: Any) -> asyncssh.SSHClientConnection:
+    if doors.known():
+        return await doors.log_in(sock, Wire, **arguments)
+    return await asyncssh.connect(sock=sock, **arguments)
 
 
 def _explain(error: Exception, options: SshOptions, verifier: hostkeys.Verifier) -> TunnelError:

@@ -108,6 +108,7 @@ class SshLink:
             "connections": len(alive),
             "channels": sum(session.load for session in alive),
             "cipher": alive[0].cipher() if alive else None,
+            "data_plane": ("own" if alive[0].plane else "asyncssh") if alive else None,
             "server": alive[0].server_version() if alive else None,
         }
 
@@ -148,6 +149,6 @@ class SshLink:
                 await spare[-1].close()
                 continue
             if alive:
-                self._rtt = await alive[0].ping() or self._rtt
+                self._rtt = (await asyncio.gather(*(session.ping() for session in alive)))[0] or self._rtt
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._grow.wait(), self._options.keepalive.interval)

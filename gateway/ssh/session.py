@@ -3,18 +3,43 @@
 import asyncio
 import socket
 import time
+from typing import Protocol
 
 import asyncssh
 
-from gateway.contracts import Ending, Endpoint
+from gateway.contracts import Ending, Endpoint, Relay
 from gateway.errors import DialError, LinkLostError, Reason
 from gateway.measure import Histogram
-from gateway.ssh.channel import MAX_PACKET, WINDOW, ChannelRelay
+from gateway.ssh.channel import StockChannels
+from gateway.ssh.doors import PlaneConnection
 from gateway.ssh.options import SshOptions
+from gateway.ssh.plane import PlaneChannels
 
 _KEEPALIVE = b"keepalive@openssh.com"
 _PING_TIMEOUT = 5.0
-_Opened = tuple["asyncssh.SSHTCPChannel[bytes]", "asyncssh.SSHTCPSession[bytes]"]
+
+
+class ChannelRelay(Relay, Protocol):
+    """A relay whose channel is open and that waits for its client."""
+
+    def attach(self, client: socket.socket) -> None:
+        """Take over `client` and start."""
+
+
+class Channels(Protocol):
+    """A way to open channels on one SSH connection."""
+
+    @property
+    def opening(self) -> int:
+        """Channels that are being opened, given up or not."""
+
+    async def open(self, to: Endpoint, latency: Histogram, timeout: float) -> ChannelRelay:  # noqa: ASYNC109
+        """A channel to `to`; one that opens after the caller has given up is closed, and never leaks.
+
+        Raises:
+            TimeoutError: Not within `timeout` seconds.
+            asyncssh.Error, OSError: It cannot be opened.
+        """
 
 
 class Session:
@@ -29,13 +54,20 @@ class Session:
         self._conn = conn
         self._options = options
         self._relays: set[ChannelRelay] = set()
-        self._opening: set[asyncio.Task[_Opened]] = set()
+        self.round_trip: float | None = None
         self.closing = False
+        self.plane = isinstance(conn, PlaneConnection) and conn.seals is not None and conn.opens is not None
+        """Whether the project's own data plane carries the channels, or asyncssh does."""
+        self._channels: Channels = (
+            PlaneChannels(conn, lambda: self.round_trip)
+            if isinstance(conn, PlaneConnection) and self.plane
+            else StockChannels(conn)
+        )
 
     @property
     def load(self) -> int:
         """Channels that are open or being opened."""
-        return len(self._relays) + len(self._opening)
+        return len(self._relays) + self._channels.opening
 
     @property
     def alive(self) -> bool:
@@ -44,41 +76,20 @@ class Session:
 
     async def join(self, client: socket.socket, to: Endpoint, latency: Histogram) -> ChannelRelay:
         """Open a channel to `to` and join `client` to it; see `gateway.contracts.Link.join`."""
-        relay = await self._open(to, latency)
-        self._relays.add(relay)
-        relay.ended.add_done_callback(lambda _: self._relays.discard(relay))
-        relay.attach(client)
-        return relay
-
-    async def _open(self, to: Endpoint, latency: Histogram) -> ChannelRelay:
-        relay = ChannelRelay(latency)
-        # An open that is cancelled leaks its channel (asyncssh #823): it runs in a task of the session's own,
-        # and one that nobody waits for any more is aborted when it completes.
-        opening: asyncio.Task[_Opened] = asyncio.ensure_future(self._channel(relay, to))
-        self._opening.add(opening)
-        opening.add_done_callback(self._opening.discard)
         try:
-            done, _ = await asyncio.wait({opening}, timeout=self._options.dial_timeout)
-        except asyncio.CancelledError:
-            opening.add_done_callback(_abort_late)
-            raise
-        if not done:
-            opening.add_done_callback(_abort_late)
+            relay = await self._channels.open(to, latency, self._options.dial_timeout)
+        except TimeoutError as error:
             raise DialError(
                 Reason.TIMEOUT, f"no channel to {to} within {self._options.dial_timeout:g} s (dial_timeout)"
-            )
-        try:
-            opening.result()
+            ) from error
         except asyncssh.ChannelOpenError as error:
             raise self._explain(error, to) from error
         except (asyncssh.Error, OSError) as error:
             raise LinkLostError(str(error)) from error
+        self._relays.add(relay)
+        relay.ended.add_done_callback(lambda _: self._relays.discard(relay))
+        relay.attach(client)
         return relay
-
-    async def _channel(self, relay: ChannelRelay, to: Endpoint) -> _Opened:
-        return await self._conn.create_connection(
-            lambda: relay, to.host, to.port, "127.0.0.1", 0, window=WINDOW, max_pktsize=MAX_PACKET
-        )
 
     def _explain(self, error: asyncssh.ChannelOpenError, to: Endpoint) -> DialError | LinkLostError:
         if not self.alive:
@@ -97,7 +108,9 @@ class Session:
         # Not cancelled when late: asyncssh matches answers to requests by their order.
         asked = self._conn.create_task(self._ask())
         done, _ = await asyncio.wait({asked}, timeout=_PING_TIMEOUT)
-        return time.monotonic() - started if done and self.alive else None
+        if done and self.alive:
+            self.round_trip = time.monotonic() - started
+        return self.round_trip
 
     async def _ask(self) -> None:
         await self._conn._make_global_request(_KEEPALIVE)  # noqa: SLF001 - no public door to it
@@ -125,13 +138,6 @@ class Session:
     def server_version(self) -> str:
         """What the server calls itself."""
         return str(self._conn.get_extra_info("server_version"))
-
-
-def _abort_late(opening: asyncio.Task[_Opened]) -> None:
-    if opening.cancelled() or opening.exception() is not None:
-        return
-    channel, _ = opening.result()
-    channel.abort()
 
 
 _CONNECT_REASONS = {

@@ -1,0 +1,206 @@
+"""The doors into asyncssh that the plane goes through: everything it uses of asyncssh's inside, in one place.
+
+asyncssh keeps handshake, rekeying, keepalive, global requests and disconnecting. It writes through the wire as
+through any transport, and is fed every packet that is not the plane's, still sealed, so that all its own checks
+apply.
+"""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import asyncssh
+from asyncssh.connection import SSHClientConnection, SSHClientConnectionOptions
+from asyncssh.encryption import GCMEncryption
+from asyncssh.packet import String, UInt32
+
+from gateway.ssh.gcm import Gcm
+
+if TYPE_CHECKING:
+    from gateway.ssh.wire import Wire
+
+KNOWN_VERSIONS = ("2.24.",)
+"""The releases whose inside this file was written for; with any other, channels are asyncssh's own."""
+
+REKEY_BYTES = 16 << 30
+"""Well below what one AES-GCM key may protect, and rare enough not to be felt (NIST SP 800-38D, 8.3)."""
+
+MSG_DISCONNECT, MSG_IGNORE, MSG_NEWKEYS = 1, 2, 21
+MSG_CHANNEL_OPEN = 90
+MSG_CHANNEL_WINDOW_ADJUST, MSG_CHANNEL_DATA, MSG_CHANNEL_EXTENDED_DATA, MSG_CHANNEL_EOF = 93, 94, 95, 96
+MSG_CHANNEL_CLOSE, MSG_CHANNEL_REQUEST, MSG_CHANNEL_FAILURE = 97, 98, 100
+
+
+def known() -> bool:
+    """Whether this asyncssh is one that the plane knows."""
+    return asyncssh.__version__.startswith(KNOWN_VERSIONS)
+
+
+class PlaneConnection(SSHClientConnection):
+    """asyncssh's connection, opened for the plane.
+
+    Args:
+        options: asyncssh's own.
+    """
+
+    wire: "Wire"
+
+    def __init__(self, options: SSHClientConnectionOptions) -> None:
+        self._seals: Any = None
+        self._opens: Any = None
+        super().__init__(asyncio.get_running_loop(), options, wait="auth")
+
+    # Keys: asyncssh sets these two at each key exchange.
+
+    @property
+    def _send_encryption(self) -> Any:
+        return self._seals
+
+    @_send_encryption.setter
+    def _send_encryption(self, made: Any) -> None:
+        self._seals = Gcm(made) if isinstance(made, GCMEncryption) else made
+
+    @property
+    def _recv_encryption(self) -> Any:
+        return self._opens
+
+    @_recv_encryption.setter
+    def _recv_encryption(self, made: Any) -> None:
+        self._opens = Gcm(made) if isinstance(made, GCMEncryption) else made
+
+    @property
+    def seals(self) -> Gcm | None:
+        """The cipher for what we send, where the plane can use it."""
+        return self._seals if isinstance(self._seals, Gcm) else None
+
+    @property
+    def opens(self) -> Gcm | None:
+        """The cipher for what we receive, where the plane can use it."""
+        return self._opens if isinstance(self._opens, Gcm) else None
+
+    @property
+    def dead(self) -> bool:
+        """Whether asyncssh has let go of the wire."""
+        return self._transport is None
+
+    @property
+    def ready_for_plane(self) -> bool:
+        """Whether the plane may take over what arrives from here on."""
+        return (
+            bool(self._auth_complete) and self.seals is not None and self.opens is not None and self.between_packets
+        )
+
+    # Receiving.
+
+    @property
+    def between_packets(self) -> bool:
+        """Whether asyncssh is done with every packet it got, so that the next one is anybody's."""
+        return not self._inpbuf and self._recv_handler == self._recv_pkthdr
+
+    @property
+    def max_packet(self) -> int:
+        """The longest packet that asyncssh accepts, in bytes."""
+        return self._max_recv_pktlen
+
+    def expect_packets_of(self, size: int) -> None:
+        """Accept channel data of so many bytes a packet."""
+        self._update_recv_pktlen(size)
+
+    def received(self, count: int) -> None:
+        """Note that the plane took `count` packets."""
+        self._recv_seq = (self._recv_seq + count) & 0xFFFFFFFF
+
+    def _finish_recv_packet(self, *args: Any, **kwargs: Any) -> None:
+        super()._finish_recv_packet(*args, **kwargs)
+        self.wire.resume_soon()
+
+    # Sending.
+
+    @property
+    def may_send_data(self) -> bool:
+        """Whether channel data may be sent now: not while keys are exchanged (RFC 4253, 7.1)."""
+        return bool(self._kex_complete)
+
+    def sent(self, size: int) -> None:
+        """Note that the plane sent a packet of `size` bytes."""
+        self._send_seq = (self._send_seq + 1) & 0xFFFFFFFF
+        self._rekey_bytes_sent += size
+
+    def rekey_if_due(self) -> None:
+        """Start a key exchange once enough was sent with these keys."""
+        if self._rekey_bytes_sent >= self._rekey_bytes and self._kex_complete and self._transport:
+            self._send_kexinit()
+            self._kexinit_sent = True
+
+    def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
+        """As asyncssh's, without the empty MSG_IGNORE before each packet: a remedy for CBC, useless with AEAD."""
+        if pkttype == MSG_IGNORE and self.seals is not None:
+            return
+        super().send_packet(pkttype, *args, handler=handler)
+
+    def _send_deferred_packets(self) -> None:
+        super()._send_deferred_packets()
+        self.wire.unpause_soon()
+
+    def log_sent_packet(self, *args: Any) -> None:
+        """Not logged: it would cost more than sending does."""
+
+    def log_received_packet(self, *args: Any) -> None:
+        """Not logged: it would cost more than receiving does."""
+
+    # Living and dying.
+
+    def _keepalive_timer_callback(self) -> None:
+        # Whatever the plane received is as good a sign of life as an answer to a request.
+        if time.monotonic() - self.wire.last_received < self._keepalive_interval:
+            self._keepalive_count = 0
+            self._set_keepalive_timer()
+            return
+        super()._keepalive_timer_callback()
+
+    def violated(self, detail: str) -> None:
+        """The peer broke the protocol: tell it, and close the connection with everything on it."""
+        error = asyncssh.ProtocolError(detail)
+        self._send_disconnect(error.code, error.reason, error.lang)
+        self._force_close(error)
+
+    # Channels.
+
+    def request_channel(self, channel: Any, host: str, port: int, window: int, max_packet: int) -> int:
+        """Ask for a connection from the far side to `host:port` (RFC 4254, 7.2); gives our channel's number.
+
+        Raises:
+            asyncssh.ChannelOpenError: The connection is closed.
+        """
+        number = self.add_channel(channel)
+        self.expect_packets_of(max_packet)
+        self.send_packet(
+            MSG_CHANNEL_OPEN, String(b"direct-tcpip"), UInt32(number), UInt32(window), UInt32(max_packet),
+            String(host), UInt32(port), String("127.0.0.1"), UInt32(0),
+        )  # fmt: skip
+        return number
+
+    def forget_channel(self, number: int) -> None:
+        """The channel is closed on both sides: its number may be used again."""
+        self._channels.pop(number, None)
+
+
+async def log_in(sock: Any, wire: type["Wire"], **arguments: Any) -> PlaneConnection:
+    """As `asyncssh.connect` over `sock`, with a wire for its transport.
+
+    Raises:
+        asyncssh.Error, OSError, ValueError: As `asyncssh.connect`.
+    """
+    options = await SSHClientConnectionOptions.construct(None, rekey_bytes=REKEY_BYTES, **arguments)
+    options.waiter = asyncio.get_running_loop().create_future()
+    conn = PlaneConnection(options)
+    conn.wire = wire(sock, conn)
+    conn.connection_made(conn.wire)
+    conn.set_extra_info(host=arguments["host"], port=arguments["port"])
+    try:
+        await options.waiter
+    except BaseException:
+        conn.abort()
+        await conn.wait_closed()
+        raise
+    return conn

@@ -1,0 +1,385 @@
+"""One client joined to one channel of the plane: no task, no queue, no copy that is not needed."""
+
+import asyncio
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import asyncssh
+from asyncssh.packet import SSHPacket, UInt32
+
+from gateway.contracts import Ending, Endpoint
+from gateway.measure import Histogram
+from gateway.relay.readiness import GONE, READ, WRITE, readiness
+from gateway.relay.sockets import reset, shut_write
+from gateway.ssh import doors
+from gateway.ssh.windows import INITIAL, MAX_PACKET, Budget, Window
+from gateway.ssh.wire import PACKET, SLOT_VIEWS, SLOTS
+
+_BUDGET = Budget()
+RoundTrip = Callable[[], float | None]
+
+
+class PlaneRelay:
+    """See `gateway.contracts.Relay`; to asyncssh it is the handler of a channel.
+
+    Args:
+        conn: The SSH connection.
+        latency: Where to count response latency.
+        round_trip: The connection's last measured round trip in seconds.
+    """
+
+    __slots__ = (
+        "_asked", "_client", "_client_done", "_client_fd", "_closed", "_conn", "_fresh", "_fresh_size", "_got_close",
+        "_got_eof", "_held", "_held_size", "_latency", "_mask", "_number", "_peer", "_peer_packet", "_peer_window",
+        "_ready", "_round_trip", "_sent_close", "_streak", "_window", "_wire", "ended", "from_backend", "last_active",
+        "opened", "to_backend",
+    )  # fmt: skip
+
+    def __init__(self, conn: doors.PlaneConnection, latency: Histogram, round_trip: RoundTrip) -> None:
+        loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[Ending] = loop.create_future()
+        self.opened: asyncio.Future[None] = loop.create_future()
+        self.last_active = time.monotonic()
+        self.to_backend = self.from_backend = 0
+        self._conn = conn
+        self._wire = conn.wire
+        self._ready = readiness()
+        self._latency = latency
+        self._round_trip = round_trip
+        self._asked = 0.0
+        self._client: socket.socket | None = None
+        self._client_fd = -1
+        self._mask = 0
+        self._number = self._peer = -1
+        self._peer_window = self._peer_packet = 0
+        self._window = Window(_BUDGET)
+        self._fresh: list[memoryview] = []
+        self._fresh_size = 0
+        self._held: deque[memoryview] = deque()
+        self._held_size = 0
+        self._streak = False
+        self._client_done = self._got_eof = self._got_close = self._sent_close = self._closed = False
+
+    def request(self, host: str, port: int) -> None:
+        """Ask for the channel; `opened` tells what became of it.
+
+        Raises:
+            asyncssh.ChannelOpenError: The connection is closed.
+        """
+        self._number = self._conn.request_channel(self, host, port, INITIAL, MAX_PACKET)
+
+    def attach(self, client: socket.socket) -> None:
+        """Take over `client` and start: the channel is open."""
+        self._client, self._client_fd = client, client.fileno()
+        if self._closed:
+            self._finish(Ending.LINK_LOST)
+            return
+        if self._held:
+            self._drain()
+        self._pass_on_ends()
+        self._update()
+
+    def abort(self, ending: Ending) -> None:
+        """Reset the client and close the channel now; one that is not open yet is closed when it is."""
+        self._send_close()
+        self._finish(ending)
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody wants the channel any more."""
+        return self.ended.done()
+
+    # From the channel to the client: what the wire calls.
+
+    def receive(self, data: memoryview) -> bool:
+        """Take data that is good until `deliver`; False when the peer had no right to send it."""
+        size = len(data)
+        if not self._window.received(size):
+            return False
+        if not self.ended.done():
+            self._fresh.append(data)
+            self._fresh_size += size
+        return True
+
+    def deliver(self) -> None:
+        """Give the client what was received, and keep a copy of what it does not take."""
+        fresh = self._fresh
+        if not fresh:
+            return
+        size, self._fresh_size = self._fresh_size, 0
+        client = self._client
+        sent = 0
+        if client is not None and not self._held:
+            self.last_active = now = time.monotonic()
+            if self._asked:
+                self._latency.observe(now - self._asked)
+                self._asked = 0.0
+            try:
+                sent = client.send(fresh[0]) if len(fresh) == 1 else client.sendmsg(fresh)
+            except BlockingIOError:
+                pass
+            except OSError:
+                fresh.clear()
+                self.abort(Ending.CLIENT_RESET)
+                return
+            self._took(sent, now)
+        if sent < size:
+            self._held.append(memoryview(b"".join(fresh))[sent:])
+            self._held_size += size - sent
+            self._update()
+        fresh.clear()
+
+    def adjust(self, count: int) -> None:
+        """The peer allows so many more bytes."""
+        stalled = self._peer_window == 0
+        self._peer_window += count
+        if stalled:
+            self._update()
+
+    def unpause(self) -> None:
+        """The wire takes data again."""
+        self._update()
+
+    # What asyncssh calls.
+
+    def log_received_packet(self, *args: Any) -> None:
+        """Not logged: it would cost more than receiving does."""
+
+    log_sent_packet = log_received_packet
+
+    def close(self) -> None:
+        """The connection is about to be closed."""
+        self._send_close()
+
+    def process_open_confirmation(self, peer: int, window: int, max_packet: int, packet: SSHPacket) -> None:
+        """The far side is connected."""
+        del packet
+        self._peer, self._peer_window, self._peer_packet = peer, window, min(max_packet, PACKET)
+        self._wire.relays[self._number] = self
+        self.opened.set_result(None)
+        if self.abandoned:
+            self._send_close()
+
+    def process_open_failure(self, code: int, reason: str, lang: str) -> None:
+        """The far side cannot be connected."""
+        self._release()
+        if not self.opened.done():
+            self.opened.set_exception(asyncssh.ChannelOpenError(code, reason, lang))
+
+    def process_connection_close(self, exc: Exception | None) -> None:
+        """The SSH connection is lost."""
+        del exc
+        self._release()
+        if not self.opened.done():
+            self.opened.set_exception(asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "connection lost"))
+        elif self._client is not None:
+            self._finish(Ending.LINK_LOST)
+
+    def process_packet(self, kind: int, number: int, packet: SSHPacket) -> bool:
+        """A packet of the channel that did not come by the wire's short way."""
+        del number
+        if kind == doors.MSG_CHANNEL_DATA:
+            data = memoryview(packet.get_string())
+            packet.check_end()
+            if not self.receive(data):
+                raise asyncssh.ProtocolError("more data than the window allows")
+            self.deliver()
+        elif kind == doors.MSG_CHANNEL_WINDOW_ADJUST:
+            self.adjust(packet.get_uint32())
+        elif kind == doors.MSG_CHANNEL_EOF:
+            self._got_eof = True
+            self._pass_on_ends()
+        elif kind == doors.MSG_CHANNEL_CLOSE:
+            self._on_close()
+        elif kind == doors.MSG_CHANNEL_EXTENDED_DATA:
+            packet.get_uint32()
+            self._window.received(len(packet.get_string()))  # a TCP channel has no second stream
+        elif kind == doors.MSG_CHANNEL_REQUEST:
+            packet.get_string()
+            if packet.get_boolean():
+                self._conn.send_packet(doors.MSG_CHANNEL_FAILURE, UInt32(self._peer))
+        else:
+            return False
+        return True
+
+    # From the client to the channel.
+
+    def _on_client(self, event: int) -> None:
+        if event & (WRITE | GONE) and self._held:
+            self._drain()
+        if event & ~WRITE and self._mask & READ and not self.ended.done():
+            self._read()
+        self._update()
+
+    def _read(self) -> None:
+        client, wire, window = self._client, self._wire, self._peer_window
+        if client is None:
+            return
+        if not wire.may_send:
+            wire.paused.add(self)
+            return
+        limit = min(window, self._peer_packet)
+        try:
+            if self._streak and window >= PACKET * SLOTS and limit == PACKET:
+                count = client.recvmsg_into(SLOT_VIEWS)[0]
+            else:
+                count = client.recv_into(SLOT_VIEWS[0], limit)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.abort(Ending.CLIENT_RESET)
+            return
+        self.last_active = time.monotonic()
+        if count == 0:
+            self._client_done = True
+            self._conn.send_packet(doors.MSG_CHANNEL_EOF, UInt32(self._peer))
+            self._pass_on_ends()
+            return
+        self._asked = self.last_active
+        self.to_backend += count
+        self._peer_window = window - count
+        # A full read is the sign of a bulk transfer: the next one may fill several packets.
+        self._streak = count >= limit == PACKET
+        slot = 0
+        while count > PACKET:
+            wire.send_data(self._peer, slot, PACKET)
+            slot += 1
+            count -= PACKET
+        wire.send_data(self._peer, slot, count)
+
+    # Ends, in whatever order they come.
+
+    def _on_close(self) -> None:
+        self._got_close = True
+        self._send_close()
+        self._release()
+        if self._client is not None and not self._held:
+            self._finish(self._clean_ending())
+
+    def _clean_ending(self) -> Ending:
+        """A close without an end before it is the backend's failure."""
+        return Ending.FINISHED if self._got_eof or self._client_done else Ending.BACKEND_RESET
+
+    def _pass_on_ends(self) -> None:
+        """Tell the client of the backend's end, once it has everything, and close what ended both ways."""
+        if self._client is None or self._held or self.ended.done():
+            return
+        if self._got_close:
+            self._finish(self._clean_ending())
+            return
+        if self._got_eof:
+            shut_write(self._client)
+            if self._client_done:
+                self._send_close()
+
+    def _drain(self) -> None:
+        client, held = self._client, self._held
+        if client is None:
+            return
+        taken = 0
+        try:
+            while held:
+                sent = client.send(held[0])
+                taken += sent
+                if sent < len(held[0]):
+                    held[0] = held[0][sent:]
+                    break
+                held.popleft()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.abort(Ending.CLIENT_RESET)
+            return
+        self._held_size -= taken
+        self.last_active = now = time.monotonic()
+        self._took(taken, now)
+        self._pass_on_ends()
+
+    def _took(self, count: int, now: float) -> None:
+        self.from_backend += count
+        grant = self._window.consumed(count, now, self._round_trip())
+        if grant and not (self._got_eof or self._sent_close):
+            self._conn.send_packet(doors.MSG_CHANNEL_WINDOW_ADJUST, UInt32(self._peer), UInt32(grant))
+
+    def _send_close(self) -> None:
+        if self._peer >= 0 and not (self._sent_close or self._closed):
+            self._sent_close = True
+            self._conn.send_packet(doors.MSG_CHANNEL_CLOSE, UInt32(self._peer))
+
+    def _release(self) -> None:
+        """The channel is gone on both sides, or with its connection."""
+        if not self._closed:
+            self._closed = True
+            self._window.close()
+            self._wire.relays.pop(self._number, None)
+            self._wire.paused.discard(self)
+            self._conn.forget_channel(self._number)
+
+    def _finish(self, ending: Ending) -> None:
+        """Let the client go: cleanly only when everything was."""
+        if self.ended.done():
+            return
+        client = self._client
+        if client is not None:
+            if self._mask:
+                self._ready.remove(self._client_fd)
+                self._mask = 0
+            if ending is Ending.FINISHED:
+                client.close()
+            else:
+                reset(client)
+        self._held.clear()
+        self._fresh.clear()
+        self._wire.paused.discard(self)
+        self.ended.set_result(ending)
+
+    def _update(self) -> None:
+        if self._client is None or self.ended.done():
+            return
+        reading = self._peer_window > 0 and not (self._client_done or self._got_close or self in self._wire.paused)
+        mask = (READ if reading else 0) | (WRITE if self._held else 0)
+        if mask == self._mask:
+            return
+        # A socket that nothing is wanted from leaves epoll altogether: it reports a hang-up whatever the mask.
+        if mask == 0:
+            self._ready.remove(self._client_fd)
+        elif self._mask == 0:
+            self._ready.add(self._client_fd, self._on_client, mask)
+        else:
+            self._ready.modify(self._client_fd, mask)
+        self._mask = mask
+
+
+class PlaneChannels:
+    """Opens channels of the plane; see `gateway.ssh.session.Channels`.
+
+    Args:
+        conn: The SSH connection.
+        round_trip: Its last measured round trip in seconds.
+    """
+
+    def __init__(self, conn: doors.PlaneConnection, round_trip: RoundTrip) -> None:
+        self._conn = conn
+        self._round_trip = round_trip
+        self.opening = 0
+
+    async def open(self, to: Endpoint, latency: Histogram, timeout: float) -> PlaneRelay:  # noqa: ASYNC109
+        """See `gateway.ssh.session.Channels`."""
+        relay = PlaneRelay(self._conn, latency, self._round_trip)
+        relay.request(to.host, to.port)
+        self.opening += 1
+        relay.opened.add_done_callback(self._settled)
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.shield(relay.opened)
+        except BaseException:
+            relay.abort(Ending.ABORTED)
+            raise
+        return relay
+
+    def _settled(self, opened: "asyncio.Future[None]") -> None:
+        self.opening -= 1
+        opened.exception()  # told to whoever waited; nobody may

@@ -1,0 +1,93 @@
+"""How much a channel may be sent ahead: grown from measured rate and round trip, within a budget. Pure.
+
+A window of W bytes bounds a channel to W per round trip (RFC 4254, 5.2). Large windows cost memory only when the
+client is slow, so they are given to those channels that use theirs up within a round trip, and only on long paths.
+"""
+
+INITIAL = 2 * 1024 * 1024
+MAXIMUM = 32 * 1024 * 1024
+MAX_PACKET = 128 * 1024
+"""With packets of 32 KiB, a large window drives sshd to several times its work per byte."""
+ADJUST = 256 * 1024
+"""A grant for every so many bytes: at half empty, as is common, a sender idles for half of each round trip."""
+BUDGET = 512 * 1024 * 1024
+"""What all channels of this process may hold back for slow clients together, beyond their initial windows."""
+
+
+class Budget:
+    """What is left to grow windows with.
+
+    Args:
+        size: In bytes.
+    """
+
+    def __init__(self, size: int = BUDGET) -> None:
+        self.left = size
+
+    def take(self, size: int) -> int:
+        """Take up to `size` bytes; gives what was there."""
+        taken = min(size, self.left)
+        self.left -= taken
+        return taken
+
+    def give_back(self, size: int) -> None:
+        """A channel that had grown is closed."""
+        self.left += size
+
+
+class Window:
+    """The receive window of one channel.
+
+    Args:
+        budget: What growing takes from.
+    """
+
+    __slots__ = ("_budget", "_consumed", "_epoch", "_in_epoch", "granted", "size")
+
+    def __init__(self, budget: Budget) -> None:
+        self.size = INITIAL
+        self.granted = INITIAL
+        """What the peer may still send."""
+        self._budget = budget
+        self._consumed = 0
+        self._in_epoch = 0
+        self._epoch = 0.0
+
+    def received(self, count: int) -> bool:
+        """The peer sent so much; False when it was not allowed to."""
+        self.granted -= count
+        return self.granted >= 0
+
+    def consumed(self, count: int, now: float, round_trip: float | None) -> int:
+        """The client took so much; gives what to grant the peer now, which is often nothing.
+
+        Args:
+            count: Bytes.
+            now: A monotonic time in seconds.
+            round_trip: To the peer in seconds, where it is known.
+        """
+        self._consumed += count
+        if self._consumed < min(ADJUST, self.size // 2):
+            return 0
+        grant, self._consumed = self._consumed, 0
+        grant += self._grown(grant, now, round_trip)
+        self.granted += grant
+        return grant
+
+    def close(self) -> None:
+        """Give back what was grown."""
+        self._budget.give_back(self.size - INITIAL)
+        self.size = INITIAL
+
+    def _grown(self, count: int, now: float, round_trip: float | None) -> int:
+        """Twice the window when more than half of it was used within one round trip."""
+        self._in_epoch += count
+        if round_trip is None or now - self._epoch < round_trip:
+            return 0
+        used = self._in_epoch * round_trip / (now - self._epoch)
+        self._epoch, self._in_epoch = now, 0
+        if used * 2 < self.size or self.size >= MAXIMUM:
+            return 0
+        more = self._budget.take(min(self.size, MAXIMUM - self.size))
+        self.size += more
+        return more
