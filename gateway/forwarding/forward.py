@@ -162,7 +162,7 @@ class Forward:
         vigil = _Vigil(client)
         relay: Relay | None = None
         try:
-            target, path, relay = await self._join(client)
+            target, path, relay = await self._join(client, vigil)
         except DialError as error:
             self.rejected[error.reason] += 1
             log.debug(
@@ -196,18 +196,21 @@ class Forward:
         if ending is Ending.BACKEND_RESET:
             self.route.failed(target)
 
-    async def _join(self, client: Stream) -> tuple[Endpoint, Path, Relay]:
+    async def _join(self, client: Stream, vigil: "_Vigil") -> tuple[Endpoint, Path, Relay]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.route.hold
         pause = _FIRST_RETRY
         while True:
             route = self.route  # a reload may have put another in its place
             last = DialError(Reason.TUNNEL, f"the path was down for {route.hold:g} s (hold)")
-            try:
-                async with asyncio.timeout_at(deadline):
-                    link = route.path.link or await route.path.wait_link()
-            except TimeoutError:
-                raise last from None
+            link = route.path.link
+            if link is None:
+                vigil.start()
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        link = await route.path.wait_link()
+                except TimeoutError:
+                    raise last from None
             for target in route.targets():
                 try:
                     started = time.perf_counter()
@@ -223,6 +226,7 @@ class Forward:
                     return target, route.path, relay
             if last.reason in _GIVE_UP or loop.time() + pause > deadline:
                 raise last
+            vigil.start()
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
             pause = min(pause * _RETRY_FACTOR, _LAST_RETRY)
 
@@ -237,12 +241,19 @@ class _Vigil:
     def __init__(self, client: Stream) -> None:
         self.gone = False
         self._client = client
-        self._task = asyncio.current_task()
-        readiness().add(client.fileno(), self._noticed, GONE)
+        self._watching = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Watch from now on: the wait may be long."""
+        if not self._watching:
+            self._watching = True
+            self._task = asyncio.current_task()
+            readiness().add(self._client.fileno(), self._noticed, GONE)
 
     def end(self) -> None:
         """Stop watching a client that was never joined."""
-        if not self.gone:
+        if self._watching and not self.gone:
             readiness().remove(self._client.fileno())
 
     def _noticed(self, event: int) -> None:

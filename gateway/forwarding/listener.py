@@ -76,7 +76,7 @@ class Listener:
                 readiness().remove(sock.fileno())
                 asyncio.get_running_loop().call_later(_PAUSE_WHEN_EXHAUSTED, self._watch, sock)
                 return
-            tune(client)
+            client.setblocking(False)
             if self._on_accept is not None:
                 self._on_accept(client)
 
@@ -99,12 +99,12 @@ def _bind(address: Address) -> list[socket.socket]:
 
 def _listening(sock: socket.socket, address: tuple[str, int]) -> socket.socket:
     try:
-        sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
         sock.listen(BACKLOG)
+        tune(sock)  # accepted sockets inherit it
     except BaseException:
         sock.close()
         raise

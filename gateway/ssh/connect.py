@@ -32,7 +32,7 @@ async def _connect(options: SshOptions, sock: socket.socket, progress: Progress)
     progress(TunnelState.AUTHENTICATING)
     try:
         async with asyncio.timeout(options.login_timeout), credentials.login(options) as login:
-            return await _log_in(
+            conn = await _log_in(
                 sock,
                 host=options.host,
                 port=options.port,
@@ -48,6 +48,8 @@ async def _connect(options: SshOptions, sock: socket.socket, progress: Progress)
                 keepalive_count_max=options.keepalive.count,
                 **login,
             )
+            conn.set_extra_info(verifier=verifier)
+            return conn
     except TimeoutError as error:
         raise TunnelError(Reason.TIMEOUT, f"no login within {options.login_timeout:g} s (login_timeout)") from error
     except (asyncssh.Error, OSError, ValueError) as error:

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 KNOWN_VERSIONS = ("2.24.",)
 """The releases whose inside this file was written for; with any other, channels are asyncssh's own."""
 
+_ORIGIN = String("127.0.0.1") + UInt32(0)
 REKEY_BYTES = 16 << 30
 """Well below what one AES-GCM key may protect, and rare enough not to be felt (NIST SP 800-38D, 8.3)."""
 
 MSG_DISCONNECT, MSG_IGNORE, MSG_NEWKEYS = 1, 2, 21
-MSG_CHANNEL_OPEN = 90
+MSG_CHANNEL_OPEN, MSG_CHANNEL_OPEN_CONFIRMATION = 90, 91
 MSG_CHANNEL_WINDOW_ADJUST, MSG_CHANNEL_DATA, MSG_CHANNEL_EXTENDED_DATA, MSG_CHANNEL_EOF = 93, 94, 95, 96
 MSG_CHANNEL_CLOSE, MSG_CHANNEL_REQUEST, MSG_CHANNEL_FAILURE = 97, 98, 100
 
@@ -150,8 +151,10 @@ class PlaneConnection(SSHClientConnection):
 
     # Living and dying.
 
+    def _reset_keepalive_timer(self) -> None:
+        """Not at every packet: the callback below looks when something was last received."""
+
     def _keepalive_timer_callback(self) -> None:
-        # Whatever the plane received is as good a sign of life as an answer to a request.
         if time.monotonic() - self.wire.last_received < self._keepalive_interval:
             self._keepalive_count = 0
             self._set_keepalive_timer()
@@ -174,9 +177,12 @@ class PlaneConnection(SSHClientConnection):
         """
         number = self.add_channel(channel)
         self.expect_packets_of(max_packet)
-        self.send_packet(
-            MSG_CHANNEL_OPEN, String(b"direct-tcpip"), UInt32(number), UInt32(window), UInt32(max_packet),
-            String(host), UInt32(port), String("127.0.0.1"), UInt32(0),
+        self.wire.send_control(
+            MSG_CHANNEL_OPEN,
+            b"".join((
+                String(b"direct-tcpip"), UInt32(number), UInt32(window), UInt32(max_packet),
+                String(host), UInt32(port), _ORIGIN,
+            )),
         )  # fmt: skip
         return number
 

@@ -70,6 +70,7 @@ class PlaneRelay:
             asyncssh.ChannelOpenError: The connection is closed.
         """
         self._number = self._conn.request_channel(self, host, port, INITIAL, MAX_PACKET)
+        self._wire.opening[self._number] = self
 
     def attach(self, client: socket.socket) -> None:
         """Take over `client` and start: the channel is open."""
@@ -87,10 +88,10 @@ class PlaneRelay:
         self._send_close()
         self._finish(ending)
 
-    @property
-    def abandoned(self) -> bool:
-        """Whether nobody wants the channel any more."""
-        return self.ended.done()
+    def give_up(self) -> None:
+        """The channel was not open in time; when it opens after all, it is closed."""
+        if not self.opened.done():
+            self.opened.set_exception(TimeoutError())
 
     # From the channel to the client: what the wire calls.
 
@@ -139,6 +140,24 @@ class PlaneRelay:
         if stalled:
             self._update()
 
+    def confirmed(self, peer: int, window: int, max_packet: int) -> None:
+        """The far side is connected."""
+        del self._wire.opening[self._number]
+        self._peer, self._peer_window, self._peer_packet = peer, window, min(max_packet, PACKET)
+        self._wire.relays[self._number] = self
+        if self.opened.done():  # nobody waits for it any more
+            self._send_close()
+        else:
+            self.opened.set_result(None)
+
+    def ended_by_peer(self, *, close: bool) -> None:
+        """The peer sends no more; with `close`, it does not listen any more either."""
+        if close:
+            self._on_close()
+        else:
+            self._got_eof = True
+            self._pass_on_ends()
+
     def unpause(self) -> None:
         """The wire takes data again."""
         self._update()
@@ -157,11 +176,7 @@ class PlaneRelay:
     def process_open_confirmation(self, peer: int, window: int, max_packet: int, packet: SSHPacket) -> None:
         """The far side is connected."""
         del packet
-        self._peer, self._peer_window, self._peer_packet = peer, window, min(max_packet, PACKET)
-        self._wire.relays[self._number] = self
-        self.opened.set_result(None)
-        if self.abandoned:
-            self._send_close()
+        self.confirmed(peer, window, max_packet)
 
     def process_open_failure(self, code: int, reason: str, lang: str) -> None:
         """The far side cannot be connected."""
@@ -189,18 +204,15 @@ class PlaneRelay:
             self.deliver()
         elif kind == doors.MSG_CHANNEL_WINDOW_ADJUST:
             self.adjust(packet.get_uint32())
-        elif kind == doors.MSG_CHANNEL_EOF:
-            self._got_eof = True
-            self._pass_on_ends()
-        elif kind == doors.MSG_CHANNEL_CLOSE:
-            self._on_close()
+        elif kind in (doors.MSG_CHANNEL_EOF, doors.MSG_CHANNEL_CLOSE):
+            self.ended_by_peer(close=kind == doors.MSG_CHANNEL_CLOSE)
         elif kind == doors.MSG_CHANNEL_EXTENDED_DATA:
             packet.get_uint32()
             self._window.received(len(packet.get_string()))  # a TCP channel has no second stream
         elif kind == doors.MSG_CHANNEL_REQUEST:
             packet.get_string()
             if packet.get_boolean():
-                self._conn.send_packet(doors.MSG_CHANNEL_FAILURE, UInt32(self._peer))
+                self._wire.send_control(doors.MSG_CHANNEL_FAILURE, UInt32(self._peer))
         else:
             return False
         return True
@@ -235,7 +247,7 @@ class PlaneRelay:
         self.last_active = time.monotonic()
         if count == 0:
             self._client_done = True
-            self._conn.send_packet(doors.MSG_CHANNEL_EOF, UInt32(self._peer))
+            self._wire.send_control(doors.MSG_CHANNEL_EOF, UInt32(self._peer))
             self._pass_on_ends()
             return
         self._asked = self.last_active
@@ -302,18 +314,19 @@ class PlaneRelay:
         self.from_backend += count
         grant = self._window.consumed(count, now, self._round_trip())
         if grant and not (self._got_eof or self._sent_close):
-            self._conn.send_packet(doors.MSG_CHANNEL_WINDOW_ADJUST, UInt32(self._peer), UInt32(grant))
+            self._wire.send_control(doors.MSG_CHANNEL_WINDOW_ADJUST, UInt32(self._peer) + UInt32(grant))
 
     def _send_close(self) -> None:
         if self._peer >= 0 and not (self._sent_close or self._closed):
             self._sent_close = True
-            self._conn.send_packet(doors.MSG_CHANNEL_CLOSE, UInt32(self._peer))
+            self._wire.send_control(doors.MSG_CHANNEL_CLOSE, UInt32(self._peer))
 
     def _release(self) -> None:
         """The channel is gone on both sides, or with its connection."""
         if not self._closed:
             self._closed = True
             self._window.close()
+            self._wire.opening.pop(self._number, None)
             self._wire.relays.pop(self._number, None)
             self._wire.paused.discard(self)
             self._conn.forget_channel(self._number)
@@ -364,22 +377,22 @@ class PlaneChannels:
     def __init__(self, conn: doors.PlaneConnection, round_trip: RoundTrip) -> None:
         self._conn = conn
         self._round_trip = round_trip
-        self.opening = 0
+
+    @property
+    def opening(self) -> int:
+        """Channels that are being opened, given up or not."""
+        return len(self._conn.wire.opening)
 
     async def open(self, to: Endpoint, latency: Histogram, timeout: float) -> PlaneRelay:  # noqa: ASYNC109
         """See `gateway.ssh.session.Channels`."""
         relay = PlaneRelay(self._conn, latency, self._round_trip)
         relay.request(to.host, to.port)
-        self.opening += 1
-        relay.opened.add_done_callback(self._settled)
+        late = asyncio.get_running_loop().call_later(timeout, relay.give_up)
         try:
-            async with asyncio.timeout(timeout):
-                await asyncio.shield(relay.opened)
+            await relay.opened
         except BaseException:
             relay.abort(Ending.ABORTED)
             raise
+        finally:
+            late.cancel()
         return relay
-
-    def _settled(self, opened: "asyncio.Future[None]") -> None:
-        self.opening -= 1
-        opened.exception()  # told to whoever waited; nobody may

@@ -119,11 +119,11 @@ class SshLink:
         watch.add_done_callback(watches.discard)
 
     async def _watch(self, session: Session) -> None:
-        await session.lost()
+        why = await session.lost()
         self._sessions.remove(session)
         self._grow.set()
         if not any(other.alive for other in self._sessions) and not self._lost.done():
-            self._lost.set_result("the SSH connection was lost")
+            self._lost.set_result(why)
 
     async def _keep(self, watches: set[asyncio.Task[None]]) -> None:
         """Open what is missing, close what idles, measure the round trip."""

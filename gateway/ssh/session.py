@@ -12,6 +12,7 @@ from gateway.errors import DialError, LinkLostError, Reason
 from gateway.measure import Histogram
 from gateway.ssh.channel import StockChannels
 from gateway.ssh.doors import PlaneConnection
+from gateway.ssh.hostkeys import Verifier
 from gateway.ssh.options import SshOptions
 from gateway.ssh.plane import PlaneChannels
 
@@ -53,6 +54,7 @@ class Session:
     def __init__(self, conn: asyncssh.SSHClientConnection, options: SshOptions) -> None:
         self._conn = conn
         self._options = options
+        self._verifier: Verifier = conn.get_extra_info("verifier")
         self._relays: set[ChannelRelay] = set()
         self.round_trip: float | None = None
         self.closing = False
@@ -115,9 +117,11 @@ class Session:
     async def _ask(self) -> None:
         await self._conn._make_global_request(_KEEPALIVE)  # noqa: SLF001 - no public door to it
 
-    async def lost(self) -> None:
-        """Wait until the connection is closed, by whom ever."""
+    async def lost(self) -> str:
+        """Wait until the connection is closed, by whom ever; says why."""
         await self._conn.wait_closed()
+        error = self._verifier.lost
+        return str(error) if error else "the SSH connection was closed"
 
     async def close(self) -> None:
         """Reset every client and close the connection, waiting a moment for a goodbye."""

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 from cryptography.exceptions import InvalidTag
 
 from gateway.relay.readiness import READ, WRITE, readiness
-from gateway.ssh.doors import MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST, PlaneConnection
+from gateway.ssh.doors import (
+    MSG_CHANNEL_CLOSE,
+    MSG_CHANNEL_DATA,
+    MSG_CHANNEL_EOF,
+    MSG_CHANNEL_OPEN_CONFIRMATION,
+    MSG_CHANNEL_WINDOW_ADJUST,
+    PlaneConnection,
+)
 from gateway.ssh.gcm import TAG
 
 if TYPE_CHECKING:
@@ -45,10 +52,15 @@ _PADDING = os.urandom(2 * _BLOCK)
 _read_length = struct.Struct(">I").unpack_from
 _read_data_head = struct.Struct(">BBII").unpack_from
 _read_adjust = struct.Struct(">BBII").unpack_from
+_read_end_head = struct.Struct(">BBI").unpack_from
+_read_confirmation = struct.Struct(">BBIIII").unpack_from
 _write_head = struct.Struct(">IBBII").pack_into
 _DATA_OVERHEAD = 10
 """What a data packet holds besides its data: padding length, type, channel, data length."""
-_ADJUST_LENGTH = 1 + 1 + 4 + 4
+_CONTROL_OVERHEAD = 2
+"""What any packet holds besides its payload: padding length, type."""
+_ADJUST_LENGTH, _END_LENGTH, _CONFIRMATION_LENGTH = 10, 6, 18
+_ENDS = (MSG_CHANNEL_EOF, MSG_CHANNEL_CLOSE)
 
 
 class Wire(asyncio.Transport):
@@ -63,6 +75,8 @@ class Wire(asyncio.Transport):
         super().__init__()
         self.relays: dict[int, PlaneRelay] = {}
         """By our channel number, those that are open."""
+        self.opening: dict[int, PlaneRelay] = {}
+        """Those that are being opened."""
         self.paused: set[PlaneRelay] = set()
         """Relays that have something to send and may not: told when they may."""
         self.last_received = time.monotonic()
@@ -132,6 +146,33 @@ class Wire(asyncio.Transport):
     def may_send(self) -> bool:
         """Whether channel data may be sent now."""
         return not self.blocked and self._conn.may_send_data
+
+    def send_control(self, kind: int, payload: bytes) -> None:
+        """Seal a short packet of the channel protocol; asyncssh sends it, or keeps it, where the plane may not."""
+        cipher = self._conn.seals
+        if cipher is None or not self._conn.may_send_data:
+            self._conn.send_packet(kind, payload)
+            return
+        padding = -(_CONTROL_OVERHEAD + len(payload)) % _BLOCK
+        if padding < _MIN_PADDING:
+            padding += _BLOCK
+        length = _CONTROL_OVERHEAD + len(payload) + padding
+        if self._batched + 4 + length + TAG > _BATCH:
+            self.flush()
+        head = length.to_bytes(4, "big")
+        out = self._batched
+        batch = self._batch_view
+        batch[out : out + 4] = head
+        cipher.seal_into(
+            cipher.nonce,
+            b"%c%c%b%b" % (padding, kind, payload, _PADDING[:padding]),
+            head,
+            batch[out + 4 : out + 4 + length + TAG],
+        )
+        cipher.advance()
+        self._batched = out + 4 + length + TAG
+        self._flush_due()
+        self._conn.sent(length)
 
     def send_data(self, channel: int, slot: int, size: int) -> None:
         """Seal `size` bytes of `SLOT_VIEWS[slot]` as data for the peer's `channel`."""
@@ -303,9 +344,8 @@ class Wire(asyncio.Transport):
             length = _read_length(buffer, start)[0]
             stop = start + 4 + length + TAG
             if length > conn.max_packet:
-                break_off = min(stop, end)  # asyncssh says what is wrong with it
                 self._leave(touched, taken)
-                self._hand_over(break_off)
+                conn.violated(f"Max packet size exceeded: {length} bytes")
                 return
             if stop > end:
                 break
@@ -327,7 +367,7 @@ class Wire(asyncio.Transport):
             except InvalidTag:
                 kind = -1
             else:
-                kind = _PLAIN[used + 1] if length > _DATA_OVERHEAD else -1
+                kind = _PLAIN[used + 1] if length >= _BLOCK else -1
             if kind == MSG_CHANNEL_DATA:
                 padding, _, number, size = _read_data_head(_PLAIN, used)
                 relay = relays.get(number)
@@ -351,6 +391,25 @@ class Wire(asyncio.Transport):
                     taken += 1
                     self._start = stop
                     relay.adjust(size)
+                    continue
+            elif kind in _ENDS:
+                padding, _, number = _read_end_head(_PLAIN, used)
+                relay = relays.get(number)
+                if relay is not None and _END_LENGTH + padding == length:
+                    cipher.advance()
+                    taken += 1
+                    self._start = stop
+                    relay.deliver()
+                    relay.ended_by_peer(close=kind == MSG_CHANNEL_CLOSE)
+                    continue
+            elif kind == MSG_CHANNEL_OPEN_CONFIRMATION:
+                padding, _, number, peer, window, size = _read_confirmation(_PLAIN, used)
+                relay = self.opening.get(number)
+                if relay is not None and _CONFIRMATION_LENGTH + padding == length and size:
+                    cipher.advance()
+                    taken += 1
+                    self._start = stop
+                    relay.confirmed(peer, window, size)
                     continue
             self._deliver(touched)
             used = 0

@@ -1,0 +1,68 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.ssh.windows import ADJUST, INITIAL, MAXIMUM, Budget, Window
+
+
+def transfer(window: Window, round_trip: float | None, seconds: float, rate: float) -> None:
+    """Receive and consume at most `rate` bytes a second, and never more than the window per round trip."""
+    now = 0.0
+    step = (round_trip or 0.001) / 8
+    while now < seconds:
+        now += step
+        size = int(min(window.granted, rate * step))
+        assert window.received(size)
+        window.consumed(size, now, round_trip)
+
+
+def test_a_short_path_needs_no_more_than_the_initial_window() -> None:
+    window = Window(Budget())
+    transfer(window, 0.0002, 0.5, 1e9)
+    assert window.size == INITIAL
+
+
+def test_a_long_path_grows_until_it_is_full() -> None:
+    window = Window(Budget())
+    transfer(window, 0.05, 5, 1e9)
+    assert window.size == MAXIMUM
+
+
+def test_a_slow_transfer_does_not_grow() -> None:
+    window = Window(Budget())
+    transfer(window, 0.05, 5, 1e6)
+    assert window.size == INITIAL
+
+
+def test_no_round_trip_no_growth() -> None:
+    window = Window(Budget())
+    transfer(window, None, 0.5, 1e9)
+    assert window.size == INITIAL
+
+
+def test_all_windows_share_one_budget_and_give_it_back() -> None:
+    budget = Budget(8 << 20)
+    windows = [Window(budget) for _ in range(5)]
+    for window in windows:
+        transfer(window, 0.05, 3, 1e9)
+    assert sum(window.size - INITIAL for window in windows) == 8 << 20
+    assert budget.left == 0
+    for window in windows:
+        window.close()
+    assert budget.left == 8 << 20
+
+
+@given(st.lists(st.integers(0, 200_000), max_size=200))
+def test_grants_are_what_was_consumed_and_no_window_is_overrun(steps: list[int]) -> None:
+    window = Window(Budget(0))
+    unread = granted = consumed = 0
+    for step in steps:
+        size = min(step, window.granted)
+        assert window.received(size)
+        unread += size
+        take = unread // 2
+        unread -= take
+        consumed += take
+        granted += window.consumed(take, 0.0, None)
+        assert granted <= consumed < granted + ADJUST
+        assert window.granted + unread + (consumed - granted) == INITIAL
+    assert not window.received(window.granted + 1)
