@@ -140,16 +140,21 @@ class GatewayService:
     async def reload(self) -> str:
         """See `gateway.ops.view.Service`."""
         async with self._reloading:
-            if self._site is None or self._stop.is_set():
+            if self._site is None:
                 raise GatewayError("the service is not running")
+            self._refuse_while_stopping()
             self._notifier.reloading()
             try:
                 # Reading files may block; nothing else waits for it.
                 config = await asyncio.to_thread(self._loader)
+                self._refuse_while_stopping()
                 compare(self._site.config, config)
                 changes = self._site.apply(config, bind_all(config, self._site.listeners))
-            except GatewayError as error:
+            except Exception as error:
                 self._reload_good, self._reload_error = False, str(error)
+                if not isinstance(error, GatewayError):
+                    log.exception("reload failed")
+                    raise GatewayError(f"{type(error).__name__}: {error}") from error
                 log.error("reload refused: nothing was changed", extra={"detail": str(error)})
                 raise
             finally:
@@ -158,6 +163,10 @@ class GatewayService:
             self._reload_good, self._reload_error, self._reload_at = True, "", time.time()
             log.info("reloaded", extra={"changes": str(changes)})
             return str(changes)
+
+    def _refuse_while_stopping(self) -> None:
+        if self._stop.is_set():
+            raise GatewayError("the service is stopping")
 
     def drain(self) -> None:
         """See `gateway.ops.view.Service`."""
@@ -237,13 +246,13 @@ class GatewayService:
         while site.active and loop.time() - started < shutdown.drain and not self._at_once.is_set():
             if loop.time() - started > shutdown.drain / 2:
                 # Those that say nothing lose least; the busy ones keep the rest of the time.
-                for running in site.backends.values():
-                    running.forward.abort_idle(_IDLE)
+                for forward in site.forwards():
+                    forward.abort_idle(_IDLE)
             await self._pause(_DRAIN_POLL)
         if site.active:
             log.warning("ending the clients that are left", extra={"clients": site.active})
-        for running in site.backends.values():
-            running.forward.abort_all()
+        for forward in site.forwards():
+            forward.abort_all()
 
     async def _pause(self, seconds: float) -> None:
         try:

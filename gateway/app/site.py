@@ -1,13 +1,15 @@
 """Everything that runs for one configuration, and how another one is applied to it."""
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from gateway.app.changes import Changes, compare
 from gateway.config import BackendSpec, Config, TunnelSpec
-from gateway.contracts import Backend, Endpoint, State
+from gateway.contracts import Backend, Endpoint, State, TunnelState
 from gateway.errors import Reason
 from gateway.forwarding.admission import Admission
 from gateway.forwarding.forward import Forward, Route
@@ -19,6 +21,8 @@ from gateway.supervision.uplink import Uplink
 from gateway.tunnels.direct import DirectTunnel
 
 log = logging.getLogger(__name__)
+
+_STARTED_POLL = 0.5
 
 
 @dataclass
@@ -101,6 +105,7 @@ class Site:
         self._group = group
         self._unit_of: dict[object, str] = {}
         self._units = 0
+        self._retiring: set[Uplink | Forward] = set()
         self._start("tunnel direct", self.direct)
 
     def apply(self, config: Config, listeners: dict[Address, Listener]) -> Changes:
@@ -137,14 +142,23 @@ class Site:
 
     async def wait_started(self) -> None:
         """Wait until every target has a first result, passed or not."""
-        for running in list(self.backends.values()):
-            for check in running.checks:
-                await check.started.wait()
+        while waiting := [check for check in self._checks() if not check.started.is_set()]:
+            # Not for long at one: a reload may put another in its place.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(waiting[0].started.wait(), _STARTED_POLL)
+
+    def _checks(self) -> Iterator[Check]:
+        return (check for running in self.backends.values() for check in running.checks)
+
+    def forwards(self) -> list[Forward]:
+        """Those that are configured, and those that are not any more and drain."""
+        retiring = [unit for unit in self._retiring if isinstance(unit, Forward)]
+        return [*(running.forward for running in self.backends.values()), *retiring]
 
     @property
     def active(self) -> int:
         """Clients of all backends."""
-        return sum(running.forward.active for running in self.backends.values())
+        return sum(forward.active for forward in self.forwards())
 
     def _open(self, spec: TunnelSpec) -> None:
         via = self.uplinks[spec.via] if spec.via else self.direct
@@ -159,6 +173,8 @@ class Site:
         self._start(f"forward {spec.name}", running.forward)
 
     def _change(self, running: Running, spec: BackendSpec, listeners: dict[Address, Listener]) -> None:
+        same = (running.spec.kind, running.spec.options, running.spec.via) == (spec.kind, spec.options, spec.via)
+        known = {check.target: check for check in running.checks} if same else {}
         running.spec = spec
         path = self._path(spec)
         for check in running.checks:
@@ -167,6 +183,8 @@ class Site:
         schedule = Schedule(**vars(spec.check))
         running.checks = [Check(spec.name, backend, target, path, schedule, running.judge) for target in spec.targets]
         for check in running.checks:
+            if check.target in known:
+                check.adopt(known[check.target])
             self._start(f"check {spec.name} {check.target}", check)
         running.forward.update(
             [listeners[address] for address in spec.listen],
@@ -195,20 +213,27 @@ class Site:
         self._supervisor.start(self._unit_of[unit], unit)
 
     async def _stop(self, unit: Uplink | Forward | Check) -> None:
-        await self._supervisor.stop(self._unit_of.pop(unit))
+        name = self._unit_of.pop(unit, None)
+        if name is not None:
+            await self._supervisor.stop(name)
 
     async def _retire(self, unit: Uplink | Forward, drain: float) -> None:
         """Stop what is no longer configured once its clients are gone, or after `drain` seconds."""
+        self._retiring.add(unit)
         deadline = time.monotonic() + drain
         # Clients end in many places, and this runs only while something drains: a poll is the simplest.
         while time.monotonic() < deadline and self._busy(unit):  # noqa: ASYNC110
             await asyncio.sleep(min(0.2, drain))
         await self._stop(unit)
+        self._retiring.discard(unit)
 
     def _busy(self, unit: Uplink | Forward) -> bool:
         if isinstance(unit, Forward):
             return unit.active > 0
-        return any(running.forward.active_on(unit) for running in self.backends.values())
+        inner = [each for each in (*self.uplinks.values(), *self._retiring) if isinstance(each, Uplink)]
+        return any(forward.active_on(unit) for forward in self.forwards()) or any(
+            each.via is unit and each.state is not TunnelState.STOPPED for each in inner
+        )
 
 
 def _admission(spec: BackendSpec) -> Admission:

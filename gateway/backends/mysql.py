@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -128,7 +129,7 @@ class MysqlBackend:
             raise ProbeError(Reason.TLS, str(error)) from error
         except pymysql.err.MySQLError as error:
             raise _explain(error) from error
-        except (OSError, ValueError, IndexError) as error:
+        except (OSError, ValueError, LookupError, AssertionError, TypeError, AttributeError, struct.error) as error:
             raise ProbeError(Reason.PROTOCOL, f"not a MySQL answer: {error}") from error
         finally:
             with contextlib.suppress(pymysql.err.MySQLError, OSError):

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import psycopg
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGconn
@@ -124,6 +125,8 @@ class PostgresBackend:
                 await _connect(conn, phases)
                 with phases("query"):
                     row = await _query(conn, _QUERY)
+            except psycopg.Error as error:
+                raise ProbeError(_connect_reason(str(error)), str(error).strip()) from error
             finally:
                 conn.finish()
         return self._judge(row)

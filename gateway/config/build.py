@@ -52,6 +52,8 @@ def _named(root: Table, section: str, decoder: Decoder) -> list[tuple[str, Table
         except ValueError as error:
             decoder.problem(place, f"{section}.{name}", str(error))
             continue
+        if isinstance(tree, Scalar) and tree.broken:
+            continue
         inner = decoder.table(tree, f"{section}.{name}")
         if inner is not None:
             found.append((name, Table(place, inner.entries)))

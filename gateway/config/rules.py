@@ -1,16 +1,21 @@
 """The rules between parts of a configuration: references, loops, clashing listeners."""
 
 import contextlib
+import dataclasses
 import ipaddress
+import typing
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from gateway.config import values
 from gateway.config.decode import suggest
 from gateway.config.model import Config
 from gateway.config.tree import Scalar, Sequence, Table
-from gateway.contracts import Endpoint
+from gateway.contracts import Duration, Endpoint
 from gateway.errors import Problem
+
+_MAX_PORT = 65535
 
 
 def check_rules(config: Config, root: Table, problems: list[Problem]) -> None:
@@ -85,10 +90,26 @@ def _check_numbers(config: Config, root: Table, problems: list[Problem]) -> None
                 place = _place(root, "backends", name, *key.split("."))
                 problems.append(Problem(place, f"backends.{name}.{key}", message))
     for name, tunnel in config.tunnels.items():
+        for key, message in _bad_numbers(tunnel.options, ""):
+            place = _place(root, "tunnels", name, *key.split("."))
+            problems.append(Problem(place, f"tunnels.{name}.{key}", message))
         connections = getattr(tunnel.options, "connections", None)
         if connections is not None and not 1 <= connections.min <= connections.max:
             place = _place(root, "tunnels", name, "connections")
             problems.append(Problem(place, f"tunnels.{name}.connections", "needs 1 <= min <= max"))
+
+
+def _bad_numbers(options: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    """Deadlines and counts of nothing, and ports that are none."""
+    hints = typing.get_type_hints(type(options))
+    for field in dataclasses.fields(options):
+        value, key = getattr(options, field.name), f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            yield from _bad_numbers(value, f"{key}.")
+        elif field.name == "port" and not 0 < value <= _MAX_PORT:
+            yield key, f"must be from 1 to {_MAX_PORT}"
+        elif (hints[field.name] is Duration or field.name == "count") and value <= 0:
+            yield key, "must be more than 0"
 
 
 def _clash(one: Endpoint | Path, other: Endpoint | Path) -> bool:

@@ -100,9 +100,20 @@ class _Reader:
         self._name = name
         self._problems = problems
         self._environment = environment
+        self._within: list[yaml.Node] = []
 
     def tree(self, node: yaml.Node, key: str) -> Tree:
         place = self._place(node)
+        if node in self._within:
+            self._problems.append(Problem(place, key, "refers to itself"))
+            return Scalar(place, None, broken=True)
+        self._within.append(node)
+        try:
+            return self._tree(node, key, place)
+        finally:
+            self._within.pop()
+
+    def _tree(self, node: yaml.Node, key: str, place: str) -> Tree:
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, key, place)
         if isinstance(node, yaml.SequenceNode):
@@ -128,9 +139,9 @@ class _Reader:
                 continue
             table.entries[name] = (self._place(key_node), self.tree(value_node, path))
         for other in merged:
-            if isinstance(other, yaml.MappingNode):
-                for name, entry in self._table(other, key, place).entries.items():
-                    table.entries.setdefault(name, entry)
+            inner = self.tree(other, key)
+            for name, entry in inner.entries.items() if isinstance(inner, Table) else ():
+                table.entries.setdefault(name, entry)
         return table
 
     def _scalar(self, node: yaml.ScalarNode, key: str, place: str) -> Scalar:

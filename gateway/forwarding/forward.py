@@ -84,6 +84,8 @@ class Forward:
         self._ended_from_backend = 0
         self._dialling: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup | None = None
+        self._rerouted = asyncio.Event()
+        """Set, and replaced, when a reload changes the route."""
 
     @property
     def active(self) -> int:
@@ -118,6 +120,8 @@ class Forward:
         Listeners that are left out are not closed: they may belong to another backend from now on.
         """
         self.listeners, self.admission, self.route = listeners, admission, route
+        self._rerouted.set()
+        self._rerouted = asyncio.Event()
         self._start_accepting()
 
     def active_on(self, path: Path) -> int:
@@ -202,33 +206,53 @@ class Forward:
         pause = _FIRST_RETRY
         while True:
             route = self.route  # a reload may have put another in its place
-            last = DialError(Reason.TUNNEL, f"the path was down for {route.hold:g} s (hold)")
             link = route.path.link
             if link is None:
                 vigil.start()
                 try:
                     async with asyncio.timeout_at(deadline):
-                        link = await route.path.wait_link()
+                        link = await self._wait_link(route.path)
                 except TimeoutError:
-                    raise last from None
-            for target in route.targets():
-                try:
-                    started = time.perf_counter()
-                    relay = await link.join(client, target, self.latency)
-                except DialError as error:
-                    last = error
-                    route.failed(target)
-                except LinkLostError as error:
-                    last = DialError(Reason.TUNNEL, error.detail)
-                    break
-                else:
-                    route.path.channel_open.observe(time.perf_counter() - started)
-                    return target, route.path, relay
-            if last.reason in _GIVE_UP or loop.time() + pause > deadline:
-                raise last
+                    raise DialError(Reason.TUNNEL, f"the path was down for {route.hold:g} s (hold)") from None
+                if link is None:
+                    continue
+            try:
+                target, relay = await self._dial(client, link, route)
+            except DialError as error:
+                if error.reason in _GIVE_UP or loop.time() + pause > deadline:
+                    raise
+            else:
+                return target, route.path, relay
             vigil.start()
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
             pause = min(pause * _RETRY_FACTOR, _LAST_RETRY)
+
+    async def _dial(self, client: Stream, link: Link, route: Route) -> tuple[Endpoint, Relay]:
+        """Join the first target that can be."""
+        failure = DialError(Reason.ROLE, "no target is a writable primary")
+        for target in route.targets():
+            started = time.perf_counter()
+            try:
+                relay = await link.join(client, target, self.latency)
+            except DialError as error:
+                failure = error
+                route.failed(target)
+            except LinkLostError as error:
+                raise DialError(Reason.TUNNEL, error.detail) from error
+            else:
+                route.path.channel_open.observe(time.perf_counter() - started)
+                return target, relay
+        raise failure
+
+    async def _wait_link(self, path: Path) -> Link | None:
+        """The path's link, or None when a reload leads elsewhere."""
+        waiting = [asyncio.ensure_future(path.wait_link()), asyncio.ensure_future(self._rerouted.wait())]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()
+        return path.link
 
 
 class _Vigil:

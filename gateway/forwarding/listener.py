@@ -18,8 +18,7 @@ Address = Endpoint | Path
 BACKLOG = 4096
 _UNIX_MODE = 0o660
 _ACCEPTS_PER_TURN = 64
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_PAUSE_WHEN_EXHAUSTED = 0.1
+_PAUSE_AFTER_ERROR = 0.1
 
 OnAccept = Callable[[socket.socket], None]
 
@@ -51,7 +50,7 @@ class Listener:
     def close(self) -> None:
         """Stop listening; new connections are refused by the kernel."""
         for sock in self._sockets:
-            if self._on_accept is not None and sock.fileno() >= 0:
+            if sock.fileno() >= 0:
                 readiness().remove(sock.fileno())
             sock.close()
         if isinstance(self.address, Path):
@@ -69,12 +68,11 @@ class Listener:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    raise
-                # The connection stays in the kernel's queue, and epoll would report it without end.
-                log.error("out of descriptors", extra={"listener": str(self.address), "detail": error.strerror})
+                # accept(2) passes on network errors of the connection, and what is wrong with us. When we are out
+                # of descriptors the connection stays in the kernel's queue, and epoll would report it without end.
+                log.error("cannot accept", extra={"listener": str(self.address), "detail": error.strerror})
                 readiness().remove(sock.fileno())
-                asyncio.get_running_loop().call_later(_PAUSE_WHEN_EXHAUSTED, self._watch, sock)
+                asyncio.get_running_loop().call_later(_PAUSE_AFTER_ERROR, self._watch, sock)
                 return
             client.setblocking(False)
             if self._on_accept is not None:

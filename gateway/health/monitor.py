@@ -74,6 +74,10 @@ async def probe_once(backend: Backend, link: Link, target: Endpoint, timeout: fl
         state, reason, detail = State.DOWN, error.reason, error.detail
     except OSError as error:
         state, reason, detail = State.DOWN, Reason.RESET, str(error)
+    except Exception as error:
+        # Whatever a library makes of a strange server's bytes: the target is at fault, and the check goes on.
+        log.exception("a check failed in an unforeseen way", extra={"target": str(target)})
+        state, reason, detail = State.DOWN, Reason.PROTOCOL, f"{type(error).__name__}: {error}"
     return Result(
         at=time.time(),
         duration=time.perf_counter() - started,
@@ -141,6 +145,19 @@ class Check:
         finally:
             self._path.watchers.remove(self.kick)
 
+    def adopt(self, other: "Check") -> None:
+        """Take over what another check of the same target learned: only the way of checking changed."""
+        self.finding, self.last, self.last_success = other.finding, other.last, other.last_success
+        self.history, self.since = other.history, other.since
+        self.attempts, self.failures, self.duration, self.phases = (
+            other.attempts, other.failures, other.duration, other.phases,
+        )  # fmt: skip
+        self.verdict = other.verdict
+        self.verdict.rise, self.verdict.fall = self.schedule.rise, self.schedule.fall
+        self.paused = other.paused
+        if other.started.is_set():
+            self.started.set()
+
     def kick(self) -> None:
         """Check now: real traffic failed, or the path changed."""
         self._kick.set()
@@ -203,10 +220,10 @@ class Check:
 
     async def _pause(self, *, changed: bool) -> None:
         schedule = self.schedule
-        if self.verdict.state in (State.PAUSED, State.BLOCKED):
+        if self.paused or self._path.link is None:
             await self._kick.wait()
             return
-        if changed or self.verdict.pending:
+        if changed or self.verdict.state is State.BLOCKED or self.verdict.pending:
             seconds = schedule.fast_interval
         elif self.verdict.state is State.DOWN:
             seconds = schedule.down_interval

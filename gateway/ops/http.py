@@ -185,7 +185,7 @@ class OpsServer:
 def _demands(request: web.Request) -> tuple[list[str], int]:
     require = [name for text in request.query.getall("require", []) for name in text.split(",") if name]
     text = request.query.get("min-ready", "0")
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise web.HTTPBadRequest(text=f"min-ready={text}: must be a whole number\n")
     return require, int(text)
 

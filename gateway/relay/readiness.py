@@ -8,6 +8,7 @@ On any other loop (`readiness()` finds out) the same interface is served by `add
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import select
@@ -37,7 +38,7 @@ class Readiness(Protocol):
         """Wait for something else from now on."""
 
     def remove(self, fd: int) -> None:
-        """Forget `fd`; its handler is not called again."""
+        """Forget `fd`; its handler is not called again. No error when it is forgotten already."""
 
     def at_turn_end(self, act: Callable[[], None]) -> None:
         """Call `act` once the handlers that are due now have run: to send together what they gathered."""
@@ -68,10 +69,10 @@ class RelaySelector(selectors.EpollSelector):
 
     def add(self, fd: int, handler: Handler, mask: int) -> None:
         """See `Readiness`."""
-        if fd in self._handlers:
-            self._selector.modify(fd, mask)
-        else:
+        try:
             self._selector.register(fd, mask)
+        except FileExistsError:
+            self._selector.modify(fd, mask)
         self._handlers[fd] = handler
 
     def modify_mask(self, fd: int, mask: int) -> None:
@@ -80,8 +81,10 @@ class RelaySelector(selectors.EpollSelector):
 
     def remove(self, fd: int) -> None:
         """See `Readiness`."""
-        del self._handlers[fd]
-        self._selector.unregister(fd)
+        if self._handlers.pop(fd, None) is None:
+            return
+        with contextlib.suppress(OSError):  # closed already: the kernel forgot it then
+            self._selector.unregister(fd)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Run relay handlers until asyncio has something to do or `timeout` seconds have passed."""
@@ -180,8 +183,9 @@ class _LoopReadiness:
             self._loop.remove_writer(fd)
 
     def remove(self, fd: int) -> None:
-        self.modify(fd, 0)
-        del self._known[fd]
+        if fd in self._known:
+            self.modify(fd, 0)
+            del self._known[fd]
 
     def at_turn_end(self, act: Callable[[], None]) -> None:
         self._loop.call_soon(act)

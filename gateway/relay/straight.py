@@ -7,14 +7,18 @@ in a row is bulk, and moves on to `splice` through a pipe, where the bytes never
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import socket
 import time
 
 from gateway.contracts import Ending
 from gateway.measure import Histogram
-from gateway.relay.readiness import GONE, READ, WRITE, Handler, Readiness, readiness
+from gateway.relay.readiness import GONE, READ, WRITE
 from gateway.relay.sockets import reset, shut_write
+from gateway.relay.watch import Watch
+
+log = logging.getLogger(__name__)
 
 _BUFFER = bytearray(256 * 1024)
 _VIEW = memoryview(_BUFFER)
@@ -159,8 +163,8 @@ class StraightRelay:
     """
 
     __slots__ = (
-        "_asked", "_back", "_backend", "_backend_mask", "_client", "_client_mask", "_forth", "_latency",
-        "_ready", "ended", "last_active",
+        "_asked", "_back", "_backend", "_backend_watch", "_client", "_client_watch", "_forth", "_latency", "ended",
+        "last_active",
     )  # fmt: skip
 
     def __init__(self, client: socket.socket, backend: socket.socket, latency: Histogram) -> None:
@@ -172,10 +176,8 @@ class StraightRelay:
         self._back = _Direction(backend, client)
         self._latency = latency
         self._asked = 0.0
-        self._ready: Readiness = readiness()
-        self._client_mask = self._backend_mask = READ
-        self._ready.add(client.fileno(), self._on_client, READ)
-        self._ready.add(backend.fileno(), self._on_backend, READ)
+        self._client_watch = Watch(client.fileno(), self._on_client, READ)
+        self._backend_watch = Watch(backend.fileno(), self._on_backend, READ)
 
     @property
     def to_backend(self) -> int:
@@ -198,19 +200,22 @@ class StraightRelay:
 
     def _on_client(self, event: int) -> None:
         self.last_active = time.monotonic()
-        if event & ~WRITE and self._client_mask & READ:
+        if event & ~WRITE and self._client_watch.mask & READ:
             self._asked = self.last_active
-        self._on_event(event, self._client_mask, self._forth, self._back)
+        self._on_event(event, self._client_watch.mask, self._forth, self._back)
 
     def _on_backend(self, event: int) -> None:
         self.last_active = now = time.monotonic()
         if event & ~WRITE and self._asked:
             self._latency.observe(now - self._asked)
             self._asked = 0.0
-        self._on_event(event, self._backend_mask, self._back, self._forth)
+        self._on_event(event, self._backend_watch.mask, self._back, self._forth)
 
     def _on_event(self, event: int, mask: int, reads: _Direction, writes: _Direction) -> None:
         """One of the two sockets is ready: `reads` takes from it, `writes` gives to it."""
+        if mask == GONE:
+            self.abort(Ending.CLIENT_RESET if reads is self._forth else Ending.BACKEND_RESET)
+            return
         try:
             if event & (WRITE | GONE) and writes.full:
                 writes.drain()
@@ -220,6 +225,10 @@ class StraightRelay:
             pass
         except _GoneError as gone:
             self.abort(Ending.CLIENT_RESET if gone.sock is self._client else Ending.BACKEND_RESET)
+            return
+        except Exception:
+            log.exception("a relay failed; both its ends are reset")
+            self.abort(Ending.ABORTED)
             return
         self._settle()
 
@@ -231,24 +240,12 @@ class StraightRelay:
             self._backend.close()
             self.ended.set_result(Ending.FINISHED)
             return
-        self._client_mask = self._wait_for(self._client, self._on_client, self._client_mask, _mask(forth, back))
-        self._backend_mask = self._wait_for(self._backend, self._on_backend, self._backend_mask, _mask(back, forth))
-
-    def _wait_for(self, sock: socket.socket, handler: Handler, old: int, new: int) -> int:
-        # A socket that nothing is wanted from leaves epoll altogether: it reports a hang-up whatever the mask.
-        if new == old:
-            pass
-        elif new == 0:
-            self._ready.remove(sock.fileno())
-        elif old == 0:
-            self._ready.add(sock.fileno(), handler, new)
-        else:
-            self._ready.modify(sock.fileno(), new)
-        return new
+        self._client_watch.want(_mask(forth, back), shut=back.written_done)
+        self._backend_watch.want(_mask(back, forth), shut=forth.written_done)
 
     def _release(self) -> None:
-        self._client_mask = self._wait_for(self._client, self._on_client, self._client_mask, 0)
-        self._backend_mask = self._wait_for(self._backend, self._on_backend, self._backend_mask, 0)
+        self._client_watch.close()
+        self._backend_watch.close()
         self._forth.close()
         self._back.close()
 

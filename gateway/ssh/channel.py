@@ -1,6 +1,7 @@
 """One client joined to one SSH channel of asyncssh's own: the relay that works with every cipher."""
 
 import asyncio
+import logging
 import socket
 import time
 from typing import cast
@@ -9,8 +10,11 @@ import asyncssh
 
 from gateway.contracts import Ending, Endpoint
 from gateway.measure import Histogram
-from gateway.relay.readiness import GONE, READ, WRITE, readiness
+from gateway.relay.readiness import GONE, READ, WRITE
 from gateway.relay.sockets import reset, shut_write
+from gateway.relay.watch import Watch
+
+log = logging.getLogger(__name__)
 
 WINDOW = 2 * 1024 * 1024
 """What the far side may send ahead, per channel: the bound on what a slow client makes us hold (RFC 4254, 5.2)."""
@@ -37,20 +41,21 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
         self.from_backend = 0
         self._latency = latency
         self._asked = 0.0
-        self._ready = readiness()
+        self._watch: Watch | None = None
         self._client: socket.socket | None = None
         self._channel: asyncssh.SSHTCPChannel[bytes] | None = None
-        self._mask = 0
         self._held = bytearray()
         self._channel_full = False
         self._client_done = False
         self._backend_done = False
         self._lost: Exception | None = None
         self._closed = False
+        self._shut = False
 
     def attach(self, client: socket.socket) -> None:
         """Take over `client` and start: the channel is open."""
         self._client = client
+        self._watch = Watch(client.fileno(), self._on_client, READ)
         if self._channel is None or self._closed:
             self._channel_closed()
             return
@@ -123,19 +128,33 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
         self._lost = exc
         if self._client is not None and (exc is not None or not self._held):
             self._channel_closed()
+        self._update()
 
     # What the client's socket does.
 
     def _on_client(self, event: int) -> None:
+        try:
+            self._turn(event)
+        except Exception:
+            log.exception("a relay failed; its client is reset")
+            self.abort(Ending.ABORTED)
+
+    def _turn(self, event: int) -> None:
+        watch = self._watch
+        if watch is None:
+            return
+        if watch.mask == GONE:
+            self.abort(Ending.CLIENT_RESET)
+            return
         if event & (WRITE | GONE) and self._held:
             self._drain()
-        if event & ~WRITE and self._mask & READ and not self.ended.done():
+        if event & ~WRITE and watch.mask & READ and not self.ended.done():
             self._read()
         self._update()
 
     def _read(self) -> None:
         client, channel = self._client, self._channel
-        if client is None or channel is None:
+        if client is None or channel is None or self._closed:
             return
         try:
             data = client.recv(_READ_SIZE)
@@ -152,7 +171,10 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
             return
         self._asked = self.last_active
         self.to_backend += len(data)
-        channel.write(data)
+        try:
+            channel.write(data)
+        except BrokenPipeError:  # the backend closed, and what it said last is still on its way to the client
+            self._client_done = True
 
     def _drain(self) -> None:
         client = self._client
@@ -178,6 +200,7 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
 
     def _pass_backend_end(self) -> None:
         if self._client is not None:
+            self._shut = True
             shut_write(self._client)
             self._finish_if_done()
 
@@ -189,7 +212,7 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
         """Nothing more comes: a clean end where the backend ended, a reset where the path broke."""
         if self.ended.done():
             return
-        clean = self._lost is None and (self._backend_done or self._client_done)
+        clean = self._lost is None and self._backend_done
         self._release(hard=not clean)
         broken = Ending.BACKEND_RESET if self._lost is None else Ending.LINK_LOST
         self.ended.set_result(Ending.FINISHED if clean else broken)
@@ -198,24 +221,14 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
         if self._client is None or self.ended.done():
             return
         reading = not (self._client_done or self._channel_full or self._closed)
-        mask = (READ if reading else 0) | (WRITE if self._held else 0)
-        # A socket that nothing is wanted from leaves epoll altogether: it reports a hang-up whatever the mask.
-        if mask == self._mask:
-            return
-        if mask == 0:
-            self._ready.remove(self._client.fileno())
-        elif self._mask == 0:
-            self._ready.add(self._client.fileno(), self._on_client, mask)
-        else:
-            self._ready.modify(self._client.fileno(), mask)
-        self._mask = mask
+        if self._watch is not None:
+            self._watch.want((READ if reading else 0) | (WRITE if self._held else 0), shut=self._shut)
 
     def _release(self, *, hard: bool) -> None:
         if self._client is None:
             return
-        if self._mask:
-            self._ready.remove(self._client.fileno())
-            self._mask = 0
+        if self._watch is not None:
+            self._watch.close()
         if hard:
             reset(self._client)
         else:

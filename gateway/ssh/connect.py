@@ -30,6 +30,7 @@ async def _connect(options: SshOptions, sock: socket.socket, progress: Progress)
     verifier = hostkeys.Verifier(options)
     trusted = hostkeys.trusted(options)
     progress(TunnelState.AUTHENTICATING)
+    conn: asyncssh.SSHClientConnection | None = None
     try:
         async with asyncio.timeout(options.login_timeout), credentials.login(options) as login:
             conn = await _log_in(
@@ -49,11 +50,16 @@ async def _connect(options: SshOptions, sock: socket.socket, progress: Progress)
                 **login,
             )
             conn.set_extra_info(verifier=verifier)
-            return conn
     except TimeoutError as error:
         raise TunnelError(Reason.TIMEOUT, f"no login within {options.login_timeout:g} s (login_timeout)") from error
     except (asyncssh.Error, OSError, ValueError) as error:
         raise _explain(error, options, verifier) from error
+    except BaseException:
+        if conn is not None:
+            conn.abort()
+            await conn.wait_closed()
+        raise
+    return conn
 
 
 async def _log_in(sock: socket.socket, **arguments: Any) -> asyncssh.SSHClientConnection:

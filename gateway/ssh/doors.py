@@ -155,7 +155,8 @@ class PlaneConnection(SSHClientConnection):
         """Not at every packet: the callback below looks when something was last received."""
 
     def _keepalive_timer_callback(self) -> None:
-        if time.monotonic() - self.wire.last_received < self._keepalive_interval:
+        # But for a key exchange that the peer never finishes: nothing can be sent until then.
+        if self._kex_complete and time.monotonic() - self.wire.last_received < self._keepalive_interval:
             self._keepalive_count = 0
             self._set_keepalive_timer()
             return

@@ -39,7 +39,7 @@ class Connections:
     """
 
     min: int = 1
-    max: int = 8
+    max: int = 32
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """One client joined to one channel of the plane: no task, no queue, no copy that is not needed."""
 
 import asyncio
+import logging
 import socket
 import time
 from collections import deque
@@ -12,13 +13,18 @@ from asyncssh.packet import SSHPacket, UInt32
 
 from gateway.contracts import Ending, Endpoint
 from gateway.measure import Histogram
-from gateway.relay.readiness import GONE, READ, WRITE, readiness
+from gateway.relay.readiness import GONE, READ, WRITE
 from gateway.relay.sockets import reset, shut_write
+from gateway.relay.watch import Watch
 from gateway.ssh import doors
 from gateway.ssh.windows import INITIAL, MAX_PACKET, Budget, Window
 from gateway.ssh.wire import PACKET, SLOT_VIEWS, SLOTS
 
+log = logging.getLogger(__name__)
+
 _BUDGET = Budget()
+_MOST_PIECES = 64
+"""For one sendmsg(2): beyond, joining is cheaper, and at 1024 the kernel refuses."""
 RoundTrip = Callable[[], float | None]
 
 
@@ -32,9 +38,9 @@ class PlaneRelay:
     """
 
     __slots__ = (
-        "_asked", "_client", "_client_done", "_client_fd", "_closed", "_conn", "_fresh", "_fresh_size", "_got_close",
-        "_got_eof", "_held", "_held_size", "_latency", "_mask", "_number", "_peer", "_peer_packet", "_peer_window",
-        "_ready", "_round_trip", "_sent_close", "_streak", "_window", "_wire", "ended", "from_backend", "last_active",
+        "_asked", "_client", "_client_done", "_closed", "_conn", "_fresh", "_fresh_size", "_got_close",
+        "_got_eof", "_held", "_latency", "_number", "_peer", "_peer_packet", "_peer_window", "_round_trip",
+        "_sent_close", "_shut", "_streak", "_watch", "_window", "_wire", "ended", "from_backend", "last_active",
         "opened", "to_backend",
     )  # fmt: skip
 
@@ -46,22 +52,20 @@ class PlaneRelay:
         self.to_backend = self.from_backend = 0
         self._conn = conn
         self._wire = conn.wire
-        self._ready = readiness()
         self._latency = latency
         self._round_trip = round_trip
         self._asked = 0.0
         self._client: socket.socket | None = None
-        self._client_fd = -1
-        self._mask = 0
+        self._watch: Watch | None = None
         self._number = self._peer = -1
         self._peer_window = self._peer_packet = 0
         self._window = Window(_BUDGET)
         self._fresh: list[memoryview] = []
         self._fresh_size = 0
-        self._held: deque[memoryview] = deque()
-        self._held_size = 0
+        self._held: deque[memoryview] | None = None
+        """What the client has not taken yet; most clients never need one."""
         self._streak = False
-        self._client_done = self._got_eof = self._got_close = self._sent_close = self._closed = False
+        self._client_done = self._got_eof = self._got_close = self._sent_close = self._closed = self._shut = False
 
     def request(self, host: str, port: int) -> None:
         """Ask for the channel; `opened` tells what became of it.
@@ -74,14 +78,20 @@ class PlaneRelay:
 
     def attach(self, client: socket.socket) -> None:
         """Take over `client` and start: the channel is open."""
-        self._client, self._client_fd = client, client.fileno()
-        if self._closed:
+        self._client = client
+        self._watch = Watch(client.fileno(), self._on_client, READ)
+        if self._closed and not self._got_close:
             self._finish(Ending.LINK_LOST)
             return
         if self._held:
             self._drain()
         self._pass_on_ends()
         self._update()
+
+    @property
+    def held(self) -> int:
+        """Bytes that the client has not taken yet."""
+        return sum(map(len, self._held or ()))
 
     def abort(self, ending: Ending) -> None:
         """Reset the client and close the channel now; one that is not open yet is closed when it is."""
@@ -119,7 +129,10 @@ class PlaneRelay:
                 self._latency.observe(now - self._asked)
                 self._asked = 0.0
             try:
-                sent = client.send(fresh[0]) if len(fresh) == 1 else client.sendmsg(fresh)
+                if len(fresh) == 1:
+                    sent = client.send(fresh[0])
+                else:
+                    sent = client.sendmsg(fresh) if len(fresh) <= _MOST_PIECES else client.send(b"".join(fresh))
             except BlockingIOError:
                 pass
             except OSError:
@@ -128,8 +141,9 @@ class PlaneRelay:
                 return
             self._took(sent, now)
         if sent < size:
+            if self._held is None:
+                self._held = deque()
             self._held.append(memoryview(b"".join(fresh))[sent:])
-            self._held_size += size - sent
             self._update()
         fresh.clear()
 
@@ -183,6 +197,8 @@ class PlaneRelay:
         self._release()
         if not self.opened.done():
             self.opened.set_exception(asyncssh.ChannelOpenError(code, reason, lang))
+        elif self._client is not None:
+            self._finish(Ending.BACKEND_RESET)
 
     def process_connection_close(self, exc: Exception | None) -> None:
         """The SSH connection is lost."""
@@ -220,15 +236,28 @@ class PlaneRelay:
     # From the client to the channel.
 
     def _on_client(self, event: int) -> None:
+        try:
+            self._turn(event)
+        except Exception:
+            log.exception("a relay failed; its client is reset")
+            self.abort(Ending.ABORTED)
+
+    def _turn(self, event: int) -> None:
+        watch = self._watch
+        if watch is None:
+            return
+        if watch.mask == GONE:
+            self.abort(Ending.CLIENT_RESET)
+            return
         if event & (WRITE | GONE) and self._held:
             self._drain()
-        if event & ~WRITE and self._mask & READ and not self.ended.done():
+        if event & ~WRITE and watch.mask & READ and not self.ended.done():
             self._read()
         self._update()
 
     def _read(self) -> None:
         client, wire, window = self._client, self._wire, self._peer_window
-        if client is None:
+        if client is None or self._sent_close or self._closed:
             return
         if not wire.may_send:
             wire.paused.add(self)
@@ -268,28 +297,26 @@ class PlaneRelay:
         self._got_close = True
         self._send_close()
         self._release()
-        if self._client is not None and not self._held:
-            self._finish(self._clean_ending())
-
-    def _clean_ending(self) -> Ending:
-        """A close without an end before it is the backend's failure."""
-        return Ending.FINISHED if self._got_eof or self._client_done else Ending.BACKEND_RESET
+        self._pass_on_ends()
+        self._update()
 
     def _pass_on_ends(self) -> None:
         """Tell the client of the backend's end, once it has everything, and close what ended both ways."""
         if self._client is None or self._held or self.ended.done():
             return
         if self._got_close:
-            self._finish(self._clean_ending())
-            return
-        if self._got_eof:
+            # A close without an end before it is the backend's failure, whatever the client said last.
+            self._finish(Ending.FINISHED if self._got_eof else Ending.BACKEND_RESET)
+        elif self._got_eof and not self._shut:
+            self._shut = True
             shut_write(self._client)
-            if self._client_done:
-                self._send_close()
+        if self._got_eof and self._client_done:
+            self._send_close()
+            self._finish(Ending.FINISHED)
 
     def _drain(self) -> None:
         client, held = self._client, self._held
-        if client is None:
+        if client is None or held is None:
             return
         taken = 0
         try:
@@ -305,15 +332,16 @@ class PlaneRelay:
         except OSError:
             self.abort(Ending.CLIENT_RESET)
             return
-        self._held_size -= taken
         self.last_active = now = time.monotonic()
         self._took(taken, now)
         self._pass_on_ends()
 
     def _took(self, count: int, now: float) -> None:
         self.from_backend += count
+        if self._got_eof or self._sent_close or self._closed:
+            return  # nothing more comes, and a grant would be for nobody
         grant = self._window.consumed(count, now, self._round_trip())
-        if grant and not (self._got_eof or self._sent_close):
+        if grant:
             self._wire.send_control(doors.MSG_CHANNEL_WINDOW_ADJUST, UInt32(self._peer) + UInt32(grant))
 
     def _send_close(self) -> None:
@@ -337,33 +365,23 @@ class PlaneRelay:
             return
         client = self._client
         if client is not None:
-            if self._mask:
-                self._ready.remove(self._client_fd)
-                self._mask = 0
+            if self._watch is not None:
+                self._watch.close()
             if ending is Ending.FINISHED:
                 client.close()
             else:
                 reset(client)
-        self._held.clear()
+        self._held = None
         self._fresh.clear()
         self._wire.paused.discard(self)
         self.ended.set_result(ending)
 
     def _update(self) -> None:
-        if self._client is None or self.ended.done():
+        if self._watch is None or self.ended.done():
             return
-        reading = self._peer_window > 0 and not (self._client_done or self._got_close or self in self._wire.paused)
-        mask = (READ if reading else 0) | (WRITE if self._held else 0)
-        if mask == self._mask:
-            return
-        # A socket that nothing is wanted from leaves epoll altogether: it reports a hang-up whatever the mask.
-        if mask == 0:
-            self._ready.remove(self._client_fd)
-        elif self._mask == 0:
-            self._ready.add(self._client_fd, self._on_client, mask)
-        else:
-            self._ready.modify(self._client_fd, mask)
-        self._mask = mask
+        deaf = self._client_done or self._sent_close or self._closed or self in self._wire.paused
+        reading = self._peer_window > 0 and not deaf
+        self._watch.want((READ if reading else 0) | (WRITE if self._held else 0), shut=self._shut)
 
 
 class PlaneChannels:

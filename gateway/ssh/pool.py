@@ -136,7 +136,7 @@ class SshLink:
                 try:
                     self._adopt(await self._dial(), watches)
                     pause = _RETRY[0]
-                except ReachError as error:
+                except (ReachError, OSError) as error:
                     log.info("a further SSH connection to %s failed: %s", self._options.endpoint, error)
                     await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - jitter, not a secret
                     pause = min(pause * 2, _RETRY[1])

@@ -5,6 +5,7 @@ data goes straight to its relay; anything else is handed to asyncssh, still seal
 """
 
 import asyncio
+import logging
 import os
 import socket
 import struct
@@ -27,6 +28,8 @@ from gateway.ssh.gcm import TAG
 
 if TYPE_CHECKING:
     from gateway.ssh.plane import PlaneRelay
+
+log = logging.getLogger(__name__)
 
 PACKET = 32 * 1024
 """The most data that OpenSSH takes in one packet, and so what we send in one."""
@@ -122,6 +125,8 @@ class Wire(asyncio.Transport):
     def write(self, data: Any) -> None:
         """Take a sealed packet, or the plain text of the first ones."""
         size = len(data)
+        if self._closed:
+            return
         if self._batched + size > _BATCH:
             self.flush()
         if size > _BATCH or self._backlog:
@@ -145,7 +150,7 @@ class Wire(asyncio.Transport):
     @property
     def may_send(self) -> bool:
         """Whether channel data may be sent now."""
-        return not self.blocked and self._conn.may_send_data
+        return not (self.blocked or self._closed) and self._conn.may_send_data
 
     def send_control(self, kind: int, payload: bytes) -> None:
         """Seal a short packet of the channel protocol; asyncssh sends it, or keeps it, where the plane may not."""
@@ -208,10 +213,9 @@ class Wire(asyncio.Transport):
 
     def flush(self) -> None:
         """Offer the batch to the socket; keep what it does not take."""
-        size = self._batched
+        size, self._batched = self._batched, 0
         if not size or self._closed:
             return
-        self._batched = 0
         if self._backlog:
             self._backlog.append(memoryview(bytes(self._batch_view[:size])))
             return
@@ -228,13 +232,17 @@ class Wire(asyncio.Transport):
     def resume_soon(self) -> None:
         """Asyncssh finished a packet that it had to wait for: go on with what came after it."""
         if self._end > self._start:
-            self._loop.call_soon(self._resume)
+            self._loop.call_soon(self._resume_late)
 
     def unpause_soon(self) -> None:
         """Channel data may be sent again."""
         self._loop.call_soon(self._unpause)
 
     # The inside.
+
+    def _resume_late(self) -> None:
+        self._resume()
+        self._update()
 
     def _flush_due(self) -> None:
         if not self._due:
@@ -258,18 +266,28 @@ class Wire(asyncio.Transport):
         self._backlog.append(data)
         if not self.blocked:
             self.blocked = True
-            self._wait_for(READ | WRITE)
+            self._update()
 
-    def _wait_for(self, mask: int) -> None:
+    def _update(self) -> None:
+        # A buffer that is full and that nobody takes from must not make epoll report the socket without end.
+        mask = (READ if self._room else 0) | (WRITE if self.blocked else 0)
         if mask != self._mask and not self._closed:
             self._mask = mask
             self._ready.modify(self._fd, mask)
 
+    @property
+    def _room(self) -> int:
+        return _RECEIVE - (self._end - self._start)
+
     def _on_event(self, event: int) -> None:
-        if event & WRITE and self.blocked:
-            self._drain()
-        if event & ~WRITE and not self._closed:
-            self._receive()
+        try:
+            if event & WRITE and self.blocked:
+                self._drain()
+            if event & ~WRITE and not self._closed:
+                self._receive()
+        except Exception as error:
+            log.exception("the data plane failed; its SSH connection is closed")
+            self._drop(error)
 
     def _drain(self) -> None:
         try:
@@ -286,7 +304,7 @@ class Wire(asyncio.Transport):
             self._drop(error)
             return
         self.blocked = False
-        self._wait_for(READ)
+        self._update()
         self._unpause()
 
     def _unpause(self) -> None:
@@ -296,6 +314,13 @@ class Wire(asyncio.Transport):
                 relay.unpause()
 
     def _receive(self) -> None:
+        if self._start:
+            size = self._end - self._start
+            self._view[:size] = bytes(self._view[self._start : self._end])
+            self._start, self._end = 0, size
+        if self._end == _RECEIVE:
+            self._update()
+            return
         try:
             count = self._sock.recv_into(self._view[self._end :])
         except BlockingIOError:
@@ -309,6 +334,7 @@ class Wire(asyncio.Transport):
         self.last_received = time.monotonic()
         self._end += count
         self._resume()
+        self._update()
 
     def _resume(self) -> None:
         conn = self._conn
@@ -320,8 +346,6 @@ class Wire(asyncio.Transport):
         else:
             self._hand_over(self._end)
             self._plane = conn.ready_for_plane
-        # A buffer that is full and that nobody takes from must not make epoll report it without end.
-        self._wait_for((READ if self._end < _RECEIVE else 0) | (WRITE if self.blocked else 0))
 
     def _hand_over(self, stop: int) -> None:
         """Give asyncssh what is buffered up to `stop`."""
@@ -421,10 +445,6 @@ class Wire(asyncio.Transport):
         self._leave(touched, taken)
         if self._start == self._end:
             self._start = self._end = 0
-        elif self._start:
-            rest = self._end - self._start
-            view[:rest] = bytes(view[self._start : self._end])
-            self._start, self._end = 0, rest
 
     def _leave(self, touched: "list[PlaneRelay]", taken: int) -> None:
         self._deliver(touched)
@@ -435,11 +455,12 @@ class Wire(asyncio.Transport):
             relay.deliver()
         touched.clear()
 
-    def _drop(self, error: OSError | None) -> None:
+    def _drop(self, error: Exception | None) -> None:
         if self._closed:
             return
         self._closed = True
         self._ready.remove(self._fd)
         self._sock.close()
         self._backlog.clear()
+        self._batched = 0
         self._conn.connection_lost(error)

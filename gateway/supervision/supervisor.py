@@ -31,10 +31,11 @@ class Supervisor:
         return ready
 
     async def stop(self, name: str) -> None:
-        """Cancel the unit and wait until it has cleaned up."""
-        task = self._tasks.pop(name)
-        task.cancel()
-        await asyncio.wait({task})
+        """Cancel the unit and wait until it has cleaned up; no error when it is stopped already."""
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
 
     async def stop_all(self) -> None:
         """Cancel every unit and wait for them together."""
@@ -49,6 +50,9 @@ class Supervisor:
                 await unit.run(ready.set)
             except Exception:
                 log.exception("unit crashed", extra={"unit": name})
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    return  # it was being stopped, and failed at that
             else:
                 log.warning("unit ended by itself", extra={"unit": name})
             backoff.succeeded(loop.time() - started)

@@ -100,10 +100,10 @@ class Uplink:
 
     async def _hold(self, via: Link | None, ready: Callable[[], None]) -> None:
         """Open the tunnel and keep it until it is lost, which is an error too."""
-        self._hurry.clear()
         async with AsyncExitStack() as stack:
             # The direct tunnel is the only one without a via, and does not look at it.
             link = await stack.enter_async_context(self.tunnel.open(via, self._become))  # type: ignore[arg-type]
+            self._hurry.clear()
             self.connects += 1
             self.link = link
             self._has_link.set()

@@ -47,6 +47,8 @@ class DirectLink:
             raise DialError(Reason.TIMEOUT, f"{to}: no connection within {self._timeout:g} s") from error
         except socket.gaierror as error:
             raise DialError(Reason.DNS, f"{to.host}: {error.strerror}") from error
+        except UnicodeError as error:
+            raise DialError(Reason.DNS, f"{to.host}: no host name: {error}") from error
         except OSError as error:
             raise DialError(_reason(error), f"{to}: {error.strerror or error}") from error
         tune(sock)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -197,7 +198,7 @@ async def test_a_query_is_answered_beside_clients_that_do_not_read(bastions: dic
             async with asyncio.timeout(2):
                 for _ in range(20):
                     await echo_once(link, port)
-            held = sum(relay._held_size for relay in link._sessions[0]._relays)  # type: ignore[attr-defined]
+            held = sum(relay.held for relay in link._sessions[0]._relays)  # type: ignore[attr-defined]
             assert held <= 21 * 2 * 1024 * 1024
             for sock in deaf:
                 sock.close()
@@ -315,6 +316,117 @@ async def test_a_peer_that_breaks_the_protocol_loses_this_connection_and_no_othe
         assert await loop.sock_recv(other, 10) == b"pong"
         ours.close()
         other.close()
+
+
+async def test_last_words_arrive_even_when_the_close_is_there_before_the_client_is_joined(tmp_path: Path) -> None:
+    class Session(asyncssh.SSHTCPSession[bytes]):
+        def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
+            # The last words, the end and the close, together: a server that turns a client away.
+            chan.write(b"too many connections")
+            chan.write_eof()
+            chan.close()
+
+    class Abrupt(asyncssh.SSHServer):
+        def connection_requested(
+            self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
+        ) -> asyncssh.SSHTCPSession[bytes]:
+            return Session()
+
+    bastion = Bastion(tmp_path / "bastion", embedded=True)
+    async with await asyncssh.listen(
+        "127.0.0.1", bastion.port, server_factory=Abrupt, server_host_keys=[str(tmp_path / "bastion" / "host_key")],
+        authorized_client_keys=str(tmp_path / "bastion" / "authorized_keys"),
+        encryption_algs=["aes128-gcm@openssh.com"],
+    ):  # fmt: skip
+        async with opened(options(bastion)) as link:
+            loop = asyncio.get_running_loop()
+            for _ in range(50):  # the same descriptor again and again
+                sock = await link.socket(Endpoint("db", 1))
+                got = bytearray()
+                async with asyncio.timeout(2):
+                    while piece := await loop.sock_recv(sock, 100):
+                        got += piece
+                assert got == b"too many connections"
+                sock.close()
+
+
+async def test_a_client_that_talks_on_after_the_backends_end_harms_nobody(bastions: dict[str, Bastion]) -> None:
+    """The backend closes while its answer is still held for a slow client, which goes on sending."""
+    payload = os.urandom(1 << 20)
+
+    def answer_and_close(client: socket.socket) -> None:
+        client.recv(10)
+        client.sendall(payload)
+
+    loop = asyncio.get_running_loop()
+    one = options(bastions["openssh"], connections=Connections(1, 1))
+    with serving(answer_and_close) as closing, serving(echoing) as port:
+        async with opened(one) as link, asyncio.timeout(20):
+            other = await link.socket(Endpoint("127.0.0.1", port))
+            for _ in range(5):
+                sock = await link.socket(Endpoint("127.0.0.1", closing))
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                await loop.sock_sendall(sock, b"go")
+                await asyncio.sleep(0.1)
+                with contextlib.suppress(OSError):
+                    for _ in range(20):
+                        await loop.sock_sendall(sock, b"more")
+                        await asyncio.sleep(0.005)
+                got = bytearray()
+                with contextlib.suppress(ConnectionResetError):
+                    while piece := await loop.sock_recv(sock, 65536):
+                        got += piece
+                assert payload.startswith(got)
+                sock.close()
+            await loop.sock_sendall(other, b"still here")
+            assert await loop.sock_recv(other, 100) == b"still here"
+            other.close()
+
+
+async def test_thousands_of_tiny_packets_in_one_turn(bastions: dict[str, Bastion]) -> None:
+    def drizzle(client: socket.socket) -> None:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(4000):
+            client.sendall(bytes([at % 256]))
+
+    loop = asyncio.get_running_loop()
+    with serving(drizzle) as port:
+        async with opened(options(bastions["openssh"])) as link, asyncio.timeout(20):
+            sock = await link.socket(Endpoint("127.0.0.1", port))
+            for _ in range(10):
+                time.sleep(0.1)  # noqa: ASYNC251 - the loop stalls, and everything arrives at once
+                await asyncio.sleep(0)
+            got = bytearray()
+            while piece := await loop.sock_recv(sock, 65536):
+                got += piece
+            assert got == bytes(at % 256 for at in range(4000))
+            sock.close()
+
+
+async def test_a_connection_that_dies_in_the_middle_of_uploads_is_noticed(bastions: dict[str, Bastion]) -> None:
+    def swallow(client: socket.socket) -> None:
+        while client.recv(1 << 20):
+            pass
+
+    loop = asyncio.get_running_loop()
+    with serving(swallow) as port:
+        for _ in range(5):
+            async with opened(options(bastions["openssh"], connections=Connections(1, 1))) as link:
+                socks = [await link.socket(Endpoint("127.0.0.1", port)) for _ in range(20)]
+
+                async def upload(sock: socket.socket) -> None:
+                    with contextlib.suppress(OSError):
+                        while True:
+                            await loop.sock_sendall(sock, bytes(1 << 20))
+
+                uploads = [asyncio.ensure_future(upload(sock)) for sock in socks]
+                await asyncio.sleep(0.1)
+                bastions["openssh"].kill_sessions()
+                async with asyncio.timeout(5):
+                    await link.lost()
+                    await asyncio.gather(*uploads)
+                for sock in socks:
+                    sock.close()
 
 
 async def test_a_packet_changed_on_the_way_ends_the_connection(bastions: dict[str, Bastion], tmp_path: Path) -> None:

@@ -275,6 +275,30 @@ async def test_postgres_that_is_starting_up() -> None:
         assert (await probe(KINDS["postgres"], port)).reason is Reason.STARTING
 
 
+async def test_postgres_that_hangs_up_after_the_login() -> None:
+    """As pgbouncer does when what is behind it is gone."""
+    authenticated = b"R" + (8).to_bytes(4, "big") + (0).to_bytes(4, "big")
+    ready = b"Z" + (5).to_bytes(4, "big") + b"I"
+
+    def hang_up(client: Any) -> None:
+        client.recv(4096)
+        client.sendall(authenticated + ready)
+        client.recv(4096)
+
+    with serving(hang_up) as port:
+        assert (await probe(KINDS["postgres"], port)).reason is Reason.RESET
+
+
+async def test_mysql_with_a_malformed_greeting() -> None:
+    packet = b"\x0a8.0\x00\x01"
+    with serving(talking(len(packet).to_bytes(3, "little") + b"\x00" + packet)) as port:
+        assert (await probe(KINDS["mysql"], port)).reason is Reason.PROTOCOL
+
+
+async def test_a_host_that_is_no_name() -> None:
+    assert (await probe(KINDS["tcp"], 1, host="a..b")).reason is Reason.DNS
+
+
 async def test_postgres_never_sends_its_password_in_the_clear() -> None:
     asks_for_cleartext = b"R" + (8).to_bytes(4, "big") + (3).to_bytes(4, "big")
     heard = bytearray()

@@ -1,0 +1,213 @@
+"""The gateway beside `ssh -L` and a direct connection, and its straight relay beside HAProxy: interleaved, medians.
+
+Usage: python bench/run.py [--rounds N] [--only WORD] [--out FILE]
+"""
+
+import argparse
+import contextlib
+import datetime
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import asyncssh
+import cryptography
+from site_ways import LOAD, Way, running, straight
+
+Measure = Callable[[Way], float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Args:
+        name: What is measured, with its unit.
+        measure: Measures it once.
+        smaller: Whether less is better.
+        plain: Digits after the point.
+    """
+
+    name: str
+    measure: Measure
+    smaller: bool = False
+    digits: int = 0
+
+
+def load(*arguments: object, field: int = 0) -> float:
+    """Run the load program; one of the numbers it prints."""
+    done = subprocess.run([str(LOAD), *map(str, arguments)], capture_output=True, text=True, check=True, timeout=300)
+    return float(done.stdout.split()[field])
+
+
+def bulk(mode: str, flows: int, total: int) -> Measure:
+    return lambda way: load(mode, way.port, flows, total // flows)
+
+
+def far(delay: int, total: int) -> Measure:
+    return lambda way: load("down", way.delayed.get(delay, way.port), 1, total)
+
+
+def rate(connections: int, ask: int, answer: int) -> Measure:
+    return lambda way: load("pp", way.port, connections, ask, answer, 2)
+
+
+def median_time(ask: int, answer: int) -> Measure:
+    return lambda way: load("pp", way.port, 1, ask, answer, 2, field=1)
+
+
+def beside(mode: str) -> Measure:
+    """A query's median time while a bulk transfer runs."""
+
+    def measure(way: Way) -> float:
+        with subprocess.Popen(
+            [str(LOAD), mode, str(way.port), "1", str(40 << 30)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as transfer:
+            time.sleep(0.5)
+            try:
+                return load("pp", way.port, 1, 200, 4096, 2, field=1)
+            finally:
+                transfer.kill()
+
+    return measure
+
+
+def cpu_per_gb(mode: str) -> Measure:
+    def measure(way: Way) -> float:
+        before = way.cpu()
+        load(mode, way.port, 8, 250_000_000)
+        return (way.cpu() - before) / 2
+
+    return measure
+
+
+def idle(connections: int, *, memory: bool) -> Measure:
+    """Memory per idle connection in KiB, or a query's median time among them."""
+
+    def measure(way: Way) -> float:
+        before = way.memory()
+        with subprocess.Popen(
+            [str(LOAD), "idle", str(way.port), str(connections), "2000"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as client:
+            assert client.stdin is not None
+            assert client.stdout is not None
+            assert client.stdout.readline() == "open\n"
+            time.sleep(1.5)
+            grown = (way.memory() - before) / connections
+            client.stdin.write("go\n")
+            client.stdin.flush()
+            median = float(client.stdout.readline().split()[0])
+            client.stdin.close()
+        time.sleep(1)
+        return grown if memory else median
+
+    return measure
+
+
+GB = 1_000_000_000
+TUNNEL = [
+    Row("bulk to the backend, 1 flow, MB/s", bulk("up", 1, GB)),
+    Row("bulk to the backend, 8 flows, MB/s", bulk("up", 8, GB)),
+    Row("bulk from the backend, 1 flow, MB/s", bulk("down", 1, GB)),
+    Row("bulk from the backend, 8 flows, MB/s", bulk("down", 8, GB)),
+    Row("CPU seconds per GB to the backend", cpu_per_gb("up"), smaller=True, digits=2),
+    Row("CPU seconds per GB from the backend", cpu_per_gb("down"), smaller=True, digits=2),
+    Row("round trips/s, 1 B ↔ 1 B, 64 connections", rate(64, 1, 1)),
+    Row("round trips/s, 200 B → 4 KiB, 64 connections", rate(64, 200, 4096)),
+    Row("round trips/s, 200 B → 4 KiB, 256 connections", rate(256, 200, 4096)),
+    Row("round trip, 1 B ↔ 1 B, 1 connection, p50 µs", median_time(1, 1), smaller=True),
+    Row("round trip, 200 B → 4 KiB, 1 connection, p50 µs", median_time(200, 4096), smaller=True),
+    Row("new connections/s, 64 at once", lambda way: load("conn", way.port, 64, 6000)),
+    Row("bulk from the backend at 20 ms, MB/s", far(20, 400_000_000)),
+    Row("bulk from the backend at 50 ms, MB/s", far(50, 200_000_000)),
+    Row("bulk from the backend at 100 ms, MB/s", far(100, 200_000_000)),
+    Row("a query beside a bulk read, p50 µs", beside("down"), smaller=True),
+    Row("a query beside a bulk write, p50 µs", beside("up"), smaller=True),
+    Row("a query beside 1,000 idle connections, p50 µs", idle(1000, memory=False), smaller=True),
+    Row("a query beside 4,500 idle connections, p50 µs", idle(4500, memory=False), smaller=True),
+    Row("memory per idle connection, KiB", idle(4000, memory=True), smaller=True, digits=1),
+]
+STRAIGHT = [
+    Row("bulk to the backend, 1 flow, MB/s", bulk("up", 1, 4 * GB)),
+    Row("bulk from the backend, 8 flows, MB/s", bulk("down", 8, 4 * GB)),
+    Row("CPU seconds per GB from the backend", cpu_per_gb("down"), smaller=True, digits=2),
+    Row("round trips/s, 200 B → 4 KiB, 64 connections", rate(64, 200, 4096)),
+    Row("new connections/s, 64 at once", lambda way: load("conn", way.port, 64, 10000)),
+]
+
+
+def compare(ways: list[Way], rows: list[Row], rounds: int) -> list[str]:
+    """Measure each row in each way, in turns; a Markdown table of medians and of the gateway's ratios."""
+    others = [way for way in ways if way.name not in ("direct", "gateway")]
+    lines = [
+        "| " + " | ".join(["", *(way.name for way in ways), *(f"ratio to {way.name}" for way in others)]) + " |",
+        "| --- |" + " ---: |" * (len(ways) + len(others)),
+    ]
+    for row in rows:
+        seen: dict[str, list[float]] = {way.name: [] for way in ways}
+        for _ in range(rounds):
+            for way in ways:
+                if way.process is None and ("CPU" in row.name or "memory" in row.name or " ms," in row.name):
+                    continue
+                seen[way.name].append(row.measure(way))
+        medians = {name: statistics.median(values) for name, values in seen.items() if values}
+        ratios = [
+            medians[way.name] / medians["gateway"] if row.smaller else medians["gateway"] / medians[way.name]
+            for way in others
+        ]
+        cells = [f"{medians[way.name]:,.{row.digits}f}" if way.name in medians else "–" for way in ways]
+        lines.append("| " + " | ".join([row.name, *cells, *(f"**{ratio:.2f}**" for ratio in ratios)]) + " |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def machine() -> list[str]:
+    """What it was measured on and with."""
+    model = "unknown processor"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    ssh = subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=False, timeout=10).stderr.strip()
+    cores = len(list(Path("/sys/devices/system/cpu").glob("cpu[0-9]*")))
+    return [
+        f"- {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {cores} cores of {model}, Linux {platform.release()}",
+        f"- Python {platform.python_version()}, asyncssh {asyncssh.__version__}, cryptography {cryptography.__version__}",
+        f"- {ssh}",
+    ]
+
+
+def main() -> None:
+    """Measure, print, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="measure only rows whose name contains this")
+    parser.add_argument("--out", type=Path, help="write the results here")
+    asked = parser.parse_args()
+    page = ["# Measured", "", "Made by `make bench`: every line interleaved in one run, medians, on loopback.", ""]
+    page += [*machine(), f"- medians of {asked.rounds} rounds; ratios above 1 are in the gateway's favour", ""]
+    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
+        with running(Path(name), workers=0) as ways:
+            page += ["## Through SSH", ""]
+            page += compare(ways, [row for row in TUNNEL if asked.only in row.name], asked.rounds)
+        with straight(Path(name)) as ways:
+            page += ["", "## Straight, without a tunnel", ""]
+            page += compare(ways, [row for row in STRAIGHT if asked.only in row.name], asked.rounds)
+    if asked.out:
+        asked.out.write_text("\n".join(page) + "\n")
+
+
+if __name__ == "__main__":
+    main()

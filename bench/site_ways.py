@@ -1,0 +1,188 @@
+"""What the benchmark compares: one load server, and several ways to it, all on loopback."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from gateway.demo.process import Process, find, free_port
+from gateway.demo.sshd import Bastion
+
+LOAD = ROOT / "bench" / "bin" / "load"
+DELAYS_MS = (20, 50, 100)
+"""Round trips of the long paths, in milliseconds."""
+
+
+@dataclass
+class Way:
+    """One way to the load server.
+
+    Args:
+        name: What the table calls it.
+        port: Where clients connect.
+        delayed: The same over a long path, by round trip in milliseconds.
+        process: Whose CPU time and memory count; None for the direct way.
+    """
+
+    name: str
+    port: int
+    delayed: dict[int, int] = field(default_factory=dict)
+    process: Process | None = None
+
+    def cpu(self) -> float:
+        """Seconds of CPU that the process and its children have used."""
+        ticks = os.sysconf("SC_CLK_TCK")
+        total = 0.0
+        for pid in self._pids():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                total += (int(fields[11]) + int(fields[12])) / ticks
+        return total
+
+    def memory(self) -> float:
+        """KiB of resident memory."""
+        total = 0.0
+        for pid in self._pids():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                    if line.startswith("VmRSS:"):
+                        total += float(line.split()[1])
+        return total
+
+    def _pids(self) -> list[int]:
+        if self.process is None:
+            return []
+        children = subprocess.run(
+            ["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False, timeout=10
+        )
+        return [self.process.pid, *map(int, children.stdout.split())]
+
+
+def build() -> None:
+    """Compile the load program, where it is missing or older than its source."""
+    source = ROOT / "bench" / "load.c"
+    if LOAD.exists() and LOAD.stat().st_mtime > source.stat().st_mtime:
+        return
+    compiler = find("gcc") or find("cc")
+    if compiler is None:
+        sys.exit("the benchmark's load program needs a C compiler: install the package gcc")
+    LOAD.parent.mkdir(exist_ok=True)
+    subprocess.run([compiler, "-O2", "-o", str(LOAD), str(source)], check=True, timeout=60)
+
+
+@contextlib.contextmanager
+def running(folder: Path, *, workers: int) -> Iterator[list[Way]]:
+    """Start everything; all of it ends with the block."""
+    build()
+    with contextlib.ExitStack() as stack:
+
+        def start(arguments: list[str], name: str, *ports: int, environment: dict[str, str] | None = None) -> Process:
+            process = Process(arguments, folder / f"{name}.log", environment=environment)
+            process.start(ports[0])
+            for port in ports[1:]:
+                process.wait_listening(port)
+            stack.callback(process.stop)
+            return process
+
+        server = free_port()
+        start([str(LOAD), "serve", str(server)], "load", server)
+        bastion = Bastion(folder / "bastion").start()
+        stack.callback(bastion.stop)
+        far = {}
+        for delay in DELAYS_MS:
+            far[delay] = free_port()
+            start(
+                [str(LOAD), "delay", str(far[delay]), str(bastion.port), str(delay * 500)],
+                f"delay{delay}",
+                far[delay],
+            )
+        yield [
+            Way("direct", server),
+            _gateway(folder, bastion, server, far, start, workers),
+            _ssh("ssh -L", [], folder, bastion, server, far, start),
+            _ssh("ssh -L, AES-GCM", ["-c", "aes128-gcm@openssh.com"], folder, bastion, server, far, start),
+        ]
+
+
+@contextlib.contextmanager
+def straight(folder: Path) -> Iterator[list[Way]]:
+    """The load server, the gateway without a tunnel, and HAProxy in TCP mode where it is installed."""
+    build()
+    with contextlib.ExitStack() as stack:
+        server, listen, ops, proxy = (free_port() for _ in range(4))
+
+        def start(arguments: list[str], name: str, port: int, environment: dict[str, str] | None = None) -> Process:
+            process = Process(arguments, folder / f"{name}.log", environment=environment)
+            process.start(port)
+            stack.callback(process.stop)
+            return process
+
+        start([str(LOAD), "serve", str(server)], "load", server)
+        (folder / "straight.yaml").write_text(
+            f"ops: {{listen: 127.0.0.1:{ops}, admin_socket: {folder}/straight.sock}}\nshutdown: {{delay: 0s, drain: 1s}}\n"
+            f"backends: {{load: {{kind: tcp, targets: ['127.0.0.1:{server}'], listen: 127.0.0.1:{listen}, "
+            "max_connections: 100000, check: {interval: 1h}}}\n"
+        )
+        arguments = [sys.executable, "-m", "gateway", "run", "-c", str(folder / "straight.yaml")]
+        ways = [
+            Way("direct", server),
+            Way("gateway", listen, process=start(arguments, "straight", ops, {"PYTHONPATH": str(ROOT)})),
+        ]
+        haproxy = find("haproxy")
+        if haproxy:
+            (folder / "haproxy.cfg").write_text(
+                "global\n  maxconn 20000\n  nbthread 1\ndefaults\n  mode tcp\n  timeout connect 10s\n"
+                "  timeout client 1h\n  timeout server 1h\n"
+                f"listen load\n  bind 127.0.0.1:{proxy}\n  server one 127.0.0.1:{server}\n"
+            )
+            process = start([haproxy, "-f", str(folder / "haproxy.cfg"), "-db"], "haproxy", proxy)
+            ways.append(Way("HAProxy", proxy, process=process))
+        yield ways
+
+
+def _gateway(folder, bastion, server, far, start, workers):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    ops, listen = free_port(), free_port()
+    delayed = {delay: free_port() for delay in far}
+    keys = f"kind: ssh, host: 127.0.0.1, user: {bastion.user}, identity_files: [{bastion.client_key}]"
+    alias = f"known_hosts: [{bastion.known_hosts}], host_key_alias: '[127.0.0.1]:{bastion.port}'"
+    options = "max_connections: 100000, check: {interval: 1h}"
+    lines = [
+        f"ops: {{listen: 127.0.0.1:{ops}, admin_socket: {folder}/admin.sock}}",
+        "shutdown: {delay: 0s, drain: 1s}",
+        "tunnels:",
+        f"  near: {{{keys}, port: {bastion.port}, known_hosts: [{bastion.known_hosts}]}}",
+        *(f"  far{delay}: {{{keys}, port: {port}, {alias}}}" for delay, port in far.items()),
+        "backends:",
+        f"  load: {{kind: tcp, via: near, targets: ['127.0.0.1:{server}'], listen: 127.0.0.1:{listen}, {options}}}",
+        *(
+            f"  far{delay}: {{kind: tcp, via: far{delay}, targets: ['127.0.0.1:{server}'], "
+            f"listen: 127.0.0.1:{port}, {options}}}"
+            for delay, port in delayed.items()
+        ),
+    ]
+    del workers
+    (folder / "gateway.yaml").write_text("\n".join(lines) + "\n")
+    arguments = [sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")]
+    process = start(arguments, "gateway", ops, listen, *delayed.values(), environment={"PYTHONPATH": str(ROOT)})
+    time.sleep(1.5)  # the far tunnels take a few round trips to open, and a few more to be measured
+    return Way("gateway", listen, delayed, process)
+
+
+def _ssh(name, options, folder, bastion, server, far, start):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    near = free_port()
+    delayed = {delay: free_port() for delay in far}
+    common = ["ssh", "-N", "-i", str(bastion.client_key), "-o", f"UserKnownHostsFile={bastion.known_hosts}",
+              "-o", f"HostKeyAlias=[127.0.0.1]:{bastion.port}", *options]  # fmt: skip
+    for delay, port in far.items():
+        forward = f"127.0.0.1:{delayed[delay]}:127.0.0.1:{server}"
+        start([*common, "-p", str(port), "-L", forward, f"{bastion.user}@127.0.0.1"], "ssh", delayed[delay])
+    forward = f"127.0.0.1:{near}:127.0.0.1:{server}"
+    process = start([*common, "-p", str(bastion.port), "-L", forward, f"{bastion.user}@127.0.0.1"], "ssh", near)
+    return Way(name, near, delayed, process)
