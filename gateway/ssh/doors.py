@@ -47,37 +47,33 @@ class PlaneConnection(SSHClientConnection):
     wire: "Wire"
 
     def __init__(self, options: SSHClientConnectionOptions) -> None:
-        self._seals: Any = None
-        self._opens: Any = None
+        self._sealer: Any = None
+        self._opener: Any = None
+        self.seals: Gcm | None = None
+        """The cipher for what we send, where the plane can use it."""
+        self.opens: Gcm | None = None
+        """The cipher for what we receive, where the plane can use it."""
         super().__init__(asyncio.get_running_loop(), options, wait="auth")
 
     # Keys: asyncssh sets these two at each key exchange.
 
     @property
     def _send_encryption(self) -> Any:
-        return self._seals
+        return self._sealer
 
     @_send_encryption.setter
     def _send_encryption(self, made: Any) -> None:
-        self._seals = Gcm(made) if isinstance(made, GCMEncryption) else made
+        self._sealer = Gcm(made) if isinstance(made, GCMEncryption) else made
+        self.seals = self._sealer if isinstance(self._sealer, Gcm) else None
 
     @property
     def _recv_encryption(self) -> Any:
-        return self._opens
+        return self._opener
 
     @_recv_encryption.setter
     def _recv_encryption(self, made: Any) -> None:
-        self._opens = Gcm(made) if isinstance(made, GCMEncryption) else made
-
-    @property
-    def seals(self) -> Gcm | None:
-        """The cipher for what we send, where the plane can use it."""
-        return self._seals if isinstance(self._seals, Gcm) else None
-
-    @property
-    def opens(self) -> Gcm | None:
-        """The cipher for what we receive, where the plane can use it."""
-        return self._opens if isinstance(self._opens, Gcm) else None
+        self._opener = Gcm(made) if isinstance(made, GCMEncryption) else made
+        self.opens = self._opener if isinstance(self._opener, Gcm) else None
 
     @property
     def dead(self) -> bool:
@@ -122,13 +118,10 @@ class PlaneConnection(SSHClientConnection):
         """Whether channel data may be sent now: not while keys are exchanged (RFC 4253, 7.1)."""
         return bool(self._kex_complete)
 
-    def sent(self, size: int) -> None:
-        """Note that the plane sent a packet of `size` bytes."""
-        self._send_seq = (self._send_seq + 1) & 0xFFFFFFFF
+    def sent(self, count: int, size: int) -> None:
+        """Note that the plane sent `count` packets of `size` bytes together; starts a key exchange when it is due."""
+        self._send_seq = (self._send_seq + count) & 0xFFFFFFFF
         self._rekey_bytes_sent += size
-
-    def rekey_if_due(self) -> None:
-        """Start a key exchange once enough was sent with these keys."""
         if self._rekey_bytes_sent >= self._rekey_bytes and self._kex_complete and self._transport:
             self._send_kexinit()
             self._kexinit_sent = True
@@ -139,8 +132,13 @@ class PlaneConnection(SSHClientConnection):
             return
         super().send_packet(pkttype, *args, handler=handler)
 
+    def _send_kexinit(self) -> None:
+        super()._send_kexinit()
+        self.wire.judge()
+
     def _send_deferred_packets(self) -> None:
         super()._send_deferred_packets()
+        self.wire.judge()
         self.wire.unpause_soon()
 
     def log_sent_packet(self, *args: Any) -> None:

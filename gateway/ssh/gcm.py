@@ -7,9 +7,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 TAG = 16
-_COUNTER_AT = 4
-_MASK = (1 << 64) - 1
-_put_counter = struct.Struct(">Q").pack_into
+COUNTER_AT = 4
+MASK = (1 << 64) - 1
+put_counter = struct.Struct(">Q").pack_into
 
 Buffer = bytes | bytearray | memoryview
 
@@ -23,34 +23,31 @@ class Gcm(Encryption):
         theirs: What asyncssh made of the negotiated keys.
     """
 
-    __slots__ = ("_counter", "_decrypt", "_encrypt", "_nonce", "open_into", "seal_into")
+    __slots__ = ("_decrypt", "_encrypt", "counter", "nonce", "open_into", "seal_into")
 
     def __init__(self, theirs: GCMEncryption) -> None:
         key, iv = theirs._cipher._key, theirs._cipher._iv  # noqa: SLF001 - asyncssh keeps them nowhere else
         aes = AESGCM(key)
-        self._nonce = bytearray(iv)
-        self._counter = int.from_bytes(iv[_COUNTER_AT:], "big")
+        self.nonce = bytearray(iv)
+        """For the next packet, as `seal_into` and `open_into` want it."""
+        self.counter = int.from_bytes(iv[COUNTER_AT:], "big")
+        """The part of the nonce that moves on with each packet."""
         self._encrypt = aes.encrypt
         self._decrypt = aes.decrypt
         self.seal_into = aes.encrypt_into
         self.open_into = aes.decrypt_into
 
-    @property
-    def nonce(self) -> bytearray:
-        """For the next packet, as `seal_into` and `open_into` want it."""
-        return self._nonce
-
     def advance(self) -> None:
         """The packet that had this nonce is done."""
-        self._counter = (self._counter + 1) & _MASK
-        _put_counter(self._nonce, _COUNTER_AT, self._counter)
+        self.counter = (self.counter + 1) & MASK
+        put_counter(self.nonce, COUNTER_AT, self.counter)
 
     # What asyncssh calls.
 
     def encrypt_packet(self, seq: int, header: bytes, packet: bytes) -> tuple[bytes, bytes]:
         """Encrypt and sign a packet."""
         del seq
-        sealed = self._encrypt(self._nonce, packet, header)
+        sealed = self._encrypt(self.nonce, packet, header)
         self.advance()
         return header + sealed[:-TAG], sealed[-TAG:]
 
@@ -63,7 +60,7 @@ class Gcm(Encryption):
         """Verify and decrypt a packet; None when it was tampered with."""
         del seq
         try:
-            opened = self._decrypt(self._nonce, first[header_len:] + rest + mac, first[:header_len])
+            opened = self._decrypt(self.nonce, first[header_len:] + rest + mac, first[:header_len])
         except InvalidTag:
             return None
         self.advance()

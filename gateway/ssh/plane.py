@@ -17,7 +17,7 @@ from gateway.relay.readiness import GONE, READ, WRITE
 from gateway.relay.sockets import reset, shut_write
 from gateway.relay.watch import Watch
 from gateway.ssh import doors
-from gateway.ssh.windows import INITIAL, MAX_PACKET, Budget, Window
+from gateway.ssh.windows import ADJUST, INITIAL, MAX_PACKET, Budget, Window
 from gateway.ssh.wire import PACKET, SLOT_VIEWS, SLOTS
 
 log = logging.getLogger(__name__)
@@ -38,10 +38,9 @@ class PlaneRelay:
     """
 
     __slots__ = (
-        "_asked", "_client", "_client_done", "_closed", "_conn", "_fresh", "_fresh_size", "_got_close",
-        "_got_eof", "_held", "_latency", "_number", "_peer", "_peer_packet", "_peer_window", "_round_trip",
-        "_sent_close", "_shut", "_streak", "_watch", "_window", "_wire", "ended", "from_backend", "last_active",
-        "opened", "to_backend",
+        "_asked", "_client", "_client_done", "_closed", "_conn", "_got_close", "_got_eof", "_held", "_latency",
+        "_number", "_peer", "_peer_packet", "_peer_window", "_round_trip", "_sent_close", "_shut", "_streak",
+        "_watch", "_wire", "ended", "fresh", "from_backend", "last_active", "opened", "to_backend", "window",
     )  # fmt: skip
 
     def __init__(self, conn: doors.PlaneConnection, latency: Histogram, round_trip: RoundTrip) -> None:
@@ -59,9 +58,9 @@ class PlaneRelay:
         self._watch: Watch | None = None
         self._number = self._peer = -1
         self._peer_window = self._peer_packet = 0
-        self._window = Window(_BUDGET)
-        self._fresh: list[memoryview] = []
-        self._fresh_size = 0
+        self.window = Window(_BUDGET)
+        self.fresh: list[memoryview] = []
+        """What arrived in this turn, good until `deliver`."""
         self._held: deque[memoryview] | None = None
         """What the client has not taken yet; most clients never need one."""
         self._streak = False
@@ -105,47 +104,42 @@ class PlaneRelay:
 
     # From the channel to the client: what the wire calls.
 
-    def receive(self, data: memoryview) -> bool:
-        """Take data that is good until `deliver`; False when the peer had no right to send it."""
-        size = len(data)
-        if not self._window.received(size):
-            return False
-        if not self.ended.done():
-            self._fresh.append(data)
-            self._fresh_size += size
-        return True
-
     def deliver(self) -> None:
-        """Give the client what was received, and keep a copy of what it does not take."""
-        fresh = self._fresh
-        if not fresh:
+        """Give the client what arrived in this turn, and keep a copy of what it does not take."""
+        fresh, client = self.fresh, self._client
+        if client is None or self._held or self.ended.done():
+            self._keep(0)
             return
-        size, self._fresh_size = self._fresh_size, 0
-        client = self._client
-        sent = 0
-        if client is not None and not self._held:
-            self.last_active = now = time.monotonic()
-            if self._asked:
-                self._latency.observe(now - self._asked)
-                self._asked = 0.0
-            try:
-                if len(fresh) == 1:
-                    sent = client.send(fresh[0])
-                else:
-                    sent = client.sendmsg(fresh) if len(fresh) <= _MOST_PIECES else client.send(b"".join(fresh))
-            except BlockingIOError:
-                pass
-            except OSError:
-                fresh.clear()
-                self.abort(Ending.CLIENT_RESET)
-                return
-            self._took(sent, now)
+        self.last_active = now = time.monotonic()
+        if self._asked:
+            self._latency.observe(now - self._asked)
+            self._asked = 0.0
+        try:
+            if len(fresh) == 1:
+                size = len(fresh[0])
+                sent = client.send(fresh[0])
+            else:
+                size = sum(map(len, fresh))
+                sent = client.sendmsg(fresh) if len(fresh) <= _MOST_PIECES else client.send(b"".join(fresh))
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.abort(Ending.CLIENT_RESET)
+            return
+        self._took(sent, now)
         if sent < size:
+            self._keep(sent)
+        else:
+            fresh.clear()
+
+    def _keep(self, sent: int) -> None:
+        """Copy what is left of this turn's data after `sent` bytes; a client that is gone needs none of it."""
+        if not self.ended.done():
             if self._held is None:
                 self._held = deque()
-            self._held.append(memoryview(b"".join(fresh))[sent:])
-            self._update()
-        fresh.clear()
+            self._held.append(memoryview(b"".join(self.fresh))[sent:])
+        self.fresh.clear()
+        self._update()
 
     def adjust(self, count: int) -> None:
         """The peer allows so many more bytes."""
@@ -215,8 +209,10 @@ class PlaneRelay:
         if kind == doors.MSG_CHANNEL_DATA:
             data = memoryview(packet.get_string())
             packet.check_end()
-            if not self.receive(data):
+            self.window.granted -= len(data)
+            if self.window.granted < 0:
                 raise asyncssh.ProtocolError("more data than the window allows")
+            self.fresh.append(data)
             self.deliver()
         elif kind == doors.MSG_CHANNEL_WINDOW_ADJUST:
             self.adjust(packet.get_uint32())
@@ -224,7 +220,7 @@ class PlaneRelay:
             self.ended_by_peer(close=kind == doors.MSG_CHANNEL_CLOSE)
         elif kind == doors.MSG_CHANNEL_EXTENDED_DATA:
             packet.get_uint32()
-            self._window.received(len(packet.get_string()))  # a TCP channel has no second stream
+            self.window.granted -= len(packet.get_string())  # a TCP channel has no second stream
         elif kind == doors.MSG_CHANNEL_REQUEST:
             packet.get_string()
             if packet.get_boolean():
@@ -246,6 +242,9 @@ class PlaneRelay:
         watch = self._watch
         if watch is None:
             return
+        if event == watch.mask == READ:
+            self._read()  # the usual case; whatever changes what to wait for says so itself
+            return
         if watch.mask == GONE:
             self.abort(Ending.CLIENT_RESET)
             return
@@ -261,6 +260,7 @@ class PlaneRelay:
             return
         if not wire.may_send:
             wire.paused.add(self)
+            self._update()
             return
         limit = min(window, self._peer_packet)
         try:
@@ -278,10 +278,13 @@ class PlaneRelay:
             self._client_done = True
             self._wire.send_control(doors.MSG_CHANNEL_EOF, UInt32(self._peer))
             self._pass_on_ends()
+            self._update()
             return
         self._asked = self.last_active
         self.to_backend += count
         self._peer_window = window - count
+        if count == window:
+            self._update()
         # A full read is the sign of a bulk transfer: the next one may fill several packets.
         self._streak = count >= limit == PACKET
         slot = 0
@@ -338,10 +341,11 @@ class PlaneRelay:
 
     def _took(self, count: int, now: float) -> None:
         self.from_backend += count
-        if self._got_eof or self._sent_close or self._closed:
-            return  # nothing more comes, and a grant would be for nobody
-        grant = self._window.consumed(count, now, self._round_trip())
-        if grant:
+        window = self.window
+        window.owed += count
+        # Nothing is granted once nothing more comes: it would be for nobody.
+        if window.owed >= ADJUST and not (self._got_eof or self._sent_close or self._closed):
+            grant = window.grant(now, self._round_trip())
             self._wire.send_control(doors.MSG_CHANNEL_WINDOW_ADJUST, UInt32(self._peer) + UInt32(grant))
 
     def _send_close(self) -> None:
@@ -353,7 +357,7 @@ class PlaneRelay:
         """The channel is gone on both sides, or with its connection."""
         if not self._closed:
             self._closed = True
-            self._window.close()
+            self.window.close()
             self._wire.opening.pop(self._number, None)
             self._wire.relays.pop(self._number, None)
             self._wire.paused.discard(self)
@@ -372,7 +376,7 @@ class PlaneRelay:
             else:
                 reset(client)
         self._held = None
-        self._fresh.clear()
+        self.fresh.clear()
         self._wire.paused.discard(self)
         self.ended.set_result(ending)
 

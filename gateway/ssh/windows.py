@@ -42,37 +42,29 @@ class Window:
         budget: What growing takes from.
     """
 
-    __slots__ = ("_budget", "_consumed", "_epoch", "_in_epoch", "granted", "size")
+    __slots__ = ("_budget", "_epoch", "_in_epoch", "granted", "owed", "size")
 
     def __init__(self, budget: Budget) -> None:
         self.size = INITIAL
         self.granted = INITIAL
-        """What the peer may still send."""
+        """What the peer may still send; below nothing, it has broken the protocol."""
+        self.owed = 0
+        """What the client took and the peer has not been granted anew; `grant` when it reaches `ADJUST`."""
         self._budget = budget
-        self._consumed = 0
         self._in_epoch = 0
         self._epoch = 0.0
 
-    def received(self, count: int) -> bool:
-        """The peer sent so much; False when it was not allowed to."""
-        self.granted -= count
-        return self.granted >= 0
-
-    def consumed(self, count: int, now: float, round_trip: float | None) -> int:
-        """The client took so much; gives what to grant the peer now, which is often nothing.
+    def grant(self, now: float, round_trip: float | None) -> int:
+        """What to grant the peer now: what is owed, and more where the window is too small for the path.
 
         Args:
-            count: Bytes.
             now: A monotonic time in seconds.
             round_trip: To the peer in seconds, where it is known.
         """
-        self._consumed += count
-        if self._consumed < min(ADJUST, self.size // 2):
-            return 0
-        grant, self._consumed = self._consumed, 0
-        grant += self._grown(grant, now, round_trip)
-        self.granted += grant
-        return grant
+        owed, self.owed = self.owed, 0
+        owed += self._grown(owed, now, round_trip)
+        self.granted += owed
+        return owed
 
     def close(self) -> None:
         """Give back what was grown."""

@@ -24,7 +24,7 @@ from gateway.ssh.doors import (
     MSG_CHANNEL_WINDOW_ADJUST,
     PlaneConnection,
 )
-from gateway.ssh.gcm import TAG
+from gateway.ssh.gcm import COUNTER_AT, MASK, TAG, put_counter
 
 if TYPE_CHECKING:
     from gateway.ssh.plane import PlaneRelay
@@ -83,8 +83,9 @@ class Wire(asyncio.Transport):
         self.paused: set[PlaneRelay] = set()
         """Relays that have something to send and may not: told when they may."""
         self.last_received = time.monotonic()
-        self.blocked = False
-        """Whether the socket takes no more."""
+        self.may_send = False
+        """Whether channel data may be sent now; see `judge`."""
+        self._blocked = False
         self._sock = sock
         self._conn = conn
         self._fd = sock.fileno()
@@ -98,6 +99,7 @@ class Wire(asyncio.Transport):
         self._batched = 0
         self._backlog: deque[memoryview] = deque()
         self._due = False
+        self._packets_sent = self._bytes_sent = 0
         self._loop = asyncio.get_running_loop()
         self._ready = readiness()
         self._mask = READ
@@ -147,10 +149,9 @@ class Wire(asyncio.Transport):
 
     # What relays call.
 
-    @property
-    def may_send(self) -> bool:
-        """Whether channel data may be sent now."""
-        return not (self.blocked or self._closed) and self._conn.may_send_data
+    def judge(self) -> None:
+        """Tell anew whether channel data may be sent: not into a full socket, nor while keys are exchanged."""
+        self.may_send = not (self._blocked or self._closed) and self._conn.may_send_data
 
     def send_control(self, kind: int, payload: bytes) -> None:
         """Seal a short packet of the channel protocol; asyncssh sends it, or keeps it, where the plane may not."""
@@ -175,9 +176,7 @@ class Wire(asyncio.Transport):
             batch[out + 4 : out + 4 + length + TAG],
         )
         cipher.advance()
-        self._batched = out + 4 + length + TAG
-        self._flush_due()
-        self._conn.sent(length)
+        self._note_sealed(out, length)
 
     def send_data(self, channel: int, slot: int, size: int) -> None:
         """Seal `size` bytes of `SLOT_VIEWS[slot]` as data for the peer's `channel`."""
@@ -206,10 +205,17 @@ class Wire(asyncio.Transport):
             _SCRATCH_VIEW[at : at + 4],
             batch[out + 4 : out + 4 + length + TAG],
         )
-        cipher.advance()
+        cipher.counter = counter = (cipher.counter + 1) & MASK
+        put_counter(cipher.nonce, COUNTER_AT, counter)
+        self._note_sealed(out, length)
+
+    def _note_sealed(self, out: int, length: int) -> None:
         self._batched = out + 4 + length + TAG
-        self._flush_due()
-        self._conn.sent(length)
+        self._packets_sent += 1
+        self._bytes_sent += length
+        if not self._due:
+            self._due = True
+            self._ready.at_turn_end(self._end_turn)
 
     def flush(self) -> None:
         """Offer the batch to the socket; keep what it does not take."""
@@ -250,9 +256,12 @@ class Wire(asyncio.Transport):
             self._ready.at_turn_end(self._end_turn)
 
     def _end_turn(self) -> None:
-        # Not earlier: between the request for new keys and the keys themselves no data may be sent.
-        self._conn.rekey_if_due()
         self._due = False
+        if self._packets_sent and not self._closed:
+            packets, self._packets_sent = self._packets_sent, 0
+            size, self._bytes_sent = self._bytes_sent, 0
+            # Only here: between the request for new keys and the keys themselves no data may be sent.
+            self._conn.sent(packets, size)
         self.flush()
 
     def _grow(self) -> None:
@@ -264,13 +273,14 @@ class Wire(asyncio.Transport):
     def _keep(self, data: memoryview) -> None:
         self._grow()
         self._backlog.append(data)
-        if not self.blocked:
-            self.blocked = True
+        if not self._blocked:
+            self._blocked = True
+            self.judge()
             self._update()
 
     def _update(self) -> None:
         # A buffer that is full and that nobody takes from must not make epoll report the socket without end.
-        mask = (READ if self._room else 0) | (WRITE if self.blocked else 0)
+        mask = (READ if self._room else 0) | (WRITE if self._blocked else 0)
         if mask != self._mask and not self._closed:
             self._mask = mask
             self._ready.modify(self._fd, mask)
@@ -281,7 +291,7 @@ class Wire(asyncio.Transport):
 
     def _on_event(self, event: int) -> None:
         try:
-            if event & WRITE and self.blocked:
+            if event & WRITE and self._blocked:
                 self._drain()
             if event & ~WRITE and not self._closed:
                 self._receive()
@@ -303,7 +313,8 @@ class Wire(asyncio.Transport):
         except OSError as error:
             self._drop(error)
             return
-        self.blocked = False
+        self._blocked = False
+        self.judge()
         self._update()
         self._unpause()
 
@@ -396,15 +407,21 @@ class Wire(asyncio.Transport):
                 padding, _, number, size = _read_data_head(_PLAIN, used)
                 relay = relays.get(number)
                 if relay is not None and _DATA_OVERHEAD + size + padding == length and padding >= _MIN_PADDING:
-                    cipher.advance()
+                    cipher.counter = counter = (cipher.counter + 1) & MASK
+                    put_counter(cipher.nonce, COUNTER_AT, counter)
                     taken += 1
                     self._start = stop
-                    begin = used + _DATA_OVERHEAD
-                    if not relay.receive(_PLAIN_VIEW[begin : begin + size]):
+                    window = relay.window
+                    window.granted -= size
+                    if window.granted < 0:
                         self._leave(touched, taken)
                         conn.violated(f"channel {number}: more data than its window allows")
                         return
-                    touched.append(relay)
+                    fresh = relay.fresh
+                    if not fresh:
+                        touched.append(relay)
+                    begin = used + _DATA_OVERHEAD
+                    fresh.append(_PLAIN_VIEW[begin : begin + size])
                     used += length
                     continue
             elif kind == MSG_CHANNEL_WINDOW_ADJUST:
@@ -423,7 +440,8 @@ class Wire(asyncio.Transport):
                     cipher.advance()
                     taken += 1
                     self._start = stop
-                    relay.deliver()
+                    if relay.fresh:
+                        relay.deliver()
                     relay.ended_by_peer(close=kind == MSG_CHANNEL_CLOSE)
                     continue
             elif kind == MSG_CHANNEL_OPEN_CONFIRMATION:
@@ -452,13 +470,15 @@ class Wire(asyncio.Transport):
 
     def _deliver(self, touched: "list[PlaneRelay]") -> None:
         for relay in touched:
-            relay.deliver()
+            if relay.fresh:
+                relay.deliver()
         touched.clear()
 
     def _drop(self, error: Exception | None) -> None:
         if self._closed:
             return
         self._closed = True
+        self.judge()
         self._ready.remove(self._fd)
         self._sock.close()
         self._backlog.clear()

@@ -333,21 +333,24 @@ async def test_last_words_arrive_even_when_the_close_is_there_before_the_client_
             return Session()
 
     bastion = Bastion(tmp_path / "bastion", embedded=True)
-    async with await asyncssh.listen(
-        "127.0.0.1", bastion.port, server_factory=Abrupt, server_host_keys=[str(tmp_path / "bastion" / "host_key")],
+    server = await asyncssh.listen(
+        "127.0.0.1",
+        bastion.port,
+        server_factory=Abrupt,
+        server_host_keys=[str(tmp_path / "bastion" / "host_key")],
         authorized_client_keys=str(tmp_path / "bastion" / "authorized_keys"),
         encryption_algs=["aes128-gcm@openssh.com"],
-    ):  # fmt: skip
-        async with opened(options(bastion)) as link:
-            loop = asyncio.get_running_loop()
-            for _ in range(50):  # the same descriptor again and again
-                sock = await link.socket(Endpoint("db", 1))
-                got = bytearray()
-                async with asyncio.timeout(2):
-                    while piece := await loop.sock_recv(sock, 100):
-                        got += piece
-                assert got == b"too many connections"
-                sock.close()
+    )
+    async with server, opened(options(bastion)) as link:
+        loop = asyncio.get_running_loop()
+        for _ in range(50):  # the same descriptor again and again
+            sock = await link.socket(Endpoint("db", 1))
+            got = bytearray()
+            async with asyncio.timeout(2):
+                while piece := await loop.sock_recv(sock, 100):
+                    got += piece
+            assert got == b"too many connections"
+            sock.close()
 
 
 async def test_a_client_that_talks_on_after_the_backends_end_harms_nobody(bastions: dict[str, Bastion]) -> None:
