@@ -1,6 +1,7 @@
 # Short verbs for people; CI calls the same ones.
 VENV := .venv
-PYTHON ?= python3
+# The newest there is: 3.13 makes a tenth more round trips than 3.11.
+PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11; do $$p -c '' 2>/dev/null && echo $$p && break; done || echo python3)
 BIN := $(VENV)/bin
 
 .PHONY: help setup demo test check unit format clean
@@ -11,7 +12,7 @@ help:  ## this list
 setup: $(VENV)/installed  ## a virtual environment with everything in it
 
 $(VENV)/installed: pyproject.toml tools/packages.sh
-	@tools/packages.sh venv
+	@tools/packages.sh venv $(PYTHON)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@

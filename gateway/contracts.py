@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
 from pathlib import Path
 from typing import NamedTuple, NewType, Protocol
 
@@ -17,6 +18,13 @@ Duration = NewType("Duration", float)
 """Seconds. Written `500ms`, `10s`, `5m`, `1h` in a configuration."""
 Size = NewType("Size", int)
 """Bytes. Written `64KiB`, `15MiB`, `1GB` in a configuration."""
+
+POSITIVE = {"above": 0}
+"""Metadata of a field whose value must be more than nothing."""
+AT_LEAST_ONE = {"least": 1}
+"""Metadata of a field that counts something there must be one of."""
+PORT = {"least": 1, "most": 65535}
+"""Metadata of a field that is a TCP port."""
 
 Stream = socket.socket
 """A connected, non-blocking stream socket."""
@@ -86,8 +94,6 @@ class TunnelState(StrEnum):
     CONNECTING = "connecting"
     AUTHENTICATING = "authenticating"
     UP = "up"
-    SUSPECT = "suspect"
-    DRAINING = "draining"
     BACKOFF = "backoff"
     QUARANTINED = "quarantined"
     STOPPED = "stopped"
@@ -156,6 +162,10 @@ class Relay(Protocol):
     ended: "asyncio.Future[Ending]"
 
     @property
+    def asked(self) -> bool:
+        """Whether the client spoke last, and so probably waits for an answer."""
+
+    @property
     def to_backend(self) -> int:
         """Bytes taken from the client."""
 
@@ -170,6 +180,9 @@ class Relay(Protocol):
 class Link(Protocol):
     """A live path into a network."""
 
+    dial_phase: str
+    """What the time that `join` dials is called in a probe's phases."""
+
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """A non-blocking socket connected to `to`; the caller owns it.
 
@@ -178,7 +191,7 @@ class Link(Protocol):
             LinkLostError: The link died meanwhile.
         """
 
-    async def join(self, client: Stream, to: Endpoint, latency: Histogram) -> Relay:
+    async def join(self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf) -> Relay:
         """Dial `to`, then pump between it and `client` until both are done.
 
         Nothing is read from `client` before the far side exists. The relay owns `client` once this returns;
@@ -188,6 +201,7 @@ class Link(Protocol):
             client: A non-blocking stream socket.
             to: The target.
             latency: Where to count the time from a request's last byte to its answer's first.
+            within: Seconds for dialling, where the link's own deadline is not shorter.
 
         Raises:
             DialError: The target cannot be reached.

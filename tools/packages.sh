@@ -1,17 +1,17 @@
 #!/bin/sh
 # Installs the Debian packages that a target of the Makefile needs, where they are missing and we are root;
-# elsewhere says what is missing. Usage: tools/packages.sh venv|demo|test
+# elsewhere says what is missing. Usage: tools/packages.sh venv PYTHON | demo | test
 set -eu
 
 demo="openssh-server mariadb-server postgresql nfs-ganesha nfs-ganesha-vfs libnfs-utils"
 test="$demo openssh-client iproute2 iptables prometheus"
 
 case "$1" in
-    venv) python3 -c 'import ensurepip' 2>/dev/null && exit 0
+    venv) "$2" -c 'import ensurepip' 2>/dev/null && exit 0
           wanted="python3-venv" ;;
     demo) wanted=$demo ;;
     test) wanted=$test ;;
-    *) echo "usage: $0 venv|demo|test" >&2; exit 2 ;;
+    *) echo "usage: $0 venv PYTHON | demo | test" >&2; exit 2 ;;
 esac
 
 missing=""

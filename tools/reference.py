@@ -5,6 +5,7 @@ Usage: python tools/reference.py          writes it
 """
 
 import dataclasses
+import inspect
 import re
 import sys
 import types
@@ -78,8 +79,8 @@ def _arguments(cls: type) -> dict[str, str]:
     """What the docstring's `Args:` say about each field."""
     found: dict[str, str] = {}
     name = ""
-    for line in (cls.__doc__ or "").partition("Args:")[2].splitlines():
-        match = re.match(r" {8}(\w+): (.*)", line)
+    for line in (inspect.getdoc(cls) or "").partition("Args:")[2].splitlines():
+        match = re.match(r" {4}(\w+): (.*)", line)
         if match:
             name, found[match[1]] = match[1], match[2]
         elif line.strip() and name:

@@ -18,6 +18,7 @@ from gateway.config import Config
 from gateway.contracts import Endpoint
 from gateway.errors import ConfigError, GatewayError
 from gateway.measure import Histogram
+from gateway.ops import logs
 from gateway.ops.http import OpsServer
 from gateway.ops.notify import Notifier
 from gateway.ops.view import BackendView, ServiceView
@@ -159,6 +160,8 @@ class GatewayService:
                 raise
             finally:
                 self._notifier.ready()
+            if config.log != self._config.log:
+                logs.configure(config.log.level, config.log.format)
             self._config = config
             self._reload_good, self._reload_error, self._reload_at = True, "", time.time()
             log.info("reloaded", extra={"changes": str(changes)})
@@ -176,9 +179,10 @@ class GatewayService:
 
     def undrain(self) -> None:
         """See `gateway.ops.view.Service`."""
-        if self._draining and not self._stop.is_set():
+        self._refuse_while_stopping()
+        if self._draining:
             log.info("ready again")
-            self._draining = False
+        self._draining = False
 
     def shutdown(self) -> None:
         """See `gateway.ops.view.Service`; the second call ends at once."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from gateway import __version__
 from gateway.app.site import Running, Site
+from gateway.contracts import State, TunnelState
 from gateway.health.monitor import Check
 from gateway.health.verdict import Result
 from gateway.ops.view import BackendView, TargetView, TunnelView, iso
@@ -30,7 +31,7 @@ def _tunnel(site: Site, uplink: Uplink) -> TunnelView:
         far_side=uplink.tunnel.far_side,
         state=uplink.state,
         reason=uplink.reason,
-        detail=uplink.detail,
+        detail=uplink.describe() if uplink.state is TunnelState.WAITING else uplink.detail,
         since=uplink.since,
         connects=uplink.connects,
         failures=dict(uplink.failures),
@@ -71,7 +72,7 @@ def _target(check: Check) -> TargetView:
         target=str(check.target),
         state=verdict.state,
         reason=verdict.reason,
-        detail=verdict.detail,
+        detail=check.path.describe() if verdict.state is State.BLOCKED else verdict.detail,
         since=check.since,
         flapping=verdict.flapping,
         role=finding.role,

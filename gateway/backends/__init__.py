@@ -34,6 +34,8 @@ class BackendKind:
     hold: Duration = Duration(10.0)
     has_roles: bool = False
     privileged_only: Callable[[Any], bool] = lambda _: False
+    verify: Callable[[Any, Any], None] = lambda _options, _check: None
+    """Raises `GatewayError` when options, or files that they name, can never work."""
 
 
 KINDS: dict[str, BackendKind] = {}

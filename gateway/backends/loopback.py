@@ -61,7 +61,7 @@ async def _admit(
         accepted.close()  # another local process; only our own connection goes through
     tune(accepted)
     try:
-        with phases("channel"):
+        with phases(link.dial_phase):
             return await link.join(accepted, target, Histogram())
     except BaseException:
         accepted.close()

@@ -20,7 +20,7 @@ from pymysql.cursors import DictCursor
 
 from gateway.backends import BackendKind, NoOptions, register
 from gateway.backends.secrets import reveal
-from gateway.backends.tls import Tls, context
+from gateway.backends.tls import Tls, context, verify
 from gateway.contracts import Duration, Endpoint, Finding, Link, Phases, Secret
 from gateway.errors import ProbeError, ReachError, Reason
 
@@ -252,4 +252,8 @@ def _replication(cursor: DictCursor) -> tuple[float | None, bool, str | None]:
     return float(seconds), True, None
 
 
-register(BackendKind("mysql", NoOptions, MysqlCheck, MysqlBackend, scheme="mysql", default_port=3306, has_roles=True))
+register(
+    BackendKind(
+        "mysql", NoOptions, MysqlCheck, MysqlBackend, scheme="mysql", default_port=3306, has_roles=True, verify=verify
+    )
+)

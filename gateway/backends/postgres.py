@@ -19,7 +19,7 @@ from psycopg.pq.abc import PGconn
 from gateway.backends import BackendKind, NoOptions, register
 from gateway.backends.loopback import doorway
 from gateway.backends.secrets import reveal
-from gateway.backends.tls import Tls
+from gateway.backends.tls import Tls, verify
 from gateway.contracts import Duration, Endpoint, Finding, Link, Phases, Secret
 from gateway.errors import ProbeError, Reason
 
@@ -259,5 +259,6 @@ register(
         scheme="postgres",
         default_port=5432,
         has_roles=True,
+        verify=verify,
     )
 )

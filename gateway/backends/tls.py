@@ -3,7 +3,7 @@
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from gateway.errors import ProbeError, Reason
 
@@ -40,3 +40,9 @@ def context(tls: Tls) -> ssl.SSLContext | None:
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE
     return made
+
+
+def verify(options: object, check: Any) -> None:
+    """Raises `ProbeError` when the CA file cannot be used; for `BackendKind.verify`."""
+    del options
+    context(check.tls)

@@ -1,6 +1,7 @@
 """`run`, `validate`, `check`: the commands that read a configuration."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gateway.cli.sources import source_options, sources
-from gateway.errors import ConfigError, Problem
+from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
     from gateway.app.once import Checked
@@ -22,16 +23,16 @@ _NAGIOS_UNKNOWN = 3
 @source_options
 def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], **settings: str | None) -> None:
     """Run the service until TERM or INT; HUP reloads."""
+    # Until the loop takes them over: a stop is a stop at any moment, and there is nothing to reload yet.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from gateway.app import service  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 
     given = sources(file, tunnels, backends, settings)
     config = load(given)
-    if not config.backends:
-        raise ConfigError(
-            [Problem(str(file or "gateway run"), "backends", "there is nothing to serve: add a backend")]
-        )
     logs.configure(config.log.level, config.log.format)
     service.run(config, lambda: load(given))
 
@@ -64,7 +65,7 @@ def check(
     nagios: bool,
     **settings: str | None,
 ) -> None:
-    """Check each backend once, or those named, without a running service."""
+    """Check each backend once, or those named, without a running service; exits with 1 when one is down."""
     from gateway.app import once  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
@@ -83,7 +84,7 @@ def check(
         click.echo(json.dumps([_as_json(each) for each in checked], indent=1))
     else:
         _print_table(checked)
-    sys.exit(0 if all(each.result.passed for each in checked) else 1)
+    sys.exit(1 if any(each.result.state in ("down", "blocked") for each in checked) else 0)
 
 
 def _as_json(each: "Checked") -> dict[str, object]:

@@ -44,7 +44,7 @@ def status(url: str | None, admin_socket: str, output: str, watch: bool) -> None
     """Show tunnels, backends and their checks."""
     client = Client(url, admin_socket)
     while True:
-        _, site = client.get("/api/v1/status")
+        _, site = client.get_json("/api/v1/status")
         if watch:
             click.clear()
         if output == "json":
@@ -53,7 +53,10 @@ def status(url: str | None, admin_socket: str, output: str, watch: bool) -> None
             _print_status(site, wide=output == "wide")
         if not watch:
             return
-        time.sleep(2)
+        try:
+            time.sleep(2)
+        except KeyboardInterrupt:
+            return
 
 
 @click.command()
@@ -61,7 +64,7 @@ def status(url: str | None, admin_socket: str, output: str, watch: bool) -> None
 @_url_option
 def explain(name: str, url: str | None, admin_socket: str) -> None:
     """Show the chain from the listener of NAME to its targets, and the root cause of what is wrong."""
-    _, site = Client(url, admin_socket).get("/api/v1/status")
+    _, site = Client(url, admin_socket).get_json("/api/v1/status")
     if name not in site["backends"]:
         raise UsageError(f"there is no backend {name!r} (known: {', '.join(site['backends']) or 'none'})")
     backend = site["backends"][name]
@@ -89,7 +92,7 @@ def wait(names: tuple[str, ...], url: str | None, admin_socket: str, longest: st
     while True:
         trouble: GatewayError
         try:
-            code, body = client.get("/readyz" + query)
+            code, body = client.get_json("/readyz" + query)
         except ServiceUnreachableError as error:
             trouble = error
         else:
@@ -111,8 +114,8 @@ def wait(names: tuple[str, ...], url: str | None, admin_socket: str, longest: st
 def healthcheck(url: str | None, admin_socket: str) -> None:
     """Exit with 0 when the service is alive: for images without a shell."""
     code, body = Client(url, admin_socket).get("/livez")
-    if code != 200:
-        raise GatewayError(f"/livez answers {code}: {body}")
+    if code != 200 or body != "alive\n":
+        raise ServiceUnreachableError(f"what answers is not a gateway: /livez says {code} {str(body)[:60]!r}")
 
 
 def _admin(name: str, path: str, text: str) -> click.Command:
@@ -120,6 +123,8 @@ def _admin(name: str, path: str, text: str) -> click.Command:
     @_socket_option
     def command(admin_socket: str) -> None:
         code, body = Client(None, admin_socket).post(path)
+        if code == 422:
+            raise UsageError(f"nothing was changed:\n{body['detail']}")
         if code != 200:
             raise GatewayError(body["detail"])
         click.echo(body["detail"])
@@ -139,7 +144,7 @@ def _lacking(body: dict[str, Any], names: tuple[str, ...]) -> str:
         for name, backend in body["backends"].items()
         if (not names or name in names) and backend["status"] not in ("up", "degraded")
     ]
-    return ", ".join(lacking) or str(body["status"])
+    return "it is draining" if body["draining"] else ", ".join(lacking) or str(body["status"])
 
 
 def _print_status(site: dict[str, Any], *, wide: bool) -> None:

@@ -19,8 +19,8 @@ from gateway.config.tree import Scalar, Table
 from gateway.contracts import Endpoint
 
 
-def build(root: Table, decoder: Decoder) -> Config | None:
-    """Read everything that can be read; None when nothing useful can be made of it."""
+def build(root: Table, decoder: Decoder) -> Config:
+    """Read everything that can be read; what cannot is left out, and told in the decoder's problems."""
     decoder.unknown(root, "", [*SECTIONS, "tunnels", "backends"])
     sections = {
         name: decoder.record(root.entries[name][1], cls, name) if name in root.entries else cls()
@@ -36,9 +36,8 @@ def build(root: Table, decoder: Decoder) -> Config | None:
         for name, table in _named(root, "backends", decoder)
         if (backend := _backend(name, table, decoder)) is not None
     }
-    if any(section is BAD for section in sections.values()):
-        return None
-    return Config(**sections, tunnels=made_tunnels, backends=made_backends)
+    good = {name: section for name, section in sections.items() if section is not BAD}
+    return Config(**good, tunnels=made_tunnels, backends=made_backends, places=decoder.places)
 
 
 def _named(root: Table, section: str, decoder: Decoder) -> list[tuple[str, Table]]:

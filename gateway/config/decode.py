@@ -43,6 +43,8 @@ class Decoder:
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
+        self.places: dict[str, str] = {}
+        """Where each value was written, by its key."""
 
     def problem(self, place: str, key: str, message: str) -> None:
         """Note one problem."""
@@ -50,6 +52,7 @@ class Decoder:
 
     def value(self, tree: Tree, hint: Any, key: str) -> Any:
         """Read a value of the type `hint`, or note why not and return BAD."""
+        self.places[key] = tree.place
         if isinstance(tree, Scalar) and tree.broken:
             return BAD
         if hint in _SCALARS:
@@ -91,7 +94,7 @@ class Decoder:
                     self.problem(table.place, path, "is missing")
                     bad = True
                 continue
-            if value is BAD:
+            if value is BAD or not self._within(value, field, table, path):
                 bad = True
             elif value is not None or not _required(field):
                 found[field.name] = value
@@ -99,6 +102,22 @@ class Decoder:
                 self.problem(table.place, path, "is empty")
                 bad = True
         return BAD if bad else cls(**{name: value for name, value in found.items() if value is not None})
+
+    def _within(self, value: Any, field: "dataclasses.Field[Any]", table: Table, path: str) -> bool:
+        """Whether a number keeps the bounds in its field's metadata."""
+        rules = field.metadata
+        trouble = None
+        if not isinstance(value, int | float):
+            return True
+        if "above" in rules and value <= rules["above"]:
+            trouble = f"must be more than {rules['above']}"
+        elif "most" in rules and not rules["least"] <= value <= rules["most"]:
+            trouble = f"must be from {rules['least']} to {rules['most']}"
+        elif "least" in rules and value < rules["least"]:
+            trouble = f"must be at least {rules['least']}"
+        if trouble:
+            self.problem(table.entries[field.name][1].place, path, trouble)
+        return trouble is None
 
     def table(self, tree: Tree, key: str) -> Table | None:
         """The tree as a mapping; an empty value counts as one."""
@@ -147,6 +166,7 @@ class Decoder:
         if name in table.entries:
             self.problem(by_file[0], f"{key}_file", f"is given beside {name}: remove one")
             return BAD
+        self.places[f"{key}_file"] = by_file[1].place
         path = self._scalar(by_file[1], Path, f"{key}_file")
         return path if path is BAD else Secret(path=path)
 

@@ -15,18 +15,25 @@ def check_files(config: Config) -> list[Problem]:
     problems = []
     for section, specs in (("tunnels", config.tunnels), ("backends", config.backends)):
         for name, spec in specs.items():
-            parts = (spec.options, getattr(spec, "check_options", None))
-            for key, path in (found for part in parts for found in _paths(part, "")):
-                trouble = _trouble(path)
-                if trouble:
-                    problems.append(Problem(spec.place, f"{section}.{name}{key}", trouble))
-            try:
-                verify = getattr(spec.kind, "verify", None)
-                if verify is not None:
-                    verify(spec.options)
-            except GatewayError as error:
-                problems.append(Problem(spec.place, f"{section}.{name}", str(error)))
+            key = f"{section}.{name}"
+            parts = {key: spec.options, f"{key}.check": getattr(spec, "check_options", None)}
+            found = [
+                Problem(_place(config, where, spec.place), where, trouble)
+                for prefix, part in parts.items()
+                for where, path in _paths(part, prefix)
+                if (trouble := _trouble(path))
+            ]
+            if not found:
+                try:
+                    spec.kind.verify(*[part for part in parts.values() if part is not None])
+                except GatewayError as error:
+                    found.append(Problem(spec.place, key, str(error)))
+            problems += found
     return problems
+
+
+def _place(config: Config, key: str, otherwise: str) -> str:
+    return config.places.get(key) or config.places.get(f"{key}[0]") or otherwise
 
 
 def _paths(value: Any, key: str) -> Iterator[tuple[str, Path]]:
@@ -35,8 +42,8 @@ def _paths(value: Any, key: str) -> Iterator[tuple[str, Path]]:
     elif isinstance(value, Secret) and value.path is not None:
         yield f"{key}_file", value.path
     elif isinstance(value, tuple):
-        for item in value:
-            yield from _paths(item, key)
+        for number, item in enumerate(value):
+            yield from _paths(item, f"{key}[{number}]" if len(value) > 1 else key)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield from _paths(getattr(value, field.name), f"{key}.{field.name}")

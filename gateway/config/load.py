@@ -1,6 +1,7 @@
 """One configuration out of a file, the environment and flags: flag > environment > file."""
 
 import dataclasses
+import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -15,6 +16,10 @@ from gateway.config.model import SECTIONS, Config
 from gateway.config.rules import check_rules
 from gateway.config.tree import Scalar, Table, expand, read_yaml
 from gateway.errors import ConfigError, Problem
+
+_EXAMPLES = {"tunnel": "bastion=ssh://user@host", "backend": "orders=mysql://db:3306"}
+_OF_KUBERNETES = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)$")
+"""What Kubernetes sets for a Service whose name begins like ours."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +65,33 @@ def load(sources: Sources) -> Config:
             _put(root, section, key, Scalar(variable, sources.environment[variable] or None), problems)
         if name in sources.settings:
             _put(root, section, key, Scalar(f"--{name}", sources.settings[name]), problems)
+    _check_variables(sources, problems)
     for section, flag in (("tunnels", "tunnel"), ("backends", "backend")):
         _put_urls(root, section, flag, sources, problems)
     decoder = Decoder(problems)
     config = build(root, decoder)
-    check_rules(config or Config(), root, problems)
-    if problems or config is None:
+    check_rules(config, root, problems)
+    if not (problems or config.backends):
+        problems.append(Problem(place, "backends", "there is nothing to serve: add a backend"))
+    if problems:
         raise ConfigError(sorted(problems, key=_order))
     return config
+
+
+def _check_variables(sources: Sources, problems: list[Problem]) -> None:
+    """Refuse a variable that is probably a setting's, misspelt; others with our prefix may be somebody else's."""
+    known = ["GATEWAY_" + name.replace("-", "_").upper() for name in setting_names()]
+    for variable in sources.environment:
+        if variable.startswith("GATEWAY_") and variable not in known:
+            close = difflib.get_close_matches(variable, known, n=1, cutoff=0.88)
+            if close:
+                problems.append(Problem(variable, "", f"unknown; did you mean {close[0]}?"))
 
 
 def _put_urls(root: Table, section: str, flag: str, sources: Sources, problems: list[Problem]) -> None:
     prefix = f"GATEWAY_{flag.upper()}_"
     for variable, text in sources.environment.items():
-        if variable.startswith(prefix) and variable != prefix:
+        if variable.startswith(prefix) and variable != prefix and not _OF_KUBERNETES.search(variable):
             name = variable.removeprefix(prefix).lower().replace("_", "-")
             try:
                 expanded = expand(text, sources.environment)
@@ -81,12 +99,16 @@ def _put_urls(root: Table, section: str, flag: str, sources: Sources, problems: 
                 problems.append(Problem(variable, "", f"the environment variable {error.args[0]} is not set"))
                 continue
             _put_url(root, section, name, expanded, variable, problems)
+    given: set[str] = set()
     for argument in sources.tunnels if section == "tunnels" else sources.backends:
         name, equals, text = argument.partition("=")
         place = f"--{flag} {name}"
         if not equals or "://" in name:
-            problems.append(Problem(f"--{flag}", "", f"must be NAME=URL, as in --{flag} bastion=ssh://user@host"))
+            problems.append(Problem(f"--{flag}", "", f"must be NAME=URL, as in --{flag} {_EXAMPLES[flag]}"))
             continue
+        if name in given:
+            problems.append(Problem(place, "", "is given twice: remove one"))
+        given.add(name)
         table = _put_url(root, section, name, text, place, problems)
         problems.extend(
             Problem(place, key, f"would show in process lists: use {key}_file or the environment")

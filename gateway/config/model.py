@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from gateway.backends import BackendKind
 from gateway.config.values import Network
-from gateway.contracts import Duration, Endpoint
+from gateway.contracts import AT_LEAST_ONE, POSITIVE, Duration, Endpoint
 from gateway.tunnels import TunnelKind
 
 
@@ -83,18 +83,18 @@ class CheckCommon:
     Args:
         interval: Between two checks of a target, with a jitter of 5 %.
         fast_interval: After a change, or when real traffic failed.
-        down_interval: While the target is down.
+        down_interval: While the target is down, where `interval` is not shorter.
         timeout: For one check in all.
         rise: Successes in a row that bring a target up.
         fall: Failures in a row that take it down.
     """
 
-    interval: Duration = Duration(10.0)
-    fast_interval: Duration = Duration(1.0)
-    down_interval: Duration = Duration(5.0)
-    timeout: Duration = Duration(3.0)
-    rise: int = 2
-    fall: int = 3
+    interval: Duration = field(default=Duration(10.0), metadata=POSITIVE)
+    fast_interval: Duration = field(default=Duration(1.0), metadata=POSITIVE)
+    down_interval: Duration = field(default=Duration(5.0), metadata=POSITIVE)
+    timeout: Duration = field(default=Duration(3.0), metadata=POSITIVE)
+    rise: int = field(default=2, metadata=AT_LEAST_ONE)
+    fall: int = field(default=3, metadata=AT_LEAST_ONE)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class BackendCommon:
     prefer: Literal["primary", "replica", "any", "order"] | None = None
     listen: tuple[Endpoint | Path, ...] = ()
     hold: Duration | None = None
-    max_connections: int = 1000
+    max_connections: int = field(default=1000, metadata=AT_LEAST_ONE)
     allow: tuple[Network, ...] = ()
 
 
@@ -162,6 +162,8 @@ class Config:
     log: LogSection = field(default_factory=LogSection)
     tunnels: dict[str, TunnelSpec] = field(default_factory=dict)
     backends: dict[str, BackendSpec] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict, compare=False)
+    """Where each value was written, by its key."""
 
 
 SECTIONS: dict[str, type] = {

@@ -1,21 +1,16 @@
 """The rules between parts of a configuration: references, loops, clashing listeners."""
 
 import contextlib
-import dataclasses
 import ipaddress
-import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from gateway.config import values
 from gateway.config.decode import suggest
 from gateway.config.model import Config
 from gateway.config.tree import Scalar, Sequence, Table
-from gateway.contracts import Duration, Endpoint
+from gateway.contracts import Endpoint
 from gateway.errors import Problem
-
-_MAX_PORT = 65535
 
 
 def check_rules(config: Config, root: Table, problems: list[Problem]) -> None:
@@ -31,7 +26,7 @@ def check_rules(config: Config, root: Table, problems: list[Problem]) -> None:
                 problems.append(Problem(_place(root, section, name, "via"), f"{section}.{name}.via", message))
     _check_loops(vias, root, problems)
     _check_listeners(config, root, problems)
-    _check_numbers(config, root, problems)
+    _check_specs(config, root, problems)
 
 
 def _check_loops(vias: dict[str, str | None], root: Table, problems: list[Problem]) -> None:
@@ -69,47 +64,20 @@ def _listeners(table: Table) -> Iterator[tuple[str, Endpoint | Path]]:
                 yield item.place, values.listener(item.text)
 
 
-def _check_numbers(config: Config, root: Table, problems: list[Problem]) -> None:
+def _check_specs(config: Config, root: Table, problems: list[Problem]) -> None:
     for name, spec in config.backends.items():
-        check = spec.check
-        rules = {
-            "max_connections": (spec.max_connections >= 1, "must be at least 1"),
-            "check.rise": (check.rise >= 1, "must be at least 1"),
-            "check.fall": (check.fall >= 1, "must be at least 1"),
-            "check.timeout": (check.timeout > 0, "must be more than 0"),
-            "check.interval": (check.interval > 0, "must be more than 0"),
-            "check.fast_interval": (check.fast_interval > 0, "must be more than 0"),
-            "check.down_interval": (check.down_interval > 0, "must be more than 0"),
-            "prefer": (
-                spec.kind.has_roles or spec.prefer in ("any", "order"),
-                f"{spec.prefer} needs roles, which {spec.kind.name} does not have: use any or order",
-            ),
-        }
-        for key, (kept, message) in rules.items():
-            if not kept:
-                place = _place(root, "backends", name, *key.split("."))
-                problems.append(Problem(place, f"backends.{name}.{key}", message))
+        if not spec.kind.has_roles and spec.prefer not in ("any", "order"):
+            message = f"{spec.prefer} needs roles, which {spec.kind.name} does not have: use any or order"
+            problems.append(Problem(_place(root, "backends", name, "prefer"), f"backends.{name}.prefer", message))
+        for target in spec.targets:
+            if spec.via is None and any(_clash(target, listener) for listener in spec.listen):
+                place = _place(root, "backends", name, "targets")
+                problems.append(Problem(place, f"backends.{name}.targets", f"{target} is the backend's own listener"))
     for name, tunnel in config.tunnels.items():
-        for key, message in _bad_numbers(tunnel.options, ""):
-            place = _place(root, "tunnels", name, *key.split("."))
-            problems.append(Problem(place, f"tunnels.{name}.{key}", message))
         connections = getattr(tunnel.options, "connections", None)
-        if connections is not None and not 1 <= connections.min <= connections.max:
+        if connections is not None and connections.min > connections.max:
             place = _place(root, "tunnels", name, "connections")
-            problems.append(Problem(place, f"tunnels.{name}.connections", "needs 1 <= min <= max"))
-
-
-def _bad_numbers(options: Any, prefix: str) -> Iterator[tuple[str, str]]:
-    """Deadlines and counts of nothing, and ports that are none."""
-    hints = typing.get_type_hints(type(options))
-    for field in dataclasses.fields(options):
-        value, key = getattr(options, field.name), f"{prefix}{field.name}"
-        if dataclasses.is_dataclass(value):
-            yield from _bad_numbers(value, f"{key}.")
-        elif field.name == "port" and not 0 < value <= _MAX_PORT:
-            yield key, f"must be from 1 to {_MAX_PORT}"
-        elif (hints[field.name] is Duration or field.name == "count") and value <= 0:
-            yield key, "must be more than 0"
+            problems.append(Problem(place, f"tunnels.{name}.connections", "needs min <= max"))
 
 
 def _clash(one: Endpoint | Path, other: Endpoint | Path) -> bool:
@@ -117,16 +85,18 @@ def _clash(one: Endpoint | Path, other: Endpoint | Path) -> bool:
         return one == other
     if one.port != other.port:
         return False
-    hosts = {_address(one.host), _address(other.host)}
-    if len(hosts) == 1:
-        return True
+    hosts = {_address(one.host), _address(other.host)} - {None}
+    if one.host == other.host or len(hosts) < 2:
+        return one.host == other.host or _address(one.host) == _address(other.host) is not None
     # The v6 wildcard socket is bound v6-only, so it clashes only with v6 addresses.
-    versions = {host.version for host in hosts}
-    return len(versions) == 1 and any(host.is_unspecified for host in hosts)
+    versions = {host.version for host in hosts if host}
+    return len(versions) == 1 and any(host.is_unspecified for host in hosts if host)
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.partition("%")[0])
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    with contextlib.suppress(ValueError):  # a name, which is not looked up here
+        return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.partition("%")[0])
+    return None
 
 
 def _tables(root: Table, section: str) -> list[tuple[str, Table]]:

@@ -83,12 +83,19 @@ def read_yaml(path: Path, problems: list[Problem], environment: Mapping[str, str
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         problems.append(Problem(place, "", f"not YAML: {error.problem or error.context}"))
         return nothing
+    except RecursionError:
+        problems.append(Problem(str(path), "", "is nested too deeply"))
+        return nothing
     except yaml.YAMLError as error:
         problems.append(Problem(str(path), "", f"not YAML: {error}"))
         return nothing
     if root is None:
         return nothing
-    tree = _Reader(str(path), problems, environment).tree(root, "")
+    try:
+        tree = _Reader(str(path), problems, environment).tree(root, "")
+    except RecursionError:
+        problems.append(Problem(str(path), "", "is nested too deeply"))
+        return nothing
     if not isinstance(tree, Table):
         problems.append(Problem(tree.place, "", "the document must be a mapping of sections, such as `tunnels:`"))
         return nothing
@@ -127,6 +134,9 @@ class _Reader:
         merged: list[yaml.Node] = []
         for key_node, value_node in node.value:
             name = str(key_node.value)
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._problems.append(Problem(self._place(key_node), key, "a key must be plain text"))
+                continue
             if key_node.tag == "tag:yaml.org,2002:merge":
                 merged += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
                 continue

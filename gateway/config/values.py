@@ -15,6 +15,7 @@ _SIZES = {
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?")
 _MAX_PORT = 65535
+_MAX_UNIX_PATH = 107
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -77,14 +78,17 @@ def endpoint(text: str, default_port: int = 0) -> Endpoint:
         raise ValueError(f"{text!r} is not host:port{hint}")
     port = int(match[3]) if match[3] else default_port
     if not 0 < port <= _MAX_PORT:
-        raise ValueError(f"{text!r} needs a port from 1 to {_MAX_PORT}, as in {match[1] or match[2]}:{port or 3306}")
+        raise ValueError(f"{text!r} needs a port from 1 to {_MAX_PORT}, as in HOST:PORT")
     return Endpoint(match[1] or match[2], port)
 
 
 def listener(text: str) -> Endpoint | Path:
     """`address:port` or the path of a unix socket."""
     if text.startswith(("/", "unix:")):
-        return Path(text.removeprefix("unix://").removeprefix("unix:"))
+        path = Path(text.removeprefix("unix://").removeprefix("unix:"))
+        if len(str(path).encode()) > _MAX_UNIX_PATH:
+            raise ValueError(f"{text!r} is longer than the {_MAX_UNIX_PATH} bytes that a unix socket's path may have")
+        return path
     match = re.fullmatch(r":?(\d+)", text)
     found = Endpoint("0.0.0.0", int(match[1])) if match else endpoint(text)  # noqa: S104 - as it was written
     try:

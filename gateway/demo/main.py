@@ -60,7 +60,7 @@ def _demo(site: Site, *, once: bool) -> None:
         click.secho("\n6. Look around", bold=True)
         ops = site.ports["ops"]
         click.echo(f"   status page  http://127.0.0.1:{ops}/\n   metrics      http://127.0.0.1:{ops}/metrics")
-        click.echo(f"   commands     gateway status --admin-socket {site.folder}/admin.sock")
+        click.echo(f"   commands     {sys.argv[0]} status --admin-socket {site.folder}/admin.sock")
         for client in clients(site):
             click.echo(f"   {client.backend:11}  {client.hint}")
         click.echo("\nCtrl-C ends everything.")

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 _FIRST_RETRY = 0.05
 _LAST_RETRY = 1.0
 _RETRY_FACTOR = 2.0
+_LEAST_DIAL = 0.05
+"""Seconds that a dial gets even when the hold is used up, or is nothing."""
 _GIVE_UP = {Reason.CHANNEL_PROHIBITED}
 """Waiting does not help against these."""
 
@@ -136,9 +138,9 @@ class Forward:
             relay.abort(Ending.ABORTED)
 
     def abort_idle(self, seconds: float) -> None:
-        """Reset the clients that have been silent for so many seconds."""
+        """Reset the clients that wait for nothing and have been silent for so many seconds."""
         before = time.monotonic() - seconds
-        for relay in [relay for relay in self.relays if relay.last_active < before]:
+        for relay in [relay for relay in self.relays if relay.last_active < before and not relay.asked]:
             relay.abort(Ending.ABORTED)
 
     def _start_accepting(self) -> None:
@@ -147,13 +149,13 @@ class Forward:
                 listener.start(self._take)
 
     def _take(self, client: Stream) -> None:
-        self.accepted += 1
         refusal = self.admission.refusal(client, self.active)
         if refusal is not None:
             self.rejected[refusal] += 1
             log.debug("client refused", extra={"backend": self.name, "reason": str(refusal)})
             reset(client)
             return
+        self.accepted += 1
         if self._group is None:
             reset(client)
             return
@@ -217,7 +219,7 @@ class Forward:
                 if link is None:
                     continue
             try:
-                target, relay = await self._dial(client, link, route)
+                target, relay = await self._dial(client, link, route, deadline)
             except DialError as error:
                 if error.reason in _GIVE_UP or loop.time() + pause > deadline:
                     raise
@@ -227,13 +229,14 @@ class Forward:
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
             pause = min(pause * _RETRY_FACTOR, _LAST_RETRY)
 
-    async def _dial(self, client: Stream, link: Link, route: Route) -> tuple[Endpoint, Relay]:
+    async def _dial(self, client: Stream, link: Link, route: Route, deadline: float) -> tuple[Endpoint, Relay]:
         """Join the first target that can be."""
         failure = DialError(Reason.ROLE, "no target is a writable primary")
         for target in route.targets():
             started = time.perf_counter()
             try:
-                relay = await link.join(client, target, self.latency)
+                within = max(deadline - asyncio.get_running_loop().time(), _LEAST_DIAL)
+                relay = await link.join(client, target, self.latency, within)
             except DialError as error:
                 failure = error
                 route.failed(target)

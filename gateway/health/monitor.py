@@ -127,13 +127,13 @@ class Check:
         """Set once there is a first result, passed or not."""
         self.paused = False
         self._backend = backend
-        self._path = path
+        self.path = path
         self._changed = changed
         self._kick = asyncio.Event()
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Check until cancelled."""
-        self._path.watchers.append(self.kick)
+        self.path.watchers.append(self.kick)
         try:
             await asyncio.sleep(random.uniform(0, _FIRST_SPREAD))  # noqa: S311 - spread, not a secret
             while True:
@@ -143,7 +143,7 @@ class Check:
                 ready()
                 await self._pause(changed=changed)
         finally:
-            self._path.watchers.remove(self.kick)
+            self.path.watchers.remove(self.kick)
 
     def adopt(self, other: "Check") -> None:
         """Take over what another check of the same target learned: only the way of checking changed."""
@@ -176,8 +176,8 @@ class Check:
         """One check, or the reason why there is none; tells whether the state changed."""
         if self.paused:
             return self._note(self.verdict.override(State.PAUSED, None, "paused by an operator"))
-        await self._path.settled.wait()
-        link = self._path.link
+        await self.path.settled.wait()
+        link = self.path.link
         if link is None:
             return self._blocked()
         self.attempts += 1
@@ -186,11 +186,14 @@ class Check:
         except LinkLostError:
             self.attempts -= 1  # nothing was learned about the target
             return self._blocked()
+        if result.finding is not None and result.finding.unprobed:
+            self.attempts -= 1
+            return self._note(self.verdict.add(result))
         self._count(result)
         return self._note(self.verdict.add(result))
 
     def _blocked(self) -> bool:
-        return self._note(self.verdict.override(State.BLOCKED, Reason.TUNNEL, self._path.describe()))
+        return self._note(self.verdict.override(State.BLOCKED, Reason.TUNNEL, self.path.describe()))
 
     def _count(self, result: Result) -> None:
         self.last = result
@@ -220,13 +223,13 @@ class Check:
 
     async def _pause(self, *, changed: bool) -> None:
         schedule = self.schedule
-        if self.paused or self._path.link is None:
+        if self.paused or self.path.link is None:
             await self._kick.wait()
             return
         if changed or self.verdict.state is State.BLOCKED or self.verdict.pending:
             seconds = schedule.fast_interval
         elif self.verdict.state is State.DOWN:
-            seconds = schedule.down_interval
+            seconds = min(schedule.down_interval, schedule.interval)
         else:
             seconds = schedule.interval
         seconds *= random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter, not a secret

@@ -55,6 +55,17 @@ class Client:
         connection = make(parts.hostname, parts.port, timeout=_TIMEOUT)
         return self._ask(connection, "GET", parts.path.rstrip("/") + path, url)
 
+    def get_json(self, path: str) -> tuple[int, dict[str, Any]]:
+        """As `get`, for what only a gateway answers.
+
+        Raises:
+            ServiceUnreachableError: Nobody answers, or something else does.
+        """
+        status, body = self.get(path)
+        if not isinstance(body, dict) or "backends" not in body:
+            raise ServiceUnreachableError(f"what answers is not a gateway: {path} says {status} {str(body)[:60]!r}")
+        return status, body
+
     def post(self, path: str) -> tuple[int, Any]:
         """The status and the decoded body of a POST, which only the admin socket takes.
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from aiohttp import web
 
 from gateway.contracts import Endpoint
-from gateway.errors import GatewayError
+from gateway.errors import ConfigError, GatewayError, UsageError
 from gateway.ops import health, metrics
 from gateway.ops.view import Service, service_json
 from gateway.relay.sockets import bind_unix
@@ -59,7 +59,9 @@ class OpsServer:
                 await web.SockSite(admin, bind_unix(admin_socket, _OWNER_ONLY)).start()
                 admin_bound = True
             except OSError as error:
-                raise GatewayError(f"ops.admin_socket: {admin_socket}: {error.strerror}") from error
+                raise GatewayError(
+                    f"ops.admin_socket: {admin_socket}: {error.strerror} (choose another with --ops-admin-socket)"
+                ) from error
             yield Endpoint(*public.addresses[0][:2])
         finally:
             await public.cleanup()
@@ -132,15 +134,20 @@ class OpsServer:
     async def _reload(self, _: web.Request) -> web.Response:
         try:
             return _json({"status": "done", "detail": await self._service.reload()})
+        except (ConfigError, UsageError) as error:
+            return _json({"status": "refused", "detail": str(error)}, status=422)
         except GatewayError as error:
-            return _json({"status": "failed", "detail": str(error)}, status=422)
+            return _json({"status": "failed", "detail": str(error)}, status=409)
 
     async def _drain(self, _: web.Request) -> web.Response:
         self._service.drain()
         return _json({"status": "done", "detail": "draining"})
 
     async def _undrain(self, _: web.Request) -> web.Response:
-        self._service.undrain()
+        try:
+            self._service.undrain()
+        except GatewayError as error:
+            return _json({"status": "failed", "detail": str(error)}, status=409)
         return _json({"status": "done", "detail": "ready again"})
 
     async def _shutdown(self, _: web.Request) -> web.Response:

@@ -101,7 +101,7 @@ def _tunnels(tunnels: list[TunnelView]) -> Iterator[Metric]:
         labels=["tunnel"],
     )
     for each in tunnels:
-        up.add_metric([each.name], float(each.state in (TunnelState.UP, TunnelState.SUSPECT)))
+        up.add_metric([each.name], float(each.state is TunnelState.UP))
         for value in TunnelState:
             state.add_metric([each.name, value], float(value is each.state))
         connects.add_metric([each.name], each.connects)
@@ -171,7 +171,8 @@ def _checks(checks: list[tuple[BackendView, TargetView]]) -> Iterator[Metric]:
     space = GaugeMetricFamily("gateway_nfs_space_bytes", "Space of the export.", labels=[*names, "kind"])
     for backend, target in checks:
         labels = [backend.name, target.target]
-        up.add_metric(labels, float(target.state in _USABLE))
+        if target.state is not State.UNKNOWN:
+            up.add_metric(labels, float(target.state in _USABLE))
         attempts.add_metric(labels, target.attempts)
         for reason, count in target.failures.items():
             failures.add_metric([*labels, reason], count)

@@ -125,7 +125,11 @@ class Service(Protocol):
         """Say not ready from now on."""
 
     def undrain(self) -> None:
-        """Say ready again."""
+        """Say ready again.
+
+        Raises:
+            GatewayError: The service is stopping.
+        """
 
     def shutdown(self) -> None:
         """Drain and stop."""

@@ -189,6 +189,11 @@ class StraightRelay:
         """Bytes read from the backend."""
         return self._back.moved
 
+    @property
+    def asked(self) -> bool:
+        """See `gateway.contracts.Relay`."""
+        return self._asked > 0
+
     def abort(self, ending: Ending) -> None:
         """Reset both ends now."""
         if self.ended.done():

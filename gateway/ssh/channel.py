@@ -62,6 +62,11 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
         self._channel.resume_reading()
         self._update()
 
+    @property
+    def asked(self) -> bool:
+        """See `gateway.contracts.Relay`."""
+        return self._asked > 0
+
     def abort(self, ending: Ending) -> None:
         """Reset the client and close the channel now."""
         if self.ended.done():

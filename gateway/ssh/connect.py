@@ -28,7 +28,7 @@ async def connect(options: SshOptions, sock: socket.socket, progress: Progress) 
 
 async def _connect(options: SshOptions, sock: socket.socket, progress: Progress) -> asyncssh.SSHClientConnection:
     verifier = hostkeys.Verifier(options)
-    trusted = hostkeys.trusted(options)
+    trusted = hostkeys.trusted(options, verifier)
     progress(TunnelState.AUTHENTICATING)
     conn: asyncssh.SSHClientConnection | None = None
     try:
@@ -72,8 +72,9 @@ def _explain(error: Exception, options: SshOptions, verifier: hostkeys.Verifier)
     where = str(options.endpoint)
     match error:
         case asyncssh.HostKeyNotVerifiable():
-            offered = f" (it offers {verifier.offered})" if verifier.offered else ""
-            return TunnelError(Reason.HOST_KEY, f"{where}: {error.reason}{offered}", fatal=True)
+            offered = f": it offers {verifier.offered}" if verifier.offered else f": {error.reason}"
+            what = "the host key has CHANGED" if verifier.known else "the host key is not known"
+            return TunnelError(Reason.HOST_KEY, f"{where}: {what}{offered}", fatal=True)
         case asyncssh.PermissionDenied():
             return TunnelError(Reason.AUTH, f"{options.user}@{where}: {error.reason}", fatal=True)
         case asyncssh.KeyExchangeFailed() | asyncssh.ProtocolNotSupported():

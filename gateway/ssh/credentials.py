@@ -51,7 +51,7 @@ async def login(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
                 agent = await stack.enter_async_context(asyncssh.connect_agent(str(options.agent)))
                 keys += await agent.get_keys()
             except (OSError, ValueError) as error:
-                raise TunnelError(Reason.AUTH, f"agent {options.agent}: {error}", fatal=True) from error
+                raise TunnelError(Reason.AUTH, f"agent {options.agent}: {told(error)}", fatal=True) from error
         yield {
             "username": options.user,
             "client_keys": keys or None,
@@ -70,6 +70,10 @@ def load_keys(options: SshOptions) -> list[Any]:
         TunnelError: A file is missing, readable by others, encrypted without a passphrase, or no key; fatal.
     """
     passphrase = _read("passphrase_file", options.passphrase.reveal) if options.passphrase else None
+    if not (options.identity_files or options.agent or options.password):
+        raise TunnelError(
+            Reason.AUTH, "there is nothing to log in with: set identity_files, agent or password_file", fatal=True
+        )
     keys: list[Any] = []
     for path in options.identity_files:
         check_private(path)
@@ -81,7 +85,7 @@ def load_keys(options: SshOptions) -> list[Any]:
             ) from error
         except (asyncssh.KeyImportError, OSError) as error:
             hint = "" if passphrase else " (an encrypted key needs passphrase_file)"
-            raise TunnelError(Reason.AUTH, f"{path}: {error}{hint}", fatal=True) from error
+            raise TunnelError(Reason.AUTH, f"{path}: {told(error)}{hint}", fatal=True) from error
     if options.certificate_files:
         try:
             certificates = asyncssh.load_certificates([str(path) for path in options.certificate_files])
@@ -89,6 +93,11 @@ def load_keys(options: SshOptions) -> list[Any]:
         except (asyncssh.KeyImportError, OSError, ValueError) as error:
             raise TunnelError(Reason.AUTH, f"certificate_files: {error}", fatal=True) from error
     return keys
+
+
+def told(error: Exception) -> str:
+    """What a system error says, without its number."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _read(key: str, reveal: Any) -> str:

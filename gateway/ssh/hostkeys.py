@@ -7,6 +7,7 @@ from typing import Any
 import asyncssh
 
 from gateway.errors import Reason, TunnelError
+from gateway.ssh.credentials import told
 from gateway.ssh.options import SshOptions
 
 
@@ -22,6 +23,8 @@ class Verifier(asyncssh.SSHClient):
         self._keys = {_public_key(pin) for pin in options.host_keys if not pin.startswith("SHA256:")}
         self._insecure = options.insecure_host_key
         self.offered: str | None = None
+        self.known = False
+        """Whether the files know other keys for this host: then it has changed, or somebody is in between."""
         self.lost: Exception | None = None
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
@@ -46,7 +49,7 @@ _REVOKED = (2, 4, 6)
 """Where the revoked keys, certificates and subjects stand in what `SSHKnownHosts.match` returns."""
 
 
-def trusted(options: SshOptions) -> Match:
+def trusted(options: SshOptions, verifier: Verifier | None = None) -> Match:
     """Finds the host keys that the files trust and revoke; none are trusted when only pins do.
 
     Raises:
@@ -62,6 +65,8 @@ def trusted(options: SshOptions) -> Match:
 
     def match(host: str, addr: str, port: int | None) -> Sequence[Sequence[Any]]:
         found = known.match(host, addr, port)
+        if verifier is not None:
+            verifier.known = bool(found[0] or found[1])
         if port is None:
             return found
         # When only revoked keys stand under [host]:port, asyncssh looks the bare host up instead and forgets them.
@@ -75,7 +80,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise TunnelError(Reason.HOST_KEY, f"{path}: {error}", fatal=True) from error
+        raise TunnelError(Reason.HOST_KEY, f"{path}: {told(error)}", fatal=True) from error
 
 
 def _public_key(pin: str) -> bytes:

@@ -2,17 +2,19 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
-from gateway.contracts import Duration, Endpoint, Secret
+from gateway.contracts import AT_LEAST_ONE, PORT, POSITIVE, Duration, Endpoint, Secret
 
-CIPHERS = (
+Cipher = Literal[
     "aes128-gcm@openssh.com",
     "aes256-gcm@openssh.com",
     "chacha20-poly1305@openssh.com",
     "aes256-ctr",
     "aes192-ctr",
     "aes128-ctr",
-)
+]
+CIPHERS: tuple[Cipher, ...] = get_args(Cipher)
 """In order of preference: AES-GCM is several times faster than the rest on any processor with AES."""
 
 
@@ -25,8 +27,8 @@ class Keepalive:
         count: Unanswered requests before the connection counts as lost.
     """
 
-    interval: Duration = Duration(5.0)
-    count: int = 3
+    interval: Duration = field(default=Duration(5.0), metadata=POSITIVE)
+    count: int = field(default=3, metadata=AT_LEAST_ONE)
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Connections:
         max: Opened at most, when the open ones carry many channels.
     """
 
-    min: int = 1
-    max: int = 32
+    min: int = field(default=1, metadata=AT_LEAST_ONE)
+    max: int = field(default=32, metadata=AT_LEAST_ONE)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class SshOptions:
 
     host: str
     user: str
-    port: int = 22
+    port: int = field(default=22, metadata=PORT)
     identity_files: tuple[Path, ...] = ()
     certificate_files: tuple[Path, ...] = ()
     passphrase: Secret | None = None
@@ -79,10 +81,10 @@ class SshOptions:
     host_keys: tuple[str, ...] = ()
     host_key_alias: str | None = None
     insecure_host_key: bool = False
-    ciphers: tuple[str, ...] = CIPHERS
-    connect_timeout: Duration = Duration(10.0)
-    login_timeout: Duration = Duration(15.0)
-    dial_timeout: Duration = Duration(10.0)
+    ciphers: tuple[Cipher, ...] = CIPHERS
+    connect_timeout: Duration = field(default=Duration(10.0), metadata=POSITIVE)
+    login_timeout: Duration = field(default=Duration(15.0), metadata=POSITIVE)
+    dial_timeout: Duration = field(default=Duration(10.0), metadata=POSITIVE)
     keepalive: Keepalive = field(default_factory=Keepalive)
     connections: Connections = field(default_factory=Connections)
 

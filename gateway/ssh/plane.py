@@ -92,6 +92,11 @@ class PlaneRelay:
         """Bytes that the client has not taken yet."""
         return sum(map(len, self._held or ()))
 
+    @property
+    def asked(self) -> bool:
+        """See `gateway.contracts.Relay`."""
+        return self._asked > 0
+
     def abort(self, ending: Ending) -> None:
         """Reset the client and close the channel now; one that is not open yet is closed when it is."""
         self._send_close()

@@ -7,6 +7,7 @@ import random
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from math import inf
 
 from gateway.contracts import Endpoint, Phases, Relay, Stream
 from gateway.errors import LinkLostError, ReachError
@@ -44,6 +45,8 @@ class SshLink:
         dial: Opens one more connection; raises `ReachError`.
     """
 
+    dial_phase = "channel"
+
     def __init__(self, options: SshOptions, dial: Dial) -> None:
         self._options = options
         self._dial = dial
@@ -68,7 +71,7 @@ class SshLink:
                 watch.cancel()
             await asyncio.gather(keeper, *watches, return_exceptions=True)
 
-    async def join(self, client: Stream, to: Endpoint, latency: Histogram) -> Relay:
+    async def join(self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf) -> Relay:
         """See `gateway.contracts.Link`."""
         alive = [session for session in self._sessions if session.alive]
         if not alive:
@@ -77,7 +80,7 @@ class SshLink:
         if grow and self._wanted <= len(alive):
             self._wanted = len(alive) + 1
             self._grow.set()
-        return await alive[chosen].join(client, to, latency)
+        return await alive[chosen].join(client, to, latency, within)
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """See `gateway.contracts.Link`; counts the phase `channel`."""

@@ -5,6 +5,7 @@ from pathlib import Path
 import asyncssh
 
 from gateway.errors import GatewayError
+from gateway.ssh.credentials import told
 from gateway.ssh.options import SshOptions
 
 
@@ -25,4 +26,4 @@ def _public(path: Path, passphrase: str | None) -> str:
             return beside.read_text().strip()
         return asyncssh.read_private_key(path, passphrase).export_public_key().decode().strip()
     except (OSError, asyncssh.KeyImportError) as error:
-        raise GatewayError(f"{path}: {error}") from error
+        raise GatewayError(f"{path}: {told(error)}") from error

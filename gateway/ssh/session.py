@@ -76,14 +76,13 @@ class Session:
         """Whether channels can still be opened."""
         return not (self.closing or self._conn.is_closed())
 
-    async def join(self, client: socket.socket, to: Endpoint, latency: Histogram) -> ChannelRelay:
+    async def join(self, client: socket.socket, to: Endpoint, latency: Histogram, within: float) -> ChannelRelay:
         """Open a channel to `to` and join `client` to it; see `gateway.contracts.Link.join`."""
+        timeout = min(self._options.dial_timeout, within)
         try:
-            relay = await self._channels.open(to, latency, self._options.dial_timeout)
+            relay = await self._channels.open(to, latency, timeout)
         except TimeoutError as error:
-            raise DialError(
-                Reason.TIMEOUT, f"no channel to {to} within {self._options.dial_timeout:g} s (dial_timeout)"
-            ) from error
+            raise DialError(Reason.TIMEOUT, f"no channel to {to} within {timeout:.3g} s") from error
         except asyncssh.ChannelOpenError as error:
             raise self._explain(error, to) from error
         except (asyncssh.Error, OSError) as error:

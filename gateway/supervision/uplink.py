@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from gateway.contracts import Link, Tunnel, TunnelState
-from gateway.errors import LinkLostError, ReachError, Reason, TunnelError
+from gateway.errors import ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tally
 from gateway.supervision.backoff import QUARANTINE, RECONNECT, Backoff
 
@@ -82,6 +82,8 @@ class Uplink:
 
     def describe(self) -> str:
         """The state and its reason, in one line."""
+        if self.state is TunnelState.WAITING and self.via is not None:
+            return self.via.describe()  # the root of it, as it is now
         told = f": {self.detail}" if self.detail else ""
         return f"tunnel {self.name} is {self.state}{told}"
 
@@ -110,7 +112,7 @@ class Uplink:
             self._become(TunnelState.UP)
             ready()
             try:
-                raise LinkLostError(await self._lost(link))
+                raise TunnelError(Reason.RESET, await self._lost(link))
             finally:
                 self._drop_link()
 

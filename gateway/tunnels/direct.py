@@ -5,6 +5,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import AsyncIterator
+from math import inf
 from typing import Any
 
 import aiohappyeyeballs
@@ -29,14 +30,18 @@ class DirectLink:
         timeout: Seconds for one dial.
     """
 
+    dial_phase = "tcp"
+
     def __init__(self, timeout: float = DIAL_TIMEOUT) -> None:
         self._timeout = timeout
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """See `gateway.contracts.Link`; counts the phases `dns` and `tcp`."""
-        timed = phases or Phases()
+        return await self._dial(to, phases or Phases(), self._timeout)
+
+    async def _dial(self, to: Endpoint, timed: Phases, timeout: float) -> Stream:  # noqa: ASYNC109
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(timeout):
                 with timed("dns"):
                     addresses = await _addresses(to)
                 with timed("tcp"):
@@ -44,7 +49,7 @@ class DirectLink:
                         addresses, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER
                     )
         except TimeoutError as error:
-            raise DialError(Reason.TIMEOUT, f"{to}: no connection within {self._timeout:g} s") from error
+            raise DialError(Reason.TIMEOUT, f"{to}: no connection within {timeout:.3g} s") from error
         except socket.gaierror as error:
             raise DialError(Reason.DNS, f"{to.host}: {error.strerror}") from error
         except UnicodeError as error:
@@ -54,9 +59,9 @@ class DirectLink:
         tune(sock)
         return sock
 
-    async def join(self, client: Stream, to: Endpoint, latency: Histogram) -> Relay:
+    async def join(self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf) -> Relay:
         """See `gateway.contracts.Link`."""
-        return StraightRelay(client, await self.socket(to), latency)
+        return StraightRelay(client, await self._dial(to, Phases(), min(self._timeout, within)), latency)
 
     async def lost(self) -> str:
         """Never returns."""

@@ -114,6 +114,51 @@ def test_nobody_answers(tmp_path: Path) -> None:
         assert command(*arguments, "--url", url).returncode == 3
 
 
+def test_something_else_that_answers_is_not_taken_for_a_gateway(tmp_path: Path) -> None:
+    port = free_port()
+    arguments = ["--bind", "127.0.0.1", "--directory", str(tmp_path), str(port)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "http.server", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as other:
+        try:
+            (tmp_path / "livez").write_text("fine")
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                try:
+                    socket.create_connection(("127.0.0.1", port)).close()
+                    break
+                except ConnectionRefusedError:
+                    time.sleep(0.05)
+            for arguments in (["status"], ["explain", "x"], ["healthcheck"], ["wait", "--max", "100ms"]):
+                done = command(*arguments, "--url", f"http://127.0.0.1:{port}")
+                assert (done.returncode, "is not a gateway" in done.stderr, "Traceback" in done.stderr) == (
+                    3,
+                    True,
+                    False,
+                )
+        finally:
+            other.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_right_after_the_start(gateway: Gateway, number: signal.Signals) -> None:
+    gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
+    repository = str(Path(__file__).parents[2])
+    for wait in (0.05, 0.1, 0.2, 0.3):
+        with subprocess.Popen(
+            [sys.executable, "-m", "gateway", "run", "-c", str(gateway.config)],
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": repository},
+        ) as child:
+            time.sleep(wait + 0.05)
+            child.send_signal(number)
+            if number is signal.SIGHUP:
+                with pytest.raises(subprocess.TimeoutExpired):
+                    child.wait(0.5)
+                child.terminate()
+            assert child.wait(10) == 0
+
+
 def test_drain_undrain_pause_resume_reconnect_and_shutdown(running: Gateway) -> None:
     assert running.command("drain").returncode == 0
     code, body = running.http.get("/readyz")
@@ -177,10 +222,16 @@ def test_validate(tmp_path: Path) -> None:
         [f"{bad}:1:52", "backends.b.kind"],
     ]
     missing = tmp_path / "missing.yaml"
-    missing.write_text("tunnels: {t: {kind: ssh, host: h, user: u, identity_files: /nonexistent, known_hosts: /no}}")
+    missing.write_text("""tunnels: {t: {kind: ssh, host: h, user: u,
+               identity_files: /nonexistent,
+               known_hosts: /no}}
+backends: {a: {kind: tcp, targets: 'a:1'}}
+""")
     done = command("validate", "-c", str(missing))
     assert done.returncode == 2
-    assert "tunnels.t.identity_files: /nonexistent: No such file" in done.stderr
+    assert f"{missing}:1:1: tunnels.t" not in done.stderr
+    places = [line.rpartition(": /")[0] for line in done.stderr.splitlines()]
+    assert places == [f"{missing}:2:32: tunnels.t.identity_files", f"{missing}:3:29: tunnels.t.known_hosts"]
 
 
 def test_check_once(shared_bastion: Bastion, shared_mariadb: MariaDB, tmp_path: Path) -> None:

@@ -221,7 +221,11 @@ def test_reload_changes_what_changed_and_leaves_the_rest_alone(gateway: Gateway,
         gateway.wait(lambda: not gateway.status()["reload"]["successful"])
         assert "did you mean 'tcp'" in gateway.status()["reload"]["error"]
         assert "gateway_config_last_reload_successful 0.0" in gateway.http.get("/metrics")[1]
-        assert gateway.command("reload").returncode == 1
+        refused = gateway.command("reload")
+        assert (refused.returncode, "did you mean 'tcp'" in refused.stderr) == (2, True)
+        # Nor does one that is empty, as when it is read in the middle of being written.
+        gateway.config.write_text("")
+        assert gateway.command("reload").returncode == 2
         with connect(one) as kept:
             assert echo(kept) == b"hello"
         gateway.write(body % "")

@@ -231,7 +231,7 @@ async def test_postgres_says_role_version_and_phases(shared_postgres: Postgres) 
     assert result.state is State.UP
     assert result.finding is not None
     assert (result.finding.role, result.finding.read_only, result.finding.lag) == ("primary", False, None)
-    assert set(result.phases) == {"channel", "greeting", "auth", "query"}
+    assert set(result.phases) == {"tcp", "greeting", "auth", "query"}
 
 
 @pytest.mark.parametrize(

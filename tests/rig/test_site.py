@@ -253,6 +253,29 @@ def test_term_under_load_lets_the_queries_in_flight_finish(site: Site) -> None:
         socket.create_connection(("127.0.0.1", site.ports["orders"]))
 
 
+def test_the_drain_ends_idle_clients_and_spares_those_that_wait_for_an_answer(site: Site) -> None:
+    site.gateway.wait_up("orders", timeout=5)
+    idle, busy = mysql(site.mariadb, site.ports["orders"]), mysql(site.mariadb, site.ports["orders"])
+    with busy.cursor() as cursor:
+        done: list[object] = []
+
+        def ask() -> None:
+            cursor.execute("SELECT SLEEP(2.6)")
+            done.append(cursor.fetchone())
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        time.sleep(0.2)
+        site.gateway.process.send(signal.SIGTERM)  # type: ignore[union-attr]
+        asking.join(10)
+    assert done == [(0,)]
+    with pytest.raises(pymysql.err.OperationalError):
+        idle.ping(reconnect=False)
+    child = site.gateway.process._child  # type: ignore[union-attr]
+    assert child is not None
+    assert child.wait(10) == 0
+
+
 def test_the_metrics_are_clean_and_complete(site: Site) -> None:
     site.gateway.wait_up("orders", "reports", "media", timeout=5)
     query_mysql(site.mariadb, site.ports["orders"])

@@ -71,7 +71,7 @@ async def test_a_tunnel_comes_up_after_failures_and_again_after_a_loss() -> None
         first.end.set()
         await until(lambda: uplink.link is second)
         assert uplink.connects == 2
-        assert uplink.failures == {Reason.REFUSED: 1, Reason.TUNNEL: 1}
+        assert uplink.failures == {Reason.REFUSED: 1, Reason.RESET: 1}
     assert uplink.state is TunnelState.STOPPED
 
 
