@@ -5,7 +5,7 @@ Usage: python bench/run.py [--rounds N] [--only WORD] [--out FILE]
 
 import argparse
 import contextlib
-import datetime
+import datetime as dt
 import platform
 import statistics
 import subprocess
@@ -46,6 +46,9 @@ def load(*arguments: object, field: int = 0) -> float:
     """Run the load program; one of the numbers it prints."""
     done = subprocess.run([str(LOAD), *map(str, arguments)], capture_output=True, text=True, check=True, timeout=300)
     return float(done.stdout.split()[field])
+
+
+# Each makes the measurement of one row.
 
 
 def bulk(mode: str, flows: int, total: int) -> Measure:
@@ -100,9 +103,8 @@ def idle(connections: int, *, memory: bool) -> Measure:
             stdout=subprocess.PIPE,
             text=True,
         ) as client:
-            assert client.stdin is not None
-            assert client.stdout is not None
-            assert client.stdout.readline() == "open\n"
+            if client.stdin is None or client.stdout is None or client.stdout.readline() != "open\n":
+                sys.exit(f"{way.name}: the idle connections could not be opened")
             time.sleep(1.5)
             grown = (way.memory() - before) / connections
             client.stdin.write("go\n")
@@ -166,7 +168,7 @@ def compare(ways: list[Way], rows: list[Row], rounds: int) -> list[str]:
             medians[way.name] / medians["gateway"] if row.smaller else medians["gateway"] / medians[way.name]
             for way in others
         ]
-        cells = [f"{medians[way.name]:,.{row.digits}f}" if way.name in medians else "–" for way in ways]
+        cells = [f"{medians[way.name]:,.{row.digits}f}" if way.name in medians else "-" for way in ways]
         lines.append("| " + " | ".join([row.name, *cells, *(f"**{ratio:.2f}**" for ratio in ratios)]) + " |")
         print(lines[-1], flush=True)
     return lines
@@ -181,10 +183,11 @@ def machine() -> list[str]:
                 model = line.partition(":")[2].strip()
                 break
     ssh = subprocess.run(["ssh", "-V"], capture_output=True, text=True, check=False, timeout=10).stderr.strip()
+    libraries = f"asyncssh {asyncssh.__version__}, cryptography {cryptography.__version__}"
     cores = len(list(Path("/sys/devices/system/cpu").glob("cpu[0-9]*")))
     return [
-        f"- {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {cores} cores of {model}, Linux {platform.release()}",
-        f"- Python {platform.python_version()}, asyncssh {asyncssh.__version__}, cryptography {cryptography.__version__}",
+        f"- {dt.datetime.now(dt.UTC):%Y-%m-%d}, {cores} cores of {model}, Linux {platform.release()}",
+        f"- Python {platform.python_version()}, {libraries}",
         f"- {ssh}",
     ]
 
@@ -199,7 +202,7 @@ def main() -> None:
     page = ["# Measured", "", "Made by `make bench`: every line interleaved in one run, medians, on loopback.", ""]
     page += [*machine(), f"- medians of {asked.rounds} rounds; ratios above 1 are in the gateway's favour", ""]
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
-        with running(Path(name), workers=0) as ways:
+        with running(Path(name)) as ways:
             page += ["## Through SSH", ""]
             page += compare(ways, [row for row in TUNNEL if asked.only in row.name], asked.rounds)
         with straight(Path(name)) as ways:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,20 +77,29 @@ def build() -> None:
     subprocess.run([compiler, "-O2", "-o", str(LOAD), str(source)], check=True, timeout=60)
 
 
+Start = Callable[..., Process]
+
+
+def _starter(folder: Path, stack: contextlib.ExitStack) -> Start:
+    """Starts a process, waits for its ports, and stops it with the stack."""
+
+    def start(arguments: list[str], name: str, *ports: int) -> Process:
+        process = Process(arguments, folder / f"{name}.log", environment={"PYTHONPATH": str(ROOT)})
+        process.start(ports[0])
+        stack.callback(process.stop)
+        for port in ports[1:]:
+            process.wait_listening(port)
+        return process
+
+    return start
+
+
 @contextlib.contextmanager
-def running(folder: Path, *, workers: int) -> Iterator[list[Way]]:
+def running(folder: Path) -> Iterator[list[Way]]:
     """Start everything; all of it ends with the block."""
     build()
     with contextlib.ExitStack() as stack:
-
-        def start(arguments: list[str], name: str, *ports: int, environment: dict[str, str] | None = None) -> Process:
-            process = Process(arguments, folder / f"{name}.log", environment=environment)
-            process.start(ports[0])
-            for port in ports[1:]:
-                process.wait_listening(port)
-            stack.callback(process.stop)
-            return process
-
+        start = _starter(folder, stack)
         server = free_port()
         start([str(LOAD), "serve", str(server)], "load", server)
         bastion = Bastion(folder / "bastion").start()
@@ -105,7 +114,7 @@ def running(folder: Path, *, workers: int) -> Iterator[list[Way]]:
             )
         yield [
             Way("direct", server),
-            _gateway(folder, bastion, server, far, start, workers),
+            _gateway(folder, bastion, server, far, start),
             _ssh("ssh -L", [], folder, bastion, server, far, start),
             _ssh("ssh -L, AES-GCM", ["-c", "aes128-gcm@openssh.com"], folder, bastion, server, far, start),
         ]
@@ -118,27 +127,23 @@ def straight(folder: Path) -> Iterator[list[Way]]:
     with contextlib.ExitStack() as stack:
         server, listen, ops, proxy = (free_port() for _ in range(4))
 
-        def start(arguments: list[str], name: str, port: int, environment: dict[str, str] | None = None) -> Process:
-            process = Process(arguments, folder / f"{name}.log", environment=environment)
-            process.start(port)
-            stack.callback(process.stop)
-            return process
-
+        start = _starter(folder, stack)
         start([str(LOAD), "serve", str(server)], "load", server)
         (folder / "straight.yaml").write_text(
-            f"ops: {{listen: 127.0.0.1:{ops}, admin_socket: {folder}/straight.sock}}\nshutdown: {{delay: 0s, drain: 1s}}\n"
+            f"ops: {{listen: 127.0.0.1:{ops}, admin_socket: {folder}/straight.sock}}\n"
+            "shutdown: {delay: 0s, drain: 1s}\n"
             f"backends: {{load: {{kind: tcp, targets: ['127.0.0.1:{server}'], listen: 127.0.0.1:{listen}, "
             "max_connections: 100000, check: {interval: 1h}}}\n"
         )
         arguments = [sys.executable, "-m", "gateway", "run", "-c", str(folder / "straight.yaml")]
         ways = [
             Way("direct", server),
-            Way("gateway", listen, process=start(arguments, "straight", ops, {"PYTHONPATH": str(ROOT)})),
+            Way("gateway", listen, process=start(arguments, "straight", ops)),
         ]
         haproxy = find("haproxy")
         if haproxy:
             (folder / "haproxy.cfg").write_text(
-                "global\n  maxconn 20000\n  nbthread 1\ndefaults\n  mode tcp\n  timeout connect 10s\n"
+                "global\n  maxconn 8000\n  nbthread 1\ndefaults\n  mode tcp\n  timeout connect 10s\n"
                 "  timeout client 1h\n  timeout server 1h\n"
                 f"listen load\n  bind 127.0.0.1:{proxy}\n  server one 127.0.0.1:{server}\n"
             )
@@ -147,39 +152,41 @@ def straight(folder: Path) -> Iterator[list[Way]]:
         yield ways
 
 
-def _gateway(folder, bastion, server, far, start, workers):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _gateway(folder: Path, bastion: Bastion, server: int, far: dict[int, int], start: Start) -> Way:
     ops, listen = free_port(), free_port()
     delayed = {delay: free_port() for delay in far}
     keys = f"kind: ssh, host: 127.0.0.1, user: {bastion.user}, identity_files: [{bastion.client_key}]"
-    alias = f"known_hosts: [{bastion.known_hosts}], host_key_alias: '[127.0.0.1]:{bastion.port}'"
-    options = "max_connections: 100000, check: {interval: 1h}"
+    known = f"known_hosts: [{bastion.known_hosts}], host_key_alias: '[127.0.0.1]:{bastion.port}'"
+    options = f"kind: tcp, targets: ['127.0.0.1:{server}'], max_connections: 100000, check: {{interval: 1h}}"
     lines = [
         f"ops: {{listen: 127.0.0.1:{ops}, admin_socket: {folder}/admin.sock}}",
         "shutdown: {delay: 0s, drain: 1s}",
         "tunnels:",
         f"  near: {{{keys}, port: {bastion.port}, known_hosts: [{bastion.known_hosts}]}}",
-        *(f"  far{delay}: {{{keys}, port: {port}, {alias}}}" for delay, port in far.items()),
+        *(f"  far{delay}: {{{keys}, port: {port}, {known}}}" for delay, port in far.items()),
         "backends:",
-        f"  load: {{kind: tcp, via: near, targets: ['127.0.0.1:{server}'], listen: 127.0.0.1:{listen}, {options}}}",
+        f"  load: {{{options}, via: near, listen: 127.0.0.1:{listen}}}",
         *(
-            f"  far{delay}: {{kind: tcp, via: far{delay}, targets: ['127.0.0.1:{server}'], "
-            f"listen: 127.0.0.1:{port}, {options}}}"
+            f"  far{delay}: {{{options}, via: far{delay}, listen: 127.0.0.1:{port}}}"
             for delay, port in delayed.items()
         ),
     ]
-    del workers
     (folder / "gateway.yaml").write_text("\n".join(lines) + "\n")
     arguments = [sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")]
-    process = start(arguments, "gateway", ops, listen, *delayed.values(), environment={"PYTHONPATH": str(ROOT)})
+    process = start(arguments, "gateway", ops, listen, *delayed.values())
     time.sleep(1.5)  # the far tunnels take a few round trips to open, and a few more to be measured
     return Way("gateway", listen, delayed, process)
 
 
-def _ssh(name, options, folder, bastion, server, far, start):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _ssh(
+    name: str, options: list[str], folder: Path, bastion: Bastion, server: int, far: dict[int, int], start: Start
+) -> Way:
+    del folder
     near = free_port()
     delayed = {delay: free_port() for delay in far}
-    common = ["ssh", "-N", "-i", str(bastion.client_key), "-o", f"UserKnownHostsFile={bastion.known_hosts}",
-              "-o", f"HostKeyAlias=[127.0.0.1]:{bastion.port}", *options]  # fmt: skip
+    alias = f"HostKeyAlias=[127.0.0.1]:{bastion.port}"
+    known = f"UserKnownHostsFile={bastion.known_hosts}"
+    common = ["ssh", "-N", "-i", str(bastion.client_key), "-o", known, "-o", alias, *options]
     for delay, port in far.items():
         forward = f"127.0.0.1:{delayed[delay]}:127.0.0.1:{server}"
         start([*common, "-p", str(port), "-L", forward, f"{bastion.user}@127.0.0.1"], "ssh", delayed[delay])
