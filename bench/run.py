@@ -72,7 +72,9 @@ def beside(mode: str) -> Measure:
 
     def measure(way: Way) -> float:
         with subprocess.Popen(
-            [str(LOAD), mode, str(way.port), "1", str(40 << 30)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [str(LOAD), mode, str(way.bulk or way.port), "1", str(40 << 30)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         ) as transfer:
             time.sleep(0.5)
             try:

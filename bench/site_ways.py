@@ -29,12 +29,14 @@ class Way:
         port: Where clients connect.
         delayed: The same over a long path, by round trip in milliseconds.
         process: Whose CPU time and memory count; None for the direct way.
+        bulk: Where a bulk transfer connects that goes beside queries; 0: at the same port.
     """
 
     name: str
     port: int
     delayed: dict[int, int] = field(default_factory=dict)
     process: Process | None = None
+    bulk: int = 0
 
     def cpu(self) -> float:
         """Seconds of CPU that the process and its children have used."""
@@ -153,21 +155,23 @@ def straight(folder: Path) -> Iterator[list[Way]]:
 
 
 def _gateway(folder: Path, bastion: Bastion, server: int, far: dict[int, int], start: Start) -> Way:
-    ops, listen = free_port(), free_port()
+    ops, listen, bulk = free_port(), free_port(), free_port()
     delayed = {delay: free_port() for delay in far}
     keys = f"kind: ssh, host: 127.0.0.1, user: {bastion.user}, identity_files: [{bastion.client_key}]"
     known = f"known_hosts: [{bastion.known_hosts}], host_key_alias: '[127.0.0.1]:{bastion.port}'"
     options = f"kind: tcp, targets: ['127.0.0.1:{server}'], max_connections: 100000, check: {{interval: 1h}}"
     lines = [
+        "gateway: {workers: 1}",
         f"ops: {{listen: 127.0.0.1:{ops}, admin_socket: {folder}/admin.sock}}",
         "shutdown: {delay: 0s, drain: 1s}",
         "tunnels:",
         f"  near: {{{keys}, port: {bastion.port}, known_hosts: [{bastion.known_hosts}]}}",
         *(f"  far{delay}: {{{keys}, port: {port}, {known}}}" for delay, port in far.items()),
         "backends:",
-        f"  load: {{{options}, via: near, listen: 127.0.0.1:{listen}}}",
+        f"  load: {{{options}, via: near, listen: 127.0.0.1:{listen}, worker: false}}",
+        f"  bulk: {{{options}, via: near, listen: 127.0.0.1:{bulk}, worker: true}}",
         *(
-            f"  far{delay}: {{{options}, via: far{delay}, listen: 127.0.0.1:{port}}}"
+            f"  far{delay}: {{{options}, via: far{delay}, listen: 127.0.0.1:{port}, worker: false}}"
             for delay, port in delayed.items()
         ),
     ]
@@ -175,7 +179,7 @@ def _gateway(folder: Path, bastion: Bastion, server: int, far: dict[int, int], s
     arguments = [sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")]
     process = start(arguments, "gateway", ops, listen, *delayed.values())
     time.sleep(1.5)  # the far tunnels take a few round trips to open, and a few more to be measured
-    return Way("gateway", listen, delayed, process)
+    return Way("gateway", listen, delayed, process, bulk)
 
 
 def _ssh(

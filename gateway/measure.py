@@ -35,6 +35,13 @@ class Histogram:
         other.sum = self.sum
         return other
 
+    def plus(self, other: "Histogram") -> "Histogram":
+        """Both together, as a snapshot."""
+        both = self.copy()
+        both.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        both.sum += other.sum
+        return both
+
     @property
     def count(self) -> int:
         """How many observations there were."""

@@ -14,6 +14,7 @@ from typing import Any
 from gateway.app import views
 from gateway.app.changes import compare
 from gateway.app.site import Site, bind_all
+from gateway.app.worker.messages import Command
 from gateway.config import Config
 from gateway.contracts import Endpoint
 from gateway.errors import ConfigError, GatewayError
@@ -131,6 +132,7 @@ class GatewayService:
             backends=backends,
             loop_lag=self._lag.copy(),
             warnings=_warnings(self._config),
+            workers={unit.number: unit.pid if unit.running else None for unit in site.workers.units} if site else {},
         )
 
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
@@ -206,7 +208,11 @@ class GatewayService:
         uplink = self._site.uplinks.get(tunnel) if self._site else None
         if uplink is not None:
             uplink.reconnect()
-        return uplink is not None
+        if self._site is None or tunnel not in self._site.config.tunnels:
+            return False
+        for unit in self._site.workers.units:
+            unit.send(Command("reconnect", tunnel))
+        return True
 
     # The life.
 

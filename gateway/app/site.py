@@ -4,10 +4,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from gateway.app.changes import Changes, compare
+from gateway.app.worker.messages import Command
+from gateway.app.worker.remote import RemoteForward, Workers, WorkerUnit, tunnels_of
 from gateway.config import BackendSpec, Config, TunnelSpec
 from gateway.contracts import Backend, Endpoint, State, TunnelState
 from gateway.errors import Reason
@@ -30,7 +33,8 @@ class Running:
     """One backend at work."""
 
     spec: BackendSpec
-    forward: Forward
+    forward: Forward | RemoteForward
+    worker: WorkerUnit | None = None
     checks: list[Check] = field(default_factory=list)
     state: State = State.UNKNOWN
     since: float = field(default_factory=time.time)
@@ -55,6 +59,12 @@ class Running:
         if state is not self.state:
             self.state, self.since = state, time.time()
         return state, reason, detail
+
+    def checked(self) -> None:
+        """A check is done: what it says may change where new clients go."""
+        self.judge()
+        if self.worker is not None:
+            self.worker.order(self.spec.name, self.targets())
 
     def targets(self) -> list[Endpoint]:
         """The targets to try for a new client, best first."""
@@ -86,6 +96,16 @@ def bind_all(config: Config, kept: dict[Address, Listener]) -> dict[Address, Lis
     return bound
 
 
+class Checker(Protocol):
+    """Who checks the targets, where this process does not."""
+
+    def targets(self, backend: str, configured: tuple[Endpoint, ...]) -> list[Endpoint]:
+        """The targets to try for a new client, best first."""
+
+    def failed(self, backend: str, target: Endpoint) -> None:
+        """Real traffic failed at `target`."""
+
+
 class Site:
     """The running tunnels, forwards and checks.
 
@@ -93,9 +113,12 @@ class Site:
         supervisor: Runs the units.
         group: Owns the tasks that wait for something to drain.
         config: What will be applied first.
+        checker: Who checks the targets; None: this process does, and may have workers.
     """
 
-    def __init__(self, supervisor: Supervisor, group: asyncio.TaskGroup, config: Config) -> None:
+    def __init__(
+        self, supervisor: Supervisor, group: asyncio.TaskGroup, config: Config, checker: Checker | None = None
+    ) -> None:
         self.config = replace(config, tunnels={}, backends={})
         self.uplinks: dict[str, Uplink] = {}
         self.backends: dict[str, Running] = {}
@@ -106,7 +129,11 @@ class Site:
         self._unit_of: dict[object, str] = {}
         self._units = 0
         self._retiring: set[Uplink | Forward] = set()
+        self._checker = checker
+        self.workers = Workers(config.gateway.workers if checker is None else 0, self._failed)
         self._start("tunnel direct", self.direct)
+        for unit in self.workers.units:
+            supervisor.start(f"worker {unit.number}", unit)
 
     def apply(self, config: Config, listeners: dict[Address, Listener]) -> Changes:
         """Change to `config`, whose listeners are bound already; what is the same goes on untouched.
@@ -116,14 +143,18 @@ class Site:
         """
         changes = compare(self.config, config)
         drain = config.shutdown.drain
-        retired = [self.uplinks.pop(name) for name in sorted(changes.tunnels_gone)]
-        for name in _outermost_first(config, changes.tunnels_new):
+        assigned = self.workers.apply(config, listeners)
+        wanted = _own_tunnels(config, assigned.keys())
+        gone = [name for name in self.uplinks if name in changes.tunnels_gone or name not in wanted]
+        retired = [self.uplinks.pop(name) for name in gone]
+        for name in _outermost_first(config, wanted - self.uplinks.keys()):
             self._open(config.tunnels[name])
-        for name in sorted(changes.backends_gone):
+        moved = {name for name, running in self.backends.items() if running.worker is not assigned.get(name)}
+        for name in sorted((changes.backends_gone | moved) & self.backends.keys()):
             self._remove(self.backends.pop(name), drain)
-        for name in sorted(changes.backends_new):
-            self._add(config.backends[name], listeners)
-        for name in sorted(changes.backends_changed):
+        for name in sorted(changes.backends_new | moved - changes.backends_gone):
+            self._add(config.backends[name], listeners, assigned.get(name))
+        for name in sorted(changes.backends_changed - moved):
             self._change(self.backends[name], config.backends[name], listeners)
         for uplink in retired:
             self._group.create_task(self._retire(uplink, drain))
@@ -139,6 +170,8 @@ class Site:
         for listener in self.listeners.values():
             listener.close()
         self.listeners = {}
+        for unit in self.workers.units:
+            unit.send(Command("stop_accepting"))
 
     async def wait_started(self) -> None:
         """Wait until every target has a first result, passed or not."""
@@ -150,7 +183,7 @@ class Site:
     def _checks(self) -> Iterator[Check]:
         return (check for running in self.backends.values() for check in running.checks)
 
-    def forwards(self) -> list[Forward]:
+    def forwards(self) -> list[Forward | RemoteForward]:
         """Those that are configured, and those that are not any more and drain."""
         retiring = [unit for unit in self._retiring if isinstance(unit, Forward)]
         return [*(running.forward for running in self.backends.values()), *retiring]
@@ -165,46 +198,67 @@ class Site:
         uplink = self.uplinks[spec.name] = Uplink(spec.name, spec.kind.create(spec.options), via)
         self._start(f"tunnel {spec.name}", uplink)
 
-    def _add(self, spec: BackendSpec, listeners: dict[Address, Listener]) -> None:
-        path = self._path(spec)
-        running = Running(spec, Forward(spec.name, [], _admission(spec), self._route(spec, path, None)))
+    def _add(self, spec: BackendSpec, listeners: dict[Address, Listener], worker: WorkerUnit | None) -> None:
+        if worker is not None:
+            running = Running(spec, worker.forwards[spec.name], worker)
+        else:
+            route = Route(self._path(spec), lambda: list(spec.targets), lambda _: None, spec.hold)
+            running = Running(spec, Forward(spec.name, [], _admission(spec), route))
         self.backends[spec.name] = running
         self._change(running, spec, listeners)
-        self._start(f"forward {spec.name}", running.forward)
+        if isinstance(running.forward, Forward):
+            self._start(f"forward {spec.name}", running.forward)
 
     def _change(self, running: Running, spec: BackendSpec, listeners: dict[Address, Listener]) -> None:
         same = (running.spec.kind, running.spec.options, running.spec.via) == (spec.kind, spec.options, spec.via)
         known = {check.target: check for check in running.checks} if same else {}
         running.spec = spec
-        path = self._path(spec)
+        if self._checker is None:
+            self._check(running, known)
+        if isinstance(running.forward, Forward):
+            bound = [listeners[address] for address in spec.listen]
+            running.forward.update(bound, _admission(spec), self._route(running))
+
+    def _check(self, running: Running, known: dict[Endpoint, Check]) -> None:
+        """Check the targets from now on; of a target that was checked before, what is known stays known."""
+        spec = running.spec
+        path = running.worker.path(spec.via) if running.worker else self._path(spec)
         for check in running.checks:
             self._group.create_task(self._stop(check))
         backend: Backend = spec.kind.create(spec.options, spec.check_options)
         schedule = Schedule(**vars(spec.check))
-        running.checks = [Check(spec.name, backend, target, path, schedule, running.judge) for target in spec.targets]
+        running.checks = [
+            Check(spec.name, backend, target, path, schedule, running.checked) for target in spec.targets
+        ]
         for check in running.checks:
             if check.target in known:
                 check.adopt(known[check.target])
             self._start(f"check {spec.name} {check.target}", check)
-        running.forward.update(
-            [listeners[address] for address in spec.listen],
-            _admission(spec),
-            self._route(spec, path, running),
-        )
 
     def _remove(self, running: Running, drain: float) -> None:
-        running.forward.listeners = []
         for check in running.checks:
             self._group.create_task(self._stop(check))
-        self._group.create_task(self._retire(running.forward, drain))
+        if isinstance(running.forward, Forward):  # a worker drains its own
+            running.forward.listeners = []
+            self._group.create_task(self._retire(running.forward, drain))
 
     def _path(self, spec: BackendSpec) -> Uplink:
         return self.uplinks[spec.via] if spec.via else self.direct
 
-    def _route(self, spec: BackendSpec, path: Uplink, running: Running | None) -> Route:
-        if running is None:
-            return Route(path, lambda: list(spec.targets), lambda _: None, spec.hold)
-        return Route(path, running.targets, running.failed, spec.hold)
+    def _route(self, running: Running) -> Route:
+        spec, checker = running.spec, self._checker
+        if checker is None:
+            return Route(self._path(spec), running.targets, running.failed, spec.hold)
+        return Route(
+            self._path(spec),
+            lambda: checker.targets(spec.name, spec.targets),
+            lambda target: checker.failed(spec.name, target),
+            spec.hold,
+        )
+
+    def _failed(self, backend: str, target: Endpoint) -> None:
+        if backend in self.backends:
+            self.backends[backend].failed(target)
 
     def _start(self, name: str, unit: Uplink | Forward | Check) -> None:
         # The number tells a unit from the one it replaces, which may still be draining.
@@ -241,7 +295,14 @@ def _admission(spec: BackendSpec) -> Admission:
     return Admission(spec.allow, spec.max_connections, privileged_only=privileged)
 
 
-def _outermost_first(config: Config, names: frozenset[str]) -> list[str]:
+def _own_tunnels(config: Config, elsewhere: Collection[str]) -> set[str]:
+    """The tunnels that this process opens: for its own backends, and those that no backend uses."""
+    own = {name for name in config.backends if name not in elsewhere}
+    used = set(tunnels_of(config, set(config.backends)))
+    return set(tunnels_of(config, own)) | (config.tunnels.keys() - used)
+
+
+def _outermost_first(config: Config, names: Collection[str]) -> list[str]:
     def depth(name: str) -> int:
         via = config.tunnels[name].via
         return 0 if via is None else 1 + depth(via)

@@ -1,16 +1,20 @@
 """What the running units look like at one moment."""
 
 import platform
+from collections import Counter
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 from gateway import __version__
 from gateway.app.site import Running, Site
+from gateway.app.worker.messages import NO_UPLINK, uplink_report
+from gateway.config import TunnelSpec
 from gateway.contracts import State, TunnelState
 from gateway.health.monitor import Check
 from gateway.health.verdict import Result
+from gateway.measure import Histogram
 from gateway.ops.view import BackendView, TargetView, TunnelView, iso
-from gateway.supervision.uplink import Uplink
 
 VERSION = __version__
 PYTHON_VERSION = platform.python_version()
@@ -18,27 +22,39 @@ PYTHON_VERSION = platform.python_version()
 
 def tunnel_views(site: Site) -> list[TunnelView]:
     """Every tunnel."""
-    return [_tunnel(site, uplink) for uplink in site.uplinks.values()]
+    return [_tunnel(site, spec) for spec in site.config.tunnels.values()]
 
 
-def _tunnel(site: Site, uplink: Uplink) -> TunnelView:
-    spec = site.config.tunnels[uplink.name]
-    link = uplink.link
+def _tunnel(site: Site, spec: TunnelSpec) -> TunnelView:
+    """As this process and the workers have it together; it is up when it is up everywhere."""
+    reports = site.workers.reports(spec.name)
+    if spec.name in site.uplinks:
+        reports.insert(0, uplink_report(site.uplinks[spec.name]))
+    worst = min(reports, key=lambda each: each.up, default=NO_UPLINK)
     return TunnelView(
-        name=uplink.name,
+        name=spec.name,
         kind=spec.kind.name,
         via=spec.via,
-        far_side=uplink.tunnel.far_side,
-        state=uplink.state,
-        reason=uplink.reason,
-        detail=uplink.describe() if uplink.state is TunnelState.WAITING else uplink.detail,
-        since=uplink.since,
-        connects=uplink.connects,
-        failures=dict(uplink.failures),
-        rtt=link.rtt() if link else None,
-        channel_open=uplink.channel_open.copy(),
-        details=link.details() if link else {},
+        far_side=spec.kind.create(spec.options).far_side,
+        state=worst.state,
+        reason=worst.reason,
+        detail=worst.described if worst.state is TunnelState.WAITING else worst.detail,
+        since=worst.since,
+        connects=sum(each.connects for each in reports),
+        failures=dict(sum((Counter(each.failures) for each in reports), Counter())),
+        rtt=worst.rtt,
+        channel_open=reduce(Histogram.plus, (each.channel_open for each in reports), Histogram()),
+        details=_details([each.details for each in reports if each.details]),
     )
+
+
+def _details(all_details: list[dict[str, Any]]) -> dict[str, Any]:
+    """Those of the first, with what can be counted added up."""
+    together = dict(all_details[0]) if all_details else {}
+    for key in ("connections", "channels"):
+        if key in together:
+            together[key] = sum(each.get(key, 0) for each in all_details)
+    return together
 
 
 def backend_view(running: Running) -> BackendView:

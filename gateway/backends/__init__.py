@@ -22,6 +22,7 @@ class BackendKind:
         default_port: Used where a target names no port.
         hold: How long a client waits by default while the path is down.
         has_roles: Whether targets are primary or replica.
+        bulk: Whether its clients move much and wait little, so that queries should not share a core with them.
         privileged_only: Tells, from the options, whether only source ports below 1024 may connect.
     """
 
@@ -33,12 +34,21 @@ class BackendKind:
     default_port: int
     hold: Duration = Duration(10.0)
     has_roles: bool = False
+    bulk: bool = False
     privileged_only: Callable[[Any], bool] = lambda _: False
     verify: Callable[[Any, Any], None] = lambda _options, _check: None
     """Raises `GatewayError` when options, or files that they name, can never work."""
 
+    def __reduce__(self) -> tuple[Callable[[str], "BackendKind"], tuple[str]]:
+        return (_named, (self.name,))
+
 
 KINDS: dict[str, BackendKind] = {}
+
+
+def _named(name: str) -> BackendKind:
+    """A kind sent from one process to another."""
+    return load()[name]
 
 
 def register(kind: BackendKind) -> None:

@@ -109,6 +109,7 @@ register(
         scheme="nfs",
         default_port=2049,
         hold=Duration(300.0),
+        bulk=True,
         privileged_only=lambda options: not options.allow_unprivileged_ports,
     )
 )

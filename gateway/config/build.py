@@ -115,6 +115,7 @@ def _backend(name: str, table: Table, decoder: Decoder) -> BackendSpec | None:
         hold=kind.hold if common.hold is None else common.hold,
         max_connections=common.max_connections,
         allow=common.allow,
+        worker=common.worker,
         check=check,
         options=options,
         check_options=check_options,

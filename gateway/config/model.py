@@ -18,10 +18,12 @@ class GatewaySection:
     Args:
         instance: Its name in logs, status and labels.
         state_dir: Where it keeps what must outlive it.
+        workers: Processes that carry the bulk backends' bytes beside this one; 0: one process does everything.
     """
 
     instance: str = field(default_factory=socket.gethostname)
     state_dir: Path = Path("/var/lib/gateway")
+    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class BackendCommon:
         hold: How long a client waits while the path is down; absent: 10s, and 5m for NFS.
         max_connections: Clients at once, waiting ones included.
         allow: Networks that may connect; absent: everybody who reaches the listener.
+        worker: Whether a worker carries it; absent: bulk kinds, and all where there is only one sort of traffic.
     """
 
     kind: str
@@ -120,6 +123,7 @@ class BackendCommon:
     hold: Duration | None = None
     max_connections: int = field(default=1000, metadata=AT_LEAST_ONE)
     allow: tuple[Network, ...] = ()
+    worker: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ class BackendSpec:
     hold: float
     max_connections: int
     allow: tuple[Network, ...]
+    worker: bool | None
     check: CheckCommon
     options: Any
     check_options: Any

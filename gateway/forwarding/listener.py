@@ -32,12 +32,19 @@ class Listener:
 
     Args:
         address: Where to listen.
+        sockets: Bound already, by somebody else.
     """
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, sockets: list[socket.socket] | None = None) -> None:
         self.address = address
-        self._sockets = _bind(address)
+        self._sockets = sockets or _bind(address)
+        self._bound_here = sockets is None
         self._on_accept: OnAccept | None = None
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Its sockets, for another process to accept from."""
+        return [sock.fileno() for sock in self._sockets]
 
     def start(self, on_accept: OnAccept) -> None:
         """Hand every accepted socket, non-blocking, to `on_accept`."""
@@ -53,7 +60,7 @@ class Listener:
             if sock.fileno() >= 0:
                 readiness().remove(sock.fileno())
             sock.close()
-        if isinstance(self.address, Path):
+        if isinstance(self.address, Path) and self._bound_here:
             self.address.unlink(missing_ok=True)
         self._sockets = []
 

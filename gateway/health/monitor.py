@@ -98,7 +98,7 @@ class Check:
         target: What to probe.
         path: The uplink it is reached through.
         schedule: When.
-        changed: Called after each change of the target's state.
+        changed: Called after each check.
     """
 
     def __init__(
@@ -211,7 +211,6 @@ class Check:
     def _note(self, changed: bool) -> bool:
         if changed:
             self.since = time.time()
-            self._changed()
             verdict = self.verdict
             extra = {"backend": self.name, "target": str(self.target), "state": str(verdict.state)}
             if verdict.reason:
@@ -219,6 +218,7 @@ class Check:
             # A blocked target is told by its tunnel already.
             quiet = verdict.state in (State.UP, State.UNKNOWN, State.PAUSED, State.BLOCKED)
             log.log(logging.INFO if quiet else logging.WARNING, "target %s", verdict.state, extra=extra)
+        self._changed()
         return changed
 
     async def _pause(self, *, changed: bool) -> None:

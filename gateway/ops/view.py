@@ -93,6 +93,8 @@ class ServiceView:
     backends: list[BackendView]
     loop_lag: Histogram
     warnings: list[str] = field(default_factory=list)
+    workers: dict[int, int | None] = field(default_factory=dict)
+    """The process of each worker; None while it is being started."""
 
     @property
     def status(self) -> str:
@@ -226,6 +228,7 @@ def service_json(view: ServiceView) -> dict[str, Any]:
             "error": view.reload_error,
         },
         "warnings": view.warnings,
+        "workers": {str(number): pid for number, pid in view.workers.items()},
         "tunnels": {tunnel.name: tunnel_json(tunnel) for tunnel in view.tunnels},
         "backends": {backend.name: backend_json(backend) for backend in view.backends},
     }

@@ -29,8 +29,16 @@ class TunnelKind:
     verify: Callable[[Any], None] = lambda _: None
     """Raises `GatewayError` when the options, or files that they name, can never work."""
 
+    def __reduce__(self) -> tuple[Callable[[str], "TunnelKind"], tuple[str]]:
+        return (_named, (self.name,))
+
 
 KINDS: dict[str, TunnelKind] = {}
+
+
+def _named(name: str) -> TunnelKind:
+    """A kind sent from one process to another."""
+    return load()[name]
 
 
 def register(kind: TunnelKind) -> None:

@@ -39,7 +39,10 @@ def turned_away(port: int, source: tuple[str, int] = ("127.0.0.1", 0)) -> bool:
     """Whether a client is reset, be it so quickly that it has hardly connected."""
     try:
         with connect(port, source) as sock:
+            sock.settimeout(1)
             return is_reset(sock)
+    except TimeoutError:
+        return False
     except ConnectionResetError:
         return True
 

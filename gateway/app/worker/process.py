@@ -1,0 +1,198 @@
+"""The worker's side: `python -m gateway.app.worker.process FD`, started by the owner and ended with it."""
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+from gateway.app.site import Site
+from gateway.app.worker.messages import (
+    Apply,
+    Command,
+    Dial,
+    Dialled,
+    Failed,
+    ForwardReport,
+    Messenger,
+    Order,
+    Report,
+    uplink_report,
+)
+from gateway.app.worker.remote import RemoteForward
+from gateway.contracts import Endpoint, Stream
+from gateway.errors import LinkLostError, ReachError, Reason
+from gateway.forwarding.forward import Forward
+from gateway.forwarding.listener import Address, Listener
+from gateway.measure import Histogram
+from gateway.ops import logs
+from gateway.relay.readiness import RelayLoop
+from gateway.relay.sockets import reset, tune
+from gateway.supervision.supervisor import supervise
+
+log = logging.getLogger(__name__)
+
+REPORT_EVERY = 0.25
+_PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """Runs the forwards of some backends, with tunnels of its own.
+
+    Args:
+        sock: The owner's other end.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._stop = asyncio.Event()
+        self._owner = Messenger(sock, self._heard, self._stop.set)
+        self._site: Site | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._orders: dict[str, tuple[Endpoint, ...]] = {}
+        self._supervisor: Any = None
+
+    async def run(self) -> None:
+        """Work until the owner says stop, or is gone."""
+        async with asyncio.TaskGroup() as group, supervise() as supervisor:
+            self._group, self._supervisor = group, supervisor
+            reporting = group.create_task(self._report())
+            await self._stop.wait()
+            reporting.cancel()
+        self._owner.close()
+
+    def _heard(self, message: Any, fds: list[int]) -> None:
+        match message:
+            case Apply():
+                self._apply(message, fds)
+            case Order(backend, targets):
+                self._orders[backend] = targets
+            case Dial() if self._group is not None:
+                self._group.create_task(self._dial(message, socket.socket(fileno=fds[0])))
+            case Command():
+                self._obey(message)
+
+    def _apply(self, message: Apply, fds: list[int]) -> None:
+        if self._group is None:
+            return
+        if self._site is None:
+            self._site = Site(self._supervisor, self._group, message.config, checker=self)
+            logs.configure(message.config.log.level, message.config.log.format)
+        listeners: dict[Address, Listener] = {}
+        for address, count in message.listeners:
+            sockets = [socket.socket(fileno=fd) for fd in fds[:count]]
+            fds = fds[count:]
+            known = self._site.listeners.get(address)
+            if known is None:
+                listeners[address] = Listener(address, sockets)
+            else:
+                listeners[address] = known
+                for sock in sockets:
+                    sock.close()
+        self._site.apply(message.config, listeners)
+        for name in self._site.uplinks:
+            self._site.uplinks[name].watchers.append(self._tell)
+
+    def _obey(self, command: Command) -> None:
+        site = self._site
+        if command.what == "stop" or site is None:
+            self._stop.set()
+        elif command.what == "stop_accepting":
+            site.stop_accepting()
+        elif command.what == "reconnect":
+            if command.argument in site.uplinks:
+                site.uplinks[command.argument].reconnect()
+        else:
+            for forward in site.forwards():
+                if command.what == "abort_all":
+                    forward.abort_all()
+                else:
+                    forward.abort_idle(command.argument)
+
+    async def _dial(self, message: Dial, client: Stream) -> None:
+        tune(client)
+        site = self._site
+        uplink = None if site is None else (site.uplinks.get(message.tunnel) if message.tunnel else site.direct)
+        if uplink is None or uplink.link is None:
+            reset(client)
+            self._owner.send(Dialled(message.number, Reason.TUNNEL, "the worker's tunnel is down", lost=True))
+            return
+        try:
+            await uplink.link.join(client, message.to, Histogram())
+        except ReachError as error:
+            reset(client)
+            lost = isinstance(error, LinkLostError)
+            self._owner.send(Dialled(message.number, error.reason, error.detail, lost))
+        except BaseException:
+            reset(client)
+            raise
+        else:
+            self._owner.send(Dialled(message.number))
+
+    # What the site asks of whoever checks.
+
+    def targets(self, backend: str, configured: tuple[Endpoint, ...]) -> list[Endpoint]:
+        """As the owner ordered them last."""
+        return list(self._orders.get(backend, configured))
+
+    def failed(self, backend: str, target: Endpoint) -> None:
+        """Tell the owner, which looks at the target now."""
+        self._owner.send(Failed(backend, target))
+
+    def _tell(self) -> None:
+        if self._site is not None:
+            self._owner.send(report(self._site))
+
+    async def _report(self) -> None:
+        while True:
+            self._tell()
+            await asyncio.sleep(REPORT_EVERY)
+
+
+def report(site: Site) -> Report:
+    """Everything at one moment."""
+    uplinks = {"": site.direct, **site.uplinks}
+    forwards = [running.forward for running in site.backends.values()]
+    return Report(
+        {name: uplink_report(uplink) for name, uplink in uplinks.items()},
+        {forward.name: _forward(forward) for forward in forwards},
+    )
+
+
+def _forward(forward: Forward | RemoteForward) -> ForwardReport:
+    return ForwardReport(
+        active=forward.active,
+        accepted=forward.accepted,
+        rejected=dict(forward.rejected),
+        resets=dict(forward.resets),
+        to_backend=forward.to_backend,
+        from_backend=forward.from_backend,
+        latency=forward.latency,
+    )
+
+
+def main() -> None:
+    """Run on the descriptor that the command line names."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The owner decides when to stop; the terminal's Ctrl-C reaches every process of the group.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    sock.setblocking(False)
+    gc.collect()
+    gc.freeze()
+    with asyncio.Runner(loop_factory=RelayLoop) as runner, contextlib.suppress(KeyboardInterrupt):
+        runner.run(_work(sock))
+    os._exit(0)
+
+
+async def _work(sock: socket.socket) -> None:
+    await Worker(sock).run()
+
+
+if __name__ == "__main__":
+    main()

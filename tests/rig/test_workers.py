@@ -1,0 +1,202 @@
+"""Workers: bulk on a core of its own, and everything else as if there were none."""
+
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from clients import query_mysql, query_postgres, read_nfs
+from conftest import Gateway, database_check, ssh_tunnel
+from servers import echoing, serving
+from test_forwards import connect, echo, is_reset, turned_away
+
+from gateway.demo.mariadb import MariaDB
+from gateway.demo.nfs import NfsServer
+from gateway.demo.postgres import Postgres
+from gateway.demo.process import free_port
+from gateway.demo.sshd import Bastion
+
+pytestmark = pytest.mark.rig
+
+CHECK = "check: {interval: 500ms, fast_interval: 200ms, down_interval: 300ms, timeout: 1s}"
+
+
+def worker(gateway: Gateway, number: int = 1) -> int:
+    pid = gateway.status()["workers"][str(number)]
+    assert isinstance(pid, int)
+    return pid
+
+
+def test_bulk_goes_to_a_worker_and_queries_stay(
+    gateway: Gateway,
+    tmp_path: Path,
+    shared_bastion: Bastion,
+    shared_mariadb: MariaDB,
+    shared_postgres: Postgres,
+    shared_nfs: NfsServer,
+) -> None:
+    ports = {name: free_port() for name in ("orders", "reports", "media")}
+    gateway.write(f"""
+        tunnels:
+          bastion: {ssh_tunnel(shared_bastion)}
+        backends:
+          orders:
+            kind: mysql
+            via: bastion
+            targets: ["127.0.0.1:{shared_mariadb.port}"]
+            listen: 127.0.0.1:{ports["orders"]}
+            check: {database_check(shared_mariadb, tmp_path)}
+          reports:
+            kind: postgres
+            via: bastion
+            worker: true
+            targets: ["127.0.0.1:{shared_postgres.port}"]
+            listen: 127.0.0.1:{ports["reports"]}
+            check: {database_check(shared_postgres, tmp_path)}
+          media:
+            kind: nfs
+            via: bastion
+            targets: ["127.0.0.1:{shared_nfs.port}"]
+            export: /media
+            listen: 127.0.0.1:{ports["media"]}
+            check: {{write: true, interval: 1s}}
+    """)
+    gateway.start("--workers", "1").wait_up("orders", "reports", "media")
+    assert query_mysql(shared_mariadb, ports["orders"]) == 3
+    assert query_postgres(shared_postgres, ports["reports"]) == 2
+    assert read_nfs(ports["media"]) == "hello over NFS\n"
+    gateway.wait(lambda: gateway.backend("media")["connections"]["bytes_from_backend"] > 0)
+    gateway.wait(lambda: gateway.backend("reports")["connections"]["bytes_from_backend"] > 0)
+    for name in ("media", "reports"):
+        assert gateway.backend(name)["connections"]["total"] == 1
+    phases = gateway.backend("reports")["targets"][0]["last_phases_seconds"]
+    assert set(phases) == {"channel", "greeting", "auth", "query"}
+    tunnel = gateway.tunnel("bastion")
+    assert (tunnel["state"], tunnel["connections"], tunnel["connects"]) == ("up", 2, 2)
+    _, metrics = gateway.http.get("/metrics")
+    assert 'gateway_connections_total{backend="media"} 1.0' in metrics
+
+
+def test_a_killed_worker_costs_its_own_connections_and_is_replaced(gateway: Gateway, shared_bastion: Bastion) -> None:
+    with serving(echoing) as port:
+        bulk, query = free_port(), free_port()
+        backend = f'kind: tcp, via: bastion, targets: ["127.0.0.1:{port}"], {CHECK}'
+        gateway.write(f"""
+            tunnels:
+              bastion: {ssh_tunnel(shared_bastion)}
+            backends:
+              bulk: {{{backend}, listen: 127.0.0.1:{bulk}, worker: true}}
+              query: {{{backend}, listen: 127.0.0.1:{query}, worker: false}}
+        """)
+        gateway.start("--workers", "1").wait_up("bulk", "query")
+        with connect(bulk) as lost, connect(query) as kept:
+            assert echo(lost, b"x" * 1000) == b"x" * 1000
+            assert echo(kept) == b"hello"
+            gateway.wait(lambda: gateway.backend("bulk")["connections"]["bytes_to_backend"] == 1000)
+            first = worker(gateway)
+            os.kill(first, signal.SIGKILL)
+            assert is_reset(lost) or lost.recv(1) == b""
+            # A client that comes while there is none waits in the listener that we keep.
+            with connect(bulk) as patient:
+                assert echo(patient) == b"hello"
+            assert echo(kept) == b"hello"
+        gateway.wait_up("bulk", "query")
+        assert worker(gateway) != first
+        connections = gateway.backend("bulk")["connections"]
+        assert connections["total"] == 2
+        assert connections["reset"] == {"aborted": 1}
+        gateway.wait(lambda: gateway.backend("bulk")["connections"]["bytes_to_backend"] == 1005)
+        assert gateway.backend("query")["connections"]["reset"] == {}
+
+
+def test_reload_reaches_workers_and_moves_backends(gateway: Gateway, shared_bastion: Bastion) -> None:
+    with serving(echoing) as port:
+        one, two = free_port(), free_port()
+        backend = f'kind: tcp, via: bastion, targets: ["127.0.0.1:{port}"], {CHECK}'
+        body = f"""
+            tunnels:
+              bastion: {ssh_tunnel(shared_bastion)}
+            backends:
+              one: {{{backend}, listen: 127.0.0.1:{one}, worker: true, max_connections: %s}}
+              two: {{{backend}, listen: 127.0.0.1:{two}, worker: %s}}
+        """
+        gateway.write(body % (5, "false"))
+        gateway.start("--workers", "1").wait_up("one", "two")
+        with connect(one) as client:
+            assert echo(client) == b"hello"
+            gateway.write(body % (1, "true"))
+            assert gateway.command("reload").returncode == 0
+            assert echo(client) == b"hello"
+            gateway.wait_up("two")
+            with connect(two) as moved:
+                assert echo(moved) == b"hello"
+                gateway.wait(lambda: gateway.backend("two")["connections"]["active"] == 1)
+            gateway.wait(lambda: turned_away(one))
+            gateway.wait(lambda: gateway.backend("one")["connections"]["rejected"].get("max_connections", 0) > 0)
+
+
+def test_term_drains_workers_too_and_none_outlives_us(gateway: Gateway, shared_bastion: Bastion) -> None:
+    with serving(echoing) as port:
+        listen = free_port()
+        backend = f'kind: tcp, via: bastion, targets: ["127.0.0.1:{port}"], {CHECK}'
+        gateway.write(
+            f"tunnels:\n  bastion: {ssh_tunnel(shared_bastion)}\n"
+            f"backends:\n  one: {{{backend}, listen: 127.0.0.1:{listen}, worker: true}}\n",
+            shutdown="{delay: 300ms, drain: 5s}",
+        )
+        gateway.start("--workers", "2").wait_up("one")
+        workers = [worker(gateway, 1), worker(gateway, 2)]
+        child = gateway.process._child  # type: ignore[union-attr]
+        with connect(listen) as client:
+            assert echo(client) == b"hello"
+            gateway.wait(lambda: gateway.backend("one")["connections"]["active"] == 1)
+            gateway.process.send(signal.SIGTERM)  # type: ignore[union-attr]
+            time.sleep(1)
+            assert echo(client) == b"hello"
+            with pytest.raises(ConnectionRefusedError):
+                connect(listen)
+        assert child is not None
+        assert child.wait(6) == 0
+        for pid in workers:
+            assert not Path(f"/proc/{pid}").exists()
+
+
+def test_workers_die_with_a_gateway_that_is_killed(gateway: Gateway) -> None:
+    with serving(echoing) as port:
+        gateway.write(f"""
+            backends:
+              one:
+                kind: tcp
+                targets: ["127.0.0.1:{port}"]
+                listen: 127.0.0.1:{free_port()}
+                {CHECK}
+        """)
+        gateway.start("--workers", "1").wait_up("one")
+        pid = worker(gateway)
+        os.kill(gateway.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_failing_target_is_told_to_the_owner_and_routing_follows(gateway: Gateway) -> None:
+    with serving(echoing) as good, socket.create_server(("127.0.0.1", 0)) as dying:
+        listen = free_port()
+        bad = dying.getsockname()[1]
+        gateway.write(f"""
+            backends:
+              one:
+                kind: tcp
+                targets: ["127.0.0.1:{bad}", "127.0.0.1:{good}"]
+                listen: 127.0.0.1:{listen}
+                check: {{interval: 30s, fast_interval: 200ms, timeout: 1s}}
+        """)
+        gateway.start("--workers", "1").wait_up("one")
+        dying.close()
+        with connect(listen) as client:
+            assert echo(client) == b"hello"
+        # Nobody would look for half a minute, but for the failure in traffic.
+        gateway.wait(lambda: gateway.backend("one")["targets"][0]["state"] == "down", 5)
