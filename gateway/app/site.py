@@ -156,6 +156,7 @@ class Site:
             self._add(config.backends[name], listeners, assigned.get(name))
         for name in sorted(changes.backends_changed - moved):
             self._change(self.backends[name], config.backends[name], listeners)
+        self._retiring.update(retired)  # all of them first: one may go through another
         for uplink in retired:
             self._group.create_task(self._retire(uplink, drain))
         for address, listener in self.listeners.items():
@@ -240,6 +241,7 @@ class Site:
             self._group.create_task(self._stop(check))
         if isinstance(running.forward, Forward):  # a worker drains its own
             running.forward.listeners = []
+            self._retiring.add(running.forward)
             self._group.create_task(self._retire(running.forward, drain))
 
     def _path(self, spec: BackendSpec) -> Uplink:
@@ -273,7 +275,6 @@ class Site:
 
     async def _retire(self, unit: Uplink | Forward, drain: float) -> None:
         """Stop what is no longer configured once its clients are gone, or after `drain` seconds."""
-        self._retiring.add(unit)
         deadline = time.monotonic() + drain
         # Clients end in many places, and this runs only while something drains: a poll is the simplest.
         while time.monotonic() < deadline and self._busy(unit):  # noqa: ASYNC110
