@@ -82,8 +82,12 @@ def test_limits_are_kept_and_counted(gateway: Gateway) -> None:
             assert echo(inside) == b"hello"
         assert turned_away(privileged)
         if os.geteuid() == 0:
-            with connect(privileged, ("127.0.0.1", 1001)) as low:
-                assert echo(low) == b"hello"
+            for source in range(1000, 700, -1):  # some may still be waiting for the ends of earlier connections
+                with contextlib.suppress(OSError), connect(privileged, ("127.0.0.1", source)) as low:
+                    assert echo(low) == b"hello"
+                    break
+            else:
+                pytest.fail("no source port below 1024 was let in")
         assert gateway.backend("few")["connections"]["rejected"] == {"max_connections": 1}
         assert gateway.backend("narrow")["connections"]["rejected"] == {"not_allowed": 1}
         assert gateway.backend("media")["connections"]["rejected"] == {"unprivileged_port": 1}

@@ -9,11 +9,13 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
 from asyncssh.packet import String, UInt32
 from conftest import need
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers import echoing, serving
@@ -26,6 +28,7 @@ from gateway.measure import Histogram
 from gateway.relay.readiness import RelayLoop
 from gateway.relay.sockets import tune
 from gateway.ssh import doors
+from gateway.ssh import gcm as doors_gcm
 from gateway.ssh.options import Connections, Keepalive
 from gateway.ssh.plane import PlaneRelay
 from gateway.ssh.pool import SshLink
@@ -469,6 +472,61 @@ async def test_a_packet_changed_on_the_way_ends_the_connection(bastions: dict[st
                 with contextlib.suppress(ConnectionResetError):
                     assert await loop.sock_recv(sock, 100) == b""
                 sock.close()
+
+
+KINDS_OF_PACKET = st.sampled_from([90, 91, 92, 93, 94, 95, 96, 97, 98, 99, 100, 80, 81, 82, 2, 3, 4, 20, 21, 30, 127])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(KINDS_OF_PACKET, st.integers(0, 3), st.binary(max_size=40)), min_size=1, max_size=12))
+def test_any_sequence_of_well_sealed_packets_is_survived(
+    bastions: dict[str, Bastion], packets: list[tuple[int, int, bytes]]
+) -> None:
+    """A peer that has the keys and sends what it likes: its connection may end, a clean end or an error, and no more.
+
+    The packets are opened by the plane as if they had come from the peer; a bystander on another connection goes on.
+    """
+
+    keys: dict[int, bytes] = {}
+    original = doors_gcm.Gcm.__init__
+
+    def remembering(self: doors_gcm.Gcm, theirs: Any) -> None:
+        original(self, theirs)
+        keys[id(self)] = theirs._cipher._key
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        problems: list[dict[str, object]] = []
+        loop.set_exception_handler(lambda _, context: problems.append(context))
+        with serving(echoing) as port:
+            one = options(bastions["openssh"], connections=Connections(1, 1), keepalive=Keepalive(Duration(60.0), 3))
+            async with opened(one) as victim, opened(one) as bystander, asyncio.timeout(20):
+                sock = await victim.socket(Endpoint("127.0.0.1", port))
+                conn = victim._sessions[0]._conn
+                wire = conn.wire  # type: ignore[attr-defined]
+                cipher = conn.opens  # type: ignore[attr-defined]
+                key = AESGCM(keys[id(cipher)])
+                nonce, counter = bytearray(cipher.nonce), cipher.counter
+                for kind, number, body in packets:
+                    payload = bytes([kind]) + UInt32(number) + body
+                    padding = 16 + -(1 + len(payload)) % 16
+                    head = UInt32(1 + len(payload) + padding)
+                    doors_gcm.put_counter(nonce, doors_gcm.COUNTER_AT, counter)
+                    counter += 1
+                    sealed = head + key.encrypt(bytes(nonce), bytes([padding]) + payload + bytes(padding), head)
+                    if wire.is_closing() or conn.dead:  # type: ignore[attr-defined]
+                        break
+                    wire._view[wire._end : wire._end + len(sealed)] = sealed
+                    wire._end += len(sealed)
+                    wire._resume()
+                await asyncio.sleep(0)
+                await echo_once(bystander, port)
+                sock.close()
+        assert not problems, problems
+
+    with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=RelayLoop) as runner:
+        patch.setattr(doors_gcm.Gcm, "__init__", remembering)
+        runner.run(run())
 
 
 async def test_garbage_instead_of_packets_never_raises_beyond_the_connection(
