@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11; do $$p -c '' 2>/dev/null && echo $$p && break; done || echo python3)
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test check bench format clean
+.PHONY: help setup demo test check bench profile format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,7 +35,12 @@ check: setup  ## lint, types, layers, unit tests
 	$(BIN)/pytest -q tests/unit
 
 bench: setup  ## the gateway beside ssh -L and HAProxy, into bench/results.md (minutes; ARGS="--rounds 1 --only bulk")
+	@tools/packages.sh bench
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python bench/run.py --out bench/results.md $(ARGS)
+
+profile: setup  ## where the gateway's time goes under a load (ARGS="pp 5": up, down, pp or conn, and seconds)
+	$(BIN)/python bench/profile_load.py $(ARGS)
 
 format: setup  ## format the code and mend what can be mended
 	$(BIN)/ruff format --quiet .

@@ -6,7 +6,9 @@ Usage: python bench/run.py [--rounds N] [--only WORD] [--out FILE]
 import argparse
 import contextlib
 import datetime as dt
+import math
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -20,7 +22,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import asyncssh
 import cryptography
-from site_ways import LOAD, Way, running, straight
+from site_ways import LOAD, Way, beside_sshtunnel, running, straight
+
+from gateway.demo.process import find
 
 Measure = Callable[[Way], float]
 
@@ -119,8 +123,22 @@ def idle(connections: int, *, memory: bool) -> Measure:
     return measure
 
 
+def transactions(way: Way) -> float:
+    """Pgbench's read-only transactions a second, with 8 clients."""
+    if not way.database:
+        return math.nan
+    done = subprocess.run(
+        [PGBENCH or "pgbench", "-S", "-n", "-c", "8", "-T", "3", "-p", str(way.database)],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    match = re.search(r"tps = ([\d.]+)", done.stdout)
+    return float(match[1]) if match else math.nan
+
+
+PGBENCH = find("pgbench", "/usr/lib/postgresql/*/bin")
 GB = 1_000_000_000
 TUNNEL = [
+    Row("memory per idle connection, KiB", idle(4000, memory=True), smaller=True, digits=1),
     Row("bulk to the backend, 1 flow, MB/s", bulk("up", 1, GB)),
     Row("bulk to the backend, 8 flows, MB/s", bulk("up", 8, GB)),
     Row("bulk from the backend, 1 flow, MB/s", bulk("down", 1, GB)),
@@ -140,7 +158,13 @@ TUNNEL = [
     Row("a query beside a bulk write, p50 µs", beside("up"), smaller=True),
     Row("a query beside 1,000 idle connections, p50 µs", idle(1000, memory=False), smaller=True),
     Row("a query beside 4,500 idle connections, p50 µs", idle(4500, memory=False), smaller=True),
+    Row("pgbench -S, 8 clients, transactions/s", transactions),
+]
+SSHTUNNEL = [
     Row("memory per idle connection, KiB", idle(4000, memory=True), smaller=True, digits=1),
+    Row("bulk to the backend, 1 flow, MB/s", bulk("up", 1, 200_000_000)),
+    Row("bulk from the backend, 1 flow, MB/s", bulk("down", 1, 200_000_000)),
+    Row("new connections/s, 8 at once", lambda way: load("conn", way.port, 8, 100)),
 ]
 STRAIGHT = [
     Row("bulk to the backend, 1 flow, MB/s", bulk("up", 1, 4 * GB)),
@@ -204,9 +228,13 @@ def main() -> None:
     page = ["# Measured", "", "Made by `make bench`: every line interleaved in one run, medians, on loopback.", ""]
     page += [*machine(), f"- medians of {asked.rounds} rounds; ratios above 1 are in the gateway's favour", ""]
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
+        Path(name).chmod(0o755)  # PostgreSQL runs as a user of its own
         with running(Path(name)) as ways:
             page += ["## Through SSH", ""]
             page += compare(ways, [row for row in TUNNEL if asked.only in row.name], asked.rounds)
+        with beside_sshtunnel(Path(name)) as ways:
+            page += ["", "## Beside sshtunnel", ""]
+            page += compare(ways, [row for row in SSHTUNNEL if asked.only in row.name], asked.rounds)
         with straight(Path(name)) as ways:
             page += ["", "## Straight, without a tunnel", ""]
             page += compare(ways, [row for row in STRAIGHT if asked.only in row.name], asked.rounds)

@@ -1,6 +1,7 @@
 """What the benchmark compares: one load server, and several ways to it, all on loopback."""
 
 import contextlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from gateway.demo import postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
 
@@ -29,6 +31,7 @@ class Way:
         port: Where clients connect.
         delayed: The same over a long path, by round trip in milliseconds.
         process: Whose CPU time and memory count; None for the direct way.
+        database: Where a PostgreSQL answers, when one runs.
         bulk: Where a bulk transfer connects that goes beside queries; 0: at the same port.
     """
 
@@ -36,6 +39,7 @@ class Way:
     port: int
     delayed: dict[int, int] = field(default_factory=dict)
     process: Process | None = None
+    database: int = 0
     bulk: int = 0
 
     def cpu(self) -> float:
@@ -114,12 +118,35 @@ def running(folder: Path) -> Iterator[list[Way]]:
                 f"delay{delay}",
                 far[delay],
             )
+        database = _database(folder, stack)
+        far[0] = bastion.port
         yield [
-            Way("direct", server),
-            _gateway(folder, bastion, server, far, start),
-            _ssh("ssh -L", [], folder, bastion, server, far, start),
-            _ssh("ssh -L, AES-GCM", ["-c", "aes128-gcm@openssh.com"], folder, bastion, server, far, start),
+            Way("direct", server, database=database),
+            _gateway(folder, bastion, server, far, database, start),
+            _ssh("ssh -L", [], bastion, server, far, database, start),
+            _ssh("ssh -L, AES-GCM", ["-c", "aes128-gcm@openssh.com"], bastion, server, far, database, start),
         ]
+
+
+@contextlib.contextmanager
+def beside_sshtunnel(folder: Path) -> Iterator[list[Way]]:
+    """The load server, the gateway, and the Python package sshtunnel where it is installed."""
+    with contextlib.ExitStack() as stack:
+        start = _starter(folder, stack)
+        server = free_port()
+        start([str(LOAD), "serve", str(server)], "load", server)
+        bastion = Bastion(folder / "bastion2").start()
+        stack.callback(bastion.stop)
+        (folder / "2").mkdir()
+        ways = [Way("direct", server), _gateway(folder / "2", bastion, server, {0: bastion.port}, 0, start)]
+        if importlib.util.find_spec("sshtunnel"):
+            listen = free_port()
+            script = str(ROOT / "bench" / "sshtunnel_way.py")
+            arguments = [str(bastion.port), bastion.user, str(bastion.client_key), str(listen), str(server)]
+            ways.append(
+                Way("sshtunnel", listen, process=start([sys.executable, script, *arguments], "sshtunnel", listen))
+            )
+        yield ways
 
 
 @contextlib.contextmanager
@@ -154,8 +181,21 @@ def straight(folder: Path) -> Iterator[list[Way]]:
         yield ways
 
 
-def _gateway(folder: Path, bastion: Bastion, server: int, far: dict[int, int], start: Start) -> Way:
-    ops, listen, bulk = free_port(), free_port(), free_port()
+def _database(folder: Path, stack: contextlib.ExitStack) -> int:
+    """The port of a PostgreSQL with pgbench's tables, or 0 where there is none."""
+    pgbench = find("pgbench", "/usr/lib/postgresql/*/bin")
+    if not postgres.available() or pgbench is None:
+        return 0
+    server = postgres.Postgres(folder / "postgres").start()
+    stack.callback(server.stop)
+    os.environ.update(PGUSER=server.user, PGPASSWORD=server.password, PGDATABASE=server.database, PGHOST="127.0.0.1")
+    arguments = ["-i", "-q", "-s", "5", "-p", str(server.port)]
+    subprocess.run([pgbench, *arguments], check=True, timeout=120, capture_output=True)
+    return server.port
+
+
+def _gateway(folder: Path, bastion: Bastion, server: int, far: dict[int, int], database: int, start: Start) -> Way:
+    ops, listen, bulk, queries = free_port(), free_port(), free_port(), free_port()
     delayed = {delay: free_port() for delay in far}
     keys = f"kind: ssh, host: 127.0.0.1, user: {bastion.user}, identity_files: [{bastion.client_key}]"
     known = f"known_hosts: [{bastion.known_hosts}], host_key_alias: '[127.0.0.1]:{bastion.port}'"
@@ -175,18 +215,20 @@ def _gateway(folder: Path, bastion: Bastion, server: int, far: dict[int, int], s
             for delay, port in delayed.items()
         ),
     ]
+    if database:
+        target = f"kind: postgres, targets: ['127.0.0.1:{database}'], via: near"
+        lines.append(f"  queries: {{{target}, listen: 127.0.0.1:{queries}, worker: false}}")
     (folder / "gateway.yaml").write_text("\n".join(lines) + "\n")
     arguments = [sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")]
     process = start(arguments, "gateway", ops, listen, *delayed.values())
     time.sleep(1.5)  # the far tunnels take a few round trips to open, and a few more to be measured
-    return Way("gateway", listen, delayed, process, bulk)
+    return Way("gateway", listen, delayed, process, queries if database else 0, bulk)
 
 
 def _ssh(
-    name: str, options: list[str], folder: Path, bastion: Bastion, server: int, far: dict[int, int], start: Start
+    name: str, options: list[str], bastion: Bastion, server: int, far: dict[int, int], database: int, start: Start
 ) -> Way:
-    del folder
-    near = free_port()
+    near, queries = free_port(), free_port()
     delayed = {delay: free_port() for delay in far}
     alias = f"HostKeyAlias=[127.0.0.1]:{bastion.port}"
     known = f"UserKnownHostsFile={bastion.known_hosts}"
@@ -195,5 +237,7 @@ def _ssh(
         forward = f"127.0.0.1:{delayed[delay]}:127.0.0.1:{server}"
         start([*common, "-p", str(port), "-L", forward, f"{bastion.user}@127.0.0.1"], "ssh", delayed[delay])
     forward = f"127.0.0.1:{near}:127.0.0.1:{server}"
-    process = start([*common, "-p", str(bastion.port), "-L", forward, f"{bastion.user}@127.0.0.1"], "ssh", near)
-    return Way(name, near, delayed, process)
+    also = ["-L", f"127.0.0.1:{queries}:127.0.0.1:{database}"] if database else []
+    login = f"{bastion.user}@127.0.0.1"
+    process = start([*common, "-p", str(bastion.port), "-L", forward, *also, login], "ssh", near)
+    return Way(name, near, delayed, process, queries if database else 0)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the Debian packages that a target of the Makefile needs, where they are missing and we are root;
-# elsewhere says what is missing. Usage: tools/packages.sh venv PYTHON | demo | test
+# elsewhere says what is missing. Usage: tools/packages.sh venv PYTHON | demo | test | bench
 set -eu
 
 demo="openssh-server mariadb-server postgresql nfs-ganesha nfs-ganesha-vfs libnfs-utils"
@@ -11,7 +11,8 @@ case "$1" in
           wanted="python3-venv" ;;
     demo) wanted=$demo ;;
     test) wanted=$test ;;
-    *) echo "usage: $0 venv PYTHON | demo | test" >&2; exit 2 ;;
+    bench) wanted="gcc libc6-dev openssh-server openssh-client postgresql haproxy" ;;
+    *) echo "usage: $0 venv PYTHON | demo | test | bench" >&2; exit 2 ;;
 esac
 
 missing=""

@@ -240,6 +240,8 @@ class Site:
         for check in running.checks:
             self._group.create_task(self._stop(check))
         if isinstance(running.forward, Forward):  # a worker drains its own
+            for listener in running.forward.listeners:
+                listener.stop()
             running.forward.listeners = []
             self._retiring.add(running.forward)
             self._group.create_task(self._retire(running.forward, drain))

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -20,11 +21,21 @@ class DemoError(GatewayError):
     """A server of the demo cannot be started."""
 
 
+_PORTS = range(15000, 32000)
+"""Below what the kernel gives to outgoing connections, which would take a port between its choice and its use."""
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A TCP port on 127.0.0.1 that nobody listens on, and that this process was not given before."""
+    while True:
+        port = secrets.choice(_PORTS)
+        if port in _given:
+            continue
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            _given.add(port)
+            return port
 
 
 def find(program: str, *folders: str) -> str | None:

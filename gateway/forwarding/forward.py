@@ -56,8 +56,10 @@ class Route:
 
 @dataclass(frozen=True)
 class Joined:
-    """Where a relay leads."""
+    """A relay, and where it leads."""
 
+    __slots__ = ("path", "relay", "target")
+    relay: Relay
     target: Endpoint
     path: Path
 
@@ -81,7 +83,8 @@ class Forward:
         self.accepted = 0
         self.resets: Tally = Tally()
         self.rejected: Tally = Tally()
-        self.relays: dict[Relay, Joined] = {}
+        self.joined: dict[asyncio.Future[Ending], Joined] = {}
+        self._on_ended = self._ended  # one bound method for all of them
         self._ended_to_backend = 0
         self._ended_from_backend = 0
         self._dialling: set[asyncio.Task[None]] = set()
@@ -92,17 +95,17 @@ class Forward:
     @property
     def active(self) -> int:
         """Clients that are joined or waiting."""
-        return len(self.relays) + len(self._dialling)
+        return len(self.joined) + len(self._dialling)
 
     @property
     def to_backend(self) -> int:
         """Bytes sent towards the backend since the start."""
-        return self._ended_to_backend + sum(relay.to_backend for relay in self.relays)
+        return self._ended_to_backend + sum(each.relay.to_backend for each in self.joined.values())
 
     @property
     def from_backend(self) -> int:
         """Bytes sent towards clients since the start."""
-        return self._ended_from_backend + sum(relay.from_backend for relay in self.relays)
+        return self._ended_from_backend + sum(each.relay.from_backend for each in self.joined.values())
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Accept until cancelled; then every client is reset. The listeners stay bound."""
@@ -128,20 +131,21 @@ class Forward:
 
     def active_on(self, path: Path) -> int:
         """How many clients are joined through `path`."""
-        return sum(joined.path is path for joined in self.relays.values())
+        return sum(each.path is path for each in self.joined.values())
 
     def abort_all(self) -> None:
         """Reset every client, joined or waiting."""
         for task in self._dialling:
             task.cancel()
-        for relay in list(self.relays):
-            relay.abort(Ending.ABORTED)
+        for each in list(self.joined.values()):
+            each.relay.abort(Ending.ABORTED)
 
     def abort_idle(self, seconds: float) -> None:
         """Reset the clients that wait for nothing and have been silent for so many seconds."""
         before = time.monotonic() - seconds
-        for relay in [relay for relay in self.relays if relay.last_active < before and not relay.asked]:
-            relay.abort(Ending.ABORTED)
+        for relay in [each.relay for each in self.joined.values()]:
+            if relay.last_active < before and not relay.asked:
+                relay.abort(Ending.ABORTED)
 
     def _start_accepting(self) -> None:
         if self._group is not None:
@@ -190,11 +194,12 @@ class Forward:
             if relay is None:
                 vigil.end()
                 reset(client)
-        self.relays[relay] = Joined(target, path)
-        relay.ended.add_done_callback(lambda ended: self._ended(relay, ended.result()))
+        self.joined[relay.ended] = Joined(relay, target, path)
+        relay.ended.add_done_callback(self._on_ended)
 
-    def _ended(self, relay: Relay, ending: Ending) -> None:
-        target = self.relays.pop(relay).target
+    def _ended(self, ended: asyncio.Future[Ending]) -> None:
+        joined, ending = self.joined.pop(ended), ended.result()
+        relay, target = joined.relay, joined.target
         self._ended_to_backend += relay.to_backend
         self._ended_from_backend += relay.from_backend
         if ending is not Ending.FINISHED:

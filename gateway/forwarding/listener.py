@@ -54,6 +54,12 @@ class Listener:
             for sock in self._sockets:
                 self._watch(sock)
 
+    def stop(self) -> None:
+        """Accept no more here, and stay bound: another owner, or another process, may go on."""
+        self._on_accept = None
+        for sock in self._sockets:
+            readiness().remove(sock.fileno())
+
     def close(self) -> None:
         """Stop listening; new connections are refused by the kernel."""
         for sock in self._sockets:
@@ -65,7 +71,7 @@ class Listener:
         self._sockets = []
 
     def _watch(self, sock: socket.socket) -> None:
-        if sock.fileno() >= 0:
+        if sock.fileno() >= 0 and self._on_accept is not None:
             readiness().add(sock.fileno(), lambda _: self._accept(sock), READ)
 
     def _accept(self, sock: socket.socket) -> None:

@@ -55,7 +55,8 @@ class Session:
         self._conn = conn
         self._options = options
         self._verifier: Verifier = conn.get_extra_info("verifier")
-        self._relays: set[ChannelRelay] = set()
+        self._relays: dict[asyncio.Future[Ending], ChannelRelay] = {}
+        self._forgets = self._forget  # one bound method for all of them
         self.round_trip: float | None = None
         self.closing = False
         self.plane = isinstance(conn, PlaneConnection) and conn.seals is not None and conn.opens is not None
@@ -87,10 +88,13 @@ class Session:
             raise self._explain(error, to) from error
         except (asyncssh.Error, OSError) as error:
             raise LinkLostError(str(error)) from error
-        self._relays.add(relay)
-        relay.ended.add_done_callback(lambda _: self._relays.discard(relay))
+        self._relays[relay.ended] = relay
+        relay.ended.add_done_callback(self._forgets)
         relay.attach(client)
         return relay
+
+    def _forget(self, ended: asyncio.Future[Ending]) -> None:
+        del self._relays[ended]
 
     def _explain(self, error: asyncssh.ChannelOpenError, to: Endpoint) -> DialError | LinkLostError:
         if not self.alive:
@@ -125,7 +129,7 @@ class Session:
     async def close(self) -> None:
         """Reset every client and close the connection, waiting a moment for a goodbye."""
         self.closing = True
-        for relay in list(self._relays):
+        for relay in list(self._relays.values()):
             relay.abort(Ending.LINK_LOST)
         self._conn.close()
         try:

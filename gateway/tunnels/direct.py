@@ -5,6 +5,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from math import inf
 from typing import Any
 
@@ -43,11 +44,11 @@ class DirectLink:
         try:
             async with asyncio.timeout(timeout):
                 with timed("dns"):
-                    addresses = await _addresses(to)
-                with timed("tcp"):
-                    sock = await aiohappyeyeballs.start_connection(
-                        addresses, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER
+                    addresses = _literal(to) or await asyncio.get_running_loop().getaddrinfo(
+                        to.host, to.port, type=socket.SOCK_STREAM
                     )
+                with timed("tcp"):
+                    sock = await _connect(addresses)
         except TimeoutError as error:
             raise DialError(Reason.TIMEOUT, f"{to}: no connection within {timeout:.3g} s") from error
         except socket.gaierror as error:
@@ -90,12 +91,28 @@ class DirectTunnel:
         yield DirectLink()
 
 
-async def _addresses(to: Endpoint) -> list[Any]:
+@lru_cache(maxsize=1024)
+def _literal(to: Endpoint) -> list[Any]:
+    """The one address that `to` is, or none: an address needs no resolver, and so no thread."""
     try:
-        # An address needs no resolver, and so no thread.
         return socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        return await asyncio.get_running_loop().getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError):
+        return []
+
+
+async def _connect(addresses: list[Any]) -> Stream:
+    """A connection to the first address that answers; several are tried side by side (RFC 8305)."""
+    if len(addresses) > 1:
+        return await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER)
+    family, kind, protocol, _, address = addresses[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _reason(error: OSError) -> Reason:

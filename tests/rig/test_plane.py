@@ -201,7 +201,7 @@ async def test_a_query_is_answered_beside_clients_that_do_not_read(bastions: dic
             async with asyncio.timeout(2):
                 for _ in range(20):
                     await echo_once(link, port)
-            held = sum(relay.held for relay in link._sessions[0]._relays)  # type: ignore[attr-defined]
+            held = sum(relay.held for relay in link._sessions[0]._relays.values())  # type: ignore[attr-defined]
             assert held <= 21 * 2 * 1024 * 1024
             for sock in deaf:
                 sock.close()
