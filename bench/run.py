@@ -104,7 +104,7 @@ def idle(connections: int, *, memory: bool) -> Measure:
     def measure(way: Way) -> float:
         before = way.memory()
         with subprocess.Popen(
-            [str(LOAD), "idle", str(way.port), str(connections), "2000"],
+            [str(LOAD), "idle", str(way.port), str(connections), "300"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -138,7 +138,7 @@ def transactions(way: Way) -> float:
 PGBENCH = find("pgbench", "/usr/lib/postgresql/*/bin")
 GB = 1_000_000_000
 TUNNEL = [
-    Row("memory per idle connection, KiB", idle(4000, memory=True), smaller=True, digits=1),
+    Row("memory per idle connection, KiB", idle(2000, memory=True), smaller=True, digits=1),
     Row("bulk to the backend, 1 flow, MB/s", bulk("up", 1, GB)),
     Row("bulk to the backend, 8 flows, MB/s", bulk("up", 8, GB)),
     Row("bulk from the backend, 1 flow, MB/s", bulk("down", 1, GB)),

@@ -10,7 +10,8 @@ from typing import Protocol
 
 from gateway.app.changes import Changes, compare
 from gateway.app.worker.messages import Command
-from gateway.app.worker.remote import RemoteForward, Workers, WorkerUnit, tunnels_of
+from gateway.app.worker.owner import Workers, WorkerUnit, tunnels_of
+from gateway.app.worker.remote import RemoteForward
 from gateway.config import BackendSpec, Config, TunnelSpec
 from gateway.contracts import Backend, Endpoint, State, TunnelState
 from gateway.errors import Reason

@@ -12,16 +12,17 @@ import struct
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pymysql
 from pymysql.cursors import DictCursor
 
 from gateway.backends import BackendKind, NoOptions, register
+from gateway.backends.database import DatabaseCheck
 from gateway.backends.secrets import reveal
-from gateway.backends.tls import Tls, context, verify
-from gateway.contracts import Duration, Endpoint, Finding, Link, Phases, Secret
+from gateway.backends.tls import context, verify
+from gateway.contracts import Endpoint, Finding, Link, Phases
 from gateway.errors import ProbeError, ReachError, Reason
 
 _THREADS = ThreadPoolExecutor(max_workers=1024, thread_name_prefix="mysql-check")
@@ -51,25 +52,6 @@ _REASONS = {
 
 
 @dataclass(frozen=True)
-class MysqlCheck:
-    """How a MySQL or MariaDB is checked.
-
-    Args:
-        user: Who logs in; without one nothing is asked, and the state is `unknown`.
-        password: The user's password.
-        database: The database to use.
-        tls: Encryption of the check's own connection.
-        max_lag: A replica further behind than this is down.
-    """
-
-    user: str | None = None
-    password: Secret | None = None
-    database: str | None = None
-    tls: Tls = field(default_factory=Tls)
-    max_lag: Duration | None = None
-
-
-@dataclass(frozen=True)
 class MysqlBackend:
     """See `gateway.contracts.Backend`.
 
@@ -79,7 +61,7 @@ class MysqlBackend:
     """
 
     options: NoOptions
-    check: MysqlCheck
+    check: DatabaseCheck
 
     async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
         """Log in, and ask for role, version and lag."""
@@ -254,6 +236,13 @@ def _replication(cursor: DictCursor) -> tuple[float | None, bool, str | None]:
 
 register(
     BackendKind(
-        "mysql", NoOptions, MysqlCheck, MysqlBackend, scheme="mysql", default_port=3306, has_roles=True, verify=verify
+        "mysql",
+        NoOptions,
+        DatabaseCheck,
+        MysqlBackend,
+        scheme="mysql",
+        default_port=3306,
+        has_roles=True,
+        verify=verify,
     )
 )

@@ -8,7 +8,7 @@ import asyncio
 import re
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -17,10 +17,11 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGconn
 
 from gateway.backends import BackendKind, NoOptions, register
+from gateway.backends.database import DatabaseCheck
 from gateway.backends.loopback import doorway
 from gateway.backends.secrets import reveal
-from gateway.backends.tls import Tls, verify
-from gateway.contracts import Duration, Endpoint, Finding, Link, Phases, Secret
+from gateway.backends.tls import verify
+from gateway.contracts import Endpoint, Finding, Link, Phases
 from gateway.errors import ProbeError, Reason
 
 _QUERY = b"""
@@ -80,25 +81,6 @@ _STATUS_PHASE = {
 
 
 @dataclass(frozen=True)
-class PostgresCheck:
-    """How a PostgreSQL is checked.
-
-    Args:
-        user: Who logs in; without one nothing is asked, and the state is `unknown`.
-        password: The user's password.
-        database: The database to connect to; absent: the user's name.
-        tls: Encryption of the check's own connection.
-        max_lag: A replica further behind than this is down.
-    """
-
-    user: str | None = None
-    password: Secret | None = None
-    database: str | None = None
-    tls: Tls = field(default_factory=Tls)
-    max_lag: Duration | None = None
-
-
-@dataclass(frozen=True)
 class PostgresBackend:
     """See `gateway.contracts.Backend`.
 
@@ -108,7 +90,7 @@ class PostgresBackend:
     """
 
     options: NoOptions
-    check: PostgresCheck
+    check: DatabaseCheck
 
     async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
         """Log in, and ask for role, version and lag."""
@@ -254,7 +236,7 @@ register(
     BackendKind(
         "postgres",
         NoOptions,
-        PostgresCheck,
+        DatabaseCheck,
         PostgresBackend,
         scheme="postgres",
         default_port=5432,

@@ -50,6 +50,7 @@ async def _connect(options: SshOptions, sock: socket.socket, progress: Progress)
                 **login,
             )
             conn.set_extra_info(verifier=verifier)
+            _refuse_terrapin(conn, options)
     except TimeoutError as error:
         raise TunnelError(Reason.TIMEOUT, f"no login within {options.login_timeout:g} s (login_timeout)") from error
     except (asyncssh.Error, OSError, ValueError) as error:
@@ -60,6 +61,18 @@ async def _connect(options: SshOptions, sock: socket.socket, progress: Progress)
             await conn.wait_closed()
         raise
     return conn
+
+
+def _refuse_terrapin(conn: asyncssh.SSHClientConnection, options: SshOptions) -> None:
+    """Without strict key exchange, ChaCha20 lets a man in the middle drop packets unseen (CVE-2023-48795)."""
+    cipher = str(conn.get_extra_info("send_cipher"))
+    if cipher.startswith("chacha20") and not doors.strict_key_exchange(conn):
+        conn.abort()
+        raise TunnelError(
+            Reason.PROTOCOL,
+            f"{options.endpoint}: offers {cipher} without strict key exchange: update it, or use an AES-GCM cipher",
+            fatal=True,
+        )
 
 
 async def _log_in(sock: socket.socket, **arguments: Any) -> asyncssh.SSHClientConnection:

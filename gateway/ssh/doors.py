@@ -37,6 +37,11 @@ def known() -> bool:
     return asyncssh.__version__.startswith(KNOWN_VERSIONS)
 
 
+def strict_key_exchange(conn: asyncssh.SSHClientConnection) -> bool:
+    """Whether the server agreed to it (OpenSSH's PROTOCOL, section 1.10)."""
+    return bool(conn._strict_kex)  # noqa: SLF001 - no public door to it
+
+
 class PlaneConnection(SSHClientConnection):
     """asyncssh's connection, opened for the plane.
 

@@ -18,9 +18,10 @@ from conftest import need
 from servers import dripping, resetting, serving, silent, talking
 
 from gateway.backends import NoOptions
-from gateway.backends.mysql import MysqlBackend, MysqlCheck
+from gateway.backends.database import DatabaseCheck
+from gateway.backends.mysql import MysqlBackend
 from gateway.backends.nfs import NfsBackend, NfsCheck, NfsOptions
-from gateway.backends.postgres import PostgresBackend, PostgresCheck
+from gateway.backends.postgres import PostgresBackend
 from gateway.backends.tcp import TcpBackend
 from gateway.backends.tls import Tls
 from gateway.contracts import Backend, Duration, Endpoint, Secret, State
@@ -39,8 +40,8 @@ pytestmark = pytest.mark.rig
 DEADLINE = 1.0
 MYSQL_GREETING = b"\x4a\x00\x00\x00\x0a8.0.30\x00"
 KINDS: dict[str, Backend] = {
-    "mysql": MysqlBackend(NoOptions(), MysqlCheck(user="u", password=Secret("p"))),
-    "postgres": PostgresBackend(NoOptions(), PostgresCheck(user="u", password=Secret("p"))),
+    "mysql": MysqlBackend(NoOptions(), DatabaseCheck(user="u", password=Secret("p"))),
+    "postgres": PostgresBackend(NoOptions(), DatabaseCheck(user="u", password=Secret("p"))),
     "nfs": NfsBackend(NfsOptions(export="/x"), NfsCheck()),
     "tcp": TcpBackend(NoOptions(), NoOptions()),
 }
@@ -59,12 +60,12 @@ async def probe(backend: Backend, port: int, host: str = "127.0.0.1", timeout: f
 
 
 def mysql_backend(server: MariaDB, **changes: Any) -> MysqlBackend:
-    check = MysqlCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
+    check = DatabaseCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
     return MysqlBackend(NoOptions(), replace(check, **changes))
 
 
 def postgres_backend(server: Postgres, **changes: Any) -> PostgresBackend:
-    check = PostgresCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
+    check = DatabaseCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
     return PostgresBackend(NoOptions(), replace(check, **changes))
 
 
@@ -172,7 +173,7 @@ async def test_a_mysql_database_that_is_not_there(shared_mariadb: MariaDB) -> No
 
 async def test_mysql_without_a_user_is_never_touched(shared_mariadb: MariaDB) -> None:
     with serving(resetting) as port:
-        result = await probe(MysqlBackend(NoOptions(), MysqlCheck()), port)
+        result = await probe(MysqlBackend(NoOptions(), DatabaseCheck()), port)
     assert (result.state, result.reason) == (State.UNKNOWN, None)
     assert "check.user" in result.detail
 
@@ -309,7 +310,7 @@ async def test_postgres_never_sends_its_password_in_the_clear() -> None:
             while data := client.recv(4096):
                 heard.extend(data)
 
-    backend = PostgresBackend(NoOptions(), PostgresCheck(user="u", password=Secret("topsecret")))
+    backend = PostgresBackend(NoOptions(), DatabaseCheck(user="u", password=Secret("topsecret")))
     with serving(listen) as port:
         result = await probe(backend, port)
     assert result.reason is Reason.AUTH
@@ -320,7 +321,7 @@ async def test_postgres_replica_lag(rig_folder: Path, shared_postgres: Postgres)
     """A standby whose source is gone: still a replica, and not a healthy one."""
     from gateway.backends.postgres import PostgresBackend as Backend_  # noqa: PLC0415 - the pure part
 
-    backend = Backend_(NoOptions(), PostgresCheck(user="u", max_lag=Duration(10.0)))
+    backend = Backend_(NoOptions(), DatabaseCheck(user="u", max_lag=Duration(10.0)))
     good = backend._judge(["t", "on", "17", "1.5", "t"])
     assert (good.role, good.read_only, good.lag, good.degraded) == ("replica", True, 1.5, None)
     lonely = backend._judge(["t", "on", "17", "1.5", "f"])

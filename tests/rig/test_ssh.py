@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
+from asyncssh.connection import SSHConnection
 from conftest import need
 from servers import echoing, serving, silent, talking
 
@@ -298,6 +300,28 @@ async def test_an_agent(sshd: Bastion, tmp_path: Path) -> None:
                 pass
         finally:
             agent.kill()
+
+
+async def test_chacha_is_refused_from_a_server_without_strict_key_exchange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bastion = Bastion(tmp_path / "bastion", embedded=True)
+    folder = tmp_path / "bastion"
+
+    monkeypatch.setattr(SSHConnection, "_get_extra_kex_algs", lambda _: [])
+    server = await asyncssh.listen(
+        "127.0.0.1",
+        bastion.port,
+        server_factory=asyncssh.SSHServer,
+        server_host_keys=[str(folder / "host_key")],
+        authorized_client_keys=str(folder / "authorized_keys"),
+    )
+    async with server:
+        async with opened(options(bastion, ciphers=("aes128-gcm@openssh.com",))):
+            pass
+        error = await refused(options(bastion, ciphers=("chacha20-poly1305@openssh.com",)))
+        assert (error.reason, error.fatal) == (Reason.PROTOCOL, True)
+        assert "without strict key exchange" in error.detail
 
 
 # How it fails.
