@@ -205,11 +205,10 @@ class GatewayService:
 
     def reconnect(self, tunnel: str) -> bool:
         """See `gateway.ops.view.Service`."""
-        uplink = self._site.uplinks.get(tunnel) if self._site else None
-        if uplink is not None:
-            uplink.reconnect()
         if self._site is None or tunnel not in self._site.config.tunnels:
             return False
+        for uplink in self._site.uplinks_of(tunnel):
+            uplink.reconnect()
         for unit in self._site.workers.units:
             unit.send(Command("reconnect", tunnel))
         return True

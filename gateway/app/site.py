@@ -4,15 +4,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from gateway.app.changes import Changes, compare
+from gateway.app.lanes import Lane, lanes, through
 from gateway.app.worker.messages import Command
-from gateway.app.worker.owner import Workers, WorkerUnit, tunnels_of
+from gateway.app.worker.owner import Workers, WorkerUnit
 from gateway.app.worker.remote import RemoteForward
-from gateway.config import BackendSpec, Config, TunnelSpec
+from gateway.config import BackendSpec, Config
 from gateway.contracts import Backend, Endpoint, State, TunnelState
 from gateway.errors import Reason
 from gateway.forwarding.admission import Admission
@@ -121,7 +122,7 @@ class Site:
         self, supervisor: Supervisor, group: asyncio.TaskGroup, config: Config, checker: Checker | None = None
     ) -> None:
         self.config = replace(config, tunnels={}, backends={})
-        self.uplinks: dict[str, Uplink] = {}
+        self.uplinks: dict[Lane, Uplink] = {}
         self.backends: dict[str, Running] = {}
         self.direct = Uplink("direct", DirectTunnel(), None, quiet=True)
         self.listeners: dict[Address, Listener] = {}
@@ -131,6 +132,7 @@ class Site:
         self._units = 0
         self._retiring: set[Uplink | Forward] = set()
         self._checker = checker
+        self._apart = checker is None  # a worker is for one sort of traffic anyway
         self.workers = Workers(config.gateway.workers if checker is None else 0, self._failed)
         self._start("tunnel direct", self.direct)
         for unit in self.workers.units:
@@ -145,11 +147,12 @@ class Site:
         changes = compare(self.config, config)
         drain = config.shutdown.drain
         assigned = self.workers.apply(config, listeners)
-        wanted = _own_tunnels(config, assigned.keys())
-        gone = [name for name in self.uplinks if name in changes.tunnels_gone or name not in wanted]
-        retired = [self.uplinks.pop(name) for name in gone]
-        for name in _outermost_first(config, wanted - self.uplinks.keys()):
-            self._open(config.tunnels[name])
+        wanted = lanes(config, config.backends.keys() - assigned.keys(), apart=self._apart)
+        gone = [lane for lane in self.uplinks if lane.tunnel in changes.tunnels_gone or lane not in wanted]
+        retired = [self.uplinks.pop(lane) for lane in gone]
+        for lane in wanted:
+            if lane not in self.uplinks:
+                self._open(config, lane)
         moved = {name for name, running in self.backends.items() if running.worker is not assigned.get(name)}
         for name in sorted((changes.backends_gone | moved) & self.backends.keys()):
             self._remove(self.backends.pop(name), drain)
@@ -195,9 +198,16 @@ class Site:
         """Clients of all backends."""
         return sum(forward.active for forward in self.forwards())
 
-    def _open(self, spec: TunnelSpec) -> None:
-        via = self.uplinks[spec.via] if spec.via else self.direct
-        uplink = self.uplinks[spec.name] = Uplink(spec.name, spec.kind.create(spec.options), via)
+    def uplinks_of(self, tunnel: str) -> list[Uplink]:
+        """The lanes of a tunnel that this process has open."""
+        return [uplink for lane, uplink in self.uplinks.items() if lane.tunnel == tunnel]
+
+    def _open(self, config: Config, lane: Lane) -> None:
+        spec = config.tunnels[lane.tunnel]
+        outer = through(config, lane)
+        via = self.uplinks[outer] if outer else self.direct
+        traffic = "bulk" if lane.bulk else ""
+        uplink = self.uplinks[lane] = Uplink(spec.name, spec.kind.create(spec.options), via, traffic=traffic)
         self._start(f"tunnel {spec.name}", uplink)
 
     def _add(self, spec: BackendSpec, listeners: dict[Address, Listener], worker: WorkerUnit | None) -> None:
@@ -248,7 +258,7 @@ class Site:
             self._group.create_task(self._retire(running.forward, drain))
 
     def _path(self, spec: BackendSpec) -> Uplink:
-        return self.uplinks[spec.via] if spec.via else self.direct
+        return self.uplinks[Lane(spec.via, spec.kind.bulk and self._apart)] if spec.via else self.direct
 
     def _route(self, running: Running) -> Route:
         spec, checker = running.spec, self._checker
@@ -297,18 +307,3 @@ class Site:
 def _admission(spec: BackendSpec) -> Admission:
     privileged = spec.kind.privileged_only(spec.options)
     return Admission(spec.allow, spec.max_connections, privileged_only=privileged)
-
-
-def _own_tunnels(config: Config, elsewhere: Collection[str]) -> set[str]:
-    """The tunnels that this process opens: for its own backends, and those that no backend uses."""
-    own = {name for name in config.backends if name not in elsewhere}
-    used = set(tunnels_of(config, set(config.backends)))
-    return set(tunnels_of(config, own)) | (config.tunnels.keys() - used)
-
-
-def _outermost_first(config: Config, names: Collection[str]) -> list[str]:
-    def depth(name: str) -> int:
-        via = config.tunnels[name].via
-        return 0 if via is None else 1 + depth(via)
-
-    return sorted(names, key=lambda name: (depth(name), name))

@@ -26,10 +26,8 @@ def tunnel_views(site: Site) -> list[TunnelView]:
 
 
 def _tunnel(site: Site, spec: TunnelSpec) -> TunnelView:
-    """As this process and the workers have it together; it is up when it is up everywhere."""
-    reports = site.workers.reports(spec.name)
-    if spec.name in site.uplinks:
-        reports.insert(0, uplink_report(site.uplinks[spec.name]))
+    """All its lanes, here and in the workers, as one: it is up when all of them are."""
+    reports = [uplink_report(uplink) for uplink in site.uplinks_of(spec.name)] + site.workers.reports(spec.name)
     worst = min(reports, key=lambda each: each.up, default=NO_UPLINK)
     return TunnelView(
         name=spec.name,

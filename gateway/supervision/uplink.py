@@ -28,9 +28,12 @@ class Uplink:
         tunnel: What to keep open.
         via: The uplink it goes through; None for one that needs none.
         quiet: Do not log its edges.
+        traffic: What it is for, where the tunnel is opened more than once; for the log.
     """
 
-    def __init__(self, name: str, tunnel: Tunnel, via: "Uplink | None", *, quiet: bool = False) -> None:
+    def __init__(
+        self, name: str, tunnel: Tunnel, via: "Uplink | None", *, quiet: bool = False, traffic: str = ""
+    ) -> None:
         self.name = name
         self.tunnel = tunnel
         self.via = via
@@ -48,6 +51,7 @@ class Uplink:
         """Called at each change that users of the link should hear of."""
         self._has_link = asyncio.Event()
         self._quiet = quiet
+        self._traffic = traffic
         self._told: tuple[TunnelState, Reason | None] | None = None
         self._hurry = asyncio.Event()
 
@@ -160,6 +164,8 @@ class Uplink:
             return
         self._told = told
         extra = {"tunnel": self.name, "far_side": self.tunnel.far_side}
+        if self._traffic:
+            extra["traffic"] = self._traffic
         if self.state is TunnelState.UP:
             log.info("tunnel up", extra=extra)
         elif self.state is TunnelState.QUARANTINED:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from gateway.app.lanes import tunnels_of
 from gateway.app.worker.messages import (
     NO_UPLINK,
     Apply,
@@ -239,17 +240,6 @@ def part(config: Config, backends: set[str]) -> Config:
     return replace(
         config, backends=kept, tunnels={name: config.tunnels[name] for name in tunnels_of(config, backends)}
     )
-
-
-def tunnels_of(config: Config, backends: set[str]) -> list[str]:
-    """The tunnels that these backends go through, in the configuration's order."""
-    needed: set[str] = set()
-    for name in backends:
-        via = config.backends[name].via
-        while via is not None and via not in needed:
-            needed.add(via)
-            via = config.tunnels[via].via
-    return [name for name in config.tunnels if name in needed]
 
 
 async def _reap(child: "subprocess.Popen[bytes]") -> None:

@@ -94,8 +94,9 @@ class Worker:
                 for sock in sockets:
                     sock.close()
         self._site.apply(message.config, listeners)
-        for name in self._site.uplinks:
-            self._site.uplinks[name].watchers.append(self._tell)
+        for uplink in self._site.uplinks.values():
+            if self._tell not in uplink.watchers:
+                uplink.watchers.append(self._tell)
 
     def _obey(self, command: Command) -> None:
         site = self._site
@@ -104,8 +105,8 @@ class Worker:
         elif command.what == "stop_accepting":
             site.stop_accepting()
         elif command.what == "reconnect":
-            if command.argument in site.uplinks:
-                site.uplinks[command.argument].reconnect()
+            for uplink in site.uplinks_of(command.argument):
+                uplink.reconnect()
         else:
             for forward in site.forwards():
                 if command.what == "abort_all":
@@ -116,7 +117,9 @@ class Worker:
     async def _dial(self, message: Dial, client: Stream) -> None:
         tune(client)
         site = self._site
-        uplink = None if site is None else (site.uplinks.get(message.tunnel) if message.tunnel else site.direct)
+        uplink = None
+        if site is not None:
+            uplink = next(iter(site.uplinks_of(message.tunnel)), None) if message.tunnel else site.direct
         if uplink is None or uplink.link is None:
             reset(client)
             self._owner.send(Dialled(message.number, Reason.TUNNEL, "the worker's tunnel is down", lost=True))
@@ -155,7 +158,7 @@ class Worker:
 
 def report(site: Site) -> Report:
     """Everything at one moment."""
-    uplinks = {"": site.direct, **site.uplinks}
+    uplinks = {"": site.direct, **{lane.tunnel: uplink for lane, uplink in site.uplinks.items()}}
     forwards = [running.forward for running in site.backends.values()]
     return Report(
         {name: uplink_report(uplink) for name, uplink in uplinks.items()},

@@ -1,0 +1,31 @@
+from gateway.app.lanes import Lane, lane_of, lanes
+from gateway.config import Config, Sources, load
+
+TUNNELS = ("inner=ssh://u@i?via=edge", "edge=ssh://u@e", "spare=ssh://u@s?via=edge")
+
+
+def config(*backends: str) -> Config:
+    return load(Sources(tunnels=TUNNELS, backends=backends, environment={}))
+
+
+def test_each_sort_of_traffic_has_its_own_way_through_every_hop() -> None:
+    both = config("orders=mysql://db?via=inner", "media=nfs://nas/x?via=inner", "straight=tcp://a:1")
+    found = lanes(both, both.backends, apart=True)
+    assert found == [
+        Lane("edge", bulk=False), Lane("edge", bulk=True), Lane("inner", bulk=False), Lane("inner", bulk=True),
+        Lane("spare", bulk=False),
+    ]  # fmt: skip
+    assert lane_of(both, "media", apart=True) == Lane("inner", bulk=True)
+    assert lane_of(both, "straight", apart=True) is None
+
+
+def test_what_carries_only_bulk_is_opened_only_for_bulk() -> None:
+    bulk = config("media=nfs://nas/x?via=inner", "orders=mysql://db?via=edge")
+    assert Lane("inner", bulk=False) not in lanes(bulk, bulk.backends, apart=True)
+
+
+def test_a_worker_has_one_lane_and_the_owner_opens_nothing_for_it() -> None:
+    both = config("orders=mysql://db?via=inner", "media=nfs://nas/x?via=inner")
+    assert lanes(both, {"media"}, apart=False)[:2] == [Lane("edge", bulk=False), Lane("inner", bulk=False)]
+    owner = lanes(both, {"orders"}, apart=True)
+    assert not any(lane.bulk for lane in owner)
