@@ -17,12 +17,12 @@ from gateway.relay.readiness import GONE, READ, WRITE
 from gateway.relay.sockets import reset, shut_write
 from gateway.relay.watch import Watch
 from gateway.ssh import doors
-from gateway.ssh.windows import ADJUST, INITIAL, MAX_PACKET, Budget, Window
+from gateway.ssh.windows import ADJUST, CONNECTION_BUDGET, INITIAL, MAX_PACKET, PROCESS_BUDGET, Budget, Window
 from gateway.ssh.wire import PACKET, SLOT_VIEWS, SLOTS
 
 log = logging.getLogger(__name__)
 
-_BUDGET = Budget()
+_PROCESS = Budget(PROCESS_BUDGET)
 _MOST_PIECES = 64
 """For one sendmsg(2): beyond, joining is cheaper, and at 1024 the kernel refuses."""
 RoundTrip = Callable[[], float | None]
@@ -35,6 +35,7 @@ class PlaneRelay:
         conn: The SSH connection.
         latency: Where to count response latency.
         round_trip: The connection's last measured round trip in seconds.
+        budget: What its window may grow from.
     """
 
     __slots__ = (
@@ -43,7 +44,9 @@ class PlaneRelay:
         "_watch", "_wire", "ended", "fresh", "from_backend", "last_active", "opened", "to_backend", "window",
     )  # fmt: skip
 
-    def __init__(self, conn: doors.PlaneConnection, latency: Histogram, round_trip: RoundTrip) -> None:
+    def __init__(
+        self, conn: doors.PlaneConnection, latency: Histogram, round_trip: RoundTrip, budget: Budget
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[Ending] = loop.create_future()
         self.opened: asyncio.Future[None] = loop.create_future()
@@ -58,7 +61,7 @@ class PlaneRelay:
         self._watch: Watch | None = None
         self._number = self._peer = -1
         self._peer_window = self._peer_packet = 0
-        self.window = Window(_BUDGET)
+        self.window = Window(budget)
         self.fresh: list[memoryview] = []
         """What arrived in this turn, good until `deliver`."""
         self._held: deque[memoryview] | None = None
@@ -404,6 +407,7 @@ class PlaneChannels:
     def __init__(self, conn: doors.PlaneConnection, round_trip: RoundTrip) -> None:
         self._conn = conn
         self._round_trip = round_trip
+        self._budget = Budget(CONNECTION_BUDGET, _PROCESS)
 
     @property
     def opening(self) -> int:
@@ -412,7 +416,7 @@ class PlaneChannels:
 
     async def open(self, to: Endpoint, latency: Histogram, timeout: float) -> PlaneRelay:  # noqa: ASYNC109
         """See `gateway.ssh.session.Channels`."""
-        relay = PlaneRelay(self._conn, latency, self._round_trip)
+        relay = PlaneRelay(self._conn, latency, self._round_trip, self._budget)
         relay.request(to.host, to.port)
         late = asyncio.get_running_loop().call_later(timeout, relay.give_up)
         try:

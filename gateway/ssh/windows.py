@@ -10,8 +10,10 @@ MAX_PACKET = 128 * 1024
 """With packets of 32 KiB, a large window drives sshd to several times its work per byte."""
 ADJUST = 256 * 1024
 """A grant for every so many bytes: at half empty, as is common, a sender idles for half of each round trip."""
-BUDGET = 512 * 1024 * 1024
+PROCESS_BUDGET = 512 * 1024 * 1024
 """What all channels of this process may hold back for slow clients together, beyond their initial windows."""
+CONNECTION_BUDGET = 128 * 1024 * 1024
+"""What those of one SSH connection may, so that one long path does not use up what the others need."""
 
 
 class Budget:
@@ -19,20 +21,26 @@ class Budget:
 
     Args:
         size: In bytes.
+        within: A larger budget that this one is a part of.
     """
 
-    def __init__(self, size: int = BUDGET) -> None:
+    def __init__(self, size: int, within: "Budget | None" = None) -> None:
         self.left = size
+        self._within = within
 
     def take(self, size: int) -> int:
         """Take up to `size` bytes; gives what was there."""
         taken = min(size, self.left)
+        if self._within is not None:
+            taken = self._within.take(taken)
         self.left -= taken
         return taken
 
     def give_back(self, size: int) -> None:
         """A channel that had grown is closed."""
         self.left += size
+        if self._within is not None:
+            self._within.give_back(size)
 
 
 class Window:

@@ -22,25 +22,25 @@ def transfer(window: Window, round_trip: float | None, seconds: float, rate: flo
 
 
 def test_a_short_path_needs_no_more_than_the_initial_window() -> None:
-    window = Window(Budget())
+    window = Window(Budget(512 << 20))
     transfer(window, 0.0002, 0.5, 1e9)
     assert window.size == INITIAL
 
 
 def test_a_long_path_grows_until_it_is_full() -> None:
-    window = Window(Budget())
+    window = Window(Budget(512 << 20))
     transfer(window, 0.05, 5, 1e9)
     assert window.size == MAXIMUM
 
 
 def test_a_slow_transfer_does_not_grow() -> None:
-    window = Window(Budget())
+    window = Window(Budget(512 << 20))
     transfer(window, 0.05, 5, 1e6)
     assert window.size == INITIAL
 
 
 def test_no_round_trip_no_growth() -> None:
-    window = Window(Budget())
+    window = Window(Budget(512 << 20))
     transfer(window, None, 0.5, 1e9)
     assert window.size == INITIAL
 
@@ -55,6 +55,15 @@ def test_all_windows_share_one_budget_and_give_it_back() -> None:
     for window in windows:
         window.close()
     assert budget.left == 8 << 20
+
+
+def test_a_connection_takes_from_the_process_and_no_more_than_its_share() -> None:
+    process = Budget(10)
+    one, two = Budget(6, process), Budget(6, process)
+    assert (one.take(9), two.take(9)) == (6, 4)
+    assert (one.take(1), two.take(1), process.left) == (0, 0, 0)
+    one.give_back(6)
+    assert (two.take(9), process.left) == (2, 4)
 
 
 @given(st.lists(st.integers(0, 200_000), max_size=200))
