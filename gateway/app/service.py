@@ -1,18 +1,15 @@
 """The service from start to stop: signals, reload, drain, and the loop's own pulse."""
 
 import asyncio
-import gc
 import logging
-import resource
 import signal
-import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from gateway.app import views
 from gateway.app.changes import compare
+from gateway.app.runtime import prepare_loop, prepare_process
 from gateway.app.site import Site, bind_all
 from gateway.app.worker.messages import Command
 from gateway.config import Config
@@ -30,16 +27,10 @@ log = logging.getLogger(__name__)
 
 _PULSE = 0.25
 """Seconds between two measurements of the loop's lag."""
-_DNS_THREADS = 64
-"""Lookups block a thread each; a hundred dead names must not hold up the others."""
 _DRAIN_POLL = 0.05
 _IDLE = 1.0
 _VIEWS_PER_TURN = 20
-_GC_THRESHOLDS = (50_000, 20, 100)
-"""Rarer than Python's defaults: a full collection stops the loop for tens of milliseconds."""
-_SWITCH_INTERVAL = 0.0005
-"""Seconds that a thread may hold the interpreter: at the default of 5 ms, a scrape that renders in its own thread
-would delay every system call of the loop by as much."""
+_WORKERS_ANSWER = 0.3
 
 Loader = Callable[[], Config]
 
@@ -77,8 +68,7 @@ class GatewayService:
         Raises:
             GatewayError: An address cannot be listened on.
         """
-        loop = asyncio.get_running_loop()
-        loop.set_default_executor(ThreadPoolExecutor(_DNS_THREADS, thread_name_prefix="resolver"))
+        prepare_loop()
         listeners = bind_all(self._config, {})
         ops = self._config.ops
         async with (
@@ -250,10 +240,13 @@ class GatewayService:
         log.info("stopping", extra={"delay": shutdown.delay, "drain": shutdown.drain, "clients": site.active})
         await self._pause(shutdown.delay)
         site.stop_accepting()
+        if site.workers.units:
+            await self._pause(_WORKERS_ANSWER)  # what they took in last counts too
         loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = ended_idle = loop.time()
         while site.active and loop.time() - started < shutdown.drain and not self._at_once.is_set():
-            if loop.time() - started > shutdown.drain / 2:
+            if loop.time() - started > shutdown.drain / 2 and loop.time() - ended_idle > _IDLE / 2:
+                ended_idle = loop.time()
                 # Those that say nothing lose least; the busy ones keep the rest of the time.
                 for forward in site.forwards():
                     forward.abort_idle(_IDLE)
@@ -285,21 +278,11 @@ def run(config: Config, loader: Loader, announce: Callable[[Endpoint], None] | N
     Raises:
         GatewayError: It cannot start.
     """
-    _raise_descriptor_limit()
-    sys.setswitchinterval(_SWITCH_INTERVAL)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
+    prepare_process()
     for warning in _warnings(config):
         log.warning(warning)
     with asyncio.Runner(loop_factory=RelayLoop) as runner:
         runner.run(GatewayService(config, loader).run(announce))
-
-
-def _raise_descriptor_limit() -> None:
-    """Two descriptors a client: the soft limit of 1024 is for programs that use select(2)."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 __all__ = ["ConfigError", "GatewayService", "run"]

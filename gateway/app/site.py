@@ -10,7 +10,6 @@ from typing import Protocol
 
 from gateway.app.changes import Changes, compare
 from gateway.app.lanes import Lane, lanes, through
-from gateway.app.worker.messages import Command
 from gateway.app.worker.owner import Workers, WorkerUnit
 from gateway.app.worker.remote import RemoteForward
 from gateway.config import BackendSpec, Config
@@ -156,6 +155,8 @@ class Site:
         moved = {name for name, running in self.backends.items() if running.worker is not assigned.get(name)}
         for name in sorted((changes.backends_gone | moved) & self.backends.keys()):
             self._remove(self.backends.pop(name), drain)
+        for name in changes.backends_changed - moved:
+            self._let_go(self.backends[name].forward, config.backends[name])
         for name in sorted(changes.backends_new | moved - changes.backends_gone):
             self._add(config.backends[name], listeners, assigned.get(name))
         for name in sorted(changes.backends_changed - moved):
@@ -176,7 +177,7 @@ class Site:
             listener.close()
         self.listeners = {}
         for unit in self.workers.units:
-            unit.send(Command("stop_accepting"))
+            unit.stop_accepting()
 
     async def wait_started(self) -> None:
         """Wait until every target has a first result, passed or not."""
@@ -196,7 +197,8 @@ class Site:
     @property
     def active(self) -> int:
         """Clients of all backends."""
-        return sum(forward.active for forward in self.forwards())
+        draining = sum(unit.report.draining for unit in self.workers.units)
+        return draining + sum(forward.active for forward in self.forwards())
 
     def uplinks_of(self, tunnel: str) -> list[Uplink]:
         """The lanes of a tunnel that this process has open."""
@@ -228,8 +230,14 @@ class Site:
         if self._checker is None:
             self._check(running, known)
         if isinstance(running.forward, Forward):
-            bound = [listeners[address] for address in spec.listen]
+            bound = [listeners[address] for address in spec.listen if address in listeners]
             running.forward.update(bound, _admission(spec), self._route(running))
+
+    def _let_go(self, forward: Forward | RemoteForward, spec: BackendSpec) -> None:
+        """Stop at the listeners that the backend loses, before another backend or process takes them over."""
+        for listener in forward.listeners:
+            if listener.address not in spec.listen:
+                listener.stop()
 
     def _check(self, running: Running, known: dict[Endpoint, Check]) -> None:
         """Check the targets from now on; of a target that was checked before, what is known stays known."""
@@ -246,6 +254,7 @@ class Site:
             if check.target in known:
                 check.adopt(known[check.target])
             self._start(f"check {spec.name} {check.target}", check)
+        running.checked()
 
     def _remove(self, running: Running, drain: float) -> None:
         for check in running.checks:

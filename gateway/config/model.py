@@ -112,7 +112,7 @@ class BackendCommon:
         hold: How long a client waits while the path is down; absent: 10s, and 5m for NFS.
         max_connections: Clients at once, waiting ones included.
         allow: Networks that may connect; absent: everybody who reaches the listener.
-        worker: Whether a worker carries it; absent: bulk kinds, and all where there is only one sort of traffic.
+        worker: Whether a worker carries it, where there are workers; absent: bulk kinds only.
     """
 
     kind: str

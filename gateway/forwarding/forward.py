@@ -87,7 +87,7 @@ class Forward:
         self._on_ended = self._ended  # one bound method for all of them
         self._ended_to_backend = 0
         self._ended_from_backend = 0
-        self._dialling: set[asyncio.Task[None]] = set()
+        self._dialling: set[asyncio.Task[None] | None] = set()
         self._group: asyncio.TaskGroup | None = None
         self._rerouted = asyncio.Event()
         """Set, and replaced, when a reload changes the route."""
@@ -136,7 +136,8 @@ class Forward:
     def abort_all(self) -> None:
         """Reset every client, joined or waiting."""
         for task in self._dialling:
-            task.cancel()
+            if task is not None:
+                task.cancel()
         for each in list(self.joined.values()):
             each.relay.abort(Ending.ABORTED)
 
@@ -170,6 +171,7 @@ class Forward:
     async def _serve(self, client: Stream) -> None:
         """Join one client within the hold, or reset it with a counted reason."""
         vigil = _Vigil(client)
+        task = asyncio.current_task()
         relay: Relay | None = None
         try:
             target, path, relay = await self._join(client, vigil)
@@ -194,6 +196,7 @@ class Forward:
             if relay is None:
                 vigil.end()
                 reset(client)
+        self._dialling.discard(task)
         self.joined[relay.ended] = Joined(relay, target, path)
         relay.ended.add_done_callback(self._on_ended)
 

@@ -37,7 +37,7 @@ class Listener:
 
     def __init__(self, address: Address, sockets: list[socket.socket] | None = None) -> None:
         self.address = address
-        self._sockets = sockets or _bind(address)
+        self._sockets = _bind(address) if sockets is None else sockets
         self._bound_here = sockets is None
         self._on_accept: OnAccept | None = None
 

@@ -228,7 +228,11 @@ class PlaneRelay:
             self.ended_by_peer(close=kind == doors.MSG_CHANNEL_CLOSE)
         elif kind == doors.MSG_CHANNEL_EXTENDED_DATA:
             packet.get_uint32()
-            self.window.granted -= len(packet.get_string())  # a TCP channel has no second stream
+            size = len(packet.get_string())  # a TCP channel has no second stream: it is taken, and dropped
+            self.window.granted -= size
+            self.window.owed += size
+            if self.window.granted < 0:
+                raise asyncssh.ProtocolError("more data than the window allows")
         elif kind == doors.MSG_CHANNEL_REQUEST:
             packet.get_string()
             if packet.get_boolean():

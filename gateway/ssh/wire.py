@@ -6,6 +6,7 @@ data goes straight to its relay; anything else is handed to asyncssh, still seal
 
 import asyncio
 import logging
+import mmap
 import os
 import socket
 import struct
@@ -66,6 +67,11 @@ _ADJUST_LENGTH, _END_LENGTH, _CONFIRMATION_LENGTH = 10, 6, 18
 _ENDS = (MSG_CHANNEL_EOF, MSG_CHANNEL_CLOSE)
 
 
+def _pages(size: int) -> mmap.mmap:
+    """A buffer whose pages cost memory only once they are used: most connections never need all of it."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 class Wire(asyncio.Transport):
     """Owns the socket of one SSH connection.
 
@@ -91,11 +97,10 @@ class Wire(asyncio.Transport):
         self._fd = sock.fileno()
         self._closed = False
         self._plane = False
-        self._buffer = bytearray(_RECEIVE)
+        self._buffer = _pages(_RECEIVE)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
-        self._batch = bytearray(_BATCH)
-        self._batch_view = memoryview(self._batch)
+        self._batch_view = memoryview(_pages(_BATCH))
         self._batched = 0
         self._backlog: deque[memoryview] = deque()
         self._due = False
@@ -374,7 +379,7 @@ class Wire(asyncio.Transport):
         taken = used = 0
         while True:
             start, end = self._start, self._end
-            if end - start < 4:
+            if end - start < 4 or self.is_closing():
                 break
             length = _read_length(buffer, start)[0]
             stop = start + 4 + length + TAG

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from clients import query_mysql, query_postgres, read_nfs
 from conftest import Gateway, database_check, ssh_tunnel
-from servers import echoing, serving
+from servers import Behaviour, echoing, serving, talking
 from test_forwards import connect, echo, is_reset, turned_away
 
 from gateway.demo.mariadb import MariaDB
@@ -192,6 +192,7 @@ def test_a_failing_target_is_told_to_the_owner_and_routing_follows(gateway: Gate
                 kind: tcp
                 targets: ["127.0.0.1:{bad}", "127.0.0.1:{good}"]
                 listen: 127.0.0.1:{listen}
+                worker: true
                 check: {{interval: 30s, fast_interval: 200ms, timeout: 1s}}
         """)
         gateway.start("--workers", "1").wait_up("one")
@@ -200,3 +201,67 @@ def test_a_failing_target_is_told_to_the_owner_and_routing_follows(gateway: Gate
             assert echo(client) == b"hello"
         # Nobody would look for half a minute, but for the failure in traffic.
         gateway.wait(lambda: gateway.backend("one")["targets"][0]["state"] == "down", 5)
+
+
+def test_an_address_that_changes_hands_between_processes_serves_its_new_backend_only(gateway: Gateway) -> None:
+    def answering(word: bytes) -> Behaviour:
+        return talking(word)
+
+    with serving(answering(b"own")) as own, serving(answering(b"worker")) as other:
+        keep, moving = free_port(), free_port()
+        body = f"""
+            backends:
+              own: {{kind: tcp, targets: ["127.0.0.1:{own}"], listen: [%s], {CHECK}}}
+              bulk: {{kind: tcp, targets: ["127.0.0.1:{other}"], listen: [%s], worker: true, {CHECK}}}
+        """
+        gateway.write(body % (f'"127.0.0.1:{keep}", "127.0.0.1:{moving}"', ""))
+        gateway.start("--workers", "1").wait_up("own", "bulk")
+        for listen, want in ((f'"127.0.0.1:{moving}"', b"worker"), ("", b"own")):
+            mine = f'"127.0.0.1:{keep}"' + ("" if listen else f', "127.0.0.1:{moving}"')
+            gateway.write(body % (mine, listen))
+            assert gateway.command("reload").returncode == 0
+            gateway.wait_up("own", "bulk")
+            for _ in range(30):
+                with connect(moving) as client:
+                    assert client.recv(10) == want
+
+
+def test_a_hundred_and_fifty_listeners_reach_one_worker(gateway: Gateway) -> None:
+    with serving(echoing) as port:
+        ports = [free_port() for _ in range(150)]
+        listen = ", ".join(f"localhost:{each}" for each in ports)
+        gateway.write(f"""
+            backends:
+              one:
+                kind: tcp
+                targets: ["127.0.0.1:{port}"]
+                listen: [{listen}]
+                worker: true
+                {CHECK}
+        """)
+        gateway.start("--workers", "1").wait_up("one")
+        for each in ports:
+            with connect(each) as client:
+                assert echo(client) == b"hello"
+
+
+def test_a_stuck_worker_is_replaced(gateway: Gateway) -> None:
+    with serving(echoing) as port:
+        listen = free_port()
+        gateway.write(f"""
+            backends:
+              one:
+                kind: tcp
+                targets: ["127.0.0.1:{port}"]
+                listen: 127.0.0.1:{listen}
+                worker: true
+                {CHECK}
+        """)
+        gateway.start("--workers", "1").wait_up("one")
+        first = worker(gateway)
+        os.kill(first, signal.SIGSTOP)
+        gateway.wait(lambda: gateway.status()["workers"]["1"] not in (first, None), 30)
+        assert not Path(f"/proc/{first}").exists()
+        gateway.wait_up("one")
+        with connect(listen) as client:
+            assert echo(client) == b"hello"

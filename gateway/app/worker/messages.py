@@ -16,17 +16,23 @@ from gateway.measure import Histogram
 from gateway.supervision.uplink import Uplink
 
 _HEAD = struct.Struct(">II")
-_MOST_FDS = 200
+_MOST_FDS = 16
+"""With one message; the kernel never joins what two messages brought."""
 _READ = 1 << 16
 
 
 @dataclass(frozen=True)
+class Sockets:
+    """The descriptors that come with this listen on `address`; for the next `Apply`."""
+
+    address: Address
+
+
+@dataclass(frozen=True)
 class Apply:
-    """Run this from now on; a descriptor comes with each listener, in order."""
+    """Run this from now on, on the sockets that were sent before it."""
 
     config: Config
-    listeners: tuple[tuple[Address, int], ...]
-    """Each address with how many of the descriptors are its sockets."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,8 @@ class Report:
 
     uplinks: dict[str, UplinkReport]
     forwards: dict[str, ForwardReport]
+    draining: int = 0
+    """Clients of backends that are not the worker's any more."""
 
 
 class Messenger:
@@ -157,6 +165,8 @@ class Messenger:
 
     def send(self, message: Any, fds: list[int] | None = None) -> None:
         """Send a message; the descriptors are duplicated on their way, and stay the caller's to close."""
+        if self._sock.fileno() < 0:
+            return
         body = pickle.dumps(message)
         copies = [socket.dup(fd) for fd in fds or []]
         self._outgoing.append((_HEAD.pack(len(body), len(copies)) + body, copies))

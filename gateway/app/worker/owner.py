@@ -1,6 +1,7 @@
 """The owner's side of its workers: which backends go where, and the life of each process."""
 
 import asyncio
+import contextlib
 import itertools
 import os
 import signal
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -23,15 +25,19 @@ from gateway.app.worker.messages import (
     Messenger,
     Order,
     Report,
+    Sockets,
     UplinkReport,
 )
 from gateway.app.worker.remote import RemoteForward, RemotePath
-from gateway.config import BackendSpec, Config
+from gateway.config import Config
 from gateway.contracts import Endpoint, Stream
 from gateway.errors import DialError, GatewayError, LinkLostError
 from gateway.forwarding.listener import Address, Listener
 
 _STOP_TIMEOUT = 3.0
+_REAP_POLL = 0.02
+_SILENCE = 15.0
+"""Seconds without a report, of which there are four a second, after which a worker is taken for stuck."""
 
 
 class WorkerLostError(GatewayError):
@@ -59,6 +65,8 @@ class WorkerUnit:
         self._dials: dict[int, asyncio.Future[None]] = {}
         self._numbers = itertools.count()
         self._pid: int | None = None
+        self._heard_at = 0.0
+        self._before: dict[str, UplinkReport] = {}
 
     @property
     def running(self) -> bool:
@@ -82,16 +90,23 @@ class WorkerUnit:
             [sys.executable, "-m", "gateway.app.worker.process", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
         theirs.close()
         self._pid = child.pid
         ended = asyncio.Event()
         self._messenger = Messenger(ours, self._heard, ended.set)
+        loop = asyncio.get_running_loop()
+        self._heard_at = loop.time()
         try:
             self._send_all()
             ready()
-            await ended.wait()
-            raise WorkerLostError(f"worker {self.number} (process {child.pid}) is gone: its clients were reset")
+            while not ended.is_set() and loop.time() - self._heard_at < _SILENCE:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), 1.0)
+            raise WorkerLostError(
+                f"worker {self.number} (process {child.pid}) is gone or silent: its clients are reset"
+            )
         finally:
             self.send(Command("stop"))
             self._messenger.close()
@@ -105,6 +120,11 @@ class WorkerUnit:
         for name in config.backends:
             self.forwards.setdefault(name, RemoteForward(name, self))
         self.forwards = {name: self.forwards[name] for name in config.backends}
+        self._orders = {
+            name: targets
+            for name, targets in self._orders.items()
+            if name in config.backends and set(targets) <= set(config.backends[name].targets)
+        }
         self._send_all()
 
     def order(self, backend: str, targets: list[Endpoint]) -> None:
@@ -120,6 +140,16 @@ class WorkerUnit:
     def uplink(self, tunnel: str | None) -> UplinkReport:
         """What it last said about one of its uplinks."""
         return self.report.uplinks.get(tunnel or "", NO_UPLINK)
+
+    def counted(self, tunnel: str) -> UplinkReport:
+        """What it says about one of its tunnels, with what the processes before it counted."""
+        now, before = self.report.uplinks[tunnel], self._before.get(tunnel, NO_UPLINK)
+        return replace(
+            now,
+            connects=now.connects + before.connects,
+            failures=dict(Counter(now.failures) + Counter(before.failures)),
+            channel_open=now.channel_open.plus(before.channel_open),
+        )
 
     def send(self, message: Any, fds: list[int] | None = None) -> None:
         """Tell the worker, where there is one; a new one is told everything anyway."""
@@ -142,18 +172,19 @@ class WorkerUnit:
         finally:
             self._dials.pop(number, None)
 
+    def stop_accepting(self) -> None:
+        """No more clients: not now, and not in a process that is started from here on."""
+        self._listeners = {}
+        self.send(Command("stop_accepting"))
+
     def _send_all(self) -> None:
         if self._config is None or self._messenger is None:
             return
-        wanted = [
-            (address, self._listeners[address])
-            for spec in self._config.backends.values()
-            for address in spec.listen
-            if address in self._listeners
-        ]
-        fds = [fd for _, listener in wanted for fd in listener.descriptors]
-        counts = tuple((address, len(listener.descriptors)) for address, listener in wanted)
-        self.send(Apply(self._config, counts), fds)
+        for spec in self._config.backends.values():
+            for address in spec.listen:
+                if address in self._listeners:
+                    self.send(Sockets(address), self._listeners[address].descriptors)
+        self.send(Apply(self._config))
         for backend, targets in self._orders.items():
             self.send(Order(backend, targets))
 
@@ -178,6 +209,7 @@ class WorkerUnit:
 
     def _take(self, report: Report) -> None:
         self.report = report
+        self._heard_at = asyncio.get_running_loop().time()
         for name, forward in self.forwards.items():
             forward.last = report.forwards.get(name, forward.last)
         for tunnel, path in self._paths.items():
@@ -185,7 +217,9 @@ class WorkerUnit:
             path.update(up=known.up, settled=known.up or known.reason is not None)
 
     def _lost(self) -> None:
-        self.report = Report({}, {})
+        down = f"worker {self.number} is being started"
+        self._before = {name: self.counted(name) for name in self.report.uplinks}
+        self.report = Report({name: replace(NO_UPLINK, described=down, detail=down) for name in self._before}, {})
         for forward in self.forwards.values():
             forward.worker_lost()
         for path in self._paths.values():
@@ -208,18 +242,13 @@ class Workers:
 
     def assign(self, config: Config) -> dict[str, WorkerUnit]:
         """Who serves which backend; those not named are this process's own."""
-        chosen = [name for name, spec in sorted(config.backends.items()) if self._goes(spec, config)]
+        if not self.units:
+            return {}
+        chosen = [
+            name for name, spec in config.backends.items() if (spec.kind.bulk if spec.worker is None else spec.worker)
+        ]
         # By name, so that a backend stays where it is when others come and go.
         return {name: self.units[zlib.crc32(name.encode()) % len(self.units)] for name in chosen}
-
-    def _goes(self, spec: BackendSpec, config: Config) -> bool:
-        if not self.units or spec.worker is False:
-            return False
-        if spec.worker:
-            return True
-        # Bulk makes way for queries; where there is only one kind of traffic, all of it moves.
-        kinds = {each.kind.bulk for each in config.backends.values()}
-        return spec.kind.bulk or len(kinds) == 1
 
     def apply(self, config: Config, listeners: dict[Address, Listener]) -> dict[str, WorkerUnit]:
         """Tell each worker its part of `config`."""
@@ -231,7 +260,7 @@ class Workers:
 
     def reports(self, tunnel: str) -> list[UplinkReport]:
         """What the workers say about a tunnel that they use."""
-        return [unit.report.uplinks[tunnel] for unit in self.units if tunnel in unit.report.uplinks]
+        return [unit.counted(tunnel) for unit in self.units if tunnel in unit.report.uplinks]
 
 
 def part(config: Config, backends: set[str]) -> Config:
@@ -243,10 +272,12 @@ def part(config: Config, backends: set[str]) -> Config:
 
 
 async def _reap(child: "subprocess.Popen[bytes]") -> None:
-    loop = asyncio.get_running_loop()
+    """Wait for the process, and kill it when it does not end by itself."""
+    deadline = asyncio.get_running_loop().time() + _STOP_TIMEOUT
     try:
-        async with asyncio.timeout(_STOP_TIMEOUT):
-            await loop.run_in_executor(None, child.wait)
-    except TimeoutError:
-        child.send_signal(signal.SIGKILL)
-        await loop.run_in_executor(None, child.wait)
+        while child.poll() is None and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - a process has no event
+            await asyncio.sleep(_REAP_POLL)
+    finally:
+        if child.poll() is None:
+            child.send_signal(signal.SIGKILL)
+            child.wait()

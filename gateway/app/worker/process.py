@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import ctypes
-import gc
 import logging
 import os
 import signal
@@ -11,6 +10,7 @@ import socket
 import sys
 from typing import Any
 
+from gateway.app.runtime import prepare_loop, prepare_process
 from gateway.app.site import Site
 from gateway.app.worker.messages import (
     Apply,
@@ -22,6 +22,7 @@ from gateway.app.worker.messages import (
     Messenger,
     Order,
     Report,
+    Sockets,
     uplink_report,
 )
 from gateway.app.worker.remote import RemoteForward
@@ -54,6 +55,7 @@ class Worker:
         self._site: Site | None = None
         self._group: asyncio.TaskGroup | None = None
         self._orders: dict[str, tuple[Endpoint, ...]] = {}
+        self._sockets: dict[Address, list[socket.socket]] = {}
         self._supervisor: Any = None
 
     async def run(self) -> None:
@@ -67,8 +69,14 @@ class Worker:
 
     def _heard(self, message: Any, fds: list[int]) -> None:
         match message:
+            case Sockets(address):
+                self._sockets[address] = [socket.socket(fileno=fd) for fd in fds]
             case Apply():
-                self._apply(message, fds)
+                try:
+                    self._apply(message)
+                except Exception:
+                    log.exception("a configuration could not be applied; the worker starts anew")
+                    self._stop.set()
             case Order(backend, targets):
                 self._orders[backend] = targets
             case Dial() if self._group is not None:
@@ -76,23 +84,25 @@ class Worker:
             case Command():
                 self._obey(message)
 
-    def _apply(self, message: Apply, fds: list[int]) -> None:
+    def _apply(self, message: Apply) -> None:
         if self._group is None:
             return
+        logs.configure(message.config.log.level, message.config.log.format)
         if self._site is None:
             self._site = Site(self._supervisor, self._group, message.config, checker=self)
-            logs.configure(message.config.log.level, message.config.log.format)
+        self._orders = {}  # the owner sends those that still hold after this
         listeners: dict[Address, Listener] = {}
-        for address, count in message.listeners:
-            sockets = [socket.socket(fileno=fd) for fd in fds[:count]]
-            fds = fds[count:]
-            known = self._site.listeners.get(address)
-            if known is None:
-                listeners[address] = Listener(address, sockets)
-            else:
-                listeners[address] = known
-                for sock in sockets:
-                    sock.close()
+        for spec in message.config.backends.values():
+            for address in spec.listen:
+                known, sent = self._site.listeners.get(address), self._sockets.pop(address, None)
+                if known is not None:
+                    listeners[address] = known
+                    _close(sent or [])
+                elif sent is not None:
+                    listeners[address] = Listener(address, sent)
+        for sockets in self._sockets.values():
+            _close(sockets)
+        self._sockets = {}
         self._site.apply(message.config, listeners)
         for uplink in self._site.uplinks.values():
             if self._tell not in uplink.watchers:
@@ -104,6 +114,7 @@ class Worker:
             self._stop.set()
         elif command.what == "stop_accepting":
             site.stop_accepting()
+            self._tell()
         elif command.what == "reconnect":
             for uplink in site.uplinks_of(command.argument):
                 uplink.reconnect()
@@ -130,6 +141,11 @@ class Worker:
             reset(client)
             lost = isinstance(error, LinkLostError)
             self._owner.send(Dialled(message.number, error.reason, error.detail, lost))
+        except Exception as error:
+            # One probe's misfortune must not end the worker, and with it every client.
+            log.exception("a probe's connection failed in an unforeseen way")
+            reset(client)
+            self._owner.send(Dialled(message.number, Reason.PROTOCOL, f"{type(error).__name__}: {error}"))
         except BaseException:
             reset(client)
             raise
@@ -163,6 +179,7 @@ def report(site: Site) -> Report:
     return Report(
         {name: uplink_report(uplink) for name, uplink in uplinks.items()},
         {forward.name: _forward(forward) for forward in forwards},
+        draining=sum(forward.active for forward in site.forwards()) - sum(forward.active for forward in forwards),
     )
 
 
@@ -178,6 +195,11 @@ def _forward(forward: Forward | RemoteForward) -> ForwardReport:
     )
 
 
+def _close(sockets: list[socket.socket]) -> None:
+    for sock in sockets:
+        sock.close()
+
+
 def main() -> None:
     """Run on the descriptor that the command line names."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -186,14 +208,14 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     sock = socket.socket(fileno=int(sys.argv[1]))
     sock.setblocking(False)
-    gc.collect()
-    gc.freeze()
+    prepare_process()
     with asyncio.Runner(loop_factory=RelayLoop) as runner, contextlib.suppress(KeyboardInterrupt):
         runner.run(_work(sock))
     os._exit(0)
 
 
 async def _work(sock: socket.socket) -> None:
+    prepare_loop()
     await Worker(sock).run()
 
 

@@ -1,0 +1,32 @@
+"""How this process and its workers set the interpreter and the loop up."""
+
+import asyncio
+import gc
+import resource
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+_DNS_THREADS = 64
+"""Lookups block a thread each; a hundred dead names must not hold up the others."""
+_SWITCH_INTERVAL = 0.0005
+"""Seconds that a thread may hold the interpreter: at the default of 5 ms, a scrape that renders in its own thread
+would delay every system call of the loop by as much."""
+_GC_THRESHOLDS = (50_000, 20, 100)
+"""Rarer than Python's defaults: a full collection stops the loop for tens of milliseconds."""
+
+
+def prepare_process() -> None:
+    """Once, when everything is imported and nothing runs yet."""
+    # Two descriptors a client: the soft limit of 1024 is for programs that use select(2).
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+
+
+def prepare_loop() -> None:
+    """Once, inside the loop."""
+    executor = ThreadPoolExecutor(_DNS_THREADS, thread_name_prefix="resolver")
+    asyncio.get_running_loop().set_default_executor(executor)
