@@ -149,6 +149,7 @@ TUNNEL = [
     Row("CPU seconds per GB to the backend", cpu_per_gb("up"), smaller=True, digits=2),
     Row("CPU seconds per GB from the backend", cpu_per_gb("down"), smaller=True, digits=2),
     Row("round trips/s, 1 B ↔ 1 B, 64 connections", rate(64, 1, 1)),
+    Row("round trips/s, 1 B ↔ 1 B, 256 connections", rate(256, 1, 1)),
     Row("round trips/s, 200 B → 4 KiB, 64 connections", rate(64, 200, 4096)),
     Row("round trips/s, 200 B → 4 KiB, 256 connections", rate(256, 200, 4096)),
     Row("round trip, 1 B ↔ 1 B, 1 connection, p50 µs", median_time(1, 1), smaller=True),
@@ -164,7 +165,6 @@ TUNNEL = [
     Row("pgbench -S, 8 clients, transactions/s", transactions),
 ]
 SSHTUNNEL = [
-    Row("memory per idle connection, KiB", idle(4000, memory=True), smaller=True, digits=1),
     Row("bulk to the backend, 1 flow, MB/s", bulk("up", 1, 200_000_000)),
     Row("bulk from the backend, 1 flow, MB/s", bulk("down", 1, 200_000_000)),
     Row("new connections/s, 8 at once", lambda way: load("conn", way.port, 8, 100)),

@@ -26,7 +26,8 @@ _START_TIMEOUT = 30.0
 
 def main(*, once: bool) -> int:
     """Run the demo; the exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell may have started us with SIGINT ignored
+        signal.signal(number, _interrupt)
     try:
         with tempfile.TemporaryDirectory(prefix="gateway-demo-") as name:
             folder = Path(name)

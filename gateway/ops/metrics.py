@@ -131,7 +131,7 @@ def _backends(backends: list[BackendView]) -> Iterator[Metric]:
     moved = CounterMetricFamily("gateway_connection_bytes", "Bytes moved.", labels=["backend", "direction"])
     latency = HistogramMetricFamily(
         "gateway_response_latency_seconds",
-        "From a request's last byte to its answer's first, in real traffic.",
+        "From a request's last byte to its answer's first, in a sample of the real traffic.",
         labels=["backend"],
     )
     for each in backends:
