@@ -11,8 +11,6 @@ COUNTER_AT = 4
 MASK = (1 << 64) - 1
 put_counter = struct.Struct(">Q").pack_into
 
-Buffer = bytes | bytearray | memoryview
-
 
 class Gcm(Encryption):
     """Stands in for asyncssh's `GCMEncryption`, and seals and opens into buffers besides.
