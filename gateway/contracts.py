@@ -94,6 +94,8 @@ class TunnelState(StrEnum):
     CONNECTING = "connecting"
     AUTHENTICATING = "authenticating"
     UP = "up"
+    SUSPECT = "suspect"
+    DRAINING = "draining"
     BACKOFF = "backoff"
     QUARANTINED = "quarantined"
     STOPPED = "stopped"
@@ -106,6 +108,7 @@ class Ending(StrEnum):
     CLIENT_RESET = "client_reset"
     BACKEND_RESET = "backend_reset"
     LINK_LOST = "link_lost"
+    MOVED = "moved"
     ABORTED = "aborted"
 
 
@@ -211,6 +214,9 @@ class Link(Protocol):
     async def lost(self) -> str:
         """Wait until the link is dead; says why."""
 
+    def renew(self) -> None:
+        """Keys or certificates changed: prove anew who we are, without ending what runs."""
+
     def rtt(self) -> float | None:
         """The last measured round trip to the link's far side in seconds, where it is known."""
 
@@ -218,7 +224,11 @@ class Link(Protocol):
         """What a status page should tell about the link: ciphers, connections, without secrets."""
 
 
-Progress = Callable[[TunnelState], None]
+class Progress(Protocol):
+    """Hears what a tunnel is doing: while it opens, and later whether it is still `up` or `suspect`."""
+
+    def __call__(self, state: TunnelState, reason: Reason | None = None, detail: str = "", /) -> None:
+        """A new state, and why."""
 
 
 class Tunnel(Protocol):
@@ -230,6 +240,8 @@ class Tunnel(Protocol):
 
     def open(self, via: Link, progress: Progress) -> AbstractAsyncContextManager[Link]:
         """Open it through `via`; the link closes with the context.
+
+        An open tunnel that falls silent says `suspect` to `progress`, and `up` once it is heard again.
 
         Raises (on entry):
             TunnelError: It cannot be opened.

@@ -5,14 +5,17 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from gateway.app import views
 from gateway.app.changes import compare
+from gateway.app.filewatch import FileWatch
 from gateway.app.runtime import prepare_loop, prepare_process
 from gateway.app.site import Site, bind_all
 from gateway.app.worker.messages import Command
 from gateway.config import Config
+from gateway.config.files import files_of
 from gateway.contracts import Endpoint
 from gateway.errors import ConfigError, GatewayError
 from gateway.measure import Histogram
@@ -28,7 +31,7 @@ log = logging.getLogger(__name__)
 _PULSE = 0.25
 """Seconds between two measurements of the loop's lag."""
 _DRAIN_POLL = 0.05
-_IDLE = 1.0
+_LEAST_IDLE = 0.05
 _VIEWS_PER_TURN = 20
 _WORKERS_ANSWER = 0.3
 
@@ -41,9 +44,11 @@ class GatewayService:
     Args:
         config: What to run.
         loader: Reads the configuration again, for a reload.
+        file: Where it stands, to be looked at for changes; None: there is no file.
     """
 
-    def __init__(self, config: Config, loader: Loader) -> None:
+    def __init__(self, config: Config, loader: Loader, file: Path | None = None) -> None:
+        self._file = file
         self._config = config
         self._loader = loader
         self._started_at = time.time()
@@ -78,6 +83,8 @@ class GatewayService:
         ):
             self._site = Site(supervisor, group, self._config)
             self._site.apply(self._config, listeners)
+            if self._config.gateway.reload_on_change:
+                supervisor.start("file watch", FileWatch(self._watched, self._files_changed))
             helpers = [group.create_task(self._pulse()), group.create_task(self._await_startup())]
             self._catch_signals(group)
             self._notifier.ready()
@@ -217,6 +224,19 @@ class GatewayService:
         except GatewayError:
             return  # told in the log, the status and the metric
 
+    def _watched(self) -> set[Path]:
+        found = {self._file} if self._file else set()
+        for spec in self._config.tunnels.values():
+            found |= files_of(spec.options)
+        return found
+
+    async def _files_changed(self, changed: set[Path]) -> None:
+        if self._file in changed:
+            await self._reload_by_signal()
+        for name, spec in self._config.tunnels.items():
+            if self._site is not None and files_of(spec.options) & changed:
+                self._site.renew(name)
+
     async def _pulse(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -243,13 +263,12 @@ class GatewayService:
         if site.workers.units:
             await self._pause(_WORKERS_ANSWER)  # what they took in last counts too
         loop = asyncio.get_running_loop()
-        started = ended_idle = loop.time()
-        while site.active and loop.time() - started < shutdown.drain and not self._at_once.is_set():
-            if loop.time() - started > shutdown.drain / 2 and loop.time() - ended_idle > _IDLE / 2:
-                ended_idle = loop.time()
-                # Those that say nothing lose least; the busy ones keep the rest of the time.
-                for forward in site.forwards():
-                    forward.abort_idle(_IDLE)
+        deadline = loop.time() + shutdown.drain
+        while site.active and (left := deadline - loop.time()) > 0 and not self._at_once.is_set():
+            # Those that say nothing lose least. As time runs out, a shorter silence has to do: also the busiest
+            # pool's connections get their turn between two transactions.
+            for forward in site.forwards():
+                forward.abort_idle(max(left / 2, _LEAST_IDLE))
             await self._pause(_DRAIN_POLL)
         if site.active:
             log.warning("ending the clients that are left", extra={"clients": site.active})
@@ -272,7 +291,12 @@ def _warnings(config: Config) -> list[str]:
     ]
 
 
-def run(config: Config, loader: Loader, announce: Callable[[Endpoint], None] | None = None) -> None:
+def run(
+    config: Config,
+    loader: Loader,
+    announce: Callable[[Endpoint], None] | None = None,
+    file: Path | None = None,
+) -> None:
     """Run the service in an event loop of its own until it is told to stop.
 
     Raises:
@@ -282,7 +306,7 @@ def run(config: Config, loader: Loader, announce: Callable[[Endpoint], None] | N
     for warning in _warnings(config):
         log.warning(warning)
     with asyncio.Runner(loop_factory=RelayLoop) as runner:
-        runner.run(GatewayService(config, loader).run(announce))
+        runner.run(GatewayService(config, loader, file).run(announce))
 
 
 __all__ = ["ConfigError", "GatewayService", "run"]

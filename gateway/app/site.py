@@ -7,19 +7,22 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 from gateway.app.changes import Changes, compare
 from gateway.app.lanes import Lane, lanes, through
+from gateway.app.worker.messages import Command
 from gateway.app.worker.owner import Workers, WorkerUnit
 from gateway.app.worker.remote import RemoteForward
-from gateway.config import BackendSpec, Config
+from gateway.config import BackendSpec, Config, TunnelSpec
 from gateway.contracts import Backend, Endpoint, State, TunnelState
 from gateway.errors import Reason
+from gateway.forwarding.aborts import AbortBudget
 from gateway.forwarding.admission import Admission
 from gateway.forwarding.forward import Forward, Route
 from gateway.forwarding.listener import Address, Listener
 from gateway.health.monitor import Check, Schedule
-from gateway.health.routing import Candidate, backend_state, order
+from gateway.health.routing import Candidate, backend_state, misplaced, order
 from gateway.supervision.supervisor import Supervisor
 from gateway.supervision.uplink import Uplink
 from gateway.tunnels.direct import DirectTunnel
@@ -37,6 +40,7 @@ class Running:
     forward: Forward | RemoteForward
     worker: WorkerUnit | None = None
     checks: list[Check] = field(default_factory=list)
+    budgets: dict[Endpoint, AbortBudget] = field(default_factory=dict)
     state: State = State.UNKNOWN
     since: float = field(default_factory=time.time)
 
@@ -62,19 +66,26 @@ class Running:
         return state, reason, detail
 
     def checked(self) -> None:
-        """A check is done: what it says may change where new clients go."""
+        """A check is done: what it says may change where clients go, new ones and those of a lost role."""
         self.judge()
+        for check in self.checks:
+            if check.target in self.budgets and check.last_success is not None:
+                self.budgets[check.target].logged_in(check.last_success)
+        unwanted = misplaced(self.candidates(), self.spec.prefer)
         if self.worker is not None:
-            self.worker.order(self.spec.name, self.targets())
+            self.worker.order(self.spec.name, self.targets(), unwanted)
+        elif isinstance(self.forward, Forward):
+            self.forward.shed(unwanted)
 
     def targets(self) -> list[Endpoint]:
         """The targets to try for a new client, best first."""
         return [candidate.target for candidate in order(self.candidates(), self.spec.prefer)]
 
     def failed(self, target: Endpoint) -> None:
-        """Real traffic failed at `target`: look at it now."""
+        """Real traffic failed at `target`: look at it now, and at the others, which may have taken its role."""
+        roles = self.spec.kind.has_roles
         for check in self.checks:
-            if check.target == target:
+            if roles or check.target == target:
                 check.kick()
 
 
@@ -130,6 +141,9 @@ class Site:
         self._unit_of: dict[object, str] = {}
         self._units = 0
         self._retiring: set[Uplink | Forward] = set()
+        self._specs: WeakKeyDictionary[Uplink, TunnelSpec] = WeakKeyDictionary()
+        self._budgets: dict[tuple[str | None, Endpoint], AbortBudget] = {}
+        """By tunnel and server: several backends may lead to the same one."""
         self._checker = checker
         self._apart = checker is None  # a worker is for one sort of traffic anyway
         self.workers = Workers(config.gateway.workers if checker is None else 0, self._failed)
@@ -163,6 +177,7 @@ class Site:
             self._change(self.backends[name], config.backends[name], listeners)
         self._retiring.update(retired)  # all of them first: one may go through another
         for uplink in retired:
+            uplink.drain()
             self._group.create_task(self._retire(uplink, drain))
         for address, listener in self.listeners.items():
             if address not in listeners:
@@ -200,6 +215,11 @@ class Site:
         draining = sum(unit.report.draining for unit in self.workers.units)
         return draining + sum(forward.active for forward in self.forwards())
 
+    def draining(self) -> list[tuple[TunnelSpec, Uplink]]:
+        """Tunnels that are not configured any more and still have clients."""
+        retiring = [unit for unit in self._retiring if isinstance(unit, Uplink)]
+        return [(self._specs[each], each) for each in retiring if each.name not in self.config.tunnels]
+
     def uplinks_of(self, tunnel: str) -> list[Uplink]:
         """The lanes of a tunnel that this process has open."""
         return [uplink for lane, uplink in self.uplinks.items() if lane.tunnel == tunnel]
@@ -210,6 +230,7 @@ class Site:
         via = self.uplinks[outer] if outer else self.direct
         traffic = "bulk" if lane.bulk else ""
         uplink = self.uplinks[lane] = Uplink(spec.name, spec.kind.create(spec.options), via, traffic=traffic)
+        self._specs[uplink] = spec
         self._start(f"tunnel {spec.name}", uplink)
 
     def _add(self, spec: BackendSpec, listeners: dict[Address, Listener], worker: WorkerUnit | None) -> None:
@@ -227,11 +248,23 @@ class Site:
         same = (running.spec.kind, running.spec.options, running.spec.via) == (spec.kind, spec.options, spec.via)
         known = {check.target: check for check in running.checks} if same else {}
         running.spec = spec
+        if spec.kind.abort_limit is not None:
+            running.budgets = {target: self._budget(spec, target) for target in spec.targets}
         if self._checker is None:
             self._check(running, known)
         if isinstance(running.forward, Forward):
             bound = [listeners[address] for address in spec.listen if address in listeners]
             running.forward.update(bound, _admission(spec), self._route(running))
+
+    def _budget(self, spec: BackendSpec, target: Endpoint) -> AbortBudget:
+        return self._budgets.setdefault((spec.via, target), AbortBudget(spec.kind.abort_limit or 0))
+
+    def renew(self, tunnel: str) -> None:
+        """A tunnel's keys or certificates changed on disk."""
+        for uplink in self.uplinks_of(tunnel):
+            uplink.renew()
+        for unit in self.workers.units:
+            unit.send(Command("renew", tunnel))
 
     def _let_go(self, forward: Forward | RemoteForward, spec: BackendSpec) -> None:
         """Stop at the listeners that the backend loses, before another backend or process takes them over."""
@@ -272,7 +305,7 @@ class Site:
     def _route(self, running: Running) -> Route:
         spec, checker = running.spec, self._checker
         if checker is None:
-            return Route(self._path(spec), running.targets, running.failed, spec.hold)
+            return Route(self._path(spec), running.targets, running.failed, spec.hold, running.budgets.get)
         return Route(
             self._path(spec),
             lambda: checker.targets(spec.name, spec.targets),

@@ -8,9 +8,10 @@ from typing import Any
 
 from gateway import __version__
 from gateway.app.site import Running, Site
-from gateway.app.worker.messages import NO_UPLINK, uplink_report
+from gateway.app.worker.messages import NO_UPLINK, UplinkReport, uplink_report
 from gateway.config import TunnelSpec
 from gateway.contracts import State, TunnelState
+from gateway.forwarding.aborts import AbortBudget
 from gateway.health.monitor import Check
 from gateway.health.verdict import Result
 from gateway.measure import Histogram
@@ -21,13 +22,16 @@ PYTHON_VERSION = platform.python_version()
 
 
 def tunnel_views(site: Site) -> list[TunnelView]:
-    """Every tunnel."""
-    return [_tunnel(site, spec) for spec in site.config.tunnels.values()]
+    """Every tunnel that is configured, and those that are not any more and drain."""
+    configured = [
+        _tunnel(spec, [*map(uplink_report, site.uplinks_of(spec.name)), *site.workers.reports(spec.name)])
+        for spec in site.config.tunnels.values()
+    ]
+    return configured + [_tunnel(spec, [uplink_report(uplink)]) for spec, uplink in site.draining()]
 
 
-def _tunnel(site: Site, spec: TunnelSpec) -> TunnelView:
+def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:
     """All its lanes, here and in the workers, as one: it is up when all of them are."""
-    reports = [uplink_report(uplink) for uplink in site.uplinks_of(spec.name)] + site.workers.reports(spec.name)
     worst = min(reports, key=lambda each: each.up, default=NO_UPLINK)
     return TunnelView(
         name=spec.name,
@@ -69,7 +73,7 @@ def backend_view(running: Running) -> BackendView:
         reason=reason,
         detail=detail,
         since=running.since,
-        targets=[_target(check) for check in running.checks],
+        targets=[_target(check, running.budgets.get(check.target)) for check in running.checks],
         connections=forward.active,
         connections_total=forward.accepted,
         rejected=dict(forward.rejected),
@@ -80,7 +84,7 @@ def backend_view(running: Running) -> BackendView:
     )
 
 
-def _target(check: Check) -> TargetView:
+def _target(check: Check, budget: AbortBudget | None) -> TargetView:
     verdict, finding, last = check.verdict, check.finding, check.last
     return TargetView(
         target=str(check.target),
@@ -101,6 +105,7 @@ def _target(check: Check) -> TargetView:
         last_phases=last.phases if last else {},
         attempts=check.attempts,
         failures=dict(check.failures),
+        broken_handshakes=budget.broken if budget else None,
         duration=check.duration.copy(),
         phases={name: (summary.count, summary.sum) for name, summary in check.phases.items()},
     )

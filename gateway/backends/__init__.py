@@ -24,6 +24,7 @@ class BackendKind:
         has_roles: Whether targets are primary or replica.
         bulk: Whether its clients move much and wait little, so that queries should not share a core with them.
         privileged_only: Tells, from the options, whether only source ports below 1024 may connect.
+        abort_limit: How many broken handshakes in a row a server takes before it refuses their source address.
     """
 
     name: str
@@ -36,6 +37,7 @@ class BackendKind:
     has_roles: bool = False
     bulk: bool = False
     privileged_only: Callable[[Any], bool] = lambda _: False
+    abort_limit: int | None = None
     verify: Callable[[Any, Any], None] = lambda _options, _check: None
     """Raises `GatewayError` when options, or files that they name, can never work."""
 

@@ -243,6 +243,7 @@ register(
         scheme="mysql",
         default_port=3306,
         has_roles=True,
+        abort_limit=100,
         verify=verify,
     )
 )

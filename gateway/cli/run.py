@@ -34,7 +34,7 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
     given = sources(file, tunnels, backends, settings)
     config = load(given)
     logs.configure(config.log.level, config.log.format)
-    service.run(config, lambda: load(given))
+    service.run(config, lambda: load(given), file=given.file)
 
 
 @click.command()

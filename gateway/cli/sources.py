@@ -15,6 +15,7 @@ SETTINGS = {
     "instance": "Name of this gateway in logs and status.",
     "state-dir": "Where it keeps what must outlive it.",
     "workers": "Processes that carry the bulk backends' bytes.",
+    "reload-on-change": "Reload when the configuration file changes: true or false.",
     "ops-listen": "Address of the HTTP server for health and metrics.",
     "ops-admin-socket": "Unix socket for commands.",
     "shutdown-delay": "Not ready, but still accepting, at a stop.",

@@ -10,6 +10,11 @@ from gateway.contracts import Secret
 from gateway.errors import GatewayError, Problem
 
 
+def files_of(options: Any) -> set[Path]:
+    """Every file that a tunnel's or backend's options name."""
+    return {path for _, path in _paths(options, "")}
+
+
 def check_files(config: Config) -> list[Problem]:
     """What is wrong with the files; a running service tells the same, tunnel by tunnel, and keeps the rest up."""
     problems = []

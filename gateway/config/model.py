@@ -19,11 +19,13 @@ class GatewaySection:
         instance: Its name in logs, status and labels.
         state_dir: Where it keeps what must outlive it.
         workers: Processes that carry the bulk backends' bytes beside this one; 0: one process does everything.
+        reload_on_change: Reload when the configuration file changes, and log in anew when a tunnel's key does.
     """
 
     instance: str = field(default_factory=socket.gethostname)
     state_dir: Path = Path("/var/lib/gateway")
     workers: int = 0
+    reload_on_change: bool = True
 
 
 @dataclass(frozen=True)

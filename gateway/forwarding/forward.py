@@ -10,19 +10,28 @@ from typing import Protocol
 
 from gateway.contracts import Ending, Endpoint, Link, Relay, Stream
 from gateway.errors import DialError, LinkLostError, Reason
+from gateway.forwarding.aborts import AbortBudget
 from gateway.forwarding.admission import Admission
 from gateway.forwarding.listener import Listener
+from gateway.forwarding.shedding import Pace, first_to_go
 from gateway.measure import Histogram, Tally
 from gateway.relay.readiness import GONE, readiness
 from gateway.relay.sockets import reset
 
 log = logging.getLogger(__name__)
 
+_LEFT = {Ending.FINISHED, Ending.CLIENT_RESET, Ending.ABORTED}
+"""It was the client's doing, or ours."""
 _FIRST_RETRY = 0.05
 _LAST_RETRY = 1.0
 _RETRY_FACTOR = 2.0
 _LEAST_DIAL = 0.05
 """Seconds that a dial gets even when the hold is used up, or is nothing."""
+_NEXT_TARGET_AFTER = 2.0
+"""Seconds that a target gets to accept a connection while there is another one to try."""
+_DIALS_PER_TARGET = 64
+"""At once: at the end of an outage everybody who was held comes at the same moment."""
+_SHED_EVERY = (0.1, 0.4)
 _GIVE_UP = {Reason.CHANNEL_PROHIBITED}
 """Waiting does not help against these."""
 
@@ -46,12 +55,14 @@ class Route:
         targets: Gives the targets to try now, best first.
         failed: Told about each target that could not be dialled.
         hold: Seconds that a client waits while the path is down.
+        budget: How many handshakes may break off at a target, where its server counts them.
     """
 
     path: Path
     targets: Callable[[], list[Endpoint]]
     failed: Callable[[Endpoint], None]
     hold: float
+    budget: Callable[[Endpoint], AbortBudget | None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,9 @@ class Forward:
         self._group: asyncio.TaskGroup | None = None
         self._rerouted = asyncio.Event()
         """Set, and replaced, when a reload changes the route."""
+        self._turns: dict[Endpoint, asyncio.Semaphore] = {}
+        self._unwanted: frozenset[Endpoint] = frozenset()
+        self._shedding = False
 
     @property
     def active(self) -> int:
@@ -125,6 +139,7 @@ class Forward:
         Listeners that are left out are not closed: they may belong to another backend from now on.
         """
         self.listeners, self.admission, self.route = listeners, admission, route
+        self._turns = {}
         self._rerouted.set()
         self._rerouted = asyncio.Event()
         self._start_accepting()
@@ -147,6 +162,29 @@ class Forward:
         for relay in [each.relay for each in self.joined.values()]:
             if relay.last_active < before and not relay.asked:
                 relay.abort(Ending.ABORTED)
+
+    def shed(self, unwanted: frozenset[Endpoint]) -> None:
+        """Let the clients of these targets go, a few at a time, so that they come to the right one."""
+        self._unwanted = unwanted
+        if unwanted and not self._shedding and self._group is not None:
+            self._shedding = True
+            self._group.create_task(self._shed())
+
+    async def _shed(self) -> None:
+        pace, clients = None, self._clients_of_unwanted()
+        try:
+            while clients:
+                now = time.monotonic()
+                pace = pace or Pace(len(clients), now)
+                for relay in first_to_go(clients, pace.due(now)):
+                    relay.abort(Ending.MOVED)
+                await asyncio.sleep(random.uniform(*_SHED_EVERY))  # noqa: S311 - jitter, not a secret
+                clients = self._clients_of_unwanted()
+        finally:
+            self._shedding = False
+
+    def _clients_of_unwanted(self) -> list[Relay]:
+        return [each.relay for each in self.joined.values() if each.target in self._unwanted]
 
     def _start_accepting(self) -> None:
         if self._group is not None:
@@ -209,6 +247,15 @@ class Forward:
             self.resets[ending] += 1
         if ending is Ending.BACKEND_RESET:
             self.route.failed(target)
+        elif relay.to_backend == 0 and ending in _LEFT:
+            self._broke_off(target)
+
+    def _broke_off(self, target: Endpoint) -> None:
+        budget = self.route.budget(target)
+        if budget is not None:
+            budget.broke_off()
+            if budget.worrying:
+                self.route.failed(target)  # a check logs in, and the server forgets
 
     async def _join(self, client: Stream, vigil: "_Vigil") -> tuple[Endpoint, Path, Relay]:
         loop = asyncio.get_running_loop()
@@ -240,11 +287,14 @@ class Forward:
     async def _dial(self, client: Stream, link: Link, route: Route, deadline: float) -> tuple[Endpoint, Relay]:
         """Join the first target that can be."""
         failure = DialError(Reason.ROLE, "no target is a writable primary")
-        for target in route.targets():
+        targets = route.targets()
+        for target in targets:
             started = time.perf_counter()
             try:
                 within = max(deadline - asyncio.get_running_loop().time(), _LEAST_DIAL)
-                relay = await link.join(client, target, self.latency, within)
+                if target is not targets[-1]:
+                    within = min(within, _NEXT_TARGET_AFTER)
+                relay = await self._dial_one(client, link, route, target, within)
             except DialError as error:
                 failure = error
                 route.failed(target)
@@ -254,6 +304,28 @@ class Forward:
                 route.path.channel_open.observe(time.perf_counter() - started)
                 return target, relay
         raise failure
+
+    async def _dial_one(self, client: Stream, link: Link, route: Route, target: Endpoint, within: float) -> Relay:
+        budget = route.budget(target)
+        if budget is not None and not budget.admits(time.monotonic()):
+            raise DialError(
+                Reason.HOST_BLOCKED,
+                f"{target}: {budget.broken} handshakes were broken off, and at {budget.limit} it refuses everybody",
+            )
+        turn = self._turns.get(target)
+        if turn is None:
+            turn = self._turns[target] = asyncio.Semaphore(_DIALS_PER_TARGET)
+        if turn.locked():
+            try:
+                await asyncio.wait_for(turn.acquire(), within)
+            except TimeoutError:
+                raise DialError(Reason.TIMEOUT, f"{target}: too many others are being connected") from None
+        else:
+            await turn.acquire()
+        try:
+            return await link.join(client, target, self.latency, within)
+        finally:
+            turn.release()
 
     async def _wait_link(self, path: Path) -> Link | None:
         """The path's link, or None when a reload leads elsewhere."""

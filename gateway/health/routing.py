@@ -40,6 +40,16 @@ def order(candidates: list[Candidate], prefer: str) -> list[Candidate]:
     return sorted(usable, key=rank)
 
 
+def misplaced(candidates: list[Candidate], prefer: str) -> frozenset[Endpoint]:
+    """The targets that have lost the role which their clients came for."""
+    usable = [each for each in candidates if each.state in _USABLE]
+    if prefer == "primary":
+        return frozenset(each.target for each in usable if each.read_only or each.role == "replica")
+    if prefer == "replica" and any(each.role == "replica" for each in usable):
+        return frozenset(each.target for each in usable if each.role == "primary")
+    return frozenset()
+
+
 def backend_state(candidates: list[Candidate], prefer: str) -> tuple[State, Reason | None, str]:
     """The state of a backend with these targets, and why."""
     chosen = order(candidates, prefer)

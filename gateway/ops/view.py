@@ -49,6 +49,8 @@ class TargetView:
     last_phases: dict[str, float]
     attempts: int
     failures: dict[str, int]
+    broken_handshakes: int | None
+    """Since the last login, where the server counts them against everybody behind the tunnel."""
     duration: Histogram
     phases: dict[str, tuple[int, float]]
 
@@ -188,6 +190,7 @@ def target_json(view: TargetView) -> dict[str, Any]:
         "last_phases_seconds": view.last_phases,
         "attempts": view.attempts,
         "failures": view.failures,
+        "broken_handshakes": view.broken_handshakes,
     }
 
 

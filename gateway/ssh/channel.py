@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 import time
-from typing import cast
+from typing import Any, cast
 
 import asyncssh
 
@@ -13,11 +13,11 @@ from gateway.measure import Histogram
 from gateway.relay.readiness import GONE, READ, WRITE
 from gateway.relay.sockets import reset, shut_write
 from gateway.relay.watch import Watch
+from gateway.ssh.windows import FIRST, Budget, Window
 
 log = logging.getLogger(__name__)
 
-WINDOW = 2 * 1024 * 1024
-"""What the far side may send ahead, per channel: the bound on what a slow client makes us hold (RFC 4254, 5.2)."""
+_NO_GROWTH = Budget(0)
 MAX_PACKET = 32 * 1024
 _Opened = tuple["asyncssh.SSHTCPChannel[bytes]", "asyncssh.SSHTCPSession[bytes]"]
 _READ_SIZE = 64 * 1024
@@ -39,6 +39,7 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
         self.last_active = time.monotonic()
         self.to_backend = 0
         self.from_backend = 0
+        self.window = Window(_NO_GROWTH, FIRST)
         self._latency = latency
         self._asked = 0.0
         self._watch: Watch | None = None
@@ -130,6 +131,7 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
     def connection_lost(self, exc: Exception | None) -> None:
         """The channel is closed, or the SSH connection under it is lost."""
         self._closed = True
+        self.window.close()
         self._lost = exc
         if self._client is not None and (exc is not None or not self._held):
             self._channel_closed()
@@ -251,6 +253,7 @@ class StockChannels:
     def __init__(self, conn: asyncssh.SSHClientConnection) -> None:
         self._conn = conn
         self._opening: set[asyncio.Task[_Opened]] = set()
+        self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def opening(self) -> int:
@@ -265,21 +268,34 @@ class StockChannels:
         opening: asyncio.Task[_Opened] = asyncio.ensure_future(self._channel(relay, to))
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
+        given_up = self._given_up
         try:
-            done, _ = await asyncio.wait({opening}, timeout=timeout)
-        except asyncio.CancelledError:
-            opening.add_done_callback(_abort_late)
-            raise
-        if not done:
-            opening.add_done_callback(_abort_late)
-            raise TimeoutError
-        opening.result()
-        return relay
+            both: set[asyncio.Future[Any]] = {opening, given_up}
+            await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not opening.done():
+                opening.add_done_callback(_abort_late)
+        if opening.done():
+            opening.result()
+            return relay
+        if given_up.done():
+            given_up.result()
+        raise TimeoutError
+
+    def give_up(self, error: Exception) -> None:
+        """See `gateway.ssh.session.Channels`."""
+        given_up, self._given_up = self._given_up, asyncio.get_running_loop().create_future()
+        given_up.set_exception(error)
+        given_up.exception()  # whether or not somebody waits
 
     async def _channel(self, relay: StockRelay, to: Endpoint) -> _Opened:
-        return await self._conn.create_connection(
-            lambda: relay, to.host, to.port, "127.0.0.1", 0, window=WINDOW, max_pktsize=MAX_PACKET
-        )
+        try:
+            return await self._conn.create_connection(
+                lambda: relay, to.host, to.port, "127.0.0.1", 0, window=relay.window.size, max_pktsize=MAX_PACKET
+            )
+        except BaseException:
+            relay.window.close()
+            raise
 
 
 def _abort_late(opening: asyncio.Task[_Opened]) -> None:

@@ -45,8 +45,7 @@ async def _connect(options: SshOptions, sock: socket.socket, progress: Progress)
                 encryption_algs=list(options.ciphers),
                 compression_algs=["none"],
                 login_timeout=0,
-                keepalive_interval=options.keepalive.interval,
-                keepalive_count_max=options.keepalive.count,
+                keepalive_interval=0,  # the pool asks by itself
                 **login,
             )
             conn.set_extra_info(verifier=verifier)
@@ -97,6 +96,9 @@ def _explain(error: Exception, options: SshOptions, verifier: hostkeys.Verifier)
         case asyncssh.DisconnectError() if error.code in _LOGIN_REFUSED or "authentication" in error.reason:
             return TunnelError(Reason.AUTH, f"{options.user}@{where}: {error.reason}", fatal=True)
         case asyncssh.ConnectionLost() | OSError():
+            said = verifier.greeting().decode("ascii", "replace").strip()
+            if said.startswith(_TURNED_AWAY):
+                return TunnelError(Reason.TOO_MANY_CONNECTIONS, f"{where}: it says {said!r}")
             return TunnelError(Reason.RESET, f"{where}: {error}")
         case _:
             return TunnelError(Reason.PROTOCOL, f"{where}: {error}")
@@ -107,3 +109,5 @@ _LOGIN_REFUSED = {
     asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE,
     asyncssh.DISC_ILLEGAL_USER_NAME,
 }
+_TURNED_AWAY = ("Not allowed at this time", "Exceeded MaxStartups")
+"""What OpenSSH says instead of its version, for a source with penalties and when it is busy."""

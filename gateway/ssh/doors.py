@@ -1,12 +1,11 @@
 """The doors into asyncssh that the plane goes through: everything it uses of asyncssh's inside, in one place.
 
-asyncssh keeps handshake, rekeying, keepalive, global requests and disconnecting. It writes through the wire as
+asyncssh keeps handshake, rekeying, global requests and disconnecting. It writes through the wire as
 through any transport, and is fed every packet that is not the plane's, still sealed, so that all its own checks
 apply.
 """
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Any
 
 import asyncssh
@@ -153,17 +152,6 @@ class PlaneConnection(SSHClientConnection):
         """Not logged: it would cost more than receiving does."""
 
     # Living and dying.
-
-    def _reset_keepalive_timer(self) -> None:
-        """Not at every packet: the callback below looks when something was last received."""
-
-    def _keepalive_timer_callback(self) -> None:
-        # But for a key exchange that the peer never finishes: nothing can be sent until then.
-        if self._kex_complete and time.monotonic() - self.wire.last_received < self._keepalive_interval:
-            self._keepalive_count = 0
-            self._set_keepalive_timer()
-            return
-        super()._keepalive_timer_callback()
 
     def violated(self, detail: str) -> None:
         """The peer broke the protocol: tell it, and close the connection with everything on it."""

@@ -26,6 +26,14 @@ class Verifier(asyncssh.SSHClient):
         self.known = False
         """Whether the files know other keys for this host: then it has changed, or somebody is in between."""
         self.lost: Exception | None = None
+        self.greeting: Callable[[], bytes] = bytes
+        """What the server said first."""
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        """Note where its first words are kept."""
+        wire = getattr(conn, "wire", None)
+        if wire is not None:
+            self.greeting = lambda: bytes(wire.greeting)
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         """Called for a key that `known_hosts` does not trust."""

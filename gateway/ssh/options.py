@@ -20,27 +20,32 @@ CIPHERS: tuple[Cipher, ...] = get_args(Cipher)
 
 @dataclass(frozen=True)
 class Keepalive:
-    """When a silent SSH connection is asked, and given up.
+    """What becomes of an SSH connection that falls silent.
 
     Args:
-        interval: Silence before a keepalive request.
-        count: Unanswered requests before the connection counts as lost.
+        interval: Between two requests for a sign of life.
+        suspect: Silence after which new clients go elsewhere, and a replacement is dialled.
+        replace: Further silence after which it is given up, when others answer.
+        lost: Silence after which it is given up although nothing else answers either: a stall that is over by
+            then costs nobody's connection.
     """
 
-    interval: Duration = field(default=Duration(5.0), metadata=POSITIVE)
-    count: int = field(default=3, metadata=AT_LEAST_ONE)
+    interval: Duration = field(default=Duration(2.0), metadata=POSITIVE)
+    suspect: Duration = field(default=Duration(6.0), metadata=POSITIVE)
+    replace: Duration = field(default=Duration(3.0), metadata=POSITIVE)
+    lost: Duration = field(default=Duration(60.0), metadata=POSITIVE)
 
 
 @dataclass(frozen=True)
 class Connections:
-    """How many SSH connections a tunnel keeps.
+    """How many SSH connections a tunnel keeps for each sort of traffic.
 
     Args:
-        min: Kept open always.
+        min: Kept open always; with two, losing one costs no time.
         max: Opened at most, when the open ones carry many channels.
     """
 
-    min: int = field(default=1, metadata=AT_LEAST_ONE)
+    min: int = field(default=2, metadata=AT_LEAST_ONE)
     max: int = field(default=32, metadata=AT_LEAST_ONE)
 
 
@@ -65,7 +70,7 @@ class SshOptions:
         connect_timeout: For the TCP connection.
         login_timeout: For key exchange and authentication.
         dial_timeout: For a channel to a target.
-        keepalive: Detection of a dead connection.
+        keepalive: Detection of a silent connection.
         connections: Size of the pool.
     """
 

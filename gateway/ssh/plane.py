@@ -17,12 +17,11 @@ from gateway.relay.readiness import GONE, READ, WRITE
 from gateway.relay.sockets import reset, shut_write
 from gateway.relay.watch import Watch
 from gateway.ssh import doors
-from gateway.ssh.windows import ADJUST, CONNECTION_BUDGET, INITIAL, MAX_PACKET, PROCESS_BUDGET, Budget, Window
+from gateway.ssh.windows import CONNECTION_BUDGET, FIRST, MAX_PACKET, PROCESS, Budget, Window
 from gateway.ssh.wire import PACKET, SLOT_VIEWS, SLOTS
 
 log = logging.getLogger(__name__)
 
-_PROCESS = Budget(PROCESS_BUDGET)
 _SAMPLED = 4
 """One answer in so many is measured on each connection, from the first: all of them would cost 3 % of the rate."""
 _MOST_PIECES = 64
@@ -65,7 +64,7 @@ class PlaneRelay:
         self._watch: Watch | None = None
         self._number = self._peer = -1
         self._peer_window = self._peer_packet = 0
-        self.window = Window(budget)
+        self.window = Window(budget, FIRST)
         self.fresh: list[memoryview] = []
         """What arrived in this turn, good until `deliver`."""
         self._held: deque[memoryview] | None = None
@@ -79,7 +78,7 @@ class PlaneRelay:
         Raises:
             asyncssh.ChannelOpenError: The connection is closed.
         """
-        self._number = self._conn.request_channel(self, host, port, INITIAL, MAX_PACKET)
+        self._number = self._conn.request_channel(self, host, port, self.window.size, MAX_PACKET)
         self._wire.opening[self._number] = self
 
     def attach(self, client: socket.socket) -> None:
@@ -109,10 +108,10 @@ class PlaneRelay:
         self._send_close()
         self._finish(ending)
 
-    def give_up(self) -> None:
-        """The channel was not open in time; when it opens after all, it is closed."""
+    def give_up(self, error: Exception) -> None:
+        """Nobody waits for the channel any more; when it opens after all, it is closed."""
         if not self.opened.done():
-            self.opened.set_exception(TimeoutError())
+            self.opened.set_exception(error)
 
     # From the channel to the client: what the wire calls.
 
@@ -363,7 +362,7 @@ class PlaneRelay:
         window = self.window
         window.owed += count
         # Nothing is granted once nothing more comes: it would be for nobody.
-        if window.owed >= ADJUST and not (self._got_eof or self._sent_close or self._closed):
+        if window.owed >= window.step and not (self._got_eof or self._sent_close or self._closed):
             grant = window.grant(now, self._round_trip())
             self._wire.send_control(doors.MSG_CHANNEL_WINDOW_ADJUST, UInt32(self._peer) + UInt32(grant))
 
@@ -418,7 +417,7 @@ class PlaneChannels:
     def __init__(self, conn: doors.PlaneConnection, round_trip: RoundTrip) -> None:
         self._conn = conn
         self._round_trip = round_trip
-        self._budget = Budget(CONNECTION_BUDGET, _PROCESS)
+        self._budget = Budget(CONNECTION_BUDGET, PROCESS)
 
     @property
     def opening(self) -> int:
@@ -429,7 +428,7 @@ class PlaneChannels:
         """See `gateway.ssh.session.Channels`."""
         relay = PlaneRelay(self._conn, latency, self._round_trip, self._budget)
         relay.request(to.host, to.port)
-        late = asyncio.get_running_loop().call_later(timeout, relay.give_up)
+        late = asyncio.get_running_loop().call_later(timeout, relay.give_up, TimeoutError())
         try:
             await relay.opened
         except BaseException:
@@ -438,3 +437,8 @@ class PlaneChannels:
         finally:
             late.cancel()
         return relay
+
+    def give_up(self, error: Exception) -> None:
+        """See `gateway.ssh.session.Channels`."""
+        for relay in list(self._conn.wire.opening.values()):
+            relay.give_up(error)

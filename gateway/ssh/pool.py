@@ -6,35 +6,28 @@ import logging
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from math import inf
 
-from gateway.contracts import Endpoint, Phases, Relay, Stream
-from gateway.errors import LinkLostError, ReachError
+from gateway.contracts import Endpoint, Phases, Progress, Relay, Stream, TunnelState
+from gateway.errors import LinkLostError, ReachError, Reason, TunnelError
 from gateway.measure import Histogram
 from gateway.relay.sockets import tune
 from gateway.ssh.options import SshOptions
-from gateway.ssh.session import Session
+from gateway.ssh.session import MovedOnError, Session
+from gateway.ssh.upkeep import Standing, judge, place
 
 log = logging.getLogger(__name__)
 
-CHANNELS_PER_CONNECTION = 64
-"""sshd polls all channels of a connection at every turn, so latency grows with them."""
+_TICK = 0.5
+_LATE = 1.0
+"""A tick that is this much late tells that we slept, not that the others were silent."""
 _IDLE_BEFORE_SHRINK = 60.0
-_RETRY = (0.25, 30.0)
+_RETRY = (0.25, 10.0)
+_RETRY_FATAL = 60.0
+"""Seconds before another login after a refused one: sshd counts them against us (PerSourcePenalties)."""
 
 Dial = Callable[[], Awaitable[Session]]
-
-
-def place(loads: list[int], most: int) -> tuple[int, bool]:
-    """Which connection takes the next channel, and whether the pool should grow.
-
-    Args:
-        loads: Channels of each live connection, at least one.
-        most: How many connections there may be.
-    """
-    chosen = min(range(len(loads)), key=loads.__getitem__)
-    return chosen, loads[chosen] >= CHANNELS_PER_CONNECTION - 1 and len(loads) < most
 
 
 class SshLink:
@@ -43,44 +36,57 @@ class SshLink:
     Args:
         options: The tunnel's options.
         dial: Opens one more connection; raises `ReachError`.
+        progress: Told when all connections are silent, and when one is heard again.
     """
 
     dial_phase = "channel"
 
-    def __init__(self, options: SshOptions, dial: Dial) -> None:
+    def __init__(self, options: SshOptions, dial: Dial, progress: Progress) -> None:
         self._options = options
         self._dial = dial
+        self._progress = progress
         self._sessions: list[Session] = []
+        self._usable: list[Session] = []
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._wanted = options.connections.min
-        self._grow = asyncio.Event()
-        self._rtt: float | None = None
+        self._due = asyncio.Event()
+        self._suspect = False
+        self._trouble = ""
+        """Why the last attempt to open a further connection failed."""
+        self._idle_since = time.monotonic()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._renewed = asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def running(self, first: Session) -> AsyncIterator["SshLink"]:
         """Keep the pool while the context lasts, starting from one open connection."""
-        watches: set[asyncio.Task[None]] = set()
-        self._adopt(first, watches)
-        keeper = asyncio.ensure_future(self._keep(watches))
+        self._adopt(first)
+        keepers = {self._own(self._keep()), self._own(self._dial_missing())}
         try:
             yield self
         finally:
-            keeper.cancel()
+            for keeper in keepers:
+                keeper.cancel()
             await asyncio.gather(*(session.close() for session in self._sessions))
-            for watch in watches:
-                watch.cancel()
-            await asyncio.gather(keeper, *watches, return_exceptions=True)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def join(self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf) -> Relay:
         """See `gateway.contracts.Link`."""
-        alive = [session for session in self._sessions if session.alive]
-        if not alive:
-            raise LinkLostError
-        chosen, grow = place([session.load for session in alive], self._options.connections.max)
-        if grow and self._wanted <= len(alive):
-            self._wanted = len(alive) + 1
-            self._grow.set()
-        return await alive[chosen].join(client, to, latency, within)
+        deadline = time.monotonic() + min(self._options.dial_timeout, within)
+        while True:
+            usable = [session for session in self._usable if session.alive]
+            if not usable:
+                raise LinkLostError
+            chosen, grow = place([session.load for session in usable], self._options.connections.max)
+            if grow and self._wanted <= len(usable):
+                self._wanted = len(usable) + 1
+                self._due.set()
+            try:
+                return await usable[chosen].join(client, to, latency, deadline - time.monotonic())
+            except MovedOnError:
+                continue  # it fell silent meanwhile, and another is there
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """See `gateway.contracts.Link`; counts the phase `channel`."""
@@ -100,58 +106,136 @@ class SshLink:
         """See `gateway.contracts.Link`."""
         return await asyncio.shield(self._lost)
 
+    def renew(self) -> None:
+        """See `gateway.contracts.Link`: new connections take over, and the old ones drain."""
+        for session in self._sessions:
+            session.outdated = True
+        self._renewed.set()
+        self._due.set()
+
     def rtt(self) -> float | None:
         """Round trip of the last channel-less request, in seconds."""
-        return self._rtt
+        return next((each.round_trip for each in self._usable if each.round_trip is not None), None)
 
     def details(self) -> dict[str, object]:
         """Connections, channels, cipher and server."""
         alive = [session for session in self._sessions if session.alive]
+        now = time.monotonic()
         return {
             "connections": len(alive),
+            "suspect_connections": sum(session.silence(now) >= self._options.keepalive.suspect for session in alive),
+            "draining_connections": sum(session.outdated for session in alive),
             "channels": sum(session.load for session in alive),
             "cipher": alive[0].cipher() if alive else None,
             "data_plane": ("own" if alive[0].plane else "asyncssh") if alive else None,
             "server": alive[0].server_version() if alive else None,
+            "pool_error": self._trouble or None,
         }
 
-    def _adopt(self, session: Session, watches: set[asyncio.Task[None]]) -> None:
+    def _own(self, job: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(job)
+        self._tasks.add(task)
+        task.add_done_callback(self._disown)
+        return task
+
+    def _disown(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Nobody would keep the pool any more: better to lose it, and open it anew.
+            log.error("the pool of %s failed", self._options.endpoint, exc_info=error)
+            if not self._lost.done():
+                self._lost.set_result(f"{type(error).__name__}: {error}")
+
+    def _adopt(self, session: Session) -> None:
         self._sessions.append(session)
-        watch = asyncio.ensure_future(self._watch(session))
-        watches.add(watch)
-        watch.add_done_callback(watches.discard)
+        session.ask()
+        self._own(self._watch(session))
+        self._look(time.monotonic())
 
     async def _watch(self, session: Session) -> None:
         why = await session.lost()
         self._sessions.remove(session)
-        self._grow.set()
+        self._look(time.monotonic())
+        self._due.set()
         if not any(other.alive for other in self._sessions) and not self._lost.done():
             self._lost.set_result(why)
 
-    async def _keep(self, watches: set[asyncio.Task[None]]) -> None:
-        """Open what is missing, close what idles, measure the round trip."""
+    async def _keep(self) -> None:
+        """Ask for signs of life, and act on silence."""
+        last = time.monotonic()
+        tick = min(_TICK, self._options.keepalive.interval)
+        while True:
+            await asyncio.sleep(tick)
+            now = time.monotonic()
+            if now - last > tick + _LATE:
+                for session in self._sessions:
+                    session.forgive(now - last - tick)
+            last = now
+            for session in self._sessions:
+                if session.asked_before(now - self._options.keepalive.interval):
+                    session.ask()
+            self._look(now)
+            self._shrink(now)
+
+    def _look(self, now: float) -> None:
+        """Judge the connections, and do what needs no waiting."""
+        alive = [session for session in self._sessions if session.alive]
+        pool = [Standing(session.silence(now), session.load, session.outdated, session.stalled) for session in alive]
+        needs = judge(pool, self._options.keepalive, self._wanted)
+        self._usable = [alive[at] for at in needs.usable]
+        for at, session in enumerate(alive):
+            session.stalled = at in needs.suspect and (session.stalled or at in needs.stalled)
+        for at in needs.give_up:
+            alive[at].abort(f"silent for {pool[at].silent:.0f} s")
+        if self._usable:
+            for at in needs.suspect:
+                alive[at].move_on()
+        for at in needs.done:
+            alive[at].close_soon()
+        if needs.dial:
+            self._due.set()
+        self._tell(min(pool[at].silent for at in needs.suspect) if needs.suspect and not self._usable else None)
+
+    def _tell(self, silence: float | None) -> None:
+        """Say when all connections have been silent for so many seconds, and when one is heard again."""
+        if silence is not None and not self._suspect:
+            self._progress(TunnelState.SUSPECT, Reason.TIMEOUT, f"nothing was heard for {silence:.0f} s")
+        elif self._suspect and self._usable:
+            self._progress(TunnelState.UP)
+        self._suspect = silence is not None
+
+    def _shrink(self, now: float) -> None:
+        spare = [session for session in self._usable if session.load == 0]
+        if len(self._usable) <= self._options.connections.min or not spare:
+            self._idle_since = now
+        elif now - self._idle_since > _IDLE_BEFORE_SHRINK:
+            self._idle_since = now
+            self._wanted = max(self._options.connections.min, len(self._usable) - 1)
+            spare[-1].close_soon()
+            self._look(now)
+
+    async def _dial_missing(self) -> None:
+        """Open further connections while some are missing, one after the other."""
         pause = _RETRY[0]
-        idle_since = time.monotonic()
-        while not self._lost.done():
-            self._grow.clear()
-            alive = [session for session in self._sessions if session.alive]
-            if alive and len(alive) < self._wanted:
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            while self._missing():
+                self._renewed.clear()
                 try:
-                    self._adopt(await self._dial(), watches)
-                    pause = _RETRY[0]
+                    self._adopt(await self._dial())
+                    pause, self._trouble = _RETRY[0], ""
                 except (ReachError, OSError) as error:
+                    self._trouble = str(error)
                     log.info("a further SSH connection to %s failed: %s", self._options.endpoint, error)
-                    await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - jitter, not a secret
+                    fatal = isinstance(error, TunnelError) and error.fatal
+                    seconds = _RETRY_FATAL if fatal else random.uniform(0, pause)  # noqa: S311 - jitter
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._renewed.wait(), seconds)
                     pause = min(pause * 2, _RETRY[1])
-                continue
-            spare = [session for session in alive if session.load == 0]
-            if len(alive) <= self._options.connections.min or not spare:
-                idle_since = time.monotonic()
-            elif time.monotonic() - idle_since > _IDLE_BEFORE_SHRINK:
-                self._wanted = max(self._options.connections.min, len(alive) - 1)
-                await spare[-1].close()
-                continue
-            if alive:
-                self._rtt = (await asyncio.gather(*(session.ping() for session in alive)))[0] or self._rtt
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._grow.wait(), self._options.keepalive.interval)
+
+    def _missing(self) -> bool:
+        now = time.monotonic()
+        suspect = self._options.keepalive.suspect
+        fresh = [each for each in self._sessions if each.alive and not each.outdated and each.silence(now) < suspect]
+        return len(fresh) < self._wanted and not self._lost.done()

@@ -1,9 +1,10 @@
 """One SSH connection in use: its channels, and the wait for its end."""
 
 import asyncio
+import logging
 import socket
 import time
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import asyncssh
 
@@ -16,8 +17,16 @@ from gateway.ssh.hostkeys import Verifier
 from gateway.ssh.options import SshOptions
 from gateway.ssh.plane import PlaneChannels
 
+if TYPE_CHECKING:
+    from gateway.ssh.wire import Wire
+
+log = logging.getLogger(__name__)
+
 _KEEPALIVE = b"keepalive@openssh.com"
-_PING_TIMEOUT = 5.0
+
+
+class MovedOnError(Exception):
+    """The connection fell silent while a channel was being opened, and another connection is there."""
 
 
 class ChannelRelay(Relay, Protocol):
@@ -42,6 +51,9 @@ class Channels(Protocol):
             asyncssh.Error, OSError: It cannot be opened.
         """
 
+    def give_up(self, error: Exception) -> None:
+        """Let every `open` that is under way raise `error`."""
+
 
 class Session:
     """Opens channels on one SSH connection.
@@ -59,6 +71,15 @@ class Session:
         self._forgets = self._forget  # one bound method for all of them
         self.round_trip: float | None = None
         self.closing = False
+        self.outdated = False
+        """Its credentials were replaced since it logged in."""
+        self.stalled = False
+        """It fell silent together with all others."""
+        self._wire: Wire | None = getattr(conn, "wire", None)
+        self._heard = self._asked_at = time.monotonic()
+        self._asking: asyncio.Task[None] | None = None
+        self._why: str | None = None
+        self._ending: asyncio.Task[None] | None = None
         self.plane = isinstance(conn, PlaneConnection) and conn.seals is not None and conn.opens is not None
         """Whether the project's own data plane carries the channels, or asyncssh does."""
         self._channels: Channels = (
@@ -107,24 +128,60 @@ class Session:
             )
         return DialError(_connect_reason(text), f"{to}: {text}")
 
-    async def ping(self) -> float | None:
-        """The round trip of a keepalive request in seconds, or None when it stays unanswered for a while."""
-        started = time.monotonic()
-        # Not cancelled when late: asyncssh matches answers to requests by their order.
-        asked = self._conn.create_task(self._ask())
-        done, _ = await asyncio.wait({asked}, timeout=_PING_TIMEOUT)
-        if done and self.alive:
-            self.round_trip = time.monotonic() - started
-        return self.round_trip
+    def silence(self, now: float) -> float:
+        """Seconds since the far side was last heard, at the monotonic time `now`."""
+        # What arrives while the peer leaves a key exchange unfinished does not count: nothing can be sent until then.
+        if self._wire is not None and self._wire.kex_done and self._wire.last_received > self._heard:
+            self._heard = self._wire.last_received
+        return now - self._heard
+
+    def forgive(self, seconds: float) -> None:
+        """It was we who slept for so long."""
+        self._heard += seconds
+
+    def asked_before(self, then: float) -> bool:
+        """Whether the last request for a sign of life is answered, and was before the monotonic time `then`."""
+        return self._asked_at < then and (self._asking is None or self._asking.done())
+
+    def ask(self) -> None:
+        """Ask for a sign of life; the answer tells the round trip."""
+        self._asked_at = time.monotonic()
+        # Never cancelled: asyncssh matches answers to requests by their order.
+        self._asking = self._conn.create_task(self._ask())
 
     async def _ask(self) -> None:
         await self._conn._make_global_request(_KEEPALIVE)  # noqa: SLF001 - no public door to it
+        if self.alive:
+            self._heard = time.monotonic()
+            self.round_trip = self._heard - self._asked_at
+
+    def move_on(self) -> None:
+        """Let everybody who waits for a channel here go to another connection."""
+        if self._channels.opening:
+            self._channels.give_up(MovedOnError())
 
     async def lost(self) -> str:
         """Wait until the connection is closed, by whom ever; says why."""
         await self._conn.wait_closed()
+        if self._ending is not None:
+            await asyncio.wait({self._ending})
         error = self._verifier.lost
-        return str(error) if error else "the SSH connection was closed"
+        return self._why or (str(error) if error else "the SSH connection was closed")
+
+    def abort(self, why: str) -> None:
+        """Reset every client and drop the connection, without a word to a peer that does not listen."""
+        log.warning("an SSH connection to %s is given up: %s", self._options.endpoint, why)
+        self._why = why
+        self.closing = True
+        for relay in list(self._relays.values()):
+            relay.abort(Ending.LINK_LOST)
+        self._conn.abort()
+
+    def close_soon(self) -> None:
+        """Close it from somewhere that cannot wait; `lost` waits until it is done."""
+        if not self.closing:
+            self.closing = True
+            self._ending = asyncio.ensure_future(self.close())
 
     async def close(self) -> None:
         """Reset every client and close the connection, waiting a moment for a goodbye."""

@@ -2,9 +2,17 @@
 
 A window of W bytes bounds a channel to W per round trip (RFC 4254, 5.2). Large windows cost memory only when the
 client is slow, so they are given to those channels that use theirs up within a round trip, and only on long paths.
+
+What slow readers can make this process hold is so bounded: with N channels, `FIRST_BUDGET` + `PROCESS_BUDGET` +
+N * `LEAST`, whatever they do. That is 2 MiB each for the first 256, and 256 KiB for every further one, beside 512 MiB
+for those on long paths.
 """
 
 INITIAL = 2 * 1024 * 1024
+LEAST = 256 * 1024
+"""The first window of a channel when many are open."""
+FIRST_BUDGET = 512 * 1024 * 1024
+"""What the first windows of all channels may take together, beyond `LEAST` each."""
 MAXIMUM = 32 * 1024 * 1024
 MAX_PACKET = 128 * 1024
 """With packets of 32 KiB, a large window drives sshd to several times its work per byte."""
@@ -43,21 +51,34 @@ class Budget:
             self._within.give_back(size)
 
 
+FIRST = Budget(FIRST_BUDGET)
+PROCESS = Budget(PROCESS_BUDGET)
+"""Those of this process."""
+
+
 class Window:
     """The receive window of one channel.
 
     Args:
         budget: What growing takes from.
+        first: What the first size takes from.
     """
 
-    __slots__ = ("_budget", "_epoch", "_in_epoch", "granted", "owed", "size")
+    __slots__ = ("_budget", "_epoch", "_first", "_in_epoch", "_initial", "granted", "owed", "size", "step")
 
-    def __init__(self, budget: Budget) -> None:
-        self.size = INITIAL
-        self.granted = INITIAL
+    def __init__(self, budget: Budget, first: Budget) -> None:
+        more = first.take(INITIAL - LEAST)
+        if more < INITIAL - LEAST:
+            first.give_back(more)
+            more = 0
+        self.size = self._initial = LEAST + more
+        self.step = min(ADJUST, self.size // 4)
+        """How much may be owed before it is worth a grant."""
+        self._first = first
+        self.granted = self.size
         """What the peer may still send; below nothing, it has broken the protocol."""
         self.owed = 0
-        """What the client took and the peer has not been granted anew; `grant` when it reaches `ADJUST`."""
+        """What the client took and the peer has not been granted anew; `grant` when it reaches `step`."""
         self._budget = budget
         self._in_epoch = 0
         self._epoch = 0.0
@@ -76,8 +97,9 @@ class Window:
 
     def close(self) -> None:
         """Give back what was grown."""
-        self._budget.give_back(self.size - INITIAL)
-        self.size = INITIAL
+        self._budget.give_back(self.size - self._initial)
+        self._first.give_back(self._initial - LEAST)
+        self.size = self._initial = LEAST
 
     def _grown(self, count: int, now: float, round_trip: float | None) -> int:
         """Twice the window when more than half of it was used within one round trip."""
@@ -90,4 +112,5 @@ class Window:
             return 0
         more = self._budget.take(min(self.size, MAXIMUM - self.size))
         self.size += more
+        self.step = min(ADJUST, self.size // 4)
         return more

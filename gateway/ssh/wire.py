@@ -43,6 +43,7 @@ _BATCH = 8 * (PACKET + 64)
 _RECEIVE = 512 * 1024
 _PLAIN_SIZE = _RECEIVE + 64 * 1024
 _BLOCK, _MIN_PADDING = 16, 4
+_GREETING = 255
 
 # One turn's scratch space, shared by all wires: nothing stays in it between two events.
 _SCRATCH = bytearray(_SLOT * SLOTS)
@@ -89,6 +90,8 @@ class Wire(asyncio.Transport):
         self.paused: set[PlaneRelay] = set()
         """Relays that have something to send and may not: told when they may."""
         self.last_received = time.monotonic()
+        self.greeting = b""
+        """The first that the peer said: where it refuses us, perhaps why."""
         self.may_send = False
         """Whether channel data may be sent now; see `judge`."""
         self._blocked = False
@@ -151,6 +154,11 @@ class Wire(asyncio.Transport):
         self._drop(None)
 
     close = abort
+
+    @property
+    def kex_done(self) -> bool:
+        """Whether no key exchange is under way."""
+        return self._conn.may_send_data
 
     # What relays call.
 
@@ -348,6 +356,8 @@ class Wire(asyncio.Transport):
             self._drop(None)
             return
         self.last_received = time.monotonic()
+        if not self.greeting:
+            self.greeting = bytes(self._view[self._end : self._end + min(count, _GREETING)])
         self._end += count
         self._resume()
         self._update()

@@ -16,7 +16,7 @@ class BackoffPolicy:
     """
 
     first: float = 0.25
-    cap: float = 30.0
+    cap: float = 10.0
     floor: float = 0.0
     stable_after: float = 30.0
 

@@ -2,8 +2,11 @@
 
 ::
 
-    idle → waiting (for its via) → connecting → authenticating → up → backoff → connecting …
+    idle → waiting (for its via) → connecting → authenticating → up ⇄ suspect → backoff → connecting …
                                         └ host key, login refused → quarantined → connecting …
+
+While it is suspect its link is withheld: users wait, as they do while it is down. Once it is no longer wanted and
+only drains, it says draining.
 """
 
 import asyncio
@@ -54,6 +57,9 @@ class Uplink:
         self._traffic = traffic
         self._told: tuple[TunnelState, Reason | None] | None = None
         self._hurry = asyncio.Event()
+        self._open: Link | None = None
+        """The open link, offered to users or withheld."""
+        self._draining = False
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Open the tunnel, and again whenever it is lost, until cancelled."""
@@ -61,13 +67,12 @@ class Uplink:
         try:
             while True:
                 via = await self._wait_for_via()
-                opened = time.monotonic()
                 try:
-                    await self._hold(via, ready)
+                    lasted, why = await self._hold(via, ready)
+                    reconnect.succeeded(lasted)
+                    quarantine.attempts = 0
+                    raise why
                 except ReachError as error:
-                    if self.state is TunnelState.UP:
-                        reconnect.succeeded(time.monotonic() - opened)
-                        quarantine.attempts = 0
                     fatal = isinstance(error, TunnelError) and error.fatal
                     self.failures[error.reason] += 1
                     self._become(
@@ -75,7 +80,8 @@ class Uplink:
                     )
                     await self._pause((quarantine if fatal else reconnect).next())
         finally:
-            self._drop_link()
+            self._open = None
+            self._offer(None)
             self._become(TunnelState.STOPPED)
 
     async def wait_link(self) -> Link:
@@ -91,6 +97,20 @@ class Uplink:
         told = f": {self.detail}" if self.detail else ""
         return f"tunnel {self.name} is {self.state}{told}"
 
+    def renew(self) -> None:
+        """Its keys or certificates changed: use them from now on, without ending what runs."""
+        if self._open is not None:
+            log.info("tunnel renews its connections", extra={"tunnel": self.name})
+            self._open.renew()
+        else:
+            self._hurry.set()
+
+    def drain(self) -> None:
+        """It is not wanted any more, and stays only for the clients it has."""
+        self._draining = True
+        if self.state is TunnelState.UP:
+            self._become(TunnelState.DRAINING)
+
     def reconnect(self) -> None:
         """Try now rather than when the backoff ends; an open tunnel is closed and opened anew."""
         self._hurry.set()
@@ -104,21 +124,31 @@ class Uplink:
                 self._become(TunnelState.WAITING, Reason.TUNNEL, self.via.describe())
         return await self.via.wait_link()
 
-    async def _hold(self, via: Link | None, ready: Callable[[], None]) -> None:
-        """Open the tunnel and keep it until it is lost, which is an error too."""
+    async def _hold(self, via: Link | None, ready: Callable[[], None]) -> tuple[float, TunnelError]:
+        """Open the tunnel and keep it until it is lost; says how many seconds it was open, and why it is not."""
         async with AsyncExitStack() as stack:
             # The direct tunnel is the only one without a via, and does not look at it.
-            link = await stack.enter_async_context(self.tunnel.open(via, self._become))  # type: ignore[arg-type]
+            link = await stack.enter_async_context(self.tunnel.open(via, self._progress))  # type: ignore[arg-type]
+            opened = time.monotonic()
             self._hurry.clear()
             self.connects += 1
-            self.link = link
-            self._has_link.set()
-            self._become(TunnelState.UP)
+            self._open = link
+            self._progress(TunnelState.UP)
             ready()
             try:
-                raise TunnelError(Reason.RESET, await self._lost(link))
+                why = await self._lost(link)
             finally:
-                self._drop_link()
+                self._open = None
+                self._offer(None)
+        return time.monotonic() - opened, TunnelError(Reason.RESET, why)
+
+    def _progress(self, state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
+        """What the tunnel says of itself, while it opens and while it is open."""
+        if self._open is not None:
+            self._offer(self._open if state is TunnelState.UP else None)
+        if state is TunnelState.UP and self._draining:
+            state = TunnelState.DRAINING
+        self._become(state, reason, detail)
 
     async def _lost(self, link: Link) -> str:
         lost = asyncio.ensure_future(link.lost())
@@ -137,9 +167,12 @@ class Uplink:
         except TimeoutError:
             return
 
-    def _drop_link(self) -> None:
-        self.link = None
-        self._has_link.clear()
+    def _offer(self, link: Link | None) -> None:
+        self.link = link
+        if link is None:
+            self._has_link.clear()
+        else:
+            self._has_link.set()
 
     def _become(self, state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
         """The only place where the state changes; logs each edge once.
@@ -170,6 +203,8 @@ class Uplink:
             log.info("tunnel up", extra=extra)
         elif self.state is TunnelState.QUARANTINED:
             log.error("tunnel quarantined", extra={**extra, "reason": str(self.reason), "detail": self.detail})
+        elif self.state is TunnelState.SUSPECT:
+            log.warning("tunnel suspect", extra={**extra, "reason": str(self.reason), "detail": self.detail})
         elif self.state is TunnelState.BACKOFF:
             log.warning("tunnel down", extra={**extra, "reason": str(self.reason), "detail": self.detail})
 
@@ -179,5 +214,5 @@ _ATTEMPTING = {TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHEN
 
 def _standing(state: TunnelState) -> TunnelState:
     """The state, with all that is neither up nor final taken together."""
-    final = {TunnelState.UP, TunnelState.QUARANTINED, TunnelState.STOPPED}
+    final = {TunnelState.UP, TunnelState.DRAINING, TunnelState.QUARANTINED, TunnelState.STOPPED}
     return state if state in final else TunnelState.BACKOFF

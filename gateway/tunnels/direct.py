@@ -69,6 +69,9 @@ class DirectLink:
         await asyncio.Event().wait()
         return "never"
 
+    def renew(self) -> None:
+        """Nothing was proved to anybody."""
+
     def rtt(self) -> float | None:
         """Not measured: there is no far side."""
         return None

@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 
 from gateway.contracts import Link, Progress, TunnelState
 from gateway.errors import DialError, Reason, TunnelError
+from gateway.relay.sockets import hurry_retransmits
 from gateway.ssh import credentials, hostkeys
 from gateway.ssh.connect import connect
+from gateway.ssh.handshakes import handshakes
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool import SshLink
 from gateway.ssh.session import Session
@@ -33,13 +35,18 @@ class SshTunnel:
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
         """Connect through `via`, log in, and keep the pool until the context ends."""
         first = await self._session(via, progress)
-        link = SshLink(self._options, lambda: self._session(via, _quiet))
+        link = SshLink(self._options, lambda: self._session(via, _quiet), progress)
         async with link.running(first):
             yield link
 
     async def _session(self, via: Link, progress: Progress) -> Session:
         options = self._options
         progress(TunnelState.CONNECTING)
+        async with handshakes().turn(options.endpoint):
+            return await self._handshake(via, progress)
+
+    async def _handshake(self, via: Link, progress: Progress) -> Session:
+        options = self._options
         try:
             async with asyncio.timeout(options.connect_timeout):
                 sock = await via.socket(options.endpoint)
@@ -50,12 +57,13 @@ class SshTunnel:
             ) from error
         except DialError as error:
             raise TunnelError(error.reason, error.detail) from error
+        hurry_retransmits(sock)
         return Session(await connect(options, sock, progress), options)
 
 
-def _quiet(state: TunnelState) -> None:
+def _quiet(state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
     """A further connection of the pool does not change the tunnel's state."""
-    del state
+    del state, reason, detail
 
 
 def _verify(options: SshOptions) -> None:

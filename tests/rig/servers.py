@@ -68,12 +68,13 @@ def resetting(client: socket.socket) -> None:
     reset(client)
 
 
-def talking(words: bytes) -> Behaviour:
-    """Say something, then listen."""
+def talking(words: bytes, *, then_close: bool = False) -> Behaviour:
+    """Say something, then listen, or hang up."""
 
     def talk(client: socket.socket) -> None:
         client.sendall(words)
-        silent(client)
+        if not then_close:
+            silent(client)
 
     return talk
 

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from servers import echoing, serving
-from test_ssh import echo_once, opened, options
+from test_ssh import PATIENT, echo_once, opened, options
 
-from gateway.contracts import Duration, Ending, Endpoint
+from gateway.contracts import Ending, Endpoint
 from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
@@ -29,7 +29,7 @@ from gateway.relay.readiness import RelayLoop
 from gateway.relay.sockets import tune
 from gateway.ssh import doors
 from gateway.ssh import gcm as doors_gcm
-from gateway.ssh.options import Connections, Keepalive
+from gateway.ssh.options import Connections
 from gateway.ssh.plane import PlaneRelay
 from gateway.ssh.pool import SshLink
 
@@ -460,9 +460,7 @@ async def test_a_packet_changed_on_the_way_ends_the_connection(bastions: dict[st
             known = tmp_path / "known_hosts"
             middle = proxy.sockets[0].getsockname()[1]
             known.write_text(bastions["openssh"].known_hosts.read_text().replace(f":{port} ", f":{middle} "))
-            chosen = options(
-                bastions["openssh"], port=middle, known_hosts=(known,), keepalive=Keepalive(Duration(60.0), 3)
-            )
+            chosen = options(bastions["openssh"], port=middle, known_hosts=(known,), keepalive=PATIENT)
             async with opened(chosen) as link, asyncio.timeout(10):
                 await echo_once(link, echo)
                 sock = await link.socket(Endpoint("127.0.0.1", echo))
@@ -499,7 +497,7 @@ def test_any_sequence_of_well_sealed_packets_is_survived(
         problems: list[dict[str, object]] = []
         loop.set_exception_handler(lambda _, context: problems.append(context))
         with serving(echoing) as port:
-            one = options(bastions["openssh"], connections=Connections(1, 1), keepalive=Keepalive(Duration(60.0), 3))
+            one = options(bastions["openssh"], connections=Connections(1, 1), keepalive=PATIENT)
             async with opened(one) as victim, opened(one) as bystander, asyncio.timeout(20):
                 sock = await victim.socket(Endpoint("127.0.0.1", port))
                 conn = victim._sessions[0]._conn
@@ -535,7 +533,7 @@ async def test_garbage_instead_of_packets_never_raises_beyond_the_connection(
     """Random bytes on the socket after login, in many lengths: an ended connection each time, and nothing else."""
     rng = random.Random(7)
     for size in (1, 3, 4, 19, 20, 36, 100, 5000, 600_000):
-        async with opened(options(bastions["openssh"], keepalive=Keepalive(Duration(60.0), 3))) as link:
+        async with opened(options(bastions["openssh"], keepalive=PATIENT)) as link:
             wire = link._sessions[0]._conn.wire  # type: ignore[attr-defined]
             noise = rng.randbytes(size)
             for at in range(0, size, 100_000):

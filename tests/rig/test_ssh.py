@@ -31,6 +31,9 @@ from gateway.tunnels.ssh import SshTunnel
 
 pytestmark = pytest.mark.rig
 
+PATIENT = Keepalive(Duration(60.0), Duration(60.0), Duration(60.0), Duration(60.0))
+HASTY = Keepalive(interval=Duration(0.1), suspect=Duration(0.5), replace=Duration(0.3), lost=Duration(2.5))
+
 
 def options(bastion: Bastion, **changes: Any) -> SshOptions:
     plain = SshOptions(
@@ -39,13 +42,14 @@ def options(bastion: Bastion, **changes: Any) -> SshOptions:
         user=bastion.user,
         identity_files=(bastion.client_key,),
         known_hosts=(bastion.known_hosts,),
+        connections=Connections(1, 32),
     )
     return replace(plain, **changes)
 
 
 @contextlib.asynccontextmanager
 async def opened(chosen: SshOptions, via: Link | None = None) -> AsyncIterator[SshLink]:
-    async with SshTunnel(chosen).open(via or DirectLink(), lambda _: None) as link:
+    async with SshTunnel(chosen).open(via or DirectLink(), lambda *_: None) as link:
         assert isinstance(link, SshLink)
         yield link
 
@@ -365,7 +369,7 @@ async def test_prohibited_and_refused_and_unknown_targets_each_have_their_reason
 async def test_a_frozen_bastion_costs_a_dial_its_deadline_and_leaks_no_channel(sshd: Bastion) -> None:
     """asyncssh #823: a channel whose open was given up must be aborted when it comes after all."""
     with serving(echoing) as port:
-        slow = options(sshd, dial_timeout=Duration(0.3), keepalive=Keepalive(Duration(60.0), 3))
+        slow = options(sshd, dial_timeout=Duration(0.3), keepalive=PATIENT)
         async with opened(slow) as link:
             sshd.kill_sessions(signal.SIGSTOP)
             late = asyncio.ensure_future(link.socket(Endpoint("127.0.0.1", port)))
@@ -389,16 +393,146 @@ async def test_a_frozen_bastion_costs_a_dial_its_deadline_and_leaks_no_channel(s
             await echo_once(link, port)
 
 
-async def test_a_dead_bastion_is_noticed_by_keepalive(sshd: Bastion) -> None:
-    async with opened(options(sshd, keepalive=Keepalive(Duration(0.2), 2))) as link:
-        sshd.kill_sessions(signal.SIGSTOP)
-        started = time.monotonic()
-        async with asyncio.timeout(3):
-            await link.lost()
-        assert time.monotonic() - started < 1.5
-        with pytest.raises(ReachError):
-            await link.socket(Endpoint("127.0.0.1", 1))
-        sshd.kill_sessions(signal.SIGCONT)
+async def test_a_frozen_connection_is_replaced_and_its_clients_are_let_go(sshd: Bastion) -> None:
+    with serving(echoing) as port:
+        async with opened(options(sshd, keepalive=HASTY)) as link:
+            held = await link.socket(Endpoint("127.0.0.1", port))
+            sshd.kill_sessions(signal.SIGSTOP)
+            started = time.monotonic()
+            await echo_once(link, port)  # its channel is asked for on the frozen connection, and moves on
+            assert 0.3 < time.monotonic() - started < 1.0
+            with held:
+                assert await asyncio.get_running_loop().sock_recv(held, 10) == b""
+            assert 0.6 < time.monotonic() - started < 1.5
+            assert link.details()["connections"] == 1
+            sshd.kill_sessions(signal.SIGCONT)
+
+
+async def test_a_stall_of_the_whole_path_costs_no_connection(sshd: Bastion) -> None:
+    told: list[TunnelState] = []
+    loop = asyncio.get_running_loop()
+    tunnel = SshTunnel(options(sshd, keepalive=HASTY, login_timeout=Duration(0.4)))
+    with serving(echoing) as port:
+        async with tunnel.open(DirectLink(), lambda state, *_: told.append(state)) as link:
+            held = await link.socket(Endpoint("127.0.0.1", port))
+            with frozen(sshd):
+                await asyncio.sleep(1.8)
+                assert told[-1] is TunnelState.SUSPECT
+                with pytest.raises(LinkLostError):
+                    await link.socket(Endpoint("127.0.0.1", port))
+                await loop.sock_sendall(held, b"still there?")
+            with held:
+                async with asyncio.timeout(3):
+                    assert await loop.sock_recv(held, 100) == b"still there?"
+            async with asyncio.timeout(3):
+                while told[-1:] != [TunnelState.UP]:
+                    await asyncio.sleep(0.02)
+            await echo_once(link, port)
+
+
+async def test_a_path_that_stays_silent_is_given_up(sshd: Bastion) -> None:
+    async with opened(options(sshd, keepalive=HASTY, login_timeout=Duration(0.4))) as link:
+        with frozen(sshd):
+            started = time.monotonic()
+            async with asyncio.timeout(5):
+                assert "silent for" in await link.lost()
+            assert 2.3 < time.monotonic() - started < 3.5
+            with pytest.raises(ReachError):
+                await link.socket(Endpoint("127.0.0.1", 1))
+
+
+async def test_we_who_slept_blame_nobody(sshd: Bastion) -> None:
+    with serving(echoing) as port:
+        async with opened(options(sshd, keepalive=replace(HASTY, suspect=Duration(0.8)))) as link:
+            held = await link.socket(Endpoint("127.0.0.1", port))
+            time.sleep(2.0)  # noqa: ASYNC251 - the loop is what sleeps
+            await asyncio.sleep(0.5)
+            assert link.details()["suspect_connections"] == 0
+            loop = asyncio.get_running_loop()
+            with held:
+                await loop.sock_sendall(held, b"x")
+                assert await loop.sock_recv(held, 1) == b"x"
+
+
+async def test_renewed_credentials_replace_the_connection_and_the_old_one_drains(sshd: Bastion) -> None:
+    loop = asyncio.get_running_loop()
+    with serving(echoing) as port:
+        async with opened(options(sshd)) as link:
+            held = await link.socket(Endpoint("127.0.0.1", port))
+            before = sshd.sessions()
+            make_key(sshd.client_key)
+            sshd.authorize()
+            link.renew()
+            async with asyncio.timeout(3):
+                while link.details()["connections"] != 2:
+                    await asyncio.sleep(0.02)
+            await echo_once(link, port)
+            assert link.details()["draining_connections"] == 1
+            await loop.sock_sendall(held, b"x")
+            assert await loop.sock_recv(held, 1) == b"x"
+            held.close()
+            async with asyncio.timeout(3):
+                while set(sshd.sessions()) & set(before):
+                    await asyncio.sleep(0.02)
+            assert link.details()["connections"] == 1
+
+
+async def test_a_new_key_that_does_not_fit_costs_nothing(sshd: Bastion) -> None:
+    with serving(echoing) as port:
+        async with opened(options(sshd)) as link:
+            make_key(sshd.client_key)
+            link.renew()
+            async with asyncio.timeout(3):
+                while link.details()["pool_error"] is None:
+                    await asyncio.sleep(0.02)
+            await echo_once(link, port)
+            sshd.authorize()
+            link.renew()
+            async with asyncio.timeout(3):
+                while link.details()["pool_error"] or link.details()["draining_connections"]:
+                    await asyncio.sleep(0.02)
+            await echo_once(link, port)
+
+
+async def test_a_server_that_turns_us_away_is_too_busy_and_not_broken(tmp_path: Path) -> None:
+    with serving(talking(b"Not allowed at this time\r\n", then_close=True)) as port:
+        error = await refused(options(sshd_like(tmp_path, port)))
+        assert (error.reason, error.fatal) == (Reason.TOO_MANY_CONNECTIONS, False)
+        assert "Not allowed at this time" in error.detail
+
+
+async def test_at_most_four_handshakes_at_once_with_one_server(tmp_path: Path) -> None:
+    now = most = 0
+
+    def count(client: socket.socket) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        time.sleep(0.1)
+        now -= 1
+
+    with serving(count) as port:
+        await asyncio.gather(*(refused(options(sshd_like(tmp_path, port))) for _ in range(12)))
+    assert most == 4
+
+
+@contextlib.contextmanager
+def frozen(server: Bastion) -> Iterator[None]:
+    """Stop all of a bastion's processes, the listening one too."""
+    server.kill_sessions(signal.SIGSTOP)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+        server.kill_sessions(signal.SIGCONT)
+
+
+def sshd_like(folder: Path, port: int) -> Bastion:
+    """A bastion that only its options are wanted of."""
+    made = Bastion(folder / "bastion")
+    made.port = port
+    return made
 
 
 async def test_a_lost_path_resets_the_client_and_never_ends_it_cleanly(sshd: Bastion) -> None:
@@ -456,6 +590,6 @@ def _descriptors() -> int:
 
 async def test_the_states_of_an_attempt_are_told_in_order(sshd: Bastion) -> None:
     told: list[TunnelState] = []
-    async with SshTunnel(options(sshd)).open(DirectLink(), told.append):
+    async with SshTunnel(options(sshd)).open(DirectLink(), lambda state, *_: told.append(state)):
         pass
     assert told == [TunnelState.CONNECTING, TunnelState.AUTHENTICATING]

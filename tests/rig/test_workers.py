@@ -74,7 +74,7 @@ def test_bulk_goes_to_a_worker_and_queries_stay(
     phases = gateway.backend("reports")["targets"][0]["last_phases_seconds"]
     assert set(phases) == {"channel", "greeting", "auth", "query"}
     tunnel = gateway.tunnel("bastion")
-    assert (tunnel["state"], tunnel["connections"], tunnel["connects"]) == ("up", 2, 2)
+    assert (tunnel["state"], tunnel["connections"], tunnel["connects"]) == ("up", 4, 2)
     _, metrics = gateway.http.get("/metrics")
     assert 'gateway_connections_total{backend="media"} 1.0' in metrics
 

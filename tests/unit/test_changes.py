@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.app.changes import compare
 from gateway.config import Config, Sources, load
@@ -42,3 +44,38 @@ def test_backends_come_change_and_go() -> None:
 def test_what_needs_a_restart_is_refused() -> None:
     with pytest.raises(UsageError, match="'ops' changed"):
         compare(config(), config({"ops-listen": "127.0.0.1:1"}))
+
+
+NAMES = ("a", "b", "c", "d")
+
+
+@st.composite
+def sites(draw: st.DrawFn) -> Config:
+    """A valid configuration: each tunnel may go through those before it."""
+    names = draw(st.lists(st.sampled_from(NAMES), unique=True))
+    tunnels = []
+    for at, name in enumerate(names):
+        via = draw(st.sampled_from([None, *names[:at]]))
+        host = draw(st.sampled_from(["h1", "h2"]))
+        tunnels.append(f"{name}=ssh://u@{host}" + (f"?via={via}" if via else ""))
+    backends = []
+    for name in draw(st.lists(st.sampled_from(NAMES), unique=True, min_size=1)):
+        via = draw(st.sampled_from([None, *names]))
+        hold = draw(st.sampled_from(["1s", "2s"]))
+        backends.append(f"{name}=tcp://app:1?hold={hold}" + (f"&via={via}" if via else ""))
+    return config(tunnels=tuple(tunnels), backends=tuple(backends))
+
+
+@given(sites(), sites())
+def test_what_differs_is_changed_and_what_depends_on_it_and_nothing_else(old: Config, new: Config) -> None:
+    changes = compare(old, new)
+    kept = {name for name in old.tunnels if name not in changes.tunnels_gone}
+    for name in kept:
+        assert old.tunnels[name] == new.tunnels[name]
+        assert new.tunnels[name].via is None or new.tunnels[name].via in kept
+    assert kept | changes.tunnels_new == new.tunnels.keys()
+    for name in old.backends.keys() & new.backends.keys() - changes.backends_changed:
+        assert old.backends[name] == new.backends[name]
+        assert new.backends[name].via is None or new.backends[name].via in kept
+    assert old.backends.keys() - changes.backends_gone | changes.backends_new == new.backends.keys()
+    assert str(compare(old, old)) == "no change"

@@ -8,7 +8,7 @@ import pytest
 from gateway.cli.sources import SETTINGS
 from gateway.config import Config, Sources, load
 from gateway.config.load import setting_names
-from gateway.contracts import Endpoint, Secret
+from gateway.contracts import Duration, Endpoint, Secret
 from gateway.errors import ConfigError
 from gateway.ssh.options import SshOptions
 
@@ -98,7 +98,7 @@ def test_urls_carry_every_key() -> None:
     config = load(
         Sources(
             tunnels=(
-                "bastion=ssh://tunnel@b.example.com:2222?identity_files=/k1,/k2&known_hosts=/kh&keepalive.count=5",
+                "bastion=ssh://tunnel@b.example.com:2222?identity_files=/k1,/k2&known_hosts=/kh&keepalive.lost=5s",
             ),
             backends=(
                 (
@@ -114,7 +114,7 @@ def test_urls_carry_every_key() -> None:
     assert isinstance(options, SshOptions)
     assert (options.host, options.port, options.user) == ("b.example.com", 2222, "tunnel")
     assert options.identity_files == (Path("/k1"), Path("/k2"))
-    assert options.keepalive.count == 5
+    assert options.keepalive.lost == Duration(5)
     orders = config.backends["orders"]
     assert orders.targets == (Endpoint("db-1", 3306), Endpoint("db-2", 3306))
     assert orders.listen == (Endpoint("127.0.0.1", 1), Endpoint("127.0.0.1", 2))

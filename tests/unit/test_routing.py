@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from gateway.contracts import Endpoint, State
 from gateway.errors import Reason
-from gateway.health.routing import Candidate, backend_state, order
+from gateway.health.routing import Candidate, backend_state, misplaced, order
 
 ONE, TWO, THREE = (Endpoint("db", port) for port in (1, 2, 3))
 STATES = st.sampled_from(list(State))
@@ -77,3 +77,24 @@ def test_no_write_goes_to_a_replica_and_nothing_else_is_lost(candidates: list[Ca
     state, reason, _ = backend_state(candidates, prefer)
     assert (state in (State.UP, State.DEGRADED)) == (bool(usable) and usable[0])
     assert (reason is None) == (state in (State.UP, State.UNKNOWN)) or state in (State.PAUSED, State.BLOCKED)
+
+
+def test_clients_leave_a_target_that_lost_its_role() -> None:
+    was, now = candidate(ONE, role="replica", read_only=True), candidate(TWO, role="primary")
+    assert misplaced([was, now], "primary") == {ONE}
+    assert misplaced([was], "primary") == {ONE}  # a write there can only fail
+    assert misplaced([was, now], "replica") == {TWO}
+    assert misplaced([now], "replica") == frozenset()
+    for prefer in ("any", "order"):
+        assert misplaced([was, now], prefer) == frozenset()
+
+
+@given(CANDIDATES, st.sampled_from(["primary", "replica", "any", "order"]))
+def test_nobody_is_sent_away_from_a_target_that_newcomers_are_sent_to(
+    candidates: list[Candidate], prefer: str
+) -> None:
+    unwanted = misplaced(candidates, prefer)
+    chosen = order(candidates, prefer)
+    assert not (
+        chosen and chosen[0].target in unwanted and len({each.target for each in candidates}) == len(candidates)
+    )

@@ -94,3 +94,18 @@ def test_a_change_needs_exactly_rise_or_fall_results_in_a_row(results: list[bool
             stands = verdict.state is State.UP
             streak = next((at for at, each in enumerate(reversed(seen)) if each is stands), len(seen))
             assert streak < (fall if stands else rise)
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.lists(st.booleans(), max_size=200))
+def test_a_state_changes_only_after_as_many_in_a_row_as_asked(rise: int, fall: int, results: list[bool]) -> None:
+    verdict = Verdict(rise, fall)
+    for at, passed in enumerate(results):
+        before = verdict.state
+        changed = verdict.add(UP if passed else DOWN)
+        assert changed == (verdict.state is not before)
+        if changed and before is not State.UNKNOWN:
+            needed = rise if verdict.state is State.UP else fall
+            assert results[at + 1 - needed : at + 1] == [verdict.state is State.UP] * needed
+    tail = rise if verdict.state is State.DOWN else fall
+    if results and len(results) > tail and len(set(results[-tail:])) == 1:
+        assert (verdict.state is State.UP) == results[-1]

@@ -37,10 +37,11 @@ class Apply:
 
 @dataclass(frozen=True)
 class Order:
-    """The targets that new clients of a backend get, best first."""
+    """The targets that new clients of a backend get, best first, and those that clients should leave."""
 
     backend: str
     targets: tuple[Endpoint, ...]
+    unwanted: frozenset[Endpoint] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Dial:
 
 @dataclass(frozen=True)
 class Command:
-    """`stop_accepting`, `abort_all`, `abort_idle`, `reconnect` (a tunnel's name) or `stop`."""
+    """`stop_accepting`, `abort_all`, `abort_idle`, `reconnect` or `renew` (a tunnel's name), or `stop`."""
 
     what: str
     argument: Any = None

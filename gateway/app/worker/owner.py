@@ -60,7 +60,7 @@ class WorkerUnit:
         self._paths: dict[str | None, RemotePath] = {}
         self._config: Config | None = None
         self._listeners: dict[Address, Listener] = {}
-        self._orders: dict[str, tuple[Endpoint, ...]] = {}
+        self._orders: dict[str, Order] = {}
         self._messenger: Messenger | None = None
         self._dials: dict[int, asyncio.Future[None]] = {}
         self._numbers = itertools.count()
@@ -121,17 +121,18 @@ class WorkerUnit:
             self.forwards.setdefault(name, RemoteForward(name, self))
         self.forwards = {name: self.forwards[name] for name in config.backends}
         self._orders = {
-            name: targets
-            for name, targets in self._orders.items()
-            if name in config.backends and set(targets) <= set(config.backends[name].targets)
+            name: order
+            for name, order in self._orders.items()
+            if name in config.backends and set(order.targets) <= set(config.backends[name].targets)
         }
         self._send_all()
 
-    def order(self, backend: str, targets: list[Endpoint]) -> None:
-        """The targets that new clients get from now on, best first."""
-        if self._orders.get(backend) != tuple(targets):
-            self._orders[backend] = tuple(targets)
-            self.send(Order(backend, tuple(targets)))
+    def order(self, backend: str, targets: list[Endpoint], unwanted: frozenset[Endpoint]) -> None:
+        """The targets that new clients get from now on, best first, and those that clients should leave."""
+        order = Order(backend, tuple(targets), unwanted)
+        if self._orders.get(backend) != order:
+            self._orders[backend] = order
+            self.send(order)
 
     def path(self, tunnel: str | None) -> RemotePath:
         """One of its uplinks."""
@@ -185,8 +186,8 @@ class WorkerUnit:
                 if address in self._listeners:
                     self.send(Sockets(address), self._listeners[address].descriptors)
         self.send(Apply(self._config))
-        for backend, targets in self._orders.items():
-            self.send(Order(backend, targets))
+        for order in self._orders.values():
+            self.send(order)
 
     def _heard(self, message: Any, fds: list[int]) -> None:
         for fd in fds:

@@ -77,8 +77,11 @@ class Worker:
                 except Exception:
                     log.exception("a configuration could not be applied; the worker starts anew")
                     self._stop.set()
-            case Order(backend, targets):
+            case Order(backend, targets, unwanted):
                 self._orders[backend] = targets
+                running = self._site.backends.get(backend) if self._site else None
+                if running is not None and isinstance(running.forward, Forward):
+                    running.forward.shed(unwanted)
             case Dial() if self._group is not None:
                 self._group.create_task(self._dial(message, socket.socket(fileno=fds[0])))
             case Command():
@@ -118,6 +121,8 @@ class Worker:
         elif command.what == "reconnect":
             for uplink in site.uplinks_of(command.argument):
                 uplink.reconnect()
+        elif command.what == "renew":
+            site.renew(command.argument)
         else:
             for forward in site.forwards():
                 if command.what == "abort_all":

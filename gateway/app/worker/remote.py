@@ -70,6 +70,10 @@ class RemoteLink:
         """Never asked: the path that this link belongs to tells."""
         raise NotImplementedError
 
+    def renew(self) -> None:
+        """Never asked: the worker's own uplink does that."""
+        raise NotImplementedError
+
     def rtt(self) -> float | None:
         """The worker's own measurement."""
         return self._worker.uplink(self._tunnel).rtt

@@ -1,0 +1,57 @@
+"""Notices that files changed, by looking: it works on every file system, and for links that are swapped."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_EVERY = 1.0
+Mark = tuple[int, int, int] | None
+"""What tells one content from another without reading it; None: there is no such file."""
+
+
+class FileWatch:
+    """Looks once a second; a `gateway.contracts.Unit`.
+
+    Args:
+        files: Which files, asked anew each time.
+        changed: Awaited with those that changed and have been still since the look before.
+    """
+
+    def __init__(self, files: Callable[[], Iterable[Path]], changed: Callable[[set[Path]], Awaitable[None]]) -> None:
+        self._files = files
+        self._changed = changed
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Look until cancelled."""
+        known = await asyncio.to_thread(_look, list(self._files()))
+        before = dict(known)
+        ready()
+        while True:
+            await asyncio.sleep(_EVERY)
+            now = await asyncio.to_thread(_look, list(self._files()))
+            changed = set()
+            for path, mark in now.items():
+                if path not in known:
+                    known[path] = mark
+                elif mark is not None and mark != known[path] and before.get(path) == mark:
+                    known[path] = mark
+                    changed.add(path)
+            before = now
+            if changed:
+                log.info("files changed", extra={"files": sorted(map(str, changed))})
+                await self._changed(changed)
+
+
+def _look(paths: list[Path]) -> dict[Path, Mark]:
+    return {path: _mark(path) for path in paths}
+
+
+def _mark(path: Path) -> Mark:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_mtime_ns, status.st_size, status.st_ino)

@@ -1,0 +1,51 @@
+"""How many handshakes may still be broken off before a server refuses everybody behind our address. Pure.
+
+MySQL counts connections that break off during their handshake by source address, and at `max_connect_errors` refuses
+that address altogether, with error 1129, until somebody flushes its host cache; a login starts the count anew (MySQL
+Reference Manual, "The Host Cache"). Through a bastion the address is everybody's: one client that connects and goes
+away, again and again, would take the database from all of them.
+"""
+
+_SINGLE_FILE = 0.9
+"""The share of the limit after which clients are let in one by one."""
+_ONE_EVERY = 10.0
+"""Seconds between two of them, unless a login succeeds: what is left lasts longer, and a good client ends it."""
+
+
+class AbortBudget:
+    """The count of one server, as seen from one tunnel.
+
+    Args:
+        limit: At how many the server refuses us.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.broken = 0
+        """Handshakes broken off since the last login that is known of."""
+        self._login_at = 0.0
+        self._next = 0.0
+
+    def broke_off(self) -> None:
+        """A client left before it had said anything."""
+        self.broken += 1
+
+    def logged_in(self, at: float) -> None:
+        """A login succeeded at the time `at`; the server forgets what was before."""
+        if at > self._login_at:
+            self._login_at = at
+            self.broken = 0
+
+    def admits(self, now: float) -> bool:
+        """Whether another client may be connected at the monotonic time `now`."""
+        if self.broken < self.limit * _SINGLE_FILE:
+            return True
+        if now < self._next:
+            return False
+        self._next = now + _ONE_EVERY
+        return True
+
+    @property
+    def worrying(self) -> bool:
+        """Whether a login of ours should come soon, to start the count anew."""
+        return self.broken >= self.limit / 2

@@ -1,0 +1,63 @@
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.app import filewatch
+from gateway.app.filewatch import FileWatch
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filewatch, "_EVERY", 0.01)
+
+
+async def watching(path: Path, act: Callable[[], object]) -> list[set[Path]]:
+    """What is told about `path` when `act` is done to it."""
+    told: list[set[Path]] = []
+
+    async def note(changed: set[Path]) -> None:
+        told.append(changed)
+
+    ready = asyncio.Event()
+    task = asyncio.ensure_future(FileWatch(lambda: [path], note).run(ready.set))
+    await ready.wait()
+    await asyncio.sleep(0.05)
+    act()
+    await asyncio.sleep(0.2)
+    task.cancel()
+    await asyncio.wait({task})
+    return told
+
+
+async def test_a_file_that_is_written_anew_is_told_once(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("one")
+    assert await watching(path, lambda: path.write_text("three")) == [{path}]
+
+
+async def test_a_link_that_is_swapped_is_a_change(tmp_path: Path) -> None:
+    """As Kubernetes updates a mounted secret."""
+    (tmp_path / "a").write_text("same size")
+    (tmp_path / "b").write_text("same-size")
+    path = tmp_path / "key"
+    path.symlink_to("a")
+
+    def swap() -> None:
+        (tmp_path / "new").symlink_to("b")
+        (tmp_path / "new").rename(path)
+
+    assert await watching(path, swap) == [{path}]
+
+
+async def test_a_file_that_goes_away_is_not_told_until_it_is_back(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("one")
+    assert await watching(path, path.unlink) == []
+
+
+async def test_nothing_is_told_of_files_that_stay(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("one")
+    assert await watching(path, lambda: None) == []

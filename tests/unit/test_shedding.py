@@ -1,0 +1,33 @@
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.forwarding.shedding import SHARE_PER_SECOND, Pace, first_to_go
+
+
+@dataclass
+class Quiet:
+    asked: bool
+    last_active: float
+
+
+@given(st.integers(1, 5000), st.lists(st.floats(0.01, 2.0), min_size=1, max_size=200))
+def test_never_more_than_a_tenth_in_a_second_and_all_in_the_end(clients: int, steps: list[float]) -> None:
+    pace, now, gone = Pace(clients, 100.0), 100.0, 0
+    for step in steps:
+        now += step
+        due = pace.due(now)
+        assert due >= 0
+        gone += due
+        assert gone <= (now - 100.0) * SHARE_PER_SECOND * clients + 1e-6
+    assert gone + pace.due(now + 20 / SHARE_PER_SECOND) >= clients
+
+
+def test_those_that_wait_for_nothing_and_are_silent_longest_go_first() -> None:
+    asking, recent, old = (
+        Quiet(asked=True, last_active=1),
+        Quiet(asked=False, last_active=9),
+        Quiet(asked=False, last_active=2),
+    )
+    assert first_to_go([asking, recent, old], 2) == [old, recent]  # type: ignore[list-item, comparison-overlap]
