@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11; do $$p -c '' 2>/dev/null && echo $$p && break; done || echo python3)
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test check bench profile format clean
+.PHONY: help setup demo test check bench chaos failover restarts profile format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,19 @@ bench: setup  ## the gateway beside ssh -L and HAProxy, into bench/results.md (m
 	@tools/packages.sh bench
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python bench/run.py --out bench/results.md $(ARGS)
+
+chaos: setup  ## break a real site in random order under load for ten minutes (ARGS="--seconds 60 --seed 1 --only kill")
+	@tools/packages.sh test
+	$(BIN)/python -m tests.chaos.run $(ARGS)
+
+failover: setup  ## kill the database that clients are on, again and again (ARGS="--count 30")
+	@tools/packages.sh test
+	$(BIN)/python -m tests.chaos.failover $(ARGS)
+
+restarts: setup  ## restart one of two gateways behind HAProxy, again and again (ARGS="--count 100")
+	@tools/packages.sh test
+	@tools/packages.sh bench
+	$(BIN)/python -m tests.chaos.restarts $(ARGS)
 
 profile: setup  ## where the gateway's time goes under a load (ARGS="pp 5": up, down, pp or conn, and seconds)
 	$(BIN)/python bench/profile_load.py $(ARGS)

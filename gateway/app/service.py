@@ -265,10 +265,8 @@ class GatewayService:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + shutdown.drain
         while site.active and (left := deadline - loop.time()) > 0 and not self._at_once.is_set():
-            # Those that say nothing lose least. As time runs out, a shorter silence has to do: also the busiest
-            # pool's connections get their turn between two transactions.
             for forward in site.forwards():
-                forward.abort_idle(max(left / 2, _LEAST_IDLE))
+                forward.abort_idle(enough_silence(left, shutdown.drain))
             await self._pause(_DRAIN_POLL)
         if site.active:
             log.warning("ending the clients that are left", extra={"clients": site.active})
@@ -281,6 +279,16 @@ class GatewayService:
                 await self._at_once.wait()
         except TimeoutError:
             return
+
+
+def enough_silence(left: float, drain: float) -> float:
+    """How long a client must have said nothing to be ended, with so many seconds of the drain left.
+
+    Those that have been silent longest lose least. A connection that is in the middle of something speaks again soon,
+    so a shorter silence has to do as time runs out, early enough for every connection of a busy pool to be met
+    between two of its transactions.
+    """
+    return max(drain / 2 * (left / drain) ** 3, _LEAST_IDLE)
 
 
 def _warnings(config: Config) -> list[str]:

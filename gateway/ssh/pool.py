@@ -23,7 +23,7 @@ _TICK = 0.5
 _LATE = 1.0
 """A tick that is this much late tells that we slept, not that the others were silent."""
 _IDLE_BEFORE_SHRINK = 60.0
-_RETRY = (0.25, 10.0)
+_FIRST_RETRY, _LAST_RETRY = 0.25, 10.0
 _RETRY_FATAL = 60.0
 """Seconds before another login after a refused one: sshd counts them against us (PerSourcePenalties)."""
 
@@ -55,6 +55,8 @@ class SshLink:
         """Why the last attempt to open a further connection failed."""
         self._idle_since = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._dialling: set[asyncio.Task[None]] = set()
+        self._retry_within = _FIRST_RETRY
         self._renewed = asyncio.Event()
 
     @contextlib.asynccontextmanager
@@ -65,7 +67,7 @@ class SshLink:
         try:
             yield self
         finally:
-            for keeper in keepers:
+            for keeper in keepers | self._dialling:
                 keeper.cancel()
             await asyncio.gather(*(session.close() for session in self._sessions))
             for task in self._tasks:
@@ -215,27 +217,38 @@ class SshLink:
             self._look(now)
 
     async def _dial_missing(self) -> None:
-        """Open further connections while some are missing, one after the other."""
-        pause = _RETRY[0]
+        """Open further connections while some are missing; one that hangs does not hold up the others."""
         while True:
-            await self._due.wait()
             self._due.clear()
-            while self._missing():
-                self._renewed.clear()
-                try:
-                    self._adopt(await self._dial())
-                    pause, self._trouble = _RETRY[0], ""
-                except (ReachError, OSError) as error:
-                    self._trouble = str(error)
-                    log.info("a further SSH connection to %s failed: %s", self._options.endpoint, error)
-                    fatal = isinstance(error, TunnelError) and error.fatal
-                    seconds = _RETRY_FATAL if fatal else random.uniform(0, pause)  # noqa: S311 - jitter
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._renewed.wait(), seconds)
-                    pause = min(pause * 2, _RETRY[1])
+            while self._missing() > len(self._dialling):
+                dialling = self._own(self._dial_one())
+                self._dialling.add(dialling)
+                dialling.add_done_callback(self._dialled)
+            await self._due.wait()
 
-    def _missing(self) -> bool:
+    def _dialled(self, dialling: asyncio.Task[None]) -> None:
+        self._dialling.discard(dialling)
+        self._due.set()
+
+    async def _dial_one(self) -> None:
+        """Open one more connection, or wait a while for the next attempt."""
+        try:
+            session = await self._dial()
+        except (ReachError, OSError) as error:
+            self._trouble = str(error)
+            log.info("a further SSH connection to %s failed: %s", self._options.endpoint, error)
+            fatal = isinstance(error, TunnelError) and error.fatal
+            pause = _RETRY_FATAL if fatal else random.uniform(0, self._retry_within)  # noqa: S311 - jitter
+            self._retry_within = min(self._retry_within * 2, _LAST_RETRY)
+            self._renewed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._renewed.wait(), pause)
+        else:
+            self._retry_within, self._trouble = _FIRST_RETRY, ""
+            self._adopt(session)
+
+    def _missing(self) -> int:
         now = time.monotonic()
         suspect = self._options.keepalive.suspect
         fresh = [each for each in self._sessions if each.alive and not each.outdated and each.silence(now) < suspect]
-        return len(fresh) < self._wanted and not self._lost.done()
+        return 0 if self._lost.done() else self._wanted - len(fresh)

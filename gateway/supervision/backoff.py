@@ -1,5 +1,6 @@
 """How long to wait before the next attempt: exponential with full jitter, pure arithmetic."""
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -12,13 +13,14 @@ class BackoffPolicy:
         first: The ceiling of the first wait.
         cap: The ceiling that doubling ends at.
         floor: No wait is shorter.
-        stable_after: Success that lasted this long starts the series anew; a flapping path never does.
+        forgive_every: So many seconds of success make up for one failure: what flaps is tried ever more rarely, and
+            what ran for a while is tried again at once.
     """
 
     first: float = 0.25
     cap: float = 10.0
     floor: float = 0.0
-    stable_after: float = 30.0
+    forgive_every: float = 0.1
 
 
 RECONNECT = BackoffPolicy()
@@ -40,15 +42,15 @@ class Backoff:
         self.policy = policy
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
         self.attempts = 0
+        self._enough = math.ceil(math.log2(policy.cap / policy.first))
+        """After so many, the ceiling is the cap."""
 
     def next(self) -> float:
         """Seconds to wait before the next attempt."""
-        # 2**40 is far beyond any cap: it bounds the power, not the wait.
-        ceiling = min(self.policy.cap, self.policy.first * 2 ** min(self.attempts, 40))
-        self.attempts += 1
+        ceiling = min(self.policy.cap, self.policy.first * 2**self.attempts)
+        self.attempts = min(self.attempts + 1, self._enough)
         return max(self.policy.floor, self._rng.uniform(0.0, ceiling))
 
     def succeeded(self, lasted: float) -> None:
         """Tell how many seconds a success lasted."""
-        if lasted >= self.policy.stable_after:
-            self.attempts = 0
+        self.attempts = max(0, self.attempts - int(lasted / self.policy.forgive_every))

@@ -20,14 +20,24 @@ def test_jitter_is_full() -> None:
     assert max(waits) > 0.9 * RECONNECT.first
 
 
-def test_only_a_lasting_success_starts_anew() -> None:
+@given(st.lists(st.floats(0, 20), max_size=50))
+def test_success_makes_up_for_failures_as_long_as_it_lasted(successes: list[float]) -> None:
     backoff = Backoff(RECONNECT)
-    for _ in range(10):
+    for lasted in successes:
+        before = backoff.attempts
+        backoff.succeeded(lasted)
+        assert backoff.attempts == max(0, before - int(lasted / RECONNECT.forgive_every))
         backoff.next()
-    backoff.succeeded(RECONNECT.stable_after - 0.1)
-    assert backoff.attempts == 10
-    backoff.succeeded(RECONNECT.stable_after)
-    assert backoff.attempts == 0
+
+
+def test_what_flaps_is_tried_ever_more_rarely_and_what_ran_for_a_while_at_once() -> None:
+    backoff = Backoff(RECONNECT)
+    for _ in range(100):
+        backoff.succeeded(0.05)
+        backoff.next()
+    assert max(backoff.next() for _ in range(200)) > 0.9 * RECONNECT.cap
+    backoff.succeeded(1)
+    assert backoff.next() <= RECONNECT.first
 
 
 def test_quarantine_never_hurries() -> None:

@@ -1,0 +1,264 @@
+"""What is done to the rig: each fault happens, and is undone after some seconds."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from gateway.demo.sshd import make_key
+from tests.chaos.rig import Rig
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One way to break the rig.
+
+    Args:
+        name: For the table and `--only`.
+        injected: Breaks it for the length of a `with` block.
+        lasts: The least and the most seconds that it lasts.
+        possible: Whether this machine can do it.
+        only_asked: It happens only when `--only` names it.
+        harmless: No attempt may fail by it.
+    """
+
+    name: str
+    injected: Callable[[Rig], "contextlib.AbstractContextManager[None]"]
+    lasts: tuple[float, float] = (0.0, 0.0)
+    possible: Callable[[Rig], bool] = lambda _: True
+    only_asked: bool = False
+    harmless: bool = False
+
+
+@contextmanager
+def _kill_session(rig: Rig) -> Iterator[None]:
+    sessions = rig.bastion.sessions()
+    if sessions:
+        _kill_tree(random.choice(sessions), signal.SIGKILL)
+    yield
+
+
+@contextmanager
+def _kill_sessions(rig: Rig) -> Iterator[None]:
+    rig.bastion.kill_sessions()
+    yield
+
+
+@contextmanager
+def _freeze_session(rig: Rig) -> Iterator[None]:
+    sessions = rig.bastion.sessions()
+    if not sessions:
+        yield
+        return
+    frozen = random.choice(sessions)
+    _kill_tree(frozen, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        _kill_tree(frozen, signal.SIGCONT)
+
+
+@contextmanager
+def _freeze_sessions(rig: Rig) -> Iterator[None]:
+    rig.bastion.kill_sessions(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        rig.bastion.kill_sessions(signal.SIGCONT)
+
+
+@contextmanager
+def _stall(rig: Rig) -> Iterator[None]:
+    os.kill(rig.bastion.pid, signal.SIGSTOP)
+    rig.bastion.kill_sessions(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(rig.bastion.pid, signal.SIGCONT)
+        rig.bastion.kill_sessions(signal.SIGCONT)
+
+
+@contextmanager
+def _bastion_down(rig: Rig) -> Iterator[None]:
+    rig.bastion.kill_sessions()
+    rig.bastion.stop(signal.SIGKILL)
+    try:
+        yield
+    finally:
+        rig.bastion.start()
+
+
+def _filtered(
+    port: Callable[[Rig], int], *verdict: str
+) -> Callable[[Rig], "contextlib.AbstractContextManager[None]"]:
+    @contextmanager
+    def injected(rig: Rig) -> Iterator[None]:
+        rules = [
+            ["INPUT", "-i", "lo", "-p", "tcp", flag, str(port(rig)), "-j", *verdict]
+            for flag in ("--dport", "--sport")
+        ][: 1 if "tcp-reset" in verdict else 2]
+        for rule in rules:
+            subprocess.run(["iptables", "-w", "-I", *rule], check=True, timeout=10)
+        try:
+            yield
+        finally:
+            for rule in rules:
+                subprocess.run(["iptables", "-w", "-D", *rule], check=False, timeout=10)
+
+    return injected
+
+
+@contextmanager
+def _mariadb_restart(rig: Rig) -> Iterator[None]:
+    rig.mariadb.stop(signal.SIGKILL)
+    try:
+        yield
+    finally:
+        rig.mariadb.start()
+
+
+@contextmanager
+def _mariadb_frozen(rig: Rig) -> Iterator[None]:
+    rig.mariadb.send(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        rig.mariadb.send(signal.SIGCONT)
+
+
+@contextmanager
+def _postgres_restart(rig: Rig) -> Iterator[None]:
+    rig.postgres.stop()
+    try:
+        yield
+    finally:
+        rig.postgres.start()
+
+
+@contextmanager
+def _nfs_restart(rig: Rig) -> Iterator[None]:
+    assert rig.nfs is not None
+    rig.nfs.stop(signal.SIGKILL)
+    try:
+        yield
+    finally:
+        rig.nfs.start()
+
+
+@contextmanager
+def _disk_full(rig: Rig) -> Iterator[None]:
+    assert rig.nfs is not None
+    filler = rig.nfs.export / "filler"
+    with contextlib.suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(bytes(65536))
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+@contextmanager
+def _wrong_key(rig: Rig) -> Iterator[None]:
+    """The server no longer knows our key, and the connections are gone."""
+    allowed = rig.bastion.folder / "authorized_keys"
+    before = allowed.read_text()
+    allowed.write_text("")
+    rig.bastion.kill_sessions()
+    try:
+        yield
+    finally:
+        allowed.write_text(before)
+        rig.admin.post("/-/tunnels/bastion/reconnect")
+
+
+@contextmanager
+def _rotated_key(rig: Rig) -> Iterator[None]:
+    """Key and server change together; nobody should notice."""
+    make_key(rig.bastion.client_key)
+    rig.bastion.authorize()
+    yield
+
+
+@contextmanager
+def _reload(rig: Rig) -> Iterator[None]:
+    rig.gateway.send(signal.SIGHUP)
+    yield
+
+
+@contextmanager
+def _gateway_stopped(rig: Rig) -> Iterator[None]:
+    """As a laptop's lid, or a paused container: its clocks jump."""
+    rig.gateway.send(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        rig.gateway.send(signal.SIGCONT)
+
+
+def _kill_tree(pid: int, number: signal.Signals) -> None:
+    children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, timeout=5, check=False)
+    for each in [*map(int, children.stdout.split()), pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, number)
+
+
+def _root(_: Rig) -> bool:
+    return os.geteuid() == 0 and shutil.which("iptables") is not None
+
+
+def _has_nfs(rig: Rig) -> bool:
+    return rig.nfs is not None
+
+
+FAULTS = [
+    Fault("kill one session", _kill_session),
+    Fault("kill all sessions", _kill_sessions),
+    Fault("freeze one session", _freeze_session, (4, 12)),
+    Fault("freeze all sessions", _freeze_sessions, (4, 12)),
+    Fault("stall the path", _stall, (2, 15)),
+    Fault("bastion down", _bastion_down, (0.5, 6)),
+    Fault("drop packets", _filtered(lambda rig: rig.bastion.port, "DROP"), (2, 15), _root),
+    Fault(
+        "reset packets",
+        _filtered(lambda rig: rig.bastion.port, "REJECT", "--reject-with", "tcp-reset"),
+        (0.5, 4),
+        _root,
+    ),
+    Fault("mariadb killed", _mariadb_restart, (0.5, 3)),
+    Fault("mariadb frozen", _mariadb_frozen, (1, 8)),
+    Fault("postgres restarted", _postgres_restart, (0.5, 3)),
+    Fault("postgres unreachable", _filtered(lambda rig: rig.postgres.port, "DROP"), (2, 8), _root),
+    Fault("nfs killed", _nfs_restart, (0.5, 3), _has_nfs),
+    Fault("disk full", _disk_full, (2, 5), _has_nfs),
+    Fault("wrong key", _wrong_key, (1, 3)),
+    Fault("rotated key", _rotated_key, (2, 3), harmless=True),
+    Fault("reload", _reload, harmless=True),
+    Fault("long stall", _stall, (39, 39), only_asked=True, harmless=True),
+    Fault(
+        "long silence",
+        _filtered(lambda rig: rig.bastion.port, "DROP"),
+        (39, 39),
+        _root,
+        only_asked=True,
+        harmless=True,
+    ),
+    Fault("gateway stopped", _gateway_stopped, (1, 9)),
+]
+
+
+def settled(rig: Rig, seconds: float) -> float | None:
+    """Wait until every backend is up; says how long that took, or None when it did not come to that."""
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        with contextlib.suppress(Exception):
+            if rig.up():
+                return time.monotonic() - began
+        time.sleep(0.05)
+    return None

@@ -1,0 +1,228 @@
+"""Clients that work without pause, know the right answers, and note how each attempt ended."""
+
+import contextlib
+import hashlib
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pymysql
+
+from gateway.demo.mariadb import MariaDB
+from gateway.demo.postgres import Postgres
+
+PATIENCE = 25
+"""Seconds that a client waits for an answer; every attempt must have ended a little after, whatever happens."""
+_MARGIN = 5.0
+_PAUSE = 0.02
+
+
+class WrongAnswerError(Exception):
+    """An answer came, and was not the answer to the question."""
+
+
+@dataclass
+class Attempt:
+    """One attempt of one client.
+
+    Args:
+        began: Monotonic time in seconds.
+        ended: The same.
+        outcome: `ok`, `refused`, `failed`, `wrong` or `late`.
+        detail: What went wrong.
+    """
+
+    began: float
+    ended: float
+    outcome: str
+    detail: str = ""
+
+
+class Client(threading.Thread):
+    """Attempts again and again until it is told to stop.
+
+    Args:
+        kind: What it does, for the table.
+        step: One attempt; raises when it fails.
+    """
+
+    def __init__(self, kind: str, step: "Step") -> None:
+        super().__init__(daemon=True)
+        self.kind = kind
+        self.attempts: list[Attempt] = []
+        self._step = step
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        """Attempt until stopped."""
+        while not self._stop.is_set():
+            began = time.monotonic()
+            outcome, detail = "ok", ""
+            try:
+                self._step()
+            except WrongAnswerError as error:
+                outcome, detail = "wrong", str(error)
+            except Exception as error:  # noqa: BLE001 - whatever a driver makes of a broken connection
+                detail = f"{type(error).__name__}: {error}"
+                outcome = "refused" if "refused" in detail.lower() else "failed"
+            ended = time.monotonic()
+            if ended - began > self._step.patience + _MARGIN:
+                outcome, detail = "late", f"{ended - began:.1f} s; {detail}"
+            self.attempts.append(Attempt(began, ended, outcome, detail.replace("\n", " ")[:200]))
+            time.sleep(_PAUSE)
+        self._step.close()
+
+    def stop(self) -> None:
+        """Let the attempt under way be the last."""
+        self._stop.set()
+
+    def waits(self, since: float, until: float) -> list[float]:
+        """From each attempt that did not succeed in that time to the end of the next that did, in seconds."""
+        found, broke = [], None
+        for each in self.attempts:
+            if each.outcome != "ok" and broke is None and since <= each.ended <= until:
+                broke = each.ended
+            elif each.outcome == "ok" and broke is not None:
+                found.append(each.ended - broke)
+                broke = None
+        return found
+
+    def longest_silence(self, since: float, until: float) -> float:
+        """The longest time without a success that began in that time, in seconds."""
+        ends = [each.ended for each in self.attempts if each.outcome == "ok"]
+        return max((b - a for a, b in pairwise(ends) if since <= b and a <= until), default=0.0)
+
+
+@dataclass
+class Step:
+    """One attempt, with what it keeps between attempts.
+
+    Args:
+        patience: Seconds to wait for an answer.
+    """
+
+    patience: int = field(default=PATIENCE, kw_only=True)
+
+    def __call__(self) -> None:
+        """Attempt once."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give back what is kept."""
+
+
+@dataclass
+class MySqlStep(Step):
+    """Asks MariaDB for a token, over one connection that is kept, or a new one each time."""
+
+    server: MariaDB
+    port: int
+    keep: bool
+    held: Any = None
+
+    def __call__(self) -> None:
+        """See `Step`."""
+        if self.held is None:
+            self.held = pymysql.connect(
+                host="127.0.0.1", port=self.port, user=self.server.user, password=self.server.password,
+                database=self.server.database, connect_timeout=self.patience, read_timeout=self.patience,
+                write_timeout=self.patience, ssl_disabled=True,
+            )  # fmt: skip
+        try:
+            token = f"{random.getrandbits(64):x}"
+            with self.held.cursor() as cursor:
+                cursor.execute("SELECT %s, REPEAT('x', %s)", (token, size := random.randint(1, 50_000)))
+                row = cursor.fetchone()
+            if row != (token, "x" * size):
+                raise WrongAnswerError(f"asked for {token}, got {str(row)[:80]}")
+        except BaseException:
+            self.close()
+            raise
+        if not self.keep:
+            self.close()
+
+    def close(self) -> None:
+        """See `Step`."""
+        held, self.held = self.held, None
+        if held is not None:
+            with contextlib.suppress(pymysql.err.MySQLError, OSError):
+                held.close()
+
+
+@dataclass
+class PostgresStep(Step):
+    """Writes a row in a transaction and reads it again, over one connection that is kept, or a new one each time."""
+
+    server: Postgres
+    port: int
+    keep: bool
+    held: Any = None
+    written: int = 0
+    name: str = field(default_factory=lambda: f"{random.getrandbits(48):x}")
+
+    def __call__(self) -> None:
+        """See `Step`."""
+        if self.held is None:
+            self.held = psycopg.connect(
+                host="127.0.0.1", port=self.port, user=self.server.user, password=self.server.password,
+                dbname=self.server.database, connect_timeout=self.patience, tcp_user_timeout=self.patience * 1000,
+            )  # fmt: skip
+        try:
+            title = f"{self.name}-{self.written}"
+            with self.held.transaction():
+                self.held.execute("INSERT INTO reports (title) VALUES (%s)", (title,))
+                row = self.held.execute("SELECT count(*) FROM reports WHERE title = %s", (title,)).fetchone()
+            self.written += 1
+            if row != (1,):
+                raise WrongAnswerError(f"{title} is there {row} times")
+        except BaseException:
+            self.written += 1
+            self.close()
+            raise
+        if not self.keep:
+            self.close()
+
+    def close(self) -> None:
+        """See `Step`."""
+        held, self.held = self.held, None
+        if held is not None:
+            with contextlib.suppress(psycopg.Error, OSError):
+                held.close()
+
+
+@dataclass
+class NfsStep(Step):
+    """Reads a file over NFS and compares its checksum."""
+
+    port: int
+    path: str
+    digest: str
+
+    def __call__(self) -> None:
+        """See `Step`."""
+        url = f"nfs://127.0.0.1{self.path}?version=4&nfsport={self.port}&timeo={self.patience}&retrans=0&autoreconnect=0"
+        try:
+            done = subprocess.run(["nfs-cat", url], capture_output=True, timeout=self.patience, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError("nfs-cat did not end") from error
+        if done.returncode != 0:
+            raise OSError(done.stderr.decode(errors="replace").strip()[-150:] or f"exit code {done.returncode}")
+        if hashlib.sha256(done.stdout).hexdigest() != self.digest:
+            raise WrongAnswerError(f"{len(done.stdout)} bytes with another checksum")
+
+
+def random_file(path: Path, size: int) -> str:
+    """Write `size` random bytes; gives their checksum."""
+    data = random.randbytes(size)
+    path.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+Make = Callable[[], Step]

@@ -1,0 +1,256 @@
+"""Breaks a real site in seeded random order under load, and tells whether anything was lost: `make chaos`.
+
+Every answer must be right, every attempt must end within its deadline, no connection may be refused, and after each
+fault everything must be up again by itself.
+"""
+
+import argparse
+import contextlib
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.demo.process import find
+from tests.chaos import rig as rig_module
+from tests.chaos.faults import FAULTS, Fault, settled
+from tests.chaos.load import PATIENCE, Client, MySqlStep, NfsStep, PostgresStep, random_file
+
+SETTLE = 30.0
+"""Seconds after a fault within which everything must be up again."""
+CALM = (0.3, 1.5)
+KEPT, NEW = 4, 2
+"""Clients of each database that keep their connection, and that make a new one each time."""
+
+
+@dataclass
+class Row:
+    """What one kind of fault did, all its times together."""
+
+    times: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    waits: list[float] = field(default_factory=list)
+    silences: list[float] = field(default_factory=list)
+    recoveries: list[float] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def clients(rig: rig_module.Rig, patience: int) -> list[Client]:
+    """The load."""
+    made = []
+    for keep, count in ((True, KEPT), (False, NEW)):
+        for _ in range(count):
+            made.append(Client("mysql", MySqlStep(rig.mariadb, rig.ports["orders"], keep, patience=patience)))
+            made.append(Client("postgres", PostgresStep(rig.postgres, rig.ports["reports"], keep, patience=patience)))
+    if rig.nfs is not None:
+        digest = random_file(rig.nfs.export / "data", 2_000_000)
+        made += [
+            Client("nfs", NfsStep(rig.ports["media"], "/media/data", digest, patience=patience)) for _ in range(2)
+        ]
+    return made
+
+
+def strike(rig: rig_module.Rig, fault: Fault, load: list[Client], row: Row) -> None:
+    """Do one fault, wait until all is well again, and note what it did to the clients."""
+    began = time.monotonic()
+    seconds = random.uniform(*fault.lasts)
+    with fault.injected(rig):
+        time.sleep(seconds)
+    took = settled(rig, SETTLE)
+    row.times += 1
+    if took is None:
+        row.problems.append(f"not everything is up {SETTLE:g} s after a fault of {seconds:.1f} s")
+    else:
+        row.recoveries.append(took)
+    time.sleep(random.uniform(*CALM))
+    ended = time.monotonic()
+    for client in load:
+        row.waits += client.waits(began, ended)
+        row.silences.append(client.longest_silence(began, ended))
+        for attempt in client.attempts:
+            if began <= attempt.ended <= ended:
+                row.outcomes[attempt.outcome] += 1
+                if attempt.outcome in ("wrong", "late", "refused") or (fault.harmless and attempt.outcome != "ok"):
+                    row.problems.append(f"{client.kind}: {attempt.outcome}: {attempt.detail}")
+
+
+def chaos(options: argparse.Namespace, folder: Path) -> int:
+    """Run until the time or the count is used up; gives the exit code."""
+    random.seed(options.seed)
+    rows: dict[str, Row] = {}
+    with rig_module.running(folder, options.patience - 5) as rig:
+        if settled(rig, SETTLE) is None:
+            print("the rig did not come up:", rig.status(), file=sys.stderr)
+            return 1
+        faults = chosen(rig, options.only)
+        if not faults:
+            print(f"no fault is named like {options.only!r}", file=sys.stderr)
+            return 2
+        load = clients(rig, options.patience)
+        for client in load:
+            client.start()
+        with pgbench(rig) as bench:
+            time.sleep(1)
+            deadline = time.monotonic() + options.seconds
+            queue: list[Fault] = []
+            done = 0
+            while time.monotonic() < deadline and (not options.count or done < options.count):
+                if not queue:  # every fault once before any comes twice
+                    queue = random.sample(faults, len(faults))
+                fault = queue.pop()
+                row = rows.setdefault(fault.name, Row())
+                if options.verbose:
+                    print(f"{time.strftime('%H:%M:%S')} {fault.name}", file=sys.stderr, flush=True)
+                strike(rig, fault, load, row)
+                bench()
+                done += 1
+        for client in load:
+            client.stop()
+        late = [client for client in load if not _joined(client)]
+        lost = wrong_rows(rig)
+    report(rows, options)
+    problems = [f"{name}: {problem}" for name, row in rows.items() for problem in row.problems]
+    problems += [f"a {client.kind} client hangs" for client in late] + lost
+    for problem in problems[:50]:
+        print("PROBLEM", problem)
+    print(f"seed {options.seed}: {done} faults, {len(problems)} problems")
+    return 1 if problems else 0
+
+
+def chosen(rig: rig_module.Rig, only: str | None) -> list[Fault]:
+    """The faults to choose from."""
+    if only is None:
+        return [fault for fault in FAULTS if fault.possible(rig) and not fault.only_asked]
+    return [fault for fault in FAULTS if fault.possible(rig) and only in fault.name]
+
+
+def _joined(client: Client) -> bool:
+    client.join(40)
+    return not client.is_alive()
+
+
+@contextlib.contextmanager
+def pgbench(rig: rig_module.Rig) -> Iterator[Callable[[], None]]:
+    """Four of pgbench's clients beside ours; started again whenever a fault has ended them."""
+    program = find("pgbench", "/usr/lib/postgresql/*/bin")
+    if program is None:
+        yield lambda: None
+        return
+    secret = rig.folder / "pgpass"
+    secret.write_text(f"*:*:*:*:{rig.postgres.password}\n")
+    secret.chmod(rig_module.PSQL_PASSFILE_MODE)
+    base = [program, "-h", "127.0.0.1", "-U", rig.postgres.user]
+    environment = {"PGPASSFILE": str(secret), "PGCONNECT_TIMEOUT": "20"}
+    subprocess.run([*base, "-p", str(rig.postgres.port), "-i", "-q", rig.postgres.database],
+                   env=environment, check=True, timeout=60, capture_output=True)  # fmt: skip
+    running: list[subprocess.Popen[bytes]] = []
+
+    def again() -> None:
+        if running and running[0].poll() is None:
+            return
+        running[:] = [
+            subprocess.Popen(
+                [*base, "-p", str(rig.ports["reports"]), "-S", "-c", "4", "-R", "200", "-T", "3600", "-n",
+                 rig.postgres.database],
+                env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )
+        ]  # fmt: skip
+
+    again()
+    try:
+        yield again
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+def wrong_rows(rig: rig_module.Rig) -> list[str]:
+    """What the transactions left behind that no client can have meant."""
+    import psycopg  # noqa: PLC0415 - once, at the end
+
+    with psycopg.connect(
+        host="127.0.0.1", port=rig.postgres.port, user=rig.postgres.user, password=rig.postgres.password,
+        dbname=rig.postgres.database, connect_timeout=10,
+    ) as connection:  # fmt: skip
+        rows = connection.execute("SELECT title, count(*) FROM reports GROUP BY title HAVING count(*) > 1").fetchall()
+    return [f"a transaction happened {count} times: {title}" for title, count in rows]
+
+
+def report(rows: dict[str, Row], options: argparse.Namespace) -> None:
+    """The table."""
+    del options
+    head = (
+        "fault",
+        "times",
+        "ok",
+        "failed",
+        "refused",
+        "wrong",
+        "late",
+        "next ok p50",
+        "p99",
+        "silence",
+        "all up p50",
+    )
+    print(("{:22}" + "{:>12}" * (len(head) - 1)).format(*head))
+    total = Row()
+    for name, row in sorted(rows.items()):
+        _print(name, row)
+        total.times += row.times
+        total.outcomes += row.outcomes
+        total.waits += row.waits
+        total.silences += row.silences
+        total.recoveries += row.recoveries
+    _print("all", total)
+
+
+def _print(name: str, row: Row) -> None:
+    def figure(values: list[float], share: float) -> str:
+        if not values:
+            return "-"
+        return (
+            f"{statistics.quantiles(values, n=1000, method='inclusive')[int(share * 999) - 1]:.2f} s"
+            if len(values) > 1
+            else f"{values[0]:.2f} s"
+        )
+
+    cells = [
+        row.times, row.outcomes["ok"], row.outcomes["failed"], row.outcomes["refused"], row.outcomes["wrong"],
+        row.outcomes["late"], figure(row.waits, 0.5), figure(row.waits, 0.99),
+        f"{max(row.silences, default=0):.2f} s", figure(row.recoveries, 0.5),
+    ]  # fmt: skip
+    print(("{:22}" + "{:>12}" * len(cells)).format(name, *map(str, cells)))
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=600, help="no new fault after so long (default 600)")
+    parser.add_argument("--count", type=int, default=0, help="at most so many faults")
+    parser.add_argument("--only", help="only faults whose name contains this")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="the order and length of the faults")
+    parser.add_argument("--patience", type=int, default=PATIENCE, help="seconds that clients wait for an answer")
+    parser.add_argument("--verbose", action="store_true", help="tell each fault as it happens")
+    return parser.parse_args(given)
+
+
+def main() -> int:
+    """Run by the command line."""
+    options = arguments()
+    lacking = rig_module.missing()
+    if lacking is not None:
+        print(f"this machine lacks {lacking}", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="gateway-chaos-") as folder:
+        return chaos(options, Path(folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
