@@ -21,10 +21,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from gateway import backends, tunnels
 from gateway.backends.tls import Tls
 from gateway.cli import cli
-from gateway.config.model import SECTIONS, BackendCommon, CheckCommon, TunnelCommon
+from gateway.config.model import SECTIONS, Allow, BackendCommon, CheckCommon, TunnelCommon
 from gateway.config.values import Network
 from gateway.contracts import Duration, Endpoint, Secret, Size, State, TunnelState
+from gateway.docker.options import AttachRule, DockerOptions, DockerTls, NetworkOptions
+from gateway.docker.plan import Standing, Verb
+from gateway.docker.trouble import Blocked
 from gateway.errors import Reason
+from gateway.forwarding.admission import Refusal
 from gateway.measure import Histogram
 from gateway.ops.http import OpsServer
 from gateway.ops.metrics import families
@@ -65,6 +69,11 @@ def _configuration() -> Iterator[str]:
             if dataclasses.fields(cls):
                 yield from _table(f"`backends.NAME`, {title}", cls)
     yield from _table("`check.tls`", Tls)
+    yield from _table("`docker`", DockerOptions)
+    yield from _table("`docker.networks.NAME`", NetworkOptions)
+    yield from _table("`docker.attach`, each rule", AttachRule)
+    yield from _table("`docker.tls`", DockerTls)
+    yield from _table("`allow`", Allow)
 
 
 def _table(title: str, cls: type) -> Iterator[str]:
@@ -110,7 +119,7 @@ def _default(field: "dataclasses.Field[Any]") -> str:
         value = field.default_factory()
     else:
         return "required"
-    if value is None or value == ():
+    if value is None or value in ((), {}):
         return ""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         inner = (f"{each.name}: {_written(getattr(value, each.name))}" for each in dataclasses.fields(value))
@@ -182,6 +191,12 @@ def _words() -> Iterator[str]:
     yield f"A tunnel is one of: {_list(TunnelState)}."
     yield ""
     yield f"Reasons: {_list(Reason)}. `blocked` always comes with `tunnel`."
+    yield ""
+    yield f"Clients are turned away as: {_list(Refusal)}, or with a reason of the list above."
+    yield ""
+    yield f"An attachment is one of: {_list(Standing)}. `blocked` comes with one of: {_list(Blocked)}."
+    yield ""
+    yield f"What is done in Docker: {_list(Verb)}."
 
 
 def _list(values: Any) -> str:

@@ -16,6 +16,7 @@ class Changes:
         backends_gone: To be drained.
         backends_new: To be started.
         backends_changed: To be changed under their clients.
+        docker: Whether the section `docker` is another.
     """
 
     tunnels_gone: frozenset[str]
@@ -23,6 +24,7 @@ class Changes:
     backends_gone: frozenset[str]
     backends_new: frozenset[str]
     backends_changed: frozenset[str]
+    docker: bool = False
 
     def __str__(self) -> str:
         parts = {
@@ -32,9 +34,8 @@ class Changes:
             "backends changed": self.backends_changed,
             "backends removed": self.backends_gone,
         }
-        return (
-            "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in parts.items() if names) or "no change"
-        )
+        told = [f"{what}: {', '.join(sorted(names))}" for what, names in parts.items() if names]
+        return "; ".join([*told, *(["docker changed"] if self.docker else [])]) or "no change"
 
 
 def compare(old: Config, new: Config) -> Changes:
@@ -54,7 +55,11 @@ def compare(old: Config, new: Config) -> Changes:
         replaced |= through
     common = old.backends.keys() & new.backends.keys()
     changed = {
-        name for name in common if old.backends[name] != new.backends[name] or new.backends[name].via in replaced
+        name
+        for name in common
+        if old.backends[name] != new.backends[name]
+        or new.backends[name].via in replaced
+        or (old.docker is None) != (new.docker is None)  # who comes in depends on it
     }
     return Changes(
         tunnels_gone=frozenset(name for name in old.tunnels if name in replaced or name not in new.tunnels),
@@ -62,4 +67,5 @@ def compare(old: Config, new: Config) -> Changes:
         backends_gone=frozenset(old.backends.keys() - new.backends.keys()),
         backends_new=frozenset(new.backends.keys() - old.backends.keys()),
         backends_changed=frozenset(changed),
+        docker=old.docker != new.docker,
     )

@@ -1,10 +1,16 @@
-"""Every check once, without a running service."""
+"""Every check once, and Docker made as it should be once, without a running service."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
+from gateway.app.fleet import desired
 from gateway.config import BackendSpec, Config
-from gateway.contracts import Endpoint, State
+from gateway.contracts import Endpoint, Link, State
+from gateway.docker.engine import Engine, connected, tunnel_of
+from gateway.docker.plan import Plan
+from gateway.docker.reconciler import Reconciler
 from gateway.errors import LinkLostError, Reason, UsageError
 from gateway.health.monitor import probe_once
 from gateway.health.verdict import Result
@@ -45,6 +51,52 @@ async def _check(specs: list[BackendSpec], config: Config) -> list[Checked]:
             _open(spec.via, config, uplinks, supervisor)
         jobs = [(spec, target) for spec in specs for target in spec.targets]
         return list(await asyncio.gather(*(_one(spec, target, uplinks[spec.via]) for spec, target in jobs)))
+
+
+def plan(config: Config) -> Plan:
+    """What would be done in Docker.
+
+    Raises:
+        EngineError: The engine cannot be asked.
+    """
+    return _with_engine(config, Reconciler.consider)
+
+
+def apply(config: Config) -> tuple[Plan, list[str]]:
+    """Do it; gives what was done, and what was refused.
+
+    Raises:
+        EngineError: The engine cannot be asked.
+    """
+    return _with_engine(config, Reconciler.settle)
+
+
+_T = TypeVar("_T")
+
+
+def _with_engine(config: Config, job: Callable[[Reconciler, Engine], Awaitable[_T]]) -> _T:
+    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+        return runner.run(_reconcile(config, job))
+
+
+async def _reconcile(config: Config, job: Callable[[Reconciler, Engine], Awaitable[_T]]) -> _T:
+    options = config.docker
+    if options is None:
+        raise UsageError("the configuration has no section docker")
+    async with supervise() as supervisor:
+        uplinks: dict[str | None, Uplink] = {None: Uplink("direct", DirectTunnel(), None, quiet=True)}
+        supervisor.start("direct", uplinks[None])
+        tunnel = tunnel_of(options)
+        if tunnel is not None:
+            _open(tunnel, config, uplinks, supervisor)
+            await uplinks[tunnel].settled.wait()
+
+        def link(name: str) -> Link | None:
+            return uplinks[name].link
+
+        reconciler = Reconciler(options, lambda: desired(config), link, config.gateway.state_dir)
+        async with connected(options, link) as engine:
+            return await job(reconciler, engine)
 
 
 def _open(name: str | None, config: Config, uplinks: dict[str | None, Uplink], supervisor: Supervisor) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 from gateway.app import views
 from gateway.app.changes import compare
 from gateway.app.filewatch import FileWatch
+from gateway.app.fleet import Fleet
 from gateway.app.runtime import prepare_loop, prepare_process
-from gateway.app.site import Site, bind_all
+from gateway.app.site import Running, Site, bind_all
 from gateway.app.worker.messages import Command
 from gateway.config import Config
 from gateway.config.files import files_of
@@ -62,6 +63,7 @@ class GatewayService:
         self._startup_done = False
         self._notifier = Notifier()
         self._site: Site | None = None
+        self._fleet: Fleet | None = None
         self._reloading = asyncio.Lock()
 
     async def run(self, announce: Callable[[Endpoint], None] | None = None) -> None:
@@ -81,8 +83,10 @@ class GatewayService:
             asyncio.TaskGroup() as group,
             supervise() as supervisor,
         ):
-            self._site = Site(supervisor, group, self._config)
+            self._fleet = Fleet(supervisor, group)
+            self._site = Site(supervisor, group, self._config, self._fleet)
             self._site.apply(self._config, listeners)
+            self._fleet.apply(self._config, self._site)
             if self._config.gateway.reload_on_change:
                 supervisor.start("file watch", FileWatch(self._watched, self._files_changed))
             helpers = [group.create_task(self._pulse()), group.create_task(self._await_startup())]
@@ -102,16 +106,19 @@ class GatewayService:
     def view(self) -> ServiceView:
         """See `gateway.ops.view.Service`."""
         running = self._site.backends.values() if self._site else ()
-        return self._view([views.backend_view(each) for each in running])
+        return self._view([self._backend(each) for each in running])
 
     async def view_in_turns(self) -> ServiceView:
         """See `gateway.ops.view.Service`."""
         seen = []
         for number, each in enumerate(list(self._site.backends.values()) if self._site else ()):
-            seen.append(views.backend_view(each))
+            seen.append(self._backend(each))
             if number % _VIEWS_PER_TURN == _VIEWS_PER_TURN - 1:
                 await asyncio.sleep(0)
         return self._view(seen)
+
+    def _backend(self, running: Running) -> BackendView:
+        return views.backend_view(running, knows_containers=self._config.docker is not None)
 
     def _view(self, backends: list[BackendView]) -> ServiceView:
         site = self._site
@@ -128,6 +135,7 @@ class GatewayService:
             tunnels=views.tunnel_views(site) if site else [],
             backends=backends,
             loop_lag=self._lag.copy(),
+            docker=views.docker_view(self._fleet) if self._fleet else None,
             warnings=_warnings(self._config),
             workers={unit.number: unit.pid if unit.running else None for unit in site.workers.units} if site else {},
         )
@@ -150,6 +158,8 @@ class GatewayService:
                 self._refuse_while_stopping()
                 compare(self._site.config, config)
                 changes = self._site.apply(config, bind_all(config, self._site.listeners))
+                if self._fleet is not None:
+                    self._fleet.apply(config, self._site)
             except Exception as error:
                 self._reload_good, self._reload_error = False, str(error)
                 if not isinstance(error, GatewayError):

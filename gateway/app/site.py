@@ -18,8 +18,9 @@ from gateway.config import BackendSpec, Config, TunnelSpec
 from gateway.contracts import Backend, Endpoint, State, TunnelState
 from gateway.errors import Reason
 from gateway.forwarding.aborts import AbortBudget
-from gateway.forwarding.admission import Admission
-from gateway.forwarding.forward import Forward, Route
+from gateway.forwarding.admission import Admission, Identity
+from gateway.forwarding.dialler import Route
+from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Address, Listener
 from gateway.health.monitor import Check, Schedule
 from gateway.health.routing import Candidate, backend_state, misplaced, order
@@ -30,6 +31,8 @@ from gateway.tunnels.direct import DirectTunnel
 log = logging.getLogger(__name__)
 
 _STARTED_POLL = 0.5
+_SHARE_OF_ONE = 0.8
+"""Of a backend's connections, what one consumer may take where nothing else is configured."""
 
 
 @dataclass
@@ -125,12 +128,20 @@ class Site:
         supervisor: Runs the units.
         group: Owns the tasks that wait for something to drain.
         config: What will be applied first.
+        identity: Who knows consumers by their addresses; None: nobody does.
         checker: Who checks the targets; None: this process does, and may have workers.
     """
 
     def __init__(
-        self, supervisor: Supervisor, group: asyncio.TaskGroup, config: Config, checker: Checker | None = None
+        self,
+        supervisor: Supervisor,
+        group: asyncio.TaskGroup,
+        config: Config,
+        identity: Identity | None = None,
+        checker: Checker | None = None,
     ) -> None:
+        self._identity = identity
+        self._knows_containers = False
         self.config = replace(config, tunnels={}, backends={})
         self.uplinks: dict[Lane, Uplink] = {}
         self.backends: dict[str, Running] = {}
@@ -158,6 +169,7 @@ class Site:
             UsageError: What changed needs a restart; nothing was changed.
         """
         changes = compare(self.config, config)
+        self._knows_containers = config.docker is not None
         drain = config.shutdown.drain
         assigned = self.workers.apply(config, listeners)
         wanted = lanes(config, config.backends.keys() - assigned.keys(), apart=self._apart)
@@ -238,7 +250,7 @@ class Site:
             running = Running(spec, worker.forwards[spec.name], worker)
         else:
             route = Route(self._path(spec), lambda: list(spec.targets), lambda _: None, spec.hold)
-            running = Running(spec, Forward(spec.name, [], _admission(spec), route))
+            running = Running(spec, Forward(spec.name, [], self._admission(spec), route))
         self.backends[spec.name] = running
         self._change(running, spec, listeners)
         if isinstance(running.forward, Forward):
@@ -254,7 +266,21 @@ class Site:
             self._check(running, known)
         if isinstance(running.forward, Forward):
             bound = [listeners[address] for address in spec.listen if address in listeners]
-            running.forward.update(bound, _admission(spec), self._route(running))
+            running.forward.update(bound, self._admission(spec), self._route(running))
+
+    def _admission(self, spec: BackendSpec) -> Admission:
+        per_consumer = spec.max_connections_per_consumer
+        if per_consumer is None and self._knows_containers:
+            per_consumer = max(1, int(spec.max_connections * _SHARE_OF_ONE))
+        return Admission(
+            backend=spec.name,
+            allow=spec.allow.networks,
+            label=spec.allow.label,
+            max_connections=spec.max_connections,
+            per_consumer=per_consumer,
+            privileged_only=spec.kind.privileged_only(spec.options),
+            identity=self._identity if self._knows_containers else None,
+        )
 
     def _budget(self, spec: BackendSpec, target: Endpoint) -> AbortBudget:
         return self._budgets.setdefault((spec.via, target), AbortBudget(spec.kind.abort_limit or 0))
@@ -344,8 +370,3 @@ class Site:
         return any(forward.active_on(unit) for forward in self.forwards()) or any(
             each.via is unit and each.state is not TunnelState.STOPPED for each in inner
         )
-
-
-def _admission(spec: BackendSpec) -> Admission:
-    privileged = spec.kind.privileged_only(spec.options)
-    return Admission(spec.allow, spec.max_connections, privileged_only=privileged)

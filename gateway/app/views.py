@@ -7,15 +7,28 @@ from functools import reduce
 from typing import Any
 
 from gateway import __version__
+from gateway.app.fleet import Fleet
 from gateway.app.site import Running, Site
-from gateway.app.worker.messages import NO_UPLINK, UplinkReport, uplink_report
+from gateway.app.worker.messages import NO_UPLINK, UplinkReport, uplink_report, usage_report
+from gateway.app.worker.remote import RemoteForward
 from gateway.config import TunnelSpec
 from gateway.contracts import State, TunnelState
 from gateway.forwarding.aborts import AbortBudget
+from gateway.forwarding.forward import Forward
 from gateway.health.monitor import Check
 from gateway.health.verdict import Result
 from gateway.measure import Histogram
-from gateway.ops.view import BackendView, TargetView, TunnelView, iso
+from gateway.ops.view import (
+    ActionView,
+    AttachmentView,
+    BackendView,
+    ConsumerView,
+    DockerView,
+    KnownConsumer,
+    TargetView,
+    TunnelView,
+    iso,
+)
 
 VERSION = __version__
 PYTHON_VERSION = platform.python_version()
@@ -59,7 +72,7 @@ def _details(all_details: list[dict[str, Any]]) -> dict[str, Any]:
     return together
 
 
-def backend_view(running: Running) -> BackendView:
+def backend_view(running: Running, *, knows_containers: bool) -> BackendView:
     """One backend."""
     spec, forward = running.spec, running.forward
     state, reason, detail = running.judge()
@@ -81,6 +94,46 @@ def backend_view(running: Running) -> BackendView:
         to_backend=forward.to_backend,
         from_backend=forward.from_backend,
         latency=forward.latency.copy(),
+        consumers=_consumers(forward) if knows_containers else {},
+    )
+
+
+def _consumers(forward: Forward | RemoteForward) -> dict[str, ConsumerView]:
+    if isinstance(forward, Forward):
+        reports = {name: usage_report(usage) for name, usage in forward.consumers.items()}
+    else:
+        reports = forward.used()
+    return {
+        name: ConsumerView(
+            each.id, each.active, each.total, each.rejected, each.to_backend, each.from_backend, each.latency
+        )
+        for name, each in reports.items()
+    }
+
+
+def docker_view(fleet: Fleet) -> DockerView | None:
+    """What is known of the engine; None where Docker is not configured."""
+    reconciler = fleet.reconciler
+    if reconciler is None:
+        return None
+    observed, plan = reconciler.observed, reconciler.plan
+    return DockerView(
+        trouble=reconciler.trouble,
+        looked_at=reconciler.looked_at,
+        leader=bool(observed and observed.swarm.leader),
+        container=observed.own if observed else None,
+        attachments=[
+            AttachmentView(each.network, each.container, each.state, each.reason, each.message)
+            for each in plan.conditions
+        ],
+        actions=[
+            ActionView(each.verb, each.network, each.container, list(each.aliases), each.why) for each in plan.actions
+        ],
+        warnings=list(plan.warnings),
+        postponed=plan.postponed,
+        writes=dict(reconciler.writes),
+        errors=dict(reconciler.errors),
+        consumers={each.name: KnownConsumer(each.id, each.labels) for each in reconciler.directory.everybody()},
     )
 
 

@@ -7,9 +7,11 @@ import click
 from gateway import __version__
 from gateway.cli.completion import completion
 from gateway.cli.demo import demo
+from gateway.cli.docker import apply, plan
 from gateway.cli.render import render
 from gateway.cli.run import check, run, validate
 from gateway.cli.service import drain, explain, healthcheck, reload, shutdown, status, undrain, wait
+from gateway.cli.top import top
 from gateway.errors import ConfigError, GatewayError, ServiceUnreachableError, UsageError
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
@@ -22,7 +24,7 @@ def cli() -> None:
 
 
 for _command in (
-    run, validate, check, status, explain, wait, healthcheck,
+    run, validate, check, plan, apply, status, top, explain, wait, healthcheck,
     reload, drain, undrain, shutdown, render, demo, completion,
 ):  # fmt: skip
     cli.add_command(_command)

@@ -31,13 +31,13 @@ def _socket_option(command: _Command) -> _Command:
     )(command)
 
 
-def _url_option(command: _Command) -> _Command:
+def url_option(command: _Command) -> _Command:
     command = click.option("--url", metavar="URL", help="Its HTTP address, instead of the admin socket.")(command)
     return _socket_option(command)
 
 
 @click.command()
-@_url_option
+@url_option
 @click.option("-o", "--output", type=click.Choice(["table", "json", "wide"]), default="table", help="How to print.")
 @click.option("--watch", is_flag=True, help="Print again every two seconds.")
 def status(url: str | None, admin_socket: str, output: str, watch: bool) -> None:
@@ -45,12 +45,15 @@ def status(url: str | None, admin_socket: str, output: str, watch: bool) -> None
     client = Client(url, admin_socket)
     while True:
         _, site = client.get_json("/api/v1/status")
+        consumers = client.get_json("/api/v1/consumers")[1]["consumers"] if output == "wide" else {}
         if watch:
             click.clear()
         if output == "json":
             click.echo(json.dumps(site, indent=1))
         else:
             _print_status(site, wide=output == "wide")
+            _print_docker(site["docker"], consumers, wide=output == "wide")
+            sys.stdout.flush()
         if not watch:
             return
         try:
@@ -61,7 +64,7 @@ def status(url: str | None, admin_socket: str, output: str, watch: bool) -> None
 
 @click.command()
 @click.argument("name")
-@_url_option
+@url_option
 def explain(name: str, url: str | None, admin_socket: str) -> None:
     """Show the chain from the listener of NAME to its targets, and the root cause of what is wrong."""
     _, site = Client(url, admin_socket).get_json("/api/v1/status")
@@ -77,7 +80,7 @@ def explain(name: str, url: str | None, admin_socket: str) -> None:
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@_url_option
+@url_option
 @click.option("--max", "longest", default="30s", show_default=True, metavar="DURATION", help="How long to wait.")
 def wait(names: tuple[str, ...], url: str | None, admin_socket: str, longest: str) -> None:
     """Wait until the service is ready, and the backends NAME are up."""
@@ -110,7 +113,7 @@ def wait(names: tuple[str, ...], url: str | None, admin_socket: str, longest: st
 
 
 @click.command()
-@_url_option
+@url_option
 def healthcheck(url: str | None, admin_socket: str) -> None:
     """Exit with 0 when the service is alive: for images without a shell."""
     code, body = Client(url, admin_socket).get("/livez")
@@ -169,7 +172,34 @@ def _print_status(site: dict[str, Any], *, wide: bool) -> None:
         heads,
         [row for name, each in site["backends"].items() for row in _backend_rows(name, each, wide=wide)],
     )
-    sys.stdout.flush()
+
+
+def _print_docker(docker: dict[str, Any] | None, consumers: dict[str, Any], *, wide: bool) -> None:
+    if docker is None:
+        return
+    click.echo()
+    for warning in docker["warnings"]:
+        click.secho(f"warning: {warning}", fg="yellow")
+    if docker["trouble"]:
+        click.secho(f"docker: {docker['trouble']}", fg="red")
+    rows = [
+        [each["network"], each["container"], each["state"],
+         ": ".join(filter(None, (each["reason"], each["message"])))]
+        for each in docker["attachments"]
+        if wide or each["state"] != "attached"
+    ]  # fmt: skip
+    if rows:
+        print_table(["NETWORK", "CONTAINER", "ATTACHMENT", "WHY"], rows)
+    rows = [
+        [name, backend, str(use["active"]), str(use["total"]), _bytes(use["bytes_to_backend"]),
+         _bytes(use["bytes_from_backend"]), _ms(use["mean_latency_seconds"]),
+         ", ".join(f"{reason} {count}" for reason, count in use["rejected"].items()) or "-"]
+        for name, consumer in consumers.items()
+        for backend, use in consumer["backends"].items()
+    ]  # fmt: skip
+    if rows:
+        click.echo()
+        print_table(["CONSUMER", "BACKEND", "CLIENTS", "TOTAL", "SENT", "RECEIVED", "LATENCY", "REFUSED"], rows)
 
 
 def _backend_rows(name: str, backend: dict[str, Any], *, wide: bool) -> list[list[str]]:

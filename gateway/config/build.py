@@ -17,11 +17,12 @@ from gateway.config.model import (
 )
 from gateway.config.tree import Scalar, Table
 from gateway.contracts import Endpoint
+from gateway.docker.options import DockerOptions
 
 
 def build(root: Table, decoder: Decoder) -> Config:
     """Read everything that can be read; what cannot is left out, and told in the decoder's problems."""
-    decoder.unknown(root, "", [*SECTIONS, "tunnels", "backends"])
+    decoder.unknown(root, "", [*SECTIONS, "tunnels", "backends", "docker"])
     sections = {
         name: decoder.record(root.entries[name][1], cls, name) if name in root.entries else cls()
         for name, cls in SECTIONS.items()
@@ -36,8 +37,15 @@ def build(root: Table, decoder: Decoder) -> Config:
         for name, table in _named(root, "backends", decoder)
         if (backend := _backend(name, table, decoder)) is not None
     }
+    docker = decoder.record(root.entries["docker"][1], DockerOptions, "docker") if "docker" in root.entries else None
     good = {name: section for name, section in sections.items() if section is not BAD}
-    return Config(**good, tunnels=made_tunnels, backends=made_backends, places=decoder.places)
+    return Config(
+        **good,
+        docker=None if docker is BAD else docker,
+        tunnels=made_tunnels,
+        backends=made_backends,
+        places=decoder.places,
+    )
 
 
 def _named(root: Table, section: str, decoder: Decoder) -> list[tuple[str, Table]]:
@@ -114,6 +122,7 @@ def _backend(name: str, table: Table, decoder: Decoder) -> BackendSpec | None:
         listen=common.listen,
         hold=kind.hold if common.hold is None else common.hold,
         max_connections=common.max_connections,
+        max_connections_per_consumer=common.max_connections_per_consumer,
         allow=common.allow,
         worker=common.worker,
         check=check,

@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import functools
+import operator
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -50,24 +52,36 @@ class Decoder:
         """Note one problem."""
         self.problems.append(Problem(place, key, message))
 
-    def value(self, tree: Tree, hint: Any, key: str) -> Any:
-        """Read a value of the type `hint`, or note why not and return BAD."""
+    def value(self, tree: Tree, hint: Any, key: str, shorthand: str | None = None) -> Any:
+        """Read a value of the type `hint`, or note why not and return BAD.
+
+        Args:
+            tree: What was written.
+            hint: A type hint.
+            key: The dotted key, for messages.
+            shorthand: The field of a dataclass that anything but a mapping stands for.
+        """
         self.places[key] = tree.place
         if isinstance(tree, Scalar) and tree.broken:
             return BAD
         if hint in _SCALARS:
             return self._scalar(tree, _SCALARS[hint], key)
         if dataclasses.is_dataclass(hint):
+            if shorthand is not None and not isinstance(tree, Table):
+                inner = self.value(tree, typing.get_type_hints(hint)[shorthand], key)
+                return BAD if inner is BAD else typing.cast("type", hint)(**{shorthand: inner})
             return self.record(tree, typing.cast("type", hint), key)
         origin, arguments = get_origin(hint), get_args(hint)
         if origin is Literal:
             return self._scalar(tree, lambda text: _one_of(text, arguments), key)
         if origin is tuple:
             return self._list(tree, arguments[0], key)
+        if origin is dict:
+            return self._mapping(tree, arguments[1], key)
         if origin in (types.UnionType, typing.Union):
             if isinstance(tree, Scalar) and tree.text is None:
                 return None
-            (inner,) = [argument for argument in arguments if argument is not type(None)]
+            inner = functools.reduce(operator.or_, [each for each in arguments if each is not type(None)])
             return self.value(tree, inner, key)
         raise TypeError(f"{key}: no reader for {hint}")
 
@@ -88,7 +102,8 @@ class Decoder:
             path = f"{key}.{field.name}" if key else field.name
             value = self._secret(table, field.name, path) if _is_secret(hints[field.name]) else None
             if value is None and field.name in table.entries:
-                value = self.value(table.entries[field.name][1], hints[field.name], path)
+                shorthand = field.metadata.get("shorthand")
+                value = self.value(table.entries[field.name][1], hints[field.name], path, shorthand)
             elif value is None:
                 if _required(field):
                     self.problem(table.place, path, "is missing")
@@ -158,6 +173,20 @@ class Decoder:
             self.problem(tree.place, key, "must be a value or a list of values")
             return BAD
         return BAD if any(item is BAD for item in items) else tuple(items)
+
+    def _mapping(self, tree: Tree, hint: Any, key: str) -> Any:
+        table = self.table(tree, key)
+        if table is None:
+            return BAD
+        found = {}
+        for name, (place, inner) in table.entries.items():
+            try:
+                values.name(name)
+            except ValueError as error:
+                self.problem(place, f"{key}.{name}", str(error))
+                return BAD
+            found[name] = self.value(inner, hint, f"{key}.{name}")
+        return BAD if any(each is BAD for each in found.values()) else found
 
     def _secret(self, table: Table, name: str, key: str) -> Any:
         by_file = table.entries.get(f"{name}_file")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from gateway.backends import BackendKind
 from gateway.config.values import Network
 from gateway.contracts import AT_LEAST_ONE, POSITIVE, Duration, Endpoint
+from gateway.docker.options import DockerOptions
 from gateway.tunnels import TunnelKind
 
 
@@ -102,6 +103,19 @@ class CheckCommon:
 
 
 @dataclass(frozen=True)
+class Allow:
+    """Who may connect; in short, a list of networks.
+
+    Args:
+        networks: Source networks; absent: everybody who reaches the listener.
+        label: A label on containers that lists the backends they may use; only known containers get in.
+    """
+
+    networks: tuple[Network, ...] = ()
+    label: str | None = None
+
+
+@dataclass(frozen=True)
 class BackendCommon:
     """The keys that every kind of backend has.
 
@@ -113,7 +127,9 @@ class BackendCommon:
         listen: Addresses and unix sockets where clients connect; absent: the backend is only checked.
         hold: How long a client waits while the path is down; absent: 10s, and 5m for NFS.
         max_connections: Clients at once, waiting ones included.
-        allow: Networks that may connect; absent: everybody who reaches the listener.
+        max_connections_per_consumer: Clients of one container at once (of one address, where containers are not
+            known); absent: four fifths of `max_connections` for known containers, so that one cannot take all.
+        allow: Networks that may connect, as a list, or `{label: gateway.backends}`; absent: everybody.
         worker: Whether a worker carries it, where there are workers; absent: bulk kinds only.
     """
 
@@ -124,7 +140,8 @@ class BackendCommon:
     listen: tuple[Endpoint | Path, ...] = ()
     hold: Duration | None = None
     max_connections: int = field(default=1000, metadata=AT_LEAST_ONE)
-    allow: tuple[Network, ...] = ()
+    max_connections_per_consumer: int | None = field(default=None, metadata=AT_LEAST_ONE)
+    allow: Allow = field(default_factory=Allow, metadata={"shorthand": "networks"})
     worker: bool | None = None
 
 
@@ -151,7 +168,8 @@ class BackendSpec:
     listen: tuple[Endpoint | Path, ...]
     hold: float
     max_connections: int
-    allow: tuple[Network, ...]
+    max_connections_per_consumer: int | None
+    allow: Allow
     worker: bool | None
     check: CheckCommon
     options: Any
@@ -167,6 +185,7 @@ class Config:
     ops: OpsSection = field(default_factory=OpsSection)
     shutdown: ShutdownSection = field(default_factory=ShutdownSection)
     log: LogSection = field(default_factory=LogSection)
+    docker: DockerOptions | None = None
     tunnels: dict[str, TunnelSpec] = field(default_factory=dict)
     backends: dict[str, BackendSpec] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict, compare=False)

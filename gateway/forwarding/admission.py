@@ -2,7 +2,9 @@
 
 import ipaddress
 import socket
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _FIRST_UNPRIVILEGED_PORT = 1024
@@ -14,35 +16,104 @@ class Refusal(StrEnum):
     NOT_ALLOWED = "not_allowed"
     UNPRIVILEGED_PORT = "unprivileged_port"
     MAX_CONNECTIONS = "max_connections"
+    UNKNOWN_CONSUMER = "unknown_consumer"
+    CONSUMER_QUOTA = "consumer_quota"
 
 
+class Consumer(Protocol):
+    """Who is behind a source address."""
+
+    @property
+    def name(self) -> str:
+        """Its name, for people and metrics."""
+
+    @property
+    def id(self) -> str:
+        """What tells it from another of the same name."""
+
+    def has(self, label: str, backend: str) -> bool:
+        """Whether a label of it names the backend."""
+
+
+class Identity(Protocol):
+    """Knows consumers by their addresses."""
+
+    def known(self, address: str) -> Consumer | None:
+        """Who has the address, as far as is known."""
+
+    async def find(self, address: str, within: float) -> Consumer | None:
+        """Who has the address; waits so many seconds for one that has just started."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a client comes from: an IP address and port, or a unix socket."""
+
+    address: str | None = None
+    port: int = 0
+
+    @classmethod
+    def of(cls, client: socket.socket) -> "Source | None":
+        """The client's; None when it is gone already."""
+        if client.family == socket.AF_UNIX:
+            return cls()
+        try:
+            peer = client.getpeername()
+        except OSError:
+            return None
+        return cls(peer[0].partition("%")[0], peer[1])
+
+
+@dataclass(frozen=True)
 class Admission:
     """The rules of one backend.
 
     Args:
+        backend: Its name.
         allow: Networks that may connect; empty: everybody.
+        label: The label that a consumer must have; None: none.
         max_connections: Clients at once.
+        per_consumer: Clients of one consumer at once; None: as many as there may be.
         privileged_only: Only source ports below 1024, which an unprivileged local user cannot have.
+        identity: Who knows consumers; None: nobody does.
     """
 
-    def __init__(self, allow: tuple[Network, ...], max_connections: int, *, privileged_only: bool) -> None:
-        self._allow = allow
-        self._max = max_connections
-        self._privileged_only = privileged_only
+    backend: str
+    allow: tuple[Network, ...] = ()
+    label: str | None = None
+    max_connections: int = 1000
+    per_consumer: int | None = None
+    privileged_only: bool = False
+    identity: Identity | None = None
 
-    def refusal(self, client: socket.socket, open_connections: int) -> Refusal | None:
-        """None when `client` may come in, else why not."""
-        if open_connections >= self._max:
+    @property
+    def looks(self) -> bool:
+        """Whether it matters where a client comes from."""
+        return bool(self.allow or self.privileged_only or self.label or self.identity or self.per_consumer)
+
+    def refusal(self, source: Source | None, open_connections: int) -> Refusal | None:
+        """None when a client from there may come in, as far as its consumer does not matter; else why not."""
+        if open_connections >= self.max_connections:
             return Refusal.MAX_CONNECTIONS
-        if client.family == socket.AF_UNIX or not (self._allow or self._privileged_only):
+        if source is None:
+            return Refusal.NOT_ALLOWED if self.looks else None
+        if source.address is None:
             return None  # who may open a unix socket is the file system's affair
-        try:
-            peer = client.getpeername()
-        except OSError:
-            return Refusal.NOT_ALLOWED  # gone already
-        address = ipaddress.ip_address(peer[0].partition("%")[0])
-        if self._allow and not any(address in network for network in self._allow):
-            return Refusal.NOT_ALLOWED
-        if self._privileged_only and peer[1] >= _FIRST_UNPRIVILEGED_PORT:
+        if self.allow:
+            address = ipaddress.ip_address(source.address)
+            if not any(address in network for network in self.allow):
+                return Refusal.NOT_ALLOWED
+        if self.privileged_only and source.port >= _FIRST_UNPRIVILEGED_PORT:
             return Refusal.UNPRIVILEGED_PORT
+        return None
+
+    def consumer_refusal(self, consumer: Consumer | None, open_connections: int) -> Refusal | None:
+        """None when this consumer, with so many connections open, may have another one; else why not."""
+        if self.label is not None:
+            if consumer is None:
+                return Refusal.UNKNOWN_CONSUMER
+            if not consumer.has(self.label, self.backend):
+                return Refusal.NOT_ALLOWED
+        if self.per_consumer is not None and open_connections >= self.per_consumer:
+            return Refusal.CONSUMER_QUOTA
         return None

@@ -1,78 +1,42 @@
-"""Takes clients in, waits for a far side, joins the two, and counts."""
+"""Takes clients in, joins them, lets them go, and counts."""
 
 import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Protocol
+from functools import reduce
 
-from gateway.contracts import Ending, Endpoint, Link, Relay, Stream
-from gateway.errors import DialError, LinkLostError, Reason
-from gateway.forwarding.aborts import AbortBudget
-from gateway.forwarding.admission import Admission
+from gateway.contracts import Ending, Endpoint, Relay, Stream
+from gateway.errors import DialError, Reason
+from gateway.forwarding.admission import Admission, Consumer, Refusal, Source
+from gateway.forwarding.dialler import Dialler, Path, Route, Vigil
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.shedding import Pace, first_to_go
+from gateway.forwarding.usage import UNKNOWN, Usage
+from gateway.forwarding.usage import Ledger as UsageLedger
 from gateway.measure import Histogram, Tally
-from gateway.relay.readiness import GONE, readiness
 from gateway.relay.sockets import reset
 
 log = logging.getLogger(__name__)
 
 _LEFT = {Ending.FINISHED, Ending.CLIENT_RESET, Ending.ABORTED}
 """It was the client's doing, or ours."""
-_FIRST_RETRY = 0.05
-_LAST_RETRY = 1.0
-_RETRY_FACTOR = 2.0
-_LEAST_DIAL = 0.05
-"""Seconds that a dial gets even when the hold is used up, or is nothing."""
-_NEXT_TARGET_AFTER = 2.0
-"""Seconds that a target gets to accept a connection while there is another one to try."""
-_DIALS_PER_TARGET = 64
-"""At once: at the end of an outage everybody who was held comes at the same moment."""
+_INTRODUCTION = 3.0
+"""Seconds that a client waits for its container to be known."""
 _SHED_EVERY = (0.1, 0.4)
-_GIVE_UP = {Reason.CHANNEL_PROHIBITED}
-"""Waiting does not help against these."""
-
-
-class Path(Protocol):
-    """What a forward needs of a tunnel's uplink."""
-
-    link: Link | None
-    channel_open: Histogram
-
-    async def wait_link(self) -> Link:
-        """Wait until there is a link."""
-
-
-@dataclass(frozen=True)
-class Route:
-    """How a backend's clients get to it.
-
-    Args:
-        path: The uplink.
-        targets: Gives the targets to try now, best first.
-        failed: Told about each target that could not be dialled.
-        hold: Seconds that a client waits while the path is down.
-        budget: How many handshakes may break off at a target, where its server counts them.
-    """
-
-    path: Path
-    targets: Callable[[], list[Endpoint]]
-    failed: Callable[[Endpoint], None]
-    hold: float
-    budget: Callable[[Endpoint], AbortBudget | None] = lambda _: None
 
 
 @dataclass(frozen=True)
 class Joined:
     """A relay, and where it leads."""
 
-    __slots__ = ("path", "relay", "target")
+    __slots__ = ("path", "relay", "target", "usage")
     relay: Relay
     target: Endpoint
     path: Path
+    usage: Usage | None
 
 
 class Forward:
@@ -89,8 +53,8 @@ class Forward:
         self.name = name
         self.listeners = listeners
         self.admission = admission
-        self.route = route
-        self.latency = Histogram()
+        self.consumers = UsageLedger()
+        self._latency = Histogram()
         self.accepted = 0
         self.resets: Tally = Tally()
         self.rejected: Tally = Tally()
@@ -100,9 +64,7 @@ class Forward:
         self._ended_from_backend = 0
         self._dialling: set[asyncio.Task[None] | None] = set()
         self._group: asyncio.TaskGroup | None = None
-        self._rerouted = asyncio.Event()
-        """Set, and replaced, when a reload changes the route."""
-        self._turns: dict[Endpoint, asyncio.Semaphore] = {}
+        self._dialler = Dialler(route)
         self._unwanted: frozenset[Endpoint] = frozenset()
         self._shedding = False
 
@@ -110,6 +72,11 @@ class Forward:
     def active(self) -> int:
         """Clients that are joined or waiting."""
         return len(self.joined) + len(self._dialling)
+
+    @property
+    def latency(self) -> Histogram:
+        """Response latency of all clients."""
+        return reduce(Histogram.plus, (usage.latency for usage in self.consumers.values()), self._latency)
 
     @property
     def to_backend(self) -> int:
@@ -138,10 +105,8 @@ class Forward:
 
         Listeners that are left out are not closed: they may belong to another backend from now on.
         """
-        self.listeners, self.admission, self.route = listeners, admission, route
-        self._turns = {}
-        self._rerouted.set()
-        self._rerouted = asyncio.Event()
+        self.listeners, self.admission = listeners, admission
+        self._dialler.reroute(route)
         self._start_accepting()
 
     def active_on(self, path: Path) -> int:
@@ -192,27 +157,81 @@ class Forward:
                 listener.start(self._take)
 
     def _take(self, client: Stream) -> None:
-        refusal = self.admission.refusal(client, self.active)
+        admission = self.admission
+        source = Source.of(client) if admission.looks else Source()
+        refusal = admission.refusal(source, self.active)
         if refusal is not None:
-            self.rejected[refusal] += 1
-            log.debug("client refused", extra={"backend": self.name, "reason": str(refusal)})
-            reset(client)
+            self._refuse(client, refusal)
             return
         self.accepted += 1
         if self._group is None:
             reset(client)
             return
-        task = self._group.create_task(self._serve(client))
-        self._dialling.add(task)
-        task.add_done_callback(self._dialling.discard)
+        if source is None or source.address is None or not (admission.identity or admission.per_consumer):
+            self._begin(self._serve(client, None))
+            return
+        consumer = admission.identity.known(source.address) if admission.identity else None
+        if consumer is None and admission.label is not None and admission.identity is not None:
+            self._begin(self._introduce(client, source.address))
+            return
+        usage = self._admit(client, source.address, consumer)
+        if usage is not None:
+            self._begin(self._serve(client, usage))
 
-    async def _serve(self, client: Stream) -> None:
+    def _begin(self, job: Coroutine[None, None, None]) -> None:
+        if self._group is not None:
+            task = self._group.create_task(job)
+            self._dialling.add(task)
+            task.add_done_callback(self._dialling.discard)
+
+    def _refuse(self, client: Stream, refusal: Refusal, usage: Usage | None = None) -> None:
+        self.rejected[refusal] += 1
+        if usage is not None:
+            usage.rejected[refusal] += 1
+        log.debug("client refused", extra={"backend": self.name, "reason": str(refusal)})
+        reset(client)
+
+    async def _introduce(self, client: Stream, address: str) -> None:
+        """A client whom only its container can let in, and whose container may have started just now."""
+        identity = self.admission.identity
+        try:
+            consumer = await identity.find(address, _INTRODUCTION) if identity else None
+        except BaseException:
+            reset(client)
+            raise
+        usage = self._admit(client, address, consumer)
+        if usage is not None:
+            await self._serve(client, usage)
+
+    def _admit(self, client: Stream, address: str, consumer: Consumer | None) -> Usage | None:
+        """What counts the consumer's connections, when it may have one more."""
+        # Where containers are not known, an address has to do; it is told nobody.
+        name = consumer.name if consumer else (UNKNOWN if self.admission.identity else address)
+        usage = self.consumers.of(name, consumer.id if consumer else "")
+        refusal = self.admission.consumer_refusal(consumer, usage.active)
+        if refusal is not None:
+            self._refuse(client, refusal, usage)
+            return None
+        usage.total += 1
+        return usage
+
+    async def _serve(self, client: Stream, usage: Usage | None) -> None:
         """Join one client within the hold, or reset it with a counted reason."""
-        vigil = _Vigil(client)
+        if usage is None:
+            await self._connect(client, None)
+            return
+        usage.waiting += 1
+        try:
+            await self._connect(client, usage)
+        finally:
+            usage.waiting -= 1
+
+    async def _connect(self, client: Stream, usage: Usage | None) -> None:
+        vigil = Vigil(client)
         task = asyncio.current_task()
         relay: Relay | None = None
         try:
-            target, path, relay = await self._join(client, vigil)
+            target, path, relay = await self._dialler.join(client, vigil, usage.latency if usage else self._latency)
         except DialError as error:
             self.rejected[error.reason] += 1
             log.debug(
@@ -235,137 +254,21 @@ class Forward:
                 vigil.end()
                 reset(client)
         self._dialling.discard(task)
-        self.joined[relay.ended] = Joined(relay, target, path)
+        if usage is not None:
+            usage.relays.add(relay)
+        self.joined[relay.ended] = Joined(relay, target, path, usage)
         relay.ended.add_done_callback(self._on_ended)
 
     def _ended(self, ended: asyncio.Future[Ending]) -> None:
         joined, ending = self.joined.pop(ended), ended.result()
         relay, target = joined.relay, joined.target
+        if joined.usage is not None:
+            joined.usage.ended(relay)
         self._ended_to_backend += relay.to_backend
         self._ended_from_backend += relay.from_backend
         if ending is not Ending.FINISHED:
             self.resets[ending] += 1
         if ending is Ending.BACKEND_RESET:
-            self.route.failed(target)
+            self._dialler.route.failed(target)
         elif relay.to_backend == 0 and ending in _LEFT:
-            self._broke_off(target)
-
-    def _broke_off(self, target: Endpoint) -> None:
-        budget = self.route.budget(target)
-        if budget is not None:
-            budget.broke_off()
-            if budget.worrying:
-                self.route.failed(target)  # a check logs in, and the server forgets
-
-    async def _join(self, client: Stream, vigil: "_Vigil") -> tuple[Endpoint, Path, Relay]:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.route.hold
-        pause = _FIRST_RETRY
-        while True:
-            route = self.route  # a reload may have put another in its place
-            link = route.path.link
-            if link is None:
-                vigil.start()
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        link = await self._wait_link(route.path)
-                except TimeoutError:
-                    raise DialError(Reason.TUNNEL, f"the path was down for {route.hold:g} s (hold)") from None
-                if link is None:
-                    continue
-            try:
-                target, relay = await self._dial(client, link, route, deadline)
-            except DialError as error:
-                if error.reason in _GIVE_UP or loop.time() + pause > deadline:
-                    raise
-            else:
-                return target, route.path, relay
-            vigil.start()
-            await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
-            pause = min(pause * _RETRY_FACTOR, _LAST_RETRY)
-
-    async def _dial(self, client: Stream, link: Link, route: Route, deadline: float) -> tuple[Endpoint, Relay]:
-        """Join the first target that can be."""
-        failure = DialError(Reason.ROLE, "no target is a writable primary")
-        targets = route.targets()
-        for target in targets:
-            started = time.perf_counter()
-            try:
-                within = max(deadline - asyncio.get_running_loop().time(), _LEAST_DIAL)
-                if target is not targets[-1]:
-                    within = min(within, _NEXT_TARGET_AFTER)
-                relay = await self._dial_one(client, link, route, target, within)
-            except DialError as error:
-                failure = error
-                route.failed(target)
-            except LinkLostError as error:
-                raise DialError(Reason.TUNNEL, error.detail) from error
-            else:
-                route.path.channel_open.observe(time.perf_counter() - started)
-                return target, relay
-        raise failure
-
-    async def _dial_one(self, client: Stream, link: Link, route: Route, target: Endpoint, within: float) -> Relay:
-        budget = route.budget(target)
-        if budget is not None and not budget.admits(time.monotonic()):
-            raise DialError(
-                Reason.HOST_BLOCKED,
-                f"{target}: {budget.broken} handshakes were broken off, and at {budget.limit} it refuses everybody",
-            )
-        turn = self._turns.get(target)
-        if turn is None:
-            turn = self._turns[target] = asyncio.Semaphore(_DIALS_PER_TARGET)
-        if turn.locked():
-            try:
-                await asyncio.wait_for(turn.acquire(), within)
-            except TimeoutError:
-                raise DialError(Reason.TIMEOUT, f"{target}: too many others are being connected") from None
-        else:
-            await turn.acquire()
-        try:
-            return await link.join(client, target, self.latency, within)
-        finally:
-            turn.release()
-
-    async def _wait_link(self, path: Path) -> Link | None:
-        """The path's link, or None when a reload leads elsewhere."""
-        waiting = [asyncio.ensure_future(path.wait_link()), asyncio.ensure_future(self._rerouted.wait())]
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for each in waiting:
-                each.cancel()
-        return path.link
-
-
-class _Vigil:
-    """Cancels the current task when its client resets while it waits; reads nothing.
-
-    Args:
-        client: Whom to watch, until a relay takes the descriptor over.
-    """
-
-    def __init__(self, client: Stream) -> None:
-        self.gone = False
-        self._client = client
-        self._watching = False
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Watch from now on: the wait may be long."""
-        if not self._watching:
-            self._watching = True
-            self._task = asyncio.current_task()
-            readiness().add(self._client.fileno(), self._noticed, GONE)
-
-    def end(self) -> None:
-        """Stop watching a client that was never joined."""
-        if self._watching and not self.gone:
-            readiness().remove(self._client.fileno())
-
-    def _noticed(self, event: int) -> None:
-        del event
-        readiness().remove(self._client.fileno())
-        self.gone = True
-        if self._task is not None:
-            self._task.cancel()
+            self._dialler.broke_off(target)

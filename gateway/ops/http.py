@@ -14,7 +14,7 @@ from aiohttp import web
 from gateway.contracts import Endpoint
 from gateway.errors import ConfigError, GatewayError, UsageError
 from gateway.ops import health, metrics
-from gateway.ops.view import Service, service_json
+from gateway.ops.view import Service, consumers_json, plan_json, service_json
 from gateway.relay.sockets import bind_unix
 
 _PAGE = "page.html"
@@ -127,6 +127,12 @@ class OpsServer:
         found = self._service.history(name)
         return _unknown("backend", name) if found is None else _json({"backend": name, "targets": found})
 
+    async def _plan(self, _: web.Request) -> web.Response:
+        return _json(plan_json(self._service.view().docker))
+
+    async def _consumers(self, _: web.Request) -> web.Response:
+        return _json(consumers_json(self._service.view()))
+
     async def _index(self, _: web.Request) -> web.Response:
         headers = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'"}
         return web.Response(text=self._page, content_type="text/html", headers=headers)
@@ -176,6 +182,8 @@ class OpsServer:
         "/metrics": _metrics,
         "/api/v1/status": _status,
         "/api/v1/checks/{name}/history": _history,
+        "/api/v1/plan": _plan,
+        "/api/v1/consumers": _consumers,
         "/": _index,
     }
     _ADMIN: ClassVar[dict[str, Any]] = {

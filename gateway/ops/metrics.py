@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from gateway.contracts import State, TunnelState
-from gateway.ops.view import BackendView, ServiceView, TargetView, TunnelView
+from gateway.ops.view import ATTACHMENT_STATES, BackendView, DockerView, ServiceView, TargetView, TunnelView
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -38,7 +38,14 @@ def render(view: ServiceView, accept: str) -> tuple[bytes, str]:
 def families(view: ServiceView) -> Iterator[Metric]:
     """Every metric, with its samples."""
     checks = [(backend, target) for backend in view.backends for target in backend.targets]
-    return chain(_service(view), _tunnels(view.tunnels), _backends(view.backends), _checks(checks))
+    return chain(
+        _service(view),
+        _tunnels(view.tunnels),
+        _backends(view.backends),
+        _consumers(view.backends),
+        _checks(checks),
+        _docker(view.docker),
+    )
 
 
 class _ViewCollector(Collector):
@@ -148,6 +155,55 @@ def _backends(backends: list[BackendView]) -> Iterator[Metric]:
         moved.add_metric([each.name, "from_backend"], each.from_backend)
         latency.add_metric([each.name], each.latency.cumulative(), each.latency.sum)
     yield from (up, state, active, total, rejected, resets, moved, latency)
+
+
+def _consumers(backends: list[BackendView]) -> Iterator[Metric]:
+    names = ["backend", "consumer"]
+    active = GaugeMetricFamily("gateway_consumer_connections_active", "Connections of one container.", labels=names)
+    total = CounterMetricFamily("gateway_consumer_connections", "Connections of one container so far.", labels=names)
+    rejected = CounterMetricFamily(
+        "gateway_consumer_connections_rejected", "Those that it was refused, by reason.", labels=[*names, "reason"]
+    )
+    moved = CounterMetricFamily(
+        "gateway_consumer_bytes", "Bytes moved for one container.", labels=[*names, "direction"]
+    )
+    latency = SummaryMetricFamily(
+        "gateway_consumer_response_latency_seconds", "Response latency that one container sees.", labels=names
+    )
+    for backend in backends:
+        for name, usage in backend.consumers.items():
+            labels = [backend.name, name]
+            active.add_metric(labels, usage.active)
+            total.add_metric(labels, usage.total)
+            for reason, count in usage.rejected.items():
+                rejected.add_metric([*labels, reason], count)
+            moved.add_metric([*labels, "to_backend"], usage.to_backend)
+            moved.add_metric([*labels, "from_backend"], usage.from_backend)
+            latency.add_metric(labels, usage.latency.count, usage.latency.sum)
+    yield from (active, total, rejected, moved, latency)
+
+
+def _docker(view: DockerView | None) -> Iterator[Metric]:
+    up = GaugeMetricFamily("gateway_docker_up", "Whether the engine answers.")
+    attachment = GaugeMetricFamily(
+        "gateway_attachment_state",
+        "1 for what a container's attachment to a network is.",
+        labels=["network", "container", "state"],
+    )
+    writes = CounterMetricFamily("gateway_docker_writes", "Changes made in Docker, by action.", labels=["action"])
+    errors = CounterMetricFamily(
+        "gateway_docker_errors", "What the engine did not do, by action and reason.", labels=["action", "reason"]
+    )
+    if view is not None:
+        up.add_metric([], float(view.trouble is None and view.looked_at is not None))
+        for each in view.attachments:
+            for state in ATTACHMENT_STATES:
+                attachment.add_metric([each.network, each.container, state], float(state == each.state))
+        for action, count in view.writes.items():
+            writes.add_metric([action], count)
+        for (action, reason), count in view.errors.items():
+            errors.add_metric([action, reason], count)
+    yield from (up, attachment, writes, errors)
 
 
 def _checks(checks: list[tuple[BackendView, TargetView]]) -> Iterator[Metric]:

@@ -1,11 +1,13 @@
 """What there is to tell about the service at one moment: plain data, taken on the loop, rendered anywhere."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from gateway.contracts import State, TunnelState
 from gateway.measure import Histogram
+
+ATTACHMENT_STATES = ("attached", "pending", "drifted", "blocked")
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,66 @@ class TargetView:
 
 
 @dataclass(frozen=True)
+class ConsumerView:
+    """What one container uses of one backend."""
+
+    id: str
+    active: int
+    total: int
+    rejected: dict[str, int]
+    to_backend: int
+    from_backend: int
+    latency: Histogram
+
+
+@dataclass(frozen=True)
+class AttachmentView:
+    """One container on one network, as it is wanted."""
+
+    network: str
+    container: str
+    state: str
+    reason: str | None
+    message: str
+
+
+@dataclass(frozen=True)
+class ActionView:
+    """One change that is still to be made in Docker."""
+
+    action: str
+    network: str
+    container: str
+    aliases: list[str]
+    why: str
+
+
+@dataclass(frozen=True)
+class KnownConsumer:
+    """A container that may use backends."""
+
+    id: str
+    labels: dict[str, str] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class DockerView:
+    """The engine, and what is kept in it."""
+
+    trouble: str | None
+    looked_at: float | None
+    leader: bool
+    container: str | None
+    attachments: list[AttachmentView]
+    actions: list[ActionView]
+    warnings: list[str]
+    postponed: int
+    writes: dict[str, int]
+    errors: dict[tuple[str, str], int]
+    consumers: dict[str, KnownConsumer]
+
+
+@dataclass(frozen=True)
 class BackendView:
     """One backend."""
 
@@ -76,6 +138,7 @@ class BackendView:
     to_backend: int
     from_backend: int
     latency: Histogram
+    consumers: dict[str, ConsumerView] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,6 +160,7 @@ class ServiceView:
     warnings: list[str] = field(default_factory=list)
     workers: dict[int, int | None] = field(default_factory=dict)
     """The process of each worker; None while it is being started."""
+    docker: DockerView | None = None
 
     @property
     def status(self) -> str:
@@ -217,6 +281,56 @@ def backend_json(view: BackendView) -> dict[str, Any]:
     }
 
 
+def plan_json(view: DockerView | None) -> dict[str, Any]:
+    """What is to be done in Docker, and how what is wanted stands, as `/api/v1/plan` gives it."""
+    if view is None:
+        return {"configured": False, "actions": [], "attachments": [], "warnings": [], "postponed": 0}
+    return {
+        "configured": True,
+        "trouble": view.trouble,
+        "looked_at": iso(view.looked_at),
+        "actions": [asdict(action) for action in view.actions],
+        "attachments": [asdict(attachment) for attachment in view.attachments],
+        "warnings": view.warnings,
+        "postponed": view.postponed,
+    }
+
+
+def consumers_json(view: ServiceView) -> dict[str, Any]:
+    """Who uses what, as `/api/v1/consumers` gives it."""
+    known = view.docker.consumers if view.docker else {}
+    found: dict[str, Any] = {name: {"id": each.id, "backends": {}} for name, each in known.items()}
+    for backend in view.backends:
+        for name, usage in backend.consumers.items():
+            found.setdefault(name, {"id": usage.id or None, "backends": {}})["backends"][backend.name] = {
+                "active": usage.active,
+                "total": usage.total,
+                "rejected": usage.rejected,
+                "bytes_to_backend": usage.to_backend,
+                "bytes_from_backend": usage.from_backend,
+                "responses": usage.latency.count,
+                "mean_latency_seconds": usage.latency.sum / usage.latency.count if usage.latency.count else None,
+            }
+    return {"consumers": found}
+
+
+def docker_json(view: DockerView | None) -> dict[str, Any] | None:
+    """The engine, in the status."""
+    if view is None:
+        return None
+    return {
+        "reachable": view.trouble is None and view.looked_at is not None,
+        "trouble": view.trouble,
+        "looked_at": iso(view.looked_at),
+        "leader": view.leader,
+        "container": view.container,
+        "attachments": [asdict(attachment) for attachment in view.attachments],
+        "pending_actions": len(view.actions),
+        "warnings": view.warnings,
+        "writes": view.writes,
+    }
+
+
 def service_json(view: ServiceView) -> dict[str, Any]:
     """Everything, as `/api/v1/status` gives it."""
     return {
@@ -234,4 +348,5 @@ def service_json(view: ServiceView) -> dict[str, Any]:
         "workers": {str(number): pid for number, pid in view.workers.items()},
         "tunnels": {tunnel.name: tunnel_json(tunnel) for tunnel in view.tunnels},
         "backends": {backend.name: backend_json(backend) for backend in view.backends},
+        "docker": docker_json(view.docker),
     }

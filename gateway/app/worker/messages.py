@@ -10,8 +10,10 @@ from typing import Any
 
 from gateway.config import Config
 from gateway.contracts import Endpoint, TunnelState
+from gateway.docker.consumers import Consumer
 from gateway.errors import Reason
 from gateway.forwarding.listener import Address
+from gateway.forwarding.usage import Usage
 from gateway.measure import Histogram
 from gateway.supervision.uplink import Uplink
 
@@ -42,6 +44,18 @@ class Order:
     backend: str
     targets: tuple[Endpoint, ...]
     unwanted: frozenset[Endpoint] = frozenset()
+
+
+@dataclass(frozen=True)
+class Known:
+    """The consumers by address, from now on."""
+
+    consumers: dict[str, Consumer]
+
+
+@dataclass(frozen=True)
+class Unfamiliar:
+    """A client came from an address that is not known: the owner looks now."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +135,27 @@ def uplink_report(uplink: Uplink) -> UplinkReport:
 
 
 @dataclass(frozen=True)
+class UsageReport:
+    """What one consumer uses of a backend."""
+
+    id: str
+    active: int
+    total: int
+    rejected: dict[str, int]
+    to_backend: int
+    from_backend: int
+    latency: Histogram
+
+
+def usage_report(usage: Usage) -> UsageReport:
+    """A consumer's use as it is now."""
+    return UsageReport(
+        usage.id, usage.active, usage.total, dict(usage.rejected), usage.to_backend, usage.from_backend,
+        usage.latency.copy(),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class ForwardReport:
     """A backend's clients, as the worker counts them."""
 
@@ -131,6 +166,7 @@ class ForwardReport:
     to_backend: int = 0
     from_backend: int = 0
     latency: Histogram = field(default_factory=Histogram)
+    consumers: dict[str, UsageReport] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

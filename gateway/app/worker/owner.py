@@ -22,15 +22,18 @@ from gateway.app.worker.messages import (
     Dial,
     Dialled,
     Failed,
+    Known,
     Messenger,
     Order,
     Report,
     Sockets,
+    Unfamiliar,
     UplinkReport,
 )
 from gateway.app.worker.remote import RemoteForward, RemotePath
 from gateway.config import Config
 from gateway.contracts import Endpoint, Stream
+from gateway.docker.consumers import Consumer
 from gateway.errors import DialError, GatewayError, LinkLostError
 from gateway.forwarding.listener import Address, Listener
 
@@ -67,6 +70,9 @@ class WorkerUnit:
         self._pid: int | None = None
         self._heard_at = 0.0
         self._before: dict[str, UplinkReport] = {}
+        self._known: Known | None = None
+        self.unfamiliar: Callable[[], None] = lambda: None
+        """Called when a client came from an address that the worker does not know."""
 
     @property
     def running(self) -> bool:
@@ -134,6 +140,12 @@ class WorkerUnit:
             self._orders[backend] = order
             self.send(order)
 
+    def introduce(self, consumers: dict[str, Consumer]) -> None:
+        """These are the consumers from now on."""
+        if self._known is None or self._known.consumers != consumers:
+            self._known = Known(consumers)
+            self.send(self._known)
+
     def path(self, tunnel: str | None) -> RemotePath:
         """One of its uplinks."""
         return self._paths.setdefault(tunnel, RemotePath(self, tunnel))
@@ -185,6 +197,8 @@ class WorkerUnit:
             for address in spec.listen:
                 if address in self._listeners:
                     self.send(Sockets(address), self._listeners[address].descriptors)
+        if self._known is not None:
+            self.send(self._known)
         self.send(Apply(self._config))
         for order in self._orders.values():
             self.send(order)
@@ -197,6 +211,8 @@ class WorkerUnit:
                 self._take(message)
             case Failed(backend, target):
                 self._failed(backend, target)
+            case Unfamiliar():
+                self.unfamiliar()
             case Dialled():
                 waiting = self._dials.get(message.number)
                 if waiting is None or waiting.done():

@@ -19,14 +19,17 @@ from gateway.app.worker.messages import (
     Dialled,
     Failed,
     ForwardReport,
+    Known,
     Messenger,
     Order,
     Report,
     Sockets,
+    Unfamiliar,
     uplink_report,
+    usage_report,
 )
-from gateway.app.worker.remote import RemoteForward
 from gateway.contracts import Endpoint, Stream
+from gateway.docker.consumers import Directory
 from gateway.errors import LinkLostError, ReachError, Reason
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Address, Listener
@@ -57,6 +60,7 @@ class Worker:
         self._orders: dict[str, tuple[Endpoint, ...]] = {}
         self._sockets: dict[Address, list[socket.socket]] = {}
         self._supervisor: Any = None
+        self._directory = Directory(lambda: self._owner.send(Unfamiliar()))
 
     async def run(self) -> None:
         """Work until the owner says stop, or is gone."""
@@ -82,6 +86,8 @@ class Worker:
                 running = self._site.backends.get(backend) if self._site else None
                 if running is not None and isinstance(running.forward, Forward):
                     running.forward.shed(unwanted)
+            case Known(consumers):
+                self._directory.take(consumers)
             case Dial() if self._group is not None:
                 self._group.create_task(self._dial(message, socket.socket(fileno=fds[0])))
             case Command():
@@ -92,7 +98,7 @@ class Worker:
             return
         logs.configure(message.config.log.level, message.config.log.format)
         if self._site is None:
-            self._site = Site(self._supervisor, self._group, message.config, checker=self)
+            self._site = Site(self._supervisor, self._group, message.config, self._directory, checker=self)
         self._orders = {}  # the owner sends those that still hold after this
         listeners: dict[Address, Listener] = {}
         for spec in message.config.backends.values():
@@ -180,7 +186,7 @@ class Worker:
 def report(site: Site) -> Report:
     """Everything at one moment."""
     uplinks = {"": site.direct, **{lane.tunnel: uplink for lane, uplink in site.uplinks.items()}}
-    forwards = [running.forward for running in site.backends.values()]
+    forwards = [running.forward for running in site.backends.values() if isinstance(running.forward, Forward)]
     return Report(
         {name: uplink_report(uplink) for name, uplink in uplinks.items()},
         {forward.name: _forward(forward) for forward in forwards},
@@ -188,7 +194,7 @@ def report(site: Site) -> Report:
     )
 
 
-def _forward(forward: Forward | RemoteForward) -> ForwardReport:
+def _forward(forward: Forward) -> ForwardReport:
     return ForwardReport(
         active=forward.active,
         accepted=forward.accepted,
@@ -197,6 +203,7 @@ def _forward(forward: Forward | RemoteForward) -> ForwardReport:
         to_backend=forward.to_backend,
         from_backend=forward.from_backend,
         latency=forward.latency,
+        consumers={name: usage_report(usage) for name, usage in forward.consumers.items()},
     )
 
 

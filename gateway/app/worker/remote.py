@@ -6,7 +6,7 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING
 
-from gateway.app.worker.messages import Command, ForwardReport
+from gateway.app.worker.messages import Command, ForwardReport, UsageReport
 from gateway.contracts import Ending, Endpoint, Link, Phases, Stream
 from gateway.forwarding.listener import Listener
 from gateway.measure import Histogram, Tally
@@ -165,6 +165,10 @@ class RemoteForward:
     def latency(self) -> Histogram:
         """Response latency in real traffic."""
         return self._before.latency.plus(self.last.latency)
+
+    def used(self) -> dict[str, UsageReport]:
+        """What each consumer uses, as the worker of now counts it."""
+        return self.last.consumers
 
     def worker_lost(self) -> None:
         """Its connections are gone with it; what was counted stays counted."""

@@ -1,0 +1,104 @@
+"""Docker's part of the service: the reconciler of the configured engine, and what it wants now."""
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+
+from gateway.app.site import Site
+from gateway.config import Config
+from gateway.contracts import Endpoint, Link
+from gateway.docker.consumers import Consumer
+from gateway.docker.plan import Desired
+from gateway.docker.reconciler import Reconciler
+from gateway.forwarding.forward import Forward
+from gateway.supervision.supervisor import Supervisor
+
+_FIND_AGAIN = 0.05
+
+
+class Fleet:
+    """Runs a reconciler while Docker is configured; a `gateway.forwarding.admission.Identity`.
+
+    Args:
+        supervisor: Runs the unit.
+        group: Owns the task that ends it.
+    """
+
+    def __init__(self, supervisor: Supervisor, group: asyncio.TaskGroup) -> None:
+        self.reconciler: Reconciler | None = None
+        self._supervisor = supervisor
+        self._group = group
+        self._site: Site | None = None
+        self._config: Config | None = None
+        self._unit = ""
+        self._numbers = itertools.count(1)
+
+    def apply(self, config: Config, site: Site) -> None:
+        """Keep what this configuration wants from now on."""
+        same = self._config is not None and self._config.docker == config.docker
+        self._config, self._site = config, site
+        for unit in site.workers.units:
+            unit.unfamiliar = self._hurry
+        if same:
+            self._hurry()  # the backends may be others
+            return
+        if self._unit:
+            self._group.create_task(self._supervisor.stop(self._unit))
+            self._unit, self.reconciler = "", None
+        if config.docker is not None:
+            self.reconciler = Reconciler(config.docker, self.desired, self._link, config.gateway.state_dir)
+            self.reconciler.directory.watchers.append(self._introduce)
+            self._unit = f"docker #{next(self._numbers)}"
+            self._supervisor.start(self._unit, self.reconciler)
+
+    def known(self, address: str) -> Consumer | None:
+        """See `gateway.forwarding.admission.Identity`."""
+        return self.reconciler.directory.known(address) if self.reconciler else None
+
+    async def find(self, address: str, within: float) -> Consumer | None:
+        """See `gateway.forwarding.admission.Identity`."""
+        return await self.reconciler.directory.find(address, within) if self.reconciler else None
+
+    def desired(self) -> Desired:
+        """What the configuration wants now."""
+        assert self._config is not None  # noqa: S101 - it is what the reconciler was made from
+        return desired(self._config, frozenset(self._busy()))
+
+    def _busy(self) -> Iterator[str]:
+        for running in self._site.backends.values() if self._site else ():
+            forward = running.forward
+            usages = forward.consumers.values() if isinstance(forward, Forward) else forward.used().values()
+            yield from (usage.id for usage in usages if usage.active and usage.id)
+
+    def _hurry(self) -> None:
+        if self.reconciler is not None:
+            self.reconciler.hurry()
+
+    def _introduce(self, consumers: dict[str, Consumer]) -> None:
+        for unit in self._site.workers.units if self._site else ():
+            unit.introduce(consumers)
+
+    def _link(self, tunnel: str) -> Link | None:
+        uplinks = self._site.uplinks_of(tunnel) if self._site else []
+        return next((uplink.link for uplink in uplinks if uplink.link is not None), None)
+
+
+def desired(config: Config, busy: frozenset[str] = frozenset()) -> Desired:
+    """What a configuration wants of Docker.
+
+    Args:
+        config: With a section `docker`.
+        busy: IDs of containers that have connections through us.
+    """
+    if config.docker is None:
+        raise ValueError("the configuration has no section docker")
+    reached = tuple(
+        name
+        for name, spec in config.backends.items()
+        if any(isinstance(address, Endpoint) and not _loopback(address) for address in spec.listen)
+    )
+    return Desired(config.gateway.instance, config.docker, reached, busy)
+
+
+def _loopback(address: Endpoint) -> bool:
+    return address.host in ("localhost", "::1") or address.host.startswith("127.")

@@ -1,0 +1,100 @@
+"""`plan`, `apply`: what would change in Docker, and changing it once, without a running service."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gateway.cli.sources import source_options, sources
+from gateway.cli.table import print_table
+from gateway.errors import GatewayError, UsageError
+
+if TYPE_CHECKING:
+    from gateway.config import Config
+    from gateway.docker.plan import Plan
+
+
+@click.command()
+@source_options
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print.")
+def plan(
+    file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], output: str, **settings: str | None
+) -> None:
+    """Show what would change in Docker, and how what is wanted stands; change nothing."""
+    from gateway.app import once  # noqa: PLC0415 - slow to import
+
+    _print(once.plan(_config(file, tunnels, backends, settings)), output)
+
+
+@click.command()
+@source_options
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print.")
+def apply(
+    file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], output: str, **settings: str | None
+) -> None:
+    """Make Docker as the configuration wants it, once; exits with 1 when something was refused."""
+    from gateway.app import once  # noqa: PLC0415 - slow to import
+
+    done, refused = once.apply(_config(file, tunnels, backends, settings))
+    _print(done, output)
+    for line in refused:
+        click.secho(line, fg="red", err=True)
+    if refused:
+        raise GatewayError(f"{len(refused)} of {len(done.actions)} changes were refused")
+
+
+def _config(
+    file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], settings: dict[str, str | None]
+) -> "Config":
+    from gateway.config import load  # noqa: PLC0415 - slow to import
+    from gateway.ops import logs  # noqa: PLC0415 - slow to import
+
+    logs.configure("error", "auto")
+    config = load(sources(file, tunnels, backends, settings))
+    if config.docker is None:
+        raise UsageError("the configuration has no section docker: there is nothing to plan")
+    return config
+
+
+def _print(made: "Plan", output: str) -> None:
+    if output == "json":
+        click.echo(json.dumps(_json(made), indent=1))
+        return
+    for warning in made.warnings:
+        click.secho(f"warning: {warning}", fg="yellow")
+    if made.conditions:
+        rows = [
+            [each.network, each.container, each.state, each.reason or "", each.message] for each in made.conditions
+        ]
+        print_table(["NETWORK", "CONTAINER", "STATE", "REASON", "WHY"], rows)
+        click.echo()
+    if made.actions:
+        rows = [
+            [each.verb, each.network, each.container or "-", ", ".join(each.aliases) or "-", each.why]
+            for each in made.actions
+        ]
+        print_table(["CHANGE", "NETWORK", "CONTAINER", "ALIASES", "WHY"], rows)
+    else:
+        click.echo("nothing to change")
+    if made.postponed:
+        click.echo(f"{made.postponed} further detachments are left for later (docker.max_detaches)")
+    sys.stdout.flush()
+
+
+def _json(made: "Plan") -> dict[str, object]:
+    return {
+        "actions": [
+            {"action": each.verb, "network": each.network, "container": each.container, "aliases": list(each.aliases),
+             "why": each.why}
+            for each in made.actions
+        ],
+        "attachments": [
+            {"network": each.network, "container": each.container, "state": each.state, "reason": each.reason,
+             "message": each.message}
+            for each in made.conditions
+        ],
+        "warnings": list(made.warnings),
+        "postponed": made.postponed,
+    }  # fmt: skip

@@ -1,0 +1,92 @@
+"""Who is behind a source address: the containers of this engine by their addresses."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import chain
+
+from gateway.docker.labels import listed
+from gateway.docker.model import RUNNING, Container
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A container, as a user of backends.
+
+    Args:
+        name: Its name.
+        id: Its ID.
+        labels: All of them.
+    """
+
+    name: str
+    id: str
+    labels: dict[str, str] = field(hash=False)
+
+    def has(self, label: str, backend: str) -> bool:
+        """Whether a label of it names the backend."""
+        return backend in listed(self.labels.get(label, ""))
+
+
+class Directory:
+    """Consumers by address, renewed at each look at the engine.
+
+    Args:
+        hurry: Asks for a look now.
+    """
+
+    def __init__(self, hurry: Callable[[], None]) -> None:
+        self._by_address: dict[str, Consumer] = {}
+        self._hurry = hurry
+        self._renewed = asyncio.Event()
+        self.watchers: list[Callable[[dict[str, Consumer]], None]] = []
+        """Told everybody, by address, whenever somebody comes or goes."""
+
+    def renew(self, containers: tuple[Container, ...]) -> None:
+        """Take over what there is now."""
+        found = {}
+        for container in containers:
+            if container.state in RUNNING:
+                consumer = Consumer(container.name, container.id, dict(container.labels))
+                addresses = chain.from_iterable(each.addresses for each in container.endpoints.values())
+                found.update(dict.fromkeys(addresses, consumer))
+        self.take(found)
+
+    def everybody(self) -> set[Consumer]:
+        """All of them."""
+        return set(self._by_address.values())
+
+    def take(self, consumers: dict[str, Consumer]) -> None:
+        """Know these, and nobody else, from now on."""
+        changed, self._by_address = consumers != self._by_address, consumers
+        for watcher in self.watchers if changed else ():
+            watcher(dict(consumers))
+        renewed, self._renewed = self._renewed, asyncio.Event()
+        renewed.set()
+
+    def forget(self, container_id: str) -> None:
+        """A container has ended: its address may be somebody else's in the next moment."""
+        gone = [address for address, each in self._by_address.items() if each.id == container_id]
+        for address in gone:
+            del self._by_address[address]
+
+    def known(self, address: str) -> Consumer | None:
+        """Who has the address, as far as is known."""
+        return self._by_address.get(address)
+
+    async def find(self, address: str, within: float) -> Consumer | None:
+        """Who has the address; one that is not known may have started just now.
+
+        Args:
+            address: An IP address.
+            within: Seconds to wait for the engine.
+        """
+        try:
+            async with asyncio.timeout(within):
+                while (found := self.known(address)) is None:
+                    renewed = self._renewed
+                    self._hurry()
+                    await renewed.wait()
+                return found
+        except TimeoutError:
+            return self.known(address)

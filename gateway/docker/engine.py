@@ -1,0 +1,231 @@
+"""The client of one engine: requests with deadlines, a version that both know, and one way to fail."""
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiodocker
+import aiohttp
+from aiohttp.client_reqrep import ClientRequest
+
+from gateway.contracts import Endpoint, Link
+from gateway.docker.options import DockerOptions
+from gateway.docker.trouble import EXPECTED, EngineError, Kind, explain
+from gateway.errors import ReachError
+
+OLDEST, NEWEST = (1, 44), (1, 48)
+"""API versions that this was written for; Docker Engine 25 is the first with 1.44."""
+_CONNECT_TIMEOUT = 5.0
+PING_EVERY = 10.0
+"""Seconds of silence after which an event stream is doubted."""
+
+
+class LinkConnector(aiohttp.BaseConnector):
+    """Connects through a link of ours, rather than by itself.
+
+    Args:
+        dial: Gives a connected socket.
+        ssl_context: For TLS on top of it.
+        host: The name that the certificate must be for.
+    """
+
+    def __init__(self, dial: Callable[[], Any], ssl_context: ssl.SSLContext | None, host: str) -> None:
+        super().__init__()
+        self._dial = dial
+        self._context = ssl_context
+        self._host = host
+
+    async def _create_connection(self, req: ClientRequest, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
+        """As aiohttp's UnixConnector does it, on a socket that is connected already."""
+        del req, traces, timeout
+        sock = await self._dial()
+        server_hostname = self._host if self._context else None
+        _, protocol = await self._loop.create_connection(
+            self._factory, sock=sock, ssl=self._context, server_hostname=server_hostname
+        )
+        return protocol
+
+
+class Engine:
+    """One engine, with the API version agreed.
+
+    Args:
+        docker: aiodocker's client.
+    """
+
+    def __init__(self, docker: aiodocker.Docker) -> None:
+        self._docker = docker
+        self.api_version = ""
+
+    async def negotiate(self) -> None:
+        """Agree on a version.
+
+        Raises:
+            EngineError: The engine cannot be reached, or is too old or too new.
+        """
+        told = await self._request("version", versioned=False)
+        newest, oldest = _version(told["ApiVersion"]), _version(told.get("MinAPIVersion", "1.12"))
+        if newest < OLDEST:
+            raise EngineError(Kind.API, f"the engine's API {told['ApiVersion']} is older than 1.44 (Docker 25)")
+        if oldest > NEWEST:
+            raise EngineError(Kind.API, f"the engine wants API {told['MinAPIVersion']} or newer; we know 1.48")
+        chosen = min(newest, NEWEST)
+        self.api_version = f"{chosen[0]}.{chosen[1]}"
+        self._docker.api_version = f"v{self.api_version}"
+
+    async def ping(self) -> None:
+        """Ask for a sign of life.
+
+        Raises:
+            EngineError: There is none.
+        """
+        await self._request("_ping", versioned=False)
+
+    async def get(self, path: str, **params: Any) -> Any:
+        """The answer to a GET.
+
+        Raises:
+            EngineError: With the engine's words.
+        """
+        return await self._request(path, params=params)
+
+    async def post(self, path: str, body: Any = None, **params: Any) -> Any:
+        """The answer to a POST.
+
+        Raises:
+            EngineError: With the engine's words.
+        """
+        return await self._request(path, "POST", body=body, params=params)
+
+    async def delete(self, path: str, **params: Any) -> Any:
+        """The answer to a DELETE.
+
+        Raises:
+            EngineError: With the engine's words.
+        """
+        return await self._request(path, "DELETE", params=params)
+
+    async def events(self, since: float, kinds: tuple[str, ...]) -> AsyncIterator[dict[str, Any]]:
+        """Every event of these kinds since then; ends when the engine ends it, or is silent and does not answer.
+
+        Args:
+            since: In seconds since the epoch.
+            kinds: `container`, `network`, `service`.
+
+        Raises:
+            EngineError: The stream broke.
+        """
+        params = {"since": f"{since:.9f}", "filters": json.dumps({"type": list(kinds)})}
+        forever = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT)
+        try:
+            async with self._docker._query("events", params=params, timeout=forever) as response:  # noqa: SLF001
+                while True:
+                    try:
+                        async with asyncio.timeout(PING_EVERY):
+                            line = await response.content.readline()
+                    except TimeoutError:
+                        await self.ping()
+                        continue
+                    if not line:
+                        return
+                    if line.strip():
+                        yield json.loads(line)
+        except EXPECTED as error:
+            raise explain(error) from error
+
+    async def _request(
+        self, path: str, method: str = "GET", *, body: Any = None, params: Any = None, versioned: bool = True
+    ) -> Any:
+        try:
+            async with self._docker._query(  # noqa: SLF001 - its classes leave out much of what the engine says
+                path,
+                method,
+                params=params or None,
+                data=json.dumps(body) if body is not None else None,
+                versioned_api=versioned,
+            ) as response:
+                text = await response.text()
+                # What a proxy or a dying engine cut off is no answer.
+                is_json = "json" in response.headers.get("Content-Type", "")
+                return json.loads(text) if is_json and text else text
+        except EXPECTED as error:
+            raise explain(error) from error
+
+
+@asynccontextmanager
+async def connected(options: DockerOptions, link_of: Callable[[str], Link | None]) -> AsyncIterator[Engine]:
+    """An engine whose version is agreed, until the block ends.
+
+    Args:
+        options: Where it is.
+        link_of: Gives the link of a tunnel by its name; None while it is down.
+
+    Raises:
+        EngineError: It cannot be reached or used.
+    """
+    timeout = aiohttp.ClientTimeout(total=options.timeout, sock_connect=_CONNECT_TIMEOUT)
+    connector, url = _connector(options, link_of)
+    docker = aiodocker.Docker(url=url, connector=connector, timeout=timeout, api_version="v1.44")
+    try:
+        engine = Engine(docker)
+        await engine.negotiate()
+        yield engine
+    finally:
+        await docker.close()
+        await connector.close()
+
+
+def tunnel_of(options: DockerOptions) -> str | None:
+    """The tunnel that the engine is behind."""
+    if options.host.startswith("ssh://"):
+        return options.host.removeprefix("ssh://").partition("/")[0]
+    return options.via
+
+
+def _connector(options: DockerOptions, link_of: Callable[[str], Link | None]) -> tuple[aiohttp.BaseConnector, str]:
+    host, tunnel = options.host, tunnel_of(options)
+    context = _tls(options)
+    scheme = "https" if context else "http"
+    if host.startswith("unix://"):
+        return aiohttp.UnixConnector(host.removeprefix("unix://")), "unix://localhost"
+    if tunnel is None:
+        address = host.removeprefix("tcp://")
+        return aiohttp.TCPConnector(ssl=context or True), f"{scheme}://{address}"
+    if host.startswith("ssh://"):
+        path = "/" + (host.removeprefix("ssh://").partition("/")[2] or "var/run/docker.sock")
+        to, name = Endpoint(path, 0), "localhost"
+    else:
+        name, _, port = host.removeprefix("tcp://").rpartition(":")
+        to = Endpoint(name, int(port))
+
+    async def dial() -> Any:
+        link = link_of(tunnel)
+        if link is None:
+            raise OSError(f"tunnel {tunnel} is down")
+        try:
+            return await link.socket(to)
+        except ReachError as error:
+            raise OSError(f"through tunnel {tunnel}: {error}") from error
+
+    return LinkConnector(dial, context, name), "http://localhost"
+
+
+def _tls(options: DockerOptions) -> ssl.SSLContext | None:
+    tls = options.tls
+    if tls.ca_file is None:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=str(tls.ca_file))
+        if tls.cert_file is not None:
+            context.load_cert_chain(tls.cert_file, tls.key_file)
+    except OSError as error:
+        raise EngineError(Kind.FAILED, f"docker.tls: {error}") from error
+    return context
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    return int(major), int(minor)

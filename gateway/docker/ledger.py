@@ -1,0 +1,72 @@
+"""Which endpoints and volumes are ours: a file that outlives us, and is written before anything is done."""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+FILE = "docker.json"
+
+
+class Ledger:
+    """The record of what we made in one engine.
+
+    Args:
+        folder: Where its file goes; made when it is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        self._endpoints: set[tuple[str, str]] = set()
+        self.adopting = True
+        """Whether there was no record: what carries our mark is then ours."""
+        self.problem: str | None = None
+        """Why the file cannot be used; without it, nothing of an earlier life is ever detached."""
+        try:
+            written = json.loads(self._path.read_text())
+            self._endpoints = {(str(container), str(network)) for container, network in written["endpoints"]}
+            self.adopting = False
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self.adopting = False
+            self.problem = f"{self._path}: {error}"
+
+    @property
+    def endpoints(self) -> frozenset[tuple[str, str]]:
+        """By the container's ID and the network's name."""
+        return frozenset(self._endpoints)
+
+    def add(self, container: str, network: str) -> None:
+        """Note an endpoint that is about to be made."""
+        if (container, network) not in self._endpoints:
+            self._endpoints.add((container, network))
+            self._write()
+
+    def keep(self, containers: set[str]) -> None:
+        """Forget the endpoints of all containers but these."""
+        kept = {(container, network) for container, network in self._endpoints if container in containers}
+        if kept != self._endpoints:
+            self._endpoints = kept
+            self._write()
+
+    def adopt(self, endpoints: set[tuple[str, str]]) -> None:
+        """Take these over from an earlier life whose record is gone."""
+        self._endpoints |= endpoints
+        self.adopting = False
+        self._write()
+
+    def _write(self) -> None:
+        beside = self._path.with_suffix(".new")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("w") as file:
+                json.dump({"endpoints": sorted(self._endpoints)}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(self._path)
+            self.problem = None
+        except OSError as error:
+            self.problem = f"{self._path}: {error.strerror}"
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)

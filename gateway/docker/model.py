@@ -1,0 +1,100 @@
+"""What there is in an engine, as far as it matters here: plain values, taken from its answers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+TASK_LABEL = "com.docker.swarm.task.id"
+RUNNING = {"running", "paused", "restarting"}
+LIVE = {*RUNNING, "created"}
+"""States in which a container may be attached: what has stopped would come up on a network that may be gone."""
+
+
+@dataclass(frozen=True)
+class EndpointInfo:
+    """A container's place on a network.
+
+    Args:
+        network_id: Which.
+        endpoint_id: Changes whenever it is made anew.
+        addresses: Its IP addresses.
+        aliases: None while they are not known.
+    """
+
+    network_id: str
+    endpoint_id: str
+    addresses: tuple[str, ...] = ()
+    aliases: frozenset[str] | None = None
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container of this engine.
+
+    Args:
+        endpoints: By the network's name.
+        network_mode: As it was created: `bridge`, `host`, `none`, `container:ID`, or a network.
+    """
+
+    id: str
+    name: str
+    state: str
+    labels: Mapping[str, str]
+    network_mode: str
+    endpoints: Mapping[str, EndpointInfo]
+
+    @property
+    def is_task(self) -> bool:
+        """Whether a swarm service made it."""
+        return TASK_LABEL in self.labels
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """A network that this engine knows."""
+
+    id: str
+    name: str
+    driver: str
+    scope: str
+    attachable: bool
+    labels: Mapping[str, str] = field(default_factory=dict)
+    subnets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Service:
+    """A swarm service.
+
+    Args:
+        networks: Aliases by network ID, of `TaskTemplate.Networks`.
+        spec: The whole specification, to send back changed.
+    """
+
+    id: str
+    name: str
+    version: int
+    labels: Mapping[str, str]
+    networks: Mapping[str, frozenset[str]]
+    spec: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
+class Swarm:
+    """What the engine is in a swarm."""
+
+    active: bool = False
+    manager: bool = False
+    leader: bool = False
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything at one moment."""
+
+    containers: tuple[Container, ...] = ()
+    networks: tuple[NetworkInfo, ...] = ()
+    services: tuple[Service, ...] = ()
+    swarm: Swarm = Swarm()
+    own: str | None = None
+    """The ID of the gateway's own container."""

@@ -1,0 +1,150 @@
+"""Asks an engine for everything that matters, with as few questions as can be."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gateway.docker.engine import Engine
+from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
+from gateway.docker.options import DockerOptions
+from gateway.docker.trouble import EXPECTED, EngineError, Kind, explain
+
+_ID = re.compile(r"/containers/([0-9a-f]{64})/")
+
+
+class Observer:
+    """Looks at one engine; remembers the aliases of endpoints, which never change.
+
+    Args:
+        options: What is configured.
+    """
+
+    def __init__(self, options: DockerOptions) -> None:
+        self._options = options
+        self._aliases: dict[str, frozenset[str]] = {}
+
+    async def look(self, engine: Engine) -> Observed:
+        """Everything at this moment; half of it is nothing.
+
+        Raises:
+            EngineError: A question was not answered.
+        """
+        try:
+            swarm, node = _swarm(await engine.get("info"))
+            if swarm.manager:
+                told = await engine.get(f"nodes/{node}")
+                swarm = Swarm(active=True, manager=True, leader=bool(told.get("ManagerStatus", {}).get("Leader")))
+            networks = tuple(_network(each) for each in await engine.get("networks"))
+            listed = await engine.get("containers/json", all="true")
+            own = _own(self._options.container, listed)
+            containers = tuple([await self._container(engine, each) for each in listed])
+            services: tuple[Service, ...] = ()
+            if self._options.services and swarm.leader:
+                services = tuple(_service(each) for each in await engine.get("services"))
+        except EngineError:
+            raise
+        except EXPECTED as error:  # an answer in a form that we do not know
+            raise explain(error) from error
+        seen = {each.endpoint_id for container in containers for each in container.endpoints.values()}
+        self._aliases = {key: aliases for key, aliases in self._aliases.items() if key in seen}
+        return Observed(containers, networks, services, swarm, own)
+
+    async def _container(self, engine: Engine, listed: Mapping[str, Any]) -> Container:
+        networks = (listed.get("NetworkSettings") or {}).get("Networks") or {}
+        ours = [name for name in networks if name in self._options.networks]
+        unknown = [name for name in ours if networks[name].get("EndpointID") not in self._aliases]
+        if unknown or (ours and not all(networks[name].get("EndpointID") for name in ours)):
+            networks = await self._with_aliases(engine, listed["Id"], networks)
+        endpoints = {
+            name: EndpointInfo(
+                network_id=str(each.get("NetworkID", "")),
+                endpoint_id=str(each.get("EndpointID", "")),
+                addresses=tuple(filter(None, (each.get("IPAddress"), each.get("GlobalIPv6Address")))),
+                aliases=self._aliases_of(name, each),
+            )
+            for name, each in networks.items()
+        }
+        return Container(
+            id=listed["Id"],
+            name=str(listed["Names"][0]).lstrip("/") if listed.get("Names") else listed["Id"][:12],
+            state=str(listed.get("State", "")),
+            labels=listed.get("Labels") or {},
+            network_mode=str((listed.get("HostConfig") or {}).get("NetworkMode", "")),
+            endpoints=endpoints,
+        )
+
+    async def _with_aliases(self, engine: Engine, container: str, listed: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The container's endpoints from its own page, which tells aliases, unlike the list."""
+        try:
+            told = await engine.get(f"containers/{container}/json")
+        except EngineError as trouble:
+            if trouble.kind is Kind.NOT_FOUND:  # gone since the list was made
+                return listed
+            raise
+        networks: Mapping[str, Any] = told["NetworkSettings"]["Networks"] or {}
+        for each in networks.values():
+            # One that is not running has no endpoint yet, and may get other aliases until it has.
+            if each.get("EndpointID"):
+                self._aliases[each["EndpointID"]] = frozenset(each.get("Aliases") or ())
+        return networks
+
+    def _aliases_of(self, name: str, each: Mapping[str, Any]) -> frozenset[str] | None:
+        if name not in self._options.networks:
+            return None
+        known = self._aliases.get(each.get("EndpointID") or "")
+        return known if known is not None else frozenset(each.get("Aliases") or ())
+
+
+def _swarm(info: Mapping[str, Any]) -> tuple[Swarm, str]:
+    told = info.get("Swarm") or {}
+    active = told.get("LocalNodeState") == "active"
+    return Swarm(active, active and bool(told.get("ControlAvailable"))), str(told.get("NodeID", ""))
+
+
+def _network(told: Mapping[str, Any]) -> NetworkInfo:
+    ranges = (told.get("IPAM") or {}).get("Config") or []
+    return NetworkInfo(
+        id=told["Id"],
+        name=told["Name"],
+        driver=told["Driver"],
+        scope=told["Scope"],
+        attachable=bool(told.get("Attachable")),
+        labels=told.get("Labels") or {},
+        subnets=tuple(each["Subnet"] for each in ranges if each.get("Subnet")),
+    )
+
+
+def _service(told: Mapping[str, Any]) -> Service:
+    spec = told["Spec"]
+    networks = spec.get("TaskTemplate", {}).get("Networks") or []
+    return Service(
+        id=told["ID"],
+        name=spec["Name"],
+        version=int(told["Version"]["Index"]),
+        labels=spec.get("Labels") or {},
+        networks={each["Target"]: frozenset(each.get("Aliases") or ()) for each in networks},
+        spec=spec,
+    )
+
+
+def _own(configured: str | None, listed: Iterable[Mapping[str, Any]]) -> str | None:
+    """The ID of the container that we are in; None when we are in none of this engine's."""
+    ids: dict[str, list[str]] = {
+        each["Id"]: [name.lstrip("/") for name in each.get("Names") or []] for each in listed
+    }
+    wanted = [configured] if configured else [*_mounted_id(), os.environ.get("HOSTNAME", "")]
+    for name in filter(None, wanted):
+        for each, names in ids.items():
+            if name in names or (len(name) >= 12 and each.startswith(name)):
+                return each
+    return None
+
+
+def _mounted_id() -> list[str]:
+    """The ID in the paths of the files that Docker mounts into each container."""
+    try:
+        return _ID.findall(Path("/proc/self/mountinfo").read_text())[:1]
+    except OSError:
+        return []

@@ -1,0 +1,105 @@
+"""What a configuration may say about Docker."""
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from gateway.contracts import AT_LEAST_ONE, POSITIVE, Duration
+
+Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True)
+class DockerTls:
+    """Certificates for a `tcp://` engine.
+
+    Args:
+        ca_file: The authority that signed the engine's certificate; absent: no TLS.
+        cert_file: Our certificate.
+        key_file: Its private key.
+    """
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """One network that the gateway and its consumers share.
+
+    Args:
+        driver: `auto` is an overlay on a swarm, and a bridge on an engine of its own.
+        create: Make it when it is missing; an overlay is made by the agent on the leading manager.
+        attachable: Containers, not only services, may join an overlay.
+        internal: No way out of the network: it never becomes a container's default route.
+        encrypted: Encrypt an overlay between nodes.
+        subnet: Its addresses; absent: a free /22 of 10.201.0.0/16.
+        mtu: Largest packet in bytes; absent: the driver's own choice.
+        backends: Those that are reached by name on it; absent: all.
+    """
+
+    driver: Literal["auto", "overlay", "bridge"] = "auto"
+    create: bool = True
+    attachable: bool = True
+    internal: bool = False
+    encrypted: bool = False
+    subnet: Subnet | None = None
+    mtu: int | None = field(default=None, metadata={"least": 576, "most": 65535})
+    backends: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AttachRule:
+    """Containers that are attached without labels of ours.
+
+    Args:
+        names: Patterns for their names, as in `web-*`.
+        labels: `key` or `key=value`, all of which they have.
+        networks: Where to; absent: every network that carries one of `backends`.
+        backends: What they use; absent: all.
+        aliases: Names that they get on these networks.
+        on_stop: What becomes of the attachment of a container that has stopped.
+    """
+
+    names: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    on_stop: Literal["keep", "detach"] = "keep"
+
+
+@dataclass(frozen=True)
+class DockerOptions:
+    """Docker networks, and the containers on them.
+
+    Args:
+        host: `unix:///path`, `tcp://host:port`, or `ssh://TUNNEL/path`: a unix socket behind one of our tunnels.
+        via: The tunnel that a `tcp://` host is behind.
+        tls: Certificates for `tcp://`.
+        label_prefix: What our labels on containers begin with.
+        container: The gateway's own container, by name or ID; absent: found by its ID.
+        networks: The networks that the gateway keeps.
+        attach: Containers to attach without labels.
+        services: Attach swarm services too, by changing their specification: their tasks restart.
+        repair: Whether an attachment with wrong aliases is made anew, which breaks its connections: when it has none,
+            always, or never.
+        max_detaches: At most so many at once: a mistake must not take every container off its network.
+        resync: Between two looks at everything, beside what events tell.
+        timeout: For one request to the engine.
+    """
+
+    host: str = "unix:///var/run/docker.sock"
+    via: str | None = None
+    tls: DockerTls = field(default_factory=DockerTls)
+    label_prefix: str = "gateway"
+    container: str | None = None
+    networks: dict[str, NetworkOptions] = field(default_factory=dict)
+    attach: tuple[AttachRule, ...] = ()
+    services: bool = False
+    repair: Literal["idle", "disruptive", "never"] = "idle"
+    max_detaches: int = field(default=10, metadata=AT_LEAST_ONE)
+    resync: Duration = field(default=Duration(30.0), metadata=POSITIVE)
+    timeout: Duration = field(default=Duration(30.0), metadata=POSITIVE)

@@ -1,0 +1,243 @@
+"""Keeps an engine as it should be: looks when something happens, and from time to time, plans, and acts."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from gateway.contracts import Link
+from gateway.docker.act import act
+from gateway.docker.consumers import Directory
+from gateway.docker.engine import Engine, connected
+from gateway.docker.ledger import Ledger
+from gateway.docker.model import Observed
+from gateway.docker.observe import Observer
+from gateway.docker.options import DockerOptions
+from gateway.docker.plan import Action, Condition, Desired, Plan, Standing, Verb, marked, plan
+from gateway.docker.trouble import EngineError
+from gateway.measure import Tally
+from gateway.supervision.backoff import Backoff, BackoffPolicy
+
+log = logging.getLogger(__name__)
+
+_DEBOUNCE, _AT_LATEST = 0.2, 2.0
+_RECYCLE = 600.0
+_BEFORE = 5.0
+"""Seconds that an event stream reaches back, so that none falls between two of them."""
+_PARALLEL = 4
+_JITTER = 0.1
+_PER_OBJECT = BackoffPolicy(first=0.2, cap=60.0, floor=0.1)
+_RECONNECT = BackoffPolicy(first=0.5, cap=10.0, floor=0.1)
+_ENDS = ("die", "destroy", "stop", "kill")
+_NOISE = ("exec_", "health_status", "top", "attach", "resize", "export", "archive-path", "extract-to-dir")
+"""Events of containers that change nothing here, some of them many times a minute."""
+
+
+class Reconciler:
+    """One engine's; a `gateway.contracts.Unit`.
+
+    Args:
+        options: What is configured.
+        desired: Gives what is wanted now.
+        link_of: Gives a tunnel's link, for an engine behind one.
+        state_dir: Where the ledger goes.
+    """
+
+    def __init__(
+        self,
+        options: DockerOptions,
+        desired: Callable[[], Desired],
+        link_of: Callable[[str], Link | None],
+        state_dir: Path,
+    ) -> None:
+        self._options = options
+        self._desired = desired
+        self._link_of = link_of
+        self._ledger = Ledger(state_dir)
+        self._observer = Observer(options)
+        self._dirty = asyncio.Event()
+        self._backoffs: dict[tuple[str, str], tuple[Backoff, float, EngineError]] = {}
+        self.directory = Directory(self.hurry)
+        self.observed: Observed | None = None
+        self.plan = Plan()
+        self.looked_at: float | None = None
+        """When the engine was last seen, in seconds since the epoch."""
+        self.trouble: str | None = None
+        """Why the engine cannot be used now."""
+        self.writes: Tally = Tally()
+        self.errors: dict[tuple[str, str], int] = {}
+
+    def hurry(self) -> None:
+        """Look soon."""
+        self._dirty.set()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Keep it until cancelled."""
+        backoff = Backoff(_RECONNECT)
+        while True:
+            started = time.monotonic()
+            try:
+                async with connected(self._options, self._link_of) as engine:
+                    await self._keep(engine, ready)
+            except EngineError as trouble:
+                self._count("connect", trouble)
+                if str(trouble) != self.trouble:
+                    log.warning("docker cannot be used", extra={"reason": trouble.kind, "detail": str(trouble)})
+                self.trouble = str(trouble)
+            backoff.succeeded(time.monotonic() - started)
+            await asyncio.sleep(backoff.next())
+
+    async def _keep(self, engine: Engine, ready: Callable[[], None]) -> None:
+        """Look, plan and act until the connection fails or is to be recycled."""
+        watching = asyncio.ensure_future(self._watch(engine, time.time() - _BEFORE))
+        recycle_at = time.monotonic() + _RECYCLE * random.uniform(1 - _JITTER, 1)  # noqa: S311 - jitter
+        try:
+            while time.monotonic() < recycle_at:
+                if watching.done():
+                    watching.result()
+                    return
+                self._dirty.clear()
+                wake = await self.cycle(engine)
+                ready()
+                await self._pause(wake, watching)
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    async def _watch(self, engine: Engine, since: float) -> None:
+        async for event in engine.events(since, ("container", "network", "service")):
+            action = str(event.get("Action", ""))
+            if event.get("Type") == "container":
+                if action.startswith(_NOISE):
+                    continue
+                if action in _ENDS:
+                    self.directory.forget(str(event.get("Actor", {}).get("ID", "")))
+            self._dirty.set()
+
+    async def _pause(self, wake: float, watching: "asyncio.Task[None]") -> None:
+        """Until something happens, and is over, or until it is time."""
+        resync = self._options.resync * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter
+        dirty = asyncio.ensure_future(self._dirty.wait())
+        try:
+            await asyncio.wait({dirty, watching}, timeout=min(resync, wake), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            dirty.cancel()
+        latest = time.monotonic() + _AT_LATEST
+        while self._dirty.is_set() and time.monotonic() < latest:
+            self._dirty.clear()
+            await asyncio.sleep(_DEBOUNCE)
+
+    async def consider(self, engine: Engine) -> Plan:
+        """What would be done; does nothing.
+
+        Raises:
+            EngineError: The engine did not answer all of it.
+        """
+        observed = await self._observer.look(engine)
+        desired = self._desired()
+        ours = frozenset(marked(desired, observed)) if self._ledger.adopting else self._ledger.endpoints
+        return plan(desired, observed, ours)
+
+    async def settle(self, engine: Engine) -> tuple[Plan, list[str]]:
+        """Do all there is to do, once; gives what was done, how it stands, and what was refused.
+
+        Raises:
+            EngineError: The engine did not answer.
+        """
+        done: list[Action] = []
+        while True:
+            before = sum(self.writes.values())
+            await self.cycle(engine)
+            done += [action for action in self.plan.actions if self._not_before(action) == 0.0]
+            if sum(self.writes.values()) == before:
+                break
+        refused = [f"{'/'.join(filter(None, key))}: {trouble}" for key, (_, _, trouble) in self._backoffs.items()]
+        return Plan(tuple(done), self.plan.conditions, self.plan.warnings, self.plan.postponed), refused
+
+    async def cycle(self, engine: Engine) -> float:
+        """Look, plan, and act once; gives the seconds until the next action may be tried again.
+
+        Raises:
+            EngineError: The engine did not answer all of it: nothing was done.
+        """
+        observed = await self._observer.look(engine)
+        desired = self._desired()
+        self.directory.renew(observed.containers)
+        if self._ledger.adopting:
+            self._ledger.adopt(marked(desired, observed))
+        planned = plan(desired, observed, self._ledger.endpoints)
+        if self.trouble is not None:
+            log.info("docker is back")
+        self.observed, self.looked_at, self.trouble = observed, time.time(), None
+        now = time.monotonic()
+        due = [action for action in planned.actions if self._not_before(action) <= now]
+        self.plan = self._with_failures(planned)
+        await self._act_all(engine, due)
+        if not due:
+            self._ledger.keep({container.id for container in observed.containers})
+        self._forget_failures(planned)
+        waits = [at - now for _, at, _ in self._backoffs.values()]
+        return max(0.05, min(waits, default=self._options.resync))
+
+    async def _act_all(self, engine: Engine, actions: list[Action]) -> None:
+        gate = asyncio.Semaphore(_PARALLEL)
+
+        async def one(action: Action) -> None:
+            async with gate:
+                await self._act(engine, action)
+
+        # What is made comes before what needs it; each sort on its own, side by side.
+        for verbs in ((Verb.CREATE_NETWORK,), (Verb.CONNECT, Verb.DISCONNECT, Verb.REATTACH, Verb.UPDATE_SERVICE),
+                      (Verb.REMOVE_NETWORK,)):  # fmt: skip
+            jobs: list[Awaitable[None]] = [one(action) for action in actions if action.verb in verbs]
+            if jobs:
+                await asyncio.gather(*jobs)
+                self._dirty.set()  # to see what came of it
+
+    async def _act(self, engine: Engine, action: Action) -> None:
+        if action.verb in (Verb.CONNECT, Verb.REATTACH):
+            self._ledger.add(action.container_id, action.network)
+        told = {"action": action.verb, "network": action.network, "container": action.container, "why": action.why}
+        self.writes[action.verb] += 1
+        try:
+            await act(engine, action)
+        except EngineError as trouble:
+            self._count(action.verb, trouble)
+            backoff = self._backoffs[action.key][0] if action.key in self._backoffs else Backoff(_PER_OBJECT)
+            if action.key not in self._backoffs or str(trouble) != str(self._backoffs[action.key][2]):
+                log.warning("docker refused", extra={**told, "reason": trouble.kind, "detail": str(trouble)})
+            self._backoffs[action.key] = (backoff, time.monotonic() + backoff.next(), trouble)
+        else:
+            self._backoffs.pop(action.key, None)
+            log.info("docker changed", extra=told)
+
+    def _count(self, action: str, trouble: EngineError) -> None:
+        key = (str(action), str(trouble.kind))
+        self.errors[key] = self.errors.get(key, 0) + 1
+
+    def _not_before(self, action: Action) -> float:
+        return self._backoffs[action.key][1] if action.key in self._backoffs else 0.0
+
+    def _forget_failures(self, planned: Plan) -> None:
+        """What is not to be done any more need not be tried again."""
+        keys = {action.key for action in planned.actions}
+        self._backoffs = {key: failure for key, failure in self._backoffs.items() if key in keys}
+
+    def _with_failures(self, planned: Plan) -> Plan:
+        """The plan, whose conditions also tell why what is to be done has failed so far."""
+        conditions = tuple(self._with_failure(each) for each in planned.conditions)
+        warnings = planned.warnings
+        if self._ledger.problem:
+            warnings += (
+                f"the ledger cannot be used, and nothing of before is ever detached: {self._ledger.problem}",
+            )
+        return Plan(planned.actions, conditions, warnings, planned.postponed)
+
+    def _with_failure(self, condition: Condition) -> Condition:
+        failure = self._backoffs.get((condition.network, condition.container))
+        if condition.state is not Standing.PENDING or failure is None:
+            return condition
+        trouble = failure[2]
+        return Condition(condition.network, condition.container, Standing.BLOCKED, trouble.blocked, trouble.message)

@@ -1,0 +1,100 @@
+"""What goes wrong between us and an engine, by what to do about it."""
+
+import asyncio
+import re
+from enum import StrEnum
+
+import aiohttp
+from aiodocker.exceptions import DockerError
+
+from gateway.errors import GatewayError
+
+
+class Kind(StrEnum):
+    """What became of a request: a closed list, used in metrics."""
+
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    FORBIDDEN = "forbidden"
+    REFUSED = "refused"
+    FAILED = "failed"
+    API = "api"
+
+
+class Blocked(StrEnum):
+    """Why something cannot be attached: a closed list, used in the status."""
+
+    SHARED_NETWORK = "shared_namespace"
+    HOST_NETWORK = "host_network"
+    NO_NETWORK = "no_network"
+    SWARM_TASK = "swarm_task"
+    NOT_ATTACHABLE = "not_attachable"
+    IP_EXHAUSTED = "ip_exhausted"
+    NOT_MANAGER = "not_a_manager"
+    API_TOO_OLD = "api_too_old"
+    ALIAS_CONFLICT = "alias_conflict"
+    UNKNOWN_NETWORK = "unknown_network"
+    REFUSED = "refused"
+
+
+class EngineError(GatewayError):
+    """A request to an engine failed.
+
+    Args:
+        kind: By what to do about it.
+        message: The engine's words.
+    """
+
+    def __init__(self, kind: Kind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+
+    @property
+    def blocked(self) -> Blocked:
+        """Why an attachment failed, from what the engine said about it."""
+        return next((reason for pattern, reason in _BLOCKED if pattern.search(self.message)), Blocked.REFUSED)
+
+
+_BLOCKED = [
+    (re.compile(r"no available (IPv[46] )?address|find an available", re.IGNORECASE), Blocked.IP_EXHAUSTED),
+    (re.compile(r"not manually attachable|not attachable", re.IGNORECASE), Blocked.NOT_ATTACHABLE),
+    (re.compile(r"sharing network namespace|container sharing", re.IGNORECASE), Blocked.SHARED_NETWORK),
+    (re.compile(r"host network", re.IGNORECASE), Blocked.HOST_NETWORK),
+    (re.compile(r"private \(none\)|\(none\) mode", re.IGNORECASE), Blocked.NO_NETWORK),
+    (re.compile(r"not a swarm manager|not part of a swarm|only.* manager", re.IGNORECASE), Blocked.NOT_MANAGER),
+    (re.compile(r"network .*not found|no such network", re.IGNORECASE), Blocked.UNKNOWN_NETWORK),
+]  # fmt: skip
+
+_KINDS = {
+    400: Kind.REFUSED,
+    401: Kind.FORBIDDEN,
+    403: Kind.FORBIDDEN,
+    404: Kind.NOT_FOUND,
+    405: Kind.FORBIDDEN,
+    406: Kind.REFUSED,
+    409: Kind.CONFLICT,
+    503: Kind.UNREACHABLE,
+    900: Kind.UNREACHABLE,
+}
+"""By the status that the engine, or a proxy before it, answers with; 900 is aiodocker's own."""
+
+
+def explain(error: Exception) -> EngineError:
+    """Any error of a request as ours."""
+    if isinstance(error, EngineError):
+        return error
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        return EngineError(Kind.TIMEOUT, "no answer in time")
+    if isinstance(error, DockerError):
+        message = str(error.message).strip()
+        return EngineError(_KINDS.get(error.status, Kind.FAILED), message)
+    if isinstance(error, aiohttp.ClientError | OSError):
+        return EngineError(Kind.UNREACHABLE, str(error) or type(error).__name__)
+    return EngineError(Kind.FAILED, f"{type(error).__name__}: {error}")
+
+
+EXPECTED = (DockerError, aiohttp.ClientError, OSError, TimeoutError, KeyError, ValueError, TypeError, AttributeError)
+"""What a request, or an answer in a form that we do not know, can raise."""

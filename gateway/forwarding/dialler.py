@@ -1,0 +1,222 @@
+"""The way of one client to a far side: the wait for a link, the targets in order, the dial."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from gateway.contracts import Endpoint, Link, Relay, Stream
+from gateway.errors import DialError, LinkLostError, Reason
+from gateway.forwarding.aborts import AbortBudget
+from gateway.measure import Histogram
+from gateway.relay.readiness import GONE, readiness
+
+_FIRST_RETRY = 0.05
+_LAST_RETRY = 1.0
+_RETRY_FACTOR = 2.0
+_LEAST_DIAL = 0.05
+"""Seconds that a dial gets even when the hold is used up, or is nothing."""
+_NEXT_TARGET_AFTER = 2.0
+"""Seconds that a target gets to accept a connection while there is another one to try."""
+_DIALS_PER_TARGET = 64
+"""At once: at the end of an outage everybody who was held comes at the same moment."""
+_GIVE_UP = {Reason.CHANNEL_PROHIBITED}
+"""Waiting does not help against these."""
+
+
+class Path(Protocol):
+    """What a forward needs of a tunnel's uplink."""
+
+    link: Link | None
+    channel_open: Histogram
+
+    async def wait_link(self) -> Link:
+        """Wait until there is a link."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a backend's clients get to it.
+
+    Args:
+        path: The uplink.
+        targets: Gives the targets to try now, best first.
+        failed: Told about each target that could not be dialled.
+        hold: Seconds that a client waits while the path is down.
+        budget: How many handshakes may break off at a target, where its server counts them.
+    """
+
+    path: Path
+    targets: Callable[[], list[Endpoint]]
+    failed: Callable[[Endpoint], None]
+    hold: float
+    budget: Callable[[Endpoint], AbortBudget | None] = lambda _: None
+
+
+class Arrival(NamedTuple):
+    """A client that is joined, and to what."""
+
+    target: Endpoint
+    path: Path
+    relay: Relay
+
+
+class Dialler:
+    """Joins the clients of one backend.
+
+    Args:
+        route: Where to.
+    """
+
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        self._rerouted = asyncio.Event()
+        """Set, and replaced, when the route changes."""
+        self._turns: dict[Endpoint, asyncio.Semaphore] = {}
+
+    def reroute(self, route: Route) -> None:
+        """Lead elsewhere from now on, those who wait too."""
+        self.route = route
+        self._turns = {}
+        self._rerouted.set()
+        self._rerouted = asyncio.Event()
+
+    async def join(self, client: Stream, vigil: "Vigil", latency: Histogram) -> Arrival:
+        """Join `client` within the hold.
+
+        Args:
+            client: Who waits.
+            vigil: Watches it meanwhile.
+            latency: Where to count the time from a request to its answer.
+
+        Raises:
+            DialError: It could not be.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.route.hold
+        pause = _FIRST_RETRY
+        while True:
+            route = self.route  # a reload may have put another in its place
+            link = route.path.link
+            if link is None:
+                vigil.start()
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        link = await self._wait_link(route.path)
+                except TimeoutError:
+                    raise DialError(Reason.TUNNEL, f"the path was down for {route.hold:g} s (hold)") from None
+                if link is None:
+                    continue
+            try:
+                target, relay = await self._dial(_Wish(client, latency), link, route, deadline)
+            except DialError as error:
+                if error.reason in _GIVE_UP or loop.time() + pause > deadline:
+                    raise
+            else:
+                return Arrival(target, route.path, relay)
+            vigil.start()
+            await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
+            pause = min(pause * _RETRY_FACTOR, _LAST_RETRY)
+
+    async def _dial(self, wish: "_Wish", link: Link, route: Route, deadline: float) -> tuple[Endpoint, Relay]:
+        """Join the first target that can be."""
+        failure = DialError(Reason.ROLE, "no target is a writable primary")
+        targets = route.targets()
+        for target in targets:
+            started = time.perf_counter()
+            try:
+                within = max(deadline - asyncio.get_running_loop().time(), _LEAST_DIAL)
+                if target is not targets[-1]:
+                    within = min(within, _NEXT_TARGET_AFTER)
+                relay = await self._dial_one(wish, link, route, target, within)
+            except DialError as error:
+                failure = error
+                route.failed(target)
+            except LinkLostError as error:
+                raise DialError(Reason.TUNNEL, error.detail) from error
+            else:
+                route.path.channel_open.observe(time.perf_counter() - started)
+                return target, relay
+        raise failure
+
+    async def _dial_one(self, wish: "_Wish", link: Link, route: Route, target: Endpoint, within: float) -> Relay:
+        budget = route.budget(target)
+        if budget is not None and not budget.admits(time.monotonic()):
+            raise DialError(
+                Reason.HOST_BLOCKED,
+                f"{target}: {budget.broken} handshakes were broken off, and at {budget.limit} it refuses everybody",
+            )
+        turn = self._turns.get(target)
+        if turn is None:
+            turn = self._turns[target] = asyncio.Semaphore(_DIALS_PER_TARGET)
+        if turn.locked():
+            try:
+                await asyncio.wait_for(turn.acquire(), within)
+            except TimeoutError:
+                raise DialError(Reason.TIMEOUT, f"{target}: too many others are being connected") from None
+        else:
+            await turn.acquire()
+        try:
+            return await link.join(wish.client, target, wish.latency, within)
+        finally:
+            turn.release()
+
+    def broke_off(self, target: Endpoint) -> None:
+        """A client left before it had said anything: some servers count that."""
+        budget = self.route.budget(target)
+        if budget is not None:
+            budget.broke_off()
+            if budget.worrying:
+                self.route.failed(target)  # a check logs in, and the server forgets
+
+    async def _wait_link(self, path: Path) -> Link | None:
+        """The path's link, or None when a reload leads elsewhere."""
+        waiting = [asyncio.ensure_future(path.wait_link()), asyncio.ensure_future(self._rerouted.wait())]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waiting:
+                each.cancel()
+        return path.link
+
+
+class _Wish(NamedTuple):
+    """A client to be joined, and where its latency counts."""
+
+    client: Stream
+    latency: Histogram
+
+
+class Vigil:
+    """Cancels the current task when its client resets while it waits; reads nothing.
+
+    Args:
+        client: Whom to watch, until a relay takes the descriptor over.
+    """
+
+    def __init__(self, client: Stream) -> None:
+        self.gone = False
+        self._client = client
+        self._watching = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Watch from now on: the wait may be long."""
+        if not self._watching:
+            self._watching = True
+            self._task = asyncio.current_task()
+            readiness().add(self._client.fileno(), self._noticed, GONE)
+
+    def end(self) -> None:
+        """Stop watching a client that was never joined."""
+        if self._watching and not self.gone:
+            readiness().remove(self._client.fileno())
+
+    def _noticed(self, event: int) -> None:
+        del event
+        readiness().remove(self._client.fileno())
+        self.gone = True
+        if self._task is not None:
+            self._task.cancel()

@@ -1,0 +1,77 @@
+"""What each consumer uses of a backend: connections, bytes, latency; bounded, however many there are."""
+
+from dataclasses import dataclass, field
+
+from gateway.contracts import Relay
+from gateway.measure import Histogram, Tally
+
+MOST = 256
+"""Consumers that are told apart; the connections of any further one count as those of `OTHERS`."""
+OTHERS = "others"
+UNKNOWN = "unknown"
+"""Who is no container that we know."""
+
+
+@dataclass
+class Usage:
+    """One consumer's.
+
+    Args:
+        id: The container's ID; empty where there is none.
+    """
+
+    id: str = ""
+    total: int = 0
+    rejected: Tally = field(default_factory=Tally)
+    latency: Histogram = field(default_factory=Histogram)
+    waiting: int = 0
+    relays: set[Relay] = field(default_factory=set)
+    ended_to_backend: int = 0
+    ended_from_backend: int = 0
+
+    @property
+    def active(self) -> int:
+        """Connections now, those included that wait."""
+        return self.waiting + len(self.relays)
+
+    @property
+    def to_backend(self) -> int:
+        """Bytes sent towards the backend."""
+        return self.ended_to_backend + sum(relay.to_backend for relay in self.relays)
+
+    @property
+    def from_backend(self) -> int:
+        """Bytes sent towards the consumer."""
+        return self.ended_from_backend + sum(relay.from_backend for relay in self.relays)
+
+    def ended(self, relay: Relay) -> None:
+        """A connection is over."""
+        self.relays.discard(relay)
+        self.ended_to_backend += relay.to_backend
+        self.ended_from_backend += relay.from_backend
+
+
+class Ledger(dict[str, Usage]):
+    """By the consumer's name."""
+
+    def of(self, name: str, identifier: str) -> Usage:
+        """A consumer's; one that is gone makes room for another."""
+        found = self.get(name)
+        if found is None:
+            if len(self) >= MOST:
+                idle = next((each for each, usage in self.items() if not usage.active and each != OTHERS), None)
+                if idle is None:
+                    return self.setdefault(OTHERS, Usage())
+                self._merge(self.pop(idle))
+            found = self[name] = Usage(identifier)
+        found.id = identifier
+        return found
+
+    def _merge(self, gone: Usage) -> None:
+        """What has been counted stays counted."""
+        others = self.setdefault(OTHERS, Usage())
+        others.total += gone.total
+        others.rejected += gone.rejected
+        others.latency = others.latency.plus(gone.latency)
+        others.ended_to_backend += gone.ended_to_backend
+        others.ended_from_backend += gone.ended_from_backend

@@ -1,0 +1,162 @@
+"""Real Docker engines as child processes, on images that are made here."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from conftest import need
+
+from gateway.demo.process import find
+
+_DIE = 10.0
+_READY = 40.0
+
+
+def available() -> bool:
+    """Whether an engine can run here."""
+    return os.geteuid() == 0 and find("dockerd") is not None and find("busybox") is not None
+
+
+def need_engine() -> None:
+    """Skip, or fail in CI, where none can."""
+    need(available(), "root and a Docker Engine (packages docker.io docker-cli busybox-static)")
+
+
+class Engine:
+    """One dockerd with data of its own.
+
+    Args:
+        folder: Where its data goes.
+        namespace: The network namespace to start it in; None: this one.
+        options: More of its options.
+    """
+
+    def __init__(self, folder: Path, namespace: str | None = None, *options: str) -> None:
+        self.folder = folder
+        self.socket = folder / "docker.sock"
+        self.namespace = namespace
+        self._options = options
+        self._child: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def url(self) -> str:
+        """For DOCKER_HOST."""
+        return f"unix://{self.socket}"
+
+    @property
+    def pid(self) -> int:
+        """The daemon's process."""
+        assert self._child is not None
+        return self._child.pid
+
+    def start(self) -> "Engine":
+        """Start it and wait until it answers."""
+        prefix = ["nsenter", f"--net=/var/run/netns/{self.namespace}"] if self.namespace else []
+        with (self.folder / "log").open("ab") as log:
+            self._child = subprocess.Popen(
+                [*prefix, find("dockerd") or "dockerd", "--data-root", str(self.folder / "data"), "--exec-root",
+                 str(self.folder / "exec"), "-H", self.url, "-p", str(self.folder / "pid"), *self._options],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        self.wait_ready()
+        return self
+
+    def wait_ready(self) -> None:
+        """Wait until it answers."""
+        deadline = time.monotonic() + _READY
+        while self.docker("version", check=False).returncode:
+            assert self._child is not None
+            if self._child.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"dockerd does not answer: {(self.folder / 'log').read_text()[-1500:]}")
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """SIGKILL the daemon; its containers' processes go on until it is started again."""
+        assert self._child is not None
+        self._child.kill()
+        self._child.wait(_DIE)
+        (self.folder / "pid").unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        """End it with everything it runs."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        with contextlib.suppress(subprocess.SubprocessError):
+            listed = subprocess.run(
+                ["docker", "-H", self.url, "ps", "-q"], capture_output=True, text=True, timeout=10, check=False
+            )
+            if ids := listed.stdout.split():
+                subprocess.run(["docker", "-H", self.url, "kill", *ids], capture_output=True, timeout=60, check=False)
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(30)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait(_DIE)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        for mounted in _mounts_below(self.folder):
+            subprocess.run(["umount", "-l", mounted], check=False, capture_output=True, timeout=10)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def docker(self, *arguments: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run `docker …` against it."""
+        done = subprocess.run(
+            ["docker", "-H", self.url, *arguments], capture_output=True, text=True, timeout=timeout, check=False
+        )
+        if check and done.returncode:
+            raise AssertionError(f"docker {' '.join(arguments)}: {done.stderr}")
+        return done
+
+    def inspect(self, what: str) -> Any:
+        """`docker inspect`."""
+        return json.loads(self.docker("inspect", what).stdout)[0]
+
+    def aliases(self, container: str, network: str) -> list[str]:
+        """The aliases of a container's endpoint; none when it has no endpoint there."""
+        endpoint = self.inspect(container)["NetworkSettings"]["Networks"].get(network)
+        return list(endpoint["Aliases"] or []) if endpoint else []
+
+    def attached(self, container: str, network: str) -> bool:
+        """Whether the container has an endpoint there."""
+        return network in self.inspect(container)["NetworkSettings"]["Networks"]
+
+    def load_busybox(self) -> None:
+        """An image `busybox` of two megabytes."""
+        root = self.folder / "busybox"
+        (root / "bin").mkdir(parents=True, exist_ok=True)
+        for folder in ("etc", "tmp", "proc", "dev", "sys"):
+            (root / folder).mkdir(exist_ok=True)
+        (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\n")
+        shutil.copy(find("busybox") or "", root / "bin/busybox")
+        for applet in ("sh", "sleep", "nc", "nslookup", "ping", "wget", "cat", "echo", "ip", "hostname", "httpd"):
+            with contextlib.suppress(FileExistsError):
+                (root / "bin" / applet).symlink_to("busybox")
+        tar = subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE)
+        subprocess.run(
+            ["docker", "-H", self.url, "import", "-", "busybox"], stdin=tar.stdout, check=True, timeout=60,
+            capture_output=True,
+        )  # fmt: skip
+        tar.wait(10)
+
+    def run(
+        self, name: str, *options: str, image: str = "busybox", command: tuple[str, ...] = ("sleep", "9999")
+    ) -> str:
+        """Start a container; gives its ID."""
+        return self.docker("run", "-d", "--name", name, "--init=false", *options, image, *command).stdout.strip()
+
+
+def _mounts_below(folder: Path) -> Iterator[str]:
+    for line in reversed(Path("/proc/mounts").read_text().splitlines()):
+        place = line.split()[1]
+        if place.startswith(str(folder)):
+            yield place

@@ -1,0 +1,194 @@
+"""An engine in memory with the quirks of the real one, to be driven through tens of thousands of steps."""
+
+import itertools
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.docker.trouble import EngineError, Kind
+
+
+@dataclass
+class FakeEndpoint:
+    id: str
+    aliases: list[str]
+    address: str
+    foreign: bool
+
+
+@dataclass
+class FakeContainer:
+    id: str
+    name: str
+    labels: dict[str, str]
+    mode: str = "bridge"
+    state: str = "running"
+    endpoints: dict[str, FakeEndpoint] = field(default_factory=dict)
+
+
+@dataclass
+class FakeNetwork:
+    id: str
+    name: str
+    driver: str = "bridge"
+    attachable: bool = False
+    labels: dict[str, str] = field(default_factory=dict)
+    subnet: str = ""
+    full: bool = False
+
+
+class FakeEngine:
+    """Answers as `gateway.docker.engine.Engine` does.
+
+    Args:
+        rng: Decides what fails.
+    """
+
+    api_version = "1.45"
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._numbers = itertools.count(1)
+        self.containers: dict[str, FakeContainer] = {}
+        self.networks: dict[str, FakeNetwork] = {}
+        self.failing = 0.0
+        """The share of requests that fail, half of the writes among them after they were done."""
+        self.writes: list[tuple[str, str, str]] = []
+        self.foreign_touched: list[str] = []
+        self.swarm = False
+
+    def number(self) -> str:
+        return f"{next(self._numbers):064x}"
+
+    # What people do.
+
+    def add_network(self, name: str, **more: Any) -> FakeNetwork:
+        network = FakeNetwork(self.number(), name, **more)
+        self.networks[network.id] = network
+        return network
+
+    def add_container(self, name: str, labels: dict[str, str], mode: str = "bridge") -> FakeContainer:
+        container = FakeContainer(self.number(), name, labels, mode)
+        self.containers[container.id] = container
+        return container
+
+    def join(self, container: FakeContainer, network: FakeNetwork, aliases: list[str], *, foreign: bool) -> None:
+        container.endpoints[network.name] = FakeEndpoint(
+            self.number(), aliases, f"10.0.0.{len(self.containers)}", foreign
+        )
+
+    def restart(self, container: FakeContainer) -> None:
+        container.state = "running"
+        for endpoint in container.endpoints.values():
+            endpoint.id = self.number()
+
+    # What the gateway asks.
+
+    async def get(self, path: str, **params: Any) -> Any:
+        self._maybe_fail()
+        if path == "info":
+            state = "active" if self.swarm else "inactive"
+            return {"Swarm": {"LocalNodeState": state, "ControlAvailable": self.swarm, "NodeID": "n"}}
+        if path.startswith("nodes/"):
+            return {"ManagerStatus": {"Leader": True}}
+        if path == "networks":
+            return [
+                {"Id": each.id, "Name": each.name, "Driver": each.driver, "Attachable": each.attachable,
+                 "Scope": "swarm" if each.driver == "overlay" else "local", "Labels": dict(each.labels),
+                 "IPAM": {"Config": [{"Subnet": each.subnet}] if each.subnet else None}}
+                for each in self.networks.values()
+            ]  # fmt: skip
+        if path == "containers/json":
+            return [self._listed(each) for each in self.containers.values()]
+        found = self.containers.get(path.split("/")[1])
+        if found is None:
+            raise EngineError(Kind.NOT_FOUND, "No such container")
+        told = self._listed(found)
+        for name, endpoint in found.endpoints.items():
+            told["NetworkSettings"]["Networks"][name]["Aliases"] = list(endpoint.aliases)
+        return told
+
+    async def post(self, path: str, body: Any = None, **params: Any) -> Any:
+        del params
+        self._maybe_fail(0.5)
+        self._write(path, body)
+        self._maybe_fail(0.5)
+
+    async def delete(self, path: str, **params: Any) -> Any:
+        del params
+        self._maybe_fail(0.5)
+        network = self._network(path.removeprefix("networks/"))
+        self.writes.append(("remove", network.name, ""))
+        if any(network.name in each.endpoints for each in self.containers.values()):
+            raise EngineError(Kind.FORBIDDEN, f"network {network.name} has active endpoints")
+        if not network.labels:
+            self.foreign_touched.append(f"network {network.name} removed")
+        del self.networks[network.id]
+
+    def _write(self, path: str, body: Any) -> None:
+        if path == "networks/create":
+            self.writes.append(("create", body["Name"], ""))
+            if any(each.name == body["Name"] for each in self.networks.values()):
+                raise EngineError(Kind.CONFLICT, f"network with name {body['Name']} already exists")
+            self.add_network(
+                body["Name"], driver=body["Driver"], attachable=body["Attachable"], labels=body["Labels"],
+                subnet=body["IPAM"]["Config"][0]["Subnet"],
+            )  # fmt: skip
+            return
+        _, network_id, verb = path.split("/")
+        network = self._network(network_id)
+        container = self.containers.get(body["Container"])
+        if container is None:
+            raise EngineError(Kind.NOT_FOUND, "No such container")
+        self.writes.append((verb, network.name, container.name))
+        if verb == "connect":
+            self._connect(network, container, body["EndpointConfig"]["Aliases"])
+        else:
+            self._disconnect(network, container)
+
+    def _connect(self, network: FakeNetwork, container: FakeContainer, aliases: list[str]) -> None:
+        if container.mode.startswith("container:"):
+            raise EngineError(Kind.REFUSED, "container sharing network namespace with another container")
+        if container.mode in ("host", "none"):
+            raise EngineError(Kind.FORBIDDEN, "container cannot be connected to host network")
+        if network.name in container.endpoints:
+            raise EngineError(Kind.FORBIDDEN, f"endpoint with name {container.name} already exists in network")
+        if network.driver == "overlay" and not network.attachable:
+            raise EngineError(Kind.FORBIDDEN, f"network {network.name} not manually attachable")
+        if network.full:
+            raise EngineError(Kind.FAILED, "no available IPv4 addresses on this network's address pools")
+        self.join(container, network, list(aliases), foreign=False)
+
+    def _disconnect(self, network: FakeNetwork, container: FakeContainer) -> None:
+        endpoint = container.endpoints.get(network.name)
+        if endpoint is None:
+            raise EngineError(Kind.FAILED, f"container {container.id} is not connected to network {network.name}")
+        if endpoint.foreign:
+            self.foreign_touched.append(f"{container.name} detached from {network.name}")
+        del container.endpoints[network.name]
+
+    def _network(self, name: str) -> FakeNetwork:
+        for network in self.networks.values():
+            if name in (network.id, network.name):
+                return network
+        raise EngineError(Kind.NOT_FOUND, f"network {name} not found")
+
+    def _listed(self, container: FakeContainer) -> dict[str, Any]:
+        by_name = {network.name: network.id for network in self.networks.values()}
+        return {
+            "Id": container.id, "Names": [f"/{container.name}"], "State": container.state,
+            "Labels": dict(container.labels), "HostConfig": {"NetworkMode": container.mode},
+            "NetworkSettings": {"Networks": {
+                name: {"NetworkID": by_name.get(name, ""), "IPAddress": each.address, "GlobalIPv6Address": "",
+                       "EndpointID": each.id if container.state == "running" else "", "Aliases": None}
+                for name, each in container.endpoints.items()
+            }},
+        }  # fmt: skip
+
+    def _maybe_fail(self, share: float = 1.0) -> None:
+        if self._rng.random() < self.failing * share:
+            raise self._rng.choice([
+                EngineError(Kind.TIMEOUT, "no answer in time"),
+                EngineError(Kind.UNREACHABLE, "connection lost"),
+                EngineError(Kind.FAILED, "internal error"),
+            ])  # fmt: skip

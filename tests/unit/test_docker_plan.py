@@ -1,0 +1,357 @@
+"""The plan and the reconciler on an engine in memory: never a foreign endpoint, always to where it should be."""
+
+import asyncio
+import random
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from gateway.docker import reconciler as reconciler_module
+from gateway.docker.ledger import Ledger
+from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Swarm
+from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
+from gateway.docker.plan import Desired, Plan, Standing, Verb, choose_subnet, plan
+from gateway.docker.reconciler import Reconciler
+from gateway.docker.trouble import Blocked, EngineError
+from tests.unit.fake_engine import FakeContainer, FakeEngine
+
+BRIDGE = NetworkInfo("n1", "apps", "bridge", "local", attachable=False)
+OPT_IN = {"gateway.enable": "true"}
+
+
+def desired(**more: Any) -> Desired:
+    options = DockerOptions(**{"networks": {"apps": NetworkOptions()}, **more})
+    return Desired("site-a", options, ("orders", "media"))
+
+
+def container(name: str = "web", **more: Any) -> Container:
+    plain: dict[str, Any] = {"state": "running", "labels": OPT_IN, "network_mode": "bridge", "endpoints": {}}
+    return Container(id=f"id-{name}", name=name, **{**plain, **more})
+
+
+def endpoint(*aliases: str) -> EndpointInfo:
+    return EndpointInfo("n1", "e1", ("10.0.0.2",), frozenset(aliases))
+
+
+def made(plan_: Plan) -> list[tuple[Verb, str, str]]:
+    return [(action.verb, action.network, action.container) for action in plan_.actions]
+
+
+def standing(plan_: Plan) -> list[tuple[str, Standing, Blocked | None]]:
+    return [(each.container, each.state, each.reason) for each in plan_.conditions]
+
+
+NOTHING: frozenset[tuple[str, str]] = frozenset()
+
+
+def test_a_missing_network_is_made_and_what_opted_in_is_attached_by_id() -> None:
+    labels = {**OPT_IN, "gateway.aliases": "web,www"}
+    found = plan(desired(), Observed((container(labels=labels), container("other", labels={}))), NOTHING)
+    assert made(found) == [(Verb.CREATE_NETWORK, "apps", ""), (Verb.CONNECT, "apps", "web")]
+    assert found.actions[0].body["IPAM"] == {"Config": [{"Subnet": "10.201.0.0/22"}]}
+    assert found.actions[1].aliases == ("web", "www", "gw-owner-site-a")
+    assert standing(found) == [("web", Standing.PENDING, None)]
+
+
+def test_our_own_container_carries_every_backend_as_an_alias() -> None:
+    own = container("gateway-1", labels={})
+    found = plan(desired(), Observed((own,), (BRIDGE,), own=own.id), NOTHING)
+    assert found.actions[0].aliases == ("orders", "media", "gw-owner-site-a")
+
+
+def test_nothing_to_do_is_nothing_done() -> None:
+    there = container(endpoints={"apps": endpoint("gw-owner-site-a")})
+    found = plan(desired(), Observed((there,), (BRIDGE,)), frozenset({(there.id, "apps")}))
+    assert (made(found), standing(found)) == ([], [("web", Standing.ATTACHED, None)])
+
+
+def test_only_what_we_made_is_ever_detached() -> None:
+    ours = container("ours", labels={}, endpoints={"apps": endpoint("gw-owner-site-a")})
+    only_mark = container("mark", labels={}, endpoints={"apps": endpoint("gw-owner-site-a")})
+    only_ledger = container("ledger", labels={}, endpoints={"apps": endpoint()})
+    ledger = frozenset({(ours.id, "apps"), (only_ledger.id, "apps")})
+    found = plan(desired(), Observed((ours, only_mark, only_ledger), (BRIDGE,)), ledger)
+    assert made(found) == [(Verb.DISCONNECT, "apps", "ours")]
+
+
+def test_a_mistake_takes_only_so_many_off_at_once() -> None:
+    many = tuple(container(f"c{at}", labels={}, endpoints={"apps": endpoint("gw-owner-site-a")}) for at in range(25))
+    found = plan(desired(), Observed(many, (BRIDGE,)), frozenset((each.id, "apps") for each in many))
+    assert (len(found.actions), found.postponed) == (10, 15)
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"network_mode": "container:abc"}, Blocked.SHARED_NETWORK),
+        ({"network_mode": "host"}, Blocked.HOST_NETWORK),
+        ({"network_mode": "none"}, Blocked.NO_NETWORK),
+        ({"labels": {**OPT_IN, "com.docker.swarm.task.id": "x"}}, Blocked.SWARM_TASK),
+        ({"labels": {**OPT_IN, "gateway.aliases": "orders"}}, Blocked.ALIAS_CONFLICT),
+    ],
+)
+def test_what_cannot_be_attached_says_why(more: dict[str, Any], reason: Blocked) -> None:
+    found = plan(desired(), Observed((container(**more),), (BRIDGE,)), NOTHING)
+    assert (made(found), standing(found)) == ([], [("web", Standing.BLOCKED, reason)])
+    assert found.conditions[0].message
+
+
+def test_networks_that_cannot_be_joined_say_why() -> None:
+    overlay = {"networks": {"apps": NetworkOptions(driver="overlay")}}
+    alone = plan(desired(**overlay), Observed((container(),)), NOTHING)
+    assert standing(alone) == [("web", Standing.BLOCKED, Blocked.NOT_MANAGER)]
+    closed = NetworkInfo("n1", "apps", "overlay", "swarm", attachable=False)
+    swarm = Swarm(active=True, manager=True, leader=True)
+    found = plan(desired(**overlay), Observed((container(),), (closed,), swarm=swarm), NOTHING)
+    assert standing(found) == [("web", Standing.BLOCKED, Blocked.NOT_ATTACHABLE)]
+    missing = plan(desired(networks={"apps": NetworkOptions(create=False)}), Observed((container(),)), NOTHING)
+    assert standing(missing) == [("web", Standing.BLOCKED, Blocked.UNKNOWN_NETWORK)]
+
+
+def test_a_worker_connects_to_an_overlay_that_it_does_not_see_by_its_name() -> None:
+    found = plan(desired(), Observed((container(),), swarm=Swarm(active=True)), NOTHING)
+    assert made(found) == [(Verb.CONNECT, "apps", "web")]
+    assert found.actions[0].network_id == "apps"
+
+
+def test_a_foreign_container_with_the_name_keeps_it() -> None:
+    other = container("db", labels={}, endpoints={"apps": endpoint("www")})
+    for alias in ("db", "www"):
+        wish = container(labels={**OPT_IN, "gateway.aliases": alias})
+        found = plan(desired(), Observed((wish, other), (BRIDGE,)), NOTHING)
+        assert standing(found) == [("web", Standing.BLOCKED, Blocked.ALIAS_CONFLICT)]
+    named = {**OPT_IN, "gateway.aliases": "www"}
+    twin = container("web-2", labels=named, endpoints={"apps": endpoint("www", "gw-owner-site-a")})
+    wish = container(labels=named)
+    assert made(plan(desired(), Observed((wish, twin), (BRIDGE,)), NOTHING)) == [(Verb.CONNECT, "apps", "web")]
+
+
+def test_wrong_aliases_are_repaired_when_nobody_is_hurt() -> None:
+    there = container(labels={**OPT_IN, "gateway.aliases": "www"}, endpoints={"apps": endpoint("gw-owner-site-a")})
+    seen, ledger = Observed((there,), (BRIDGE,)), frozenset({(there.id, "apps")})
+    assert made(plan(desired(), seen, ledger)) == [(Verb.REATTACH, "apps", "web")]
+    busy = Desired("site-a", desired().options, ("orders",), frozenset({there.id}))
+    assert standing(plan(busy, seen, ledger)) == [("web", Standing.DRIFTED, None)]
+    assert made(plan(busy, seen, ledger)) == []
+    assert made(plan(desired(repair="never"), seen, ledger)) == []
+    assert made(plan(desired(), seen, NOTHING)) == []  # somebody else's endpoint
+
+
+def test_labels_choose_and_never_define() -> None:
+    two = {"networks": {"a": NetworkOptions(backends=("orders",)), "b": NetworkOptions(backends=("media",))}}
+
+    def networks(**labels: str) -> list[str]:
+        asked = {**OPT_IN, **{f"gateway.{key}": text for key, text in labels.items()}}
+        there = tuple(NetworkInfo(each, each, "bridge", "local", attachable=False) for each in ("a", "b"))
+        seen = Observed((container(labels=asked),), there)
+        return [action.network for action in plan(desired(**two), seen, NOTHING).actions]
+
+    assert networks(backends="orders") == ["a"]
+    assert networks(backends="orders,media") == ["a", "b"]
+    assert networks(network="b") == ["b"]
+    assert networks(network="bridge") == []
+    assert networks(backends="payroll") == []
+    assert networks(instance="site-b") == []
+    warned = plan(desired(), Observed((container(labels={**OPT_IN, "gateway.host": "x"}),), (BRIDGE,)), NOTHING)
+    assert warned.warnings == ("web: unknown label gateway.host",)
+
+
+def test_rules_of_the_configuration_need_no_labels() -> None:
+    rules = (AttachRule(names=("web-*",), labels=("tier=front",), aliases=("front",)),)
+    seen = Observed(
+        (
+            container("web-1", labels={"tier": "front"}),
+            container("web-2", labels={}),
+            container("db", labels={"tier": "front"}),
+        ),
+        (BRIDGE,),
+    )
+    found = plan(desired(attach=rules), seen, NOTHING)
+    assert made(found) == [(Verb.CONNECT, "apps", "web-1")]
+    assert found.actions[0].aliases == ("front", "gw-owner-site-a")
+
+
+def test_a_network_of_ours_goes_when_nobody_wants_it_and_nobody_is_on_it() -> None:
+    labels = {"gateway.managed-by": "gateway", "gateway.instance": "site-a", "gateway.spec-hash": "x"}
+    old = NetworkInfo("old", "old", "bridge", "local", attachable=False, labels=labels)
+    foreign = NetworkInfo("f", "foreign", "bridge", "local", attachable=False)
+    others = NetworkInfo(
+        "o", "others", "bridge", "local", attachable=False, labels={**labels, "gateway.instance": "b"}
+    )
+    found = plan(desired(), Observed((), (BRIDGE, old, foreign, others)), NOTHING)
+    assert made(found) == [(Verb.REMOVE_NETWORK, "old", "")]
+    on_it = container(labels={}, endpoints={"old": EndpointInfo("old", "e")})
+    assert made(plan(desired(), Observed((on_it,), (BRIDGE, old)), NOTHING)) == []
+
+
+def test_a_free_range_is_chosen() -> None:
+    taken = [NetworkInfo("a", "a", "bridge", "local", attachable=False, subnets=("10.201.0.0/22", "10.201.5.0/24"))]
+    assert choose_subnet(taken) == "10.201.8.0/22"
+    everything = NetworkInfo("a", "a", "bridge", "local", attachable=False, subnets=("10.0.0.0/8",))
+    assert choose_subnet([everything]) is None
+
+
+def test_the_ledger_outlives_us_and_a_broken_one_detaches_nothing(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    assert ledger.adopting
+    ledger.adopt({("a", "n")})
+    ledger.add("b", "n")
+    again = Ledger(tmp_path)
+    assert not again.adopting
+    assert again.endpoints == {("a", "n"), ("b", "n")}
+    again.keep({"b"})
+    assert Ledger(tmp_path).endpoints == {("b", "n")}
+    (tmp_path / "docker.json").write_text("{")
+    broken = Ledger(tmp_path)
+    assert (broken.adopting, broken.endpoints) == (False, frozenset())
+    assert broken.problem
+
+
+class Fleet(RuleBasedStateMachine):
+    """Containers come, stop, move and go, the engine fails, somebody meddles; and the gateway keeps up."""
+
+    NAMES = ("a", "b", "c", "d", "e")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rng = random.Random(4)
+        self.engine = FakeEngine(self.rng)
+        self.folder = tempfile.TemporaryDirectory()
+        self.options = DockerOptions(networks={"apps": NetworkOptions(), "more": NetworkOptions(backends=("media",))})
+        self.busy: frozenset[str] = frozenset()
+        self.restart_gateway()
+
+    def teardown(self) -> None:
+        self.folder.cleanup()
+
+    def wanted(self) -> Desired:
+        return Desired("site-a", self.options, ("orders", "media"), self.busy)
+
+    def cycle(self) -> None:
+        try:
+            asyncio.run(self.reconciler.cycle(self.engine))  # type: ignore[arg-type]
+        except EngineError:
+            assert self.engine.failing
+
+    def pick(self, at: int) -> FakeContainer | None:
+        alive = list(self.engine.containers.values())
+        return alive[at % len(alive)] if alive else None
+
+    @rule(
+        name=st.sampled_from(NAMES),
+        labels=st.sampled_from([
+            {}, OPT_IN, *({**OPT_IN, f"gateway.{key}": text} for key, text in (
+                ("backends", "media"), ("on-stop", "detach"), ("aliases", "www"), ("aliases", "a")))]),
+        mode=st.sampled_from(["bridge", "bridge", "bridge", "host", "container:x"]),
+    )  # fmt: skip
+    def recreate(self, name: str, labels: dict[str, str], mode: str) -> None:
+        for each in [each for each in self.engine.containers.values() if each.name == name]:
+            del self.engine.containers[each.id]
+        self.engine.add_container(name, labels, mode)
+
+    @rule(at=st.integers(0, 4), state=st.sampled_from(["exited", "dead", "created"]))
+    def stop(self, at: int, state: str) -> None:
+        if (found := self.pick(at)) is not None:
+            found.state = state
+
+    @rule(at=st.integers(0, 4))
+    def start(self, at: int) -> None:
+        if (found := self.pick(at)) is not None:
+            self.engine.restart(found)
+
+    @rule(at=st.integers(0, 4))
+    def vanish(self, at: int) -> None:
+        if (found := self.pick(at)) is not None:
+            del self.engine.containers[found.id]
+
+    @rule(at=st.integers(0, 4), name=st.sampled_from(["apps", "more"]), alias=st.sampled_from(["www", "x", "orders"]))
+    def somebody_attaches(self, at: int, name: str, alias: str) -> None:
+        found = self.pick(at)
+        network = next((each for each in self.engine.networks.values() if each.name == name), None)
+        if found is not None and network is not None and name not in found.endpoints and found.mode == "bridge":
+            self.engine.join(found, network, [alias], foreign=True)
+
+    @rule(at=st.integers(0, 4), name=st.sampled_from(["apps", "more"]))
+    def somebody_detaches(self, at: int, name: str) -> None:
+        if (found := self.pick(at)) is not None:
+            found.endpoints.pop(name, None)
+
+    @rule(name=st.sampled_from(["apps", "more", "elsewhere"]))
+    def somebody_makes_a_network(self, name: str) -> None:
+        if all(each.name != name for each in self.engine.networks.values()):
+            self.engine.add_network(name)
+
+    @rule(full=st.booleans())
+    def a_network_is_full(self, full: bool) -> None:
+        for network in self.engine.networks.values():
+            network.full = full
+
+    @rule(at=st.integers(0, 4))
+    def one_is_busy(self, at: int) -> None:
+        found = self.pick(at)
+        self.busy = frozenset({found.id}) if found is not None else frozenset()
+
+    @rule(which=st.sampled_from(["both", "one", "none"]))
+    def reconfigure(self, which: str) -> None:
+        networks = {"apps": NetworkOptions(), "more": NetworkOptions(backends=("media",))}
+        keep = {"both": ("apps", "more"), "one": ("apps",), "none": ()}[which]
+        self.options = DockerOptions(networks={name: networks[name] for name in keep})
+        self.restart_gateway()
+
+    @rule()
+    def restart_gateway(self) -> None:
+        self.reconciler = Reconciler(self.options, self.wanted, lambda _: None, Path(self.folder.name))
+
+    @rule(share=st.sampled_from([0.05, 0.3]), cycles=st.integers(1, 6))
+    def work_while_the_engine_fails(self, share: float, cycles: int) -> None:
+        self.engine.failing = share
+        for _ in range(cycles):
+            self.cycle()
+        self.engine.failing = 0.0
+
+    @rule()
+    def settle(self) -> None:
+        """However it came to this: soon everything is as it should be, and then nothing is written."""
+        for _ in range(12):
+            self.reconciler._backoffs = {
+                key: (backoff, 0.0, trouble) for key, (backoff, _, trouble) in self.reconciler._backoffs.items()
+            }
+            before = len(self.engine.writes)
+            self.cycle()
+            if len(self.engine.writes) == before:
+                break
+        by_state = {
+            state: {(each.network, each.container) for each in self.reconciler.plan.conditions if each.state is state}
+            for state in Standing
+        }
+        for each in self.engine.containers.values():
+            for name in self.options.networks:
+                key = (name, each.name)
+                if each.labels.get("gateway.enable") == "true" and each.state == "running":
+                    assert (name in each.endpoints) or key in by_state[Standing.BLOCKED], (each, self.reconciler.plan)
+        if not by_state[Standing.BLOCKED]:
+            before = len(self.engine.writes)
+            self.cycle()
+            assert len(self.engine.writes) == before
+
+    @invariant()
+    def nothing_foreign_is_touched(self) -> None:
+        assert self.engine.foreign_touched == []
+
+
+def test_a_fleet_in_turmoil(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconciler_module.log, "disabled", True)
+    started = time.monotonic()
+    run_state_machine_as_test(
+        Fleet,
+        settings=settings(
+            max_examples=300, stateful_step_count=100, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+    assert time.monotonic() - started < 60
