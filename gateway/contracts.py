@@ -145,6 +145,7 @@ class Finding:
         space: Bytes by kind (`total`, `available`), for storage.
         degraded: A reason and a line that make the target `degraded` rather than `up`.
         unprobed: Why nothing was asked; the target's state is then `unknown`.
+        abort_limit: How many broken handshakes in a row the server lets pass, where it counts them.
     """
 
     role: str | None = None
@@ -155,6 +156,7 @@ class Finding:
     space: dict[str, int] = field(default_factory=dict)
     degraded: tuple[Reason, str] | None = None
     unprobed: str | None = None
+    abort_limit: int | None = None
 
 
 class Relay(Protocol):
@@ -163,6 +165,8 @@ class Relay(Protocol):
     last_active: float
     """`time.monotonic()` of the last byte."""
     ended: "asyncio.Future[Ending]"
+    answers: int
+    """How often the backend answered something that the client had said."""
 
     @property
     def asked(self) -> bool:
@@ -185,6 +189,8 @@ class Link(Protocol):
 
     dial_phase: str
     """What the time that `join` dials is called in a probe's phases."""
+    leads_to: str
+    """Which network that is, so that the same address in two networks is not taken for one."""
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """A non-blocking socket connected to `to`; the caller owns it.

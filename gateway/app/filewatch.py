@@ -23,10 +23,11 @@ class FileWatch:
     def __init__(self, files: Callable[[], Iterable[Path]], changed: Callable[[set[Path]], Awaitable[None]]) -> None:
         self._files = files
         self._changed = changed
+        self._known = _look(list(files()))
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Look until cancelled."""
-        known = await asyncio.to_thread(_look, list(self._files()))
+        known = self._known
         before = dict(known)
         ready()
         while True:

@@ -55,6 +55,10 @@ class Fleet:
         """See `gateway.forwarding.admission.Identity`."""
         return self.reconciler.directory.known(address) if self.reconciler else None
 
+    def stranger(self, address: str) -> bool:
+        """See `gateway.forwarding.admission.Identity`."""
+        return self.reconciler is None or self.reconciler.directory.stranger(address)
+
     async def find(self, address: str, within: float) -> Consumer | None:
         """See `gateway.forwarding.admission.Identity`."""
         return await self.reconciler.directory.find(address, within) if self.reconciler else None

@@ -6,13 +6,22 @@ import resource
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-_DNS_THREADS = 64
-"""Lookups block a thread each; a hundred dead names must not hold up the others."""
+_FILE_THREADS = 16
+"""For files and keys: they are quick, but for a file system that hangs."""
 _SWITCH_INTERVAL = 0.0005
 """Seconds that a thread may hold the interpreter: at the default of 5 ms, a scrape that renders in its own thread
 would delay every system call of the loop by as much."""
 _GC_THRESHOLDS = (50_000, 20, 100)
 """Rarer than Python's defaults: a full collection stops the loop for tens of milliseconds."""
+
+
+class _Unwaited(ThreadPoolExecutor):
+    """An executor that nobody waits for when the loop ends: a file system that hangs must not hold up a stop."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more work."""
+        del wait, cancel_futures
+        super().shutdown(wait=False, cancel_futures=True)
 
 
 def prepare_process() -> None:
@@ -28,5 +37,5 @@ def prepare_process() -> None:
 
 def prepare_loop() -> None:
     """Once, inside the loop."""
-    executor = ThreadPoolExecutor(_DNS_THREADS, thread_name_prefix="resolver")
+    executor = _Unwaited(_FILE_THREADS, thread_name_prefix="files")
     asyncio.get_running_loop().set_default_executor(executor)

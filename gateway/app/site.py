@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from gateway.app.changes import Changes, compare
 from gateway.app.lanes import Lane, lanes, through
-from gateway.app.worker.messages import Command
+from gateway.app.worker.messages import Command, Login, Order
 from gateway.app.worker.owner import Workers, WorkerUnit
 from gateway.app.worker.remote import RemoteForward
 from gateway.config import BackendSpec, Config, TunnelSpec
@@ -24,6 +24,7 @@ from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Address, Listener
 from gateway.health.monitor import Check, Schedule
 from gateway.health.routing import Candidate, backend_state, misplaced, order
+from gateway.ssh.handshakes import PER_SERVER, handshakes
 from gateway.supervision.supervisor import Supervisor
 from gateway.supervision.uplink import Uplink
 from gateway.tunnels.direct import DirectTunnel
@@ -71,14 +72,28 @@ class Running:
     def checked(self) -> None:
         """A check is done: what it says may change where clients go, new ones and those of a lost role."""
         self.judge()
-        for check in self.checks:
-            if check.target in self.budgets and check.last_success is not None:
-                self.budgets[check.target].logged_in(check.last_success)
+        logins = self._logins()
+        for target, at, limit in logins:
+            self.note_login(target, at, limit)
         unwanted = misplaced(self.candidates(), self.spec.prefer)
         if self.worker is not None:
-            self.worker.order(self.spec.name, self.targets(), unwanted)
+            self.worker.order(Order(self.spec.name, tuple(self.targets()), unwanted, logins))
         elif isinstance(self.forward, Forward):
             self.forward.shed(unwanted)
+
+    def _logins(self) -> tuple[Login, ...]:
+        return tuple(
+            (check.target, check.last_success, check.finding.abort_limit)
+            for check in self.checks
+            if check.target in self.budgets and check.last_success is not None
+        )
+
+    def note_login(self, target: Endpoint, at: float, limit: int | None) -> None:
+        """A login succeeded at `target` at the time `at`, where so many broken handshakes are let pass."""
+        budget = self.budgets.get(target)
+        if budget is not None:
+            budget.logged_in(at)
+            budget.limit = limit or budget.limit
 
     def targets(self) -> list[Endpoint]:
         """The targets to try for a new client, best first."""
@@ -158,6 +173,8 @@ class Site:
         self._checker = checker
         self._apart = checker is None  # a worker is for one sort of traffic anyway
         self.workers = Workers(config.gateway.workers if checker is None else 0, self._failed)
+        if self.workers.units:
+            handshakes().per_server = max(1, PER_SERVER - len(self.workers.units))
         self._start("tunnel direct", self.direct)
         for unit in self.workers.units:
             supervisor.start(f"worker {unit.number}", unit)
@@ -337,6 +354,7 @@ class Site:
             lambda: checker.targets(spec.name, spec.targets),
             lambda target: checker.failed(spec.name, target),
             spec.hold,
+            running.budgets.get,
         )
 
     def _failed(self, backend: str, target: Endpoint) -> None:

@@ -191,7 +191,10 @@ def _explain(error: pymysql.err.MySQLError) -> ReachError:
 
 def _ask_role(connection: _TimedConnection, max_lag: float | None) -> Finding:
     with connection.cursor(DictCursor) as cursor:
-        cursor.execute("SELECT @@global.read_only AS read_only, @@server_id AS server_id, @@version AS version")
+        cursor.execute(
+            "SELECT @@global.read_only AS read_only, @@server_id AS server_id, @@version AS version, "
+            "@@global.max_connect_errors AS max_connect_errors"
+        )
         row: dict[str, Any] = cursor.fetchone() or {}
         lag, is_replica, trouble = _replication(cursor)
     version = str(row.get("version"))
@@ -206,6 +209,7 @@ def _ask_role(connection: _TimedConnection, max_lag: float | None) -> Finding:
         lag=lag,
         version=version,
         identity=str(row.get("server_id")),
+        abort_limit=int(row["max_connect_errors"]) if row.get("max_connect_errors") else None,
     )
 
 

@@ -1,6 +1,8 @@
 """`run`, `validate`, `check`: the commands that read a configuration."""
 
 import json
+import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -35,6 +37,10 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
     config = load(given)
     logs.configure(config.log.level, config.log.format)
     service.run(config, lambda: load(given), file=given.file)
+    # Threads that look up a name cannot be ended, and would be waited for.
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 @click.command()

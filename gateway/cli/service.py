@@ -32,6 +32,7 @@ def _socket_option(command: _Command) -> _Command:
 
 
 def url_option(command: _Command) -> _Command:
+    """The options that say where the running service is."""
     command = click.option("--url", metavar="URL", help="Its HTTP address, instead of the admin socket.")(command)
     return _socket_option(command)
 

@@ -54,7 +54,7 @@ def _row(
     key: tuple[str, str], after: dict[str, Any], before: dict[str, Any], seconds: float
 ) -> tuple[float, list[str]]:
     def rate(name: str) -> float:
-        return max(0.0, (after[name] - before[name]) / seconds)
+        return max(0.0, float(after[name] - before[name]) / seconds)
 
     sent, received = rate("bytes_to_backend"), rate("bytes_from_backend")
     cells = [key[0], key[1] or "-", str(after["active"]), f"{rate('total'):.1f}", _size(sent), _size(received)]

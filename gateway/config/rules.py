@@ -7,11 +7,10 @@ from pathlib import Path
 
 from gateway.config import values
 from gateway.config.decode import suggest
+from gateway.config.docker_rules import docker_problems
 from gateway.config.model import Config
 from gateway.config.tree import Scalar, Sequence, Table
 from gateway.contracts import Endpoint
-from gateway.docker.engine import tunnel_of
-from gateway.docker.options import DockerOptions
 from gateway.errors import Problem
 
 
@@ -30,53 +29,8 @@ def check_rules(config: Config, root: Table, problems: list[Problem]) -> None:
     _check_listeners(config, root, problems)
     _check_specs(config, root, problems)
     if config.docker is not None:
-        _check_docker(config, config.docker, root, set(vias), problems)
-    elif "docker" not in root.entries:
-        for name, spec in config.backends.items():
-            if spec.allow.label is not None:
-                place = _place(root, "backends", name, "allow")
-                problems.append(Problem(place, f"backends.{name}.allow.label", "needs the section docker"))
-
-
-def _check_docker(
-    config: Config, docker: DockerOptions, root: Table, tunnels: set[str], problems: list[Problem]
-) -> None:
-    def problem(message: str, *path: str) -> None:
-        problems.append(Problem(_place(root, "docker", *path), ".".join(("docker", *path)), message))
-
-    if not docker.host.startswith(("unix:///", "tcp://", "ssh://")):
-        problem(f"{docker.host!r} must be unix:///path, tcp://host:port or ssh://TUNNEL/path", "host")
-    elif docker.host.startswith("tcp://"):
-        with_port = docker.host.removeprefix("tcp://")
-        try:
-            values.endpoint(with_port)
-        except ValueError as error:
-            problem(str(error), "host")
-    via = tunnel_of(docker)
-    if via is not None and via not in tunnels:
-        problem(f"there is no tunnel {via!r}{suggest(via, tunnels)}", "host" if docker.via is None else "via")
-    if docker.via is not None and not docker.host.startswith("tcp://"):
-        problem("is for a tcp:// host: a unix socket behind a tunnel is ssh://TUNNEL/path", "via")
-    if (docker.tls.cert_file is None) != (docker.tls.key_file is None):
-        problem("needs cert_file and key_file together", "tls")
-    for name, network in docker.networks.items():
-        for backend in network.backends:
-            if backend not in config.backends:
-                problem(
-                    f"there is no backend {backend!r}{suggest(backend, config.backends)}",
-                    "networks",
-                    name,
-                    "backends",
-                )
-    for rule in docker.attach:
-        if not (rule.names or rule.labels):
-            problem("a rule needs names or labels: it would attach every container", "attach")
-        for name in rule.networks:
-            if name not in docker.networks:
-                problem(f"there is no network {name!r}{suggest(name, docker.networks)}", "attach")
-        for backend in rule.backends:
-            if backend not in config.backends:
-                problem(f"there is no backend {backend!r}{suggest(backend, config.backends)}", "attach")
+        for path, message in docker_problems(config, config.docker, set(vias)):
+            problems.append(Problem(_place(root, "docker", *path), ".".join(("docker", *path)), message))
 
 
 def _check_loops(vias: dict[str, str | None], root: Table, problems: list[Problem]) -> None:
@@ -119,8 +73,12 @@ def _check_specs(config: Config, root: Table, problems: list[Problem]) -> None:
         if not spec.kind.has_roles and spec.prefer not in ("any", "order"):
             message = f"{spec.prefer} needs roles, which {spec.kind.name} does not have: use any or order"
             problems.append(Problem(_place(root, "backends", name, "prefer"), f"backends.{name}.prefer", message))
+        if spec.allow.label is not None and "docker" not in root.entries:
+            place = _place(root, "backends", name, "allow")
+            message = "needs the section docker, which tells who is behind an address"
+            problems.append(Problem(place, f"backends.{name}.allow.label", message))
         for target in spec.targets:
-            if spec.via is None and any(_clash(target, listener) for listener in spec.listen):
+            if spec.via is None and any(_leads_back(target, listener) for listener in spec.listen):
                 place = _place(root, "backends", name, "targets")
                 problems.append(Problem(place, f"backends.{name}.targets", f"{target} is the backend's own listener"))
     for name, tunnel in config.tunnels.items():
@@ -128,6 +86,16 @@ def _check_specs(config: Config, root: Table, problems: list[Problem]) -> None:
         if connections is not None and connections.min > connections.max:
             place = _place(root, "tunnels", name, "connections")
             problems.append(Problem(place, f"tunnels.{name}.connections", "needs min <= max"))
+
+
+def _leads_back(target: Endpoint, listener: Endpoint | Path) -> bool:
+    """Whether a target is the listener itself; a wildcard listens on addresses of this host only."""
+    if isinstance(listener, Path) or not _clash(target, listener):
+        return False
+    here = _address(target.host)
+    return target.host == listener.host or (
+        here is not None and (here.is_loopback or here == _address(listener.host))
+    )
 
 
 def _clash(one: Endpoint | Path, other: Endpoint | Path) -> bool:

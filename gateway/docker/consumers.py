@@ -1,12 +1,16 @@
 """Who is behind a source address: the containers of this engine by their addresses."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
 
 from gateway.docker.labels import listed
 from gateway.docker.model import RUNNING, Container
+
+_STRANGER_FOR = 30.0
+_MOST_STRANGERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Directory:
     def __init__(self, hurry: Callable[[], None]) -> None:
         self._by_address: dict[str, Consumer] = {}
         self._hurry = hurry
+        self._strangers: dict[str, float] = {}
         self._renewed = asyncio.Event()
         self.watchers: list[Callable[[dict[str, Consumer]], None]] = []
         """Told everybody, by address, whenever somebody comes or goes."""
@@ -59,6 +64,8 @@ class Directory:
     def take(self, consumers: dict[str, Consumer]) -> None:
         """Know these, and nobody else, from now on."""
         changed, self._by_address = consumers != self._by_address, consumers
+        if changed:
+            self._strangers.clear()
         for watcher in self.watchers if changed else ():
             watcher(dict(consumers))
         renewed, self._renewed = self._renewed, asyncio.Event()
@@ -73,6 +80,10 @@ class Directory:
     def known(self, address: str) -> Consumer | None:
         """Who has the address, as far as is known."""
         return self._by_address.get(address)
+
+    def stranger(self, address: str) -> bool:
+        """Whether the address was looked for a moment ago, and is nobody's."""
+        return self._strangers.get(address, 0.0) > time.monotonic()
 
     async def find(self, address: str, within: float) -> Consumer | None:
         """Who has the address; one that is not known may have started just now.
@@ -89,4 +100,7 @@ class Directory:
                     await renewed.wait()
                 return found
         except TimeoutError:
+            if len(self._strangers) >= _MOST_STRANGERS:
+                self._strangers.clear()
+            self._strangers[address] = time.monotonic() + _STRANGER_FOR
             return self.known(address)

@@ -2,11 +2,12 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from gateway.docker.engine import Engine
+from gateway.docker.labels import MANAGED_BY
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.options import DockerOptions
 from gateway.docker.trouble import EXPECTED, EngineError, Kind, explain
@@ -19,10 +20,13 @@ class Observer:
 
     Args:
         options: What is configured.
+        known: Networks that we once attached something to, whether they are configured or not.
     """
 
-    def __init__(self, options: DockerOptions) -> None:
+    def __init__(self, options: DockerOptions, known: Callable[[], set[str]]) -> None:
         self._options = options
+        self._known = known
+        self._matter: set[str] = set()
         self._aliases: dict[str, frozenset[str]] = {}
 
     async def look(self, engine: Engine) -> Observed:
@@ -37,6 +41,9 @@ class Observer:
                 told = await engine.get(f"nodes/{node}")
                 swarm = Swarm(active=True, manager=True, leader=bool(told.get("ManagerStatus", {}).get("Leader")))
             networks = tuple(_network(each) for each in await engine.get("networks"))
+            mark = f"{self._options.label_prefix}.{MANAGED_BY}"
+            ours = {each.name for each in networks if mark in each.labels}
+            self._matter = {*self._options.networks, *self._known(), *ours}
             listed = await engine.get("containers/json", all="true")
             own = _own(self._options.container, listed)
             containers = tuple([await self._container(engine, each) for each in listed])
@@ -53,7 +60,7 @@ class Observer:
 
     async def _container(self, engine: Engine, listed: Mapping[str, Any]) -> Container:
         networks = (listed.get("NetworkSettings") or {}).get("Networks") or {}
-        ours = [name for name in networks if name in self._options.networks]
+        ours = [name for name in networks if name in self._matter]
         unknown = [name for name in ours if networks[name].get("EndpointID") not in self._aliases]
         if unknown or (ours and not all(networks[name].get("EndpointID") for name in ours)):
             networks = await self._with_aliases(engine, listed["Id"], networks)
@@ -91,7 +98,7 @@ class Observer:
         return networks
 
     def _aliases_of(self, name: str, each: Mapping[str, Any]) -> frozenset[str] | None:
-        if name not in self._options.networks:
+        if name not in self._matter:
             return None
         known = self._aliases.get(each.get("EndpointID") or "")
         return known if known is not None else frozenset(each.get("Aliases") or ())

@@ -56,7 +56,7 @@ class Reconciler:
         self._desired = desired
         self._link_of = link_of
         self._ledger = Ledger(state_dir)
-        self._observer = Observer(options)
+        self._observer = Observer(options, lambda: {network for _, network in self._ledger.endpoints})
         self._dirty = asyncio.Event()
         self._backoffs: dict[tuple[str, str], tuple[Backoff, float, EngineError]] = {}
         self.directory = Directory(self.hurry)

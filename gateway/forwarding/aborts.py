@@ -6,10 +6,15 @@ Reference Manual, "The Host Cache"). Through a bastion the address is everybody'
 away, again and again, would take the database from all of them.
 """
 
+from collections import deque
+
 _SINGLE_FILE = 0.9
 """The share of the limit after which clients are let in one by one."""
 _ONE_EVERY = 10.0
 """Seconds between two of them, unless a login succeeds: what is left lasts longer, and a good client ends it."""
+_MOST = 10_000
+LOGGED_IN = 2
+"""Answers after which a client is certainly in: to its login, and to something that it asked then."""
 
 
 class AbortBudget:
@@ -21,23 +26,25 @@ class AbortBudget:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.broken = 0
-        """Handshakes broken off since the last login that is known of."""
-        self._login_at = 0.0
+        self._broken: deque[float] = deque(maxlen=_MOST)
         self._next = 0.0
 
-    def broke_off(self) -> None:
-        """A client left before it had said anything."""
-        self.broken += 1
+    @property
+    def broken(self) -> int:
+        """Handshakes broken off since the last login that is known of."""
+        return len(self._broken)
+
+    def broke_off(self, at: float) -> None:
+        """A client left at the time `at`, before it was certainly in."""
+        self._broken.append(at)
 
     def logged_in(self, at: float) -> None:
         """A login succeeded at the time `at`; the server forgets what was before."""
-        if at > self._login_at:
-            self._login_at = at
-            self.broken = 0
+        while self._broken and self._broken[0] <= at:
+            self._broken.popleft()
 
     def admits(self, now: float) -> bool:
-        """Whether another client may be connected at the monotonic time `now`."""
+        """Whether another client may be connected at the time `now`."""
         if self.broken < self.limit * _SINGLE_FILE:
             return True
         if now < self._next:

@@ -41,6 +41,9 @@ class Identity(Protocol):
     def known(self, address: str) -> Consumer | None:
         """Who has the address, as far as is known."""
 
+    def stranger(self, address: str) -> bool:
+        """Whether the address was looked for a moment ago, and is nobody's."""
+
     async def find(self, address: str, within: float) -> Consumer | None:
         """Who has the address; waits so many seconds for one that has just started."""
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from gateway.contracts import Endpoint, Link, Relay, Stream
 from gateway.errors import DialError, LinkLostError, Reason
-from gateway.forwarding.aborts import AbortBudget
+from gateway.forwarding.aborts import LOGGED_IN, AbortBudget
 from gateway.measure import Histogram
 from gateway.relay.readiness import GONE, readiness
 
@@ -53,6 +53,10 @@ class Route:
     failed: Callable[[Endpoint], None]
     hold: float
     budget: Callable[[Endpoint], AbortBudget | None] = lambda _: None
+
+
+class _HopelessError(DialError):
+    """No target can be reached, and waiting does not help."""
 
 
 class Arrival(NamedTuple):
@@ -112,7 +116,7 @@ class Dialler:
             try:
                 target, relay = await self._dial(_Wish(client, latency), link, route, deadline)
             except DialError as error:
-                if error.reason in _GIVE_UP or loop.time() + pause > deadline:
+                if isinstance(error, _HopelessError) or loop.time() + pause > deadline:
                     raise
             else:
                 return Arrival(target, route.path, relay)
@@ -123,6 +127,7 @@ class Dialler:
     async def _dial(self, wish: "_Wish", link: Link, route: Route, deadline: float) -> tuple[Endpoint, Relay]:
         """Join the first target that can be."""
         failure = DialError(Reason.ROLE, "no target is a writable primary")
+        hopeless = True
         targets = route.targets()
         for target in targets:
             started = time.perf_counter()
@@ -132,6 +137,7 @@ class Dialler:
                     within = min(within, _NEXT_TARGET_AFTER)
                 relay = await self._dial_one(wish, link, route, target, within)
             except DialError as error:
+                hopeless &= error.reason in _GIVE_UP
                 failure = error
                 route.failed(target)
             except LinkLostError as error:
@@ -139,15 +145,18 @@ class Dialler:
             else:
                 route.path.channel_open.observe(time.perf_counter() - started)
                 return target, relay
+        if hopeless and targets:
+            raise _HopelessError(failure.reason, failure.detail)
         raise failure
 
     async def _dial_one(self, wish: "_Wish", link: Link, route: Route, target: Endpoint, within: float) -> Relay:
         budget = route.budget(target)
-        if budget is not None and not budget.admits(time.monotonic()):
+        if budget is not None and not budget.admits(time.time()):
             raise DialError(
                 Reason.HOST_BLOCKED,
                 f"{target}: {budget.broken} handshakes were broken off, and at {budget.limit} it refuses everybody",
             )
+        deadline = time.monotonic() + within
         turn = self._turns.get(target)
         if turn is None:
             turn = self._turns[target] = asyncio.Semaphore(_DIALS_PER_TARGET)
@@ -159,15 +168,26 @@ class Dialler:
         else:
             await turn.acquire()
         try:
-            return await link.join(wish.client, target, wish.latency, within)
+            return await link.join(wish.client, target, wish.latency, max(deadline - time.monotonic(), _LEAST_DIAL))
+        except (DialError, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) or error.reason is Reason.TIMEOUT:
+                self.broke_off(target)  # it may be connected yet, and is closed then
+            raise
         finally:
             turn.release()
 
+    def ended(self, target: Endpoint, relay: Relay, began: float) -> None:
+        """A client has left that was connected at the time `began`: some servers count how."""
+        if relay.answers < LOGGED_IN:
+            self.broke_off(target)
+        elif (budget := self.route.budget(target)) is not None:
+            budget.logged_in(began)
+
     def broke_off(self, target: Endpoint) -> None:
-        """A client left before it had said anything: some servers count that."""
+        """A handshake was broken off, or may have been."""
         budget = self.route.budget(target)
         if budget is not None:
-            budget.broke_off()
+            budget.broke_off(time.time())
             if budget.worrying:
                 self.route.failed(target)  # a check logs in, and the server forgets
 

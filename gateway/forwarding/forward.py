@@ -21,10 +21,10 @@ from gateway.relay.sockets import reset
 
 log = logging.getLogger(__name__)
 
-_LEFT = {Ending.FINISHED, Ending.CLIENT_RESET, Ending.ABORTED}
-"""It was the client's doing, or ours."""
 _INTRODUCTION = 3.0
-"""Seconds that a client waits for its container to be known."""
+"""Seconds that a client waits for its container to be known, where it is let in only then."""
+_SHORT_INTRODUCTION = 0.5
+"""The same, where it matters only for what is counted."""
 _SHED_EVERY = (0.1, 0.4)
 
 
@@ -32,11 +32,12 @@ _SHED_EVERY = (0.1, 0.4)
 class Joined:
     """A relay, and where it leads."""
 
-    __slots__ = ("path", "relay", "target", "usage")
+    __slots__ = ("began", "path", "relay", "target", "usage")
     relay: Relay
     target: Endpoint
     path: Path
     usage: Usage | None
+    began: float
 
 
 class Forward:
@@ -140,7 +141,8 @@ class Forward:
         try:
             while clients:
                 now = time.monotonic()
-                pace = pace or Pace(len(clients), now)
+                if pace is None or len(clients) > pace.clients:
+                    pace = Pace(len(clients), now)
                 for relay in first_to_go(clients, pace.due(now)):
                     relay.abort(Ending.MOVED)
                 await asyncio.sleep(random.uniform(*_SHED_EVERY))  # noqa: S311 - jitter, not a secret
@@ -171,7 +173,7 @@ class Forward:
             self._begin(self._serve(client, None))
             return
         consumer = admission.identity.known(source.address) if admission.identity else None
-        if consumer is None and admission.label is not None and admission.identity is not None:
+        if consumer is None and admission.identity is not None and not admission.identity.stranger(source.address):
             self._begin(self._introduce(client, source.address))
             return
         usage = self._admit(client, source.address, consumer)
@@ -192,10 +194,11 @@ class Forward:
         reset(client)
 
     async def _introduce(self, client: Stream, address: str) -> None:
-        """A client whom only its container can let in, and whose container may have started just now."""
+        """A client whose container may have started just now: it waits a moment to be known."""
         identity = self.admission.identity
+        within = _INTRODUCTION if self.admission.label is not None else _SHORT_INTRODUCTION
         try:
-            consumer = await identity.find(address, _INTRODUCTION) if identity else None
+            consumer = await identity.find(address, within) if identity else None
         except BaseException:
             reset(client)
             raise
@@ -256,8 +259,10 @@ class Forward:
         self._dialling.discard(task)
         if usage is not None:
             usage.relays.add(relay)
-        self.joined[relay.ended] = Joined(relay, target, path, usage)
+        self.joined[relay.ended] = Joined(relay, target, path, usage, time.time())
         relay.ended.add_done_callback(self._on_ended)
+        if target in self._unwanted:  # it lost its role meanwhile
+            self.shed(self._unwanted)
 
     def _ended(self, ended: asyncio.Future[Ending]) -> None:
         joined, ending = self.joined.pop(ended), ended.result()
@@ -270,5 +275,4 @@ class Forward:
             self.resets[ending] += 1
         if ending is Ending.BACKEND_RESET:
             self._dialler.route.failed(target)
-        elif relay.to_backend == 0 and ending in _LEFT:
-            self._dialler.broke_off(target)
+        self._dialler.ended(target, relay, joined.began)

@@ -10,7 +10,7 @@ from pathlib import Path
 from gateway.contracts import Endpoint
 from gateway.errors import GatewayError
 from gateway.relay.readiness import READ, readiness
-from gateway.relay.sockets import bind_unix, tune
+from gateway.relay.sockets import bind_unix, reset_when_killed, tune
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,8 @@ def _listening(sock: socket.socket, address: tuple[str, int]) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
         sock.listen(BACKLOG)
-        tune(sock)  # accepted sockets inherit it
+        tune(sock)  # accepted sockets inherit both
+        reset_when_killed(sock)
     except BaseException:
         sock.close()
         raise
@@ -133,7 +134,8 @@ def _bind_unix(path: Path) -> socket.socket:
 
 def _told(error: OSError) -> str:
     hints = {
-        errno.EADDRINUSE: " (another process is listening there)",
+        errno.EADDRINUSE: " (another process is listening there, or this one on an address that overlaps it: "
+        "give that up in a reload of its own)",
         errno.EACCES: " (ports below 1024 need CAP_NET_BIND_SERVICE)",
         errno.EADDRNOTAVAIL: " (this host does not have that address)",
     }

@@ -14,13 +14,13 @@ class Pace:
     """
 
     def __init__(self, clients: int, now: float) -> None:
-        self._clients = clients
+        self.clients = clients
         self._started = now
         self._gone = 0
 
     def due(self, now: float) -> int:
         """How many more to let go at the monotonic time `now`; they count as gone."""
-        due = int((now - self._started) * SHARE_PER_SECOND * self._clients) - self._gone
+        due = int((now - self._started) * SHARE_PER_SECOND * self.clients) - self._gone
         self._gone += due
         return due
 

@@ -62,7 +62,7 @@ class Client:
             ServiceUnreachableError: Nobody answers, or something else does.
         """
         status, body = self.get(path)
-        if not isinstance(body, dict) or "backends" not in body:
+        if not isinstance(body, dict) or not ({"backends", "consumers"} & body.keys()):
             raise ServiceUnreachableError(f"what answers is not a gateway: {path} says {status} {str(body)[:60]!r}")
         return status, body
 

@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 
 _LINGER_NOW = struct.pack("ii", 1, 0)
+_LINGER_NOT = struct.pack("ii", 0, 0)
 KEEPALIVE_IDLE = 30
 KEEPALIVE_INTERVAL = 10
 KEEPALIVE_COUNT = 3
@@ -48,6 +49,22 @@ def reset(sock: socket.socket) -> None:
         return
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOW)
+    sock.close()
+
+
+def reset_when_killed(listener: socket.socket) -> None:
+    """Let every socket that `listener` accepts end in a reset when nobody is left to end it: see `finish`.
+
+    What the kernel closes for a process that was killed would otherwise look like a clean end.
+    """
+    if listener.family in (socket.AF_INET, socket.AF_INET6):
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOW)
+
+
+def finish(sock: socket.socket) -> None:
+    """Close `sock` cleanly: what is still on its way to the peer arrives."""
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
     sock.close()
 
 

@@ -15,7 +15,7 @@ import time
 from gateway.contracts import Ending
 from gateway.measure import Histogram
 from gateway.relay.readiness import GONE, READ, WRITE
-from gateway.relay.sockets import reset, shut_write
+from gateway.relay.sockets import finish, reset, shut_write
 from gateway.relay.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -163,13 +163,14 @@ class StraightRelay:
     """
 
     __slots__ = (
-        "_asked", "_back", "_backend", "_backend_watch", "_client", "_client_watch", "_forth", "_latency", "ended",
-        "last_active",
+        "_asked", "_back", "_backend", "_backend_watch", "_client", "_client_watch", "_forth", "_latency", "answers",
+        "ended", "last_active",
     )  # fmt: skip
 
     def __init__(self, client: socket.socket, backend: socket.socket, latency: Histogram) -> None:
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.last_active = time.monotonic()
+        self.answers = 0
         self._client = client
         self._backend = backend
         self._forth = _Direction(client, backend)
@@ -212,6 +213,7 @@ class StraightRelay:
     def _on_backend(self, event: int) -> None:
         self.last_active = now = time.monotonic()
         if event & ~WRITE and self._asked:
+            self.answers += 1
             self._latency.observe(now - self._asked)
             self._asked = 0.0
         self._on_event(event, self._backend_watch.mask, self._back, self._forth)
@@ -241,8 +243,8 @@ class StraightRelay:
         forth, back = self._forth, self._back
         if forth.written_done and back.written_done:
             self._release()
-            self._client.close()
-            self._backend.close()
+            finish(self._client)
+            finish(self._backend)
             self.ended.set_result(Ending.FINISHED)
             return
         self._client_watch.want(_mask(forth, back), shut=back.written_done)

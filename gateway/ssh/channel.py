@@ -11,7 +11,7 @@ import asyncssh
 from gateway.contracts import Ending, Endpoint
 from gateway.measure import Histogram
 from gateway.relay.readiness import GONE, READ, WRITE
-from gateway.relay.sockets import reset, shut_write
+from gateway.relay.sockets import finish, reset, shut_write
 from gateway.relay.watch import Watch
 from gateway.ssh.windows import FIRST, Budget, Window
 
@@ -37,6 +37,7 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
     def __init__(self, latency: Histogram) -> None:
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.last_active = time.monotonic()
+        self.answers = 0
         self.to_backend = 0
         self.from_backend = 0
         self.window = Window(_NO_GROWTH, FIRST)
@@ -95,6 +96,7 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
         if self._asked:
             self._latency.observe(now - self._asked)
             self._asked = 0.0
+            self.answers += 1
         self.from_backend += len(data)
         if not self._held:
             try:
@@ -239,7 +241,7 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
         if hard:
             reset(self._client)
         else:
-            self._client.close()
+            finish(self._client)
         self._held.clear()
 
 

@@ -17,13 +17,20 @@ class Handshakes:
     """The turns of one event loop's handshakes; each ends by its own deadlines."""
 
     def __init__(self) -> None:
-        self._servers: dict[Endpoint, tuple[asyncio.Semaphore, list[None]]] = {}
+        self.per_server = PER_SERVER
+        self._servers: dict[tuple[str, Endpoint], tuple[asyncio.Semaphore, list[None]]] = {}
         self._all = asyncio.Semaphore(PER_PROCESS)
 
     @asynccontextmanager
-    async def turn(self, server: Endpoint) -> AsyncIterator[None]:
-        """Wait for a turn at `server`, and keep it while the context lasts."""
-        gate, users = self._servers.setdefault(server, (asyncio.Semaphore(PER_SERVER), []))
+    async def turn(self, server: Endpoint, seen_from: str) -> AsyncIterator[None]:
+        """Wait for a turn, and keep it while the context lasts.
+
+        Args:
+            server: Where it listens.
+            seen_from: The network in which that address is meant.
+        """
+        key = (seen_from, server)
+        gate, users = self._servers.setdefault(key, (asyncio.Semaphore(self.per_server), []))
         users.append(None)
         try:
             async with gate, self._all:
@@ -31,7 +38,7 @@ class Handshakes:
         finally:
             users.pop()
             if not users:
-                self._servers.pop(server, None)
+                self._servers.pop(key, None)
 
 
 _OF_LOOP: WeakKeyDictionary[asyncio.AbstractEventLoop, Handshakes] = WeakKeyDictionary()

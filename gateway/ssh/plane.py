@@ -14,7 +14,7 @@ from asyncssh.packet import SSHPacket, UInt32
 from gateway.contracts import Ending, Endpoint
 from gateway.measure import Histogram
 from gateway.relay.readiness import GONE, READ, WRITE
-from gateway.relay.sockets import reset, shut_write
+from gateway.relay.sockets import finish, reset, shut_write
 from gateway.relay.watch import Watch
 from gateway.ssh import doors
 from gateway.ssh.windows import CONNECTION_BUDGET, FIRST, MAX_PACKET, PROCESS, Budget, Window
@@ -42,7 +42,7 @@ class PlaneRelay:
     __slots__ = (
         "_asked", "_client", "_client_done", "_closed", "_conn", "_got_close", "_got_eof", "_held", "_latency",
         "_number", "_peer", "_peer_packet", "_peer_window", "_round_trip", "_sent_close", "_shut", "_streak",
-        "_unsampled", "_watch", "_wire", "ended", "fresh", "from_backend", "last_active", "opened",
+        "_unsampled", "_watch", "_wire", "answers", "ended", "fresh", "from_backend", "last_active", "opened",
         "to_backend", "window",
     )  # fmt: skip
 
@@ -53,6 +53,7 @@ class PlaneRelay:
         self.ended: asyncio.Future[Ending] = loop.create_future()
         self.opened: asyncio.Future[None] = loop.create_future()
         self.last_active = time.monotonic()
+        self.answers = 0
         self.to_backend = self.from_backend = 0
         self._conn = conn
         self._wire = conn.wire
@@ -128,6 +129,7 @@ class PlaneRelay:
                 self._unsampled = _SAMPLED
             self._unsampled -= 1
             self._asked = 0.0
+            self.answers += 1
         try:
             if len(fresh) == 1:
                 size = len(fresh[0])
@@ -390,7 +392,7 @@ class PlaneRelay:
             if self._watch is not None:
                 self._watch.close()
             if ending is Ending.FINISHED:
-                client.close()
+                finish(client)
             else:
                 reset(client)
         self._held = None
@@ -427,7 +429,11 @@ class PlaneChannels:
     async def open(self, to: Endpoint, latency: Histogram, timeout: float) -> PlaneRelay:  # noqa: ASYNC109
         """See `gateway.ssh.session.Channels`."""
         relay = PlaneRelay(self._conn, latency, self._round_trip, self._budget)
-        relay.request(to.host, to.port)
+        try:
+            relay.request(to.host, to.port)
+        except BaseException:
+            relay.window.close()
+            raise
         late = asyncio.get_running_loop().call_later(timeout, relay.give_up, TimeoutError())
         try:
             await relay.opened

@@ -35,13 +35,15 @@ class SshLink:
 
     Args:
         options: The tunnel's options.
+        leads_to: See `gateway.contracts.Link`.
         dial: Opens one more connection; raises `ReachError`.
         progress: Told when all connections are silent, and when one is heard again.
     """
 
     dial_phase = "channel"
 
-    def __init__(self, options: SshOptions, dial: Dial, progress: Progress) -> None:
+    def __init__(self, options: SshOptions, leads_to: str, dial: Dial, progress: Progress) -> None:
+        self.leads_to = leads_to
         self._options = options
         self._dial = dial
         self._progress = progress
@@ -57,6 +59,7 @@ class SshLink:
         self._tasks: set[asyncio.Task[None]] = set()
         self._dialling: set[asyncio.Task[None]] = set()
         self._retry_within = _FIRST_RETRY
+        self._renewals = 0
         self._renewed = asyncio.Event()
 
     @contextlib.asynccontextmanager
@@ -85,6 +88,7 @@ class SshLink:
             if grow and self._wanted <= len(usable):
                 self._wanted = len(usable) + 1
                 self._due.set()
+            usable[chosen].doubt()
             try:
                 return await usable[chosen].join(client, to, latency, deadline - time.monotonic())
             except MovedOnError:
@@ -112,6 +116,7 @@ class SshLink:
         """See `gateway.contracts.Link`: new connections take over, and the old ones drain."""
         for session in self._sessions:
             session.outdated = True
+        self._renewals += 1
         self._renewed.set()
         self._due.set()
 
@@ -182,20 +187,32 @@ class SshLink:
     def _look(self, now: float) -> None:
         """Judge the connections, and do what needs no waiting."""
         alive = [session for session in self._sessions if session.alive]
-        pool = [Standing(session.silence(now), session.load, session.outdated, session.stalled) for session in alive]
+        pool = [
+            Standing(
+                session.silence(now), session.load, session.outdated, session.stalled, session.stalled_until,
+                session.unanswered(now),
+            )
+            for session in alive
+        ]  # fmt: skip
         needs = judge(pool, self._options.keepalive, self._wanted)
         self._usable = [alive[at] for at in needs.usable]
         for at, session in enumerate(alive):
             session.stalled = at in needs.suspect and (session.stalled or at in needs.stalled)
+            if not session.stalled:
+                session.stalled_until = 0.0
+            elif self._usable and not session.stalled_until:
+                session.stalled_until = pool[at].silent
         for at in needs.give_up:
             alive[at].abort(f"silent for {pool[at].silent:.0f} s")
         if self._usable:
-            for at in needs.suspect:
+            for at in (*needs.suspect, *needs.doubtful):
                 alive[at].move_on()
         for at in needs.done:
             alive[at].close_soon()
         if needs.dial:
             self._due.set()
+        else:
+            self._trouble = ""
         self._tell(min(pool[at].silent for at in needs.suspect) if needs.suspect and not self._usable else None)
 
     def _tell(self, silence: float | None) -> None:
@@ -232,6 +249,8 @@ class SshLink:
 
     async def _dial_one(self) -> None:
         """Open one more connection, or wait a while for the next attempt."""
+        self._renewed.clear()
+        renewals = self._renewals
         try:
             session = await self._dial()
         except (ReachError, OSError) as error:
@@ -240,11 +259,11 @@ class SshLink:
             fatal = isinstance(error, TunnelError) and error.fatal
             pause = _RETRY_FATAL if fatal else random.uniform(0, self._retry_within)  # noqa: S311 - jitter
             self._retry_within = min(self._retry_within * 2, _LAST_RETRY)
-            self._renewed.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._renewed.wait(), pause)
         else:
             self._retry_within, self._trouble = _FIRST_RETRY, ""
+            session.outdated = renewals != self._renewals  # it may have logged in with what is no more
             self._adopt(session)
 
     def _missing(self) -> int:

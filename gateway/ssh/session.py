@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _KEEPALIVE = b"keepalive@openssh.com"
+_SURE = 0.5
 
 
 class MovedOnError(Exception):
@@ -75,6 +76,8 @@ class Session:
         """Its credentials were replaced since it logged in."""
         self.stalled = False
         """It fell silent together with all others."""
+        self.stalled_until = 0.0
+        """Its seconds of silence when another was heard again after that."""
         self._wire: Wire | None = getattr(conn, "wire", None)
         self._heard = self._asked_at = time.monotonic()
         self._asking: asyncio.Task[None] | None = None
@@ -154,6 +157,18 @@ class Session:
         if self.alive:
             self._heard = time.monotonic()
             self.round_trip = self._heard - self._asked_at
+
+    def unanswered(self, now: float) -> float:
+        """Seconds for which a request has been waiting for its answer, and nothing else was heard."""
+        if self._asking is None or self._asking.done():
+            return 0.0
+        return min(now - self._asked_at, self.silence(now))
+
+    def doubt(self) -> None:
+        """A channel is about to be opened: ask for a sign of life, unless there was one just now."""
+        now = time.monotonic()
+        if self.silence(now) > _SURE and self.asked_before(now - _SURE):
+            self.ask()
 
     def move_on(self) -> None:
         """Let everybody who waits for a channel here go to another connection."""

@@ -12,6 +12,8 @@ from gateway.ssh.options import Keepalive
 
 CHANNELS_PER_CONNECTION = 64
 """sshd polls all channels of a connection at every turn, so latency grows with them."""
+DOUBT = 1.0
+"""Seconds that an answer may take before channels are rather opened elsewhere."""
 
 
 @dataclass
@@ -23,12 +25,16 @@ class Standing:
         load: Channels that are open or being opened.
         outdated: Its credentials were replaced: it gets no new channels, and closes when the last has ended.
         stalled: It fell silent together with all the others: the path is at fault.
+        until: Seconds of silence that it had when another was heard again after that; 0: none was yet.
+        unanswered: Seconds for which it owes us an answer.
     """
 
     silent: float
     load: int
     outdated: bool = False
     stalled: bool = False
+    until: float = 0.0
+    unanswered: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Needs:
     Args:
         usable: Those that may be given new channels.
         suspect: Those that are silent.
+        doubtful: Those that nobody should wait for, since others answer.
         give_up: Those to abort: `(position, seconds of silence)`.
         done: Those to close: outdated, and empty.
         dial: How many more to open.
@@ -46,6 +53,7 @@ class Needs:
 
     usable: list[int]
     suspect: list[int]
+    doubtful: list[int]
     give_up: list[int]
     done: list[int]
     dial: int
@@ -63,6 +71,7 @@ def judge(pool: Sequence[Standing], keepalive: Keepalive, wanted: int) -> Needs:
     suspect = [at for at, each in enumerate(pool) if each.silent >= keepalive.suspect]
     heard = [at for at in range(len(pool)) if at not in suspect]
     fresh = [at for at in heard if not pool[at].outdated]
+    prompt = [at for at in fresh if pool[at].unanswered < DOUBT]
     patience = keepalive.suspect + keepalive.replace
     give_up: list[int] = []
     stalled: list[int] = []
@@ -70,12 +79,17 @@ def judge(pool: Sequence[Standing], keepalive: Keepalive, wanted: int) -> Needs:
         each = pool[at]
         if each.silent >= keepalive.lost:
             give_up.append(at)
-        elif each.silent >= patience and not each.stalled:
+        elif each.stalled:
+            # The others are back: TCP tries again after at most as long as the stall had lasted.
+            if each.until and each.silent >= 2 * each.until + keepalive.replace:
+                give_up.append(at)
+        elif each.silent >= patience:
             (give_up if heard else stalled).append(at)
     enough = len(fresh) >= max(1, wanted)
     return Needs(
-        usable=fresh or heard,
+        usable=prompt or fresh or heard,
         suspect=suspect,
+        doubtful=[at for at in fresh if at not in prompt] if prompt else [],
         give_up=give_up,
         done=[at for at in heard if pool[at].outdated and not pool[at].load and enough],
         dial=max(0, wanted - len(fresh)),

@@ -57,7 +57,7 @@ class Uplink:
         self._traffic = traffic
         self._told: tuple[TunnelState, Reason | None] | None = None
         self._hurry = asyncio.Event()
-        self._open: Link | None = None
+        self.open: Link | None = None
         """The open link, offered to users or withheld."""
         self._draining = False
 
@@ -67,6 +67,7 @@ class Uplink:
         try:
             while True:
                 via = await self._wait_for_via()
+                self._hurry.clear()  # this attempt is what was asked for
                 try:
                     lasted, why = await self._hold(via, ready)
                     reconnect.succeeded(lasted)
@@ -80,7 +81,7 @@ class Uplink:
                     )
                     await self._pause((quarantine if fatal else reconnect).next())
         finally:
-            self._open = None
+            self.open = None
             self._offer(None)
             self._become(TunnelState.STOPPED)
 
@@ -99,9 +100,9 @@ class Uplink:
 
     def renew(self) -> None:
         """Its keys or certificates changed: use them from now on, without ending what runs."""
-        if self._open is not None:
+        if self.open is not None:
             log.info("tunnel renews its connections", extra={"tunnel": self.name})
-            self._open.renew()
+            self.open.renew()
         else:
             self._hurry.set()
 
@@ -132,20 +133,20 @@ class Uplink:
             opened = time.monotonic()
             self._hurry.clear()
             self.connects += 1
-            self._open = link
+            self.open = link
             self._progress(TunnelState.UP)
             ready()
             try:
                 why = await self._lost(link)
             finally:
-                self._open = None
+                self.open = None
                 self._offer(None)
         return time.monotonic() - opened, TunnelError(Reason.RESET, why)
 
     def _progress(self, state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
         """What the tunnel says of itself, while it opens and while it is open."""
-        if self._open is not None:
-            self._offer(self._open if state is TunnelState.UP else None)
+        if self.open is not None:
+            self._offer(self.open if state is TunnelState.UP else None)
         if state is TunnelState.UP and self._draining:
             state = TunnelState.DRAINING
         self._become(state, reason, detail)

@@ -5,7 +5,6 @@ import contextlib
 import errno
 import socket
 from collections.abc import AsyncIterator
-from functools import lru_cache
 from math import inf
 from typing import Any
 
@@ -14,6 +13,7 @@ import aiohappyeyeballs
 from gateway.contracts import Endpoint, Link, Phases, Progress, Relay, Stream, TunnelState
 from gateway.errors import DialError, Reason
 from gateway.measure import Histogram
+from gateway.relay.resolver import resolve
 from gateway.relay.sockets import tune
 from gateway.relay.straight import StraightRelay
 
@@ -32,6 +32,7 @@ class DirectLink:
     """
 
     dial_phase = "tcp"
+    leads_to = "here"
 
     def __init__(self, timeout: float = DIAL_TIMEOUT) -> None:
         self._timeout = timeout
@@ -44,9 +45,7 @@ class DirectLink:
         try:
             async with asyncio.timeout(timeout):
                 with timed("dns"):
-                    addresses = _literal(to) or await asyncio.get_running_loop().getaddrinfo(
-                        to.host, to.port, type=socket.SOCK_STREAM
-                    )
+                    addresses = await resolve(to)
                 with timed("tcp"):
                     sock = await _connect(addresses)
         except TimeoutError as error:
@@ -92,15 +91,6 @@ class DirectTunnel:
         del via
         progress(TunnelState.CONNECTING)
         yield DirectLink()
-
-
-@lru_cache(maxsize=1024)
-def _literal(to: Endpoint) -> list[Any]:
-    """The one address that `to` is, or none: an address needs no resolver, and so no thread."""
-    try:
-        return socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except (socket.gaierror, UnicodeError):
-        return []
 
 
 async def _connect(addresses: list[Any]) -> Stream:

@@ -35,14 +35,15 @@ class SshTunnel:
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
         """Connect through `via`, log in, and keep the pool until the context ends."""
         first = await self._session(via, progress)
-        link = SshLink(self._options, lambda: self._session(via, _quiet), progress)
+        there = f"{via.leads_to} > {self.far_side}"
+        link = SshLink(self._options, there, lambda: self._session(via, _quiet), progress)
         async with link.running(first):
             yield link
 
     async def _session(self, via: Link, progress: Progress) -> Session:
         options = self._options
         progress(TunnelState.CONNECTING)
-        async with handshakes().turn(options.endpoint):
+        async with handshakes().turn(options.endpoint, via.leads_to):
             return await self._handshake(via, progress)
 
     async def _handshake(self, via: Link, progress: Progress) -> Session:

@@ -25,7 +25,10 @@ class Fault:
         lasts: The least and the most seconds that it lasts.
         possible: Whether this machine can do it.
         only_asked: It happens only when `--only` names it.
-        harmless: No attempt may fail by it.
+        failures: How many attempts of one client may fail by it: one, for what was under way when it struck. After
+            that a client is held until it can be served.
+        silence: Seconds without a success that it may cost any client, beside those that it lasts.
+        replaced: It is got round, rather than waited out: `silence` counts from its beginning.
     """
 
     name: str
@@ -33,7 +36,9 @@ class Fault:
     lasts: tuple[float, float] = (0.0, 0.0)
     possible: Callable[[Rig], bool] = lambda _: True
     only_asked: bool = False
-    harmless: bool = False
+    failures: int = 1
+    silence: float = 12.0
+    replaced: bool = False
 
 
 @contextmanager
@@ -218,10 +223,10 @@ def _has_nfs(rig: Rig) -> bool:
 
 
 FAULTS = [
-    Fault("kill one session", _kill_session),
-    Fault("kill all sessions", _kill_sessions),
-    Fault("freeze one session", _freeze_session, (4, 12)),
-    Fault("freeze all sessions", _freeze_sessions, (4, 12)),
+    Fault("kill one session", _kill_session, silence=3),
+    Fault("kill all sessions", _kill_sessions, silence=4),
+    Fault("freeze one session", _freeze_session, (4, 20), replaced=True, silence=11),
+    Fault("freeze all sessions", _freeze_sessions, (4, 20), replaced=True, silence=12),
     Fault("stall the path", _stall, (2, 15)),
     Fault("bastion down", _bastion_down, (0.5, 6)),
     Fault("drop packets", _filtered(lambda rig: rig.bastion.port, "DROP"), (2, 15), _root),
@@ -236,18 +241,18 @@ FAULTS = [
     Fault("postgres restarted", _postgres_restart, (0.5, 3)),
     Fault("postgres unreachable", _filtered(lambda rig: rig.postgres.port, "DROP"), (2, 8), _root),
     Fault("nfs killed", _nfs_restart, (0.5, 3), _has_nfs),
-    Fault("disk full", _disk_full, (2, 5), _has_nfs),
+    Fault("disk full", _disk_full, (2, 5), _has_nfs, failures=0),
     Fault("wrong key", _wrong_key, (1, 3)),
-    Fault("rotated key", _rotated_key, (2, 3), harmless=True),
-    Fault("reload", _reload, harmless=True),
-    Fault("long stall", _stall, (39, 39), only_asked=True, harmless=True),
+    Fault("rotated key", _rotated_key, (2, 3), failures=0),
+    Fault("reload", _reload, failures=0),
+    Fault("long stall", _stall, (39, 39), only_asked=True, failures=0),
     Fault(
         "long silence",
         _filtered(lambda rig: rig.bastion.port, "DROP"),
         (39, 39),
         _root,
         only_asked=True,
-        harmless=True,
+        failures=0,
     ),
     Fault("gateway stopped", _gateway_stopped, (1, 9)),
 ]

@@ -25,6 +25,8 @@ from tests.chaos.load import PATIENCE, Client, MySqlStep, NfsStep, PostgresStep,
 SETTLE = 30.0
 """Seconds after a fault within which everything must be up again."""
 CALM = (0.3, 1.5)
+MORE_DESCRIPTORS, MORE_MEMORY = 40, 80
+"""What the gateway may have more of at the end: for connections of the moment, and for what Python keeps."""
 KEPT, NEW = 4, 2
 """Clients of each database that keep their connection, and that make a new one each time."""
 
@@ -72,12 +74,32 @@ def strike(rig: rig_module.Rig, fault: Fault, load: list[Client], row: Row) -> N
     ended = time.monotonic()
     for client in load:
         row.waits += client.waits(began, ended)
-        row.silences.append(client.longest_silence(began, ended))
-        for attempt in client.attempts:
-            if began <= attempt.ended <= ended:
-                row.outcomes[attempt.outcome] += 1
-                if attempt.outcome in ("wrong", "late", "refused") or (fault.harmless and attempt.outcome != "ok"):
-                    row.problems.append(f"{client.kind}: {attempt.outcome}: {attempt.detail}")
+        silence = client.longest_silence(began, ended)
+        row.silences.append(silence)
+        allowed = fault.silence + (0 if fault.replaced else seconds)
+        if silence > allowed:
+            row.problems.append(f"{client.kind}: no success for {silence:.1f} s, by a fault of {seconds:.1f} s")
+        during = [attempt for attempt in client.attempts if began <= attempt.ended <= ended]
+        row.outcomes.update(attempt.outcome for attempt in during)
+        failed = [attempt for attempt in during if attempt.outcome not in ("ok", "wrong", "late", "refused")]
+        if len(failed) > fault.failures:
+            row.problems.append(f"{client.kind}: failed {len(failed)} times: {failed[-1].detail}")
+
+
+def unbearable(load: list[Client]) -> list[str]:
+    """What may never happen, whenever it did."""
+    return [
+        f"{client.kind}: {attempt.outcome}: {attempt.detail}"
+        for client in load
+        for attempt in client.attempts
+        if attempt.outcome in ("wrong", "late", "refused")
+    ]
+
+
+def resources(pid: int) -> tuple[int, int]:
+    """The gateway's open descriptors, and its memory in MiB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return len(list(Path(f"/proc/{pid}/fd").iterdir())), int(status.split("VmRSS:")[1].split()[0]) // 1024
 
 
 def chaos(options: argparse.Namespace, folder: Path) -> int:
@@ -97,6 +119,7 @@ def chaos(options: argparse.Namespace, folder: Path) -> int:
             client.start()
         with pgbench(rig) as bench:
             time.sleep(1)
+            before = resources(rig.gateway.pid)
             deadline = time.monotonic() + options.seconds
             queue: list[Fault] = []
             done = 0
@@ -110,16 +133,23 @@ def chaos(options: argparse.Namespace, folder: Path) -> int:
                 strike(rig, fault, load, row)
                 bench()
                 done += 1
+            time.sleep(1)
+            after = resources(rig.gateway.pid)
         for client in load:
             client.stop()
         late = [client for client in load if not _joined(client)]
         lost = wrong_rows(rig)
     report(rows, options)
     problems = [f"{name}: {problem}" for name, row in rows.items() for problem in row.problems]
-    problems += [f"a {client.kind} client hangs" for client in late] + lost
+    problems += [f"a {client.kind} client hangs" for client in late] + lost + unbearable(load)
+    if after[0] > before[0] + MORE_DESCRIPTORS or after[1] > before[1] + MORE_MEMORY:
+        problems.append(f"the gateway grew from {before} to {after} (descriptors, MiB)")
     for problem in problems[:50]:
         print("PROBLEM", problem)
-    print(f"seed {options.seed}: {done} faults, {len(problems)} problems")
+    print(
+        f"seed {options.seed}: {done} faults, {len(problems)} problems; the gateway had {before[0]} descriptors and "
+        f"{before[1]} MiB before, {after[0]} and {after[1]} after"
+    )
     return 1 if problems else 0
 
 

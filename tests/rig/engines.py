@@ -1,21 +1,24 @@
 """Real Docker engines as child processes, on images that are made here."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conftest import need
+from conftest import REPOSITORY, need
 
 from gateway.demo.process import find
 
 _DIE = 10.0
+_NUMBERS = itertools.count(1)
 _READY = 40.0
 
 
@@ -30,18 +33,19 @@ def need_engine() -> None:
 
 
 class Engine:
-    """One dockerd with data of its own.
+    """One dockerd with data of its own, in a network namespace of its own: its bridges and rules end with that.
 
     Args:
         folder: Where its data goes.
-        namespace: The network namespace to start it in; None: this one.
+        namespace: The network namespace to start it in; None: one that is made for it.
         options: More of its options.
     """
 
     def __init__(self, folder: Path, namespace: str | None = None, *options: str) -> None:
         self.folder = folder
         self.socket = folder / "docker.sock"
-        self.namespace = namespace
+        self._own_namespace = namespace is None
+        self.namespace = namespace or f"gw-{os.getpid()}-{next(_NUMBERS)}"
         self._options = options
         self._child: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +63,10 @@ class Engine:
 
     def start(self) -> "Engine":
         """Start it and wait until it answers."""
-        prefix = ["nsenter", f"--net=/var/run/netns/{self.namespace}"] if self.namespace else []
+        if self._own_namespace and not Path(f"/var/run/netns/{self.namespace}").exists():
+            subprocess.run(["ip", "netns", "add", self.namespace], check=True, timeout=10)
+            subprocess.run(["ip", "-n", self.namespace, "link", "set", "lo", "up"], check=True, timeout=10)
+        prefix = ["nsenter", f"--net=/var/run/netns/{self.namespace}"]
         with (self.folder / "log").open("ab") as log:
             self._child = subprocess.Popen(
                 [*prefix, find("dockerd") or "dockerd", "--data-root", str(self.folder / "data"), "--exec-root",
@@ -107,6 +114,8 @@ class Engine:
         for mounted in _mounts_below(self.folder):
             subprocess.run(["umount", "-l", mounted], check=False, capture_output=True, timeout=10)
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._own_namespace:
+            subprocess.run(["ip", "netns", "del", self.namespace], check=False, timeout=10)
 
     def docker(self, *arguments: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run `docker …` against it."""
@@ -138,15 +147,62 @@ class Engine:
             (root / folder).mkdir(exist_ok=True)
         (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\n")
         shutil.copy(find("busybox") or "", root / "bin/busybox")
-        for applet in ("sh", "sleep", "nc", "nslookup", "ping", "wget", "cat", "echo", "ip", "hostname", "httpd"):
+        for applet in (
+            "sh",
+            "sleep",
+            "nc",
+            "nslookup",
+            "ping",
+            "wget",
+            "cat",
+            "echo",
+            "ip",
+            "hostname",
+            "httpd",
+            "timeout",
+            "seq",
+        ):
             with contextlib.suppress(FileExistsError):
                 (root / "bin" / applet).symlink_to("busybox")
-        tar = subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE)
-        subprocess.run(
-            ["docker", "-H", self.url, "import", "-", "busybox"], stdin=tar.stdout, check=True, timeout=60,
-            capture_output=True,
+        self._import(root, "busybox")
+
+    def load_host(self) -> None:
+        """An image `host` without a file of its own: this machine's programs are mounted into it."""
+        root = self.folder / "host"
+        for name in ("usr", "etc", "tmp", "proc", "dev", "sys", "root", "run", "var/run"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        for name in ("bin", "sbin", "lib", "lib64"):
+            with contextlib.suppress(FileExistsError):
+                (root / name).symlink_to(f"usr/{name}")
+        (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\n")
+        self._import(root, "host")
+
+    def _import(self, root: Path, image: str) -> None:
+        with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar:
+            subprocess.run(
+                ["docker", "-H", self.url, "import", "-", image], stdin=tar.stdout, check=True, timeout=60,
+                capture_output=True,
+            )  # fmt: skip
+
+    def run_python(self, name: str, program: str, *options: str) -> str:
+        """Start a container that runs a program of Python's."""
+        volumes = [f"-v{path}:{path}:ro" for path in self._python()]
+        return self.run(name, *volumes, *options, image="host", command=(sys.executable, "-c", program))
+
+    def _python(self) -> set[Path]:
+        python = Path(sys.base_prefix)
+        return {Path("/usr"), REPOSITORY, Path(sys.prefix)} | (
+            {python} if not python.is_relative_to("/usr") else set()
+        )
+
+    def run_gateway(self, name: str, folder: Path, *options: str) -> str:
+        """Start the gateway in a container, with `folder` for its configuration, and this engine's socket."""
+        volumes = [f"-v{path}:{path}" for path in (folder, self.folder)]
+        volumes += [f"-v{path}:{path}:ro" for path in self._python()]
+        return self.run(
+            name, *volumes, "-e", f"PYTHONPATH={REPOSITORY}", *options, image="host",
+            command=(sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")),
         )  # fmt: skip
-        tar.wait(10)
 
     def run(
         self, name: str, *options: str, image: str = "busybox", command: tuple[str, ...] = ("sleep", "9999")

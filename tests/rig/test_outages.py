@@ -5,6 +5,7 @@ import itertools
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -139,6 +140,74 @@ def test_a_silent_tunnel_is_suspect_and_its_backends_blocked_until_it_is_heard(
             gateway.wait_up("a", timeout=5)
             assert echo(held) == b"hello"  # the stall cost it nothing
         assert gateway.tunnel("bastion")["connects"] == 1
+
+
+def test_a_silent_connection_does_not_send_clients_to_the_wrong_target(gateway: Gateway, bastion: Bastion) -> None:
+    with serving(talking(b"one")) as one, serving(talking(b"two")) as two:
+        listen = free_port()
+        gateway.write(f"""
+            tunnels:
+              bastion: {ssh_tunnel(bastion)}
+            backends:
+              a:
+                kind: tcp
+                via: bastion
+                targets: ["127.0.0.1:{one}", "127.0.0.1:{two}"]
+                prefer: order
+                listen: 127.0.0.1:{listen}
+                check: {{interval: 60s, timeout: 10s}}
+        """)
+        gateway.start().wait_up("a")
+        gateway.wait(lambda: gateway.tunnel("bastion")["connections"] == 2)
+        frozen = bastion.sessions()[0]
+        children = subprocess.run(
+            ["pgrep", "-P", str(frozen)], capture_output=True, text=True, timeout=5, check=False
+        )
+        victims = [frozen, *map(int, children.stdout.split())]
+        for pid in victims:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            for _ in range(12):
+                with connect(listen) as client:
+                    client.settimeout(12)
+                    assert client.recv(10) == b"one"
+        finally:
+            for pid in victims:
+                os.kill(pid, signal.SIGCONT)
+
+
+def test_a_tunnel_that_was_asked_to_reconnect_does_not_storm(gateway: Gateway, bastion: Bastion) -> None:
+    gateway.write(f"""
+        tunnels:
+          bastion: {ssh_tunnel(bastion)}
+        backends:
+          a: {{kind: tcp, via: bastion, targets: ["127.0.0.1:1"], {CHECK}}}
+    """)
+    gateway.start().wait(lambda: gateway.tunnel("bastion")["state"] == "up")
+    bastion.kill_sessions()
+    bastion.stop(signal.SIGKILL)
+    gateway.wait(lambda: gateway.tunnel("bastion")["state"] == "backoff")
+    assert gateway.client.post("/-/tunnels/bastion/reconnect")[0] == 200
+    before = gateway.tunnel("bastion")["failures"].get("refused", 0)
+    time.sleep(2)
+    assert gateway.tunnel("bastion")["failures"]["refused"] - before < 10
+    bastion.start()
+
+
+def test_a_killed_gateway_resets_its_clients(gateway: Gateway) -> None:
+    """What the kernel does for a process that is gone must not look like an end."""
+    with serving(echoing) as port:
+        listen = free_port()
+        gateway.write(f"""
+            backends:
+              a: {{kind: tcp, targets: ["127.0.0.1:{port}"], listen: 127.0.0.1:{listen}, {CHECK}}}
+        """)
+        gateway.start().wait_up("a")
+        with connect(listen) as client:
+            assert echo(client) == b"hello"
+            os.kill(gateway.pid, signal.SIGKILL)
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
 
 
 # Failover.
@@ -382,6 +451,13 @@ def test_clients_that_break_off_are_counted_and_a_login_starts_anew(
     break_off(listen, 40)
     gateway.wait(lambda: broken("checked") < 20)  # half of what is allowed: a check came at once
     assert query_mysql(shared_mariadb, listen) >= 3
+
+    # Something that talks, but no MySQL, is no login either.
+    for _ in range(30):
+        with connect(listen) as client:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            client.recv(1000)
+    gateway.wait(lambda: broken("checked") >= 30)
 
     # Without a login of our own, the last ones are spent one by one.
     gateway.stop()

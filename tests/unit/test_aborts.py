@@ -5,7 +5,7 @@ def test_everybody_comes_in_while_there_is_room() -> None:
     budget = AbortBudget(100)
     for _ in range(89):
         assert budget.admits(0.0)
-        budget.broke_off()
+        budget.broke_off(50.5)
     assert budget.admits(0.0)
     assert budget.worrying
 
@@ -13,15 +13,14 @@ def test_everybody_comes_in_while_there_is_room() -> None:
 def test_near_the_limit_one_comes_in_every_ten_seconds() -> None:
     budget = AbortBudget(100)
     for _ in range(90):
-        budget.broke_off()
+        budget.broke_off(50.5)
     assert [budget.admits(now) for now in (100.0, 100.1, 109.9, 110.0, 110.1)] == [True, False, False, True, False]
 
 
 def test_a_login_starts_the_count_anew_and_an_old_one_does_not() -> None:
     budget = AbortBudget(100)
-    budget.logged_in(50.0)
     for _ in range(95):
-        budget.broke_off()
+        budget.broke_off(50.5)
     budget.logged_in(50.0)
     assert budget.broken == 95
     budget.logged_in(51.0)

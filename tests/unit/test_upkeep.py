@@ -25,6 +25,11 @@ def test_connections_that_are_silent_together_are_kept_until_the_path_is_lost() 
         each.stalled, each.silent = True, 59.0
     needs = judge([*both, Standing(0.1, 0)], KEEPALIVE, 2)
     assert needs.give_up == []  # the path is back, and theirs may follow
+    both[0].until, both[0].silent = 12.0, 26.9
+    assert judge([*both, Standing(0.1, 0)], KEEPALIVE, 2).give_up == []
+    both[0].silent = 27.1  # it would have tried again by now
+    assert judge([*both, Standing(0.1, 0)], KEEPALIVE, 2).give_up == [0]
+    both[0].until = 0.0
     both[0].silent = 60.0
     assert judge(both, KEEPALIVE, 2).give_up == [0]
 
@@ -35,6 +40,13 @@ def test_the_outdated_serve_until_there_are_others_and_close_when_they_are_empty
     assert (needs.usable, needs.done, needs.dial) == ([0, 1], [], 2)
     needs = judge([*old, Standing(0.1, 0), Standing(0.1, 0)], KEEPALIVE, 2)
     assert (needs.usable, needs.done, needs.dial) == ([2, 3], [0], 0)
+
+
+def test_nobody_waits_for_one_that_owes_an_answer_while_others_give_theirs() -> None:
+    needs = judge([Standing(1.2, 3, unanswered=1.2), Standing(0.1, 9)], KEEPALIVE, 2)
+    assert (needs.usable, needs.doubtful, needs.suspect) == ([1], [0], [])
+    alone = judge([Standing(1.2, 3, unanswered=1.2)], KEEPALIVE, 1)
+    assert (alone.usable, alone.doubtful) == ([0], [])
 
 
 STANDINGS = st.lists(

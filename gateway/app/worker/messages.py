@@ -37,6 +37,10 @@ class Apply:
     config: Config
 
 
+Login = tuple[Endpoint, float, int | None]
+"""A target, when a check last logged in there, and how many broken handshakes its server lets pass."""
+
+
 @dataclass(frozen=True)
 class Order:
     """The targets that new clients of a backend get, best first, and those that clients should leave."""
@@ -44,6 +48,7 @@ class Order:
     backend: str
     targets: tuple[Endpoint, ...]
     unwanted: frozenset[Endpoint] = frozenset()
+    logins: tuple[Login, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ NO_UPLINK = UplinkReport(
 
 def uplink_report(uplink: Uplink) -> UplinkReport:
     """A tunnel as it is now."""
-    link = uplink.link
+    link = uplink.open
     return UplinkReport(
         state=uplink.state,
         reason=uplink.reason,
@@ -130,7 +135,7 @@ def uplink_report(uplink: Uplink) -> UplinkReport:
         channel_open=uplink.channel_open,
         rtt=link.rtt() if link else None,
         details=link.details() if link else {},
-        up=link is not None,
+        up=uplink.link is not None,
     )
 
 
@@ -208,6 +213,11 @@ class Messenger:
         copies = [socket.dup(fd) for fd in fds or []]
         self._outgoing.append((_HEAD.pack(len(body), len(copies)) + body, copies))
         self._flush()
+
+    @property
+    def backlogged(self) -> bool:
+        """Whether the other end is slow to read."""
+        return bool(self._outgoing)
 
     def close(self) -> None:
         """Hang up."""

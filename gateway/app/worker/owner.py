@@ -39,6 +39,7 @@ from gateway.forwarding.listener import Address, Listener
 
 _STOP_TIMEOUT = 3.0
 _REAP_POLL = 0.02
+_LOOK = 1.0
 _SILENCE = 15.0
 """Seconds without a report, of which there are four a second, after which a worker is taken for stuck."""
 
@@ -108,8 +109,10 @@ class WorkerUnit:
             self._send_all()
             ready()
             while not ended.is_set() and loop.time() - self._heard_at < _SILENCE:
+                began = loop.time()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(ended.wait(), 1.0)
+                    await asyncio.wait_for(ended.wait(), _LOOK)
+                self._heard_at += max(0.0, loop.time() - began - _LOOK)  # we slept, too
             raise WorkerLostError(
                 f"worker {self.number} (process {child.pid}) is gone or silent: its clients are reset"
             )
@@ -133,11 +136,10 @@ class WorkerUnit:
         }
         self._send_all()
 
-    def order(self, backend: str, targets: list[Endpoint], unwanted: frozenset[Endpoint]) -> None:
-        """The targets that new clients get from now on, best first, and those that clients should leave."""
-        order = Order(backend, tuple(targets), unwanted)
-        if self._orders.get(backend) != order:
-            self._orders[backend] = order
+    def order(self, order: Order) -> None:
+        """Send clients there from now on."""
+        if self._orders.get(order.backend) != order:
+            self._orders[order.backend] = order
             self.send(order)
 
     def introduce(self, consumers: dict[str, Consumer]) -> None:

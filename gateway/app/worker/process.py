@@ -37,6 +37,7 @@ from gateway.measure import Histogram
 from gateway.ops import logs
 from gateway.relay.readiness import RelayLoop
 from gateway.relay.sockets import reset, tune
+from gateway.ssh.handshakes import handshakes
 from gateway.supervision.supervisor import supervise
 
 log = logging.getLogger(__name__)
@@ -81,11 +82,13 @@ class Worker:
                 except Exception:
                     log.exception("a configuration could not be applied; the worker starts anew")
                     self._stop.set()
-            case Order(backend, targets, unwanted):
+            case Order(backend, targets, unwanted, logins):
                 self._orders[backend] = targets
                 running = self._site.backends.get(backend) if self._site else None
                 if running is not None and isinstance(running.forward, Forward):
                     running.forward.shed(unwanted)
+                    for login in logins:
+                        running.note_login(*login)
             case Known(consumers):
                 self._directory.take(consumers)
             case Dial() if self._group is not None:
@@ -174,7 +177,7 @@ class Worker:
         self._owner.send(Failed(backend, target))
 
     def _tell(self) -> None:
-        if self._site is not None:
+        if self._site is not None and not self._owner.backlogged:  # the next report says all of it anyway
             self._owner.send(report(self._site))
 
     async def _report(self) -> None:
@@ -228,6 +231,7 @@ def main() -> None:
 
 async def _work(sock: socket.socket) -> None:
     prepare_loop()
+    handshakes().per_server = 1  # the owner and its workers share what a server takes
     await Worker(sock).run()
 
 

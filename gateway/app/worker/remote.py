@@ -20,7 +20,7 @@ class RemoteRelay:
     """A connection that a worker carries; see `gateway.contracts.Relay`."""
 
     asked = False
-    to_backend = from_backend = 0
+    to_backend = from_backend = answers = 0
     last_active = 0.0
 
     def __init__(self) -> None:
@@ -44,6 +44,7 @@ class RemoteLink:
         self._worker = worker
         self._tunnel = tunnel
         self.dial_phase = "channel" if tunnel else "tcp"
+        self.leads_to = tunnel or "here"
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """One end of a socket pair, whose other end the worker joins to `to`."""

@@ -1,0 +1,347 @@
+"""Networks, attachments and consumers on a real engine, with the gateway in a container of it."""
+
+import contextlib
+import json
+import subprocess
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY, command
+from docker_proxy import DockerProxy, allowlist
+from engines import Engine, need_engine
+
+from gateway.ops.client import Client
+
+pytestmark = [pytest.mark.rig, pytest.mark.timeout(120)]
+
+SAYING = """
+import socketserver, time
+class Saying(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(b"{words}\\n")
+        time.sleep({seconds})
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = daemon_threads = True
+    request_queue_size = 64
+Server(("0.0.0.0", 3306), Saying).serve_forever()
+"""
+OPT_IN = ("--label", "gateway.enable=true")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    need_engine()
+    made = Engine(tmp_path_factory.mktemp("engine")).start()
+    made.load_busybox()
+    made.load_host()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(autouse=True)
+def clean(engine: Engine) -> Iterator[None]:
+    yield
+    ids = engine.docker("ps", "-aq").stdout.split()
+    if ids:
+        engine.docker("rm", "-f", *ids)
+    engine.docker("network", "prune", "-f")
+
+
+class Site:
+    """A gateway in a container, and a database that only says a word."""
+
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        self.engine = engine
+        self.folder = folder
+        self.client = Client(None, str(folder / "admin.sock"))
+        # Addresses that stay the same over a restart, on a network that is the gateway's and the database's alone.
+        engine.docker("network", "create", "--subnet", "10.77.1.0/24", "far")
+        self.database = "10.77.1.10"
+        self.serve("orders-here")
+
+    def write(self, docker: str = "", backend: str = "", host: str | None = None) -> None:
+        (self.folder / "gateway.yaml").write_text(
+            textwrap.dedent(f"""
+            gateway: {{instance: site-a, state_dir: {self.folder}/state}}
+            ops: {{listen: "127.0.0.1:9090", admin_socket: {self.folder}/admin.sock}}
+            shutdown: {{delay: 0s, drain: 1s}}
+            backends:
+              orders: {{kind: tcp, targets: ["{self.database}:3306"], listen: 0.0.0.0:3306, hold: 2s{backend}}}
+              media: {{kind: tcp, targets: ["{self.database}:3306"], listen: 0.0.0.0:2049, hold: 2s}}
+            docker:
+              host: {host or self.engine.url}
+              networks: {{apps: {{}}}}
+            """)
+            + textwrap.indent(textwrap.dedent(docker), "  ")
+        )
+
+    def serve(self, words: str, seconds: float = 0) -> None:
+        program = SAYING.format(words=words, seconds=seconds)
+        self.engine.run_python("db", program, "--network", "far", "--ip", self.database)
+
+    def start(self, **write: Any) -> "Site":
+        self.write(**write)
+        self.engine.run_gateway("gateway", self.folder, "--network", "far")
+        self.wait(lambda: self.attachment("gateway") == ("attached", None))
+        return self
+
+    def get(self, path: str) -> Any:
+        return self.client.get(path)[1]
+
+    def attachment(self, name: str) -> tuple[str, str | None] | None:
+        found = [each for each in self.get("/api/v1/plan")["attachments"] if each["container"] == name]
+        return (found[0]["state"], found[0]["reason"]) if found else None
+
+    def wait(self, condition: Callable[[], bool], timeout: float = 15.0) -> float:
+        started = time.monotonic()
+        while True:
+            with contextlib.suppress(Exception):
+                if condition():
+                    return time.monotonic() - started
+            if time.monotonic() - started > timeout:
+                logs = self.engine.docker("logs", "gateway", check=False)
+                there = (self.folder / "admin.sock").exists()
+                told = [self.get(path) for path in ("/api/v1/plan", "/api/v1/consumers")] if there else ""
+                pytest.fail(f"not within {timeout} s: {told}\n{logs.stdout}{logs.stderr}")
+            time.sleep(0.05)
+
+    def says(self, container: str, name: str = "orders", port: int = 3306) -> str:
+        """What the backend says to a container that connects to it by name."""
+        return self.engine.docker(
+            "exec", container, "sh", "-c", f"timeout 1 nc -w 1 {name} {port} </dev/null", check=False, timeout=20
+        ).stdout.strip()
+
+    def reaches(self, container: str, timeout: float = 3.0) -> float:
+        return self.wait(lambda: self.says(container) == "orders-here", timeout)
+
+
+@pytest.fixture
+def site(engine: Engine, tmp_path: Path) -> Site:
+    return Site(engine, tmp_path)
+
+
+def test_a_labelled_container_reaches_backends_by_name_and_again_after_whatever_happens(site: Site) -> None:
+    site.start()
+    site.engine.run("web", *OPT_IN, "--label", "gateway.aliases=www")
+    site.reaches("web")
+    assert set(site.engine.aliases("web", "apps")) == {"www", "gw-owner-site-a"}
+    assert set(site.engine.aliases("gateway", "apps")) >= {"orders", "media"}
+    assert site.attachment("web") == ("attached", None)
+    # A recreated container is another one.
+    site.engine.docker("rm", "-f", "web")
+    site.engine.run("web", *OPT_IN)
+    site.reaches("web")
+    # Somebody takes it off.
+    site.engine.docker("network", "disconnect", "apps", "web")
+    site.reaches("web")
+    # It restarts.
+    site.engine.docker("restart", "-t", "0", "web")
+    site.reaches("web")
+    # The gateway's own container is taken off, and comes back with its names.
+    site.engine.docker("network", "disconnect", "apps", "gateway")
+    site.reaches("web", timeout=6)
+    network = json.loads(site.engine.docker("network", "inspect", "apps").stdout)[0]
+    assert network["Labels"]["gateway.managed-by"] == "gateway"
+    assert network["IPAM"]["Config"][0]["Subnet"] == "10.201.0.0/22"
+    writes = site.get("/api/v1/status")["docker"]["writes"]
+    time.sleep(2)
+    assert site.get("/api/v1/status")["docker"]["writes"] == writes  # nothing to do is nothing done
+
+
+def test_containers_that_did_not_opt_in_are_left_alone_and_others_are_told_apart(site: Site) -> None:
+    site.start(docker="attach: [{names: ['batch-*'], aliases: [batch]}]")
+    site.engine.run("plain")
+    site.engine.run("other-site", *OPT_IN, "--label", "gateway.instance=site-b")
+    site.engine.run("batch-1")
+    site.wait(lambda: site.engine.attached("batch-1", "apps"))
+    assert "batch" in site.engine.aliases("batch-1", "apps")
+    assert not site.engine.attached("plain", "apps")
+    assert not site.engine.attached("other-site", "apps")
+
+
+def test_an_attachment_ends_with_its_policy_and_a_foreign_one_never(site: Site) -> None:
+    site.start(docker="attach: [{names: ['batch-*']}]")
+    site.engine.run("batch-1")
+    site.engine.run("stops", *OPT_IN, "--label", "gateway.on-stop=detach")
+    site.engine.run("stays", *OPT_IN)
+    site.engine.run("guest")
+    site.engine.docker("network", "connect", "apps", "guest")
+    site.wait(lambda: all(site.engine.attached(name, "apps") for name in ("batch-1", "stops", "stays")))
+    site.engine.docker("stop", "-t", "0", "stops", "stays")
+    site.wait(lambda: not site.engine.attached("stops", "apps"))
+    assert site.engine.attached("stays", "apps")
+    site.write(docker="attach: [{names: ['else-*']}]")
+    assert site.client.post("/-/reload")[0] == 200
+    site.wait(lambda: not site.engine.attached("batch-1", "apps"))
+    assert site.engine.attached("guest", "apps")
+
+
+def test_every_blocked_attachment_says_why(site: Site) -> None:
+    engine = site.engine
+    engine.docker("network", "create", "--subnet", "10.88.0.0/30", "tiny")
+    engine.run("shared-with")
+    site.start()
+    site.write(docker="attach: [{names: [full], networks: [tiny]}]")
+    text = (site.folder / "gateway.yaml").read_text()
+    (site.folder / "gateway.yaml").write_text(
+        text.replace(
+            "{apps: {}}", "{apps: {}, tiny: {create: false}, wide: {driver: overlay}, gone: {create: false}}"
+        )
+    )
+    assert site.client.post("/-/reload")[0] == 200
+    engine.run("host-net", "--network", "host", *OPT_IN, "--label", "gateway.network=apps")
+    engine.run("none-net", "--network", "none", *OPT_IN, "--label", "gateway.network=apps")
+    engine.run("shared", "--network", "container:shared-with", *OPT_IN, "--label", "gateway.network=apps")
+    engine.run("conflict", *OPT_IN, "--label", "gateway.network=apps", "--label", "gateway.aliases=orders")
+    engine.run("overlaid", *OPT_IN, "--label", "gateway.network=wide")
+    engine.run("lost", *OPT_IN, "--label", "gateway.network=gone")
+    engine.run("full")
+    expected = {
+        "host-net": "host_network",
+        "none-net": "no_network",
+        "shared": "shared_namespace",
+        "conflict": "alias_conflict",
+        "overlaid": "not_a_manager",
+        "lost": "unknown_network",
+        "full": "ip_exhausted",
+    }
+    for name, reason in expected.items():
+        site.wait(lambda name=name, reason=reason: site.attachment(name) == ("blocked", reason))  # type: ignore[misc]
+    assert 'gateway_attachment_state{container="shared",network="apps",state="blocked"} 1.0' in site.get("/metrics")
+    status = command("status", "--admin-socket", str(site.folder / "admin.sock")).stdout
+    assert "lives in another container's network" in status
+
+
+def test_only_containers_whose_label_names_the_backend_are_let_in(site: Site) -> None:
+    site.start(backend=", allow: {label: gateway.backends}")
+    site.engine.run("good", *OPT_IN, "--label", "gateway.backends=orders")
+    site.engine.run("wrong", *OPT_IN, "--label", "gateway.backends=media")
+    site.engine.run("guest")
+    site.engine.docker("network", "connect", "apps", "guest")
+    # From its first moment: the container is known before it is refused.
+    assert site.reaches("good") < 3
+    site.wait(lambda: site.engine.attached("wrong", "apps"))
+    assert site.says("wrong") == ""
+    assert site.says("wrong", "media", 2049) == "orders-here"
+    assert site.says("guest") == ""
+    site.wait(
+        lambda: site.get("/api/v1/status")["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 2}
+    )
+    consumers = site.get("/api/v1/consumers")["consumers"]
+    assert consumers["good"]["backends"]["orders"]["total"] >= 1
+    assert consumers["good"]["backends"]["orders"]["bytes_from_backend"] >= len("orders-here\n")
+    assert consumers["wrong"]["backends"]["orders"]["rejected"] == {"not_allowed": 1}
+    text = site.get("/metrics")
+    assert 'gateway_consumer_bytes_total{backend="media",consumer="wrong",direction="from_backend"}' in text
+    wide = command("status", "-o", "wide", "--admin-socket", str(site.folder / "admin.sock")).stdout
+    assert "CONSUMER" in wide
+    assert "good" in wide
+
+
+def test_one_leaking_consumer_leaves_room_for_the_others(site: Site) -> None:
+    site.engine.docker("rm", "-f", "db")
+    site.serve("orders-here", seconds=60)
+    site.start(backend=", max_connections: 20")
+    site.engine.run("leaky", *OPT_IN)
+    site.engine.run("modest", *OPT_IN)
+    site.wait(lambda: site.engine.attached("leaky", "apps") and site.engine.attached("modest", "apps"))
+    leak = "for i in $(seq 22); do nc orders 3306 </dev/zero >/dev/null & done; wait"
+    site.engine.docker("exec", "-d", "leaky", "sh", "-c", leak)
+
+    def used(name: str) -> dict[str, Any]:
+        return dict(site.get("/api/v1/consumers")["consumers"][name]["backends"].get("orders", {}))
+
+    site.wait(lambda: used("leaky").get("active") == 16)
+    site.wait(lambda: sum(site.get("/api/v1/status")["backends"]["orders"]["connections"]["rejected"].values()) == 6)
+    assert used("leaky")["rejected"]["consumer_quota"] > 0
+    site.engine.docker("exec", "-d", "modest", "sh", "-c", "nc orders 3306 </dev/zero >/dev/null")
+    site.wait(lambda: used("modest").get("active") == 1)
+
+
+def test_a_killed_engine_changes_nothing_for_long(site: Site) -> None:
+    site.start()
+    for at in range(4):
+        site.engine.kill()
+        time.sleep(0.5 * (at % 3))
+        with contextlib.suppress(Exception):
+            site.wait(lambda: not site.get("/api/v1/status")["docker"]["reachable"], timeout=3)
+        site.engine.start()
+        # Without live-restore its containers ended with it.
+        site.engine.docker("start", "gateway", "db")
+        site.engine.docker("rm", "-f", "web", check=False)
+        site.engine.run("web", *OPT_IN)
+        site.reaches("web", timeout=20)
+
+
+def test_without_any_event_everything_is_found_within_35_seconds(site: Site, tmp_path: Path) -> None:
+    with DockerProxy(tmp_path / "proxy.sock", site.engine.socket) as proxy:
+        proxy.drop_events = True
+        site.start(host=f"unix://{tmp_path}/proxy.sock", docker="resync: 5s")
+        time.sleep(1)
+        site.engine.run("web", *OPT_IN)
+        site.reaches("web", timeout=8)  # a seventh of the default, so seven times as fast
+
+
+def test_the_shipped_allowlist_is_enough_and_not_too_much(site: Site, tmp_path: Path) -> None:
+    rules = allowlist(REPOSITORY / "configs/docker/socket-proxy-leader.yaml")
+    with DockerProxy(tmp_path / "proxy.sock", site.engine.socket, rules) as proxy:
+        site.start(host=f"unix://{tmp_path}/proxy.sock", docker="attach: [{names: ['batch-*']}]")
+        site.engine.run("web", *OPT_IN)
+        site.engine.run("batch-1")
+        site.reaches("web")
+        site.wait(lambda: site.engine.attached("batch-1", "apps"))
+        text = (site.folder / "gateway.yaml").read_text()
+        (site.folder / "gateway.yaml").write_text(
+            text.replace("batch-*", "else").replace("{apps: {}}", "{apps: {}, old: {}}")
+        )
+        assert site.client.post("/-/reload")[0] == 200
+        site.wait(lambda: not site.engine.attached("batch-1", "apps") and site.engine.attached("web", "old"))
+        (site.folder / "gateway.yaml").write_text(text)
+        assert site.client.post("/-/reload")[0] == 200
+        site.wait(lambda: "old" not in site.engine.docker("network", "ls", "--format", "{{.Name}}").stdout.split())
+        assert proxy.refused == []
+        superfluous = {(method, each) for method, patterns in rules.items() for each in patterns} - proxy.used
+        assert {each for _, each in superfluous} <= {
+            r"/v1\..{1,2}/nodes/[a-z0-9]+",
+            "/_ping",
+        }  # in a swarm; when idle
+    agent = allowlist(REPOSITORY / "configs/docker/socket-proxy-agent.yaml")
+    assert all(set(agent[method]) <= set(rules[method]) for method in agent)
+
+
+def test_plan_shows_and_apply_does_once(site: Site) -> None:
+    site.write()
+    site.engine.run("web", *OPT_IN)
+    config = ("-c", str(site.folder / "gateway.yaml"))
+    shown = command("plan", *config)
+    assert shown.returncode == 0
+    assert "create_network" in shown.stdout
+    assert "connect" in shown.stdout
+    assert not site.engine.attached("web", "apps")
+    assert json.loads(command("plan", *config, "-o", "json").stdout)["actions"][0]["action"] == "create_network"
+    done = command("apply", *config)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert site.engine.attached("web", "apps")
+    again = command("apply", *config)
+    assert "nothing to change" in again.stdout
+    site.write(host="unix:///nowhere.sock")
+    refused = command("plan", *config)
+    assert (refused.returncode, "nowhere.sock" in refused.stderr) == (1, True)
+
+
+def test_docker_that_is_not_there_stops_nothing(site: Site) -> None:
+    site.write(host="unix:///nowhere.sock")
+    site.engine.run_gateway("gateway", site.folder, "--network", "far")
+    site.wait(lambda: site.get("/api/v1/status")["backends"]["orders"]["state"] == "up")
+    docker = site.get("/api/v1/status")["docker"]
+    assert (docker["reachable"], "nowhere.sock" in docker["trouble"]) == (False, True)
+    assert "gateway_docker_up 0.0" in site.get("/metrics")
+    ended = subprocess.run(
+        ["docker", "-H", site.engine.url, "stop", "-t", "10", "gateway"], timeout=20, check=True, capture_output=True
+    )
+    assert ended.returncode == 0
+    assert site.engine.inspect("gateway")["State"]["ExitCode"] == 0
