@@ -31,12 +31,19 @@ Stream = socket.socket
 
 
 class Endpoint(NamedTuple):
-    """A host (name or address) and a TCP port."""
+    """A host (name or address) and a TCP port; or, where the host begins with a slash, a unix socket."""
 
     host: str
     port: int
 
+    @property
+    def is_unix(self) -> bool:
+        """Whether it is a unix socket's path."""
+        return self.host.startswith("/")
+
     def __str__(self) -> str:
+        if self.is_unix:
+            return self.host
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 

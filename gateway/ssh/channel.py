@@ -292,6 +292,11 @@ class StockChannels:
 
     async def _channel(self, relay: StockRelay, to: Endpoint) -> _Opened:
         try:
+            if to.is_unix:
+                opened: Any = await self._conn.create_unix_connection(
+                    cast("Any", lambda: relay), to.host, window=relay.window.size, max_pktsize=MAX_PACKET
+                )
+                return cast("_Opened", opened)
             return await self._conn.create_connection(
                 lambda: relay, to.host, to.port, "127.0.0.1", 0, window=relay.window.size, max_pktsize=MAX_PACKET
             )

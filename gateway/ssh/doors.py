@@ -22,6 +22,7 @@ KNOWN_VERSIONS = ("2.24.",)
 """The releases whose inside this file was written for; with any other, channels are asyncssh's own."""
 
 _ORIGIN = String("127.0.0.1") + UInt32(0)
+_NOTHING = String("") + UInt32(0)
 REKEY_BYTES = 16 << 30
 """Well below what one AES-GCM key may protect, and rare enough not to be felt (NIST SP 800-38D, 8.3)."""
 
@@ -164,18 +165,20 @@ class PlaneConnection(SSHClientConnection):
     def request_channel(self, channel: Any, host: str, port: int, window: int, max_packet: int) -> int:
         """Ask for a connection from the far side to `host:port` (RFC 4254, 7.2); gives our channel's number.
 
+        A host that begins with a slash is a unix socket there (OpenSSH's PROTOCOL, section 2.4).
+
         Raises:
             asyncssh.ChannelOpenError: The connection is closed.
         """
         number = self.add_channel(channel)
         self.expect_packets_of(max_packet)
+        unix = host.startswith("/")
+        kind = b"direct-streamlocal@openssh.com" if unix else b"direct-tcpip"
+        where = _NOTHING if unix else UInt32(port) + _ORIGIN
         self.wire.send_control(
             MSG_CHANNEL_OPEN,
-            b"".join((
-                String(b"direct-tcpip"), UInt32(number), UInt32(window), UInt32(max_packet),
-                String(host), UInt32(port), _ORIGIN,
-            )),
-        )  # fmt: skip
+            b"".join((String(kind), UInt32(number), UInt32(window), UInt32(max_packet), String(host), where)),
+        )
         return number
 
     def forget_channel(self, number: int) -> None:

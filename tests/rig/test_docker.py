@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY, command
+from conftest import REPOSITORY, command, ssh_tunnel
 from docker_proxy import DockerProxy, allowlist
 from engines import Engine, need_engine
 
+from gateway.demo.sshd import Bastion
 from gateway.ops.client import Client
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(120)]
@@ -331,6 +332,18 @@ def test_plan_shows_and_apply_does_once(site: Site) -> None:
     site.write(host="unix:///nowhere.sock")
     refused = command("plan", *config)
     assert (refused.returncode, "nowhere.sock" in refused.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("ciphers", ["aes128-gcm@openssh.com", "aes256-ctr"])
+def test_an_engine_behind_a_tunnel(site: Site, shared_bastion: Bastion, ciphers: str) -> None:
+    """Its unix socket through SSH, by the project's own data plane and by asyncssh's channels."""
+    site.write(host=f"ssh://bastion{site.engine.socket}")
+    with (site.folder / "gateway.yaml").open("a") as file:
+        file.write(f"tunnels: {{bastion: {ssh_tunnel(shared_bastion, more=f', ciphers: [{ciphers}]')}}}\n")
+    site.engine.run("web", *OPT_IN)
+    done = command("apply", "-c", str(site.folder / "gateway.yaml"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert site.engine.attached("web", "apps")
 
 
 def test_docker_that_is_not_there_stops_nothing(site: Site) -> None:
