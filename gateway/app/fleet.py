@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Iterator
 
 from gateway.app.site import Site
+from gateway.backends.volume import VolumeSpec
 from gateway.config import Config
 from gateway.contracts import Endpoint, Link
 from gateway.docker.consumers import Consumer
@@ -101,7 +102,18 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> Desired:
         for name, spec in config.backends.items()
         if any(isinstance(address, Endpoint) and not _loopback(address) for address in spec.listen)
     )
-    return Desired(config.gateway.instance, config.docker, reached, busy)
+    return Desired(config.gateway.instance, config.docker, reached, busy, volumes(config))
+
+
+def volumes(config: Config) -> tuple[VolumeSpec, ...]:
+    """The volumes that a configuration wants."""
+    found = []
+    for spec in config.backends.values():
+        listener = next((address for address in spec.listen if isinstance(address, Endpoint)), None)
+        made = spec.kind.volume(spec.options, listener) if listener else None
+        if made is not None:
+            found.append(made)
+    return tuple(found)
 
 
 def _loopback(address: Endpoint) -> bool:

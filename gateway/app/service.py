@@ -12,7 +12,7 @@ from gateway.app import views
 from gateway.app.changes import compare
 from gateway.app.filewatch import FileWatch
 from gateway.app.fleet import Fleet
-from gateway.app.runtime import prepare_loop, prepare_process
+from gateway.app.runtime import become_io_flusher, prepare_loop, prepare_process
 from gateway.app.site import Running, Site, bind_all
 from gateway.app.worker.messages import Command
 from gateway.config import Config
@@ -61,6 +61,7 @@ class GatewayService:
         self._reload_at = time.time()
         self._reload_error = ""
         self._startup_done = False
+        self._flushes = False
         self._notifier = Notifier()
         self._site: Site | None = None
         self._fleet: Fleet | None = None
@@ -83,6 +84,7 @@ class GatewayService:
             asyncio.TaskGroup() as group,
             supervise() as supervisor,
         ):
+            self._flushes = any(spec.kind.bulk for spec in self._config.backends.values()) and become_io_flusher()
             self._fleet = Fleet(supervisor, group)
             self._site = Site(supervisor, group, self._config, self._fleet)
             self._site.apply(self._config, listeners)
@@ -135,6 +137,7 @@ class GatewayService:
             tunnels=views.tunnel_views(site) if site else [],
             backends=backends,
             loop_lag=self._lag.copy(),
+            io_flusher=self._flushes,
             docker=views.docker_view(self._fleet) if self._fleet else None,
             warnings=_warnings(self._config),
             workers={unit.number: unit.pid if unit.running else None for unit in site.workers.units} if site else {},
@@ -208,6 +211,13 @@ class GatewayService:
                 check.pause()
             else:
                 check.resume()
+        return running is not None
+
+    def fail(self, backend: str, *, failing: bool) -> bool:
+        """See `gateway.ops.view.Service`."""
+        running = self._site.backends.get(backend) if self._site else None
+        if running is not None:
+            running.forward.hold_nobody(nobody=failing)
         return running is not None
 
     def reconnect(self, tunnel: str) -> bool:

@@ -27,6 +27,7 @@ from gateway.ops.view import (
     KnownConsumer,
     TargetView,
     TunnelView,
+    VolumeView,
     iso,
 )
 
@@ -94,6 +95,7 @@ def backend_view(running: Running, *, knows_containers: bool) -> BackendView:
         to_backend=forward.to_backend,
         from_backend=forward.from_backend,
         latency=forward.latency.copy(),
+        failing=forward.failing,
         consumers=_consumers(forward) if knows_containers else {},
     )
 
@@ -125,6 +127,9 @@ def docker_view(fleet: Fleet) -> DockerView | None:
         attachments=[
             AttachmentView(each.network, each.container, each.state, each.reason, each.message)
             for each in plan.conditions
+        ],
+        volumes=[
+            VolumeView(each.spec.name, each.state, each.message, each.spec.driver_options) for each in plan.volumes
         ],
         actions=[
             ActionView(each.verb, each.network, each.container, list(each.aliases), each.why) for each in plan.actions

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from gateway.backends import BackendKind, register
+from gateway.backends.volume import VolumeOptions, VolumeSpec, reached_at
 from gateway.contracts import Duration, Endpoint, Finding, Link, Phases
 from gateway.errors import ProbeError, Reason
 from gateway.nfs import v4
@@ -30,10 +31,12 @@ class NfsOptions:
     Args:
         export: The directory to look at, as the server's pseudo file system names it.
         allow_unprivileged_ports: Accept clients from source ports above 1023, for containers behind NAT.
+        volume: A Docker volume that leads to it, kept by the gateway.
     """
 
     export: str
     allow_unprivileged_ports: bool = False
+    volume: VolumeOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,31 @@ class NfsBackend:
             raise ProbeError(Reason.READ_ONLY, f"{name}: may not be written")
 
 
+def _volume(options: NfsOptions, listener: Endpoint) -> VolumeSpec | None:
+    """The volume's options for mount(2), which is what Docker's driver calls: what only mount.nfs knows is no good.
+
+    The version is always there, since the kernel's own choice would be 3; `retry`, `bg` and `intr` never are.
+    """
+    wanted = options.volume
+    if wanted is None:
+        return None
+    address = reached_at(wanted, listener)
+    mode = "ro" if wanted.read_only else "rw"
+    return VolumeSpec(
+        name=wanted.name,
+        kind="nfs",
+        device=f"{f'[{address}]' if ':' in address else address}:{options.export}",
+        options=(
+            f"addr={address}", f"port={listener.port}", "nfsvers=4.2", "proto=tcp", "hard", "timeo=600", "retrans=2",
+            mode, *wanted.mount_options,
+        ),
+        address=address,
+        port=listener.port,
+        export=options.export,
+        read_only=wanted.read_only,
+    )  # fmt: skip
+
+
 register(
     BackendKind(
         "nfs",
@@ -110,6 +138,7 @@ register(
         default_port=2049,
         hold=Duration(300.0),
         bulk=True,
+        volume=_volume,
         privileged_only=lambda options: not options.allow_unprivileged_ports,
     )
 )

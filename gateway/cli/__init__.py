@@ -10,7 +10,7 @@ from gateway.cli.demo import demo
 from gateway.cli.docker import apply, plan
 from gateway.cli.render import render
 from gateway.cli.run import check, run, validate
-from gateway.cli.service import drain, explain, healthcheck, reload, shutdown, status, undrain, wait
+from gateway.cli.service import drain, explain, fail, healthcheck, reload, shutdown, status, undrain, wait
 from gateway.cli.top import top
 from gateway.errors import ConfigError, GatewayError, ServiceUnreachableError, UsageError
 
@@ -25,7 +25,7 @@ def cli() -> None:
 
 for _command in (
     run, validate, check, plan, apply, status, top, explain, wait, healthcheck,
-    reload, drain, undrain, shutdown, render, demo, completion,
+    reload, drain, undrain, shutdown, fail, render, demo, completion,
 ):  # fmt: skip
     cli.add_command(_command)
 

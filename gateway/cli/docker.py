@@ -48,6 +48,7 @@ def apply(
 def _config(
     file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], settings: dict[str, str | None]
 ) -> "Config":
+    from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 
@@ -55,7 +56,7 @@ def _config(
     config = load(sources(file, tunnels, backends, settings))
     if config.docker is None:
         raise UsageError("the configuration has no section docker: there is nothing to plan")
-    return config
+    return with_ports(config)
 
 
 def _print(made: "Plan", output: str) -> None:
@@ -69,6 +70,10 @@ def _print(made: "Plan", output: str) -> None:
             [each.network, each.container, each.state, each.reason or "", each.message] for each in made.conditions
         ]
         print_table(["NETWORK", "CONTAINER", "STATE", "REASON", "WHY"], rows)
+        click.echo()
+    if made.volumes:
+        rows = [[each.spec.name, each.state, each.message] for each in made.volumes]
+        print_table(["VOLUME", "STATE", "WHY"], rows)
         click.echo()
     if made.actions:
         rows = [
@@ -94,6 +99,11 @@ def _json(made: "Plan") -> dict[str, object]:
             {"network": each.network, "container": each.container, "state": each.state, "reason": each.reason,
              "message": each.message}
             for each in made.conditions
+        ],
+        "volumes": [
+            {"name": each.spec.name, "state": each.state, "message": each.message,
+             "options": each.spec.driver_options}
+            for each in made.volumes
         ],
         "warnings": list(made.warnings),
         "postponed": made.postponed,

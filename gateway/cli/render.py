@@ -1,7 +1,8 @@
 """`gateway render`: what to paste on the other side."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -43,6 +44,54 @@ def authorized_keys(
             click.echo(f"restrict,port-forwarding,{permits} {key}")
     if not found:
         raise GatewayError("no SSH tunnel is configured")
+
+
+_HOST = click.option(
+    "--host", metavar="ADDRESS", help="Where containers reach the gateway; absent: by backend names."
+)
+
+
+def _rendered(name: str, text: str, make: "Callable[[Any, Config, str | None], str]") -> None:
+    @render.command(name, help=text)
+    @source_options
+    @_HOST
+    def command(
+        file: Path | None,
+        tunnels: tuple[str, ...],
+        backends: tuple[str, ...],
+        host: str | None,
+        **settings: str | None,
+    ) -> None:
+        from gateway.app import rendering  # noqa: PLC0415 - slow to import
+        from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
+        from gateway.config import load  # noqa: PLC0415 - slow to import
+
+        config = with_ports(load(sources(file, tunnels, backends, settings)))
+        for hint in rendering.hints(config) if host is None else ():
+            click.secho(f"# {hint}", err=True, fg="yellow")
+        click.echo(make(rendering, config, host).rstrip())
+
+
+_rendered(
+    "env",
+    "Print the environment variables of an app: where each backend is.",
+    lambda rendering, config, host: "\n".join(rendering.env(config, host)),
+)
+_rendered(
+    "compose",
+    "Print the parts of a compose file: environment, labels and mounts of an app, and the volumes.",
+    lambda rendering, config, host: rendering.compose(config, host),
+)
+_rendered(
+    "docker-run",
+    "Print the commands that make the volumes and start an app.",
+    lambda rendering, config, host: "\n".join(rendering.docker_run(config, host)),
+)
+_rendered(
+    "kubernetes",
+    "Print a PersistentVolume and a claim for each NFS volume.",
+    lambda rendering, config, _: rendering.kubernetes(config),
+)
 
 
 def _targets(config: "Config", tunnel: str) -> list[str]:

@@ -30,13 +30,14 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
         signal.signal(number, lambda *_: sys.exit(0))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from gateway.app import service  # noqa: PLC0415 - slow to import
+    from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 
     given = sources(file, tunnels, backends, settings)
     config = load(given)
     logs.configure(config.log.level, config.log.format)
-    service.run(config, lambda: load(given), file=given.file)
+    service.run(with_ports(config), lambda: with_ports(load(given)), file=given.file)
     # Threads that look up a name cannot be ended, and would be waited for.
     logging.shutdown()
     sys.stdout.flush()

@@ -136,6 +136,18 @@ def _admin(name: str, path: str, text: str) -> click.Command:
     return command
 
 
+@click.command()
+@click.argument("name")
+@click.option("--undo", is_flag=True, help="Hold clients again.")
+@_socket_option
+def fail(name: str, undo: bool, admin_socket: str) -> None:
+    """Reset the clients of backend NAME rather than hold them while its path is down: an error now, and no hang."""
+    code, body = Client(None, admin_socket).post(f"/-/backends/{quote(name)}/{'hold' if undo else 'fail'}")
+    if code != 200:
+        raise GatewayError(body["detail"])
+    click.echo(body["detail"])
+
+
 reload = _admin("reload", "/-/reload", "Read the configuration again and apply what changed.")
 drain = _admin("drain", "/-/drain", "Say not ready, so that load balancers look away; keep serving.")
 undrain = _admin("undrain", "/-/undrain", "Say ready again.")
@@ -191,6 +203,10 @@ def _print_docker(docker: dict[str, Any] | None, consumers: dict[str, Any], *, w
     ]  # fmt: skip
     if rows:
         print_table(["NETWORK", "CONTAINER", "ATTACHMENT", "WHY"], rows)
+    rows = [[each["name"], each["state"], each["message"]] for each in docker["volumes"]]
+    if rows and (wide or any(row[1] != "kept" for row in rows)):
+        click.echo()
+        print_table(["VOLUME", "STATE", "WHY"], rows)
     rows = [
         [name, backend, str(use["active"]), str(use["total"]), _bytes(use["bytes_to_backend"]),
          _bytes(use["bytes_from_backend"]), _ms(use["mean_latency_seconds"]),

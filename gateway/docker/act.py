@@ -25,6 +25,12 @@ async def act(engine: Engine, action: Action) -> None:
         case Verb.REATTACH:
             await _disconnect(engine, action)
             await _connect(engine, action)
+        case Verb.CREATE_VOLUME:
+            await engine.post("volumes/create", dict(action.body))
+        case Verb.RECREATE_VOLUME:
+            # Without force: the engine refuses when somebody uses it after all.
+            await _unless(Kind.NOT_FOUND, engine.delete(f"volumes/{action.network_id}"))
+            await engine.post("volumes/create", dict(action.body))
         case Verb.UPDATE_SERVICE:
             await engine.post(f"services/{action.container_id}/update", dict(action.body), version=action.version)
 

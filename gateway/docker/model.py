@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.docker.volumes import VolumeInfo
+
 TASK_LABEL = "com.docker.swarm.task.id"
 RUNNING = {"running", "paused", "restarting"}
 LIVE = {*RUNNING, "created"}
@@ -95,6 +97,8 @@ class Observed:
     containers: tuple[Container, ...] = ()
     networks: tuple[NetworkInfo, ...] = ()
     services: tuple[Service, ...] = ()
+    volumes: tuple[VolumeInfo, ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
     swarm: Swarm = Swarm()
     own: str | None = None
     """The ID of the gateway's own container."""

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from gateway.docker.labels import MANAGED_BY
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.options import DockerOptions
 from gateway.docker.trouble import EXPECTED, EngineError, Kind, explain
+from gateway.docker.volumes import VolumeInfo
 
 _ID = re.compile(r"/containers/([0-9a-f]{64})/")
 
@@ -21,9 +22,13 @@ class Observer:
     Args:
         options: What is configured.
         known: Networks that we once attached something to, whether they are configured or not.
+        volumes: Tells whether volumes matter.
     """
 
-    def __init__(self, options: DockerOptions, known: Callable[[], set[str]]) -> None:
+    def __init__(
+        self, options: DockerOptions, known: Callable[[], set[str]], volumes: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._volumes = volumes
         self._options = options
         self._known = known
         self._matter: set[str] = set()
@@ -36,7 +41,8 @@ class Observer:
             EngineError: A question was not answered.
         """
         try:
-            swarm, node = _swarm(await engine.get("info"))
+            info = await engine.get("info")
+            swarm, node = _swarm(info)
             if swarm.manager:
                 told = await engine.get(f"nodes/{node}")
                 swarm = Swarm(active=True, manager=True, leader=bool(told.get("ManagerStatus", {}).get("Leader")))
@@ -47,6 +53,9 @@ class Observer:
             listed = await engine.get("containers/json", all="true")
             own = _own(self._options.container, listed)
             containers = tuple([await self._container(engine, each) for each in listed])
+            volumes: tuple[VolumeInfo, ...] = ()
+            if self._volumes():
+                volumes = tuple(_volumes(await engine.get("volumes"), listed))
             services: tuple[Service, ...] = ()
             if self._options.services and swarm.leader:
                 services = tuple(_service(each) for each in await engine.get("services"))
@@ -56,7 +65,7 @@ class Observer:
             raise explain(error) from error
         seen = {each.endpoint_id for container in containers for each in container.endpoints.values()}
         self._aliases = {key: aliases for key, aliases in self._aliases.items() if key in seen}
-        return Observed(containers, networks, services, swarm, own)
+        return Observed(containers, networks, services, volumes, info, swarm, own)
 
     async def _container(self, engine: Engine, listed: Mapping[str, Any]) -> Container:
         networks = (listed.get("NetworkSettings") or {}).get("Networks") or {}
@@ -121,6 +130,23 @@ def _network(told: Mapping[str, Any]) -> NetworkInfo:
         labels=told.get("Labels") or {},
         subnets=tuple(each["Subnet"] for each in ranges if each.get("Subnet")),
     )
+
+
+def _volumes(told: Mapping[str, Any], containers: Iterable[Mapping[str, Any]]) -> Iterator[VolumeInfo]:
+    used = {
+        mount.get("Name")
+        for each in containers
+        for mount in each.get("Mounts") or ()
+        if mount.get("Type") == "volume"
+    }
+    for each in told.get("Volumes") or ():
+        yield VolumeInfo(
+            name=each["Name"],
+            driver=each["Driver"],
+            options=each.get("Options") or {},
+            labels=each.get("Labels") or {},
+            used=each["Name"] in used,
+        )
 
 
 def _service(told: Mapping[str, Any]) -> Service:

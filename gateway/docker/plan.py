@@ -4,16 +4,18 @@ import hashlib
 import ipaddress
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from gateway.backends.volume import VolumeSpec
 from gateway.docker import labels
 from gateway.docker.labels import Wish
 from gateway.docker.model import LIVE, Container, EndpointInfo, NetworkInfo, Observed, Service
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.trouble import Blocked
+from gateway.docker.volumes import VolumeStanding, body, hindrances, judge
 
 _POOL = ipaddress.ip_network("10.201.0.0/16")
 _SUBNET_BITS = 22
@@ -32,6 +34,8 @@ class Verb(StrEnum):
     DISCONNECT = "disconnect"
     REATTACH = "reattach"
     UPDATE_SERVICE = "update_service"
+    CREATE_VOLUME = "create_volume"
+    RECREATE_VOLUME = "recreate_volume"
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Action:
     """One change.
 
     Args:
-        network: The name of the network.
+        network: The name of the network or volume.
         network_id: Its ID, or its name where this engine does not see it yet.
         container: The name of the container or service; empty for a network.
         container_id: Its ID.
@@ -99,12 +103,14 @@ class Desired:
         options: The configuration's section.
         backends: Those that clients may reach by name.
         busy: IDs of containers that have connections through us.
+        volumes: Those that are to be kept.
     """
 
     instance: str
     options: DockerOptions
     backends: tuple[str, ...]
     busy: frozenset[str] = frozenset()
+    volumes: tuple[VolumeSpec, ...] = ()
 
     @property
     def mark(self) -> str:
@@ -121,6 +127,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
     postponed: int = 0
     """Detachments beyond what may be done at once."""
+    volumes: tuple[VolumeStanding, ...] = ()
 
 
 def plan(desired: Desired, observed: Observed, ours: frozenset[tuple[str, str]]) -> Plan:
@@ -190,7 +197,21 @@ class _Planner:
                 self._service(service)
         postponed = self._detach()
         self._remove_networks()
-        return Plan(tuple(self.actions), tuple(self.conditions), tuple(self.warnings), postponed)
+        volumes = tuple(self._volumes())
+        return Plan(tuple(self.actions), tuple(self.conditions), tuple(self.warnings), postponed, volumes)
+
+    def _volumes(self) -> Iterator[VolumeStanding]:
+        prefix, instance = self.options.label_prefix, self.desired.instance
+        there = {each.name: each for each in self.observed.volumes}
+        own = next((each.network_mode for each in self.observed.containers if each.id == self.observed.own), None)
+        self.warnings += hindrances(self.observed.info, self.options.host, own, self.desired.volumes)
+        for spec in self.desired.volumes:
+            standing = judge(spec, there.get(spec.name), prefix, instance)
+            yield standing
+            if standing.change is not None:
+                verb = Verb.CREATE_VOLUME if standing.change == "create" else Verb.RECREATE_VOLUME
+                made = body(spec, prefix, instance)
+                self.actions.append(Action(verb, spec.name, spec.name, why=standing.message, body=made))
 
     # Networks.
 

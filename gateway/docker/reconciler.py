@@ -5,6 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 from gateway.contracts import Link
@@ -30,6 +31,8 @@ _PARALLEL = 4
 _JITTER = 0.1
 _PER_OBJECT = BackoffPolicy(first=0.2, cap=60.0, floor=0.1)
 _RECONNECT = BackoffPolicy(first=0.5, cap=10.0, floor=0.1)
+_FIRST = (Verb.CREATE_NETWORK, Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME)
+_THEN = (Verb.CONNECT, Verb.DISCONNECT, Verb.REATTACH, Verb.UPDATE_SERVICE)
 _ENDS = ("die", "destroy", "stop", "kill")
 _NOISE = ("exec_", "health_status", "top", "attach", "resize", "export", "archive-path", "extract-to-dir")
 """Events of containers that change nothing here, some of them many times a minute."""
@@ -56,7 +59,11 @@ class Reconciler:
         self._desired = desired
         self._link_of = link_of
         self._ledger = Ledger(state_dir)
-        self._observer = Observer(options, lambda: {network for _, network in self._ledger.endpoints})
+        self._observer = Observer(
+            options,
+            known=lambda: {network for _, network in self._ledger.endpoints},
+            volumes=lambda: bool(desired().volumes),
+        )
         self._dirty = asyncio.Event()
         self._backoffs: dict[tuple[str, str], tuple[Backoff, float, EngineError]] = {}
         self.directory = Directory(self.hurry)
@@ -107,7 +114,7 @@ class Reconciler:
             await asyncio.gather(watching, return_exceptions=True)
 
     async def _watch(self, engine: Engine, since: float) -> None:
-        async for event in engine.events(since, ("container", "network", "service")):
+        async for event in engine.events(since, ("container", "network", "service", "volume")):
             action = str(event.get("Action", ""))
             if event.get("Type") == "container":
                 if action.startswith(_NOISE):
@@ -154,7 +161,7 @@ class Reconciler:
             if sum(self.writes.values()) == before:
                 break
         refused = [f"{'/'.join(filter(None, key))}: {trouble}" for key, (_, _, trouble) in self._backoffs.items()]
-        return Plan(tuple(done), self.plan.conditions, self.plan.warnings, self.plan.postponed), refused
+        return replace(self.plan, actions=tuple(done)), refused
 
     async def cycle(self, engine: Engine) -> float:
         """Look, plan, and act once; gives the seconds until the next action may be tried again.
@@ -189,8 +196,7 @@ class Reconciler:
                 await self._act(engine, action)
 
         # What is made comes before what needs it; each sort on its own, side by side.
-        for verbs in ((Verb.CREATE_NETWORK,), (Verb.CONNECT, Verb.DISCONNECT, Verb.REATTACH, Verb.UPDATE_SERVICE),
-                      (Verb.REMOVE_NETWORK,)):  # fmt: skip
+        for verbs in (_FIRST, _THEN, (Verb.REMOVE_NETWORK,)):
             jobs: list[Awaitable[None]] = [one(action) for action in actions if action.verb in verbs]
             if jobs:
                 await asyncio.gather(*jobs)
@@ -233,7 +239,7 @@ class Reconciler:
             warnings += (
                 f"the ledger cannot be used, and nothing of before is ever detached: {self._ledger.problem}",
             )
-        return Plan(planned.actions, conditions, warnings, planned.postponed)
+        return replace(planned, conditions=conditions, warnings=warnings)
 
     def _with_failure(self, condition: Condition) -> Condition:
         failure = self._backoffs.get((condition.network, condition.container))

@@ -76,16 +76,26 @@ class Dialler:
 
     def __init__(self, route: Route) -> None:
         self.route = route
+        self.failing = False
+        """Whether clients are reset rather than held."""
         self._rerouted = asyncio.Event()
         """Set, and replaced, when the route changes."""
         self._turns: dict[Endpoint, asyncio.Semaphore] = {}
+
+    def hold_nobody(self, *, nobody: bool) -> None:
+        """From now on, let no client wait for a path that is down, those included who wait already; or as before."""
+        self.failing = nobody
+        self._wake()
+
+    def _wake(self) -> None:
+        self._rerouted.set()
+        self._rerouted = asyncio.Event()
 
     def reroute(self, route: Route) -> None:
         """Lead elsewhere from now on, those who wait too."""
         self.route = route
         self._turns = {}
-        self._rerouted.set()
-        self._rerouted = asyncio.Event()
+        self._wake()
 
     async def join(self, client: Stream, vigil: "Vigil", latency: Histogram) -> Arrival:
         """Join `client` within the hold.
@@ -104,6 +114,8 @@ class Dialler:
         while True:
             route = self.route  # a reload may have put another in its place
             link = route.path.link
+            if link is None and self.failing:
+                raise DialError(Reason.TUNNEL, "the path is down, and clients are not held (fail)")
             if link is None:
                 vigil.start()
                 try:
@@ -116,7 +128,7 @@ class Dialler:
             try:
                 target, relay = await self._dial(_Wish(client, latency), link, route, deadline)
             except DialError as error:
-                if isinstance(error, _HopelessError) or loop.time() + pause > deadline:
+                if isinstance(error, _HopelessError) or self.failing or loop.time() + pause > deadline:
                     raise
             else:
                 return Arrival(target, route.path, relay)

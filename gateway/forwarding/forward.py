@@ -129,6 +129,15 @@ class Forward:
             if relay.last_active < before and not relay.asked:
                 relay.abort(Ending.ABORTED)
 
+    @property
+    def failing(self) -> bool:
+        """Whether clients are reset rather than held while the path is down."""
+        return self._dialler.failing
+
+    def hold_nobody(self, *, nobody: bool) -> None:
+        """See `gateway.forwarding.dialler.Dialler`."""
+        self._dialler.hold_nobody(nobody=nobody)
+
     def shed(self, unwanted: frozenset[Endpoint]) -> None:
         """Let the clients of these targets go, a few at a time, so that they come to the right one."""
         self._unwanted = unwanted

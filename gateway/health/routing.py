@@ -24,8 +24,9 @@ class Candidate:
 def order(candidates: list[Candidate], prefer: str) -> list[Candidate]:
     """The targets to try for a new client, best first.
 
-    A target that is down comes last rather than never: a check may fail where traffic would not, as with a
-    wrong check password. But under `primary`, one known to be read-only is left out altogether.
+    A target that is down comes last rather than never: a check may fail where traffic would not, as with a wrong
+    check password. Where roles do not matter, one that was not checked yet keeps its place. Under `primary`, one
+    known to be read-only is left out altogether.
 
     Args:
         candidates: In the order of the configuration.
@@ -35,7 +36,8 @@ def order(candidates: list[Candidate], prefer: str) -> list[Candidate]:
 
     def rank(candidate: Candidate) -> tuple[int, int]:
         wrong_role = prefer == "replica" and candidate.role == "primary"
-        return (_RANK[candidate.state], int(wrong_role))
+        unchecked = candidate.state is State.UNKNOWN and prefer in ("order", "any")
+        return (0 if unchecked else _RANK[candidate.state], int(wrong_role))
 
     return sorted(usable, key=rank)
 
@@ -53,8 +55,8 @@ def misplaced(candidates: list[Candidate], prefer: str) -> frozenset[Endpoint]:
 def backend_state(candidates: list[Candidate], prefer: str) -> tuple[State, Reason | None, str]:
     """The state of a backend with these targets, and why."""
     chosen = order(candidates, prefer)
-    if chosen and chosen[0].state in _USABLE:
-        first = chosen[0]
+    first = next((each for each in chosen if each.state in _USABLE), None)
+    if first is not None:
         if first.state is State.DEGRADED:
             return first.state, first.reason, first.detail
         bad = next(

@@ -166,6 +166,13 @@ class OpsServer:
             return _unknown("backend", name)
         return _json({"status": "done", "detail": f"{name} is {'paused' if paused else 'checked again'}"})
 
+    async def _fail(self, request: web.Request) -> web.Response:
+        name, failing = request.match_info["name"], request.path.endswith("/fail")
+        if not self._service.fail(name, failing=failing):
+            return _unknown("backend", name)
+        told = "resets clients while its path is down" if failing else "holds clients again"
+        return _json({"status": "done", "detail": f"{name} {told}"})
+
     async def _reconnect(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         if not self._service.reconnect(name):
@@ -193,6 +200,8 @@ class OpsServer:
         "/-/shutdown": _shutdown,
         "/-/backends/{name}/pause": _pause,
         "/-/backends/{name}/resume": _pause,
+        "/-/backends/{name}/fail": _fail,
+        "/-/backends/{name}/hold": _fail,
         "/-/tunnels/{name}/reconnect": _reconnect,
     }
 

@@ -82,6 +82,16 @@ class AttachmentView:
 
 
 @dataclass(frozen=True)
+class VolumeView:
+    """One volume that is kept."""
+
+    name: str
+    state: str
+    message: str
+    options: dict[str, str] = field(hash=False)
+
+
+@dataclass(frozen=True)
 class ActionView:
     """One change that is still to be made in Docker."""
 
@@ -109,6 +119,7 @@ class DockerView:
     leader: bool
     container: str | None
     attachments: list[AttachmentView]
+    volumes: list[VolumeView]
     actions: list[ActionView]
     warnings: list[str]
     postponed: int
@@ -138,6 +149,7 @@ class BackendView:
     to_backend: int
     from_backend: int
     latency: Histogram
+    failing: bool = False
     consumers: dict[str, ConsumerView] = field(default_factory=dict)
 
 
@@ -161,6 +173,8 @@ class ServiceView:
     workers: dict[int, int | None] = field(default_factory=dict)
     """The process of each worker; None while it is being started."""
     docker: DockerView | None = None
+    io_flusher: bool = False
+    """Whether the kernel knows that its own writing back may wait for us."""
 
     @property
     def status(self) -> str:
@@ -204,6 +218,9 @@ class Service(Protocol):
 
     def pause(self, backend: str, *, paused: bool) -> bool:
         """Stop or resume a backend's checks; False for an unknown backend."""
+
+    def fail(self, backend: str, *, failing: bool) -> bool:
+        """Reset a backend's clients rather than hold them, or hold them again; False for an unknown backend."""
 
     def reconnect(self, tunnel: str) -> bool:
         """Open a tunnel anew; False for an unknown tunnel."""
@@ -278,19 +295,21 @@ def backend_json(view: BackendView) -> dict[str, Any]:
             "bytes_to_backend": view.to_backend,
             "bytes_from_backend": view.from_backend,
         },
+        "holds_clients": not view.failing,
     }
 
 
 def plan_json(view: DockerView | None) -> dict[str, Any]:
     """What is to be done in Docker, and how what is wanted stands, as `/api/v1/plan` gives it."""
     if view is None:
-        return {"configured": False, "actions": [], "attachments": [], "warnings": [], "postponed": 0}
+        return {"configured": False, "actions": [], "attachments": [], "volumes": [], "warnings": [], "postponed": 0}
     return {
         "configured": True,
         "trouble": view.trouble,
         "looked_at": iso(view.looked_at),
         "actions": [asdict(action) for action in view.actions],
         "attachments": [asdict(attachment) for attachment in view.attachments],
+        "volumes": [asdict(volume) for volume in view.volumes],
         "warnings": view.warnings,
         "postponed": view.postponed,
     }
@@ -325,6 +344,7 @@ def docker_json(view: DockerView | None) -> dict[str, Any] | None:
         "leader": view.leader,
         "container": view.container,
         "attachments": [asdict(attachment) for attachment in view.attachments],
+        "volumes": [asdict(volume) for volume in view.volumes],
         "pending_actions": len(view.actions),
         "warnings": view.warnings,
         "writes": view.writes,
@@ -345,6 +365,7 @@ def service_json(view: ServiceView) -> dict[str, Any]:
             "error": view.reload_error,
         },
         "warnings": view.warnings,
+        "io_flusher": view.io_flusher,
         "workers": {str(number): pid for number, pid in view.workers.items()},
         "tunnels": {tunnel.name: tunnel_json(tunnel) for tunnel in view.tunnels},
         "backends": {backend.name: backend_json(backend) for backend in view.backends},

@@ -206,17 +206,19 @@ class StraightRelay:
 
     def _on_client(self, event: int) -> None:
         self.last_active = time.monotonic()
-        if event & ~WRITE and self._client_watch.mask & READ:
-            self._asked = self.last_active
+        before = self._forth.moved
         self._on_event(event, self._client_watch.mask, self._forth, self._back)
+        if self._forth.moved != before:
+            self._asked = self.last_active
 
     def _on_backend(self, event: int) -> None:
         self.last_active = now = time.monotonic()
-        if event & ~WRITE and self._asked:
+        before = self._back.moved
+        self._on_event(event, self._backend_watch.mask, self._back, self._forth)
+        if self._asked and self._back.moved != before:
             self.answers += 1
             self._latency.observe(now - self._asked)
             self._asked = 0.0
-        self._on_event(event, self._backend_watch.mask, self._back, self._forth)
 
     def _on_event(self, event: int, mask: int, reads: _Direction, writes: _Direction) -> None:
         """One of the two sockets is ready: `reads` takes from it, `writes` gives to it."""

@@ -20,6 +20,8 @@ from gateway.ssh.upkeep import Standing, judge, place
 log = logging.getLogger(__name__)
 
 _TICK = 0.5
+_PROMPT = 0.4
+"""Seconds after which a channel that is not open makes us ask whether its connection is alive."""
 _LATE = 1.0
 """A tick that is this much late tells that we slept, not that the others were silent."""
 _IDLE_BEFORE_SHRINK = 60.0
@@ -45,6 +47,7 @@ class SshLink:
     def __init__(self, options: SshOptions, leads_to: str, dial: Dial, progress: Progress) -> None:
         self.leads_to = leads_to
         self._options = options
+        self._loop = asyncio.get_running_loop()
         self._dial = dial
         self._progress = progress
         self._sessions: list[Session] = []
@@ -88,11 +91,14 @@ class SshLink:
             if grow and self._wanted <= len(usable):
                 self._wanted = len(usable) + 1
                 self._due.set()
-            usable[chosen].doubt()
+            session = usable[chosen]
+            doubt = self._loop.call_later(_PROMPT, session.doubt)
             try:
-                return await usable[chosen].join(client, to, latency, deadline - time.monotonic())
+                return await session.join(client, to, latency, deadline - time.monotonic())
             except MovedOnError:
                 continue  # it fell silent meanwhile, and another is there
+            finally:
+                doubt.cancel()
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """See `gateway.contracts.Link`; counts the phase `channel`."""

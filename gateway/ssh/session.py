@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _KEEPALIVE = b"keepalive@openssh.com"
-_SURE = 0.5
+_SURE = 0.3
 
 
 class MovedOnError(Exception):
@@ -165,9 +165,9 @@ class Session:
         return min(now - self._asked_at, self.silence(now))
 
     def doubt(self) -> None:
-        """A channel is about to be opened: ask for a sign of life, unless there was one just now."""
+        """A channel takes long to open: ask for a sign of life, unless there was one since."""
         now = time.monotonic()
-        if self.silence(now) > _SURE and self.asked_before(now - _SURE):
+        if self.alive and self.silence(now) > _SURE and self.asked_before(now):
             self.ask()
 
     def move_on(self) -> None:

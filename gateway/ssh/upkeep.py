@@ -12,7 +12,7 @@ from gateway.ssh.options import Keepalive
 
 CHANNELS_PER_CONNECTION = 64
 """sshd polls all channels of a connection at every turn, so latency grows with them."""
-DOUBT = 1.0
+DOUBT = 0.8
 """Seconds that an answer may take before channels are rather opened elsewhere."""
 
 

@@ -334,6 +334,47 @@ def test_plan_shows_and_apply_does_once(site: Site) -> None:
     assert (refused.returncode, "nowhere.sock" in refused.stderr) == (1, True)
 
 
+def test_volumes_are_made_kept_and_never_taken_from_others(site: Site) -> None:
+    engine = site.engine
+
+    def write(options: str, name: str = "shared") -> None:
+        site.write()
+        text = (site.folder / "gateway.yaml").read_text()
+        media = (
+            f"  share: {{kind: nfs, targets: [nas.invalid], export: /media, listen: 127.0.0.1:20490, "
+            f"volume: {{name: {name}, mount_options: [{options}]}}}}\ndocker:"
+        )
+        (site.folder / "gateway.yaml").write_text(text.replace("docker:", media, 1))
+
+    config = ("-c", str(site.folder / "gateway.yaml"))
+    write("nconnect=2")
+    assert command("apply", *config).returncode == 0
+    made = json.loads(engine.docker("volume", "inspect", "shared").stdout)[0]
+    assert (
+        made["Options"]["o"]
+        == "addr=127.0.0.1,port=20490,nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=2,rw,nconnect=2"
+    )
+    assert made["Labels"]["gateway.managed-by"] == "gateway"
+    assert "nothing to change" in command("apply", *config).stdout
+    # Unused, it is made anew; in use, it is only told.
+    write("nconnect=4")
+    assert "recreate_volume" in command("apply", *config).stdout
+    assert "nconnect=4" in engine.docker("volume", "inspect", "shared").stdout
+    engine.docker("create", "--name", "user", "-v", "shared:/mnt", "busybox", "sleep", "1")
+    write("nconnect=8")
+    told = command("apply", *config)
+    assert (told.returncode, "drifted" in told.stdout, "nothing to change" in told.stdout) == (0, True, True)
+    assert "nconnect=4" in engine.docker("volume", "inspect", "shared").stdout
+    # Somebody else's stays as it is.
+    engine.docker("volume", "create", "theirs")
+    write("nconnect=2", name="theirs")
+    told = command("apply", *config)
+    assert (told.returncode, "blocked" in told.stdout) == (0, True)
+    assert json.loads(engine.docker("volume", "inspect", "theirs").stdout)[0]["Options"] is None
+    engine.docker("rm", "user")
+    engine.docker("volume", "rm", "shared", "theirs")
+
+
 @pytest.mark.parametrize("ciphers", ["aes128-gcm@openssh.com", "aes256-ctr"])
 def test_an_engine_behind_a_tunnel(site: Site, shared_bastion: Bastion, ciphers: str) -> None:
     """Its unix socket through SSH, by the project's own data plane and by asyncssh's channels."""

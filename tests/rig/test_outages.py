@@ -471,6 +471,38 @@ def test_clients_that_break_off_are_counted_and_a_login_starts_anew(
     assert gateway.backend("bare")["connections"]["rejected"] == {"host_blocked": 1}
 
 
+# A switch for those who would rather have an error.
+
+
+def test_held_clients_are_let_go_when_somebody_says_so(gateway: Gateway, bastion: Bastion) -> None:
+    with serving(echoing) as port:
+        listen = free_port()
+        backend = f'kind: tcp, via: bastion, targets: ["127.0.0.1:{port}"], listen: 127.0.0.1:{listen}, {CHECK}'
+        gateway.write(f"""
+            tunnels:
+              bastion: {ssh_tunnel(bastion)}
+            backends:
+              a: {{{backend}, hold: 60s}}
+        """)
+        gateway.start().wait_up("a")
+        bastion.kill_sessions()
+        bastion.stop(signal.SIGKILL)
+        gateway.wait_state("a", "blocked", "tunnel")
+        with connect(listen) as held:
+            gateway.wait(lambda: gateway.backend("a")["connections"]["active"] == 1)
+            done = gateway.command("fail", "a")
+            assert (done.returncode, "resets clients" in done.stdout) == (0, True)
+            held.settimeout(2)
+            assert is_reset(held)
+        with connect(listen) as fresh:
+            assert is_reset(fresh)
+        assert gateway.backend("a")["holds_clients"] is False
+        assert gateway.command("fail", "a", "--undo").returncode == 0
+        with connect(listen) as held:
+            bastion.start()
+            assert echo(held) == b"hello"
+
+
 # Changes.
 
 

@@ -27,6 +27,12 @@ def test_order_takes_the_first_that_is_up_and_keeps_the_rest_for_later() -> None
     ]
 
 
+def test_a_target_that_was_not_checked_yet_keeps_its_place_where_roles_do_not_matter() -> None:
+    assert targets(order([candidate(ONE, State.UNKNOWN), candidate(TWO)], "order")) == [ONE, TWO]
+    assert targets(order([candidate(ONE, State.UNKNOWN), candidate(TWO, role="primary")], "primary")) == [TWO, ONE]
+    assert backend_state([candidate(ONE, State.UNKNOWN), candidate(TWO)], "order")[0] is State.UP
+
+
 def test_primary_never_offers_a_read_only_target() -> None:
     given_ = [candidate(ONE, role="replica"), candidate(TWO, read_only=True), candidate(THREE, role="primary")]
     assert targets(order(given_, "primary")) == [THREE]
@@ -72,10 +78,13 @@ def test_no_write_goes_to_a_replica_and_nothing_else_is_lost(candidates: list[Ca
         assert not any(each.read_only or each.role == "replica" for each in chosen)
     else:
         assert sorted(targets(chosen)) == sorted(targets(candidates))
-    usable = [each.state in (State.UP, State.DEGRADED) for each in chosen]
-    assert usable == sorted(usable, reverse=True)
+    good = {State.UP, State.DEGRADED}
+    first = good | ({State.UNKNOWN} if prefer in ("order", "any") else set())
+    placed = [each.state in first for each in chosen if each.state is not State.DEGRADED]
+    assert placed == sorted(placed, reverse=True)
+    usable = any(each.state in good for each in chosen)
     state, reason, _ = backend_state(candidates, prefer)
-    assert (state in (State.UP, State.DEGRADED)) == (bool(usable) and usable[0])
+    assert (state in good) == usable
     assert (reason is None) == (state in (State.UP, State.UNKNOWN)) or state in (State.PAUSED, State.BLOCKED)
 
 

@@ -74,7 +74,7 @@ class Dial:
 
 @dataclass(frozen=True)
 class Command:
-    """`stop_accepting`, `abort_all`, `abort_idle`, `reconnect` or `renew` (a tunnel's name), or `stop`."""
+    """`stop_accepting`, `abort_all`, `abort_idle`, `hold_nobody`, `reconnect` or `renew`, or `stop`."""
 
     what: str
     argument: Any = None

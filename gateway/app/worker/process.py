@@ -10,7 +10,7 @@ import socket
 import sys
 from typing import Any
 
-from gateway.app.runtime import prepare_loop, prepare_process
+from gateway.app.runtime import become_io_flusher, prepare_loop, prepare_process
 from gateway.app.site import Site
 from gateway.app.worker.messages import (
     Apply,
@@ -130,6 +130,10 @@ class Worker:
         elif command.what == "reconnect":
             for uplink in site.uplinks_of(command.argument):
                 uplink.reconnect()
+        elif command.what == "hold_nobody":
+            name, nobody = command.argument
+            if name in site.backends:
+                site.backends[name].forward.hold_nobody(nobody=nobody)
         elif command.what == "renew":
             site.renew(command.argument)
         else:
@@ -223,6 +227,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     sock = socket.socket(fileno=int(sys.argv[1]))
     sock.setblocking(False)
+    become_io_flusher()
     prepare_process()
     with asyncio.Runner(loop_factory=RelayLoop) as runner, contextlib.suppress(KeyboardInterrupt):
         runner.run(_work(sock))

@@ -130,6 +130,7 @@ class RemoteForward:
         self.worker = worker
         self.last = ForwardReport()
         self.listeners: list[Listener] = []
+        self.failing = False
         self._before = ForwardReport()
 
     @property
@@ -166,6 +167,11 @@ class RemoteForward:
     def latency(self) -> Histogram:
         """Response latency in real traffic."""
         return self._before.latency.plus(self.last.latency)
+
+    def hold_nobody(self, *, nobody: bool) -> None:
+        """Let no client wait; or as before."""
+        self.failing = nobody
+        self.worker.send(Command("hold_nobody", (self.name, nobody)))
 
     def used(self) -> dict[str, UsageReport]:
         """What each consumer uses, as the worker of now counts it."""

@@ -1,0 +1,59 @@
+"""A share as containers see it: a `local` volume of Docker's, or a mount, through the gateway's listener."""
+
+from dataclasses import dataclass, field
+
+from gateway.contracts import Endpoint
+
+
+@dataclass(frozen=True)
+class VolumeOptions:
+    """A Docker volume that leads to the share.
+
+    Args:
+        name: What it is called.
+        read_only: Mount it read-only.
+        address: Where the host of the engine reaches the listener; absent: the listener's own address, and 127.0.0.1
+            for a wildcard. An address and no name: the engine resolves names in a network of its own.
+        mount_options: Further options for mount(2), such as `nconnect=4`.
+    """
+
+    name: str
+    read_only: bool = False
+    address: str | None = None
+    mount_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class VolumeSpec:
+    """What a volume is made of.
+
+    Args:
+        name: Its name.
+        kind: The file system: `nfs` or `cifs`.
+        device: What is mounted.
+        options: The options of mount(2), in order.
+        secret: A file of the engine's host with user and password, where the kind has one.
+    """
+
+    name: str
+    kind: str
+    device: str
+    options: tuple[str, ...]
+    address: str = ""
+    port: int = 0
+    export: str = ""
+    read_only: bool = False
+    driver: str = field(default="local", init=False)
+
+    @property
+    def driver_options(self) -> dict[str, str]:
+        """As Docker's `local` driver wants them."""
+        return {"type": self.kind, "device": self.device, "o": ",".join(self.options)}
+
+
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - as they may be written
+
+
+def reached_at(volume: VolumeOptions, listener: Endpoint) -> str:
+    """The address at which the engine's host finds the listener."""
+    return volume.address or _WILDCARDS.get(listener.host, listener.host)

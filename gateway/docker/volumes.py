@@ -1,0 +1,109 @@
+"""Volumes as they should be. Pure; the engine never compares what it has with what is asked for, so this does."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.backends.volume import VolumeSpec
+from gateway.docker.labels import INSTANCE, MANAGED_BY, SPEC_HASH
+
+
+@dataclass(frozen=True)
+class VolumeInfo:
+    """A volume of this engine."""
+
+    name: str
+    driver: str
+    options: Mapping[str, str]
+    labels: Mapping[str, str]
+    used: bool
+    """Whether a container, running or not, refers to it."""
+
+
+@dataclass(frozen=True)
+class VolumeStanding:
+    """One volume that is wanted.
+
+    Args:
+        change: `create` or `recreate` where something is to be done.
+        state: `kept`, `pending`, `drifted` or `blocked`.
+        message: Why.
+    """
+
+    spec: VolumeSpec
+    change: str | None
+    state: str
+    message: str = ""
+
+
+def judge(spec: VolumeSpec, there: VolumeInfo | None, prefix: str, instance: str) -> VolumeStanding:
+    """How a volume stands."""
+    if there is None:
+        return VolumeStanding(spec, "create", "pending", "it is missing")
+    same = there.driver == spec.driver and dict(there.options) == spec.driver_options
+    labels = there.labels
+    ours = labels.get(f"{prefix}.{MANAGED_BY}") == "gateway" and labels.get(f"{prefix}.{INSTANCE}") == instance
+    if same:
+        return VolumeStanding(spec, None, "kept", "" if ours else "somebody else made it, with the same options")
+    differs = ", ".join(_differences(spec.driver_options, there.options)) or f"driver {there.driver}"
+    if not ours:
+        return VolumeStanding(spec, None, "blocked", f"a volume of that name is somebody else's: {differs}")
+    if there.used:
+        told = f"it was made from other options ({differs}) and is in use: remove its containers, and it is made anew"
+        return VolumeStanding(spec, None, "drifted", told)
+    return VolumeStanding(spec, "recreate", "pending", f"it was made from other options: {differs}")
+
+
+def body(spec: VolumeSpec, prefix: str, instance: str) -> dict[str, Any]:
+    """What the engine is sent to make it."""
+    return {
+        "Name": spec.name,
+        "Driver": spec.driver,
+        "DriverOpts": spec.driver_options,
+        "Labels": {
+            f"{prefix}.{MANAGED_BY}": "gateway",
+            f"{prefix}.{INSTANCE}": instance,
+            f"{prefix}.{SPEC_HASH}": hashlib.sha256(
+                json.dumps(spec.driver_options, sort_keys=True).encode()
+            ).hexdigest()[:16],
+        },
+    }
+
+
+def _differences(wanted: Mapping[str, str], there: Mapping[str, str]) -> Iterator[str]:
+    for key in sorted(wanted.keys() | there.keys()):
+        if wanted.get(key) != there.get(key):
+            if key == "o":
+                missing = set(wanted.get(key, "").split(",")) ^ set(there.get(key, "").split(","))
+                yield f"o: {' '.join(sorted(missing))}"
+            else:
+                yield f"{key}: {there.get(key)!r} rather than {wanted.get(key)!r}"
+
+
+def hindrances(
+    info: Mapping[str, Any], host: str, own_mode: str | None, specs: tuple[VolumeSpec, ...]
+) -> Iterator[str]:
+    """Why mounts cannot work here, whatever the volume says.
+
+    Args:
+        info: The engine's `/info`.
+        host: How we reach it.
+        own_mode: The network mode of the gateway's own container; None: it is in none.
+        specs: The volumes that are wanted.
+    """
+    if not specs:
+        return
+    if any("rootless" in str(each) for each in info.get("SecurityOptions") or ()):
+        yield "volumes: a rootless engine cannot mount NFS or SMB: mount it on the host, and bind that"
+    if "Docker Desktop" in str(info.get("OperatingSystem", "")):
+        yield "volumes: Docker Desktop mounts in a machine of its own, with its own 127.0.0.1: set volume.address"
+    loopback = [spec.name for spec in specs if spec.address.startswith("127.") or spec.address == "::1"]
+    if loopback and not host.startswith("unix://"):
+        yield f"volumes {', '.join(loopback)}: 127.0.0.1 is the engine's host, and not this one: set volume.address"
+    if loopback and own_mode is not None and own_mode != "host":
+        yield (
+            f"volumes {', '.join(loopback)}: the gateway's container does not use the host's network, so the engine "
+            "does not find its listener: run it with --network host, or publish the port and set volume.address"
+        )

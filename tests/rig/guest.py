@@ -1,0 +1,197 @@
+"""A virtual machine with a kernel of its own, that mounts NFS: this one may have no client for it.
+
+Debian's cloud kernel, an initramfs of busybox and the modules that are wanted, and a script, with which it ends. The
+guest reaches this host's loopback as 10.0.2.2.
+"""
+
+import lzma
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from conftest import need
+
+from gateway.demo.process import find
+
+HOST = "10.0.2.2"
+_PACKAGE = "linux-image-cloud-amd64"
+_CACHE = Path(tempfile.gettempdir()) / f"gateway-guest-{os.getuid()}"
+_MODULES = ("virtio_pci", "virtio_net", "nfsv4", "nfs_layout_nfsv41_files")
+_LOCK = """
+#include <fcntl.h>
+#include <stdio.h>
+int main(int argc, char **argv) {
+    struct flock whole = {.l_type = F_WRLCK};
+    int fd = open(argv[argc - 1], O_RDWR);
+    if (fd < 0 || fcntl(fd, F_SETLK, &whole) < 0) { perror("lock"); return 1; }
+    puts("LOCKED");
+    return 0;
+}
+"""
+_INIT = """#!/bin/sh
+mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev 2>/dev/null
+for module in $(cat /modules.list); do insmod $module; done
+ip link set lo up; ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2
+hostname guest
+echo 7 > /proc/sys/kernel/printk_devkmsg 2>/dev/null
+echo GUEST-STARTED
+mkdir -p /mnt
+. /script
+echo GUEST-DONE
+sync
+poweroff -f
+"""
+
+
+def need_guest() -> None:
+    """Skip, or fail in CI, where none can run."""
+    programs = ("qemu-system-x86_64", "busybox", "cpio", "depmod", "gcc")
+    missing = [program for program in programs if find(program) is None]
+    need(not missing, f"{', '.join(missing)} (packages qemu-system-x86 busybox-static cpio kmod gcc)")
+    try:
+        _kernel()
+    except (OSError, subprocess.SubprocessError) as error:
+        need(condition=False, what=f"Debian's package {_PACKAGE}: {error}")
+
+
+class Guest:
+    """One machine that runs a shell script.
+
+    Args:
+        folder: Where its files go.
+        script: What it does, in busybox's shell; `lock FILE` locks a file, or says why it cannot.
+        memory: In MiB.
+    """
+
+    def __init__(self, folder: Path, script: str, memory: int = 512) -> None:
+        self.lines: list[str] = []
+        self._said = threading.Condition()
+        folder.mkdir(parents=True, exist_ok=True)
+        kernel, modules = _kernel()
+        image = _initramfs(folder, modules, script)
+        self._child = subprocess.Popen(
+            ["qemu-system-x86_64", "-cpu", "max", "-m", str(memory), "-nographic", "-no-reboot", "-kernel",
+             str(kernel), "-initrd", str(image), "-nic", "user,model=virtio-net-pci", "-append",
+             "console=ttyS0 quiet panic=-1 oops=panic"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> "Guest":  # noqa: PYI034 - never subclassed
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._child.kill()
+        self._child.wait(10)
+        self._reader.join(10)
+        if self._child.stdout is not None:
+            self._child.stdout.close()
+
+    def _read(self) -> None:
+        assert self._child.stdout is not None
+        for line in self._child.stdout:
+            with self._said:
+                self.lines.append(line.decode(errors="replace").strip())
+                self._said.notify_all()
+
+    def wait_for(self, text: str, timeout: float = 60.0) -> str:
+        """The first line that contains `text`; fails when the machine ends without it."""
+        deadline = time.monotonic() + timeout
+        with self._said:
+            while True:
+                for line in self.lines:
+                    if text in line:
+                        return line
+                ended = self._child.poll() is not None and not self._reader.is_alive()
+                if ended or time.monotonic() > deadline:
+                    raise AssertionError(f"the guest did not say {text!r}: " + " / ".join(self.lines[-25:]))
+                self._said.wait(0.2)
+
+    def said(self, pattern: str) -> list[str]:
+        """The first group of each line that matches."""
+        return [match[1] for line in self.lines if (match := re.search(pattern, line))]
+
+
+def mount(port: int, target: str = "/mnt", export: str = "/media", options: str = "") -> str:
+    """The command that mounts an export through a port of this host."""
+    more = f",{options}" if options else ""
+    told = f"vers=4.2,addr={HOST},clientaddr=10.0.2.15,port={port},proto=tcp,hard,timeo=600,retrans=2{more}"
+    return f"mount -i -t nfs4 -o {told} {HOST}:{export} {target}"
+
+
+def _kernel() -> tuple[Path, Path]:
+    """The kernel and the folder of its modules, downloaded once."""
+    unpacked = _CACHE / "unpacked"
+    if not unpacked.exists():
+        _CACHE.mkdir(mode=0o700, exist_ok=True)
+        depends = subprocess.run(
+            ["apt-cache", "depends", _PACKAGE], capture_output=True, text=True, check=True, timeout=60
+        ).stdout
+        match = re.search(r"Depends: (linux-image-\S+)", depends)
+        if match is None:
+            raise OSError(f"apt-cache does not know {_PACKAGE}")
+        subprocess.run(
+            ["apt-get", "download", "-q", match[1]],
+            cwd=_CACHE,
+            check=True,
+            timeout=300,
+            capture_output=True,
+        )
+        package = next(_CACHE.glob("linux-image-*.deb"))
+        making = _CACHE / "making"
+        shutil.rmtree(making, ignore_errors=True)
+        subprocess.run(["dpkg", "-x", str(package), str(making)], check=True, timeout=120)
+        root = making / "usr" if (making / "usr/lib/modules").exists() else making
+        version = next((root / "lib/modules").iterdir()).name
+        subprocess.run(["depmod", "-b", str(root), version], check=True, timeout=120)
+        making.rename(unpacked)
+    kernel = next((unpacked / "boot").glob("vmlinuz-*"))
+    root = unpacked / "usr" if (unpacked / "usr/lib/modules").exists() else unpacked
+    return kernel, root
+
+
+def _initramfs(folder: Path, modules: Path, script: str) -> Path:
+    root = folder / "initramfs"
+    (root / "bin").mkdir(parents=True, exist_ok=True)
+    for name in ("proc", "sys", "dev", "tmp", "modules"):
+        (root / name).mkdir(exist_ok=True)
+    busybox = root / "bin/busybox"
+    shutil.copy(find("busybox") or "", busybox)
+    applets = subprocess.run([str(busybox), "--list"], capture_output=True, text=True, check=True, timeout=10).stdout
+    for applet in applets.split():
+        if applet != "busybox":
+            (root / "bin" / applet).symlink_to("busybox")
+    (root / "sbin").symlink_to("bin")
+    source = folder / "lock.c"
+    source.write_text(_LOCK)
+    subprocess.run(["gcc", "-static", "-o", str(root / "bin/lock"), str(source)], check=True, timeout=60)
+    listed: list[str] = []
+    version = next((modules / "lib/modules").iterdir()).name
+    for module in _MODULES:
+        shown = subprocess.run(
+            ["modprobe", "-d", str(modules), "-S", version, "--show-depends", module],
+            capture_output=True, text=True, check=True, timeout=10,
+        ).stdout  # fmt: skip
+        for path in re.findall(r"^insmod (\S+)", shown, re.MULTILINE):
+            name = Path(path).name.removesuffix(".xz")
+            if name not in listed:
+                listed.append(name)
+                data = Path(path).read_bytes()
+                (root / "modules" / name).write_bytes(lzma.decompress(data) if path.endswith(".xz") else data)
+    (root / "modules.list").write_text("\n".join(f"/modules/{name}" for name in listed))
+    (root / "init").write_text(_INIT)
+    (root / "init").chmod(0o755)
+    (root / "script").write_text(script)
+    image = folder / "initramfs.gz"
+    find_all = subprocess.run(["find", "."], cwd=root, capture_output=True, check=True, timeout=30).stdout
+    packed = subprocess.run(
+        ["cpio", "-o", "-H", "newc", "--quiet"], cwd=root, input=find_all, capture_output=True, check=True, timeout=60
+    ).stdout
+    image.write_bytes(packed)
+    return image

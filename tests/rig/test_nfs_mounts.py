@@ -1,0 +1,185 @@
+"""Real kernel mounts through the gateway: what a container's volume goes through."""
+
+import hashlib
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Gateway, ssh_tunnel
+from guest import Guest, mount, need_guest
+
+from gateway.demo.nfs import NfsServer, available
+from gateway.demo.process import find, free_port
+from gateway.demo.sshd import Bastion
+
+pytestmark = [pytest.mark.rig, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def bastion(tmp_path: Path) -> Iterator[Bastion]:
+    server = Bastion(tmp_path / "bastion", extra="PerSourcePenalties no" if find("sshd") else "").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NfsServer]:
+    need_guest()
+    assert available()
+    made = NfsServer(tmp_path / "nfs").start()
+    made.export.chmod(0o777)
+    yield made
+    made.stop()
+
+
+def config(gateway: Gateway, bastion: Bastion, server: NfsServer, port: int) -> None:
+    gateway.write(f"""
+        tunnels:
+          bastion: {ssh_tunnel(bastion)}
+        backends:
+          media:
+            kind: nfs
+            via: bastion
+            targets: ["127.0.0.1:{server.port}"]
+            export: /media
+            listen: 127.0.0.1:{port}
+            allow_unprivileged_ports: true
+            check: {{interval: 2s}}
+    """)
+
+
+def test_files_work_as_on_a_disk(gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path) -> None:
+    port = free_port()
+    config(gateway, bastion, server, port)
+    gateway.start().wait_up("media")
+    (server.export / "hello").write_text("hello over NFS\n")
+    script = f"""
+{mount(port, options="nconnect=4")} && echo MOUNTED
+cat /mnt/hello
+dd if=/dev/urandom of=/mnt/big bs=1M count=24 conv=fsync 2>/dev/null && echo WROTE
+mv /mnt/big /mnt/renamed && echo RENAMED
+echo 3 > /proc/sys/vm/drop_caches
+echo "SUM $(sha256sum < /mnt/renamed)"
+lock /mnt/hello
+mkdir /mnt/folder && rmdir /mnt/folder && echo FOLDERS
+umount /mnt && echo UNMOUNTED
+"""
+    with Guest(tmp_path / "guest", script) as guest:
+        guest.wait_for("GUEST-DONE", 120)
+        for word in ("MOUNTED", "hello over NFS", "WROTE", "RENAMED", "LOCKED", "FOLDERS", "UNMOUNTED"):
+            guest.wait_for(word)
+        assert guest.said(r"SUM (\w+)") == [hashlib.sha256((server.export / "renamed").read_bytes()).hexdigest()]
+    assert (server.export / "renamed").stat().st_size == 24 << 20
+    assert gateway.backend("media")["connections"]["total"] >= 4
+
+
+def test_writes_survive_a_tunnel_that_is_killed_every_second(
+    gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    config(gateway, bastion, server, port)
+    gateway.start().wait_up("media")
+    rounds = 60
+    script = f"""
+{mount(port)} && echo MOUNTED
+i=0
+while [ $i -lt {rounds} ]; do
+  dd if=/dev/urandom of=/tmp/piece bs=64k count=4 2>/dev/null
+  dd if=/tmp/piece of=/mnt/piece.$i bs=64k conv=fsync 2>/tmp/error || echo "IO-ERROR $(cat /tmp/error)"
+  echo "PIECE $i $(sha256sum < /tmp/piece)"
+  i=$((i+1))
+  usleep 200000
+done
+echo 3 > /proc/sys/vm/drop_caches
+i=0
+while [ $i -lt {rounds} ]; do echo "BACK $i $(sha256sum < /mnt/piece.$i)"; i=$((i+1)); done
+"""
+    kills, resumed = 0, []
+    with Guest(tmp_path / "guest", script) as guest:
+        guest.wait_for("MOUNTED", 90)
+        while not any("BACK 0" in line for line in guest.lines) and kills < 60:
+            before = len(guest.said(r"PIECE (\d+)"))
+            bastion.kill_sessions()
+            kills += 1
+            killed = time.monotonic()
+            while len(guest.said(r"PIECE (\d+)")) == before and time.monotonic() - killed < 30:
+                time.sleep(0.01)
+            resumed.append(time.monotonic() - killed)
+            time.sleep(max(0.0, 0.5 - (time.monotonic() - killed)))
+        guest.wait_for("GUEST-DONE", 120)
+        assert not guest.said(r"IO-ERROR (.*)")
+        written = dict(line.split() for line in guest.said(r"PIECE (\d+ \w+)"))
+        back = dict(line.split() for line in guest.said(r"BACK (\d+ \w+)"))
+    assert len(written) == rounds
+    assert back == written
+    for number, digest in written.items():
+        assert hashlib.sha256((server.export / f"piece.{number}").read_bytes()).hexdigest() == digest
+    assert kills >= 15
+    assert statistics.median(resumed) < 2
+
+
+def test_a_mount_that_is_started_before_its_tunnel_just_waits(
+    gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    config(gateway, bastion, server, port)
+    (server.export / "hello").write_text("hello over NFS\n")
+    bastion.stop()
+    gateway.start()
+    with Guest(tmp_path / "guest", f"{mount(port)} && cat /mnt/hello\n") as guest:
+        guest.wait_for("GUEST-STARTED", 90)
+        gateway.wait(lambda: gateway.backend("media")["connections"]["active"] >= 1, timeout=30)
+        time.sleep(8)
+        bastion.start()
+        guest.wait_for("hello over NFS", 60)
+
+
+def test_mounts_sit_out_a_frozen_bastion_a_restarted_server_and_a_restarted_gateway(
+    gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    config(gateway, bastion, server, port)
+    gateway.start().wait_up("media")
+    script = f"""
+{mount(port)} && echo MOUNTED
+i=0
+while [ $i -lt 400 ]; do
+  echo line-$i >> /mnt/log && sync && echo "LINE $i" || echo "IO-ERROR $i"
+  i=$((i+1))
+  [ -e /mnt/enough ] && break
+  usleep 100000
+done
+"""
+    with Guest(tmp_path / "guest", script) as guest:
+        guest.wait_for("MOUNTED", 90)
+
+        def goes_on(timeout: float) -> None:
+            before = len(guest.said(r"LINE (\d+)"))
+            deadline = time.monotonic() + timeout
+            while len(guest.said(r"LINE (\d+)")) < before + 3:
+                assert time.monotonic() < deadline, guest.lines[-10:]
+                time.sleep(0.05)
+
+        goes_on(20)
+        bastion.kill_sessions(signal.SIGSTOP)
+        frozen = threading.Timer(12, lambda: bastion.kill_sessions(signal.SIGCONT))
+        frozen.start()
+        goes_on(30)
+        frozen.join()
+        server.stop(signal.SIGKILL)
+        gateway.wait(lambda: gateway.state("media")[0] == "down", timeout=10)
+        server.start()
+        goes_on(60)
+        gateway.stop()
+        time.sleep(1)
+        gateway.start()
+        goes_on(60)
+        (server.export / "enough").touch()
+        guest.wait_for("GUEST-DONE", 60)
+        assert not guest.said(r"IO-ERROR (\d+)")
+        lines = len(guest.said(r"LINE (\d+)"))
+    assert len((server.export / "log").read_text().split()) == lines
