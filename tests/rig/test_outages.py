@@ -467,8 +467,8 @@ def test_clients_that_break_off_are_counted_and_a_login_starts_anew(
     gateway.wait(lambda: broken("bare") == 90)
     assert query_mysql(shared_mariadb, other) >= 3  # a client that gets in is as good as a check
     assert broken("bare") == 0
-    break_off(other, 91)
-    gateway.wait(lambda: broken("bare") == 91)
+    break_off(other, 90)
+    gateway.wait(lambda: broken("bare") == 90)
     with pytest.raises(pymysql.err.OperationalError):
         query_mysql(shared_mariadb, other)
     assert gateway.backend("bare")["connections"]["rejected"] == {"host_blocked": 1}
