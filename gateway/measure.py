@@ -2,6 +2,8 @@
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
 
 LATENCY_BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -9,16 +11,35 @@ LATENCY_BUCKETS = (
 """Upper bounds in seconds: from a round trip on one host to the longest deadline in common use."""
 
 
+class Tap(Protocol):
+    """Finds requests and answers in the bytes of one connection, where taking turns does not tell them apart."""
+
+    def forth(self, data: memoryview, now: float, /) -> None:
+        """The client sent `data` at the monotonic time `now`."""
+
+    def back(self, data: memoryview, now: float, /) -> None:
+        """The backend sent `data` at the monotonic time `now`."""
+
+    def lost(self) -> None:
+        """Some bytes were not seen."""
+
+
+MakeTap = Callable[[Callable[[float], None]], Tap]
+"""Makes one that tells each latency, in seconds, to the function that it is given."""
+
+
 class Histogram:
     """Counts of observations by upper bound, as Prometheus wants them.
 
     Args:
         bounds: Upper bounds in seconds, ascending, without the infinite one.
+        tap: How a relay finds what to observe; None: the time from what the client says to what it is answered.
     """
 
-    __slots__ = ("bounds", "counts", "sum")
+    __slots__ = ("bounds", "counts", "sum", "tap")
 
-    def __init__(self, bounds: tuple[float, ...] = LATENCY_BUCKETS) -> None:
+    def __init__(self, bounds: tuple[float, ...] = LATENCY_BUCKETS, tap: MakeTap | None = None) -> None:
+        self.tap = tap
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0

@@ -1,6 +1,7 @@
 """`kind: nfs`: an NFSv4 export, asked over RPC; nothing is ever mounted, so nothing can hang."""
 
-from dataclasses import dataclass
+import socket
+from dataclasses import dataclass, field
 
 from gateway.backends import BackendKind, register
 from gateway.backends.volume import VolumeOptions, VolumeSpec, reached_at
@@ -8,6 +9,8 @@ from gateway.contracts import Duration, Endpoint, Finding, Link, Phases
 from gateway.errors import ProbeError, Reason
 from gateway.nfs import v4
 from gateway.nfs.rpc import RpcClient, RpcError
+from gateway.nfs.session import LOST, Session
+from gateway.nfs.tap import RpcTap
 from gateway.nfs.xdr import XdrError
 
 _CANARY = ".gateway-canary"
@@ -61,6 +64,10 @@ class NfsBackend:
 
     options: NfsOptions
     check: NfsCheck
+    _sessions: dict[Endpoint, Session] = field(default_factory=dict, compare=False)
+    """Of targets that do not speak NFSv4.0: one for each, since a server remembers every new one for a while."""
+    _seen: dict[Endpoint, str] = field(default_factory=dict, compare=False)
+    """The file system that each target showed first."""
 
     async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
         """RPC NULL, then a look at the export with its space; the canary where it is asked for."""
@@ -70,10 +77,7 @@ class NfsBackend:
                 with phases("greeting"):
                     await v4.null(client)
                 with phases("rpc"):
-                    export = await v4.look(client, self.options.export)
-                    self._judge(export)
-                    if self.check.write:
-                        await v4.create_and_remove(client, self.options.export, _CANARY)
+                    export = await self._look(client, target)
             except RpcError as error:
                 spoken = f" (it speaks {error.versions[0]} to {error.versions[1]})" if error.versions else ""
                 raise ProbeError(
@@ -87,11 +91,48 @@ class NfsBackend:
                 raise ProbeError(Reason.PROTOCOL, f"not an NFS server: {error}") from error
             except OSError as error:
                 raise ProbeError(Reason.RESET, str(error)) from error
+        first = self._seen.setdefault(target, export.fsid)
+        changed = (
+            f"{self.options.export}: another file system than before ({first}, now {export.fsid}): mount it anew"
+        )
         return Finding(
             read_only=not export.writable,
             identity=export.fsid,
             space={"total": export.total, "available": export.available},
+            degraded=(Reason.EXPORT, changed) if first != export.fsid else None,
         )
+
+    async def _look(self, client: RpcClient, target: Endpoint) -> v4.Export:
+        """With NFSv4.0, which needs no state; with 4.1 where the server refuses that."""
+        if target not in self._sessions:
+            try:
+                return await self._ask(client, None)
+            except v4.NfsError as error:
+                if error.status != v4.NFS4ERR_MINOR_VERS_MISMATCH:
+                    raise
+        session = self._sessions.pop(target, None)
+        if session is not None:
+            try:
+                export = await self._ask(client, session)
+            except v4.NfsError as error:
+                if error.status not in LOST:
+                    self._sessions[target] = session
+                    raise
+            else:
+                self._sessions[target] = session
+                return export
+        session = Session(f"gateway-check {socket.gethostname()} {target} {self.options.export}")
+        await v4.open_session(client, session)
+        export = await self._ask(client, session)
+        self._sessions[target] = session  # only now: one whose answer did not come is of unknown standing
+        return export
+
+    async def _ask(self, client: RpcClient, session: Session | None) -> v4.Export:
+        export = await v4.look(client, self.options.export, session)
+        self._judge(export)
+        if self.check.write:
+            await v4.create_and_remove(client, self.options.export, _CANARY, session)
+        return export
 
     def _judge(self, export: v4.Export) -> None:
         name = self.options.export
@@ -138,6 +179,7 @@ register(
         default_port=2049,
         hold=Duration(300.0),
         bulk=True,
+        tap=RpcTap,
         volume=_volume,
         privileged_only=lambda options: not options.allow_unprivileged_ports,
     )

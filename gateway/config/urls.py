@@ -62,7 +62,10 @@ def backend_tree(text: str, place: str, kinds: dict[str, BackendKind], problems:
     table.put("kind", Scalar(place, schemes[scheme].name))
     table.put("targets", Sequence(place, [Scalar(place, target) for target in authority.split(",") if target]))
     if path:
-        table.put("export", Scalar(place, slash + unquote(path)))
+        if scheme == "smb":
+            table.put("share", Scalar(place, unquote(path)))
+        else:
+            table.put("export", Scalar(place, slash + unquote(path)))
     _put_query(table, query, place, problems)
     return table
 

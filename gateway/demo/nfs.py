@@ -11,7 +11,9 @@ NFS_CORE_PARAM {{
     allow_set_io_flusher_fail = true; NFS_Port = {port}; Bind_addr = 127.0.0.1; Protocols = 4;
     Enable_NLM = false; Enable_RQUOTA = false;
 }}
-NFSv4 {{ Graceless = true; Minor_Versions = 0,1,2; RecoveryBackend = fs; RecoveryRoot = "{folder}/recovery"; }}
+NFSv4 {{
+    Graceless = true; Minor_Versions = {minor_versions}; RecoveryBackend = fs; RecoveryRoot = "{folder}/recovery";
+}}
 EXPORT {{
     Export_Id = 1; Path = {export}; Pseudo = {pseudo}; Access_Type = {access}; Squash = None; Protocols = 4;
     SecType = sys; FSAL {{ Name = VFS; }}
@@ -31,18 +33,28 @@ class NfsServer:
         folder: Where its files go.
         export: The directory to export; absent: one inside the folder.
         access: `RW` or `RO`.
+        minor_versions: Of NFSv4, those that it speaks.
     """
 
     pseudo = "/media"
 
-    def __init__(self, folder: Path, export: Path | None = None, access: str = "RW") -> None:
+    def __init__(
+        self, folder: Path, export: Path | None = None, access: str = "RW", minor_versions: str = "0,1,2"
+    ) -> None:
         self.port = free_port()
         self.export = export or folder / "export"
         (folder / "recovery").mkdir(parents=True, exist_ok=True)
         self.export.mkdir(parents=True, exist_ok=True)
         config = folder / "ganesha.conf"
         config.write_text(
-            _CONFIG.format(port=self.port, folder=folder, export=self.export, pseudo=self.pseudo, access=access)
+            _CONFIG.format(
+                port=self.port,
+                folder=folder,
+                export=self.export,
+                pseudo=self.pseudo,
+                access=access,
+                minor_versions=minor_versions,
+            )
         )
         self._process = Process(
             [find("ganesha.nfsd") or "ganesha.nfsd", "-F", "-f", str(config), "-L", str(folder / "ganesha.log"),

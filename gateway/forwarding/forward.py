@@ -16,7 +16,7 @@ from gateway.forwarding.listener import Listener
 from gateway.forwarding.shedding import Pace, first_to_go
 from gateway.forwarding.usage import UNKNOWN, Usage
 from gateway.forwarding.usage import Ledger as UsageLedger
-from gateway.measure import Histogram, Tally
+from gateway.measure import Histogram, MakeTap, Tally
 from gateway.relay.sockets import reset
 
 log = logging.getLogger(__name__)
@@ -48,14 +48,17 @@ class Forward:
         listeners: Bound already; whoever bound them closes them.
         admission: Who may come in.
         route: Where to.
+        tap: How latency is found in the traffic; None: by turns.
     """
 
-    def __init__(self, name: str, listeners: list[Listener], admission: Admission, route: Route) -> None:
+    def __init__(
+        self, name: str, listeners: list[Listener], admission: Admission, route: Route, tap: MakeTap | None = None
+    ) -> None:
         self.name = name
         self.listeners = listeners
         self.admission = admission
-        self.consumers = UsageLedger()
-        self._latency = Histogram()
+        self.consumers = UsageLedger(tap)
+        self._latency = Histogram(tap=tap)
         self.accepted = 0
         self.resets: Tally = Tally()
         self.rejected: Tally = Tally()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from gateway.contracts import Relay
-from gateway.measure import Histogram, Tally
+from gateway.measure import Histogram, MakeTap, Tally
 
 MOST = 256
 """Consumers that are told apart; the connections of any further one count as those of `OTHERS`."""
@@ -52,7 +52,15 @@ class Usage:
 
 
 class Ledger(dict[str, Usage]):
-    """By the consumer's name."""
+    """By the consumer's name.
+
+    Args:
+        tap: How latency is found in the traffic.
+    """
+
+    def __init__(self, tap: MakeTap | None = None) -> None:
+        super().__init__()
+        self._tap = tap
 
     def of(self, name: str, identifier: str) -> Usage:
         """A consumer's; one that is gone makes room for another."""
@@ -63,7 +71,7 @@ class Ledger(dict[str, Usage]):
                 if idle is None:
                     return self.setdefault(OTHERS, Usage())
                 self._merge(self.pop(idle))
-            found = self[name] = Usage(identifier)
+            found = self[name] = Usage(identifier, latency=Histogram(tap=self._tap))
         found.id = identifier
         return found
 

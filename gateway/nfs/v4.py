@@ -1,8 +1,12 @@
-"""NFSv4.0 (RFC 7530): stateless compounds that look at an export, and the create-and-remove canary."""
+"""NFSv4 (RFC 7530, RFC 8881): compounds that look at an export, and the create-and-remove canary.
+
+Without a session they are NFSv4.0's and stateless; with one, NFSv4.1's.
+"""
 
 from dataclasses import dataclass
 
 from gateway.nfs.rpc import RpcClient
+from gateway.nfs.session import CREATE_SESSION, EXCHANGE_ID, SEQUENCE, Session
 from gateway.nfs.xdr import Reader, XdrError, opaque, uint
 
 PROGRAM = 100003
@@ -18,6 +22,7 @@ _MODE = 33
 NFS4ERR_PERM, NFS4ERR_NOENT, NFS4ERR_ACCESS, NFS4ERR_EXIST = 1, 2, 13, 17
 NFS4ERR_NOTDIR, NFS4ERR_NOSPC, NFS4ERR_ROFS, NFS4ERR_DQUOT = 20, 28, 30, 69
 NFS4ERR_WRONGSEC, NFS4ERR_DELAY = 10016, 10008
+NFS4ERR_MINOR_VERS_MISMATCH = 10021
 
 
 class NfsError(Exception):
@@ -67,8 +72,28 @@ async def null(client: RpcClient) -> None:
     await client.call(_NULL)
 
 
-async def look(client: RpcClient, path: str) -> Export:
+async def open_session(client: RpcClient, session: Session) -> None:
+    """Make the session known to the server.
+
+    Raises:
+        NfsError: The server says no.
+        RpcError, XdrError, OSError: As `RpcClient.call`.
+    """
+    reply = await _compound(client, [(EXCHANGE_ID, session.exchange_id())], minor=1)
+    _next(reply)
+    session.exchanged(reply)
+    reply = await _compound(client, [(CREATE_SESSION, session.create_session())], minor=1)
+    _next(reply)
+    session.created(reply)
+
+
+async def look(client: RpcClient, path: str, session: Session | None = None) -> Export:
     """Look at the directory `path`, counted from the server's pseudo-root.
+
+    Args:
+        client: Connected.
+        path: The directory.
+        session: Of NFSv4.1, open; None: with NFSv4.0.
 
     Raises:
         NfsError: The server says no.
@@ -77,7 +102,7 @@ async def look(client: RpcClient, path: str) -> Export:
     wanted = _ACCESS_READ | _ACCESS_LOOKUP | _ACCESS_MODIFY | _ACCESS_EXTEND
     attributes = _bitmap(_TYPE, _FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL)
     walk = _walk(path)
-    reply = await _compound(client, [*walk, (_ACCESS, uint(wanted)), (_GETATTR, attributes)])
+    reply = await _compound(client, [*walk, (_ACCESS, uint(wanted)), (_GETATTR, attributes)], session)
     for _ in walk:
         _next(reply)
     _next(reply)
@@ -110,8 +135,14 @@ async def look(client: RpcClient, path: str) -> Export:
     )
 
 
-async def create_and_remove(client: RpcClient, path: str, name: str) -> None:
+async def create_and_remove(client: RpcClient, path: str, name: str, session: Session | None = None) -> None:
     """Make the directory `name` in `path` and take it away again; one left over from before is no error.
+
+    Args:
+        client: Connected.
+        path: The directory to make it in.
+        name: What to call it.
+        session: Of NFSv4.1, open; None: with NFSv4.0.
 
     Raises:
         NfsError: The server says no.
@@ -121,17 +152,17 @@ async def create_and_remove(client: RpcClient, path: str, name: str) -> None:
     mode = _bitmap(_MODE) + opaque(uint(0o700))
     create = uint(_NF4DIR) + opaque(name.encode()) + mode
     try:
-        await _compound(client, [*walk, (_CREATE, create)])
+        await _compound(client, [*walk, (_CREATE, create)], session)
     except NfsError as error:
         if error.status != NFS4ERR_EXIST:
             raise
-    await _compound(client, [*walk, (_REMOVE, opaque(name.encode()))])
+    await _compound(client, [*walk, (_REMOVE, opaque(name.encode()))], session)
 
 
 _Operation = tuple[int, bytes]
 _OPERATION_NAMES = {
     _ACCESS: "ACCESS", _CREATE: "CREATE", _GETATTR: "GETATTR", _LOOKUP: "LOOKUP", _PUTROOTFH: "PUTROOTFH",
-    _REMOVE: "REMOVE",
+    _REMOVE: "REMOVE", EXCHANGE_ID: "EXCHANGE_ID", CREATE_SESSION: "CREATE_SESSION", SEQUENCE: "SEQUENCE",
 }  # fmt: skip
 
 
@@ -147,16 +178,25 @@ def _bitmap(*attributes: int) -> bytes:
     return uint(len(words)) + b"".join(uint(word) for word in words)
 
 
-async def _compound(client: RpcClient, operations: list[_Operation]) -> Reader:
+async def _compound(
+    client: RpcClient, operations: list[_Operation], session: Session | None = None, minor: int = 0
+) -> Reader:
     """Run operations in order; the reader stands at the first result."""
+    if session is not None:
+        minor, operations = 1, [(SEQUENCE, session.sequence()), *operations]
     body = b"".join(uint(number) + arguments for number, arguments in operations)
-    reply = await client.call(_COMPOUND, opaque(b"gateway") + uint(0) + uint(len(operations)) + body, identify=True)
+    reply = await client.call(
+        _COMPOUND, opaque(b"gateway") + uint(minor) + uint(len(operations)) + body, identify=True
+    )
     status = reply.uint()
     reply.opaque()
     done = reply.uint()
     if status != 0:
         number = operations[min(done, len(operations)) - 1][0] if done else _PUTROOTFH
         raise NfsError(status, _OPERATION_NAMES[number])
+    if session is not None:
+        _next(reply)
+        session.sequenced(reply)
     return reply
 
 

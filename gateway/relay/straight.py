@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 
 from gateway.contracts import Ending
 from gateway.measure import Histogram
@@ -31,7 +32,7 @@ _BULK_AFTER = 2
 class _Direction:
     """One way of a relay: from `source` to `sink`."""
 
-    __slots__ = ("bulk", "held", "moved", "piped", "pipes", "read_done", "sink", "source", "written_done")
+    __slots__ = ("bulk", "held", "moved", "piped", "pipes", "read_done", "seen", "sink", "source", "written_done")
 
     def __init__(self, source: socket.socket, sink: socket.socket) -> None:
         self.source = source
@@ -41,6 +42,7 @@ class _Direction:
         self.pipes: tuple[int, int] | None = None
         self.bulk = 0
         self.moved = 0
+        self.seen: Callable[[memoryview, float], None] | None = None
         self.read_done = False
         self.written_done = False
 
@@ -69,6 +71,8 @@ class _Direction:
             return
         self.moved += count
         self.bulk = self.bulk + 1 if count >= _BULK_READ else 0
+        if self.seen is not None:
+            self.seen(_VIEW[:count], time.monotonic())
         sent = self._send(_VIEW[:count])
         if sent < count:
             self.held = memoryview(bytes(_VIEW[sent:count]))
@@ -163,8 +167,8 @@ class StraightRelay:
     """
 
     __slots__ = (
-        "_asked", "_back", "_backend", "_backend_watch", "_client", "_client_watch", "_forth", "_latency", "answers",
-        "ended", "last_active",
+        "_asked", "_back", "_backend", "_backend_watch", "_client", "_client_watch", "_forth", "_latency", "_tap",
+        "answers", "ended", "last_active",
     )  # fmt: skip
 
     def __init__(self, client: socket.socket, backend: socket.socket, latency: Histogram) -> None:
@@ -176,6 +180,9 @@ class StraightRelay:
         self._forth = _Direction(client, backend)
         self._back = _Direction(backend, client)
         self._latency = latency
+        self._tap = latency.tap(latency.observe) if latency.tap is not None else None
+        if self._tap is not None:
+            self._forth.seen, self._back.seen = self._tap.forth, self._tap.back
         self._asked = 0.0
         self._client_watch = Watch(client.fileno(), self._on_client, READ)
         self._backend_watch = Watch(backend.fileno(), self._on_backend, READ)
@@ -217,7 +224,10 @@ class StraightRelay:
         self._on_event(event, self._backend_watch.mask, self._back, self._forth)
         if self._asked and self._back.moved != before:
             self.answers += 1
-            self._latency.observe(now - self._asked)
+            if self._tap is None:
+                self._latency.observe(now - self._asked)
+            elif self._back.pipes or self._forth.pipes:
+                self._tap.lost()  # what goes through a pipe is not seen
             self._asked = 0.0
 
     def _on_event(self, event: int, mask: int, reads: _Direction, writes: _Direction) -> None:

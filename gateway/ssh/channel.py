@@ -42,6 +42,7 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
         self.from_backend = 0
         self.window = Window(_NO_GROWTH, FIRST)
         self._latency = latency
+        self._tap = latency.tap(latency.observe) if latency.tap is not None else None
         self._asked = 0.0
         self._watch: Watch | None = None
         self._client: socket.socket | None = None
@@ -93,8 +94,11 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
         if client is None or self.ended.done():
             return
         self.last_active = now = time.monotonic()
+        if self._tap is not None:
+            self._tap.back(memoryview(data), now)
         if self._asked:
-            self._latency.observe(now - self._asked)
+            if self._tap is None:
+                self._latency.observe(now - self._asked)
             self._asked = 0.0
             self.answers += 1
         self.from_backend += len(data)
@@ -179,6 +183,8 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
             self._finish_if_done()
             return
         self._asked = self.last_active
+        if self._tap is not None:
+            self._tap.forth(memoryview(data), self.last_active)
         self.to_backend += len(data)
         try:
             channel.write(data)

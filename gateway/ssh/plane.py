@@ -41,7 +41,7 @@ class PlaneRelay:
 
     __slots__ = (
         "_asked", "_client", "_client_done", "_closed", "_conn", "_got_close", "_got_eof", "_held", "_latency",
-        "_number", "_peer", "_peer_packet", "_peer_window", "_round_trip", "_sent_close", "_shut", "_streak",
+        "_number", "_peer", "_peer_packet", "_peer_window", "_round_trip", "_sent_close", "_shut", "_streak", "_tap",
         "_unsampled", "_watch", "_wire", "answers", "ended", "fresh", "from_backend", "last_active", "opened",
         "to_backend", "window",
     )  # fmt: skip
@@ -58,6 +58,7 @@ class PlaneRelay:
         self._conn = conn
         self._wire = conn.wire
         self._latency = latency
+        self._tap = latency.tap(latency.observe) if latency.tap is not None else None
         self._round_trip = round_trip
         self._asked = 0.0
         self._unsampled = 0
@@ -119,17 +120,16 @@ class PlaneRelay:
     def deliver(self) -> None:
         """Give the client what arrived in this turn, and keep a copy of what it does not take."""
         fresh, client = self.fresh, self._client
+        now = time.monotonic()
+        if self._tap is not None:
+            for piece in fresh:
+                self._tap.back(piece, now)
         if client is None or self._held or self.ended.done():
             self._keep(0)
             return
-        self.last_active = now = time.monotonic()
+        self.last_active = now
         if self._asked:
-            if self._unsampled == 0:
-                self._latency.observe(now - self._asked)
-                self._unsampled = _SAMPLED
-            self._unsampled -= 1
-            self._asked = 0.0
-            self.answers += 1
+            self._answered(now)
         try:
             if len(fresh) == 1:
                 size = len(fresh[0])
@@ -147,6 +147,16 @@ class PlaneRelay:
             self._keep(sent)
         else:
             fresh.clear()
+
+    def _answered(self, now: float) -> None:
+        """What the client said last has got its answer."""
+        self.answers += 1
+        if self._tap is None:
+            if self._unsampled == 0:
+                self._latency.observe(now - self._asked)
+                self._unsampled = _SAMPLED
+            self._unsampled -= 1
+        self._asked = 0.0
 
     def _keep(self, sent: int) -> None:
         """Copy what is left of this turn's data after `sent` bytes; a client that is gone needs none of it."""
@@ -302,6 +312,8 @@ class PlaneRelay:
             return
         self._asked = self.last_active
         self.to_backend += count
+        if self._tap is not None:
+            self._show(count)
         self._peer_window = window - count
         if count == window:
             self._update()
@@ -313,6 +325,15 @@ class PlaneRelay:
             slot += 1
             count -= PACKET
         wire.send_data(self._peer, slot, count)
+
+    def _show(self, count: int) -> None:
+        """Let the tap see what was read."""
+        tap = self._tap
+        for slot in SLOT_VIEWS:
+            if count <= 0 or tap is None:
+                break
+            tap.forth(slot[: min(count, PACKET)], self.last_active)
+            count -= PACKET
 
     # Ends, in whatever order they come.
 

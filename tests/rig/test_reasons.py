@@ -395,6 +395,42 @@ async def test_nfs_full_disk(tmp_path: Path, small_export: Path) -> None:
         server.stop()
 
 
+async def test_nfs_without_version_4_0_is_asked_with_one_long_session(tmp_path: Path) -> None:
+    need(nfs.available(), "root, and ganesha.nfsd (packages nfs-ganesha nfs-ganesha-vfs)")
+    server = NfsServer(tmp_path / "server", minor_versions="1,2").start()
+    try:
+        backend = nfs_backend(write=True)
+        sessions: set[bytes] = set()
+        for _ in range(4):
+            result = await probe(backend, server.port)
+            assert (result.state, result.reason) == (State.UP, None), result.detail
+            sessions.update(session.identifier for session in backend._sessions.values())
+        assert len(sessions) == 1
+        assert (await probe(nfs_backend("/nowhere"), server.port)).reason is Reason.EXPORT
+        server.stop()
+        server.start()  # it has forgotten the session
+        assert (await probe(backend, server.port)).state is State.UP
+    finally:
+        server.stop()
+
+
+async def test_nfs_another_file_system_than_before_is_told(tmp_path: Path, small_export: Path) -> None:
+    first = NfsServer(tmp_path / "first").start()
+    backend = nfs_backend()
+    try:
+        assert (await probe(backend, first.port)).state is State.UP
+        first.stop()
+        second = NfsServer(tmp_path / "second", export=small_export)
+        backend._seen[Endpoint("127.0.0.1", second.port)] = backend._seen[Endpoint("127.0.0.1", first.port)]
+        second.start()
+        first = second
+        result = await probe(backend, second.port)
+        assert (result.state, result.reason) == (State.DEGRADED, Reason.EXPORT), result.detail
+        assert "another file system than before" in result.detail
+    finally:
+        first.stop()
+
+
 async def test_nfs_read_only(tmp_path: Path, shared_nfs: NfsServer) -> None:
     server = NfsServer(tmp_path / "server", access="RO").start()
     try:

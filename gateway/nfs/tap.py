@@ -1,0 +1,88 @@
+"""Latency of NFS in real traffic: from a call to its reply, matched by XID (RFC 5531, sections 8 and 11).
+
+Looks at the heads of records as they pass by, and copies nothing else. Where the bytes make no sense, because TLS
+hides them or because it lost its place, it looks no more.
+"""
+
+from collections.abc import Callable, Iterator
+
+_LAST = 0x80000000
+_HEAD = 8
+"""A fragment's mark and, at the beginning of a record, its XID."""
+_MARK = 4
+_MOST_PENDING = 1024
+_LONGEST = 64 << 20
+
+
+class Cursor:
+    """Where one direction stands between two records."""
+
+    __slots__ = ("_first", "_head", "_left", "sense")
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._head = b""
+        self._first = True
+        self.sense = True
+        """Whether what has passed was RPC."""
+
+    def xids(self, data: memoryview) -> Iterator[int]:
+        """The XIDs of the records that begin in `data`, the next bytes of the direction."""
+        at, end = 0, len(data)
+        while at < end and self.sense:
+            if self._left:
+                step = min(self._left, end - at)
+                self._left -= step
+                at += step
+                continue
+            need = (_HEAD if self._first else _MARK) - len(self._head)
+            taken = bytes(data[at : at + need])
+            at += len(taken)
+            self._head += taken
+            if len(taken) < need:
+                return
+            mark = int.from_bytes(self._head[:_MARK], "big")
+            length = mark & ~_LAST
+            self._left = length - (_MARK if self._first else 0)
+            if not 0 <= self._left <= _LONGEST:
+                self.sense = False
+                return
+            if self._first:
+                yield int.from_bytes(self._head[_MARK:], "big")
+            self._first = bool(mark & _LAST)
+            self._head = b""
+
+
+class RpcTap:
+    """Watches one connection.
+
+    Args:
+        observe: Told each latency in seconds.
+    """
+
+    __slots__ = ("_back", "_forth", "_observe", "_pending")
+
+    def __init__(self, observe: Callable[[float], None]) -> None:
+        self._observe = observe
+        self._forth = Cursor()
+        self._back = Cursor()
+        self._pending: dict[int, float] = {}
+
+    def forth(self, data: memoryview, now: float) -> None:
+        """The client sent `data` at the monotonic time `now`."""
+        for xid in self._forth.xids(data):
+            if len(self._pending) >= _MOST_PENDING:
+                self._pending.clear()  # calls that are never answered
+            self._pending[xid] = now
+
+    def back(self, data: memoryview, now: float) -> None:
+        """The server sent `data` at the monotonic time `now`."""
+        for xid in self._back.xids(data):
+            asked = self._pending.pop(xid, None)
+            if asked is not None:  # else a call of the server's own, or one of before
+                self._observe(now - asked)
+
+    def lost(self) -> None:
+        """Some bytes were not seen: from here on, nothing can be made of them."""
+        self._forth.sense = self._back.sense = False
+        self._pending.clear()

@@ -1,0 +1,57 @@
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.nfs.tap import RpcTap
+
+
+def record(xid: int, size: int, fragments: int = 1) -> bytes:
+    """A record of RPC with so many bytes behind its XID, in so many fragments."""
+    body = xid.to_bytes(4, "big") + bytes(size)
+    step = max(4, -(-len(body) // fragments))
+    pieces = [body[at : at + step] for at in range(0, len(body), step)]
+    marks = [len(piece) | (0x80000000 if at == len(pieces) - 1 else 0) for at, piece in enumerate(pieces)]
+    return b"".join(mark.to_bytes(4, "big") + piece for mark, piece in zip(marks, pieces, strict=True))
+
+
+def feed(tap: RpcTap, stream: bytes, rng: random.Random, *, forth: bool, now: float) -> None:
+    at = 0
+    while at < len(stream):
+        step = rng.choice([1, 3, 7, 100, 5000])
+        (tap.forth if forth else tap.back)(memoryview(stream)[at : at + step], now)
+        at += step
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 4)), min_size=1, max_size=20),
+    st.integers(0, 2**32),
+)
+def test_each_reply_is_matched_with_its_call_however_the_bytes_come(
+    records: list[tuple[int, int]], seed: int
+) -> None:
+    rng = random.Random(seed)
+    seen: list[float] = []
+    tap = RpcTap(seen.append)
+    xids = rng.sample(range(2**32), len(records))
+    calls = b"".join(record(xid, *shape) for xid, shape in zip(xids, records, strict=True))
+    feed(tap, calls, rng, forth=True, now=10.0)
+    replies = [record(xid, *shape) for xid, shape in zip(xids, records, strict=True)]
+    rng.shuffle(replies)
+    feed(tap, b"".join(replies), rng, forth=False, now=10.5)
+    assert seen == [0.5] * len(records)
+
+
+@given(st.binary(max_size=5000), st.binary(max_size=5000))
+def test_whatever_is_no_rpc_does_no_harm(forth: bytes, back: bytes) -> None:
+    tap = RpcTap(lambda _: None)
+    tap.forth(memoryview(forth), 1.0)
+    tap.back(memoryview(back), 2.0)
+    assert len(tap._pending) <= 1024
+
+
+def test_calls_that_are_never_answered_are_forgotten() -> None:
+    tap = RpcTap(lambda _: None)
+    for xid in range(5000):
+        tap.forth(memoryview(record(xid, 10)), 1.0)
+    assert len(tap._pending) <= 1024
