@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 from gateway.app.site import Site
 from gateway.backends.volume import VolumeSpec
@@ -67,7 +68,8 @@ class Fleet:
     def desired(self) -> Desired:
         """What the configuration wants now."""
         assert self._config is not None  # noqa: S101 - it is what the reconciler was made from
-        return desired(self._config, frozenset(self._busy()))
+        serving = any(running.forward.active for running in self._site.backends.values()) if self._site else False
+        return replace(desired(self._config, frozenset(self._busy())), serving=serving)
 
     def _busy(self) -> Iterator[str]:
         for running in self._site.backends.values() if self._site else ():

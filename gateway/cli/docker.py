@@ -42,7 +42,7 @@ def apply(
     for line in refused:
         click.secho(line, fg="red", err=True)
     if refused:
-        raise GatewayError(f"{len(refused)} of {len(done.actions)} changes were refused")
+        raise GatewayError(f"{len(refused)} of {len(done.actions) + len(refused)} changes were refused")
 
 
 def _config(

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import chain
 
 from gateway.docker.labels import listed
 from gateway.docker.model import RUNNING, Container
@@ -43,18 +42,28 @@ class Directory:
         self._by_address: dict[str, Consumer] = {}
         self._hurry = hurry
         self._strangers: dict[str, float] = {}
+        self._forgotten: dict[str, float] = {}
         self._renewed = asyncio.Event()
         self.watchers: list[Callable[[dict[str, Consumer]], None]] = []
         """Told everybody, by address, whenever somebody comes or goes."""
 
-    def renew(self, containers: tuple[Container, ...]) -> None:
-        """Take over what there is now."""
+    def renew(self, containers: tuple[Container, ...], began: float, own: str | None) -> None:
+        """Take over what there is now.
+
+        Args:
+            containers: As they were seen.
+            began: When the look at them began, as a monotonic time: who was forgotten since is not brought back.
+            own: Our own container's ID: only addresses on its networks can be sources of ours.
+        """
+        ours = next((set(each.endpoints) for each in containers if each.id == own), None)
+        self._forgotten = {key: at for key, at in self._forgotten.items() if at >= began}
         found = {}
         for container in containers:
-            if container.state in RUNNING:
+            if container.state in RUNNING and container.id not in self._forgotten:
                 consumer = Consumer(container.name, container.id, dict(container.labels))
-                addresses = chain.from_iterable(each.addresses for each in container.endpoints.values())
-                found.update(dict.fromkeys(addresses, consumer))
+                for name, endpoint in container.endpoints.items():
+                    if ours is None or name in ours:
+                        found.update(dict.fromkeys(endpoint.addresses, consumer))
         self.take(found)
 
     def everybody(self) -> set[Consumer]:
@@ -72,10 +81,10 @@ class Directory:
         renewed.set()
 
     def forget(self, container_id: str) -> None:
-        """A container has ended: its address may be somebody else's in the next moment."""
-        gone = [address for address, each in self._by_address.items() if each.id == container_id]
-        for address in gone:
-            del self._by_address[address]
+        """A container has ended, or left a network: its address may be somebody else's in the next moment."""
+        self._forgotten[container_id] = time.monotonic()
+        if any(each.id == container_id for each in self._by_address.values()):
+            self.take({address: each for address, each in self._by_address.items() if each.id != container_id})
 
     def known(self, address: str) -> Consumer | None:
         """Who has the address, as far as is known."""

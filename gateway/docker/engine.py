@@ -67,7 +67,10 @@ class Engine:
             EngineError: The engine cannot be reached, or is too old or too new.
         """
         told = await self._request("version", versioned=False)
-        newest, oldest = _version(told["ApiVersion"]), _version(told.get("MinAPIVersion", "1.12"))
+        try:
+            newest, oldest = _version(told["ApiVersion"]), _version(told.get("MinAPIVersion", "1.12"))
+        except EXPECTED as error:
+            raise EngineError(Kind.API, f"what answers is no Docker engine: {str(told)[:80]!r}") from error
         if newest < OLDEST:
             raise EngineError(Kind.API, f"the engine's API {told['ApiVersion']} is older than 1.44 (Docker 25)")
         if oldest > NEWEST:

@@ -23,14 +23,24 @@ class Ledger:
         self.problem: str | None = None
         """Why the file cannot be used; without it, nothing of an earlier life is ever detached."""
         try:
-            written = json.loads(self._path.read_text())
-            self._endpoints = {(str(container), str(network)) for container, network in written["endpoints"]}
+            self._endpoints = self._read()
             self.adopting = False
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError) as error:
             self.adopting = False
             self.problem = f"{self._path}: {error}"
+            with contextlib.suppress(OSError):  # for whoever wants to repair it
+                self._path.rename(self._path.with_suffix(".broken"))
+
+    def _read(self) -> set[tuple[str, str]]:
+        written = json.loads(self._path.read_text())
+        return {(str(container), str(network)) for container, network in written["endpoints"]}
+
+    def _merge(self) -> None:
+        """Take in what another process, such as `gateway apply`, has written beside us."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            self._endpoints |= self._read()
 
     @property
     def endpoints(self) -> frozenset[tuple[str, str]]:
@@ -40,11 +50,13 @@ class Ledger:
     def add(self, container: str, network: str) -> None:
         """Note an endpoint that is about to be made."""
         if (container, network) not in self._endpoints:
+            self._merge()
             self._endpoints.add((container, network))
             self._write()
 
     def keep(self, containers: set[str]) -> None:
         """Forget the endpoints of all containers but these."""
+        self._merge()
         kept = {(container, network) for container, network in self._endpoints if container in containers}
         if kept != self._endpoints:
             self._endpoints = kept
@@ -65,7 +77,6 @@ class Ledger:
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(self._path)
-            self.problem = None
         except OSError as error:
             self.problem = f"{self._path}: {error.strerror}"
             with contextlib.suppress(OSError):

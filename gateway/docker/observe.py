@@ -13,7 +13,9 @@ from gateway.docker.options import DockerOptions
 from gateway.docker.trouble import EXPECTED, EngineError, Kind, explain
 from gateway.docker.volumes import VolumeInfo
 
-_ID = re.compile(r"/containers/([0-9a-f]{64})/")
+_ID = re.compile(r"/containers/([0-9a-f]{64})/\S+ /etc/(?:hostname|hosts|resolv\.conf) ")
+"""In /proc/self/mountinfo: files that Docker mounts into a container, and not those that a host has of others."""
+_SHORT_ID = re.compile(r"[0-9a-f]{12,64}")
 
 
 class Observer:
@@ -167,11 +169,13 @@ def _own(configured: str | None, listed: Iterable[Mapping[str, Any]]) -> str | N
     ids: dict[str, list[str]] = {
         each["Id"]: [name.lstrip("/") for name in each.get("Names") or []] for each in listed
     }
-    wanted = [configured] if configured else [*_mounted_id(), os.environ.get("HOSTNAME", "")]
-    for name in filter(None, wanted):
-        for each, names in ids.items():
-            if name in names or (len(name) >= 12 and each.startswith(name)):
-                return each
+    if configured:
+        return next((each for each, names in ids.items() if configured in names or each.startswith(configured)), None)
+    hostname = os.environ.get("HOSTNAME", "")
+    for name in (*_mounted_id(), hostname if _SHORT_ID.fullmatch(hostname) else ""):
+        found = next((each for each in ids if name and each.startswith(name)), None)
+        if found is not None:
+            return found
     return None
 
 

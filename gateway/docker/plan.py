@@ -62,11 +62,13 @@ class Action:
     why: str = ""
     body: Mapping[str, Any] = field(default_factory=dict, compare=False)
     version: int = 0
+    address: str = ""
+    """To have again, for an attachment that is made anew."""
 
     @property
     def key(self) -> tuple[str, str]:
         """Which attachment, or network, it is about."""
-        return (self.network, self.container)
+        return (self.network, self.container_id)
 
 
 class Standing(StrEnum):
@@ -92,6 +94,7 @@ class Condition:
     state: Standing
     reason: Blocked | None = None
     message: str = ""
+    container_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ class Desired:
         backends: Those that clients may reach by name.
         busy: IDs of containers that have connections through us.
         volumes: Those that are to be kept.
+        serving: Whether anybody at all has connections through us.
     """
 
     instance: str
@@ -111,6 +115,7 @@ class Desired:
     backends: tuple[str, ...]
     busy: frozenset[str] = frozenset()
     volumes: tuple[VolumeSpec, ...] = ()
+    serving: bool = False
 
     @property
     def mark(self) -> str:
@@ -182,6 +187,7 @@ class _Planner:
         for network in observed.networks:
             self.known.setdefault(network.name, network)
         self.creatable: set[str] = set()
+        self._detached = 0
         self.actions: list[Action] = []
         self.conditions: list[Condition] = []
         self.warnings: list[str] = []
@@ -189,6 +195,11 @@ class _Planner:
     def plan(self) -> Plan:
         for name, options in self.options.networks.items():
             self._network(name, options)
+        if self.options.networks and self.desired.backends and self.observed.own is None:
+            self.warnings.append(
+                "the gateway is in no container of this engine: nobody answers to the backends' names "
+                "(docker.container tells which one it is)"
+            )
         for container in self.observed.containers:
             for name, aliases in self._wanted(container).items():
                 self._attachment(container, name, aliases)
@@ -268,11 +279,13 @@ class _Planner:
 
     def _remove_networks(self) -> None:
         """Those of ours that nobody wants and nobody is on; the engine refuses where others are."""
+        # By name too: a container that was never started knows its network by no ID yet.
         used = {each.network_id for container in self.observed.containers for each in container.endpoints.values()}
+        used |= {name for container in self.observed.containers for name in container.endpoints}
         for network in self.observed.networks:
             wanted = network.name in self.options.networks
             here = network.scope == "local" or self.observed.swarm.leader
-            if self._is_ours(network.labels) and not wanted and here and network.id not in used:
+            if self._is_ours(network.labels) and not wanted and here and not used & {network.id, network.name}:
                 self.actions.append(
                     Action(Verb.REMOVE_NETWORK, network.name, network.id, why="it is not configured any more")
                 )
@@ -295,13 +308,16 @@ class _Planner:
         wish = self._wish(container.name, container.labels)
         if wish is None or (wish.detach_on_stop and container.state not in LIVE):
             return {}
-        return dict.fromkeys(self._networks_of(wish, f"container {container.name}"), wish.aliases)
+        return dict.fromkeys(self._networks_of(wish, container.name), wish.aliases)
 
     def _wish(self, name: str, found: Mapping[str, str]) -> Wish | None:
         prefix = self.options.label_prefix
         wish, problems = labels.read(found, prefix, self.desired.instance, self.desired.backends)
         self.warnings += [f"{name}: {problem}" for problem in problems]
-        return wish or labels.by_rules(name, found, self.options.attach)
+        instance = found.get(f"{prefix}.instance", self.desired.instance)
+        if f"{prefix}.enable" in found or instance != self.desired.instance:
+            return wish  # what a container says of itself goes before what is said of many
+        return labels.by_rules(name, found, self.options.attach)
 
     def _networks_of(self, wish: Wish, who: str) -> list[str]:
         configured = self.options.networks
@@ -315,6 +331,10 @@ class _Planner:
 
     def _attachment(self, container: Container, name: str, aliases: tuple[str, ...]) -> None:
         endpoint = container.endpoints.get(name)
+        if container.id != self.observed.own and container.name.lower() in self._taken(name):
+            message = "a backend has the name of the container: rename one of them"
+            self._tell(container, name, Standing.BLOCKED, Blocked.ALIAS_CONFLICT, message)
+            return
         clash = {alias: other for alias in aliases if (other := self._clash(container, name, alias))}
         free = tuple(alias for alias in aliases if alias not in clash)
         if clash:
@@ -325,9 +345,19 @@ class _Planner:
         if endpoint is None:
             self._connect(container, name, free)
             return
+        ours = self._is_our_endpoint(container, name, endpoint)
+        there = self.known.get(name)
+        if there is not None and endpoint.network_id not in ("", there.id):
+            self._stale(container, name, free, ours=ours)
+            return
         missing = [alias for alias in free if endpoint.aliases is not None and alias not in endpoint.aliases]
-        if missing and self._is_our_endpoint(container, name, endpoint):
-            self._repair(container, name, endpoint, free, missing)
+        beyond = (
+            sorted((endpoint.aliases or frozenset()) - {*free, self.desired.mark, container.id[:12]}) if ours else []
+        )
+        if ours and (missing or beyond):
+            wrong = [f"it lacks {', '.join(missing)}"] if missing else []
+            wrong += [f"it is still called {', '.join(beyond)}"] if beyond else []
+            self._repair(container, name, endpoint, free, " and ".join(wrong))
         elif missing:
             message = f"somebody else attached it, without {', '.join(missing)}"
             self._tell(container, name, Standing.DRIFTED, None, message)
@@ -384,38 +414,59 @@ class _Planner:
     def _clash(self, container: Container, name: str, alias: str) -> str | None:
         """Who has the alias already on that network, other than those who share it on purpose."""
         own = self.observed.own
-        if container.id != own and alias in carried(self.desired, name):
+        alias = alias.lower()
+        if container.id != own and alias in self._taken(name):
             return "a backend of the gateway"
         for other in self.observed.containers:
             endpoint = other.endpoints.get(name)
             if other.id == container.id or endpoint is None or other.id == own:
                 continue
-            if other.name == alias:
+            if other.name.lower() == alias:
                 return f"container {other.name}"
-            shared = any(each.startswith(OWNER_ALIAS) for each in endpoint.aliases or ())
-            if alias in (endpoint.aliases or ()) and not shared:
+            shared = self.desired.mark in (endpoint.aliases or ())
+            if alias in {each.lower() for each in endpoint.aliases or ()} and not shared:
                 return f"container {other.name}"
         return None
+
+    def _taken(self, network: str) -> set[str]:
+        """The names on a network that are backends'; names of hosts have no case (RFC 4343)."""
+        return {each.lower() for each in carried(self.desired, network)}
+
+    def _stale(self, container: Container, name: str, aliases: tuple[str, ...], *, ours: bool) -> None:
+        """It was on another network of that name, which is gone: it could not even be started."""
+        told = "it was attached to a network of that name that is gone"
+        self._tell(container, name, Standing.DRIFTED, None, told)
+        if ours:
+            again = (*aliases, self.desired.mark)
+            there = self.known[name].id
+            self.actions.append(Action(Verb.REATTACH, name, there, container.name, container.id, again, told))
 
     def _is_our_endpoint(self, container: Container, name: str, endpoint: EndpointInfo) -> bool:
         known = endpoint.aliases is not None and self.desired.mark in endpoint.aliases
         return known and (container.id, name) in self.ours
 
     def _repair(
-        self, container: Container, name: str, endpoint: EndpointInfo, aliases: tuple[str, ...], missing: list[str]
+        self, container: Container, name: str, endpoint: EndpointInfo, aliases: tuple[str, ...], told: str
     ) -> None:
-        busy = container.id in self.desired.busy
+        own = container.id == self.observed.own
+        busy = container.id in self.desired.busy or (own and self.desired.serving)
         allowed = self.options.repair == "disruptive" or (self.options.repair == "idle" and not busy)
-        told = f"it lacks {', '.join(missing)}"
         if not allowed:
             why = "it has connections" if self.options.repair == "idle" else "docker.repair is never"
             self._tell(container, name, Standing.DRIFTED, None, f"{told}, and is left alone: {why}")
             return
         self._tell(container, name, Standing.DRIFTED, None, told)
         marked_aliases = (*aliases, self.desired.mark)
+        # The same address again, where it can be asked for, so that nobody has to resolve anew.
+        kept = next((each for each in endpoint.addresses if "." in each), "")
+        there = self.known.get(name)
+        address = kept if there is not None and self._is_ours(there.labels) else ""
         self.actions.append(
-            Action(Verb.REATTACH, name, endpoint.network_id, container.name, container.id, marked_aliases, told)
-        )
+            Action(
+                Verb.REATTACH, name, endpoint.network_id, container.name, container.id, marked_aliases, told,
+                address=address,
+            )
+        )  # fmt: skip
 
     def _detach(self) -> int:
         """Endpoints of ours that nobody wants any more; at most so many at once."""
@@ -425,10 +476,17 @@ class _Planner:
             )
             for container in self.observed.containers
             for name, endpoint in container.endpoints.items()
-            if self._is_our_endpoint(container, name, endpoint) and name not in self._quietly_wanted(container)
+            if self._is_our_endpoint(container, name, endpoint)
+            and name not in self._quietly_wanted(container)
+            and not self._may_be_ourselves(endpoint)
         ]
         self.actions += unwanted[: self.options.max_detaches]
         return len(unwanted) - len(unwanted[: self.options.max_detaches])
+
+    def _may_be_ourselves(self, endpoint: EndpointInfo) -> bool:
+        """Whether it is called like a backend, and we do not know which container we are."""
+        backends = {each.lower() for each in self.desired.backends}
+        return self.observed.own is None and bool(backends & {each.lower() for each in endpoint.aliases or ()})
 
     def _quietly_wanted(self, container: Container) -> dict[str, tuple[str, ...]]:
         told = len(self.warnings)
@@ -439,35 +497,55 @@ class _Planner:
     def _tell(
         self, container: Container, name: str, state: Standing, reason: Blocked | None = None, message: str = ""
     ) -> None:
-        self.conditions.append(Condition(name, container.name, state, reason, message))
+        self.conditions.append(Condition(name, container.name, state, reason, message, container.id))
 
     # Services.
 
     def _service(self, service: Service) -> None:
-        mark = self.desired.mark
-        wish = self._wish(service.name, service.labels)
-        names = self._networks_of(wish, f"service {service.name}") if wish else []
-        wanted = {self.known[name].id: name for name in names if name in self.known}
+        mark, who = self.desired.mark, f"service {service.name}"
+        wish = self._wish(who, service.labels)
         networks = dict(service.networks)
-        for network_id, name in wanted.items():
+        wanted: set[str] = set()
+        for name in self._networks_of(wish, who) if wish else []:
+            there = self.known.get(name)
+            if there is None:
+                self._tell_service(service, name, Standing.PENDING, f"there is no network {name} yet")
+                continue
+            wanted.add(there.id)
+            taken = [alias for alias in (wish.aliases if wish else ()) if alias.lower() in self._taken(name)]
+            if taken:
+                told = f"{', '.join(taken)}: a backend has that name: choose another alias"
+                self.conditions.append(
+                    Condition(name, who, Standing.BLOCKED, Blocked.ALIAS_CONFLICT, told, service.id)
+                )
+                continue
             aliases = frozenset(wish.aliases if wish else ()) | {mark}
-            if network_id not in networks or (mark in networks[network_id] and networks[network_id] != aliases):
-                networks[network_id] = aliases
-                self.conditions.append(Condition(name, service.name, Standing.PENDING))
+            found = networks.get(there.id)
+            if found is None or (mark in found and found != aliases):
+                networks[there.id] = aliases
+                self._tell_service(service, name, Standing.PENDING, "")
+            elif aliases - {mark} <= found:
+                self._tell_service(service, name, Standing.ATTACHED, "")
             else:
-                self.conditions.append(Condition(name, service.name, Standing.ATTACHED))
+                self._tell_service(service, name, Standing.DRIFTED, "somebody else attached it, with other aliases")
         for network_id, found in service.networks.items():
-            if mark in found and network_id not in wanted:
+            if mark in found and network_id not in wanted and self._detached < self.options.max_detaches:
+                self._detached += 1
                 del networks[network_id]
-        if networks != dict(service.networks):
-            changed = sorted(set(networks.items()) ^ set(service.networks.items()))
-            name = next((each.name for each in self.observed.networks if each.id == changed[0][0]), changed[0][0])
+        changed = sorted(each for each in networks.keys() | service.networks.keys()
+                         if networks.get(each) != service.networks.get(each))  # fmt: skip
+        if changed:
+            name = next((each.name for each in self.observed.networks if each.id == changed[0]), changed[0])
             self.actions.append(
                 Action(
-                    Verb.UPDATE_SERVICE, name, changed[0][0], service.name, service.id, why="its networks change",
+                    Verb.UPDATE_SERVICE, name, changed[0], who, service.id, why="its networks change",
                     body=_with_networks(service.spec, networks), version=service.version,
                 )
             )  # fmt: skip
+
+    def _tell_service(self, service: Service, network: str, state: Standing, message: str) -> None:
+        who = f"service {service.name}"
+        self.conditions.append(Condition(network, who, state, None, message, service.id))
 
 
 def _with_networks(spec: Mapping[str, Any], networks: Mapping[str, frozenset[str]]) -> dict[str, Any]:

@@ -31,6 +31,8 @@ _PARALLEL = 4
 _JITTER = 0.1
 _PER_OBJECT = BackoffPolicy(first=0.2, cap=60.0, floor=0.1)
 _RECONNECT = BackoffPolicy(first=0.5, cap=10.0, floor=0.1)
+_ROUNDS = 20
+"""Of looking and acting, after which somebody else must be undoing what is done."""
 _FIRST = (Verb.CREATE_NETWORK, Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME)
 _THEN = (Verb.CONNECT, Verb.DISCONNECT, Verb.REATTACH, Verb.UPDATE_SERVICE)
 _ENDS = ("die", "destroy", "stop", "kill")
@@ -121,6 +123,8 @@ class Reconciler:
                     continue
                 if action in _ENDS:
                     self.directory.forget(str(event.get("Actor", {}).get("ID", "")))
+            elif action == "disconnect":
+                self.directory.forget(str(event.get("Actor", {}).get("Attributes", {}).get("container", "")))
             self._dirty.set()
 
     async def _pause(self, wake: float, watching: "asyncio.Task[None]") -> None:
@@ -154,7 +158,7 @@ class Reconciler:
             EngineError: The engine did not answer.
         """
         done: list[Action] = []
-        while True:
+        for _ in range(_ROUNDS):
             before = sum(self.writes.values())
             await self.cycle(engine)
             done += [action for action in self.plan.actions if self._not_before(action) == 0.0]
@@ -169,9 +173,10 @@ class Reconciler:
         Raises:
             EngineError: The engine did not answer all of it: nothing was done.
         """
+        began = time.monotonic()
         observed = await self._observer.look(engine)
         desired = self._desired()
-        self.directory.renew(observed.containers)
+        self.directory.renew(observed.containers, began, observed.own)
         if self._ledger.adopting:
             self._ledger.adopt(marked(desired, observed))
         planned = plan(desired, observed, self._ledger.endpoints)
@@ -197,7 +202,13 @@ class Reconciler:
 
         # What is made comes before what needs it; each sort on its own, side by side.
         for verbs in (_FIRST, _THEN, (Verb.REMOVE_NETWORK,)):
-            jobs: list[Awaitable[None]] = [one(action) for action in actions if action.verb in verbs]
+            # What could not be made is not joined, either.
+            lacking = {action.network for action in actions if action.verb in _FIRST and action.key in self._backoffs}
+            jobs: list[Awaitable[None]] = [
+                one(action)
+                for action in actions
+                if action.verb in verbs and (action.verb in _FIRST or action.network not in lacking)
+            ]
             if jobs:
                 await asyncio.gather(*jobs)
                 self._dirty.set()  # to see what came of it
@@ -205,6 +216,8 @@ class Reconciler:
     async def _act(self, engine: Engine, action: Action) -> None:
         if action.verb in (Verb.CONNECT, Verb.REATTACH):
             self._ledger.add(action.container_id, action.network)
+        if action.verb in (Verb.DISCONNECT, Verb.REATTACH):
+            self.directory.forget(action.container_id)
         told = {"action": action.verb, "network": action.network, "container": action.container, "why": action.why}
         self.writes[action.verb] += 1
         try:
@@ -217,6 +230,8 @@ class Reconciler:
             self._backoffs[action.key] = (backoff, time.monotonic() + backoff.next(), trouble)
         else:
             self._backoffs.pop(action.key, None)
+            if action.verb in _FIRST:  # what waited for it may be tried at once
+                self._backoffs = {key: each for key, each in self._backoffs.items() if key[0] != action.network}
             log.info("docker changed", extra=told)
 
     def _count(self, action: str, trouble: EngineError) -> None:
@@ -242,8 +257,9 @@ class Reconciler:
         return replace(planned, conditions=conditions, warnings=warnings)
 
     def _with_failure(self, condition: Condition) -> Condition:
-        failure = self._backoffs.get((condition.network, condition.container))
+        key = (condition.network, condition.container_id)
+        failure = self._backoffs.get(key) or self._backoffs.get((condition.network, ""))
         if condition.state is not Standing.PENDING or failure is None:
             return condition
         trouble = failure[2]
-        return Condition(condition.network, condition.container, Standing.BLOCKED, trouble.blocked, trouble.message)
+        return replace(condition, state=Standing.BLOCKED, reason=trouble.blocked, message=trouble.message)

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from gateway.docker import reconciler as reconciler_module
+from gateway.docker.consumers import Consumer, Directory
 from gateway.docker.ledger import Ledger
-from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Swarm
+from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.docker.plan import Desired, Plan, Standing, Verb, choose_subnet, plan
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.trouble import Blocked, EngineError
+from gateway.docker.trouble import Blocked, EngineError, Kind
 from tests.unit.fake_engine import FakeContainer, FakeEngine
 
 BRIDGE = NetworkInfo("n1", "apps", "bridge", "local", attachable=False)
@@ -159,7 +160,7 @@ def test_labels_choose_and_never_define() -> None:
     assert networks(backends="payroll") == []
     assert networks(instance="site-b") == []
     warned = plan(desired(), Observed((container(labels={**OPT_IN, "gateway.host": "x"}),), (BRIDGE,)), NOTHING)
-    assert warned.warnings == ("web: unknown label gateway.host",)
+    assert "web: unknown label gateway.host" in warned.warnings
 
 
 def test_rules_of_the_configuration_need_no_labels() -> None:
@@ -188,6 +189,144 @@ def test_a_network_of_ours_goes_when_nobody_wants_it_and_nobody_is_on_it() -> No
     assert made(found) == [(Verb.REMOVE_NETWORK, "old", "")]
     on_it = container(labels={}, endpoints={"old": EndpointInfo("old", "e")})
     assert made(plan(desired(), Observed((on_it,), (BRIDGE, old)), NOTHING)) == []
+
+
+def test_names_of_backends_are_theirs_alone() -> None:
+    loud = container(labels={**OPT_IN, "gateway.aliases": "ORDERS"})
+    assert standing(plan(desired(), Observed((loud,), (BRIDGE,)), NOTHING)) == [
+        ("web", Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
+    ]
+    namesake = container("orders")
+    assert standing(plan(desired(), Observed((namesake,), (BRIDGE,)), NOTHING)) == [
+        ("orders", Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
+    ]
+    own = container("gateway-1", labels={})
+    other = container("stranger", labels={}, endpoints={"apps": endpoint("orders", "gw-owner-somebody")})
+    found = plan(desired(), Observed((own, other), (BRIDGE,), own=own.id), NOTHING)
+    assert found.actions[0].aliases == ("media", "gw-owner-site-a")
+
+
+def test_we_never_take_ourselves_off_and_keep_our_address() -> None:
+    aliases = ("orders", "media", "gw-owner-site-a")
+    there = container("gateway-1", labels={}, endpoints={"apps": endpoint(*aliases)})
+    ledger = frozenset({(there.id, "apps")})
+    unknown = plan(desired(), Observed((there,), (BRIDGE,)), ledger)
+    assert made(unknown) == []
+    assert "docker.container" in unknown.warnings[0]
+    assert made(plan(desired(), Observed((there,), (BRIDGE,), own=there.id), ledger)) == []
+    # A backend more, and one less: the names change when nobody is connected.
+    for backends in (("orders", "media", "more"), ("orders",)):
+        wanted = Desired("site-a", desired().options, backends)
+        assert made(plan(wanted, Observed((there,), (BRIDGE,), own=there.id), ledger)) == [
+            (Verb.REATTACH, "apps", "gateway-1")
+        ]
+        serving = Desired("site-a", desired().options, backends, serving=True)
+        assert made(plan(serving, Observed((there,), (BRIDGE,), own=there.id), ledger)) == []
+    labels = {"gateway.managed-by": "gateway", "gateway.instance": "site-a"}
+    ours = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, labels=labels)
+    again = plan(Desired("site-a", desired().options, ("orders",)), Observed((there,), (ours,), own=there.id), ledger)
+    assert again.actions[0].address == "10.0.0.2"
+
+
+def test_an_endpoint_on_a_network_that_is_gone_is_made_anew() -> None:
+    stale = container(endpoints={"apps": EndpointInfo("gone", "e1", (), frozenset({"gw-owner-site-a"}))})
+    found = plan(desired(), Observed((stale,), (BRIDGE,)), frozenset({(stale.id, "apps")}))
+    assert made(found) == [(Verb.REATTACH, "apps", "web")]
+    assert found.actions[0].network_id == "n1"
+    assert made(plan(desired(), Observed((stale,), (BRIDGE,)), NOTHING)) == []
+
+
+def test_what_a_container_says_of_itself_goes_before_rules() -> None:
+    rules = (AttachRule(names=("*",)),)
+    for labels in ({"gateway.enable": "false"}, {"gateway.instance": "site-b"}, {**OPT_IN, "gateway.backends": "no"}):
+        found = plan(desired(attach=rules), Observed((container(labels=labels),), (BRIDGE,)), NOTHING)
+        assert made(found) == []
+    assert made(plan(desired(attach=rules), Observed((container(labels={}),), (BRIDGE,)), NOTHING)) != []
+
+
+MESH = NetworkInfo("m1", "mesh", "overlay", "swarm", attachable=True)
+LEADER = Swarm(active=True, manager=True, leader=True)
+
+
+def service(networks: dict[str, frozenset[str]], **labels: str) -> Service:
+    told = {f"gateway.{key}": text for key, text in labels.items()}
+    return Service("s1", "jobs", 7, told, networks, {"Name": "jobs", "TaskTemplate": {"Networks": []}})
+
+
+def services(found: Service, *, swarm: Swarm = LEADER) -> Plan:
+    wanted = desired(networks={"mesh": NetworkOptions()}, services=True)
+    return plan(wanted, Observed((), (MESH,), (found,), swarm=swarm), NOTHING)
+
+
+def test_services_are_attached_by_the_leader_and_let_go_only_where_we_attached_them() -> None:
+    mark = frozenset({"gw-owner-site-a"})
+    found = services(service({}, enable="true"))
+    assert made(found) == [(Verb.UPDATE_SERVICE, "mesh", "service jobs")]
+    assert found.actions[0].version == 7
+    assert found.actions[0].body["TaskTemplate"]["Networks"] == [{"Target": "m1", "Aliases": ["gw-owner-site-a"]}]
+    assert made(services(service({}, enable="true"), swarm=Swarm(active=True, manager=True))) == []
+    assert made(services(service({"m1": mark}, enable="true"))) == []
+    let_go = services(service({"m1": mark, "x": frozenset({"y"})}))
+    assert let_go.actions[0].body["TaskTemplate"]["Networks"] == [{"Target": "x", "Aliases": ["y"]}]
+    assert made(services(service({"m1": frozenset()}))) == []
+    clash = services(service({}, enable="true", aliases="orders"))
+    assert (made(clash), clash.conditions[0].reason) == ([], Blocked.ALIAS_CONFLICT)
+
+
+def test_overlays_are_made_and_removed_by_the_leader_alone() -> None:
+    labels = {"gateway.managed-by": "gateway", "gateway.instance": "site-a"}
+    old = NetworkInfo("o", "old", "overlay", "swarm", attachable=True, labels=labels)
+    for swarm, count in ((LEADER, 2), (Swarm(active=True, manager=True), 0), (Swarm(active=True), 0)):
+        found = plan(desired(), Observed((), (old,), swarm=swarm), NOTHING)
+        assert len(found.actions) == count
+
+
+async def test_a_look_that_is_not_answered_whole_does_nothing(tmp_path: Path) -> None:
+    class HalfDeaf(FakeEngine):
+        async def get(self, path: str, **params: Any) -> Any:
+            if path.startswith("containers/") and path != "containers/json":
+                raise EngineError(Kind.TIMEOUT, "no answer in time")
+            return await super().get(path, **params)
+
+    engine = HalfDeaf(random.Random(1))
+    network = engine.add_network("apps")
+    engine.join(engine.add_container("there", OPT_IN), network, ["gw-owner-site-a"], foreign=False)
+    engine.add_container("web", OPT_IN)
+    reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
+    with pytest.raises(EngineError):
+        await reconciler.cycle(engine)  # type: ignore[arg-type]
+    assert engine.writes == []
+
+
+async def test_what_is_attached_is_written_down_before(tmp_path: Path) -> None:
+    engine = FakeEngine(random.Random(1))
+    web = engine.add_container("web", OPT_IN)
+    reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
+    await reconciler.cycle(engine)  # type: ignore[arg-type]
+    await reconciler.cycle(engine)  # type: ignore[arg-type]
+    assert "apps" in web.endpoints
+    assert Ledger(tmp_path).endpoints == {(web.id, "apps")}
+
+
+async def test_who_has_ended_is_nobody_also_for_those_who_are_told() -> None:
+    directory = Directory(lambda: None)
+    told: list[dict[str, Consumer]] = []
+    directory.watchers.append(told.append)
+    there = container(endpoints={"apps": endpoint()})
+    directory.renew((there,), 1.0, None)
+    assert directory.known("10.0.0.2") is not None
+    began = time.monotonic()
+    directory.forget(there.id)
+    assert directory.known("10.0.0.2") is None
+    assert told[-1] == {}
+    directory.renew((there,), began, None)  # a look that began before it ended
+    assert directory.known("10.0.0.2") is None
+    directory.renew((there,), time.monotonic() + 1, None)
+    assert directory.known("10.0.0.2") is not None
+    # Only the networks that we are on can be where clients come from.
+    own = container("gateway-1", labels={}, endpoints={"other": EndpointInfo("o", "e", ("10.9.0.1",))})
+    directory.renew((there, own), time.monotonic() + 1, own.id)
+    assert directory.known("10.0.0.2") is None
 
 
 def test_a_free_range_is_chosen() -> None:
