@@ -12,7 +12,7 @@ import struct
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pymysql
@@ -28,7 +28,9 @@ from gateway.errors import ProbeError, ReachError, Reason
 _THREADS = ThreadPoolExecutor(max_workers=1024, thread_name_prefix="mysql-check")
 """PyMySQL blocks. A pool of our own, since the default one resolves names too; threads start when needed."""
 _MAX_BLOCK = 3600.0
-"""Seconds that a thread may block: the deadline shuts its socket down long before."""
+"""Seconds that a thread may block: its socket is shut down long before."""
+_PATIENCE = 120.0
+"""Seconds for a login, beyond its deadline too."""
 
 _REASONS = {
     1040: Reason.TOO_MANY_CONNECTIONS,
@@ -62,11 +64,19 @@ class MysqlBackend:
 
     options: NoOptions
     check: DatabaseCheck
+    _under_way: dict[Endpoint, asyncio.Future[Finding]] = field(default_factory=dict, compare=False)
 
     async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
-        """Log in, and ask for role, version and lag."""
+        """Log in, and ask for role, version and lag.
+
+        A login that is not done when the deadline comes goes on behind it: to break it off would count against us,
+        and a server that is frozen for a minute would find a dozen. Until it is done, further probes wait for it.
+        """
         if self.check.user is None:
             return Finding(unprobed="no check.user is set, and a MySQL must not be probed without a login")
+        under_way = self._under_way.get(target)
+        if under_way is not None:
+            return await asyncio.shield(under_way)
         # Before anything is dialled: what breaks off after that, the server counts.
         connection = self._connection(target, phases)
         sock = await link.socket(target, phases)
@@ -74,14 +84,17 @@ class MysqlBackend:
         handle = sock.dup()
         loop = asyncio.get_running_loop()
         asking = loop.run_in_executor(_THREADS, self._ask, connection, sock, phases)
-        try:
-            return await asyncio.shield(asking)
-        finally:
-            # Frees the thread at once, whatever it waits for.
-            with contextlib.suppress(OSError):
-                handle.shutdown(socket.SHUT_RDWR)
+        self._under_way[target] = asking
+        patience = loop.call_later(_PATIENCE, _hang_up, handle)
+
+        def done(asked: asyncio.Future[Finding]) -> None:
+            self._under_way.pop(target, None)
+            patience.cancel()
             handle.close()
-            asking.add_done_callback(lambda done: _forget(done, sock))
+            _forget(asked, sock)
+
+        asking.add_done_callback(done)
+        return await asyncio.shield(asking)
 
     def _connection(self, target: Endpoint, phases: Phases) -> "_TimedConnection":
         check = self.check
@@ -116,6 +129,12 @@ class MysqlBackend:
         finally:
             with contextlib.suppress(pymysql.err.MySQLError, OSError):
                 connection.close()
+
+
+def _hang_up(sock: socket.socket) -> None:
+    """Free the thread, whatever it waits for."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _forget(done: asyncio.Future[Finding], sock: socket.socket) -> None:

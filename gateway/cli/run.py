@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -38,10 +38,15 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
     config = load(given)
     logs.configure(config.log.level, config.log.format)
     service.run(with_ports(config), lambda: with_ports(load(given)), file=given.file)
-    # Threads that look up a name cannot be ended, and would be waited for.
+    _exit(0)
+
+
+def _exit(code: int) -> NoReturn:
+    """End now: threads that look up a name, or wait for a silent database, would be waited for."""
     logging.shutdown()
     sys.stdout.flush()
-    os._exit(0)
+    sys.stderr.flush()
+    os._exit(code)
 
 
 @click.command()
@@ -86,12 +91,12 @@ def check(
             sys.exit(_NAGIOS_UNKNOWN)
         raise
     if nagios:
-        sys.exit(_print_nagios(checked))
+        _exit(_print_nagios(checked))
     if output == "json":
         click.echo(json.dumps([_as_json(each) for each in checked], indent=1))
     else:
         _print_table(checked)
-    sys.exit(1 if any(each.result.state in ("down", "blocked") for each in checked) else 0)
+    _exit(1 if any(each.result.state in ("down", "blocked") for each in checked) else 0)
 
 
 def _as_json(each: "Checked") -> dict[str, object]:

@@ -23,6 +23,7 @@ from gateway.demo import mariadb
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion, make_key
+from tests.chaos import patience
 from tests.chaos import rig as chaos_rig
 from tests.chaos import run as chaos
 
@@ -504,6 +505,15 @@ def test_held_clients_are_let_go_when_somebody_says_so(gateway: Gateway, bastion
         with connect(listen) as held:
             bastion.start()
             assert echo(held) == b"hello"
+
+
+def test_no_probe_ever_uses_up_a_servers_patience(rig_folder: Path) -> None:
+    need(mariadb.available() and os.geteuid() == 0, "root, and mariadbd (package mariadb-server)")
+    outcomes = patience.patience(600, rig_folder / "patience")
+    assert sum(outcomes.values()) >= 600
+    assert outcomes["good: up"] > 50
+    assert outcomes["hasty: timeout"] > 50
+    assert not [outcome for outcome in outcomes if outcome.endswith("host_blocked")]
 
 
 # Changes.

@@ -1,0 +1,107 @@
+"""Probes a MySQL that refuses us after ten broken handshakes, in every way that goes wrong; it must never do so.
+
+The server listens on an address that is not loopback, since it forgives that everything. Needs root.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from gateway.backends import NoOptions
+from gateway.backends.database import DatabaseCheck
+from gateway.backends.mysql import MysqlBackend
+from gateway.contracts import Endpoint, Secret
+from gateway.demo.mariadb import MariaDB
+from gateway.errors import Reason
+from gateway.health.monitor import probe_once
+from gateway.relay.readiness import RelayLoop
+from gateway.tunnels.direct import DirectLink
+from tests.chaos.rig import missing
+
+ADDRESS = "192.0.2.77"
+"""Of a network for documentation (RFC 5737), on this host's loopback interface for as long as this runs."""
+LIMIT = 10
+
+
+async def mixed(server: MariaDB, count: int) -> Counter[str]:
+    """So many probes, each in one of several ways; gives how they ended."""
+    target = Endpoint(ADDRESS, server.port)
+    good = DatabaseCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
+    ways = {
+        "good": (MysqlBackend(NoOptions(), good), 3.0),
+        "wrong password": (MysqlBackend(NoOptions(), replace(good, password=Secret("wrong"))), 3.0),
+        "wrong database": (MysqlBackend(NoOptions(), replace(good, database="nowhere")), 3.0),
+        "hasty": (MysqlBackend(NoOptions(), good), 0.001),
+    }
+    outcomes: Counter[str] = Counter()
+    link = DirectLink()
+    for number in range(count):
+        frozen = number % 500 == 250
+        if frozen:  # as long as fifty probes take that do not wait for it
+            server.send(signal.SIGSTOP)
+        for _ in range(50 if frozen else 1):
+            way = random.choice(list(ways))
+            backend, timeout = ways[way]
+            result = await probe_once(backend, link, target, 0.01 if frozen else timeout)
+            outcomes[f"{way}: {result.reason or result.state}"] += 1
+            if result.reason is Reason.HOST_BLOCKED:
+                return outcomes
+        if frozen:
+            server.send(signal.SIGCONT)
+    return outcomes
+
+
+def main() -> int:
+    """Run by the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--count", type=int, default=10_000)
+    options = parser.parse_args()
+    lacking = missing()
+    if lacking is not None:
+        print(f"this machine lacks {lacking}", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="gateway-patience-") as folder:
+        for parent in (Path(folder), *Path(folder).parents):
+            if parent != Path("/") and parent.stat().st_uid == 0:
+                parent.chmod(parent.stat().st_mode | 0o055)
+        outcomes = patience(options.count, Path(folder))
+    for outcome, times in sorted(outcomes.items()):
+        print(f"{times:6} {outcome}")
+    blocked = sum(times for outcome, times in outcomes.items() if outcome.endswith(Reason.HOST_BLOCKED))
+    print(f"{sum(outcomes.values())} probes at max_connect_errors={LIMIT}: refused for it {blocked} times")
+    return 1 if blocked else 0
+
+
+@contextlib.contextmanager
+def address() -> Iterator[None]:
+    """The address, for as long as it is wanted."""
+    subprocess.run(["ip", "addr", "add", f"{ADDRESS}/32", "dev", "lo"], check=True, timeout=10)
+    try:
+        yield
+    finally:
+        subprocess.run(["ip", "addr", "del", f"{ADDRESS}/32", "dev", "lo"], check=False, timeout=10)
+
+
+def patience(count: int, folder: Path) -> Counter[str]:
+    """Start a server, probe it so often, and give how the probes ended."""
+    server = MariaDB(folder / "mariadb", "--bind-address=0.0.0.0", "--skip-name-resolve=0",
+                     f"--max-connect-errors={LIMIT}")  # fmt: skip
+    with address(), asyncio.Runner(loop_factory=RelayLoop) as runner:
+        server.start()
+        try:
+            return runner.run(mixed(server, count))
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
