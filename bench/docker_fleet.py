@@ -1,4 +1,5 @@
-"""A fleet of containers on a real engine: how long until all are attached, and what the gateway costs when idle.
+"""A fleet of containers on an overlay of a real engine: how soon all are attached, what the gateway costs when idle,
+and how soon a new container is served: after its start, a recreate, a kill of the engine, and without any event.
 
 Usage: python bench/docker_fleet.py [CONTAINERS] [KILLS]     as root; starts an engine of its own
 """
@@ -13,6 +14,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "rig"), str(Path(__file__).parents[1])]
 
+from docker_proxy import DockerProxy
 from engines import Engine
 from test_docker import OPT_IN, Site
 
@@ -34,10 +36,13 @@ def main() -> None:
         try:
             engine.load_busybox()
             engine.load_host()
+            engine.docker("swarm", "init", "--advertise-addr", "127.0.0.1")
             site = Site(engine, Path(folder))
             site.start()
             fleet(engine, site, count)
+            started(engine, site)
             killed(engine, site, kills)
+            deaf(engine, site, Path(folder))
         finally:
             engine.stop()
 
@@ -61,6 +66,31 @@ def fleet(engine: Engine, site: Site, count: int) -> None:
     same = site.get("/api/v1/status")["docker"]["writes"] == writes
     print(f"idle for {IDLE} s: {share:.2%} of a core, {'no' if same else 'SOME'} writes")
     engine.docker("rm", "-f", *(f"c{at}" for at in range(count)), timeout=300)
+
+
+def started(engine: Engine, site: Site) -> None:
+    """Start and recreate a container ten times."""
+    took = []
+    for _ in range(10):
+        engine.docker("rm", "-f", "web", check=False)
+        engine.run("web", *OPT_IN)
+        took.append(site.reaches("web", timeout=30))
+    print(f"10 starts and recreates: served after {statistics.median(took):.1f} s, at worst {max(took):.1f} s")
+
+
+def deaf(engine: Engine, site: Site, folder: Path) -> None:
+    """No event ever arrives, with the default resync."""
+    engine.docker("rm", "-f", "web", "gateway", check=False)
+    with DockerProxy(folder / "proxy.sock", engine.socket) as proxy:
+        proxy.drop_events = True
+        site.start(host=f"unix://{folder}/proxy.sock")
+        time.sleep(3)
+        took = []
+        for _ in range(3):
+            engine.docker("rm", "-f", "web", check=False)
+            engine.run("web", *OPT_IN)
+            took.append(site.reaches("web", timeout=60))
+        print(f"all events dropped: served after {max(took):.1f} s at worst of {len(took)}")
 
 
 def killed(engine: Engine, site: Site, kills: int) -> None:
