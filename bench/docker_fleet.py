@@ -1,7 +1,7 @@
 """A fleet of containers on an overlay of a real engine.
 
-How soon all are attached, what the gateway costs when idle, and how soon a new container is served: after its start, a
-recreate, a kill of the engine, and without any event.
+How soon all are attached, what the gateway costs when idle, and how soon a new container is served: after its start,
+a recreate, a kill of the engine, and without any event.
 
 Usage: python bench/docker_fleet.py [CONTAINERS] [KILLS]     as root; starts an engine of its own
 """
