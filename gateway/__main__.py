@@ -1,6 +1,20 @@
-"""`python -m gateway`, and the console script `gateway`."""
+"""`python -m gateway`, and what the console script calls."""
 
-from gateway.cli import main
+import signal
+import sys
+
+
+def main() -> None:
+    """Run a command."""
+    if sys.argv[1:2] == ["run"]:
+        # Before anything that takes time: a stop is a stop at any moment, and there is nothing to reload yet.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    from gateway.cli import main as cli  # noqa: PLC0415 - slow to import
+
+    cli()
+
 
 if __name__ == "__main__":
     main()

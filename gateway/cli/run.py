@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -25,10 +24,6 @@ _NAGIOS_UNKNOWN = 3
 @source_options
 def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], **settings: str | None) -> None:
     """Run the service until TERM or INT; HUP reloads."""
-    # Until the loop takes them over: a stop is a stop at any moment, and there is nothing to reload yet.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from gateway.app import service  # noqa: PLC0415 - slow to import
     from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
