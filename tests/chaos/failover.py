@@ -5,7 +5,6 @@ import random
 import signal
 import statistics
 import sys
-import tempfile
 import textwrap
 import time
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ from gateway.demo.process import Process, free_port
 from gateway.demo.sshd import Bastion
 from gateway.ops.client import Client as Ops
 from tests.chaos.load import Client, MySqlStep
-from tests.chaos.rig import REPOSITORY, missing
+from tests.chaos.rig import REPOSITORY, missing, scratch
 
 P95 = 5.0
 """Seconds that the way to the other database may take, for nineteen of twenty."""
@@ -118,11 +117,8 @@ def main() -> int:
     if lacking is not None:
         print(f"this machine lacks {lacking}", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory(prefix="gateway-failover-") as folder:
-        for parent in (Path(folder), *Path(folder).parents):
-            if parent != Path("/") and parent.stat().st_uid == 0:
-                parent.chmod(parent.stat().st_mode | 0o055)
-        return failover(options.count, Path(folder))
+    with scratch() as folder:
+        return failover(options.count, folder)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,7 +24,7 @@ from gateway.errors import Reason
 from gateway.health.monitor import probe_once
 from gateway.relay.readiness import RelayLoop
 from gateway.tunnels.direct import DirectLink
-from tests.chaos.rig import missing
+from tests.chaos.rig import missing, scratch
 
 ADDRESS = "192.0.2.77"
 """Of a network for documentation (RFC 5737), on this host's loopback interface for as long as this runs."""
@@ -69,11 +68,8 @@ def main() -> int:
     if lacking is not None:
         print(f"this machine lacks {lacking}", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory(prefix="gateway-patience-") as folder:
-        for parent in (Path(folder), *Path(folder).parents):
-            if parent != Path("/") and parent.stat().st_uid == 0:
-                parent.chmod(parent.stat().st_mode | 0o055)
-        outcomes = patience(options.count, Path(folder))
+    with scratch() as folder:
+        outcomes = patience(options.count, folder)
     for outcome, times in sorted(outcomes.items()):
         print(f"{times:6} {outcome}")
     blocked = sum(times for outcome, times in outcomes.items() if outcome.endswith(Reason.HOST_BLOCKED))

@@ -9,7 +9,6 @@ import contextlib
 import random
 import signal
 import sys
-import tempfile
 import textwrap
 import threading
 import time
@@ -22,7 +21,7 @@ from gateway.demo.postgres import Postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.ops.client import Client
-from tests.chaos.rig import REPOSITORY
+from tests.chaos.rig import REPOSITORY, scratch
 
 CLIENTS = 8
 _THINK = (0.0, 0.1)
@@ -203,11 +202,8 @@ def main() -> int:
     if find("haproxy") is None:
         print("this machine lacks haproxy", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory(prefix="gateway-restarts-") as folder:
-        for parent in (Path(folder), *Path(folder).parents):
-            if parent != Path("/") and parent.stat().st_uid == 0:
-                parent.chmod(parent.stat().st_mode | 0o055)
-        return restarts(options.count, Path(folder))
+    with scratch() as folder:
+        return restarts(options.count, folder)
 
 
 if __name__ == "__main__":

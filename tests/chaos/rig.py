@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -66,6 +67,17 @@ def missing() -> str | None:
     if not postgres.available():
         return "postgres (package postgresql)"
     return None
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder that the database servers' own users can get to; gone with the block."""
+    with tempfile.TemporaryDirectory(prefix="gateway-chaos-") as name:
+        folder = Path(name)
+        for parent in (folder, *folder.parents):
+            if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
+                parent.chmod(parent.stat().st_mode | 0o055)
+        yield folder
 
 
 @contextlib.contextmanager

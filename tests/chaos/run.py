@@ -10,7 +10,6 @@ import random
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -278,8 +277,8 @@ def main() -> int:
     if lacking is not None:
         print(f"this machine lacks {lacking}", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory(prefix="gateway-chaos-") as folder:
-        return chaos(options, Path(folder))
+    with rig_module.scratch() as folder:
+        return chaos(options, folder)
 
 
 if __name__ == "__main__":
