@@ -11,6 +11,7 @@ from gateway.contracts import Endpoint, Link, State
 from gateway.docker.engine import Engine, connected, tunnel_of
 from gateway.docker.plan import Plan
 from gateway.docker.reconciler import Reconciler
+from gateway.docker.trouble import EngineError
 from gateway.errors import LinkLostError, Reason, UsageError
 from gateway.health.monitor import probe_once
 from gateway.health.verdict import Result
@@ -95,8 +96,12 @@ async def _reconcile(config: Config, job: Callable[[Reconciler, Engine], Awaitab
             return uplinks[name].link
 
         reconciler = Reconciler(options, lambda: desired(config), link, config.gateway.state_dir)
-        async with connected(options, link) as engine:
-            return await job(reconciler, engine)
+        try:
+            async with connected(options, link) as engine:
+                return await job(reconciler, engine)
+        except EngineError as error:
+            trouble = error  # raised out there, since a task group would wrap it
+    raise trouble
 
 
 def _open(name: str | None, config: Config, uplinks: dict[str | None, Uplink], supervisor: Supervisor) -> None:

@@ -95,9 +95,9 @@ class Client(threading.Thread):
         return found
 
     def longest_silence(self, since: float, until: float) -> float:
-        """The longest time without a success that began in that time, in seconds."""
+        """The longest time without a success in that time, in seconds; what was before does not count."""
         ends = [each.ended for each in self.attempts if each.outcome == "ok"]
-        return max((b - a for a, b in pairwise(ends) if since <= b and a <= until), default=0.0)
+        return max((b - max(a, since) for a, b in pairwise(ends) if since <= b and a <= until), default=0.0)
 
 
 @dataclass

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -331,7 +333,7 @@ def test_plan_shows_and_apply_does_once(site: Site) -> None:
     assert "nothing to change" in again.stdout
     site.write(host="unix:///nowhere.sock")
     refused = command("plan", *config)
-    assert (refused.returncode, "nowhere.sock" in refused.stderr) == (1, True)
+    assert (refused.returncode, "nowhere.sock" in refused.stderr, refused.stderr.count("\n")) == (1, True, 1)
 
 
 def test_volumes_are_made_kept_and_never_taken_from_others(site: Site) -> None:
@@ -385,6 +387,53 @@ def test_an_engine_behind_a_tunnel(site: Site, shared_bastion: Bastion, ciphers:
     done = command("apply", "-c", str(site.folder / "gateway.yaml"))
     assert (done.returncode, done.stderr) == (0, "")
     assert site.engine.attached("web", "apps")
+
+
+def test_an_engine_by_tcp_wants_certificates_and_gets_them(tmp_path: Path) -> None:
+    need_engine()
+    certificates = tmp_path / "tls"
+    certificates.mkdir()
+    make = f"""
+        cd {certificates}
+        openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.pem \\
+          -addext keyUsage=critical,keyCertSign,cRLSign
+        for name in server client; do
+          openssl req -newkey rsa:2048 -nodes -subj /CN=$name -keyout $name.key -out $name.csr
+          printf 'subjectAltName=IP:127.0.0.1\\nextendedKeyUsage=serverAuth,clientAuth\\n' > ext
+          openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out $name.pem
+        done
+    """
+    subprocess.run(["sh", "-ec", make], check=True, timeout=60, capture_output=True)
+    engine = Engine(
+        tmp_path / "engine", None, "-H", "tcp://127.0.0.1:2376", "--tlsverify", f"--tlscacert={certificates}/ca.pem",
+        f"--tlscert={certificates}/server.pem", f"--tlskey={certificates}/server.key",
+    ).start()  # fmt: skip
+    try:
+        config = tmp_path / "gateway.yaml"
+
+        def planned(tls: str) -> subprocess.CompletedProcess[str]:
+            config.write_text(
+                f"gateway: {{state_dir: {tmp_path}/state}}\n"
+                "backends: {a: {kind: tcp, targets: [h:1], listen: 0.0.0.0:1}}\n"
+                f"docker: {{host: 'tcp://127.0.0.1:2376', networks: {{apps: {{}}}}, {tls}}}\n"
+            )
+            return subprocess.run(
+                ["nsenter", f"--net=/var/run/netns/{engine.namespace}", sys.executable, "-m", "gateway", "plan", "-c",
+                 str(config)],
+                capture_output=True, text=True, timeout=30, check=False,
+                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            )  # fmt: skip
+
+        ours = f"ca_file: {certificates}/ca.pem, "
+        ours += f"cert_file: {certificates}/client.pem, key_file: {certificates}/client.key"
+        good = planned(f"tls: {{{ours}}}")
+        assert (good.returncode, "create_network" in good.stdout) == (0, True), good.stderr
+        assert planned(f"tls: {{ca_file: {certificates}/ca.pem}}").returncode == 1  # the engine wants to know us
+        assert planned("tls: {ca_file: /etc/ssl/certs/ca-certificates.crt}").returncode == 1  # and we it
+        refused = planned("tls: {}")
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused.stderr
+    finally:
+        engine.stop()
 
 
 def test_docker_that_is_not_there_stops_nothing(site: Site) -> None:
