@@ -12,6 +12,9 @@ from gateway.ssh.options import Keepalive
 
 CHANNELS_PER_CONNECTION = 64
 """sshd polls all channels of a connection at every turn, so latency grows with them."""
+PROMPT = 1.0
+"""Seconds that a replacement takes at most where only the connections are broken; one that takes longer tells of a path
+that stalled."""
 DOUBT = 0.8
 """Seconds that an answer may take before channels are rather opened elsewhere."""
 
@@ -83,8 +86,10 @@ def judge(pool: Sequence[Standing], keepalive: Keepalive, wanted: int) -> Needs:
             # The others are back: TCP tries again after at most as long as the stall had lasted.
             if each.until and each.silent >= 2 * each.until + keepalive.replace:
                 give_up.append(at)
-        elif each.silent >= patience:
-            (give_up if heard else stalled).append(at)
+        elif not heard and each.silent >= keepalive.suspect + min(PROMPT, keepalive.replace):
+            stalled.append(at)
+        elif heard and each.silent >= patience:
+            give_up.append(at)
     enough = len(fresh) >= max(1, wanted)
     return Needs(
         usable=prompt or fresh or heard,

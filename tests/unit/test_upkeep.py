@@ -49,6 +49,13 @@ def test_nobody_waits_for_one_that_owes_an_answer_while_others_give_theirs() -> 
     assert (alone.usable, alone.doubtful) == ([0], [])
 
 
+def test_a_replacement_that_takes_its_time_tells_of_a_path_that_stalled() -> None:
+    assert judge([Standing(6.9, 1), Standing(6.5, 1)], KEEPALIVE, 2).stalled == []
+    assert judge([Standing(7.1, 1), Standing(7.0, 1)], KEEPALIVE, 2).stalled == [0, 1]
+    back = [Standing(9.5, 1, stalled=True, until=8.1), Standing(0.1, 0)]
+    assert judge(back, KEEPALIVE, 2).give_up == []
+
+
 STANDINGS = st.lists(
     st.builds(Standing, st.floats(0, 120), st.integers(0, 100), st.booleans(), st.booleans()), max_size=8
 )
