@@ -13,8 +13,7 @@ from gateway.ssh.options import Keepalive
 CHANNELS_PER_CONNECTION = 64
 """sshd polls all channels of a connection at every turn, so latency grows with them."""
 PROMPT = 1.0
-"""Seconds that a replacement takes at most where only the connections are broken; one that takes longer tells of a path
-that stalled."""
+"""Seconds that a replacement takes at most where only the connections are broken; longer, and the path stalled."""
 DOUBT = 0.8
 """Seconds that an answer may take before channels are rather opened elsewhere."""
 
