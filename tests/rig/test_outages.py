@@ -608,7 +608,7 @@ def test_a_removed_tunnel_says_draining_while_it_has_clients(gateway: Gateway, s
 def test_two_minutes_of_chaos(tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]) -> None:
     lacking = chaos_rig.missing()
     need(lacking is None, str(lacking))
-    options = chaos.arguments(["--seconds", "100", "--seed", "2026"])
+    options = chaos.arguments(["--seconds", "100", "--seed", "2026", "--slack", "1"])
     code = chaos.chaos(options, tmp_path_factory.mktemp("chaos"))
     told = capsys.readouterr().out
     assert code == 0, told
