@@ -47,7 +47,7 @@ class Needs:
         usable: Those that may be given new channels.
         suspect: Those that are silent.
         doubtful: Those that nobody should wait for, since others answer.
-        give_up: Those to abort: `(position, seconds of silence)`.
+        give_up: Those to abort: silent for too long.
         done: Those to close: outdated, and empty.
         dial: How many more to open.
         stalled: Those that turned out to be silent together with all others.
