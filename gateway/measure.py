@@ -59,9 +59,13 @@ class Histogram:
     def plus(self, other: "Histogram") -> "Histogram":
         """Both together, as a snapshot."""
         both = self.copy()
-        both.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
-        both.sum += other.sum
+        both.add(other)
         return both
+
+    def add(self, other: "Histogram") -> None:
+        """Count what `other` has counted, too; whoever observes into this one goes on."""
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.sum += other.sum
 
     @property
     def count(self) -> int:

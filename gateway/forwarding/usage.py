@@ -69,17 +69,24 @@ class Ledger(dict[str, Usage]):
             if len(self) >= MOST:
                 idle = next((each for each, usage in self.items() if not usage.active and each != OTHERS), None)
                 if idle is None:
-                    return self.setdefault(OTHERS, Usage())
+                    return self._others()
                 self._merge(self.pop(idle))
-            found = self[name] = Usage(identifier, latency=Histogram(tap=self._tap))
+            found = self[name] = self._new(identifier)
         found.id = identifier
         return found
 
+    def _new(self, identifier: str = "") -> Usage:
+        return Usage(identifier, latency=Histogram(tap=self._tap))
+
+    def _others(self) -> Usage:
+        return self.get(OTHERS) or self.setdefault(OTHERS, self._new())
+
     def _merge(self, gone: Usage) -> None:
         """What has been counted stays counted."""
-        others = self.setdefault(OTHERS, Usage())
+        others = self._others()
         others.total += gone.total
         others.rejected += gone.rejected
-        others.latency = others.latency.plus(gone.latency)
+        # In place: the relays of others hold on to their histogram.
+        others.latency.add(gone.latency)
         others.ended_to_backend += gone.ended_to_backend
         others.ended_from_backend += gone.ended_from_backend
