@@ -1,6 +1,5 @@
 """What goes wrong between us and an engine, by what to do about it."""
 
-import asyncio
 import re
 from enum import StrEnum
 
@@ -33,7 +32,6 @@ class Blocked(StrEnum):
     NOT_ATTACHABLE = "not_attachable"
     IP_EXHAUSTED = "ip_exhausted"
     NOT_MANAGER = "not_a_manager"
-    API_TOO_OLD = "api_too_old"
     ALIAS_CONFLICT = "alias_conflict"
     UNKNOWN_NETWORK = "unknown_network"
     REFUSED = "refused"
@@ -86,7 +84,7 @@ def explain(error: Exception) -> EngineError:
     """Any error of a request as ours."""
     if isinstance(error, EngineError):
         return error
-    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+    if isinstance(error, TimeoutError):
         return EngineError(Kind.TIMEOUT, "no answer in time")
     if isinstance(error, DockerError):
         message = str(error.message).strip()
