@@ -32,7 +32,10 @@ class VolumeSpec:
         kind: The file system: `nfs` or `cifs`.
         device: What is mounted.
         options: The options of mount(2), in order.
-        secret: A file of the engine's host with user and password, where the kind has one.
+        address: Where the engine's host reaches the listener.
+        port: The listener's.
+        export: The export or share.
+        read_only: Whether nothing may be written.
     """
 
     name: str
