@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,8 @@ class Engine:
 
     def __init__(self, folder: Path, namespace: str | None = None, *options: str) -> None:
         self.folder = folder
+        # Sockets of containerd lie deep below it, and a socket's path may have 104 bytes: not below pytest's long folders.
+        self._runtime = Path(tempfile.mkdtemp(prefix="gw-"))
         self.socket = folder / "docker.sock"
         self._own_namespace = namespace is None
         self.namespace = namespace or f"gw-{os.getpid()}-{next(_NUMBERS)}"
@@ -70,7 +73,7 @@ class Engine:
         with (self.folder / "log").open("ab") as log:
             self._child = subprocess.Popen(
                 [*prefix, find("dockerd") or "dockerd", "--data-root", str(self.folder / "data"), "--exec-root",
-                 str(self.folder / "exec"), "-H", self.url, "-p", str(self.folder / "pid"), *self._options],
+                 str(self._runtime), "-H", self.url, "-p", str(self.folder / "pid"), *self._options],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         self.wait_ready()
@@ -111,9 +114,10 @@ class Engine:
             child.wait(_DIE)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
-        for mounted in _mounts_below(self.folder):
-            subprocess.run(["umount", "-l", mounted], check=False, capture_output=True, timeout=10)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (self.folder, self._runtime):
+            for mounted in _mounts_below(folder):
+                subprocess.run(["umount", "-l", mounted], check=False, capture_output=True, timeout=10)
+            shutil.rmtree(folder, ignore_errors=True)
         if self._own_namespace:
             subprocess.run(["ip", "netns", "del", self.namespace], check=False, timeout=10)
 
