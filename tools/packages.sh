@@ -5,7 +5,7 @@ set -eu
 
 demo="openssh-server mariadb-server postgresql nfs-ganesha nfs-ganesha-vfs libnfs-utils"
 test="$demo openssh-client iproute2 iptables prometheus haproxy docker.io docker-cli busybox-static
-qemu-system-x86 cpio kmod gcc libc6-dev samba smbclient"
+qemu-system-x86 cpio kmod gcc libc6-dev samba smbclient openvpn wireguard-go wireguard-tools tcpdump microsocks tinyproxy"
 
 case "$1" in
     venv) "$2" -c 'import ensurepip' 2>/dev/null && exit 0

@@ -33,6 +33,7 @@ from gateway.measure import Histogram
 from gateway.ops.http import OpsServer
 from gateway.ops.metrics import families
 from gateway.ops.view import ServiceView
+from gateway.vpn.options import Silence
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
 _NAMES = {
@@ -62,6 +63,7 @@ def _configuration() -> Iterator[str]:
     yield from _table("`tunnels.NAME`, every kind", TunnelCommon)
     for name, tunnel in sorted(tunnels.load().items()):
         yield from _table(f"`tunnels.NAME`, kind `{name}`", tunnel.options)
+    yield from _table("`silence`, kinds `openvpn` and `wireguard`", Silence)
     yield from _table("`backends.NAME`, every kind", BackendCommon)
     yield from _table("`backends.NAME.check`, every kind", CheckCommon)
     for name, backend in sorted(backends.load().items()):
@@ -85,15 +87,16 @@ def _table(title: str, cls: type) -> Iterator[str]:
 
 
 def _arguments(cls: type) -> dict[str, str]:
-    """What the docstring's `Args:` say about each field."""
+    """What the docstrings' `Args:` say about each field, inherited ones too."""
     found: dict[str, str] = {}
-    name = ""
-    for line in (inspect.getdoc(cls) or "").partition("Args:")[2].splitlines():
-        match = re.match(r" {4}(\w+): (.*)", line)
-        if match:
-            name, found[match[1]] = match[1], match[2]
-        elif line.strip() and name:
-            found[name] += " " + line.strip()
+    for each in reversed(cls.__mro__[:-1]):
+        name = ""
+        for line in inspect.cleandoc(each.__doc__ or "").partition("Args:")[2].splitlines():
+            match = re.match(r" {4}(\w+): (.*)", line)
+            if match:
+                name, found[match[1]] = match[1], match[2]
+            elif line.strip() and name:
+                found[name] += " " + line.strip()
     return {key: value.replace("|", "\\|") for key, value in found.items()}
 
 

@@ -1,7 +1,8 @@
-"""Which SSH connections a process needs: a tunnel is opened once for queries and once for bulk. Pure.
+"""Which connections a process needs: a tunnel is opened once for queries and once for bulk. Pure.
 
 A query that shares a connection with a bulk transfer waits behind it at both ends, whatever we do here: sshd serves
-the channels of one connection in turn. So each sort of traffic has a lane of its own through every hop.
+the channels of one connection in turn. So each sort of traffic has a lane of its own through every hop. A VPN must
+not be open twice with the same key, so it has one lane for all.
 """
 
 from collections.abc import Collection
@@ -20,7 +21,16 @@ class Lane(NamedTuple):
 def through(config: Config, lane: Lane) -> Lane | None:
     """The lane that `lane` goes through; None: straight."""
     via = config.tunnels[lane.tunnel].via
-    return Lane(via, lane.bulk) if via else None
+    return _lane(config, via, bulk=lane.bulk) if via else None
+
+
+def _lane(config: Config, tunnel: str, *, bulk: bool) -> Lane:
+    return Lane(tunnel, bulk and not config.tunnels[tunnel].kind.single)
+
+
+def has_single(config: Config, backend: str) -> bool:
+    """Whether a backend goes through a tunnel that only one process may open."""
+    return any(config.tunnels[name].kind.single for name in tunnels_of(config, [backend]))
 
 
 def lane_of(config: Config, backend: str, *, apart: bool) -> Lane | None:
@@ -32,7 +42,7 @@ def lane_of(config: Config, backend: str, *, apart: bool) -> Lane | None:
         apart: Whether bulk has lanes of its own.
     """
     spec = config.backends[backend]
-    return Lane(spec.via, spec.kind.bulk and apart) if spec.via else None
+    return _lane(config, spec.via, bulk=spec.kind.bulk and apart) if spec.via else None
 
 
 def lanes(config: Config, own: Collection[str], *, apart: bool) -> list[Lane]:

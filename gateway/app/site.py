@@ -10,7 +10,7 @@ from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from gateway.app.changes import Changes, compare
-from gateway.app.lanes import Lane, lanes, through
+from gateway.app.lanes import Lane, lane_of, lanes, through
 from gateway.app.worker.messages import Command, Login, Order
 from gateway.app.worker.owner import Workers, WorkerUnit
 from gateway.app.worker.remote import RemoteForward
@@ -157,7 +157,7 @@ class Site:
     ) -> None:
         self._identity = identity
         self._knows_containers = False
-        self.config = replace(config, tunnels={}, backends={})
+        self.config = self._wanted = replace(config, tunnels={}, backends={})
         self.uplinks: dict[Lane, Uplink] = {}
         self.backends: dict[str, Running] = {}
         self.direct = Uplink("direct", DirectTunnel(), None, quiet=True)
@@ -186,6 +186,7 @@ class Site:
             UsageError: What changed needs a restart; nothing was changed.
         """
         changes = compare(self.config, config)
+        self._wanted = config
         self._knows_containers = config.docker is not None
         drain = config.shutdown.drain
         assigned = self.workers.apply(config, listeners)
@@ -343,7 +344,8 @@ class Site:
             self._group.create_task(self._retire(running.forward, drain))
 
     def _path(self, spec: BackendSpec) -> Uplink:
-        return self.uplinks[Lane(spec.via, spec.kind.bulk and self._apart)] if spec.via else self.direct
+        lane = lane_of(self._wanted, spec.name, apart=self._apart)
+        return self.uplinks[lane] if lane else self.direct
 
     def _route(self, running: Running) -> Route:
         spec, checker = running.spec, self._checker

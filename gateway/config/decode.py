@@ -116,7 +116,13 @@ class Decoder:
             else:
                 self.problem(table.place, path, "is empty")
                 bad = True
-        return BAD if bad else cls(**{name: value for name, value in found.items() if value is not None})
+        if bad:
+            return BAD
+        try:
+            return cls(**{name: value for name, value in found.items() if value is not None})
+        except ValueError as error:  # of what its fields are together
+            self.problem(table.place, key, str(error))
+            return BAD
 
     def _within(self, value: Any, field: "dataclasses.Field[Any]", table: Table, path: str) -> bool:
         """Whether a number keeps the bounds in its field's metadata."""

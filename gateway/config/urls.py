@@ -24,27 +24,30 @@ _SECRETS = {"password", "passphrase", "check.password"}
 
 def tunnel_tree(text: str, place: str, kinds: dict[str, TunnelKind], problems: list[Problem]) -> Table | None:
     """`ssh://user@host:port?identity_files=…` as the mapping that a file would hold."""
-    schemes = {kind.scheme: kind for kind in kinds.values()}
+    schemes = {scheme: kind for kind in kinds.values() for scheme in kind.schemes}
     parts = _split(text, place, list(schemes), problems)
     if parts is None:
         return None
     scheme, authority, query = parts
+    if re.match(r"[^/]*:[^/]*@", authority):
+        problems.append(Problem(place, "", "a password in the URL would show in process lists: use password_file="))
+        return None
     table = Table(place)
-    table.put("kind", Scalar(place, schemes[scheme].name))
-    user, at, host = authority.rpartition("@")
-    if at:
-        if ":" in user:
-            problems.append(
-                Problem(place, "", "a password in the URL would show in process lists: use password_file=")
-            )
-            return None
-        table.put("user", Scalar(place, unquote(user)))
-    name, _, port = host.rpartition(":") if re.search(r":\d+$", host) else (host, "", "")
-    table.put("host", Scalar(place, name.strip("[]") or None))
-    if port:
-        table.put("port", Scalar(place, port))
+    kind = schemes[scheme]
+    table.put("kind", Scalar(place, kind.name))
+    for key, value in (kind.read_url or _user_host_port)(scheme, authority).items():
+        table.put(key, Scalar(place, value or None))
     _put_query(table, query, place, problems)
     return table
+
+
+def _user_host_port(scheme: str, authority: str) -> dict[str, str]:
+    del scheme
+    user, at, host = authority.rpartition("@")
+    name, _, port = host.rpartition(":") if re.search(r":\d+$", host) else (host, "", "")
+    found = {"user": unquote(user)} if at else {}
+    found["host"] = name.strip("[]")
+    return found | ({"port": port} if port else {})
 
 
 def backend_tree(text: str, place: str, kinds: dict[str, BackendKind], problems: list[Problem]) -> Table | None:

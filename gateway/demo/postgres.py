@@ -4,7 +4,9 @@ import importlib.util
 import os
 import secrets
 import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -12,6 +14,7 @@ from gateway.demo.process import Process, find, free_port, run
 
 _OWNER = "postgres"
 _FOLDERS = "/usr/lib/postgresql/*/bin"
+_STARTING = 20.0
 
 
 def _program(name: str) -> str | None:
@@ -99,9 +102,20 @@ class Postgres:
 
     def execute(self, *statements: str) -> None:
         """Run statements as the superuser, waiting while the server starts up."""
-        with psycopg.connect(
-            host="127.0.0.1", port=self.port, user="postgres", password=self._superuser_password,
-            dbname="postgres", autocommit=True, connect_timeout=10,
-        ) as connection:  # fmt: skip
+        with self._as_superuser() as connection:
             for statement in statements:
                 connection.execute(statement.encode())
+
+    def _as_superuser(self) -> "psycopg.Connection[Any]":
+        deadline = time.monotonic() + _STARTING
+        while True:
+            try:
+                return psycopg.connect(
+                    host="127.0.0.1", port=self.port, user="postgres", password=self._superuser_password,
+                    dbname="postgres", autocommit=True, connect_timeout=10,
+                )  # fmt: skip
+            except psycopg.OperationalError as error:
+                # It listens before it lets anybody in, and says so with 57P03.
+                if "starting up" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)

@@ -82,6 +82,11 @@ class Process:
         Raises:
             DemoError: It ended, or did not listen within `timeout` seconds.
         """
+        self.spawn()
+        self.wait_listening(port, timeout)
+
+    def spawn(self) -> None:
+        """Start, and do not wait."""
         with self._log.open("ab") as log:
             self._child = subprocess.Popen(  # noqa: S603 - our own command line
                 self._arguments,
@@ -94,7 +99,6 @@ class Process:
                 env=self._environment,
                 cwd="/",
             )
-        self.wait_listening(port, timeout)
 
     def wait_listening(self, port: int, timeout: float = 30.0) -> None:
         """Wait until 127.0.0.1:`port` is listened on, without connecting: some servers count that."""

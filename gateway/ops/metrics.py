@@ -102,6 +102,9 @@ def _tunnels(tunnels: list[TunnelView]) -> Iterator[Metric]:
     rtt = GaugeMetricFamily(
         "gateway_tunnel_rtt_seconds", "Last round trip to the far side of the tunnel.", labels=["tunnel"]
     )
+    handshake = GaugeMetricFamily(
+        "gateway_tunnel_handshake_age_seconds", "Since a WireGuard peer's last handshake.", labels=["tunnel"]
+    )
     opened = HistogramMetricFamily(
         "gateway_channel_open_duration_seconds",
         "From dialling a target to a usable channel.",
@@ -116,8 +119,10 @@ def _tunnels(tunnels: list[TunnelView]) -> Iterator[Metric]:
             failures.add_metric([each.name, reason], count)
         if each.rtt is not None:
             rtt.add_metric([each.name], each.rtt)
+        if isinstance(age := each.details.get("handshake_age_seconds"), int | float):
+            handshake.add_metric([each.name], age)
         opened.add_metric([each.name], each.channel_open.cumulative(), each.channel_open.sum)
-    yield from (up, state, connects, failures, rtt, opened)
+    yield from (up, state, connects, failures, rtt, handshake, opened)
 
 
 def _backends(backends: list[BackendView]) -> Iterator[Metric]:

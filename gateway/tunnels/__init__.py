@@ -17,17 +17,20 @@ class TunnelKind:
         name: What `kind:` says in a configuration.
         options: A frozen dataclass: the keys that the kind accepts.
         create: Makes a tunnel of the options.
-        scheme: The URL scheme of its short form.
-        default_port: Used where a URL names no port.
+        schemes: The URL schemes of its short form.
+        verify: Raises `GatewayError` when the options, or files that they name, can never work.
+        read_url: Gives the keys that the scheme and the rest of a URL, up to its query, stand for; None: it names
+            user, host and port.
+        single: Whether it must not be open twice at once: its lanes are one, and no worker opens it.
     """
 
     name: str
     options: type
     create: Callable[[Any], Tunnel]
-    scheme: str
-    default_port: int
+    schemes: tuple[str, ...]
     verify: Callable[[Any], None] = lambda _: None
-    """Raises `GatewayError` when the options, or files that they name, can never work."""
+    read_url: Callable[[str, str], dict[str, str]] | None = None
+    single: bool = False
 
     def __reduce__(self) -> tuple[Callable[[str], "TunnelKind"], tuple[str]]:
         return (_named, (self.name,))

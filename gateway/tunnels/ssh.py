@@ -73,4 +73,4 @@ def _verify(options: SshOptions) -> None:
     hostkeys.Verifier(options)
 
 
-register(TunnelKind("ssh", SshOptions, SshTunnel, scheme="ssh", default_port=22, verify=_verify))
+register(TunnelKind("ssh", SshOptions, SshTunnel, schemes=("ssh",), verify=_verify))

@@ -86,6 +86,8 @@ class Gateway:
     ops_port: int = field(default_factory=free_port)
     process: Process | None = None
     started: float = 0.0
+    wrapper: list[str] = field(default_factory=list)
+    """Stands before its command line."""
 
     @property
     def config(self) -> Path:
@@ -118,7 +120,7 @@ class Gateway:
     def start(self, *arguments: str, environment: dict[str, str] | None = None) -> "Gateway":
         config = ["-c", str(self.config)] if self.config.exists() else []
         self.process = Process(
-            [sys.executable, "-m", "gateway", "run", *config, *arguments],
+            [*self.wrapper, sys.executable, "-m", "gateway", "run", *config, *arguments],
             self.folder / "gateway.log",
             environment={"PYTHONPATH": str(REPOSITORY), **(environment or {})},
         )

@@ -44,7 +44,7 @@ class Engine:
 
     def __init__(self, folder: Path, namespace: str | None = None, *options: str) -> None:
         self.folder = folder
-        # Sockets of containerd lie deep below it, and a socket's path may have 104 bytes: not below pytest's long folders.
+        # Sockets of containerd lie deep below it, and a socket's path may have 104 bytes: not in pytest's folders.
         self._runtime = Path(tempfile.mkdtemp(prefix="gw-"))
         self.socket = folder / "docker.sock"
         self._own_namespace = namespace is None

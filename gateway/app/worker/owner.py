@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from gateway.app.lanes import tunnels_of
+from gateway.app.lanes import has_single, tunnels_of
 from gateway.app.worker.messages import (
     NO_UPLINK,
     Apply,
@@ -264,7 +264,9 @@ class Workers:
         if not self.units:
             return {}
         chosen = [
-            name for name, spec in config.backends.items() if (spec.kind.bulk if spec.worker is None else spec.worker)
+            name
+            for name, spec in config.backends.items()
+            if (spec.kind.bulk if spec.worker is None else spec.worker) and not has_single(config, name)
         ]
         # By name, so that a backend stays where it is when others come and go.
         return {name: self.units[zlib.crc32(name.encode()) % len(self.units)] for name in chosen}

@@ -1,0 +1,60 @@
+"""`kind: proxy`: a SOCKS5 proxy (RFC 1928, 1929), or an HTTP proxy by CONNECT (RFC 9110, 9.3.6)."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+
+from gateway.contracts import Link, Progress, TunnelState
+from gateway.errors import GatewayError
+from gateway.proxy.link import ProxyLink
+from gateway.proxy.options import DEFAULT_PORTS, ProxyOptions
+from gateway.tunnels import TunnelKind, register
+
+
+class ProxyTunnel:
+    """See `gateway.contracts.Tunnel`.
+
+    Args:
+        options: What the configuration says.
+    """
+
+    def __init__(self, options: ProxyOptions) -> None:
+        self._options = options
+
+    @property
+    def far_side(self) -> str:
+        """The proxy's URL."""
+        return self._options.url
+
+    @contextlib.asynccontextmanager
+    async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
+        """Reach the proxy through `via`, and look at it from time to time."""
+        progress(TunnelState.CONNECTING)
+        link = ProxyLink(self._options, via)
+        await link.look()
+        watch = asyncio.create_task(link.watch())
+        try:
+            yield link
+        finally:
+            watch.cancel()
+            await asyncio.wait({watch})
+
+
+def _verify(options: ProxyOptions) -> None:
+    try:
+        ssl.create_default_context(cafile=options.ca_file)
+    except OSError as error:
+        raise GatewayError(f"ca_file: {options.ca_file}: {error}") from error
+
+
+def _read_url(scheme: str, authority: str) -> dict[str, str]:
+    user, at, host = authority.rpartition("@")
+    return {"url": f"{scheme}://{host}"} | ({"user": user} if at else {})
+
+
+register(
+    TunnelKind(
+        "proxy", ProxyOptions, ProxyTunnel, schemes=tuple(DEFAULT_PORTS), verify=_verify, read_url=_read_url,
+    )
+)  # fmt: skip

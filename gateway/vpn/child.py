@@ -1,0 +1,97 @@
+"""A child process: its lines go to a function, and it never outlives us."""
+
+import asyncio
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from gateway.errors import Reason, TunnelError
+
+log = logging.getLogger(__name__)
+
+_LEASH = Path(__file__).with_name("leash.py")
+_GRACE = 3.0
+
+
+def program(name: str) -> str | None:
+    """Where a program is, looked up on PATH and where Debian puts those of administrators."""
+    return shutil.which(name, path=_path())
+
+
+def _path() -> str:
+    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
+
+class Child:
+    """One running program.
+
+    Args:
+        process: It.
+        heard: Called with each line it prints.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, heard: Callable[[str], None]) -> None:
+        self._process = process
+        self._reading = asyncio.create_task(self._read(heard))
+
+    @classmethod
+    async def start(
+        cls,
+        command: Sequence[str],
+        package: str,
+        heard: Callable[[str], None],
+        environment: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> "Child":
+        """Start it.
+
+        Args:
+            command: The program and its arguments.
+            package: What to install where it is missing.
+            heard: Called with each line it prints.
+            environment: Added to ours.
+            pass_fds: Descriptors that it inherits.
+
+        Raises:
+            TunnelError: It is not installed.
+        """
+        found = program(command[0])
+        if found is None:
+            raise TunnelError(
+                Reason.PROTOCOL, f"{command[0]} is not installed: install the package {package}", fatal=True
+            )
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), found, *command[1:],
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, "PATH": _path(), **(environment or {})},
+            pass_fds=pass_fds,
+        )  # fmt: skip
+        return cls(process, heard)
+
+    async def _read(self, heard: Callable[[str], None]) -> None:
+        stream = self._process.stdout
+        while stream is not None and (line := await stream.readline()):
+            heard(line.decode(errors="replace").rstrip())
+
+    async def ended(self) -> int:
+        """Wait until it has ended and its last line was heard; gives its exit code."""
+        await asyncio.wait({self._reading})
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        """End it: asked first, then killed."""
+        if self._process.returncode is None:
+            self._process.terminate()
+            try:
+                async with asyncio.timeout(_GRACE):
+                    await self._process.wait()
+            except TimeoutError:
+                self._process.kill()
+                await self._process.wait()
+        self._reading.cancel()
+        await asyncio.wait({self._reading})

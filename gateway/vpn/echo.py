@@ -1,0 +1,104 @@
+"""Echo requests (RFC 792, RFC 4443) to addresses behind the VPN, which hurt nobody, unlike connections."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import struct
+import time
+from collections.abc import Callable
+from itertools import count
+
+from gateway.vpn.addressing import Address
+from gateway.vpn.places import Place
+
+log = logging.getLogger(__name__)
+
+_MOST = 4
+_V4 = (socket.AF_INET, socket.IPPROTO_ICMP, 8, 0)
+_V6 = (socket.AF_INET6, socket.IPPROTO_ICMPV6, 128, 129)
+_REMEMBER = 64
+
+
+class Echo:
+    """Asks up to four addresses, and knows which of them have ever answered.
+
+    Args:
+        place: Where the requests leave from.
+        heard: Called with each answer's round trip in seconds.
+    """
+
+    def __init__(self, place: Place, heard: Callable[[float], None]) -> None:
+        self._place = place
+        self._heard = heard
+        self._known: dict[Address, bool] = {}
+        self._sockets: dict[int, socket.socket] = {}
+        self._sent: dict[int, tuple[Address, float]] = {}
+        self._numbers = count(1)
+
+    def learn(self, address: Address) -> None:
+        """An address behind the VPN; the last few count."""
+        if address in self._known:
+            return
+        self._known[address] = False
+        for old in [each for each, answers in self._known.items() if not answers][:-_MOST]:
+            del self._known[old]
+        for old in [each for each, answers in self._known.items() if answers][:-_MOST]:
+            del self._known[old]
+
+    def ask(self) -> bool:
+        """Send a request to each; says whether one of them has answered before, so that an answer is due."""
+        for address in self._known:
+            self._send(address)
+        return any(self._known.values())
+
+    def _send(self, address: Address) -> None:
+        family, protocol, request, _ = _V4 if address.version == 4 else _V6
+        sock = self._socket(family, protocol)
+        if sock is None:
+            return
+        number = next(self._numbers) % 0x10000
+        self._sent[number] = (address, time.monotonic())
+        if len(self._sent) > _REMEMBER:
+            del self._sent[next(iter(self._sent))]
+        packet = struct.pack("!BBHHH", request, 0, 0, 0, number)
+        # No route, a full queue: the answer that does not come says all.
+        with contextlib.suppress(OSError):
+            sock.sendto(_with_checksum(packet) if family == socket.AF_INET else packet, (str(address), 0))
+
+    def _socket(self, family: int, protocol: int) -> socket.socket | None:
+        if family in self._sockets:
+            return self._sockets[family]
+        try:
+            sock = self._place.make(family, socket.SOCK_DGRAM, protocol)
+        except OSError as error:
+            log.debug("no echo requests: %s", error)
+            return None
+        sock.setblocking(False)
+        asyncio.get_running_loop().add_reader(sock, self._receive, sock, family)
+        self._sockets[family] = sock
+        return sock
+
+    def _receive(self, sock: socket.socket, family: int) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                packet = sock.recv(512)
+                if len(packet) < 8 or packet[0] != (0 if family == socket.AF_INET else _V6[3]):
+                    continue
+                address, sent = self._sent.pop(int.from_bytes(packet[6:8], "big"), (None, 0.0))
+                if address in self._known:
+                    self._known[address] = True
+                    self._heard(time.monotonic() - sent)
+
+    def close(self) -> None:
+        """Stop."""
+        for sock in self._sockets.values():
+            asyncio.get_running_loop().remove_reader(sock)
+            sock.close()
+        self._sockets.clear()
+
+
+def _with_checksum(packet: bytes) -> bytes:
+    total = sum(struct.unpack("!4H", packet))
+    total = (total & 0xFFFF) + (total >> 16)
+    return packet[:2] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + packet[4:]

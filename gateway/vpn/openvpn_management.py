@@ -1,0 +1,59 @@
+"""OpenVPN's management interface, over a unix socket that OpenVPN connects to (management-notes.txt).
+
+As it is the client of that socket, it ends when we do: it quits once the socket is closed.
+"""
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+_QUOTED = str.maketrans({"\\": "\\\\", '"': '\\"'})
+
+
+class Management:
+    """Listens for the child, and hands on what it says.
+
+    Args:
+        heard: Called with each line that begins with `>`: what it is about, and the rest.
+    """
+
+    def __init__(self, heard: Callable[[str, str], None]) -> None:
+        self._heard = heard
+        self._folder = Path(tempfile.mkdtemp(prefix="gateway-vpn-"))  # mode 0700
+        self.path = self._folder / "management.sock"
+        self._server: asyncio.Server | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def listen(self) -> None:
+        """Begin to listen."""
+        self._server = await asyncio.start_unix_server(self._serve, self.path)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        with contextlib.suppress(ConnectionError):
+            while line := await reader.readline():
+                text = line.decode(errors="replace").strip()
+                if text.startswith(">"):
+                    about, _, rest = text[1:].partition(":")
+                    self._heard(about, rest)
+        writer.close()
+
+    def say(self, command: str) -> None:
+        """Send a command, if the child is there; what it answers shows in its state."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(command.encode() + b"\n")
+
+    def say_secret(self, what: str, kind: str, value: str) -> None:
+        """Answer a question for a user or a password: `username "Auth" "…"`."""
+        self.say(f'{what} "{kind}" "{value.translate(_QUOTED)}"')
+
+    async def close(self) -> None:
+        """Stop; a child that is still there ends."""
+        if self._writer is not None:
+            self._writer.close()
+        if self._server is not None:
+            self._server.close()
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,79 @@
+"""Network namespaces of our own: `near`, where the gateway and its clients are, and `far`, behind the VPN."""
+
+import contextlib
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from pyroute2 import netns  # type: ignore[import-untyped]
+
+OUTER_NEAR, OUTER_FAR, OUTER_OTHER = "10.201.0.2", "10.201.0.1", "10.201.0.3"
+"""The link between the two, as it were the Internet; far has a second address."""
+BEHIND, BEHIND_V6 = "10.20.0.1", "fd20::1"
+"""Where the databases are, as clients of the VPN know them."""
+NAMES = ("gwt-near", "gwt-far")
+
+
+def run(command: str, check: bool = True) -> str:
+    """Run a shell command in the namespace that the caller is in."""
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0 or not check, f"{command}: {done.stderr}"
+    return done.stdout
+
+
+@contextlib.contextmanager
+def inside(name: str) -> Iterator[None]:
+    """This thread, and what it starts, in a namespace."""
+    assert threading.current_thread() is threading.main_thread(), "the fixtures undo it in the main thread"
+    netns.pushns(name)
+    try:
+        yield
+    finally:
+        netns.popns()
+
+
+@contextlib.contextmanager
+def two() -> Iterator[None]:
+    """Both namespaces, with a cable between them; what far's loopback serves is at `BEHIND` too."""
+    near, far = NAMES
+    _remove()
+    for name in NAMES:
+        run(f"ip netns add {name} && ip -n {name} link set lo up")
+    run(f"ip -n {near} link add outer type veth peer name outer netns {far}")
+    run(
+        f"ip -n {near} addr add {OUTER_NEAR}/24 dev outer; ip -n {near} link set outer up;"
+        f"ip -n {far} link set outer up;"
+        f"ip -n {far} addr add {BEHIND}/32 dev lo; ip -n {far} addr add {BEHIND_V6}/128 dev lo nodad;"
+        # A leak would arrive: the way without the VPN is open.
+        # Packets are seen at the size that they have on a real cable.
+        f"ip -n {near} link set outer gso_max_segs 1; ip -n {far} link set outer gso_max_segs 1;"
+        f"ip -n {near} route add default via {OUTER_FAR}"
+    )
+    give_addresses(far)
+    with inside(far):
+        for key in ("conf/all/route_localnet", "conf/outer/route_localnet", "conf/outer/promote_secondaries"):
+            Path("/proc/sys/net/ipv4", key).write_text("1")
+        for address in (BEHIND, OUTER_OTHER):
+            run(f"iptables -t nat -A PREROUTING -p tcp -d {address} -j DNAT --to-destination 127.0.0.1")
+    with inside(near):
+        # No name server is there, and that shall show at once.
+        run("iptables -A OUTPUT -o outer -p udp --dport 53 -j REJECT")
+    try:
+        yield
+    finally:
+        _remove()
+
+
+def give_addresses(far: str) -> None:
+    """Far's addresses on the cable, the first of which it answers from by itself."""
+    run(
+        f"ip -n {far} -4 addr flush dev outer; ip -n {far} addr add {OUTER_FAR}/24 dev outer;"
+        f"ip -n {far} addr add {OUTER_OTHER}/24 dev outer"
+    )
+
+
+def _remove() -> None:
+    for name in NAMES:
+        if name in netns.listnetns():
+            run(f"ip netns pids {name} | xargs -r kill -9; ip netns del {name}")

@@ -1,0 +1,304 @@
+"""Proxies: microsocks, tinyproxy, and tinyproxy behind TLS; what they carry, and what they refuse."""
+
+import asyncio
+import contextlib
+import signal
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from clients import mysql, query_mysql, query_postgres, read_nfs
+from conftest import Gateway, database_check, need
+from servers import serving, silent, talking
+from test_forwards import connect
+from vpn import Authority
+
+from gateway.demo.mariadb import MariaDB
+from gateway.demo.nfs import NfsServer
+from gateway.demo.postgres import Postgres
+from gateway.demo.process import Process, find, free_port
+from gateway.demo.sshd import Bastion
+
+pytestmark = pytest.mark.rig
+
+USER, PASSWORD = "clerk", "p@ss:w/rd"
+SCHEMES = ("socks5", "http", "https")
+
+
+class Proxy:
+    """One running proxy.
+
+    Args:
+        folder: Where its files go.
+        scheme: `socks5`, `http`, or `https`: TLS in front of `http`.
+        login: Whether it wants a user and a password.
+        more: Lines for tinyproxy's configuration.
+    """
+
+    def __init__(self, folder: Path, scheme: str, *, login: bool = False, more: str = "") -> None:
+        folder.mkdir()
+        self.folder, self.scheme = folder, scheme
+        self.inner_port = self.port = free_port()
+        if scheme == "socks5":
+            program = find("microsocks")
+            need(program is not None, "microsocks (package microsocks)")
+            command = [str(program), "-i", "127.0.0.1", "-p", str(self.port)]
+            command += ["-u", USER, "-P", PASSWORD] if login else []
+        else:
+            program = find("tinyproxy")
+            need(program is not None, "tinyproxy (package tinyproxy)")
+            config = folder / "tinyproxy.conf"
+            config.write_text(
+                f"Port {self.port}\nListen 127.0.0.1\nTimeout 600\nMaxClients 100\nAllow 127.0.0.1\n"
+                f"{f'BasicAuth {USER} {PASSWORD}' if login else ''}\n{more}\n"
+            )
+            command = [str(program), "-d", "-c", str(config)]
+        self.process = Process(command, folder / "log")
+        self.ca = folder / "certificates/ca.pem"
+        if scheme == "https":
+            self.port = free_port()
+            self._authority = Authority(folder / "certificates")
+            self._certificate, self._key = self._authority.issue("127.0.0.1", server=True, host="127.0.0.1")
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["Proxy"]:
+        self.process.start(self.inner_port)
+        try:
+            with self._tls() if self.scheme == "https" else contextlib.nullcontext():
+                yield self
+        finally:
+            self.process.stop()
+
+    @contextlib.contextmanager
+    def _tls(self) -> Iterator[None]:
+        """What stunnel does: ends TLS, and hands on."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self._certificate, self._key)
+        loop = asyncio.new_event_loop()
+        ready = threading.Event()
+
+        async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError):
+                while data := await reader.read(65536):
+                    writer.write(data)
+                    await writer.drain()
+            writer.close()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            there = await asyncio.open_connection("127.0.0.1", self.inner_port)
+            await asyncio.gather(copy(reader, there[1]), copy(there[0], writer))
+
+        async def run() -> None:
+            async with await asyncio.start_server(serve, "127.0.0.1", self.port, ssl=context):
+                ready.set()
+                await stop.wait()
+
+        stop = asyncio.Event()
+        thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
+        thread.start()
+        assert ready.wait(10)
+        try:
+            yield
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+            thread.join(10)
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+            loop.run_until_complete(asyncio.sleep(0.1))
+            loop.close()
+
+    def keys(self, more: str = "") -> str:
+        """Its tunnel, as a flow mapping."""
+        ca = f", ca_file: {self.ca}" if self.scheme == "https" else ""
+        return f'{{kind: proxy, url: "{self.scheme}://127.0.0.1:{self.port}"{ca}{more}}}'
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    path = tmp_path / "proxy.secret"
+    path.write_text(PASSWORD + "\n")
+    return path
+
+
+@pytest.mark.parametrize("login", [False, True], ids=["open", "login"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_kind_of_backend_through_a_proxy(
+    gateway: Gateway, secret: Path, scheme: str, login: bool,
+    shared_mariadb: MariaDB, shared_postgres: Postgres, shared_nfs: NfsServer,
+) -> None:  # fmt: skip
+    with Proxy(gateway.folder / "proxy", scheme, login=login).running() as proxy:
+        ports = {name: free_port() for name in ("orders", "reports", "media")}
+        # A name that this side need not know: looked up where the proxy is.
+        gateway.write(f"""
+            tunnels:
+              egress: {proxy.keys(f", user: {USER}, password_file: {secret}" if login else "")}
+            backends:
+              orders:
+                {{kind: mysql, via: egress, targets: ["localhost:{shared_mariadb.port}"],
+                 listen: "127.0.0.1:{ports["orders"]}", check: {database_check(shared_mariadb, gateway.folder)}}}
+              reports:
+                {{kind: postgres, via: egress, targets: ["127.0.0.1:{shared_postgres.port}"],
+                 listen: "127.0.0.1:{ports["reports"]}", check: {database_check(shared_postgres, gateway.folder)}}}
+              media:
+                {{kind: nfs, via: egress, targets: ["127.0.0.1:{shared_nfs.port}"], export: /media,
+                 listen: "127.0.0.1:{ports["media"]}", check: {{interval: 1s}}}}
+        """)
+        gateway.start().wait_up(*ports)
+        assert query_mysql(shared_mariadb, ports["orders"]) > 0
+        assert query_postgres(shared_postgres, ports["reports"]) > 0
+        assert read_nfs(ports["media"]) == "hello over NFS\n"
+        with mysql(shared_mariadb, ports["orders"]) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT LENGTH(%s), REPEAT('x', 3000000)", ("y" * 900_000,))
+            assert cursor.fetchone() == (900_000, "x" * 3_000_000)
+        gateway.stop()
+        assert PASSWORD not in gateway.log
+
+
+def test_user_and_password_in_one_file(gateway: Gateway, secret: Path, shared_mariadb: MariaDB) -> None:
+    secret.write_text(f"{USER}:{PASSWORD}")
+    with Proxy(gateway.folder / "proxy", "socks5", login=True).running() as proxy:
+        gateway.write(f"""
+            tunnels:
+              egress: {proxy.keys(f", password_file: {secret}")}
+            backends:
+              orders: {{kind: tcp, via: egress, targets: ["127.0.0.1:{shared_mariadb.port}"],
+                        listen: "127.0.0.1:{free_port()}"}}
+        """)
+        gateway.start().wait_up("orders")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_bastion_behind_a_proxy(
+    gateway: Gateway, scheme: str, shared_bastion: Bastion, shared_mariadb: MariaDB
+) -> None:
+    listen = free_port()
+    with Proxy(gateway.folder / "proxy", scheme).running() as proxy:
+        gateway.write(f"""
+            tunnels:
+              egress: {proxy.keys()}
+              bastion: {{kind: ssh, via: egress, host: 127.0.0.1, port: {shared_bastion.port},
+                         user: {shared_bastion.user}, identity_files: [{shared_bastion.client_key}],
+                         known_hosts: [{shared_bastion.known_hosts}]}}
+            backends:
+              orders:
+                {{kind: mysql, via: bastion, targets: ["127.0.0.1:{shared_mariadb.port}"],
+                 listen: "127.0.0.1:{listen}", check: {database_check(shared_mariadb, gateway.folder)}}}
+        """)
+        gateway.start().wait_up("orders")
+        assert query_mysql(shared_mariadb, listen) > 0
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "http"])
+def test_a_wrong_password_is_named(gateway: Gateway, secret: Path, scheme: str, shared_mariadb: MariaDB) -> None:
+    secret.write_text("not-it")
+    with Proxy(gateway.folder / "proxy", scheme, login=True).running() as proxy:
+        gateway.write(f"""
+            tunnels:
+              egress: {proxy.keys(f", user: {USER}, password_file: {secret}")}
+            backends:
+              orders: {{kind: tcp, via: egress, targets: ["127.0.0.1:{shared_mariadb.port}"],
+                        listen: "127.0.0.1:{free_port()}"}}
+        """)
+        gateway.start()
+        # SOCKS5 says it before any target is named, HTTP only then.
+        gateway.wait(lambda: "auth" in (gateway.tunnel("egress")["reason"], gateway.state("orders")[1]))
+        assert "not-it" not in gateway.log
+
+
+def test_a_proxy_that_permits_no_such_port(gateway: Gateway, shared_mariadb: MariaDB) -> None:
+    with Proxy(gateway.folder / "proxy", "http", more="ConnectPort 443").running() as proxy:
+        gateway.write(f"""
+            tunnels:
+              egress: {proxy.keys()}
+            backends:
+              orders: {{kind: tcp, via: egress, targets: ["127.0.0.1:{shared_mariadb.port}"],
+                        listen: "127.0.0.1:{free_port()}"}}
+        """)
+        gateway.start().wait_state("orders", "down", "channel-prohibited")
+
+
+def test_a_refused_target_does_not_take_the_proxy_down(gateway: Gateway, shared_mariadb: MariaDB) -> None:
+    with Proxy(gateway.folder / "proxy", "socks5").running() as proxy:
+        gateway.write(f"""
+            tunnels:
+              egress: {proxy.keys()}
+            backends:
+              dead: {{kind: tcp, via: egress, targets: ["127.0.0.1:{free_port()}"],
+                      listen: "127.0.0.1:{free_port()}"}}
+              orders: {{kind: tcp, via: egress, targets: ["127.0.0.1:{shared_mariadb.port}"],
+                        listen: "127.0.0.1:{free_port()}"}}
+        """)
+        gateway.start().wait_up("orders")
+        gateway.wait_state("dead", "down", "refused")
+        assert gateway.tunnel("egress")["state"] == "up"
+
+
+def test_a_proxy_that_goes_and_comes(gateway: Gateway, shared_mariadb: MariaDB) -> None:
+    listen = free_port()
+    proxy = Proxy(gateway.folder / "proxy", "socks5")
+    gateway.write(f"""
+        tunnels:
+          egress: {proxy.keys(", interval: 1s")}
+        backends:
+          orders: {{kind: mysql, via: egress, targets: ["127.0.0.1:{shared_mariadb.port}"],
+                    listen: "127.0.0.1:{listen}",
+                    check: {database_check(shared_mariadb, gateway.folder)}}}
+    """)
+    with proxy.running():
+        gateway.start().wait_up("orders")
+    gateway.wait(lambda: gateway.tunnel("egress")["reason"] == "refused")
+    with proxy.running():
+        gateway.wait_up("orders")
+        assert query_mysql(shared_mariadb, listen) > 0
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [(silent, "timeout"), (talking(b"SSH-2.0-OpenSSH_9.9\r\n"), "protocol")],
+    ids=["silent", "another protocol"],
+)
+def test_what_is_no_proxy_is_named(gateway: Gateway, behaviour: object, reason: str) -> None:
+    with serving(behaviour) as port:  # type: ignore[arg-type]
+        gateway.write(f"""
+            tunnels:
+              egress: {{kind: proxy, url: "socks5://127.0.0.1:{port}", connect_timeout: 1s}}
+            backends:
+              orders: {{kind: tcp, via: egress, targets: ["127.0.0.1:1"], listen: "127.0.0.1:{free_port()}"}}
+        """)
+        gateway.start().wait(lambda: gateway.tunnel("egress")["reason"] == reason)
+
+
+def test_a_certificate_of_somebody_else(gateway: Gateway, shared_mariadb: MariaDB) -> None:
+    with Proxy(gateway.folder / "proxy", "https").running() as proxy:
+        other = Authority(gateway.folder / "other")
+        gateway.write(f"""
+            tunnels:
+              egress: {{kind: proxy, url: "https://127.0.0.1:{proxy.port}", ca_file: {other.ca}}}
+            backends:
+              orders: {{kind: tcp, via: egress, targets: ["127.0.0.1:{shared_mariadb.port}"],
+                        listen: "127.0.0.1:{free_port()}"}}
+        """)
+        gateway.start().wait(lambda: gateway.tunnel("egress")["reason"] == "tls")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_reset_reaches_the_client(gateway: Gateway, scheme: str, shared_mariadb: MariaDB) -> None:
+    listen = free_port()
+    proxy = Proxy(gateway.folder / "proxy", scheme)
+    with proxy.running():
+        gateway.write(f"""
+            tunnels:
+              egress: {proxy.keys()}
+            backends:
+              orders: {{kind: tcp, via: egress, targets: ["127.0.0.1:{shared_mariadb.port}"],
+                        listen: "127.0.0.1:{listen}"}}
+        """)
+        gateway.start().wait_up("orders")
+        with connect(listen) as client:
+            assert client.recv(65536)
+            proxy.process.send(signal.SIGKILL)
+            client.settimeout(5)
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(65536) == b""

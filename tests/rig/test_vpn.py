@@ -1,0 +1,512 @@
+"""VPNs: real servers in a namespace, databases and an export behind them, and everything that can go wrong."""
+
+import contextlib
+import os
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pymysql
+import pytest
+from clients import mysql, query_mysql, query_postgres, read_nfs
+from conftest import Gateway, database_check, need
+from netns import BEHIND, NAMES, OUTER_FAR, OUTER_OTHER, give_addresses, inside, run, two
+from vpn import Authority, OpenVpnServer, WireGuardPeer, nothing_outside
+
+from gateway.demo import mariadb, nfs, postgres
+from gateway.demo.process import Process, find, free_port
+from gateway.demo.sshd import Bastion
+
+pytestmark = [pytest.mark.rig, pytest.mark.timeout(120)]
+
+NEAR, FAR = NAMES
+UP = 20
+KINDS = ("openvpn", "wireguard")
+Record = Callable[[str, object], None]
+
+NAME_SERVER = """
+import socket, sys, dns.message, dns.rrset
+names = {"orders.far.example.": sys.argv[1]}
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind((sys.argv[1], 53))
+while True:
+    text, sender = sock.recvfrom(4096)
+    question = dns.message.from_wire(text)
+    answer = dns.message.make_response(question)
+    asked = question.question[0]
+    if asked.name.to_text().lower() not in names:
+        answer.set_rcode(3)
+    elif asked.rdtype == 1:
+        answer.answer.append(dns.rrset.from_text(asked.name, 60, "IN", "A", names[asked.name.to_text().lower()]))
+    sock.sendto(answer.to_wire(), sender)
+"""
+
+
+@dataclass
+class World:
+    """What is far away."""
+
+    folder: Path
+    authority: Authority
+    mariadb: mariadb.MariaDB
+    postgres: postgres.Postgres
+    nfs: nfs.NfsServer
+    bastion: Bastion
+    openvpn: OpenVpnServer
+    wireguard: WireGuardPeer
+
+    def server(self, kind: str) -> OpenVpnServer | WireGuardPeer:
+        return self.openvpn if kind == "openvpn" else self.wireguard
+
+
+@pytest.fixture(scope="module")
+def far(rig_folder: Path) -> Iterator[World]:
+    need(os.geteuid() == 0 and Path("/dev/net/tun").exists(), "root, and /dev/net/tun")
+    for program, package in (
+        ("openvpn", "openvpn"), ("wireguard-go", "wireguard-go"), ("wg", "wireguard-tools"),
+        ("tcpdump", "tcpdump"), ("iptables", "iptables"), ("ip", "iproute2"),
+    ):  # fmt: skip
+        need(find(program) is not None, f"{program} (package {package})")
+    need(mariadb.available() and postgres.available() and nfs.available(), "mariadbd, postgres, ganesha.nfsd")
+    folder = rig_folder / "vpn"
+    folder.mkdir()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(two())
+        authority = Authority(folder / "certificates")
+        world = World(
+            folder,
+            authority,
+            mariadb.MariaDB(folder / "mariadb"),
+            postgres.Postgres(folder / "postgres"),
+            nfs.NfsServer(folder / "nfs"),
+            Bastion(folder / "bastion"),
+            OpenVpnServer(folder / "openvpn", authority),
+            WireGuardPeer(folder / "wireguard"),
+        )
+        names = Process([sys.executable, "-c", NAME_SERVER, BEHIND], folder / "names.log")
+        stack.callback(names.stop)
+        with inside(FAR):
+            names.spawn()
+            for server in (world.mariadb, world.postgres, world.nfs, world.bastion):
+                stack.callback(server.stop)
+                server.start()
+        for vpn in (world.openvpn, world.wireguard):
+            stack.callback(vpn.stop)
+            vpn.start()
+        with (world.postgres.folder / "data/pg_hba.conf").open("a") as access:
+            access.write("host all all all scram-sha-256\n")
+        world.postgres.send(signal.SIGHUP)
+        (world.nfs.export / "hello.txt").write_text("hello over NFS\n")
+        with inside(NEAR):
+            yield world
+
+
+def tunnel(world: World, kind: str, gateway: Gateway, more: str = "") -> str:
+    """The keys of a tunnel through the server of a kind, as a flow mapping."""
+    config = world.server(kind).client(gateway.folder / f"{kind}.conf")
+    return f"{{kind: {kind}, config: {config}{more}}}"
+
+
+def backends(world: World, gateway: Gateway, via: str, host: str = BEHIND) -> tuple[str, dict[str, int]]:
+    """A backend of each kind that speaks, through `via`."""
+    ports = {name: free_port() for name in ("orders", "reports", "media", "raw")}
+    text = f"""
+      orders:
+        {{kind: mysql, via: {via}, targets: ["{host}:{world.mariadb.port}"], listen: "127.0.0.1:{ports["orders"]}",
+         check: {database_check(world.mariadb, gateway.folder)}}}
+      reports:
+        {{kind: postgres, via: {via}, targets: ["{host}:{world.postgres.port}"],
+         listen: "127.0.0.1:{ports["reports"]}", check: {database_check(world.postgres, gateway.folder)}}}
+      media:
+        {{kind: nfs, via: {via}, targets: ["{host}:{world.nfs.port}"], listen: "127.0.0.1:{ports["media"]}",
+         export: /media, check: {{interval: 1s}}}}
+      raw:
+        {{kind: tcp, via: {via}, targets: ["{host}:{world.mariadb.port}"], listen: "127.0.0.1:{ports["raw"]}",
+         check: {{interval: 1s}}}}
+    """
+    return text, ports
+
+
+def write(gateway: Gateway, tunnels: str, of_backends: str) -> None:
+    sections = {"tunnels": tunnels, "backends": of_backends}
+    indented = {name: textwrap.indent(textwrap.dedent(text), "  ") for name, text in sections.items()}
+    gateway.write("".join(f"{name}:\n{text}\n" for name, text in indented.items()))
+
+
+def tcp_backend(world: World, name: str = "orders", via: str = "office") -> str:
+    """A backend that is only connected to."""
+    target, listen = f"{BEHIND}:{world.mariadb.port}", f"127.0.0.1:{free_port()}"
+    return f'{name}: {{kind: tcp, via: {via}, targets: ["{target}"], listen: "{listen}"}}'
+
+
+def mysql_backend(world: World, gateway: Gateway, listen: int) -> str:
+    """A database that is checked every second."""
+    check = database_check(world.mariadb, gateway.folder, "interval: 1s, timeout: 1s")
+    target = f"{BEHIND}:{world.mariadb.port}"
+    keys = f'kind: mysql, via: office, targets: ["{target}"], listen: "127.0.0.1:{listen}", check: {check}'
+    return f"orders: {{{keys}}}"
+
+
+def host_network() -> str:
+    """What a VPN client elsewhere changes: routes, rules, devices' addresses, name servers."""
+    commands = "ip -4 route show table all; ip -6 route show table all; ip rule; ip -6 rule; cat /etc/resolv.conf"
+    # Addresses that a device gives itself come when they come.
+    return "".join(line for line in run(commands).splitlines(keepends=True) if "fe80:" not in line)
+
+
+def use_all(world: World, ports: dict[str, int]) -> None:
+    assert query_mysql(world.mariadb, ports["orders"]) > 0
+    assert query_postgres(world.postgres, ports["reports"]) > 0
+    assert read_nfs(ports["media"]) == "hello over NFS\n"
+    assert query_mysql(world.mariadb, ports["raw"]) > 0
+
+
+@pytest.mark.parametrize("isolation", ["namespace", "device"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_backend_is_reached_and_the_host_stays_as_it_is(
+    far: World, gateway: Gateway, kind: str, isolation: str
+) -> None:
+    before = host_network()
+    text, ports = backends(far, gateway, "office")
+    write(gateway, f"office: {tunnel(far, kind, gateway, f', isolation: {isolation}')}", text)
+    with nothing_outside(gateway.folder / "outer.txt"):
+        gateway.start().wait_up(*ports, timeout=UP)
+        use_all(far, ports)
+        if isolation == "namespace":
+            assert host_network() == before
+    gateway.stop()
+    assert host_network() == before
+
+
+def raw(far: World, gateway: Gateway, kind: str, more: str = "") -> int:
+    """Start with one tunnel of a kind and one backend; gives its port."""
+    listen = free_port()
+    write(
+        gateway,
+        f"office: {tunnel(far, kind, gateway, more)}",
+        mysql_backend(far, gateway, listen),
+    )
+    gateway.start().wait_up("orders", timeout=UP)
+    return listen
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bastion_behind_a_vpn(far: World, gateway: Gateway, kind: str) -> None:
+    known = gateway.folder / "known_hosts"
+    known.write_text(far.bastion.known_hosts.read_text().replace("127.0.0.1", BEHIND))
+    text, ports = backends(far, gateway, "bastion", host="127.0.0.1")
+    bastion = (
+        f"{{kind: ssh, via: office, host: {BEHIND}, port: {far.bastion.port}, user: {far.bastion.user}, "
+        f"identity_files: [{far.bastion.client_key}], known_hosts: [{known}]}}"
+    )
+    write(gateway, f"office: {tunnel(far, kind, gateway)}\nbastion: {bastion}", text)
+    with nothing_outside(gateway.folder / "outer.txt", f".{far.bastion.port}:"):
+        gateway.start().wait_up(*ports, timeout=UP)
+        use_all(far, ports)
+
+
+def test_openvpn_through_an_ssh_tunnel(far: World, gateway: Gateway) -> None:
+    server = OpenVpnServer(gateway.folder / "server", far.authority, port=1195, protocol="tcp", network="10.18.0")
+    server.start()
+    try:
+        known = gateway.folder / "known_hosts"
+        known.write_text(far.bastion.known_hosts.read_text().replace("127.0.0.1", OUTER_OTHER))
+        bastion = (
+            f"{{kind: ssh, host: {OUTER_OTHER}, port: {far.bastion.port}, user: {far.bastion.user}, "
+            f"identity_files: [{far.bastion.client_key}], known_hosts: [{known}]}}"
+        )
+        config = server.client(gateway.folder / "office.ovpn", host="127.0.0.1")
+        text, ports = backends(far, gateway, "office")
+        tunnels = f"bastion: {bastion}\noffice: {{kind: openvpn, via: bastion, config: {config}}}"
+        write(gateway, tunnels, text)
+        with nothing_outside(gateway.folder / "outer.txt", ".1195:"):
+            gateway.start().wait_up(*ports, timeout=UP)
+            use_all(far, ports)
+    finally:
+        server.stop()
+
+
+def test_openvpn_by_udp_does_not_go_through_an_ssh_tunnel_and_says_so(far: World, gateway: Gateway) -> None:
+    known = gateway.folder / "known_hosts"
+    known.write_text(far.bastion.known_hosts.read_text().replace("127.0.0.1", OUTER_OTHER))
+    write(
+        gateway,
+        f"""
+        bastion: {{kind: ssh, host: {OUTER_OTHER}, port: {far.bastion.port}, user: {far.bastion.user},
+                   identity_files: [{far.bastion.client_key}], known_hosts: [{known}]}}
+        office: {tunnel(far, "openvpn", gateway, ", via: bastion")}
+    """,
+        tcp_backend(far),
+    )
+    gateway.start().wait(lambda: gateway.tunnel("office")["reason"] == "protocol")
+    assert "proto tcp" in gateway.tunnel("office")["detail"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_are_looked_up_behind_the_vpn(far: World, gateway: Gateway, kind: str) -> None:
+    text, ports = backends(far, gateway, "office", host="orders.far.example")
+    short, more_ports = backends(far, gateway, "office", host="orders")
+    text += short.replace("orders:", "o:", 1).replace("reports:", "r:").replace("media:", "m:").replace("raw:", "w:")
+    write(gateway, f"office: {tunnel(far, kind, gateway)}", text)
+    gateway.start().wait_up("o", "r", "m", "w", *ports, timeout=UP)
+    use_all(far, ports)
+    use_all(far, more_ports)
+
+
+def test_openvpn_with_a_user_and_a_password(far: World, gateway: Gateway) -> None:
+    login = ("office", 'se"cr\\et')
+    server = OpenVpnServer(gateway.folder / "server", far.authority, port=1196, network="10.19.0", login=login)
+    server.start()
+    try:
+        config = server.client(gateway.folder / "office.ovpn")
+        secret = gateway.folder / "secret"
+        secret.write_text(login[1] + "\n")
+        text, ports = backends(far, gateway, "office")
+        keys = f"kind: openvpn, config: {config}, user: {login[0]}, password_file: {secret}"
+        write(gateway, f"office: {{{keys}}}", text)
+        gateway.start().wait_up(*ports, timeout=UP)
+        use_all(far, ports)
+        gateway.stop()
+        assert login[1] not in gateway.log
+
+        secret.write_text("wrong")
+        gateway.start().wait(lambda: gateway.tunnel("office")["reason"] == "auth", UP)
+        assert "wrong" not in gateway.log
+    finally:
+        server.stop()
+
+
+# What goes wrong.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_that_restarts(far: World, gateway: Gateway, kind: str, record_property: Record) -> None:
+    listen = raw(far, gateway, kind)
+    server = far.server(kind)
+    child = vpn_children(gateway)
+    with nothing_outside(gateway.folder / "outer.txt"):
+        server.process.stop(signal.SIGKILL)
+        gateway.wait(lambda: gateway.tunnel("office")["state"] != "up", 12)
+        time.sleep(3)
+        server.start()
+        back = until_a_query_succeeds(far, listen, 10)
+    assert vpn_children(gateway) == child, "it was connected anew in place"
+    record_property("took", f"{kind}: traffic again {back:.1f} s after the server is back")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dropped_packets(far: World, gateway: Gateway, kind: str, record_property: Record) -> None:
+    listen = raw(far, gateway, kind)
+    gateway.wait(lambda: gateway.tunnel("office")["rtt_seconds"] is not None)
+    child = vpn_children(gateway)
+    with nothing_outside(gateway.folder / "outer.txt"):
+        began = time.monotonic()
+        with dropping(far):
+            gateway.wait(lambda: gateway.tunnel("office")["state"] == "suspect", 10)
+            suspect = time.monotonic() - began
+            gateway.wait(lambda: gateway.tunnel("office")["state"] == "backoff", 30)
+            down = time.monotonic() - began
+            assert down <= 30
+            with pytest.raises(Exception, match=r"refused|Lost connection|timed out|reset"):
+                query_mysql(far.mariadb, listen)
+        back = until_a_query_succeeds(far, listen, 10)
+    assert vpn_children(gateway) == child
+    record_property("took", f"suspect after {suspect:.1f} s, down after {down:.1f} s, back after {back:.1f} s")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_short_silence_costs_no_session(far: World, gateway: Gateway, kind: str) -> None:
+    listen = raw(far, gateway, kind)
+    with mysql(far.mariadb, listen) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT CONNECTION_ID()")
+        before = cursor.fetchone()
+        with dropping(far):
+            time.sleep(12)
+        cursor.execute("SELECT CONNECTION_ID()")
+        assert cursor.fetchone() == before
+
+
+@contextlib.contextmanager
+def dropping(far: World) -> Iterator[None]:
+    """All UDP between the two is dropped, both ways."""
+    del far
+    with inside(FAR):
+        run("for way in INPUT OUTPUT; do iptables -I $way -p udp ! -d 127.0.0.0/8 -j DROP; done")
+    try:
+        yield
+    finally:
+        with inside(FAR):
+            run("for way in INPUT OUTPUT; do iptables -D $way -p udp ! -d 127.0.0.0/8 -j DROP; done")
+
+
+def vpn_children(gateway: Gateway) -> list[str]:
+    """The gateway's children that are VPN clients."""
+    found = run(f"pgrep -P {gateway.pid} -l", check=False).splitlines()
+    return [line for line in found if "openvpn" in line or "wireguard" in line]
+
+
+def until_a_query_succeeds(far: World, listen: int, within: float) -> float:
+    began = time.monotonic()
+    while True:
+        try:
+            query_mysql(far.mariadb, listen)
+        except (pymysql.err.Error, OSError):
+            assert time.monotonic() - began < within
+            time.sleep(0.1)
+        else:
+            break
+    took = time.monotonic() - began
+    assert took < within
+    return took
+
+
+def test_an_openvpn_that_gives_another_address_resets_its_clients_and_goes_on(far: World, gateway: Gateway) -> None:
+    first = OpenVpnServer(gateway.folder / "first", far.authority, port=1197, network="10.21.0").start()
+    listen = free_port()
+    config = first.client(gateway.folder / "office.ovpn")
+    write(
+        gateway,
+        f"office: {{kind: openvpn, config: {config}}}",
+        mysql_backend(far, gateway, listen),
+    )
+    gateway.start().wait_up("orders", timeout=UP)
+    with mysql(far.mariadb, listen) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        first.stop()
+        second = OpenVpnServer(gateway.folder / "second", far.authority, port=1197, network="10.22.0").start()
+        try:
+            gateway.wait(lambda: "10.22.0.2" in gateway.tunnel("office").get("addresses", []), 15)
+            with pytest.raises(Exception, match=r"reset|Lost connection|gone away"):
+                cursor.execute("SELECT 1")
+            until_a_query_succeeds(far, listen, 10)
+        finally:
+            second.stop()
+
+
+def test_a_wireguard_peer_whose_name_leads_elsewhere_is_found_again(far: World, gateway: Gateway) -> None:
+    """The peer moves to another address, and so does its name, as with dynamic DNS."""
+    peer = WireGuardPeer(gateway.folder / "peer", port=51821, network="10.23.0").start()
+    hosts = gateway.folder / "hosts"
+    hosts.write_text(f"{OUTER_FAR} vpn.example\n127.0.0.1 localhost\n")
+    config = peer.client(gateway.folder / "office.conf", host="vpn.example")
+    listen = free_port()
+    write(
+        gateway,
+        f"office: {{kind: wireguard, config: {config}}}",
+        mysql_backend(far, gateway, listen),
+    )
+    gateway.wrapper = ["unshare", "-m", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh"]
+    try:
+        gateway.start().wait_up("orders", timeout=UP)
+        hosts.write_text(f"{OUTER_OTHER} vpn.example\n127.0.0.1 localhost\n")
+        with inside(FAR):
+            run(f"ip addr del {OUTER_FAR}/24 dev outer")
+        try:
+            gateway.wait(lambda: gateway.tunnel("office").get("server") == f"{OUTER_OTHER}:51821", 20)
+            until_a_query_succeeds(far, listen, 10)
+        finally:
+            with inside(FAR):
+                give_addresses(FAR)
+    finally:
+        peer.stop()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packets_that_are_too_large_for_the_path(far: World, gateway: Gateway, kind: str) -> None:
+    """The path drops what is large and says nothing: a smaller `mtu` mends it."""
+    rule = "INPUT -p udp -m length --length 1350: -j DROP"
+    try:
+        for place in NAMES:
+            with inside(place):
+                run(f"iptables -I {rule}")
+        listen = raw(far, gateway, kind, ", mtu: 1150")
+        with mysql(far.mariadb, listen) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT LENGTH(%s), REPEAT('x', 1000000)", ("y" * 500_000,))
+            assert cursor.fetchone() == (500_000, "x" * 1_000_000)
+    finally:
+        for place in NAMES:
+            with inside(place):
+                run(f"iptables -D {rule}")
+
+
+REASONS = {
+    "expired": ("openvpn", "tls"),
+    "stranger": ("openvpn", "tls"),
+    "nobody": ("openvpn", "refused"),
+    "no-name": ("openvpn", "dns"),
+    "nonsense": ("openvpn", "protocol"),
+    "wrong-key": ("wireguard", "timeout"),
+    "unfinished": ("wireguard", "protocol"),
+}
+
+
+@pytest.mark.parametrize("case", REASONS)
+def test_what_is_wrong_is_named(far: World, gateway: Gateway, case: str, record_property: Record) -> None:
+    kind, reason = REASONS[case]
+    path = gateway.folder / "office.conf"
+    match case:
+        case "expired":
+            far.openvpn.client(path, certificate=far.authority.issue("expired", days=-1))
+        case "stranger":
+            far.openvpn.client(path)
+            other = Authority(gateway.folder / "other")
+            path.write_text(path.read_text().replace(far.authority.ca.read_text(), other.ca.read_text()))
+        case "nobody":
+            far.openvpn.client(path)
+            path.write_text(path.read_text().replace(f"{OUTER_FAR} 1194", f"{OUTER_FAR} 9"))
+        case "no-name":
+            far.openvpn.client(path, host="no-such-host.invalid")
+        case "nonsense":
+            far.openvpn.client(path, "ciphre AES-256-GCM")
+        case "wrong-key":
+            far.wireguard.client(path, key=run("wg genkey").strip())
+        case "unfinished":
+            path.write_text("[Interface]\nAddress = 10.9.0.2/24\n")
+    write(
+        gateway,
+        f"office: {{kind: {kind}, config: {path}, connect_timeout: 4s}}",
+        tcp_backend(far),
+    )
+    gateway.start()
+    gateway.wait(lambda: gateway.tunnel("office")["reason"] is not None, 15)
+    found = gateway.tunnel("office")
+    record_property("took", f"{case}: {found['state']}, {found['reason']}: {found['detail']}")
+    assert found["reason"] == reason
+    assert gateway.state("orders")[0] in ("blocked", "unknown")
+
+
+def test_a_child_ends_with_the_gateway_even_when_it_is_killed(far: World, gateway: Gateway) -> None:
+    office = tunnel(far, "openvpn", gateway)
+    branch = tunnel(far, "wireguard", gateway)
+    write(
+        gateway,
+        f"office: {office}\nbranch: {branch}",
+        "\n".join((tcp_backend(far), tcp_backend(far, "bills", "branch"))),
+    )
+    before = host_network()
+    gateway.start().wait_up("orders", "bills", timeout=UP)
+    children = [line.split()[0] for line in vpn_children(gateway)]
+    assert len(children) == 2
+    assert gateway.process is not None
+    gateway.process.send(signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while any(Path("/proc", pid).exists() for pid in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert host_network() == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_the_right_it_says_which_is_missing(far: World, gateway: Gateway, kind: str) -> None:
+    write(
+        gateway,
+        f"office: {tunnel(far, kind, gateway)}",
+        tcp_backend(far),
+    )
+    gateway.wrapper = ["setpriv", "--bounding-set", "-sys_admin,-net_admin", "--"]
+    gateway.start().wait(lambda: gateway.tunnel("office")["reason"] == "permission")
+    assert "NET_ADMIN" in gateway.tunnel("office")["detail"]
