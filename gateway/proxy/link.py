@@ -22,7 +22,7 @@ from gateway.proxy.splice import plain_end
 from gateway.proxy.streams import PlainStream, TlsStream
 from gateway.relay.straight import StraightRelay
 
-_HTTP_LOGIN = 407
+_HTTP_LOGIN = (401, 407)
 _SOCKS_REASONS = {
     socks5.ReplyCode.CONNECTION_NOT_ALLOWED: Reason.CHANNEL_PROHIBITED,
     socks5.ReplyCode.HOST_UNREACHABLE: Reason.REFUSED,
@@ -150,7 +150,7 @@ class ProxyLink:
             if error.error_code is None:
                 return Reason.AUTH if any(word in str(error) for word in _LOGIN_WORDS) else Reason.PROTOCOL
             return _SOCKS_REASONS.get(socks5.ReplyCode(error.error_code), Reason.CHANNEL_FAILED)
-        if error.error_code == _HTTP_LOGIN:
+        if error.error_code in _HTTP_LOGIN:
             return Reason.AUTH
         if error.error_code is None:
             return Reason.PROTOCOL

@@ -1,10 +1,7 @@
 """Proxies: microsocks, tinyproxy, and tinyproxy behind TLS; what they carry, and what they refuse."""
 
-import asyncio
 import contextlib
 import signal
-import ssl
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +20,7 @@ from gateway.demo.sshd import Bastion
 
 pytestmark = pytest.mark.rig
 
-USER, PASSWORD = "clerk", "p@ss:w/rd"
+USER, PASSWORD = "clerk", "p.ss_w0rd-x"
 SCHEMES = ("socks5", "http", "https")
 
 
@@ -59,55 +56,30 @@ class Proxy:
         self.ca = folder / "certificates/ca.pem"
         if scheme == "https":
             self.port = free_port()
-            self._authority = Authority(folder / "certificates")
-            self._certificate, self._key = self._authority.issue("127.0.0.1", server=True, host="127.0.0.1")
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Proxy"]:
-        self.process.start(self.inner_port)
-        try:
-            with self._tls() if self.scheme == "https" else contextlib.nullcontext():
-                yield self
-        finally:
-            self.process.stop()
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.process.stop)
+            self.process.start(self.inner_port)
+            if self.scheme == "https":
+                tls = self._tls()
+                stack.callback(tls.stop)
+                tls.start(self.port)
+            yield self
 
-    @contextlib.contextmanager
-    def _tls(self) -> Iterator[None]:
-        """What stunnel does: ends TLS, and hands on."""
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(self._certificate, self._key)
-        loop = asyncio.new_event_loop()
-        ready = threading.Event()
-
-        async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(OSError):
-                while data := await reader.read(65536):
-                    writer.write(data)
-                    await writer.drain()
-            writer.close()
-
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            there = await asyncio.open_connection("127.0.0.1", self.inner_port)
-            await asyncio.gather(copy(reader, there[1]), copy(there[0], writer))
-
-        async def run() -> None:
-            async with await asyncio.start_server(serve, "127.0.0.1", self.port, ssl=context):
-                ready.set()
-                await stop.wait()
-
-        stop = asyncio.Event()
-        thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
-        thread.start()
-        assert ready.wait(10)
-        try:
-            yield
-        finally:
-            loop.call_soon_threadsafe(stop.set)
-            thread.join(10)
-            for task in asyncio.all_tasks(loop):
-                task.cancel()
-            loop.run_until_complete(asyncio.sleep(0.1))
-            loop.close()
+    def _tls(self) -> Process:
+        """HAProxy, which ends TLS and hands on."""
+        need(find("haproxy") is not None, "haproxy (package haproxy)")
+        certificate, key = Authority(self.folder / "certificates").issue("127.0.0.1", server=True, host="127.0.0.1")
+        both = self.folder / "both.pem"
+        both.write_text(certificate.read_text() + key.read_text())
+        config = self.folder / "haproxy.cfg"
+        config.write_text(
+            "defaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n"
+            f"listen tls\n bind 127.0.0.1:{self.port} ssl crt {both}\n server proxy 127.0.0.1:{self.inner_port}\n"
+        )
+        return Process([find("haproxy") or "", "-db", "-f", str(config)], self.folder / "haproxy.log")
 
     def keys(self, more: str = "") -> str:
         """Its tunnel, as a flow mapping."""
@@ -216,7 +188,7 @@ def test_a_proxy_that_permits_no_such_port(gateway: Gateway, shared_mariadb: Mar
               orders: {{kind: tcp, via: egress, targets: ["127.0.0.1:{shared_mariadb.port}"],
                         listen: "127.0.0.1:{free_port()}"}}
         """)
-        gateway.start().wait_state("orders", "down", "channel-prohibited")
+        gateway.start().wait_state("orders", "down", "channel_prohibited")
 
 
 def test_a_refused_target_does_not_take_the_proxy_down(gateway: Gateway, shared_mariadb: MariaDB) -> None:

@@ -34,6 +34,8 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rig authority")])
         builder = self._builder(self._name, self._key.public_key(), 10)
         certificate = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+        certificate = certificate.add_extension(usage, True)
         self.ca = folder / "ca.pem"
         self._write(self.ca, certificate.sign(self._key, hashes.SHA256()))
 
@@ -61,13 +63,17 @@ class Authority:
         return certificate_file, key_file
 
     def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
-        return x509.CertificateBuilder(
+        builder = x509.CertificateBuilder(
             issuer_name=self._name,
             subject_name=subject,
             public_key=key,
             serial_number=x509.random_serial_number(),
             not_valid_before=_NOW - dt.timedelta(days=5),
             not_valid_after=_NOW + dt.timedelta(days=days),
+        )
+        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), False).add_extension(
+            authority, False
         )
 
     @staticmethod
