@@ -1,0 +1,185 @@
+"""Throughput through the gateway's VPN tunnels beside the bare VPN client on the same machine: interleaved, medians.
+
+Usage: sudo python bench/vpn_ways.py [--rounds N] [--megabytes N]
+
+Two network namespaces with a cable between them: the VPN servers and the source of the bytes are in one, clients in
+the other. The bare client is the VPN's own program with its routes, as it would be without a gateway.
+"""
+
+import argparse
+import contextlib
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "rig")]
+
+from conftest import Gateway
+from netns import BEHIND, NAMES, inside, run, two
+from vpn import Authority, OpenVpnServer, WireGuardPeer
+
+from gateway.demo.process import Process, free_port
+
+NEAR, FAR = NAMES
+CHUNK = 1 << 18
+SERVER = f"""
+import socket, sys, threading
+def serve(client):
+    head = client.recv(17, socket.MSG_WAITALL)
+    size = int(head[1:])
+    if head[:1] == b"d":
+        block = bytes({CHUNK})
+        while size > 0:
+            size -= client.send(block[:size])
+    else:
+        while size > 0:
+            size -= len(client.recv({CHUNK}))
+        client.sendall(b"!")
+    client.close()
+with socket.create_server(("0.0.0.0", int(sys.argv[1]))) as server:
+    while True:
+        threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+"""
+
+
+def transfer(host: str, port: int, way: str, size: int) -> float:
+    """MB/s of one transfer."""
+    with socket.create_connection((host, port), timeout=60) as sock:
+        began = time.monotonic()
+        sock.sendall(f"{way}{size:016}".encode())
+        if way == "d":
+            left = size
+            while left:
+                got = len(sock.recv(CHUNK))
+                if not got:
+                    raise SystemExit("the connection broke off")
+                left -= got
+        else:
+            block, left = bytes(CHUNK), size
+            while left:
+                left -= sock.send(block[:left])
+            if sock.recv(1) != b"!":
+                raise SystemExit("the connection broke off")
+        return size / 1e6 / (time.monotonic() - began)
+
+
+def round_trips(host: str, port: int, size: int) -> float:
+    """Not of bytes but of connections: microseconds to open, ask for one byte and have it."""
+    del size
+    times = []
+    for _ in range(200):
+        began = time.monotonic()
+        transfer(host, port, "d", 1)
+        times.append((time.monotonic() - began) * 1e6)
+    return statistics.median(times)
+
+
+def bare_openvpn(server: OpenVpnServer, folder: Path, authority: Authority) -> Process:
+    """The program itself, with its routes."""
+    config = server.client(
+        folder / "bare.ovpn", "pull-filter ignore redirect-gateway", certificate=authority.issue("b")
+    )
+    return Process(
+        ["/usr/sbin/openvpn", "--config", str(config), "--dev", "bare", "--dev-type", "tun"], folder / "bare.log"
+    )
+
+
+def bare_wireguard(peer: WireGuardPeer, folder: Path) -> Process:
+    """wireguard-go and wg, as wg-quick calls them."""
+    config = peer.client(folder / "bare.conf").read_text()
+    kept = "\n".join(line for line in config.splitlines() if not line.startswith(("Address", "DNS")))
+    (folder / "bare.wg").write_text(kept)
+    child = Process(["/usr/bin/wireguard-go", "-f", "bare"], folder / "bare.log")
+    child.spawn()
+    time.sleep(1)
+    run(
+        f"set -e; wg setconf bare {folder}/bare.wg; ip addr add {peer.network}.2/24 dev bare;"
+        f"ip link set bare mtu 1420 up; ip route add {BEHIND} dev bare"
+    )
+    return child
+
+
+def reachable(port: int, log: Path) -> None:
+    """Wait until the bare client has its route."""
+    deadline = time.monotonic() + 30
+    while "bare" not in run(f"ip route get {BEHIND}"):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"the bare client does not connect: {log.read_text()[-1500:]}")
+        time.sleep(0.2)
+    transfer(BEHIND, port, "d", 1)
+
+
+def measure(kind: str, rounds: int, size: int) -> list[str]:
+    """The table's lines of one kind."""
+    rows: dict[str, tuple[Callable[[str, int], float], bool]] = {
+        "from the far side, MB/s": (lambda host, port: transfer(host, port, "d", size), False),
+        "to the far side, MB/s": (lambda host, port: transfer(host, port, "u", size), False),
+        "open and one byte, us": (lambda host, port: round_trips(host, port, 1), True),
+    }
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        stack.enter_context(two())
+        authority = Authority(folder / "certificates")
+        port = free_port()
+        source = Process([sys.executable, "-c", SERVER, str(port)], folder / "source.log")
+        stack.callback(source.stop)
+        with inside(FAR):
+            source.start(port)
+        if kind == "openvpn":
+            server: OpenVpnServer | WireGuardPeer = OpenVpnServer(folder / "server", authority)
+            other: OpenVpnServer | WireGuardPeer = server
+        else:
+            server = WireGuardPeer(folder / "server")
+            other = WireGuardPeer(folder / "other", port=51821, network="10.10.0")
+            stack.callback(other.stop)
+            other.start()
+        stack.callback(server.stop)
+        server.start()
+        stack.enter_context(inside(NEAR))
+        gateway = Gateway(folder)
+        listen = free_port()
+        gateway.write(f"""
+            tunnels:
+              office: {{kind: {kind}, config: {server.client(folder / "gateway.conf")}}}
+            backends:
+              bytes: {{kind: tcp, via: office, targets: ["{BEHIND}:{port}"], listen: "127.0.0.1:{listen}"}}
+        """)
+        stack.callback(gateway.stop)
+        gateway.start().wait_up("bytes", timeout=30)
+        if isinstance(other, OpenVpnServer):
+            bare = bare_openvpn(other, folder, authority)
+            bare.spawn()
+        else:
+            bare = bare_wireguard(other, folder)
+        stack.callback(bare.stop)
+        reachable(port, folder / "bare.log")
+        lines = []
+        for title, (act, smaller) in rows.items():
+            found: dict[str, list[float]] = {"bare": [], "gateway": []}
+            for _ in range(rounds):
+                found["gateway"].append(act("127.0.0.1", listen))
+                found["bare"].append(act(BEHIND, port))
+            ours, theirs = statistics.median(found["gateway"]), statistics.median(found["bare"])
+            ratio = theirs / ours if smaller else ours / theirs
+            lines.append(f"| {kind}: {title} | {theirs:.0f} | {ours:.0f} | {ratio:.2f} |")
+        return lines
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--megabytes", type=int, default=200)
+    options = parser.parse_args()
+    print("| | bare | gateway | ratio, larger is better |\n| --- | --- | --- | --- |")
+    for kind in ("openvpn", "wireguard"):
+        print("\n".join(measure(kind, options.rounds, options.megabytes * 1_000_000)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
