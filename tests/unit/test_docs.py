@@ -13,9 +13,10 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_reference_is_what_the_code_says() -> None:
+@pytest.mark.parametrize("tool", ["reference.py", "chart_readme.py"])
+def test_the_reference_is_what_the_code_says(tool: str) -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "reference.py", "--check"],
+        [sys.executable, ROOT / "tools" / tool, "--check"],
         capture_output=True,
         text=True,
         timeout=30,

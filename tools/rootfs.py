@@ -1,0 +1,116 @@
+"""Collects what a Python environment needs to run into a root file system, for an image from scratch.
+
+Usage: python3 tools/rootfs.py ROOT ENVIRONMENT
+
+That is: the interpreter, its standard library, the environment, the shared libraries that they are linked with,
+certificates, and a user. Standard library only; it runs in the image build.
+"""
+
+import compileall
+import os
+import py_compile
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+_UNUSED = {
+    "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "pydoc_data", "site-packages",
+    "dist-packages", "__pycache__", "venv", "config", "turtle.py",
+}  # fmt: skip
+"""Parts of the standard library that nothing here imports."""
+_DLOPENED = ("libgcc_s.so.1",)
+"""Libraries that are loaded by name: glibc ends threads with it."""
+_USER = 10001
+_FILES = {
+    "etc/passwd": f"root:x:0:0::/:/sbin/nologin\ngateway:x:{_USER}:{_USER}::/var/lib/gateway:/sbin/nologin\n",
+    "etc/group": f"root:x:0:\ngateway:x:{_USER}:\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
+}
+
+
+def main(root: Path, environment: Path) -> None:
+    """Fill `root`."""
+    python = (environment / "bin/python3").resolve()
+    standard = Path(sysconfig.get_path("stdlib"))
+    shutil.copytree(environment, root / environment.relative_to("/"), symlinks=True)
+    (root / environment.relative_to("/") / "bin/python3").unlink()
+    (root / environment.relative_to("/") / "bin/python3").symlink_to(python)
+    _copy(python, root)
+    shutil.copytree(standard, root / standard.relative_to("/"), ignore=_unused)
+    for path in _libraries([python, *_binaries(root)]):
+        _copy(path, root)
+    for name in ("lib", "lib64", "bin", "sbin"):
+        if Path("/", name).is_symlink() and not (root / name).exists():
+            (root / name).symlink_to(Path("/", name).readlink())
+    for name, text in _FILES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    _copy(Path("/etc/ssl/certs/ca-certificates.crt"), root)
+    for name in ("etc/ld.so.conf", "etc/ld.so.conf.d"):
+        if Path("/", name).is_dir():
+            shutil.copytree(Path("/", name), root / name, dirs_exist_ok=True)
+        elif Path("/", name).exists():
+            _copy(Path("/", name), root)
+    subprocess.run(["/sbin/ldconfig", "-r", str(root)], check=True)  # noqa: S603 - our own command line
+    (root / "tmp").mkdir()
+    (root / "tmp").chmod(0o1777)
+    for name in ("var/lib/gateway", "run/gateway"):
+        (root / name).mkdir(parents=True)
+        os.chown(root / name, _USER, _USER)
+        (root / name).chmod(0o750)
+    (root / "etc/gateway").mkdir(exist_ok=True)
+    # Nobody may write there at run time, and starting takes half as long with it.
+    compileall.compile_dir(
+        root,
+        quiet=1,
+        stripdir=str(root),
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+        maxlevels=30,
+    )
+
+
+def _unused(folder: str, names: list[str]) -> set[str]:
+    del folder
+    return {name for name in names if name in _UNUSED or name.startswith(("config-", "_test", "libpython"))}
+
+
+def _binaries(root: Path) -> Iterator[Path]:
+    """Every extension, where it lies outside `root`."""
+    for path in root.rglob("*.so*"):
+        if path.is_file():
+            yield path
+
+
+def _libraries(binaries: list[Path]) -> set[Path]:
+    """What `ldd` says of them, but for what lies beside them in a wheel."""
+    found = {Path(name) for library in _DLOPENED for name in _cached(library)}
+    for binary in binaries:
+        command = ["/usr/bin/ldd", str(binary)]
+        said = subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603 - our own
+        for line in said.splitlines():
+            match = re.search(r"(?:=> )?(/\S+) \(0x", line)
+            if match and "site-packages" not in match[1] and "/rootfs/" not in match[1]:
+                found.add(Path(match[1]))
+            elif "not found" in line:
+                raise SystemExit(f"{binary}: {line.strip()}")
+    return found
+
+
+def _cached(library: str) -> list[str]:
+    said = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
+    return re.findall(rf"{re.escape(library)} .*=> (/\S+)", said)[:1]
+
+
+def _copy(path: Path, root: Path) -> None:
+    """Copy a file, whatever links lead to it, to where it is found with `/lib` as `/usr/lib`."""
+    there = root / (path.parent.resolve() / path.name).relative_to("/")
+    there.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(path.resolve(), there)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
