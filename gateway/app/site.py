@@ -192,10 +192,10 @@ class Site:
         assigned = self.workers.apply(config, listeners)
         wanted = lanes(config, config.backends.keys() - assigned.keys(), apart=self._apart)
         gone = [lane for lane in self.uplinks if lane.tunnel in changes.tunnels_gone or lane not in wanted]
-        retired = [self.uplinks.pop(lane) for lane in gone]
+        retired = {lane: self.uplinks.pop(lane) for lane in gone}
         for lane in wanted:
             if lane not in self.uplinks:
-                self._open(config, lane)
+                self._open(config, lane, retired.get(lane))
         moved = {name for name, running in self.backends.items() if running.worker is not assigned.get(name)}
         for name in sorted((changes.backends_gone | moved) & self.backends.keys()):
             self._remove(self.backends.pop(name), drain)
@@ -205,10 +205,12 @@ class Site:
             self._add(config.backends[name], listeners, assigned.get(name))
         for name in sorted(changes.backends_changed - moved):
             self._change(self.backends[name], config.backends[name], listeners)
-        self._retiring.update(retired)  # all of them first: one may go through another
-        for uplink in retired:
+        self._retiring.update(retired.values())  # all of them first: one may go through another
+        for lane, uplink in retired.items():
             uplink.drain()
-            self._group.create_task(self._retire(uplink, drain))
+            # What must not be open twice makes room at once.
+            makes_room = lane in self.uplinks and self._specs[uplink].kind.single
+            self._group.create_task(self._retire(uplink, 0.0 if makes_room else drain))
         for address, listener in self.listeners.items():
             if address not in listeners:
                 listener.close()
@@ -254,12 +256,14 @@ class Site:
         """The lanes of a tunnel that this process has open."""
         return [uplink for lane, uplink in self.uplinks.items() if lane.tunnel == tunnel]
 
-    def _open(self, config: Config, lane: Lane) -> None:
+    def _open(self, config: Config, lane: Lane, before: Uplink | None) -> None:
         spec = config.tunnels[lane.tunnel]
+        after = before if spec.kind.single else None
         outer = through(config, lane)
         via = self.uplinks[outer] if outer else self.direct
         traffic = "bulk" if lane.bulk else ""
-        uplink = self.uplinks[lane] = Uplink(spec.name, spec.kind.create(spec.options), via, traffic=traffic)
+        tunnel = spec.kind.create(spec.options)
+        uplink = self.uplinks[lane] = Uplink(spec.name, tunnel, via, traffic=traffic, after=after)
         self._specs[uplink] = spec
         self._start(f"tunnel {spec.name}", uplink)
 

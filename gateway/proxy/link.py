@@ -31,6 +31,7 @@ _SOCKS_REASONS = {
     socks5.ReplyCode.TTL_EXPIRED: Reason.TIMEOUT,
 }
 _HTTP_REASONS = {403: Reason.CHANNEL_PROHIBITED, 405: Reason.CHANNEL_PROHIBITED, 504: Reason.TIMEOUT}
+_MOST_SOCKS = 255
 _LOGIN_WORDS = ("authentication", "acceptable")
 """In python-socks' messages about SOCKS5, which carry no code."""
 
@@ -73,8 +74,12 @@ class ProxyLink:
         except TimeoutError as error:
             raise DialError(Reason.TIMEOUT, f"{to}: the proxy did not answer within {timeout:.3g} s") from error
         except ReplyError as error:
-            raise DialError(self._reason(error), f"{to}: the proxy says: {error}") from error
-        except UnicodeError as error:
+            raise DialError(self._reason(error), f"{to}: the proxy says: {_tidy(error)}") from error
+        except ValueError as error:
+            if to.host.isascii():
+                raise DialError(
+                    Reason.PROTOCOL, f"{to}: the proxy's answer makes no sense: {_tidy(error)}"
+                ) from error
             raise DialError(Reason.DNS, f"{to.host}: no host name: {error}") from error
         except (IncompleteReadError, OSError) as error:
             raise DialError(Reason.RESET, f"{to}: the proxy broke off: {error}") from error
@@ -131,13 +136,29 @@ class ProxyLink:
         except OSError as error:
             detail = f"password_file: {error.filename}: {error.strerror}"
             raise TunnelError(Reason.AUTH, detail, fatal=True) from error
-        if options.login is not None or options.password is None:
-            return options.login, password if options.login else None
-        user, colon, password = password.partition(":")
-        if not colon:
-            detail = "the password's file names no user: set user, or write user:password"
-            raise TunnelError(Reason.AUTH, detail, fatal=True)
+        if options.login is None and options.password is None:
+            return None, None
+        user = options.login
+        if user is None:
+            user, colon, password = password.partition(":")
+            if not colon:
+                detail = "the password's file names no user: set user, or write user:password"
+                raise TunnelError(Reason.AUTH, detail, fatal=True)
+        self._can_be_said(user, password)
         return user, password
+
+    def _can_be_said(self, user: str, password: str) -> None:
+        """Whether the protocol has a place for them (RFC 1929: 255 bytes; RFC 7617: no colon in a user)."""
+        if self._options.speaks_socks:
+            fits = all(each.isascii() and 0 < len(each) <= _MOST_SOCKS for each in (user, password))
+            limits = f"have 1 to {_MOST_SOCKS} characters of ASCII"
+        else:
+            fits, limits = (
+                user.isascii() and password.isascii() and ":" not in user,
+                "be ASCII, without : in the user",
+            )
+        if not fits:
+            raise TunnelError(Reason.AUTH, f"user and password must {limits}", fatal=True)
 
     def _connector(self) -> AsyncConnector:
         user, password = self._credentials()
@@ -171,9 +192,11 @@ class ProxyLink:
             raise TunnelError(Reason.TIMEOUT, f"{self._options.endpoint}: the proxy says nothing") from error
         except ReplyError as error:
             reason = self._reason(error)
-            raise TunnelError(reason, f"the proxy says: {error}", fatal=reason is Reason.AUTH) from error
+            raise TunnelError(reason, f"the proxy says: {_tidy(error)}", fatal=reason is Reason.AUTH) from error
         except (IncompleteReadError, OSError) as error:
             raise TunnelError(Reason.RESET, f"{self._options.endpoint}: {error}") from error
+        except ValueError as error:
+            raise TunnelError(Reason.PROTOCOL, f"{self._options.endpoint}: {_tidy(error)}") from error
 
     async def _greet(self, stream: PlainStream | TlsStream) -> None:
         user, password = self._credentials()
@@ -211,3 +234,8 @@ class ProxyLink:
     def details(self) -> dict[str, object]:
         """See `gateway.contracts.Link`."""
         return {"encrypted": self._options.tls}
+
+
+def _tidy(error: Exception) -> str:
+    """What a stranger sent, without what a terminal would obey."""
+    return "".join(each if each.isprintable() else "?" for each in str(error))[:200]

@@ -35,12 +35,12 @@ class ProxyOptions:
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
+        if parts.password is not None:
+            raise ValueError("url: holds a password, which would show in the status: use password_file")
         if parts.scheme not in DEFAULT_PORTS:
             raise ValueError(
                 f"url: {self.url!r} must begin with one of {', '.join(f'{name}://' for name in DEFAULT_PORTS)}"
             )
-        if parts.password is not None:
-            raise ValueError("url: holds a password, which would show in the status: use password_file")
         try:
             port = parts.port
         except ValueError as error:
@@ -59,12 +59,12 @@ class ProxyOptions:
     @property
     def speaks_socks(self) -> bool:
         """Whether it is SOCKS5, or else HTTP."""
-        return self.url.startswith("socks5")
+        return urlsplit(self.url).scheme.startswith("socks5")
 
     @property
     def tls(self) -> bool:
         """Whether the way to the proxy is encrypted."""
-        return self.url.startswith("https:")
+        return urlsplit(self.url).scheme == "https"
 
     @property
     def login(self) -> str | None:

@@ -1,11 +1,13 @@
 """A plain socket whose other end speaks TLS: for users that want a socket, where there is none."""
 
 import asyncio
+import select
 import socket
 
 from gateway.relay.sockets import tune
 
 _CHUNK = 128 * 1024
+_LOOK = 0.2
 _pumps: set[asyncio.Task[bool]] = set()
 
 
@@ -29,17 +31,33 @@ def plain_end(
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ours: socket.socket) -> bool:
-    clean = True
-    with ours:
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_forth(ours, writer))
-                group.create_task(_back(reader, ours))
-        except* OSError:
-            clean = False
-        finally:
-            writer.close()
-    return clean
+    forth = asyncio.create_task(_forth(ours, writer))
+    back = asyncio.create_task(_back(reader, ours))
+    gone = asyncio.create_task(_closed(ours, forth))
+    jobs = (forth, back, gone)
+    try:
+        # What the far side says is wanted until it has said all, or nobody is there to hear it.
+        await asyncio.wait({back, gone}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for job in jobs:
+            job.cancel()
+        ended = await asyncio.gather(*jobs, return_exceptions=True)
+        ours.close()
+        writer.close()
+    failed = [each for each in ended if isinstance(each, Exception)]
+    for error in failed:
+        if not isinstance(error, OSError):
+            raise error
+    return not failed
+
+
+async def _closed(ours: socket.socket, forth: "asyncio.Task[None]") -> None:
+    """Wait until the other end of the pair is closed, rather than only done with sending."""
+    await asyncio.wait({forth})
+    poller = select.poll()
+    poller.register(ours, 0)  # asks for nothing, and is told of a hangup (poll(2))
+    while not poller.poll(0):  # noqa: ASYNC110 - the loop watches no hangup by itself
+        await asyncio.sleep(_LOOK)
 
 
 async def _forth(ours: socket.socket, writer: asyncio.StreamWriter) -> None:

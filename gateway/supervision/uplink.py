@@ -32,10 +32,18 @@ class Uplink:
         via: The uplink it goes through; None for one that needs none.
         quiet: Do not log its edges.
         traffic: What it is for, where the tunnel is opened more than once; for the log.
+        after: One that must have stopped before this is opened.
     """
 
     def __init__(
-        self, name: str, tunnel: Tunnel, via: "Uplink | None", *, quiet: bool = False, traffic: str = ""
+        self,
+        name: str,
+        tunnel: Tunnel,
+        via: "Uplink | None",
+        *,
+        quiet: bool = False,
+        traffic: str = "",
+        after: "Uplink | None" = None,
     ) -> None:
         self.name = name
         self.tunnel = tunnel
@@ -60,11 +68,17 @@ class Uplink:
         self.open: Link | None = None
         """The open link, offered to users or withheld."""
         self._draining = False
+        self._after = after
+        self.stopped = asyncio.Event()
+        """Set once it has stopped for good."""
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Open the tunnel, and again whenever it is lost, until cancelled."""
         reconnect, quarantine = Backoff(RECONNECT), Backoff(QUARANTINE)
         try:
+            if self._after is not None:
+                await self._after.stopped.wait()
+                self._after = None
             while True:
                 via = await self._wait_for_via()
                 self._hurry.clear()  # this attempt is what was asked for
@@ -74,6 +88,8 @@ class Uplink:
                     quarantine.attempts = 0
                     raise why
                 except ReachError as error:
+                    if (task := asyncio.current_task()) is not None and task.cancelling():
+                        raise asyncio.CancelledError from error  # closing the tunnel failed, and it was to end
                     fatal = isinstance(error, TunnelError) and error.fatal
                     self.failures[error.reason] += 1
                     self._become(
@@ -84,6 +100,7 @@ class Uplink:
             self.open = None
             self._offer(None)
             self._become(TunnelState.STOPPED)
+            self.stopped.set()
 
     async def wait_link(self) -> Link:
         """Wait until the tunnel is open; the caller sets the deadline."""

@@ -79,6 +79,11 @@ class _Run:
     async def start(cls, options: OpenVpnOptions, via: Link, stack: AsyncExitStack) -> "_Run":
         # A child cannot take a socket from another link, so it gets a door that leads there.
         redirect = None if via.leads_to == "here" else await stack.enter_async_context(Redirect(via))
+        if redirect is not None and client_file(options).proxied:
+            detail = (
+                f"{options.config}: http-proxy and socks-proxy would go around {via.leads_to}: remove them, or via"
+            )
+            raise TunnelError(Reason.PROTOCOL, detail, fatal=True)
         run = cls(options, redirect, via.leads_to)
         stack.callback(run.place.close)
         stack.push_async_callback(run.place.leave)
@@ -176,6 +181,8 @@ class _Run:
 
 def _verify(options: OpenVpnOptions) -> None:
     file = client_file(options)
+    if (options.user is None) != (options.password is None):
+        raise GatewayError("user and password_file belong together")
     if file.asks_login and options.user is None:
         raise GatewayError(f"config: {options.config} has auth-user-pass without a file: give user and password_file")
 

@@ -142,8 +142,20 @@ def _forget(netlink: IPRoute, table: int) -> None:
         used = {rule.get_attr("FRA_TABLE") for rule in rules if rule.get_attr("FRA_OIFNAME") in there} - {table}
         for rule in rules:
             if (of := rule.get_attr("FRA_TABLE")) not in used:
-                netlink.rule("del", family=family, protocol=_OURS, **_of_rule(rule))
-                netlink.flush_routes(table=of, family=family)
+                with _gone_already():
+                    netlink.rule("del", family=family, protocol=_OURS, **_of_rule(rule))
+                with _gone_already():
+                    netlink.flush_routes(table=of, family=family)
+
+
+@contextmanager
+def _gone_already() -> Iterator[None]:
+    """Another gateway, or the kernel with the device, was quicker."""
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code not in (errno.ENOENT, errno.ESRCH, errno.ENODEV):
+            raise
 
 
 def _of_rule(rule: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import secrets
 import socket
 import struct
 import time
@@ -35,6 +36,8 @@ class Echo:
         self._sockets: dict[int, socket.socket] = {}
         self._sent: dict[int, tuple[Address, float]] = {}
         self._numbers = count(1)
+        self._mark = secrets.token_bytes(2)
+        self._told = False
 
     def learn(self, address: Address) -> None:
         """An address behind the VPN; the last few count."""
@@ -61,7 +64,7 @@ class Echo:
         self._sent[number] = (address, time.monotonic())
         if len(self._sent) > _REMEMBER:
             del self._sent[next(iter(self._sent))]
-        packet = struct.pack("!BBHHH", request, 0, 0, 0, number)
+        packet = struct.pack("!BBH2sH", request, 0, 0, self._mark, number)
         # No route, a full queue: the answer that does not come says all.
         with contextlib.suppress(OSError):
             sock.sendto(_with_checksum(packet) if family == socket.AF_INET else packet, (str(address), 0))
@@ -69,20 +72,38 @@ class Echo:
     def _socket(self, family: int, protocol: int) -> socket.socket | None:
         if family in self._sockets:
             return self._sockets[family]
-        try:
-            sock = self._place.make(family, socket.SOCK_DGRAM, protocol)
-        except OSError as error:
-            log.debug("no echo requests: %s", error)
+        sock = self._made(family, protocol)
+        if sock is None:
             return None
         sock.setblocking(False)
         asyncio.get_running_loop().add_reader(sock, self._receive, sock, family)
         self._sockets[family] = sock
         return sock
 
+    def _made(self, family: int, protocol: int) -> socket.socket | None:
+        """One that needs no right where the range of groups permits (icmp(7)), else a raw one."""
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
+            try:
+                return self._place.make(family, kind, protocol)
+            except PermissionError:
+                continue
+            except OSError as error:
+                log.debug("no echo requests: %s", error)
+                return None
+        if not self._told:
+            self._told = True
+            log.warning("no echo requests: net.ipv4.ping_group_range forbids them, and CAP_NET_RAW is missing")
+        return None
+
     def _receive(self, sock: socket.socket, family: int) -> None:
         with contextlib.suppress(OSError):
             while True:
                 packet = sock.recv(512)
+                if sock.type == socket.SOCK_RAW:
+                    if family == socket.AF_INET:
+                        packet = packet[(packet[0] & 0x0F) * 4 :]  # RFC 791: the header's length in words
+                    if packet[4:6] != self._mark:
+                        continue  # somebody else's
                 if len(packet) < 8 or packet[0] != (0 if family == socket.AF_INET else _V6[3]):
                     continue
                 address, sent = self._sent.pop(int.from_bytes(packet[6:8], "big"), (None, 0.0))

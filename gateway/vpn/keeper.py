@@ -59,13 +59,13 @@ class Keeper:
         """Watch until cancelled."""
         # At once, so that it is known who answers.
         self._link.ask()
-        last = asked = time.monotonic()
+        asked = time.monotonic()
         while True:
+            before = time.monotonic()
             await asyncio.sleep(_LOOK)
             now = time.monotonic()
-            if now - last > 2 * _LOOK + 1:
+            if now - before > 2 * _LOOK + 1:
                 self._link.vitals.hear(now)  # it was we who slept
-            last = now
             vitals = self._link.vitals
             received = await self._received()
             if self._connected:  # what is said to connect anew is no sign of life

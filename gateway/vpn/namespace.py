@@ -5,6 +5,7 @@ namespace in which they were made, so one thread that lives there makes them, an
 """
 
 import ctypes
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -46,11 +47,17 @@ class Namespace:
 
     def make(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """A socket in it, made at once."""
-        return self._makers.submit(socket.socket, family, kind, protocol).result()
+        try:
+            return self._makers.submit(socket.socket, family, kind, protocol).result()
+        except RuntimeError as error:  # closed meanwhile
+            raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from error
 
     def submit(self, job: Callable[[], _T]) -> "Future[_T]":
         """Run a blocking `job` in a thread that is in it; a child that it starts is in it too."""
-        return self._workers.submit(job)
+        try:
+            return self._workers.submit(job)
+        except RuntimeError as error:
+            raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from error
 
     def close(self) -> None:
         """Let go of it: the kernel removes it with its devices once the last socket in it is closed."""

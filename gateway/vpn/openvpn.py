@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from gateway.contracts import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.keyfiles import check_private
 from gateway.vpn.addressing import Addressing
 from gateway.vpn.child import Child
 from gateway.vpn.openvpn_file import ClientFile, read
@@ -30,10 +31,13 @@ def client_file(options: OpenVpnOptions) -> ClientFile:
         TunnelError: It is not there, or cannot be used.
     """
     try:
-        return read(options.config.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise TunnelError(Reason.PROTOCOL, f"config: {options.config}: {error}", fatal=True) from error
-    except GatewayError as error:
+        text = options.config.read_text()
+        if "<key>" in text or "<secret>" in text:
+            check_private(options.config)
+        return read(text)
+    except TunnelError:
+        raise
+    except (OSError, UnicodeDecodeError, GatewayError) as error:
         raise TunnelError(Reason.PROTOCOL, f"config: {options.config}: {error}", fatal=True) from error
 
 

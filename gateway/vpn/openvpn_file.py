@@ -1,6 +1,7 @@
 """An OpenVPN client's configuration file: what of it stays, what the gateway says instead. Pure."""
 
 import re
+import shlex
 from dataclasses import dataclass
 
 from gateway.errors import GatewayError
@@ -21,6 +22,10 @@ _OURS = {
 """Directives that the gateway gives itself, or that would take from it what it has to do."""
 _REFUSED = {
     "plugin": "loads code into the client",
+    "providers": "loads code into the client",
+    "engine": "loads code into the client",
+    "pkcs11-providers": "loads code into the client",
+    "config": "reads a further file, which is not looked at; put its lines here",
     "tls-verify": "decides by a script; use verify-x509-name or remote-cert-tls",
     "auth-user-pass-verify": "belongs to a server",
     "client-connect": "belongs to a server",
@@ -36,12 +41,14 @@ class ClientFile:
     Args:
         text: Without what is ours.
         layer: `tun` or `tap`.
+        proxied: Whether it goes through a proxy of its own.
         asks_login: Whether it wants a user and a password that no file of its own holds.
         left_out: The directives that were taken out and do something, in their order.
     """
 
     text: str
     layer: str
+    proxied: bool
     asks_login: bool
     left_out: tuple[str, ...]
 
@@ -55,24 +62,28 @@ def read(text: str) -> ClientFile:
     kept: list[str] = []
     left_out: list[str] = []
     layer, block = "tun", None
-    asks_login = False
-    for number, line in enumerate(text.splitlines(), 1):
+    asks_login = proxied = False
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
         stripped = line.strip()
         if block is not None:
             kept.append(line)
-            block = None if stripped == f"</{block}>" else block
+            block = None if stripped.startswith(f"</{block}>") else block
             continue
         opening = re.fullmatch(r"<([\w-]+)>", stripped)
         if opening and opening[1] != "connection":
             block = opening[1]
             kept.append(line)
             continue
-        words = stripped.removeprefix("--").split()
-        name = words[0] if words else ""
+        try:
+            words = _words(stripped)
+        except GatewayError as error:
+            raise GatewayError(f"line {number}: {error}") from None
+        name = words[0].removeprefix("--") if words else ""
         if name in _REFUSED:
             raise GatewayError(f"line {number}: {name} {_REFUSED[name]}: remove it")
         if name in ("dev", "dev-type"):
             layer = "tap" if len(words) > 1 and words[1].startswith("tap") else "tun"
+        proxied |= name in ("http-proxy", "socks-proxy")
         if name == "auth-user-pass" and len(words) == 1:
             asks_login = True
         if name in _OURS:
@@ -82,4 +93,17 @@ def read(text: str) -> ClientFile:
             kept.append(line)
     if block is not None:
         raise GatewayError(f"<{block}> is not closed: add </{block}>")
-    return ClientFile("\n".join(kept) + "\n", layer, asks_login, tuple(left_out))
+    return ClientFile("\n".join(kept) + "\n", layer, proxied, asks_login, tuple(left_out))
+
+
+def _words(line: str) -> list[str]:
+    """The words of a line as OpenVPN parses them: quotes and backslashes, and comments by # or ;."""
+    if line.startswith(("#", ";")):
+        return []
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
+    lexer.whitespace_split = True
+    lexer.commenters = "#;"
+    try:
+        return list(lexer)
+    except ValueError as error:
+        raise GatewayError(f"{line.split(maxsplit=1)[0]}: {error}") from None

@@ -10,6 +10,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from gateway.vpn import leftovers
+
+_PREFIX = "gateway-vpn-"
 _QUOTED = str.maketrans({"\\": "\\\\", '"': '\\"'})
 
 
@@ -22,13 +25,21 @@ class Management:
 
     def __init__(self, heard: Callable[[str, str], None]) -> None:
         self._heard = heard
-        self._folder = Path(tempfile.mkdtemp(prefix="gateway-vpn-"))  # mode 0700
-        self.path = self._folder / "management.sock"
+        self._folder: Path | None = None
         self._server: asyncio.Server | None = None
         self._writer: asyncio.StreamWriter | None = None
 
+    @property
+    def path(self) -> Path:
+        """The socket, once it listens."""
+        if self._folder is None:
+            raise RuntimeError("it does not listen yet")
+        return self._folder / "management.sock"
+
     async def listen(self) -> None:
         """Begin to listen."""
+        leftovers.sweep(Path(tempfile.gettempdir()), f"{_PREFIX}*")
+        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # mode 0700
         self._server = await asyncio.start_unix_server(self._serve, self.path)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -56,4 +67,5 @@ class Management:
             self._writer.close()
         if self._server is not None:
             self._server.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)

@@ -28,8 +28,8 @@ class Trouble:
 
 _PHRASES: list[tuple[str, Reason, bool, int]] = [
     (r"Options error|Unrecognized option", Reason.PROTOCOL, True, 4),
+    (r"/dev/net/tun|Cannot (open|ioctl|allocate) TUN|TUNSETIFF|TUNSETPERSIST", Reason.PERMISSION, True, 5),
     (r"Cannot load (certificate|private key|CA)|cannot be read|No such file", Reason.PROTOCOL, True, 4),
-    (r"Cannot (open|ioctl|allocate) TUN|/dev/net/tun|TUNSETIFF|TUNSETPERSIST", Reason.PERMISSION, True, 4),
     (r"private key password verification failed", Reason.AUTH, True, 4),
     (r"AUTH_FAILED|auth-failure", Reason.AUTH, True, 4),
     (r"VERIFY (KU |EKU |X509NAME |SCRIPT )?ERROR", Reason.TLS, True, 4),
@@ -40,7 +40,7 @@ _PHRASES: list[tuple[str, Reason, bool, int]] = [
     (r"Connection refused|[Nn]o route to host|Network is unreachable", Reason.REFUSED, False, 2),
     (r"[Cc]onnection reset", Reason.RESET, False, 2),
     (r"TLS key negotiation failed to occur|[Tt]imed out|[Ss]erver.poll.timeout", Reason.TIMEOUT, False, 2),
-    (r"Inactivity timeout|ping-restart", Reason.TIMEOUT, False, 2),
+    (r"Inactivity timeout|\[soft,ping-restart\]", Reason.TIMEOUT, False, 2),
     (r"TLS (Error|handshake failed|object)", Reason.TLS, False, 1),
 ]
 """What a line contains, what that means, whether waiting does not help, and how much it explains."""
@@ -48,6 +48,8 @@ _PHRASES: list[tuple[str, Reason, bool, int]] = [
 
 def trouble_in(line: str) -> Trouble | None:
     """What a line of the log complains about, if it does."""
+    if re.match(r"\S*\s*\S*\s*(MANAGEMENT|PUSH|OPTIONS IMPORT|Timers)\b", line):
+        return None  # repeats what the management interface says, or only reports
     for phrase, reason, fatal, weight in _PHRASES:
         if re.search(phrase, line):
             return Trouble(reason, _tidy(line), fatal, weight)

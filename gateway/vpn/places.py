@@ -1,16 +1,20 @@
 """Where a VPN's device is, and how sockets get there: a namespace of its own, or the host's, bound to the device."""
 
 import asyncio
+import logging
 import secrets
 import socket
 import zlib
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from gateway.errors import TunnelError
 from gateway.vpn import devices
 from gateway.vpn.addressing import Addressing
 from gateway.vpn.namespace import Namespace
 from gateway.vpn.options import Isolation
+
+log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _TABLES = (20_000, 10_000)
@@ -120,7 +124,10 @@ class SharedPlace:
 
     async def leave(self) -> None:
         """See `Place`."""
-        await asyncio.to_thread(devices.forget_beside, self._table)
+        try:
+            await asyncio.to_thread(devices.forget_beside, self._table)
+        except TunnelError as error:  # nothing can be done about it, and the end must come
+            log.warning("the rules of %s stay: %s", self._device, error.detail)
 
     def close(self) -> None:
         """See `Place`."""

@@ -14,6 +14,8 @@ from gateway.relay.sockets import reset, tune
 
 log = logging.getLogger(__name__)
 
+_PAUSE = 0.2
+
 
 class Redirect:
     """Takes connections at 127.0.0.1 and joins each to a target behind `via`.
@@ -40,7 +42,12 @@ class Redirect:
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            client, _ = await loop.sock_accept(self._listener)
+            try:
+                client, _ = await loop.sock_accept(self._listener)
+            except OSError as error:
+                log.warning("a connection of the VPN client is not taken: %s", error)
+                await asyncio.sleep(_PAUSE)
+                continue
             tune(client)
             job = loop.create_task(self._join(client))
             self._joining.add(job)

@@ -23,7 +23,7 @@ class Patience:
     restart: float = 300.0
 
 
-UNSURE = 6.0
+UNSURE = 4.0
 """Seconds more where only a connection to a target was asked for, which may be silent by itself: every VPN peer says
 something within ten."""
 NUDGE_EVERY = 6.0

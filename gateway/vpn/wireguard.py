@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import socket
 import subprocess
 import time
@@ -10,13 +11,14 @@ from pathlib import Path
 
 from gateway.contracts import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.keyfiles import check_private
 from gateway.relay.resolver import resolve
-from gateway.vpn import devices
+from gateway.vpn import devices, leftovers
 from gateway.vpn.addressing import Addressing, probable_peers
 from gateway.vpn.child import Child, program
 from gateway.vpn.options import WireGuardOptions
 from gateway.vpn.places import Place
-from gateway.vpn.wireguard_file import DeviceFile, Vital, for_wg, read, read_dump
+from gateway.vpn.wireguard_file import DeviceFile, Vital, for_wg, key_of, read, read_dump
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ _SOCKETS = Path("/var/run/wireguard")
 """Where wireguard-go listens (its README)."""
 _APPEARS = 5.0
 _POLL = 0.05
+_LOOK_UP = 4.0
 _DEFAULT_MTU = 1420
 """wg-quick's: 80 bytes less than Ethernet's."""
 
@@ -36,18 +39,27 @@ def device_file(options: WireGuardOptions) -> DeviceFile:
         TunnelError: It is not there, or cannot be used.
     """
     try:
-        return _with_keys(read(options.config.read_text()), options)
+        file = read(options.config.read_text())
+        if file.private_key:
+            check_private(options.config)
+        for secret in (options.private_key, options.preshared_key):
+            if secret is not None and secret.path is not None:
+                check_private(secret.path)
+        return _with_keys(file, options)
+    except TunnelError:
+        raise
     except (OSError, UnicodeDecodeError, GatewayError) as error:
         raise TunnelError(Reason.PROTOCOL, f"config: {options.config}: {error}", fatal=True) from error
 
 
 def _with_keys(file: DeviceFile, options: WireGuardOptions) -> DeviceFile:
     if options.private_key is not None:
-        file = replace(file, private_key=options.private_key.reveal().strip())
+        file = replace(file, private_key=key_of(options.private_key.reveal().strip(), "private_key"))
     if options.preshared_key is not None:
         if len(file.peers) != 1:
             raise GatewayError("preshared_key is for a file with one [Peer]")
-        file = replace(file, peers=(replace(file.peers[0], preshared_key=options.preshared_key.reveal().strip()),))
+        shared = key_of(options.preshared_key.reveal().strip(), "preshared_key")
+        file = replace(file, peers=(replace(file.peers[0], preshared_key=shared),))
     if not file.private_key:
         raise GatewayError("has no PrivateKey: add it, or give private_key_file")
     return file
@@ -70,6 +82,7 @@ class WireGuard:
         self._child: Child | None = None
         self._adopted = False
         self._last_words = ""
+        self._endpoints: dict[str, str] = {}
         self.kernel = False
         self.server = ""
 
@@ -93,6 +106,7 @@ class WireGuard:
         return wanted
 
     async def _start_child(self) -> None:
+        leftovers.sweep(_SOCKETS, "gww-*.sock")
         self._child = await Child.start(
             ["wireguard-go", "-f", self._device], "wireguard-go", self._printed, {"LOG_LEVEL": "error"}
         )
@@ -113,7 +127,8 @@ class WireGuard:
             ended.cancel()
 
     def _printed(self, line: str) -> None:
-        self._last_words = line
+        if line[:1].isascii():  # it begins with a frame of text
+            self._last_words = line
         log.debug("wireguard-go: %s", line)
 
     def _addressing(self) -> Addressing:
@@ -135,18 +150,36 @@ class WireGuard:
         Raises:
             TunnelError: A name is not found, or the device does not take it.
         """
-        endpoints = {}
+        await self._set(await self._look_up())
+
+    async def _look_up(self) -> dict[str, str]:
+        """Where the peers are, by public key; where a name is not found now, as it was found before."""
+        found = {}
         for peer in self._file.peers:
-            if peer.endpoint is not None:
-                endpoints[peer.public_key] = await _address(peer.endpoint)
+            if peer.endpoint is None:
+                continue
+            try:
+                async with asyncio.timeout(_LOOK_UP):
+                    found[peer.public_key] = await _address(peer.endpoint)
+            except (TunnelError, TimeoutError) as error:
+                if peer.public_key not in self._endpoints:
+                    if isinstance(error, TunnelError):
+                        raise
+                    raise TunnelError(Reason.DNS, f"Endpoint {peer.endpoint}: no answer") from error
+                found[peer.public_key] = self._endpoints[peer.public_key]
+        return found
+
+    async def _set(self, endpoints: dict[str, str]) -> None:
+        self._endpoints = endpoints
         self.server = ", ".join(endpoints.values())
         await self._wg("setconf", self._device, "/dev/stdin", text=for_wg(self._file, endpoints))
 
     async def connect_anew(self) -> None:
         """Forget the peers and their sessions, and begin again; the device and its addresses stay."""
+        endpoints = await self._look_up()
         for peer in self._file.peers:
             await self._wg("set", self._device, "peer", peer.public_key, "remove")
-        await self.configure()
+        await self._set(endpoints)
 
     def reread(self) -> bool:
         """Read the file anew; says whether only keys and peers have changed, so that the device can stay.
@@ -155,8 +188,9 @@ class WireGuard:
             TunnelError: It cannot be used.
         """
         before, self._file = self._file, device_file(self._options)
-        return (before.addresses, before.mtu, before.servers) == (
-            self._file.addresses, self._file.mtu, self._file.servers,
+        after = self._file
+        return (before.addresses, before.mtu, before.servers, before.domains) == (
+            after.addresses, after.mtu, after.servers, after.domains,
         )  # fmt: skip
 
     async def vital(self) -> Vital:
@@ -176,7 +210,8 @@ class WireGuard:
                 command, input=text or "", capture_output=True, text=True, timeout=_WG_TIMEOUT, check=False
             )
             if done.returncode:
-                raise TunnelError(Reason.PROTOCOL, f"wg {arguments[0]}: {done.stderr.strip()}")
+                told = re.sub(r"`[^']*'", "a value", done.stderr.strip().partition("\n")[0])  # it may be a key
+                raise TunnelError(Reason.PROTOCOL, f"wg {arguments[0]}: {told}")
             return done.stdout
 
         try:
@@ -196,6 +231,7 @@ class WireGuard:
         """Remove the device."""
         if self._child is not None:
             await self._child.stop()
+            (_SOCKETS / f"{self._device}.sock").unlink(missing_ok=True)
         elif self.kernel:
             try:
                 if self._adopted:

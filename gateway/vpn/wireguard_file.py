@@ -108,7 +108,7 @@ def _put(device: DeviceFile, section: str, key: str, equals: str, value: str) ->
 def _interface(device: DeviceFile, key: str, value: str) -> DeviceFile:
     name = key.lower()
     if name == "privatekey":
-        return replace(device, private_key=_key(value, key))
+        return replace(device, private_key=key_of(value, key))
     if name == "address":
         return replace(device, addresses=(*device.addresses, *map(ipaddress.ip_interface, _list(value))))
     if name == "dns":
@@ -134,9 +134,9 @@ def _peer(peer: Peer, key: str, value: str) -> Peer:
     if name not in _PEER:
         raise GatewayError(f"unknown key {key} in [Peer]")
     if name == "publickey":
-        return replace(peer, public_key=_key(value, key))
+        return replace(peer, public_key=key_of(value, key))
     if name == "presharedkey":
-        return replace(peer, preshared_key=_key(value, key))
+        return replace(peer, preshared_key=key_of(value, key))
     if name == "endpoint":
         return replace(peer, endpoint=value)
     if name == "persistentkeepalive":
@@ -145,7 +145,8 @@ def _peer(peer: Peer, key: str, value: str) -> Peer:
     return replace(peer, allowed=(*peer.allowed, *networks))
 
 
-def _key(value: str, name: str) -> str:
+def key_of(value: str, name: str) -> str:
+    """`value`, if it can be a key; else an error that does not show it."""
     if not _KEY.fullmatch(value):
         raise GatewayError(f"{name} is no key: it has 44 characters of base64")
     return value

@@ -168,7 +168,7 @@ class Engine:
         ):
             with contextlib.suppress(FileExistsError):
                 (root / "bin" / applet).symlink_to("busybox")
-        self._import(root, "busybox")
+        self.import_root(root, "busybox")
 
     def load_host(self) -> None:
         """An image `host` without a file of its own: this machine's programs are mounted into it."""
@@ -179,9 +179,10 @@ class Engine:
             with contextlib.suppress(FileExistsError):
                 (root / name).symlink_to(f"usr/{name}")
         (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\n")
-        self._import(root, "host")
+        self.import_root(root, "host")
 
-    def _import(self, root: Path, image: str) -> None:
+    def import_root(self, root: Path, image: str) -> None:
+        """An image of a folder."""
         with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar:
             subprocess.run(
                 ["docker", "-H", self.url, "import", "-", image], stdin=tar.stdout, check=True, timeout=60,

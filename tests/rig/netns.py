@@ -48,7 +48,9 @@ def two() -> Iterator[None]:
         # A leak would arrive: the way without the VPN is open.
         # Packets are seen at the size that they have on a real cable.
         f"ip -n {near} link set outer gso_max_segs 1; ip -n {far} link set outer gso_max_segs 1;"
-        f"ip -n {near} route add default via {OUTER_FAR}"
+        f"ip -n {near} route add default via {OUTER_FAR};"
+        f"ip -n {near} addr add fd99::2/64 dev outer nodad; ip -n {far} addr add fd99::1/64 dev outer nodad;"
+        f"ip -n {near} -6 route add default via fd99::1"
     )
     give_addresses(far)
     with inside(far):

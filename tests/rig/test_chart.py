@@ -1,4 +1,4 @@
-"""The chart, by real Helm 3 and 4: lint, render, Kubernetes' schemas, the restricted profile, the gateway's reader."""
+"""The chart, by real Helm 3 and 4: lint, render, Kubernetes' schemas, the restricted profile, our own reader."""
 
 import json
 import os

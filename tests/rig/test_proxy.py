@@ -256,7 +256,7 @@ def test_a_certificate_of_somebody_else(gateway: Gateway, shared_mariadb: MariaD
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_reset_reaches_the_client(gateway: Gateway, scheme: str, shared_mariadb: MariaDB) -> None:
+def test_a_proxy_that_dies_ends_its_connections(gateway: Gateway, scheme: str, shared_mariadb: MariaDB) -> None:
     listen = free_port()
     proxy = Proxy(gateway.folder / "proxy", scheme)
     with proxy.running():
@@ -272,5 +272,39 @@ def test_a_reset_reaches_the_client(gateway: Gateway, scheme: str, shared_mariad
             assert client.recv(65536)
             proxy.process.send(signal.SIGKILL)
             client.settimeout(5)
+            # The kernel ends a killed proxy's connections cleanly where it had read all.
             with contextlib.suppress(ConnectionResetError):
                 assert client.recv(65536) == b""
+
+
+def test_connections_through_tls_end_when_their_client_does(gateway: Gateway) -> None:
+    """A target that only waits: nothing of a check, or of a client that went away, may stay."""
+    listen = free_port()
+    with serving(silent) as port, Proxy(gateway.folder / "proxy", "https").running() as proxy:
+        gateway.write(f"""
+            tunnels:
+              egress: {proxy.keys()}
+            backends:
+              waits: {{kind: tcp, via: egress, targets: ["127.0.0.1:{port}"], listen: "127.0.0.1:{listen}",
+                       check: {{interval: 200ms}}}}
+        """)
+        gateway.start().wait_up("waits")
+        before = gateway.descriptors()
+        for _ in range(20):
+            with connect(listen) as client:
+                client.sendall(b"hello")
+        gateway.wait(lambda: gateway.descriptors() <= before + 6, 10)
+
+
+def test_credentials_that_cannot_be_said_are_named(gateway: Gateway, secret: Path) -> None:
+    secret.write_text("pässword")
+    with Proxy(gateway.folder / "proxy", "socks5", login=True).running() as proxy:
+        gateway.write(f"""
+            tunnels:
+              egress: {proxy.keys(f", user: {USER}, password_file: {secret}")}
+            backends:
+              a: {{kind: tcp, via: egress, targets: ["127.0.0.1:1"], listen: "127.0.0.1:{free_port()}"}}
+        """)
+        gateway.start().wait(lambda: gateway.tunnel("egress")["reason"] == "auth")
+        assert "ASCII" in gateway.tunnel("egress")["detail"]
+        assert "ssword" not in gateway.log.replace("password", "")

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import re
 import signal
+import socket
 import sys
 import textwrap
 import time
@@ -14,7 +16,7 @@ import pymysql
 import pytest
 from clients import mysql, query_mysql, query_postgres, read_nfs
 from conftest import Gateway, database_check, need
-from netns import BEHIND, NAMES, OUTER_FAR, OUTER_OTHER, give_addresses, inside, run, two
+from netns import BEHIND, BEHIND_V6, NAMES, OUTER_FAR, OUTER_OTHER, give_addresses, inside, run, two
 from vpn import Authority, OpenVpnServer, WireGuardPeer, nothing_outside
 
 from gateway.demo import mariadb, nfs, postgres
@@ -278,6 +280,97 @@ def test_openvpn_with_a_user_and_a_password(far: World, gateway: Gateway) -> Non
         assert "wrong" not in gateway.log
     finally:
         server.stop()
+
+
+ECHO = """
+import socket, sys
+with socket.create_server((sys.argv[1], 4000), family=socket.AF_INET6) as server:
+    while True:
+        client, _ = server.accept()
+        client.sendall(b"by v6\\n")
+        client.close()
+"""
+
+
+@pytest.mark.parametrize("isolation", ["namespace", "device"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_ipv6_goes_through_the_vpn_or_nowhere(far: World, gateway: Gateway, kind: str, isolation: str) -> None:
+    listen = free_port()
+    server = Process([sys.executable, "-c", ECHO, BEHIND_V6], gateway.folder / "echo.log")
+    with inside(FAR):
+        server.start(4000)
+    try:
+        write(
+            gateway,
+            f"office: {tunnel(far, kind, gateway, f', isolation: {isolation}')}",
+            f'six: {{kind: tcp, via: office, targets: ["[{BEHIND_V6}]:4000"], listen: "127.0.0.1:{listen}"}}',
+        )
+        # Without the VPN it would be reached too.
+        with socket.create_connection((BEHIND_V6, 4000), timeout=5) as direct:
+            assert direct.recv(10) == b"by v6\n"
+        with nothing_outside(gateway.folder / "outer.txt"):
+            gateway.start().wait_up("six", timeout=UP)
+            with socket.create_connection(("127.0.0.1", listen), timeout=5) as client:
+                assert client.recv(10) == b"by v6\n"
+            with dropping(far), socket.create_connection(("127.0.0.1", listen), timeout=5) as client:
+                client.settimeout(4)
+                with contextlib.suppress(TimeoutError, ConnectionResetError):
+                    assert client.recv(10) == b""
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_changed_vpn_makes_room_for_its_successor(far: World, gateway: Gateway, kind: str) -> None:
+    """The same identity is never connected twice; what is untouched stays."""
+    listen = raw(far, gateway, kind)
+    before = vpn_children(gateway)
+    gateway.config.write_text(gateway.config.read_text().replace("kind: " + kind, f"kind: {kind}, mtu: 1300"))
+    assert gateway.command("reload").returncode == 0
+    gateway.wait(lambda: len(found := vpn_children(gateway)) == 1 and found != before, 15)
+    until_a_query_succeeds(far, listen, 10)
+    with inside(NEAR):
+        assert len(vpn_children(gateway)) == 1
+    descriptors = gateway.descriptors()
+    for mtu in (1310, 1320, 1330):
+        text = re.sub(r"mtu: \d+", f"mtu: {mtu}", gateway.config.read_text())
+        gateway.config.write_text(text)
+        assert gateway.command("reload").returncode == 0
+        time.sleep(1)
+        until_a_query_succeeds(far, listen, 10)
+    gateway.wait(lambda: gateway.descriptors() <= descriptors + 4, 10)
+
+
+def test_four_vpns_bound_to_devices_end_with_the_gateway(far: World, gateway: Gateway) -> None:
+    """Their rules are in one table of the kernel, and each takes its own away."""
+    before = host_network()
+    others = [
+        OpenVpnServer(
+            gateway.folder / f"server{number}", far.authority, port=1300 + number, network=f"10.3{number}.0"
+        )
+        for number in range(4)
+    ]
+    try:
+        tunnels = []
+        for number, server in enumerate(others):
+            config = server.start().client(gateway.folder / f"{number}.ovpn")
+            tunnels.append(f"t{number}: {{kind: openvpn, isolation: device, config: {config}}}")
+        names = [f"b{number}" for number in range(4)]
+        text = "\n".join(tcp_backend(far, name, f"t{number}") for number, name in enumerate(names))
+        write(gateway, "\n".join(tunnels), text)
+        for _ in range(3):
+            gateway.start().wait_up(*names, timeout=UP)
+            assert gateway.process is not None
+            child = gateway.process
+            child.send(signal.SIGTERM)
+            deadline = time.monotonic() + 10
+            while child.running:
+                assert time.monotonic() < deadline, gateway.log
+                time.sleep(0.05)
+            assert host_network() == before
+    finally:
+        for server in others:
+            server.stop()
 
 
 # What goes wrong.

@@ -1,0 +1,30 @@
+"""Files that hold private keys: nobody else may read them."""
+
+import os
+import stat
+from pathlib import Path
+
+from gateway.errors import Reason, TunnelError
+
+
+def check_private(path: Path) -> None:
+    """Refuse a private key that others can read, as OpenSSH does.
+
+    A file that belongs to somebody else (a mounted secret) may be readable by its group, never by everybody.
+
+    Raises:
+        TunnelError: With the command that mends it; fatal.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise TunnelError(Reason.AUTH, f"{path}: {error.strerror}", fatal=True) from error
+    ours = status.st_uid == os.geteuid()
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & (0o077 if ours else 0o007):
+        remedy = f"chmod 600 {path}" if ours else "mount it with mode 0400 (or 0440 for its group)"
+        raise TunnelError(
+            Reason.AUTH,
+            f"{path}: the private key is readable by others (mode {mode:04o}): {remedy}",
+            fatal=True,
+        )

@@ -1,0 +1,309 @@
+"""The image, built from a Debian made on the spot, and the Compose and Swarm examples with it, on a real engine."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, need
+from engines import Engine, need_engine
+from netns import inside, run
+
+from gateway.demo import mariadb, postgres
+from gateway.demo.mariadb import MariaDB
+from gateway.demo.postgres import Postgres
+from gateway.demo.process import Process, find
+from gateway.demo.sshd import Bastion
+
+pytestmark = [pytest.mark.rig, pytest.mark.timeout(400)]
+
+COMPOSE = REPOSITORY / "configs" / "compose"
+REMOTE = "10.66.0.1"
+"""Where containers reach what listens on the engine's loopback."""
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+QUERY = """
+import os, pymysql
+connection = pymysql.connect(host=os.environ["DB_HOST"], port=int(os.environ["DB_PORT"]), user="app",
+    password=os.environ["DB_PASSWORD"], database="shop", connect_timeout=5, read_timeout=5)
+with connection.cursor() as cursor:
+    cursor.execute("SELECT COUNT(*) FROM orders")
+    print("rows", cursor.fetchone()[0])
+"""
+QUERY_POSTGRES = """
+import os, psycopg
+with psycopg.connect(host=os.environ["DB_HOST"], port=os.environ["DB_PORT"], user="app", dbname="shop",
+    password=os.environ["DB_PASSWORD"], connect_timeout=5) as connection:
+    print("rows", connection.execute("SELECT COUNT(*) FROM reports").fetchone()[0])
+"""
+STREAM = """
+import os, sys, pymysql
+connection = pymysql.connect(host="127.0.0.1", port=3306, user="app", password=os.environ["DB_PASSWORD"],
+    database="shop", connect_timeout=5, read_timeout=20)
+with connection.cursor() as cursor:
+    while True:
+        cursor.execute("SELECT SLEEP(0.1), 42")
+        assert cursor.fetchone() == (0, 42)
+        print("answered", flush=True)
+"""
+
+
+@dataclass
+class Yard:
+    """An engine with the image, and servers that its containers reach."""
+
+    engine: Engine
+    folder: Path
+    bastion: Bastion
+    mariadb: MariaDB
+    postgres: Postgres
+
+    def compose(self, example: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """docker compose on a copy of an example."""
+        return subprocess.run(
+            ["docker", "-H", self.engine.url, "compose", *self.files(example), *arguments],
+            cwd=self.folder / example, env={**os.environ, **self.variables(example)}, capture_output=True, text=True,
+            timeout=timeout, check=False,
+        )  # fmt: skip
+
+    def files(self, example: str) -> list[str]:
+        """What an app's image would bring along: here it is Python, of the gateway's own image."""
+        override = self.folder / example / "override.json"
+        app = {
+            "image": "gateway", "entrypoint": ["python3", "-c", "import time; time.sleep(9999)"], "command": [],
+            "healthcheck": {"test": ["CMD", "python3", "-c", "pass"], "interval": "1s"},
+            "environment": {"DB_PASSWORD": self.mariadb.password},
+        }  # fmt: skip
+        apps = {"sidecar": ["app"], "shared": ["shop"]}.get(example, [])
+        services = dict.fromkeys(apps, app)
+        if example == "shared":
+            services["analysis"] = {**app, "environment": {"DB_PASSWORD": self.postgres.password}}
+        override.write_text(json.dumps({"services": services}))
+        return ["-f", "compose.yaml", "-f", str(override)] if services else ["-f", "compose.yaml"]
+
+    def prepare(self, example: str) -> None:
+        """A copy with secrets in it."""
+        shutil.copytree(COMPOSE / example, self.folder / example, dirs_exist_ok=True)
+        secrets = self.folder / example / "secrets"
+        secrets.mkdir(exist_ok=True)
+        shutil.copy(self.bastion.client_key, secrets / "tunnel_key")
+        known = self.bastion.known_hosts.read_text().replace("127.0.0.1", REMOTE)
+        (secrets / "known_hosts").write_text(known)
+        (secrets / "orders_check").write_text(self.mariadb.check_password)
+        (secrets / "reports_check").write_text(self.postgres.check_password)
+        for path in secrets.iterdir():
+            path.chmod(0o600)
+            os.chown(path, 10001, 10001)
+
+    def variables(self, example: str) -> dict[str, str]:
+        shared = {
+            "ORDERS": f"127.0.0.1:{self.mariadb.port}", "REPORTS": f"127.0.0.1:{self.postgres.port}",
+            "REPORTS_DATABASE": "shop", "BASTION_HOST": REMOTE, "BASTION_PORT": str(self.bastion.port),
+            "BASTION_USER": self.bastion.user, "COMPOSE_PROJECT_NAME": f"gw{example}",
+        }  # fmt: skip
+        return {**shared, "BASTION": f"{self.bastion.user}@{REMOTE}:{self.bastion.port}"}
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory: pytest.TempPathFactory, rig_folder: Path) -> Iterator[Yard]:
+    need_engine()
+    for program in ("debootstrap", "slirp4netns"):
+        need(find(program) is not None, f"{program} (package of this name)")
+    need(Path("/usr/libexec/docker/cli-plugins/docker-compose").exists() or find("docker-compose") is not None,
+         "docker-compose, docker-buildx")  # fmt: skip
+    need(mariadb.available() and postgres.available(), "mariadbd, postgres")
+    folder = tmp_path_factory.mktemp("yard")
+    engine = Engine(folder / "engine").start()
+    with contextlib.ExitStack() as stack:
+        stack.callback(engine.stop)
+        netns = f"/run/netns/{engine.namespace}"
+        # The build fetches packages: the namespace's way out, in user space, which changes nothing on this host.
+        way_out = Process(
+            [find("slirp4netns") or "", "--netns-type=path", "--configure", "--mtu=65520", netns, "tap0"],
+            folder / "way-out.log",
+        )
+        way_out.spawn()
+        stack.callback(way_out.stop)
+        base, packages = folder / "base", "python3,python3-venv,ca-certificates"
+        subprocess.run(
+            ["debootstrap", "--variant=minbase", f"--include={packages}", "trixie", str(base)],
+            check=True, timeout=300, capture_output=True,
+        )  # fmt: skip
+        if CERTIFICATES.exists():
+            shutil.copy(CERTIFICATES, base / CERTIFICATES.relative_to("/"))
+        engine.import_root(base, "debian-base")
+        shutil.rmtree(base)
+        done = subprocess.run(
+            ["docker", "-H", engine.url, "build", "-q", "-t", "gateway", "--build-arg", "BASE=debian-base", "."],
+            cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        place = rig_folder / "yard"
+        with inside(engine.namespace):
+            run(
+                f"set -e; ip addr add {REMOTE}/32 dev lo; echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet;"
+                f"iptables -t nat -I PREROUTING -p tcp -d {REMOTE} -j DNAT --to-destination 127.0.0.1"
+            )
+            servers = Bastion(place / "bastion"), MariaDB(place / "mariadb"), Postgres(place / "postgres")
+            for server in servers:
+                stack.callback(server.stop)
+                server.start()
+        yield Yard(engine, folder, *servers)
+
+
+def test_the_image_is_small_and_has_no_shell(yard: Yard) -> None:
+    size = int(yard.engine.docker("image", "inspect", "gateway", "-f", "{{.Size}}").stdout)
+    assert size < 120_000_000
+    config = json.loads(yard.engine.docker("image", "inspect", "gateway", "-f", "{{json .Config}}").stdout)
+    assert config["User"] == "10001:10001"
+    assert config["Labels"]["org.opencontainers.image.title"] == "gateway"
+    for program in ("/bin/sh", "sh", "/usr/bin/apt-get", "pip"):
+        assert yard.engine.docker("run", "--rm", "--entrypoint", program, "gateway", check=False).returncode == 127
+    bill = yard.engine.docker(
+        "run", "--rm", "--entrypoint", "python3", "gateway", "-c", "print(open('/opt/gateway/sbom.cdx.json').read())"
+    ).stdout
+    names = {each["name"] for each in json.loads(bill)["components"]}
+    assert {"gateway", "asyncssh", "cryptography", "psycopg"} <= names
+
+
+def test_it_runs_read_only_without_rights_and_is_ready_within_a_second(yard: Yard) -> None:
+    began = time.monotonic()
+    yard.engine.docker(
+        "run", "-d", "--name", "alone", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
+        "-e", f"GATEWAY_BACKEND_A=tcp://{REMOTE}:{yard.mariadb.port}?listen=127.0.0.1:3306", "gateway",
+    )  # fmt: skip
+    try:
+        yard.engine.docker("exec", "alone", "gateway", "wait", "--max", "20s")
+        assert time.monotonic() - began < 20
+        deadline = time.monotonic() + 20
+        while yard.engine.inspect("alone")["State"]["Health"]["Status"] != "healthy":
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        logs = yard.engine.docker("logs", "alone")
+        assert "listening" in logs.stdout + logs.stderr
+        pid = yard.engine.inspect("alone")["State"]["Pid"]
+        resident = int(next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+                            if line.startswith("VmRSS")).split()[1])  # fmt: skip
+        assert resident < 80 * 1024
+        yard.engine.docker("stop", "alone", timeout=40)
+        assert yard.engine.inspect("alone")["State"]["ExitCode"] == 0
+    finally:
+        yard.engine.docker("rm", "-f", "-v", "alone", check=False)
+
+
+@pytest.fixture
+def up(yard: Yard, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An example, started."""
+    example: str = request.param
+    yard.prepare(example)
+    done = yard.compose(example, "up", "-d", "--wait", "--wait-timeout", "60")
+    try:
+        assert done.returncode == 0, done.stderr + yard.compose(example, "logs").stdout
+        yield example
+    finally:
+        yard.compose(example, "down", "-v", "-t", "5")
+
+
+@pytest.mark.parametrize("up", ["sidecar"], indirect=True)
+def test_an_app_with_the_gateway_beside_it(yard: Yard, up: str) -> None:
+    done = yard.compose(up, "exec", "-T", "app", "python3", "-c", QUERY)
+    assert done.stdout.startswith("rows "), done.stderr
+    assert done.stdout != "rows 0\n"
+
+
+@pytest.mark.parametrize("up", ["sidecar"], indirect=True)
+def test_a_stop_under_load_ends_no_query(yard: Yard, up: str) -> None:
+    """TERM while a client asks again and again: what is asked is answered, then the client's connection ends."""
+    command = [
+        "docker",
+        "-H",
+        yard.engine.url,
+        "compose",
+        *yard.files(up),
+        "exec",
+        "-T",
+        "app",
+        "python3",
+        "-c",
+        STREAM,
+    ]
+    client = subprocess.Popen(
+        command, cwd=yard.folder / up, env={**os.environ, **yard.variables(up)}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    answers: list[float] = []
+
+    def read() -> None:
+        answers.extend(time.monotonic() for line in client.stdout or () if line.startswith("answered"))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    while len(answers) < 5:
+        time.sleep(0.05)
+        assert client.poll() is None, client.stderr.read() if client.stderr else ""
+    gateway = yard.engine.docker("ps", "-q", "--filter", "name=gwsidecar-gateway").stdout.strip()
+    began = time.monotonic()
+    yard.engine.docker("kill", "-s", "TERM", gateway)
+    while yard.engine.inspect(gateway)["State"]["Running"] and time.monotonic() - began < 40:
+        time.sleep(0.2)
+    took = time.monotonic() - began
+    state = yard.engine.inspect(gateway)["State"]
+    client.send_signal(signal.SIGTERM)
+    client.wait(20)
+    reader.join(10)
+    assert state["ExitCode"] == 0
+    # The client never pauses, so it is served for all of shutdown.delay and shutdown.drain.
+    during = [at for at in answers if at > began]
+    assert len(during) > 20
+    assert max(during) - began > took - 2
+
+
+@pytest.mark.parametrize("up", ["shared"], indirect=True)
+def test_one_gateway_for_several_apps(yard: Yard, up: str) -> None:
+    assert yard.compose(up, "exec", "-T", "shop", "python3", "-c", QUERY).stdout.startswith("rows ")
+    assert yard.compose(up, "exec", "-T", "analysis", "python3", "-c", QUERY_POSTGRES).stdout.startswith("rows ")
+
+
+@pytest.mark.parametrize("up", ["nfs"], indirect=True)
+def test_the_volume_of_the_example_is_what_the_gateway_would_make(yard: Yard, up: str) -> None:
+    """The mount itself needs a kernel with NFS: test_nfs_mounts.py does it in a guest."""
+    config = json.loads(yard.compose(up, "--profile", "mount", "config", "--format", "json").stdout)
+    options = config["volumes"]["media"]["driver_opts"]
+    rendered = yard.compose(up, "exec", "-T", "gateway", "gateway", "render", "compose")
+    for part in options["o"].split(","):
+        assert part in rendered.stdout, rendered
+
+
+def test_a_stack_with_a_gateway_on_every_node(yard: Yard) -> None:
+    docker = yard.engine.docker
+    yard.prepare("swarm")
+    folder = yard.folder / "swarm"
+    docker("swarm", "init", "--advertise-addr", "127.0.0.1")
+    try:
+        for name in ("tunnel_key", "known_hosts", "orders_check"):
+            docker("secret", "create", name, str(folder / "secrets" / name))
+        done = subprocess.run(
+            ["docker", "-H", yard.engine.url, "stack", "deploy", "-c", "stack.yaml", "ways"],
+            cwd=folder, env={**os.environ, **yard.variables("swarm"), "APP_IMAGE": "gateway"}, capture_output=True,
+            text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        deadline = time.monotonic() + 60
+        while "healthy" not in docker("ps", "--filter", "name=ways_gateway", "--format", "{{.Status}}").stdout:
+            assert time.monotonic() < deadline, docker("service", "ps", "--no-trunc", "ways_gateway").stdout
+            time.sleep(0.5)
+        found = docker(
+            "run", "--rm", "--network", "ways_data", "--entrypoint", "python3", "-e", "DB_HOST=orders", "-e",
+            "DB_PORT=3306", "-e", f"DB_PASSWORD={yard.mariadb.password}", "gateway", "-c", QUERY, check=False,
+        )  # fmt: skip
+        assert found.stdout.startswith("rows "), found.stderr
+    finally:
+        docker("stack", "rm", "ways", check=False)
+        docker("swarm", "leave", "--force", check=False)
