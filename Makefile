@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11; do $$p -c '' 2>/dev/null && echo $$p && break; done || echo python3)
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test check bench chaos failover restarts patience profile format clean
+.PHONY: help image examples example-sidecar example-shared example-nfs example-swarm setup demo test check bench chaos failover restarts patience profile format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,15 @@ restarts: setup  ## restart one of two gateways behind HAProxy, again and again 
 patience: setup  ## probe a MySQL that refuses whoever breaks off ten handshakes (ARGS="--count 10000"; as root)
 	@tools/packages.sh test
 	$(BIN)/python -m tests.chaos.patience $(ARGS)
+
+image:  ## the container image (ARGS="--target vpn", or "--build-arg BASE=…")
+	docker build -t gateway $(ARGS) .
+
+examples: example-sidecar example-shared example-nfs example-swarm  ## each of configs/compose, started and asked
+
+example-sidecar example-shared example-nfs example-swarm: setup
+	@tools/packages.sh test
+	$(BIN)/pytest tests/rig/test_image.py -k "$(@:example-%=%) or image_is" $(ARGS)
 
 profile: setup  ## where the gateway's time goes under a load (ARGS="pp 5": up, down, pp or conn, and seconds)
 	$(BIN)/python bench/profile_load.py $(ARGS)

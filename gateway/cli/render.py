@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.cli.sources import source_options, sources
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, UsageError
 
 if TYPE_CHECKING:
     from gateway.config import Config
@@ -87,11 +87,39 @@ _rendered(
     "Print the commands that make the volumes and start an app.",
     lambda rendering, config, host: "\n".join(rendering.docker_run(config, host)),
 )
-_rendered(
-    "kubernetes",
-    "Print a PersistentVolume and a claim for each NFS volume.",
-    lambda rendering, config, _: rendering.kubernetes(config),
-)
+
+
+@render.command()
+@source_options
+@click.option("--image", metavar="IMAGE", default="gateway", show_default=True, help="Of the container.")
+@click.option("--name", metavar="NAME", default="gateway", show_default=True, help="Of the objects.")
+def kubernetes(
+    file: Path | None,
+    tunnels: tuple[str, ...],
+    backends: tuple[str, ...],
+    image: str,
+    name: str,
+    **settings: str | None,
+) -> None:
+    """Print manifests of the gateway, with a Service for each backend, or a volume and a claim for each NFS volume.
+
+    Secrets are expected in a Secret of the same name, mounted at /run/secrets. The Helm chart does more.
+    """
+    import yaml  # noqa: PLC0415 - slow to import
+
+    from gateway.app import manifests, rendering  # noqa: PLC0415 - slow to import
+    from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
+    from gateway.config import load  # noqa: PLC0415 - slow to import
+
+    if file is None:
+        raise UsageError("kubernetes needs a file (-c), which becomes the ConfigMap")
+    config = with_ports(load(sources(file, tunnels, backends, settings)))
+    hint = f"kubectl create secret generic {name} --from-file=DIRECTORY, with the files that the configuration names"
+    click.secho(f"# {hint}", err=True, fg="yellow")
+    documents = manifests.workload(config, file.read_text(), name, image)
+    click.echo(yaml.safe_dump_all(documents, sort_keys=False).rstrip())
+    if volumes := rendering.kubernetes(config).rstrip():
+        click.echo(f"---\n{volumes}")
 
 
 def _targets(config: "Config", tunnel: str) -> list[str]:

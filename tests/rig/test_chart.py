@@ -14,7 +14,7 @@ from typing import Any
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
-from conftest import REPOSITORY, need
+from conftest import REPOSITORY, command, need
 
 from gateway.config import Sources, load
 
@@ -230,3 +230,28 @@ def test_a_chart_of_ones_own_has_the_gateway_beside_its_app(helms: dict[str, Pat
         assert pod["initContainers"][0]["restartPolicy"] == "Always"
         assert pod["volumes"][0]["configMap"]["name"] == found["ConfigMap"]["metadata"]["name"]
         kubernetes_validate.validate(found["Deployment"], "1.34", strict=True)
+
+
+@pytest.mark.parametrize(
+    ("backend", "kinds"),
+    [
+        ("orders: {kind: mysql, targets: [db:3306], listen: 0.0.0.0:3306}", ["ConfigMap", "Deployment", "Service"]),
+        (
+            "media: {kind: nfs, targets: [nas:2049], export: /m, listen: 127.0.0.1:20490, volume: {name: m}}",
+            ["ConfigMap", "DaemonSet", "PersistentVolume", "PersistentVolumeClaim"],
+        ),
+    ],
+)
+def test_manifests_without_helm(tmp_path: Path, backend: str, kinds: list[str]) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(f"gateway: {{state_dir: {tmp_path}}}\nbackends:\n  {backend}\n")
+    done = command("render", "kubernetes", "-c", str(path), "--image", "registry.example.com/gateway:1")
+    assert done.returncode == 0, done.stderr
+    found = objects(done.stdout)
+    assert [each["kind"] for each in found] == kinds
+    for each in found:
+        for version in KUBERNETES:
+            kubernetes_validate.validate(each, version, strict=True)
+    ((_, pod),) = pods(done.stdout)
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}

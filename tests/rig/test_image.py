@@ -26,6 +26,7 @@ from gateway.demo.sshd import Bastion
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(400)]
 
 COMPOSE = REPOSITORY / "configs" / "compose"
+_SOME = 5
 REMOTE = "10.66.0.1"
 """Where containers reach what listens on the engine's loopback."""
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -234,30 +235,32 @@ def test_a_stop_under_load_ends_no_query(yard: Yard, up: str) -> None:
         "-c",
         STREAM,
     ]
-    client = subprocess.Popen(
+    answers: list[float] = []
+    with subprocess.Popen(
         command, cwd=yard.folder / up, env={**os.environ, **yard.variables(up)}, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    answers: list[float] = []
+    ) as client:  # fmt: skip
 
-    def read() -> None:
-        answers.extend(time.monotonic() for line in client.stdout or () if line.startswith("answered"))
+        def read() -> None:
+            for line in client.stdout or ():
+                if line.startswith("answered"):
+                    answers.append(time.monotonic())  # noqa: PERF401 - another thread looks at it meanwhile
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    while len(answers) < 5:
-        time.sleep(0.05)
-        assert client.poll() is None, client.stderr.read() if client.stderr else ""
-    gateway = yard.engine.docker("ps", "-q", "--filter", "name=gwsidecar-gateway").stdout.strip()
-    began = time.monotonic()
-    yard.engine.docker("kill", "-s", "TERM", gateway)
-    while yard.engine.inspect(gateway)["State"]["Running"] and time.monotonic() - began < 40:
-        time.sleep(0.2)
-    took = time.monotonic() - began
-    state = yard.engine.inspect(gateway)["State"]
-    client.send_signal(signal.SIGTERM)
-    client.wait(20)
-    reader.join(10)
+        reader = threading.Thread(target=read)
+        reader.start()
+        while len(answers) < _SOME:
+            time.sleep(0.05)
+            assert client.poll() is None, client.stderr.read() if client.stderr else ""
+        gateway = yard.engine.docker("ps", "-q", "--filter", "name=gwsidecar-gateway").stdout.strip()
+        began = time.monotonic()
+        yard.engine.docker("kill", "-s", "TERM", gateway)
+        while yard.engine.inspect(gateway)["State"]["Running"] and time.monotonic() - began < 40:
+            time.sleep(0.2)
+        took = time.monotonic() - began
+        state = yard.engine.inspect(gateway)["State"]
+        client.send_signal(signal.SIGTERM)
+        client.wait(20)
+        reader.join(10)
     assert state["ExitCode"] == 0
     # The client never pauses, so it is served for all of shutdown.delay and shutdown.drain.
     during = [at for at in answers if at > began]
@@ -281,7 +284,7 @@ def test_the_volume_of_the_example_is_what_the_gateway_would_make(yard: Yard, up
         assert part in rendered.stdout, rendered
 
 
-def test_a_stack_with_a_gateway_on_every_node(yard: Yard) -> None:
+def test_a_swarm_with_a_gateway_on_every_node(yard: Yard) -> None:
     docker = yard.engine.docker
     yard.prepare("swarm")
     folder = yard.folder / "swarm"

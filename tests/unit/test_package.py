@@ -1,0 +1,54 @@
+"""What is shipped: locked, and the same each time."""
+
+import hashlib
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+
+
+def locked(name: str) -> dict[str, str]:
+    return dict(re.findall(r"^([\w.-]+)(?:\[.*\])?==([^ \\]+)", (ROOT / name).read_text(), re.MULTILINE))
+
+
+def test_the_lock_has_what_is_needed_and_a_hash_for_each() -> None:
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    found = locked("requirements.lock")
+    for text in wanted:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(found[requirement.name]), requirement
+    for name in ("requirements.lock", "requirements-build.lock"):
+        blocks = re.split(r"\n(?=\S)", (ROOT / name).read_text().strip())
+        assert all("--hash=sha256:" in block for block in blocks if not block.startswith("#"))
+
+
+def test_wheel_and_sdist_are_the_same_each_time(tmp_path: Path) -> None:
+    digests = []
+    for at in ("one", "two"):
+        folder = tmp_path / at
+        subprocess.run(
+            [sys.executable, "-m", "hatchling", "build", "-d", str(folder)], cwd=ROOT, check=True, timeout=60,
+            capture_output=True,
+        )  # fmt: skip
+        digests.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()})
+    assert digests[0] == digests[1]
+    assert len(digests[0]) == 2
+
+
+def test_release_notes_come_from_the_changelog() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "release_notes.py", "Unreleased"], capture_output=True, text=True,
+        timeout=10, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("### Added")
+    missing = subprocess.run(
+        [sys.executable, ROOT / "tools" / "release_notes.py", "9.9.9"], capture_output=True, text=True, timeout=10,
+        check=False,
+    )  # fmt: skip
+    assert missing.returncode == 1
+    assert "9.9.9" in missing.stderr

@@ -1,0 +1,26 @@
+"""Prints what CHANGELOG.md says of one version, for a release's page.
+
+Usage: python tools/release_notes.py VERSION
+"""
+
+import re
+import sys
+from pathlib import Path
+
+CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
+
+
+def notes(version: str) -> str:
+    """The section of a version, without its heading."""
+    found = re.search(
+        rf"^## \[{re.escape(version)}\].*?\n(.*?)(?=^## \[|^\[|\Z)", CHANGELOG.read_text(), re.MULTILINE | re.DOTALL
+    )
+    if found is None:
+        sys.exit(f"CHANGELOG.md has no section [{version}]")
+    return found[1].strip()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    sys.stdout.write(notes(sys.argv[1]) + "\n")
