@@ -137,6 +137,7 @@ class GatewayService:
             tunnels=views.tunnel_views(site) if site else [],
             backends=backends,
             loop_lag=self._lag.copy(),
+            tasks=len(asyncio.all_tasks()),
             io_flusher=self._flushes,
             docker=views.docker_view(self._fleet) if self._fleet else None,
             warnings=_warnings(self._config),

@@ -173,6 +173,8 @@ class ServiceView:
     workers: dict[int, int | None] = field(default_factory=dict)
     """The process of each worker; None while it is being started."""
     docker: DockerView | None = None
+    tasks: int = 0
+    """Of asyncio, in this process."""
     io_flusher: bool = False
     """Whether the kernel knows that its own writing back may wait for us."""
 

@@ -1,0 +1,82 @@
+"""What the gateway holds while it is tormented: it may breathe, and must not grow."""
+
+import re
+import statistics
+import threading
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+EVERY = 5.0
+MORE_TASKS, MORE_DESCRIPTORS, MORE_MEMORY = 60, 40, 80
+"""What the last third's median may be above the first's: for connections of the moment, and what Python keeps."""
+_NAMES = ("tasks", "descriptors", "MiB")
+
+
+@dataclass
+class Sample:
+    """One look.
+
+    Args:
+        tasks: Of its event loop.
+        descriptors: Open.
+        memory: Resident, in MiB.
+    """
+
+    tasks: int
+    descriptors: int
+    memory: int
+
+
+class Growth(threading.Thread):
+    """Looks every few seconds.
+
+    Args:
+        pid: The gateway's process.
+        ops_port: Where its metrics are.
+    """
+
+    def __init__(self, pid: int, ops_port: int) -> None:
+        super().__init__(daemon=True)
+        self._pid, self._port = pid, ops_port
+        self._stopped = threading.Event()
+        self.samples: list[Sample] = []
+
+    def run(self) -> None:
+        """Look until stopped."""
+        while not self._stopped.wait(EVERY):
+            try:
+                self.samples.append(self._look())
+            except OSError:  # it is being tormented just now
+                time.sleep(0.1)
+
+    def _look(self) -> Sample:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=3) as answer:
+            metrics = answer.read().decode()
+        tasks = re.search(r"^gateway_tasks (\S+)", metrics, re.MULTILINE)
+        status = Path(f"/proc/{self._pid}/status").read_text()
+        return Sample(
+            int(float(tasks[1])) if tasks else 0,
+            len(list(Path(f"/proc/{self._pid}/fd").iterdir())),
+            int(status.split("VmRSS:")[1].split()[0]) // 1024,
+        )
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopped.set()
+        self.join(10)
+
+    def told(self) -> tuple[str, bool]:
+        """Medians of the first and the last third, and the extremes; whether it has grown."""
+        third = len(self.samples) // 3
+        if not third:
+            return "too short to tell whether it grows", False
+        parts, grew = [], False
+        columns = [(each.tasks, each.descriptors, each.memory) for each in self.samples]
+        for at, (name, most) in enumerate(zip(_NAMES, (MORE_TASKS, MORE_DESCRIPTORS, MORE_MEMORY), strict=True)):
+            values = [column[at] for column in columns]
+            first, last = statistics.median(values[:third]), statistics.median(values[-third:])
+            grew = grew or last > first + most
+            parts.append(f"{name} {first:.0f} -> {last:.0f} ({min(values)} to {max(values)})")
+        return f"medians of the first and last third of {len(values)} looks: {', '.join(parts)}", grew
