@@ -8,6 +8,7 @@ from gateway import __version__
 from gateway.cli.completion import completion
 from gateway.cli.demo import demo
 from gateway.cli.docker import apply, plan
+from gateway.cli.importing import import_
 from gateway.cli.render import render
 from gateway.cli.run import check, run, validate
 from gateway.cli.service import drain, explain, fail, healthcheck, reload, shutdown, status, undrain, wait
@@ -25,7 +26,7 @@ def cli() -> None:
 
 for _command in (
     run, validate, check, plan, apply, status, top, explain, wait, healthcheck,
-    reload, drain, undrain, shutdown, fail, render, demo, completion,
+    reload, drain, undrain, shutdown, fail, import_, render, demo, completion,
 ):  # fmt: skip
     cli.add_command(_command)
 

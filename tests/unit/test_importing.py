@@ -1,0 +1,127 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from gateway.cli import cli
+from gateway.config import Sources, load
+from gateway.errors import UsageError
+from gateway.importing import compose, ssh
+from gateway.importing.found import Found
+
+
+def imported(text: str, tmp_path: Path) -> Found:
+    """What a command gives, after the gateway itself has read it."""
+    found = Found()
+    ssh.command(text, found)
+    readable(found, tmp_path)
+    return found
+
+
+def readable(found: Found, tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(found.text())
+    environment = {"HOME": "/home/me", "USER": "me", "SSH_AUTH_SOCK": "/run/agent"}
+    config = load(Sources(file=path, environment=environment))
+    assert config.backends.keys() == found.backends.keys()
+
+
+def test_the_command_that_everybody_types(tmp_path: Path) -> None:
+    found = imported("ssh -i ~/.ssh/tunnel -L 3306:db.internal:3306 -N -f tunnel@bastion.example.com", tmp_path)
+    assert found.tunnels == {
+        "bastion": {
+            "kind": "ssh", "host": "bastion.example.com", "user": "tunnel",
+            "identity_files": ["${HOME}/.ssh/tunnel"], "known_hosts": ["${HOME}/.ssh/known_hosts"],
+        }
+    }  # fmt: skip
+    assert found.backends == {
+        "db": {"kind": "mysql", "via": "bastion", "targets": ["db.internal:3306"], "listen": "127.0.0.1:3306"}
+    }
+
+
+def test_jumps_ports_options_and_many_forwards(tmp_path: Path) -> None:
+    found = imported(
+        "autossh -M 0 -fNT -J ops@edge:2200,mid -p 2222 -l tunnel -o IdentityFile=/k -oStrictHostKeyChecking=no "
+        "-L 0.0.0.0:15432:pg.internal:5432 -L '[::1]:9000:[fd00::5]:9000' -L8080:localhost:80 -g inner.example.com",
+        tmp_path,
+    )
+    assert list(found.tunnels) == ["edge", "mid", "inner"]
+    assert found.tunnels["edge"]["port"] == 2200
+    assert found.tunnels["mid"]["via"] == "edge"
+    assert (found.tunnels["inner"]["via"], found.tunnels["inner"]["port"]) == ("mid", 2222)
+    assert {name: (each["kind"], each["listen"]) for name, each in found.backends.items()} == {
+        "pg": ("postgres", "0.0.0.0:15432"), "fd00--5": ("tcp", "[::1]:9000"), "tcp-80": ("tcp", "0.0.0.0:8080"),
+    }  # fmt: skip
+    assert any("host keys are always checked" in note for note in found.notes)
+
+
+def test_a_config_file_with_defaults_and_a_jump_that_is_a_host_of_it(tmp_path: Path) -> None:
+    found = Found()
+    ssh.config(
+        "Host edge\n  HostName edge.example.com\n  User ops\n"
+        "Host db !other\n  HostName 10.0.0.5\n  ProxyJump edge\n  LocalForward 3306 db:3306\n"
+        "  LocalForward 127.0.0.1:5432 pg:5432\nHost plain\n  User x\n"
+        "Host *\n  User tunnel\n  IdentityFile = ~/.ssh/id\n",
+        found,
+    )
+    readable(found, tmp_path)
+    assert found.tunnels["edge"] == {
+        "kind": "ssh", "host": "edge.example.com", "user": "ops", "identity_files": ["${HOME}/.ssh/id"],
+        "known_hosts": ["${HOME}/.ssh/known_hosts"],
+    }  # fmt: skip
+    assert found.tunnels["10-0-0-5" if "10-0-0-5" in found.tunnels else "db"]["via"] == "edge"
+    assert {each["listen"] for each in found.backends.values()} == {"127.0.0.1:3306", "127.0.0.1:5432"}
+
+
+def test_a_compose_file_with_a_tunnel_container_and_an_nfs_volume(tmp_path: Path) -> None:
+    found = Found()
+    compose.services(
+        yaml.safe_dump(
+            {
+                "services": {
+                    "tunnel": {
+                        "image": "alpine",
+                        "command": ["sh", "-c", "ssh -N -i /k -L 3306:db:3306 u@b; sleep 1"],
+                    },
+                    "app": {"image": "app", "command": "run --fast"},
+                },
+                "volumes": {
+                    "media": {"driver_opts": {"type": "nfs", "o": "addr=10.0.0.9,ro,nfsvers=4", "device": ":/media"}},
+                    "plain": None,
+                },
+            }
+        ),
+        found,
+    )
+    readable(found, tmp_path)
+    assert found.backends["db"]["listen"] == "127.0.0.1:3306"
+    assert found.backends["media"]["volume"] == {"name": "media", "read_only": True}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ssh user@host", "forwards nothing"),
+        ("ssh -L 3306:db:3306", "names no server"),
+        ("ssh -L nonsense u@h", "needs"),
+        ("ssh -L 99999:db:3306 u@h", "no port"),
+        ("ssh -L", "needs a value"),
+        ("ssh 'unclosed", "cannot be read"),
+    ],
+)
+def test_what_cannot_be_imported(text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        ssh.command(text, Found())
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["import", "ssh", "ssh -R 1:a:2 -L 3306:db:3306 u@h"])
+    assert done.exit_code == 0
+    assert yaml.safe_load(done.stdout)["backends"]["db"]["kind"] == "mysql"
+    assert "only forwards by -L" in done.stderr
+    file = tmp_path / "config"
+    file.write_text("Host a\n  LocalForward 1000 b:1000\n  User u\n")
+    assert CliRunner().invoke(cli, ["import", "ssh-config", str(file)]).exit_code == 0
+    file.write_text("services: {t: {command: ssh -L 1000:b:1000 u@a}}\n")
+    assert CliRunner().invoke(cli, ["import", "compose", str(file)]).exit_code == 0
