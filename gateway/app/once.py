@@ -8,6 +8,7 @@ from typing import TypeVar
 from gateway.app.fleet import desired
 from gateway.config import BackendSpec, Config
 from gateway.contracts import Endpoint, Link, State
+from gateway.docker.audit import Stored, look
 from gateway.docker.engine import Engine, connected, tunnel_of
 from gateway.docker.plan import Plan
 from gateway.docker.reconciler import Reconciler
@@ -70,6 +71,25 @@ def apply(config: Config) -> tuple[Plan, list[str]]:
         EngineError: The engine cannot be asked.
     """
     return _with_engine(config, Reconciler.settle)
+
+
+def audit(config: Config) -> list[Stored]:
+    """Where each container's data lives.
+
+    Raises:
+        EngineError: The engine cannot be asked.
+    """
+    forwards = {
+        address.port: name
+        for name, spec in config.backends.items()
+        for address in spec.listen
+        if isinstance(address, Endpoint)
+    }
+
+    async def ask(_: Reconciler, engine: Engine) -> list[Stored]:
+        return await look(engine, forwards)
+
+    return _with_engine(config, ask)
 
 
 _T = TypeVar("_T")

@@ -7,7 +7,7 @@ import click
 from gateway import __version__
 from gateway.cli.completion import completion
 from gateway.cli.demo import demo
-from gateway.cli.docker import apply, plan
+from gateway.cli.docker import apply, audit, plan
 from gateway.cli.importing import import_
 from gateway.cli.render import render
 from gateway.cli.run import check, run, validate
@@ -25,7 +25,7 @@ def cli() -> None:
 
 
 for _command in (
-    run, validate, check, plan, apply, status, top, explain, wait, healthcheck,
+    run, validate, check, plan, apply, audit, status, top, explain, wait, healthcheck,
     reload, drain, undrain, shutdown, fail, import_, render, demo, completion,
 ):  # fmt: skip
     cli.add_command(_command)

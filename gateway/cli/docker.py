@@ -1,4 +1,4 @@
-"""`plan`, `apply`: what would change in Docker, and changing it once, without a running service."""
+"""`plan`, `apply`, `audit`: what would change in Docker, changing it once, and where data lives."""
 
 import json
 import sys
@@ -43,6 +43,26 @@ def apply(
         click.secho(line, fg="red", err=True)
     if refused:
         raise GatewayError(f"{len(refused)} of {len(done.actions) + len(refused)} changes were refused")
+
+
+@click.command()
+@source_options
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print.")
+def audit(
+    file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], output: str, **settings: str | None
+) -> None:
+    """Show where each container's data lives, and what would lose it; change nothing."""
+    from gateway.app import once  # noqa: PLC0415 - slow to import
+
+    found = once.audit(_config(file, tunnels, backends, settings))
+    if output == "json":
+        click.echo(json.dumps([vars(each) for each in found], indent=1))
+        return
+    rows = [[each.risk, each.container, each.path, each.kind, each.place, each.lost_by] for each in found]
+    if rows:
+        print_table(["RISK", "CONTAINER", "PATH", "KIND", "WHERE", "LOST BY"], rows)
+    else:
+        click.echo("no container keeps anything")
 
 
 def _config(

@@ -448,3 +448,23 @@ def test_docker_that_is_not_there_stops_nothing(site: Site) -> None:
     )
     assert ended.returncode == 0
     assert site.engine.inspect("gateway")["State"]["ExitCode"] == 0
+
+
+def test_audit_tells_what_would_lose_data(engine: Engine, tmp_path: Path) -> None:
+    config = tmp_path / "gateway.yaml"
+    config.write_text(f"docker: {{host: '{engine.url}'}}\nbackends: {{a: {{kind: tcp, targets: ['127.0.0.1:1']}}}}\n")
+    engine.run("audited", "-v", "named:/data", "-v", "/anonymous", "-v", f"{tmp_path}:/bound", "--tmpfs", "/fleeting")
+    try:
+        engine.docker("exec", "audited", "sh", "-c", "yes | timeout 2 cat > /big || true")
+        done = command("audit", "-c", str(config), "-o", "json")
+        assert done.returncode == 0, done.stderr
+        found = {each["path"]: each for each in json.loads(done.stdout) if each["container"] == "audited"}
+        assert {path: (each["kind"], each["risk"]) for path, each in found.items()} == {
+            "/data": ("volume", "low"), "/anonymous": ("anonymous volume", "medium"), "/fleeting": ("tmpfs", "high"),
+            "/bound": ("bind", "medium" if tmp_path.is_relative_to("/tmp") else "low"),  # noqa: S108
+            "/": ("layer", "high"),
+        }  # fmt: skip
+        assert "LOST BY" in command("audit", "-c", str(config)).stdout
+    finally:
+        engine.docker("rm", "-f", "-v", "audited", check=False)
+        engine.docker("volume", "rm", "named", check=False)
