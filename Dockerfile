@@ -33,7 +33,7 @@ RUN apt-get update -qq && \
       $(command -v python3 >/dev/null || echo python3) >/dev/null && \
     rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/gateway /opt/gateway
-ENV PATH=/opt/gateway/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin PYTHONUNBUFFERED=1
+ENV PATH=/opt/gateway/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin PYTHONUNBUFFERED=1 LOGNAME=gateway
 EXPOSE 9090
 VOLUME ["/var/lib/gateway", "/run/gateway"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --start-interval=1s CMD ["gateway", "healthcheck"]
@@ -47,7 +47,8 @@ LABEL org.opencontainers.image.title="gateway" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}"
 COPY --from=build /rootfs /
-ENV PATH=/opt/gateway/bin PYTHONUNBUFFERED=1
+# LOGNAME: a user of your own has no line in /etc/passwd.
+ENV PATH=/opt/gateway/bin PYTHONUNBUFFERED=1 LOGNAME=gateway SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 USER 10001:10001
 EXPOSE 9090
 VOLUME ["/var/lib/gateway", "/run/gateway"]

@@ -61,7 +61,7 @@ def main(root: Path, environment: Path) -> None:
     for name in ("var/lib/gateway", "run/gateway"):
         (root / name).mkdir(parents=True)
         os.chown(root / name, _USER, _USER)
-        (root / name).chmod(0o750)
+        (root / name).chmod(0o1777)  # also for a user of your own; the gateway's socket in it is 0600
     (root / "etc/gateway").mkdir(exist_ok=True)
     # Nobody may write there at run time, and starting takes half as long with it.
     compileall.compile_dir(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from gateway.errors import UsageError
 USER = 10001
 """Whom the image runs as."""
 _SECRETS = "/run/secrets"
+_LOOPBACK = ("127.", "::1", "localhost")
 _MARGIN = 15
 """Seconds more than delay and drain until Kubernetes kills."""
 _RESTRICTED = {
@@ -34,12 +36,16 @@ def workload(config: Config, text: str, name: str, image: str) -> list[dict[str,
         image: Of the container.
 
     Raises:
-        UsageError: The file holds a secret itself.
+        UsageError: It holds a secret itself, or what these manifests cannot do.
     """
     if any(secret.path is None for secret in _secrets([*config.tunnels.values(), *config.backends.values()])):
         raise UsageError(
             "a secret stands in the configuration itself, and everybody may read a ConfigMap: use …_file"
         )
+    if any(spec.kind.single for spec in config.tunnels.values()):
+        raise UsageError("a VPN needs rights that these manifests do not give: use the chart with vpn.enabled")
+    if len({spec.kind.bulk for spec in config.backends.values()}) > 1:
+        raise UsageError("NFS needs a gateway on each node, databases need a Service: use a file for each")
     labels = {"app.kubernetes.io/name": "gateway", "app.kubernetes.io/instance": name}
     nodes = any(spec.kind.bulk for spec in config.backends.values())
     settings = {
@@ -68,7 +74,7 @@ def workload(config: Config, text: str, name: str, image: str) -> list[dict[str,
 def _secrets(value: Any) -> Iterator[Secret]:
     if isinstance(value, Secret):
         yield value
-    elif dataclasses.is_dataclass(value):
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield from _secrets(getattr(value, field.name))
     elif isinstance(value, list | tuple):
@@ -83,7 +89,17 @@ def _pod(config: Config, name: str, image: str, *, nodes: bool) -> dict[str, Any
     container = {
         "name": "gateway",
         "image": image,
-        "args": ["run", "-c", "/etc/gateway/gateway.yaml", "--ops-listen", f"0.0.0.0:{ops}"],
+        "args": [
+            "run",
+            "-c",
+            "/etc/gateway/gateway.yaml",
+            "--ops-listen",
+            f"0.0.0.0:{ops}",
+            "--ops-admin-socket",
+            f"{_WRITABLE['run']}/admin.sock",
+            "--state-dir",
+            _WRITABLE["state"],
+        ],
         "ports": [{"name": "ops", "containerPort": ops}],
         "startupProbe": _probe("/startupz", periodSeconds=1, failureThreshold=60),
         "livenessProbe": _probe("/livez", periodSeconds=10),
@@ -126,11 +142,19 @@ def _probe(path: str, **more: int) -> dict[str, Any]:
 
 def _services(config: Config, labels: dict[str, str]) -> Iterator[dict[str, Any]]:
     for backend, spec in config.backends.items():
-        port = next((address.port for address in spec.listen if isinstance(address, Endpoint)), None)
-        if port is not None:
+        addresses = [address for address in spec.listen if isinstance(address, Endpoint)]
+        for address in addresses:
+            if address.host.startswith(_LOOPBACK):
+                raise UsageError(f"backends.{backend}.listen: no other pod reaches {address}: use 0.0.0.0")
+        if not re.fullmatch("[a-z]([-a-z0-9]{0,61}[a-z0-9])?", backend):
+            raise UsageError(f"backends.{backend}: its Service needs a name of small letters, digits and -")
+        if ports := sorted({address.port for address in addresses}):
             yield {
                 "apiVersion": "v1",
                 "kind": "Service",
-                "metadata": {"name": backend.replace("_", "-").lower(), "labels": labels},
-                "spec": {"selector": labels, "ports": [{"port": port, "targetPort": port}]},
+                "metadata": {"name": backend, "labels": labels},
+                "spec": {
+                    "selector": labels,
+                    "ports": [{"name": f"p{port}", "port": port, "targetPort": port} for port in ports],
+                },
             }

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 from weakref import WeakKeyDictionary
@@ -32,6 +32,7 @@ from gateway.tunnels.direct import DirectTunnel
 log = logging.getLogger(__name__)
 
 _STARTED_POLL = 0.5
+_ROOM = 0.05
 _SHARE_OF_ONE = 0.8
 """Of a backend's connections, what one consumer may take where nothing else is configured."""
 
@@ -167,6 +168,8 @@ class Site:
         self._unit_of: dict[object, str] = {}
         self._units = 0
         self._retiring: set[Uplink | Forward] = set()
+        self._making_room: set[Uplink | Forward] = set()
+        """Those of `_retiring` whose successor cannot be opened beside them."""
         self._specs: WeakKeyDictionary[Uplink, TunnelSpec] = WeakKeyDictionary()
         self._budgets: dict[tuple[str | None, Endpoint], AbortBudget] = {}
         """By tunnel and server: several backends may lead to the same one."""
@@ -195,7 +198,7 @@ class Site:
         retired = {lane: self.uplinks.pop(lane) for lane in gone}
         for lane in wanted:
             if lane not in self.uplinks:
-                self._open(config, lane, retired.get(lane))
+                self._open(config, lane, retired.values())
         moved = {name for name, running in self.backends.items() if running.worker is not assigned.get(name)}
         for name in sorted((changes.backends_gone | moved) & self.backends.keys()):
             self._remove(self.backends.pop(name), drain)
@@ -206,11 +209,9 @@ class Site:
         for name in sorted(changes.backends_changed - moved):
             self._change(self.backends[name], config.backends[name], listeners)
         self._retiring.update(retired.values())  # all of them first: one may go through another
-        for lane, uplink in retired.items():
+        for uplink in retired.values():
             uplink.drain()
-            # What must not be open twice makes room at once.
-            makes_room = lane in self.uplinks and self._specs[uplink].kind.single
-            self._group.create_task(self._retire(uplink, 0.0 if makes_room else drain))
+            self._group.create_task(self._retire(uplink, drain))
         for address, listener in self.listeners.items():
             if address not in listeners:
                 listener.close()
@@ -256,14 +257,21 @@ class Site:
         """The lanes of a tunnel that this process has open."""
         return [uplink for lane, uplink in self.uplinks.items() if lane.tunnel == tunnel]
 
-    def _open(self, config: Config, lane: Lane, before: Uplink | None) -> None:
+    def _open(self, config: Config, lane: Lane, retired: Collection[Uplink]) -> None:
         spec = config.tunnels[lane.tunnel]
-        after = before if spec.kind.single else None
+        going = (*retired, *(each for each in self._retiring if isinstance(each, Uplink)))
+        same = [each for each in going if _identity(self._specs[each]) == _identity(spec) is not None]
+        self._making_room.update(same)  # its clients do not keep it open any longer
+
+        async def after() -> None:
+            while any(each in self._retiring for each in same):  # noqa: ASYNC110 - see _retire
+                await asyncio.sleep(_ROOM)
+
         outer = through(config, lane)
         via = self.uplinks[outer] if outer else self.direct
         traffic = "bulk" if lane.bulk else ""
         tunnel = spec.kind.create(spec.options)
-        uplink = self.uplinks[lane] = Uplink(spec.name, tunnel, via, traffic=traffic, after=after)
+        uplink = self.uplinks[lane] = Uplink(spec.name, tunnel, via, traffic=traffic, after=after if same else None)
         self._specs[uplink] = spec
         self._start(f"tunnel {spec.name}", uplink)
 
@@ -382,10 +390,11 @@ class Site:
         """Stop what is no longer configured once its clients are gone, or after `drain` seconds."""
         deadline = time.monotonic() + drain
         # Clients end in many places, and this runs only while something drains: a poll is the simplest.
-        while time.monotonic() < deadline and self._busy(unit):  # noqa: ASYNC110
+        while time.monotonic() < deadline and unit not in self._making_room and self._busy(unit):  # noqa: ASYNC110
             await asyncio.sleep(min(0.2, drain))
         await self._stop(unit)
         self._retiring.discard(unit)
+        self._making_room.discard(unit)
 
     def _busy(self, unit: Uplink | Forward) -> bool:
         if isinstance(unit, Forward):
@@ -394,3 +403,9 @@ class Site:
         return any(forward.active_on(unit) for forward in self.forwards()) or any(
             each.via is unit and each.state is not TunnelState.STOPPED for each in inner
         )
+
+
+def _identity(spec: TunnelSpec) -> object:
+    """What must not be connected twice; None: nothing."""
+    kind = spec.kind
+    return (kind.name, kind.identity(spec.options)) if kind.identity else None

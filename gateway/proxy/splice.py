@@ -3,11 +3,15 @@
 import asyncio
 import select
 import socket
+import time
+from dataclasses import dataclass
 
 from gateway.relay.sockets import tune
 
 _CHUNK = 128 * 1024
-_LOOK = 0.2
+_LOOK = 0.5
+_PATIENCE = 15.0
+"""Seconds for which an answer may pause once its client has said all."""
 _pumps: set[asyncio.Task[bool]] = set()
 
 
@@ -31,9 +35,10 @@ def plain_end(
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ours: socket.socket) -> bool:
+    heard = Heard()
     forth = asyncio.create_task(_forth(ours, writer))
-    back = asyncio.create_task(_back(reader, ours))
-    gone = asyncio.create_task(_closed(ours, forth))
+    back = asyncio.create_task(_back(reader, ours, heard))
+    gone = asyncio.create_task(_gone(ours, forth, heard))
     jobs = (forth, back, gone)
     try:
         # What the far side says is wanted until it has said all, or nobody is there to hear it.
@@ -51,13 +56,27 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ours
     return not failed
 
 
-async def _closed(ours: socket.socket, forth: "asyncio.Task[None]") -> None:
-    """Wait until the other end of the pair is closed, rather than only done with sending."""
-    await asyncio.wait({forth})
+@dataclass
+class Heard:
+    """When the far side was heard last, in monotonic seconds."""
+
+    at: float = 0.0
+
+
+async def _gone(ours: socket.socket, forth: "asyncio.Task[None]", heard: Heard) -> None:
+    """Wait until the other end of the pair is closed, or has said all and hears nothing any more.
+
+    It cannot be told to the far side that a client has said all, so one that waits for that end would wait for ever.
+    """
     poller = select.poll()
     poller.register(ours, 0)  # asks for nothing, and is told of a hangup (poll(2))
-    while not poller.poll(0):  # noqa: ASYNC110 - the loop watches no hangup by itself
+    done = 0.0
+    while not poller.poll(0):
         await asyncio.sleep(_LOOK)
+        if forth.done():
+            done = done or time.monotonic()
+            if time.monotonic() - max(done, heard.at) > _PATIENCE:
+                return
 
 
 async def _forth(ours: socket.socket, writer: asyncio.StreamWriter) -> None:
@@ -67,8 +86,9 @@ async def _forth(ours: socket.socket, writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
-async def _back(reader: asyncio.StreamReader, ours: socket.socket) -> None:
+async def _back(reader: asyncio.StreamReader, ours: socket.socket, heard: Heard) -> None:
     loop = asyncio.get_running_loop()
     while data := await reader.read(_CHUNK):
+        heard.at = time.monotonic()
         await loop.sock_sendall(ours, data)
     ours.shutdown(socket.SHUT_WR)

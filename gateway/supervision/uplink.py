@@ -12,7 +12,7 @@ only drains, it says draining.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 from gateway.contracts import Link, Tunnel, TunnelState
@@ -32,7 +32,7 @@ class Uplink:
         via: The uplink it goes through; None for one that needs none.
         quiet: Do not log its edges.
         traffic: What it is for, where the tunnel is opened more than once; for the log.
-        after: One that must have stopped before this is opened.
+        after: Waits until what must not be open at the same time is closed.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Uplink:
         *,
         quiet: bool = False,
         traffic: str = "",
-        after: "Uplink | None" = None,
+        after: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.name = name
         self.tunnel = tunnel
@@ -69,16 +69,13 @@ class Uplink:
         """The open link, offered to users or withheld."""
         self._draining = False
         self._after = after
-        self.stopped = asyncio.Event()
-        """Set once it has stopped for good."""
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Open the tunnel, and again whenever it is lost, until cancelled."""
         reconnect, quarantine = Backoff(RECONNECT), Backoff(QUARANTINE)
         try:
             if self._after is not None:
-                await self._after.stopped.wait()
-                self._after = None
+                await self._after()
             while True:
                 via = await self._wait_for_via()
                 self._hurry.clear()  # this attempt is what was asked for
@@ -100,7 +97,6 @@ class Uplink:
             self.open = None
             self._offer(None)
             self._become(TunnelState.STOPPED)
-            self.stopped.set()
 
     async def wait_link(self) -> Link:
         """Wait until the tunnel is open; the caller sets the deadline."""

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ class TunnelKind:
         verify: Raises `GatewayError` when the options, or files that they name, can never work.
         read_url: Gives the keys that the scheme and the rest of a URL, up to its query, stand for; None: it names
             user, host and port.
-        single: Whether it must not be open twice at once: its lanes are one, and no worker opens it.
+        identity: Gives of its options what must not be connected twice at once: its lanes are then one, no worker
+            opens it, and a successor waits; None: it may be open as often as one likes.
     """
 
     name: str
@@ -30,7 +31,12 @@ class TunnelKind:
     schemes: tuple[str, ...]
     verify: Callable[[Any], None] = lambda _: None
     read_url: Callable[[str, str], dict[str, str]] | None = None
-    single: bool = False
+    identity: Callable[[Any], Hashable] | None = None
+
+    @property
+    def single(self) -> bool:
+        """Whether it must not be open twice at once."""
+        return self.identity is not None
 
     def __reduce__(self) -> tuple[Callable[[str], "TunnelKind"], tuple[str]]:
         return (_named, (self.name,))

@@ -195,6 +195,6 @@ register(
         schemes=("openvpn",),
         verify=_verify,
         read_url=read_path,
-        single=True,
+        identity=lambda options: options.config,
     )
 )

@@ -100,7 +100,7 @@ class _Run:
         """Bytes from the peers; the age of the last handshake goes to the status."""
         vital = await self._wireguard.vital()
         if self.link is not None:
-            self.link.told["server"] = self._wireguard.server
+            self.link.told["server"] = ", ".join(vital.endpoints)
             if vital.handshake:
                 self.link.told["handshake_age_seconds"] = max(0.0, round(time.time() - vital.handshake, 1))
         return vital.received
@@ -110,9 +110,7 @@ class _Run:
         try:
             await self._wireguard.connect_anew()
         except TunnelError as error:
-            if error.reason is not Reason.DNS:
-                raise
-            log.warning("%s", error.detail)  # the next time, perhaps
+            log.warning("%s", error.detail)  # the next time, perhaps; without a child it ends by itself
 
     def renew(self) -> None:
         """The file or a key changed: keys and peers are set in place; for anything else the device is made anew."""
@@ -140,6 +138,6 @@ def _verify(options: WireGuardOptions) -> None:
 register(
     TunnelKind(
         "wireguard", WireGuardOptions, WireGuardTunnel, schemes=("wireguard",), verify=_verify,
-        read_url=read_path, single=True,
+        read_url=read_path, identity=lambda options: options.config,
     )
 )  # fmt: skip

@@ -1,13 +1,58 @@
-"""What a gateway that was killed left in the file system: sockets at which nobody listens any more."""
+"""Folders and sockets that a gateway which was killed left behind, told apart from those of one that lives."""
 
 import contextlib
+import fcntl
+import os
 import shutil
 import socket
+import tempfile
+import time
 from pathlib import Path
 
+_LOCK = "lock"
+_YOUNG = 30.0
+"""Seconds for which something may still be about to be locked, or listened at."""
 
-def sweep(folder: Path, pattern: str) -> None:
-    """Remove the sockets of ours that nobody listens at, or the folders that hold one.
+
+class OwnFolder:
+    """A folder below the temporary one, which nobody sweeps while this process lives.
+
+    Args:
+        prefix: What its name begins with; those of gateways that were killed are removed.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        for old in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+            with contextlib.suppress(OSError):
+                _sweep(old)
+        self.path = Path(tempfile.mkdtemp(prefix=prefix))  # mode 0700
+        # Held as long as the descriptor, which ends with the process (flock(2)).
+        self._lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def close(self) -> None:
+        """Remove it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def _sweep(folder: Path) -> None:
+    status = folder.lstat()
+    if status.st_uid != os.geteuid() or time.time() - status.st_mtime < _YOUNG:
+        return
+    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    else:
+        shutil.rmtree(folder)
+    finally:
+        os.close(lock)
+
+
+def sweep_sockets(folder: Path, pattern: str) -> None:
+    """Remove sockets at which nobody listens any more.
 
     Args:
         folder: Where they are.
@@ -15,14 +60,13 @@ def sweep(folder: Path, pattern: str) -> None:
     """
     for path in folder.glob(pattern):
         with contextlib.suppress(OSError):
-            if _abandoned(next(path.glob("*.sock"), None) if path.is_dir() else path):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if time.time() - path.lstat().st_mtime > _YOUNG and _abandoned(path):
+                path.unlink()
 
 
-def _abandoned(path: Path | None) -> bool:
-    if path is None:
-        return False  # somebody may be about to make it
+def _abandoned(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as sock:
+        sock.setblocking(False)
         try:
             sock.connect(str(path))
         except ConnectionRefusedError:

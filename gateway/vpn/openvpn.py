@@ -31,14 +31,14 @@ def client_file(options: OpenVpnOptions) -> ClientFile:
         TunnelError: It is not there, or cannot be used.
     """
     try:
-        text = options.config.read_text()
-        if "<key>" in text or "<secret>" in text:
-            check_private(options.config)
-        return read(text)
-    except TunnelError:
-        raise
+        file = read(options.config.read_text())
     except (OSError, UnicodeDecodeError, GatewayError) as error:
         raise TunnelError(Reason.PROTOCOL, f"config: {options.config}: {error}", fatal=True) from error
+    if file.private:
+        check_private(options.config)
+    for name in file.private_files:
+        check_private(options.config.resolve().parent / name)  # as --cd makes it
+    return file
 
 
 class OpenVpn:

@@ -5,12 +5,10 @@ As it is the client of that socket, it ends when we do: it quits once the socket
 
 import asyncio
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.vpn import leftovers
+from gateway.vpn.leftovers import OwnFolder
 
 _PREFIX = "gateway-vpn-"
 _QUOTED = str.maketrans({"\\": "\\\\", '"': '\\"'})
@@ -25,7 +23,7 @@ class Management:
 
     def __init__(self, heard: Callable[[str, str], None]) -> None:
         self._heard = heard
-        self._folder: Path | None = None
+        self._folder: OwnFolder | None = None
         self._server: asyncio.Server | None = None
         self._writer: asyncio.StreamWriter | None = None
 
@@ -34,15 +32,17 @@ class Management:
         """The socket, once it listens."""
         if self._folder is None:
             raise RuntimeError("it does not listen yet")
-        return self._folder / "management.sock"
+        return self._folder.path / "management.sock"
 
     async def listen(self) -> None:
         """Begin to listen."""
-        leftovers.sweep(Path(tempfile.gettempdir()), f"{_PREFIX}*")
-        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX))  # mode 0700
+        self._folder = OwnFolder(_PREFIX)
         self._server = await asyncio.start_unix_server(self._serve, self.path)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._writer is not None:
+            writer.close()  # not the child, which connects once
+            return
         self._writer = writer
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
@@ -68,4 +68,5 @@ class Management:
         if self._server is not None:
             self._server.close()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.close()
+            self._folder = None

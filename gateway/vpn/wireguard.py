@@ -106,7 +106,7 @@ class WireGuard:
         return wanted
 
     async def _start_child(self) -> None:
-        leftovers.sweep(_SOCKETS, "gww-*.sock")
+        leftovers.sweep_sockets(_SOCKETS, "gww-*.sock")
         self._child = await Child.start(
             ["wireguard-go", "-f", self._device], "wireguard-go", self._printed, {"LOG_LEVEL": "error"}
         )

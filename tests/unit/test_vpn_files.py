@@ -46,6 +46,12 @@ def test_what_stands_in_a_block_is_left_alone() -> None:
         ("client\nplugin evil.so\n", "line 2: plugin loads code"),
         ("--tls-verify /x\n", "line 1: tls-verify decides by a script"),
         ("<ca>\n", "<ca> is not closed"),
+        ('"plugin" x.so', "plugin loads code"),
+        ('"plugin"/x.so', "plugin loads code"),
+        ("setenv opt plugin /x.so", "plugin loads code"),
+        ("\ufeffplugin x", "plugin loads code"),
+        ("config other.ovpn", "config reads a further file"),
+        ("setenv X 'open", "line 1: ' is not closed"),
     ],
 )
 def test_an_openvpn_file_that_cannot_be_used(text: str, words: str) -> None:
@@ -64,6 +70,29 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     for read in (openvpn_file.read, wireguard_file.read):
         with contextlib.suppress(GatewayError):
             read(text)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("setenv FRIENDLY_NAME O'Brien", ["setenv", "FRIENDLY_NAME", "O'Brien"]),
+        ('setenv X "a b" c', ["setenv", "X", "a b", "c"]),
+        (r'cert "C:\\x\\y.crt"', ["cert", r"C:\x\y.crt"]),
+        (r"push a\ b", ["push", "a b"]),
+        ("remote a 1 # it's", ["remote", "a", "1"]),
+        ("; all of it", []),
+        ("pass 'a\\b'x", ["pass", "a\\b", "x"]),
+        ("a#b", ["a#b"]),
+    ],
+)
+def test_words_are_those_that_openvpn_finds(line: str, words: list[str]) -> None:
+    assert openvpn_file.words_of(line) == words
+
+
+def test_a_block_with_a_comment_and_windows_line_ends() -> None:
+    file = openvpn_file.read("client\r\n<key> # it's\r\nplugin\r\n</key>\r\ntls-auth ta.key 1\r\n")
+    assert file.private
+    assert file.private_files == ("ta.key",)
 
 
 # What OpenVPN says.
@@ -140,8 +169,8 @@ def test_a_wireguard_file_as_wg_wants_it() -> None:
         (wireguard().replace("Endpoint = vpn.example:51820", ""), "has an Endpoint"),
         (wireguard().replace("Address = 10.9.0.2/24", ""), "has no Address"),
         ("PrivateKey = x", "line 1: stands before"),
-        ("[Server]", "line 1: unknown section"),
-        ("[Interface]\nnonsense", "line 2: 'nonsense' is no KEY"),
+        ("[Server]", "line 1: begins an unknown section"),
+        ("[Interface]\nnonsense", "line 2: is no KEY"),
     ],
 )
 def test_a_wireguard_file_that_cannot_be_used(text: str, words: str) -> None:
@@ -149,12 +178,22 @@ def test_a_wireguard_file_that_cannot_be_used(text: str, words: str) -> None:
         wireguard_file.read(text)
 
 
+@pytest.mark.parametrize(
+    "line", [f"PrivateKey: {KEY}", f"PrivateKey {KEY}", KEY, f"[{KEY}]", f"Endpoint = {KEY}", f"DNS = {KEY}"]
+)
+def test_a_key_in_the_wrong_place_is_not_shown(line: str) -> None:
+    for text in (wireguard(line), wireguard(peer=line)):
+        with pytest.raises(GatewayError) as caught:
+            wireguard_file.read(text)
+        assert "AAAA" not in str(caught.value).upper()
+
+
 def test_the_last_handshake_of_all_peers() -> None:
     text = f"{KEY}\tpub\t51820\toff\n" + "".join(
         f"{OTHER}\t(none)\t192.0.2.1:5\t10.0.0.0/8\t{handshake}\t{received}\t9\t25\n"
         for handshake, received in ((100, 7), (300, 5), (0, 0))
     )
-    assert wireguard_file.read_dump(text) == wireguard_file.Vital(300, 12)
+    assert wireguard_file.read_dump(text) == wireguard_file.Vital(300, 12, ("192.0.2.1:5",) * 3)
     assert wireguard_file.read_dump("") == wireguard_file.Vital(0, 0)
 
 

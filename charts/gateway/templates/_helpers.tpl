@@ -47,6 +47,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- regexFind "[0-9]+$" $first -}}
 {{- end }}
 
+{{- define "gateway.serviceName" -}}{{ . | replace "_" "-" | lower }}{{- end }}
+
 {{- /* Name and port of everything that pods connect to. */ -}}
 {{- define "gateway.ports" -}}
 {{- $ports := dict -}}
@@ -58,7 +60,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
 {{- define "gateway.config" -}}
-{{- $gateway := merge (dict "state_dir" "/var/lib/gateway") .Values.config.gateway -}}
+{{- $gateway := merge (dict) .Values.config.gateway (dict "state_dir" "/var/lib/gateway") -}}
 {{- $ops := dict "listen" (printf "0.0.0.0:%d" (int .Values.ops.port)) "admin_socket" "/run/gateway/admin.sock" -}}
 {{- dict "gateway" $gateway "ops" $ops "shutdown" .Values.shutdown "log" .Values.config.log "tunnels" .Values.config.tunnels "backends" .Values.config.backends | toYaml -}}
 {{- end }}
@@ -69,6 +71,35 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- fail (printf "shutdown.delay and shutdown.drain take %dms together, which does not fit into terminationGracePeriodSeconds of %d s: the pod would be killed with clients connected" (int64 $both) (int64 .Values.terminationGracePeriodSeconds)) -}}
 {{- end -}}
 {{- if and (eq .Values.mode "sidecar") .Values.vpn.enabled -}}{{- fail "vpn.enabled: a VPN is a deployment of its own, so that the app's pod stays restricted" -}}{{- end -}}
+{{- range $kind, $all := dict "tunnels" .Values.config.tunnels "backends" .Values.config.backends -}}
+{{- range $name, $spec := $all -}}
+{{- range $key := list "password" "passphrase" "key_password" "private_key" "preshared_key" -}}
+{{- range $place := list $spec (default dict $spec.check) -}}
+{{- if hasKey $place $key -}}{{- fail (printf "config.%s.%s: %s would stand in a ConfigMap, which everybody may read: use %s_file and `secrets`" $kind $name $key $key) -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $names := dict -}}
+{{- if eq .Values.mode "deployment" -}}
+{{- range $name, $port := include "gateway.ports" . | fromYaml -}}
+{{- $service := include "gateway.serviceName" $name -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$" $service) -}}{{- fail (printf "config.backends.%s: its Service cannot be called %q: a name has letters, digits and -, and begins with a letter" $name $service) -}}{{- end -}}
+{{- if hasKey $names $service -}}{{- fail (printf "config.backends.%s and config.backends.%s would have one Service" $name (get $names $service)) -}}{{- end -}}
+{{- $_ := set $names $service $name -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $tunnel := .Values.config.tunnels -}}
+{{- if has $tunnel.kind (list "openvpn" "wireguard") -}}
+{{- if not $.Values.vpn.enabled -}}{{- fail (printf "config.tunnels.%s: a VPN needs vpn.enabled" $name) -}}{{- end -}}
+{{- if ne (default "namespace" $tunnel.isolation) "device" -}}{{- fail (printf "config.tunnels.%s: needs `isolation: device`: the other needs CAP_SYS_ADMIN, which is not given" $name) -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.networkPolicy.enabled .Values.existingConfigMap (not .Values.networkPolicy.egress) -}}{{- fail "networkPolicy.egress: what existingConfigMap needs is not known here: give the rules" -}}{{- end -}}
+{{- if and (eq .Values.mode "sidecar") (or .Values.networkPolicy.enabled .Values.serviceMonitor.enabled .Values.podMonitor.enabled) -}}{{- fail "networkPolicy, serviceMonitor and podMonitor are about pods of this chart: with mode sidecar they belong to the app's chart" -}}{{- end -}}
+{{- range $label := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart" -}}
+{{- if hasKey $.Values.podLabels $label -}}{{- fail (printf "podLabels: %s is the chart's own" $label) -}}{{- end -}}
+{{- end -}}
 {{- if not (or .Values.config.backends .Values.existingConfigMap) -}}{{- fail "config.backends is empty: name at least one, or an existingConfigMap" -}}{{- end -}}
 {{- end }}
 
@@ -82,6 +113,7 @@ The container, also as a native sidecar in a chart of your own: add this chart a
     {{- include "gateway.sidecar" (dict "root" .Subcharts.gateway) | nindent 4 }}
   volumes:
     {{- include "gateway.volumes" .Subcharts.gateway | nindent 4 }}
+  securityContext: {fsGroup: 10001}      # so that it may read its Secrets
 */ -}}
 {{- define "gateway.sidecar" -}}
 {{- include "gateway.container" (dict "root" .root "sidecar" true) -}}
@@ -168,7 +200,7 @@ The container, also as a native sidecar in a chart of your own: add this chart a
 - name: gateway-secret-{{ $index }}
   secret:
     secretName: {{ $each.name | quote }}
-    defaultMode: 0440
+    defaultMode: {{ if $.Values.vpn.enabled }}0400{{ else }}0440{{ end }}
     {{- with $each.items }}
     items: {{- toYaml . | nindent 6 }}
     {{- end }}
