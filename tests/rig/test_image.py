@@ -304,7 +304,7 @@ def test_a_swarm_with_a_gateway_on_every_node(yard: Yard, swarm: tuple[Engine, E
     """Two nodes: the servers are beyond both, and an app on either asks by name."""
     yard.prepare("swarm")
     folder = yard.folder / "swarm"
-    manager, worker = swarm
+    manager, _ = swarm
     with contextlib.ExitStack() as stack:
         for node in swarm:
             copy = f"docker -H {yard.engine.url} save gateway | docker -H {node.url} load"
