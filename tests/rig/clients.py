@@ -59,6 +59,17 @@ def read_nfs(port: int, path: str = "/media/hello.txt") -> str:
     return subprocess.run(["nfs-cat", url], capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout
 
 
+def read_smb(port: int, folder: Path) -> str:
+    """The file of `servers.Samba`, by way of `folder`."""
+    got = folder / "got.txt"
+    done = subprocess.run(
+        ["smbclient", "//127.0.0.1/media", "-p", str(port), "-N", "-c", f"get hello.txt {got}"],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert got.exists(), done.stdout + done.stderr
+    return got.read_text()
+
+
 def connect_unix(path: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     sock.connect(str(path))

@@ -1,11 +1,13 @@
-"""Servers that misbehave, each in a thread: silent, dripping, resetting, echoing."""
+"""Samba, and servers that misbehave, each in a thread: silent, dripping, resetting, echoing."""
 
 import contextlib
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+from gateway.demo.process import Process, find, free_port
 from gateway.relay.sockets import reset
 
 Behaviour = Callable[[socket.socket], None]
@@ -84,3 +86,45 @@ def echoing(client: socket.socket) -> None:
     while data := client.recv(65536):
         client.sendall(data)
     client.shutdown(socket.SHUT_WR)
+
+
+class Samba:
+    """A server with one share, `media`, for guests.
+
+    Args:
+        folder: Where its files go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "share").mkdir(parents=True)
+        (folder / "share" / "hello.txt").write_text("hello over SMB\n")
+        self.port = free_port()
+        (folder / "smb.conf").write_text(f"""
+[global]
+  smb ports = {self.port}
+  interfaces = 127.0.0.1
+  bind interfaces only = yes
+  private dir = {folder}
+  state directory = {folder}
+  cache directory = {folder}
+  lock directory = {folder}
+  pid directory = {folder}
+  ncalrpc dir = {folder}/rpc
+  map to guest = Bad User
+  guest account = root
+  disable netbios = yes
+  load printers = no
+  log file = {folder}/log
+[media]
+  path = {folder}/share
+  guest ok = yes
+""")
+        command = [find("smbd") or "smbd", "--foreground", "--no-process-group", "-s", str(folder / "smb.conf")]
+        self._process = Process(command, folder / "out")
+
+    def start(self) -> "Samba":
+        self._process.start(self.port)
+        return self
+
+    def stop(self) -> None:
+        self._process.stop()

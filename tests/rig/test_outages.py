@@ -512,7 +512,7 @@ def test_no_probe_ever_uses_up_a_servers_patience(rig_folder: Path) -> None:
     outcomes = patience.patience(600, rig_folder / "patience")
     assert sum(outcomes.values()) >= 600
     assert outcomes["good: up"] > 50
-    assert outcomes["hasty: timeout"] > 50
+    assert outcomes["hasty: timeout"] > 20
     assert not [outcome for outcome in outcomes if outcome.endswith("host_blocked")]
 
 

@@ -1,14 +1,14 @@
 """SMB against Debian's Samba, straight and through the gateway."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clients import read_smb
 from conftest import Gateway, need, ssh_tunnel
-from servers import resetting, serving, talking
+from servers import Samba, resetting, serving, talking
 
-from gateway.demo.process import Process, find, free_port
+from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
 
 pytestmark = pytest.mark.rig
@@ -18,35 +18,8 @@ pytestmark = pytest.mark.rig
 def samba(tmp_path: Path) -> Iterator[int]:
     """A server with one share for guests; its port."""
     need(find("smbd") is not None and find("smbclient") is not None, "smbd and smbclient (packages samba smbclient)")
-    folder = tmp_path / "samba"
-    (folder / "share").mkdir(parents=True)
-    (folder / "share" / "hello.txt").write_text("hello over SMB\n")
-    port = free_port()
-    (folder / "smb.conf").write_text(f"""
-[global]
-  smb ports = {port}
-  interfaces = 127.0.0.1
-  bind interfaces only = yes
-  private dir = {folder}
-  state directory = {folder}
-  cache directory = {folder}
-  lock directory = {folder}
-  pid directory = {folder}
-  ncalrpc dir = {folder}/rpc
-  map to guest = Bad User
-  guest account = root
-  disable netbios = yes
-  load printers = no
-  log file = {folder}/log
-[media]
-  path = {folder}/share
-  guest ok = yes
-""")
-    server = Process(
-        [find("smbd") or "smbd", "--foreground", "--no-process-group", "-s", str(folder / "smb.conf")], folder / "out"
-    )
-    server.start(port)
-    yield port
+    server = Samba(tmp_path / "samba").start()
+    yield server.port
     server.stop()
 
 
@@ -69,9 +42,4 @@ def test_a_share_is_checked_and_read_through_the_gateway(
         assert gateway.backend("media")["targets"][0]["version"].startswith("SMB 3.0")
         gateway.wait_state("rude", "down", "reset")
         gateway.wait_state("other", "down", "protocol")
-        got = tmp_path / "got.txt"
-        done = subprocess.run(
-            ["smbclient", "//127.0.0.1/media", "-p", str(listen), "-N", "-c", f"get hello.txt {got}"],
-            capture_output=True, text=True, timeout=30, check=False,
-        )  # fmt: skip
-        assert got.read_text() == "hello over SMB\n", done.stdout + done.stderr
+        assert read_smb(listen, tmp_path) == "hello over SMB\n"

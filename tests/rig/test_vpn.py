@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pymysql
 import pytest
-from clients import mysql, query_mysql, query_postgres, read_nfs
+from clients import mysql, query_mysql, query_postgres, read_nfs, read_smb
 from conftest import Gateway, database_check, need
 from netns import BEHIND, BEHIND_V6, NAMES, OUTER_FAR, OUTER_OTHER, give_addresses, inside, run, two
+from servers import Samba
 from vpn import Authority, OpenVpnServer, WireGuardPeer, nothing_outside
 
 from gateway.demo import mariadb, nfs, postgres
@@ -57,6 +58,7 @@ class World:
     mariadb: mariadb.MariaDB
     postgres: postgres.Postgres
     nfs: nfs.NfsServer
+    samba: Samba
     bastion: Bastion
     openvpn: OpenVpnServer
     wireguard: WireGuardPeer
@@ -73,6 +75,7 @@ def far(rig_folder: Path) -> Iterator[World]:
         ("tcpdump", "tcpdump"), ("iptables", "iptables"), ("ip", "iproute2"),
     ):  # fmt: skip
         need(find(program) is not None, f"{program} (package {package})")
+    need(find("smbd") is not None and find("smbclient") is not None, "smbd and smbclient (packages samba smbclient)")
     need(mariadb.available() and postgres.available() and nfs.available(), "mariadbd, postgres, ganesha.nfsd")
     folder = rig_folder / "vpn"
     folder.mkdir()
@@ -85,6 +88,7 @@ def far(rig_folder: Path) -> Iterator[World]:
             mariadb.MariaDB(folder / "mariadb"),
             postgres.Postgres(folder / "postgres"),
             nfs.NfsServer(folder / "nfs"),
+            Samba(folder / "samba"),
             Bastion(folder / "bastion"),
             OpenVpnServer(folder / "openvpn", authority),
             WireGuardPeer(folder / "wireguard"),
@@ -93,7 +97,7 @@ def far(rig_folder: Path) -> Iterator[World]:
         stack.callback(names.stop)
         with inside(FAR):
             names.spawn()
-            for server in (world.mariadb, world.postgres, world.nfs, world.bastion):
+            for server in (world.mariadb, world.postgres, world.nfs, world.samba, world.bastion):
                 stack.callback(server.stop)
                 server.start()
         for vpn in (world.openvpn, world.wireguard):
@@ -115,7 +119,7 @@ def tunnel(world: World, kind: str, gateway: Gateway, more: str = "") -> str:
 
 def backends(world: World, gateway: Gateway, via: str, host: str = BEHIND) -> tuple[str, dict[str, int]]:
     """A backend of each kind that speaks, through `via`."""
-    ports = {name: free_port() for name in ("orders", "reports", "media", "raw")}
+    ports = {name: free_port() for name in ("orders", "reports", "media", "share", "raw")}
     text = f"""
       orders:
         {{kind: mysql, via: {via}, targets: ["{host}:{world.mariadb.port}"], listen: "127.0.0.1:{ports["orders"]}",
@@ -126,6 +130,9 @@ def backends(world: World, gateway: Gateway, via: str, host: str = BEHIND) -> tu
       media:
         {{kind: nfs, via: {via}, targets: ["{host}:{world.nfs.port}"], listen: "127.0.0.1:{ports["media"]}",
          export: /media, check: {{interval: 1s}}}}
+      share:
+        {{kind: smb, via: {via}, targets: ["{host}:{world.samba.port}"], listen: "127.0.0.1:{ports["share"]}",
+         share: media, check: {{interval: 1s}}}}
       raw:
         {{kind: tcp, via: {via}, targets: ["{host}:{world.mariadb.port}"], listen: "127.0.0.1:{ports["raw"]}",
          check: {{interval: 1s}}}}
@@ -160,10 +167,12 @@ def host_network() -> str:
     return "".join(line for line in run(commands).splitlines(keepends=True) if "fe80:" not in line)
 
 
-def use_all(world: World, ports: dict[str, int]) -> None:
+def use_all(world: World, ports: dict[str, int], folder: Path) -> None:
     assert query_mysql(world.mariadb, ports["orders"]) > 0
     assert query_postgres(world.postgres, ports["reports"]) > 0
     assert read_nfs(ports["media"]) == "hello over NFS\n"
+    assert read_smb(ports["share"], folder) == "hello over SMB\n"
+    (folder / "got.txt").unlink()
     assert query_mysql(world.mariadb, ports["raw"]) > 0
 
 
@@ -177,7 +186,7 @@ def test_every_kind_of_backend_is_reached_and_the_host_stays_as_it_is(
     write(gateway, f"office: {tunnel(far, kind, gateway, f', isolation: {isolation}')}", text)
     with nothing_outside(gateway.folder / "outer.txt"):
         gateway.start().wait_up(*ports, timeout=UP)
-        use_all(far, ports)
+        use_all(far, ports, gateway.folder)
         if isolation == "namespace":
             assert host_network() == before
     gateway.stop()
@@ -208,7 +217,7 @@ def test_a_bastion_behind_a_vpn(far: World, gateway: Gateway, kind: str) -> None
     write(gateway, f"office: {tunnel(far, kind, gateway)}\nbastion: {bastion}", text)
     with nothing_outside(gateway.folder / "outer.txt", f".{far.bastion.port}:"):
         gateway.start().wait_up(*ports, timeout=UP)
-        use_all(far, ports)
+        use_all(far, ports, gateway.folder)
 
 
 def test_openvpn_through_an_ssh_tunnel(far: World, gateway: Gateway) -> None:
@@ -227,7 +236,7 @@ def test_openvpn_through_an_ssh_tunnel(far: World, gateway: Gateway) -> None:
         write(gateway, tunnels, text)
         with nothing_outside(gateway.folder / "outer.txt", ".1195:"):
             gateway.start().wait_up(*ports, timeout=UP)
-            use_all(far, ports)
+            use_all(far, ports, gateway.folder)
     finally:
         server.stop()
 
@@ -252,11 +261,13 @@ def test_openvpn_by_udp_does_not_go_through_an_ssh_tunnel_and_says_so(far: World
 def test_names_are_looked_up_behind_the_vpn(far: World, gateway: Gateway, kind: str) -> None:
     text, ports = backends(far, gateway, "office", host="orders.far.example")
     short, more_ports = backends(far, gateway, "office", host="orders")
-    text += short.replace("orders:", "o:", 1).replace("reports:", "r:").replace("media:", "m:").replace("raw:", "w:")
+    for name, other in (("orders", "o"), ("reports", "r"), ("media", "m"), ("share", "s"), ("raw", "w")):
+        short = short.replace(f"{name}:", f"{other}:", 1)
+    text += short
     write(gateway, f"office: {tunnel(far, kind, gateway)}", text)
-    gateway.start().wait_up("o", "r", "m", "w", *ports, timeout=UP)
-    use_all(far, ports)
-    use_all(far, more_ports)
+    gateway.start().wait_up("o", "r", "m", "s", "w", *ports, timeout=UP)
+    use_all(far, ports, gateway.folder)
+    use_all(far, more_ports, gateway.folder)
 
 
 def test_openvpn_with_a_user_and_a_password(far: World, gateway: Gateway) -> None:
@@ -271,7 +282,7 @@ def test_openvpn_with_a_user_and_a_password(far: World, gateway: Gateway) -> Non
         keys = f"kind: openvpn, config: {config}, user: {login[0]}, password_file: {secret}"
         write(gateway, f"office: {{{keys}}}", text)
         gateway.start().wait_up(*ports, timeout=UP)
-        use_all(far, ports)
+        use_all(far, ports, gateway.folder)
         gateway.stop()
         assert login[1] not in gateway.log
 
