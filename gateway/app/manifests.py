@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from gateway.app.rendering import ONLY_HERE
 from gateway.config import Config
 from gateway.contracts import Endpoint, Secret
 from gateway.errors import UsageError
@@ -13,7 +14,6 @@ from gateway.errors import UsageError
 USER = 10001
 """Whom the image runs as."""
 _SECRETS = "/run/secrets"
-_LOOPBACK = ("127.", "::1", "localhost")
 _MARGIN = 15
 """Seconds more than delay and drain until Kubernetes kills."""
 _RESTRICTED = {
@@ -144,7 +144,7 @@ def _services(config: Config, labels: dict[str, str]) -> Iterator[dict[str, Any]
     for backend, spec in config.backends.items():
         addresses = [address for address in spec.listen if isinstance(address, Endpoint)]
         for address in addresses:
-            if address.host.startswith(_LOOPBACK):
+            if address.host.startswith(ONLY_HERE):
                 raise UsageError(f"backends.{backend}.listen: no other pod reaches {address}: use 0.0.0.0")
         if not re.fullmatch("[a-z]([-a-z0-9]{0,61}[a-z0-9])?", backend):
             raise UsageError(f"backends.{backend}: its Service needs a name of small letters, digits and -")

@@ -1,5 +1,6 @@
 """`import`: a configuration from what runs today."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,8 @@ import click
 
 if TYPE_CHECKING:
     from gateway.importing.found import Found
+
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @click.group("import")
@@ -18,36 +21,34 @@ def import_() -> None:
 @click.argument("command", metavar="'ssh -L …'")
 def ssh_command(command: str) -> None:
     """Print the configuration that replaces an `ssh -L` command, given as one word."""
-    from gateway.importing import found, ssh  # noqa: PLC0415 - slow to import
+    from gateway.importing import ssh  # noqa: PLC0415 - slow to import
 
-    result = found.Found()
-    ssh.command(command, result)
-    _tell(result)
+    _tell(ssh.command, command)
 
 
 @import_.command("ssh-config")
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("file", type=_FILE)
 def ssh_config(file: Path) -> None:
     """Print the configuration that replaces the hosts with a LocalForward in an ssh_config file."""
-    from gateway.importing import found, ssh  # noqa: PLC0415 - slow to import
+    from gateway.importing import ssh  # noqa: PLC0415 - slow to import
 
-    result = found.Found()
-    ssh.config(file.read_text(), result)
-    _tell(result)
+    _tell(ssh.config, file.read_text())
 
 
 @import_.command("compose")
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("file", type=_FILE)
 def compose_file(file: Path) -> None:
     """Print the configuration that replaces a compose file's ssh services and NFS volumes."""
-    from gateway.importing import compose, found  # noqa: PLC0415 - slow to import
+    from gateway.importing import compose  # noqa: PLC0415 - slow to import
 
-    result = found.Found()
-    compose.services(file.read_text(), result)
-    _tell(result)
+    _tell(compose.services, file.read_text())
 
 
-def _tell(found: "Found") -> None:
+def _tell(read: "Callable[[str, Found], None]", text: str) -> None:
+    from gateway.importing.found import Found  # noqa: PLC0415 - slow to import
+
+    found = Found()
+    read(text, found)
     click.echo(found.text().rstrip())
     for note in found.notes:
         click.secho(f"# {note}", err=True, fg="yellow")

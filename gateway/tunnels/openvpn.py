@@ -13,6 +13,7 @@ from gateway.tunnels import TunnelKind, register
 from gateway.vpn.keeper import Keeper
 from gateway.vpn.link import VpnLink
 from gateway.vpn.openvpn import OpenVpn, client_file
+from gateway.vpn.openvpn_file import ClientFile
 from gateway.vpn.options import OpenVpnOptions, read_path
 from gateway.vpn.places import Place, device_name, place_for
 from gateway.vpn.redirect import Redirect
@@ -63,14 +64,14 @@ class OpenVpnTunnel:
 class _Run:
     """One child, from its start to its end."""
 
-    def __init__(self, options: OpenVpnOptions, redirect: Redirect | None, via: str) -> None:
+    def __init__(self, options: OpenVpnOptions, file: ClientFile, redirect: Redirect | None, via: str) -> None:
         self._options = options
         self._redirect = redirect
         self._via = via
         self._device = device_name("o")
         self._steps: asyncio.Queue[str] = asyncio.Queue()
-        self._text = client_file(options).text
-        self._vpn = OpenVpn(options, self._device, self._elsewhere, self._steps.put_nowait)
+        self._file = file
+        self._vpn = OpenVpn(options, file, self._device, self._elsewhere, self._steps.put_nowait)
         self._link: VpnLink | None = None
         self._ended: asyncio.Future[TunnelError] = asyncio.get_running_loop().create_future()
         self.place: Place = place_for(options.isolation, self._device)
@@ -79,12 +80,13 @@ class _Run:
     async def start(cls, options: OpenVpnOptions, via: Link, stack: AsyncExitStack) -> "_Run":
         # A child cannot take a socket from another link, so it gets a door that leads there.
         redirect = None if via.leads_to == "here" else await stack.enter_async_context(Redirect(via))
-        if redirect is not None and client_file(options).proxied:
+        file = client_file(options)
+        if redirect is not None and file.proxied:
             detail = (
                 f"{options.config}: http-proxy and socks-proxy would go around {via.leads_to}: remove them, or via"
             )
             raise TunnelError(Reason.PROTOCOL, detail, fatal=True)
-        run = cls(options, redirect, via.leads_to)
+        run = cls(options, file, redirect, via.leads_to)
         stack.callback(run.place.close)
         stack.push_async_callback(run.place.leave)
         stack.push_async_callback(run._vpn.stop)
@@ -169,7 +171,7 @@ class _Run:
     def renew(self) -> None:
         """Certificates and keys are read anew by a new connection in place; the file itself needs a new child."""
         try:
-            same = client_file(self._options).text == self._text
+            same = client_file(self._options).text == self._file.text
         except TunnelError as error:
             log.error("%s", error.detail)
             return

@@ -56,6 +56,7 @@ class WireGuardTunnel:
             addressing = await wireguard.start()
             await self._connected(wireguard, progress)
             run = _Run(wireguard)
+            stack.callback(run.close)
             link = VpnLink(place, f"here > {self.far_side}", options.silence.patience, run.renew)
             stack.callback(link.close)
             run.link = link
@@ -123,6 +124,11 @@ class _Run:
             self._renewing = asyncio.create_task(self.connect_anew())
         elif self.link is not None:
             self.link.lose("its configuration file has changed")
+
+    def close(self) -> None:
+        """Stop what is under way."""
+        if self._renewing is not None:
+            self._renewing.cancel()
 
     async def follow(self) -> None:
         """Until the child is gone."""

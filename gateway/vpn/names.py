@@ -1,6 +1,7 @@
 """Names that are looked up through the VPN, at the name servers that it gave (dnspython)."""
 
 import asyncio
+import ipaddress
 import socket
 from collections.abc import Sequence
 from functools import partial
@@ -98,10 +99,8 @@ class Names:
 
 
 def _is_address(host: str) -> bool:
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            socket.inet_pton(family, host.partition("%")[0])
-        except OSError:
-            continue
-        return True
-    return False
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True

@@ -46,6 +46,7 @@ class OpenVpn:
 
     Args:
         options: What the configuration says.
+        file: The client's file.
         device: What to call its device.
         redirect: Where to connect instead of a server's own address; None: there.
         changed: Called when the connection comes, goes, or makes a step.
@@ -54,6 +55,7 @@ class OpenVpn:
     def __init__(
         self,
         options: OpenVpnOptions,
+        file: ClientFile,
         device: str,
         redirect: Callable[[Endpoint, str], Endpoint | None],
         changed: Callable[[str], None],
@@ -66,6 +68,7 @@ class OpenVpn:
         self.pushed: Addressing | None = None
         self.server: Endpoint | None = None
         self._options = options
+        self._file = file
         self._device = device
         self._redirect = redirect
         self._changed = changed
@@ -79,7 +82,7 @@ class OpenVpn:
         Raises:
             TunnelError: It cannot be started.
         """
-        file = client_file(self._options)
+        file = self._file
         for name in file.left_out:
             log.warning("%s: %s is left out: the gateway sets up the device itself", self._options.config, name)
         await self._management.listen()

@@ -190,10 +190,12 @@ def test_it_trusts_who_a_debian_trusts(yard: Yard) -> None:
     assert int(yard.engine.docker("run", "--rm", "--entrypoint", "python3", "gateway", "-c", ask).stdout) > 50
 
 
-def test_it_runs_read_only_without_rights_and_is_soon_ready(yard: Yard) -> None:
+@pytest.mark.parametrize("user", ["10001", "4321"], ids=["its user", "one's own"])
+def test_it_runs_read_only_without_rights_and_is_soon_ready(yard: Yard, user: str) -> None:
     began = time.monotonic()
     yard.engine.docker(
-        "run", "-d", "--name", "alone", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
+        "run", "-d", "--name", "alone", "--user", user, "--read-only", "--cap-drop", "ALL",
+        "--security-opt", "no-new-privileges",
         "-e", f"GATEWAY_BACKEND_A=tcp://{REMOTE}:{yard.mariadb.port}?listen=127.0.0.1:3306", "gateway",
     )  # fmt: skip
     try:
