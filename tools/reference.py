@@ -19,7 +19,7 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway import backends, tunnels
-from gateway.backends.tls import Tls
+from gateway.backends.common.tls import Tls
 from gateway.cli import cli
 from gateway.config.model import SECTIONS, Allow, BackendCommon, CheckCommon, TunnelCommon
 from gateway.config.values import Network
@@ -61,12 +61,12 @@ def _configuration() -> Iterator[str]:
     for name, cls in SECTIONS.items():
         yield from _table(f"`{name}`", cls)
     yield from _table("`tunnels.NAME`, every kind", TunnelCommon)
-    for name, tunnel in sorted(tunnels.load().items()):
+    for name, tunnel in sorted(tunnels.KINDS.items()):
         yield from _table(f"`tunnels.NAME`, kind `{name}`", tunnel.options)
     yield from _table("`silence`, kinds `openvpn` and `wireguard`", Silence)
     yield from _table("`backends.NAME`, every kind", BackendCommon)
     yield from _table("`backends.NAME.check`, every kind", CheckCommon)
-    for name, backend in sorted(backends.load().items()):
+    for name, backend in sorted(backends.KINDS.items()):
         for title, cls in ((f"kind `{name}`", backend.options), (f"kind `{name}`, `check`", backend.check)):
             if dataclasses.fields(cls):
                 yield from _table(f"`backends.NAME`, {title}", cls)
@@ -162,8 +162,11 @@ def _leaves(command: click.Command, name: str) -> Iterator[tuple[str, click.Comm
     if not isinstance(command, click.Group):
         yield name, command
         return
-    for inner in command.commands.values():
-        yield from _leaves(inner, f"{name} {inner.name}")
+    context = click.Context(command)
+    for inner in command.list_commands(context):
+        found = command.get_command(context, inner)
+        if found is not None:
+            yield from _leaves(found, f"{name} {inner}")
 
 
 def _http() -> Iterator[str]:

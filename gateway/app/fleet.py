@@ -4,18 +4,18 @@ import asyncio
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from gateway.app.site import Site
-from gateway.backends.volume import VolumeSpec
 from gateway.config import Config
-from gateway.contracts import Endpoint, Link
+from gateway.contracts import Link
 from gateway.docker.consumers import Consumer
-from gateway.docker.plan import Desired
-from gateway.docker.reconciler import Reconciler
 from gateway.forwarding.forward import Forward
 from gateway.supervision.supervisor import Supervisor
 
-_FIND_AGAIN = 0.05
+if TYPE_CHECKING:
+    from gateway.docker.plan import Desired
+    from gateway.docker.reconciler import Reconciler
 
 
 class Fleet:
@@ -48,6 +48,8 @@ class Fleet:
             self._group.create_task(self._supervisor.stop(self._unit))
             self._unit, self.reconciler = "", None
         if config.docker is not None:
+            from gateway.docker.reconciler import Reconciler  # noqa: PLC0415 - its libraries only where it is used
+
             self.reconciler = Reconciler(config.docker, self.desired, self._link, config.gateway.state_dir)
             self.reconciler.directory.watchers.append(self._introduce)
             self._unit = f"docker #{next(self._numbers)}"
@@ -65,8 +67,10 @@ class Fleet:
         """See `gateway.forwarding.admission.Identity`."""
         return await self.reconciler.directory.find(address, within) if self.reconciler else None
 
-    def desired(self) -> Desired:
+    def desired(self) -> "Desired":
         """What the configuration wants now."""
+        from gateway.app.wanted import desired  # noqa: PLC0415 - as above
+
         assert self._config is not None  # noqa: S101 - it is what the reconciler was made from
         serving = any(running.forward.active for running in self._site.backends.values()) if self._site else False
         return replace(desired(self._config, frozenset(self._busy())), serving=serving)
@@ -88,35 +92,3 @@ class Fleet:
     def _link(self, tunnel: str) -> Link | None:
         uplinks = self._site.uplinks_of(tunnel) if self._site else []
         return next((uplink.link for uplink in uplinks if uplink.link is not None), None)
-
-
-def desired(config: Config, busy: frozenset[str] = frozenset()) -> Desired:
-    """What a configuration wants of Docker.
-
-    Args:
-        config: With a section `docker`.
-        busy: IDs of containers that have connections through us.
-    """
-    if config.docker is None:
-        raise ValueError("the configuration has no section docker")
-    reached = tuple(
-        name
-        for name, spec in config.backends.items()
-        if any(isinstance(address, Endpoint) and not _loopback(address) for address in spec.listen)
-    )
-    return Desired(config.gateway.instance, config.docker, reached, busy, volumes(config))
-
-
-def volumes(config: Config) -> tuple[VolumeSpec, ...]:
-    """The volumes that a configuration wants."""
-    found = []
-    for spec in config.backends.values():
-        listener = next((address for address in spec.listen if isinstance(address, Endpoint)), None)
-        made = spec.kind.volume(spec.options, listener) if listener else None
-        if made is not None:
-            found.append(made)
-    return tuple(found)
-
-
-def _loopback(address: Endpoint) -> bool:
-    return address.host in ("localhost", "::1") or address.host.startswith("127.")

@@ -5,21 +5,21 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gateway.app.fleet import desired
+from gateway.app.wanted import desired
 from gateway.config import BackendSpec, Config
 from gateway.contracts import Endpoint, Link, State
 from gateway.docker.audit import Stored, look
-from gateway.docker.engine import Engine, connected, tunnel_of
+from gateway.docker.engine import Engine, connected
 from gateway.docker.plan import Plan
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.trouble import EngineError
 from gateway.errors import LinkLostError, Reason, UsageError
 from gateway.health.monitor import probe_once
 from gateway.health.verdict import Result
+from gateway.relay.direct import DirectTunnel
 from gateway.relay.readiness import RelayLoop
 from gateway.supervision.supervisor import Supervisor, supervise
 from gateway.supervision.uplink import Uplink
-from gateway.tunnels.direct import DirectTunnel
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ async def _reconcile(config: Config, job: Callable[[Reconciler, Engine], Awaitab
     async with supervise() as supervisor:
         uplinks: dict[str | None, Uplink] = {None: Uplink("direct", DirectTunnel(), None, quiet=True)}
         supervisor.start("direct", uplinks[None])
-        tunnel = tunnel_of(options)
+        tunnel = options.tunnel
         if tunnel is not None:
             _open(tunnel, config, uplinks, supervisor)
             await uplinks[tunnel].settled.wait()

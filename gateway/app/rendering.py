@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from gateway.app.fleet import volumes
-from gateway.backends.volume import VolumeSpec
+from gateway.app.wanted import volumes
+from gateway.backends.common.volume import VolumeSpec
 from gateway.config import Config
 from gateway.contracts import Endpoint
 

@@ -24,10 +24,10 @@ from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Address, Listener
 from gateway.health.monitor import Check, Schedule
 from gateway.health.routing import Candidate, backend_state, misplaced, order
+from gateway.relay.direct import DirectTunnel
 from gateway.ssh.handshakes import PER_SERVER, handshakes
 from gateway.supervision.supervisor import Supervisor
 from gateway.supervision.uplink import Uplink
-from gateway.tunnels.direct import DirectTunnel
 
 log = logging.getLogger(__name__)
 

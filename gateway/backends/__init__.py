@@ -1,13 +1,12 @@
-"""The kinds of backend: one module each, which registers itself."""
+"""The kinds of backend: one module each, as its `KIND`."""
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backends.volume import VolumeSpec
+from gateway.backends.common.volume import VolumeSpec
 from gateway.contracts import Backend, Duration, Endpoint
+from gateway.kinds import Kinds
 from gateway.measure import MakeTap
 
 
@@ -48,27 +47,10 @@ class BackendKind:
     """Raises `GatewayError` when options, or files that they name, can never work."""
 
     def __reduce__(self) -> tuple[Callable[[str], "BackendKind"], tuple[str]]:
-        return (_named, (self.name,))
+        return (KINDS.__getitem__, (self.name,))
 
 
-KINDS: dict[str, BackendKind] = {}
-
-
-def _named(name: str) -> BackendKind:
-    """A kind sent from one process to another."""
-    return load()[name]
-
-
-def register(kind: BackendKind) -> None:
-    """Make `kind` known to the configuration."""
-    KINDS[kind.name] = kind
-
-
-def load() -> dict[str, BackendKind]:
-    """Import every module of this package, so that its kinds are registered."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    return KINDS
+KINDS: Kinds[BackendKind] = Kinds(__name__, __path__)
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from typing import Any
 import pymysql
 from pymysql.cursors import DictCursor
 
-from gateway.backends import BackendKind, NoOptions, register
-from gateway.backends.database import DatabaseCheck
-from gateway.backends.secrets import reveal
-from gateway.backends.tls import context, verify
+from gateway.backends import BackendKind, NoOptions
+from gateway.backends.common.database import DatabaseCheck
+from gateway.backends.common.secrets import reveal
+from gateway.backends.common.tls import context, verify
 from gateway.contracts import Endpoint, Finding, Link, Phases
 from gateway.errors import ProbeError, ReachError, Reason
 
@@ -257,16 +257,14 @@ def _replication(cursor: DictCursor) -> tuple[float | None, bool, str | None]:
     return float(seconds), True, None
 
 
-register(
-    BackendKind(
-        "mysql",
-        NoOptions,
-        DatabaseCheck,
-        MysqlBackend,
-        scheme="mysql",
-        default_port=3306,
-        has_roles=True,
-        abort_limit=100,
-        verify=verify,
-    )
+KIND = BackendKind(
+    "mysql",
+    NoOptions,
+    DatabaseCheck,
+    MysqlBackend,
+    scheme="mysql",
+    default_port=3306,
+    has_roles=True,
+    abort_limit=100,
+    verify=verify,
 )

@@ -3,8 +3,8 @@
 import socket
 from dataclasses import dataclass, field
 
-from gateway.backends import BackendKind, register
-from gateway.backends.volume import VolumeOptions, VolumeSpec, reached_at
+from gateway.backends import BackendKind
+from gateway.backends.common.volume import VolumeOptions, VolumeSpec, reached_at
 from gateway.contracts import Duration, Endpoint, Finding, Link, Phases
 from gateway.errors import ProbeError, Reason
 from gateway.nfs import v4
@@ -169,18 +169,16 @@ def _volume(options: NfsOptions, listener: Endpoint) -> VolumeSpec | None:
     )  # fmt: skip
 
 
-register(
-    BackendKind(
-        "nfs",
-        NfsOptions,
-        NfsCheck,
-        NfsBackend,
-        scheme="nfs",
-        default_port=2049,
-        hold=Duration(300.0),
-        bulk=True,
-        tap=RpcTap,
-        volume=_volume,
-        privileged_only=lambda options: not options.allow_unprivileged_ports,
-    )
+KIND = BackendKind(
+    "nfs",
+    NfsOptions,
+    NfsCheck,
+    NfsBackend,
+    scheme="nfs",
+    default_port=2049,
+    hold=Duration(300.0),
+    bulk=True,
+    tap=RpcTap,
+    volume=_volume,
+    privileged_only=lambda options: not options.allow_unprivileged_ports,
 )

@@ -16,11 +16,11 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGconn
 
-from gateway.backends import BackendKind, NoOptions, register
-from gateway.backends.database import DatabaseCheck
-from gateway.backends.loopback import doorway
-from gateway.backends.secrets import reveal
-from gateway.backends.tls import verify
+from gateway.backends import BackendKind, NoOptions
+from gateway.backends.common.database import DatabaseCheck
+from gateway.backends.common.loopback import doorway
+from gateway.backends.common.secrets import reveal
+from gateway.backends.common.tls import verify
 from gateway.contracts import Endpoint, Finding, Link, Phases
 from gateway.errors import ProbeError, Reason
 
@@ -232,15 +232,13 @@ def _connect_reason(text: str) -> Reason:
     return Reason.PROTOCOL
 
 
-register(
-    BackendKind(
-        "postgres",
-        NoOptions,
-        DatabaseCheck,
-        PostgresBackend,
-        scheme="postgres",
-        default_port=5432,
-        has_roles=True,
-        verify=verify,
-    )
+KIND = BackendKind(
+    "postgres",
+    NoOptions,
+    DatabaseCheck,
+    PostgresBackend,
+    scheme="postgres",
+    default_port=5432,
+    has_roles=True,
+    verify=verify,
 )

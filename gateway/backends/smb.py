@@ -5,8 +5,8 @@ import secrets
 import struct
 from dataclasses import dataclass
 
-from gateway.backends import BackendKind, NoOptions, register
-from gateway.backends.volume import VolumeOptions, VolumeSpec, reached_at
+from gateway.backends import BackendKind, NoOptions
+from gateway.backends.common.volume import VolumeOptions, VolumeSpec, reached_at
 from gateway.contracts import Duration, Endpoint, Finding, Link, Phases, Stream
 from gateway.errors import ProbeError, Reason
 
@@ -114,16 +114,14 @@ def _volume(options: SmbOptions, listener: Endpoint) -> VolumeSpec | None:
     )  # fmt: skip
 
 
-register(
-    BackendKind(
-        "smb",
-        SmbOptions,
-        NoOptions,
-        SmbBackend,
-        scheme="smb",
-        default_port=445,
-        hold=Duration(60.0),
-        bulk=True,
-        volume=_volume,
-    )
+KIND = BackendKind(
+    "smb",
+    SmbOptions,
+    NoOptions,
+    SmbBackend,
+    scheme="smb",
+    default_port=445,
+    hold=Duration(60.0),
+    bulk=True,
+    volume=_volume,
 )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gateway.backends import BackendKind, NoOptions, register
+from gateway.backends import BackendKind, NoOptions
 from gateway.contracts import Endpoint, Finding, Link, Phases
 
 
@@ -24,4 +24,4 @@ class TcpBackend:
         return Finding()
 
 
-register(BackendKind("tcp", NoOptions, NoOptions, TcpBackend, scheme="tcp", default_port=0))
+KIND = BackendKind("tcp", NoOptions, NoOptions, TcpBackend, scheme="tcp", default_port=0)

@@ -1,34 +1,45 @@
-"""The commands. Everything heavy is imported inside them, so that `gateway --help` answers at once."""
+"""The commands. Each is imported when it is called, and everything heavy inside it, so that all answer at once."""
 
+import importlib
 import sys
 
 import click
 
 from gateway import __version__
-from gateway.cli.completion import completion
-from gateway.cli.demo import demo
-from gateway.cli.docker import apply, audit, plan
-from gateway.cli.importing import import_
-from gateway.cli.render import render
-from gateway.cli.run import check, run, validate
-from gateway.cli.service import drain, explain, fail, healthcheck, reload, shutdown, status, undrain, wait
-from gateway.cli.top import top
 from gateway.errors import ConfigError, GatewayError, ServiceUnreachableError, UsageError
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
+_COMMANDS = {
+    "run": ("run", "validate", "check"),
+    "docker": ("plan", "apply", "audit"),
+    "service": ("status", "explain", "wait", "healthcheck", "reload", "drain", "undrain", "shutdown", "fail"),
+    "top": ("top",),
+    "importing": ("import",),
+    "render": ("render",),
+    "demo": ("demo",),
+    "completion": ("completion",),
+}
+"""By module."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return sorted(name for names in _COMMANDS.values() for name in names)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        module = next((module for module, names in _COMMANDS.items() if cmd_name in names), None)
+        if module is None:
+            return None
+        members = vars(importlib.import_module(f"{__name__}.{module}")).values()
+        return next(one for one in members if isinstance(one, click.Command) and one.name == cmd_name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="gateway")
 def cli() -> None:
     """Keeps tunnels to remote databases and storage up, checked and measured, for a fleet of containers."""
-
-
-for _command in (
-    run, validate, check, plan, apply, audit, status, top, explain, wait, healthcheck,
-    reload, drain, undrain, shutdown, fail, import_, render, demo, completion,
-):  # fmt: skip
-    cli.add_command(_command)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,5 +1,6 @@
 """The tree as a `Config`: sections, then tunnels and backends by their kinds."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from gateway import backends, tunnels
@@ -67,7 +68,7 @@ def _named(root: Table, section: str, decoder: Decoder) -> list[tuple[str, Table
     return found
 
 
-def _kind(table: Table, key: str, kinds: dict[str, Any], decoder: Decoder) -> Any:
+def _kind(table: Table, key: str, kinds: Mapping[str, Any], decoder: Decoder) -> Any:
     if "kind" not in table.entries:
         decoder.problem(table.place, f"{key}.kind", f"is missing (known: {', '.join(sorted(kinds))})")
         return None
@@ -78,12 +79,12 @@ def _kind(table: Table, key: str, kinds: dict[str, Any], decoder: Decoder) -> An
     if name not in kinds:
         decoder.problem(tree.place, f"{key}.kind", f"unknown kind {name!r}{suggest(name or '', kinds)}")
         return None
-    return kinds[name]
+    return kinds[name or ""]
 
 
 def _tunnel(name: str, table: Table, decoder: Decoder) -> TunnelSpec | None:
     key = f"tunnels.{name}"
-    kind = _kind(table, key, tunnels.load(), decoder)
+    kind = _kind(table, key, tunnels.KINDS, decoder)
     if kind is None:
         return None
     decoder.unknown(table, key, known_keys(TunnelCommon, kind.options))
@@ -96,7 +97,7 @@ def _tunnel(name: str, table: Table, decoder: Decoder) -> TunnelSpec | None:
 
 def _backend(name: str, table: Table, decoder: Decoder) -> BackendSpec | None:
     key = f"backends.{name}"
-    kind = _kind(table, key, backends.load(), decoder)
+    kind = _kind(table, key, backends.KINDS, decoder)
     if kind is None:
         return None
     decoder.unknown(table, key, [*known_keys(BackendCommon, kind.options), "check"])

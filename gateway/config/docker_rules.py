@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from gateway.config import values
 from gateway.config.decode import suggest
 from gateway.config.model import Config
-from gateway.docker.engine import tunnel_of
 from gateway.docker.options import DockerOptions
 
 Found = tuple[tuple[str, ...], str]
@@ -41,7 +40,7 @@ def _address(docker: DockerOptions, tunnels: set[str]) -> Iterator[Found]:
             yield ("host",), str(error)
     elif docker.via is not None:
         yield ("via",), "is for a tcp:// host: a unix socket behind a tunnel is ssh://TUNNEL/path"
-    via = tunnel_of(docker)
+    via = docker.tunnel
     if via is not None and via not in tunnels:
         yield ("host" if docker.via is None else "via",), f"there is no tunnel {via!r}{suggest(via, tunnels)}"
     if (docker.tls.cert_file is None) != (docker.tls.key_file is None):

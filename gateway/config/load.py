@@ -118,9 +118,9 @@ def _put_urls(root: Table, section: str, flag: str, sources: Sources, problems: 
 
 def _put_url(root: Table, section: str, name: str, text: str, place: str, problems: list[Problem]) -> Table | None:
     if section == "tunnels":
-        table = urls.tunnel_tree(text, place, tunnels.load(), problems)
+        table = urls.tunnel_tree(text, place, tunnels.KINDS, problems)
     else:
-        table = urls.backend_tree(text, place, backends.load(), problems)
+        table = urls.backend_tree(text, place, backends.KINDS, problems)
     if table is not None:
         _put(root, section, name, table, problems)
     return table

@@ -1,6 +1,8 @@
 """The short form of a tunnel or backend: one URL, whose query carries every key of the file."""
 
 import re
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from gateway.backends import BackendKind
@@ -8,6 +10,8 @@ from gateway.config.decode import suggest
 from gateway.config.tree import Scalar, Sequence, Table, Tree
 from gateway.errors import Problem
 from gateway.tunnels import TunnelKind
+
+K = TypeVar("K")
 
 _LISTS = {
     "identity_files",
@@ -22,18 +26,16 @@ _LISTS = {
 _SECRETS = {"password", "passphrase", "check.password"}
 
 
-def tunnel_tree(text: str, place: str, kinds: dict[str, TunnelKind], problems: list[Problem]) -> Table | None:
+def tunnel_tree(text: str, place: str, kinds: Mapping[str, TunnelKind], problems: list[Problem]) -> Table | None:
     """`ssh://user@host:port?identity_files=…` as the mapping that a file would hold."""
-    schemes = {scheme: kind for kind in kinds.values() for scheme in kind.schemes}
-    parts = _split(text, place, list(schemes), problems)
-    if parts is None:
+    found = _split(text, place, kinds, lambda kind: kind.schemes, problems)
+    if found is None:
         return None
-    scheme, authority, query = parts
+    kind, scheme, authority, query = found
     if re.match(r"[^/]*:[^/]*@", authority):
         problems.append(Problem(place, "", "a password in the URL would show in process lists: use password_file="))
         return None
     table = Table(place)
-    kind = schemes[scheme]
     table.put("kind", Scalar(place, kind.name))
     for key, value in (kind.read_url or _user_host_port)(scheme, authority).items():
         table.put(key, Scalar(place, value or None))
@@ -50,19 +52,18 @@ def _user_host_port(scheme: str, authority: str) -> dict[str, str]:
     return found | ({"port": port} if port else {})
 
 
-def backend_tree(text: str, place: str, kinds: dict[str, BackendKind], problems: list[Problem]) -> Table | None:
+def backend_tree(text: str, place: str, kinds: Mapping[str, BackendKind], problems: list[Problem]) -> Table | None:
     """`mysql://db-1:3306,db-2:3306?via=…` as the mapping that a file would hold."""
-    schemes = {kind.scheme: kind for kind in kinds.values()}
-    parts = _split(text, place, list(schemes), problems)
-    if parts is None:
+    found = _split(text, place, kinds, lambda kind: (kind.scheme,), problems)
+    if found is None:
         return None
-    scheme, authority, query = parts
+    kind, scheme, authority, query = found
     if "@" in authority:
         problems.append(Problem(place, "", "a backend's URL names no user: use check.user="))
         return None
     authority, slash, path = authority.partition("/")
     table = Table(place)
-    table.put("kind", Scalar(place, schemes[scheme].name))
+    table.put("kind", Scalar(place, kind.name))
     table.put("targets", Sequence(place, [Scalar(place, target) for target in authority.split(",") if target]))
     if path:
         if scheme == "smb":
@@ -74,17 +75,27 @@ def backend_tree(text: str, place: str, kinds: dict[str, BackendKind], problems:
 
 
 def _split(
-    text: str, place: str, schemes: list[str], problems: list[Problem]
-) -> tuple[str, str, list[tuple[str, str]]] | None:
-    if "://" not in text:
-        problems.append(Problem(place, "", f"must be a URL such as {schemes[0]}://host:port"))
-        return None
+    text: str,
+    place: str,
+    kinds: Mapping[str, K],
+    schemes_of: Callable[[K], tuple[str, ...]],
+    problems: list[Problem],
+) -> tuple[K, str, str, list[tuple[str, str]]] | None:
     parts = urlsplit(text)
+    # Most kinds have the name of their scheme: then no other needs to be imported.
+    namesake = kinds.get(parts.scheme)
+    if namesake is not None and parts.scheme in schemes_of(namesake):
+        schemes = {parts.scheme: namesake}
+    else:
+        schemes = {scheme: kind for kind in kinds.values() for scheme in schemes_of(kind)}
+    if "://" not in text:
+        problems.append(Problem(place, "", f"must be a URL such as {next(iter(schemes))}://host:port"))
+        return None
     if parts.scheme not in schemes:
         problems.append(Problem(place, "", f"unknown scheme {parts.scheme!r}{suggest(parts.scheme, schemes)}"))
         return None
     query = parse_qsl(parts.query, keep_blank_values=True)
-    return parts.scheme, parts.netloc + parts.path, query
+    return schemes[parts.scheme], parts.scheme, parts.netloc + parts.path, query
 
 
 def _put_query(table: Table, query: list[tuple[str, str]], place: str, problems: list[Problem]) -> None:

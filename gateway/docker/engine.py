@@ -181,15 +181,8 @@ async def connected(options: DockerOptions, link_of: Callable[[str], Link | None
         await connector.close()
 
 
-def tunnel_of(options: DockerOptions) -> str | None:
-    """The tunnel that the engine is behind."""
-    if options.host.startswith("ssh://"):
-        return options.host.removeprefix("ssh://").partition("/")[0]
-    return options.via
-
-
 def _connector(options: DockerOptions, link_of: Callable[[str], Link | None]) -> tuple[aiohttp.BaseConnector, str]:
-    host, tunnel = options.host, tunnel_of(options)
+    host, tunnel = options.host, options.tunnel
     context = _tls(options)
     scheme = "https" if context else "http"
     if host.startswith("unix://"):

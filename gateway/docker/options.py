@@ -103,3 +103,10 @@ class DockerOptions:
     max_detaches: int = field(default=10, metadata=AT_LEAST_ONE)
     resync: Duration = field(default=Duration(30.0), metadata=POSITIVE)
     timeout: Duration = field(default=Duration(30.0), metadata=POSITIVE)
+
+    @property
+    def tunnel(self) -> str | None:
+        """The tunnel that the engine is behind."""
+        if self.host.startswith("ssh://"):
+            return self.host.removeprefix("ssh://").partition("/")[0]
+        return self.via

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from gateway.backends.volume import VolumeSpec
+from gateway.backends.common.volume import VolumeSpec
 from gateway.docker import labels
 from gateway.docker.labels import Wish
 from gateway.docker.model import LIVE, Container, EndpointInfo, NetworkInfo, Observed, Service

@@ -1,12 +1,11 @@
-"""The kinds of tunnel: one module each, which registers itself."""
+"""The kinds of tunnel: one module each, as its `KIND`."""
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
 from gateway.contracts import Tunnel
+from gateway.kinds import Kinds
 
 
 @dataclass(frozen=True)
@@ -39,24 +38,7 @@ class TunnelKind:
         return self.identity is not None
 
     def __reduce__(self) -> tuple[Callable[[str], "TunnelKind"], tuple[str]]:
-        return (_named, (self.name,))
+        return (KINDS.__getitem__, (self.name,))
 
 
-KINDS: dict[str, TunnelKind] = {}
-
-
-def _named(name: str) -> TunnelKind:
-    """A kind sent from one process to another."""
-    return load()[name]
-
-
-def register(kind: TunnelKind) -> None:
-    """Make `kind` known to the configuration."""
-    KINDS[kind.name] = kind
-
-
-def load() -> dict[str, TunnelKind]:
-    """Import every module of this package, so that its kinds are registered."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    return KINDS
+KINDS: Kinds[TunnelKind] = Kinds(__name__, __path__)

@@ -9,7 +9,7 @@ from typing import Any
 
 from gateway.contracts import Endpoint, Link, Progress, TunnelState
 from gateway.errors import GatewayError, Reason, TunnelError
-from gateway.tunnels import TunnelKind, register
+from gateway.tunnels import TunnelKind
 from gateway.vpn.keeper import Keeper
 from gateway.vpn.link import VpnLink
 from gateway.vpn.openvpn import OpenVpn, client_file
@@ -189,14 +189,12 @@ def _verify(options: OpenVpnOptions) -> None:
         raise GatewayError(f"config: {options.config} has auth-user-pass without a file: give user and password_file")
 
 
-register(
-    TunnelKind(
-        "openvpn",
-        OpenVpnOptions,
-        OpenVpnTunnel,
-        schemes=("openvpn",),
-        verify=_verify,
-        read_url=read_path,
-        identity=lambda options: options.config,
-    )
+KIND = TunnelKind(
+    "openvpn",
+    OpenVpnOptions,
+    OpenVpnTunnel,
+    schemes=("openvpn",),
+    verify=_verify,
+    read_url=read_path,
+    identity=lambda options: options.config,
 )

@@ -9,7 +9,7 @@ from gateway.contracts import Link, Progress, TunnelState
 from gateway.errors import GatewayError
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import DEFAULT_PORTS, ProxyOptions
-from gateway.tunnels import TunnelKind, register
+from gateway.tunnels import TunnelKind
 
 
 class ProxyTunnel:
@@ -53,8 +53,11 @@ def _read_url(scheme: str, authority: str) -> dict[str, str]:
     return {"url": f"{scheme}://{host}"} | ({"user": user} if at else {})
 
 
-register(
-    TunnelKind(
-        "proxy", ProxyOptions, ProxyTunnel, schemes=tuple(DEFAULT_PORTS), verify=_verify, read_url=_read_url,
-    )
-)  # fmt: skip
+KIND = TunnelKind(
+    "proxy",
+    ProxyOptions,
+    ProxyTunnel,
+    schemes=tuple(DEFAULT_PORTS),
+    verify=_verify,
+    read_url=_read_url,
+)

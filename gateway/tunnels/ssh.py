@@ -13,7 +13,7 @@ from gateway.ssh.handshakes import handshakes
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool import SshLink
 from gateway.ssh.session import Session
-from gateway.tunnels import TunnelKind, register
+from gateway.tunnels import TunnelKind
 
 
 class SshTunnel:
@@ -73,4 +73,4 @@ def _verify(options: SshOptions) -> None:
     hostkeys.Verifier(options)
 
 
-register(TunnelKind("ssh", SshOptions, SshTunnel, schemes=("ssh",), verify=_verify))
+KIND = TunnelKind("ssh", SshOptions, SshTunnel, schemes=("ssh",), verify=_verify)

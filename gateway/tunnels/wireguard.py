@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 
 from gateway.contracts import Link, Progress, TunnelState
 from gateway.errors import Reason, TunnelError
-from gateway.tunnels import TunnelKind, register
+from gateway.tunnels import TunnelKind
 from gateway.vpn.keeper import Keeper
 from gateway.vpn.link import VpnLink
 from gateway.vpn.options import WireGuardOptions, read_path
@@ -141,9 +141,12 @@ def _verify(options: WireGuardOptions) -> None:
     device_file(options)
 
 
-register(
-    TunnelKind(
-        "wireguard", WireGuardOptions, WireGuardTunnel, schemes=("wireguard",), verify=_verify,
-        read_url=read_path, identity=lambda options: options.config,
-    )
-)  # fmt: skip
+KIND = TunnelKind(
+    "wireguard",
+    WireGuardOptions,
+    WireGuardTunnel,
+    schemes=("wireguard",),
+    verify=_verify,
+    read_url=read_path,
+    identity=lambda options: options.config,
+)

@@ -16,14 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from gateway.backends import NoOptions
-from gateway.backends.database import DatabaseCheck
+from gateway.backends.common.database import DatabaseCheck
 from gateway.backends.mysql import MysqlBackend
 from gateway.contracts import Endpoint, Secret
 from gateway.demo.mariadb import MariaDB
 from gateway.errors import Reason
 from gateway.health.monitor import probe_once
+from gateway.relay.direct import DirectLink
 from gateway.relay.readiness import RelayLoop
-from gateway.tunnels.direct import DirectLink
 from tests.chaos.rig import missing, scratch
 
 ADDRESS = "192.0.2.77"

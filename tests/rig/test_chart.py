@@ -157,7 +157,8 @@ def test_the_gateway_reads_the_configuration_that_is_rendered(tmp_path: Path, ca
     services = {each["metadata"]["name"] for each in objects((GOLDEN / f"{case}.yaml").read_text())
                 if each["kind"] == "Service"}  # fmt: skip
     if case not in ("sidecar", "daemonset"):
-        assert {name.replace("_", "-") for name in config.backends} <= services
+        reached = {name.replace("_", "-") for name, spec in config.backends.items() if spec.listen}
+        assert services - {"extra"} == {*reached, *(name for name in services if name.endswith("-ops"))}
 
 
 def test_every_key_is_documented_and_used_by_some_values() -> None:
@@ -198,7 +199,7 @@ WRONG = {
     "duration": (["--set", "shutdown.drain=soon"], "shutdown"),
     "unknown key": (["--set", "replicaCount=2"], "replicaCount"),
     "loopback": (["--set", "config.backends.orders.listen=127.0.0.1:3306"], "use 0.0.0.0"),
-    "unix socket": (["--set", "config.backends.orders.listen=/run/x.sock"], "a Service needs one"),
+    "unix socket": (["--set", "config.backends.orders.listen=/run/x.sock"], "a Service needs a port"),
     "a password": (["--set", "config.backends.orders.check.password=hunter2"], "everybody may read"),
     "one Service twice": (
         ["--set-json", 'config.backends.Orders={"kind":"tcp","targets":["a:1"],"listen":"0.0.0.0:1"}'],
@@ -230,6 +231,15 @@ WRONG = {
         "networkPolicy.egress",
     ),
     "a label of ours": (["--set-json", 'podLabels={"app.kubernetes.io/name":"mine"}'], "the chart's own"),
+    "secrets in the ConfigMap's mount": (
+        ["--set-json", 'secrets=[{"name":"s","mountPath":"/etc/gateway/ssh"}]'],
+        "use /run/secrets",
+    ),
+    "an address that ops sets": (["--set", "config.ops.listen=0.0.0.0:1"], "listen"),
+    "a policy for outside where there is none": (
+        ["--set", "service.externalTrafficPolicy=Local"],
+        "is for NodePort and LoadBalancer",
+    ),
     "vpn beside an app": (["--set", "mode=sidecar,vpn.enabled=true"], "a VPN is a deployment of its own"),
 }
 

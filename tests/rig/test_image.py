@@ -207,14 +207,37 @@ def test_it_runs_read_only_without_rights_and_is_soon_ready(yard: Yard, user: st
             time.sleep(0.2)
         logs = yard.engine.docker("logs", "alone")
         assert "listening" in logs.stdout + logs.stderr
-        pid = yard.engine.inspect("alone")["State"]["Pid"]
-        resident = int(next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-                            if line.startswith("VmRSS")).split()[1])  # fmt: skip
-        assert resident < 80 * 1024
         yard.engine.docker("stop", "alone", timeout=40)
         assert yard.engine.inspect("alone")["State"]["ExitCode"] == 0
     finally:
         yard.engine.docker("rm", "-f", "-v", "alone", check=False)
+
+
+def test_a_tunnel_and_four_checks_take_little_memory(yard: Yard) -> None:
+    yard.prepare("shared")
+    secrets, database = yard.folder / "shared" / "secrets", yard.mariadb.port
+    key = "via=bastion&check.interval=1s"
+    urls = {
+        "TUNNEL_BASTION": f"ssh://{yard.bastion.user}@{REMOTE}:{yard.bastion.port}"
+        "?identity_files=/run/secrets/tunnel_key&known_hosts=/run/secrets/known_hosts",
+        "BACKEND_ORDERS": f"mysql://127.0.0.1:{database}?{key}&listen=127.0.0.1:3306"
+        f"&check.user={yard.mariadb.check_user}&check.password_file=/run/secrets/orders_check",
+        "BACKEND_REPORTS": f"postgres://127.0.0.1:{yard.postgres.port}?{key}&listen=127.0.0.1:5432&check.database=shop"
+        f"&check.user={yard.postgres.check_user}&check.password_file=/run/secrets/reports_check",
+        "BACKEND_PLAIN": f"tcp://127.0.0.1:{database}?{key}&listen=127.0.0.1:1000",
+        "BACKEND_NEAR": f"tcp://{REMOTE}:{database}?listen=127.0.0.1:1001",
+    }
+    options = [part for name, url in urls.items() for part in ("-e", f"GATEWAY_{name}={url}")]
+    yard.engine.docker("run", "-d", "--name", "small", "-v", f"{secrets}:/run/secrets:ro", *options, "gateway")
+    try:
+        names = [name.removeprefix("BACKEND_").lower() for name in urls if name.startswith("BACKEND")]
+        yard.engine.docker("exec", "small", "gateway", "wait", "--max", "20s", *names)
+        time.sleep(5)  # some rounds of checks
+        status = Path(f"/proc/{yard.engine.inspect('small')['State']['Pid']}/status").read_text()
+        resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+        assert resident < 80 * 1024
+    finally:
+        yard.engine.docker("rm", "-f", "-v", "small", check=False)
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from conftest import need
 from servers import dripping, resetting, serving, silent, talking
 
 from gateway.backends import NoOptions
-from gateway.backends.database import DatabaseCheck
+from gateway.backends.common.database import DatabaseCheck
+from gateway.backends.common.tls import Tls
 from gateway.backends.mysql import MysqlBackend
 from gateway.backends.nfs import NfsBackend, NfsCheck, NfsOptions
 from gateway.backends.postgres import PostgresBackend
 from gateway.backends.tcp import TcpBackend
-from gateway.backends.tls import Tls
 from gateway.contracts import Backend, Duration, Endpoint, Secret, State
 from gateway.demo import nfs
 from gateway.demo.mariadb import MariaDB
@@ -33,7 +33,7 @@ from gateway.demo.process import free_port
 from gateway.errors import Reason
 from gateway.health.monitor import probe_once
 from gateway.health.verdict import Result
-from gateway.tunnels.direct import DirectLink
+from gateway.relay.direct import DirectLink
 
 pytestmark = pytest.mark.rig
 

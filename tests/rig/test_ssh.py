@@ -23,10 +23,10 @@ from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion, make_key
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
 from gateway.measure import Histogram
+from gateway.relay.direct import DirectLink
 from gateway.relay.sockets import reset, tune
 from gateway.ssh.options import Connections, Keepalive, SshOptions
 from gateway.ssh.pool import SshLink
-from gateway.tunnels.direct import DirectLink
 from gateway.tunnels.ssh import SshTunnel
 
 pytestmark = pytest.mark.rig

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from test_reasons import mysql_backend, postgres_backend, probe
 
-from gateway.backends.tls import Tls, verify
+from gateway.backends.common.tls import Tls, verify
 from gateway.contracts import State
 from gateway.demo import mariadb, postgres
 from gateway.demo.process import run

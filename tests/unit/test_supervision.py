@@ -6,12 +6,12 @@ import pytest
 
 from gateway.contracts import Link, Progress, TunnelState
 from gateway.errors import Reason, TunnelError
+from gateway.relay.direct import DirectLink, DirectTunnel
 from gateway.supervision import supervisor as supervisor_module
 from gateway.supervision import uplink as uplink_module
 from gateway.supervision.backoff import BackoffPolicy
 from gateway.supervision.supervisor import supervise
 from gateway.supervision.uplink import Uplink
-from gateway.tunnels.direct import DirectLink, DirectTunnel
 
 QUICK = BackoffPolicy(first=0.001, cap=0.002)
 

@@ -5,8 +5,8 @@ import pytest
 import yaml
 
 from gateway.app import rendering
-from gateway.app.fleet import volumes
 from gateway.app.ports import with_ports
+from gateway.app.wanted import volumes
 from gateway.config import Config, Sources, load
 from gateway.docker.volumes import VolumeInfo, body, hindrances, judge
 from gateway.errors import GatewayError

@@ -28,40 +28,61 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end }}
 
-{{- /* Milliseconds of a duration as the gateway writes it. */ -}}
+{{- /* Milliseconds of a duration as the gateway writes it, 500ms, 1m30s, 1.5h, rounded down. */ -}}
 {{- define "gateway.milliseconds" -}}
 {{- $text := toString . -}}
-{{- if not (regexMatch "^[0-9]+(ms|s|m|h)$" $text) -}}{{- fail (printf "%q is no duration: write 500ms, 10s, 5m or 1h" $text) -}}{{- end -}}
-{{- $unit := dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 -}}
-{{- mul (regexFind "^[0-9]+" $text | int64) (get $unit (regexFind "[a-z]+$" $text)) -}}
+{{- if eq $text "0" -}}{{- $text = "0s" -}}{{- end -}}
+{{- if not (regexMatch "^([0-9]+([.][0-9]+)?(us|ms|s|m|h|d))+$" $text) -}}{{- fail (printf "%q is no duration: write 500ms, 10s, 1m30s or 1h" $text) -}}{{- end -}}
+{{- $unit := dict "us" 0.001 "ms" 1.0 "s" 1000.0 "m" 60000.0 "h" 3600000.0 "d" 86400000.0 -}}
+{{- $sum := 0.0 -}}
+{{- range regexFindAll "[0-9.]+[a-z]+" $text -1 -}}
+{{- $sum = addf $sum (mulf (regexFind "^[0-9.]+" . | float64) (get $unit (regexFind "[a-z]+$" .))) -}}
+{{- end -}}
+{{- floor $sum | int64 -}}
 {{- end }}
 
-{{- /* The port of the first TCP address in a backend's `listen`. */ -}}
-{{- define "gateway.port" -}}
+{{- /* The ports of a backend's `listen`: none where it has no address, since then it is only checked. */ -}}
+{{- define "gateway.portsOf" -}}
 {{- $name := .name -}}
-{{- $listen := .backend.listen -}}
-{{- if not $listen -}}{{- fail (printf "config.backends.%s: needs listen, for example 0.0.0.0:3306" $name) -}}{{- end -}}
-{{- $first := kindIs "slice" $listen | ternary (first (kindIs "slice" $listen | ternary $listen (list $listen))) $listen -}}
-{{- if not (regexMatch ":[0-9]+$" $first) -}}{{- fail (printf "config.backends.%s.listen: %q has no port, and a Service needs one" $name $first) -}}{{- end -}}
-{{- if and (eq .mode "deployment") (regexMatch "^(127\\.|localhost:|\\[::1\\])" $first) -}}{{- fail (printf "config.backends.%s.listen: no other pod reaches %q: use 0.0.0.0" $name $first) -}}{{- end -}}
-{{- regexFind "[0-9]+$" $first -}}
+{{- $mode := .mode -}}
+{{- $ports := list -}}
+{{- $listen := .backend.listen | default list -}}
+{{- $all := kindIs "slice" $listen | ternary $listen (list $listen) -}}
+{{- range $all -}}
+{{- if regexMatch ":[0-9]+$" . -}}
+{{- if and (eq $mode "deployment") (regexMatch "^(127\\.|localhost:|\\[::1\\])" .) -}}{{- fail (printf "config.backends.%s.listen: no other pod reaches %q: use 0.0.0.0" $name .) -}}{{- end -}}
+{{- $ports = append $ports (regexFind "[0-9]+$" . | int) -}}
+{{- else if not (hasPrefix "/" .) -}}
+{{- fail (printf "config.backends.%s.listen: %q has no port, and a Service needs one" $name .) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $all (not $ports) (eq $mode "deployment") -}}{{- fail (printf "config.backends.%s.listen: no other pod reaches a unix socket, and a Service needs a port: add 0.0.0.0:port" $name) -}}{{- end -}}
+{{- dict "ports" ($ports | uniq | sortAlpha) | toYaml -}}
 {{- end }}
 
 {{- define "gateway.serviceName" -}}{{ . | replace "_" "-" | lower }}{{- end }}
 
-{{- /* Name and port of everything that pods connect to. */ -}}
+{{- /* Name and ports of everything that pods connect to. */ -}}
 {{- define "gateway.ports" -}}
-{{- $ports := dict -}}
+{{- $found := dict -}}
 {{- range $name, $backend := .Values.config.backends -}}
-{{- $_ := set $ports $name (include "gateway.port" (dict "name" $name "backend" $backend "mode" $.Values.mode) | int) -}}
+{{- with (include "gateway.portsOf" (dict "name" $name "backend" $backend "mode" $.Values.mode) | fromYaml).ports -}}
+{{- $_ := set $found $name . -}}
 {{- end -}}
-{{- range $name, $port := .Values.services -}}{{- $_ := set $ports $name (int $port) -}}{{- end -}}
-{{- toYaml $ports -}}
+{{- end -}}
+{{- range $name, $port := .Values.services -}}{{- $_ := set $found $name (list (toString $port)) -}}{{- end -}}
+{{- toYaml $found -}}
+{{- end }}
+
+{{- define "gateway.allPorts" -}}
+{{- $all := list -}}
+{{- range $name, $ports := include "gateway.ports" . | fromYaml -}}{{- $all = concat $all $ports -}}{{- end -}}
+{{- $all | uniq | sortAlpha | toYaml -}}
 {{- end }}
 
 {{- define "gateway.config" -}}
 {{- $gateway := merge (dict) .Values.config.gateway (dict "state_dir" "/var/lib/gateway") -}}
-{{- $ops := dict "listen" (printf "0.0.0.0:%d" (int .Values.ops.port)) "admin_socket" "/run/gateway/admin.sock" -}}
+{{- $ops := merge (dict "listen" (printf "%s:%d" .Values.ops.address (int .Values.ops.port)) "admin_socket" "/run/gateway/admin.sock") .Values.config.ops -}}
 {{- dict "gateway" $gateway "ops" $ops "shutdown" .Values.shutdown "log" .Values.config.log "tunnels" .Values.config.tunnels "backends" .Values.config.backends | toYaml -}}
 {{- end }}
 
@@ -82,7 +103,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- $names := dict -}}
 {{- if eq .Values.mode "deployment" -}}
-{{- range $name, $port := include "gateway.ports" . | fromYaml -}}
+{{- range $name, $_ports := include "gateway.ports" . | fromYaml -}}
 {{- $service := include "gateway.serviceName" $name -}}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$" $service) -}}{{- fail (printf "config.backends.%s: its Service cannot be called %q: a name has letters, digits and -, and begins with a letter" $name $service) -}}{{- end -}}
 {{- if hasKey $names $service -}}{{- fail (printf "config.backends.%s and config.backends.%s would have one Service" $name (get $names $service)) -}}{{- end -}}
@@ -97,14 +118,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- if and .Values.networkPolicy.enabled .Values.existingConfigMap (not .Values.networkPolicy.egress) -}}{{- fail "networkPolicy.egress: what existingConfigMap needs is not known here: give the rules" -}}{{- end -}}
 {{- if and (eq .Values.mode "sidecar") (or .Values.networkPolicy.enabled .Values.serviceMonitor.enabled .Values.podMonitor.enabled) -}}{{- fail "networkPolicy, serviceMonitor and podMonitor are about pods of this chart: with mode sidecar they belong to the app's chart" -}}{{- end -}}
+{{- range .Values.secrets -}}
+{{- if or (eq .mountPath "/etc/gateway") (hasPrefix "/etc/gateway/" .mountPath) -}}{{- fail (printf "secrets: %s lies in the ConfigMap's read-only mount: use /run/secrets/…" .mountPath) -}}{{- end -}}
+{{- end -}}
+{{- if and .Values.service.externalTrafficPolicy (eq .Values.service.type "ClusterIP") -}}{{- fail "service.externalTrafficPolicy: is for NodePort and LoadBalancer" -}}{{- end -}}
 {{- range $label := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart" -}}
 {{- if hasKey $.Values.podLabels $label -}}{{- fail (printf "podLabels: %s is the chart's own" $label) -}}{{- end -}}
 {{- end -}}
 {{- if not (or .Values.config.backends .Values.existingConfigMap) -}}{{- fail "config.backends is empty: name at least one, or an existingConfigMap" -}}{{- end -}}
 {{- end }}
 
+{{- /* Beside an app, the release's name is likely that of a ConfigMap of the app's own. */ -}}
 {{- define "gateway.configMap" -}}
-{{- default (include "gateway.fullname" .) .Values.existingConfigMap -}}
+{{- $own := eq .Values.mode "sidecar" | ternary (printf "%s-gateway" (include "gateway.fullname" .)) (include "gateway.fullname" .) -}}
+{{- default $own .Values.existingConfigMap -}}
 {{- end }}
 
 {{- /*
@@ -135,8 +162,8 @@ The container, also as a native sidecar in a chart of your own: add this chart a
   ports:
     - {name: ops, containerPort: {{ $values.ops.port }}, protocol: TCP}
     {{- if not .sidecar }}
-    {{- range $name, $port := include "gateway.ports" $root | fromYaml }}
-    - {containerPort: {{ $port }}, protocol: TCP}
+    {{- range include "gateway.allPorts" $root | fromYamlArray }}
+    - {containerPort: {{ . }}, protocol: TCP}
     {{- end }}
     {{- end }}
   startupProbe:

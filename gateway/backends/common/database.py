@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from gateway.backends.tls import Tls
+from gateway.backends.common.tls import Tls
 from gateway.contracts import Duration, Secret
 
 

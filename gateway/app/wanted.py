@@ -1,0 +1,38 @@
+"""What a configuration wants of Docker."""
+
+from gateway.backends.common.volume import VolumeSpec
+from gateway.config import Config
+from gateway.contracts import Endpoint
+from gateway.docker.plan import Desired
+
+
+def desired(config: Config, busy: frozenset[str] = frozenset()) -> Desired:
+    """What a configuration wants of Docker.
+
+    Args:
+        config: With a section `docker`.
+        busy: IDs of containers that have connections through us.
+    """
+    if config.docker is None:
+        raise ValueError("the configuration has no section docker")
+    reached = tuple(
+        name
+        for name, spec in config.backends.items()
+        if any(isinstance(address, Endpoint) and not _loopback(address) for address in spec.listen)
+    )
+    return Desired(config.gateway.instance, config.docker, reached, busy, volumes(config))
+
+
+def volumes(config: Config) -> tuple[VolumeSpec, ...]:
+    """The volumes that a configuration wants."""
+    found = []
+    for spec in config.backends.values():
+        listener = next((address for address in spec.listen if isinstance(address, Endpoint)), None)
+        made = spec.kind.volume(spec.options, listener) if listener else None
+        if made is not None:
+            found.append(made)
+    return tuple(found)
+
+
+def _loopback(address: Endpoint) -> bool:
+    return address.host in ("localhost", "::1") or address.host.startswith("127.")
