@@ -28,6 +28,11 @@ RUN python3 tools/rootfs.py /rootfs /opt/gateway
 
 # The same environment on the whole base, with the VPN clients. It runs as root, with the capabilities that it is given.
 FROM ${BASE} AS vpn
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="gateway-vpn" \
+      org.opencontainers.image.description="Keeps tunnels to remote databases and storage up; with the VPN clients" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}"
 RUN apt-get update -qq && \
     apt-get install -qq -y --no-install-recommends ca-certificates openvpn wireguard-go wireguard-tools \
       $(command -v python3 >/dev/null || echo python3) >/dev/null && \

@@ -150,6 +150,7 @@ class Finding:
         version: What the server calls itself.
         identity: What stays the same as long as it is the same server.
         space: Bytes by kind (`total`, `available`), for storage.
+        lease: Seconds that a file server keeps locks for a client that it does not hear.
         degraded: A reason and a line that make the target `degraded` rather than `up`.
         unprobed: Why nothing was asked; the target's state is then `unknown`.
         abort_limit: How many broken handshakes in a row the server lets pass, where it counts them.
@@ -161,6 +162,7 @@ class Finding:
     version: str | None = None
     identity: str | None = None
     space: dict[str, int] = field(default_factory=dict)
+    lease: int | None = None
     degraded: tuple[Reason, str] | None = None
     unprobed: str | None = None
     abort_limit: int | None = None

@@ -157,6 +157,7 @@ def _target(check: Check, budget: AbortBudget | None) -> TargetView:
         version=finding.version,
         identity=finding.identity,
         space=finding.space,
+        lease=finding.lease,
         last_check=last.at if last else None,
         last_success=check.last_success,
         last_duration=last.duration if last else None,

@@ -66,8 +66,8 @@ class NfsBackend:
     check: NfsCheck
     _sessions: dict[Endpoint, Session] = field(default_factory=dict, compare=False)
     """Of targets that do not speak NFSv4.0: one for each, since a server remembers every new one for a while."""
-    _seen: dict[Endpoint, str] = field(default_factory=dict, compare=False)
-    """The file system that each target showed first."""
+    _seen: dict[Endpoint, v4.Export] = field(default_factory=dict, compare=False)
+    """What each target showed first."""
 
     async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
         """RPC NULL, then a look at the export with its space; the canary where it is asked for."""
@@ -91,16 +91,21 @@ class NfsBackend:
                 raise ProbeError(Reason.PROTOCOL, f"not an NFS server: {error}") from error
             except OSError as error:
                 raise ProbeError(Reason.RESET, str(error)) from error
-        first = self._seen.setdefault(target, export.fsid)
-        changed = (
-            f"{self.options.export}: another file system than before ({first}, now {export.fsid}): mount it anew"
-        )
+        changed = self._changed(self._seen.setdefault(target, export), export)
         return Finding(
             read_only=not export.writable,
             identity=export.fsid,
             space={"total": export.total, "available": export.available},
-            degraded=(Reason.EXPORT, changed) if first != export.fsid else None,
+            lease=export.lease,
+            degraded=(Reason.EXPORT, f"{self.options.export}: {changed}: mount it anew") if changed else None,
         )
+
+    @staticmethod
+    def _changed(first: v4.Export, now: v4.Export) -> str:
+        """What makes mounts stale that were made when it was as at first."""
+        if first.fsid != now.fsid:
+            return f"another file system than before ({first.fsid}, now {now.fsid})"
+        return "another directory than before" if first.handle != now.handle else ""
 
     async def _look(self, client: RpcClient, target: Endpoint) -> v4.Export:
         """With NFSv4.0, which needs no state; with 4.1 where the server refuses that."""

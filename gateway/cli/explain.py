@@ -18,6 +18,7 @@ def chain(status: dict[str, Any], name: str) -> list[list[str]]:
             target["role"],
             target["version"],
             f"{target['lag_seconds']:g} s lag" if target["lag_seconds"] else None,
+            f"lease of {target['lease_seconds']} s" if target["lease_seconds"] else None,
         ]
         rows.append(["target", target["target"], target["state"], _why(target) or ", ".join(filter(None, facts))])
     return rows

@@ -13,7 +13,7 @@ PROGRAM = 100003
 VERSION = 4
 
 _NULL, _COMPOUND = 0, 1
-_ACCESS, _CREATE, _GETATTR, _LOOKUP, _PUTROOTFH, _REMOVE = 3, 6, 9, 15, 24, 28
+_ACCESS, _CREATE, _GETATTR, _GETFH, _LOOKUP, _PUTROOTFH, _REMOVE = 3, 6, 9, 10, 15, 24, 28
 _NF4DIR = 2
 _ACCESS_READ, _ACCESS_LOOKUP, _ACCESS_MODIFY, _ACCESS_EXTEND = 0x1, 0x2, 0x4, 0x8
 _TYPE, _FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL = 1, 8, 10, 42, 44
@@ -54,6 +54,7 @@ class Export:
         readable: Whether its directory can be listed.
         writable: Whether the server would let us create and change files.
         fsid: The file system's identity.
+        handle: The directory's: what a client that has mounted it goes on using.
         total: Bytes it holds.
         available: Bytes free for us.
         lease: Seconds that the server keeps the state of a silent client.
@@ -62,6 +63,7 @@ class Export:
     readable: bool
     writable: bool
     fsid: str
+    handle: bytes
     total: int
     available: int
     lease: int
@@ -102,12 +104,14 @@ async def look(client: RpcClient, path: str, session: Session | None = None) -> 
     wanted = _ACCESS_READ | _ACCESS_LOOKUP | _ACCESS_MODIFY | _ACCESS_EXTEND
     attributes = _bitmap(_TYPE, _FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL)
     walk = _walk(path)
-    reply = await _compound(client, [*walk, (_ACCESS, uint(wanted)), (_GETATTR, attributes)], session)
+    reply = await _compound(client, [*walk, (_ACCESS, uint(wanted)), (_GETFH, b""), (_GETATTR, attributes)], session)
     for _ in walk:
         _next(reply)
     _next(reply)
     reply.uint()
     access = reply.uint()
+    _next(reply)
+    handle = reply.opaque()
     _next(reply)
     present, values = reply.bitmap(), Reader(reply.opaque())
     fsid, lease, available, total = "", 0, 0, 0
@@ -129,6 +133,7 @@ async def look(client: RpcClient, path: str, session: Session | None = None) -> 
         readable=bool(access & (_ACCESS_READ | _ACCESS_LOOKUP)),
         writable=bool(access & (_ACCESS_MODIFY | _ACCESS_EXTEND)),
         fsid=fsid,
+        handle=handle,
         total=total,
         available=available,
         lease=lease,
@@ -161,8 +166,9 @@ async def create_and_remove(client: RpcClient, path: str, name: str, session: Se
 
 _Operation = tuple[int, bytes]
 _OPERATION_NAMES = {
-    _ACCESS: "ACCESS", _CREATE: "CREATE", _GETATTR: "GETATTR", _LOOKUP: "LOOKUP", _PUTROOTFH: "PUTROOTFH",
-    _REMOVE: "REMOVE", EXCHANGE_ID: "EXCHANGE_ID", CREATE_SESSION: "CREATE_SESSION", SEQUENCE: "SEQUENCE",
+    _ACCESS: "ACCESS", _CREATE: "CREATE", _GETATTR: "GETATTR", _GETFH: "GETFH", _LOOKUP: "LOOKUP",
+    _PUTROOTFH: "PUTROOTFH", _REMOVE: "REMOVE", EXCHANGE_ID: "EXCHANGE_ID", CREATE_SESSION: "CREATE_SESSION",
+    SEQUENCE: "SEQUENCE",
 }  # fmt: skip
 
 

@@ -45,6 +45,7 @@ class TargetView:
     version: str | None
     identity: str | None
     space: dict[str, int]
+    lease: int | None
     last_check: float | None
     last_success: float | None
     last_duration: float | None
@@ -267,6 +268,7 @@ def target_json(view: TargetView) -> dict[str, Any]:
         "version": view.version,
         "identity": view.identity,
         "space_bytes": view.space,
+        "lease_seconds": view.lease,
         "last_check": iso(view.last_check),
         "last_success": iso(view.last_success),
         "last_duration_seconds": view.last_duration,

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, need
 from engines import Engine, need_engine
-from netns import inside, run
+from netns import BEHIND, inside, run
 from test_swarm import BRIDGE, swarm
+from vpn import Authority, OpenVpnServer, WireGuardPeer
 
 from gateway.demo import mariadb, postgres
 from gateway.demo.mariadb import MariaDB
@@ -238,6 +239,54 @@ def test_a_tunnel_and_four_checks_take_little_memory(yard: Yard) -> None:
         assert resident < 80 * 1024
     finally:
         yard.engine.docker("rm", "-f", "-v", "small", check=False)
+
+
+def test_the_image_with_vpn_clients_needs_one_capability_and_one_device(yard: Yard) -> None:
+    """Traffic through OpenVPN and WireGuard from a container without any other right."""
+    done = subprocess.run(
+        ["docker", "-H", yard.engine.url, "build", "-q", "-t", "gateway-vpn", "--target", "vpn", "--build-arg",
+         "BASE=debian-base", "."],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    labels = json.loads(yard.engine.docker("image", "inspect", "gateway-vpn", "-f", "{{json .Config.Labels}}").stdout)
+    assert labels["org.opencontainers.image.title"] == "gateway-vpn"
+    folder, namespace = yard.folder / "vpn", yard.engine.namespace
+    folder.mkdir()
+    with contextlib.ExitStack() as stack:
+        with inside(namespace):
+            run(
+                f"set -e; ip addr add {BEHIND}/32 dev lo;"
+                f"iptables -t nat -I PREROUTING -p tcp -d {BEHIND} -j DNAT --to-destination 127.0.0.1;"
+                # There is no other way to it than a VPN.
+                f"iptables -t raw -I PREROUTING -i docker0 -d {BEHIND} -j DROP"
+            )
+        authority = Authority(folder / "certificates")
+        servers: dict[str, OpenVpnServer | WireGuardPeer] = {
+            "office.ovpn": OpenVpnServer(folder / "openvpn", authority, namespace=namespace),
+            "lab.conf": WireGuardPeer(folder / "wireguard", namespace=namespace),
+        }
+        for name, server in servers.items():
+            stack.callback(server.stop)
+            server.start()
+            server.client(folder / name, host=REMOTE)
+        stack.callback(yard.engine.docker, "rm", "-f", "-v", "ways", check=False)
+        yard.engine.docker(
+            "run", "-d", "--name", "ways", "--read-only", "--cap-drop", "ALL", "--cap-add", "NET_ADMIN",
+            "--device", "/dev/net/tun", "--security-opt", "no-new-privileges",
+            "-v", f"{folder}:/run/secrets:ro", "-e", f"DB_PASSWORD={yard.mariadb.password}",
+            "-e", "DB_HOST=127.0.0.1",
+            "-e", "GATEWAY_TUNNEL_OFFICE=openvpn:///run/secrets/office.ovpn?isolation=device",
+            "-e", "GATEWAY_TUNNEL_LAB=wireguard:///run/secrets/lab.conf?isolation=device",
+            "-e", f"GATEWAY_BACKEND_ONE=tcp://{BEHIND}:{yard.mariadb.port}?via=office&listen=127.0.0.1:3301",
+            "-e", f"GATEWAY_BACKEND_TWO=tcp://{BEHIND}:{yard.mariadb.port}?via=lab&listen=127.0.0.1:3302",
+            "gateway-vpn",
+        )  # fmt: skip
+        waited = yard.engine.docker("exec", "ways", "gateway", "wait", "--max", "30s", "one", "two", check=False)
+        assert waited.returncode == 0, yard.engine.docker("logs", "ways").stderr
+        for port in (3301, 3302):
+            ask = ("exec", "-e", f"DB_PORT={port}", "ways", "/opt/gateway/bin/python3", "-c", QUERY)
+            assert yard.engine.docker(*ask).stdout.startswith("rows ")
 
 
 @pytest.fixture

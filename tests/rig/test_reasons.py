@@ -431,6 +431,26 @@ async def test_nfs_another_file_system_than_before_is_told(tmp_path: Path, small
         first.stop()
 
 
+async def test_nfs_a_directory_made_anew_is_told(tmp_path: Path) -> None:
+    server = NfsServer(tmp_path / "server").start()
+    backend = nfs_backend("/media/shared")
+    shared = server.export / "shared"
+    shared.mkdir()
+    try:
+        for _ in range(2):
+            result = await probe(backend, server.port)
+            assert (result.state, result.finding.lease if result.finding else None) == (State.UP, 60), result.detail
+        server.stop()  # it keeps what it knows of directories for a while
+        shared.rename(server.export / "kept")
+        shared.mkdir()
+        server.start()
+        result = await probe(backend, server.port)
+        assert (result.state, result.reason) == (State.DEGRADED, Reason.EXPORT)
+        assert "another directory than before" in result.detail
+    finally:
+        server.stop()
+
+
 async def test_nfs_read_only(tmp_path: Path, shared_nfs: NfsServer) -> None:
     server = NfsServer(tmp_path / "server", access="RO").start()
     try:

@@ -92,6 +92,7 @@ class OpenVpnServer:
         network: Its clients' addresses: the first three numbers.
         login: A user and password that clients must give, instead of a certificate.
         more: Lines for its configuration.
+        namespace: Where it runs.
     """
 
     def __init__(
@@ -103,8 +104,10 @@ class OpenVpnServer:
         network: str = "10.8.0",
         login: tuple[str, str] | None = None,
         more: str = "",
+        namespace: str = _FAR,
     ) -> None:
         folder.mkdir()
+        self.namespace = namespace
         self.folder, self.port, self.protocol, self.authority = folder, port, protocol, authority
         self._login = login
         certificate, key = authority.issue(f"server-{folder.name}", server=True)
@@ -144,7 +147,7 @@ class OpenVpnServer:
         return f"verify-client-cert none\nusername-as-common-name\n{check}"
 
     def start(self) -> "OpenVpnServer":
-        with inside(_FAR):
+        with inside(self.namespace):
             self.process.spawn()
         self._wait()
         return self
@@ -187,17 +190,19 @@ class WireGuardPeer:
         folder: Where its files go.
         port: UDP port.
         network: The first three numbers of its network, in which it is 1 and we are 2.
+        namespace: Where it runs.
     """
 
-    def __init__(self, folder: Path, port: int = 51820, network: str = "10.9.0") -> None:
+    def __init__(self, folder: Path, port: int = 51820, network: str = "10.9.0", namespace: str = _FAR) -> None:
         folder.mkdir()
+        self.namespace = namespace
         self.folder, self.port, self.network = folder, port, network
         self.device = f"wgs{port}"
         self.key, self.client_key = _wg_key(), _wg_key()
         self.process = Process(["/usr/bin/wireguard-go", "-f", self.device], folder / "log")
 
     def start(self) -> "WireGuardPeer":
-        with inside(_FAR):
+        with inside(self.namespace):
             socket = Path(f"/var/run/wireguard/{self.device}.sock")
             socket.unlink(missing_ok=True)
             self.process.spawn()
