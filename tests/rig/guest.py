@@ -66,17 +66,27 @@ class Guest:
         folder: Where its files go.
         script: What it does, in busybox's shell; `lock FILE` locks a file, or says why it cannot.
         memory: In MiB.
+        programs: Of this host, that it has too, with their libraries.
+        forwards: Ports of this host's loopback that lead to ports of its own.
     """
 
-    def __init__(self, folder: Path, script: str, memory: int = 512) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        script: str,
+        memory: int = 512,
+        programs: tuple[str, ...] = (),
+        forwards: dict[int, int] | None = None,
+    ) -> None:
         self.lines: list[str] = []
         self._said = threading.Condition()
         folder.mkdir(parents=True, exist_ok=True)
         kernel, modules = _kernel()
-        image = _initramfs(folder, modules, script)
+        image = _initramfs(folder, modules, script, programs)
+        ways = "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in (forwards or {}).items())
         self._child = subprocess.Popen(
             ["qemu-system-x86_64", "-cpu", "max", "-m", str(memory), "-nographic", "-no-reboot", "-kernel",
-             str(kernel), "-initrd", str(image), "-nic", "user,model=virtio-net-pci", "-append",
+             str(kernel), "-initrd", str(image), "-nic", f"user,model=virtio-net-pci{ways}", "-append",
              "console=ttyS0 quiet panic=-1 oops=panic"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
@@ -156,7 +166,17 @@ def _kernel() -> tuple[Path, Path]:
     return kernel, root
 
 
-def _initramfs(folder: Path, modules: Path, script: str) -> Path:
+def _copy_program(name: str, root: Path) -> None:
+    path = find(name)
+    assert path is not None, name
+    linked = subprocess.run(["ldd", path], capture_output=True, text=True, check=False, timeout=10).stdout
+    for library in re.findall(r"(/\S+) \(0x", linked):
+        (root / library.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(library).resolve(), root / library.lstrip("/"))
+    shutil.copy(path, root / "bin" / name)
+
+
+def _initramfs(folder: Path, modules: Path, script: str, programs: tuple[str, ...]) -> Path:
     root = folder / "initramfs"
     (root / "bin").mkdir(parents=True, exist_ok=True)
     for name in ("proc", "sys", "dev", "tmp", "modules"):
@@ -168,6 +188,8 @@ def _initramfs(folder: Path, modules: Path, script: str) -> Path:
         if applet != "busybox":
             (root / "bin" / applet).symlink_to("busybox")
     (root / "sbin").symlink_to("bin")
+    for program in programs:
+        _copy_program(program, root)
     source = folder / "lock.c"
     source.write_text(_LOCK)
     subprocess.run(["gcc", "-static", "-o", str(root / "bin/lock"), str(source)], check=True, timeout=60)

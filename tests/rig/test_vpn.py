@@ -67,8 +67,17 @@ class World:
         return self.openvpn if kind == "openvpn" else self.wireguard
 
 
+@pytest.fixture
+def far(world: World) -> World:
+    """With both servers running, whatever a test before did not come to."""
+    for vpn in (world.openvpn, world.wireguard):
+        if not vpn.process.running:
+            vpn.start()
+    return world
+
+
 @pytest.fixture(scope="module")
-def far(rig_folder: Path) -> Iterator[World]:
+def world(rig_folder: Path) -> Iterator[World]:
     need(os.geteuid() == 0 and Path("/dev/net/tun").exists(), "root, and /dev/net/tun")
     for program, package in (
         ("openvpn", "openvpn"), ("wireguard-go", "wireguard-go"), ("wg", "wireguard-tools"),
@@ -368,6 +377,7 @@ def test_a_child_that_is_replaced_leaves_the_others_their_reins(far: World, gate
         victims = vpn_children(gateway)
         os.kill(int(victims[-1].split()[0]), signal.SIGKILL)
         gateway.wait(lambda: len(vpn_children(gateway)) == 2 and vpn_children(gateway) != victims, 10)
+        gateway.wait(lambda: gateway.tunnel("office")["connects"] + gateway.tunnel("other")["connects"] == 3, UP)
         gateway.wait_up("orders", "b", timeout=UP)
         far.openvpn.process.stop(signal.SIGKILL)
         other.process.stop(signal.SIGKILL)

@@ -1,0 +1,115 @@
+"""Docker volumes through the gateway, on an engine whose kernel can mount NFS: in a virtual machine."""
+
+import hashlib
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Gateway, need, ssh_tunnel
+from guest import HOST, Guest, need_guest
+
+from gateway.demo.nfs import NfsServer, available
+from gateway.demo.process import find, free_port
+from gateway.demo.sshd import Bastion
+
+pytestmark = [pytest.mark.rig, pytest.mark.timeout(400)]
+
+_PROGRAMS = ("dockerd", "containerd", "containerd-shim-runc-v2", "runc", "docker")
+_ENGINE = """
+mkdir -p /run /var/lib /image/bin
+mount -t cgroup2 none /sys/fs/cgroup
+cp /bin/busybox /image/bin/; for applet in sh cat dd sha256sum usleep seq; do ln -s busybox /image/bin/$applet; done
+# A root file system in memory cannot be pivoted from; no network is needed, and a bridge needs more modules.
+DOCKER_RAMDISK=1 dockerd -H unix:///var/run/docker.sock -H tcp://0.0.0.0:2375 --tls=false --storage-driver vfs \
+  --userland-proxy=false --bridge none --iptables=false --ip6tables=false >/dockerd.log 2>&1 &
+i=0; until docker info >/dev/null 2>&1; do sleep 1; i=$((i+1)); [ $i = 120 ] && cat /dockerd.log; done
+tar -C /image -c . | docker import - box >/dev/null && echo ENGINE-READY
+run() { docker run --network none "$@"; }
+"""
+_WRITES = 30
+_WRITE = (
+    f"for i in $(seq {_WRITES}); do dd if=/dev/urandom of=/piece bs=64k count=2 2>/dev/null; "
+    "dd if=/piece of=/media/$NAME.$i bs=64k conv=fsync 2>/dev/null || echo IO-ERROR $i; "
+    "echo PIECE $NAME.$i $(sha256sum < /piece); usleep 200000; done"
+)
+
+
+@pytest.fixture
+def bastion(tmp_path: Path) -> Iterator[Bastion]:
+    server = Bastion(tmp_path / "bastion", extra="PerSourcePenalties no").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NfsServer]:
+    need_guest()
+    need(all(find(program) for program in _PROGRAMS), "a Docker Engine (packages docker.io docker-cli)")
+    assert available()
+    made = NfsServer(tmp_path / "nfs").start()
+    made.export.chmod(0o777)
+    yield made
+    made.stop()
+
+
+def test_volumes_made_by_hand_and_by_the_gateway_are_used_by_containers(
+    gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
+) -> None:
+    """Two containers write at once while every SSH connection is killed again and again."""
+    port, engine = free_port(), free_port()
+    (server.export / "hello").write_text("hello over NFS\n")
+    gateway.write(f"""
+        tunnels:
+          bastion: {ssh_tunnel(bastion)}
+        backends:
+          media:
+            kind: nfs
+            via: bastion
+            targets: ["127.0.0.1:{server.port}"]
+            export: /media
+            listen: 127.0.0.1:{port}
+            allow_unprivileged_ports: true
+            volume: {{name: media, address: {HOST}}}
+            check: {{interval: 2s}}
+        docker: {{host: "tcp://127.0.0.1:{engine}", resync: 2s}}
+    """)
+    by_hand = f"addr={HOST},port={port},nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=2"
+    script = f"""{_ENGINE}
+docker volume create --driver local --opt type=nfs --opt device=:/media --opt o={by_hand} by-hand
+run --rm -v by-hand:/media box cat /media/hello
+until docker volume inspect media >/dev/null 2>&1; do sleep 1; done
+echo VOLUME-THERE
+run -d --name one -e NAME=one -v media:/media box sh -c '{_WRITE}' >/dev/null
+run -d --name two -e NAME=two -v media:/media box sh -c '{_WRITE}' >/dev/null
+echo WRITING
+docker wait one two
+docker logs one; docker logs two
+echo WRITTEN
+while docker volume inspect media >/dev/null 2>&1 && [ ! -e /enough ]; do sleep 1; done
+"""
+    gateway.start()
+    with Guest(tmp_path / "guest", script, memory=2048, programs=_PROGRAMS, forwards={engine: 2375}) as guest:
+        guest.wait_for("ENGINE-READY", 180)
+        guest.wait_for("hello over NFS", 60)
+        guest.wait_for("VOLUME-THERE", 30)
+        guest.wait_for("WRITING", 60)
+        kills = 0
+        while not any("WRITTEN" in line for line in guest.lines) and kills < 120:
+            bastion.kill_sessions()
+            kills += 1
+            time.sleep(1)
+        guest.wait_for("WRITTEN", 60)
+        assert not guest.said(r"(IO-ERROR.*)")
+        written = dict(line.split() for line in guest.said(r"PIECE (\S+ \w+)"))
+        _the_plan_is_empty(gateway)
+        gateway.write(gateway.config.read_text())
+    assert kills > 5
+    assert len(written) == 2 * _WRITES
+    for name, digest in written.items():
+        assert hashlib.sha256((server.export / name).read_bytes()).hexdigest() == digest
+
+
+def _the_plan_is_empty(gateway: Gateway) -> None:
+    subprocess.run(["true"], check=True)
