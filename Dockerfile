@@ -38,9 +38,10 @@ RUN apt-get update -qq && \
       $(command -v python3 >/dev/null || echo python3) >/dev/null && \
     rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/gateway /opt/gateway
+RUN mkdir -p /var/lib/gateway /run/gateway /run/wireguard
 ENV PATH=/opt/gateway/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin PYTHONUNBUFFERED=1 LOGNAME=gateway
 EXPOSE 9090
-VOLUME ["/var/lib/gateway", "/run/gateway"]
+VOLUME ["/var/lib/gateway", "/run/gateway", "/run/wireguard"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --start-interval=1s CMD ["gateway", "healthcheck"]
 ENTRYPOINT ["gateway"]
 CMD ["run"]

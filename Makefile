@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11; do $$p -c '' 2>/dev/null && echo $$p && break; done || echo python3)
 BIN := $(VENV)/bin
 
-.PHONY: help image examples example-sidecar example-shared example-nfs example-swarm setup demo test check bench chaos failover restarts patience profile format clean
+.PHONY: help image examples example-sidecar example-shared example-nfs example-swarm setup demo test check bench chaos failover restarts patience mounts profile format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ restarts: setup  ## restart one of two gateways behind HAProxy, again and again 
 patience: setup  ## probe a MySQL that refuses whoever breaks off ten handshakes (ARGS="--count 10000"; as root)
 	@tools/packages.sh test
 	$(BIN)/python -m tests.chaos.patience $(ARGS)
+
+mounts: setup  ## stop the tunnel under a kernel's NFS mount, and mount before it exists (ARGS="--outages 40 --races 20"; as root)
+	@tools/packages.sh test
+	$(BIN)/python -m tests.chaos.mounts $(ARGS)
 
 image:  ## the container image (ARGS="--target vpn", or "--build-arg BASE=…")
 	docker build -t gateway $(ARGS) .

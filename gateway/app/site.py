@@ -105,7 +105,7 @@ class Running:
         roles = self.spec.kind.has_roles
         for check in self.checks:
             if roles or check.target == target:
-                check.kick()
+                check.doubt()
 
 
 def bind_all(config: Config, kept: dict[Address, Listener]) -> dict[Address, Listener]:
@@ -280,7 +280,9 @@ class Site:
             running = Running(spec, worker.forwards[spec.name], worker)
         else:
             route = Route(self._path(spec), lambda: list(spec.targets), lambda _: None, spec.hold)
-            running = Running(spec, Forward(spec.name, [], self._admission(spec), route, spec.kind.tap))
+            running = Running(
+                spec, Forward(spec.name, [], self._admission(spec), route, spec.kind.tap, spec.kind.prompt)
+            )
         self.backends[spec.name] = running
         self._change(running, spec, listeners)
         if isinstance(running.forward, Forward):

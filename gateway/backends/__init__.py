@@ -25,6 +25,8 @@ class BackendKind:
         has_roles: Whether targets are primary or replica.
         bulk: Whether its clients move much and wait little, so that queries should not share a core with them.
         privileged_only: Tells, from the options, whether only source ports below 1024 may connect.
+        prompt: Seconds after which a client that still waits for an answer makes the target doubtful; None: an answer
+            may take any time.
         tap: Makes what measures latency in its protocol's traffic; None: taking turns tells enough.
         volume: Makes a Docker volume of the options and the listener's address, where one is configured.
         abort_limit: How many broken handshakes in a row a server takes before it refuses their source address.
@@ -42,6 +44,7 @@ class BackendKind:
     privileged_only: Callable[[Any], bool] = lambda _: False
     abort_limit: int | None = None
     tap: MakeTap | None = None
+    prompt: float | None = None
     volume: Callable[[Any, Endpoint], VolumeSpec | None] = lambda _options, _listener: None
     verify: Callable[[Any, Any], None] = lambda _options, _check: None
     """Raises `GatewayError` when options, or files that they name, can never work."""

@@ -184,6 +184,7 @@ KIND = BackendKind(
     hold=Duration(300.0),
     bulk=True,
     tap=RpcTap,
+    prompt=1.5,
     volume=_volume,
     privileged_only=lambda options: not options.allow_unprivileged_ports,
 )

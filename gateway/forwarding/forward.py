@@ -25,6 +25,7 @@ _INTRODUCTION = 3.0
 """Seconds that a client waits for its container to be known, where it is let in only then."""
 _SHORT_INTRODUCTION = 0.5
 """The same, where it matters only for what is counted."""
+_LOOK_EVERY = 0.5
 _SHED_EVERY = (0.1, 0.4)
 
 
@@ -49,10 +50,17 @@ class Forward:
         admission: Who may come in.
         route: Where to.
         tap: How latency is found in the traffic; None: by turns.
+        prompt: Seconds after which traffic counts as failed where a client still waits for an answer; None: never.
     """
 
     def __init__(
-        self, name: str, listeners: list[Listener], admission: Admission, route: Route, tap: MakeTap | None = None
+        self,
+        name: str,
+        listeners: list[Listener],
+        admission: Admission,
+        route: Route,
+        tap: MakeTap | None = None,
+        prompt: float | None = None,
     ) -> None:
         self.name = name
         self.listeners = listeners
@@ -69,6 +77,7 @@ class Forward:
         self._dialling: set[asyncio.Task[None] | None] = set()
         self._group: asyncio.TaskGroup | None = None
         self._dialler = Dialler(route)
+        self._prompt = prompt
         self._unwanted: frozenset[Endpoint] = frozenset()
         self._shedding = False
 
@@ -99,10 +108,24 @@ class Forward:
             self._start_accepting()
             ready()
             try:
-                await asyncio.Event().wait()
+                await self._look_for_silence()
             finally:
                 self._group = None
                 self.abort_all()
+
+    async def _look_for_silence(self) -> None:
+        """A server that hangs breaks no connection, and would be noticed at the next check only."""
+        if self._prompt is None:
+            await asyncio.Event().wait()
+            return
+        seen = time.monotonic() - self._prompt
+        while True:
+            await asyncio.sleep(_LOOK_EVERY)
+            now = time.monotonic() - self._prompt
+            silent = [each for each in self.joined.values() if seen <= each.relay.last_active < now]
+            for target in {each.target for each in silent if each.relay.asked}:
+                self._dialler.route.failed(target)
+            seen = now
 
     def update(self, listeners: list[Listener], admission: Admission, route: Route) -> None:
         """Change everything for new clients; those that are joined stay as they are.

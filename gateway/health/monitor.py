@@ -159,8 +159,13 @@ class Check:
             self.started.set()
 
     def kick(self) -> None:
-        """Check now: real traffic failed, or the path changed."""
+        """Check now: the path changed."""
         self._kick.set()
+
+    def doubt(self) -> None:
+        """Check now: real traffic failed, which counts as much as a check that failed."""
+        self.verdict.doubt()
+        self.kick()
 
     def pause(self) -> None:
         """Stop checking, and say so, until `resume`."""

@@ -13,6 +13,10 @@ _FLAP_START, _FLAP_STOP = 0.30, 0.20
 """Nagios Core manual, "Detection and Handling of State Flapping"."""
 
 
+_CERTAIN = (Reason.NO_SPACE, Reason.READ_ONLY)
+"""What a server says of its storage: it has answered, and would say the same again."""
+
+
 @dataclass(frozen=True)
 class Result:
     """One check's outcome.
@@ -65,7 +69,7 @@ class Verdict:
 
     Args:
         rise: Successes in a row that bring it up.
-        fall: Failures in a row that take it down.
+        fall: Failures in a row that take it down; a full or read-only export is down at once.
     """
 
     def __init__(self, rise: int, fall: int) -> None:
@@ -94,10 +98,15 @@ class Verdict:
             self._set(result)
         else:
             self._in_row += 1
-            if self._in_row >= (self.rise if result.passed else self.fall):
+            if self._in_row >= (self.rise if result.passed else self.fall) or result.reason in _CERTAIN:
                 self._in_row = 0
                 self._set(result)
         return self.state is not before
+
+    def doubt(self) -> None:
+        """Real traffic failed: that counts as one failure in a row, however many clients it was."""
+        if self.state in (State.UP, State.DEGRADED):
+            self._in_row = max(self._in_row, 1)
 
     def override(self, state: State, reason: Reason | None, detail: str) -> bool:
         """Blocked or paused: not judged by results; the first one after it decides again."""

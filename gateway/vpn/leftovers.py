@@ -9,7 +9,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from gateway.errors import Reason, TunnelError
+
 _LOCK = "lock"
+_RUN = Path("/run/gateway")
+"""Where a container whose root is read-only, and which has no /tmp, can still write."""
 _YOUNG = 30.0
 """Seconds for which something may still be about to be locked, or listened at."""
 
@@ -19,13 +23,24 @@ class OwnFolder:
 
     Args:
         prefix: What its name begins with; those of gateways that were killed are removed.
+
+    Raises:
+        TunnelError: It cannot be made anywhere.
     """
 
     def __init__(self, prefix: str) -> None:
-        for old in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        try:
+            above = tempfile.gettempdir()
+        except FileNotFoundError:
+            above = str(_RUN)
+        for old in Path(above).glob(f"{prefix}*"):
             with contextlib.suppress(OSError):
                 _sweep(old)
-        self.path = Path(tempfile.mkdtemp(prefix=prefix))  # mode 0700
+        try:
+            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=above))  # mode 0700
+        except OSError as error:
+            told = f"{error}: it needs a folder to write in, /tmp or {_RUN}"
+            raise TunnelError(Reason.PERMISSION, told, fatal=True) from error
         # Held as long as the descriptor, which ends with the process (flock(2)).
         self._lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)

@@ -106,6 +106,7 @@ class OpenVpn:
             "--dev", self._device, "--dev-type", file.layer, "--ifconfig-noexec", "--route-noexec", "--persist-tun",
             "--script-security", "1", "--setenv", "opt", "disable-dco", "--verb", "3", "--suppress-timestamps",
             "--auth-nocache", "--resolv-retry", "1", "--connect-retry", "1", "2", "--server-poll-timeout", "5",
+            "--tmp-dir", str(self._management.path.parent),
             "--management", str(self._management.path), "unix", "--management-client", "--management-hold",
             "--management-up-down", "--management-query-remote", "--management-query-passwords",
         ]  # fmt: skip

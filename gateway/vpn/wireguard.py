@@ -106,6 +106,11 @@ class WireGuard:
         return wanted
 
     async def _start_child(self) -> None:
+        try:
+            await asyncio.to_thread(_SOCKETS.mkdir, exist_ok=True)
+        except OSError as error:
+            told = f"{error}: wireguard-go has its socket there, so it must be writable (mount a tmpfs)"
+            raise TunnelError(Reason.PERMISSION, told, fatal=True) from error
         leftovers.sweep_sockets(_SOCKETS, "gww-*.sock")
         self._child = await Child.start(
             ["wireguard-go", "-f", self._device], "wireguard-go", self._printed, {"LOG_LEVEL": "error"}

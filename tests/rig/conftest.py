@@ -74,6 +74,24 @@ def shared_nfs(rig_folder: Path) -> Iterator[nfs.NfsServer]:
     server.stop()
 
 
+@pytest.fixture
+def small_export(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    need(nfs.available(), "root, and ganesha.nfsd (packages nfs-ganesha nfs-ganesha-vfs)")
+    folder = tmp_path / "small"
+    image = tmp_path / "image"
+    folder.mkdir()
+    with image.open("wb") as file:
+        file.truncate(4 << 20)
+    mounted = subprocess.run(["mkfs.ext4", "-q", "-N", "16", image], check=False, timeout=20).returncode == 0 and (
+        subprocess.run(["mount", "-o", "loop", image, folder], check=False, timeout=20).returncode == 0
+    )
+    if not mounted:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], check=True, timeout=20)
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True, timeout=20)
+
+
 @dataclass
 class Gateway:
     """A `gateway run` in a folder of its own.

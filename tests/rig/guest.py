@@ -33,6 +33,30 @@ int main(int argc, char **argv) {
     return 0;
 }
 """
+_SCRIBBLE = """
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    uint64_t block[512];
+    int fd = open(argv[1], O_WRONLY | O_CREAT, 0644);
+    for (uint64_t number = 0; number % 16 || access(argv[2], F_OK); number++) {
+        for (uint64_t word = 0; word < 512; word++)
+            block[word] = (number * 512 + word) * 0x9E3779B97F4A7C15u;
+        if (pwrite(fd, block, sizeof block, number * sizeof block) != sizeof block || fsync(fd)) {
+            perror("IO-ERROR");
+            return 1;
+        }
+        printf("AT %lu\\n", number);
+        fflush(stdout);
+        usleep(atoi(argv[3]));
+    }
+    return close(fd);
+}
+"""
+_TOOLS = {"lock": _LOCK, "scribble": _SCRIBBLE}
 _INIT = """#!/bin/sh
 mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev 2>/dev/null
 for module in $(cat /modules.list); do insmod $module; done
@@ -64,7 +88,9 @@ class Guest:
 
     Args:
         folder: Where its files go.
-        script: What it does, in busybox's shell; `lock FILE` locks a file, or says why it cannot.
+        script: What it does, in busybox's shell; `lock FILE` locks a file, or says why it cannot; `scribble FILE STOP
+            MICROSECONDS` writes and syncs 4 KiB after 4 KiB, whose content follows from their number, with pauses,
+            and says `AT NUMBER` after each, until STOP exists or something fails.
         memory: In MiB.
         programs: Of this host, that it has too, with their libraries.
         forwards: Ports of this host's loopback that lead to ports of its own.
@@ -79,6 +105,8 @@ class Guest:
         forwards: dict[int, int] | None = None,
     ) -> None:
         self.lines: list[str] = []
+        self.times: list[float] = []
+        """When each line came, as `time.time()`."""
         self._said = threading.Condition()
         folder.mkdir(parents=True, exist_ok=True)
         kernel, modules = _kernel()
@@ -108,6 +136,7 @@ class Guest:
         for line in self._child.stdout:
             with self._said:
                 self.lines.append(line.decode(errors="replace").strip())
+                self.times.append(time.time())
                 self._said.notify_all()
 
     def wait_for(self, text: str, timeout: float = 60.0) -> str:
@@ -190,9 +219,10 @@ def _initramfs(folder: Path, modules: Path, script: str, programs: tuple[str, ..
     (root / "sbin").symlink_to("bin")
     for program in programs:
         _copy_program(program, root)
-    source = folder / "lock.c"
-    source.write_text(_LOCK)
-    subprocess.run(["gcc", "-static", "-o", str(root / "bin/lock"), str(source)], check=True, timeout=60)
+    for name, text in _TOOLS.items():
+        source = folder / f"{name}.c"
+        source.write_text(text)
+        subprocess.run(["gcc", "-static", "-o", str(root / "bin" / name), str(source)], check=True, timeout=60)
     listed: list[str] = []
     version = next((modules / "lib/modules").iterdir()).name
     for module in _MODULES:

@@ -377,6 +377,32 @@ def test_volumes_are_made_kept_and_never_taken_from_others(site: Site) -> None:
     engine.docker("volume", "rm", "shared", "theirs")
 
 
+def test_each_option_of_a_volume_that_somebody_changed_is_found(site: Site) -> None:
+    engine = site.engine
+    site.write()
+    path = site.folder / "gateway.yaml"
+    media = "  share: {kind: nfs, targets: [nas], export: /media, listen: 127.0.0.1:20490, volume: {name: shared}}"
+    path.write_text(path.read_text().replace("docker:", f"{media}\ndocker:", 1))
+    config = ("-c", str(path))
+    assert command("apply", *config).returncode == 0
+    made = json.loads(engine.docker("volume", "inspect", "shared").stdout)[0]
+    parts = made["Options"]["o"].split(",")
+    changed = {part: {"o": ",".join(each for each in parts if each != part)} for part in parts}
+    changed |= {"nolock": {"o": f"{made['Options']['o']},nolock"}}
+    changed |= {"device": {"device": "127.0.0.1:/other"}, "type": {"type": "nfs4"}}
+    labels = [word for key, value in made["Labels"].items() for word in ("--label", f"{key}={value}")]
+    for word, change in changed.items():
+        engine.docker("volume", "rm", "shared")
+        options = [word for pair in {**made["Options"], **change}.items() for word in ("-o", "=".join(pair))]
+        engine.docker("volume", "create", *labels, *options, "shared")
+        told = command("plan", *config)
+        assert ("recreate_volume" in told.stdout, word in told.stdout) == (True, True), told.stdout + told.stderr
+    assert "recreate_volume" in command("apply", *config).stdout
+    assert json.loads(engine.docker("volume", "inspect", "shared").stdout)[0]["Options"] == made["Options"]
+    assert "nothing to change" in command("apply", *config).stdout
+    engine.docker("volume", "rm", "shared")
+
+
 @pytest.mark.parametrize("ciphers", ["aes128-gcm@openssh.com", "aes256-ctr"])
 def test_an_engine_behind_a_tunnel(site: Site, shared_bastion: Bastion, ciphers: str) -> None:
     """Its unix socket through SSH, by the project's own data plane and by asyncssh's channels."""

@@ -263,7 +263,7 @@ def test_the_image_with_vpn_clients_needs_one_capability_and_one_device(yard: Ya
             )
         authority = Authority(folder / "certificates")
         servers: dict[str, OpenVpnServer | WireGuardPeer] = {
-            "office.ovpn": OpenVpnServer(folder / "openvpn", authority, namespace=namespace),
+            "office.ovpn": OpenVpnServer(folder / "openvpn", authority, more="multihome", namespace=namespace),
             "lab.conf": WireGuardPeer(folder / "wireguard", namespace=namespace),
         }
         for name, server in servers.items():

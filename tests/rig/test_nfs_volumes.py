@@ -1,13 +1,12 @@
 """Docker volumes through the gateway, on an engine whose kernel can mount NFS: in a virtual machine."""
 
 import hashlib
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Gateway, need, ssh_tunnel
+from conftest import Gateway, command, need, ssh_tunnel
 from guest import HOST, Guest, need_guest
 
 from gateway.demo.nfs import NfsServer, available
@@ -87,7 +86,9 @@ echo WRITING
 docker wait one two
 docker logs one; docker logs two
 echo WRITTEN
-while docker volume inspect media >/dev/null 2>&1 && [ ! -e /enough ]; do sleep 1; done
+until docker volume inspect media | grep nconnect=2; do sleep 1; [ -z "$(docker ps -qa)" ] || docker rm one two; done
+echo MADE-ANEW
+run --rm -v media:/media box cat /media/hello > /got && echo "AGAIN $(cat /got)"
 """
     gateway.start()
     with Guest(tmp_path / "guest", script, memory=2048, programs=_PROGRAMS, forwards={engine: 2375}) as guest:
@@ -103,13 +104,13 @@ while docker volume inspect media >/dev/null 2>&1 && [ ! -e /enough ]; do sleep 
         guest.wait_for("WRITTEN", 60)
         assert not guest.said(r"(IO-ERROR.*)")
         written = dict(line.split() for line in guest.said(r"PIECE (\S+ \w+)"))
-        _the_plan_is_empty(gateway)
-        gateway.write(gateway.config.read_text())
+        plan = command("plan", "-c", str(gateway.config))
+        assert "nothing to change" in plan.stdout, plan.stdout + plan.stderr
+        text = gateway.config.read_text()
+        gateway.config.write_text(text.replace(f"address: {HOST}", f"address: {HOST}, mount_options: [nconnect=2]"))
+        guest.wait_for("MADE-ANEW", 60)
+        guest.wait_for("AGAIN hello over NFS", 60)
     assert kills > 5
     assert len(written) == 2 * _WRITES
     for name, digest in written.items():
         assert hashlib.sha256((server.export / name).read_bytes()).hexdigest() == digest
-
-
-def _the_plan_is_empty(gateway: Gateway) -> None:
-    subprocess.run(["true"], check=True)

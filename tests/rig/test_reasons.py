@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -361,24 +360,6 @@ async def test_nfs_canary_left_over_from_a_crash_is_cleared(shared_nfs: NfsServe
     (shared_nfs.export / ".gateway-canary").mkdir()
     assert (await probe(nfs_backend(write=True), shared_nfs.port)).state is State.UP
     assert not (shared_nfs.export / ".gateway-canary").exists()
-
-
-@pytest.fixture
-def small_export(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB."""
-    need(nfs.available(), "root, and ganesha.nfsd (packages nfs-ganesha nfs-ganesha-vfs)")
-    folder = tmp_path / "small"
-    image = tmp_path / "image"
-    folder.mkdir()
-    with image.open("wb") as file:
-        file.truncate(4 << 20)
-    mounted = subprocess.run(["mkfs.ext4", "-q", "-N", "16", image], check=False, timeout=20).returncode == 0 and (
-        subprocess.run(["mount", "-o", "loop", image, folder], check=False, timeout=20).returncode == 0
-    )
-    if not mounted:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], check=True, timeout=20)
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True, timeout=20)
 
 
 async def test_nfs_full_disk(tmp_path: Path, small_export: Path) -> None:

@@ -109,3 +109,25 @@ def test_a_state_changes_only_after_as_many_in_a_row_as_asked(rise: int, fall: i
     tail = rise if verdict.state is State.DOWN else fall
     if results and len(results) > tail and len(set(results[-tail:])) == 1:
         assert (verdict.state is State.UP) == results[-1]
+
+
+def test_failed_traffic_counts_once_until_a_check_passes() -> None:
+    verdict = Verdict(rise=2, fall=3)
+    verdict.add(UP)
+    verdict.doubt()
+    verdict.doubt()
+    assert verdict.pending
+    assert [verdict.add(DOWN) for _ in range(2)] == [False, True]
+    verdict.doubt()  # it is down already
+    assert [verdict.add(UP) for _ in range(2)] == [False, True]
+    verdict.doubt()
+    verdict.add(UP)
+    assert [verdict.add(DOWN) for _ in range(3)] == [False, False, True]
+
+
+def test_a_full_or_read_only_export_is_down_at_once() -> None:
+    for reason in (Reason.NO_SPACE, Reason.READ_ONLY):
+        verdict = Verdict(rise=2, fall=3)
+        verdict.add(UP)
+        assert verdict.add(Result(at=0.0, duration=0.01, state=State.DOWN, reason=reason))
+        assert (verdict.state, verdict.reason) == (State.DOWN, reason)

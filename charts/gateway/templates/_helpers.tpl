@@ -208,6 +208,7 @@ The container, also as a native sidecar in a chart of your own: add this chart a
     {{- end }}
     {{- if $values.vpn.enabled }}
     - {name: gateway-tun, mountPath: /dev/net/tun}
+    - {name: gateway-wireguard, mountPath: /run/wireguard}
     {{- end }}
     {{- with $values.extraVolumeMounts }}
     {{- toYaml . | nindent 4 }}
@@ -235,6 +236,8 @@ The container, also as a native sidecar in a chart of your own: add this chart a
 {{- if .Values.vpn.enabled }}
 - name: gateway-tun
   hostPath: {path: /dev/net/tun, type: CharDevice}
+- name: gateway-wireguard
+  emptyDir: {medium: Memory, sizeLimit: 1Mi}
 {{- end }}
 {{- with .Values.extraVolumes }}
 {{ toYaml . }}

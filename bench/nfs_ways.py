@@ -1,0 +1,81 @@
+"""A kernel mount of NFS through the gateway beside one through `ssh -L` and one straight: interleaved, medians.
+
+Usage: sudo python bench/nfs_ways.py [--rounds N] [--megabytes N]
+
+The client is the kernel of a QEMU guest under software emulation, whose own speed bounds all three. The server is
+Ganesha and the bastion OpenSSH, both on this host's loopback; ssh and the gateway use the same cipher.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests" / "rig")]
+
+from guest import Guest, mount
+
+from gateway.demo.process import Process, free_port
+from gateway.ssh.options import CIPHERS
+from tests.chaos.mounts import Yard
+
+SCRIPT = """
+mb() { awk -v bytes=$1 -v from=$2 -v to=$3 'BEGIN { printf "%.1f", bytes / 1e6 / (to - from) }'; }
+now() { cut -d" " -f1 /proc/uptime; }
+"""
+
+
+def step(way: str, mounted: str, megabytes: int) -> str:
+    """Write a file and read it again through a mount of its own each time, so that nothing is cached."""
+    size = megabytes << 20
+    return f"""
+{mounted}
+a=$(now); dd if=/dev/zero of=/mnt/{way} bs=1M count={megabytes} conv=fsync 2>/dev/null; b=$(now)
+echo "MB/s {way} write $(mb {size} $a $b)"; umount /mnt
+{mounted}
+a=$(now); dd if=/mnt/{way} of=/dev/null bs=1M 2>/dev/null; b=$(now)
+echo "MB/s {way} read $(mb {size} $a $b)"; umount /mnt
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--megabytes", type=int, default=64)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch, Yard(Path(scratch, "yard")) as yard:
+        Path(scratch).chmod(0o755)
+        yard.bastion.start()
+        yard.gateway.wait_up("media")
+        local = free_port()
+        ssh = Process(
+            ["ssh", "-N", "-c", CIPHERS[0], "-i", str(yard.bastion.client_key),
+             "-o", f"UserKnownHostsFile={yard.bastion.known_hosts}", "-p", str(yard.bastion.port),
+             "-L", f"127.0.0.1:{local}:127.0.0.1:{yard.server.port}",
+             f"{yard.bastion.user}@127.0.0.1"],
+            Path(scratch, "ssh.log"),
+        )  # fmt: skip
+        ssh.start(local)
+        try:
+            ways = {"gateway": yard.port, "ssh": local, "straight": yard.server.port}
+            steps = [step(way, mount(port), options.megabytes) for way, port in ways.items()] * options.rounds
+            script = SCRIPT + "".join(steps)
+            with Guest(Path(scratch, "guest"), script, memory=1024) as guest:
+                guest.wait_for("GUEST-DONE", 60 + 60 * options.rounds)
+                said = [line.split() for line in guest.said(r"MB/s (.*)")]
+        finally:
+            ssh.stop()
+    print(
+        f"{'':8}{'gateway':>10}{'ssh -L':>10}{'straight':>10}{'beside ssh':>12}   MB/s, medians of {options.rounds}"
+    )
+    for what in ("write", "read"):
+        by_way = {way: [float(rate) for name, kind, rate in said if (name, kind) == (way, what)] for way in ways}
+        medians = {way: statistics.median(rates) for way, rates in by_way.items()}
+        ratio = statistics.median(a / b for a, b in zip(by_way["gateway"], by_way["ssh"], strict=True))
+        print(f"{what:8}" + "".join(f"{medians[way]:10.1f}" for way in ways) + f"{ratio:12.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""How soon an NFS server that hangs, has ended, is full or is read-only is told, with checks as by default."""
+
+import contextlib
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Gateway, ssh_tunnel
+
+from gateway.demo.nfs import NfsServer
+from gateway.demo.process import free_port
+from gateway.demo.sshd import Bastion
+
+pytestmark = pytest.mark.rig
+
+SOON = 10.0
+
+
+@pytest.fixture
+def server(tmp_path: Path, small_export: Path) -> Iterator[NfsServer]:
+    made = NfsServer(tmp_path / "nfs", export=small_export).start()
+    yield made
+    made.stop()
+
+
+def start(gateway: Gateway, bastion: Bastion, server: NfsServer, check: str) -> int:
+    port = free_port()
+    gateway.write(f"""
+        tunnels: {{bastion: {ssh_tunnel(bastion)}}}
+        backends:
+          media:
+            kind: nfs
+            via: bastion
+            targets: ["127.0.0.1:{server.port}"]
+            export: /media
+            listen: 127.0.0.1:{port}
+            allow_unprivileged_ports: true
+            check: {check}
+    """)
+    gateway.start().wait_up("media")
+    return port
+
+
+@contextlib.contextmanager
+def in_use(port: int) -> Iterator[None]:
+    """A client that asks again and again, as a mount does that is used: RPC's NULL procedure (RFC 5531)."""
+    done = threading.Event()
+
+    def ask() -> None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as sock:
+            sock.settimeout(60)
+            number = 0
+            while not done.wait(0.1):
+                number += 1
+                sock.sendall(struct.pack(">11I", 0x80000028, number, 0, 2, 100003, 4, 0, 0, 0, 0, 0))
+                if not sock.recv(4096):
+                    return
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        time.sleep(0.5)
+        yield
+    finally:
+        done.set()
+        thread.join(70)
+
+
+WAYS: dict[str, tuple[Callable[[NfsServer], None], Callable[[NfsServer], object], str]] = {
+    "hangs": (lambda server: server.send(signal.SIGSTOP), lambda server: server.send(signal.SIGCONT), "timeout"),
+    "has ended": (lambda server: server.stop(signal.SIGKILL), NfsServer.start, "refused"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.timeout(120)
+def test_a_server_in_use_that_does_not_answer_is_down_soon(
+    gateway: Gateway, shared_bastion: Bastion, server: NfsServer, way: str
+) -> None:
+    break_it, mend_it, reason = WAYS[way]
+    port = start(gateway, shared_bastion, server, "{}")
+    with in_use(port):
+        broken = time.monotonic()
+        break_it(server)
+        gateway.wait_state("media", "down", reason, timeout=SOON)
+        assert time.monotonic() - broken < SOON
+        mend_it(server)
+        gateway.wait_up("media", timeout=30)
+
+
+def test_a_full_and_a_read_only_export_are_down_at_the_next_check(
+    gateway: Gateway, shared_bastion: Bastion, server: NfsServer
+) -> None:
+    start(gateway, shared_bastion, server, "{interval: 1s, write: true}")
+
+    def failures(reason: str) -> int:
+        return int(gateway.backend("media")["targets"][0]["failures"].get(reason, 0))
+
+    filler = server.export / "filler"
+    with contextlib.suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(bytes(4096))
+            file.flush()
+    gateway.wait(lambda: failures("no_space") == 1, timeout=5)
+    assert gateway.state("media") == ("down", "no_space")
+    filler.unlink()
+    gateway.wait_up("media")
+    subprocess.run(["mount", "-o", "remount,ro", server.export], check=True, timeout=20)
+    gateway.wait(lambda: failures("read_only") == 1, timeout=5)
+    assert gateway.state("media") == ("down", "read_only")
+    subprocess.run(["mount", "-o", "remount,rw", server.export], check=True, timeout=20)
+    gateway.wait_up("media")
