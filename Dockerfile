@@ -39,7 +39,7 @@ RUN apt-get update -qq && \
     rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/gateway /opt/gateway
 RUN mkdir -p /var/lib/gateway /run/gateway /run/wireguard
-ENV PATH=/opt/gateway/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin PYTHONUNBUFFERED=1 LOGNAME=gateway
+ENV PATH=/opt/gateway/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin PYTHONUNBUFFERED=1
 EXPOSE 9090
 VOLUME ["/var/lib/gateway", "/run/gateway", "/run/wireguard"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --start-interval=1s CMD ["gateway", "healthcheck"]
@@ -53,8 +53,7 @@ LABEL org.opencontainers.image.title="gateway" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}"
 COPY --from=build /rootfs /
-# LOGNAME: a user of your own has no line in /etc/passwd.
-ENV PATH=/opt/gateway/bin PYTHONUNBUFFERED=1 LOGNAME=gateway SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
+ENV PATH=/opt/gateway/bin PYTHONUNBUFFERED=1 SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 USER 10001:10001
 EXPOSE 9090
 VOLUME ["/var/lib/gateway", "/run/gateway"]

@@ -16,7 +16,7 @@ class Changes:
         backends_gone: To be drained.
         backends_new: To be started.
         backends_changed: To be changed under their clients.
-        docker: Whether the section `docker` is another.
+        sections: The other sections that changed, such as `log` and `docker`.
     """
 
     tunnels_gone: frozenset[str]
@@ -24,7 +24,7 @@ class Changes:
     backends_gone: frozenset[str]
     backends_new: frozenset[str]
     backends_changed: frozenset[str]
-    docker: bool = False
+    sections: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         parts = {
@@ -33,9 +33,10 @@ class Changes:
             "backends added": self.backends_new,
             "backends changed": self.backends_changed,
             "backends removed": self.backends_gone,
+            "sections changed": self.sections,
         }
         told = [f"{what}: {', '.join(sorted(names))}" for what, names in parts.items() if names]
-        return "; ".join([*told, *(["docker changed"] if self.docker else [])]) or "no change"
+        return "; ".join(told) or "no change"
 
 
 def compare(old: Config, new: Config) -> Changes:
@@ -67,5 +68,7 @@ def compare(old: Config, new: Config) -> Changes:
         backends_gone=frozenset(old.backends.keys() - new.backends.keys()),
         backends_new=frozenset(new.backends.keys() - old.backends.keys()),
         backends_changed=frozenset(changed),
-        docker=old.docker != new.docker,
+        sections=frozenset(
+            name for name in ("log", "shutdown", "docker") if getattr(old, name) != getattr(new, name)
+        ),
     )

@@ -1,7 +1,10 @@
 """One SSH connection over a socket that somebody else opened."""
 
 import asyncio
+import getpass
+import os
 import socket
+from pathlib import Path
 from typing import Any
 
 import asyncssh
@@ -27,6 +30,7 @@ async def connect(options: SshOptions, sock: socket.socket, progress: Progress) 
 
 
 async def _connect(options: SshOptions, sock: socket.socket, progress: Progress) -> asyncssh.SSHClientConnection:
+    _be_somebody()
     verifier = hostkeys.Verifier(options)
     trusted = hostkeys.trusted(options, verifier)
     progress(TunnelState.AUTHENTICATING)
@@ -60,6 +64,18 @@ async def _connect(options: SshOptions, sock: socket.socket, progress: Progress)
             await conn.wait_closed()
         raise
     return conn
+
+
+def _be_somebody() -> None:
+    """Have a name and a home: asyncssh asks for both, though it needs neither, and some users have none."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = "gateway"
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/"
 
 
 def _refuse_terrapin(conn: asyncssh.SSHClientConnection, options: SshOptions) -> None:

@@ -61,7 +61,8 @@ _INIT = """#!/bin/sh
 mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev 2>/dev/null
 for module in $(cat /modules.list); do insmod $module; done
 ip link set lo up; ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2
-hostname guest
+"""
+_RUN = """hostname guest
 echo 7 > /proc/sys/kernel/printk_devkmsg 2>/dev/null
 echo GUEST-STARTED
 mkdir -p /mnt
@@ -69,6 +70,14 @@ mkdir -p /mnt
 echo GUEST-DONE
 sync
 poweroff -f
+"""
+_SERVICE = """[Service]
+Type=oneshot
+ExecStart=/bin/sh -c "echo GUEST-STARTED; . /script; echo GUEST-DONE; systemctl poweroff -ff"
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/console
+TimeoutStartSec=infinity
 """
 
 
@@ -94,6 +103,7 @@ class Guest:
         memory: In MiB.
         programs: Of this host, that it has too, with their libraries.
         forwards: Ports of this host's loopback that lead to ports of its own.
+        root: A Debian with systemd, which it boots, and the script is a service; None: nothing but busybox.
     """
 
     def __init__(
@@ -103,6 +113,7 @@ class Guest:
         memory: int = 512,
         programs: tuple[str, ...] = (),
         forwards: dict[int, int] | None = None,
+        root: Path | None = None,
     ) -> None:
         self.lines: list[str] = []
         self.times: list[float] = []
@@ -110,7 +121,14 @@ class Guest:
         self._said = threading.Condition()
         folder.mkdir(parents=True, exist_ok=True)
         kernel, modules = _kernel()
-        image = _initramfs(folder, modules, script, programs)
+        if root is None:
+            root = _busybox_root(folder, programs)
+            (root / "init").write_text(_INIT + _RUN)
+        else:
+            (root / "init").write_text(f"{_INIT}exec /lib/systemd/systemd\n")
+            _add_service(root)
+        (root / "script").write_text(script)
+        image = _initramfs(folder, root, modules)
         ways = "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in (forwards or {}).items())
         self._child = subprocess.Popen(
             ["qemu-system-x86_64", "-cpu", "max", "-m", str(memory), "-nographic", "-no-reboot", "-kernel",
@@ -205,10 +223,10 @@ def _copy_program(name: str, root: Path) -> None:
     shutil.copy(path, root / "bin" / name)
 
 
-def _initramfs(folder: Path, modules: Path, script: str, programs: tuple[str, ...]) -> Path:
+def _busybox_root(folder: Path, programs: tuple[str, ...]) -> Path:
     root = folder / "initramfs"
     (root / "bin").mkdir(parents=True, exist_ok=True)
-    for name in ("proc", "sys", "dev", "tmp", "modules"):
+    for name in ("proc", "sys", "dev", "tmp"):
         (root / name).mkdir(exist_ok=True)
     busybox = root / "bin/busybox"
     shutil.copy(find("busybox") or "", busybox)
@@ -223,6 +241,20 @@ def _initramfs(folder: Path, modules: Path, script: str, programs: tuple[str, ..
         source = folder / f"{name}.c"
         source.write_text(text)
         subprocess.run(["gcc", "-static", "-o", str(root / "bin" / name), str(source)], check=True, timeout=60)
+    return root
+
+
+def _add_service(root: Path) -> None:
+    units = root / "etc/systemd/system"
+    (units / "script.service").write_text(_SERVICE)
+    (units / "multi-user.target.wants").mkdir(exist_ok=True)
+    (units / "multi-user.target.wants/script.service").symlink_to("../script.service")
+    (units / "default.target").symlink_to("/lib/systemd/system/multi-user.target")
+
+
+def _initramfs(folder: Path, root: Path, modules: Path) -> Path:
+    """Add the kernel's modules, and pack."""
+    (root / "modules").mkdir()
     listed: list[str] = []
     version = next((modules / "lib/modules").iterdir()).name
     for module in _MODULES:
@@ -237,13 +269,11 @@ def _initramfs(folder: Path, modules: Path, script: str, programs: tuple[str, ..
                 data = Path(path).read_bytes()
                 (root / "modules" / name).write_bytes(lzma.decompress(data) if path.endswith(".xz") else data)
     (root / "modules.list").write_text("\n".join(f"/modules/{name}" for name in listed))
-    (root / "init").write_text(_INIT)
     (root / "init").chmod(0o755)
-    (root / "script").write_text(script)
-    image = folder / "initramfs.gz"
+    image = folder / "initramfs.cpio"
     find_all = subprocess.run(["find", "."], cwd=root, capture_output=True, check=True, timeout=30).stdout
-    packed = subprocess.run(
-        ["cpio", "-o", "-H", "newc", "--quiet"], cwd=root, input=find_all, capture_output=True, check=True, timeout=60
-    ).stdout
-    image.write_bytes(packed)
+    with image.open("wb") as packed:
+        subprocess.run(
+            ["cpio", "-o", "-H", "newc", "--quiet"], cwd=root, input=find_all, stdout=packed, check=True, timeout=60
+        )
     return image

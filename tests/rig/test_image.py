@@ -1,6 +1,7 @@
 """The image, built from a Debian made on the spot, and the Compose and Swarm examples with it, on a real engine."""
 
 import contextlib
+import datetime as dt
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ pytestmark = [pytest.mark.rig, pytest.mark.timeout(400)]
 
 __all__ = ["swarm"]  # a fixture
 
+Record = Callable[[str, object], None]
 COMPOSE = REPOSITORY / "configs" / "compose"
 _SOME = 5
 REMOTE = "10.66.0.1"
@@ -171,8 +173,9 @@ def yard(tmp_path_factory: pytest.TempPathFactory, rig_folder: Path) -> Iterator
         yield Yard(engine, folder, *servers, place)
 
 
-def test_the_image_is_small_and_has_no_shell(yard: Yard) -> None:
+def test_the_image_is_small_and_has_no_shell(yard: Yard, record_property: Record) -> None:
     size = int(yard.engine.docker("image", "inspect", "gateway", "-f", "{{.Size}}").stdout)
+    record_property("bytes", size)
     assert size < 120_000_000
     config = json.loads(yard.engine.docker("image", "inspect", "gateway", "-f", "{{json .Config}}").stdout)
     assert config["User"] == "10001:10001"
@@ -192,7 +195,7 @@ def test_it_trusts_who_a_debian_trusts(yard: Yard) -> None:
 
 
 @pytest.mark.parametrize("user", ["10001", "4321"], ids=["its user", "one's own"])
-def test_it_runs_read_only_without_rights_and_is_soon_ready(yard: Yard, user: str) -> None:
+def test_it_runs_read_only_without_rights_and_is_soon_ready(yard: Yard, user: str, record_property: Record) -> None:
     began = time.monotonic()
     yard.engine.docker(
         "run", "-d", "--name", "alone", "--user", user, "--read-only", "--cap-drop", "ALL",
@@ -207,14 +210,17 @@ def test_it_runs_read_only_without_rights_and_is_soon_ready(yard: Yard, user: st
             assert time.monotonic() < deadline
             time.sleep(0.2)
         logs = yard.engine.docker("logs", "alone")
-        assert "listening" in logs.stdout + logs.stderr
+        listening = next(line for line in (logs.stdout + logs.stderr).splitlines() if '"listening"' in line)
+        live = dt.datetime.fromisoformat(json.loads(listening)["timestamp"])
+        started = dt.datetime.fromisoformat(yard.engine.inspect("alone")["State"]["StartedAt"])
+        record_property("seconds_until_live", (live - started).total_seconds())
         yard.engine.docker("stop", "alone", timeout=40)
         assert yard.engine.inspect("alone")["State"]["ExitCode"] == 0
     finally:
         yard.engine.docker("rm", "-f", "-v", "alone", check=False)
 
 
-def test_a_tunnel_and_four_checks_take_little_memory(yard: Yard) -> None:
+def test_a_tunnel_and_four_checks_take_little_memory(yard: Yard, record_property: Record) -> None:
     yard.prepare("shared")
     secrets, database = yard.folder / "shared" / "secrets", yard.mariadb.port
     key = "via=bastion&check.interval=1s"
@@ -236,6 +242,7 @@ def test_a_tunnel_and_four_checks_take_little_memory(yard: Yard) -> None:
         time.sleep(5)  # some rounds of checks
         status = Path(f"/proc/{yard.engine.inspect('small')['State']['Pid']}/status").read_text()
         resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+        record_property("resident_kib", resident)
         assert resident < 80 * 1024
     finally:
         yard.engine.docker("rm", "-f", "-v", "small", check=False)

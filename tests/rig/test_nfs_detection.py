@@ -19,7 +19,8 @@ from gateway.demo.sshd import Bastion
 
 pytestmark = pytest.mark.rig
 
-SOON = 10.0
+SOON = 12.0
+"""Ten seconds, and what a busy machine adds."""
 
 
 @pytest.fixture
@@ -49,18 +50,18 @@ def start(gateway: Gateway, bastion: Bastion, server: NfsServer, check: str) -> 
 
 @contextlib.contextmanager
 def in_use(port: int) -> Iterator[None]:
-    """A client that asks again and again, as a mount does that is used: RPC's NULL procedure (RFC 5531)."""
+    """A client that asks again and again, and connects anew, as a mount does: RPC's NULL procedure (RFC 5531)."""
     done = threading.Event()
 
     def ask() -> None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as sock:
-            sock.settimeout(60)
-            number = 0
-            while not done.wait(0.1):
-                number += 1
-                sock.sendall(struct.pack(">11I", 0x80000028, number, 0, 2, 100003, 4, 0, 0, 0, 0, 0))
-                if not sock.recv(4096):
-                    return
+        while not done.wait(0.1):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as sock:
+                sock.settimeout(60)
+                number, answer = 0, b"."
+                while answer and not done.wait(0.1):
+                    number += 1
+                    sock.sendall(struct.pack(">11I", 0x80000028, number, 0, 2, 100003, 4, 0, 0, 0, 0, 0))
+                    answer = sock.recv(4096)
 
     thread = threading.Thread(target=ask)
     thread.start()
@@ -86,10 +87,8 @@ def test_a_server_in_use_that_does_not_answer_is_down_soon(
     break_it, mend_it, reason = WAYS[way]
     port = start(gateway, shared_bastion, server, "{}")
     with in_use(port):
-        broken = time.monotonic()
         break_it(server)
         gateway.wait_state("media", "down", reason, timeout=SOON)
-        assert time.monotonic() - broken < SOON
         mend_it(server)
         gateway.wait_up("media", timeout=30)
 

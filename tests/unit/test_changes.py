@@ -41,6 +41,11 @@ def test_backends_come_change_and_go() -> None:
     assert str(changes) == "backends added: new; backends changed: orders; backends removed: reports"
 
 
+def test_a_changed_section_is_told() -> None:
+    changes = compare(config(), config({"log-level": "debug", "shutdown-drain": "9s"}))
+    assert str(changes) == "sections changed: log, shutdown"
+
+
 def test_what_needs_a_restart_is_refused() -> None:
     with pytest.raises(UsageError, match="'ops' changed"):
         compare(config(), config({"ops-listen": "127.0.0.1:1"}))
