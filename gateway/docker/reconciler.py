@@ -16,7 +16,8 @@ from gateway.docker.ledger import Ledger
 from gateway.docker.model import Observed
 from gateway.docker.observe import Observer
 from gateway.docker.options import DockerOptions
-from gateway.docker.plan import Action, Condition, Desired, Plan, Standing, Verb, marked, plan
+from gateway.docker.plan import Action, Condition, Desired, Plan, Standing, Verb, marked
+from gateway.docker.planning import plan
 from gateway.docker.trouble import EngineError
 from gateway.measure import Tally
 from gateway.supervision.backoff import Backoff, BackoffPolicy

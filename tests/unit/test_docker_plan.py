@@ -17,7 +17,9 @@ from gateway.docker.consumers import Consumer, Directory
 from gateway.docker.ledger import Ledger
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
-from gateway.docker.plan import Desired, Plan, Standing, Verb, choose_subnet, plan
+from gateway.docker.plan import Desired, Plan, Standing, Verb
+from gateway.docker.planning import plan
+from gateway.docker.planning.networks import choose_subnet
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.trouble import Blocked, EngineError, Kind
 from tests.unit.fake_engine import FakeContainer, FakeEngine

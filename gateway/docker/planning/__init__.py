@@ -1,0 +1,49 @@
+"""From what is wanted and what there is to what must be done. Pure."""
+
+from collections.abc import Iterator
+
+from gateway.docker.model import Observed
+from gateway.docker.plan import Action, Desired, Plan, Verb
+from gateway.docker.planning.attachments import attach, detach
+from gateway.docker.planning.draft import Draft
+from gateway.docker.planning.networks import make_networks, remove_networks
+from gateway.docker.planning.services import update_services
+from gateway.docker.volumes import VolumeStanding, body, hindrances, judge
+
+
+def plan(desired: Desired, observed: Observed, ours: frozenset[tuple[str, str]]) -> Plan:
+    """What must be done.
+
+    Args:
+        desired: What is wanted.
+        observed: What there is.
+        ours: Endpoints that we made, by the container's ID and the network's name.
+    """
+    draft = Draft(desired, observed, ours)
+    make_networks(draft)
+    if draft.options.networks and desired.backends and observed.own is None:
+        draft.warnings.append(
+            "the gateway is in no container of this engine: nobody answers to the backends' names "
+            "(docker.container tells which one it is)"
+        )
+    attach(draft)
+    if draft.options.services and observed.swarm.leader:
+        update_services(draft)
+    postponed = detach(draft)
+    remove_networks(draft)
+    volumes = tuple(_volumes(draft))
+    return Plan(tuple(draft.actions), tuple(draft.conditions), tuple(draft.warnings), postponed, volumes)
+
+
+def _volumes(draft: Draft) -> Iterator[VolumeStanding]:
+    prefix, instance = draft.options.label_prefix, draft.desired.instance
+    there = {each.name: each for each in draft.observed.volumes}
+    own = next((each.network_mode for each in draft.observed.containers if each.id == draft.observed.own), None)
+    draft.warnings += hindrances(draft.observed.info, draft.options.host, own, draft.desired.volumes)
+    for spec in draft.desired.volumes:
+        standing = judge(spec, there.get(spec.name), prefix, instance)
+        yield standing
+        if standing.change is not None:
+            verb = Verb.CREATE_VOLUME if standing.change == "create" else Verb.RECREATE_VOLUME
+            made = body(spec, prefix, instance)
+            draft.actions.append(Action(verb, spec.name, spec.name, why=standing.message, body=made))

@@ -1,0 +1,89 @@
+"""A plan in the making: what its parts share."""
+
+from collections.abc import Mapping
+
+from gateway.docker import labels
+from gateway.docker.labels import Wish
+from gateway.docker.model import NetworkInfo, Observed
+from gateway.docker.options import NetworkOptions
+from gateway.docker.plan import Action, Condition, Desired, Standing, carried
+from gateway.docker.trouble import Blocked
+
+
+class Draft:
+    """What is wanted, what there is, and what has been found to do so far.
+
+    Args:
+        desired: What is wanted.
+        observed: What there is.
+        ours: Endpoints that we made, by the container's ID and the network's name.
+    """
+
+    def __init__(self, desired: Desired, observed: Observed, ours: frozenset[tuple[str, str]]) -> None:
+        self.desired = desired
+        self.observed = observed
+        self.ours = ours
+        self.options = desired.options
+        self.known: dict[str, NetworkInfo] = {}
+        """Networks by name."""
+        for network in observed.networks:
+            self.known.setdefault(network.name, network)
+        self.creatable: set[str] = set()
+        """Networks that are missing, and will be made."""
+        self.actions: list[Action] = []
+        self.conditions: list[Condition] = []
+        self.warnings: list[str] = []
+
+    def driver(self, options: NetworkOptions) -> str:
+        """The driver that a network of these options has."""
+        if options.driver != "auto":
+            return options.driver
+        return "overlay" if self.observed.swarm.active else "bridge"
+
+    def label(self, key: str) -> str:
+        """One of our labels, with its prefix."""
+        return f"{self.options.label_prefix}.{key}"
+
+    def is_ours(self, found: Mapping[str, str]) -> bool:
+        """Whether this gateway made what has these labels."""
+        return (
+            found.get(self.label(labels.MANAGED_BY)) == "gateway"
+            and found.get(self.label(labels.INSTANCE)) == self.desired.instance
+        )
+
+    def wish(self, name: str, found: Mapping[str, str]) -> Wish | None:
+        """What a container or service asks for by its labels, or the rules for it; None: nothing."""
+        prefix = self.options.label_prefix
+        wish, problems = labels.read(found, prefix, self.desired.instance, self.desired.backends)
+        self.warnings += [f"{name}: {problem}" for problem in problems]
+        instance = found.get(f"{prefix}.instance", self.desired.instance)
+        if f"{prefix}.enable" in found or instance != self.desired.instance:
+            return wish  # what a container says of itself goes before what is said of many
+        return labels.by_rules(name, found, self.options.attach)
+
+    def networks_of(self, wish: Wish, who: str) -> list[str]:
+        """The configured networks that a wish means."""
+        configured = self.options.networks
+        self.warnings += [
+            f"{who}: network {name!r} is not configured" for name in wish.networks if name not in configured
+        ]
+        if wish.networks:
+            return [name for name in wish.networks if name in configured]
+        wanted = set(wish.backends or self.desired.backends)
+        return [name for name in configured if wanted & set(carried(self.desired, name))]
+
+    def taken(self, network: str) -> set[str]:
+        """The names on a network that are backends'; names of hosts have no case (RFC 4343)."""
+        return {each.lower() for each in carried(self.desired, network)}
+
+    def tell(
+        self,
+        who: str,
+        who_id: str,
+        network: str,
+        state: Standing,
+        reason: Blocked | None = None,
+        message: str = "",
+    ) -> None:
+        """Note how an attachment stands."""
+        self.conditions.append(Condition(network, who, state, reason, message, who_id))

@@ -1,0 +1,101 @@
+"""Networks that are to be made, and those that are not wanted any more."""
+
+import hashlib
+import ipaddress
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from gateway.docker import labels
+from gateway.docker.model import NetworkInfo
+from gateway.docker.options import NetworkOptions
+from gateway.docker.plan import Action, Verb
+from gateway.docker.planning.draft import Draft
+
+_POOL = ipaddress.ip_network("10.201.0.0/16")
+_SUBNET_BITS = 22
+_WIDE = 20
+
+
+def make_networks(draft: Draft) -> None:
+    """Those that are configured and missing."""
+    for name, options in draft.options.networks.items():
+        _network(draft, name, options)
+
+
+def remove_networks(draft: Draft) -> None:
+    """Those of ours that nobody wants and nobody is on; the engine refuses where others are."""
+    # By name too: a container that was never started knows its network by no ID yet.
+    used = {each.network_id for container in draft.observed.containers for each in container.endpoints.values()}
+    used |= {name for container in draft.observed.containers for name in container.endpoints}
+    for network in draft.observed.networks:
+        wanted = network.name in draft.options.networks
+        here = network.scope == "local" or draft.observed.swarm.leader
+        if draft.is_ours(network.labels) and not wanted and here and not used & {network.id, network.name}:
+            draft.actions.append(
+                Action(Verb.REMOVE_NETWORK, network.name, network.id, why="it is not configured any more")
+            )
+
+
+def _spec_hash(options: NetworkOptions, driver: str) -> str:
+    """What tells whether a network was made from the same options."""
+    told = {**asdict(options), "driver": driver, "backends": None, "create": None, "subnet": str(options.subnet)}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def choose_subnet(networks: Iterable[NetworkInfo]) -> str | None:
+    """A free range for a new network; None when all are taken."""
+    taken = [ipaddress.ip_network(subnet, strict=False) for network in networks for subnet in network.subnets]
+    for subnet in _POOL.subnets(new_prefix=_SUBNET_BITS):
+        if not any(subnet.version == other.version and subnet.overlaps(other) for other in taken):
+            return str(subnet)
+    return None
+
+
+def _network(draft: Draft, name: str, options: NetworkOptions) -> None:
+    driver = draft.driver(options)
+    digest = _spec_hash(options, driver)
+    there = draft.known.get(name)
+    if options.subnet is not None and options.subnet.version == 4 and options.subnet.prefixlen < _WIDE:
+        draft.warnings.append(f"network {name}: {options.subnet} is wider than a /{_WIDE}: overlays get slow")
+    if there is not None:
+        if draft.is_ours(there.labels) and there.labels.get(draft.label(labels.SPEC_HASH)) != digest:
+            draft.warnings.append(
+                f"network {name} was made from other options: remove it when nothing is attached; it is made anew"
+            )
+        return
+    if not options.create or (driver == "overlay" and not draft.observed.swarm.leader):
+        return
+    subnet = str(options.subnet) if options.subnet else choose_subnet(draft.observed.networks)
+    if subnet is None:
+        draft.warnings.append(f"network {name}: every /{_SUBNET_BITS} of {_POOL} is taken: set its subnet")
+        return
+    draft.creatable.add(name)
+    draft.actions.append(
+        Action(
+            Verb.CREATE_NETWORK, name, why="it is missing", body=_spec(draft, name, options, driver, subnet, digest)
+        )
+    )
+
+
+def _spec(draft: Draft, name: str, options: NetworkOptions, driver: str, subnet: str, digest: str) -> dict[str, Any]:
+    driver_options = {}
+    if options.mtu is not None:
+        driver_options["com.docker.network.driver.mtu"] = str(options.mtu)
+    if options.encrypted and driver == "overlay":
+        driver_options["encrypted"] = ""
+    return {
+        "Name": name,
+        "Driver": driver,
+        "Attachable": options.attachable and driver == "overlay",
+        "Internal": options.internal,
+        "EnableIPv6": ":" in subnet,
+        "IPAM": {"Config": [{"Subnet": subnet}]},
+        "Options": driver_options,
+        "Labels": {
+            draft.label(labels.MANAGED_BY): "gateway",
+            draft.label(labels.INSTANCE): draft.desired.instance,
+            draft.label(labels.SPEC_HASH): digest,
+        },
+    }

@@ -1,0 +1,84 @@
+"""Swarm services that opted in: their networks are in their specification."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.docker.model import Service
+from gateway.docker.plan import Action, Standing, Verb
+from gateway.docker.planning.draft import Draft
+from gateway.docker.trouble import Blocked
+
+
+def update_services(draft: Draft) -> None:
+    """Every service whose networks are not those that it should have."""
+    detached = 0
+    for service in draft.observed.services:
+        networks, wanted = _attached(draft, service)
+        for network_id, aliases in service.networks.items():
+            gone = draft.desired.mark in aliases and network_id not in wanted
+            if gone and detached < draft.options.max_detaches:
+                detached += 1
+                del networks[network_id]
+        _update(draft, service, networks)
+
+
+def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]], set[str]]:
+    """Its networks with their aliases, those added that it asks for; and the IDs of all that it asks for."""
+    mark, who = draft.desired.mark, f"service {service.name}"
+
+    def tell(name: str, state: Standing, reason: Blocked | None = None, message: str = "") -> None:
+        draft.tell(who, service.id, name, state, reason, message)
+
+    wish = draft.wish(who, service.labels)
+    networks = dict(service.networks)
+    wanted: set[str] = set()
+    if wish is None:
+        return networks, wanted
+    for name in draft.networks_of(wish, who):
+        there = draft.known.get(name)
+        if there is None:
+            tell(name, Standing.PENDING, None, f"there is no network {name} yet")
+            continue
+        wanted.add(there.id)
+        taken = [alias for alias in wish.aliases if alias.lower() in draft.taken(name)]
+        if taken:
+            told = f"{', '.join(taken)}: a backend has that name: choose another alias"
+            tell(name, Standing.BLOCKED, Blocked.ALIAS_CONFLICT, told)
+            continue
+        aliases = frozenset(wish.aliases) | {mark}
+        found = networks.get(there.id)
+        if found is None or (mark in found and found != aliases):
+            networks[there.id] = aliases
+            tell(name, Standing.PENDING)
+        elif aliases - {mark} <= found:
+            tell(name, Standing.ATTACHED)
+        else:
+            tell(name, Standing.DRIFTED, None, "somebody else attached it, with other aliases")
+    return networks, wanted
+
+
+def _update(draft: Draft, service: Service, networks: Mapping[str, frozenset[str]]) -> None:
+    """Have the service changed, where its networks are not these."""
+    changed = sorted(each for each in networks.keys() | service.networks.keys()
+                     if networks.get(each) != service.networks.get(each))  # fmt: skip
+    if changed:
+        name = next((each.name for each in draft.observed.networks if each.id == changed[0]), changed[0])
+        draft.actions.append(
+            Action(
+                Verb.UPDATE_SERVICE, name, changed[0], f"service {service.name}", service.id,
+                why="its networks change", body=_with_networks(service.spec, networks), version=service.version,
+            )
+        )  # fmt: skip
+
+
+def _with_networks(spec: Mapping[str, Any], networks: Mapping[str, frozenset[str]]) -> dict[str, Any]:
+    """The specification with these networks; what is there already stays as it is written."""
+    template = dict(spec.get("TaskTemplate", {}))
+    before = {each["Target"]: each for each in template.get("Networks") or []}
+    template["Networks"] = [
+        before[target]
+        if target in before and frozenset(before[target].get("Aliases") or ()) == aliases
+        else {"Target": target, "Aliases": sorted(aliases)}
+        for target, aliases in networks.items()
+    ]
+    return {**spec, "TaskTemplate": template}
