@@ -4,7 +4,7 @@ import socket
 from dataclasses import dataclass, field
 
 from gateway.backends import BackendKind
-from gateway.backends.common.volume import VolumeOptions, VolumeSpec, reached_at
+from gateway.backends.common.volume import VolumeOptions, VolumeSpec, reached_at, volume_of
 from gateway.contracts import Duration, Endpoint, Finding, Link, Phases
 from gateway.errors import ProbeError, Reason
 from gateway.nfs import v4
@@ -158,20 +158,9 @@ def _volume(options: NfsOptions, listener: Endpoint) -> VolumeSpec | None:
     if wanted is None:
         return None
     address = reached_at(wanted, listener)
-    mode = "ro" if wanted.read_only else "rw"
-    return VolumeSpec(
-        name=wanted.name,
-        kind="nfs",
-        device=f"{f'[{address}]' if ':' in address else address}:{options.export}",
-        options=(
-            f"addr={address}", f"port={listener.port}", "nfsvers=4.2", "proto=tcp", "hard", "timeo=600", "retrans=2",
-            mode, *wanted.mount_options,
-        ),
-        address=address,
-        port=listener.port,
-        export=options.export,
-        read_only=wanted.read_only,
-    )  # fmt: skip
+    device = f"{f'[{address}]' if ':' in address else address}:{options.export}"
+    how = ("nfsvers=4.2", "proto=tcp", "hard", "timeo=600", "retrans=2")
+    return volume_of(wanted, listener, "nfs", options.export, device, how)
 
 
 KIND = BackendKind(

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 
 from gateway.backends import BackendKind, NoOptions
-from gateway.backends.common.volume import VolumeOptions, VolumeSpec, reached_at
+from gateway.backends.common.volume import VolumeOptions, VolumeSpec, reached_at, volume_of
 from gateway.contracts import Duration, Endpoint, Finding, Link, Phases, Stream
 from gateway.errors import ProbeError, Reason
 
@@ -98,20 +98,8 @@ def _volume(options: SmbOptions, listener: Endpoint) -> VolumeSpec | None:
     wanted = options.volume
     if wanted is None:
         return None
-    address = reached_at(wanted, listener)
-    mode = "ro" if wanted.read_only else "rw"
-    return VolumeSpec(
-        name=wanted.name,
-        kind="cifs",
-        device=f"//{address}/{options.share}",
-        options=(
-            f"addr={address}", f"port={listener.port}", "vers=3.0", "hard", "sec=none", mode, *wanted.mount_options,
-        ),
-        address=address,
-        port=listener.port,
-        export=options.share,
-        read_only=wanted.read_only,
-    )  # fmt: skip
+    device = f"//{reached_at(wanted, listener)}/{options.share}"
+    return volume_of(wanted, listener, "cifs", options.share, device, ("vers=3.0", "hard", "sec=none"))
 
 
 KIND = BackendKind(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "rig"))
 
-from conftest import Gateway, ssh_tunnel
+from conftest import Gateway, write_nfs
 from guest import Guest, mount
 
 from gateway.demo.nfs import NfsServer
@@ -46,18 +46,7 @@ class Yard:
         self.server.export.chmod(0o777)
         self.gateway = Gateway(folder)
         self.port = free_port()
-        self.gateway.write(f"""
-            tunnels: {{bastion: {ssh_tunnel(self.bastion)}}}
-            backends:
-              media:
-                kind: nfs
-                via: bastion
-                targets: ["127.0.0.1:{self.server.port}"]
-                export: /media
-                listen: 127.0.0.1:{self.port}
-                allow_unprivileged_ports: true
-                check: {{interval: 2s}}
-        """)
+        write_nfs(self.gateway, self.bastion, self.server, self.port)
 
     def __enter__(self) -> "Yard":  # noqa: PYI034 - never subclassed
         self.server.start()

@@ -225,3 +225,30 @@ def database_check(server: "mariadb.MariaDB | postgres.Postgres", folder: Path, 
     secret = folder / f"{type(server).__name__}.secret"
     secret.write_text(server.check_password)
     return f"{{user: {server.check_user}, password_file: {secret}, database: {server.database}, {more}}}"
+
+
+def write_nfs(
+    gateway: Gateway,
+    bastion: Bastion,
+    server: "nfs.NfsServer",
+    port: int,
+    check: str = "{interval: 2s}",
+    volume: str = "",
+    docker: str = "",
+) -> None:
+    """A configuration with an export behind a bastion, for clients whose source ports say nothing."""
+    gateway.write(f"""
+        tunnels:
+          bastion: {ssh_tunnel(bastion)}
+        backends:
+          media:
+            kind: nfs
+            via: bastion
+            targets: ["127.0.0.1:{server.port}"]
+            export: /media
+            listen: 127.0.0.1:{port}
+            allow_unprivileged_ports: true
+            check: {check}
+            volume: {volume or "null"}
+        docker: {docker or "null"}
+    """)

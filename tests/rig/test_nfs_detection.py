@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Gateway, ssh_tunnel
+from conftest import Gateway, write_nfs
 
 from gateway.demo.nfs import NfsServer
 from gateway.demo.process import free_port
@@ -32,18 +32,7 @@ def server(tmp_path: Path, small_export: Path) -> Iterator[NfsServer]:
 
 def start(gateway: Gateway, bastion: Bastion, server: NfsServer, check: str) -> int:
     port = free_port()
-    gateway.write(f"""
-        tunnels: {{bastion: {ssh_tunnel(bastion)}}}
-        backends:
-          media:
-            kind: nfs
-            via: bastion
-            targets: ["127.0.0.1:{server.port}"]
-            export: /media
-            listen: 127.0.0.1:{port}
-            allow_unprivileged_ports: true
-            check: {check}
-    """)
+    write_nfs(gateway, bastion, server, port, check)
     gateway.start().wait_up("media")
     return port
 

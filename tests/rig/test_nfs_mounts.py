@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Gateway, ssh_tunnel
+from conftest import Gateway, write_nfs
 from guest import Guest, mount, need_guest
 
 from gateway.demo.nfs import NfsServer, available
@@ -36,25 +36,9 @@ def server(tmp_path: Path) -> Iterator[NfsServer]:
     made.stop()
 
 
-def config(gateway: Gateway, bastion: Bastion, server: NfsServer, port: int) -> None:
-    gateway.write(f"""
-        tunnels:
-          bastion: {ssh_tunnel(bastion)}
-        backends:
-          media:
-            kind: nfs
-            via: bastion
-            targets: ["127.0.0.1:{server.port}"]
-            export: /media
-            listen: 127.0.0.1:{port}
-            allow_unprivileged_ports: true
-            check: {{interval: 2s}}
-    """)
-
-
 def test_files_work_as_on_a_disk(gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path) -> None:
     port = free_port()
-    config(gateway, bastion, server, port)
+    write_nfs(gateway, bastion, server, port)
     gateway.start().wait_up("media")
     (server.export / "hello").write_text("hello over NFS\n")
     script = f"""
@@ -81,7 +65,7 @@ def test_writes_survive_a_tunnel_that_is_killed_every_second(
     gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
 ) -> None:
     port = free_port()
-    config(gateway, bastion, server, port)
+    write_nfs(gateway, bastion, server, port)
     gateway.start().wait_up("media")
     rounds = 60
     script = f"""
@@ -126,7 +110,7 @@ def test_a_mount_that_is_started_before_its_tunnel_just_waits(
     gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
 ) -> None:
     port = free_port()
-    config(gateway, bastion, server, port)
+    write_nfs(gateway, bastion, server, port)
     (server.export / "hello").write_text("hello over NFS\n")
     bastion.stop()
     gateway.start()
@@ -142,7 +126,7 @@ def test_mounts_sit_out_a_frozen_bastion_a_restarted_server_and_a_restarted_gate
     gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
 ) -> None:
     port = free_port()
-    config(gateway, bastion, server, port)
+    write_nfs(gateway, bastion, server, port)
     gateway.start().wait_up("media")
     script = f"""
 {mount(port)} && echo MOUNTED

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Gateway, command, need, ssh_tunnel
+from conftest import Gateway, command, need, write_nfs
 from guest import HOST, Guest, need_guest
 
 from gateway.demo.nfs import NfsServer, available
@@ -59,21 +59,11 @@ def test_volumes_made_by_hand_and_by_the_gateway_are_used_by_containers(
     """Two containers write at once while every SSH connection is killed again and again."""
     port, engine = free_port(), free_port()
     (server.export / "hello").write_text("hello over NFS\n")
-    gateway.write(f"""
-        tunnels:
-          bastion: {ssh_tunnel(bastion)}
-        backends:
-          media:
-            kind: nfs
-            via: bastion
-            targets: ["127.0.0.1:{server.port}"]
-            export: /media
-            listen: 127.0.0.1:{port}
-            allow_unprivileged_ports: true
-            volume: {{name: media, address: {HOST}}}
-            check: {{interval: 2s}}
-        docker: {{host: "tcp://127.0.0.1:{engine}", resync: 2s}}
-    """)
+    write_nfs(
+        gateway, bastion, server, port,
+        volume=f"{{name: media, address: {HOST}}}",
+        docker=f'{{host: "tcp://127.0.0.1:{engine}", resync: 2s}}',
+    )  # fmt: skip
     by_hand = f"addr={HOST},port={port},nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=2"
     script = f"""{_ENGINE}
 docker volume create --driver local --opt type=nfs --opt device=:/media --opt o={by_hand} by-hand

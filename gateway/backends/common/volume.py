@@ -60,3 +60,30 @@ _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # 
 def reached_at(volume: VolumeOptions, listener: Endpoint) -> str:
     """The address at which the engine's host finds the listener."""
     return volume.address or _WILDCARDS.get(listener.host, listener.host)
+
+
+def volume_of(
+    wanted: VolumeOptions, listener: Endpoint, kind: str, export: str, device: str, options: tuple[str, ...]
+) -> VolumeSpec:
+    """A volume through a listener.
+
+    Args:
+        wanted: The configuration's options.
+        listener: Where the gateway listens.
+        kind: The file system.
+        export: The export or share.
+        device: What is mounted.
+        options: Those of mount(2) that the file system wants, beside address, port, mode and the configuration's.
+    """
+    address = reached_at(wanted, listener)
+    mode = "ro" if wanted.read_only else "rw"
+    return VolumeSpec(
+        name=wanted.name,
+        kind=kind,
+        device=device,
+        options=(f"addr={address}", f"port={listener.port}", *options, mode, *wanted.mount_options),
+        address=address,
+        port=listener.port,
+        export=export,
+        read_only=wanted.read_only,
+    )
