@@ -103,6 +103,7 @@ class Guest:
         memory: In MiB.
         programs: Of this host, that it has too, with their libraries.
         forwards: Ports of this host's loopback that lead to ports of its own.
+        files: More that it has, by their paths there: files or folders of this host.
         root: A Debian with systemd, which it boots, and the script is a service; None: nothing but busybox.
     """
 
@@ -113,6 +114,7 @@ class Guest:
         memory: int = 512,
         programs: tuple[str, ...] = (),
         forwards: dict[int, int] | None = None,
+        files: dict[str, Path] | None = None,
         root: Path | None = None,
     ) -> None:
         self.lines: list[str] = []
@@ -127,6 +129,8 @@ class Guest:
         else:
             (root / "init").write_text(f"{_INIT}exec /lib/systemd/systemd\n")
             _add_service(root)
+        for path, source in (files or {}).items():
+            subprocess.run(["cp", "-a", str(source), str(root / path)], check=True, timeout=60)
         (root / "script").write_text(script)
         image = _initramfs(folder, root, modules)
         ways = "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in (forwards or {}).items())

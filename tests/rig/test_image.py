@@ -16,12 +16,15 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, need
 from engines import Engine, need_engine
+from guest import HOST, Guest, need_guest
 from netns import BEHIND, inside, run
+from test_nfs_volumes import ENGINE, ENGINE_PROGRAMS
 from test_swarm import BRIDGE, swarm
 from vpn import Authority, OpenVpnServer, WireGuardPeer
 
 from gateway.demo import mariadb, postgres
 from gateway.demo.mariadb import MariaDB
+from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
 from gateway.demo.process import Process, find
 from gateway.demo.sshd import Bastion
@@ -379,6 +382,48 @@ def test_the_volume_of_the_example_is_what_the_gateway_would_make(yard: Yard, up
     rendered = yard.compose(up, "exec", "-T", "gateway", "gateway", "render", "compose")
     for part in options["o"].split(","):
         assert part in rendered.stdout, rendered
+
+
+@pytest.mark.timeout(600)
+def test_the_nfs_example_with_its_mount(yard: Yard, tmp_path: Path) -> None:
+    """In a virtual machine, whose kernel can mount NFS."""
+    need_guest()
+    yard.prepare("nfs")
+    bastion, server = Bastion(yard.place / "near"), NfsServer(tmp_path / "nfs")
+    (server.export / "hello").write_text("hello over NFS\n")
+    secrets = yard.folder / "nfs/secrets"
+    (secrets / "tunnel_key").write_bytes(bastion.client_key.read_bytes())
+    (secrets / "known_hosts").write_text(bastion.known_hosts.read_text().replace("127.0.0.1", HOST))
+    variables = {
+        "GATEWAY_USER": str(yard.user("nfs")), "APP_IMAGE": "box", "MEDIA": f"127.0.0.1:{server.port}",
+        "BASTION": f"{bastion.user}@{HOST}:{bastion.port}",
+    }  # fmt: skip
+    app = {"network_mode": "none"}  # a network of its own needs more of the kernel
+    (yard.folder / "nfs/override.json").write_text(json.dumps({"services": {"app": app}}))
+    image = tmp_path / "gateway.tar"
+    yard.engine.docker("save", "-o", str(image), "gateway")
+    script = f"""{ENGINE}
+docker load -q -i /gateway.tar && rm /gateway.tar
+cd /example
+export {" ".join(f"{name}={value}" for name, value in variables.items())}
+compose() {{ docker-compose -f compose.yaml -f override.json --profile mount "$@"; }}
+compose up -d --wait --wait-timeout 120 && echo EXAMPLE-UP
+compose exec -T app cat /media/hello
+compose logs gateway
+"""
+    with contextlib.ExitStack() as stack:
+        for each in (bastion, server):
+            stack.callback(each.stop)
+            each.start()
+        guest = stack.enter_context(
+            Guest(
+                tmp_path / "guest", script, memory=3072, programs=(*ENGINE_PROGRAMS, "docker-compose"),
+                files={"gateway.tar": image, "example": yard.folder / "nfs"},
+            )
+        )  # fmt: skip
+        guest.wait_for("ENGINE-READY", 180)
+        guest.wait_for("EXAMPLE-UP", 240)
+        guest.wait_for("hello over NFS", 60)
 
 
 def test_a_swarm_with_a_gateway_on_every_node(yard: Yard, swarm: tuple[Engine, Engine]) -> None:

@@ -15,11 +15,12 @@ from gateway.demo.sshd import Bastion
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(400)]
 
-_PROGRAMS = ("dockerd", "containerd", "containerd-shim-runc-v2", "runc", "docker")
-_ENGINE = """
+ENGINE_PROGRAMS = ("dockerd", "containerd", "containerd-shim-runc-v2", "runc", "docker")
+ENGINE = """
 mkdir -p /run /var/lib /image/bin
 mount -t cgroup2 none /sys/fs/cgroup
-cp /bin/busybox /image/bin/; for applet in sh cat dd sha256sum usleep seq; do ln -s busybox /image/bin/$applet; done
+cp /bin/busybox /image/bin/
+for applet in sh cat dd sha256sum sleep usleep seq; do ln -s busybox /image/bin/$applet; done
 # A root file system in memory cannot be pivoted from; no network is needed, and a bridge needs more modules.
 DOCKER_RAMDISK=1 dockerd -H unix:///var/run/docker.sock -H tcp://0.0.0.0:2375 --tls=false --storage-driver vfs \
   --userland-proxy=false --bridge none --iptables=false --ip6tables=false >/dockerd.log 2>&1 &
@@ -27,6 +28,7 @@ i=0; until docker info >/dev/null 2>&1; do sleep 1; i=$((i+1)); [ $i = 120 ] && 
 tar -C /image -c . | docker import - box >/dev/null && echo ENGINE-READY
 run() { docker run --network none "$@"; }
 """
+"""Starts an engine with an image `box`; `run` runs a container."""
 _WRITES = 30
 _WRITE = (
     f"for i in $(seq {_WRITES}); do dd if=/dev/urandom of=/piece bs=64k count=2 2>/dev/null; "
@@ -45,7 +47,7 @@ def bastion(tmp_path: Path) -> Iterator[Bastion]:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[NfsServer]:
     need_guest()
-    need(all(find(program) for program in _PROGRAMS), "a Docker Engine (packages docker.io docker-cli)")
+    need(all(find(program) for program in ENGINE_PROGRAMS), "a Docker Engine (packages docker.io docker-cli)")
     assert available()
     made = NfsServer(tmp_path / "nfs").start()
     made.export.chmod(0o777)
@@ -65,7 +67,7 @@ def test_volumes_made_by_hand_and_by_the_gateway_are_used_by_containers(
         docker=f'{{host: "tcp://127.0.0.1:{engine}", resync: 2s}}',
     )  # fmt: skip
     by_hand = f"addr={HOST},port={port},nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=2"
-    script = f"""{_ENGINE}
+    script = f"""{ENGINE}
 docker volume create --driver local --opt type=nfs --opt device=:/media --opt o={by_hand} by-hand
 run --rm -v by-hand:/media box cat /media/hello
 until docker volume inspect media >/dev/null 2>&1; do sleep 1; done
@@ -81,7 +83,7 @@ echo MADE-ANEW
 run --rm -v media:/media box cat /media/hello > /got && echo "AGAIN $(cat /got)"
 """
     gateway.start()
-    with Guest(tmp_path / "guest", script, memory=2048, programs=_PROGRAMS, forwards={engine: 2375}) as guest:
+    with Guest(tmp_path / "guest", script, memory=2048, programs=ENGINE_PROGRAMS, forwards={engine: 2375}) as guest:
         guest.wait_for("ENGINE-READY", 180)
         guest.wait_for("hello over NFS", 60)
         guest.wait_for("VOLUME-THERE", 30)
