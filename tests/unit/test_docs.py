@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@pytest.mark.parametrize("tool", ["reference.py", "chart_readme.py"])
+@pytest.mark.parametrize("tool", ["reference.py", "chart_readme.py", "chart_schema.py"])
 def test_the_reference_is_what_the_code_says(tool: str) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "tools" / tool, "--check"],

@@ -87,25 +87,48 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
 {{- define "gateway.check" -}}
+{{- $fullname := include "gateway.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname) -}}{{- fail (printf "%q cannot be the name of a Service: it has small letters, digits and -, and begins with a letter: set fullnameOverride" $fullname) -}}{{- end -}}
 {{- $both := add (include "gateway.milliseconds" .Values.shutdown.delay) (include "gateway.milliseconds" .Values.shutdown.drain) -}}
 {{- if ge (int64 $both) (mul 1000 (int64 .Values.terminationGracePeriodSeconds)) -}}
 {{- fail (printf "shutdown.delay and shutdown.drain take %dms together, which does not fit into terminationGracePeriodSeconds of %d s: the pod would be killed with clients connected" (int64 $both) (int64 .Values.terminationGracePeriodSeconds)) -}}
 {{- end -}}
-{{- if and (eq .Values.mode "sidecar") .Values.vpn.enabled -}}{{- fail "vpn.enabled: a VPN is a deployment of its own, so that the app's pod stays restricted" -}}{{- end -}}
+{{- if and .Values.vpn.enabled (ne .Values.mode "deployment") -}}{{- fail "vpn.enabled: a VPN is a deployment of its own: an app's pod stays restricted, and a key is not to be connected from every node" -}}{{- end -}}
+{{- if and .Values.vpn.enabled (gt (int .Values.replicas) 1) -}}{{- fail "vpn.enabled: two pods would connect with one key and push each other out: set replicas to 1, or make a release for each key" -}}{{- end -}}
 {{- range $kind, $all := dict "tunnels" .Values.config.tunnels "backends" .Values.config.backends -}}
 {{- range $name, $spec := $all -}}
-{{- range $key := list "password" "passphrase" "key_password" "private_key" "preshared_key" -}}
-{{- range $place := list $spec (default dict $spec.check) -}}
-{{- if hasKey $place $key -}}{{- fail (printf "config.%s.%s: %s would stand in a ConfigMap, which everybody may read: use %s_file and `secrets`" $kind $name $key $key) -}}{{- end -}}
+{{- $found := regexFind "(?m)^ *(password|passphrase|key_password|private_key|preshared_key): +['\"]?[^$ \n]" (toYaml $spec) -}}
+{{- if $found -}}
+{{- $key := regexFind "[a-z_]+" $found -}}
+{{- fail (printf "config.%s.%s: %s would stand in a ConfigMap, which everybody may read: use %s_file and `secrets`" $kind $name $key $key) -}}
+{{- end -}}
+{{- if regexMatch "//[^/@ ]*:[^/@ ]*@" (default "" $spec.url) -}}{{- fail (printf "config.%s.%s.url: its password would stand in a ConfigMap, which everybody may read: use user, password_file and `secrets`" $kind $name) -}}{{- end -}}
+{{- if and $spec.via (not (hasKey $.Values.config.tunnels $spec.via)) -}}{{- fail (printf "config.%s.%s.via: there is no tunnel %q" $kind $name $spec.via) -}}{{- end -}}
 {{- end -}}
 {{- end -}}
+{{- $taken := dict (toString .Values.ops.port) "ops.port" -}}
+{{- range $name, $ports := include "gateway.ports" . | fromYaml -}}
+{{- range $ports -}}
+{{- if hasKey $taken . -}}{{- if ne (get $taken .) (printf "config.backends.%s" $name) -}}{{- fail (printf "config.backends.%s.listen: port %s is that of %s" $name . (get $taken .)) -}}{{- end -}}{{- end -}}
+{{- if or (lt (int .) 1) (gt (int .) 65535) -}}{{- fail (printf "config.backends.%s.listen: %s is no port" $name .) -}}{{- end -}}
+{{- $_ := set $taken . (printf "config.backends.%s" $name) -}}
 {{- end -}}
 {{- end -}}
+{{- $paths := dict "/run/gateway" true "/var/lib/gateway" true "/tmp" true -}}
+{{- range .Values.secrets -}}
+{{- if hasKey $paths .mountPath -}}{{- fail (printf "secrets: something else is mounted at %s already" .mountPath) -}}{{- end -}}
+{{- $_ := set $paths .mountPath true -}}
+{{- end -}}
+{{- range $name, $_cidrs := .Values.networkPolicy.cidrs -}}
+{{- if not (or (hasKey $.Values.config.tunnels $name) (hasKey $.Values.config.backends $name)) -}}{{- fail (printf "networkPolicy.cidrs.%s: there is no tunnel or backend of that name" $name) -}}{{- end -}}
+{{- end -}}
+{{- if and .Values.networkPolicy.enabled (eq .Values.mode "daemonset") -}}{{- fail "networkPolicy: pods in the node's network are not subject to one" -}}{{- end -}}
 {{- $names := dict -}}
 {{- if eq .Values.mode "deployment" -}}
 {{- range $name, $_ports := include "gateway.ports" . | fromYaml -}}
 {{- $service := include "gateway.serviceName" $name -}}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$" $service) -}}{{- fail (printf "config.backends.%s: its Service cannot be called %q: a name has letters, digits and -, and begins with a letter" $name $service) -}}{{- end -}}
+{{- if eq $service (printf "%s-ops" $fullname) -}}{{- fail (printf "config.backends.%s: its Service would have the name of the one for metrics: rename it" $name) -}}{{- end -}}
 {{- if hasKey $names $service -}}{{- fail (printf "config.backends.%s and config.backends.%s would have one Service" $name (get $names $service)) -}}{{- end -}}
 {{- $_ := set $names $service $name -}}
 {{- end -}}
@@ -155,7 +178,14 @@ The container, also as a native sidecar in a chart of your own: add this chart a
   {{- if .sidecar }}
   restartPolicy: Always
   {{- end }}
-  args: [run, -c, /etc/gateway/gateway.yaml]
+  args:
+    - run
+    - --config=/etc/gateway/gateway.yaml
+    - --ops-listen={{ $values.ops.address }}:{{ $values.ops.port }}
+    - --ops-admin-socket=/run/gateway/admin.sock
+    - --state-dir=/var/lib/gateway
+    - --shutdown-delay={{ $values.shutdown.delay }}
+    - --shutdown-drain={{ $values.shutdown.drain }}
   {{- with $values.extraEnv }}
   env: {{- toYaml . | nindent 4 }}
   {{- end }}
@@ -169,7 +199,7 @@ The container, also as a native sidecar in a chart of your own: add this chart a
   startupProbe:
     httpGet: {path: /startupz, port: ops}
     periodSeconds: 1
-    failureThreshold: 60
+    failureThreshold: 120
   livenessProbe:
     httpGet: {path: /livez, port: ops}
     periodSeconds: 10
@@ -244,6 +274,30 @@ The container, also as a native sidecar in a chart of your own: add this chart a
 {{- end }}
 {{- end }}
 
+{{- /* Where pods may run. */ -}}
+{{- define "gateway.placement" -}}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "gateway.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - {name: {{ . | quote }}}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* For an annotation of a pod, which is then made anew when the configuration changes. */ -}}
+{{- define "gateway.checksum" -}}
+{{- include "gateway.config" . | sha256sum -}}
+{{- end }}
+
 {{- define "gateway.pod" -}}
 metadata:
   labels:
@@ -251,11 +305,15 @@ metadata:
     {{- with .Values.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+  {{- if or .Values.podAnnotations (not .Values.existingConfigMap) }}
   annotations:
-    checksum/config: {{ include "gateway.config" . | sha256sum }}
+    {{- if not .Values.existingConfigMap }}
+    checksum/config: {{ include "gateway.checksum" . }}
+    {{- end }}
     {{- with .Values.podAnnotations }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
+  {{- end }}
 spec:
   serviceAccountName: {{ include "gateway.serviceAccount" . }}
   automountServiceAccountToken: false
@@ -266,19 +324,20 @@ spec:
   dnsPolicy: ClusterFirstWithHostNet
   {{- end }}
   securityContext:
-    {{- if .Values.vpn.enabled }}
-    fsGroup: 0
-    {{- else }}
+    {{- if not .Values.vpn.enabled }}
     runAsNonRoot: true
     fsGroup: 10001
     {{- end }}
     seccompProfile: {type: RuntimeDefault}
-  {{- with .Values.image.pullSecrets }}
-  imagePullSecrets:
-    {{- range . }}
-    - {name: {{ . | quote }}}
+    {{- $sysctls := list -}}
+    {{- $low := false -}}
+    {{- range include "gateway.allPorts" . | fromYamlArray -}}{{- if lt (int .) 1024 -}}{{- $low = true -}}{{- end -}}{{- end -}}
+    {{- if and $low (ne .Values.mode "daemonset") (not .Values.vpn.enabled) -}}{{- $sysctls = append $sysctls (dict "name" "net.ipv4.ip_unprivileged_port_start" "value" "0") -}}{{- end -}}
+    {{- if .Values.vpn.enabled -}}{{- $sysctls = append $sysctls (dict "name" "net.ipv4.ping_group_range" "value" "0 2147483647") -}}{{- end -}}
+    {{- with $sysctls }}
+    sysctls: {{- toYaml . | nindent 6 }}
     {{- end }}
-  {{- end }}
+  {{- include "gateway.pullSecrets" . | nindent 2 }}
   {{- with .Values.priorityClassName }}
   priorityClassName: {{ . | quote }}
   {{- end }}
@@ -286,12 +345,7 @@ spec:
     {{- include "gateway.container" (dict "root" .) | nindent 4 }}
   volumes:
     {{- include "gateway.volumes" . | nindent 4 }}
-  {{- with .Values.nodeSelector }}
-  nodeSelector: {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .Values.tolerations }}
-  tolerations: {{- toYaml . | nindent 4 }}
-  {{- end }}
+  {{- include "gateway.placement" . | nindent 2 }}
   {{- with .Values.affinity }}
   affinity: {{- toYaml . | nindent 4 }}
   {{- end }}

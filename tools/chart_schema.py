@@ -1,0 +1,73 @@
+"""Writes into charts/gateway/values.schema.json which keys each kind of tunnel and backend has, from the code.
+
+Usage: python tools/chart_schema.py          writes it
+       python tools/chart_schema.py --check  fails when it is not what the code says
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from gateway.backends import KINDS as BACKENDS
+from gateway.config.decode import known_keys
+from gateway.config.model import BackendCommon, CheckCommon, TunnelCommon
+from gateway.tunnels import KINDS as TUNNELS
+
+TARGET = Path(__file__).parents[1] / "charts" / "gateway" / "values.schema.json"
+_TEXTS = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+_SHAPES: dict[str, Any] = {"via": {"type": "string"}, "targets": _TEXTS, "listen": _TEXTS}
+
+
+def main() -> int:
+    """Write, or compare."""
+    schema = json.loads(TARGET.read_text())
+    config = schema["properties"]["config"]["properties"]
+    config["tunnels"]["additionalProperties"] = _by_kind(
+        {name: _object(kind.options, TunnelCommon) for name, kind in TUNNELS.items()}
+    )
+    backends = {}
+    for name, kind in BACKENDS.items():
+        backends[name] = _object(kind.options, BackendCommon)
+        backends[name]["properties"]["check"] = {**_object(kind.check, CheckCommon), "type": "object"}
+    config["backends"]["additionalProperties"] = _by_kind(backends)
+    text = json.dumps(schema, indent=2) + "\n"
+    if sys.argv[1:] == ["--check"]:
+        if TARGET.read_text() != text:
+            print(f"{TARGET} is not what the code says: run python tools/chart_schema.py", file=sys.stderr)
+            return 1
+        return 0
+    TARGET.write_text(text)
+    return 0
+
+
+def _by_kind(kinds: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["kind"],
+        "properties": {"kind": {"enum": sorted(kinds)}},
+        "allOf": [
+            {"if": {"properties": {"kind": {"const": name}}}, "then": told} for name, told in sorted(kinds.items())
+        ],
+    }
+
+
+def _object(*classes: type) -> dict[str, Any]:
+    """An object with the fields of these dataclasses, and no other keys."""
+    needed = [
+        field.name
+        for cls in classes
+        for field in dataclasses.fields(cls)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    keys = sorted({*known_keys(*classes)})
+    return {
+        "properties": {key: _SHAPES.get(key, {}) for key in keys},
+        "required": sorted(name for name in needed if name in keys and name != "kind"),
+        "additionalProperties": False,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
