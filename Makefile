@@ -67,7 +67,7 @@ examples: example-sidecar example-shared example-nfs example-swarm  ## each of c
 
 example-sidecar example-shared example-nfs example-swarm: setup
 	@tools/packages.sh test
-	$(BIN)/pytest tests/rig/test_image.py -k "$(@:example-%=%) or image_is" $(ARGS)
+	CI=1 $(BIN)/pytest tests/rig/test_image.py -k "$(@:example-%=%) or image_is" $(ARGS)
 
 profile: setup  ## where the gateway's time goes under a load (ARGS="pp 5": up, down, pp or conn, and seconds)
 	$(BIN)/python bench/profile_load.py $(ARGS)

@@ -41,6 +41,7 @@ def main(root: Path, environment: Path) -> None:
     (root / environment.relative_to("/") / "bin/python3").symlink_to(python)
     _copy(python, root)
     shutil.copytree(standard, root / standard.relative_to("/"), ignore=_unused)
+    drop_broken(root / standard.relative_to("/"))
     for path in _libraries([python, *_binaries(root)]):
         _copy(path, root)
     for name in ("lib", "lib64", "bin", "sbin"):
@@ -73,6 +74,13 @@ def main(root: Path, environment: Path) -> None:
     )
 
 
+def drop_broken(standard: Path) -> None:
+    """Leave out what could not be imported here either: the official image of Python has `_tkinter` without Tk."""
+    for path in standard.rglob("*.so"):
+        if "not found" in _linked(path):
+            path.unlink()
+
+
 def _unused(folder: str, names: list[str]) -> set[str]:
     del folder
     return {name for name in names if name in _UNUSED or name.startswith(("config-", "_test", "libpython"))}
@@ -89,15 +97,18 @@ def _libraries(binaries: list[Path]) -> set[Path]:
     """What `ldd` says of them, but for what lies beside them in a wheel."""
     found = {Path(name) for library in _DLOPENED for name in _cached(library)}
     for binary in binaries:
-        command = ["/usr/bin/ldd", str(binary)]
-        said = subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603 - our own
-        for line in said.splitlines():
+        for line in _linked(binary).splitlines():
             match = re.search(r"(?:=> )?(/\S+) \(0x", line)
             if match and "site-packages" not in match[1] and "/rootfs/" not in match[1]:
                 found.add(Path(match[1]))
             elif "not found" in line:
                 raise SystemExit(f"{binary}: {line.strip()}")
     return found
+
+
+def _linked(binary: Path) -> str:
+    command = ["/usr/bin/ldd", str(binary)]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603 - our own
 
 
 def _cached(library: str) -> list[str]:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from gateway.app.rendering import ONLY_HERE
@@ -38,14 +39,7 @@ def workload(config: Config, text: str, name: str, image: str) -> list[dict[str,
     Raises:
         UsageError: It holds a secret itself, or what these manifests cannot do.
     """
-    if any(secret.path is None for secret in _secrets([*config.tunnels.values(), *config.backends.values()])):
-        raise UsageError(
-            "a secret stands in the configuration itself, and everybody may read a ConfigMap: use …_file"
-        )
-    if any(spec.kind.single for spec in config.tunnels.values()):
-        raise UsageError("a VPN needs rights that these manifests do not give: use the chart with vpn.enabled")
-    if len({spec.kind.bulk for spec in config.backends.values()}) > 1:
-        raise UsageError("NFS needs a gateway on each node, databases need a Service: use a file for each")
+    files = _check(config, name)
     labels = {"app.kubernetes.io/name": "gateway", "app.kubernetes.io/instance": name}
     nodes = any(spec.kind.bulk for spec in config.backends.values())
     settings = {
@@ -59,7 +53,7 @@ def workload(config: Config, text: str, name: str, image: str) -> list[dict[str,
             "labels": labels,
             "annotations": {"checksum/config": hashlib.sha256(text.encode()).hexdigest()},
         },
-        "spec": _pod(config, name, image, nodes=nodes),
+        "spec": _pod(config, name, image, nodes=nodes, files=files),
     }
     spec: dict[str, Any] = {"selector": {"matchLabels": labels}, "template": template}
     running = {
@@ -71,20 +65,51 @@ def workload(config: Config, text: str, name: str, image: str) -> list[dict[str,
     return [settings, running, *([] if nodes else _services(config, labels))]
 
 
-def _secrets(value: Any) -> Iterator[Secret]:
+def _check(config: Config, name: str) -> bool:
+    """Whether the pod needs files of the Secret.
+
+    Raises:
+        UsageError: What these manifests cannot do.
+    """
+    if not re.fullmatch("[a-z]([-a-z0-9]{0,50}[a-z0-9])?", name):
+        raise UsageError(f"--name {name}: a name of Kubernetes has small letters, digits and -")
+    if config.docker is not None:
+        raise UsageError("docker: a pod reaches no engine: leave the section out")
+    if any(spec.kind.single for spec in config.tunnels.values()):
+        raise UsageError("a VPN needs rights that these manifests do not give: use the chart with vpn.enabled")
+    if len({spec.kind.bulk for spec in config.backends.values()}) > 1:
+        raise UsageError("NFS needs a gateway on each node, databases need a Service: use a file for each")
+    named = {f"tunnels.{each}": [spec.options] for each, spec in config.tunnels.items()}
+    named |= {f"backends.{each}": [spec.options, spec.check_options] for each, spec in config.backends.items()}
+    files = [(place, path) for place, options in named.items() for path in _files(options)]
+    for place, path in files:
+        if path is None:
+            raise UsageError(f"{place}: a secret stands in the file, and everybody may read a ConfigMap: use …_file")
+        if not path.is_relative_to(_SECRETS):
+            raise UsageError(f"{place}: the pod has no {path}: name a file in {_SECRETS}")
+    return bool(files)
+
+
+def _files(value: Any) -> Iterator[Path | None]:
+    """The files that options name; None for a secret that they hold themselves."""
     if isinstance(value, Secret):
+        yield value.path
+    elif isinstance(value, Path):
         yield value
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
-            yield from _secrets(getattr(value, field.name))
+            yield from _files(getattr(value, field.name))
     elif isinstance(value, list | tuple):
         for each in value:
-            yield from _secrets(each)
+            yield from _files(each)
 
 
-def _pod(config: Config, name: str, image: str, *, nodes: bool) -> dict[str, Any]:
+def _pod(config: Config, name: str, image: str, *, nodes: bool, files: bool) -> dict[str, Any]:
     stop = config.shutdown.delay + config.shutdown.drain
     ops = config.ops.listen.port
+    everywhere = "[::]" if config.ops.listen.host == "::" else "0.0.0.0"  # noqa: S104 - the kubelet comes from outside
+    secret_mount = [{"name": "secrets", "mountPath": _SECRETS, "readOnly": True}] if files else []
+    secret = [{"name": "secrets", "secret": {"secretName": name, "defaultMode": 0o440}}] if files else []
     # The listener of health and metrics must be reached by the kubelet, whatever the file says.
     container = {
         "name": "gateway",
@@ -94,7 +119,7 @@ def _pod(config: Config, name: str, image: str, *, nodes: bool) -> dict[str, Any
             "-c",
             "/etc/gateway/gateway.yaml",
             "--ops-listen",
-            f"0.0.0.0:{ops}",
+            f"{everywhere}:{ops}",
             "--ops-admin-socket",
             f"{_WRITABLE['run']}/admin.sock",
             "--state-dir",
@@ -108,7 +133,7 @@ def _pod(config: Config, name: str, image: str, *, nodes: bool) -> dict[str, Any
         "securityContext": _RESTRICTED,
         "volumeMounts": [
             {"name": "config", "mountPath": "/etc/gateway", "readOnly": True},
-            {"name": "secrets", "mountPath": _SECRETS, "readOnly": True},
+            *secret_mount,
             *({"name": name, "mountPath": path} for name, path in _WRITABLE.items()),
         ],
     }
@@ -127,7 +152,7 @@ def _pod(config: Config, name: str, image: str, *, nodes: bool) -> dict[str, Any
         "containers": [container],
         "volumes": [
             {"name": "config", "configMap": {"name": name}},
-            {"name": "secrets", "secret": {"secretName": name, "defaultMode": 0o440}},
+            *secret,
             *({"name": each, "emptyDir": {"sizeLimit": "64Mi"}} for each in _WRITABLE),
         ],
     }

@@ -109,11 +109,13 @@ def kubernetes(
 
     from gateway.app import manifests, rendering  # noqa: PLC0415 - slow to import
     from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
-    from gateway.config import load  # noqa: PLC0415 - slow to import
+    from gateway.config import Sources, load  # noqa: PLC0415 - slow to import
 
     if file is None:
         raise UsageError("kubernetes needs a file (-c), which becomes the ConfigMap")
-    config = with_ports(load(sources(file, tunnels, backends, settings)))
+    if tunnels or backends or any(settings.values()):
+        raise UsageError("only the file becomes the ConfigMap: put everything into it")
+    config = with_ports(load(Sources(file=file, environment={})))  # the pod has not our environment
     hint = f"kubectl create secret generic {name} --from-file=DIRECTORY, with the files that the configuration names"
     click.secho(f"# {hint}", err=True, fg="yellow")
     documents = manifests.workload(config, file.read_text(), name, image)

@@ -28,7 +28,7 @@ _SECRETS = {"password", "passphrase", "check.password"}
 
 def tunnel_tree(text: str, place: str, kinds: Mapping[str, TunnelKind], problems: list[Problem]) -> Table | None:
     """`ssh://user@host:port?identity_files=…` as the mapping that a file would hold."""
-    found = _split(text, place, kinds, lambda kind: kind.schemes, problems)
+    found = _split(text, place, kinds, lambda kind: kind.schemes, "ssh://user@host", problems)
     if found is None:
         return None
     kind, scheme, authority, query = found
@@ -54,7 +54,7 @@ def _user_host_port(scheme: str, authority: str) -> dict[str, str]:
 
 def backend_tree(text: str, place: str, kinds: Mapping[str, BackendKind], problems: list[Problem]) -> Table | None:
     """`mysql://db-1:3306,db-2:3306?via=…` as the mapping that a file would hold."""
-    found = _split(text, place, kinds, lambda kind: (kind.scheme,), problems)
+    found = _split(text, place, kinds, lambda kind: (kind.scheme,), "mysql://host:port", problems)
     if found is None:
         return None
     kind, scheme, authority, query = found
@@ -79,8 +79,12 @@ def _split(
     place: str,
     kinds: Mapping[str, K],
     schemes_of: Callable[[K], tuple[str, ...]],
+    example: str,
     problems: list[Problem],
 ) -> tuple[K, str, str, list[tuple[str, str]]] | None:
+    if "://" not in text:
+        problems.append(Problem(place, "", f"must be a URL such as {example}"))
+        return None
     parts = urlsplit(text)
     # Most kinds have the name of their scheme: then no other needs to be imported.
     namesake = kinds.get(parts.scheme)
@@ -88,9 +92,6 @@ def _split(
         schemes = {parts.scheme: namesake}
     else:
         schemes = {scheme: kind for kind in kinds.values() for scheme in schemes_of(kind)}
-    if "://" not in text:
-        problems.append(Problem(place, "", f"must be a URL such as {next(iter(schemes))}://host:port"))
-        return None
     if parts.scheme not in schemes:
         problems.append(Problem(place, "", f"unknown scheme {parts.scheme!r}{suggest(parts.scheme, schemes)}"))
         return None

@@ -309,7 +309,8 @@ def test_a_chart_of_ones_own_has_the_gateway_beside_its_app(helms: dict[str, Pat
 WITHOUT_HELM = {
     "databases": (
         (
-            "tunnels: {b: {kind: ssh, host: b, user: u, identity_files: [/k], known_hosts: [/h]}, "
+            "tunnels: {b: {kind: ssh, host: b, user: u, identity_files: [/run/secrets/k], "
+            "known_hosts: [/run/secrets/h]}, "
             "e: {kind: proxy, url: 'http://p:1', user: u, password_file: /run/secrets/p}}\n"
             "backends: {orders: {kind: mysql, via: b, targets: [db:3306], listen: 0.0.0.0:3306, check: {user: g, "
             "password_file: /run/secrets/o, tls: {mode: verify}}}, reports: {kind: postgres, via: e, targets: [pg], "
@@ -350,6 +351,16 @@ def test_manifests_without_helm(tmp_path: Path, case: str) -> None:
             "backends: {a: {kind: mysql, targets: [b], listen: 0.0.0.0:1, check: {user: u, password: hunter2}}}",
             "_file",
         ),
+        ("docker: {}\nbackends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}", "reaches no engine"),
+        (
+            (
+                "tunnels: {b: {kind: ssh, host: b, user: u, identity_files: [/root/k], "
+                "known_hosts: [/run/secrets/h]}}\n"
+                "backends: {a: {kind: tcp, via: b, targets: ['b:1'], listen: 0.0.0.0:1}}"
+            ),
+            "the pod has no /root/k",
+        ),
+        ("backends: {a: {kind: tcp, targets: ['${HERE}:1'], listen: 0.0.0.0:1}}", "HERE"),
         (
             (
                 "backends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}, "

@@ -5,7 +5,6 @@ import datetime as dt
 import json
 import os
 import shutil
-import signal
 import subprocess
 import threading
 import time
@@ -54,14 +53,17 @@ with psycopg.connect(host=os.environ["DB_HOST"], port=os.environ["DB_PORT"], use
     print("rows", connection.execute("SELECT COUNT(*) FROM reports").fetchone()[0])
 """
 STREAM = """
-import os, sys, pymysql
+import os, time, pymysql
 connection = pymysql.connect(host="127.0.0.1", port=3306, user="app", password=os.environ["DB_PASSWORD"],
     database="shop", connect_timeout=5, read_timeout=20)
+began = time.monotonic()
 with connection.cursor() as cursor:
-    while True:
+    while time.monotonic() - began < float(os.environ["SECONDS"]):
         cursor.execute("SELECT SLEEP(0.1), 42")
         assert cursor.fetchone() == (0, 42)
         print("answered", flush=True)
+connection.close()
+print("every query was answered", flush=True)
 """
 
 
@@ -216,7 +218,9 @@ def test_it_runs_read_only_without_rights_and_is_soon_ready(yard: Yard, user: st
         listening = next(line for line in (logs.stdout + logs.stderr).splitlines() if '"listening"' in line)
         live = dt.datetime.fromisoformat(json.loads(listening)["timestamp"])
         started = dt.datetime.fromisoformat(yard.engine.inspect("alone")["State"]["StartedAt"])
-        record_property("seconds_until_live", (live - started).total_seconds())
+        took = (live - started).total_seconds()
+        record_property("seconds_until_live", took)
+        assert took < 3  # 0.24 on an idle machine
         yard.engine.docker("stop", "alone", timeout=40)
         assert yard.engine.inspect("alone")["State"]["ExitCode"] == 0
     finally:
@@ -321,7 +325,7 @@ def test_an_app_with_the_gateway_beside_it(yard: Yard, up: str) -> None:
 
 @pytest.mark.parametrize("up", ["sidecar"], indirect=True)
 def test_a_stop_under_load_ends_no_query(yard: Yard, up: str) -> None:
-    """TERM while a client asks again and again: what is asked is answered, then the client's connection ends."""
+    """TERM while a client asks again and again, and goes on for longer than `shutdown.delay`: no query fails."""
     command = [
         "docker",
         "-H",
@@ -330,12 +334,15 @@ def test_a_stop_under_load_ends_no_query(yard: Yard, up: str) -> None:
         *yard.files(up),
         "exec",
         "-T",
+        "-e",
+        "SECONDS=12",
         "app",
         "python3",
         "-c",
         STREAM,
     ]
     answers: list[float] = []
+    finished: list[str] = []
     with subprocess.Popen(
         command, cwd=yard.folder / up, env={**os.environ, **yard.variables(up)}, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
@@ -344,7 +351,9 @@ def test_a_stop_under_load_ends_no_query(yard: Yard, up: str) -> None:
         def read() -> None:
             for line in client.stdout or ():
                 if line.startswith("answered"):
-                    answers.append(time.monotonic())  # noqa: PERF401 - another thread looks at it meanwhile
+                    answers.append(time.monotonic())
+                else:
+                    finished.append(line)
 
         reader = threading.Thread(target=read)
         reader.start()
@@ -356,16 +365,12 @@ def test_a_stop_under_load_ends_no_query(yard: Yard, up: str) -> None:
         yard.engine.docker("kill", "-s", "TERM", gateway)
         while yard.engine.inspect(gateway)["State"]["Running"] and time.monotonic() - began < 40:
             time.sleep(0.2)
-        took = time.monotonic() - began
         state = yard.engine.inspect(gateway)["State"]
-        client.send_signal(signal.SIGTERM)
-        client.wait(20)
+        assert client.wait(30) == 0, client.stderr.read() if client.stderr else ""
         reader.join(10)
     assert state["ExitCode"] == 0
-    # The client never pauses, so it is served for all of shutdown.delay and shutdown.drain.
-    during = [at for at in answers if at > began]
-    assert len(during) > 20
-    assert max(during) - began > took - 2
+    assert len([at for at in answers if at > began + 6]) > 10  # after `shutdown.delay`, which is 5 s
+    assert finished
 
 
 @pytest.mark.parametrize("up", ["shared"], indirect=True)
@@ -433,6 +438,7 @@ def test_a_swarm_with_a_gateway_on_every_node(yard: Yard, swarm: tuple[Engine, E
     manager, _ = swarm
     with contextlib.ExitStack() as stack:
         for node in swarm:
+            node.load_busybox()
             copy = f"docker -H {yard.engine.url} save gateway | docker -H {node.url} load"
             subprocess.run(["sh", "-c", copy], check=True, timeout=120, capture_output=True)
         with inside("gw-sw0"):
@@ -453,7 +459,7 @@ def test_a_swarm_with_a_gateway_on_every_node(yard: Yard, swarm: tuple[Engine, E
             (folder / "secrets" / name).write_text(text)
             manager.docker("secret", "create", name, str(folder / "secrets" / name))
         environment = {
-            **os.environ, "APP_IMAGE": "gateway", "BASTION_HOST": REMOTE, "BASTION_PORT": str(bastion.port),
+            **os.environ, "APP_IMAGE": "busybox", "BASTION_HOST": REMOTE, "BASTION_PORT": str(bastion.port),
             "BASTION_USER": bastion.user, "ORDERS": f"127.0.0.1:{database.port}",
         }  # fmt: skip
         done = subprocess.run(
@@ -470,6 +476,9 @@ def test_a_swarm_with_a_gateway_on_every_node(yard: Yard, swarm: tuple[Engine, E
                     "service", "ps", "--no-trunc", "ways_gateway"
                 ).stdout
                 time.sleep(0.5)
+        while "1/1" not in manager.docker("service", "ls", "--filter", "name=ways_app").stdout:
+            assert time.monotonic() < deadline, manager.docker("service", "ps", "--no-trunc", "ways_app").stdout
+            time.sleep(0.5)
         for node in swarm:
             found = node.docker(
                 "run", "--rm", "--network", "ways_data", "--entrypoint", "python3", "-e", "DB_HOST=orders", "-e",

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -38,6 +39,21 @@ def test_wheel_and_sdist_are_the_same_each_time(tmp_path: Path) -> None:
         digests.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()})
     assert digests[0] == digests[1]
     assert len(digests[0]) == 2
+
+
+def test_an_extension_whose_library_is_missing_is_left_out_of_the_image(tmp_path: Path) -> None:
+    """The official image of Python has `_tkinter` without Tk."""
+    drop_broken = runpy.run_path(str(ROOT / "tools" / "rootfs.py"))["drop_broken"]
+    good, broken = tmp_path / "_good.so", tmp_path / "_tkinter.so"
+    library, source = tmp_path / "libgone.so", tmp_path / "empty.c"
+    source.write_text("int gone;\n")
+    subprocess.run(["gcc", "-shared", "-o", library, source], check=True, timeout=30)
+    subprocess.run(["gcc", "-shared", "-o", good, source], check=True, timeout=30)
+    linked = ["-Wl,--no-as-needed", f"-L{tmp_path}", "-lgone"]
+    subprocess.run(["gcc", "-shared", "-o", broken, source, *linked], check=True, timeout=30)
+    library.unlink()
+    drop_broken(tmp_path)
+    assert (good.exists(), broken.exists()) == (True, False)
 
 
 def test_release_notes_come_from_the_changelog() -> None:
