@@ -182,6 +182,10 @@ class Relay(Protocol):
         """Whether the client spoke last, and so probably waits for an answer."""
 
     @property
+    def waiting_since(self) -> float | None:
+        """Since when the client waits for an answer, in `time.monotonic()`, as far as is known; None: it does not."""
+
+    @property
     def to_backend(self) -> int:
         """Bytes taken from the client."""
 

@@ -20,12 +20,26 @@ class Tap(Protocol):
     def back(self, data: memoryview, now: float, /) -> None:
         """The backend sent `data` at the monotonic time `now`."""
 
-    def lost(self) -> None:
-        """Some bytes were not seen."""
+    @property
+    def sense(self) -> bool:
+        """Whether the bytes are what it understands."""
+
+    def oldest(self) -> float | None:
+        """When the oldest request that is not answered yet was made, as a monotonic time; None: all are answered."""
 
 
 MakeTap = Callable[[Callable[[float], None]], Tap]
 """Makes one that tells each latency, in seconds, to the function that it is given."""
+
+
+def waiting_since(tap: Tap | None, asked: float) -> float | None:
+    """Since when a client waits for an answer, as a monotonic time; None: it waits for none.
+
+    Args:
+        tap: What watches the connection, if anything does.
+        asked: When the client spoke last without an answer since; 0: never.
+    """
+    return tap.oldest() if tap is not None and tap.sense else asked or None
 
 
 class Histogram:

@@ -1,5 +1,6 @@
 """What to paste on the side of the containers: addresses as environment variables, volumes, manifests. Pure."""
 
+import re
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ from gateway.app.wanted import volumes
 from gateway.backends.common.volume import VolumeSpec
 from gateway.config import Config
 from gateway.contracts import Endpoint
+from gateway.errors import UsageError
 
 ONLY_HERE = ("127.", "::1", "localhost")
 """What the host of an address begins with that no other pod or container reaches."""
@@ -42,7 +44,12 @@ def compose(config: Config, host: str | None) -> str:
     document: dict[str, Any] = {"services": {"app": app}}
     if specs:
         document["volumes"] = {
-            spec.name: {"name": spec.name, "driver": spec.driver, "driver_opts": spec.driver_options}
+            spec.name: {
+                "name": spec.name,
+                "driver": spec.driver,
+                # Compose reads $ as the beginning of a variable.
+                "driver_opts": {key: value.replace("$", "$$") for key, value in spec.driver_options.items()},
+            }
             for spec in specs
         }
     return yaml.safe_dump(document, sort_keys=False)
@@ -74,9 +81,10 @@ def kubernetes(config: Config) -> str:
     documents = []
     for spec in volumes(config):
         if spec.kind != "nfs":
-            continue
+            raise UsageError(f"volume {spec.name}: Kubernetes mounts no SMB by itself: it needs a CSI driver for it")
+        if not re.fullmatch("[a-z0-9]([-a-z0-9.]*[a-z0-9])?", spec.name):
+            raise UsageError(f"volume {spec.name}: a name of Kubernetes has small letters, digits and -")
         mode = "ReadOnlyMany" if spec.read_only else "ReadWriteMany"
-        skipped = ("addr=", "ro", "rw")
         documents.append({
             "apiVersion": "v1",
             "kind": "PersistentVolume",
@@ -86,7 +94,7 @@ def kubernetes(config: Config) -> str:
                 "accessModes": [mode],
                 "persistentVolumeReclaimPolicy": "Retain",
                 "storageClassName": "",
-                "mountOptions": [each for each in spec.options if not each.startswith(skipped)],
+                "mountOptions": [each for each in spec.options if each not in ("ro", "rw", f"addr={spec.address}")],
                 "nfs": {"server": spec.address, "path": spec.export, "readOnly": spec.read_only},
             },
         })  # fmt: skip

@@ -84,7 +84,7 @@ class GatewayService:
             asyncio.TaskGroup() as group,
             supervise() as supervisor,
         ):
-            self._flushes = any(spec.kind.bulk for spec in self._config.backends.values()) and become_io_flusher()
+            self._flush_if_bulk(self._config)
             self._fleet = Fleet(supervisor, group)
             self._site = Site(supervisor, group, self._config, self._fleet)
             self._site.apply(self._config, listeners)
@@ -164,6 +164,7 @@ class GatewayService:
                 changes = self._site.apply(config, bind_all(config, self._site.listeners))
                 if self._fleet is not None:
                     self._fleet.apply(config, self._site)
+                self._flush_if_bulk(config)
             except Exception as error:
                 self._reload_good, self._reload_error = False, str(error)
                 if not isinstance(error, GatewayError):
@@ -179,6 +180,10 @@ class GatewayService:
             self._reload_good, self._reload_error, self._reload_at = True, "", time.time()
             log.info("reloaded", extra={"changes": str(changes)})
             return str(changes)
+
+    def _flush_if_bulk(self, config: Config) -> None:
+        if not self._flushes and any(spec.kind.bulk for spec in config.backends.values()):
+            self._flushes = become_io_flusher()
 
     def _refuse_while_stopping(self) -> None:
         if self._stop.is_set():

@@ -1,5 +1,7 @@
 """`kind: nfs`: an NFSv4 export, asked over RPC; nothing is ever mounted, so nothing can hang."""
 
+import hashlib
+import secrets
 import socket
 from dataclasses import dataclass, field
 
@@ -13,7 +15,9 @@ from gateway.nfs.session import LOST, Session
 from gateway.nfs.tap import RpcTap
 from gateway.nfs.xdr import XdrError
 
-_CANARY = ".gateway-canary"
+CANARY = f".gateway-canary-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}"
+"""Each host has one of its own: many gateways may check one export."""
+_OWNER = secrets.token_hex(4)
 _REASONS = {
     v4.NFS4ERR_NOENT: Reason.EXPORT,
     v4.NFS4ERR_NOTDIR: Reason.EXPORT,
@@ -23,7 +27,10 @@ _REASONS = {
     v4.NFS4ERR_NOSPC: Reason.NO_SPACE,
     v4.NFS4ERR_DQUOT: Reason.NO_SPACE,
     v4.NFS4ERR_ROFS: Reason.READ_ONLY,
+    v4.NFS4ERR_STALE: Reason.EXPORT,
+    v4.NFS4ERR_FHEXPIRED: Reason.EXPORT,
     v4.NFS4ERR_DELAY: Reason.STARTING,
+    v4.NFS4ERR_GRACE: Reason.STARTING,
 }
 
 
@@ -76,8 +83,7 @@ class NfsBackend:
             try:
                 with phases("greeting"):
                     await v4.null(client)
-                with phases("rpc"):
-                    export = await self._look(client, target)
+                export = await self._look(client, target, phases)
             except RpcError as error:
                 spoken = f" (it speaks {error.versions[0]} to {error.versions[1]})" if error.versions else ""
                 raise ProbeError(
@@ -93,7 +99,7 @@ class NfsBackend:
                 raise ProbeError(Reason.RESET, str(error)) from error
         changed = self._changed(self._seen.setdefault(target, export), export)
         return Finding(
-            read_only=not export.writable,
+            read_only=False if self.check.write else None,
             identity=export.fsid,
             space={"total": export.total, "available": export.available},
             lease=export.lease,
@@ -107,37 +113,46 @@ class NfsBackend:
             return f"another file system than before ({first.fsid}, now {now.fsid})"
         return "another directory than before" if first.handle != now.handle else ""
 
-    async def _look(self, client: RpcClient, target: Endpoint) -> v4.Export:
+    async def _look(self, client: RpcClient, target: Endpoint, phases: Phases) -> v4.Export:
         """With NFSv4.0, which needs no state; with 4.1 where the server refuses that."""
         if target not in self._sessions:
             try:
-                return await self._ask(client, None)
+                return await self._ask(client, None, target, phases)
             except v4.NfsError as error:
                 if error.status != v4.NFS4ERR_MINOR_VERS_MISMATCH:
                     raise
         session = self._sessions.pop(target, None)
         if session is not None:
             try:
-                export = await self._ask(client, session)
+                return await self._ask(client, session, target, phases)
             except v4.NfsError as error:
                 if error.status not in LOST:
-                    self._sessions[target] = session
                     raise
-            else:
-                self._sessions[target] = session
-                return export
-        session = Session(f"gateway-check {socket.gethostname()} {target} {self.options.export}")
+        session = Session(f"gateway-check {socket.gethostname()} {_OWNER} {target} {self.options.export}")
         await v4.open_session(client, session)
-        export = await self._ask(client, session)
-        self._sessions[target] = session  # only now: one whose answer did not come is of unknown standing
+        return await self._ask(client, session, target, phases)
+
+    async def _ask(self, client: RpcClient, session: Session | None, target: Endpoint, phases: Phases) -> v4.Export:
+        try:
+            with phases("rpc"):
+                export = await v4.look(client, self.options.export, session)
+            self._judge(export)
+            if self.check.write:
+                with phases("query"):
+                    await v4.create_and_remove(client, self.options.export, CANARY, session)
+        except v4.NfsError as error:
+            self._keep(session, target, known=error.status not in LOST)
+            raise
+        except ProbeError:
+            self._keep(session, target, known=True)
+            raise
+        self._keep(session, target, known=True)
         return export
 
-    async def _ask(self, client: RpcClient, session: Session | None) -> v4.Export:
-        export = await v4.look(client, self.options.export, session)
-        self._judge(export)
-        if self.check.write:
-            await v4.create_and_remove(client, self.options.export, _CANARY, session)
-        return export
+    def _keep(self, session: Session | None, target: Endpoint, *, known: bool) -> None:
+        """Go on with a session that the server answered; one whose answer did not come is of unknown standing."""
+        if session is not None and known:
+            self._sessions[target] = session
 
     def _judge(self, export: v4.Export) -> None:
         name = self.options.export
@@ -145,8 +160,6 @@ class NfsBackend:
             raise ProbeError(Reason.PERMISSION, f"{name}: may not be read")
         if export.total and not export.available:
             raise ProbeError(Reason.NO_SPACE, f"{name}: no space left of {export.total} bytes")
-        if self.check.write and not export.writable:
-            raise ProbeError(Reason.READ_ONLY, f"{name}: may not be written")
 
 
 def _volume(options: NfsOptions, listener: Endpoint) -> VolumeSpec | None:
@@ -159,7 +172,8 @@ def _volume(options: NfsOptions, listener: Endpoint) -> VolumeSpec | None:
         return None
     address = reached_at(wanted, listener)
     device = f"{f'[{address}]' if ':' in address else address}:{options.export}"
-    how = ("nfsvers=4.2", "proto=tcp", "hard", "timeo=600", "retrans=2")
+    proto = "tcp6" if ":" in address else "tcp"
+    how = ("nfsvers=4.2", f"proto={proto}", "hard", "timeo=600", "retrans=2")
     return volume_of(wanted, listener, "nfs", options.export, device, how)
 
 

@@ -72,7 +72,7 @@ async def _negotiate(sock: Stream) -> bytes:
     # Direct TCP transport: a zero byte and the length in three ([MS-SMB2] 2.1).
     await loop.sock_sendall(sock, struct.pack(">I", len(header) + len(body)) + header + body)
     length = int.from_bytes(await _exactly(sock, 4), "big")
-    if not _HEADER.size + _FIXED.size <= length <= _MAX_ANSWER:
+    if not _HEADER.size <= length <= _MAX_ANSWER:
         raise ProbeError(Reason.PROTOCOL, f"not an SMB server: an answer of {length} bytes")
     answer = await _exactly(sock, length)
     magic, size, _, status, command = _HEADER.unpack_from(answer)[:5]
@@ -80,6 +80,8 @@ async def _negotiate(sock: Stream) -> bytes:
         raise ProbeError(Reason.PROTOCOL, "not an SMB 2 server")
     if status != 0:
         raise ProbeError(Reason.PROTOCOL, f"the server refuses to negotiate (NTSTATUS {status:#010x})")
+    if length < _HEADER.size + _FIXED.size:
+        raise ProbeError(Reason.PROTOCOL, f"not an SMB server: an answer of {length} bytes")
     return answer
 
 

@@ -115,7 +115,13 @@ def kubernetes(
         raise UsageError("kubernetes needs a file (-c), which becomes the ConfigMap")
     if tunnels or backends or any(settings.values()):
         raise UsageError("only the file becomes the ConfigMap: put everything into it")
-    config = with_ports(load(Sources(file=file, environment={})))  # the pod has not our environment
+    config = load(Sources(file=file, environment={}))  # the pod has not our environment
+    for each, spec in config.backends.items():
+        if getattr(spec.options, "volume", None) is not None and not spec.listen:
+            raise UsageError(
+                f"backends.{each}.listen: a pod keeps no port by itself: give one, such as 127.0.0.1:20490"
+            )
+    config = with_ports(config)
     hint = f"kubectl create secret generic {name} --from-file=DIRECTORY, with the files that the configuration names"
     click.secho(f"# {hint}", err=True, fg="yellow")
     documents = manifests.workload(config, file.read_text(), name, image)

@@ -10,6 +10,7 @@ from gateway.config.decode import suggest
 from gateway.config.docker_rules import docker_problems
 from gateway.config.model import Config
 from gateway.config.tree import Scalar, Sequence, Table
+from gateway.config.volume_rules import volume_problems
 from gateway.contracts import Endpoint
 from gateway.errors import Problem
 
@@ -28,6 +29,9 @@ def check_rules(config: Config, root: Table, problems: list[Problem]) -> None:
     _check_loops(vias, root, problems)
     _check_listeners(config, root, problems)
     _check_specs(config, root, problems)
+    for name, key, message in volume_problems(config):
+        place = _place(root, "backends", name, "volume", key)
+        problems.append(Problem(place, f"backends.{name}.volume.{key}", message))
     if config.docker is not None:
         for path, message in docker_problems(config, config.docker, set(vias)):
             problems.append(Problem(_place(root, "docker", *path), ".".join(("docker", *path)), message))

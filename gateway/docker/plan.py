@@ -59,8 +59,9 @@ class Action:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Which attachment, or network, it is about."""
-        return (self.network, self.container_id)
+        """Which attachment, network or volume it is about."""
+        kind = "volume " if self.verb in (Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME) else ""
+        return (kind + self.network, self.container_id)
 
 
 class Standing(StrEnum):

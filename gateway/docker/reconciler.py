@@ -204,7 +204,11 @@ class Reconciler:
         # What is made comes before what needs it; each sort on its own, side by side.
         for verbs in (_FIRST, _THEN, (Verb.REMOVE_NETWORK,)):
             # What could not be made is not joined, either.
-            lacking = {action.network for action in actions if action.verb in _FIRST and action.key in self._backoffs}
+            lacking = {
+                action.network
+                for action in actions
+                if action.verb is Verb.CREATE_NETWORK and action.key in self._backoffs
+            }
             jobs: list[Awaitable[None]] = [
                 one(action)
                 for action in actions

@@ -26,6 +26,8 @@ _INTRODUCTION = 3.0
 _SHORT_INTRODUCTION = 0.5
 """The same, where it matters only for what is counted."""
 _LOOK_EVERY = 0.5
+_DOUBT_EVERY = 10.0
+"""Seconds between two doubts about one target: a server that is only slow is not asked all the time."""
 _SHED_EVERY = (0.1, 0.4)
 
 
@@ -118,14 +120,16 @@ class Forward:
         if self._prompt is None:
             await asyncio.Event().wait()
             return
-        seen = time.monotonic() - self._prompt
+        doubted: dict[Endpoint, float] = {}
         while True:
             await asyncio.sleep(_LOOK_EVERY)
-            now = time.monotonic() - self._prompt
-            silent = [each for each in self.joined.values() if seen <= each.relay.last_active < now]
-            for target in {each.target for each in silent if each.relay.asked}:
-                self._dialler.route.failed(target)
-            seen = now
+            now = time.monotonic()
+            for each in list(self.joined.values()):
+                since, target = each.relay.waiting_since, each.target
+                late = since is not None and since < now - self._prompt
+                if late and doubted.get(target, 0.0) < now - _DOUBT_EVERY:
+                    doubted[target] = now
+                    self._dialler.route.failed(target)
 
     def update(self, listeners: list[Listener], admission: Admission, route: Route) -> None:
         """Change everything for new clients; those that are joined stay as they are.

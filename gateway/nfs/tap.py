@@ -7,8 +7,9 @@ hides them or because it lost its place, it looks no more.
 from collections.abc import Callable, Iterator
 
 _LAST = 0x80000000
-_HEAD = 8
-"""A fragment's mark and, at the beginning of a record, its XID."""
+_HEAD = 12
+"""A fragment's mark and, at the beginning of a record, its XID and whether it is a call or a reply."""
+_CALL, _REPLY = 0, 1
 _MARK = 4
 _MOST_PENDING = 1024
 _LONGEST = 64 << 20
@@ -26,8 +27,8 @@ class Cursor:
         self.sense = True
         """Whether what has passed was RPC."""
 
-    def xids(self, data: memoryview) -> Iterator[int]:
-        """The XIDs of the records that begin in `data`, the next bytes of the direction."""
+    def records(self, data: memoryview) -> Iterator[tuple[int, int]]:
+        """XID and kind of the records that begin in `data`, the next bytes of the direction."""
         at, end = 0, len(data)
         while at < end and self.sense:
             if self._left:
@@ -43,12 +44,13 @@ class Cursor:
                 return
             mark = int.from_bytes(self._head[:_MARK], "big")
             length = mark & ~_LAST
-            self._left = length - (_MARK if self._first else 0)
-            if not 0 <= self._left <= _LONGEST:
+            self._left = length - (_HEAD - _MARK if self._first else 0)
+            kind = int.from_bytes(self._head[8:], "big")
+            if not 0 <= self._left <= _LONGEST or kind not in (_CALL, _REPLY):
                 self.sense = False
                 return
             if self._first:
-                yield int.from_bytes(self._head[_MARK:], "big")
+                yield int.from_bytes(self._head[_MARK:8], "big"), kind
             self._first = bool(mark & _LAST)
             self._head = b""
 
@@ -70,19 +72,25 @@ class RpcTap:
 
     def forth(self, data: memoryview, now: float) -> None:
         """The client sent `data` at the monotonic time `now`."""
-        for xid in self._forth.xids(data):
+        for xid, kind in self._forth.records(data):
+            if kind != _CALL:
+                continue  # an answer to a call of the server's
             if len(self._pending) >= _MOST_PENDING:
                 self._pending.clear()  # calls that are never answered
             self._pending[xid] = now
 
     def back(self, data: memoryview, now: float) -> None:
         """The server sent `data` at the monotonic time `now`."""
-        for xid in self._back.xids(data):
-            asked = self._pending.pop(xid, None)
-            if asked is not None:  # else a call of the server's own, or one of before
+        for xid, kind in self._back.records(data):
+            asked = self._pending.pop(xid, None) if kind == _REPLY else None
+            if asked is not None:
                 self._observe(now - asked)
 
-    def lost(self) -> None:
-        """Some bytes were not seen: from here on, nothing can be made of them."""
-        self._forth.sense = self._back.sense = False
-        self._pending.clear()
+    @property
+    def sense(self) -> bool:
+        """See `gateway.measure.Tap`."""
+        return self._forth.sense and self._back.sense
+
+    def oldest(self) -> float | None:
+        """See `gateway.measure.Tap`."""
+        return next(iter(self._pending.values()), None)

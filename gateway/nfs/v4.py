@@ -21,7 +21,8 @@ _MODE = 33
 
 NFS4ERR_PERM, NFS4ERR_NOENT, NFS4ERR_ACCESS, NFS4ERR_EXIST = 1, 2, 13, 17
 NFS4ERR_NOTDIR, NFS4ERR_NOSPC, NFS4ERR_ROFS, NFS4ERR_DQUOT = 20, 28, 30, 69
-NFS4ERR_WRONGSEC, NFS4ERR_DELAY = 10016, 10008
+NFS4ERR_STALE, NFS4ERR_FHEXPIRED = 70, 10014
+NFS4ERR_WRONGSEC, NFS4ERR_DELAY, NFS4ERR_GRACE = 10016, 10008, 10013
 NFS4ERR_MINOR_VERS_MISMATCH = 10021
 
 
@@ -40,7 +41,9 @@ class NfsError(Exception):
 
 _NAMES = {
     1: "operation not permitted", 2: "no such directory", 5: "input/output error", 13: "permission denied",
-    17: "exists", 20: "not a directory", 28: "no space left", 30: "read-only file system", 69: "quota exceeded",
+    17: "exists", 20: "not a directory", 28: "no space left", 30: "read-only file system",
+    69: "quota exceeded", 70: "the directory is another one now",
+    10013: "the server waits for its clients to come back", 10014: "the directory is another one now",
     10008: "the server asks to try later", 10016: "the export wants another security flavor",
     10021: "the server does not speak NFSv4.0",
 }  # fmt: skip
@@ -141,7 +144,9 @@ async def look(client: RpcClient, path: str, session: Session | None = None) -> 
 
 
 async def create_and_remove(client: RpcClient, path: str, name: str, session: Session | None = None) -> None:
-    """Make the directory `name` in `path` and take it away again; one left over from before is no error.
+    """Make the directory `name` in `path` and take it away again.
+
+    One that is there already, or that somebody else took away meanwhile, is no error; a file of that name is.
 
     Args:
         client: Connected.
@@ -161,7 +166,12 @@ async def create_and_remove(client: RpcClient, path: str, name: str, session: Se
     except NfsError as error:
         if error.status != NFS4ERR_EXIST:
             raise
-    await _compound(client, [*walk, (_REMOVE, opaque(name.encode()))], session)
+    try:
+        await look(client, f"{path}/{name}", session)  # says when it is no directory
+        await _compound(client, [*walk, (_REMOVE, opaque(name.encode()))], session)
+    except NfsError as error:
+        if error.status not in (NFS4ERR_NOENT, NFS4ERR_STALE):
+            raise
 
 
 _Operation = tuple[int, bytes]

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from gateway.contracts import Ending
-from gateway.measure import Histogram
+from gateway.measure import Histogram, waiting_since
 from gateway.relay.readiness import GONE, READ, WRITE
 from gateway.relay.sockets import finish, reset, shut_write
 from gateway.relay.watch import Watch
@@ -57,7 +57,7 @@ class _Direction:
             BlockingIOError: The source has nothing.
             _GoneError: That socket is gone.
         """
-        if self.bulk >= _BULK_AFTER:
+        if self.bulk >= _BULK_AFTER and self.seen is None:  # what goes through a pipe is not seen
             self._splice_in()
             return
         try:
@@ -202,6 +202,11 @@ class StraightRelay:
         """See `gateway.contracts.Relay`."""
         return self._asked > 0
 
+    @property
+    def waiting_since(self) -> float | None:
+        """See `gateway.contracts.Relay`."""
+        return waiting_since(self._tap, self._asked)
+
     def abort(self, ending: Ending) -> None:
         """Reset both ends now."""
         if self.ended.done():
@@ -226,8 +231,6 @@ class StraightRelay:
             self.answers += 1
             if self._tap is None:
                 self._latency.observe(now - self._asked)
-            elif self._back.pipes or self._forth.pipes:
-                self._tap.lost()  # what goes through a pipe is not seen
             self._asked = 0.0
 
     def _on_event(self, event: int, mask: int, reads: _Direction, writes: _Direction) -> None:

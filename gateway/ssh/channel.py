@@ -9,7 +9,7 @@ from typing import Any, cast
 import asyncssh
 
 from gateway.contracts import Ending, Endpoint
-from gateway.measure import Histogram
+from gateway.measure import Histogram, waiting_since
 from gateway.relay.readiness import GONE, READ, WRITE
 from gateway.relay.sockets import finish, reset, shut_write
 from gateway.relay.watch import Watch
@@ -69,6 +69,11 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
     def asked(self) -> bool:
         """See `gateway.contracts.Relay`."""
         return self._asked > 0
+
+    @property
+    def waiting_since(self) -> float | None:
+        """See `gateway.contracts.Relay`."""
+        return waiting_since(self._tap, self._asked)
 
     def abort(self, ending: Ending) -> None:
         """Reset the client and close the channel now."""

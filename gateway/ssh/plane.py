@@ -12,7 +12,7 @@ import asyncssh
 from asyncssh.packet import SSHPacket, UInt32
 
 from gateway.contracts import Ending, Endpoint
-from gateway.measure import Histogram
+from gateway.measure import Histogram, waiting_since
 from gateway.relay.readiness import GONE, READ, WRITE
 from gateway.relay.sockets import finish, reset, shut_write
 from gateway.relay.watch import Watch
@@ -104,6 +104,11 @@ class PlaneRelay:
     def asked(self) -> bool:
         """See `gateway.contracts.Relay`."""
         return self._asked > 0
+
+    @property
+    def waiting_since(self) -> float | None:
+        """See `gateway.contracts.Relay`."""
+        return waiting_since(self._tap, self._asked)
 
     def abort(self, ending: Ending) -> None:
         """Reset the client and close the channel now; one that is not open yet is closed when it is."""

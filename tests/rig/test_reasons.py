@@ -20,7 +20,7 @@ from gateway.backends import NoOptions
 from gateway.backends.common.database import DatabaseCheck
 from gateway.backends.common.tls import Tls
 from gateway.backends.mysql import MysqlBackend
-from gateway.backends.nfs import NfsBackend, NfsCheck, NfsOptions
+from gateway.backends.nfs import CANARY, NfsBackend, NfsCheck, NfsOptions
 from gateway.backends.postgres import PostgresBackend
 from gateway.backends.tcp import TcpBackend
 from gateway.contracts import Backend, Duration, Endpoint, Secret, State
@@ -357,9 +357,25 @@ async def test_nfs_export(shared_nfs: NfsServer, export: str) -> None:
 
 
 async def test_nfs_canary_left_over_from_a_crash_is_cleared(shared_nfs: NfsServer) -> None:
-    (shared_nfs.export / ".gateway-canary").mkdir()
+    (shared_nfs.export / CANARY).mkdir()
     assert (await probe(nfs_backend(write=True), shared_nfs.port)).state is State.UP
-    assert not (shared_nfs.export / ".gateway-canary").exists()
+    assert not (shared_nfs.export / CANARY).exists()
+
+
+async def test_nfs_many_gateways_may_check_one_export(shared_nfs: NfsServer) -> None:
+    target = Endpoint("127.0.0.1", shared_nfs.port)
+    checks = [probe_once(nfs_backend(write=True), DirectLink(), target, 10) for _ in range(30)]
+    assert [result.detail for result in await asyncio.gather(*checks) if result.state is not State.UP] == []
+
+
+async def test_nfs_canary_takes_no_file_away(shared_nfs: NfsServer) -> None:
+    file = shared_nfs.export / CANARY
+    file.write_text("somebody's")
+    try:
+        assert (await probe(nfs_backend(write=True), shared_nfs.port)).state is State.DOWN
+        assert file.read_text() == "somebody's"
+    finally:
+        file.unlink()
 
 
 async def test_nfs_full_disk(tmp_path: Path, small_export: Path) -> None:

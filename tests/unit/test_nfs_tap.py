@@ -5,11 +5,13 @@ from hypothesis import strategies as st
 
 from gateway.nfs.tap import RpcTap
 
+CALL, REPLY = 0, 1
 
-def record(xid: int, size: int, fragments: int = 1) -> bytes:
-    """A record of RPC with so many bytes behind its XID, in so many fragments."""
-    body = xid.to_bytes(4, "big") + bytes(size)
-    step = max(4, -(-len(body) // fragments))
+
+def record(kind: int, xid: int, size: int, fragments: int = 1) -> bytes:
+    """A record of RPC with so many bytes behind its XID and kind, in so many fragments."""
+    body = xid.to_bytes(4, "big") + kind.to_bytes(4, "big") + bytes(size)
+    step = max(8, -(-len(body) // fragments))
     pieces = [body[at : at + step] for at in range(0, len(body), step)]
     marks = [len(piece) | (0x80000000 if at == len(pieces) - 1 else 0) for at, piece in enumerate(pieces)]
     return b"".join(mark.to_bytes(4, "big") + piece for mark, piece in zip(marks, pieces, strict=True))
@@ -34,12 +36,13 @@ def test_each_reply_is_matched_with_its_call_however_the_bytes_come(
     seen: list[float] = []
     tap = RpcTap(seen.append)
     xids = rng.sample(range(2**32), len(records))
-    calls = b"".join(record(xid, *shape) for xid, shape in zip(xids, records, strict=True))
+    calls = b"".join(record(CALL, xid, *shape) for xid, shape in zip(xids, records, strict=True))
     feed(tap, calls, rng, forth=True, now=10.0)
-    replies = [record(xid, *shape) for xid, shape in zip(xids, records, strict=True)]
+    replies = [record(REPLY, xid, *shape) for xid, shape in zip(xids, records, strict=True)]
     rng.shuffle(replies)
     feed(tap, b"".join(replies), rng, forth=False, now=10.5)
     assert seen == [0.5] * len(records)
+    assert tap.oldest() is None
 
 
 @given(st.binary(max_size=5000), st.binary(max_size=5000))
@@ -53,5 +56,21 @@ def test_whatever_is_no_rpc_does_no_harm(forth: bytes, back: bytes) -> None:
 def test_calls_that_are_never_answered_are_forgotten() -> None:
     tap = RpcTap(lambda _: None)
     for xid in range(5000):
-        tap.forth(memoryview(record(xid, 10)), 1.0)
+        tap.forth(memoryview(record(CALL, xid, 10)), 1.0)
     assert len(tap._pending) <= 1024
+
+
+def test_the_oldest_call_without_an_answer_is_known_whatever_else_passes() -> None:
+    tap = RpcTap(lambda _: None)
+    for at, xid in enumerate((1, 2, 3)):
+        tap.forth(memoryview(record(CALL, xid, 10)), float(at))
+    tap.back(memoryview(record(REPLY, 3, 10)), 5.0)
+    assert tap.oldest() == 0.0
+    tap.back(memoryview(record(CALL, 9, 10)), 5.0)  # the server's own, and what it is answered
+    tap.forth(memoryview(record(REPLY, 9, 10)), 5.0)
+    tap.back(memoryview(record(REPLY, 1, 10)), 6.0)
+    assert tap.oldest() == 1.0
+    tap.back(memoryview(record(REPLY, 2, 10)), 6.0)
+    assert tap.oldest() is None
+    tap.forth(memoryview(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00" * 9), 7.0)  # TLS
+    assert not tap.sense

@@ -88,3 +88,32 @@ def test_what_is_rendered_is_what_the_other_side_reads(tmp_path: Path) -> None:
         "docker volume create --driver local --opt type=nfs --opt device=127.0.0.1:/export/media"
     )
     assert "volume-nocopy" in started
+
+
+def test_an_ipv6_listener_is_mounted_by_ipv6(tmp_path: Path) -> None:
+    (spec,) = volumes(config(tmp_path, "a=nfs://nas/m?listen=[::1]:20490&volume.name=media"))
+    assert spec.device == "[::1]:/m"
+    assert {"addr=::1", "proto=tcp6"} <= set(spec.options)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("listen=127.0.0.1:1&volume.name=my%20volume,ro", "no name of a volume"),
+        ("listen=127.0.0.1:1&volume.name=media&volume.address=gw.example.com", "no IP address"),
+        ("listen=127.0.0.1:1&volume.name=media&export=m", "must begin with /"),
+        ("listen=/run/m.sock&volume.name=media", "mounts from an address"),
+        ("listen=127.0.0.1:1&volume.name=media&volume.mount_options=soft", "is set by the gateway"),
+        ("listen=127.0.0.1:1&volume.name=media&volume.mount_options=nconnect=4,soft", "one option each"),
+        ("listen=127.0.0.1:1&volume.name=media&volume.mount_options=password%3Dx", "everybody may see"),
+    ],
+)
+def test_what_a_mount_would_take_for_something_else_is_refused(tmp_path: Path, keys: str, words: str) -> None:
+    path = "nas" if "export=" in keys else "nas/m"
+    with pytest.raises(GatewayError, match=words):
+        config(tmp_path, f"a=nfs://{path}?{keys}")
+
+
+def test_two_backends_cannot_have_one_volume(tmp_path: Path) -> None:
+    with pytest.raises(GatewayError, match="also the volume of backend a"):
+        config(tmp_path, *(f"{name}=nfs://nas/m?volume.name=media" for name in ("a", "b")))

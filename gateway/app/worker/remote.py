@@ -20,6 +20,7 @@ class RemoteRelay:
     """A connection that a worker carries; see `gateway.contracts.Relay`."""
 
     asked = False
+    waiting_since: float | None = None
     to_backend = from_backend = answers = 0
     last_active = 0.0
 
