@@ -345,7 +345,7 @@ async def test_nfs_says_space_and_phases(shared_nfs: NfsServer) -> None:
     real = shutil.disk_usage(shared_nfs.export)
     assert result.finding.space["total"] == real.total
     assert abs(result.finding.space["available"] - real.free) < 1 << 30
-    assert list(result.phases) == ["dns", "tcp", "greeting", "rpc"]
+    assert list(result.phases) == ["dns", "tcp", "greeting", "rpc", "query"]
     assert not list(shared_nfs.export.glob(".gateway*"))
 
 
