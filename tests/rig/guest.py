@@ -103,6 +103,7 @@ class Guest:
         memory: In MiB.
         programs: Of this host, that it has too, with their libraries.
         forwards: Ports of this host's loopback that lead to ports of its own.
+        modules: Of its kernel, beside those for NFS.
         files: More that it has, by their paths there: files or folders of this host.
         root: A Debian with systemd, which it boots, and the script is a service; None: nothing but busybox.
     """
@@ -114,6 +115,7 @@ class Guest:
         memory: int = 512,
         programs: tuple[str, ...] = (),
         forwards: dict[int, int] | None = None,
+        modules: tuple[str, ...] = (),
         files: dict[str, Path] | None = None,
         root: Path | None = None,
     ) -> None:
@@ -122,7 +124,7 @@ class Guest:
         """When each line came, as `time.time()`."""
         self._said = threading.Condition()
         folder.mkdir(parents=True, exist_ok=True)
-        kernel, modules = _kernel()
+        kernel, tree = _kernel()
         if root is None:
             root = _busybox_root(folder, programs)
             (root / "init").write_text(_INIT + _RUN)
@@ -132,7 +134,7 @@ class Guest:
         for path, source in (files or {}).items():
             subprocess.run(["cp", "-a", str(source), str(root / path)], check=True, timeout=60)
         (root / "script").write_text(script)
-        image = _initramfs(folder, root, modules)
+        image = _initramfs(folder, root, tree, (*_MODULES, *modules))
         ways = "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in (forwards or {}).items())
         self._child = subprocess.Popen(
             ["qemu-system-x86_64", "-cpu", "max", "-m", str(memory), "-nographic", "-no-reboot", "-kernel",
@@ -256,14 +258,14 @@ def _add_service(root: Path) -> None:
     (units / "default.target").symlink_to("/lib/systemd/system/multi-user.target")
 
 
-def _initramfs(folder: Path, root: Path, modules: Path) -> Path:
+def _initramfs(folder: Path, root: Path, tree: Path, modules: tuple[str, ...]) -> Path:
     """Add the kernel's modules, and pack."""
     (root / "modules").mkdir()
     listed: list[str] = []
-    version = next((modules / "lib/modules").iterdir()).name
-    for module in _MODULES:
+    version = next((tree / "lib/modules").iterdir()).name
+    for module in modules:
         shown = subprocess.run(
-            ["modprobe", "-d", str(modules), "-S", version, "--show-depends", module],
+            ["modprobe", "-d", str(tree), "-S", version, "--show-depends", module],
             capture_output=True, text=True, check=True, timeout=10,
         ).stdout  # fmt: skip
         for path in re.findall(r"^insmod (\S+)", shown, re.MULTILINE):

@@ -118,6 +118,7 @@ class Samba:
 [media]
   path = {folder}/share
   guest ok = yes
+  read only = no
 """)
         command = [find("smbd") or "smbd", "--foreground", "--no-process-group", "-s", str(folder / "smb.conf")]
         self._process = Process(command, folder / "out")
