@@ -1,8 +1,10 @@
 """Real kernel mounts through the gateway: what a container's volume goes through."""
 
 import hashlib
+import re
 import signal
 import statistics
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -36,6 +38,13 @@ def server(tmp_path: Path) -> Iterator[NfsServer]:
     made.stop()
 
 
+def carriers(port: int) -> set[str]:
+    """The sshd processes that are connected to a port of this host."""
+    command = ["ss", "-Htnp", "state", "established", "dport", "=", f":{port}"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    return set(re.findall(r'"sshd[^"]*",pid=(\d+)', shown))
+
+
 def test_files_work_as_on_a_disk(gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path) -> None:
     port = free_port()
     write_nfs(gateway, bastion, server, port)
@@ -48,11 +57,15 @@ dd if=/dev/urandom of=/mnt/big bs=1M count=24 conv=fsync 2>/dev/null && echo WRO
 mv /mnt/big /mnt/renamed && echo RENAMED
 echo 3 > /proc/sys/vm/drop_caches
 echo "SUM $(sha256sum < /mnt/renamed)"
+usleep 500000
 lock /mnt/hello
 mkdir /mnt/folder && rmdir /mnt/folder && echo FOLDERS
 umount /mnt && echo UNMOUNTED
 """
     with Guest(tmp_path / "guest", script) as guest:
+        guest.wait_for("RENAMED", 120)
+        # `nconnect`: what the mount connects is spread over SSH connections.
+        assert len(carriers(server.port)) >= 2
         guest.wait_for("GUEST-DONE", 120)
         for word in ("MOUNTED", "hello over NFS", "WROTE", "RENAMED", "LOCKED", "FOLDERS", "UNMOUNTED"):
             guest.wait_for(word)
