@@ -39,7 +39,9 @@ def waiting_since(tap: Tap | None, asked: float) -> float | None:
         tap: What watches the connection, if anything does.
         asked: When the client spoke last without an answer since; 0: never.
     """
-    return tap.oldest() if tap is not None and tap.sense else asked or None
+    if tap is not None:
+        return tap.oldest() if tap.sense else None
+    return asked or None
 
 
 class Histogram:

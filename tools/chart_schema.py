@@ -17,7 +17,7 @@ from gateway.tunnels import KINDS as TUNNELS
 
 TARGET = Path(__file__).parents[1] / "charts" / "gateway" / "values.schema.json"
 _TEXTS = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
-_SHAPES: dict[str, Any] = {"via": {"type": "string"}, "targets": _TEXTS, "listen": _TEXTS}
+_SHAPES: dict[str, Any] = {"via": {"type": ["string", "null"]}, "targets": _TEXTS, "listen": _TEXTS}
 
 
 def main() -> int:
@@ -30,7 +30,7 @@ def main() -> int:
     backends = {}
     for name, kind in BACKENDS.items():
         backends[name] = _object(kind.options, BackendCommon)
-        backends[name]["properties"]["check"] = {**_object(kind.check, CheckCommon), "type": "object"}
+        backends[name]["properties"]["check"] = {**_object(kind.check, CheckCommon), "type": ["object", "null"]}
     config["backends"]["additionalProperties"] = _by_kind(backends)
     text = json.dumps(schema, indent=2) + "\n"
     if sys.argv[1:] == ["--check"]:

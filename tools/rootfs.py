@@ -76,7 +76,7 @@ def main(root: Path, environment: Path) -> None:
 
 def drop_broken(standard: Path) -> None:
     """Leave out what could not be imported here either: the official image of Python has `_tkinter` without Tk."""
-    for path in standard.rglob("*.so"):
+    for path in standard.rglob("_tkinter*.so"):
         if "not found" in _linked(path):
             path.unlink()
 

@@ -15,6 +15,8 @@ from gateway.errors import UsageError
 USER = 10001
 """Whom the image runs as."""
 _SECRETS = "/run/secrets"
+_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+"""In the image."""
 _MARGIN = 15
 """Seconds more than delay and drain until Kubernetes kills."""
 _RESTRICTED = {
@@ -85,9 +87,9 @@ def _check(config: Config, name: str) -> bool:
     for place, path in files:
         if path is None:
             raise UsageError(f"{place}: a secret stands in the file, and everybody may read a ConfigMap: use …_file")
-        if not path.is_relative_to(_SECRETS):
+        if not path.is_relative_to(_SECRETS) and path != _CERTIFICATES:
             raise UsageError(f"{place}: the pod has no {path}: name a file in {_SECRETS}")
-    return bool(files)
+    return any(path != _CERTIFICATES for _, path in files)
 
 
 def _files(value: Any) -> Iterator[Path | None]:

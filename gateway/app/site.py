@@ -105,6 +105,12 @@ class Running:
         roles = self.spec.kind.has_roles
         for check in self.checks:
             if roles or check.target == target:
+                check.kick()
+
+    def silent(self, target: Endpoint) -> None:
+        """A client waits for an answer of `target`: look at it now, and let that count."""
+        for check in self.checks:
+            if check.target == target:
                 check.doubt()
 
 
@@ -133,8 +139,8 @@ class Checker(Protocol):
     def targets(self, backend: str, configured: tuple[Endpoint, ...]) -> list[Endpoint]:
         """The targets to try for a new client, best first."""
 
-    def failed(self, backend: str, target: Endpoint) -> None:
-        """Real traffic failed at `target`."""
+    def failed(self, backend: str, target: Endpoint, *, silent: bool = False) -> None:
+        """Real traffic failed at `target`, or, `silent`, waits there for too long."""
 
 
 class Site:
@@ -364,18 +370,22 @@ class Site:
     def _route(self, running: Running) -> Route:
         spec, checker = running.spec, self._checker
         if checker is None:
-            return Route(self._path(spec), running.targets, running.failed, spec.hold, running.budgets.get)
+            return Route(
+                self._path(spec), running.targets, running.failed, spec.hold, running.budgets.get, running.silent
+            )
         return Route(
             self._path(spec),
             lambda: checker.targets(spec.name, spec.targets),
             lambda target: checker.failed(spec.name, target),
             spec.hold,
             running.budgets.get,
+            lambda target: checker.failed(spec.name, target, silent=True),
         )
 
-    def _failed(self, backend: str, target: Endpoint) -> None:
-        if backend in self.backends:
-            self.backends[backend].failed(target)
+    def _failed(self, backend: str, target: Endpoint, silent: bool) -> None:
+        running = self.backends.get(backend)
+        if running is not None:
+            (running.silent if silent else running.failed)(target)
 
     def _start(self, name: str, unit: Uplink | Forward | Check) -> None:
         # The number tells a unit from the one it replaces, which may still be draining.

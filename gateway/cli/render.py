@@ -125,8 +125,9 @@ def kubernetes(
     hint = f"kubectl create secret generic {name} --from-file=DIRECTORY, with the files that the configuration names"
     click.secho(f"# {hint}", err=True, fg="yellow")
     documents = manifests.workload(config, file.read_text(), name, image)
+    volumes = rendering.kubernetes(config).rstrip()  # before anything is printed, since it may refuse
     click.echo(yaml.safe_dump_all(documents, sort_keys=False).rstrip())
-    if volumes := rendering.kubernetes(config).rstrip():
+    if volumes:
         click.echo(f"---\n{volumes}")
 
 

@@ -30,8 +30,8 @@ def check_rules(config: Config, root: Table, problems: list[Problem]) -> None:
     _check_listeners(config, root, problems)
     _check_specs(config, root, problems)
     for name, key, message in volume_problems(config):
-        place = _place(root, "backends", name, "volume", key)
-        problems.append(Problem(place, f"backends.{name}.volume.{key}", message))
+        place = _place(root, "backends", name, *key.split("."))
+        problems.append(Problem(place, f"backends.{name}.{key}", message))
     if config.docker is not None:
         for path, message in docker_problems(config, config.docker, set(vias)):
             problems.append(Problem(_place(root, "docker", *path), ".".join(("docker", *path)), message))

@@ -11,15 +11,16 @@ from gateway.contracts import Endpoint
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 """What Docker takes for the name of a volume."""
 _OURS = {
-    "addr", "port", "proto", "vers", "nfsvers", "minorversion", "clientaddr", "mountaddr", "mountport", "mountproto",
-    "mountvers", "hard", "soft", "softerr", "ro", "rw", "bg", "fg", "retry", "intr", "nointr", "resvport",
-    "noresvport",
+    "addr", "ip", "port", "proto", "tcp", "udp", "rdma", "tcp6", "udp6", "clientaddr", "mountaddr", "mountport",
+    "mountproto", "mountvers", "minorversion", "v2", "v3", "v4", "v4.0", "v4.1", "v4.2", "hard", "soft", "softerr",
+    "ro", "rw", "bg", "fg", "retry", "intr", "nointr", "resvport", "sec",
 }  # fmt: skip
+_VERSIONS = {"nfs": ("4", "4.0", "4.1", "4.2"), "smb": ("2.0", "2.1", "3", "3.0", "3.0.2", "3.1.1")}
 _SECRET = {"user", "username", "pass", "password", "password2", "cred", "credentials"}
 
 
 def volume_problems(config: Config) -> Iterator[tuple[str, str, str]]:
-    """The backend, the key below `volume`, and what is wrong there."""
+    """The backend, the key below it, and what is wrong there."""
     seen: dict[str, str] = {}
     for name, spec in config.backends.items():
         volume = getattr(spec.options, "volume", None)
@@ -37,22 +38,38 @@ def volume_problems(config: Config) -> Iterator[tuple[str, str, str]]:
 
 def _of_volume(spec: BackendSpec, volume: VolumeOptions) -> Iterator[tuple[str, str]]:
     if not _NAME.fullmatch(volume.name):
-        yield "name", f"{volume.name!r} is no name of a volume: letters, digits and _.-, two at least"
+        yield "volume.name", f"{volume.name!r} is no name of a volume: letters, digits and _.-, two at least"
     if spec.listen and not any(isinstance(address, Endpoint) for address in spec.listen):
-        yield "name", "a kernel mounts from an address: listen on one beside the unix socket, or leave listen out"
+        yield "listen", "a kernel mounts from an address: listen on one beside the unix socket, or leave listen out"
     if volume.address is not None and not _is_address(volume.address):
-        yield "address", f"{volume.address!r} is no IP address, and the engine resolves names in a network of its own"
+        yield (
+            "volume.address",
+            f"{volume.address!r} is no IP address, and the engine resolves names in a network of its own",
+        )
     export = getattr(spec.options, "export", "/")
     if not export.startswith("/") or ".." in export.split("/"):
-        yield "name", f"its export {export!r} must begin with / and have no .."
+        yield "export", f"{export!r} must begin with / and have no .. for a volume"
     for option in volume.mount_options:
-        key = option.partition("=")[0]
-        if re.search(r"[\s,]", option) or not option:
-            yield "mount_options", f"{option!r}: one option each, without commas and spaces"
-        elif key in _OURS:
-            yield "mount_options", f"{key} is set by the gateway, which a mount through it depends on: leave it out"
-        elif key in _SECRET:
-            yield "mount_options", f"{key}: everybody may see a volume's options: mount on the host, and bind that"
+        problem = _of_option(spec, option)
+        if problem:
+            yield "volume.mount_options", problem
+
+
+def _of_option(spec: BackendSpec, option: str) -> str | None:
+    key, _, value = option.partition("=")
+    if re.search(r"[\s,]", option) or not option:
+        return f"{option!r}: one option each, without commas and spaces"
+    if key in ("vers", "nfsvers"):
+        known = _VERSIONS.get(spec.kind.name, ())
+        return None if value in known else f"{option}: a mount through the gateway is of version {', '.join(known)}"
+    if key == "noresvport":
+        allowed = getattr(spec.options, "allow_unprivileged_ports", True)
+        return None if allowed else "noresvport: needs allow_unprivileged_ports: true"
+    if key in _OURS:
+        return f"{key} is set by the gateway, which a mount through it depends on: leave it out"
+    if key in _SECRET:
+        return f"{key}: everybody may see a volume's options: mount on the host, and bind that"
+    return None
 
 
 def _is_address(text: str) -> bool:

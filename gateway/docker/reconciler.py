@@ -236,7 +236,7 @@ class Reconciler:
         else:
             self._backoffs.pop(action.key, None)
             if action.verb in _FIRST:  # what waited for it may be tried at once
-                self._backoffs = {key: each for key, each in self._backoffs.items() if key[0] != action.network}
+                self._backoffs = {key: each for key, each in self._backoffs.items() if key[0] != action.key[0]}
             log.info("docker changed", extra=told)
 
     def _count(self, action: str, trouble: EngineError) -> None:

@@ -46,6 +46,7 @@ class Route:
         failed: Told about each target that could not be dialled.
         hold: Seconds that a client waits while the path is down.
         budget: How many handshakes may break off at a target, where its server counts them.
+        silent: Told about each target that a client has waited for too long.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Route:
     failed: Callable[[Endpoint], None]
     hold: float
     budget: Callable[[Endpoint], AbortBudget | None] = lambda _: None
+    silent: Callable[[Endpoint], None] = lambda _: None
 
 
 class _HopelessError(DialError):

@@ -129,7 +129,7 @@ class Forward:
                 late = since is not None and since < now - self._prompt
                 if late and doubted.get(target, 0.0) < now - _DOUBT_EVERY:
                     doubted[target] = now
-                    self._dialler.route.failed(target)
+                    self._dialler.route.silent(target)
 
     def update(self, listeners: list[Listener], admission: Admission, route: Route) -> None:
         """Change everything for new clients; those that are joined stay as they are.

@@ -159,11 +159,11 @@ class Check:
             self.started.set()
 
     def kick(self) -> None:
-        """Check now: the path changed."""
+        """Check now: real traffic failed, or the path changed."""
         self._kick.set()
 
     def doubt(self) -> None:
-        """Check now: real traffic failed, which counts as much as a check that failed."""
+        """Check now: real traffic waits in vain, which counts as much as a check that failed."""
         self.verdict.doubt()
         self.kick()
 

@@ -104,7 +104,7 @@ class Verdict:
         return self.state is not before
 
     def doubt(self) -> None:
-        """Real traffic failed: that counts as one failure in a row, however many clients it was."""
+        """Real traffic waits in vain: that counts as one failure in a row, however many clients it is."""
         if self.state in (State.UP, State.DEGRADED):
             self._in_row = max(self._in_row, 1)
 

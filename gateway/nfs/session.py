@@ -14,7 +14,7 @@ LOST = {
 _SESSION_ID = 16
 _VERIFIER = 8
 _MAX_SIZE = 1 << 20
-_OPERATIONS = 16
+_OPERATIONS = 32
 _CALLBACK_PROGRAM = 0x40000000
 """Of those for transient use (RFC 5531, section 8.4.2); we offer no callbacks."""
 

@@ -77,7 +77,7 @@ class RpcTap:
                 continue  # an answer to a call of the server's
             if len(self._pending) >= _MOST_PENDING:
                 self._pending.clear()  # calls that are never answered
-            self._pending[xid] = now
+            self._pending.setdefault(xid, now)
 
     def back(self, data: memoryview, now: float) -> None:
         """The server sent `data` at the monotonic time `now`."""

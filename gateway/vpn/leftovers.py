@@ -1,6 +1,7 @@
 """Folders and sockets that a gateway which was killed left behind, told apart from those of one that lives."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -29,18 +30,16 @@ class OwnFolder:
     """
 
     def __init__(self, prefix: str) -> None:
-        try:
-            above = tempfile.gettempdir()
-        except FileNotFoundError:
-            above = str(_RUN)
-        for old in Path(above).glob(f"{prefix}*"):
+        above = _writable()
+        for old in above.glob(f"{prefix}*"):
             with contextlib.suppress(OSError):
                 _sweep(old)
         try:
             self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=above))  # mode 0700
         except OSError as error:
-            told = f"{error}: it needs a folder to write in, /tmp or {_RUN}"
-            raise TunnelError(Reason.PERMISSION, told, fatal=True) from error
+            lasting = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
+            told = f"{error}: it needs a folder to write in, the temporary one or {_RUN}"
+            raise TunnelError(Reason.PERMISSION if lasting else Reason.PROTOCOL, told, fatal=lasting) from error
         # Held as long as the descriptor, which ends with the process (flock(2)).
         self._lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -49,6 +48,14 @@ class OwnFolder:
         """Remove it."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+
+
+def _writable() -> Path:
+    try:
+        temporary = Path(tempfile.gettempdir())
+    except FileNotFoundError:
+        return _RUN
+    return temporary if os.access(temporary, os.W_OK | os.X_OK) else _RUN
 
 
 def _sweep(folder: Path) -> None:

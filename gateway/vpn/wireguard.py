@@ -1,7 +1,9 @@
 """One WireGuard device: the kernel's, or wireguard-go's, set up by `wg`."""
 
 import asyncio
+import errno
 import logging
+import os
 import re
 import socket
 import subprocess
@@ -107,7 +109,7 @@ class WireGuard:
 
     async def _start_child(self) -> None:
         try:
-            await asyncio.to_thread(_SOCKETS.mkdir, exist_ok=True)
+            await asyncio.to_thread(_be_writable, _SOCKETS)
         except OSError as error:
             told = f"{error}: wireguard-go has its socket there, so it must be writable (mount a tmpfs)"
             raise TunnelError(Reason.PERMISSION, told, fatal=True) from error
@@ -257,3 +259,9 @@ async def _address(endpoint: str) -> str:
         raise TunnelError(Reason.PROTOCOL, f"Endpoint {endpoint}: needs host:port", fatal=True) from error
     address = found[0][4]
     return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+
+
+def _be_writable(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))

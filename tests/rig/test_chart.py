@@ -158,10 +158,37 @@ def test_every_key_is_documented_and_used_by_some_values() -> None:
     for case in CASES:
         used |= set(keys(yaml.safe_load((CHART / "ci" / f"{case}-values.yaml").read_text())))
     schema = json.loads((CHART / "values.schema.json").read_text())
-    wanted = set(schema_keys(schema)) - {"global"}
+    wanted = set(schema_keys(schema)) - {"global", "enabled"}
     assert wanted - used == set()
     told = set(re.findall(r"^\| `([\w.]+)`", (CHART / "README.md").read_text(), re.MULTILINE))
     assert wanted - told == set()
+
+
+FINE = {
+    "nulls": [
+        "--set-json", 'config.backends.orders={"kind":"tcp","targets":["a:1"],"listen":"0.0.0.0:1","check":null}',
+        "--set-json", "config.ops=null", "--set-json", "podLabels=null",
+    ],
+    "a password in a variable": ["--set-json", 'config.backends.orders.check={"user":"u","password":"${PW}"}'],
+    "loopback beside": ["--set-json", 'config.backends.orders.listen=["0.0.0.0:3306","127.0.0.1:13306"]'],
+    "one port, two addresses": [
+        "--set", "mode=daemonset", "--set", "config.backends.orders.listen=127.0.0.1:3306",
+        "--set", "config.backends.reports.listen=127.0.0.2:3306",
+    ],
+    "an alias": ["--set", "existingConfigMap=x", "--set-json", 'services={"orders":3306,"orders-rw":3306}'],
+    "switched on by a parent": ["--set", "enabled=true"],
+    "alerts without a monitor": ["--set", "prometheusRule.enabled=true"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FINE)
+def test_values_that_are_fine(helms: dict[str, Path], case: str) -> None:
+    for binary in helms.values():
+        text = render(binary, "deployment", *FINE[case])
+        assert "absent(" not in text
+        for each in objects(text):
+            if not each["apiVersion"].startswith("monitoring"):
+                kubernetes_validate.validate(each, "1.34", strict=True)
 
 
 def test_a_release_without_a_backend_is_refused(helms: dict[str, Path]) -> None:
@@ -253,9 +280,13 @@ WRONG = {
         "export",
     ),
     "no such tunnel": (["--set", "config.backends.orders.via=bastoin"], 'there is no tunnel "bastoin"'),
-    "one port twice": (["--set", "config.backends.reports.listen=0.0.0.0:3306"], "port 3306 is that of"),
+    "one port twice": (["--set", "config.backends.reports.listen=0.0.0.0:3306"], "0.0.0.0:3306 is that of"),
+    "a password that looks like a variable": (
+        ["--set-json", 'config.backends.orders.check={"password":"$2a$10$abc"}'],
+        "everybody may read",
+    ),
     "the port of ops": (["--set", "config.backends.reports.listen=0.0.0.0:9090"], "that of ops.port"),
-    "no port": (["--set", "config.backends.reports.listen=0.0.0.0:99999"], "99999 is no port"),
+    "no port": (["--set", "config.backends.reports.listen=0.0.0.0:99999"], "no port between 1 and 65535"),
     "one mount twice": (
         ["--set-json", 'secrets=[{"name":"a","mountPath":"/s"},{"name":"b","mountPath":"/s"}]'],
         "something else is mounted at /s",
@@ -319,7 +350,7 @@ WITHOUT_HELM = {
         ["ConfigMap", "Deployment", "Service", "Service"],
     ),
     "nfs": (
-        "backends: {media: {kind: nfs, targets: [nas], export: /m, listen: 127.0.0.1:20490, volume: {name: m}}}",
+        "backends: {media: {kind: nfs, targets: [nas], export: /m, listen: 127.0.0.1:20490, volume: {name: media}}}",
         ["ConfigMap", "DaemonSet", "PersistentVolume", "PersistentVolumeClaim"],
     ),
 }

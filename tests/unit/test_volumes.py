@@ -114,6 +114,13 @@ def test_what_a_mount_would_take_for_something_else_is_refused(tmp_path: Path, k
         config(tmp_path, f"a=nfs://{path}?{keys}")
 
 
+def test_a_version_that_is_asked_for_replaces_ours(tmp_path: Path) -> None:
+    (spec,) = volumes(config(tmp_path, "a=nfs://nas/m?volume.name=media&volume.mount_options=nfsvers%3D4.1"))
+    assert [option for option in spec.options if "vers" in option] == ["nfsvers=4.1"]
+    with pytest.raises(GatewayError, match="of version 4"):
+        config(tmp_path, "a=nfs://nas/m?volume.name=media&volume.mount_options=vers%3D3")
+
+
 def test_two_backends_cannot_have_one_volume(tmp_path: Path) -> None:
     with pytest.raises(GatewayError, match="also the volume of backend a"):
         config(tmp_path, *(f"{name}=nfs://nas/m?volume.name=media" for name in ("a", "b")))

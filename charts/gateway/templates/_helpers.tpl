@@ -48,14 +48,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $ports := list -}}
 {{- $listen := .backend.listen | default list -}}
 {{- $all := kindIs "slice" $listen | ternary $listen (list $listen) -}}
+{{- $here := list -}}
 {{- range $all -}}
 {{- if regexMatch ":[0-9]+$" . -}}
-{{- if and (eq $mode "deployment") (regexMatch "^(127\\.|localhost:|\\[::1\\])" .) -}}{{- fail (printf "config.backends.%s.listen: no other pod reaches %q: use 0.0.0.0" $name .) -}}{{- end -}}
-{{- $ports = append $ports (regexFind "[0-9]+$" . | int) -}}
+{{- $port := regexFind "[0-9]+$" . | int -}}
+{{- if or (lt $port 1) (gt $port 65535) -}}{{- fail (printf "config.backends.%s.listen: %q has no port between 1 and 65535" $name .) -}}{{- end -}}
+{{- if and (eq $mode "deployment") (regexMatch "^(127\\.|localhost:|\\[::1\\])" .) -}}{{- $here = append $here . -}}
+{{- else -}}{{- $ports = append $ports $port -}}{{- end -}}
 {{- else if not (hasPrefix "/" .) -}}
 {{- fail (printf "config.backends.%s.listen: %q has no port, and a Service needs one" $name .) -}}
 {{- end -}}
 {{- end -}}
+{{- if and $here (not $ports) -}}{{- fail (printf "config.backends.%s.listen: no other pod reaches %q: use 0.0.0.0" $name (first $here)) -}}{{- end -}}
 {{- if and $all (not $ports) (eq $mode "deployment") -}}{{- fail (printf "config.backends.%s.listen: no other pod reaches a unix socket, and a Service needs a port: add 0.0.0.0:port" $name) -}}{{- end -}}
 {{- dict "ports" ($ports | uniq | sortAlpha) | toYaml -}}
 {{- end }}
@@ -81,14 +85,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
 {{- define "gateway.config" -}}
-{{- $gateway := merge (dict) .Values.config.gateway (dict "state_dir" "/var/lib/gateway") -}}
-{{- $ops := merge (dict "listen" (printf "%s:%d" .Values.ops.address (int .Values.ops.port)) "admin_socket" "/run/gateway/admin.sock") .Values.config.ops -}}
+{{- $gateway := merge (dict) (.Values.config.gateway | default dict) (dict "state_dir" "/var/lib/gateway") -}}
+{{- $ops := merge (dict "listen" (printf "%s:%d" .Values.ops.address (int .Values.ops.port)) "admin_socket" "/run/gateway/admin.sock") (.Values.config.ops | default dict) -}}
 {{- dict "gateway" $gateway "ops" $ops "shutdown" .Values.shutdown "log" .Values.config.log "tunnels" .Values.config.tunnels "backends" .Values.config.backends | toYaml -}}
 {{- end }}
 
 {{- define "gateway.check" -}}
 {{- $fullname := include "gateway.fullname" . -}}
-{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname) -}}{{- fail (printf "%q cannot be the name of a Service: it has small letters, digits and -, and begins with a letter: set fullnameOverride" $fullname) -}}{{- end -}}
+{{- if and (ne .Values.mode "sidecar") (not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname)) -}}{{- fail (printf "%q cannot be the name of a Service: it has small letters, digits and -, and begins with a letter: set fullnameOverride" $fullname) -}}{{- end -}}
 {{- $both := add (include "gateway.milliseconds" .Values.shutdown.delay) (include "gateway.milliseconds" .Values.shutdown.drain) -}}
 {{- if ge (int64 $both) (mul 1000 (int64 .Values.terminationGracePeriodSeconds)) -}}
 {{- fail (printf "shutdown.delay and shutdown.drain take %dms together, which does not fit into terminationGracePeriodSeconds of %d s: the pod would be killed with clients connected" (int64 $both) (int64 .Values.terminationGracePeriodSeconds)) -}}
@@ -97,21 +101,29 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and .Values.vpn.enabled (gt (int .Values.replicas) 1) -}}{{- fail "vpn.enabled: two pods would connect with one key and push each other out: set replicas to 1, or make a release for each key" -}}{{- end -}}
 {{- range $kind, $all := dict "tunnels" .Values.config.tunnels "backends" .Values.config.backends -}}
 {{- range $name, $spec := $all -}}
-{{- $found := regexFind "(?m)^ *(password|passphrase|key_password|private_key|preshared_key): +['\"]?[^$ \n]" (toYaml $spec) -}}
-{{- if $found -}}
-{{- $key := regexFind "[a-z_]+" $found -}}
+{{- range regexFindAll "(?m)^ *(password|passphrase|key_password|private_key|preshared_key): .*$" (toYaml $spec) -1 -}}
+{{- $key := regexFind "[a-z_]+" . -}}
+{{- $value := regexReplaceAll "^ *[a-z_]+: " . "" | trimAll "'\"" -}}
+{{- if not (or (eq $value "null") (regexMatch "^\\$\\{[A-Za-z_][A-Za-z0-9_]*\\}$" $value)) -}}
 {{- fail (printf "config.%s.%s: %s would stand in a ConfigMap, which everybody may read: use %s_file and `secrets`" $kind $name $key $key) -}}
 {{- end -}}
+{{- end -}}
 {{- if regexMatch "//[^/@ ]*:[^/@ ]*@" (default "" $spec.url) -}}{{- fail (printf "config.%s.%s.url: its password would stand in a ConfigMap, which everybody may read: use user, password_file and `secrets`" $kind $name) -}}{{- end -}}
-{{- if and $spec.via (not (hasKey $.Values.config.tunnels $spec.via)) -}}{{- fail (printf "config.%s.%s.via: there is no tunnel %q" $kind $name $spec.via) -}}{{- end -}}
+{{- if and $spec.via (not (hasKey ($.Values.config.tunnels | default dict) $spec.via)) -}}{{- fail (printf "config.%s.%s.via: there is no tunnel %q" $kind $name $spec.via) -}}{{- end -}}
 {{- end -}}
 {{- end -}}
-{{- $taken := dict (toString .Values.ops.port) "ops.port" -}}
-{{- range $name, $ports := include "gateway.ports" . | fromYaml -}}
-{{- range $ports -}}
-{{- if hasKey $taken . -}}{{- if ne (get $taken .) (printf "config.backends.%s" $name) -}}{{- fail (printf "config.backends.%s.listen: port %s is that of %s" $name . (get $taken .)) -}}{{- end -}}{{- end -}}
-{{- if or (lt (int .) 1) (gt (int .) 65535) -}}{{- fail (printf "config.backends.%s.listen: %s is no port" $name .) -}}{{- end -}}
-{{- $_ := set $taken . (printf "config.backends.%s" $name) -}}
+{{- /* An address clashes with itself, and a wildcard with every address of its port. */ -}}
+{{- $taken := dict (printf "*:%d" (int .Values.ops.port)) "ops.port" -}}
+{{- range $name, $backend := .Values.config.backends -}}
+{{- $listen := $backend.listen | default list -}}
+{{- range kindIs "slice" $listen | ternary $listen (list $listen) -}}
+{{- if regexMatch ":[0-9]+$" . -}}
+{{- $own := regexReplaceAll "^(0\\.0\\.0\\.0|\\[::\\])?:" . "*:" -}}
+{{- $wild := regexReplaceAll "^.*:" . "*:" -}}
+{{- $other := get $taken $own | default (get $taken $wild) -}}
+{{- if and $other (ne $other (printf "config.backends.%s" $name)) -}}{{- fail (printf "config.backends.%s.listen: %s is that of %s" $name . $other) -}}{{- end -}}
+{{- $_ := set $taken $own (printf "config.backends.%s" $name) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $paths := dict "/run/gateway" true "/var/lib/gateway" true "/tmp" true -}}
@@ -120,7 +132,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $_ := set $paths .mountPath true -}}
 {{- end -}}
 {{- range $name, $_cidrs := .Values.networkPolicy.cidrs -}}
-{{- if not (or (hasKey $.Values.config.tunnels $name) (hasKey $.Values.config.backends $name)) -}}{{- fail (printf "networkPolicy.cidrs.%s: there is no tunnel or backend of that name" $name) -}}{{- end -}}
+{{- if not (or (hasKey ($.Values.config.tunnels | default dict) $name) (hasKey ($.Values.config.backends | default dict) $name)) -}}{{- fail (printf "networkPolicy.cidrs.%s: there is no tunnel or backend of that name" $name) -}}{{- end -}}
 {{- end -}}
 {{- if and .Values.networkPolicy.enabled (eq .Values.mode "daemonset") -}}{{- fail "networkPolicy: pods in the node's network are not subject to one" -}}{{- end -}}
 {{- $names := dict -}}
@@ -146,7 +158,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- if and .Values.service.externalTrafficPolicy (eq .Values.service.type "ClusterIP") -}}{{- fail "service.externalTrafficPolicy: is for NodePort and LoadBalancer" -}}{{- end -}}
 {{- range $label := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart" -}}
-{{- if hasKey $.Values.podLabels $label -}}{{- fail (printf "podLabels: %s is the chart's own" $label) -}}{{- end -}}
+{{- if hasKey ($.Values.podLabels | default dict) $label -}}{{- fail (printf "podLabels: %s is the chart's own" $label) -}}{{- end -}}
 {{- end -}}
 {{- if not (or .Values.config.backends .Values.existingConfigMap) -}}{{- fail "config.backends is empty: name at least one, or an existingConfigMap" -}}{{- end -}}
 {{- end }}

@@ -92,10 +92,11 @@ class Dialled:
 
 @dataclass(frozen=True)
 class Failed:
-    """Traffic failed at a target."""
+    """Traffic failed at a target, or, `silent`, waits there for too long."""
 
     backend: str
     target: Endpoint
+    silent: bool = False
 
 
 @dataclass(frozen=True)

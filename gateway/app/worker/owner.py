@@ -56,7 +56,7 @@ class WorkerUnit:
         failed: Told about each backend and target where traffic failed.
     """
 
-    def __init__(self, number: int, failed: Callable[[str, Endpoint], None]) -> None:
+    def __init__(self, number: int, failed: Callable[[str, Endpoint, bool], None]) -> None:
         self.number = number
         self.forwards: dict[str, RemoteForward] = {}
         self.report = Report({}, {})
@@ -211,8 +211,8 @@ class WorkerUnit:
         match message:
             case Report():
                 self._take(message)
-            case Failed(backend, target):
-                self._failed(backend, target)
+            case Failed(backend, target, silent):
+                self._failed(backend, target, silent)
             case Unfamiliar():
                 self.unfamiliar()
             case Dialled():
@@ -256,7 +256,7 @@ class Workers:
         failed: Told about each backend and target where traffic failed.
     """
 
-    def __init__(self, count: int, failed: Callable[[str, Endpoint], None]) -> None:
+    def __init__(self, count: int, failed: Callable[[str, Endpoint, bool], None]) -> None:
         self.units = [WorkerUnit(number + 1, failed) for number in range(count)]
 
     def assign(self, config: Config) -> dict[str, WorkerUnit]:

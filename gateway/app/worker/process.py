@@ -176,9 +176,9 @@ class Worker:
         """As the owner ordered them last."""
         return list(self._orders.get(backend, configured))
 
-    def failed(self, backend: str, target: Endpoint) -> None:
+    def failed(self, backend: str, target: Endpoint, *, silent: bool = False) -> None:
         """Tell the owner, which looks at the target now."""
-        self._owner.send(Failed(backend, target))
+        self._owner.send(Failed(backend, target, silent))
 
     def _tell(self) -> None:
         if self._site is not None and not self._owner.backlogged:  # the next report says all of it anyway

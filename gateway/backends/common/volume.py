@@ -54,6 +54,7 @@ class VolumeSpec:
         return {"type": self.kind, "device": self.device, "o": ",".join(self.options)}
 
 
+_VERSION = ("vers=", "nfsvers=")
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - as they may be written
 
 
@@ -77,6 +78,8 @@ def volume_of(
     """
     address = reached_at(wanted, listener)
     mode = "ro" if wanted.read_only else "rw"
+    if any(option.startswith(_VERSION) for option in wanted.mount_options):
+        options = tuple(option for option in options if not option.startswith(_VERSION))
     return VolumeSpec(
         name=wanted.name,
         kind=kind,
