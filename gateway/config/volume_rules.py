@@ -27,11 +27,8 @@ def volume_problems(config: Config) -> Iterator[tuple[str, str, str]]:
         if not isinstance(volume, VolumeOptions):
             continue
         if volume.name in seen:
-            yield (
-                name,
-                "name",
-                f"{volume.name} is also the volume of backend {seen[volume.name]}: give it another name",
-            )
+            message = f"{volume.name} is also the volume of backend {seen[volume.name]}: give it another name"
+            yield name, "volume.name", message
         seen.setdefault(volume.name, name)
         yield from ((name, key, message) for key, message in _of_volume(spec, volume))
 

@@ -127,7 +127,7 @@ class Forward:
             for each in list(self.joined.values()):
                 since, target = each.relay.waiting_since, each.target
                 late = since is not None and since < now - self._prompt
-                if late and doubted.get(target, 0.0) < now - _DOUBT_EVERY:
+                if late and doubted.get(target, -_DOUBT_EVERY) < now - _DOUBT_EVERY:
                     doubted[target] = now
                     self._dialler.route.silent(target)
 

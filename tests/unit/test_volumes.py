@@ -122,5 +122,5 @@ def test_a_version_that_is_asked_for_replaces_ours(tmp_path: Path) -> None:
 
 
 def test_two_backends_cannot_have_one_volume(tmp_path: Path) -> None:
-    with pytest.raises(GatewayError, match="also the volume of backend a"):
+    with pytest.raises(GatewayError, match=r"backends\.b\.volume\.name: .* also the volume of backend a"):
         config(tmp_path, *(f"{name}=nfs://nas/m?volume.name=media" for name in ("a", "b")))
