@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gateway.app.rendering import ONLY_HERE
+from gateway.app.wanted import only_here
 from gateway.config import Config
 from gateway.contracts import Endpoint, Secret
 from gateway.errors import UsageError
@@ -171,7 +171,7 @@ def _services(config: Config, labels: dict[str, str]) -> Iterator[dict[str, Any]
     for backend, spec in config.backends.items():
         addresses = [address for address in spec.listen if isinstance(address, Endpoint)]
         for address in addresses:
-            if address.host.startswith(ONLY_HERE):
+            if only_here(address):
                 raise UsageError(f"backends.{backend}.listen: no other pod reaches {address}: use 0.0.0.0")
         if not re.fullmatch("[a-z]([-a-z0-9]{0,61}[a-z0-9])?", backend):
             raise UsageError(f"backends.{backend}: its Service needs a name of small letters, digits and -")

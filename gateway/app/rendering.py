@@ -7,14 +7,11 @@ from typing import Any
 
 import yaml
 
-from gateway.app.wanted import volumes
+from gateway.app.wanted import only_here, volumes
 from gateway.backends.common.volume import VolumeSpec
 from gateway.config import Config
 from gateway.contracts import Endpoint
 from gateway.errors import UsageError
-
-ONLY_HERE = ("127.", "::1", "localhost")
-"""What the host of an address begins with that no other pod or container reaches."""
 
 
 def env(config: Config, host: str | None) -> list[str]:
@@ -116,7 +113,7 @@ def hints(config: Config) -> Iterator[str]:
     """What will not work as it is configured."""
     for name, spec in config.backends.items():
         for address in spec.listen:
-            if isinstance(address, Endpoint) and address.host.startswith(ONLY_HERE) and not spec.kind.bulk:
+            if isinstance(address, Endpoint) and only_here(address) and not spec.kind.bulk:
                 yield f"{name} listens on {address}, which containers reach only with the host's network"
 
 

@@ -18,7 +18,7 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> Desired:
     reached = tuple(
         name
         for name, spec in config.backends.items()
-        if any(isinstance(address, Endpoint) and not _loopback(address) for address in spec.listen)
+        if any(isinstance(address, Endpoint) and not only_here(address) for address in spec.listen)
     )
     return Desired(config.gateway.instance, config.docker, reached, busy, volumes(config))
 
@@ -34,5 +34,6 @@ def volumes(config: Config) -> tuple[VolumeSpec, ...]:
     return tuple(found)
 
 
-def _loopback(address: Endpoint) -> bool:
+def only_here(address: Endpoint) -> bool:
+    """Whether no other pod or container reaches a listener at this address."""
     return address.host in ("localhost", "::1") or address.host.startswith("127.")

@@ -124,7 +124,7 @@ class Forward:
         while True:
             await asyncio.sleep(_LOOK_EVERY)
             now = time.monotonic()
-            for each in list(self.joined.values()):
+            for each in self.joined.values():
                 since, target = each.relay.waiting_since, each.target
                 late = since is not None and since < now - self._prompt
                 if late and doubted.get(target, -_DOUBT_EVERY) < now - _DOUBT_EVERY:

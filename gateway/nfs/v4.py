@@ -15,7 +15,7 @@ VERSION = 4
 _NULL, _COMPOUND = 0, 1
 _ACCESS, _CREATE, _GETATTR, _GETFH, _LOOKUP, _PUTROOTFH, _REMOVE = 3, 6, 9, 10, 15, 24, 28
 _NF4DIR = 2
-_ACCESS_READ, _ACCESS_LOOKUP, _ACCESS_MODIFY, _ACCESS_EXTEND = 0x1, 0x2, 0x4, 0x8
+_ACCESS_READ, _ACCESS_LOOKUP = 0x1, 0x2
 _TYPE, _FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL = 1, 8, 10, 42, 44
 _MODE = 33
 
@@ -55,7 +55,6 @@ class Export:
 
     Args:
         readable: Whether its directory can be listed.
-        writable: Whether the server would let us create and change files.
         fsid: The file system's identity.
         handle: The directory's: what a client that has mounted it goes on using.
         total: Bytes it holds.
@@ -64,7 +63,6 @@ class Export:
     """
 
     readable: bool
-    writable: bool
     fsid: str
     handle: bytes
     total: int
@@ -104,7 +102,7 @@ async def look(client: RpcClient, path: str, session: Session | None = None) -> 
         NfsError: The server says no.
         RpcError, XdrError, OSError: As `RpcClient.call`.
     """
-    wanted = _ACCESS_READ | _ACCESS_LOOKUP | _ACCESS_MODIFY | _ACCESS_EXTEND
+    wanted = _ACCESS_READ | _ACCESS_LOOKUP
     attributes = _bitmap(_TYPE, _FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL)
     walk = _walk(path)
     reply = await _compound(client, [*walk, (_ACCESS, uint(wanted)), (_GETFH, b""), (_GETATTR, attributes)], session)
@@ -134,7 +132,6 @@ async def look(client: RpcClient, path: str, session: Session | None = None) -> 
             raise XdrError(f"attribute {attribute} was not asked for")
     return Export(
         readable=bool(access & (_ACCESS_READ | _ACCESS_LOOKUP)),
-        writable=bool(access & (_ACCESS_MODIFY | _ACCESS_EXTEND)),
         fsid=fsid,
         handle=handle,
         total=total,

@@ -381,7 +381,7 @@ def test_one_gateway_for_several_apps(yard: Yard, up: str) -> None:
 
 @pytest.mark.parametrize("up", ["nfs"], indirect=True)
 def test_the_volume_of_the_example_is_what_the_gateway_would_make(yard: Yard, up: str) -> None:
-    """The mount itself needs a kernel with NFS: the next test but one does it in a guest."""
+    """The mount itself needs a kernel with NFS: `test_the_nfs_example_with_its_mount` does it in a guest."""
     config = json.loads(yard.compose(up, "--profile", "mount", "config", "--format", "json").stdout)
     options = config["volumes"]["media"]["driver_opts"]
     rendered = yard.compose(up, "exec", "-T", "gateway", "gateway", "render", "compose")

@@ -30,10 +30,10 @@ def server(tmp_path: Path, small_export: Path) -> Iterator[NfsServer]:
     made.stop()
 
 
-def start(gateway: Gateway, bastion: Bastion, server: NfsServer, check: str) -> int:
+def start(gateway: Gateway, bastion: Bastion, server: NfsServer, check: str, *arguments: str) -> int:
     port = free_port()
     write_nfs(gateway, bastion, server, port, check)
-    gateway.start().wait_up("media")
+    gateway.start(*arguments).wait_up("media")
     return port
 
 
@@ -89,6 +89,17 @@ def test_a_server_in_use_that_does_not_answer_is_down_soon(
         break_it(server)
         gateway.wait_state("media", "down", reason, timeout=SOON)
         mend_it(server)
+        gateway.wait_up("media", timeout=30)
+
+
+@pytest.mark.timeout(120)
+def test_a_worker_tells_of_a_server_that_hangs(gateway: Gateway, shared_bastion: Bastion, server: NfsServer) -> None:
+    port = start(gateway, shared_bastion, server, "{}", "--workers", "1")
+    assert gateway.status()["workers"].keys() == {"1"}  # which carries NFS
+    with in_use(port, waits=True):
+        server.send(signal.SIGSTOP)
+        gateway.wait_state("media", "down", "timeout", timeout=SOON)
+        server.send(signal.SIGCONT)
         gateway.wait_up("media", timeout=30)
 
 

@@ -97,7 +97,6 @@ def test_the_unit_starts_reloads_is_watched_and_stops(root: Path, tmp_path: Path
                 }, guest.lines
                 assert "IT IS ROOT" not in guest.lines
                 assert "RELOADED" in guest.lines
-                # (The journal is the last thing that it says.)
                 assert guest.said(r'"reloaded".*"changes": "(.*?)"') == ["sections changed: log"], guest.lines
                 assert guest.said(r"(reload refused: nothing was changed)")
     finally:

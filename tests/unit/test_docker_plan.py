@@ -17,7 +17,7 @@ from gateway.docker.consumers import Consumer, Directory
 from gateway.docker.ledger import Ledger
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
-from gateway.docker.plan import Desired, Plan, Standing, Verb
+from gateway.docker.plan import Action, Desired, Plan, Standing, Verb
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
 from gateway.docker.reconciler import Reconciler
@@ -329,6 +329,11 @@ async def test_who_has_ended_is_nobody_also_for_those_who_are_told() -> None:
     own = container("gateway-1", labels={}, endpoints={"other": EndpointInfo("o", "e", ("10.9.0.1",))})
     directory.renew((there, own), time.monotonic() + 1, own.id)
     assert directory.known("10.0.0.2") is None
+
+
+def test_a_volume_and_a_network_of_one_name_wait_for_themselves_only() -> None:
+    assert Action(Verb.CREATE_VOLUME, "media").key == Action(Verb.RECREATE_VOLUME, "media").key
+    assert Action(Verb.CREATE_VOLUME, "media").key != Action(Verb.CREATE_NETWORK, "media").key
 
 
 def test_a_free_range_is_chosen() -> None:
