@@ -18,6 +18,8 @@ _NF4DIR = 2
 _ACCESS_READ, _ACCESS_LOOKUP = 0x1, 0x2
 _TYPE, _FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL = 1, 8, 10, 42, 44
 _MODE = 33
+_CREATE_ATTEMPTS = 5
+"""A server makes a directory and then looks at it: between the two, somebody else may take it away."""
 
 NFS4ERR_PERM, NFS4ERR_NOENT, NFS4ERR_ACCESS, NFS4ERR_EXIST = 1, 2, 13, 17
 NFS4ERR_NOTDIR, NFS4ERR_NOSPC, NFS4ERR_ROFS, NFS4ERR_DQUOT = 20, 28, 30, 69
@@ -158,11 +160,15 @@ async def create_and_remove(client: RpcClient, path: str, name: str, session: Se
     walk = _walk(path)
     mode = _bitmap(_MODE) + opaque(uint(0o700))
     create = uint(_NF4DIR) + opaque(name.encode()) + mode
-    try:
-        await _compound(client, [*walk, (_CREATE, create)], session)
-    except NfsError as error:
-        if error.status != NFS4ERR_EXIST:
-            raise
+    for again in reversed(range(_CREATE_ATTEMPTS)):
+        try:
+            await _compound(client, [*walk, (_CREATE, create)], session)
+            break
+        except NfsError as error:
+            if error.status == NFS4ERR_EXIST:
+                break
+            if error.status != NFS4ERR_NOENT or not again:
+                raise
     try:
         await look(client, f"{path}/{name}", session)  # says when it is no directory
         await _compound(client, [*walk, (_REMOVE, opaque(name.encode()))], session)

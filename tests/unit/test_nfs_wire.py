@@ -82,3 +82,38 @@ async def test_an_endless_record_is_refused() -> None:
         theirs.sendall(struct.pack(">I", 0x7FFFFFFF))
         with pytest.raises(XdrError, match="this is not RPC"):
             await RpcClient(ours, v4.PROGRAM, v4.VERSION).call(0)
+
+
+async def made_and_removed(*statuses: int) -> int:
+    """Compounds answered when the canary is made on a server that answers with these, and then with NOENT."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        asked = 0
+
+        async def serve() -> None:
+            nonlocal asked
+            loop = asyncio.get_running_loop()
+            while sent := await loop.sock_recv(theirs, 4096):
+                status = statuses[asked] if asked < len(statuses) else v4.NFS4ERR_NOENT
+                asked += 1
+                record = sent[4:8] + ACCEPTED + uint(0) + uint(status) + opaque(b"") + uint(3)
+                await loop.sock_sendall(theirs, struct.pack(">I", 0x80000000 | len(record)) + record)
+
+        server = asyncio.ensure_future(serve())
+        try:
+            await v4.create_and_remove(RpcClient(ours, v4.PROGRAM, v4.VERSION), "/media", "canary")
+        finally:
+            server.cancel()
+            await asyncio.wait([server])
+        return asked
+
+
+async def test_a_canary_that_somebody_takes_away_while_it_is_made_is_made_again() -> None:
+    assert await made_and_removed(v4.NFS4ERR_NOENT, v4.NFS4ERR_NOENT, 0) == 4
+
+
+async def test_a_server_that_never_makes_a_canary_is_told() -> None:
+    with pytest.raises(v4.NfsError, match="CREATE: no such directory"):
+        await made_and_removed()
