@@ -128,7 +128,7 @@ def _pod(config: Config, name: str, image: str, *, nodes: bool, files: bool) -> 
             _WRITABLE["state"],
         ],
         "ports": [{"name": "ops", "containerPort": ops}],
-        "startupProbe": _probe("/startupz", periodSeconds=1, failureThreshold=60),
+        "startupProbe": _probe("/startupz", periodSeconds=1, failureThreshold=120),
         "livenessProbe": _probe("/livez", periodSeconds=10),
         "readinessProbe": _probe("/readyz", periodSeconds=5, failureThreshold=1),
         "resources": {"requests": {"cpu": "50m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}},

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from gateway.app import views
+from gateway.app.binding import bind_all
 from gateway.app.changes import compare
 from gateway.app.filewatch import FileWatch
 from gateway.app.fleet import Fleet
+from gateway.app.running import Running
 from gateway.app.runtime import become_io_flusher, prepare_loop, prepare_process
-from gateway.app.site import Running, Site, bind_all
+from gateway.app.site import Site
 from gateway.app.worker.messages import Command
 from gateway.config import Config
 from gateway.config.files import files_of
@@ -40,7 +42,7 @@ Loader = Callable[[], Config]
 
 
 class GatewayService:
-    """One running gateway; a `gateway.ops.view.Service`.
+    """One running gateway; a `gateway.ops.control.Service`.
 
     Args:
         config: What to run.
@@ -106,12 +108,12 @@ class GatewayService:
     # What ops asks and tells.
 
     def view(self) -> ServiceView:
-        """See `gateway.ops.view.Service`."""
+        """See `gateway.ops.control.Service`."""
         running = self._site.backends.values() if self._site else ()
         return self._view([self._backend(each) for each in running])
 
     async def view_in_turns(self) -> ServiceView:
-        """See `gateway.ops.view.Service`."""
+        """See `gateway.ops.control.Service`."""
         seen = []
         for number, each in enumerate(list(self._site.backends.values()) if self._site else ()):
             seen.append(self._backend(each))
@@ -145,12 +147,12 @@ class GatewayService:
         )
 
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
-        """See `gateway.ops.view.Service`."""
+        """See `gateway.ops.control.Service`."""
         running = self._site.backends.get(backend) if self._site else None
         return views.history(running) if running else None
 
     async def reload(self) -> str:
-        """See `gateway.ops.view.Service`."""
+        """See `gateway.ops.control.Service`."""
         async with self._reloading:
             if self._site is None:
                 raise GatewayError("the service is not running")
@@ -190,27 +192,27 @@ class GatewayService:
             raise GatewayError("the service is stopping")
 
     def drain(self) -> None:
-        """See `gateway.ops.view.Service`."""
+        """See `gateway.ops.control.Service`."""
         if not self._draining:
             log.info("draining: not ready, still serving")
         self._draining = True
 
     def undrain(self) -> None:
-        """See `gateway.ops.view.Service`."""
+        """See `gateway.ops.control.Service`."""
         self._refuse_while_stopping()
         if self._draining:
             log.info("ready again")
         self._draining = False
 
     def shutdown(self) -> None:
-        """See `gateway.ops.view.Service`; the second call ends at once."""
+        """See `gateway.ops.control.Service`; the second call ends at once."""
         if self._stop.is_set():
             log.warning("stopping at once")
             self._at_once.set()
         self._stop.set()
 
     def pause(self, backend: str, *, paused: bool) -> bool:
-        """See `gateway.ops.view.Service`."""
+        """See `gateway.ops.control.Service`."""
         running = self._site.backends.get(backend) if self._site else None
         for check in running.checks if running else []:
             if paused:
@@ -220,14 +222,14 @@ class GatewayService:
         return running is not None
 
     def fail(self, backend: str, *, failing: bool) -> bool:
-        """See `gateway.ops.view.Service`."""
+        """See `gateway.ops.control.Service`."""
         running = self._site.backends.get(backend) if self._site else None
         if running is not None:
             running.forward.hold_nobody(nobody=failing)
         return running is not None
 
     def reconnect(self, tunnel: str) -> bool:
-        """See `gateway.ops.view.Service`."""
+        """See `gateway.ops.control.Service`."""
         if self._site is None or tunnel not in self._site.config.tunnels:
             return False
         for uplink in self._site.uplinks_of(tunnel):

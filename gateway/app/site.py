@@ -2,135 +2,34 @@
 
 import asyncio
 import contextlib
-import logging
-import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from gateway.app.changes import Changes, compare
 from gateway.app.lanes import Lane, lane_of, lanes, through
-from gateway.app.worker.messages import Command, Login, Order
+from gateway.app.running import Running
+from gateway.app.units import Units
+from gateway.app.worker.messages import Command
 from gateway.app.worker.owner import Workers, WorkerUnit
 from gateway.app.worker.remote import RemoteForward
 from gateway.config import BackendSpec, Config, TunnelSpec
-from gateway.contracts import Backend, Endpoint, State, TunnelState
-from gateway.errors import Reason
+from gateway.contracts import Backend, Endpoint, TunnelState
 from gateway.forwarding.aborts import AbortBudget
 from gateway.forwarding.admission import Admission, Identity
 from gateway.forwarding.dialler import Route
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Address, Listener
 from gateway.health.monitor import Check, Schedule
-from gateway.health.routing import Candidate, backend_state, misplaced, order
 from gateway.relay.direct import DirectTunnel
 from gateway.ssh.handshakes import PER_SERVER, handshakes
 from gateway.supervision.supervisor import Supervisor
 from gateway.supervision.uplink import Uplink
 
-log = logging.getLogger(__name__)
-
 _STARTED_POLL = 0.5
-_ROOM = 0.05
 _SHARE_OF_ONE = 0.8
 """Of a backend's connections, what one consumer may take where nothing else is configured."""
-
-
-@dataclass
-class Running:
-    """One backend at work."""
-
-    spec: BackendSpec
-    forward: Forward | RemoteForward
-    worker: WorkerUnit | None = None
-    checks: list[Check] = field(default_factory=list)
-    budgets: dict[Endpoint, AbortBudget] = field(default_factory=dict)
-    state: State = State.UNKNOWN
-    since: float = field(default_factory=time.time)
-
-    def candidates(self) -> list[Candidate]:
-        """The targets as the last checks saw them."""
-        return [
-            Candidate(
-                target=check.target,
-                state=check.verdict.state,
-                reason=check.verdict.reason,
-                detail=check.verdict.detail,
-                role=check.finding.role,
-                read_only=check.finding.read_only,
-            )
-            for check in self.checks
-        ]
-
-    def judge(self) -> tuple[State, Reason | None, str]:
-        """The backend's state, its reason and a line about it; notes when it changes."""
-        state, reason, detail = backend_state(self.candidates(), self.spec.prefer)
-        if state is not self.state:
-            self.state, self.since = state, time.time()
-        return state, reason, detail
-
-    def checked(self) -> None:
-        """A check is done: what it says may change where clients go, new ones and those of a lost role."""
-        self.judge()
-        logins = self._logins()
-        for target, at, limit in logins:
-            self.note_login(target, at, limit)
-        unwanted = misplaced(self.candidates(), self.spec.prefer)
-        if self.worker is not None:
-            self.worker.order(Order(self.spec.name, tuple(self.targets()), unwanted, logins))
-        elif isinstance(self.forward, Forward):
-            self.forward.shed(unwanted)
-
-    def _logins(self) -> tuple[Login, ...]:
-        return tuple(
-            (check.target, check.last_success, check.finding.abort_limit)
-            for check in self.checks
-            if check.target in self.budgets and check.last_success is not None
-        )
-
-    def note_login(self, target: Endpoint, at: float, limit: int | None) -> None:
-        """A login succeeded at `target` at the time `at`, where so many broken handshakes are let pass."""
-        budget = self.budgets.get(target)
-        if budget is not None:
-            budget.logged_in(at)
-            budget.limit = limit or budget.limit
-
-    def targets(self) -> list[Endpoint]:
-        """The targets to try for a new client, best first."""
-        return [candidate.target for candidate in order(self.candidates(), self.spec.prefer)]
-
-    def failed(self, target: Endpoint) -> None:
-        """Real traffic failed at `target`: look at it now, and at the others, which may have taken its role."""
-        roles = self.spec.kind.has_roles
-        for check in self.checks:
-            if roles or check.target == target:
-                check.kick()
-
-    def silent(self, target: Endpoint) -> None:
-        """A client waits for an answer of `target`: look at it now, and let that count."""
-        for check in self.checks:
-            if check.target == target:
-                check.doubt()
-
-
-def bind_all(config: Config, kept: dict[Address, Listener]) -> dict[Address, Listener]:
-    """A listener for every address of `config`, taking from `kept` what is bound already.
-
-    Raises:
-        BindError: One cannot be bound; those made here are closed again.
-    """
-    bound: dict[Address, Listener] = {}
-    try:
-        for spec in config.backends.values():
-            for address in spec.listen:
-                bound[address] = kept.get(address) or Listener(address)
-    except BaseException:
-        for address, listener in bound.items():
-            if address not in kept:
-                listener.close()
-        raise
-    return bound
 
 
 class Checker(Protocol):
@@ -169,13 +68,7 @@ class Site:
         self.backends: dict[str, Running] = {}
         self.direct = Uplink("direct", DirectTunnel(), None, quiet=True)
         self.listeners: dict[Address, Listener] = {}
-        self._supervisor = supervisor
-        self._group = group
-        self._unit_of: dict[object, str] = {}
-        self._units = 0
-        self._retiring: set[Uplink | Forward] = set()
-        self._making_room: set[Uplink | Forward] = set()
-        """Those of `_retiring` whose successor cannot be opened beside them."""
+        self._units = Units(supervisor, group, self._busy)
         self._specs: WeakKeyDictionary[Uplink, TunnelSpec] = WeakKeyDictionary()
         self._budgets: dict[tuple[str | None, Endpoint], AbortBudget] = {}
         """By tunnel and server: several backends may lead to the same one."""
@@ -184,7 +77,7 @@ class Site:
         self.workers = Workers(config.gateway.workers if checker is None else 0, self._failed)
         if self.workers.units:
             handshakes().per_server = max(1, PER_SERVER - len(self.workers.units))
-        self._start("tunnel direct", self.direct)
+        self._units.start("tunnel direct", self.direct)
         for unit in self.workers.units:
             supervisor.start(f"worker {unit.number}", unit)
 
@@ -214,10 +107,9 @@ class Site:
             self._add(config.backends[name], listeners, assigned.get(name))
         for name in sorted(changes.backends_changed - moved):
             self._change(self.backends[name], config.backends[name], listeners)
-        self._retiring.update(retired.values())  # all of them first: one may go through another
         for uplink in retired.values():
             uplink.drain()
-            self._group.create_task(self._retire(uplink, drain))
+        self._units.retire(retired.values(), drain)
         for address, listener in self.listeners.items():
             if address not in listeners:
                 listener.close()
@@ -245,8 +137,7 @@ class Site:
 
     def forwards(self) -> list[Forward | RemoteForward]:
         """Those that are configured, and those that are not any more and drain."""
-        retiring = [unit for unit in self._retiring if isinstance(unit, Forward)]
-        return [*(running.forward for running in self.backends.values()), *retiring]
+        return [*(running.forward for running in self.backends.values()), *self._units.retiring_forwards()]
 
     @property
     def active(self) -> int:
@@ -256,7 +147,7 @@ class Site:
 
     def draining(self) -> list[tuple[TunnelSpec, Uplink]]:
         """Tunnels that are not configured any more and still have clients."""
-        retiring = [unit for unit in self._retiring if isinstance(unit, Uplink)]
+        retiring = self._units.retiring_uplinks()
         return [(self._specs[each], each) for each in retiring if each.name not in self.config.tunnels]
 
     def uplinks_of(self, tunnel: str) -> list[Uplink]:
@@ -265,21 +156,16 @@ class Site:
 
     def _open(self, config: Config, lane: Lane, retired: Collection[Uplink]) -> None:
         spec = config.tunnels[lane.tunnel]
-        going = (*retired, *(each for each in self._retiring if isinstance(each, Uplink)))
+        going = (*retired, *self._units.retiring_uplinks())
         same = [each for each in going if _identity(self._specs[each]) == _identity(spec) is not None]
-        self._making_room.update(same)  # its clients do not keep it open any longer
-
-        async def after() -> None:
-            while any(each in self._retiring for each in same):  # noqa: ASYNC110 - see _retire
-                await asyncio.sleep(_ROOM)
-
+        after = self._units.make_room(same) if same else None
         outer = through(config, lane)
         via = self.uplinks[outer] if outer else self.direct
         traffic = "bulk" if lane.bulk else ""
         tunnel = spec.kind.create(spec.options)
-        uplink = self.uplinks[lane] = Uplink(spec.name, tunnel, via, traffic=traffic, after=after if same else None)
+        uplink = self.uplinks[lane] = Uplink(spec.name, tunnel, via, traffic=traffic, after=after)
         self._specs[uplink] = spec
-        self._start(f"tunnel {spec.name}", uplink)
+        self._units.start(f"tunnel {spec.name}", uplink)
 
     def _add(self, spec: BackendSpec, listeners: dict[Address, Listener], worker: WorkerUnit | None) -> None:
         if worker is not None:
@@ -292,7 +178,7 @@ class Site:
         self.backends[spec.name] = running
         self._change(running, spec, listeners)
         if isinstance(running.forward, Forward):
-            self._start(f"forward {spec.name}", running.forward)
+            self._units.start(f"forward {spec.name}", running.forward)
 
     def _change(self, running: Running, spec: BackendSpec, listeners: dict[Address, Listener]) -> None:
         same = (running.spec.kind, running.spec.options, running.spec.via) == (spec.kind, spec.options, spec.via)
@@ -341,7 +227,7 @@ class Site:
         spec = running.spec
         path = running.worker.path(spec.via) if running.worker else self._path(spec)
         for check in running.checks:
-            self._group.create_task(self._stop(check))
+            self._units.stop_soon(check)
         backend: Backend = spec.kind.create(spec.options, spec.check_options)
         schedule = Schedule(**vars(spec.check))
         running.checks = [
@@ -350,18 +236,17 @@ class Site:
         for check in running.checks:
             if check.target in known:
                 check.adopt(known[check.target])
-            self._start(f"check {spec.name} {check.target}", check)
+            self._units.start(f"check {spec.name} {check.target}", check)
         running.checked()
 
     def _remove(self, running: Running, drain: float) -> None:
         for check in running.checks:
-            self._group.create_task(self._stop(check))
+            self._units.stop_soon(check)
         if isinstance(running.forward, Forward):  # a worker drains its own
             for listener in running.forward.listeners:
                 listener.stop()
             running.forward.listeners = []
-            self._retiring.add(running.forward)
-            self._group.create_task(self._retire(running.forward, drain))
+            self._units.retire([running.forward], drain)
 
     def _path(self, spec: BackendSpec) -> Uplink:
         lane = lane_of(self._wanted, spec.name, apart=self._apart)
@@ -387,31 +272,10 @@ class Site:
         if running is not None:
             (running.silent if silent else running.failed)(target)
 
-    def _start(self, name: str, unit: Uplink | Forward | Check) -> None:
-        # The number tells a unit from the one it replaces, which may still be draining.
-        self._units += 1
-        self._unit_of[unit] = f"{name} #{self._units}"
-        self._supervisor.start(self._unit_of[unit], unit)
-
-    async def _stop(self, unit: Uplink | Forward | Check) -> None:
-        name = self._unit_of.pop(unit, None)
-        if name is not None:
-            await self._supervisor.stop(name)
-
-    async def _retire(self, unit: Uplink | Forward, drain: float) -> None:
-        """Stop what is no longer configured once its clients are gone, or after `drain` seconds."""
-        deadline = time.monotonic() + drain
-        # Clients end in many places, and this runs only while something drains: a poll is the simplest.
-        while time.monotonic() < deadline and unit not in self._making_room and self._busy(unit):  # noqa: ASYNC110
-            await asyncio.sleep(min(0.2, drain))
-        await self._stop(unit)
-        self._retiring.discard(unit)
-        self._making_room.discard(unit)
-
     def _busy(self, unit: Uplink | Forward) -> bool:
         if isinstance(unit, Forward):
             return unit.active > 0
-        inner = [each for each in (*self.uplinks.values(), *self._retiring) if isinstance(each, Uplink)]
+        inner = (*self.uplinks.values(), *self._units.retiring_uplinks())
         return any(forward.active_on(unit) for forward in self.forwards()) or any(
             each.via is unit and each.state is not TunnelState.STOPPED for each in inner
         )

@@ -8,7 +8,8 @@ from typing import Any
 
 from gateway import __version__
 from gateway.app.fleet import Fleet
-from gateway.app.site import Running, Site
+from gateway.app.running import Running
+from gateway.app.site import Site
 from gateway.app.worker.messages import NO_UPLINK, UplinkReport, uplink_report, usage_report
 from gateway.app.worker.remote import RemoteForward
 from gateway.config import TunnelSpec
@@ -18,6 +19,7 @@ from gateway.forwarding.forward import Forward
 from gateway.health.monitor import Check
 from gateway.health.verdict import Result
 from gateway.measure import Histogram
+from gateway.ops.answers import iso
 from gateway.ops.view import (
     ActionView,
     AttachmentView,
@@ -28,7 +30,6 @@ from gateway.ops.view import (
     TargetView,
     TunnelView,
     VolumeView,
-    iso,
 )
 
 VERSION = __version__

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.contracts import State
-from gateway.ops.view import BackendView, ServiceView, iso
+from gateway.ops.answers import iso
+from gateway.ops.view import BackendView, ServiceView
 
 _READY = (State.UP, State.DEGRADED)
 _PASS = {State.UP: "pass", State.DEGRADED: "warn", State.UNKNOWN: "warn", State.PAUSED: "warn"}

@@ -14,7 +14,8 @@ from aiohttp import web
 from gateway.contracts import Endpoint
 from gateway.errors import ConfigError, GatewayError, UsageError
 from gateway.ops import health, metrics
-from gateway.ops.view import Service, consumers_json, plan_json, service_json
+from gateway.ops.answers import consumers_json, plan_json, service_json
+from gateway.ops.control import Service
 from gateway.relay.sockets import bind_unix
 
 _PAGE = "page.html"

@@ -1,0 +1,92 @@
+"""One backend at work: its forward, its checks, and what the ones tell the other."""
+
+import time
+from dataclasses import dataclass, field
+
+from gateway.app.worker.messages import Login, Order
+from gateway.app.worker.owner import WorkerUnit
+from gateway.app.worker.remote import RemoteForward
+from gateway.config import BackendSpec
+from gateway.contracts import Endpoint, State
+from gateway.errors import Reason
+from gateway.forwarding.aborts import AbortBudget
+from gateway.forwarding.forward import Forward
+from gateway.health.monitor import Check
+from gateway.health.routing import Candidate, backend_state, misplaced, order
+
+
+@dataclass
+class Running:
+    """One backend at work."""
+
+    spec: BackendSpec
+    forward: Forward | RemoteForward
+    worker: WorkerUnit | None = None
+    checks: list[Check] = field(default_factory=list)
+    budgets: dict[Endpoint, AbortBudget] = field(default_factory=dict)
+    state: State = State.UNKNOWN
+    since: float = field(default_factory=time.time)
+
+    def candidates(self) -> list[Candidate]:
+        """The targets as the last checks saw them."""
+        return [
+            Candidate(
+                target=check.target,
+                state=check.verdict.state,
+                reason=check.verdict.reason,
+                detail=check.verdict.detail,
+                role=check.finding.role,
+                read_only=check.finding.read_only,
+            )
+            for check in self.checks
+        ]
+
+    def judge(self) -> tuple[State, Reason | None, str]:
+        """The backend's state, its reason and a line about it; notes when it changes."""
+        state, reason, detail = backend_state(self.candidates(), self.spec.prefer)
+        if state is not self.state:
+            self.state, self.since = state, time.time()
+        return state, reason, detail
+
+    def checked(self) -> None:
+        """A check is done: what it says may change where clients go, new ones and those of a lost role."""
+        self.judge()
+        logins = self._logins()
+        for target, at, limit in logins:
+            self.note_login(target, at, limit)
+        unwanted = misplaced(self.candidates(), self.spec.prefer)
+        if self.worker is not None:
+            self.worker.order(Order(self.spec.name, tuple(self.targets()), unwanted, logins))
+        elif isinstance(self.forward, Forward):
+            self.forward.shed(unwanted)
+
+    def _logins(self) -> tuple[Login, ...]:
+        return tuple(
+            (check.target, check.last_success, check.finding.abort_limit)
+            for check in self.checks
+            if check.target in self.budgets and check.last_success is not None
+        )
+
+    def note_login(self, target: Endpoint, at: float, limit: int | None) -> None:
+        """A login succeeded at `target` at the time `at`, where so many broken handshakes are let pass."""
+        budget = self.budgets.get(target)
+        if budget is not None:
+            budget.logged_in(at)
+            budget.limit = limit or budget.limit
+
+    def targets(self) -> list[Endpoint]:
+        """The targets to try for a new client, best first."""
+        return [candidate.target for candidate in order(self.candidates(), self.spec.prefer)]
+
+    def failed(self, target: Endpoint) -> None:
+        """Real traffic failed at `target`: look at it now, and at the others, which may have taken its role."""
+        roles = self.spec.kind.has_roles
+        for check in self.checks:
+            if roles or check.target == target:
+                check.kick()
+
+    def silent(self, target: Endpoint) -> None:
+        """A client waits for an answer of `target`: look at it now, and let that count."""
+        for check in self.checks:
+            if check.target == target:
+                check.doubt()

@@ -1,0 +1,155 @@
+"""The views as JSON: what `/api/v1` answers."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from gateway.ops.view import BackendView, DockerView, ServiceView, TargetView, TunnelView
+
+
+def iso(seconds: float | None) -> str | None:
+    """A time in RFC 3339."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def tunnel_json(view: TunnelView) -> dict[str, Any]:
+    """A tunnel for people and scripts."""
+    return {
+        "kind": view.kind,
+        "via": view.via,
+        "far_side": view.far_side,
+        "state": view.state,
+        "reason": view.reason,
+        "detail": view.detail,
+        "since": iso(view.since),
+        "connects": view.connects,
+        "failures": view.failures,
+        "rtt_seconds": view.rtt,
+        **view.details,
+    }
+
+
+def target_json(view: TargetView) -> dict[str, Any]:
+    """A target for people and scripts."""
+    return {
+        "target": view.target,
+        "state": view.state,
+        "reason": view.reason,
+        "detail": view.detail,
+        "since": iso(view.since),
+        "flapping": view.flapping,
+        "role": view.role,
+        "read_only": view.read_only,
+        "lag_seconds": view.lag,
+        "version": view.version,
+        "identity": view.identity,
+        "space_bytes": view.space,
+        "lease_seconds": view.lease,
+        "last_check": iso(view.last_check),
+        "last_success": iso(view.last_success),
+        "last_duration_seconds": view.last_duration,
+        "last_phases_seconds": view.last_phases,
+        "attempts": view.attempts,
+        "failures": view.failures,
+        "broken_handshakes": view.broken_handshakes,
+    }
+
+
+def backend_json(view: BackendView) -> dict[str, Any]:
+    """A backend for people and scripts."""
+    return {
+        "kind": view.kind,
+        "via": view.via,
+        "listen": view.listen,
+        "prefer": view.prefer,
+        "state": view.state,
+        "reason": view.reason,
+        "detail": view.detail,
+        "since": iso(view.since),
+        "targets": [target_json(target) for target in view.targets],
+        "connections": {
+            "active": view.connections,
+            "total": view.connections_total,
+            "rejected": view.rejected,
+            "reset": view.resets,
+            "bytes_to_backend": view.to_backend,
+            "bytes_from_backend": view.from_backend,
+        },
+        "holds_clients": not view.failing,
+    }
+
+
+def plan_json(view: DockerView | None) -> dict[str, Any]:
+    """What is to be done in Docker, and how what is wanted stands, as `/api/v1/plan` gives it."""
+    if view is None:
+        return {"configured": False, "actions": [], "attachments": [], "volumes": [], "warnings": [], "postponed": 0}
+    return {
+        "configured": True,
+        "trouble": view.trouble,
+        "looked_at": iso(view.looked_at),
+        "actions": [asdict(action) for action in view.actions],
+        "attachments": [asdict(attachment) for attachment in view.attachments],
+        "volumes": [asdict(volume) for volume in view.volumes],
+        "warnings": view.warnings,
+        "postponed": view.postponed,
+    }
+
+
+def consumers_json(view: ServiceView) -> dict[str, Any]:
+    """Who uses what, as `/api/v1/consumers` gives it."""
+    known = view.docker.consumers if view.docker else {}
+    found: dict[str, Any] = {name: {"id": each.id, "backends": {}} for name, each in known.items()}
+    for backend in view.backends:
+        for name, usage in backend.consumers.items():
+            found.setdefault(name, {"id": usage.id or None, "backends": {}})["backends"][backend.name] = {
+                "active": usage.active,
+                "total": usage.total,
+                "rejected": usage.rejected,
+                "bytes_to_backend": usage.to_backend,
+                "bytes_from_backend": usage.from_backend,
+                "responses": usage.latency.count,
+                "mean_latency_seconds": usage.latency.sum / usage.latency.count if usage.latency.count else None,
+            }
+    return {"consumers": found}
+
+
+def docker_json(view: DockerView | None) -> dict[str, Any] | None:
+    """The engine, in the status."""
+    if view is None:
+        return None
+    return {
+        "reachable": view.trouble is None and view.looked_at is not None,
+        "trouble": view.trouble,
+        "looked_at": iso(view.looked_at),
+        "leader": view.leader,
+        "container": view.container,
+        "attachments": [asdict(attachment) for attachment in view.attachments],
+        "volumes": [asdict(volume) for volume in view.volumes],
+        "pending_actions": len(view.actions),
+        "warnings": view.warnings,
+        "writes": view.writes,
+    }
+
+
+def service_json(view: ServiceView) -> dict[str, Any]:
+    """Everything, as `/api/v1/status` gives it."""
+    return {
+        "status": view.status,
+        "instance": view.instance,
+        "version": view.version,
+        "started_at": iso(view.started_at),
+        "draining": view.draining,
+        "reload": {
+            "successful": view.reload_successful,
+            "last_success": iso(view.reload_success_at),
+            "error": view.reload_error,
+        },
+        "warnings": view.warnings,
+        "io_flusher": view.io_flusher,
+        "workers": {str(number): pid for number, pid in view.workers.items()},
+        "tunnels": {tunnel.name: tunnel_json(tunnel) for tunnel in view.tunnels},
+        "backends": {backend.name: backend_json(backend) for backend in view.backends},
+        "docker": docker_json(view.docker),
+    }

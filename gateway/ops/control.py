@@ -1,0 +1,47 @@
+"""What the HTTP and admin servers need of the service."""
+
+from typing import Any, Protocol
+
+from gateway.ops.view import ServiceView
+
+
+class Service(Protocol):
+    """What the HTTP and admin servers ask and tell."""
+
+    def view(self) -> ServiceView:
+        """The state of everything, from memory."""
+
+    async def view_in_turns(self) -> ServiceView:
+        """As `view`, letting others run in between: for what can wait a moment, with a thousand checks."""
+
+    def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
+        """The last checks by target; None for an unknown backend."""
+
+    async def reload(self) -> str:
+        """Read the configuration again; says what changed.
+
+        Raises:
+            ConfigError, BindError: Nothing was changed.
+        """
+
+    def drain(self) -> None:
+        """Say not ready from now on."""
+
+    def undrain(self) -> None:
+        """Say ready again.
+
+        Raises:
+            GatewayError: The service is stopping.
+        """
+
+    def shutdown(self) -> None:
+        """Drain and stop."""
+
+    def pause(self, backend: str, *, paused: bool) -> bool:
+        """Stop or resume a backend's checks; False for an unknown backend."""
+
+    def fail(self, backend: str, *, failing: bool) -> bool:
+        """Reset a backend's clients rather than hold them, or hold them again; False for an unknown backend."""
+
+    def reconnect(self, tunnel: str) -> bool:
+        """Open a tunnel anew; False for an unknown tunnel."""
