@@ -1,5 +1,6 @@
 """`python -m gateway`, and what the console script calls."""
 
+import os
 import signal
 import sys
 
@@ -9,7 +10,8 @@ def main() -> None:
     if sys.argv[1:2] == ["run"]:
         # Before anything that takes time: a stop is a stop at any moment, and there is nothing to reload yet.
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: sys.exit(0))
+            # Not by an exception, which is lost where Python calls back from a destructor, as its imports do.
+            signal.signal(number, lambda *_: os._exit(0))
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from gateway.cli import main as cli  # noqa: PLC0415 - slow to import
 

@@ -1,11 +1,22 @@
-"""What every test shares: the service's own event loop."""
+"""What every test shares: the service's own event loop, and no clock over what Hypothesis tries."""
 
+import os
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
 
+import hypothesis
 import pytest
 
 from gateway.relay.readiness import RelayLoop
+
+# A machine that is busy for a moment is no finding. In CI the examples are the same each time.
+hypothesis.settings.register_profile(
+    "gateway",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("gateway")
 
 
 def pytest_asyncio_loop_factories(

@@ -41,9 +41,9 @@ else
         trap 'rm -f $policy' EXIT
     fi
     export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
+    apt-get update -qq -o Acquire::Retries=3
     # shellcheck disable=SC2086 # a list
-    apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 $missing >/dev/null
+    apt-get install -qq -y --no-install-recommends -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 $missing >/dev/null
     exit 0
 fi
 [ "$1" != venv ] || exit 1

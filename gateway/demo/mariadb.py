@@ -3,13 +3,16 @@
 import os
 import secrets
 import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import pymysql
 
 from gateway.demo.process import Process, find, free_port, run
 
 _OWNER = "mysql"
+_STARTING = 20.0
 
 
 def available() -> bool:
@@ -84,9 +87,19 @@ class MariaDB:
 
     def execute(self, *statements: str) -> None:
         """Run statements as root, past the network."""
-        connection = pymysql.connect(
-            unix_socket=str(self._socket), user="root", ssl_disabled=True, connect_timeout=10, autocommit=True
-        )
-        with connection, connection.cursor() as cursor:
+        with self._as_root() as connection, connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
+
+    def _as_root(self) -> "pymysql.Connection[Any]":
+        deadline = time.monotonic() + _STARTING
+        while True:
+            try:
+                return pymysql.connect(
+                    unix_socket=str(self._socket), user="root", ssl_disabled=True, connect_timeout=10, autocommit=True
+                )
+            except pymysql.OperationalError as error:
+                # It listens on its port before it does on its socket.
+                if error.args[0] not in (2002, 2003) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)

@@ -121,7 +121,8 @@ class Process:
             return
         self._child = None
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGCONT)
+            if number is not signal.SIGKILL:  # that one reaches what is stopped, too
+                os.killpg(child.pid, signal.SIGCONT)
             os.kill(child.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(timeout)

@@ -51,10 +51,7 @@ class OpsServer:
         try:
             await public.setup()
             await admin.setup()
-            try:
-                await web.TCPSite(public, listen.host, listen.port).start()
-            except OSError as error:
-                raise GatewayError(f"ops.listen: cannot listen on {listen}: {error.strerror}") from error
+            # First: who sees that the port answers may take it that the socket does.
             try:
                 admin_socket.parent.mkdir(parents=True, exist_ok=True)
                 await web.SockSite(admin, bind_unix(admin_socket, _OWNER_ONLY)).start()
@@ -63,6 +60,10 @@ class OpsServer:
                 raise GatewayError(
                     f"ops.admin_socket: {admin_socket}: {error.strerror} (choose another with --ops-admin-socket)"
                 ) from error
+            try:
+                await web.TCPSite(public, listen.host, listen.port).start()
+            except OSError as error:
+                raise GatewayError(f"ops.listen: cannot listen on {listen}: {error.strerror}") from error
             yield Endpoint(*public.addresses[0][:2])
         finally:
             await public.cleanup()

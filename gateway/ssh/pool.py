@@ -15,13 +15,14 @@ from gateway.measure import Histogram
 from gateway.relay.sockets import tune
 from gateway.ssh.options import SshOptions
 from gateway.ssh.session import MovedOnError, Session
-from gateway.ssh.upkeep import Standing, judge, place
+from gateway.ssh.upkeep import DOUBT, Standing, judge, place
 
 log = logging.getLogger(__name__)
 
 _TICK = 0.5
 _PROMPT = 0.4
 """Seconds after which a channel that is not open makes us ask whether its connection is alive."""
+_A_LITTLE = 0.01
 _LATE = 1.0
 """A tick that is this much late tells that we slept, not that the others were silent."""
 _IDLE_BEFORE_SHRINK = 60.0
@@ -92,13 +93,17 @@ class SshLink:
                 self._wanted = len(usable) + 1
                 self._due.set()
             session = usable[chosen]
-            doubt = self._loop.call_later(_PROMPT, session.doubt)
+            doubt = self._loop.call_later(_PROMPT, self._doubt, session)
             try:
                 return await session.join(client, to, latency, deadline - time.monotonic())
             except MovedOnError:
                 continue  # it fell silent meanwhile, and another is there
             finally:
                 doubt.cancel()
+
+    def _doubt(self, session: Session) -> None:
+        session.doubt()
+        self._loop.call_later(DOUBT + _A_LITTLE, lambda: self._look(time.monotonic()))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """See `gateway.contracts.Link`; counts the phase `channel`."""

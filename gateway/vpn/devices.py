@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import socket
+import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,10 @@ _NO_PREFIX_ROUTE = 0x200
 """IFA_F_NOPREFIXROUTE: the address brings no route of its own."""
 _OURS = 0x67
 """Marks our rules and routes (rt_protos): what a killed gateway left behind is found by it."""
+_TABLES = (20_000, 10_000)
+"""Our routing tables: the first number, and how many."""
+_one_at_a_time = threading.Lock()
+"""Each of our threads chooses a table by the rules that are there."""
 _LAST = 4096
 """Metric of the route that refuses what the device does not take."""
 
@@ -91,10 +97,15 @@ def set_up(name: str, wanted: Addressing) -> None:
             netlink.route("replace", dst="default", oif=index, family=family, **gateway)
 
 
-def set_up_beside(name: str, wanted: Addressing, table: int) -> None:
-    """In the host's namespace: only sockets that are bound to the device use it, by a table of their own."""
-    with _netlink() as netlink:
+def set_up_beside(name: str, wanted: Addressing) -> int:
+    """In the host's namespace: only sockets that are bound to the device use it, by a table of their own.
+
+    Returns:
+        The table's number.
+    """
+    with _one_at_a_time, _netlink() as netlink:
         index = _index(netlink, name)
+        table = _table_for(netlink, name)
         with contextlib.suppress(OSError):  # read-only in containers
             Path("/proc/sys/net/ipv4/conf", name, "rp_filter").write_text("2")
         _switch_on(netlink, index, wanted)
@@ -126,11 +137,25 @@ def set_up_beside(name: str, wanted: Addressing, table: int) -> None:
                 "add", src=str(each.ip), src_len=each.max_prefixlen, table=table, family=family, protocol=_OURS,
                 priority=table,
             )  # fmt: skip
+        return table
+
+
+def _table_for(netlink: IPRoute, name: str) -> int:
+    """The table that the device has, or one that no rule of anybody's leads to."""
+    taken = set()
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for rule in netlink.get_rules(family=family):
+            if rule.get_attr("FRA_OIFNAME") == name and rule.get_attr("FRA_PROTOCOL") == _OURS:
+                return int(rule.get_attr("FRA_TABLE"))
+            taken.add(rule.get_attr("FRA_TABLE"))
+    first, count = _TABLES
+    start = zlib.crc32(name.encode())  # so that two gateways that look at once hardly choose the same
+    return next(table for at in range(count) if (table := first + (start + at) % count) not in taken)
 
 
 def forget_beside(table: int) -> None:
     """Remove our table and the rules that lead to it."""
-    with _netlink() as netlink:
+    with _one_at_a_time, _netlink() as netlink:
         _forget(netlink, table)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from gateway.vpn.echo import Echo
 from gateway.vpn.names import Names
 from gateway.vpn.places import Place
 from gateway.vpn.vitals import Patience, Vitals
+
+_SAID_BY_THE_PEER = (errno.ECONNREFUSED, errno.ECONNRESET)
 
 
 class VpnLink:
@@ -72,7 +75,8 @@ class VpnLink:
         try:
             sock = await dial(to, timed, timeout, self._names.resolve, self._place.make)
         except DialError as error:
-            if error.reason in ("refused", "reset"):
+            # Not what our own kernel says where a route is missing.
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _SAID_BY_THE_PEER:
                 self.vitals.hear(time.monotonic())
             raise
         self.vitals.hear(time.monotonic())

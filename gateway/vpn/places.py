@@ -4,7 +4,6 @@ import asyncio
 import logging
 import secrets
 import socket
-import zlib
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
@@ -17,8 +16,6 @@ from gateway.vpn.options import Isolation
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-_TABLES = (20_000, 10_000)
-"""Our routing tables: the first number, and how many."""
 
 
 def device_name(letter: str) -> str:
@@ -97,16 +94,16 @@ class SharedPlace:
     """The host's network namespace, where a socket is bound to the device and a table of routes is for these alone.
 
     Args:
-        device: The device's name, which says which table.
+        device: The device's name.
     """
 
     def __init__(self, device: str) -> None:
         self._device = device
-        self._table = _TABLES[0] + zlib.crc32(device.encode()) % _TABLES[1]
+        self._table: int | None = None
 
     async def adopt(self, device: str, wanted: Addressing) -> None:
         """See `Place`."""
-        await asyncio.to_thread(devices.set_up_beside, device, wanted, self._table)
+        self._table = await asyncio.to_thread(devices.set_up_beside, device, wanted)
 
     def make(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """See `Place`."""
@@ -124,6 +121,8 @@ class SharedPlace:
 
     async def leave(self) -> None:
         """See `Place`."""
+        if self._table is None:
+            return
         try:
             await asyncio.to_thread(devices.forget_beside, self._table)
         except TunnelError as error:  # nothing can be done about it, and the end must come

@@ -91,8 +91,7 @@ def _stall(rig: Rig) -> Iterator[None]:
 
 @contextmanager
 def _bastion_down(rig: Rig) -> Iterator[None]:
-    rig.bastion.kill_sessions()
-    rig.bastion.stop(signal.SIGKILL)
+    rig.bastion.crash()
     try:
         yield
     finally:
@@ -239,7 +238,7 @@ FAULTS = [
     Fault("mariadb killed", _mariadb_restart, (0.5, 3), failures=3),
     Fault("mariadb frozen", _mariadb_frozen, (1, 8)),
     # A server that starts up or shuts down takes connections and says so: that is its own answer.
-    Fault("postgres restarted", _postgres_restart, (0.5, 3), failures=5),
+    Fault("postgres restarted", _postgres_restart, (0.5, 3), failures=20),
     Fault("postgres unreachable", _filtered(lambda rig: rig.postgres.port, "DROP"), (2, 8), _root),
     Fault("nfs killed", _nfs_restart, (0.5, 3), _has_nfs),
     Fault("disk full", _disk_full, (2, 5), _has_nfs, failures=0),

@@ -20,7 +20,7 @@ from gateway.demo.postgres import Postgres
 
 PATIENCE = 25
 """Seconds that a client waits for an answer; every attempt must have ended a little after, whatever happens."""
-_MARGIN = 5.0
+MARGIN = 5.0
 _PAUSE = 0.02
 
 
@@ -51,13 +51,15 @@ class Client(threading.Thread):
     Args:
         kind: What it does, for the table.
         step: One attempt; raises when it fails.
+        margin: Seconds that an attempt may take beyond its patience.
     """
 
-    def __init__(self, kind: str, step: "Step") -> None:
+    def __init__(self, kind: str, step: "Step", margin: float = MARGIN) -> None:
         super().__init__(daemon=True)
         self.kind = kind
         self.attempts: list[Attempt] = []
         self._step = step
+        self._margin = margin
         self._stop = threading.Event()
 
     def run(self) -> None:
@@ -73,7 +75,7 @@ class Client(threading.Thread):
                 detail = f"{type(error).__name__}: {error}"
                 outcome = "refused" if "refused" in detail.lower() else "failed"
             ended = time.monotonic()
-            if ended - began > self._step.patience + _MARGIN:
+            if ended - began > self._step.patience + self._margin:
                 outcome, detail = "late", f"{ended - began:.1f} s; {detail}"
             self.attempts.append(Attempt(began, ended, outcome, detail.replace("\n", " ")[:200]))
             time.sleep(_PAUSE)

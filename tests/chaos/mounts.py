@@ -7,7 +7,6 @@ tunnel exists.
 
 import argparse
 import random
-import signal
 import statistics
 import struct
 import sys
@@ -94,8 +93,7 @@ def outages(folder: Path, count: int, longest: float = 4.0, seed: int = 1) -> Ou
         with Guest(folder / "guest", script % mount(yard.port, options="lookupcache=positive")) as guest:
             guest.wait_for("AT 20", _BOOT)
             for _ in range(count):
-                yard.bastion.kill_sessions()
-                yard.bastion.stop(signal.SIGKILL)
+                yard.bastion.crash()
                 yard.gateway.wait(lambda: yard.up_since() is None, _PATIENCE)
                 time.sleep(chance.uniform(0.5, longest))
                 yard.bastion.start()

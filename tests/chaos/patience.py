@@ -83,7 +83,7 @@ def main() -> int:
 @contextlib.contextmanager
 def address() -> Iterator[None]:
     """The address, for as long as it is wanted."""
-    subprocess.run(["ip", "addr", "add", f"{ADDRESS}/32", "dev", "lo"], check=True, timeout=10)
+    subprocess.run(["ip", "addr", "replace", f"{ADDRESS}/32", "dev", "lo"], check=True, timeout=10)
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from gateway.demo.process import find
 from tests.chaos import rig as rig_module
 from tests.chaos.faults import FAULTS, Fault, settled
 from tests.chaos.growth import Growth
-from tests.chaos.load import PATIENCE, Client, MySqlStep, NfsStep, PostgresStep, random_file
+from tests.chaos.load import MARGIN, PATIENCE, Client, MySqlStep, NfsStep, PostgresStep, Step, random_file
 
 SETTLE = 30.0
 """Seconds after a fault within which everything must be up again."""
@@ -41,25 +41,26 @@ class Row:
     problems: list[str] = field(default_factory=list)
 
 
-def clients(rig: rig_module.Rig, patience: int) -> list[Client]:
+def clients(rig: rig_module.Rig, patience: int, slack: int) -> list[Client]:
     """The load."""
-    made = []
+    margin = MARGIN * (1 + slack)
+    steps: list[tuple[str, Step]] = []
     for keep, count in ((True, KEPT), (False, NEW)):
         for _ in range(count):
-            made.append(Client("mysql", MySqlStep(rig.mariadb, rig.ports["orders"], keep, patience=patience)))
-            made.append(Client("postgres", PostgresStep(rig.postgres, rig.ports["reports"], keep, patience=patience)))
+            steps.append(("mysql", MySqlStep(rig.mariadb, rig.ports["orders"], keep, patience=patience)))
+            steps.append(("postgres", PostgresStep(rig.postgres, rig.ports["reports"], keep, patience=patience)))
     if rig.nfs is not None:
         digest = random_file(rig.nfs.export / "data", 2_000_000)
-        made += [
-            Client("nfs", NfsStep(rig.ports["media"], "/media/data", digest, patience=patience)) for _ in range(2)
-        ]
-    return made
+        steps += [("nfs", NfsStep(rig.ports["media"], "/media/data", digest, patience=patience)) for _ in range(2)]
+    return [Client(kind, step, margin) for kind, step in steps]
 
 
-def strike(rig: rig_module.Rig, fault: Fault, load: list[Client], row: Row, slack: int) -> None:
+def strike(
+    rig: rig_module.Rig, fault: Fault, load: list[Client], row: Row, slack: int, chance: random.Random
+) -> None:
     """Do one fault, wait until all is well again, and note what it did to the clients."""
     began = time.monotonic()
-    seconds = random.uniform(*fault.lasts)
+    seconds = chance.uniform(*fault.lasts)
     with fault.injected(rig):
         time.sleep(seconds)
     took = settled(rig, SETTLE)
@@ -68,7 +69,7 @@ def strike(rig: rig_module.Rig, fault: Fault, load: list[Client], row: Row, slac
         row.problems.append(f"not everything is up {SETTLE:g} s after a fault of {seconds:.1f} s")
     else:
         row.recoveries.append(took)
-    time.sleep(random.uniform(*CALM))
+    time.sleep(chance.uniform(*CALM))
     ended = time.monotonic()
     for client in load:
         row.waits += client.waits(began, ended)
@@ -96,7 +97,7 @@ def unbearable(load: list[Client]) -> list[str]:
 
 def chaos(options: argparse.Namespace, folder: Path) -> int:
     """Run until the time or the count is used up; gives the exit code."""
-    random.seed(options.seed)
+    chance = random.Random(options.seed)
     rows: dict[str, Row] = {}
     with rig_module.running(folder, options.patience - 5) as rig:
         if settled(rig, SETTLE) is None:
@@ -106,7 +107,7 @@ def chaos(options: argparse.Namespace, folder: Path) -> int:
         if not faults:
             print(f"no fault is named like {options.only!r}", file=sys.stderr)
             return 2
-        load = clients(rig, options.patience)
+        load = clients(rig, options.patience, options.slack)
         for client in load:
             client.start()
         with pgbench(rig) as bench:
@@ -118,12 +119,12 @@ def chaos(options: argparse.Namespace, folder: Path) -> int:
             done = 0
             while time.monotonic() < deadline and (not options.count or done < options.count):
                 if not queue:  # every fault once before any comes twice
-                    queue = random.sample(faults, len(faults))
+                    queue = chance.sample(faults, len(faults))
                 fault = queue.pop()
                 row = rows.setdefault(fault.name, Row())
                 if options.verbose:
                     print(f"{time.strftime('%H:%M:%S')} {fault.name}", file=sys.stderr, flush=True)
-                strike(rig, fault, load, row, options.slack)
+                strike(rig, fault, load, row, options.slack, chance)
                 bench()
                 done += 1
             time.sleep(1)

@@ -18,6 +18,7 @@ from gateway.demo import mariadb, nfs, postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.ops.client import Client
+from tests.chaos.rig import scratch
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -32,13 +33,10 @@ def need(condition: bool, what: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def rig_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("rig")
-    # The database servers run as users of their own, who must get here.
-    for parent in (folder, *folder.parents):
-        if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o055)
-    return folder
+def rig_folder() -> Iterator[Path]:
+    """Not one of pytest's: the database servers run as users of their own, and each pytest shuts these out anew."""
+    with scratch() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -213,7 +213,8 @@ class Engine:
         self, name: str, *options: str, image: str = "busybox", command: tuple[str, ...] = ("sleep", "9999")
     ) -> str:
         """Start a container; gives its ID."""
-        return self.docker("run", "-d", "--name", name, "--init=false", *options, image, *command).stdout.strip()
+        own = ("--name", name, "--init=false", "--stop-timeout=1")
+        return self.docker("run", "-d", *own, *options, image, *command).stdout.strip()
 
 
 def _mounts_below(folder: Path) -> Iterator[str]:

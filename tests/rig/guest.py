@@ -200,7 +200,7 @@ def _kernel() -> tuple[Path, Path]:
         if match is None:
             raise OSError(f"apt-cache does not know {_PACKAGE}")
         subprocess.run(
-            ["apt-get", "download", "-q", match[1]],
+            ["apt-get", "download", "-q", "-o", "Acquire::Retries=3", match[1]],
             cwd=_CACHE,
             check=True,
             timeout=300,

@@ -140,17 +140,26 @@ def test_something_else_that_answers_is_not_taken_for_a_gateway(tmp_path: Path) 
             other.kill()
 
 
+def _handles(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has said what it does at this signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    masks = re.findall(r"^Sig(?:Cgt|Ign):\s*(\w+)$", status, re.MULTILINE)
+    return any(int(mask, 16) >> number - 1 & 1 for mask in masks)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_right_after_the_start(gateway: Gateway, number: signal.Signals) -> None:
     gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
     repository = str(Path(__file__).parents[2])
-    for wait in (0.05, 0.1, 0.2, 0.3):
+    for wait in (0.0, 0.05, 0.15, 0.25):
         with subprocess.Popen(
             [sys.executable, "-m", "gateway", "run", "-c", str(gateway.config)],
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": repository},
         ) as child:
-            time.sleep(wait + 0.05)
+            while not _handles(child.pid, number):
+                time.sleep(0.005)
+            time.sleep(wait)
             child.send_signal(number)
             if number is signal.SIGHUP:
                 with pytest.raises(subprocess.TimeoutExpired):
@@ -340,14 +349,16 @@ def test_the_demo_runs_and_ends_by_itself() -> None:
     assert "left out" not in done.stdout or os.geteuid() != 0
 
 
-def test_the_demo_ends_with_ctrl_c() -> None:
+def test_the_demo_ends_with_ctrl_c(rig_folder: Path) -> None:
     need(mariadb.available(), "mariadbd (package mariadb-server)")
     repository = str(Path(__file__).parents[2])
+    place = rig_folder / "demo"
+    place.mkdir()
     with subprocess.Popen(
         [sys.executable, "-u", "-m", "gateway", "demo"],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": repository},
+        env={**os.environ, "PYTHONPATH": repository, "TMPDIR": str(place)},
         start_new_session=True,
     ) as demo:
         assert demo.stdout is not None
@@ -356,5 +367,5 @@ def test_the_demo_ends_with_ctrl_c() -> None:
                 break
         os.killpg(demo.pid, signal.SIGINT)
         assert demo.wait(20) == 0
-    left = subprocess.run(["pgrep", "-f", "gateway-demo-"], capture_output=True, text=True, check=False, timeout=10)
+    left = subprocess.run(["pgrep", "-f", str(place)], capture_output=True, text=True, check=False, timeout=10)
     assert left.stdout == ""

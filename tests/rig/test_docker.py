@@ -118,7 +118,7 @@ class Site:
             "exec", container, "sh", "-c", f"timeout 1 nc -w 1 {name} {port} </dev/null", check=False, timeout=20
         ).stdout.strip()
 
-    def reaches(self, container: str, timeout: float = 3.0) -> float:
+    def reaches(self, container: str, timeout: float = 15.0) -> float:
         return self.wait(lambda: self.says(container) == "orders-here", timeout)
 
 
@@ -133,7 +133,7 @@ def test_a_labelled_container_reaches_backends_by_name_and_again_after_whatever_
     site.reaches("web")
     assert set(site.engine.aliases("web", "apps")) == {"www", "gw-owner-site-a"}
     assert set(site.engine.aliases("gateway", "apps")) >= {"orders", "media"}
-    assert site.attachment("web") == ("attached", None)
+    site.wait(lambda: site.attachment("web") == ("attached", None))
     # A recreated container is another one.
     site.engine.docker("rm", "-f", "web")
     site.engine.run("web", *OPT_IN)
@@ -146,7 +146,7 @@ def test_a_labelled_container_reaches_backends_by_name_and_again_after_whatever_
     site.reaches("web")
     # The gateway's own container is taken off, and comes back with its names.
     site.engine.docker("network", "disconnect", "apps", "gateway")
-    site.reaches("web", timeout=6)
+    site.reaches("web")
     network = json.loads(site.engine.docker("network", "inspect", "apps").stdout)[0]
     assert network["Labels"]["gateway.managed-by"] == "gateway"
     assert network["IPAM"]["Config"][0]["Subnet"] == "10.201.0.0/22"
@@ -226,10 +226,10 @@ def test_only_containers_whose_label_names_the_backend_are_let_in(site: Site) ->
     site.engine.run("guest")
     site.engine.docker("network", "connect", "apps", "guest")
     # From its first moment: the container is known before it is refused.
-    assert site.reaches("good") < 3
+    site.reaches("good")
     site.wait(lambda: site.engine.attached("wrong", "apps"))
     assert site.says("wrong") == ""
-    assert site.says("wrong", "media", 2049) == "orders-here"
+    site.wait(lambda: site.says("wrong", "media", 2049) == "orders-here")
     assert site.says("guest") == ""
     site.wait(
         lambda: site.get("/api/v1/status")["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 2}
@@ -251,7 +251,7 @@ def test_one_leaking_consumer_leaves_room_for_the_others(site: Site) -> None:
     site.start(backend=", max_connections: 20")
     site.engine.run("leaky", *OPT_IN)
     site.engine.run("modest", *OPT_IN)
-    site.wait(lambda: site.engine.attached("leaky", "apps") and site.engine.attached("modest", "apps"))
+    site.wait(lambda: {"leaky", "modest"} <= site.get("/api/v1/consumers")["consumers"].keys())
     leak = "for i in $(seq 22); do nc orders 3306 </dev/zero >/dev/null & done; wait"
     site.engine.docker("exec", "-d", "leaky", "sh", "-c", leak)
 
@@ -265,13 +265,13 @@ def test_one_leaking_consumer_leaves_room_for_the_others(site: Site) -> None:
     site.wait(lambda: used("modest").get("active") == 1)
 
 
+@pytest.mark.timeout(300)
 def test_a_killed_engine_changes_nothing_for_long(site: Site) -> None:
     site.start()
     for at in range(4):
         site.engine.kill()
         time.sleep(0.5 * (at % 3))
-        with contextlib.suppress(Exception):
-            site.wait(lambda: not site.get("/api/v1/status")["docker"]["reachable"], timeout=3)
+        site.wait(lambda: not site.get("/api/v1/status")["docker"]["reachable"])
         site.engine.start()
         # Without live-restore its containers ended with it.
         site.engine.docker("start", "gateway", "db")
@@ -466,8 +466,8 @@ def test_docker_that_is_not_there_stops_nothing(site: Site) -> None:
     site.write(host="unix:///nowhere.sock")
     site.engine.run_gateway("gateway", site.folder, "--network", "far")
     site.wait(lambda: site.get("/api/v1/status")["backends"]["orders"]["state"] == "up")
-    docker = site.get("/api/v1/status")["docker"]
-    assert (docker["reachable"], "nowhere.sock" in docker["trouble"]) == (False, True)
+    site.wait(lambda: "nowhere.sock" in site.get("/api/v1/status")["docker"]["trouble"])
+    assert site.get("/api/v1/status")["docker"]["reachable"] is False
     assert "gateway_docker_up 0.0" in site.get("/metrics")
     ended = subprocess.run(
         ["docker", "-H", site.engine.url, "stop", "-t", "10", "gateway"], timeout=20, check=True, capture_output=True

@@ -50,10 +50,24 @@ PROTOCOLS = ["mysql", "postgres", "nfs"]
 async def probe(backend: Backend, port: int, host: str = "127.0.0.1", timeout: float = DEADLINE) -> Result:  # noqa: ASYNC109
     """One probe from this host; it must keep its deadline and leave nothing behind."""
     tasks = len(asyncio.all_tasks())
+    lateness = 0.0
+
+    async def watch() -> None:
+        """How late this process itself is, on a machine that has other things to do."""
+        nonlocal lateness
+        while True:
+            due = time.monotonic() + 0.01
+            await asyncio.sleep(0.01)
+            lateness = max(lateness, time.monotonic() - due)
+
+    watching = asyncio.ensure_future(watch())
     started = time.monotonic()
     result = await probe_once(backend, DirectLink(), Endpoint(host, port), timeout)
-    assert time.monotonic() - started < timeout + 0.1
-    await asyncio.sleep(0.01)
+    took = time.monotonic() - started
+    await asyncio.sleep(0.02)
+    watching.cancel()
+    await asyncio.wait({watching})
+    assert took < timeout + 0.1 + lateness
     assert len(asyncio.all_tasks()) == tasks
     return result
 
@@ -255,11 +269,18 @@ async def test_postgres_with_too_many_connections(tmp_path_factory: pytest.TempP
     try:
         import psycopg  # noqa: PLC0415 - only here
 
-        for _ in range(2):
-            held.append(psycopg.connect(  # noqa: PERF401 - closed below even when the second fails
-                host="127.0.0.1", port=server.port, user=server.user, password=server.password,
-                dbname=server.database,
-            ))  # fmt: skip
+        deadline = time.monotonic() + 5
+        while len(held) < 2:
+            try:
+                held.append(psycopg.connect(
+                    host="127.0.0.1", port=server.port, user=server.user, password=server.password,
+                    dbname=server.database,
+                ))  # fmt: skip
+            except psycopg.OperationalError as error:
+                # The connection that made the server's users may still be ending.
+                if "slots" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)  # noqa: ASYNC251 - nothing else runs
         result = await probe(postgres_backend(server), server.port)
         assert result.reason is Reason.TOO_MANY_CONNECTIONS
     finally:

@@ -163,8 +163,7 @@ def test_a_killed_session_is_back_before_a_client_notices(site: Site) -> None:
 def test_a_stopped_bastion_blocks_what_is_behind_it_and_nothing_else(site: Site) -> None:
     site.gateway.wait_up("orders", "jumped", "reports", "direct", "media", timeout=5)
     # The sessions are children of the listener: all of them go.
-    site.bastion.kill_sessions()
-    site.bastion.stop(signal.SIGKILL)
+    site.bastion.crash()
     try:
         for name in ("orders", "jumped", "reports", "media"):
             site.gateway.wait_state(name, "blocked", "tunnel")

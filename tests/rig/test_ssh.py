@@ -124,10 +124,12 @@ async def test_a_slow_client_holds_no_more_than_its_window(sshd: Bastion) -> Non
             tune(ours)
             tune(theirs)
             relay = await link.join(theirs, Endpoint("127.0.0.1", port), Histogram())
-            await asyncio.sleep(0.5)
-            first = relay.from_backend
-            await asyncio.sleep(0.5)
-            assert relay.from_backend == first < 8 << 20
+            first = -1
+            async with asyncio.timeout(10):
+                while relay.from_backend != first:
+                    first = relay.from_backend
+                    await asyncio.sleep(0.5)
+            assert 0 < first < 8 << 20
             relay.abort(Ending.ABORTED)
             ours.close()
 
@@ -341,7 +343,7 @@ async def test_refused_and_silent_and_strange_servers(sshd: Bastion) -> None:
         with serving(behaviour) as port:
             started = time.monotonic()
             error = await refused(options(sshd, port=port, login_timeout=Duration(0.5)))
-            assert time.monotonic() - started < 0.7
+            assert time.monotonic() - started < 3  # the default is 15
             assert error.reason in reasons
 
 
@@ -395,15 +397,17 @@ async def test_a_frozen_bastion_costs_a_dial_its_deadline_and_leaks_no_channel(s
 
 async def test_a_frozen_connection_is_replaced_and_its_clients_are_let_go(sshd: Bastion) -> None:
     with serving(echoing) as port:
-        async with opened(options(sshd, keepalive=HASTY)) as link:
+        # Without a replacement nothing would happen for ten seconds.
+        keepalive = replace(HASTY, replace=Duration(1.0), lost=Duration(10.0))
+        async with opened(options(sshd, keepalive=keepalive)) as link:
             held = await link.socket(Endpoint("127.0.0.1", port))
             sshd.kill_sessions(signal.SIGSTOP)
             started = time.monotonic()
             await echo_once(link, port)  # its channel is asked for on the frozen connection, and moves on
-            assert 0.3 < time.monotonic() - started < 1.0
+            assert 0.3 < time.monotonic() - started < 4
             with held:
                 assert await asyncio.get_running_loop().sock_recv(held, 10) == b""
-            assert 0.6 < time.monotonic() - started < 1.5
+            assert 1.0 < time.monotonic() - started < 6
             assert link.details()["connections"] == 1
             sshd.kill_sessions(signal.SIGCONT)
 
@@ -580,8 +584,9 @@ async def test_ten_thousand_clients_that_give_up_leave_nothing_behind(sshd: Bast
             await echo_once(link, port)
             others = [task for task in asyncio.all_tasks() if "join" in repr(task) or "_channel" in repr(task)]
             assert not others
-    await asyncio.sleep(0.1)
-    assert _descriptors() <= before + 2
+    async with asyncio.timeout(5):
+        while _descriptors() > before + 2:
+            await asyncio.sleep(0.05)
 
 
 def _descriptors() -> int:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from engines import Engine, need_engine
+from netns import inside, run
+from pyroute2 import netns  # type: ignore[import-untyped]
 from test_docker import OPT_IN, SAYING, Site
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(180)]
@@ -25,7 +27,10 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, En
     need_engine()
     engines: list[Engine] = []
     spaces = ["gw-sw0", "gw-sw1", "gw-sw2"]
+    left_over = netns.listnetns()
     for space in spaces:
+        if space in left_over:
+            ip("netns", "del", space)
         ip("netns", "add", space)
         ip("-n", space, "link", "set", "lo", "up")
     try:
@@ -50,6 +55,10 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, En
             ip("-n", f"gw-sw{at}", "addr", "add", f"10.77.0.{at}/24", "dev", "eth0")
             ip("-n", f"gw-sw{at}", "link", "set", "eth0", "up")
             ip("-n", f"gw-sw{at}", "route", "add", "default", "via", "10.77.0.254")
+            with inside(f"gw-sw{at}"):
+                # No name server and no registry are there, and that shall show at once.
+                for proto in ("udp", "tcp"):
+                    run(f"iptables -A OUTPUT -o eth0 -p {proto} --dport 53 -j REJECT")
         for at in (1, 2):
             engine = Engine(tmp_path_factory.mktemp(f"node{at}"), f"gw-sw{at}").start()
             engines.append(engine)

@@ -1,6 +1,8 @@
 """VPNs: real servers in a namespace, databases and an export behind them, and everything that can go wrong."""
 
 import contextlib
+import ipaddress
+import itertools
 import os
 import re
 import signal
@@ -8,6 +10,7 @@ import socket
 import sys
 import textwrap
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +26,8 @@ from vpn import Authority, OpenVpnServer, WireGuardPeer, nothing_outside
 from gateway.demo import mariadb, nfs, postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
+from gateway.vpn import devices
+from gateway.vpn.addressing import Addressing
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(120)]
 
@@ -421,6 +426,39 @@ def test_four_vpns_bound_to_devices_end_with_the_gateway(far: World, gateway: Ga
             server.stop()
 
 
+def test_two_devices_whose_names_lead_to_one_table_get_two(far: World) -> None:
+    """Each would take the other's routes away."""
+    one, two = _of_one_table()
+    wanted = Addressing((ipaddress.ip_interface("10.90.0.1/24"),))
+    with inside(NEAR):
+        for name in (one, two):
+            run(f"ip link add {name} type veth peer name {name}-p; ip link set {name}-p up")
+        try:
+            before = run("ip rule; ip route show table all")
+            tables = [devices.set_up_beside(name, wanted) for name in (one, two)]
+            assert tables[0] != tables[1]
+            assert devices.set_up_beside(one, wanted) == tables[0]
+            for name, table in zip((one, two), tables, strict=True):
+                assert f"oif {name} lookup {table}" in run("ip rule")
+                assert f"default dev {name}" in run(f"ip route show table {table}")
+            devices.forget_beside(tables[0])
+            assert f"default dev {two}" in run(f"ip route show table {tables[1]}")
+            devices.forget_beside(tables[1])
+        finally:
+            run(f"ip link del {one}; ip link del {two}")
+        assert run("ip rule") in before
+
+
+def _of_one_table() -> tuple[str, str]:
+    seen: dict[int, str] = {}
+    for number in itertools.count():
+        name = f"gwt-{number:x}"
+        first = seen.setdefault(zlib.crc32(name.encode()) % 10_000, name)
+        if first != name:
+            return first, name
+    raise AssertionError
+
+
 # What goes wrong.
 
 
@@ -434,7 +472,7 @@ def test_a_server_that_restarts(far: World, gateway: Gateway, kind: str, record_
         gateway.wait(lambda: gateway.tunnel("office")["state"] != "up", 12)
         time.sleep(3)
         server.start()
-        back = until_a_query_succeeds(far, listen, 10)
+        back = until_a_query_succeeds(far, listen, 20)
     assert vpn_children(gateway) == child, "it was connected anew in place"
     record_property("took", f"{kind}: traffic again {back:.1f} s after the server is back")
 
@@ -447,14 +485,14 @@ def test_dropped_packets(far: World, gateway: Gateway, kind: str, record_propert
     with nothing_outside(gateway.folder / "outer.txt"):
         began = time.monotonic()
         with dropping(far):
-            gateway.wait(lambda: gateway.tunnel("office")["state"] == "suspect", 10)
+            gateway.wait(lambda: gateway.tunnel("office")["state"] == "suspect", 15)
             suspect = time.monotonic() - began
             gateway.wait(lambda: gateway.tunnel("office")["state"] == "backoff", 30)
             down = time.monotonic() - began
             assert down <= 30
             with pytest.raises(Exception, match=r"refused|Lost connection|timed out|reset"):
                 query_mysql(far.mariadb, listen)
-        back = until_a_query_succeeds(far, listen, 10)
+        back = until_a_query_succeeds(far, listen, 20)
     assert vpn_children(gateway) == child
     record_property("took", f"suspect after {suspect:.1f} s, down after {down:.1f} s, back after {back:.1f} s")
 
@@ -520,7 +558,7 @@ def test_an_openvpn_that_gives_another_address_resets_its_clients_and_goes_on(fa
         first.stop()
         second = OpenVpnServer(gateway.folder / "second", far.authority, port=1197, network="10.22.0").start()
         try:
-            gateway.wait(lambda: "10.22.0.2" in gateway.tunnel("office").get("addresses", []), 15)
+            gateway.wait(lambda: "10.22.0.2" in gateway.tunnel("office").get("addresses", []), 25)
             with pytest.raises(Exception, match=r"reset|Lost connection|gone away"):
                 cursor.execute("SELECT 1")
             until_a_query_succeeds(far, listen, 10)

@@ -73,8 +73,12 @@ def test_bulk_goes_to_a_worker_and_queries_stay(
         assert gateway.backend(name)["connections"]["total"] == 1
     phases = gateway.backend("reports")["targets"][0]["last_phases_seconds"]
     assert set(phases) == {"channel", "greeting", "auth", "query"}
-    tunnel = gateway.tunnel("bastion")
-    assert (tunnel["state"], tunnel["connections"], tunnel["connects"]) == ("up", 4, 2)
+
+    def tunnel() -> tuple[object, ...]:
+        seen = gateway.tunnel("bastion")
+        return seen["state"], seen["connections"], seen["connects"]
+
+    gateway.wait(lambda: tunnel() == ("up", 4, 2))
     _, metrics = gateway.http.get("/metrics")
     assert 'gateway_connections_total{backend="media"} 1.0' in metrics
 

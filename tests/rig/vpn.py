@@ -147,14 +147,16 @@ class OpenVpnServer:
         return f"verify-client-cert none\nusername-as-common-name\n{check}"
 
     def start(self) -> "OpenVpnServer":
+        log = self.folder / "log"
+        before = len(log.read_text()) if log.exists() else 0
         with inside(self.namespace):
             self.process.spawn()
-        self._wait()
+        self._wait(before)
         return self
 
-    def _wait(self) -> None:
+    def _wait(self, before: int) -> None:
         deadline = time.monotonic() + 10
-        while "Initialization Sequence Completed" not in (self.folder / "log").read_text().rsplit("OpenVPN 2", 1)[-1]:
+        while "Initialization Sequence Completed" not in (self.folder / "log").read_text()[before:]:
             assert self.process.running, (self.folder / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.05)

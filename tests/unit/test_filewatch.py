@@ -13,8 +13,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filewatch, "_EVERY", 0.01)
 
 
-async def watching(path: Path, act: Callable[[], object]) -> list[set[Path]]:
-    """What is told about `path` when `act` is done to it."""
+async def watching(path: Path, act: Callable[[], object], expected: int = 0) -> list[set[Path]]:
+    """What is told about `path` when `act` is done to it, and `expected` is waited for."""
     told: list[set[Path]] = []
 
     async def note(changed: set[Path]) -> None:
@@ -25,6 +25,9 @@ async def watching(path: Path, act: Callable[[], object]) -> list[set[Path]]:
     await ready.wait()
     await asyncio.sleep(0.05)
     act()
+    async with asyncio.timeout(5):
+        while len(told) < expected:
+            await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)
     task.cancel()
     await asyncio.wait({task})
@@ -34,7 +37,7 @@ async def watching(path: Path, act: Callable[[], object]) -> list[set[Path]]:
 async def test_a_file_that_is_written_anew_is_told_once(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("one")
-    assert await watching(path, lambda: path.write_text("three")) == [{path}]
+    assert await watching(path, lambda: path.write_text("three"), 1) == [{path}]
 
 
 async def test_a_link_that_is_swapped_is_a_change(tmp_path: Path) -> None:
@@ -48,7 +51,7 @@ async def test_a_link_that_is_swapped_is_a_change(tmp_path: Path) -> None:
         (tmp_path / "new").symlink_to("b")
         (tmp_path / "new").rename(path)
 
-    assert await watching(path, swap) == [{path}]
+    assert await watching(path, swap, 1) == [{path}]
 
 
 async def test_a_file_that_goes_away_is_not_told_until_it_is_back(tmp_path: Path) -> None:

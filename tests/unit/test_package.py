@@ -56,6 +56,25 @@ def test_an_extension_whose_library_is_missing_is_left_out_of_the_image(tmp_path
     assert (good.exists(), broken.exists()) == (True, False)
 
 
+def test_the_image_has_bytecode_of_everything_and_no_docstrings_but_ours(tmp_path: Path) -> None:
+    compile_all = runpy.run_path(str(ROOT / "tools" / "rootfs.py"))["compile_all"]
+    theirs = tmp_path / "lib" / "theirs.py"
+    ours = tmp_path / "site-packages" / "gateway" / "ours.py"
+    text = '"""Module."""\n\nclass Some:\n    """Class."""\n\ndef what():\n    """Function."""\n    return {}\n'
+    for path in (theirs, ours):
+        path.parent.mkdir(parents=True)
+        path.write_text(text.format("'compiled'"))
+    compile_all(tmp_path)
+    for path in (theirs, ours):
+        path.write_text(text.format("'read anew'"))
+    show = "for each in (theirs, ours): print(each.what(), each.__doc__, each.Some.__doc__, each.what.__doc__)"
+    said = subprocess.run(
+        [sys.executable, "-c", f"import theirs, ours\n{show}"],
+        env={"PYTHONPATH": f"{theirs.parent}:{ours.parent}"}, capture_output=True, text=True, timeout=10, check=True,
+    ).stdout  # fmt: skip
+    assert said.splitlines() == ["compiled None None None", "compiled Module. Class. Function."]
+
+
 def test_release_notes_come_from_the_changelog() -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "tools" / "release_notes.py", "Unreleased"], capture_output=True, text=True,
