@@ -180,6 +180,8 @@ class GatewayService:
                 logs.configure(config.log.level, config.log.format)
             self._config = config
             self._reload_good, self._reload_error, self._reload_at = True, "", time.time()
+            if not await self._site.workers.settled():
+                log.warning("a worker is slow to apply the configuration")
             log.info("reloaded", extra={"changes": str(changes)})
             return str(changes)
 

@@ -15,13 +15,14 @@ from collections.abc import Callable
 
 from gateway.contracts import Ending
 from gateway.measure import Histogram, waiting_since
+from gateway.relay.pages import pages
 from gateway.relay.readiness import GONE, READ, WRITE
 from gateway.relay.sockets import finish, reset, shut_write
 from gateway.relay.watch import Watch
 
 log = logging.getLogger(__name__)
 
-_BUFFER = bytearray(256 * 1024)
+_BUFFER = pages(256 * 1024)
 _VIEW = memoryview(_BUFFER)
 _PIPE_SIZE = 1 << 20
 _SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK

@@ -6,7 +6,6 @@ data goes straight to its relay; anything else is handed to asyncssh, still seal
 
 import asyncio
 import logging
-import mmap
 import os
 import socket
 import struct
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography.exceptions import InvalidTag
 
+from gateway.relay.pages import pages
 from gateway.relay.readiness import READ, WRITE, readiness
 from gateway.ssh.doors import (
     MSG_CHANNEL_CLOSE,
@@ -46,11 +46,11 @@ _BLOCK, _MIN_PADDING = 16, 4
 _GREETING = 255
 
 # One turn's scratch space, shared by all wires: nothing stays in it between two events.
-_SCRATCH = bytearray(_SLOT * SLOTS)
+_SCRATCH = pages(_SLOT * SLOTS)
 _SCRATCH_VIEW = memoryview(_SCRATCH)
 SLOT_VIEWS = [_SCRATCH_VIEW[at * _SLOT + HEAD : at * _SLOT + HEAD + PACKET] for at in range(SLOTS)]
 """Where a relay reads what it wants sent; `Wire.send_data` seals it from there."""
-_PLAIN = bytearray(_PLAIN_SIZE)
+_PLAIN = pages(_PLAIN_SIZE)
 _PLAIN_VIEW = memoryview(_PLAIN)
 _PADDING = os.urandom(2 * _BLOCK)
 
@@ -66,11 +66,6 @@ _CONTROL_OVERHEAD = 2
 """What any packet holds besides its payload: padding length, type."""
 _ADJUST_LENGTH, _END_LENGTH, _CONFIRMATION_LENGTH = 10, 6, 18
 _ENDS = (MSG_CHANNEL_EOF, MSG_CHANNEL_CLOSE)
-
-
-def _pages(size: int) -> mmap.mmap:
-    """A buffer whose pages cost memory only once they are used: most connections never need all of it."""
-    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 class Wire(asyncio.Transport):
@@ -100,10 +95,10 @@ class Wire(asyncio.Transport):
         self._fd = sock.fileno()
         self._closed = False
         self._plane = False
-        self._buffer = _pages(_RECEIVE)
+        self._buffer = pages(_RECEIVE)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
-        self._batch_view = memoryview(_pages(_BATCH))
+        self._batch_view = memoryview(pages(_BATCH))
         self._batched = 0
         self._backlog: deque[memoryview] = deque()
         self._due = False

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -223,11 +224,35 @@ def test_an_address_that_changes_hands_between_processes_serves_its_new_backend_
         for listen, want in ((f'"127.0.0.1:{moving}"', b"worker"), ("", b"own")):
             mine = f'"127.0.0.1:{keep}"' + ("" if listen else f', "127.0.0.1:{moving}"')
             gateway.write(body % (mine, listen))
-            assert gateway.command("reload").returncode == 0
-            gateway.wait_up("own", "bulk")
-            for _ in range(30):
+            assert gateway.client.post("/-/reload")[0] == 200
+            for _ in range(30):  # at once: whoever had it before has let go of it
                 with connect(moving) as client:
                     assert client.recv(10) == want
+
+
+def test_a_reload_is_done_when_every_worker_has_it(gateway: Gateway) -> None:
+    with serving(echoing) as port:
+        listen = free_port()
+        gateway.write(f"""
+            backends:
+              one: {{kind: tcp, targets: ["127.0.0.1:{port}"], listen: 127.0.0.1:{listen}, worker: true, {CHECK}}}
+        """)
+        gateway.start("--workers", "1").wait_up("one")
+        pid = worker(gateway)
+        os.kill(pid, signal.SIGSTOP)
+        timer = threading.Timer(0.7, os.kill, (pid, signal.SIGCONT))
+        timer.start()
+        started = time.monotonic()
+        assert gateway.client.post("/-/reload")[0] == 200
+        assert time.monotonic() - started > 0.6
+        timer.join()
+        # One that hangs is told of, and does not hold up the others for ever.
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            assert gateway.client.post("/-/reload")[0] == 200
+            assert "a worker is slow" in gateway.log
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
 
 def test_a_hundred_and_fifty_listeners_reach_one_worker(gateway: Gateway) -> None:

@@ -32,9 +32,17 @@ class Sockets:
 
 @dataclass(frozen=True)
 class Apply:
-    """Run this from now on, on the sockets that were sent before it."""
+    """Run this from now on, on the sockets that were sent before it; answered with `Applied`."""
 
     config: Config
+    number: int
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The configuration of this number is what runs: nothing that it took away accepts any more."""
+
+    number: int
 
 
 Login = tuple[Endpoint, float, int | None]

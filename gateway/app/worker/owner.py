@@ -17,6 +17,7 @@ from typing import Any
 from gateway.app.lanes import has_single, tunnels_of
 from gateway.app.worker.messages import (
     NO_UPLINK,
+    Applied,
     Apply,
     Command,
     Dial,
@@ -40,6 +41,8 @@ from gateway.forwarding.listener import Address, Listener
 _STOP_TIMEOUT = 3.0
 _REAP_POLL = 0.02
 _LOOK = 1.0
+_APPLY = 2.0
+"""Seconds that a worker may take to apply a configuration before nobody waits for it any more."""
 _SILENCE = 15.0
 """Seconds without a report, of which there are four a second, after which a worker is taken for stuck."""
 
@@ -72,6 +75,9 @@ class WorkerUnit:
         self._heard_at = 0.0
         self._before: dict[str, UplinkReport] = {}
         self._known: Known | None = None
+        self._sent = 0
+        self._applied = asyncio.Event()
+        """Whether the process has applied what was sent last."""
         self.unfamiliar: Callable[[], None] = lambda: None
         """Called when a client came from an address that the worker does not know."""
 
@@ -135,6 +141,11 @@ class WorkerUnit:
             if name in config.backends and set(order.targets) <= set(config.backends[name].targets)
         }
         self._send_all()
+
+    async def settled(self) -> None:
+        """Wait until the process runs what `apply` told it; at once where there is none."""
+        if self.running:
+            await self._applied.wait()
 
     def order(self, order: Order) -> None:
         """Send clients there from now on."""
@@ -201,7 +212,9 @@ class WorkerUnit:
                     self.send(Sockets(address), self._listeners[address].descriptors)
         if self._known is not None:
             self.send(self._known)
-        self.send(Apply(self._config))
+        self._sent += 1
+        self._applied.clear()
+        self.send(Apply(self._config, self._sent))
         for order in self._orders.values():
             self.send(order)
 
@@ -215,16 +228,22 @@ class WorkerUnit:
                 self._failed(backend, target, silent)
             case Unfamiliar():
                 self.unfamiliar()
+            case Applied(number):
+                if number == self._sent:
+                    self._applied.set()
             case Dialled():
-                waiting = self._dials.get(message.number)
-                if waiting is None or waiting.done():
-                    return
-                if message.reason is None:
-                    waiting.set_result(None)
-                elif message.lost:
-                    waiting.set_exception(LinkLostError(message.detail))
-                else:
-                    waiting.set_exception(DialError(message.reason, message.detail))
+                self._dialled(message)
+
+    def _dialled(self, message: Dialled) -> None:
+        waiting = self._dials.get(message.number)
+        if waiting is None or waiting.done():
+            return
+        if message.reason is None:
+            waiting.set_result(None)
+        elif message.lost:
+            waiting.set_exception(LinkLostError(message.detail))
+        else:
+            waiting.set_exception(DialError(message.reason, message.detail))
 
     def _take(self, report: Report) -> None:
         self.report = report
@@ -278,6 +297,16 @@ class Workers:
             names = {name for name, worker in assigned.items() if worker is unit}
             unit.apply(part(config, names), listeners)
         return assigned
+
+    async def settled(self) -> bool:
+        """Wait until each worker runs what `apply` told it; False where one took too long."""
+        waiting = [asyncio.ensure_future(unit.settled()) for unit in self.units]
+        if not waiting:
+            return True
+        _, late = await asyncio.wait(waiting, timeout=_APPLY)
+        for each in late:
+            each.cancel()
+        return not late
 
     def reports(self, tunnel: str) -> list[UplinkReport]:
         """What the workers say about a tunnel that they use."""

@@ -13,6 +13,7 @@ from typing import Any
 from gateway.app.runtime import become_io_flusher, prepare_loop, prepare_process
 from gateway.app.site import Site
 from gateway.app.worker.messages import (
+    Applied,
     Apply,
     Command,
     Dial,
@@ -82,19 +83,24 @@ class Worker:
                 except Exception:
                     log.exception("a configuration could not be applied; the worker starts anew")
                     self._stop.set()
-            case Order(backend, targets, unwanted, logins):
-                self._orders[backend] = targets
-                running = self._site.backends.get(backend) if self._site else None
-                if running is not None and isinstance(running.forward, Forward):
-                    running.forward.shed(unwanted)
-                    for login in logins:
-                        running.note_login(*login)
+                else:
+                    self._owner.send(Applied(message.number))
+            case Order():
+                self._follow(message)
             case Known(consumers):
                 self._directory.take(consumers)
             case Dial() if self._group is not None:
                 self._group.create_task(self._dial(message, socket.socket(fileno=fds[0])))
             case Command():
                 self._obey(message)
+
+    def _follow(self, order: Order) -> None:
+        self._orders[order.backend] = order.targets
+        running = self._site.backends.get(order.backend) if self._site else None
+        if running is not None and isinstance(running.forward, Forward):
+            running.forward.shed(order.unwanted)
+            for login in order.logins:
+                running.note_login(*login)
 
     def _apply(self, message: Apply) -> None:
         if self._group is None:
