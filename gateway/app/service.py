@@ -216,12 +216,16 @@ class GatewayService:
     def pause(self, backend: str, *, paused: bool) -> bool:
         """See `gateway.ops.control.Service`."""
         running = self._site.backends.get(backend) if self._site else None
-        for check in running.checks if running else []:
+        if self._site is None or running is None:
+            return False
+        for check in running.checks:
             if paused:
                 check.pause()
             else:
                 check.resume()
-        return running is not None
+        if not paused:
+            self._site.check_anew(running)
+        return True
 
     def fail(self, backend: str, *, failing: bool) -> bool:
         """See `gateway.ops.control.Service`."""

@@ -239,6 +239,10 @@ class Site:
             self._units.start(f"check {spec.name} {check.target}", check)
         running.checked()
 
+    def check_anew(self, running: Running) -> None:
+        """Go on checking as if for the first time: an export that changed is taken as it is now."""
+        self._check(running, {check.target: check for check in running.checks})
+
     def _remove(self, running: Running, drain: float) -> None:
         for check in running.checks:
             self._units.stop_soon(check)

@@ -12,7 +12,8 @@ FAILED, USAGE, UNREACHABLE = 1, 2, 3
 _COMMANDS = {
     "run": ("run", "validate", "check"),
     "docker": ("plan", "apply", "audit"),
-    "service": ("status", "explain", "wait", "healthcheck", "reload", "drain", "undrain", "shutdown", "fail"),
+    "service": ("status", "explain", "wait", "healthcheck"),
+    "admin": ("reload", "drain", "undrain", "shutdown", "pause", "resume", "reconnect", "fail"),
     "top": ("top",),
     "importing": ("import",),
     "render": ("render",),

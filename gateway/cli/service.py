@@ -3,38 +3,20 @@
 import json
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import click
 
 from gateway.cli import explain as explanation
+from gateway.cli.reach import url_option
 from gateway.cli.table import print_table
 from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
-from gateway.ops.client import DEFAULT_SOCKET, Client
+from gateway.ops.client import Client
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 _POLL = 0.2
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-
-
-def _socket_option(command: _Command) -> _Command:
-    return click.option(
-        "--admin-socket",
-        envvar="GATEWAY_OPS_ADMIN_SOCKET",
-        default=DEFAULT_SOCKET,
-        show_default=True,
-        metavar="PATH",
-        help="The service's admin socket.",
-    )(command)
-
-
-def url_option(command: _Command) -> _Command:
-    """The options that say where the running service is."""
-    command = click.option("--url", metavar="URL", help="Its HTTP address, instead of the admin socket.")(command)
-    return _socket_option(command)
 
 
 @click.command()
@@ -120,38 +102,6 @@ def healthcheck(url: str | None, admin_socket: str) -> None:
     code, body = Client(url, admin_socket).get("/livez")
     if code != 200 or body != "alive\n":
         raise ServiceUnreachableError(f"what answers is not a gateway: /livez says {code} {str(body)[:60]!r}")
-
-
-def _admin(name: str, path: str, text: str) -> click.Command:
-    @click.command(name, help=text)
-    @_socket_option
-    def command(admin_socket: str) -> None:
-        code, body = Client(None, admin_socket).post(path)
-        if code == 422:
-            raise UsageError(f"nothing was changed:\n{body['detail']}")
-        if code != 200:
-            raise GatewayError(body["detail"])
-        click.echo(body["detail"])
-
-    return command
-
-
-@click.command()
-@click.argument("name")
-@click.option("--undo", is_flag=True, help="Hold clients again.")
-@_socket_option
-def fail(name: str, undo: bool, admin_socket: str) -> None:
-    """Reset the clients of backend NAME rather than hold them while its path is down: an error now, and no hang."""
-    code, body = Client(None, admin_socket).post(f"/-/backends/{quote(name)}/{'hold' if undo else 'fail'}")
-    if code != 200:
-        raise GatewayError(body["detail"])
-    click.echo(body["detail"])
-
-
-reload = _admin("reload", "/-/reload", "Read the configuration again and apply what changed.")
-drain = _admin("drain", "/-/drain", "Say not ready, so that load balancers look away; keep serving.")
-undrain = _admin("undrain", "/-/undrain", "Say ready again.")
-shutdown = _admin("shutdown", "/-/shutdown", "Drain and stop the service; a second time, at once.")
 
 
 def _lacking(body: dict[str, Any], names: tuple[str, ...]) -> str:

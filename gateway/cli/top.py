@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from gateway.cli.service import url_option
+from gateway.cli.reach import url_option
 from gateway.cli.table import print_table
 from gateway.ops.client import Client
 

@@ -125,3 +125,25 @@ def test_a_full_and_a_read_only_export_are_down_at_the_next_check(
     assert gateway.state("media") == ("down", "read_only")
     subprocess.run(["mount", "-o", "remount,rw", server.export], check=True, timeout=20)
     gateway.wait_up("media")
+
+
+@pytest.mark.timeout(120)
+def test_a_directory_made_anew_is_told_until_checks_are_resumed(
+    gateway: Gateway, shared_bastion: Bastion, server: NfsServer
+) -> None:
+    shared = server.export / "shared"
+    shared.mkdir()
+    write_nfs(gateway, shared_bastion, server, free_port(), "{interval: 1s}")
+    gateway.config.write_text(gateway.config.read_text().replace("export: /media", "export: /media/shared"))
+    gateway.start().wait_up("media")
+    server.stop()
+    shared.rename(server.export / "kept")
+    shared.mkdir()
+    server.start()
+    gateway.wait_state("media", "degraded", "export", timeout=30)
+    before = gateway.backend("media")["targets"][0]["attempts"]
+    gateway.wait(lambda: gateway.backend("media")["targets"][0]["attempts"] > before + 2)
+    assert gateway.state("media") == ("degraded", "export")  # the mounts do not mend by themselves
+    assert gateway.command("resume", "media").returncode == 0
+    gateway.wait_up("media")
+    assert gateway.backend("media")["targets"][0]["attempts"] > before  # what was counted goes on
