@@ -79,12 +79,12 @@ def compile_all(root: Path) -> None:
         source = path.read_bytes()
         try:
             tree = ast.parse(source)
+            if "site-packages/gateway/cli/" not in str(path):
+                _drop_docstrings(tree)
+            code = compile(tree, f"/{path.relative_to(root)}", "exec", dont_inherit=True)
         except (SyntaxError, ValueError) as error:
             print(f"not compiled: {path}: {error}", file=sys.stderr)
             continue
-        if "site-packages/gateway/cli/" not in str(path):
-            _drop_docstrings(tree)
-        code = compile(tree, f"/{path.relative_to(root)}", "exec", dont_inherit=True)
         cached = Path(importlib.util.cache_from_source(path))
         cached.parent.mkdir(exist_ok=True)
         # Never looked at again (PEP 552): nobody may write there at run time.

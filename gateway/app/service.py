@@ -159,14 +159,7 @@ class GatewayService:
             self._refuse_while_stopping()
             self._notifier.reloading()
             try:
-                # Reading files may block; nothing else waits for it.
-                config = await asyncio.to_thread(self._loader)
-                self._refuse_while_stopping()
-                compare(self._site.config, config)
-                changes = self._site.apply(config, bind_all(config, self._site.listeners))
-                if self._fleet is not None:
-                    self._fleet.apply(config, self._site)
-                self._flush_if_bulk(config)
+                return await self._reload(self._site)
             except Exception as error:
                 self._reload_good, self._reload_error = False, str(error)
                 if not isinstance(error, GatewayError):
@@ -176,14 +169,24 @@ class GatewayService:
                 raise
             finally:
                 self._notifier.ready()
-            if config.log != self._config.log:
-                logs.configure(config.log.level, config.log.format)
-            self._config = config
-            self._reload_good, self._reload_error, self._reload_at = True, "", time.time()
-            if not await self._site.workers.settled():
-                log.warning("a worker is slow to apply the configuration")
-            log.info("reloaded", extra={"changes": str(changes)})
-            return str(changes)
+
+    async def _reload(self, site: Site) -> str:
+        # Reading files may block; nothing else waits for it.
+        config = await asyncio.to_thread(self._loader)
+        self._refuse_while_stopping()
+        compare(site.config, config)
+        changes = site.apply(config, bind_all(config, site.listeners))
+        if self._fleet is not None:
+            self._fleet.apply(config, site)
+        self._flush_if_bulk(config)
+        if config.log != self._config.log:
+            logs.configure(config.log.level, config.log.format)
+        self._config = config
+        self._reload_good, self._reload_error, self._reload_at = True, "", time.time()
+        if not await site.workers.settled():
+            log.warning("a worker is slow to apply the configuration")
+        log.info("reloaded", extra={"changes": str(changes)})
+        return str(changes)
 
     def _flush_if_bulk(self, config: Config) -> None:
         if not self._flushes and any(spec.kind.bulk for spec in config.backends.values()):
@@ -218,13 +221,14 @@ class GatewayService:
         running = self._site.backends.get(backend) if self._site else None
         if self._site is None or running is None:
             return False
+        if not paused and not any(check.paused for check in running.checks):
+            self._refuse_while_stopping()
+            self._site.check_anew(running)
         for check in running.checks:
             if paused:
                 check.pause()
             else:
                 check.resume()
-        if not paused:
-            self._site.check_anew(running)
         return True
 
     def fail(self, backend: str, *, failing: bool) -> bool:

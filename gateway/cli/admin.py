@@ -43,7 +43,9 @@ undrain = _service("undrain", "Say ready again.")
 shutdown = _service("shutdown", "Drain and stop the service; a second time, at once.")
 pause = _part("pause", "backends", "Stop the checks of backend NAME, as during its maintenance; clients go on.")
 resume = _part(
-    "resume", "backends", "Check backend NAME again, as for the first time: a changed export is taken as it is now."
+    "resume",
+    "backends",
+    "Check backend NAME again; of one that was not paused, take a changed export as it is now.",
 )
 reconnect = _part("reconnect", "tunnels", "Open tunnel NAME anew.")
 

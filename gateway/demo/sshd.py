@@ -120,7 +120,12 @@ class Bastion:
 
     def kill_sessions(self, number: signal.Signals = signal.SIGKILL) -> int:
         """Send a signal to every connection's processes; says how many."""
-        victims = [child for session in self.sessions() for child in (*_children(session), session)]
+        return sum(self.kill_session(session, number) for session in self.sessions())
+
+    @staticmethod
+    def kill_session(session: int, number: signal.Signals = signal.SIGKILL) -> int:
+        """Send a signal to one connection's processes; says how many."""
+        victims = [*_children(session), session]
         for pid in victims:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)

@@ -38,7 +38,13 @@ class Service(Protocol):
         """Drain and stop."""
 
     def pause(self, backend: str, *, paused: bool) -> bool:
-        """Stop or resume a backend's checks; False for an unknown backend."""
+        """Stop or resume a backend's checks; False for an unknown backend.
+
+        What was not paused is checked as for the first time: an export that changed is taken as it is now.
+
+        Raises:
+            GatewayError: The service is stopping.
+        """
 
     def fail(self, backend: str, *, failing: bool) -> bool:
         """Reset a backend's clients rather than hold them, or hold them again; False for an unknown backend."""

@@ -164,7 +164,11 @@ class OpsServer:
 
     async def _pause(self, request: web.Request) -> web.Response:
         name, paused = request.match_info["name"], request.path.endswith("/pause")
-        if not self._service.pause(name, paused=paused):
+        try:
+            known = self._service.pause(name, paused=paused)
+        except GatewayError as error:
+            return _json({"status": "failed", "detail": str(error)}, status=409)
+        if not known:
             return _unknown("backend", name)
         return _json({"status": "done", "detail": f"{name} is {'paused' if paused else 'checked again'}"})
 

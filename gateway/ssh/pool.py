@@ -23,6 +23,7 @@ _TICK = 0.5
 _PROMPT = 0.4
 """Seconds after which a channel that is not open makes us ask whether its connection is alive."""
 _A_LITTLE = 0.01
+"""A timer may come a moment before it is due."""
 _LATE = 1.0
 """A tick that is this much late tells that we slept, not that the others were silent."""
 _IDLE_BEFORE_SHRINK = 60.0
@@ -103,6 +104,7 @@ class SshLink:
 
     def _doubt(self, session: Session) -> None:
         session.doubt()
+        # The next tick may come too late for a client that would then be sent to another target.
         self._loop.call_later(DOUBT + _A_LITTLE, lambda: self._look(time.monotonic()))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:

@@ -39,7 +39,8 @@ class Supervisor:
 
     async def stop_all(self) -> None:
         """Cancel every unit and wait for them together."""
-        await asyncio.gather(*(self.stop(name) for name in list(self._tasks)))
+        while self._tasks:  # one may be started by what another does at its end
+            await asyncio.gather(*(self.stop(name) for name in list(self._tasks)))
 
     async def _keep(self, name: str, unit: Unit, ready: asyncio.Event) -> None:
         backoff = Backoff(RESTART)

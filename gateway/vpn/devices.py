@@ -97,15 +97,11 @@ def set_up(name: str, wanted: Addressing) -> None:
             netlink.route("replace", dst="default", oif=index, family=family, **gateway)
 
 
-def set_up_beside(name: str, wanted: Addressing) -> int:
-    """In the host's namespace: only sockets that are bound to the device use it, by a table of their own.
-
-    Returns:
-        The table's number.
-    """
+def set_up_beside(name: str, wanted: Addressing) -> None:
+    """In the host's namespace: only sockets that are bound to the device use it, by a table of their own."""
     with _one_at_a_time, _netlink() as netlink:
         index = _index(netlink, name)
-        table = _table_for(netlink, name)
+        table = _table_of(netlink, name) or _free_table(netlink, name)
         with contextlib.suppress(OSError):  # read-only in containers
             Path("/proc/sys/net/ipv4/conf", name, "rp_filter").write_text("2")
         _switch_on(netlink, index, wanted)
@@ -137,26 +133,34 @@ def set_up_beside(name: str, wanted: Addressing) -> int:
                 "add", src=str(each.ip), src_len=each.max_prefixlen, table=table, family=family, protocol=_OURS,
                 priority=table,
             )  # fmt: skip
-        return table
 
 
-def _table_for(netlink: IPRoute, name: str) -> int:
-    """The table that the device has, or one that no rule of anybody's leads to."""
-    taken = set()
-    for family in (socket.AF_INET, socket.AF_INET6):
-        for rule in netlink.get_rules(family=family):
-            if rule.get_attr("FRA_OIFNAME") == name and rule.get_attr("FRA_PROTOCOL") == _OURS:
-                return int(rule.get_attr("FRA_TABLE"))
-            taken.add(rule.get_attr("FRA_TABLE"))
+def _table_of(netlink: IPRoute, name: str) -> int | None:
+    """The table that a rule of ours leads the device to."""
+    for rule in _rules(netlink):
+        if rule.get_attr("FRA_OIFNAME") == name and rule.get_attr("FRA_PROTOCOL") == _OURS:
+            return int(rule.get_attr("FRA_TABLE"))
+    return None
+
+
+def _free_table(netlink: IPRoute, name: str) -> int:
+    """A table that no rule of anybody's leads to."""
+    taken = {rule.get_attr("FRA_TABLE") for rule in _rules(netlink)}
     first, count = _TABLES
     start = zlib.crc32(name.encode())  # so that two gateways that look at once hardly choose the same
     return next(table for at in range(count) if (table := first + (start + at) % count) not in taken)
 
 
-def forget_beside(table: int) -> None:
-    """Remove our table and the rules that lead to it."""
+def _rules(netlink: IPRoute) -> list[Any]:
+    return [rule for family in (socket.AF_INET, socket.AF_INET6) for rule in netlink.get_rules(family=family)]
+
+
+def forget_beside(name: str) -> None:
+    """Remove the device's table and the rules that lead to it, where there are any."""
     with _one_at_a_time, _netlink() as netlink:
-        _forget(netlink, table)
+        table = _table_of(netlink, name)
+        if table is not None:
+            _forget(netlink, table)
 
 
 def _forget(netlink: IPRoute, table: int) -> None:

@@ -99,11 +99,10 @@ class SharedPlace:
 
     def __init__(self, device: str) -> None:
         self._device = device
-        self._table: int | None = None
 
     async def adopt(self, device: str, wanted: Addressing) -> None:
         """See `Place`."""
-        self._table = await asyncio.to_thread(devices.set_up_beside, device, wanted)
+        await asyncio.to_thread(devices.set_up_beside, device, wanted)
 
     def make(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """See `Place`."""
@@ -121,10 +120,8 @@ class SharedPlace:
 
     async def leave(self) -> None:
         """See `Place`."""
-        if self._table is None:
-            return
         try:
-            await asyncio.to_thread(devices.forget_beside, self._table)
+            await asyncio.to_thread(devices.forget_beside, self._device)
         except TunnelError as error:  # nothing can be done about it, and the end must come
             log.warning("the rules of %s stay: %s", self._device, error.detail)
 

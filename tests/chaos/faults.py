@@ -45,7 +45,7 @@ class Fault:
 def _kill_session(rig: Rig) -> Iterator[None]:
     sessions = rig.bastion.sessions()
     if sessions:
-        _kill_tree(random.choice(sessions), signal.SIGKILL)
+        rig.bastion.kill_session(random.choice(sessions))
     yield
 
 
@@ -62,11 +62,11 @@ def _freeze_session(rig: Rig) -> Iterator[None]:
         yield
         return
     frozen = random.choice(sessions)
-    _kill_tree(frozen, signal.SIGSTOP)
+    rig.bastion.kill_session(frozen, signal.SIGSTOP)
     try:
         yield
     finally:
-        _kill_tree(frozen, signal.SIGCONT)
+        rig.bastion.kill_session(frozen, signal.SIGCONT)
 
 
 @contextmanager
@@ -204,13 +204,6 @@ def _gateway_stopped(rig: Rig) -> Iterator[None]:
         yield
     finally:
         rig.gateway.send(signal.SIGCONT)
-
-
-def _kill_tree(pid: int, number: signal.Signals) -> None:
-    children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, timeout=5, check=False)
-    for each in [*map(int, children.stdout.split()), pid]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(each, number)
 
 
 def _root(_: Rig) -> bool:

@@ -140,6 +140,19 @@ def test_something_else_that_answers_is_not_taken_for_a_gateway(tmp_path: Path) 
             other.kill()
 
 
+def test_what_comes_while_the_service_stops_starts_nothing(gateway: Gateway) -> None:
+    gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}", shutdown="{delay: 1s, drain: 1s}")
+    gateway.start().wait(lambda: gateway.state("a") == ("down", "refused"))
+    assert gateway.command("shutdown").returncode == 0
+    assert gateway.client.post("/-/backends/a/resume")[0] == 409
+    assert gateway.command("reload").returncode != 0
+    assert gateway.process is not None
+    deadline = time.monotonic() + 10
+    while gateway.process.running:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def _handles(pid: int, number: signal.Signals) -> bool:
     """Whether the process has said what it does at this signal."""
     status = Path(f"/proc/{pid}/status").read_text()

@@ -25,6 +25,7 @@ from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelE
 from gateway.measure import Histogram
 from gateway.relay.direct import DirectLink
 from gateway.relay.sockets import reset, tune
+from gateway.ssh import pool
 from gateway.ssh.options import Connections, Keepalive, SshOptions
 from gateway.ssh.pool import SshLink
 from gateway.tunnels.ssh import SshTunnel
@@ -410,6 +411,24 @@ async def test_a_frozen_connection_is_replaced_and_its_clients_are_let_go(sshd: 
             assert 1.0 < time.monotonic() - started < 6
             assert link.details()["connections"] == 1
             sshd.kill_sessions(signal.SIGCONT)
+
+
+async def test_a_dial_leaves_a_frozen_connection_at_once(sshd: Bastion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "_TICK", 60.0)  # nobody else looks
+    with serving(echoing) as port:
+        patient = options(sshd, connections=Connections(min=2, max=2), keepalive=PATIENT)
+        async with opened(patient) as link:
+            async with asyncio.timeout(5):
+                while link.details()["connections"] != 2:
+                    await asyncio.sleep(0.02)
+            frozen = sshd.sessions()[0]
+            sshd.kill_session(frozen, signal.SIGSTOP)
+            try:
+                await asyncio.sleep(0.5)
+                async with asyncio.timeout(4):
+                    await asyncio.gather(*(echo_once(link, port) for _ in range(4)))
+            finally:
+                sshd.kill_session(frozen, signal.SIGCONT)
 
 
 async def test_a_stall_of_the_whole_path_costs_no_connection(sshd: Bastion) -> None:

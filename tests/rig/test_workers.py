@@ -241,8 +241,8 @@ def test_a_reload_is_done_when_every_worker_has_it(gateway: Gateway) -> None:
         pid = worker(gateway)
         os.kill(pid, signal.SIGSTOP)
         timer = threading.Timer(0.7, os.kill, (pid, signal.SIGCONT))
-        timer.start()
         started = time.monotonic()
+        timer.start()
         assert gateway.client.post("/-/reload")[0] == 200
         assert time.monotonic() - started > 0.6
         timer.join()

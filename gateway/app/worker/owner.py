@@ -126,6 +126,7 @@ class WorkerUnit:
             self.send(Command("stop"))
             self._messenger.close()
             self._messenger = None
+            self._applied.set()  # the next process is told anew
             self._lost()
             await _reap(child)
 
