@@ -139,12 +139,12 @@ class PlaneConnection(SSHClientConnection):
 
     def _send_kexinit(self) -> None:
         super()._send_kexinit()
-        self.wire.judge()
+        self.wire.outbox.judge()
 
     def _send_deferred_packets(self) -> None:
         super()._send_deferred_packets()
-        self.wire.judge()
-        self.wire.unpause_soon()
+        self.wire.outbox.judge()
+        self.wire.outbox.unpause_soon()
 
     def log_sent_packet(self, *args: Any) -> None:
         """Not logged: it would cost more than sending does."""
@@ -175,7 +175,7 @@ class PlaneConnection(SSHClientConnection):
         unix = host.startswith("/")
         kind = b"direct-streamlocal@openssh.com" if unix else b"direct-tcpip"
         where = _NOTHING if unix else UInt32(port) + _ORIGIN
-        self.wire.send_control(
+        self.wire.outbox.send_control(
             MSG_CHANNEL_OPEN,
             b"".join((String(kind), UInt32(number), UInt32(window), UInt32(max_packet), String(host), where)),
         )

@@ -33,7 +33,7 @@ class Verifier(asyncssh.SSHClient):
         """Note where its first words are kept."""
         wire = getattr(conn, "wire", None)
         if wire is not None:
-            self.greeting = lambda: bytes(wire.greeting)
+            self.greeting = lambda: bytes(wire.inbox.greeting)
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         """Called for a key that `known_hosts` does not trust."""

@@ -17,8 +17,8 @@ from gateway.relay.readiness import GONE, READ, WRITE
 from gateway.relay.sockets import finish, reset, shut_write
 from gateway.relay.watch import Watch
 from gateway.ssh import doors
+from gateway.ssh.outbox import PACKET, SLOT_VIEWS, SLOTS
 from gateway.ssh.windows import CONNECTION_BUDGET, FIRST, MAX_PACKET, PROCESS, Budget, Window
-from gateway.ssh.wire import PACKET, SLOT_VIEWS, SLOTS
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +40,10 @@ class PlaneRelay:
     """
 
     __slots__ = (
-        "_asked", "_client", "_client_done", "_closed", "_conn", "_got_close", "_got_eof", "_held", "_latency",
-        "_number", "_peer", "_peer_packet", "_peer_window", "_round_trip", "_sent_close", "_shut", "_streak", "_tap",
-        "_unsampled", "_watch", "_wire", "answers", "ended", "fresh", "from_backend", "last_active", "opened",
-        "to_backend", "window",
+        "_asked", "_client", "_client_done", "_closed", "_conn", "_got_close", "_got_eof", "_held", "_inbox",
+        "_latency", "_number", "_outbox", "_peer", "_peer_packet", "_peer_window", "_round_trip", "_sent_close",
+        "_shut", "_streak", "_tap", "_unsampled", "_watch", "answers", "ended", "fresh", "from_backend",
+        "last_active", "opened", "to_backend", "window",
     )  # fmt: skip
 
     def __init__(
@@ -56,7 +56,7 @@ class PlaneRelay:
         self.answers = 0
         self.to_backend = self.from_backend = 0
         self._conn = conn
-        self._wire = conn.wire
+        self._inbox, self._outbox = conn.wire.inbox, conn.wire.outbox
         self._latency = latency
         self._tap = latency.tap(latency.observe) if latency.tap is not None else None
         self._round_trip = round_trip
@@ -81,7 +81,7 @@ class PlaneRelay:
             asyncssh.ChannelOpenError: The connection is closed.
         """
         self._number = self._conn.request_channel(self, host, port, self.window.size, MAX_PACKET)
-        self._wire.opening[self._number] = self
+        self._inbox.opening[self._number] = self
 
     def attach(self, client: socket.socket) -> None:
         """Take over `client` and start: the channel is open."""
@@ -120,7 +120,7 @@ class PlaneRelay:
         if not self.opened.done():
             self.opened.set_exception(error)
 
-    # From the channel to the client: what the wire calls.
+    # From the channel to the client: what the inbox calls.
 
     def deliver(self) -> None:
         """Give the client what arrived in this turn, and keep a copy of what it does not take."""
@@ -181,9 +181,9 @@ class PlaneRelay:
 
     def confirmed(self, peer: int, window: int, max_packet: int) -> None:
         """The far side is connected."""
-        del self._wire.opening[self._number]
+        del self._inbox.opening[self._number]
         self._peer, self._peer_window, self._peer_packet = peer, window, min(max_packet, PACKET)
-        self._wire.relays[self._number] = self
+        self._inbox.relays[self._number] = self
         if self.opened.done():  # nobody waits for it any more
             self._send_close()
         else:
@@ -198,7 +198,7 @@ class PlaneRelay:
             self._pass_on_ends()
 
     def unpause(self) -> None:
-        """The wire takes data again."""
+        """The outbox takes data again."""
         self._update()
 
     # What asyncssh calls.
@@ -235,7 +235,7 @@ class PlaneRelay:
             self._finish(Ending.LINK_LOST)
 
     def process_packet(self, kind: int, number: int, packet: SSHPacket) -> bool:
-        """A packet of the channel that did not come by the wire's short way."""
+        """A packet of the channel that did not come by the inbox's short way."""
         del number
         if kind == doors.MSG_CHANNEL_DATA:
             data = memoryview(packet.get_string())
@@ -259,7 +259,7 @@ class PlaneRelay:
         elif kind == doors.MSG_CHANNEL_REQUEST:
             packet.get_string()
             if packet.get_boolean():
-                self._wire.send_control(doors.MSG_CHANNEL_FAILURE, UInt32(self._peer))
+                self._outbox.send_control(doors.MSG_CHANNEL_FAILURE, UInt32(self._peer))
         else:
             return False
         return True
@@ -290,11 +290,11 @@ class PlaneRelay:
         self._update()
 
     def _read(self) -> None:
-        client, wire, window = self._client, self._wire, self._peer_window
+        client, outbox, window = self._client, self._outbox, self._peer_window
         if client is None or self._sent_close or self._closed:
             return
-        if not wire.may_send:
-            wire.paused.add(self)
+        if not outbox.may_send:
+            outbox.paused.add(self)
             self._update()
             return
         limit = min(window, self._peer_packet)
@@ -311,7 +311,7 @@ class PlaneRelay:
         self.last_active = time.monotonic()
         if count == 0:
             self._client_done = True
-            self._wire.send_control(doors.MSG_CHANNEL_EOF, UInt32(self._peer))
+            self._outbox.send_control(doors.MSG_CHANNEL_EOF, UInt32(self._peer))
             self._pass_on_ends()
             self._update()
             return
@@ -326,10 +326,10 @@ class PlaneRelay:
         self._streak = count >= limit == PACKET
         slot = 0
         while count > PACKET:
-            wire.send_data(self._peer, slot, PACKET)
+            outbox.send_data(self._peer, slot, PACKET)
             slot += 1
             count -= PACKET
-        wire.send_data(self._peer, slot, count)
+        outbox.send_data(self._peer, slot, count)
 
     def _show(self, count: int) -> None:
         """Let the tap see what was read."""
@@ -392,21 +392,21 @@ class PlaneRelay:
         # Nothing is granted once nothing more comes: it would be for nobody.
         if window.owed >= window.step and not (self._got_eof or self._sent_close or self._closed):
             grant = window.grant(now, self._round_trip())
-            self._wire.send_control(doors.MSG_CHANNEL_WINDOW_ADJUST, UInt32(self._peer) + UInt32(grant))
+            self._outbox.send_control(doors.MSG_CHANNEL_WINDOW_ADJUST, UInt32(self._peer) + UInt32(grant))
 
     def _send_close(self) -> None:
         if self._peer >= 0 and not (self._sent_close or self._closed):
             self._sent_close = True
-            self._wire.send_control(doors.MSG_CHANNEL_CLOSE, UInt32(self._peer))
+            self._outbox.send_control(doors.MSG_CHANNEL_CLOSE, UInt32(self._peer))
 
     def _release(self) -> None:
         """The channel is gone on both sides, or with its connection."""
         if not self._closed:
             self._closed = True
             self.window.close()
-            self._wire.opening.pop(self._number, None)
-            self._wire.relays.pop(self._number, None)
-            self._wire.paused.discard(self)
+            self._inbox.opening.pop(self._number, None)
+            self._inbox.relays.pop(self._number, None)
+            self._outbox.paused.discard(self)
             self._conn.forget_channel(self._number)
 
     def _finish(self, ending: Ending) -> None:
@@ -423,13 +423,13 @@ class PlaneRelay:
                 reset(client)
         self._held = None
         self.fresh.clear()
-        self._wire.paused.discard(self)
+        self._outbox.paused.discard(self)
         self.ended.set_result(ending)
 
     def _update(self) -> None:
         if self._watch is None or self.ended.done():
             return
-        deaf = self._client_done or self._sent_close or self._closed or self in self._wire.paused
+        deaf = self._client_done or self._sent_close or self._closed or self in self._outbox.paused
         reading = self._peer_window > 0 and not deaf
         self._watch.want((READ if reading else 0) | (WRITE if self._held else 0), shut=self._shut)
 
@@ -450,7 +450,7 @@ class PlaneChannels:
     @property
     def opening(self) -> int:
         """Channels that are being opened, given up or not."""
-        return len(self._conn.wire.opening)
+        return len(self._conn.wire.inbox.opening)
 
     async def open(self, to: Endpoint, latency: Histogram, timeout: float) -> PlaneRelay:  # noqa: ASYNC109
         """See `gateway.ssh.session.Channels`."""
@@ -472,5 +472,5 @@ class PlaneChannels:
 
     def give_up(self, error: Exception) -> None:
         """See `gateway.ssh.session.Channels`."""
-        for relay in list(self._conn.wire.opening.values()):
+        for relay in list(self._conn.wire.inbox.opening.values()):
             relay.give_up(error)

@@ -134,8 +134,8 @@ class Session:
     def silence(self, now: float) -> float:
         """Seconds since the far side was last heard, at the monotonic time `now`."""
         # What arrives while the peer leaves a key exchange unfinished does not count: nothing can be sent until then.
-        if self._wire is not None and self._wire.kex_done and self._wire.last_received > self._heard:
-            self._heard = self._wire.last_received
+        if self._wire is not None and self._wire.kex_done and self._wire.inbox.last_received > self._heard:
+            self._heard = self._wire.inbox.last_received
         return now - self._heard
 
     def forgive(self, seconds: float) -> None:

@@ -25,12 +25,18 @@ _MODULES = ("virtio_pci", "virtio_net", "nfsv4", "nfs_layout_nfsv41_files")
 _LOCK = """
 #include <fcntl.h>
 #include <stdio.h>
+#include <unistd.h>
 int main(int argc, char **argv) {
     struct flock whole = {.l_type = F_WRLCK};
-    int fd = open(argv[argc - 1], O_RDWR);
+    int fd = open(argv[1], O_RDWR);
     if (fd < 0 || fcntl(fd, F_SETLK, &whole) < 0) { perror("lock"); return 1; }
     puts("LOCKED");
-    return 0;
+    fflush(stdout);
+    while (argc > 2 && access(argv[2], F_OK)) {
+        if (pwrite(fd, "held", 4, 0) != 4 || fsync(fd)) { perror("IO-ERROR"); return 1; }
+        usleep(100000);
+    }
+    return close(fd);
 }
 """
 _SCRIBBLE = """
@@ -97,7 +103,8 @@ class Guest:
 
     Args:
         folder: Where its files go.
-        script: What it does, in busybox's shell; `lock FILE` locks a file, or says why it cannot; `scribble FILE STOP
+        script: What it does, in busybox's shell; `lock FILE [STOP]` locks a file and says LOCKED, or why
+            it cannot, and with STOP holds it and writes to it until STOP exists; `scribble FILE STOP
             MICROSECONDS` writes and syncs 4 KiB after 4 KiB, whose content follows from their number, with pauses,
             and says `AT NUMBER` after each, until STOP exists or something fails.
         memory: In MiB.

@@ -119,6 +119,49 @@ while [ $i -lt {rounds} ]; do echo "BACK $i $(sha256sum < /mnt/piece.$i)"; i=$((
     assert statistics.median(resumed) < 2
 
 
+def test_a_lock_is_kept_while_its_tunnel_is_lost_again_and_again(
+    gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
+) -> None:
+    port = free_port()
+    write_nfs(gateway, bastion, server, port)
+    gateway.start().wait_up("media")
+    (server.export / "ledger").touch(0o666)
+    # `nosharecache`: what the second mount asks for is the server's to grant, not this kernel's.
+    script = f"""
+mkdir /other
+{mount(port, options="actimeo=1")} && {mount(port, target="/other", options="actimeo=1,nosharecache")} && echo MOUNTED
+lock /mnt/ledger /mnt/enough &
+usleep 2000000
+i=0
+while [ ! -e /other/enough ]; do
+  said=$(lock /other/ledger 2>&1)
+  echo "OTHER $i $said"
+  i=$((i+1))
+  usleep 200000
+done
+wait
+echo "AFTERWARDS $(lock /other/ledger 2>&1)"
+"""
+    with Guest(tmp_path / "guest", script) as guest:
+        guest.wait_for("OTHER 0", 90)
+        for _ in range(10):
+            bastion.kill_sessions()
+            asked = len(guest.said(r"OTHER (\d+)"))
+            deadline = time.monotonic() + 30
+            while len(guest.said(r"OTHER (\d+)")) < asked + 3:
+                assert time.monotonic() < deadline, guest.lines[-10:]
+                time.sleep(0.05)
+        (server.export / "enough").touch()
+        guest.wait_for("GUEST-DONE", 60)
+        assert guest.said(r"^(LOCKED)$") == ["LOCKED"]
+        answers = guest.said(r"OTHER \d+ (.*)")
+        assert len(answers) > 30
+        assert {answer.removeprefix("lock: ") for answer in answers} == {"Resource temporarily unavailable"}
+        assert not guest.said(r"(IO-ERROR.*)")
+        assert guest.said(r"AFTERWARDS (.*)") == ["LOCKED"]
+    assert (server.export / "ledger").read_text() == "held"
+
+
 def test_a_mount_that_is_started_before_its_tunnel_just_waits(
     gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
 ) -> None:

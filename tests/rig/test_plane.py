@@ -184,8 +184,8 @@ async def test_thousands_of_channels_and_their_numbers_again(bastions: dict[str,
             async with asyncio.timeout(5):
                 while conn._channels:
                     await asyncio.sleep(0.01)
-            assert not conn.wire.relays  # type: ignore[attr-defined]
-            assert not conn.wire.opening  # type: ignore[attr-defined]
+            assert not conn.wire.inbox.relays  # type: ignore[attr-defined]
+            assert not conn.wire.inbox.opening  # type: ignore[attr-defined]
 
 
 async def test_a_query_is_answered_beside_clients_that_do_not_read(bastions: dict[str, Bastion]) -> None:
@@ -518,8 +518,8 @@ def test_any_sequence_of_well_sealed_packets_is_survived(
                     sealed = head + key.encrypt(bytes(nonce), bytes([padding]) + payload + bytes(padding), head)
                     if wire.is_closing() or conn.dead:  # type: ignore[attr-defined]
                         break
-                    wire._view[wire._end : wire._end + len(sealed)] = sealed
-                    wire._end += len(sealed)
+                    wire.inbox._view[wire.inbox._end : wire.inbox._end + len(sealed)] = sealed
+                    wire.inbox._end += len(sealed)
                     wire._resume()
                 await asyncio.sleep(0)
                 await echo_once(bystander, port)
@@ -544,8 +544,8 @@ async def test_garbage_instead_of_packets_never_raises_beyond_the_connection(
                 piece = noise[at : at + 100_000]
                 if wire.is_closing() or wire._conn.dead:
                     break
-                wire._view[wire._end : wire._end + len(piece)] = piece
-                wire._end += len(piece)
+                wire.inbox._view[wire.inbox._end : wire.inbox._end + len(piece)] = piece
+                wire.inbox._end += len(piece)
                 wire._resume()
             if size >= 4:
                 async with asyncio.timeout(5):

@@ -1,0 +1,248 @@
+"""What leaves by one SSH connection: sealed packet by packet, many packets per system call.
+
+Packets of asyncssh and of the plane go into one batch, in the order in which they were sealed. The batch is offered
+to the socket at the end of the turn, or when it is full; what the socket does not take waits.
+"""
+
+import asyncio
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from gateway.relay.pages import pages
+from gateway.relay.readiness import readiness
+from gateway.ssh.doors import MSG_CHANNEL_DATA, PlaneConnection
+from gateway.ssh.gcm import COUNTER_AT, MASK, TAG, put_counter
+
+if TYPE_CHECKING:
+    from gateway.ssh.plane import PlaneRelay
+
+PACKET = 32 * 1024
+"""The most data that OpenSSH takes in one packet, and so what we send in one."""
+SLOTS = 4
+"""Packets read from one client before another's turn: a query never waits behind more of a bulk transfer."""
+HEAD = 14
+"""Bytes before the data: length, padding length, type, channel, data length (RFC 4253, 6; RFC 4254, 5.2)."""
+DATA_OVERHEAD = 10
+"""What a data packet holds besides its data: padding length, type, channel, data length."""
+BLOCK, MIN_PADDING = 16, 4
+"""What a packet is padded to, and by how much at least (RFC 5647, 7.2; RFC 4253, 6)."""
+_CONTROL_OVERHEAD = 2
+"""What any packet holds besides its payload: padding length, type."""
+_SLOT = HEAD + PACKET + 2 * TAG
+_BATCH = 8 * (PACKET + 64)
+
+# One turn's scratch space, shared by all connections: nothing stays in it between two events.
+_SCRATCH = pages(_SLOT * SLOTS)
+_SCRATCH_VIEW = memoryview(_SCRATCH)
+SLOT_VIEWS = [_SCRATCH_VIEW[at * _SLOT + HEAD : at * _SLOT + HEAD + PACKET] for at in range(SLOTS)]
+"""Where a relay reads what it wants sent; `Outbox.send_data` seals it from there."""
+_PADDING = os.urandom(2 * BLOCK)
+_write_head = struct.Struct(">IBBII").pack_into
+
+
+class Outbox:
+    """Seals, batches and sends on one SSH connection.
+
+    Args:
+        sock: Connected and non-blocking; the wire's, which closes it.
+        conn: asyncssh's side.
+        changed: Told when `blocked` has changed.
+        failed: Told of an error of the socket.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        conn: PlaneConnection,
+        changed: Callable[[], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self.paused: set[PlaneRelay] = set()
+        """Relays that have something to send and may not: told when they may."""
+        self.may_send = False
+        """Whether channel data may be sent now; see `judge`."""
+        self.blocked = False
+        """Whether something waits for the socket to take it."""
+        self._sock = sock
+        self._conn = conn
+        self._changed = changed
+        self._failed = failed
+        self._closed = False
+        self._batch_view = memoryview(pages(_BATCH))
+        self._batched = 0
+        self._backlog: deque[memoryview] = deque()
+        self._due = False
+        self._packets_sent = self._bytes_sent = 0
+        self._loop = asyncio.get_running_loop()
+        self._ready = readiness()
+
+    def judge(self) -> None:
+        """Tell anew whether channel data may be sent: not into a full socket, nor while keys are exchanged."""
+        self.may_send = not (self.blocked or self._closed) and self._conn.may_send_data
+
+    def write(self, data: Any) -> None:
+        """Take a sealed packet, or the plain text of the first ones."""
+        size = len(data)
+        if self._closed:
+            return
+        if self._batched + size > _BATCH:
+            self.flush()
+        if size > _BATCH or self._backlog:
+            self._keep(memoryview(bytes(data)))
+            return
+        self._batch_view[self._batched : self._batched + size] = data
+        self._batched += size
+        self._flush_due()
+
+    def send_control(self, kind: int, payload: bytes) -> None:
+        """Seal a short packet of the channel protocol; asyncssh sends it, or keeps it, where the plane may not."""
+        cipher = self._conn.seals
+        if cipher is None or not self._conn.may_send_data:
+            self._conn.send_packet(kind, payload)
+            return
+        padding = -(_CONTROL_OVERHEAD + len(payload)) % BLOCK
+        if padding < MIN_PADDING:
+            padding += BLOCK
+        length = _CONTROL_OVERHEAD + len(payload) + padding
+        if self._batched + 4 + length + TAG > _BATCH:
+            self.flush()
+        head = length.to_bytes(4, "big")
+        out = self._batched
+        batch = self._batch_view
+        batch[out : out + 4] = head
+        cipher.seal_into(
+            cipher.nonce,
+            b"%c%c%b%b" % (padding, kind, payload, _PADDING[:padding]),
+            head,
+            batch[out + 4 : out + 4 + length + TAG],
+        )
+        cipher.advance()
+        self._note_sealed(out, length)
+
+    def send_data(self, channel: int, slot: int, size: int) -> None:
+        """Seal `size` bytes of `SLOT_VIEWS[slot]` as data for the peer's `channel`."""
+        cipher = self._conn.seals
+        if cipher is None:  # the cipher changed with the last key exchange: asyncssh's way works with any
+            self._conn.send_packet(
+                MSG_CHANNEL_DATA, channel.to_bytes(4, "big"), size.to_bytes(4, "big"), bytes(SLOT_VIEWS[slot][:size])
+            )
+            return
+        padding = -(DATA_OVERHEAD + size) % BLOCK
+        if padding < MIN_PADDING:
+            padding += BLOCK
+        length = DATA_OVERHEAD + size + padding
+        if self._batched + length + 4 + TAG > _BATCH:
+            self.flush()
+        at = slot * _SLOT
+        _write_head(_SCRATCH, at, length, padding, MSG_CHANNEL_DATA, channel, size)
+        end = at + HEAD + size
+        _SCRATCH_VIEW[end : end + padding] = _PADDING[:padding]
+        out = self._batched
+        batch = self._batch_view
+        batch[out : out + 4] = _SCRATCH_VIEW[at : at + 4]
+        cipher.seal_into(
+            cipher.nonce,
+            _SCRATCH_VIEW[at + 4 : at + 4 + length],
+            _SCRATCH_VIEW[at : at + 4],
+            batch[out + 4 : out + 4 + length + TAG],
+        )
+        cipher.counter = counter = (cipher.counter + 1) & MASK
+        put_counter(cipher.nonce, COUNTER_AT, counter)
+        self._note_sealed(out, length)
+
+    def flush(self) -> None:
+        """Offer the batch to the socket; keep what it does not take."""
+        size, self._batched = self._batched, 0
+        if not size or self._closed:
+            return
+        if self._backlog:
+            self._backlog.append(memoryview(bytes(self._batch_view[:size])))
+            return
+        try:
+            sent = self._sock.send(self._batch_view[:size])
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._failed(error)
+            return
+        if sent < size:
+            self._keep(memoryview(bytes(self._batch_view[sent:size])))
+
+    def drain(self) -> None:
+        """The socket takes again: give it what waits."""
+        try:
+            while self._backlog:
+                piece = self._backlog[0]
+                sent = self._sock.send(piece)
+                if sent < len(piece):
+                    self._backlog[0] = piece[sent:]
+                    return
+                self._backlog.popleft()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._failed(error)
+            return
+        self.blocked = False
+        self.judge()
+        self._changed()
+        self._unpause()
+
+    def unpause_soon(self) -> None:
+        """Channel data may be sent again."""
+        self._loop.call_soon(self._unpause)
+
+    def close(self) -> None:
+        """The socket is closed: nothing leaves any more."""
+        self._closed = True
+        self._backlog.clear()
+        self._batched = 0
+        self.judge()
+
+    # The inside.
+
+    def _note_sealed(self, out: int, length: int) -> None:
+        self._batched = out + 4 + length + TAG
+        self._packets_sent += 1
+        self._bytes_sent += length
+        if not self._due:  # as _flush_due, without its call
+            self._due = True
+            self._ready.at_turn_end(self._end_turn)
+
+    def _flush_due(self) -> None:
+        if not self._due:
+            self._due = True
+            self._ready.at_turn_end(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._due = False
+        if self._packets_sent and not self._closed:
+            packets, self._packets_sent = self._packets_sent, 0
+            size, self._bytes_sent = self._bytes_sent, 0
+            # Only here: between the request for new keys and the keys themselves no data may be sent.
+            self._conn.sent(packets, size)
+        self.flush()
+
+    def _grow(self) -> None:
+        """The socket is full in the middle of a relay's turn: move what is batched out of the way."""
+        if self._batched:
+            self._backlog.append(memoryview(bytes(self._batch_view[: self._batched])))
+            self._batched = 0
+
+    def _keep(self, data: memoryview) -> None:
+        self._grow()
+        self._backlog.append(data)
+        if not self.blocked:
+            self.blocked = True
+            self.judge()
+            self._changed()
+
+    def _unpause(self) -> None:
+        if self.may_send:
+            paused, self.paused = self.paused, set()
+            for relay in paused:
+                relay.unpause()
