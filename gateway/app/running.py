@@ -4,8 +4,8 @@ import time
 from dataclasses import dataclass, field
 
 from gateway.app.worker.messages import Login, Order
-from gateway.app.worker.owner import WorkerUnit
 from gateway.app.worker.remote import RemoteForward
+from gateway.app.worker.unit import WorkerUnit
 from gateway.config import BackendSpec
 from gateway.contracts import Endpoint, State
 from gateway.errors import Reason

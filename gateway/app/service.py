@@ -16,6 +16,7 @@ from gateway.app.fleet import Fleet
 from gateway.app.running import Running
 from gateway.app.runtime import become_io_flusher, prepare_loop, prepare_process
 from gateway.app.site import Site
+from gateway.app.stopping import wind_down
 from gateway.app.worker.messages import Command
 from gateway.config import Config
 from gateway.config.files import files_of
@@ -33,10 +34,7 @@ log = logging.getLogger(__name__)
 
 _PULSE = 0.25
 """Seconds between two measurements of the loop's lag."""
-_DRAIN_POLL = 0.05
-_LEAST_IDLE = 0.05
 _VIEWS_PER_TURN = 20
-_WORKERS_ANSWER = 0.3
 
 Loader = Callable[[], Config]
 
@@ -100,7 +98,9 @@ class GatewayService:
             if announce:
                 announce(address)
             await self._stop.wait()
-            await self._wind_down(self._site)
+            self._draining = True
+            self._notifier.stopping()
+            await wind_down(self._site, self._config.shutdown, self._at_once)
             for helper in helpers:
                 helper.cancel()
         log.info("stopped")
@@ -289,44 +289,6 @@ class GatewayService:
             await self._site.wait_started()
         self._startup_done = True
         log.info("started: the first round of checks is finished")
-
-    async def _wind_down(self, site: Site) -> None:
-        """Not ready; then no new clients; then the open ones end, or are ended; tunnels close after that."""
-        self._draining = True
-        self._notifier.stopping()
-        shutdown = self._config.shutdown
-        log.info("stopping", extra={"delay": shutdown.delay, "drain": shutdown.drain, "clients": site.active})
-        await self._pause(shutdown.delay)
-        site.stop_accepting()
-        if site.workers.units:
-            await self._pause(_WORKERS_ANSWER)  # what they took in last counts too
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + shutdown.drain
-        while site.active and (left := deadline - loop.time()) > 0 and not self._at_once.is_set():
-            for forward in site.forwards():
-                forward.abort_idle(enough_silence(left, shutdown.drain))
-            await self._pause(_DRAIN_POLL)
-        if site.active:
-            log.warning("ending the clients that are left", extra={"clients": site.active})
-        for forward in site.forwards():
-            forward.abort_all()
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._at_once.wait()
-        except TimeoutError:
-            return
-
-
-def enough_silence(left: float, drain: float) -> float:
-    """How long a client must have said nothing to be ended, with so many seconds of the drain left.
-
-    Those that have been silent longest lose least. A connection that is in the middle of something speaks again soon,
-    so a shorter silence has to do as time runs out, early enough for every connection of a busy pool to be met
-    between two of its transactions.
-    """
-    return max(drain / 2 * (left / drain) ** 3, _LEAST_IDLE)
 
 
 def _warnings(config: Config) -> list[str]:

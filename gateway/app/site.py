@@ -12,8 +12,9 @@ from gateway.app.lanes import Lane, lane_of, lanes, through
 from gateway.app.running import Running
 from gateway.app.units import Units
 from gateway.app.worker.messages import Command
-from gateway.app.worker.owner import Workers, WorkerUnit
+from gateway.app.worker.owner import Workers
 from gateway.app.worker.remote import RemoteForward
+from gateway.app.worker.unit import WorkerUnit
 from gateway.config import BackendSpec, Config, TunnelSpec
 from gateway.contracts import Backend, Endpoint, TunnelState
 from gateway.forwarding.aborts import AbortBudget

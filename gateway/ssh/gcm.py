@@ -7,6 +7,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 TAG = 16
+BLOCK, MIN_PADDING = 16, 4
+"""What a packet is padded to, and by how much at least (RFC 5647, 7.2; RFC 4253, 6)."""
 COUNTER_AT = 4
 MASK = (1 << 64) - 1
 put_counter = struct.Struct(">Q").pack_into

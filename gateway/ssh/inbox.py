@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidTag
 
 from gateway.relay.pages import pages
 from gateway.ssh.doors import (
+    DATA_OVERHEAD,
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
     MSG_CHANNEL_EOF,
@@ -21,8 +22,7 @@ from gateway.ssh.doors import (
     MSG_CHANNEL_WINDOW_ADJUST,
     PlaneConnection,
 )
-from gateway.ssh.gcm import COUNTER_AT, MASK, TAG, put_counter
-from gateway.ssh.outbox import BLOCK, DATA_OVERHEAD, MIN_PADDING
+from gateway.ssh.gcm import BLOCK, COUNTER_AT, MASK, MIN_PADDING, TAG, put_counter
 
 if TYPE_CHECKING:
     from gateway.ssh.plane import PlaneRelay

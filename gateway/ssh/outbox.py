@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.relay.pages import pages
 from gateway.relay.readiness import readiness
-from gateway.ssh.doors import MSG_CHANNEL_DATA, PlaneConnection
-from gateway.ssh.gcm import COUNTER_AT, MASK, TAG, put_counter
+from gateway.ssh.doors import DATA_OVERHEAD, MSG_CHANNEL_DATA, PlaneConnection
+from gateway.ssh.gcm import BLOCK, COUNTER_AT, MASK, MIN_PADDING, TAG, put_counter
 
 if TYPE_CHECKING:
     from gateway.ssh.plane import PlaneRelay
@@ -26,10 +26,6 @@ SLOTS = 4
 """Packets read from one client before another's turn: a query never waits behind more of a bulk transfer."""
 HEAD = 14
 """Bytes before the data: length, padding length, type, channel, data length (RFC 4253, 6; RFC 4254, 5.2)."""
-DATA_OVERHEAD = 10
-"""What a data packet holds besides its data: padding length, type, channel, data length."""
-BLOCK, MIN_PADDING = 16, 4
-"""What a packet is padded to, and by how much at least (RFC 5647, 7.2; RFC 4253, 6)."""
 _CONTROL_OVERHEAD = 2
 """What any packet holds besides its payload: padding length, type."""
 _SLOT = HEAD + PACKET + 2 * TAG

@@ -21,7 +21,6 @@ from gateway.app.worker.messages import (
     Failed,
     ForwardReport,
     Known,
-    Messenger,
     Order,
     Report,
     Sockets,
@@ -29,6 +28,7 @@ from gateway.app.worker.messages import (
     uplink_report,
     usage_report,
 )
+from gateway.app.worker.messenger import Messenger
 from gateway.contracts import Endpoint, Stream
 from gateway.docker.consumers import Directory
 from gateway.errors import LinkLostError, ReachError, Reason

@@ -13,7 +13,7 @@ from gateway.measure import Histogram, Tally
 from gateway.relay.sockets import tune
 
 if TYPE_CHECKING:
-    from gateway.app.worker.owner import WorkerUnit
+    from gateway.app.worker.unit import WorkerUnit
 
 
 class RemoteRelay:
