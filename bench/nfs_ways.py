@@ -1,26 +1,30 @@
-"""A kernel mount of NFS through the gateway beside one through `ssh -L` and one straight: interleaved, medians.
+"""A kernel mount of NFS through the gateway beside others: `ssh -L` for its tunnel, none for its straight path.
 
 Usage: sudo python bench/nfs_ways.py [--rounds N] [--megabytes N]
 
-The client is the kernel of a QEMU guest under software emulation, whose own speed bounds all three. The server is
-Ganesha and the bastion OpenSSH, both on this host's loopback; ssh and the gateway use the same cipher.
+Interleaved, medians. The client is the kernel of a QEMU guest under software emulation, whose own speed bounds all
+four. The server is Ganesha and the bastion OpenSSH, both on this host's loopback; ssh and the gateway use the same
+cipher. `near` is a gateway without a tunnel, `straight` no gateway.
 """
 
 import argparse
 import statistics
 import sys
 import tempfile
+from operator import truediv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests" / "rig")]
 
+from conftest import Gateway
 from guest import Guest, mount
 
 from gateway.demo.process import Process, free_port
 from gateway.ssh.options import CIPHERS
 from tests.chaos.mounts import Yard
 
+PAIRS = (("gateway", "ssh"), ("near", "straight"))
 SCRIPT = """
 mb() { awk -v bytes=$1 -v from=$2 -v to=$3 'BEGIN { printf "%.1f", bytes / 1e6 / (to - from) }'; }
 now() { cut -d" " -f1 /proc/uptime; }
@@ -58,23 +62,38 @@ def main() -> None:
             Path(scratch, "ssh.log"),
         )  # fmt: skip
         ssh.start(local)
+        near_folder, near_port = Path(scratch, "near"), free_port()
+        near_folder.mkdir()
+        near = Gateway(near_folder)
+        near.write(f"""
+            backends:
+              media:
+                kind: nfs
+                targets: ["127.0.0.1:{yard.server.port}"]
+                export: /media
+                listen: 127.0.0.1:{near_port}
+                allow_unprivileged_ports: true
+        """)
         try:
-            ways = {"gateway": yard.port, "ssh": local, "straight": yard.server.port}
+            near.start().wait_up("media")
+            ways = {"gateway": yard.port, "ssh": local, "near": near_port, "straight": yard.server.port}
             steps = [step(way, mount(port), options.megabytes) for way, port in ways.items()] * options.rounds
             script = SCRIPT + "".join(steps)
             with Guest(Path(scratch, "guest"), script, memory=1024) as guest:
                 guest.wait_for("GUEST-DONE", 60 + 60 * options.rounds)
                 said = [line.split() for line in guest.said(r"MB/s (.*)")]
         finally:
+            near.stop()
             ssh.stop()
-    print(
-        f"{'':8}{'gateway':>10}{'ssh -L':>10}{'straight':>10}{'beside ssh':>12}   MB/s, medians of {options.rounds}"
-    )
+    names = "".join(f"{name:>14}" for name in (*ways, "gateway/ssh", "near/straight"))
+    print(f"{'':8}{names}   MB/s, medians of {options.rounds}")
     for what in ("write", "read"):
         by_way = {way: [float(rate) for name, kind, rate in said if (name, kind) == (way, what)] for way in ways}
         medians = {way: statistics.median(rates) for way, rates in by_way.items()}
-        ratio = statistics.median(a / b for a, b in zip(by_way["gateway"], by_way["ssh"], strict=True))
-        print(f"{what:8}" + "".join(f"{medians[way]:10.1f}" for way in ways) + f"{ratio:12.2f}")
+        medians |= {
+            f"{one}/{other}": statistics.median(map(truediv, by_way[one], by_way[other])) for one, other in PAIRS
+        }
+        print(f"{what:8}" + "".join(f"{median:14.2f}" for median in medians.values()))
 
 
 if __name__ == "__main__":

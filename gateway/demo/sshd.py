@@ -5,6 +5,7 @@ import getpass
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from gateway.demo.process import Process, find, free_port, run
@@ -29,6 +30,8 @@ MaxSessions 1000
 LogLevel VERBOSE
 {extra}
 """
+_STANDSTILL = 1.0
+"""Seconds that a process may take to stop where it is."""
 
 
 class Bastion:
@@ -110,9 +113,19 @@ class Bastion:
 
     def crash(self) -> None:
         """End it with its connections, at once and so that none comes in between."""
-        self._process.send(signal.SIGSTOP)
+        self.freeze()
         self.kill_sessions()
         self.stop(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Stop it and its connections where they are, until `thaw`."""
+        _freeze(self.pid)
+        self.kill_sessions(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it and its connections go on."""
+        os.kill(self.pid, signal.SIGCONT)
+        self.kill_sessions(signal.SIGCONT)
 
     def sessions(self) -> list[int]:
         """The processes that serve one connection each."""
@@ -124,7 +137,9 @@ class Bastion:
 
     @staticmethod
     def kill_session(session: int, number: signal.Signals = signal.SIGKILL) -> int:
-        """Send a signal to one connection's processes; says how many."""
+        """Send SIGKILL, SIGSTOP or SIGCONT to one connection's processes; says how many."""
+        if number is not signal.SIGCONT:
+            _freeze(session)  # it may be about to start another process, which would be spared
         victims = [*_children(session), session]
         for pid in victims:
             with contextlib.suppress(ProcessLookupError):
@@ -147,6 +162,18 @@ def make_key(path: Path, *options: str) -> None:
     path.touch(mode=0o600)
     path.write_bytes(key.export_private_key(passphrase=passphrase[0] if passphrase else None))
     path.with_suffix(".pub").write_bytes(key.export_public_key())
+
+
+def _freeze(pid: int) -> None:
+    """Stop a process, and wait until it stands still; one that is gone or hangs in the kernel is left."""
+    deadline = time.monotonic() + _STANDSTILL
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+        os.kill(pid, signal.SIGSTOP)
+        while time.monotonic() < deadline:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state in "TZX":
+                return
+            time.sleep(0.001)
 
 
 def _children(pid: int) -> list[int]:

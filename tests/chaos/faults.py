@@ -80,13 +80,11 @@ def _freeze_sessions(rig: Rig) -> Iterator[None]:
 
 @contextmanager
 def _stall(rig: Rig) -> Iterator[None]:
-    os.kill(rig.bastion.pid, signal.SIGSTOP)
-    rig.bastion.kill_sessions(signal.SIGSTOP)
+    rig.bastion.freeze()
     try:
         yield
     finally:
-        os.kill(rig.bastion.pid, signal.SIGCONT)
-        rig.bastion.kill_sessions(signal.SIGCONT)
+        rig.bastion.thaw()
 
 
 @contextmanager

@@ -125,8 +125,7 @@ def test_a_silent_tunnel_is_suspect_and_its_backends_blocked_until_it_is_heard(
         gateway.start().wait_up("a")
         with connect(listen) as held:
             assert echo(held) == b"hello"
-            os.kill(bastion.pid, signal.SIGSTOP)
-            bastion.kill_sessions(signal.SIGSTOP)
+            bastion.freeze()
             try:
                 gateway.wait_state("a", "blocked", "tunnel", timeout=4)
                 assert gateway.tunnel("bastion")["state"] == "suspect"
@@ -135,8 +134,7 @@ def test_a_silent_tunnel_is_suspect_and_its_backends_blocked_until_it_is_heard(
                 assert "root cause: tunnel bastion: timeout" in explained
                 time.sleep(2)
             finally:
-                os.kill(bastion.pid, signal.SIGCONT)
-                bastion.kill_sessions(signal.SIGCONT)
+                bastion.thaw()
             gateway.wait_up("a", timeout=5)
             assert echo(held) == b"hello"  # the stall cost it nothing
         assert gateway.tunnel("bastion")["connects"] == 1

@@ -542,13 +542,11 @@ async def test_at_most_four_handshakes_at_once_with_one_server(tmp_path: Path) -
 @contextlib.contextmanager
 def frozen(server: Bastion) -> Iterator[None]:
     """Stop all of a bastion's processes, the listening one too."""
-    server.kill_sessions(signal.SIGSTOP)
-    os.kill(server.pid, signal.SIGSTOP)
+    server.freeze()
     try:
         yield
     finally:
-        os.kill(server.pid, signal.SIGCONT)
-        server.kill_sessions(signal.SIGCONT)
+        server.thaw()
 
 
 def sshd_like(folder: Path, port: int) -> Bastion:
