@@ -15,7 +15,10 @@ import threading
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+from site_ways import LOAD, build
 
 from gateway.app import service
 from gateway.config import Sources, load
@@ -23,7 +26,6 @@ from gateway.contracts import Endpoint
 from gateway.demo.process import Process, free_port
 from gateway.demo.sshd import Bastion
 
-LOAD = Path(__file__).parent / "bin" / "load"
 MODES = {
     "up": ["8", "4000000000"],
     "down": ["8", "4000000000"],
@@ -34,6 +36,7 @@ MODES = {
 
 def main(mode: str, seconds: float) -> None:
     """Profile one kind of load and print the forty functions that took the most time themselves."""
+    build()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         bastion = Bastion(folder / "bastion").start()
