@@ -19,6 +19,7 @@ from gateway.app.site import Site
 from gateway.app.stopping import wind_down
 from gateway.app.worker.messages import Command
 from gateway.config import Config
+from gateway.config.advice import advice
 from gateway.config.files import files_of
 from gateway.contracts import Endpoint
 from gateway.errors import ConfigError, GatewayError
@@ -142,7 +143,7 @@ class GatewayService:
             tasks=len(asyncio.all_tasks()),
             io_flusher=self._flushes,
             docker=views.docker_view(self._fleet) if self._fleet else None,
-            warnings=_warnings(self._config),
+            warnings=advice(self._config),
             workers={unit.number: unit.pid if unit.running else None for unit in site.workers.units} if site else {},
         )
 
@@ -181,6 +182,9 @@ class GatewayService:
         self._flush_if_bulk(config)
         if config.log != self._config.log:
             logs.configure(config.log.level, config.log.format)
+        for sentence in advice(config):
+            if sentence not in advice(self._config):
+                log.warning(sentence)
         self._config = config
         self._reload_good, self._reload_error, self._reload_at = True, "", time.time()
         if not await site.workers.settled():
@@ -291,14 +295,6 @@ class GatewayService:
         log.info("started: the first round of checks is finished")
 
 
-def _warnings(config: Config) -> list[str]:
-    return [
-        f"tunnel {name}: insecure_host_key is on: whoever is on the path can read and change everything."
-        for name, spec in config.tunnels.items()
-        if getattr(spec.options, "insecure_host_key", False)
-    ]
-
-
 def run(
     config: Config,
     loader: Loader,
@@ -311,7 +307,7 @@ def run(
         GatewayError: It cannot start.
     """
     prepare_process()
-    for warning in _warnings(config):
+    for warning in advice(config):
         log.warning(warning)
     with asyncio.Runner(loop_factory=RelayLoop) as runner:
         runner.run(GatewayService(config, loader, file).run(announce))

@@ -49,12 +49,15 @@ def _exit(code: int) -> NoReturn:
 def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], **settings: str | None) -> None:
     """Check a configuration and the files it names; print every error."""
     from gateway.config import load  # noqa: PLC0415 - slow to import
+    from gateway.config.advice import advice  # noqa: PLC0415 - slow to import
     from gateway.config.files import check_files  # noqa: PLC0415 - slow to import
 
     config = load(sources(file, tunnels, backends, settings))
     problems = check_files(config)
     if problems:
         raise ConfigError(problems)
+    for sentence in advice(config):
+        click.secho(f"warning: {sentence}", fg="yellow", err=True)
     click.echo(f"valid: {len(config.tunnels)} tunnels, {len(config.backends)} backends")
 
 

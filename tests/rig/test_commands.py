@@ -238,6 +238,11 @@ def test_validate(tmp_path: Path) -> None:
     good.write_text("backends: {a: {kind: tcp, targets: 'a:1'}}")
     done = command("validate", "-c", str(good))
     assert (done.returncode, done.stdout) == (0, "valid: 0 tunnels, 1 backends\n")
+    twice = tmp_path / "twice.yaml"
+    twice.write_text("backends: {a: {kind: nfs, targets: n, export: /a}, b: {kind: nfs, targets: n, export: /b}}")
+    done = command("validate", "-c", str(twice))
+    assert (done.returncode, done.stdout) == (0, "valid: 0 tunnels, 2 backends\n")
+    assert done.stderr.startswith("warning: backend b: n:2049 is also the server of backend a,")
     bad = tmp_path / "bad.yaml"
     bad.write_text("backends: {a: {kind: tcp, targets: 'a'}, b: {kind: tpc}}")
     done = command("validate", "-c", str(bad))

@@ -7,6 +7,7 @@ import pytest
 
 from gateway.cli.sources import SETTINGS
 from gateway.config import Config, Sources, load
+from gateway.config.advice import advice
 from gateway.config.load import setting_names
 from gateway.contracts import Duration, Endpoint, Secret
 from gateway.errors import ConfigError
@@ -175,3 +176,18 @@ def test_the_password_of_the_environment_may_stand_in_a_url() -> None:
 
 def test_the_flags_of_the_commands_are_those_of_the_model() -> None:
     assert list(SETTINGS) == list(setting_names())
+
+
+def test_what_a_valid_configuration_is_better_without(tmp_path: Path) -> None:
+    config = read(
+        "tunnels: {b: {kind: ssh, host: h, user: u, insecure_host_key: true}, c: {kind: ssh, host: h, user: u}}\n"
+        "backends:\n"
+        "  one: {kind: nfs, via: b, targets: nas, export: /one}\n"
+        "  two: {kind: nfs, via: b, targets: [other, nas], export: /two}\n"
+        "  elsewhere: {kind: nfs, via: c, targets: nas, export: /one}\n"
+        "  same: {kind: tcp, via: b, targets: 'nas:2049'}\n",
+        tmp_path,
+    )
+    first, second = advice(config)
+    assert first.startswith("tunnel b: insecure_host_key is on")
+    assert second.startswith("backend two: nas:2049 is also the server of backend one,")
