@@ -3,10 +3,12 @@
 import asyncio
 import time
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from gateway.docker.labels import listed
-from gateway.docker.model import RUNNING, Container
+from gateway.docker.model import RUNNING, Container, Observed
+from gateway.docker.options import DockerOptions
 
 _STRANGER_FOR = 30.0
 _MOST_STRANGERS = 10_000
@@ -31,6 +33,19 @@ class Consumer:
         return backend in listed(self.labels.get(label, ""))
 
 
+def networks_of_sources(observed: Observed, options: DockerOptions) -> AbstractSet[str] | None:
+    """The networks on which clients reach us from addresses that this engine gave them; None: all of them.
+
+    An address on another network, or of another host's engine, may be anybody's here.
+    """
+    own = next((each for each in observed.containers if each.id == observed.own), None)
+    if own is not None:
+        return None if own.network_mode == "host" else own.endpoints.keys()
+    if options.container is None and options.is_local:
+        return None  # on the engine's host, in no container
+    return frozenset()
+
+
 class Directory:
     """Consumers by address, renewed at each look at the engine.
 
@@ -47,22 +62,21 @@ class Directory:
         self.watchers: list[Callable[[dict[str, Consumer]], None]] = []
         """Told everybody, by address, whenever somebody comes or goes."""
 
-    def renew(self, containers: tuple[Container, ...], began: float, own: str | None) -> None:
+    def renew(self, containers: tuple[Container, ...], began: float, networks: AbstractSet[str] | None) -> None:
         """Take over what there is now.
 
         Args:
             containers: As they were seen.
             began: When the look at them began, as a monotonic time: who was forgotten since is not brought back.
-            own: Our own container's ID: only addresses on its networks can be sources of ours.
+            networks: Those whose addresses can be sources of ours, see `networks_of_sources`; None: all.
         """
-        ours = next((set(each.endpoints) for each in containers if each.id == own), None)
         self._forgotten = {key: at for key, at in self._forgotten.items() if at >= began}
         found = {}
         for container in containers:
             if container.state in RUNNING and container.id not in self._forgotten:
                 consumer = Consumer(container.name, container.id, dict(container.labels))
                 for name, endpoint in container.endpoints.items():
-                    if ours is None or name in ours:
+                    if networks is None or name in networks:
                         found.update(dict.fromkeys(endpoint.addresses, consumer))
         self.take(found)
 

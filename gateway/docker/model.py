@@ -11,6 +11,9 @@ RUNNING = {"running", "paused", "restarting"}
 LIVE = {*RUNNING, "created"}
 """States in which a container may be attached: what has stopped would come up on a network that may be gone."""
 
+MTU, ENCRYPTED = "com.docker.network.driver.mtu", "encrypted"
+"""Options of a network's driver."""
+
 
 @dataclass(frozen=True)
 class EndpointInfo:
@@ -53,7 +56,11 @@ class Container:
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """A network that this engine knows."""
+    """A network that this engine knows.
+
+    Args:
+        options: The driver's, as the engine tells them.
+    """
 
     id: str
     name: str
@@ -62,6 +69,8 @@ class NetworkInfo:
     attachable: bool
     labels: Mapping[str, str] = field(default_factory=dict)
     subnets: tuple[str, ...] = ()
+    internal: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

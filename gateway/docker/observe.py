@@ -131,6 +131,8 @@ def _network(told: Mapping[str, Any]) -> NetworkInfo:
         attachable=bool(told.get("Attachable")),
         labels=told.get("Labels") or {},
         subnets=tuple(each["Subnet"] for each in ranges if each.get("Subnet")),
+        internal=bool(told.get("Internal")),
+        options=told.get("Options") or {},
     )
 
 

@@ -86,7 +86,7 @@ class DockerOptions:
         services: Attach swarm services too, by changing their specification: their tasks restart.
         repair: Whether an attachment with wrong aliases is made anew, which breaks its connections: when it has none,
             always, or never.
-        max_detaches: At most so many at once: a mistake must not take every container off its network.
+        max_detaches: At most so many within `resync`: a mistake must not take every container off its network.
         resync: Between two looks at everything, beside what events tell.
         timeout: For one request to the engine.
     """
@@ -103,6 +103,14 @@ class DockerOptions:
     max_detaches: int = field(default=10, metadata=AT_LEAST_ONE)
     resync: Duration = field(default=Duration(30.0), metadata=POSITIVE)
     timeout: Duration = field(default=Duration(30.0), metadata=POSITIVE)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the engine is this host's."""
+        if self.tunnel is not None or not self.host.startswith("tcp://"):
+            return self.tunnel is None
+        host = self.host.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+        return host == "localhost" or host.startswith("127.") or host == "::1"
 
     @property
     def tunnel(self) -> str | None:

@@ -56,6 +56,8 @@ class Action:
     version: int = 0
     address: str = ""
     """To have again, for an attachment that is made anew."""
+    detaches: int = field(default=0, compare=False)
+    """How many endpoints it takes off for good."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -124,7 +126,7 @@ class Plan:
     conditions: tuple[Condition, ...] = ()
     warnings: tuple[str, ...] = ()
     postponed: int = 0
-    """Detachments beyond what may be done at once."""
+    """Detachments beyond what may be done for now."""
     volumes: tuple[VolumeStanding, ...] = ()
 
 

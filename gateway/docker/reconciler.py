@@ -4,13 +4,14 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from gateway.contracts import Link
 from gateway.docker.act import act
-from gateway.docker.consumers import Directory
+from gateway.docker.brake import Brake
+from gateway.docker.consumers import Directory, networks_of_sources
 from gateway.docker.engine import Engine, connected
 from gateway.docker.ledger import Ledger
 from gateway.docker.model import Observed
@@ -68,6 +69,7 @@ class Reconciler:
             volumes=lambda: bool(desired().volumes),
         )
         self._dirty = asyncio.Event()
+        self._brake = Brake(options.max_detaches, options.resync)
         self._backoffs: dict[tuple[str, str], tuple[Backoff, float, EngineError]] = {}
         self.directory = Directory(self.hurry)
         self.observed: Observed | None = None
@@ -109,7 +111,7 @@ class Reconciler:
                     watching.result()
                     return
                 self._dirty.clear()
-                wake = await self.cycle(engine)
+                wake, _ = await self.cycle(engine)
                 ready()
                 await self._pause(wake, watching)
         finally:
@@ -150,7 +152,7 @@ class Reconciler:
         observed = await self._observer.look(engine)
         desired = self._desired()
         ours = frozenset(marked(desired, observed)) if self._ledger.adopting else self._ledger.endpoints
-        return plan(desired, observed, ours)
+        return plan(desired, observed, ours, self._brake.left(time.monotonic()))
 
     async def settle(self, engine: Engine) -> tuple[Plan, list[str]]:
         """Do all there is to do, once; gives what was done, how it stands, and what was refused.
@@ -161,15 +163,15 @@ class Reconciler:
         done: list[Action] = []
         for _ in range(_ROUNDS):
             before = sum(self.writes.values())
-            await self.cycle(engine)
-            done += [action for action in self.plan.actions if self._not_before(action) == 0.0]
+            _, made = await self.cycle(engine)
+            done += made
             if sum(self.writes.values()) == before:
                 break
         refused = [f"{'/'.join(filter(None, key))}: {trouble}" for key, (_, _, trouble) in self._backoffs.items()]
         return replace(self.plan, actions=tuple(done)), refused
 
-    async def cycle(self, engine: Engine) -> float:
-        """Look, plan, and act once; gives the seconds until the next action may be tried again.
+    async def cycle(self, engine: Engine) -> tuple[float, list[Action]]:
+        """Look, plan, and act once; gives the seconds until the next action may be tried, and what was done.
 
         Raises:
             EngineError: The engine did not answer all of it: nothing was done.
@@ -177,54 +179,62 @@ class Reconciler:
         began = time.monotonic()
         observed = await self._observer.look(engine)
         desired = self._desired()
-        self.directory.renew(observed.containers, began, observed.own)
+        self.directory.renew(observed.containers, began, networks_of_sources(observed, self._options))
         if self._ledger.adopting:
             self._ledger.adopt(marked(desired, observed))
-        planned = plan(desired, observed, self._ledger.endpoints)
+        planned = plan(desired, observed, self._ledger.endpoints, self._brake.left(began))
         if self.trouble is not None:
             log.info("docker is back")
         self.observed, self.looked_at, self.trouble = observed, time.time(), None
         now = time.monotonic()
         due = [action for action in planned.actions if self._not_before(action) <= now]
         self.plan = self._with_failures(planned)
-        await self._act_all(engine, due)
+        done = await self._act_all(engine, planned.actions, due)
         if not due:
             self._ledger.keep({container.id for container in observed.containers})
         self._forget_failures(planned)
         waits = [at - now for _, at, _ in self._backoffs.values()]
-        return max(0.05, min(waits, default=self._options.resync))
+        if planned.postponed:
+            waits.append(self._brake.wait(now))
+        return max(0.05, min(waits, default=self._options.resync)), done
 
-    async def _act_all(self, engine: Engine, actions: list[Action]) -> None:
+    async def _act_all(self, engine: Engine, planned: Sequence[Action], due: Sequence[Action]) -> list[Action]:
+        """Do what is due of what is planned; gives what was done."""
         gate = asyncio.Semaphore(_PARALLEL)
+        done: list[Action] = []
 
         async def one(action: Action) -> None:
             async with gate:
-                await self._act(engine, action)
+                if await self._act(engine, action):
+                    done.append(action)
 
         # What is made comes before what needs it; each sort on its own, side by side.
         for verbs in (_FIRST, _THEN, (Verb.REMOVE_NETWORK,)):
             # What could not be made is not joined, either.
             lacking = {
                 action.network
-                for action in actions
+                for action in planned
                 if action.verb is Verb.CREATE_NETWORK and action.key in self._backoffs
             }
             jobs: list[Awaitable[None]] = [
                 one(action)
-                for action in actions
+                for action in due
                 if action.verb in verbs and (action.verb in _FIRST or action.network not in lacking)
             ]
             if jobs:
                 await asyncio.gather(*jobs)
                 self._dirty.set()  # to see what came of it
+        return done
 
-    async def _act(self, engine: Engine, action: Action) -> None:
+    async def _act(self, engine: Engine, action: Action) -> bool:
+        """Do it; gives whether the engine did."""
         if action.verb in (Verb.CONNECT, Verb.REATTACH):
             self._ledger.add(action.container_id, action.network)
         if action.verb in (Verb.DISCONNECT, Verb.REATTACH):
             self.directory.forget(action.container_id)
         told = {"action": action.verb, "network": action.network, "container": action.container, "why": action.why}
         self.writes[action.verb] += 1
+        self._brake.took(action.detaches, time.monotonic())
         try:
             await act(engine, action)
         except EngineError as trouble:
@@ -233,11 +243,12 @@ class Reconciler:
             if action.key not in self._backoffs or str(trouble) != str(self._backoffs[action.key][2]):
                 log.warning("docker refused", extra={**told, "reason": trouble.kind, "detail": str(trouble)})
             self._backoffs[action.key] = (backoff, time.monotonic() + backoff.next(), trouble)
-        else:
-            self._backoffs.pop(action.key, None)
-            if action.verb in _FIRST:  # what waited for it may be tried at once
-                self._backoffs = {key: each for key, each in self._backoffs.items() if key[0] != action.key[0]}
-            log.info("docker changed", extra=told)
+            return False
+        self._backoffs.pop(action.key, None)
+        if action.verb in _FIRST:  # what waited for it may be tried at once
+            self._backoffs = {key: each for key, each in self._backoffs.items() if key[0] != action.key[0]}
+        log.info("docker changed", extra=told)
+        return True
 
     def _count(self, action: str, trouble: EngineError) -> None:
         key = (str(action), str(trouble.kind))

@@ -14,7 +14,7 @@ from gateway.forwarding.admission import Admission, Consumer, Refusal, Source
 from gateway.forwarding.dialler import Dialler, Path, Route, Vigil
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.shedding import Pace, first_to_go
-from gateway.forwarding.usage import UNKNOWN, Usage
+from gateway.forwarding.usage import UNKNOWN, Seat, Usage
 from gateway.forwarding.usage import Ledger as UsageLedger
 from gateway.measure import Histogram, MakeTap, Tally
 from gateway.relay.sockets import reset
@@ -35,11 +35,11 @@ _SHED_EVERY = (0.1, 0.4)
 class Joined:
     """A relay, and where it leads."""
 
-    __slots__ = ("began", "path", "relay", "target", "usage")
+    __slots__ = ("began", "path", "relay", "seat", "target")
     relay: Relay
     target: Endpoint
     path: Path
-    usage: Usage | None
+    seat: Seat | None
     began: float
 
 
@@ -209,21 +209,30 @@ class Forward:
             reset(client)
             return
         if source is None or source.address is None or not (admission.identity or admission.per_consumer):
-            self._begin(self._serve(client, None))
+            self._begin(client, self._connect(client, None))
             return
         consumer = admission.identity.known(source.address) if admission.identity else None
         if consumer is None and admission.identity is not None and not admission.identity.stranger(source.address):
-            self._begin(self._introduce(client, source.address))
+            self._begin(client, self._introduce(client, source.address))
             return
-        usage = self._admit(client, source.address, consumer)
-        if usage is not None:
-            self._begin(self._serve(client, usage))
+        seat = self._admit(client, source.address, consumer)
+        if seat is not None:
+            self._begin(client, self._connect(client, seat), seat)
 
-    def _begin(self, job: Coroutine[None, None, None]) -> None:
-        if self._group is not None:
-            task = self._group.create_task(job)
-            self._dialling.add(task)
-            task.add_done_callback(self._dialling.discard)
+    def _begin(self, client: Stream, job: Coroutine[None, None, None], seat: Seat | None = None) -> None:
+        if self._group is None:
+            return
+
+        def over(task: asyncio.Task[None]) -> None:
+            self._dialling.discard(task)
+            if task.cancelled():  # perhaps before it began
+                reset(client)
+            if seat is not None:
+                seat.give_up()
+
+        task = self._group.create_task(job)
+        self._dialling.add(task)
+        task.add_done_callback(over)
 
     def _refuse(self, client: Stream, refusal: Refusal, usage: Usage | None = None) -> None:
         self.rejected[refusal] += 1
@@ -241,39 +250,32 @@ class Forward:
         except BaseException:
             reset(client)
             raise
-        usage = self._admit(client, address, consumer)
-        if usage is not None:
-            await self._serve(client, usage)
+        seat = self._admit(client, address, consumer)
+        if seat is not None:
+            try:
+                await self._connect(client, seat)
+            finally:
+                seat.give_up()
 
-    def _admit(self, client: Stream, address: str, consumer: Consumer | None) -> Usage | None:
-        """What counts the consumer's connections, when it may have one more."""
+    def _admit(self, client: Stream, address: str, consumer: Consumer | None) -> Seat | None:
+        """A place among the consumer's connections, when it may have one more."""
         # Where containers are not known, an address has to do; it is told nobody.
         name = consumer.name if consumer else (UNKNOWN if self.admission.identity else address)
-        usage = self.consumers.of(name, consumer.id if consumer else "")
-        refusal = self.admission.consumer_refusal(consumer, usage.active)
+        identifier = consumer.id if consumer else ""
+        refusal = self.admission.consumer_refusal(consumer, self.consumers.live[name])
         if refusal is not None:
-            self._refuse(client, refusal, usage)
+            self._refuse(client, refusal, self.consumers.of(name, identifier))
             return None
-        usage.total += 1
-        return usage
+        return self.consumers.admit(name, identifier)
 
-    async def _serve(self, client: Stream, usage: Usage | None) -> None:
+    async def _connect(self, client: Stream, seat: Seat | None) -> None:
         """Join one client within the hold, or reset it with a counted reason."""
-        if usage is None:
-            await self._connect(client, None)
-            return
-        usage.waiting += 1
-        try:
-            await self._connect(client, usage)
-        finally:
-            usage.waiting -= 1
-
-    async def _connect(self, client: Stream, usage: Usage | None) -> None:
         vigil = Vigil(client)
         task = asyncio.current_task()
         relay: Relay | None = None
         try:
-            target, path, relay = await self._dialler.join(client, vigil, usage.latency if usage else self._latency)
+            latency = seat.usage.latency if seat else self._latency
+            target, path, relay = await self._dialler.join(client, vigil, latency)
         except DialError as error:
             self.rejected[error.reason] += 1
             log.debug(
@@ -296,9 +298,9 @@ class Forward:
                 vigil.end()
                 reset(client)
         self._dialling.discard(task)
-        if usage is not None:
-            usage.relays.add(relay)
-        self.joined[relay.ended] = Joined(relay, target, path, usage, time.time())
+        if seat is not None:
+            seat.join(relay)
+        self.joined[relay.ended] = Joined(relay, target, path, seat, time.time())
         relay.ended.add_done_callback(self._on_ended)
         if target in self._unwanted:  # it lost its role meanwhile
             self.shed(self._unwanted)
@@ -306,8 +308,8 @@ class Forward:
     def _ended(self, ended: asyncio.Future[Ending]) -> None:
         joined, ending = self.joined.pop(ended), ended.result()
         relay, target = joined.relay, joined.target
-        if joined.usage is not None:
-            joined.usage.ended(relay)
+        if joined.seat is not None:
+            joined.seat.end()
         self._ended_to_backend += relay.to_backend
         self._ended_from_backend += relay.from_backend
         if ending is not Ending.FINISHED:

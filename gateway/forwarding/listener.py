@@ -19,6 +19,7 @@ BACKLOG = 4096
 _UNIX_MODE = 0o660
 _ACCEPTS_PER_TURN = 64
 _PAUSE_AFTER_ERROR = 0.1
+_NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 OnAccept = Callable[[socket.socket], None]
 
@@ -63,7 +64,7 @@ class Listener:
     def close(self) -> None:
         """Stop listening; new connections are refused by the kernel."""
         for sock in self._sockets:
-            if sock.fileno() >= 0:
+            if sock.fileno() >= 0 and self._on_accept is not None:
                 readiness().remove(sock.fileno())
             sock.close()
         if isinstance(self.address, Path) and self._bound_here:
@@ -102,8 +103,12 @@ def _bind(address: Address) -> list[socket.socket]:
         try:
             bound.append(_listening(socket.socket(family), (host, address.port)))
         except OSError as error:
+            if bound and error.errno in _NO_IPV6:
+                continue  # 127.0.0.1 is what most mean by localhost
+            for sock in bound:
+                sock.close()
             if bound:
-                continue  # no IPv6 on this host: 127.0.0.1 is what most mean by localhost
+                raise BindError(f"cannot listen on [{host}]:{address.port}: {_told(error)}") from error
             raise BindError(f"cannot listen on {address}: {_told(error)}") from error
     return bound
 

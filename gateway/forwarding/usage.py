@@ -1,5 +1,6 @@
 """What each consumer uses of a backend: connections, bytes, latency; bounded, however many there are."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from gateway.contracts import Relay
@@ -51,6 +52,50 @@ class Usage:
         self.ended_from_backend += relay.from_backend
 
 
+class Seat:
+    """One connection of one consumer, from its admission to its end.
+
+    Args:
+        live: Connections of each consumer, this one to be counted among them.
+        name: The consumer's.
+        usage: Where it is accounted for, which may be that of `OTHERS`.
+    """
+
+    def __init__(self, live: Counter[str], name: str, usage: Usage) -> None:
+        self.usage = usage
+        self._live = live
+        self._name = name
+        self._relay: Relay | None = None
+        self._taken = True
+        live[name] += 1
+        usage.total += 1
+        usage.waiting += 1
+
+    def join(self, relay: Relay) -> None:
+        """It waits no longer."""
+        self.usage.waiting -= 1
+        self.usage.relays.add(relay)
+        self._relay = relay
+
+    def give_up(self) -> None:
+        """It will not come to anything, unless it has."""
+        if self._relay is None and self._taken:
+            self.usage.waiting -= 1
+            self._leave()
+
+    def end(self) -> None:
+        """Its relay is over."""
+        if self._relay is not None and self._taken:
+            self.usage.ended(self._relay)
+            self._leave()
+
+    def _leave(self) -> None:
+        self._taken = False
+        self._live[self._name] -= 1
+        if not self._live[self._name]:
+            del self._live[self._name]
+
+
 class Ledger(dict[str, Usage]):
     """By the consumer's name.
 
@@ -61,6 +106,12 @@ class Ledger(dict[str, Usage]):
     def __init__(self, tap: MakeTap | None = None) -> None:
         super().__init__()
         self._tap = tap
+        self.live: Counter[str] = Counter()
+        """Connections now of each consumer, those too that are not told apart; nobody without one is in it."""
+
+    def admit(self, name: str, identifier: str) -> Seat:
+        """One more connection of a consumer's."""
+        return Seat(self.live, name, self.of(name, identifier))
 
     def of(self, name: str, identifier: str) -> Usage:
         """A consumer's; one that is gone makes room for another."""

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from gateway.cancelling import asked_to_end
 from gateway.contracts import Unit
 from gateway.supervision.backoff import RESTART, Backoff
 
@@ -49,10 +50,14 @@ class Supervisor:
             started = loop.time()
             try:
                 await unit.run(ready.set)
+            except asyncio.CancelledError:
+                if asked_to_end():
+                    raise
+                # Something that it waited for was cancelled: it would be gone for ever, and nobody would know.
+                log.exception("unit crashed", extra={"unit": name})
             except Exception:
                 log.exception("unit crashed", extra={"unit": name})
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
+                if asked_to_end():
                     return  # it was being stopped, and failed at that
             else:
                 log.warning("unit ended by itself", extra={"unit": name})

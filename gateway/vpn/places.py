@@ -1,12 +1,15 @@
 """Where a VPN's device is, and how sockets get there: a namespace of its own, or the host's, bound to the device."""
 
 import asyncio
+import errno
 import logging
+import os
 import secrets
 import socket
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from gateway.cancelling import asked_to_end
 from gateway.errors import TunnelError
 from gateway.vpn import devices
 from gateway.vpn.addressing import Addressing
@@ -79,7 +82,13 @@ class PrivatePlace:
 
     async def run(self, job: Callable[[], _T]) -> _T:
         """See `Place`."""
-        return await asyncio.wrap_future(self._namespace.submit(job))
+        future = self._namespace.submit(job)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if future.cancelled() and not asked_to_end():  # the namespace was closed before the job's turn came
+                raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from None
+            raise
 
     async def leave(self) -> None:
         """See `Place`."""

@@ -1,9 +1,11 @@
 """The plan and the reconciler on an engine in memory: never a foreign endpoint, always to where it should be."""
 
 import asyncio
+import ipaddress
 import random
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from gateway.contracts import Duration
 from gateway.docker import reconciler as reconciler_module
-from gateway.docker.consumers import Consumer, Directory
+from gateway.docker.consumers import Consumer, Directory, networks_of_sources
 from gateway.docker.ledger import Ledger
-from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
+from gateway.docker.model import ENCRYPTED, MTU, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.docker.plan import Action, Desired, Plan, Standing, Verb
 from gateway.docker.planning import plan
@@ -325,10 +328,31 @@ async def test_who_has_ended_is_nobody_also_for_those_who_are_told() -> None:
     assert directory.known("10.0.0.2") is None
     directory.renew((there,), time.monotonic() + 1, None)
     assert directory.known("10.0.0.2") is not None
-    # Only the networks that we are on can be where clients come from.
-    own = container("gateway-1", labels={}, endpoints={"other": EndpointInfo("o", "e", ("10.9.0.1",))})
-    directory.renew((there, own), time.monotonic() + 1, own.id)
-    assert directory.known("10.0.0.2") is None
+
+
+@pytest.mark.parametrize(
+    ("options", "own", "known"),
+    [
+        ({}, None, True),
+        ({"host": "tcp://127.0.0.1:2375"}, None, True),
+        ({}, {"endpoints": {"apps": EndpointInfo("n1", "e2", ("10.0.0.9",))}}, True),
+        ({}, {"network_mode": "host", "endpoints": {"host": EndpointInfo("h", "e")}}, True),
+        ({}, {"endpoints": {"other": EndpointInfo("o", "e", ("10.9.0.1",))}}, False),
+        ({"container": "gone"}, None, False),
+        ({"host": "tcp://engine:2375"}, None, False),
+        ({"host": "ssh://bastion/run/docker.sock"}, None, False),
+        ({"host": "tcp://127.0.0.1:2375", "via": "bastion"}, None, False),
+    ],
+)
+def test_only_addresses_that_clients_can_come_from_are_anybodys(
+    options: dict[str, Any], own: dict[str, Any] | None, known: bool
+) -> None:
+    there = container(endpoints={"apps": endpoint()})
+    gateway = (container("gateway-1", labels={}, **own),) if own else ()
+    observed = Observed((there, *gateway), own=gateway[0].id if gateway else None)
+    directory = Directory(lambda: None)
+    directory.renew(observed.containers, 1.0, networks_of_sources(observed, DockerOptions(**options)))
+    assert (directory.known("10.0.0.2") is not None) is known
 
 
 def test_a_volume_and_a_network_of_one_name_wait_for_themselves_only() -> None:
@@ -337,10 +361,67 @@ def test_a_volume_and_a_network_of_one_name_wait_for_themselves_only() -> None:
 
 
 def test_a_free_range_is_chosen() -> None:
-    taken = [NetworkInfo("a", "a", "bridge", "local", attachable=False, subnets=("10.201.0.0/22", "10.201.5.0/24"))]
-    assert choose_subnet(taken) == "10.201.8.0/22"
-    everything = NetworkInfo("a", "a", "bridge", "local", attachable=False, subnets=("10.0.0.0/8",))
-    assert choose_subnet([everything]) is None
+    assert choose_subnet(["10.201.0.0/22", "10.201.5.0/24"]) == "10.201.8.0/22"
+    assert choose_subnet(["10.0.0.0/8"]) is None
+
+
+async def test_the_brake_holds_over_many_rounds(tmp_path: Path) -> None:
+    engine = FakeEngine(random.Random(1))
+    network = engine.add_network("apps")
+    there = [engine.add_container(f"c{at}", {}) for at in range(25)]
+    for each in there:
+        engine.join(each, network, ["gw-owner-site-a"], foreign=False)
+    want = desired(max_detaches=3, resync=Duration(0.3))
+    ledger = Ledger(tmp_path)
+    ledger.adopt({(each.id, "apps") for each in there})
+    reconciler = Reconciler(want.options, lambda: want, lambda _: None, tmp_path)
+    settled, _ = await reconciler.settle(engine)  # type: ignore[arg-type]
+    assert (len(settled.actions), settled.postponed) == (3, 22)
+    wake, made_now = await reconciler.cycle(engine)  # type: ignore[arg-type]
+    assert (made_now, 0 < wake <= 0.3) == ([], True)
+    await asyncio.sleep(0.35)
+    _, made_now = await reconciler.cycle(engine)  # type: ignore[arg-type]
+    assert len(made_now) == 3
+
+
+async def test_what_was_refused_is_not_told_as_done_nor_is_what_needs_it(tmp_path: Path) -> None:
+    class Refusing(FakeEngine):
+        async def post(self, path: str, body: Any = None, **params: Any) -> Any:
+            if path == "networks/create":
+                raise EngineError(Kind.FORBIDDEN, "Pool overlaps with other one")
+            return await super().post(path, body, **params)
+
+    engine = Refusing(random.Random(1))
+    engine.add_container("web", OPT_IN)
+    reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
+    settled, refused = await reconciler.settle(engine)  # type: ignore[arg-type]
+    assert settled.actions == ()
+    assert refused == ["apps: Pool overlaps with other one"]
+    assert engine.writes == []
+
+
+def test_networks_made_at_once_have_ranges_of_their_own() -> None:
+    found = plan(desired(networks={"a": NetworkOptions(), "b": NetworkOptions()}), Observed(()), NOTHING)
+    ranges = [action.body["IPAM"]["Config"][0]["Subnet"] for action in found.actions]
+    assert ranges == ["10.201.0.0/22", "10.201.4.0/22"]
+
+
+def test_what_a_network_of_somebody_else_lacks_is_told() -> None:
+    asked = NetworkOptions(
+        driver="overlay", internal=True, encrypted=True, mtu=1400, subnet=ipaddress.ip_network("10.9.0.0/24")
+    )
+    there = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, subnets=("10.8.0.0/24",))
+
+    def told(network: NetworkInfo) -> list[str]:
+        found = plan(desired(networks={"apps": asked}), Observed((), (network,)), NOTHING).warnings
+        return [line for line in found if line.startswith("network apps is not ours, and ")]
+
+    for line, word in zip(told(there), ("its driver is", "internal", "its addresses", "its MTU"), strict=True):
+        assert word in line
+    overlay = replace(there, driver="overlay", internal=True, subnets=("10.9.0.0/24",), options={MTU: "1400"})
+    (line,) = told(overlay)
+    assert "it is not encrypted" in line
+    assert told(replace(overlay, options={MTU: "1400", ENCRYPTED: ""})) == []
 
 
 def test_the_ledger_outlives_us_and_a_broken_one_detaches_nothing(tmp_path: Path) -> None:

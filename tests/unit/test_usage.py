@@ -1,9 +1,20 @@
 """Whose traffic is counted where, once there are more consumers than are told apart."""
 
+import asyncio
+import socket
 from collections.abc import Callable
+from typing import Any
 
+import pytest
+
+from gateway.contracts import Endpoint, Link
+from gateway.forwarding.admission import Admission, Refusal
+from gateway.forwarding.dialler import Route
+from gateway.forwarding.forward import Forward
+from gateway.forwarding.listener import Listener
 from gateway.forwarding.usage import MOST, OTHERS, Ledger
-from gateway.measure import Tap
+from gateway.measure import Histogram, Tap
+from gateway.relay.readiness import RelayLoop
 
 
 def no_tap(_found: Callable[[float], None]) -> Tap:
@@ -27,3 +38,57 @@ def test_the_relays_of_others_are_still_counted_after_one_more_joined_them() -> 
     others = ledger[OTHERS].latency
     assert "c0" not in ledger
     assert (others.count, others.sum, others.tap) == (2, 0.75, no_tap)
+
+
+def test_the_quota_of_one_is_its_own_also_where_it_is_not_told_apart() -> None:
+    ledger = Ledger()
+    for number in range(MOST):
+        ledger.admit(f"c{number}", "")
+    seats = [ledger.admit(f"late{number}", "") for number in range(3)]
+    assert ledger[OTHERS].active == 3
+    assert [ledger.live[f"late{number}"] for number in range(3)] == [1, 1, 1]
+    seats[0].give_up()
+    seats[0].give_up()
+    assert (ledger[OTHERS].active, ledger.live["late0"], "late0" in ledger.live) == (2, 0, False)
+
+
+@pytest.mark.timeout(20)
+def test_a_burst_does_not_get_past_the_quota() -> None:
+    class Nowhere:
+        """A path that is never there: clients are held."""
+
+        name = "nowhere"
+        link: Link | None = None
+        channel_open = Histogram()
+
+        async def wait_link(self) -> Any:
+            await asyncio.Event().wait()
+
+        def describe(self) -> str:
+            return "nowhere"
+
+    async def burst() -> None:
+        bound = socket.create_server(("127.0.0.1", 0), backlog=100)
+        bound.setblocking(False)
+        port = bound.getsockname()[1]
+        listener = Listener(Endpoint("127.0.0.1", port), [bound])
+        route = Route(Nowhere(), lambda: [Endpoint("x", 1)], lambda _: None, 30)
+        forward = Forward("b", [listener], Admission("b", per_consumer=5, max_connections=1000), route)
+        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
+        serving = asyncio.ensure_future(forward.run(lambda: None))
+        try:
+            while forward.accepted < 60:
+                await asyncio.sleep(0.01)
+            assert (forward.active, dict(forward.rejected)) == (5, {Refusal.CONSUMER_QUOTA: 55})
+            assert forward.consumers["127.0.0.1"].active == 5
+        finally:
+            serving.cancel()
+            await asyncio.wait({serving})
+            listener.close()
+            for client in clients:
+                client.close()
+        assert not forward.consumers.live
+        assert forward.consumers["127.0.0.1"].active == 0
+
+    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+        runner.run(burst())

@@ -13,18 +13,22 @@ def attach(draft: Draft) -> None:
             _attachment(draft, container, name, aliases)
 
 
-def detach(draft: Draft) -> int:
-    """Endpoints of ours that nobody wants any more; at most so many at once."""
-    unwanted = [
-        Action(Verb.DISCONNECT, name, endpoint.network_id, container.name, container.id, why="nothing asks for it")
-        for container in draft.observed.containers
-        for name, endpoint in container.endpoints.items()
-        if _is_our_endpoint(draft, container, name, endpoint)
-        and name not in _quietly_wanted(draft, container)
-        and not _may_be_ourselves(draft, endpoint)
-    ]
-    draft.actions += unwanted[: draft.options.max_detaches]
-    return len(unwanted) - len(unwanted[: draft.options.max_detaches])
+def detach(draft: Draft) -> None:
+    """Endpoints of ours that nobody wants any more."""
+    for container in draft.observed.containers:
+        for name, endpoint in container.endpoints.items():
+            if (
+                _is_our_endpoint(draft, container, name, endpoint)
+                and name not in _quietly_wanted(draft, container)
+                and not _may_be_ourselves(draft, endpoint)
+                and draft.may_detach()
+            ):
+                draft.actions.append(
+                    Action(
+                        Verb.DISCONNECT, name, endpoint.network_id, container.name, container.id,
+                        why="nothing asks for it", detaches=1,
+                    )
+                )  # fmt: skip
 
 
 def _wanted(draft: Draft, container: Container) -> dict[str, tuple[str, ...]]:

@@ -3,12 +3,12 @@
 import hashlib
 import ipaddress
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 from gateway.docker import labels
-from gateway.docker.model import NetworkInfo
+from gateway.docker.model import ENCRYPTED, MTU, NetworkInfo
 from gateway.docker.options import NetworkOptions
 from gateway.docker.plan import Action, Verb
 from gateway.docker.planning.draft import Draft
@@ -44,9 +44,9 @@ def _spec_hash(options: NetworkOptions, driver: str) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def choose_subnet(networks: Iterable[NetworkInfo]) -> str | None:
-    """A free range for a new network; None when all are taken."""
-    taken = [ipaddress.ip_network(subnet, strict=False) for network in networks for subnet in network.subnets]
+def choose_subnet(subnets: Iterable[str]) -> str | None:
+    """A free range for a new network, beside those; None when all are taken."""
+    taken = [ipaddress.ip_network(subnet, strict=False) for subnet in subnets]
     for subnet in _POOL.subnets(new_prefix=_SUBNET_BITS):
         if not any(subnet.version == other.version and subnet.overlaps(other) for other in taken):
             return str(subnet)
@@ -60,18 +60,24 @@ def _network(draft: Draft, name: str, options: NetworkOptions) -> None:
     if options.subnet is not None and options.subnet.version == 4 and options.subnet.prefixlen < _WIDE:
         draft.warnings.append(f"network {name}: {options.subnet} is wider than a /{_WIDE}: overlays get slow")
     if there is not None:
-        if draft.is_ours(there.labels) and there.labels.get(draft.label(labels.SPEC_HASH)) != digest:
+        if not draft.is_ours(there.labels):
+            draft.warnings += [
+                f"network {name} is not ours, and {differs}: change the configuration, or make the network anew"
+                for differs in _differences(options, there)
+            ]
+        elif there.labels.get(draft.label(labels.SPEC_HASH)) != digest:
             draft.warnings.append(
                 f"network {name} was made from other options: remove it when nothing is attached; it is made anew"
             )
         return
     if not options.create or (driver == "overlay" and not draft.observed.swarm.leader):
         return
-    subnet = str(options.subnet) if options.subnet else choose_subnet(draft.observed.networks)
+    subnet = str(options.subnet) if options.subnet else choose_subnet(draft.subnets)
     if subnet is None:
         draft.warnings.append(f"network {name}: every /{_SUBNET_BITS} of {_POOL} is taken: set its subnet")
         return
     draft.creatable.add(name)
+    draft.subnets.append(subnet)
     draft.actions.append(
         Action(
             Verb.CREATE_NETWORK, name, why="it is missing", body=_spec(draft, name, options, driver, subnet, digest)
@@ -79,12 +85,26 @@ def _network(draft: Draft, name: str, options: NetworkOptions) -> None:
     )
 
 
+def _differences(options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
+    """What somebody else's network lacks of what is asked for; it may well be more than that."""
+    if options.driver not in ("auto", there.driver):
+        yield f"its driver is {there.driver} instead of {options.driver}"
+    if options.internal and not there.internal:
+        yield "it is not internal: containers have a way out through it"
+    if options.encrypted and there.driver == "overlay" and ENCRYPTED not in there.options:
+        yield "it is not encrypted between nodes"
+    if options.subnet is not None and there.subnets and str(options.subnet) not in there.subnets:
+        yield f"its addresses are {', '.join(there.subnets)} instead of {options.subnet}"
+    if options.mtu is not None and there.options.get(MTU) != str(options.mtu):
+        yield f"its MTU is {there.options.get(MTU, 'of its driver')} instead of {options.mtu}"
+
+
 def _spec(draft: Draft, name: str, options: NetworkOptions, driver: str, subnet: str, digest: str) -> dict[str, Any]:
     driver_options = {}
     if options.mtu is not None:
-        driver_options["com.docker.network.driver.mtu"] = str(options.mtu)
+        driver_options[MTU] = str(options.mtu)
     if options.encrypted and driver == "overlay":
-        driver_options["encrypted"] = ""
+        driver_options[ENCRYPTED] = ""
     return {
         "Name": name,
         "Driver": driver,

@@ -11,13 +11,11 @@ from gateway.docker.trouble import Blocked
 
 def update_services(draft: Draft) -> None:
     """Every service whose networks are not those that it should have."""
-    detached = 0
     for service in draft.observed.services:
         networks, wanted = _attached(draft, service)
         for network_id, aliases in service.networks.items():
             gone = draft.desired.mark in aliases and network_id not in wanted
-            if gone and detached < draft.options.max_detaches:
-                detached += 1
+            if gone and draft.may_detach():
                 del networks[network_id]
         _update(draft, service, networks)
 
@@ -67,6 +65,7 @@ def _update(draft: Draft, service: Service, networks: Mapping[str, frozenset[str
             Action(
                 Verb.UPDATE_SERVICE, name, changed[0], f"service {service.name}", service.id,
                 why="its networks change", body=_with_networks(service.spec, networks), version=service.version,
+                detaches=len(service.networks.keys() - networks.keys()),
             )
         )  # fmt: skip
 
