@@ -5,7 +5,7 @@ import errno
 import socket
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,24 @@ def add_wireguard(name: str) -> bool:
                 return False
             raise
     return True
+
+
+def remove_abandoned(kind: str, prefix: str, is_claimed: Callable[[str], bool]) -> None:
+    """Remove the devices of gateways that were killed: the kernel keeps one, with its keys, until somebody does.
+
+    Args:
+        kind: The kernel's name for their kind.
+        prefix: What their names begin with; only we call any so.
+        is_claimed: Tells whether a gateway that lives has one.
+    """
+    with _netlink() as netlink:
+        for link in netlink.get_links():
+            name = link.get_attr("IFLA_IFNAME")
+            if name.startswith(prefix) and link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") == kind:
+                if is_claimed(name):
+                    continue
+                with _gone_already():
+                    netlink.link("del", index=link["index"])
 
 
 def remove(name: str) -> None:

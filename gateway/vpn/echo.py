@@ -7,6 +7,7 @@ import secrets
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable
 from itertools import count
 
@@ -19,6 +20,8 @@ _MOST = 4
 _V4 = (socket.AF_INET, socket.IPPROTO_ICMP, 8, 0)
 _V6 = (socket.AF_INET6, socket.IPPROTO_ICMPV6, 128, 129)
 _REMEMBER = 64
+_DOUBTED_AFTER = 3
+"""Requests without an answer, while something else came through."""
 
 
 class Echo:
@@ -33,6 +36,8 @@ class Echo:
         self._place = place
         self._heard = heard
         self._known: dict[Address, bool] = {}
+        self._unanswered: Counter[Address] = Counter()
+        """Requests since the last answer."""
         self._sockets: dict[int, socket.socket] = {}
         self._sent: dict[int, tuple[Address, float]] = {}
         self._numbers = count(1)
@@ -45,15 +50,26 @@ class Echo:
             return
         self._known[address] = False
         for old in [each for each, answers in self._known.items() if not answers][:-_MOST]:
-            del self._known[old]
+            self._forget(old)
         for old in [each for each, answers in self._known.items() if answers][:-_MOST]:
-            del self._known[old]
+            self._forget(old)
+
+    def _forget(self, address: Address) -> None:
+        del self._known[address]
+        del self._unanswered[address]
 
     def ask(self) -> bool:
         """Send a request to each; says whether one of them has answered before, so that an answer is due."""
         for address in self._known:
             self._send(address)
+            self._unanswered[address] += 1
         return any(self._known.values())
+
+    def doubt_the_silent(self) -> None:
+        """Something else came through: who does not answer now is switched off, and says nothing of the VPN."""
+        for address, requests in self._unanswered.items():
+            if requests >= _DOUBTED_AFTER and self._known.get(address):
+                self._known[address] = False
 
     def _send(self, address: Address) -> None:
         family, protocol, request, _ = _V4 if address.version == 4 else _V6
@@ -109,6 +125,7 @@ class Echo:
                 address, sent = self._sent.pop(int.from_bytes(packet[6:8], "big"), (None, 0.0))
                 if address in self._known:
                     self._known[address] = True
+                    self._unanswered[address] = 0
                     self._heard(time.monotonic() - sent)
 
     def close(self) -> None:

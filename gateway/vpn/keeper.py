@@ -68,8 +68,9 @@ class Keeper:
                 self._link.vitals.hear(now)  # it was we who slept
             vitals = self._link.vitals
             received = await self._received()
-            if self._connected:  # what is said to connect anew is no sign of life
-                vitals.count(received, now)
+            # What is said to connect anew is no sign of life.
+            if self._connected and vitals.count(received, now):
+                self._link.doubt_the_silent()
             quiet = now - vitals.heard >= _ASK
             if (quiet and now - asked >= _ASK) or now - asked >= _RTT:
                 asked = now

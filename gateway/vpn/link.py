@@ -89,6 +89,10 @@ class VpnLink:
         if self._echo.ask():
             self.vitals.ask_echo(time.monotonic())
 
+    def doubt_the_silent(self) -> None:
+        """Something came through: see `gateway.vpn.echo.Echo`."""
+        self._echo.doubt_the_silent()
+
     def _answered(self, seconds: float) -> None:
         self._rtt = seconds
         self.vitals.hear(time.monotonic())

@@ -23,7 +23,12 @@ _T = TypeVar("_T")
 
 def device_name(letter: str) -> str:
     """A new name for a device of ours; `letter` tells its kind."""
-    return f"gw{letter}-{secrets.token_hex(4)}"
+    return device_prefix(letter) + secrets.token_hex(4)
+
+
+def device_prefix(letter: str) -> str:
+    """What the names of our devices of that kind begin with."""
+    return f"gw{letter}-"
 
 
 def place_for(isolation: Isolation, device: str) -> "Place":

@@ -62,11 +62,13 @@ class Vitals:
         self._echo_asked = self._dial_asked = None
         self._nudged = 0.0
 
-    def count(self, received: int, now: float) -> None:
-        """So many bytes have been received in all; fewer than before: the count began anew."""
-        if received > self._received:
+    def count(self, received: int, now: float) -> bool:
+        """So many bytes have been received in all; fewer than before: the count began anew. Says whether any came."""
+        came = received > self._received
+        if came:
             self.hear(now)
         self._received = received
+        return came
 
     def ask_echo(self, now: float) -> None:
         """Somebody was asked who has answered before."""

@@ -18,8 +18,9 @@ from gateway.relay.resolver import resolve
 from gateway.vpn import devices, leftovers
 from gateway.vpn.addressing import Addressing, probable_peers
 from gateway.vpn.child import Child, program
+from gateway.vpn.claims import Claim, is_claimed
 from gateway.vpn.options import WireGuardOptions
-from gateway.vpn.places import Place
+from gateway.vpn.places import Place, device_prefix
 from gateway.vpn.wireguard_file import DeviceFile, Vital, for_wg, key_of, read, read_dump
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 _WG_TIMEOUT = 5.0
 _SOCKETS = Path("/var/run/wireguard")
 """Where wireguard-go listens (its README)."""
+_PREFIX = device_prefix("w")
 _APPEARS = 5.0
 _POLL = 0.05
 _LOOK_UP = 4.0
@@ -85,6 +87,7 @@ class WireGuard:
         self._adopted = False
         self._last_words = ""
         self._endpoints: dict[str, str] = {}
+        self._claim: Claim | None = None
         self.kernel = False
         self.server = ""
 
@@ -98,7 +101,7 @@ class WireGuard:
             raise TunnelError(Reason.PROTOCOL, "wg is not installed: install the package wireguard-tools", fatal=True)
         for key in self._file.left_out:
             log.warning("%s: %s is left out: the gateway sets up the device itself", self._options.config, key)
-        self.kernel = await asyncio.to_thread(devices.add_wireguard, self._device)
+        await self._make()
         if not self.kernel:
             await self._start_child()
         wanted = self._addressing()
@@ -107,13 +110,24 @@ class WireGuard:
         await self.configure()
         return wanted
 
+    async def _make(self) -> None:
+        """Have the kernel make the device, if it can."""
+        self._claim = Claim(self._device)
+        await asyncio.to_thread(devices.remove_abandoned, "wireguard", _PREFIX, is_claimed)
+        made = asyncio.ensure_future(asyncio.to_thread(devices.add_wireguard, self._device))
+        try:
+            self.kernel = await asyncio.shield(made)
+        except asyncio.CancelledError:
+            self.kernel = await made  # so that `stop` knows of it; takes a moment
+            raise
+
     async def _start_child(self) -> None:
         try:
             await asyncio.to_thread(_be_writable, _SOCKETS)
         except OSError as error:
             told = f"{error}: wireguard-go has its socket there, so it must be writable (mount a tmpfs)"
             raise TunnelError(Reason.PERMISSION, told, fatal=True) from error
-        leftovers.sweep_sockets(_SOCKETS, "gww-*.sock")
+        leftovers.sweep_sockets(_SOCKETS, f"{_PREFIX}*.sock")
         self._child = await Child.start(
             ["wireguard-go", "-f", self._device], "wireguard-go", self._printed, {"LOG_LEVEL": "error"}
         )
@@ -247,6 +261,8 @@ class WireGuard:
                     await asyncio.to_thread(devices.remove, self._device)
             except TunnelError as error:
                 log.warning("the device %s is not removed: %s", self._device, error.detail)
+        if self._claim is not None:
+            self._claim.close()
 
 
 async def _address(endpoint: str) -> str:

@@ -28,6 +28,8 @@ from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.vpn import devices
 from gateway.vpn.addressing import Addressing
+from gateway.vpn.claims import Claim, is_claimed
+from gateway.vpn.namespace import Namespace
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(120)]
 
@@ -462,6 +464,32 @@ def _of_one_table() -> tuple[str, str]:
 
 
 # What goes wrong.
+
+
+def test_the_device_of_a_gateway_that_was_killed_is_removed_and_no_other() -> None:
+    """With devices of another kind: the kernel here has no WireGuard."""
+    place = Namespace()
+    try:
+
+        def prepare() -> list[Claim]:
+            for name in ("gww-dead", "gww-alive", "other"):
+                run(f"ip link add {name} type veth peer name p-{name}")
+            run("ip tuntap add gww-kind mode tun")
+            return [Claim("gww-alive")]
+
+        def there() -> set[str]:
+            devices.remove_abandoned("veth", "gww-", is_claimed)
+            return {line.split()[0].partition("@")[0] for line in run("ip -br link").splitlines()}
+
+        (claim,) = place.submit(prepare).result(20)
+        with pytest.raises(OSError, match="in use"):
+            place.submit(lambda: Claim("gww-alive")).result(20)
+        assert place.submit(there).result(20) >= {"gww-alive", "other", "gww-kind"}
+        assert "gww-dead" not in place.submit(there).result(20)
+        claim.close()
+        assert "gww-alive" not in place.submit(there).result(20)
+    finally:
+        place.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)

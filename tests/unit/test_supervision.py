@@ -129,3 +129,22 @@ async def test_a_crashed_unit_is_started_again_and_takes_nobody_along() -> None:
         await until(lambda: runs == 3)
         assert not steady.cancelled
     assert steady.cancelled
+
+
+async def test_a_unit_that_waited_for_something_cancelled_is_started_again() -> None:
+    class Waiting:
+        runs = 0
+
+        async def run(self, ready: Callable[[], None]) -> None:
+            self.runs += 1
+            if self.runs == 1:
+                gone = asyncio.get_running_loop().create_future()
+                gone.cancel()
+                await gone
+            ready()
+            await asyncio.Event().wait()
+
+    unit = Waiting()
+    async with supervise() as units:
+        await asyncio.wait_for(units.start("waiting", unit).wait(), 2)
+    assert unit.runs == 2
