@@ -92,6 +92,20 @@ class Postgres:
                 connection.execute("INSERT INTO reports (title) VALUES ('sales'), ('stock')")
         return self
 
+    def standby(self, folder: Path) -> "Postgres":
+        """Another one that follows this one, started."""
+        other = Postgres(folder)
+        other.password, other.check_password = self.password, self.check_password
+        other._superuser_password = self._superuser_password
+        login = folder / "login"
+        login.touch(0o600)
+        login.write_text(f"127.0.0.1:{self.port}:*:postgres:{self._superuser_password}\n")
+        if os.geteuid() == 0:
+            run(["chown", _OWNER, str(login)])
+        run([_program("pg_basebackup") or "", "-D", f"{folder}/data", "-R", "-X", "stream", "-c", "fast",
+             "-d", f"host=127.0.0.1 port={self.port} user=postgres passfile={login}"], user=_OWNER)  # fmt: skip
+        return other.start()
+
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:
         """End it: SIGINT is PostgreSQL's fast shutdown, SIGQUIT its immediate one."""
         self._process.stop(number)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -362,6 +363,32 @@ async def test_postgres_replica_lag(rig_folder: Path, shared_postgres: Postgres)
     for lag in ("11", None):
         with pytest.raises(Exception, match="behind its primary"):
             backend._judge(["t", "on", "17", lag, "t"])
+
+
+async def test_a_postgres_standby_that_is_cut_off_does_not_pass_for_one_that_keeps_up(
+    rig_folder: Path, shared_postgres: Postgres
+) -> None:
+    standby = shared_postgres.standby(rig_folder / "standby")
+    try:
+        check = DatabaseCheck(user=standby.check_user, password=Secret(standby.check_password), max_lag=Duration(1.0))
+        backend = PostgresBackend(NoOptions(), replace(check, database="postgres"))
+
+        async def until(condition: Callable[[Result], bool]) -> Result:
+            async with asyncio.timeout(20):
+                while not condition(result := await probe(backend, standby.port)):
+                    await asyncio.sleep(0.1)
+            return result
+
+        up = await until(lambda result: result.state is State.UP)
+        assert up.finding is not None
+        assert (up.finding.role, up.finding.lag) == ("replica", 0)
+        await asyncio.sleep(1.5)  # a primary that writes nothing leaves nobody behind
+        assert (await probe(backend, standby.port)).state is State.UP
+        standby.execute("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
+        down = await until(lambda result: result.state is State.DOWN)
+        assert (down.reason, "behind its primary" in down.detail) == (Reason.LAG, True)
+    finally:
+        standby.stop()
 
 
 # NFS.

@@ -1,0 +1,69 @@
+"""What a MySQL's own words about its replication make of it."""
+
+from typing import Any
+
+import pytest
+
+from gateway.backends.mysql import _ask_role
+from gateway.errors import ProbeError, Reason
+
+STOPPED = {"Seconds_Behind_Source": None, "Last_IO_Error": "error connecting to source"}
+
+
+class Server:
+    """Answers as PyMySQL's connection and cursor do."""
+
+    def __init__(self, *, read_only: bool, replication: dict[str, Any] | None) -> None:
+        self._rows = {"SELECT": {"read_only": int(read_only), "server_id": 1, "version": "8.4"}, "SHOW": replication}
+        self._asked = ""
+
+    def cursor(self, _kind: object) -> "Server":
+        return self
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is to be closed."""
+
+    def execute(self, statement: str) -> None:
+        self._asked = statement.split()[0]
+
+    def fetchone(self) -> dict[str, Any] | None:
+        return self._rows[self._asked]
+
+
+@pytest.mark.parametrize(
+    ("read_only", "replication", "role"),
+    [
+        (False, None, "primary"),
+        (True, None, "replica"),
+        (True, {"Seconds_Behind_Source": 0}, "replica"),
+        (False, {"Seconds_Behind_Source": 0}, "replica"),
+        (False, {"Seconds_Behind_Master": 3}, "replica"),
+    ],
+)
+def test_only_who_takes_writes_and_follows_nobody_is_the_primary(
+    read_only: bool, replication: dict[str, Any] | None, role: str
+) -> None:
+    found = _ask_role(Server(read_only=read_only, replication=replication), 10.0)  # type: ignore[arg-type]
+    assert (found.role, found.read_only, found.degraded) == (role, read_only, None)
+
+
+def test_one_that_takes_writes_does_not_fall_with_the_other() -> None:
+    found = _ask_role(Server(read_only=False, replication=STOPPED), None)  # type: ignore[arg-type]
+    assert found.role == "replica"
+    assert found.degraded is not None
+    assert found.degraded[0] is Reason.LAG
+
+
+@pytest.mark.parametrize(("read_only", "max_lag"), [(True, None), (True, 10.0), (False, 10.0)])
+def test_a_replica_that_has_stopped_is_down(read_only: bool, max_lag: float | None) -> None:
+    with pytest.raises(ProbeError, match="error connecting to source") as caught:
+        _ask_role(Server(read_only=read_only, replication=STOPPED), max_lag)  # type: ignore[arg-type]
+    assert caught.value.reason is Reason.LAG
+
+
+def test_a_replica_too_far_behind_is_down() -> None:
+    with pytest.raises(ProbeError, match="12 s behind its source"):
+        _ask_role(Server(read_only=True, replication={"Seconds_Behind_Source": 12}), 10.0)  # type: ignore[arg-type]
