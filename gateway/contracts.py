@@ -1,6 +1,7 @@
 """The nouns that the rooms share: a link, a tunnel, a backend, a unit. Standard library only."""
 
 import asyncio
+import errno
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -65,10 +66,13 @@ class Secret:
         """The secret.
 
         Raises:
-            OSError: The file cannot be read.
+            OSError: The file cannot be read, or is no text.
         """
         if self.path is not None:
-            return self.path.read_text().removesuffix("\n").removesuffix("\r")
+            try:
+                return self.path.read_text().removesuffix("\n").removesuffix("\r")
+            except UnicodeDecodeError as error:
+                raise OSError(errno.EILSEQ, "is no text in UTF-8", str(self.path)) from error
         return self._value or ""
 
     def __repr__(self) -> str:

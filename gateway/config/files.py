@@ -17,7 +17,11 @@ def files_of(options: Any) -> set[Path]:
 
 def check_files(config: Config) -> list[Problem]:
     """What is wrong with the files; a running service tells the same, tunnel by tunnel, and keeps the rest up."""
-    problems = []
+    problems = [
+        Problem(_place(config, where, where), where, trouble)
+        for where, path in _paths(config.docker.tls if config.docker else None, "docker.tls")
+        if (trouble := _trouble(path))
+    ]
     for section, specs in (("tunnels", config.tunnels), ("backends", config.backends)):
         for name, spec in specs.items():
             key = f"{section}.{name}"

@@ -28,6 +28,10 @@ def check_rules(config: Config, root: Table, problems: list[Problem]) -> None:
                 problems.append(Problem(_place(root, section, name, "via"), f"{section}.{name}.via", message))
     _check_loops(vias, root, problems)
     _check_listeners(config, root, problems)
+    try:
+        values.unix_path(config.ops.admin_socket)
+    except ValueError as error:
+        problems.append(Problem(_place(root, "ops", "admin_socket"), "ops.admin_socket", str(error)))
     _check_specs(config, root, problems)
     for name, key, message in volume_problems(config):
         place = _place(root, "backends", name, *key.split("."))

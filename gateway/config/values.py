@@ -85,10 +85,7 @@ def endpoint(text: str, default_port: int = 0) -> Endpoint:
 def listener(text: str) -> Endpoint | Path:
     """`address:port` or the path of a unix socket."""
     if text.startswith(("/", "unix:")):
-        path = Path(text.removeprefix("unix://").removeprefix("unix:"))
-        if len(str(path).encode()) > _MAX_UNIX_PATH:
-            raise ValueError(f"{text!r} is longer than the {_MAX_UNIX_PATH} bytes that a unix socket's path may have")
-        return path
+        return unix_path(Path(text.removeprefix("unix://").removeprefix("unix:")))
     match = re.fullmatch(r":?(\d+)", text)
     found = Endpoint("0.0.0.0", int(match[1])) if match else endpoint(text)  # noqa: S104 - as it was written
     try:
@@ -99,6 +96,13 @@ def listener(text: str) -> Endpoint | Path:
     if found.port > _MAX_PORT or found.port == 0:
         raise ValueError(f"{text!r} needs a port from 1 to {_MAX_PORT}")
     return found
+
+
+def unix_path(path: Path) -> Path:
+    """The path, if a unix socket can have it."""
+    if len(bytes(path)) > _MAX_UNIX_PATH:
+        raise ValueError(f"{path} is longer than the {_MAX_UNIX_PATH} bytes that a unix socket's path may have")
+    return path
 
 
 def network(text: str) -> Network:

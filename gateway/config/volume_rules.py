@@ -1,12 +1,12 @@
 """The rules of `volume`: what Docker and mount(2) would refuse, or take for something else."""
 
-import ipaddress
 import re
 from collections.abc import Iterator
 
 from gateway.backends.common.volume import VolumeOptions
 from gateway.config.model import BackendSpec, Config
 from gateway.contracts import Endpoint
+from gateway.relay.resolver import is_address
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 """What Docker takes for the name of a volume."""
@@ -38,7 +38,7 @@ def _of_volume(spec: BackendSpec, volume: VolumeOptions) -> Iterator[tuple[str, 
         yield "volume.name", f"{volume.name!r} is no name of a volume: letters, digits and _.-, two at least"
     if spec.listen and not any(isinstance(address, Endpoint) for address in spec.listen):
         yield "listen", "a kernel mounts from an address: listen on one beside the unix socket, or leave listen out"
-    if volume.address is not None and not _is_address(volume.address):
+    if volume.address is not None and not is_address(volume.address):
         yield (
             "volume.address",
             f"{volume.address!r} is no IP address, and the engine resolves names in a network of its own",
@@ -67,11 +67,3 @@ def _of_option(spec: BackendSpec, option: str) -> str | None:
     if key in _SECRET:
         return f"{key}: everybody may see a volume's options: mount on the host, and bind that"
     return None
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

@@ -211,14 +211,16 @@ def _connector(options: DockerOptions, link_of: Callable[[str], Link | None]) ->
 
 def _tls(options: DockerOptions) -> ssl.SSLContext | None:
     tls = options.tls
-    if tls.ca_file is None:
+    if not tls.any:
         return None
     try:
-        context = ssl.create_default_context(cafile=str(tls.ca_file))
+        # Without a file of its own, the authorities that this host trusts.
+        context = ssl.create_default_context(cafile=str(tls.ca_file) if tls.ca_file else None)
         if tls.cert_file is not None:
             context.load_cert_chain(tls.cert_file, tls.key_file)
-    except OSError as error:
-        raise EngineError(Kind.FAILED, f"docker.tls: {error}") from error
+    except OSError as error:  # ssl names no file
+        files = ", ".join(str(path) for path in (tls.ca_file, tls.cert_file, tls.key_file) if path)
+        raise EngineError(Kind.FAILED, f"docker.tls ({files}): {error.strerror or error}") from error
     return context
 
 

@@ -12,10 +12,10 @@ Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True)
 class DockerTls:
-    """Certificates for a `tcp://` engine.
+    """Certificates for a `tcp://` engine; none at all: no TLS.
 
     Args:
-        ca_file: The authority that signed the engine's certificate; absent: no TLS.
+        ca_file: The authority that signed the engine's certificate; absent: those that this host trusts.
         cert_file: Our certificate.
         key_file: Its private key.
     """
@@ -23,6 +23,11 @@ class DockerTls:
     ca_file: Path | None = None
     cert_file: Path | None = None
     key_file: Path | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether there is one, so that TLS is spoken."""
+        return self != DockerTls()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ takes one thread, and nothing else waits for these.
 """
 
 import asyncio
+import ipaddress
 import random
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,15 @@ _THREADS = ThreadPoolExecutor(64, thread_name_prefix="resolver")
 Addresses = list[Any]
 """What `socket.getaddrinfo` gives."""
 _in_flight: dict[tuple[asyncio.AbstractEventLoop, Endpoint], asyncio.Future[Addresses]] = {}
+
+
+def is_address(host: str) -> bool:
+    """Whether it is an IP address, perhaps with a zone (RFC 4007), rather than a name."""
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 async def resolve(to: Endpoint) -> Addresses:

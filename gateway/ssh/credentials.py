@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import asyncssh
@@ -62,12 +63,22 @@ def load_keys(options: SshOptions) -> list[Any]:
             hint = "" if passphrase else " (an encrypted key needs passphrase_file)"
             raise TunnelError(Reason.AUTH, f"{path}: {told(error)}{hint}", fatal=True) from error
     if options.certificate_files:
+        certificates = [each for path in options.certificate_files for each in _certificates(path)]
         try:
-            certificates = asyncssh.load_certificates([str(path) for path in options.certificate_files])
             keys = list(asyncssh.load_keypairs(keys, passphrase, certificates))
         except (asyncssh.KeyImportError, OSError, ValueError) as error:
             raise TunnelError(Reason.AUTH, f"certificate_files: {error}", fatal=True) from error
     return keys
+
+
+def _certificates(path: Path) -> Sequence[Any]:
+    try:
+        found = asyncssh.load_certificates(str(path))
+    except (asyncssh.KeyImportError, OSError, ValueError) as error:
+        raise TunnelError(Reason.AUTH, f"{path}: {told(error)}", fatal=True) from error
+    if not found:
+        raise TunnelError(Reason.AUTH, f"{path}: holds no certificate (ssh-keygen -s makes KEY-cert.pub)", fatal=True)
+    return found
 
 
 def told(error: Exception) -> str:

@@ -69,7 +69,7 @@ def trusted(options: SshOptions, verifier: Verifier | None = None) -> Match:
             "no host key is trusted: set known_hosts or host_keys (ssh-keyscan shows them)",
             fatal=True,
         )
-    known = asyncssh.import_known_hosts("\n".join(_read(path) for path in options.known_hosts))
+    known = asyncssh.import_known_hosts("\n".join(_checked(path) for path in options.known_hosts))
 
     def match(host: str, addr: str, port: int | None) -> Sequence[Sequence[Any]]:
         found = known.match(host, addr, port)
@@ -84,11 +84,27 @@ def trusted(options: SshOptions, verifier: Verifier | None = None) -> Match:
     return match
 
 
-def _read(path: Path) -> str:
+def _checked(path: Path) -> str:
+    """A file whose every line is understood: one that is not might be what revokes a key."""
     try:
-        return path.read_text()
+        text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise TunnelError(Reason.HOST_KEY, f"{path}: {told(error)}", fatal=True) from error
+    try:
+        asyncssh.import_known_hosts(text)
+    except ValueError as error:
+        number = next(at for at, line in enumerate(text.splitlines(), 1) if not _is_understood(line))
+        detail = f"{path}:{number}: is no line of known_hosts (hosts, kind of key, key): mend it or take it away"
+        raise TunnelError(Reason.HOST_KEY, detail, fatal=True) from error
+    return text
+
+
+def _is_understood(line: str) -> bool:
+    try:
+        asyncssh.import_known_hosts(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _public_key(pin: str) -> bytes:

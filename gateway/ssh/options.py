@@ -1,10 +1,12 @@
 """What a configuration may say about an SSH tunnel."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
 from gateway.contracts import AT_LEAST_ONE, PORT, POSITIVE, Duration, Endpoint, Secret
+from gateway.relay.resolver import is_address
 
 Cipher = Literal[
     "aes128-gcm@openssh.com",
@@ -16,6 +18,8 @@ Cipher = Literal[
 ]
 CIPHERS: tuple[Cipher, ...] = get_args(Cipher)
 """In order of preference: AES-GCM is several times faster than the rest on any processor with AES."""
+
+_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,11 @@ class Keepalive:
     suspect: Duration = field(default=Duration(6.0), metadata=POSITIVE)
     replace: Duration = field(default=Duration(3.0), metadata=POSITIVE)
     lost: Duration = field(default=Duration(60.0), metadata=POSITIVE)
+
+    def __post_init__(self) -> None:
+        if self.interval >= min(self.suspect, self.lost):
+            told = f"interval {self.interval:g} s, suspect {self.suspect:g} s, lost {self.lost:g} s"
+            raise ValueError(f"interval must be less than suspect and lost, or what is healthy seems silent: {told}")
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,19 @@ class SshOptions:
     dial_timeout: Duration = field(default=Duration(10.0), metadata=POSITIVE)
     keepalive: Keepalive = field(default_factory=Keepalive)
     connections: Connections = field(default_factory=Connections)
+
+    def __post_init__(self) -> None:
+        if "@" in self.host:
+            raise ValueError(f"host: {self.host!r} names a user: that goes to user")
+        if "://" in self.host or re.search(r"[\s/\[\]]", self.host):
+            raise ValueError(
+                f"host: {self.host!r} is neither a name nor an address (an IPv6 address without brackets)"
+            )
+        if ":" in self.host and not is_address(self.host):
+            raise ValueError(f"host: {self.host!r} is no IPv6 address (a port goes to port)")
+        for pin in self.host_keys:
+            if pin.startswith("SHA256:") and not _FINGERPRINT.fullmatch(pin):
+                raise ValueError(f"host_keys: {pin!r} is no fingerprint: SHA256: and 43 characters (ssh-keygen -lf)")
 
     @property
     def endpoint(self) -> Endpoint:

@@ -266,10 +266,15 @@ class SshLink:
         renewals = self._renewals
         try:
             session = await self._dial()
-        except (ReachError, OSError) as error:
+        except Exception as error:
             self._trouble = str(error)
-            log.info("a further SSH connection to %s failed: %s", self._options.endpoint, error)
-            fatal = isinstance(error, TunnelError) and error.fatal
+            foreseen = isinstance(error, (ReachError, OSError))
+            # Whatever it is, those connections that stand go on.
+            log.log(
+                logging.INFO if foreseen else logging.ERROR,
+                "a further SSH connection to %s failed: %s", self._options.endpoint, error, exc_info=not foreseen,
+            )  # fmt: skip
+            fatal = not foreseen or (isinstance(error, TunnelError) and error.fatal)
             pause = _RETRY_FATAL if fatal else random.uniform(0, self._retry_within)  # noqa: S311 - jitter
             self._retry_within = min(self._retry_within * 2, _LAST_RETRY)
             with contextlib.suppress(TimeoutError):

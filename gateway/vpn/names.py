@@ -1,7 +1,6 @@
 """Names that are looked up through the VPN, at the name servers that it gave (dnspython)."""
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import Sequence
 from functools import partial
@@ -13,7 +12,7 @@ import dns.query
 import dns.rdatatype
 
 from gateway.contracts import Endpoint
-from gateway.relay.resolver import resolve
+from gateway.relay.resolver import is_address, resolve
 from gateway.vpn.addressing import Address, Addressing
 from gateway.vpn.places import Place
 
@@ -44,7 +43,7 @@ class Names:
         Raises:
             socket.gaierror, UnicodeError: There are none.
         """
-        if not self.servers or _is_address(to.host):
+        if not self.servers or is_address(to.host):
             return await resolve(to)
         trouble = "no name server of the VPN answers"
         for name in self._candidates(to.host):
@@ -96,11 +95,3 @@ class Names:
             raise OSError(f"answers {dns.rcode.to_text(answer.rcode())}")
         found = answer.resolve_chaining().answer
         return [str(each.address) for each in found] if found else []
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    return True

@@ -32,7 +32,7 @@ from gateway.tunnels.ssh import SshTunnel
 
 pytestmark = pytest.mark.rig
 
-PATIENT = Keepalive(Duration(60.0), Duration(60.0), Duration(60.0), Duration(60.0))
+PATIENT = Keepalive(Duration(55.0), Duration(60.0), Duration(60.0), Duration(60.0))
 HASTY = Keepalive(interval=Duration(0.1), suspect=Duration(0.5), replace=Duration(0.3), lost=Duration(2.5))
 
 
@@ -190,6 +190,29 @@ async def test_nothing_trusted_is_refused_before_anything_is_sent(sshd: Bastion)
 async def test_an_unreadable_known_hosts_is_refused(sshd: Bastion) -> None:
     error = await refused(options(sshd, known_hosts=(Path("/nonexistent"),)))
     assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+
+
+async def test_a_line_of_known_hosts_that_is_none_is_named(sshd: Bastion) -> None:
+    """It might be the one that revokes a key."""
+    sshd.known_hosts.write_text(f"# ours\n{sshd.known_hosts.read_text()}garbage\n")
+    error = await refused(options(sshd))
+    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    number = len(sshd.known_hosts.read_text().splitlines())
+    assert error.detail.startswith(f"{sshd.known_hosts}:{number}: is no line of known_hosts")
+    assert "garbage" not in error.detail
+
+
+async def test_a_file_without_a_certificate_is_named(sshd: Bastion) -> None:
+    error = await refused(options(sshd, certificate_files=(sshd.client_key,)))
+    assert (error.reason, error.fatal) == (Reason.AUTH, True)
+    assert str(sshd.client_key) in error.detail
+
+
+async def test_a_secret_that_is_no_text_is_named(sshd: Bastion, tmp_path: Path) -> None:
+    binary = tmp_path / "passphrase"
+    binary.write_bytes(b"\xff\xfe")
+    error = await refused(options(sshd, passphrase=Secret(path=binary)))
+    assert (error.reason, error.detail) == (Reason.AUTH, f"passphrase_file: {binary}: is no text in UTF-8")
 
 
 @pytest.mark.parametrize("form", ["key", "fingerprint"])
@@ -510,6 +533,29 @@ async def test_a_new_key_that_does_not_fit_costs_nothing(sshd: Bastion) -> None:
                     await asyncio.sleep(0.02)
             await echo_once(link, port)
             sshd.authorize()
+            link.renew()
+            async with asyncio.timeout(3):
+                while link.details()["pool_error"] or link.details()["draining_connections"]:
+                    await asyncio.sleep(0.02)
+            await echo_once(link, port)
+
+
+async def test_a_broken_known_hosts_costs_nobody_who_is_connected(sshd: Bastion) -> None:
+    loop = asyncio.get_running_loop()
+    good = sshd.known_hosts.read_text()
+    with serving(echoing) as port:
+        async with opened(options(sshd)) as link:
+            held = await link.socket(Endpoint("127.0.0.1", port))
+            sshd.known_hosts.write_text("garbage\n")
+            link.renew()
+            async with asyncio.timeout(3):
+                while link.details()["pool_error"] is None:
+                    await asyncio.sleep(0.02)
+            assert f"{sshd.known_hosts}:1:" in str(link.details()["pool_error"])
+            await loop.sock_sendall(held, b"x")
+            assert await loop.sock_recv(held, 1) == b"x"
+            held.close()
+            sshd.known_hosts.write_text(good)
             link.renew()
             async with asyncio.timeout(3):
                 while link.details()["pool_error"] or link.details()["draining_connections"]:

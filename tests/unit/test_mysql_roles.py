@@ -1,6 +1,6 @@
 """What a MySQL's own words about its replication make of it."""
 
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -20,14 +20,14 @@ class Server:
     def cursor(self, _kind: object) -> "Server":
         return self
 
-    def __enter__(self) -> "Server":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Nothing is to be closed."""
 
     def execute(self, statement: str) -> None:
-        self._asked = statement.split()[0]
+        self._asked = statement.split(maxsplit=1)[0]
 
     def fetchone(self) -> dict[str, Any] | None:
         return self._rows[self._asked]
