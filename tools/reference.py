@@ -58,6 +58,11 @@ def _configuration() -> Iterator[str]:
     yield "Durations are written `500ms`, `10s`, `5m`, `1h`; sizes `64KiB`, `15MiB`. A list of one may be written as"
     yield "a single value. Every secret `x` may be given as `x_file`, whose content it then is, read at each use."
     yield "`${NAME}` and `${NAME:-default}` come from the environment; `$$` is a dollar."
+    yield ""
+    yield "In a URL every key is a query parameter, with dots for inner ones (`check.tls.mode=verify`). Lists are"
+    yield "separated by commas, or given again and again. Values are percent-encoded (RFC 3986): `%23` for `#`, `%26`"
+    yield "for `&`, `%25` for `%`, `%2C` for a comma within a value; a plus is a plus. `GATEWAY_TUNNEL_MY_VPN` and"
+    yield "`GATEWAY_BACKEND_MY_DB` are the tunnel `my-vpn` and the backend `my-db`."
     for name, cls in SECTIONS.items():
         yield from _table(f"`{name}`", cls)
     yield from _table("`tunnels.NAME`, every kind", TunnelCommon)

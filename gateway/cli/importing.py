@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gateway.errors import UsageError
+
 if TYPE_CHECKING:
     from gateway.importing.found import Found
 
@@ -32,7 +34,7 @@ def ssh_config(file: Path) -> None:
     """Print the configuration that replaces the hosts with a LocalForward in an ssh_config file."""
     from gateway.importing import ssh  # noqa: PLC0415 - slow to import
 
-    _tell(ssh.config, file.read_text())
+    _tell(ssh.config, _text(file))
 
 
 @import_.command("compose")
@@ -41,7 +43,14 @@ def compose_file(file: Path) -> None:
     """Print the configuration that replaces a compose file's ssh services and NFS volumes."""
     from gateway.importing import compose  # noqa: PLC0415 - slow to import
 
-    _tell(compose.services, file.read_text())
+    _tell(compose.services, _text(file))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: {error}") from error
 
 
 def _tell(read: "Callable[[str, Found], None]", text: str) -> None:

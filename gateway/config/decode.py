@@ -6,7 +6,7 @@ import functools
 import operator
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -100,7 +100,7 @@ class Decoder:
         bad = False
         for field in dataclasses.fields(cls):
             path = f"{key}.{field.name}" if key else field.name
-            value = self._secret(table, field.name, path) if _is_secret(hints[field.name]) else None
+            value = self._secret(table, field.name, path) if is_secret(hints[field.name]) else None
             if value is None and field.name in table.entries:
                 shorthand = field.metadata.get("shorthand")
                 value = self.value(table.entries[field.name][1], hints[field.name], path, shorthand)
@@ -213,9 +213,27 @@ def known_keys(*classes: type) -> list[str]:
         hints = typing.get_type_hints(cls)
         for field in dataclasses.fields(cls):
             names.append(field.name)
-            if _is_secret(hints[field.name]):
+            if is_secret(hints[field.name]):
                 names.append(f"{field.name}_file")
     return names
+
+
+def hints_by_key(cls: type, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key that a dataclass reads, inner mappings included, with its type hint."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        hint, key = hints[field.name], above + field.name
+        inner = [each for each in (hint, *get_args(hint)) if dataclasses.is_dataclass(each)]
+        for each in inner:
+            yield from hints_by_key(typing.cast("type", each), f"{key}.")
+            if "shorthand" in field.metadata:
+                yield key, typing.get_type_hints(each)[field.metadata["shorthand"]]
+        yield key, hint
+
+
+def is_list(hint: Any) -> bool:
+    """Whether a key of this type holds several values."""
+    return tuple in (get_origin(hint), *map(get_origin, get_args(hint)))
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -227,7 +245,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f" (known: {', '.join(sorted(names))})" if names else ""
 
 
-def _is_secret(hint: Any) -> bool:
+def is_secret(hint: Any) -> bool:
+    """Whether a key of this type holds a secret itself."""
     return hint is Secret or Secret in get_args(hint)
 
 

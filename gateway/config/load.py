@@ -99,6 +99,7 @@ def _put_urls(root: Table, section: str, flag: str, sources: Sources, problems: 
                 problems.append(Problem(variable, "", f"the environment variable {error.args[0]} is not set"))
                 continue
             _put_url(root, section, name, expanded, variable, problems)
+    kinds = tunnels.KINDS if section == "tunnels" else backends.KINDS
     given: set[str] = set()
     for argument in sources.tunnels if section == "tunnels" else sources.backends:
         name, equals, text = argument.partition("=")
@@ -112,7 +113,7 @@ def _put_urls(root: Table, section: str, flag: str, sources: Sources, problems: 
         table = _put_url(root, section, name, text, place, problems)
         problems.extend(
             Problem(place, key, f"would show in process lists: use {key}_file or the environment")
-            for key in (urls.secrets_in(table) if table else [])
+            for key in (urls.secrets_in(table, kinds) if table else [])
         )
 
 

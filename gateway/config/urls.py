@@ -1,29 +1,18 @@
 """The short form of a tunnel or backend: one URL, whose query carries every key of the file."""
 
 import re
-from collections.abc import Callable, Mapping
-from typing import TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from gateway.backends import BackendKind
-from gateway.config.decode import suggest
+from gateway.config.decode import hints_by_key, is_list, is_secret, suggest
+from gateway.config.model import BackendCommon, CheckCommon, TunnelCommon
 from gateway.config.tree import Scalar, Sequence, Table, Tree
 from gateway.errors import Problem
 from gateway.tunnels import TunnelKind
 
 K = TypeVar("K")
-
-_LISTS = {
-    "identity_files",
-    "certificate_files",
-    "known_hosts",
-    "host_keys",
-    "ciphers",
-    "listen",
-    "allow",
-    "targets",
-}
-_SECRETS = {"password", "passphrase", "check.password"}
 
 
 def tunnel_tree(text: str, place: str, kinds: Mapping[str, TunnelKind], problems: list[Problem]) -> Table | None:
@@ -37,9 +26,14 @@ def tunnel_tree(text: str, place: str, kinds: Mapping[str, TunnelKind], problems
         return None
     table = Table(place)
     table.put("kind", Scalar(place, kind.name))
-    for key, value in (kind.read_url or _user_host_port)(scheme, authority).items():
+    try:
+        keys = (kind.read_url or _user_host_port)(scheme, authority)
+    except ValueError as error:
+        problems.append(Problem(place, "", str(error)))
+        return None
+    for key, value in keys.items():
         table.put(key, Scalar(place, value or None))
-    _put_query(table, query, place, problems)
+    _put_query(table, query, _keys_of_tunnel(kind), place, problems)
     return table
 
 
@@ -47,8 +41,10 @@ def _user_host_port(scheme: str, authority: str) -> dict[str, str]:
     del scheme
     user, at, host = authority.rpartition("@")
     name, _, port = host.rpartition(":") if re.search(r":\d+$", host) else (host, "", "")
+    if ":" in name and not (name.startswith("[") and name.endswith("]")):
+        raise ValueError(f"{host!r} is not host:port: an IPv6 address goes in brackets, as in [fd00::1]:22")
     found = {"user": unquote(user)} if at else {}
-    found["host"] = name.strip("[]")
+    found["host"] = unquote(name.strip("[]"))
     return found | ({"port": port} if port else {})
 
 
@@ -70,8 +66,17 @@ def backend_tree(text: str, place: str, kinds: Mapping[str, BackendKind], proble
             table.put("share", Scalar(place, unquote(path)))
         else:
             table.put("export", Scalar(place, slash + unquote(path)))
-    _put_query(table, query, place, problems)
+    _put_query(table, query, _keys_of_backend(kind), place, problems)
     return table
+
+
+def _keys_of_tunnel(kind: TunnelKind) -> dict[str, Any]:
+    return dict((*hints_by_key(TunnelCommon), *hints_by_key(kind.options)))
+
+
+def _keys_of_backend(kind: BackendKind) -> dict[str, Any]:
+    here = (*hints_by_key(BackendCommon), *hints_by_key(kind.options))
+    return dict((*here, *hints_by_key(CheckCommon, "check."), *hints_by_key(kind.check, "check.")))
 
 
 def _split(
@@ -81,11 +86,19 @@ def _split(
     schemes_of: Callable[[K], tuple[str, ...]],
     example: str,
     problems: list[Problem],
-) -> tuple[K, str, str, list[tuple[str, str]]] | None:
+) -> tuple[K, str, str, str] | None:
     if "://" not in text:
         problems.append(Problem(place, "", f"must be a URL such as {example}"))
         return None
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        told = f"is no URL ({error}): only an IPv6 address goes in brackets, as in [fd00::1]:3306"
+        problems.append(Problem(place, "", told))
+        return None
+    if "#" in text:
+        problems.append(Problem(place, "", "what follows # would be lost: write %23 for it"))
+        return None
     # Most kinds have the name of their scheme: then no other needs to be imported.
     namesake = kinds.get(parts.scheme)
     if namesake is not None and parts.scheme in schemes_of(namesake):
@@ -95,23 +108,23 @@ def _split(
     if parts.scheme not in schemes:
         problems.append(Problem(place, "", f"unknown scheme {parts.scheme!r}{suggest(parts.scheme, schemes)}"))
         return None
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    return schemes[parts.scheme], parts.scheme, parts.netloc + parts.path, query
+    return schemes[parts.scheme], parts.scheme, parts.netloc + parts.path, parts.query
 
 
-def _put_query(table: Table, query: list[tuple[str, str]], place: str, problems: list[Problem]) -> None:
+def _put_query(table: Table, query: str, keys: Mapping[str, Any], place: str, problems: list[Problem]) -> None:
     seen: set[str] = set()
-    for key, text in query:
-        if key in seen and key not in _LISTS:
+    for part in filter(None, query.split("&")):
+        name, _, text = part.partition("=")
+        key = unquote(name)
+        listed = key in keys and is_list(keys[key])
+        if key in seen and not listed:
             problems.append(Problem(place, key, "is given twice: remove one"))
         seen.add(key)
-        _put(table, key.split("."), _tree(key, text, place), place)
-
-
-def _tree(key: str, text: str, place: str) -> Tree:
-    if key in _LISTS:
-        return Sequence(place, [Scalar(place, part) for part in text.split(",") if part])
-    return Scalar(place, text or None)
+        # A plus is a plus (RFC 3986), as in fingerprints; only forms of HTML have it stand for a space.
+        tree: Tree = Scalar(place, unquote(text) or None)
+        if listed:
+            tree = Sequence(place, [Scalar(place, unquote(each)) for each in text.split(",") if each])
+        _put(table, key.split("."), tree, place)
 
 
 def _put(table: Table, path: list[str], value: Tree, place: str) -> None:
@@ -127,13 +140,15 @@ def _put(table: Table, path: list[str], value: Tree, place: str) -> None:
     table.put(path[-1], value)
 
 
-def secrets_in(table: Table, prefix: str = "") -> list[str]:
-    """The keys of `table` that carry a secret itself, rather than its file."""
-    found = []
+def secrets_in(table: Table, kinds: Mapping[str, TunnelKind] | Mapping[str, BackendKind]) -> list[str]:
+    """The keys of a table made here that carry a secret itself, rather than its file."""
+    kind = kinds[str(table.entries["kind"][1].text)]  # type: ignore[union-attr]
+    keys = _keys_of_backend(kind) if isinstance(kind, BackendKind) else _keys_of_tunnel(kind)
+    return [key for key in _dotted(table) if key in keys and is_secret(keys[key])]
+
+
+def _dotted(table: Table, above: str = "") -> Iterator[str]:
     for name, (_, value) in table.entries.items():
-        key = f"{prefix}{name}"
+        yield above + name
         if isinstance(value, Table):
-            found += secrets_in(value, f"{key}.")
-        elif key in _SECRETS:
-            found.append(key)
-    return found
+            yield from _dotted(value, f"{above}{name}.")

@@ -34,7 +34,10 @@ class ProxyOptions:
     interval: Duration = field(default=Duration(5.0), metadata=POSITIVE)
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
+        try:
+            parts = urlsplit(self.url)
+        except ValueError as error:
+            raise ValueError(f"url: {self.url!r}: {error}: only an IPv6 address goes in brackets") from error
         if parts.password is not None:
             raise ValueError("url: holds a password, which would show in the status: use password_file")
         if parts.scheme not in DEFAULT_PORTS:

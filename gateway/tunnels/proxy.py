@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator
+from urllib.parse import unquote
 
 from gateway.contracts import Link, Progress, TunnelState
 from gateway.errors import GatewayError
@@ -50,7 +51,7 @@ def _verify(options: ProxyOptions) -> None:
 
 def _read_url(scheme: str, authority: str) -> dict[str, str]:
     user, at, host = authority.rpartition("@")
-    return {"url": f"{scheme}://{host}"} | ({"user": user} if at else {})
+    return {"url": f"{scheme}://{host}"} | ({"user": unquote(user)} if at else {})
 
 
 KIND = TunnelKind(

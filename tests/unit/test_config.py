@@ -123,6 +123,65 @@ def test_urls_carry_every_key() -> None:
     assert config.backends["media"].options.export == "/path/to/folder"
 
 
+def test_urls_carry_lists_and_signs_as_they_are() -> None:
+    pin = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"
+    config = load(
+        Sources(
+            tunnels=(
+                f"b=ssh://me%40here@[fd00::1]:2222?host_keys={pin}&host_keys=ssh-ed25519 AAAA&known_hosts=/a%2Cb,/c",
+                "v=openvpn:///etc/v.ovpn?dns=10.8.0.1,10.8.0.2&dns=10.8.0.3",
+            ),
+            environment={
+                "GATEWAY_BACKEND_M": "nfs://nas/m?volume.name=media&volume.mount_options=nconnect=4,noatime",
+                "GATEWAY_BACKEND_S": "mysql://db?check.user=u&check.password=a%23b+c%25",
+            },
+        )
+    )
+    ssh = config.tunnels["b"].options
+    assert (ssh.user, ssh.host, ssh.port) == ("me@here", "fd00::1", 2222)
+    assert ssh.host_keys == (pin, "ssh-ed25519 AAAA")
+    assert ssh.known_hosts == (Path("/a,b"), Path("/c"))
+    assert config.tunnels["v"].options.dns == ("10.8.0.1", "10.8.0.2", "10.8.0.3")
+    assert config.backends["m"].options.volume.mount_options == ("nconnect=4", "noatime")
+    assert config.backends["s"].check_options.password == Secret("a#b+c%")
+
+
+@pytest.mark.parametrize(
+    ("tunnel", "backend", "message"),
+    [
+        ("b=ssh://t@fd00::1?agent=/a", "a=tcp://x:1", "--tunnel b: 'fd00::1' is not host:port: an IPv6 address goes"),
+        ("b=socks5://[h:1080", "a=tcp://x:1", "--tunnel b: is no URL"),
+        ("b=socks5://h:1080", "a=mysql://[fd00::1:3306", "--backend a: is no URL"),
+        ("b=socks5://h:1080", "a=mysql://[db]:3306", "--backend a: is no URL"),
+        ("b=socks5://h:1080", "a=tcp://x:1?hold=1s#via=b", "--backend a: what follows # would be lost: write %23"),
+        (
+            "b=socks5://h:1080?dial_timeout=1s&dial_timeout=2s",
+            "a=tcp://x:1",
+            "--tunnel b: dial_timeout: is given twice",
+        ),
+        *(
+            (
+                f"b={url}={'k' * 40}",
+                "a=tcp://x:1",
+                f"--tunnel b: {url.rpartition('?')[2]}: would show in process lists",
+            )
+            for url in (
+                "wireguard:///x/wg.conf?private_key",
+                "wireguard:///x/wg.conf?preshared_key",
+                "openvpn:///x/v.ovpn?key_password",
+                "openvpn:///x/v.ovpn?password",
+                "ssh://u@h?passphrase",
+                "socks5://h:1080?password",
+            )
+        ),
+        ("b=socks5://h:1080", "a=mysql://x:1?check.password=k", "--backend a: check.password: would show in process"),
+    ],
+)
+def test_urls_that_mean_something_else_than_they_say(tunnel: str, backend: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load(Sources(tunnels=(tunnel,), backends=(backend,), environment={}))
+
+
 def test_flags_beat_the_environment_which_beats_the_file(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(

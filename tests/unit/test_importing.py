@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,46 @@ def test_the_commands(tmp_path: Path) -> None:
     assert CliRunner().invoke(cli, ["import", "ssh-config", str(file)]).exit_code == 0
     file.write_text("services: {t: {command: ssh -L 1000:b:1000 u@a}}\n")
     assert CliRunner().invoke(cli, ["import", "compose", str(file)]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ("services: {a: 3}", "services.a must be a mapping"),
+        ("services: [a]", "services must be a mapping"),
+        ("volumes: [n]", "volumes must be a mapping"),
+        ("volumes: {n: {driver_opts: [a]}}", "volumes.n.driver_opts must be a mapping"),
+        ('services: {a: {command: "ssh \'x"}}', "services.a.command: No closing quotation"),
+        (
+            "volumes: {n: {driver_opts: {type: nfs, o: 'addr=h,port=x', device: ':/m'}}}",
+            "volumes.n: port=x is no port",
+        ),
+        ("volumes: {n: {driver_opts: {type: nfs, o: rw, device: ':/m'}}}", "volumes.n: names no server"),
+        ("- a", "this is no compose file"),
+        ("{", "this is no YAML"),
+    ],
+)
+def test_a_compose_file_that_is_none_says_where(document: str, words: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(words)):
+        compose.services(document, Found())
+
+
+def test_what_is_empty_in_a_compose_file_and_what_was_mounted_otherwise(tmp_path: Path) -> None:
+    found = Found()
+    compose.services(
+        "services: {a: }\n"
+        "volumes: {nas: {driver_opts: {type: nfs, o: 'addr=fd00::1,nfsvers=3', device: ':/m'}}, p: }\n",
+        found,
+    )
+    readable(found, tmp_path)
+    assert found.backends["nas"]["targets"] == ["[fd00::1]:2049"]
+    assert any("NFS version 3" in note for note in found.notes)
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "compose.yaml"
+    file.write_bytes(b"\xff\xfe")
+    for kind in ("compose", "ssh-config"):
+        done = CliRunner().invoke(cli, ["import", kind, str(file)])
+        assert isinstance(done.exception, UsageError), done.output
+        assert str(file) in str(done.exception)

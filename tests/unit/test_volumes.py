@@ -104,7 +104,7 @@ def test_an_ipv6_listener_is_mounted_by_ipv6(tmp_path: Path) -> None:
         ("listen=127.0.0.1:1&volume.name=media&export=m", "must begin with /"),
         ("listen=/run/m.sock&volume.name=media", "mounts from an address"),
         ("listen=127.0.0.1:1&volume.name=media&volume.mount_options=soft", "is set by the gateway"),
-        ("listen=127.0.0.1:1&volume.name=media&volume.mount_options=nconnect=4,soft", "one option each"),
+        ("listen=127.0.0.1:1&volume.name=media&volume.mount_options=nconnect=4%2Csoft", "one option each"),
         ("listen=127.0.0.1:1&volume.name=media&volume.mount_options=password%3Dx", "everybody may see"),
     ],
 )
