@@ -13,8 +13,12 @@ _FIRST, _LAST = 20490, 20990
 _LOOPBACK = "127.0.0.1"
 
 
-def with_ports(config: Config) -> Config:
-    """The configuration, where every backend with a volume listens somewhere; writes down what is new.
+def with_ports(config: Config, *, record: bool = True) -> Config:
+    """The configuration, where every backend with a volume listens somewhere.
+
+    Args:
+        config: As it was read.
+        record: Whether to write down which port is new; without, it is the one that would be written down.
 
     Raises:
         GatewayError: The record cannot be read or written: another port would lead every volume astray.
@@ -37,7 +41,8 @@ def with_ports(config: Config) -> Config:
                 raise GatewayError(f"no port is left from {_FIRST} to {_LAST}: set listen for backend {name}")
             known[name] = port
             taken.add(port)
-            _write(path, known)
+            if record:
+                _write(path, known)
     listening = {
         name: replace(spec, listen=(Endpoint(_LOOPBACK, known[name]),)) if name in wanted else spec
         for name, spec in config.backends.items()

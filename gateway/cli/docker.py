@@ -25,7 +25,7 @@ def plan(
     """Show what would change in Docker, and how what is wanted stands; change nothing."""
     from gateway.app import once  # noqa: PLC0415 - slow to import
 
-    _print(once.plan(_config(file, tunnels, backends, settings)), output)
+    _print(once.plan(_config(file, tunnels, backends, settings, record=False)), output)
 
 
 @click.command()
@@ -37,7 +37,7 @@ def apply(
     """Make Docker as the configuration wants it, once; exits with 1 when something was refused."""
     from gateway.app import once  # noqa: PLC0415 - slow to import
 
-    done, refused = once.apply(_config(file, tunnels, backends, settings))
+    done, refused = once.apply(_config(file, tunnels, backends, settings, record=True))
     _print(done, output)
     for line in refused:
         click.secho(line, fg="red", err=True)
@@ -54,7 +54,7 @@ def audit(
     """Show where each container's data lives, and what would lose it; change nothing."""
     from gateway.app import once  # noqa: PLC0415 - slow to import
 
-    found = once.audit(_config(file, tunnels, backends, settings))
+    found = once.audit(_config(file, tunnels, backends, settings, record=False))
     if output == "json":
         click.echo(json.dumps([vars(each) for each in found], indent=1))
         return
@@ -66,7 +66,12 @@ def audit(
 
 
 def _config(
-    file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], settings: dict[str, str | None]
+    file: Path | None,
+    tunnels: tuple[str, ...],
+    backends: tuple[str, ...],
+    settings: dict[str, str | None],
+    *,
+    record: bool,
 ) -> "Config":
     from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
@@ -76,7 +81,7 @@ def _config(
     config = load(sources(file, tunnels, backends, settings))
     if config.docker is None:
         raise UsageError("the configuration has no section docker: there is nothing to plan")
-    return with_ports(config)
+    return with_ports(config, record=record)
 
 
 def _print(made: "Plan", output: str) -> None:

@@ -108,7 +108,6 @@ def kubernetes(
     import yaml  # noqa: PLC0415 - slow to import
 
     from gateway.app import manifests, rendering  # noqa: PLC0415 - slow to import
-    from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import Sources, load  # noqa: PLC0415 - slow to import
 
     if file is None:
@@ -121,7 +120,6 @@ def kubernetes(
             raise UsageError(
                 f"backends.{each}.listen: a pod keeps no port by itself: give one, such as 127.0.0.1:20490"
             )
-    config = with_ports(config)
     hint = f"kubectl create secret generic {name} --from-file=DIRECTORY, with the files that the configuration names"
     click.secho(f"# {hint}", err=True, fg="yellow")
     documents = manifests.workload(config, file.read_text(), name, image)

@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from gateway import backends, tunnels
 from gateway.cli.sources import SETTINGS
 from gateway.config import Config, Sources, load
 from gateway.config.advice import advice
+from gateway.config.decode import hints_by_key
 from gateway.config.load import setting_names
+from gateway.config.model import SECTIONS, BackendCommon, CheckCommon, TunnelCommon
 from gateway.contracts import Duration, Endpoint, Secret
+from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.errors import ConfigError
 from gateway.ssh.options import SshOptions
 
@@ -39,6 +43,24 @@ def test_each_rule_is_told_with_its_place(path: Path) -> None:
 @pytest.mark.parametrize("name", ["small.yaml", "full.yaml"])
 def test_the_shipped_configurations_are_valid(name: str) -> None:
     assert load(Sources(CONFIGS / name, environment={})).backends
+
+
+def test_the_full_configuration_has_every_key() -> None:
+    text = (CONFIGS / "full.yaml").read_text()
+    classes = [
+        *SECTIONS.values(),
+        TunnelCommon,
+        BackendCommon,
+        CheckCommon,
+        DockerOptions,
+        NetworkOptions,
+        AttachRule,
+    ]
+    classes += [kind.options for kind in tunnels.KINDS.values()]
+    classes += [part for kind in backends.KINDS.values() for part in (kind.options, kind.check)]
+    keys = {key.rpartition(".")[2] for cls in classes for key, _ in hints_by_key(cls)}
+    # In short, `allow` is the list of networks; a password login is shown with proxies.
+    assert [key for key in sorted(keys) if not re.search(rf"\b{key}(_file)?: ", text + " ")] == []
 
 
 def test_the_demo_configuration_is_valid() -> None:

@@ -3,10 +3,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from gateway.app import rendering
 from gateway.app.ports import with_ports
 from gateway.app.wanted import volumes
+from gateway.cli import cli
 from gateway.config import Config, Sources, load
 from gateway.docker.volumes import VolumeInfo, body, hindrances, judge
 from gateway.errors import GatewayError
@@ -40,6 +42,22 @@ def test_a_port_stays_for_ever(tmp_path: Path) -> None:
     (tmp_path / "ports.json").write_text("{")
     with pytest.raises(GatewayError, match="repair it"):
         config(tmp_path, MEDIA)
+
+
+def test_who_only_looks_writes_nothing_down(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(
+        f"gateway: {{state_dir: {tmp_path}/state}}\n"
+        f"docker: {{host: 'unix://{tmp_path}/none.sock'}}\n"
+        "backends: {media: {kind: nfs, targets: nas, export: /m, volume: {name: media}}}\n"
+    )
+    for command in ("plan", "audit"):
+        done = CliRunner().invoke(cli, [command, "-c", str(file)])
+        assert isinstance(done.exception, GatewayError), done.output
+    assert not (tmp_path / "state").exists()
+    looked = with_ports(load(Sources(file, environment={})), record=False)
+    assert looked.backends == with_ports(load(Sources(file, environment={}))).backends
+    assert (tmp_path / "state" / "ports.json").exists()
 
 
 def test_what_there_is_is_compared_and_never_taken_from_others(tmp_path: Path) -> None:
