@@ -13,6 +13,7 @@ from gateway.measure import Histogram, waiting_since
 from gateway.relay.readiness import GONE, READ, WRITE
 from gateway.relay.sockets import finish, reset, shut_write
 from gateway.relay.watch import Watch
+from gateway.ssh.doors import ended_by_peer, note_ends
 from gateway.ssh.windows import FIRST, Budget, Window
 
 log = logging.getLogger(__name__)
@@ -232,7 +233,8 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
         """Nothing more comes: a clean end where the backend ended, a reset where the path broke."""
         if self.ended.done():
             return
-        clean = self._lost is None and self._backend_done
+        said_all = self._backend_done or (self._channel is not None and ended_by_peer(self._channel))
+        clean = self._lost is None and said_all
         self._release(hard=not clean)
         broken = Ending.BACKEND_RESET if self._lost is None else Ending.LINK_LOST
         self.ended.set_result(Ending.FINISHED if clean else broken)
@@ -265,6 +267,7 @@ class StockChannels:
 
     def __init__(self, conn: asyncssh.SSHClientConnection) -> None:
         self._conn = conn
+        note_ends(conn)
         self._opening: set[asyncio.Task[_Opened]] = set()
         self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -285,12 +288,13 @@ class StockChannels:
         try:
             both: set[asyncio.Future[Any]] = {opening, given_up}
             await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if not opening.done():
-                opening.add_done_callback(_abort_late)
+        except BaseException:
+            opening.add_done_callback(_abort_late)  # also where it completes in this very turn
+            raise
         if opening.done():
             opening.result()
             return relay
+        opening.add_done_callback(_abort_late)
         if given_up.done():
             given_up.result()
         raise TimeoutError

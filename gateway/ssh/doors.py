@@ -6,6 +6,8 @@ apply.
 """
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import asyncssh
@@ -42,6 +44,33 @@ def known() -> bool:
 def strict_key_exchange(conn: asyncssh.SSHClientConnection) -> bool:
     """Whether the server agreed to it (OpenSSH's PROTOCOL, section 1.10)."""
     return bool(conn._strict_kex)  # noqa: SLF001 - no public door to it
+
+
+def note_ends(conn: asyncssh.SSHClientConnection) -> None:
+    """Let `ended_by_peer` know the channels that this connection makes from now on."""
+    for name in ("create_tcp_channel", "create_unix_channel"):
+        setattr(conn, name, partial(_noting, getattr(conn, name)))
+
+
+def _noting(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    channel = make(*args, **kwargs)
+    known = channel._packet_handlers  # noqa: SLF001 - no public door to it
+
+    def note(chan: Any, *packet: Any) -> Any:
+        chan.set_extra_info(ended_by_peer=True)
+        return known[MSG_CHANNEL_EOF](chan, *packet)
+
+    channel._packet_handlers = {**known, MSG_CHANNEL_EOF: note}  # noqa: SLF001 - no public door to it
+    return channel
+
+
+def ended_by_peer(channel: Any) -> bool:
+    """Whether the far side said that it had sent everything.
+
+    asyncssh forgets that where it could not be delivered yet and a close follows, so that a clean end would look like
+    one that broke.
+    """
+    return bool(channel.get_extra_info("ended_by_peer"))
 
 
 class PlaneConnection(SSHClientConnection):

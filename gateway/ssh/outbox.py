@@ -5,6 +5,7 @@ to the socket at the end of the turn, or when it is full; what the socket does n
 """
 
 import asyncio
+import logging
 import os
 import socket
 import struct
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from gateway.contracts import Ending
 from gateway.relay.pages import pages
 from gateway.relay.readiness import readiness
 from gateway.ssh.doors import DATA_OVERHEAD, MSG_CHANNEL_DATA, PlaneConnection
@@ -19,6 +21,8 @@ from gateway.ssh.gcm import BLOCK, COUNTER_AT, MASK, MIN_PADDING, TAG, put_count
 
 if TYPE_CHECKING:
     from gateway.ssh.plane import PlaneRelay
+
+log = logging.getLogger(__name__)
 
 PACKET = 32 * 1024
 """The most data that OpenSSH takes in one packet, and so what we send in one."""
@@ -241,4 +245,8 @@ class Outbox:
         if self.may_send:
             paused, self.paused = self.paused, set()
             for relay in paused:
-                relay.unpause()
+                try:
+                    relay.unpause()
+                except Exception:
+                    log.exception("a relay failed; its client is reset")
+                    relay.abort(Ending.ABORTED)

@@ -99,7 +99,10 @@ class Session:
     @property
     def alive(self) -> bool:
         """Whether channels can still be opened."""
-        return not (self.closing or self._conn.is_closed())
+        if self.closing or self._conn.is_closed():
+            return False
+        # asyncssh takes a turn of the loop to notice.
+        return not (isinstance(self._conn, PlaneConnection) and self._conn.dead)
 
     async def join(self, client: socket.socket, to: Endpoint, latency: Histogram, within: float) -> ChannelRelay:
         """Open a channel to `to` and join `client` to it; see `gateway.contracts.Link.join`."""

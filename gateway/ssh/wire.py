@@ -12,6 +12,9 @@ from gateway.ssh.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
+_FAILED = "the data plane failed; its SSH connection is closed"
+"""What its relays were about to take is not to be trusted any more."""
+
 
 class Wire(asyncio.Transport):
     """Owns the socket of one SSH connection.
@@ -81,8 +84,12 @@ class Wire(asyncio.Transport):
     # The inside.
 
     def _resume(self) -> None:
-        self.inbox.resume()
-        self._update()
+        try:
+            self.inbox.resume()
+            self._update()
+        except Exception as error:
+            log.exception(_FAILED)
+            self._drop(error)
 
     def _update(self) -> None:
         # A buffer that is full and that nobody takes from must not make epoll report the socket without end.
@@ -99,7 +106,7 @@ class Wire(asyncio.Transport):
                 self.inbox.receive()
                 self._update()
         except Exception as error:
-            log.exception("the data plane failed; its SSH connection is closed")
+            log.exception(_FAILED)
             self._drop(error)
 
     def _drop(self, error: Exception | None) -> None:

@@ -26,7 +26,8 @@ from gateway.measure import Histogram
 from gateway.relay.direct import DirectLink
 from gateway.relay.sockets import reset, tune
 from gateway.ssh import pool
-from gateway.ssh.options import Connections, Keepalive, SshOptions
+from gateway.ssh.channel import StockChannels
+from gateway.ssh.options import Cipher, Connections, Keepalive, SshOptions
 from gateway.ssh.pool import SshLink
 from gateway.tunnels.ssh import SshTunnel
 
@@ -417,6 +418,66 @@ async def test_a_frozen_bastion_costs_a_dial_its_deadline_and_leaks_no_channel(s
                 while conn._channels:
                     await asyncio.sleep(0.02)
             await echo_once(link, port)
+
+
+@pytest.mark.parametrize("cipher", ["chacha20-poly1305@openssh.com", "aes128-gcm@openssh.com"])
+async def test_a_slow_client_gets_all_that_was_sent_before_the_end(sshd: Bastion, cipher: Cipher) -> None:
+    """asyncssh forgets an end that it could not deliver before the channel is closed."""
+    answer = bytes(range(256)) * 6000
+
+    def answering(client: socket.socket) -> None:
+        while client.recv(4096):
+            pass
+        client.sendall(answer)
+
+    with serving(answering) as port, socket.create_server(("127.0.0.1", 0)) as door:
+        async with opened(options(sshd, ciphers=(cipher,))) as link:
+            with socket.socket() as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+                client.connect(door.getsockname())
+                theirs, _ = door.accept()
+                theirs.setblocking(False)
+                theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+                relay = await link.join(theirs, Endpoint("127.0.0.1", port), Histogram())
+                client.sendall(b"ask")
+                client.shutdown(socket.SHUT_WR)
+                await asyncio.sleep(1)  # the end of the channel comes while most is still waiting
+                client.setblocking(False)
+                got = bytearray()
+                async with asyncio.timeout(20):
+                    while data := await asyncio.get_running_loop().sock_recv(client, 65536):
+                        got += data
+                    assert await relay.ended is Ending.FINISHED
+                assert got == answer
+
+
+async def test_an_open_that_is_cancelled_as_it_completes_leaks_no_channel(sshd: Bastion) -> None:
+    with serving(echoing) as port:
+        async with opened(options(sshd, ciphers=("chacha20-poly1305@openssh.com",))) as link:
+            session = link._sessions[0]
+            channels = session._channels
+            assert isinstance(channels, StockChannels)
+            opening = asyncio.ensure_future(channels.open(Endpoint("127.0.0.1", port), Histogram(), 5))
+            while not channels._opening:
+                await asyncio.sleep(0)
+            (inner,) = channels._opening
+            inner.add_done_callback(lambda _: opening.cancel())
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+            async with asyncio.timeout(3):
+                while session._conn._channels:
+                    await asyncio.sleep(0.02)
+
+
+async def test_a_connection_whose_socket_has_just_ended_is_no_targets_failure(sshd: Bastion) -> None:
+    async with opened(options(sshd)) as link:
+        session = link._sessions[0]
+        client, theirs = socket.socketpair()
+        with client, theirs:
+            session._conn.wire._drop(None)  # type: ignore[attr-defined]
+            assert not session.alive
+            with pytest.raises(LinkLostError):
+                await session.join(theirs, Endpoint("127.0.0.1", 9), Histogram(), 5)
 
 
 async def test_a_frozen_connection_is_replaced_and_its_clients_are_let_go(sshd: Bastion) -> None:
