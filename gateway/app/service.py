@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 _PULSE = 0.25
 """Seconds between two measurements of the loop's lag."""
 _VIEWS_PER_TURN = 20
+_LOAD = 30.0
+"""Seconds for reading the configuration: a file system may hang."""
 
 Loader = Callable[[], Config]
 
@@ -92,8 +94,8 @@ class GatewayService:
             self._fleet.apply(self._config, self._site)
             if self._config.gateway.reload_on_change:
                 supervisor.start("file watch", FileWatch(self._watched, self._files_changed))
-            helpers = [group.create_task(self._pulse()), group.create_task(self._await_startup())]
-            self._catch_signals(group)
+            helpers = {group.create_task(self._pulse()), group.create_task(self._await_startup())}
+            self._catch_signals(group, helpers)
             self._notifier.ready()
             log.info("listening", extra={"ops": str(address), "backends": len(self._config.backends)})
             if announce:
@@ -173,7 +175,11 @@ class GatewayService:
 
     async def _reload(self, site: Site) -> str:
         # Reading files may block; nothing else waits for it.
-        config = await asyncio.to_thread(self._loader)
+        try:
+            async with asyncio.timeout(_LOAD):
+                config = await asyncio.to_thread(self._loader)
+        except TimeoutError as error:
+            raise GatewayError(f"the configuration could not be read within {_LOAD:g} s") from error
         self._refuse_while_stopping()
         compare(site.config, config)
         changes = site.apply(config, bind_all(config, site.listeners))
@@ -254,11 +260,16 @@ class GatewayService:
 
     # The life.
 
-    def _catch_signals(self, group: asyncio.TaskGroup) -> None:
+    def _catch_signals(self, group: asyncio.TaskGroup, helpers: set[asyncio.Task[None]]) -> None:
+        def reload() -> None:
+            task = group.create_task(self._reload_by_signal())
+            helpers.add(task)
+            task.add_done_callback(helpers.discard)
+
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.shutdown)
-        loop.add_signal_handler(signal.SIGHUP, lambda: group.create_task(self._reload_by_signal()))
+        loop.add_signal_handler(signal.SIGHUP, reload)
 
     async def _reload_by_signal(self) -> None:
         try:
@@ -285,8 +296,7 @@ class GatewayService:
             due = loop.time() + _PULSE
             await asyncio.sleep(_PULSE)
             self._lag.observe(max(0.0, loop.time() - due))
-            if self._notifier.watchdog_interval is not None:
-                self._notifier.watchdog()
+            self._notifier.watchdog()
 
     async def _await_startup(self) -> None:
         if self._site is not None:

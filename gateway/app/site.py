@@ -140,6 +140,20 @@ class Site:
         """Those that are configured, and those that are not any more and drain."""
         return [*(running.forward for running in self.backends.values()), *self._units.retiring_forwards()]
 
+    def abort_idle(self, seconds: float) -> None:
+        """Reset the clients that wait for nothing and have been silent for so many seconds, those of workers too."""
+        for each in self._carriers():
+            each.abort_idle(seconds)
+
+    def abort_all(self) -> None:
+        """Reset every client, those of workers too."""
+        for each in self._carriers():
+            each.abort_all()
+
+    def _carriers(self) -> list[Forward | WorkerUnit]:
+        own = [forward for forward in self.forwards() if isinstance(forward, Forward)]
+        return [*own, *self.workers.units]
+
     @property
     def active(self) -> int:
         """Clients of all backends."""

@@ -29,13 +29,11 @@ async def wind_down(site: Site, shutdown: ShutdownSection, at_once: asyncio.Even
     loop = asyncio.get_running_loop()
     deadline = loop.time() + shutdown.drain
     while site.active and (left := deadline - loop.time()) > 0 and not at_once.is_set():
-        for forward in site.forwards():
-            forward.abort_idle(enough_silence(left, shutdown.drain))
+        site.abort_idle(enough_silence(left, shutdown.drain))
         await _pause(_POLL, at_once)
     if site.active:
         log.warning("ending the clients that are left", extra={"clients": site.active})
-    for forward in site.forwards():
-        forward.abort_all()
+    site.abort_all()
 
 
 async def _pause(seconds: float, at_once: asyncio.Event) -> None:

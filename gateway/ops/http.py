@@ -20,6 +20,8 @@ from gateway.relay.sockets import bind_unix
 
 _PAGE = "page.html"
 _OWNER_ONLY = 0o600
+_LAST_ANSWERS = 1.0
+"""Seconds at the end for requests that are being answered."""
 
 
 class OpsServer:
@@ -44,8 +46,8 @@ class OpsServer:
             GatewayError: An address cannot be listened on.
         """
         public, admin = (
-            web.AppRunner(self._public(), access_log=None),
-            web.AppRunner(self._admin(), access_log=None),
+            web.AppRunner(self._public(), access_log=None, shutdown_timeout=_LAST_ANSWERS),
+            web.AppRunner(self._admin(), access_log=None, shutdown_timeout=_LAST_ANSWERS),
         )
         admin_bound = False
         try:

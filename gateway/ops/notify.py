@@ -1,8 +1,14 @@
 """sd_notify(3): tells a service manager what the service is doing."""
 
+import logging
 import os
 import socket
 import time
+
+log = logging.getLogger(__name__)
+
+_PATIENCE = 0.2
+"""Seconds for a manager that does not read: nothing else happens meanwhile."""
 
 
 class Notifier:
@@ -13,8 +19,9 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         watchdog = os.environ.get("WATCHDOG_USEC", "")
         ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        self.watchdog_interval = int(watchdog) / 2e6 if watchdog.isdigit() and ours else None
-        """Seconds between two `watchdog` calls, or None when nobody waits for them."""
+        self._interval = int(watchdog) / 3e6 if watchdog.isdigit() and ours else None
+        """Seconds between two signs of life; None: nobody waits for them."""
+        self._due = 0.0
 
     def ready(self) -> None:
         """Started, or done reloading."""
@@ -29,18 +36,22 @@ class Notifier:
         self._send("STOPPING=1")
 
     def watchdog(self) -> None:
-        """The loop is alive."""
-        self._send("WATCHDOG=1")
+        """The loop is alive: to be called often, and told as often as somebody waits for it."""
+        now = time.monotonic()
+        if self._interval is not None and now >= self._due:
+            self._due = now + self._interval
+            self._send("WATCHDOG=1", patience=0.0)
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""
         self._send(f"STATUS={text}")
 
-    def _send(self, message: str) -> None:
+    def _send(self, message: str, patience: float = _PATIENCE) -> None:
         if not self._address:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+                sock.settimeout(patience)
                 sock.sendto(message.encode(), self._address)
-            except OSError:
-                return  # the manager is gone: nobody is left to tell
+        except OSError as error:  # it is gone, or reads nothing, or we are out of descriptors: traffic goes on
+            log.debug("the service manager was not told", extra={"detail": str(error)})

@@ -1,5 +1,6 @@
 """The commands and the HTTP endpoints of a running service, as scripts and orchestrators use them."""
 
+import errno
 import json
 import os
 import re
@@ -359,6 +360,49 @@ def test_notifications_for_a_service_manager(gateway: Gateway, tmp_path: Path) -
         assert told() == b"READY=1"
         gateway.process.send(signal.SIGTERM)  # type: ignore[union-attr]
         assert told() == b"STOPPING=1"
+
+
+def test_a_service_manager_that_reads_nothing_stops_no_traffic(gateway: Gateway, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
+        # Four signs of life a second, more than the queue of a socket holds after a few.
+        gateway.start(environment={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"})
+        longest = 0.0
+        for _ in range(100):
+            asked = time.monotonic()
+            assert gateway.http.get("/livez") == (200, "alive\n")
+            longest = max(longest, time.monotonic() - asked)
+            time.sleep(0.05)
+        assert longest < 1
+        assert gateway.command("reload").returncode == 0
+
+
+def test_a_configuration_that_cannot_be_read_to_its_end_holds_up_no_stop(gateway: Gateway) -> None:
+    """As on a file system that hangs."""
+    gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
+    gateway.start("--reload-on-change", "false")
+    gateway.config.unlink()
+    os.mkfifo(gateway.config)
+    os.kill(gateway.pid, signal.SIGHUP)
+    writers: list[int] = []
+    gateway.wait(lambda: _opened(gateway.config, writers))
+    began = time.monotonic()
+    gateway.stop()
+    assert time.monotonic() - began < 5
+    os.close(writers[0])
+    assert '"stopped"' in gateway.log
+
+
+def _opened(fifo: Path, writers: list[int]) -> bool:
+    """Whether somebody reads it, and now waits for us to write."""
+    try:
+        writers.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return False
+    return True
 
 
 def test_the_demo_runs_and_ends_by_itself() -> None:

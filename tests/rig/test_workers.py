@@ -1,5 +1,7 @@
 """Workers: bulk on a core of its own, and everything else as if there were none."""
 
+import asyncio
+import errno
 import os
 import signal
 import socket
@@ -13,11 +15,15 @@ from conftest import Gateway, database_check, ssh_tunnel
 from servers import Behaviour, echoing, serving, talking
 from test_forwards import connect, echo, is_reset, turned_away
 
+from gateway.app.worker.unit import WorkerUnit
+from gateway.config import Sources, load
+from gateway.contracts import Endpoint
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
+from gateway.forwarding.listener import Listener
 
 pytestmark = pytest.mark.rig
 
@@ -114,6 +120,64 @@ def test_a_killed_worker_costs_its_own_connections_and_is_replaced(gateway: Gate
         assert connections["reset"] == {"aborted": 1}
         gateway.wait(lambda: gateway.backend("bulk")["connections"]["bytes_to_backend"] == 1005)
         assert gateway.backend("query")["connections"]["reset"] == {}
+
+
+def test_who_is_to_be_failed_stays_so_when_the_worker_is_replaced(gateway: Gateway) -> None:
+    listen = free_port()
+    gateway.write(f"""
+        backends:
+          one:
+            kind: tcp
+            targets: ["127.0.0.1:{free_port()}"]
+            listen: 127.0.0.1:{listen}
+            hold: 30s
+            worker: true
+            {CHECK}
+    """)
+    gateway.start("--workers", "1").wait(lambda: gateway.state("one")[0] == "down")
+    assert gateway.command("fail", "one").returncode == 0
+    assert turned_away(listen)
+    first = worker(gateway)
+    os.kill(first, signal.SIGKILL)
+    gateway.wait(lambda: gateway.status()["workers"]["1"] not in (first, None))
+    assert turned_away(listen)
+
+
+async def test_listeners_that_are_lost_on_their_way_are_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither process need have a descriptor left at that moment."""
+    lost = iter([True])
+    real = socket.dup
+    address = Endpoint("127.0.0.1", free_port())
+
+    def dup(fd: int) -> int:
+        if next(lost, False):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return int(real(fd))
+
+    with serving(echoing) as port:
+        given = Sources(backends=(f"one=tcp://127.0.0.1:{port}?listen={address}&worker=true",), environment={})
+        listener = Listener(address)
+        unit = WorkerUnit(1, lambda *_: None)
+        unit.apply(load(given), {address: listener})
+        monkeypatch.setattr(socket, "dup", dup)
+        running = asyncio.ensure_future(unit.run(lambda: None))
+        try:
+            async with asyncio.timeout(20):
+                await unit.settled()
+                while not unit.running:
+                    await asyncio.sleep(0.05)
+                await unit.settled()
+                assert await asyncio.to_thread(_echoes, address.port)
+        finally:
+            running.cancel()
+            await asyncio.wait({running})
+            listener.close()
+    assert next(lost, None) is None
+
+
+def _echoes(port: int) -> bool:
+    with connect(port) as client:
+        return echo(client) == b"hello"
 
 
 def test_reload_reaches_workers_and_moves_backends(gateway: Gateway, shared_bastion: Bastion) -> None:

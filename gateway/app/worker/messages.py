@@ -18,6 +18,8 @@ class Sockets:
     """The descriptors that come with this listen on `address`; for the next `Apply`."""
 
     address: Address
+    count: int
+    """How many descriptors come with it; fewer do where one of the two processes has none left."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Applied:
     """The configuration of this number is what runs: nothing that it took away accepts any more."""
 
     number: int
+
+
+@dataclass(frozen=True)
+class Incomplete:
+    """Descriptors were lost on the way to us: the configuration was not applied, and is to be sent again."""
 
 
 Login = tuple[Endpoint, float, int | None]

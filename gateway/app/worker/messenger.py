@@ -1,11 +1,14 @@
 """How the owner and a worker talk: pickled messages over a socket pair, with the descriptors that belong to each."""
 
 import asyncio
+import logging
 import pickle
 import socket
 import struct
 from collections.abc import Callable
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 _HEAD = struct.Struct(">II")
 _MOST_FDS = 16
@@ -18,7 +21,8 @@ class Messenger:
 
     Args:
         sock: Connected and non-blocking; owned.
-        on_message: Called with each message and its descriptors, which it owns.
+        on_message: Called with each message and its descriptors, which it owns: all of them, or none where one was
+            lost because a process has no more.
         on_end: Called once when the other end is gone.
     """
 
@@ -39,8 +43,7 @@ class Messenger:
         if self._sock.fileno() < 0:
             return
         body = pickle.dumps(message)
-        copies = [socket.dup(fd) for fd in fds or []]
-        self._outgoing.append((_HEAD.pack(len(body), len(copies)) + body, copies))
+        self._outgoing.append((_HEAD.pack(len(body), len(fds or [])) + body, _copies(fds or [])))
         self._flush()
 
     @property
@@ -98,11 +101,25 @@ class Messenger:
             message = pickle.loads(self._incoming[_HEAD.size : _HEAD.size + size])  # noqa: S301 - our own process
             del self._incoming[: _HEAD.size + size]
             mine, self._fds = self._fds[:count], self._fds[count:]
+            if len(mine) < count:
+                _close_all(mine)
             self._on_message(message, mine)
 
     def _gone(self) -> None:
         self.close()
         self._on_end()
+
+
+def _copies(fds: list[int]) -> list[int]:
+    """The descriptors once more; none where there are not enough left, which the other end is told by their lack."""
+    copies: list[int] = []
+    try:
+        for fd in fds:
+            copies += [socket.dup(fd)]
+    except OSError as error:
+        log.error("descriptors cannot be passed on", extra={"detail": error.strerror})
+        _close_all(copies)
+    return copies
 
 
 def _close_all(fds: list[int]) -> None:

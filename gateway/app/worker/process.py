@@ -20,6 +20,7 @@ from gateway.app.worker.messages import (
     Dialled,
     Failed,
     ForwardReport,
+    Incomplete,
     Known,
     Order,
     Report,
@@ -61,6 +62,8 @@ class Worker:
         self._group: asyncio.TaskGroup | None = None
         self._orders: dict[str, tuple[Endpoint, ...]] = {}
         self._sockets: dict[Address, list[socket.socket]] = {}
+        self._incomplete = False
+        """Whether some of them were lost on their way."""
         self._supervisor: Any = None
         self._directory = Directory(lambda: self._owner.send(Unfamiliar()))
 
@@ -75,24 +78,35 @@ class Worker:
 
     def _heard(self, message: Any, fds: list[int]) -> None:
         match message:
-            case Sockets(address):
+            case Sockets(address, count):
+                self._incomplete |= len(fds) < count
                 self._sockets[address] = [socket.socket(fileno=fd) for fd in fds]
             case Apply():
-                try:
-                    self._apply(message)
-                except Exception:
-                    log.exception("a configuration could not be applied; the worker starts anew")
-                    self._stop.set()
-                else:
-                    self._owner.send(Applied(message.number))
+                self._take(message)
             case Order():
                 self._follow(message)
             case Known(consumers):
                 self._directory.take(consumers)
+            case Dial(number) if not fds:
+                self._owner.send(Dialled(number, Reason.PROTOCOL, "no descriptor is left for it"))
             case Dial() if self._group is not None:
                 self._group.create_task(self._dial(message, socket.socket(fileno=fds[0])))
             case Command():
                 self._obey(message)
+
+    def _take(self, message: Apply) -> None:
+        if self._incomplete:
+            self._incomplete = False
+            self._close_sockets()
+            self._owner.send(Incomplete())
+            return
+        try:
+            self._apply(message)
+        except Exception:
+            log.exception("a configuration could not be applied; the worker starts anew")
+            self._stop.set()
+        else:
+            self._owner.send(Applied(message.number))
 
     def _follow(self, order: Order) -> None:
         self._orders[order.backend] = order.targets
@@ -118,13 +132,17 @@ class Worker:
                     _close(sent or [])
                 elif sent is not None:
                     listeners[address] = Listener(address, sent)
-        for sockets in self._sockets.values():
-            _close(sockets)
-        self._sockets = {}
+        self._close_sockets()
         self._site.apply(message.config, listeners)
         for uplink in self._site.uplinks.values():
             if self._tell not in uplink.watchers:
                 uplink.watchers.append(self._tell)
+
+    def _close_sockets(self) -> None:
+        """Nobody needs those that are left."""
+        for sockets in self._sockets.values():
+            _close(sockets)
+        self._sockets = {}
 
     def _obey(self, command: Command) -> None:
         site = self._site
@@ -140,14 +158,12 @@ class Worker:
             name, nobody = command.argument
             if name in site.backends:
                 site.backends[name].forward.hold_nobody(nobody=nobody)
+        elif command.what == "abort_all":
+            site.abort_all()
         elif command.what == "renew":
             site.renew(command.argument)
         else:
-            for forward in site.forwards():
-                if command.what == "abort_all":
-                    forward.abort_all()
-                else:
-                    forward.abort_idle(command.argument)
+            site.abort_idle(command.argument)
 
     async def _dial(self, message: Dial, client: Stream) -> None:
         tune(client)

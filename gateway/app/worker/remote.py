@@ -188,14 +188,6 @@ class RemoteForward:
         )  # fmt: skip
         self.last = ForwardReport()
 
-    def abort_idle(self, seconds: float) -> None:
-        """Reset the clients that wait for nothing and have been silent for so many seconds."""
-        self.worker.send(Command("abort_idle", seconds))
-
-    def abort_all(self) -> None:
-        """Reset every client."""
-        self.worker.send(Command("abort_all"))
-
     def active_on(self, path: object) -> int:
         """None of them goes through a path of this process."""
         del path

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from gateway.app.worker.messages import (
     Dial,
     Dialled,
     Failed,
+    Incomplete,
     Known,
     Order,
     Report,
@@ -36,7 +38,11 @@ from gateway.docker.consumers import Consumer
 from gateway.errors import DialError, GatewayError, LinkLostError
 from gateway.forwarding.listener import Address, Listener
 
+log = logging.getLogger(__name__)
+
 _STOP_TIMEOUT = 3.0
+_KILL_TIMEOUT = 2.0
+_SEND_AGAIN = 1.0
 _REAP_POLL = 0.02
 _LOOK = 1.0
 _SILENCE = 15.0
@@ -189,8 +195,8 @@ class WorkerUnit:
             raise LinkLostError("the worker is being started")
         number = next(self._numbers)
         dialled = self._dials[number] = asyncio.get_running_loop().create_future()
-        self.send(Dial(number, tunnel, to), [client.fileno()])
         try:
+            self.send(Dial(number, tunnel, to), [client.fileno()])
             await dialled
         finally:
             self._dials.pop(number, None)
@@ -200,13 +206,22 @@ class WorkerUnit:
         self._listeners = {}
         self.send(Command("stop_accepting"))
 
+    def abort_idle(self, seconds: float) -> None:
+        """Reset the clients that wait for nothing and have been silent for so many seconds."""
+        self.send(Command("abort_idle", seconds))
+
+    def abort_all(self) -> None:
+        """Reset every client."""
+        self.send(Command("abort_all"))
+
     def _send_all(self) -> None:
         if self._config is None or self._messenger is None:
             return
         for spec in self._config.backends.values():
             for address in spec.listen:
                 if address in self._listeners:
-                    self.send(Sockets(address), self._listeners[address].descriptors)
+                    descriptors = self._listeners[address].descriptors
+                    self.send(Sockets(address, len(descriptors)), descriptors)
         if self._known is not None:
             self.send(self._known)
         self._sent += 1
@@ -214,6 +229,13 @@ class WorkerUnit:
         self.send(Apply(self._config, self._sent))
         for order in self._orders.values():
             self.send(order)
+        for name, forward in self.forwards.items():
+            if forward.failing:
+                self.send(Command("hold_nobody", (name, True)))
+
+    def _send_again(self, messenger: Messenger) -> None:
+        if messenger is self._messenger:  # a new process is told anew anyway
+            self._send_all()
 
     def _heard(self, message: Any, fds: list[int]) -> None:
         for fd in fds:
@@ -228,6 +250,9 @@ class WorkerUnit:
             case Applied(number):
                 if number == self._sent:
                     self._applied.set()
+            case Incomplete() if self._messenger is not None:
+                log.error("worker %d lacks descriptors: its configuration is sent again", self.number)
+                asyncio.get_running_loop().call_later(_SEND_AGAIN, self._send_again, self._messenger)
             case Dialled():
                 self._dialled(message)
 
@@ -265,12 +290,19 @@ class WorkerUnit:
 
 
 async def _reap(child: "subprocess.Popen[bytes]") -> None:
-    """Wait for the process, and kill it when it does not end by itself."""
-    deadline = asyncio.get_running_loop().time() + _STOP_TIMEOUT
+    """Wait for the process, and kill it when it does not end by itself.
+
+    One that the kernel does not let go of is left behind: `subprocess` collects it when another is started.
+    """
     try:
-        while child.poll() is None and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - a process has no event
-            await asyncio.sleep(_REAP_POLL)
+        await _ended(child, _STOP_TIMEOUT)
     finally:
         if child.poll() is None:
             child.send_signal(signal.SIGKILL)
-            child.wait()
+            await _ended(child, _KILL_TIMEOUT)
+
+
+async def _ended(child: "subprocess.Popen[bytes]", within: float) -> None:
+    deadline = asyncio.get_running_loop().time() + within
+    while child.poll() is None and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - a process has no event
+        await asyncio.sleep(_REAP_POLL)
