@@ -156,6 +156,7 @@ class Finding:
         space: Bytes by kind (`total`, `available`), for storage.
         lease: Seconds that a file server keeps locks for a client that it does not hear.
         degraded: A reason and a line that make the target `degraded` rather than `up`.
+        unusable: A reason and a line that make it `down`, although it told all this.
         unprobed: Why nothing was asked; the target's state is then `unknown`.
         abort_limit: How many broken handshakes in a row the server lets pass, where it counts them.
     """
@@ -168,6 +169,7 @@ class Finding:
     space: dict[str, int] = field(default_factory=dict)
     lease: int | None = None
     degraded: tuple[Reason, str] | None = None
+    unusable: tuple[Reason, str] | None = None
     unprobed: str | None = None
     abort_limit: int | None = None
 

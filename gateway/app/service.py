@@ -69,6 +69,7 @@ class GatewayService:
         self._site: Site | None = None
         self._fleet: Fleet | None = None
         self._reloading = asyncio.Lock()
+        self._loading: asyncio.Future[Config] | None = None
 
     async def run(self, announce: Callable[[Endpoint], None] | None = None) -> None:
         """Run until told to stop.
@@ -174,12 +175,7 @@ class GatewayService:
                 self._notifier.ready()
 
     async def _reload(self, site: Site) -> str:
-        # Reading files may block; nothing else waits for it.
-        try:
-            async with asyncio.timeout(_LOAD):
-                config = await asyncio.to_thread(self._loader)
-        except TimeoutError as error:
-            raise GatewayError(f"the configuration could not be read within {_LOAD:g} s") from error
+        config = await self._load()
         self._refuse_while_stopping()
         compare(site.config, config)
         changes = site.apply(config, bind_all(config, site.listeners))
@@ -197,6 +193,18 @@ class GatewayService:
             log.warning("a worker is slow to apply the configuration")
         log.info("reloaded", extra={"changes": str(changes)})
         return str(changes)
+
+    async def _load(self) -> Config:
+        """Read the files, which may block: nothing else waits for it, and no second thread does."""
+        if self._loading is not None and not self._loading.done():
+            raise GatewayError("the files of the configuration are still being read: does their file system hang?")
+        self._loading = asyncio.get_running_loop().run_in_executor(None, self._loader)
+        self._loading.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            async with asyncio.timeout(_LOAD):
+                return await asyncio.shield(self._loading)
+        except TimeoutError as error:
+            raise GatewayError(f"the configuration could not be read within {_LOAD:g} s") from error
 
     def _flush_if_bulk(self, config: Config) -> None:
         if not self._flushes and any(spec.kind.bulk for spec in config.backends.values()):

@@ -218,10 +218,14 @@ def _ask_role(connection: _TimedConnection, max_lag: float | None) -> Finding:
         lag, is_replica, trouble = _replication(cursor)
     version = str(row.get("version"))
     read_only = bool(row.get("read_only"))
+    unusable = degraded = None
     if trouble and (read_only or max_lag is not None):
-        raise ProbeError(Reason.LAG, trouble)
-    if is_replica and max_lag is not None and lag is not None and lag > max_lag:
-        raise ProbeError(Reason.LAG, f"{lag:g} s behind its source (max_lag {max_lag:g} s)")
+        unusable = trouble
+    elif trouble:
+        # It takes writes, and may be one of two that replicate from each other: it does not fall with the other.
+        degraded = f"{trouble}; one that was promoted needs RESET REPLICA ALL"
+    elif is_replica and max_lag is not None and lag is not None and lag > max_lag:
+        unusable = f"{lag:g} s behind its source (max_lag {max_lag:g} s)"
     return Finding(
         role="replica" if is_replica or read_only else "primary",
         read_only=read_only,
@@ -229,8 +233,8 @@ def _ask_role(connection: _TimedConnection, max_lag: float | None) -> Finding:
         version=version,
         identity=str(row.get("server_id")),
         abort_limit=int(row["max_connect_errors"]) if row.get("max_connect_errors") else None,
-        # It takes writes, and may be one of two that replicate from each other: it does not fall with the other.
-        degraded=(Reason.LAG, f"{trouble}; one that was promoted needs RESET REPLICA ALL") if trouble else None,
+        degraded=(Reason.LAG, degraded) if degraded else None,
+        unusable=(Reason.LAG, unusable) if unusable else None,
     )
 
 

@@ -104,6 +104,9 @@ class NfsBackend:
             space={"total": export.total, "available": export.available},
             lease=export.lease,
             degraded=(Reason.EXPORT, f"{self.options.export}: {changed}: mount it anew") if changed else None,
+            unusable=(Reason.NO_SPACE, f"{self.options.export}: no space left of {export.total} bytes")
+            if _is_full(export)
+            else None,
         )
 
     @staticmethod
@@ -137,7 +140,7 @@ class NfsBackend:
             with phases("rpc"):
                 export = await v4.look(client, self.options.export, session)
             self._judge(export)
-            if self.check.write:
+            if self.check.write and not _is_full(export):
                 with phases("query"):
                     await v4.create_and_remove(client, self.options.export, CANARY, session)
         except v4.NfsError as error:
@@ -155,11 +158,12 @@ class NfsBackend:
             self._sessions[target] = session
 
     def _judge(self, export: v4.Export) -> None:
-        name = self.options.export
         if not export.readable:
-            raise ProbeError(Reason.PERMISSION, f"{name}: may not be read")
-        if export.total and not export.available:
-            raise ProbeError(Reason.NO_SPACE, f"{name}: no space left of {export.total} bytes")
+            raise ProbeError(Reason.PERMISSION, f"{self.options.export}: may not be read")
+
+
+def _is_full(export: v4.Export) -> bool:
+    return bool(export.total and not export.available)
 
 
 def _volume(options: NfsOptions, listener: Endpoint) -> VolumeSpec | None:

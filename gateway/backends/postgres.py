@@ -5,10 +5,11 @@ the loop drives libpq itself, and `finish()` ends everything at once.
 """
 
 import asyncio
+import math
 import re
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -92,6 +93,8 @@ class PostgresBackend:
 
     options: NoOptions
     check: DatabaseCheck
+    _in_sync: dict[Endpoint, float] = field(default_factory=dict, compare=False)
+    """When each standby was last seen to have all that its primary had, in monotonic seconds."""
 
     async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
         """Log in, and ask for role, version and lag."""
@@ -112,7 +115,7 @@ class PostgresBackend:
                 raise ProbeError(_connect_reason(str(error)), str(error).strip()) from error
             finally:
                 conn.finish()
-        return self._judge(row)
+        return self._judge(row, target, time.monotonic())
 
     def _conninfo(self, target: Endpoint, port: int) -> bytes:
         check = self.check
@@ -136,28 +139,27 @@ class PostgresBackend:
             arguments["require_auth"] = "!password"  # never send it in the clear
         return make_conninfo("", **arguments).encode()
 
-    def _judge(self, row: list[str | None]) -> Finding:
+    def _judge(self, row: list[str | None], target: Endpoint, now: float) -> Finding:
         in_recovery, read_only, version, lag_text, streaming = row
         lag = float(lag_text) if lag_text is not None else None
-        if in_recovery == "t":
-            max_lag = self.check.max_lag
-            if max_lag is not None and (lag is None or lag > max_lag):
-                told = "an unknown time" if lag is None else f"{lag:g} s"
-                raise ProbeError(Reason.LAG, f"{told} behind its primary (max_lag {max_lag:g} s)")
-        finding = Finding(
+        if streaming == "t" and lag == 0:
+            self._in_sync[target] = now
+        elif streaming == "f" and target in self._in_sync:
+            # Of a primary that has written nothing for an hour, its standby is not an hour behind.
+            lag = min(now - self._in_sync[target], math.inf if lag is None else lag)
+        max_lag = self.check.max_lag
+        unusable = None
+        if in_recovery == "t" and max_lag is not None and (lag is None or lag > max_lag):
+            told = "an unknown time" if lag is None else f"{lag:g} s"
+            unusable = (Reason.LAG, f"{told} behind its primary (max_lag {max_lag:g} s)")
+        return Finding(
             role="replica" if in_recovery == "t" else "primary",
             read_only=in_recovery == "t" or read_only == "t",
             lag=lag,
             version=version,
+            degraded=(Reason.LAG, "the replica is not streaming from its primary") if streaming == "f" else None,
+            unusable=unusable,
         )
-        if streaming == "f":
-            return Finding(
-                **{
-                    **finding.__dict__,
-                    "degraded": (Reason.LAG, "the replica is not streaming from its primary"),
-                }
-            )
-        return finding
 
 
 async def _ready(fd: int, *, write: bool) -> None:

@@ -227,7 +227,7 @@ def hints_by_key(cls: type, above: str = "") -> Iterator[tuple[str, Any]]:
         for each in inner:
             yield from hints_by_key(typing.cast("type", each), f"{key}.")
             if "shorthand" in field.metadata:
-                yield key, typing.get_type_hints(each)[field.metadata["shorthand"]]
+                hint = typing.get_type_hints(each)[field.metadata["shorthand"]]
         yield key, hint
 
 

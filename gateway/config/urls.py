@@ -116,6 +116,9 @@ def _put_query(table: Table, query: str, keys: Mapping[str, Any], place: str, pr
     for part in filter(None, query.split("&")):
         name, _, text = part.partition("=")
         key = unquote(name)
+        if key.partition(".")[0] == "kind":
+            problems.append(Problem(place, key, "is what the URL begins with: leave it out"))
+            continue
         listed = key in keys and is_list(keys[key])
         if key in seen and not listed:
             problems.append(Problem(place, key, "is given twice: remove one"))

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from gateway.docker.observe import Observer
 from gateway.docker.options import DockerOptions
 from gateway.docker.plan import Action, Condition, Desired, Plan, Standing, Verb, marked
 from gateway.docker.planning import plan
-from gateway.docker.trouble import EngineError
+from gateway.docker.trouble import EngineError, Kind
 from gateway.measure import Tally
 from gateway.supervision.backoff import Backoff, BackoffPolicy
 
@@ -37,6 +38,8 @@ _ROUNDS = 20
 """Of looking and acting, after which somebody else must be undoing what is done."""
 _FIRST = (Verb.CREATE_NETWORK, Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME)
 _THEN = (Verb.CONNECT, Verb.DISCONNECT, Verb.REATTACH, Verb.UPDATE_SERVICE)
+_UNCERTAIN = (Kind.TIMEOUT, Kind.UNREACHABLE, Kind.FAILED)
+"""Troubles after which it may be done or not."""
 _ENDS = ("die", "destroy", "stop", "kill")
 _NOISE = ("exec_", "health_status", "top", "attach", "resize", "export", "archive-path", "extract-to-dir")
 """Events of containers that change nothing here, some of them many times a minute."""
@@ -182,21 +185,31 @@ class Reconciler:
         self.directory.renew(observed.containers, began, networks_of_sources(observed, self._options))
         if self._ledger.adopting:
             self._ledger.adopt(marked(desired, observed))
-        planned = plan(desired, observed, self._ledger.endpoints, self._brake.left(began))
+        planned = plan(desired, observed, self._ledger.endpoints, detaches=sys.maxsize)
         if self.trouble is not None:
             log.info("docker is back")
         self.observed, self.looked_at, self.trouble = observed, time.time(), None
         now = time.monotonic()
-        due = [action for action in planned.actions if self._not_before(action) <= now]
-        self.plan = self._with_failures(planned)
+        due, held = self._within_the_brake([each for each in planned.actions if self._not_before(each) <= now])
+        self.plan = self._with_failures(planned, held)
         done = await self._act_all(engine, planned.actions, due)
         if not due:
             self._ledger.keep({container.id for container in observed.containers})
         self._forget_failures(planned)
         waits = [at - now for _, at, _ in self._backoffs.values()]
-        if planned.postponed:
+        if held:
             waits.append(self._brake.wait(now))
         return max(0.05, min(waits, default=self._options.resync)), done
+
+    def _within_the_brake(self, due: list[Action]) -> tuple[list[Action], list[Action]]:
+        """What of it may be done, and what is held: only what would be done now takes of what the brake has left."""
+        left = self._brake.left(time.monotonic())
+        may: list[Action] = []
+        held: list[Action] = []
+        for action in due:
+            (may if not action.detaches or left > 0 else held).append(action)
+            left -= action.detaches
+        return may, held
 
     async def _act_all(self, engine: Engine, planned: Sequence[Action], due: Sequence[Action]) -> list[Action]:
         """Do what is due of what is planned; gives what was done."""
@@ -234,16 +247,18 @@ class Reconciler:
             self.directory.forget(action.container_id)
         told = {"action": action.verb, "network": action.network, "container": action.container, "why": action.why}
         self.writes[action.verb] += 1
-        self._brake.took(action.detaches, time.monotonic())
         try:
             await act(engine, action)
         except EngineError as trouble:
+            if trouble.kind in _UNCERTAIN:
+                self._brake.took(action.detaches, time.monotonic())
             self._count(action.verb, trouble)
             backoff = self._backoffs[action.key][0] if action.key in self._backoffs else Backoff(_PER_OBJECT)
             if action.key not in self._backoffs or str(trouble) != str(self._backoffs[action.key][2]):
                 log.warning("docker refused", extra={**told, "reason": trouble.kind, "detail": str(trouble)})
             self._backoffs[action.key] = (backoff, time.monotonic() + backoff.next(), trouble)
             return False
+        self._brake.took(action.detaches, time.monotonic())
         self._backoffs.pop(action.key, None)
         if action.verb in _FIRST:  # what waited for it may be tried at once
             self._backoffs = {key: each for key, each in self._backoffs.items() if key[0] != action.key[0]}
@@ -262,15 +277,17 @@ class Reconciler:
         keys = {action.key for action in planned.actions}
         self._backoffs = {key: failure for key, failure in self._backoffs.items() if key in keys}
 
-    def _with_failures(self, planned: Plan) -> Plan:
+    def _with_failures(self, planned: Plan, held: list[Action]) -> Plan:
         """The plan, whose conditions also tell why what is to be done has failed so far."""
+        actions = tuple(action for action in planned.actions if action not in held)
         conditions = tuple(self._with_failure(each) for each in planned.conditions)
         warnings = planned.warnings
         if self._ledger.problem:
             warnings += (
                 f"the ledger cannot be used, and nothing of before is ever detached: {self._ledger.problem}",
             )
-        return replace(planned, conditions=conditions, warnings=warnings)
+        postponed = sum(action.detaches for action in held)
+        return replace(planned, actions=actions, conditions=conditions, warnings=warnings, postponed=postponed)
 
     def _with_failure(self, condition: Condition) -> Condition:
         key = (condition.network, condition.container_id)

@@ -1,6 +1,7 @@
 """Runs one target's check for ever: through the link that traffic takes, with a deadline in all."""
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -59,6 +60,8 @@ async def probe_once(backend: Backend, link: Link, target: Endpoint, timeout: fl
             finding = await backend.probe(link, target, phases)
         if finding.unprobed:
             state, detail = State.UNKNOWN, finding.unprobed
+        elif finding.unusable:
+            state, (reason, detail) = State.DOWN, finding.unusable
         elif finding.degraded:
             state, (reason, detail) = State.DEGRADED, finding.degraded
     except TimeoutError:
@@ -130,20 +133,25 @@ class Check:
         self.path = path
         self._changed = changed
         self._kick = asyncio.Event()
+        self._at_once = False
+        self._began = 0.0
+        self._links_lost = 0
+        """How many probes in a row lost their connection while the path had others."""
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Check until cancelled."""
-        self.path.watchers.append(self.kick)
+        self.path.watchers.append(self._hurry)
         try:
             await asyncio.sleep(random.uniform(0, _FIRST_SPREAD))  # noqa: S311 - spread, not a secret
             while True:
                 self._kick.clear()
+                self._at_once = False
                 changed = await self._turn()
                 self.started.set()
                 ready()
                 await self._pause(changed=changed)
         finally:
-            self.path.watchers.remove(self.kick)
+            self.path.watchers.remove(self._hurry)
 
     def adopt(self, other: "Check") -> None:
         """Take over what another check of the same target learned: only the way of checking changed."""
@@ -159,7 +167,12 @@ class Check:
             self.started.set()
 
     def kick(self) -> None:
-        """Check now: real traffic failed, or the path changed."""
+        """Check soon: real traffic failed. However often it does, the fast interval lies between two checks."""
+        self._kick.set()
+
+    def _hurry(self) -> None:
+        """Look at once: the path changed, or an operator asks."""
+        self._at_once = True
         self._kick.set()
 
     def doubt(self) -> None:
@@ -170,12 +183,12 @@ class Check:
     def pause(self) -> None:
         """Stop checking, and say so, until `resume`."""
         self.paused = True
-        self.kick()
+        self._hurry()
 
     def resume(self) -> None:
         """Check again."""
         self.paused = False
-        self.kick()
+        self._hurry()
 
     async def _turn(self) -> bool:
         """One check, or the reason why there is none; tells whether the state changed."""
@@ -185,12 +198,16 @@ class Check:
         link = self.path.link
         if link is None:
             return self._blocked()
-        self.attempts += 1
+        self._began = time.monotonic()
         try:
             result = await probe_once(self._backend, link, self.target, self.schedule.timeout)
-        except LinkLostError:
-            self.attempts -= 1  # nothing was learned about the target
-            return self._blocked()
+        except LinkLostError:  # nothing was learned about the target
+            self._links_lost += 1
+            if self.path.link is None or self._links_lost >= self.schedule.fall:
+                return self._blocked()
+            return False  # one of several connections ended: another is asked soon
+        self._links_lost = 0
+        self.attempts += 1
         if result.finding is not None and result.finding.unprobed:
             self.attempts -= 1
             return self._note(self.verdict.add(result))
@@ -231,7 +248,7 @@ class Check:
         if self.paused or self.path.link is None:
             await self._kick.wait()
             return
-        if changed or self.verdict.state is State.BLOCKED or self.verdict.pending:
+        if changed or self.verdict.state is State.BLOCKED or self.verdict.pending or self._links_lost:
             seconds = schedule.fast_interval
         elif self.verdict.state is State.DOWN:
             seconds = min(schedule.down_interval, schedule.interval)
@@ -243,5 +260,8 @@ class Check:
                 await self._kick.wait()
         except TimeoutError:
             return
-        # Kicked by a burst of failures: still not more often than the fast interval allows.
-        await asyncio.sleep(min(schedule.fast_interval, 1.0) * 0.1)
+        # Kicked, perhaps by a burst of failures, which are no reason for more checks than the fast interval allows.
+        while not self._at_once and (left := self._began + schedule.fast_interval - time.monotonic()) > 0:
+            self._kick.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._kick.wait(), left)

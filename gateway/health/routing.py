@@ -43,12 +43,11 @@ def order(candidates: list[Candidate], prefer: str) -> list[Candidate]:
 
 
 def misplaced(candidates: list[Candidate], prefer: str) -> frozenset[Endpoint]:
-    """The targets that have lost the role which their clients came for."""
-    usable = [each for each in candidates if each.state in _USABLE]
+    """The targets that have lost the role which their clients came for, those too that are down by now."""
     if prefer == "primary":
-        return frozenset(each.target for each in usable if each.read_only or each.role == "replica")
-    if prefer == "replica" and any(each.role == "replica" for each in usable):
-        return frozenset(each.target for each in usable if each.role == "primary")
+        return frozenset(each.target for each in candidates if each.read_only or each.role == "replica")
+    if prefer == "replica" and any(each.role == "replica" for each in candidates if each.state in _USABLE):
+        return frozenset(each.target for each in candidates if each.role == "primary")
     return frozenset()
 
 

@@ -22,21 +22,25 @@ class Notifier:
         self._interval = int(watchdog) / 3e6 if watchdog.isdigit() and ours else None
         """Seconds between two signs of life; None: nobody waits for them."""
         self._due = 0.0
+        self._untold: str | None = None
+        """The last state that it could not be told: it waits for some of them, and ends us if none comes."""
 
     def ready(self) -> None:
         """Started, or done reloading."""
-        self._send("READY=1")
+        self._tell("READY=1")
 
     def reloading(self) -> None:
         """Reading the configuration again."""
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self) -> None:
         """Draining."""
-        self._send("STOPPING=1")
+        self._tell("STOPPING=1")
 
     def watchdog(self) -> None:
         """The loop is alive: to be called often, and told as often as somebody waits for it."""
+        if self._untold is not None and self._send(self._untold, patience=0.0):
+            self._untold = None
         now = time.monotonic()
         if self._interval is not None and now >= self._due:
             self._due = now + self._interval
@@ -46,12 +50,17 @@ class Notifier:
         """One line for `systemctl status`."""
         self._send(f"STATUS={text}")
 
-    def _send(self, message: str, patience: float = _PATIENCE) -> None:
+    def _tell(self, state: str) -> None:
+        self._untold = None if self._send(state) else state
+
+    def _send(self, message: str, patience: float = _PATIENCE) -> bool:
         if not self._address:
-            return
+            return True
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
                 sock.settimeout(patience)
                 sock.sendto(message.encode(), self._address)
         except OSError as error:  # it is gone, or reads nothing, or we are out of descriptors: traffic goes on
             log.debug("the service manager was not told", extra={"detail": str(error)})
+            return False
+        return True

@@ -65,12 +65,13 @@ def _noting(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def ended_by_peer(channel: Any) -> bool:
-    """Whether the far side said that it had sent everything.
+    """Whether the far side said that it had sent everything, and all of that was delivered.
 
-    asyncssh forgets that where it could not be delivered yet and a close follows, so that a clean end would look like
-    one that broke.
+    asyncssh forgets what was said where it could not be delivered yet and a close follows, so that a clean end would
+    look like one that broke; and a connection that the server ended is no error to it, whatever was still to come.
     """
-    return bool(channel.get_extra_info("ended_by_peer"))
+    delivered = channel._recv_state == "closed"  # noqa: SLF001 - no public door to it
+    return delivered and bool(channel.get_extra_info("ended_by_peer"))
 
 
 class PlaneConnection(SSHClientConnection):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncssh
+from asyncssh.public_key import import_certificate_subject
 
 from gateway.errors import Reason, TunnelError
 from gateway.ssh.credentials import told
@@ -52,6 +53,7 @@ class Verifier(asyncssh.SSHClient):
         self.lost = exc
 
 
+_MARKERS = ("@cert-authority", "@revoked")
 Match = Callable[[str, str, int | None], Sequence[Sequence[Any]]]
 _REVOKED = (2, 4, 6)
 """Where the revoked keys, certificates and subjects stand in what `SSHKnownHosts.match` returns."""
@@ -69,7 +71,10 @@ def trusted(options: SshOptions, verifier: Verifier | None = None) -> Match:
             "no host key is trusted: set known_hosts or host_keys (ssh-keyscan shows them)",
             fatal=True,
         )
-    known = asyncssh.import_known_hosts("\n".join(_checked(path) for path in options.known_hosts))
+    try:
+        known = asyncssh.import_known_hosts("\n".join(_checked(path) for path in options.known_hosts))
+    except ValueError as error:
+        raise TunnelError(Reason.HOST_KEY, f"known_hosts: {error}", fatal=True) from error
 
     def match(host: str, addr: str, port: int | None) -> Sequence[Sequence[Any]]:
         found = known.match(host, addr, port)
@@ -90,21 +95,31 @@ def _checked(path: Path) -> str:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise TunnelError(Reason.HOST_KEY, f"{path}: {told(error)}", fatal=True) from error
-    try:
-        asyncssh.import_known_hosts(text)
-    except ValueError as error:
-        number = next(at for at, line in enumerate(text.splitlines(), 1) if not _is_understood(line))
-        detail = f"{path}:{number}: is no line of known_hosts (hosts, kind of key, key): mend it or take it away"
-        raise TunnelError(Reason.HOST_KEY, detail, fatal=True) from error
+    for number, line in enumerate(text.splitlines(), 1):
+        if not _is_understood(line.strip()):
+            detail = f"{path}:{number}: is no line of known_hosts (hosts, kind of key, key): mend it or take it away"
+            raise TunnelError(Reason.HOST_KEY, detail, fatal=True)
     return text
 
 
 def _is_understood(line: str) -> bool:
-    try:
-        asyncssh.import_known_hosts(line)
-    except ValueError:
-        return False
-    return True
+    """Whether asyncssh reads it; it may do without a kind of key that it does not know, unless that is revoked."""
+    words = line.split(None, 2)
+    if not words or line.startswith("#"):
+        return True
+    if line.startswith("@"):
+        return words[0] in _MARKERS and len(words) == 3 and (words[0] != "@revoked" or _is_key(words[2]))
+    return len(words) > 1
+
+
+def _is_key(data: str) -> bool:
+    for read in (asyncssh.import_public_key, asyncssh.import_certificate, import_certificate_subject):
+        try:
+            read(data)
+        except asyncssh.KeyImportError:
+            continue
+        return True
+    return False
 
 
 def _public_key(pin: str) -> bytes:

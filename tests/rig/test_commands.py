@@ -376,6 +376,14 @@ def test_a_service_manager_that_reads_nothing_stops_no_traffic(gateway: Gateway,
             time.sleep(0.05)
         assert longest < 1
         assert gateway.command("reload").returncode == 0
+        # What could not be told is told when it reads again.
+        manager.settimeout(5)
+        last = b""
+        while last != b"READY=1":
+            last = manager.recv(1000)
+        gateway.process.send(signal.SIGHUP)  # type: ignore[union-attr]
+        while not last.startswith(b"RELOADING=1"):
+            last = manager.recv(1000)
 
 
 def test_a_configuration_that_cannot_be_read_to_its_end_holds_up_no_stop(gateway: Gateway) -> None:

@@ -355,14 +355,23 @@ async def test_postgres_replica_lag(rig_folder: Path, shared_postgres: Postgres)
     from gateway.backends.postgres import PostgresBackend as Backend_  # noqa: PLC0415 - the pure part
 
     backend = Backend_(NoOptions(), DatabaseCheck(user="u", max_lag=Duration(10.0)))
-    good = backend._judge(["t", "on", "17", "1.5", "t"])
+    here, other = Endpoint("a", 1), Endpoint("b", 1)
+    good = backend._judge(["t", "on", "17", "1.5", "t"], here, 0)
     assert (good.role, good.read_only, good.lag, good.degraded) == ("replica", True, 1.5, None)
-    lonely = backend._judge(["t", "on", "17", "1.5", "f"])
+    lonely = backend._judge(["t", "on", "17", "1.5", "f"], here, 0)
     assert lonely.degraded is not None
     assert lonely.degraded[0] is Reason.LAG
     for lag in ("11", None):
-        with pytest.raises(Exception, match="behind its primary"):
-            backend._judge(["t", "on", "17", lag, "t"])
+        late = backend._judge(["t", "on", "17", lag, "t"], here, 0)
+        assert late.role == "replica"
+        assert late.unusable is not None
+        assert late.unusable[0] is Reason.LAG
+    # One that had everything a moment ago is not as far behind as its primary was idle before that.
+    assert backend._judge(["t", "on", "17", "0", "t"], here, 100).lag == 0
+    assert (backend._judge(["t", "on", "17", "3600", "f"], here, 105)).lag == 5
+    assert (backend._judge(["t", "on", "17", "3600", "f"], here, 105)).unusable is None
+    assert (backend._judge(["t", "on", "17", "3600", "f"], here, 111)).unusable is not None
+    assert (backend._judge(["t", "on", "17", "3600", "f"], other, 105)).unusable is not None
 
 
 async def test_a_postgres_standby_that_is_cut_off_does_not_pass_for_one_that_keeps_up(

@@ -203,6 +203,21 @@ async def test_a_line_of_known_hosts_that_is_none_is_named(sshd: Bastion) -> Non
     assert "garbage" not in error.detail
 
 
+@pytest.mark.parametrize(
+    "line", ["@revoked * ssh-ed25519 AAAAC3NzaC1lZDI1NTE5", "@revoked *", "@trusted * ssh-rsa AAAA"]
+)
+async def test_what_should_revoke_a_key_and_does_not_is_named(sshd: Bastion, line: str) -> None:
+    sshd.known_hosts.write_text(f"{line}\n{sshd.known_hosts.read_text()}")
+    error = await refused(options(sshd))
+    assert error.detail.startswith(f"{sshd.known_hosts}:1: is no line of known_hosts")
+
+
+async def test_a_key_of_a_kind_that_is_not_known_is_no_error(sshd: Bastion) -> None:
+    sshd.known_hosts.write_text(f"other ssh-new AAAA\n\n# ours\n{sshd.known_hosts.read_text()}")
+    async with opened(options(sshd)):
+        """It is trusted by its own line."""
+
+
 async def test_a_file_without_a_certificate_is_named(sshd: Bastion) -> None:
     error = await refused(options(sshd, certificate_files=(sshd.client_key,)))
     assert (error.reason, error.fatal) == (Reason.AUTH, True)
@@ -449,6 +464,56 @@ async def test_a_slow_client_gets_all_that_was_sent_before_the_end(sshd: Bastion
                         got += data
                     assert await relay.ended is Ending.FINISHED
                 assert got == answer
+
+
+async def test_an_answer_that_the_servers_goodbye_cut_off_is_a_reset(tmp_path: Path) -> None:
+    """Its end had been said already, and part of it was still waiting for the client."""
+    conns: list[asyncssh.SSHServerConnection] = []
+
+    class Server(asyncssh.SSHServer):
+        def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+            conns.append(conn)
+
+        def begin_auth(self, username: str) -> bool:
+            return False
+
+        def connection_requested(self, *_: object) -> bool:
+            return True
+
+    def answering(client: socket.socket) -> None:
+        client.recv(4096)
+        client.sendall(bytes(1_500_000))
+        client.shutdown(socket.SHUT_WR)
+        client.recv(1)
+
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    server = await asyncssh.create_server(Server, "127.0.0.1", 0, server_host_keys=[key])
+    connected = await asyncssh.connect("127.0.0.1", server.sockets[0].getsockname()[1], known_hosts=None, config=None,
+                                       client_keys=None, username="u")  # fmt: skip
+    try:
+        with serving(answering) as port, socket.create_server(("127.0.0.1", 0)) as door, socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            client.connect(door.getsockname())
+            theirs, _ = door.accept()
+            theirs.setblocking(False)
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+            relay = await StockChannels(connected).open(Endpoint("127.0.0.1", port), Histogram(), 5)
+            relay.attach(theirs)
+            client.sendall(b"ask")
+            channel = relay._channel
+            async with asyncio.timeout(10):
+                while channel is None or channel._recv_state != "eof_pending":
+                    await asyncio.sleep(0.02)
+            conns[0].disconnect(asyncssh.DISC_BY_APPLICATION, "restarting")
+            client.setblocking(False)
+            with pytest.raises(ConnectionResetError):
+                async with asyncio.timeout(10):
+                    while await asyncio.get_running_loop().sock_recv(client, 65536):
+                        """What had arrived."""
+            assert await relay.ended is not Ending.FINISHED
+    finally:
+        connected.abort()
+        server.close()
 
 
 async def test_an_open_that_is_cancelled_as_it_completes_leaks_no_channel(sshd: Bastion) -> None:

@@ -155,7 +155,7 @@ def test_urls_carry_lists_and_signs_as_they_are() -> None:
             ),
             environment={
                 "GATEWAY_BACKEND_M": "nfs://nas/m?volume.name=media&volume.mount_options=nconnect=4,noatime",
-                "GATEWAY_BACKEND_S": "mysql://db?check.user=u&check.password=a%23b+c%25",
+                "GATEWAY_BACKEND_S": "mysql://db?check.user=u&check.password=a%23b+c%25&allow=10.0.0.0/8,fd00::/8",
             },
         )
     )
@@ -166,6 +166,7 @@ def test_urls_carry_lists_and_signs_as_they_are() -> None:
     assert config.tunnels["v"].options.dns == ("10.8.0.1", "10.8.0.2", "10.8.0.3")
     assert config.backends["m"].options.volume.mount_options == ("nconnect=4", "noatime")
     assert config.backends["s"].check_options.password == Secret("a#b+c%")
+    assert [str(each) for each in config.backends["s"].allow.networks] == ["10.0.0.0/8", "fd00::/8"]
 
 
 @pytest.mark.parametrize(
@@ -196,6 +197,8 @@ def test_urls_carry_lists_and_signs_as_they_are() -> None:
                 "socks5://h:1080?password",
             )
         ),
+        ("b=socks5://h:1080", "a=mysql://x:1?kind=tcp", "--backend a: kind: is what the URL begins with"),
+        ("b=socks5://h:1080?kind.x=y", "a=tcp://x:1", "--tunnel b: kind.x: is what the URL begins with"),
         ("b=socks5://h:1080", "a=mysql://x:1?check.password=k", "--backend a: check.password: would show in process"),
     ],
 )

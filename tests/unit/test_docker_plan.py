@@ -384,6 +384,31 @@ async def test_the_brake_holds_over_many_rounds(tmp_path: Path) -> None:
     assert len(made_now) == 3
 
 
+async def test_an_endpoint_that_cannot_be_taken_off_holds_up_no_other(tmp_path: Path) -> None:
+    class Stuck(FakeEngine):
+        async def post(self, path: str, body: Any = None, **params: Any) -> Any:
+            if path.endswith("/disconnect") and body["Container"] in stuck:
+                raise EngineError(Kind.FORBIDDEN, "as told")
+            return await super().post(path, body, **params)
+
+    engine = Stuck(random.Random(1))
+    network = engine.add_network("apps")
+    there = [engine.add_container(f"c{at}", {}) for at in range(9)]
+    stuck = {each.id for each in there[:4]}
+    for each in there:
+        engine.join(each, network, ["gw-owner-site-a"], foreign=False)
+    want = desired(max_detaches=3, resync=Duration(0.4))
+    ledger = Ledger(tmp_path)
+    ledger.adopt({(each.id, "apps") for each in there})
+    reconciler = Reconciler(want.options, lambda: want, lambda _: None, tmp_path)
+    settled, refused = await reconciler.settle(engine)  # type: ignore[arg-type]
+    assert (len(settled.actions), len(refused), settled.postponed) == (3, 4, 2)
+    await asyncio.sleep(0.45)
+    settled, refused = await reconciler.settle(engine)  # type: ignore[arg-type]
+    assert {each.id for each in there if each.endpoints} == stuck
+    assert (len(refused), settled.postponed) == (4, 0)
+
+
 async def test_what_was_refused_is_not_told_as_done_nor_is_what_needs_it(tmp_path: Path) -> None:
     class Refusing(FakeEngine):
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:

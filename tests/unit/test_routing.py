@@ -40,6 +40,12 @@ def test_primary_never_offers_a_read_only_target() -> None:
     assert backend_state(given_[:2], "primary")[:2] == (State.DOWN, Reason.ROLE)
 
 
+def test_clients_of_what_has_lost_its_role_are_to_go_also_while_it_is_down() -> None:
+    demoted = candidate(ONE, State.DOWN, role="replica", read_only=True)
+    assert misplaced([demoted, candidate(TWO, role="primary")], "primary") == {ONE}
+    assert targets(order([demoted, candidate(TWO, State.DOWN, role="primary")], "primary")) == [TWO]
+
+
 def test_replica_prefers_a_replica_and_falls_back_to_the_primary() -> None:
     both = [candidate(ONE, role="primary"), candidate(TWO, role="replica", read_only=True)]
     assert targets(order(both, "replica")) == [TWO, ONE]

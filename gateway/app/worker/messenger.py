@@ -42,8 +42,8 @@ class Messenger:
         """Send a message; the descriptors are duplicated on their way, and stay the caller's to close."""
         if self._sock.fileno() < 0:
             return
-        body = pickle.dumps(message)
-        self._outgoing.append((_HEAD.pack(len(body), len(fds or [])) + body, _copies(fds or [])))
+        body, copies = pickle.dumps(message), _copies(fds or [])
+        self._outgoing.append((_HEAD.pack(len(body), len(copies)) + body, copies))
         self._flush()
 
     @property
@@ -111,7 +111,7 @@ class Messenger:
 
 
 def _copies(fds: list[int]) -> list[int]:
-    """The descriptors once more; none where there are not enough left, which the other end is told by their lack."""
+    """The descriptors once more; none where there are not enough left."""
     copies: list[int] = []
     try:
         for fd in fds:

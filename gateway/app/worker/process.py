@@ -146,8 +146,10 @@ class Worker:
 
     def _obey(self, command: Command) -> None:
         site = self._site
-        if command.what == "stop" or site is None:
+        if command.what == "stop":
             self._stop.set()
+        elif site is None:
+            return  # its first configuration comes again, and what goes with it
         elif command.what == "stop_accepting":
             site.stop_accepting()
             self._tell()

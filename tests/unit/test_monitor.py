@@ -1,0 +1,121 @@
+"""When a target is checked, and what is made of what it says."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from gateway.contracts import Endpoint, Finding, Link, Phases, State
+from gateway.errors import LinkLostError, Reason
+from gateway.health.monitor import Check, Schedule
+from gateway.relay.direct import DirectLink
+
+TARGET = Endpoint("db", 3306)
+
+
+class Path:
+    """An uplink that is up."""
+
+    name = "bastion"
+
+    def __init__(self) -> None:
+        self.link: Link | None = DirectLink()
+        self.settled = asyncio.Event()
+        self.settled.set()
+        self.watchers: list[Callable[[], None]] = []
+
+    def describe(self) -> str:
+        return "tunnel bastion is down"
+
+
+class Scripted:
+    """Answers as told; what comes last again and again."""
+
+    def __init__(self, *script: Finding | Exception) -> None:
+        self.script = list(script)
+        self.asked: list[float] = []
+
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
+        del link, target, phases
+        self.asked.append(time.monotonic())
+        step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+
+@asynccontextmanager
+async def checking(backend: Any, path: Path, **schedule: float) -> AsyncIterator[Check]:
+    plain: dict[str, Any] = {
+        "interval": 60.0, "fast_interval": 0.1, "down_interval": 60.0, "timeout": 1.0, "rise": 1, "fall": 3,
+        **schedule,
+    }  # fmt: skip
+    check = Check("orders", backend, TARGET, path, Schedule(**plain))
+    running = asyncio.ensure_future(check.run(lambda: None))
+    try:
+        await asyncio.wait_for(check.started.wait(), 5)
+        yield check
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_what_is_down_is_known_for_what_it_has_become() -> None:
+    primary = Finding(role="primary", read_only=False)
+    demoted = Finding(role="replica", read_only=True, unusable=(Reason.LAG, "replication is stopped"))
+    async with checking(Scripted(primary, demoted), Path()) as check:
+        assert (check.verdict.state, check.finding.role) == (State.UP, "primary")
+        check.kick()
+        await until(lambda: check.finding.role == "replica")
+        assert check.verdict.state is State.UP  # one failure is not three
+        await until(lambda: check.verdict.state is State.DOWN)
+        assert (check.verdict.reason, check.verdict.detail) == (Reason.LAG, "replication is stopped")
+        assert check.finding.read_only
+
+
+async def test_one_connection_of_several_that_ends_says_nothing_of_the_target() -> None:
+    backend = Scripted(Finding(), LinkLostError(), Finding())
+    async with checking(backend, Path()) as check:
+        check.kick()
+        await until(lambda: len(backend.asked) == 3)
+        assert (check.verdict.state, check.attempts, len(check.history.results())) == (State.UP, 2, 2)
+
+
+async def test_a_path_through_which_nothing_comes_blocks_also_where_it_says_that_it_is_up() -> None:
+    async with checking(Scripted(Finding(), LinkLostError()), Path()) as check:
+        check.kick()
+        await until(lambda: check.verdict.state is State.BLOCKED)
+
+
+async def test_failing_traffic_makes_no_more_checks_than_the_fast_interval_allows() -> None:
+    backend = Scripted(Finding())
+    async with checking(backend, Path(), fast_interval=0.2) as check:
+        await asyncio.sleep(0.25)
+        began = time.monotonic()
+        check.kick()
+        await until(lambda: len(backend.asked) == 2)
+        assert backend.asked[1] - began < 0.15  # the first at once
+        while time.monotonic() < began + 1:
+            check.kick()
+            await asyncio.sleep(0.002)
+        pauses = [after - before for before, after in zip(backend.asked[1:], backend.asked[2:], strict=False)]
+        assert pauses
+        assert min(pauses) > 0.15
+
+
+async def test_a_path_that_is_back_is_looked_at_at_once() -> None:
+    backend, path = Scripted(Finding()), Path()
+    async with checking(backend, path, fast_interval=30.0) as check:
+        link, path.link = path.link, None
+        path.watchers[0]()
+        await until(lambda: check.verdict.state is State.BLOCKED)
+        path.link = link
+        path.watchers[0]()
+        await until(lambda: check.verdict.state is State.UP)
