@@ -42,7 +42,10 @@ def tunnel_views(site: Site) -> list[TunnelView]:
         _tunnel(spec, [*map(uplink_report, site.uplinks_of(spec.name)), *site.workers.reports(spec.name)])
         for spec in site.config.tunnels.values()
     ]
-    return configured + [_tunnel(spec, [uplink_report(uplink)]) for spec, uplink in site.draining()]
+    draining: dict[str, tuple[TunnelSpec, list[UplinkReport]]] = {}
+    for spec, uplink in site.draining():
+        draining.setdefault(spec.name, (spec, []))[1].append(uplink_report(uplink))
+    return configured + [_tunnel(spec, reports) for spec, reports in draining.values()]
 
 
 def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:

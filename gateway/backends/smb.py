@@ -14,6 +14,8 @@ _HEADER = struct.Struct("<4sHHIHHIIQIIQ16s")
 """[MS-SMB2] 2.2.1.2."""
 _MAGIC = b"\xfeSMB"
 _NEGOTIATE = 0
+_NOT_SUPPORTED = 0xC00000BB
+"""STATUS_NOT_SUPPORTED: it speaks none of the dialects that were offered (3.3.5.4)."""
 _DIALECTS = {0x0202: "2.0.2", 0x0210: "2.1", 0x0300: "3.0", 0x0302: "3.0.2"}
 _SIGNING_ENABLED = 1
 _FIXED = struct.Struct("<HHHH16s")
@@ -53,6 +55,8 @@ class SmbBackend:
             try:
                 with phases("greeting"):
                     answer = await _negotiate(sock)
+            except _NewerError:
+                return Finding(version="SMB newer than 3.0.2")
             except OSError as error:
                 raise ProbeError(Reason.RESET, str(error)) from error
         _, mode, dialect, _, guid = _FIXED.unpack_from(answer, _HEADER.size)
@@ -60,6 +64,10 @@ class SmbBackend:
             raise ProbeError(Reason.PROTOCOL, f"it chose the dialect {dialect:#06x}, which was not offered")
         signing = ", signing required" if mode & 2 else ""
         return Finding(version=f"SMB {_DIALECTS[dialect]}{signing}", identity=guid.hex())
+
+
+class _NewerError(Exception):
+    """The server is well, and speaks newer dialects only: 3.1.1 would have to be asked for in another way."""
 
 
 async def _negotiate(sock: Stream) -> bytes:
@@ -78,6 +86,8 @@ async def _negotiate(sock: Stream) -> bytes:
     magic, size, _, status, command = _HEADER.unpack_from(answer)[:5]
     if magic != _MAGIC or size != _HEADER.size or command != _NEGOTIATE:
         raise ProbeError(Reason.PROTOCOL, "not an SMB 2 server")
+    if status == _NOT_SUPPORTED:
+        raise _NewerError
     if status != 0:
         raise ProbeError(Reason.PROTOCOL, f"the server refuses to negotiate (NTSTATUS {status:#010x})")
     if length < _HEADER.size + _FIXED.size:

@@ -20,6 +20,9 @@ _JITTER = 0.05
 _FIRST_SPREAD = 0.2
 """Seconds over which the first round of checks is spread."""
 
+_FAILING_EVERY = 1.0
+"""Seconds between two checks because of failing traffic, where the fast interval is longer."""
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -167,7 +170,7 @@ class Check:
             self.started.set()
 
     def kick(self) -> None:
-        """Check soon: real traffic failed. However often it does, the fast interval lies between two checks."""
+        """Check soon: real traffic failed. However often it does, some time lies between two checks."""
         self._kick.set()
 
     def _hurry(self) -> None:
@@ -260,8 +263,9 @@ class Check:
                 await self._kick.wait()
         except TimeoutError:
             return
-        # Kicked, perhaps by a burst of failures, which are no reason for more checks than the fast interval allows.
-        while not self._at_once and (left := self._began + schedule.fast_interval - time.monotonic()) > 0:
+        # Kicked, perhaps by a burst of failures, which are no reason for more checks than this.
+        soonest = self._began + min(schedule.fast_interval, _FAILING_EVERY)
+        while not self._at_once and (left := soonest - time.monotonic()) > 0:
             self._kick.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._kick.wait(), left)

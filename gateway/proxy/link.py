@@ -18,7 +18,7 @@ from gateway.contracts import Ending, Endpoint, Link, Phases, Relay, Stream
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
 from gateway.measure import Histogram
 from gateway.proxy.options import ProxyOptions
-from gateway.proxy.splice import plain_end
+from gateway.proxy.splice import Splice
 from gateway.proxy.streams import PlainStream, TlsStream
 from gateway.relay.straight import StraightRelay
 
@@ -59,18 +59,23 @@ class ProxyLink:
 
     async def join(self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf) -> Relay:
         """See `gateway.contracts.Link`."""
-        sock, pump = await self._dial(to, min(self._options.dial_timeout, within))
+        sock, splice = await self._dial(to, min(self._options.dial_timeout, within))
         relay = StraightRelay(client, sock, latency)
-        if pump is not None:
-            # A socket pair ends cleanly whatever its other end ran into.
-            pump.add_done_callback(lambda ended: None if ended.result() else relay.abort(Ending.BACKEND_RESET))
+        if splice is not None:
+            splice.on_broken = lambda: relay.abort(Ending.BACKEND_RESET)
+            relay.ended.add_done_callback(
+                lambda ended: None if ended.result() is Ending.FINISHED else splice.break_off()
+            )
         return relay
 
-    async def _dial(self, to: Endpoint, timeout: float) -> "tuple[Stream, asyncio.Task[bool] | None]":  # noqa: ASYNC109
+    async def _dial(self, to: Endpoint, timeout: float) -> tuple[Stream, Splice | None]:  # noqa: ASYNC109
         try:
             async with asyncio.timeout(timeout), self._reached() as (stream, sock):
                 await self._connector().connect(stream, to.host, to.port)
-                return plain_end(*stream.parts) if isinstance(stream, TlsStream) else (sock, None)
+                if not isinstance(stream, TlsStream):
+                    return sock, None
+                splice = Splice(*stream.parts)
+                return splice.sock, splice
         except TimeoutError as error:
             raise DialError(Reason.TIMEOUT, f"{to}: the proxy did not answer within {timeout:.3g} s") from error
         except ReplyError as error:

@@ -2,6 +2,8 @@
 
 import asyncio
 import errno
+import os
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -21,6 +23,7 @@ MakeSocket = Callable[[int, int, int], socket.socket]
 """Makes a socket of a family, type and protocol, in the network that it is to dial from."""
 _NEXT_ADDRESS_AFTER = 0.25
 """RFC 8305, section 8: when to try a name's next address beside a silent one."""
+_NUMBERS = re.compile(r"\[Errno (\d+)\]")
 _REFUSED = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM}
 
 
@@ -49,6 +52,7 @@ async def dial(
                 addresses = await look_up(to)
             with timed("tcp"):
                 sock = await _connect(addresses, make)
+                _refuse_itself(sock)
     except TimeoutError as error:
         raise DialError(Reason.TIMEOUT, f"{to}: no connection within {timeout:.3g} s") from error
     except socket.gaierror as error:
@@ -78,7 +82,16 @@ async def _connect(addresses: list[Any], make: MakeSocket) -> Stream:
     return sock
 
 
+def _refuse_itself(sock: Stream) -> None:
+    """Nobody listens, and we dialled from the very port (RFC 9293, section 3.5: simultaneous open)."""
+    if sock.getsockname() == sock.getpeername():
+        sock.close()
+        raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+
+
 def _reason(error: OSError) -> Reason:
-    if error.errno == errno.ETIMEDOUT:
+    # Of several addresses that fail differently, aiohappyeyeballs tells in its words only.
+    numbers = {error.errno} if error.errno else {int(each) for each in _NUMBERS.findall(str(error))}
+    if numbers == {errno.ETIMEDOUT}:
         return Reason.TIMEOUT
-    return Reason.REFUSED if error.errno in _REFUSED else Reason.RESET
+    return Reason.REFUSED if numbers and numbers <= _REFUSED else Reason.RESET

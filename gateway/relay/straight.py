@@ -185,8 +185,8 @@ class StraightRelay:
         if self._tap is not None:
             self._forth.seen, self._back.seen = self._tap.forth, self._tap.back
         self._asked = 0.0
-        self._client_watch = Watch(client.fileno(), self._on_client, READ)
-        self._backend_watch = Watch(backend.fileno(), self._on_backend, READ)
+        self._client_watch = Watch(client, self._on_client, READ)
+        self._backend_watch = Watch(backend, self._on_backend, READ)
 
     @property
     def to_backend(self) -> int:

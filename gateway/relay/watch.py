@@ -1,21 +1,25 @@
 """One descriptor's wait for readiness, whose wishes change and may be none."""
 
-from gateway.relay.readiness import GONE, Handler, readiness
+import socket
+
+from gateway.relay.readiness import GONE, WRITE, Handler, readiness
+from gateway.relay.slow import SlowPeers, slow_peers
 
 
 class Watch:
-    """Registers a descriptor from its creation to `close`, taking it over from whoever watched it before.
+    """Registers a socket from its creation to `close`, taking it over from whoever watched it before.
 
     Args:
-        fd: The descriptor; it must stay open until `close`.
+        sock: It must stay open until `close`.
         handler: Called with what it is ready for.
         mask: What to wait for first.
     """
 
-    __slots__ = ("_fd", "_handler", "_ready", "_registered", "mask")
+    __slots__ = ("_fd", "_handler", "_ready", "_registered", "_slow", "mask")
 
-    def __init__(self, fd: int, handler: Handler, mask: int) -> None:
-        self._fd = fd
+    def __init__(self, sock: socket.socket, handler: Handler, mask: int) -> None:
+        self._fd = fd = sock.fileno()
+        self._slow: SlowPeers | None = slow_peers() if sock.family != socket.AF_UNIX else None
         self._handler = handler
         self._ready = readiness()
         self._ready.add(fd, handler, mask)
@@ -26,12 +30,15 @@ class Watch:
         """Wait for something else from now on.
 
         A socket that nothing is wanted from is still watched for its end, until we have `shut` our side: from
-        then on the peer's end is a hang-up, which epoll reports without end, and the socket leaves it.
+        then on the peer's end is a hang-up, which epoll reports without end, and the socket leaves it. So does a unix
+        socket, whose hang-up is any end, also one before which there is still something to be read.
         """
-        if mask == 0 and not shut:
+        if mask == 0 and self._slow is not None and not shut:
             mask = GONE
         if mask == self.mask:
             return
+        if self._slow is not None and (mask ^ self.mask) & WRITE:
+            (self._slow.bear_with if mask & WRITE else self._slow.expect_again)(self._fd)
         if mask == 0:
             self._ready.remove(self._fd)
             self._registered = False
@@ -43,7 +50,9 @@ class Watch:
         self.mask = mask
 
     def close(self) -> None:
-        """Stop watching, before the descriptor is closed."""
+        """Stop watching, before the socket is closed."""
+        if self._slow is not None and self.mask & WRITE:
+            self._slow.expect_again(self._fd)
         if self._registered:
             self._ready.remove(self._fd)
             self._registered = False

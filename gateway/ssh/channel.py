@@ -59,7 +59,7 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
     def attach(self, client: socket.socket) -> None:
         """Take over `client` and start: the channel is open."""
         self._client = client
-        self._watch = Watch(client.fileno(), self._on_client, READ)
+        self._watch = Watch(client, self._on_client, READ)
         if self._channel is None or self._closed:
             self._channel_closed()
             return

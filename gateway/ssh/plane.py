@@ -86,7 +86,7 @@ class PlaneRelay:
     def attach(self, client: socket.socket) -> None:
         """Take over `client` and start: the channel is open."""
         self._client = client
-        self._watch = Watch(client.fileno(), self._on_client, READ)
+        self._watch = Watch(client, self._on_client, READ)
         if self._closed and not self._got_close:
             self._finish(Ending.LINK_LOST)
             return

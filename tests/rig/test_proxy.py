@@ -1,8 +1,12 @@
 """Proxies: microsocks, tinyproxy, and tinyproxy behind TLS; what they carry, and what they refuse."""
 
+import asyncio
 import contextlib
 import signal
-from collections.abc import Iterator
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,11 +16,17 @@ from servers import serving, silent, talking
 from test_forwards import connect
 from vpn import Authority
 
+from gateway.contracts import Ending, Endpoint
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
+from gateway.measure import Histogram
+from gateway.proxy.link import ProxyLink
+from gateway.proxy.options import ProxyOptions
+from gateway.relay.direct import DirectLink
+from gateway.relay.sockets import reset
 
 pytestmark = pytest.mark.rig
 
@@ -309,3 +319,105 @@ def test_credentials_that_cannot_be_said_are_named(gateway: Gateway, secret: Pat
         gateway.start().wait(lambda: gateway.tunnel("egress")["reason"] == "auth")
         assert "ASCII" in gateway.tunnel("egress")["detail"]
         assert "ssword" not in gateway.log.replace("password", "")
+
+
+def _whole(client: ssl.SSLSocket) -> None:
+    client.sendall(ANSWER)
+    with contextlib.suppress(OSError):
+        client.unwrap()
+
+
+def _cut(client: ssl.SSLSocket) -> None:
+    client.sendall(ANSWER[:1000])
+    socket.socket(fileno=client.detach()).close()  # no close_notify
+
+
+def _reset(client: ssl.SSLSocket) -> None:
+    client.sendall(ANSWER[:1000])
+    time.sleep(0.2)
+    reset(socket.socket(fileno=client.detach()))
+
+
+ANSWER = bytes(range(256)) * 12_000
+
+
+@contextlib.contextmanager
+def tls_proxy(folder: Path, behaviour: Callable[[ssl.SSLSocket], None]) -> Iterator[tuple[int, Path]]:
+    """A proxy that says yes to every CONNECT, and then behaves so; gives its port and authority."""
+    certificate, key = Authority(folder).issue("127.0.0.1", server=True, host="127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    def serve(client: socket.socket) -> None:
+        with (
+            contextlib.suppress(OSError),
+            context.wrap_socket(client, server_side=True, suppress_ragged_eofs=False) as tls,
+        ):
+            asked = b""
+            while not asked.endswith(b"\r\n\r\n"):
+                asked += tls.recv(1)
+            tls.sendall(b"HTTP/1.1 200 yes\r\n\r\n")
+            behaviour(tls)
+
+    with serving(serve) as port:
+        yield port, folder / "ca.pem"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "whole"), [(_whole, True), (_cut, False), (_reset, False)], ids=["whole", "cut", "reset"]
+)
+async def test_an_answer_through_tls_is_whole_or_broken_off(
+    tmp_path: Path, behaviour: Callable[[ssl.SSLSocket], None], whole: bool
+) -> None:
+    """TLS tells an end from a cut (RFC 8446, section 6.1), and a slow client still gets all of it."""
+    loop = asyncio.get_running_loop()
+    with tls_proxy(tmp_path / "ca", behaviour) as (port, authority):
+        link = ProxyLink(ProxyOptions(url=f"https://127.0.0.1:{port}", ca_file=authority), DirectLink())
+        with socket.create_server(("127.0.0.1", 0)) as door, socket.create_connection(door.getsockname()) as client:
+            inner, _ = door.accept()
+            for sock in (client, inner):
+                sock.setblocking(False)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+            relay = await link.join(inner, Endpoint("db", 1), Histogram())
+            got = bytearray()
+            async with asyncio.timeout(20):
+                await asyncio.sleep(0.5)
+                if whole:
+                    while data := await loop.sock_recv(client, 65536):
+                        got += data
+                        await asyncio.sleep(0.001)
+                    client.close()
+                    assert got == ANSWER
+                else:
+                    with pytest.raises(ConnectionResetError):
+                        while await loop.sock_recv(client, 65536):
+                            """What came before."""
+                assert await relay.ended is (Ending.FINISHED if whole else Ending.BACKEND_RESET)
+
+
+async def test_a_client_that_is_reset_ends_no_upload_cleanly(tmp_path: Path) -> None:
+    ended: list[str] = []
+
+    def listen(client: ssl.SSLSocket) -> None:
+        try:
+            while client.recv(65536):
+                """An upload."""
+            ended.append("clean")
+        except (ssl.SSLError, OSError):
+            ended.append("broken")
+
+    with tls_proxy(tmp_path / "ca", listen) as (port, authority):
+        link = ProxyLink(ProxyOptions(url=f"https://127.0.0.1:{port}", ca_file=authority), DirectLink())
+        with socket.create_server(("127.0.0.1", 0)) as door:
+            client = socket.create_connection(door.getsockname())
+            inner, _ = door.accept()
+            inner.setblocking(False)
+            relay = await link.join(inner, Endpoint("db", 1), Histogram())
+            client.sendall(bytes(100_000))
+            await asyncio.sleep(0.2)
+            reset(client)
+            async with asyncio.timeout(10):
+                assert await relay.ended is Ending.CLIENT_RESET
+                while not ended:
+                    await asyncio.sleep(0.05)
+    assert ended == ["broken"]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.contracts import Ending
 from gateway.measure import Histogram
+from gateway.relay import slow, sockets
 from gateway.relay.readiness import RelayLoop
 from gateway.relay.sockets import reset, tune
 from gateway.relay.straight import StraightRelay
@@ -146,3 +147,59 @@ async def test_latency_counts_from_the_last_request_byte_to_the_first_answer_byt
         relay.abort(Ending.ABORTED)
     assert latency.count == 3
     assert 0.05 < latency.sum < 1.0
+
+
+async def test_a_client_that_pauses_for_longer_than_a_dead_one_may_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 2000)
+    for name, seconds in (("_LOOK", 0.3), ("_FULL_FOR", 1.2), ("_MARGIN", 0.4)):
+        monkeypatch.setattr(slow, name, seconds)
+    client, backend, relay, _ = await joined()
+    with client, backend:
+        for end in (client, backend):  # theirs have no such limit
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+        answer = random.Random(1).randbytes(8 << 20)
+        sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(backend, answer))
+        await asyncio.sleep(5)
+        assert not relay.ended.done()
+        got = bytearray()
+        async with asyncio.timeout(10):
+            while len(got) < len(answer):
+                got += await asyncio.get_running_loop().sock_recv(client, 1 << 20)
+            await sending
+        assert got == answer
+        inner = relay._client
+        assert inner.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 2000
+        relay.abort(Ending.ABORTED)
+
+
+@pytest.mark.parametrize("loop", ["own", "asyncio's"])
+def test_what_a_unix_client_sent_before_it_closed_arrives(loop: str) -> None:
+    """Its hang-up comes with its end, while much is still to be read."""
+
+    async def close_early() -> None:
+        client, inner = socket.socketpair()
+        tune(client)
+        tune(inner)
+        outer, backend = await pair()
+        with backend:
+            relay = StraightRelay(inner, outer, Histogram())
+            sent = random.Random(1).randbytes(3 << 20)
+            reading = asyncio.ensure_future(slowly(backend))
+            with client:
+                await asyncio.get_running_loop().sock_sendall(client, sent)
+            assert await asyncio.wait_for(reading, 20) == sent
+            backend.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(5):
+                assert await relay.ended is Ending.FINISHED
+
+    async def slowly(sock: socket.socket) -> bytes:
+        data = bytearray()
+        while piece := await asyncio.get_running_loop().sock_recv(sock, 65536):
+            data += piece
+            await asyncio.sleep(0.002)
+        return bytes(data)
+
+    with asyncio.Runner(loop_factory=RelayLoop if loop == "own" else None) as runner:
+        runner.run(close_early())

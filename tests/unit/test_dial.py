@@ -1,0 +1,44 @@
+"""What a connection is, and why there is none."""
+
+import errno
+import socket
+
+import pytest
+
+from gateway.contracts import Endpoint, Phases
+from gateway.errors import DialError, Reason
+from gateway.relay.dial import _reason, dial
+
+
+async def test_a_dead_port_that_we_happen_to_dial_from_is_refused() -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+
+    def make(family: int, kind: int, protocol: int) -> socket.socket:
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", port))
+        return sock
+
+    with pytest.raises(DialError) as caught:
+        await dial(Endpoint("127.0.0.1", port), Phases(), 5, make=make)
+    assert caught.value.reason is Reason.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ECONNREFUSED, "x"), Reason.REFUSED),
+        (OSError(errno.ETIMEDOUT, "x"), Reason.TIMEOUT),
+        (OSError(errno.ECONNRESET, "x"), Reason.RESET),
+        (
+            OSError("Multiple exceptions: [Errno 113] No route to host, [Errno 111] Connection refused"),
+            Reason.REFUSED,
+        ),
+        (OSError("Multiple exceptions: [Errno 104] Reset, [Errno 111] Connection refused"), Reason.RESET),
+        (OSError("whatever"), Reason.RESET),
+    ],
+)
+def test_the_reason_is_that_of_all_addresses(error: OSError, reason: Reason) -> None:
+    assert _reason(error) is reason
