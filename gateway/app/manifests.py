@@ -19,6 +19,8 @@ _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 """In the image."""
 _MARGIN = 15
 """Seconds more than delay and drain until Kubernetes kills."""
+_FIRST_FREE = 1024
+_LOW_PORTS = {"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}
 _RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -81,15 +83,24 @@ def _check(config: Config, name: str) -> bool:
         raise UsageError("a VPN needs rights that these manifests do not give: use the chart with vpn.enabled")
     if len({spec.kind.bulk for spec in config.backends.values()}) > 1:
         raise UsageError("NFS needs a gateway on each node, databases need a Service: use a file for each")
+    low = _low_ports(config)
+    if low and any(spec.kind.bulk for spec in config.backends.values()):
+        raise UsageError(f"port {low[0]}: a pod in the node's network may listen on ports from {_FIRST_FREE} on only")
     named = {f"tunnels.{each}": [spec.options] for each, spec in config.tunnels.items()}
     named |= {f"backends.{each}": [spec.options, spec.check_options] for each, spec in config.backends.items()}
     files = [(place, path) for place, options in named.items() for path in _files(options)]
     for place, path in files:
         if path is None:
             raise UsageError(f"{place}: a secret stands in the file, and everybody may read a ConfigMap: use …_file")
-        if not path.is_relative_to(_SECRETS) and path != _CERTIFICATES:
-            raise UsageError(f"{place}: the pod has no {path}: name a file in {_SECRETS}")
+        if str(path.parent) != _SECRETS and path != _CERTIFICATES:
+            raise UsageError(f"{place}: the pod has no {path}: name a file in {_SECRETS}, not in a folder below")
     return any(path != _CERTIFICATES for _, path in files)
+
+
+def _low_ports(config: Config) -> list[int]:
+    """Those that only root may listen on, unless the pod is told otherwise."""
+    addresses = [each for spec in config.backends.values() for each in spec.listen if isinstance(each, Endpoint)]
+    return sorted({each.port for each in addresses if each.port < _FIRST_FREE})
 
 
 def _files(value: Any) -> Iterator[Path | None]:
@@ -150,6 +161,7 @@ def _pod(config: Config, name: str, image: str, *, nodes: bool, files: bool) -> 
             "runAsGroup": USER,
             "fsGroup": USER,
             "seccompProfile": {"type": "RuntimeDefault"},
+            **({"sysctls": [_LOW_PORTS]} if _low_ports(config) else {}),
         },
         "containers": [container],
         "volumes": [

@@ -70,6 +70,7 @@ class Child:
             stderr=asyncio.subprocess.STDOUT,
             env={**os.environ, "PATH": _path(), **(environment or {})},
             pass_fds=pass_fds,
+            start_new_session=True,  # Ctrl-C is for us, who end it when nobody needs it any more
         )  # fmt: skip
         return cls(process, heard)
 

@@ -294,6 +294,20 @@ WRONG = {
     "no name for a Service": (["--set", "fullnameOverride=My_App"], "set fullnameOverride"),
     "networks of nobody": (["--set-json", 'networkPolicy.cidrs={"nobody":["10.0.0.0/8"]}'], "no tunnel or backend"),
     "a policy of the node": (["--set", "mode=daemonset,networkPolicy.enabled=true"], "not subject to one"),
+    "a Service of a backend's name": (["--set", "services.orders=7000"], "services.orders: the backend of that name"),
+    "a wildcard over an address": (
+        [
+            "--set",
+            "mode=daemonset,config.backends.orders.listen=127.0.0.2:3306",
+            "--set-json",
+            'config.backends.zz={"kind":"tcp","targets":["a:1"],"listen":"0.0.0.0:3306"}',
+        ],
+        "0.0.0.0:3306 is that of config.backends.orders",
+    ),
+    "a low port of the node": (
+        ["--set", "mode=daemonset,config.backends.orders.listen=127.0.0.1:445"],
+        "ports from 1024 on only",
+    ),
     "vpn beside an app": (["--set", "mode=sidecar,vpn.enabled=true"], "a VPN is a deployment of its own"),
 }
 
@@ -305,6 +319,49 @@ def test_wrong_values_are_refused_with_a_reason(helms: dict[str, Path], case: st
         done = helm(binary, "template", "ways", str(CHART), "-f", f"{CHART}/ci/deployment-values.yaml", *more)
         assert done.returncode != 0
         assert words in done.stderr
+
+
+def test_what_looks_like_a_number_is_a_text(helms: dict[str, Path]) -> None:
+    values = ["-f", str(CHART / "ci/deployment-values.yaml"), "--set", "fullnameOverride=gw,services.no=3307"]
+    texts = objects(helm(helms["4"], "template", "2024", str(CHART), *values).stdout)
+    assert texts
+    for made in texts:
+        labels = made["metadata"]["labels"]
+        assert labels["app.kubernetes.io/instance"] == "2024"
+        assert isinstance(made["metadata"]["name"], str)
+
+
+def test_a_port_of_ops_that_has_a_service_is_there_once(helms: dict[str, Path]) -> None:
+    values = ["-f", str(CHART / "ci/deployment-values.yaml"), "--set", "services.metrics=9090"]
+    for made in objects(helm(helms["4"], "template", "ways", str(CHART), *values).stdout):
+        if made["kind"] == "Deployment":
+            ports = [each["containerPort"] for each in made["spec"]["template"]["spec"]["containers"][0]["ports"]]
+            assert len(ports) == len(set(ports))
+
+
+def test_two_gateways_of_one_release_are_told_apart(helms: dict[str, Path], tmp_path: Path) -> None:
+    """As where databases, NFS and a VPN each have their own."""
+    umbrella = tmp_path / "umbrella"
+    umbrella.mkdir()
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
+    parts = [
+        {"name": "gateway", "version": version, "repository": f"file://{CHART}", "alias": alias}
+        for alias in ("sales", "hr")
+    ]
+    chart = {"apiVersion": "v2", "name": "umbrella", "version": "1.0.0", "dependencies": parts}
+    (umbrella / "Chart.yaml").write_text(yaml.safe_dump(chart))
+    values = yaml.safe_load((CHART / "ci/deployment-values.yaml").read_text())
+    other = {**values, "config": {**values["config"], "backends": {"ledger": {
+        "kind": "tcp", "targets": ["a:1"], "listen": "0.0.0.0:7000"}}}}  # fmt: skip
+    (umbrella / "values.yaml").write_text(yaml.safe_dump({"sales": values, "hr": other}))
+    assert helm(helms["4"], "dependency", "update", str(umbrella)).returncode == 0
+    done = helm(helms["4"], "template", "rel", str(umbrella))
+    assert done.returncode == 0, done.stderr
+    made = objects(done.stdout)
+    names = [(each["kind"], each["metadata"]["name"]) for each in made]
+    assert len(names) == len(set(names))
+    selectors = [each["spec"]["selector"]["matchLabels"] for each in made if each["kind"] == "Deployment"]
+    assert [each["app.kubernetes.io/name"] for each in selectors] in (["sales", "hr"], ["hr", "sales"])
 
 
 def test_a_chart_of_ones_own_has_the_gateway_beside_its_app(helms: dict[str, Path], tmp_path: Path) -> None:
@@ -392,6 +449,12 @@ def test_manifests_without_helm(tmp_path: Path, case: str) -> None:
             "the pod has no /root/k",
         ),
         ("backends: {a: {kind: tcp, targets: ['${HERE}:1'], listen: 0.0.0.0:1}}", "HERE"),
+        ("backends: {a: {kind: nfs, targets: [n], export: /x, listen: 127.0.0.1:111}}", "ports from 1024 on only"),
+        (
+            "backends: {a: {kind: mysql, targets: [n], listen: 0.0.0.0:3306, "
+            "check: {user: u, password_file: /run/secrets/db/password}}}",
+            "not in a folder below",
+        ),
         (
             (
                 "backends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}, "
@@ -408,6 +471,14 @@ def test_manifests_that_would_not_work(tmp_path: Path, text: str, words: str) ->
     assert done.returncode == 2
     assert words in done.stderr
     assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_a_low_port_is_permitted_to_the_pod(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text("backends: {a: {kind: tcp, targets: ['b:389'], listen: 0.0.0.0:389}}\n")
+    done = command("render", "kubernetes", "-c", str(path))
+    (pod,) = [pod for kind, pod in pods(done.stdout) if kind == "Deployment"]
+    assert pod["securityContext"]["sysctls"] == [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]
 
 
 def test_alerts_and_dashboard_are_what_prometheus_understands(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from gateway import __version__
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -87,3 +89,11 @@ def test_release_notes_come_from_the_changelog() -> None:
     )  # fmt: skip
     assert missing.returncode == 1
     assert "9.9.9" in missing.stderr
+
+
+def test_there_is_one_version() -> None:
+    chart = (ROOT / "charts/gateway/Chart.yaml").read_text()
+    told = re.findall(r"^(?:version|appVersion): (\S+)$", chart, re.MULTILINE)
+    told += re.findall(r"^ARG VERSION=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert len(told) == 4
+    assert set(told) == {__version__}

@@ -1,17 +1,19 @@
 {{- define "gateway.fullname" -}}
-{{- default .Release.Name .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- /* Two of them in one release are told apart by their aliases. */ -}}
+{{- $own := eq .Chart.Name "gateway" | ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) -}}
+{{- default $own .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
 {{- end }}
 
 {{- define "gateway.selector" -}}
-app.kubernetes.io/name: gateway
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "gateway.labels" -}}
 {{ include "gateway.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | quote }}
 {{- end }}
 
 {{- define "gateway.image" -}}
@@ -114,6 +116,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- /* An address clashes with itself, and a wildcard with every address of its port. */ -}}
 {{- $taken := dict (printf "*:%d" (int .Values.ops.port)) "ops.port" -}}
+{{- $ports := dict -}}
 {{- range $name, $backend := .Values.config.backends -}}
 {{- $listen := $backend.listen | default list -}}
 {{- range kindIs "slice" $listen | ternary $listen (list $listen) -}}
@@ -121,9 +124,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $own := regexReplaceAll "^(0\\.0\\.0\\.0|\\[::\\])?:" . "*:" -}}
 {{- $wild := regexReplaceAll "^.*:" . "*:" -}}
 {{- $other := get $taken $own | default (get $taken $wild) -}}
+{{- if and (not $other) (eq $own $wild) -}}{{- $other = get $ports $wild -}}{{- end -}}
 {{- if and $other (ne $other (printf "config.backends.%s" $name)) -}}{{- fail (printf "config.backends.%s.listen: %s is that of %s" $name . $other) -}}{{- end -}}
 {{- $_ := set $taken $own (printf "config.backends.%s" $name) -}}
+{{- if not (hasKey $ports $wild) -}}{{- $_ := set $ports $wild (printf "config.backends.%s" $name) -}}{{- end -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $_port := .Values.services -}}
+{{- if and (not $.Values.existingConfigMap) (hasKey ($.Values.config.backends | default dict) $name) -}}{{- fail (printf "services.%s: the backend of that name has a Service already" $name) -}}{{- end -}}
+{{- end -}}
+{{- if eq .Values.mode "daemonset" -}}
+{{- range include "gateway.allPorts" . | fromYamlArray -}}
+{{- if lt (int .) 1024 -}}{{- fail (printf "config.backends: port %s: a pod in the node's network may listen on ports from 1024 on only" .) -}}{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $paths := dict "/run/gateway" true "/var/lib/gateway" true "/tmp" true -}}
@@ -205,7 +218,9 @@ The container, also as a native sidecar in a chart of your own: add this chart a
     - {name: ops, containerPort: {{ $values.ops.port }}, protocol: TCP}
     {{- if not .sidecar }}
     {{- range include "gateway.allPorts" $root | fromYamlArray }}
+    {{- if ne (int .) (int $values.ops.port) }}
     - {containerPort: {{ . }}, protocol: TCP}
+    {{- end }}
     {{- end }}
     {{- end }}
   startupProbe:
