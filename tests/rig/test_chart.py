@@ -451,8 +451,10 @@ def test_manifests_without_helm(tmp_path: Path, case: str) -> None:
         ("backends: {a: {kind: tcp, targets: ['${HERE}:1'], listen: 0.0.0.0:1}}", "HERE"),
         ("backends: {a: {kind: nfs, targets: [n], export: /x, listen: 127.0.0.1:111}}", "ports from 1024 on only"),
         (
-            "backends: {a: {kind: mysql, targets: [n], listen: 0.0.0.0:3306, "
-            "check: {user: u, password_file: /run/secrets/db/password}}}",
+            (
+                "backends: {a: {kind: mysql, targets: [n], listen: 0.0.0.0:3306, "
+                "check: {user: u, password_file: /run/secrets/db/password}}}"
+            ),
             "not in a folder below",
         ),
         (
