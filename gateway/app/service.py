@@ -184,8 +184,9 @@ class GatewayService:
         self._flush_if_bulk(config)
         if config.log != self._config.log:
             logs.configure(config.log.level, config.log.format)
+        known = advice(self._config)
         for sentence in advice(config):
-            if sentence not in advice(self._config):
+            if sentence not in known:
                 log.warning(sentence)
         self._config = config
         self._reload_good, self._reload_error, self._reload_at = True, "", time.time()

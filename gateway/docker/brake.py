@@ -1,6 +1,9 @@
 """How many endpoints may be taken off for good: a mistake must not take every container off its network at once."""
 
 from collections import deque
+from collections.abc import Sequence
+
+from gateway.docker.plan import Action
 
 
 class Brake:
@@ -26,6 +29,23 @@ class Brake:
         """So many were."""
         self._taken.extend([now] * count)
 
+    def admit(self, actions: Sequence[Action], now: float) -> tuple[list[Action], list[Action]]:
+        """Which of these may be done at the monotonic time `now`, and which are held.
+
+        One that takes off more than is ever allowed is admitted alone.
+        """
+        left = self.left(now)
+        may: list[Action] = []
+        held: list[Action] = []
+        for action in actions:
+            if not action.detaches or action.detaches <= left or left == self._most:
+                may.append(action)
+                left -= action.detaches
+            else:
+                held.append(action)
+        return may, held
+
     def wait(self, now: float) -> float:
-        """Seconds until one more may be."""
-        return 0.0 if self.left(now) else self._taken[0] + self._window - now
+        """Seconds until there is more left than now."""
+        self.left(now)
+        return self._taken[0] + self._window - now if self._taken else 0.0

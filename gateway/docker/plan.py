@@ -126,7 +126,7 @@ class Plan:
     conditions: tuple[Condition, ...] = ()
     warnings: tuple[str, ...] = ()
     postponed: int = 0
-    """Detachments beyond what may be done for now."""
+    """Endpoints that are to be taken off for good, and may not be for now."""
     volumes: tuple[VolumeStanding, ...] = ()
 
 

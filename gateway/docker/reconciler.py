@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import random
-import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -155,7 +154,8 @@ class Reconciler:
         observed = await self._observer.look(engine)
         desired = self._desired()
         ours = frozenset(marked(desired, observed)) if self._ledger.adopting else self._ledger.endpoints
-        return plan(desired, observed, ours, self._brake.left(time.monotonic()))
+        planned = plan(desired, observed, ours)
+        return _without(planned, self._brake.admit(planned.actions, time.monotonic())[1])
 
     async def settle(self, engine: Engine) -> tuple[Plan, list[str]]:
         """Do all there is to do, once; gives what was done, how it stands, and what was refused.
@@ -185,13 +185,14 @@ class Reconciler:
         self.directory.renew(observed.containers, began, networks_of_sources(observed, self._options))
         if self._ledger.adopting:
             self._ledger.adopt(marked(desired, observed))
-        planned = plan(desired, observed, self._ledger.endpoints, detaches=sys.maxsize)
+        planned = plan(desired, observed, self._ledger.endpoints)
         if self.trouble is not None:
             log.info("docker is back")
         self.observed, self.looked_at, self.trouble = observed, time.time(), None
         now = time.monotonic()
-        due, held = self._within_the_brake([each for each in planned.actions if self._not_before(each) <= now])
-        self.plan = self._with_failures(planned, held)
+        # Only what would be done now takes of what the brake has left.
+        due, held = self._brake.admit([each for each in planned.actions if self._not_before(each) <= now], now)
+        self.plan = self._with_failures(_without(planned, held))
         done = await self._act_all(engine, planned.actions, due)
         if not due:
             self._ledger.keep({container.id for container in observed.containers})
@@ -200,16 +201,6 @@ class Reconciler:
         if held:
             waits.append(self._brake.wait(now))
         return max(0.05, min(waits, default=self._options.resync)), done
-
-    def _within_the_brake(self, due: list[Action]) -> tuple[list[Action], list[Action]]:
-        """What of it may be done, and what is held: only what would be done now takes of what the brake has left."""
-        left = self._brake.left(time.monotonic())
-        may: list[Action] = []
-        held: list[Action] = []
-        for action in due:
-            (may if not action.detaches or left > 0 else held).append(action)
-            left -= action.detaches
-        return may, held
 
     async def _act_all(self, engine: Engine, planned: Sequence[Action], due: Sequence[Action]) -> list[Action]:
         """Do what is due of what is planned; gives what was done."""
@@ -277,17 +268,15 @@ class Reconciler:
         keys = {action.key for action in planned.actions}
         self._backoffs = {key: failure for key, failure in self._backoffs.items() if key in keys}
 
-    def _with_failures(self, planned: Plan, held: list[Action]) -> Plan:
+    def _with_failures(self, planned: Plan) -> Plan:
         """The plan, whose conditions also tell why what is to be done has failed so far."""
-        actions = tuple(action for action in planned.actions if action not in held)
         conditions = tuple(self._with_failure(each) for each in planned.conditions)
         warnings = planned.warnings
         if self._ledger.problem:
             warnings += (
                 f"the ledger cannot be used, and nothing of before is ever detached: {self._ledger.problem}",
             )
-        postponed = sum(action.detaches for action in held)
-        return replace(planned, actions=actions, conditions=conditions, warnings=warnings, postponed=postponed)
+        return replace(planned, conditions=conditions, warnings=warnings)
 
     def _with_failure(self, condition: Condition) -> Condition:
         key = (condition.network, condition.container_id)
@@ -296,3 +285,9 @@ class Reconciler:
             return condition
         trouble = failure[2]
         return replace(condition, state=Standing.BLOCKED, reason=trouble.blocked, message=trouble.message)
+
+
+def _without(planned: Plan, held: list[Action]) -> Plan:
+    """The plan, where what is held is told as postponed."""
+    actions = tuple(action for action in planned.actions if action not in held)
+    return replace(planned, actions=actions, postponed=sum(action.detaches for action in held))

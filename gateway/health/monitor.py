@@ -210,9 +210,7 @@ class Check:
                 return self._blocked()
             return False  # one of several connections ended: another is asked soon
         self._links_lost = 0
-        self.attempts += 1
         if result.finding is not None and result.finding.unprobed:
-            self.attempts -= 1
             return self._note(self.verdict.add(result))
         self._count(result)
         return self._note(self.verdict.add(result))
@@ -221,6 +219,7 @@ class Check:
         return self._note(self.verdict.override(State.BLOCKED, Reason.TUNNEL, self.path.describe()))
 
     def _count(self, result: Result) -> None:
+        self.attempts += 1
         self.last = result
         self.history.add(result)
         self.duration.observe(result.duration)

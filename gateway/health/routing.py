@@ -46,7 +46,9 @@ def misplaced(candidates: list[Candidate], prefer: str) -> frozenset[Endpoint]:
     """The targets that have lost the role which their clients came for, those too that are down by now."""
     if prefer == "primary":
         return frozenset(each.target for each in candidates if each.read_only or each.role == "replica")
-    if prefer == "replica" and any(each.role == "replica" for each in candidates if each.state in _USABLE):
+    first = next(iter(order(candidates, prefer)), None)
+    # Where newcomers are sent to the primary, because every replica is worse off, the others may stay there too.
+    if prefer == "replica" and first is not None and first.role == "replica" and first.state in _USABLE:
         return frozenset(each.target for each in candidates if each.role == "primary")
     return frozenset()
 

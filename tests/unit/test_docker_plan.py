@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from gateway.contracts import Duration
 from gateway.docker import reconciler as reconciler_module
+from gateway.docker.brake import Brake
 from gateway.docker.consumers import Consumer, Directory, networks_of_sources
 from gateway.docker.ledger import Ledger
 from gateway.docker.model import ENCRYPTED, MTU, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
@@ -56,6 +57,16 @@ def standing(plan_: Plan) -> list[tuple[str, Standing, Blocked | None]]:
 NOTHING: frozenset[tuple[str, str]] = frozenset()
 
 
+def unwanted(engine: FakeEngine, count: int, state_dir: Path) -> list[FakeContainer]:
+    """Containers that are ours on the network `apps`, and that nothing asks for any more."""
+    network = engine.add_network("apps")
+    there = [engine.add_container(f"c{at}", {}) for at in range(count)]
+    for each in there:
+        engine.join(each, network, ["gw-owner-site-a"], foreign=False)
+    Ledger(state_dir).adopt({(each.id, "apps") for each in there})
+    return there
+
+
 def test_a_missing_network_is_made_and_what_opted_in_is_attached_by_id() -> None:
     labels = {**OPT_IN, "gateway.aliases": "web,www"}
     found = plan(desired(), Observed((container(labels=labels), container("other", labels={}))), NOTHING)
@@ -86,10 +97,13 @@ def test_only_what_we_made_is_ever_detached() -> None:
     assert made(found) == [(Verb.DISCONNECT, "apps", "ours")]
 
 
-def test_a_mistake_takes_only_so_many_off_at_once() -> None:
-    many = tuple(container(f"c{at}", labels={}, endpoints={"apps": endpoint("gw-owner-site-a")}) for at in range(25))
-    found = plan(desired(), Observed(many, (BRIDGE,)), frozenset((each.id, "apps") for each in many))
+async def test_a_mistake_takes_only_so_many_off_at_once(tmp_path: Path) -> None:
+    engine = FakeEngine(random.Random(1))
+    unwanted(engine, 25, tmp_path)
+    reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
+    found = await reconciler.consider(engine)  # type: ignore[arg-type]
     assert (len(found.actions), found.postponed) == (10, 15)
+    assert engine.writes == []
 
 
 @pytest.mark.parametrize(
@@ -367,13 +381,8 @@ def test_a_free_range_is_chosen() -> None:
 
 async def test_the_brake_holds_over_many_rounds(tmp_path: Path) -> None:
     engine = FakeEngine(random.Random(1))
-    network = engine.add_network("apps")
-    there = [engine.add_container(f"c{at}", {}) for at in range(25)]
-    for each in there:
-        engine.join(each, network, ["gw-owner-site-a"], foreign=False)
+    unwanted(engine, 25, tmp_path)
     want = desired(max_detaches=3, resync=Duration(0.3))
-    ledger = Ledger(tmp_path)
-    ledger.adopt({(each.id, "apps") for each in there})
     reconciler = Reconciler(want.options, lambda: want, lambda _: None, tmp_path)
     settled, _ = await reconciler.settle(engine)  # type: ignore[arg-type]
     assert (len(settled.actions), settled.postponed) == (3, 22)
@@ -384,6 +393,20 @@ async def test_the_brake_holds_over_many_rounds(tmp_path: Path) -> None:
     assert len(made_now) == 3
 
 
+def test_what_takes_off_several_is_held_whole_and_what_takes_too_many_goes_alone() -> None:
+    def service(name: str, count: int) -> Action:
+        return Action(Verb.UPDATE_SERVICE, "apps", container=name, container_id=name, detaches=count)
+
+    brake = Brake(3, 10.0)
+    one, two, five = service("one", 1), service("two", 2), service("five", 5)
+    assert brake.admit([two, five, one], 0) == ([two, one], [five])
+    brake.took(2, 0)
+    assert brake.admit([two, one], 1) == ([one], [two])
+    assert (brake.left(1), brake.wait(1)) == (1, 9)
+    join = Action(Verb.CONNECT, "apps", container="web", container_id="web")
+    assert brake.admit([five, one, join], 10) == ([five, join], [one])
+
+
 async def test_an_endpoint_that_cannot_be_taken_off_holds_up_no_other(tmp_path: Path) -> None:
     class Stuck(FakeEngine):
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:
@@ -392,14 +415,9 @@ async def test_an_endpoint_that_cannot_be_taken_off_holds_up_no_other(tmp_path: 
             return await super().post(path, body, **params)
 
     engine = Stuck(random.Random(1))
-    network = engine.add_network("apps")
-    there = [engine.add_container(f"c{at}", {}) for at in range(9)]
+    there = unwanted(engine, 9, tmp_path)
     stuck = {each.id for each in there[:4]}
-    for each in there:
-        engine.join(each, network, ["gw-owner-site-a"], foreign=False)
     want = desired(max_detaches=3, resync=Duration(0.4))
-    ledger = Ledger(tmp_path)
-    ledger.adopt({(each.id, "apps") for each in there})
     reconciler = Reconciler(want.options, lambda: want, lambda _: None, tmp_path)
     settled, refused = await reconciler.settle(engine)  # type: ignore[arg-type]
     assert (len(settled.actions), len(refused), settled.postponed) == (3, 4, 2)

@@ -46,6 +46,13 @@ def test_clients_of_what_has_lost_its_role_are_to_go_also_while_it_is_down() -> 
     assert targets(order([demoted, candidate(TWO, State.DOWN, role="primary")], "primary")) == [TWO]
 
 
+def test_clients_stay_at_a_primary_that_newcomers_are_sent_to() -> None:
+    both = [candidate(ONE, State.DEGRADED, role="replica"), candidate(TWO, role="primary")]
+    assert targets(order(both, "replica")) == [TWO, ONE]
+    assert misplaced(both, "replica") == frozenset()
+    assert misplaced([candidate(ONE, role="replica"), candidate(TWO, role="primary")], "replica") == {TWO}
+
+
 def test_replica_prefers_a_replica_and_falls_back_to_the_primary() -> None:
     both = [candidate(ONE, role="primary"), candidate(TWO, role="replica", read_only=True)]
     assert targets(order(both, "replica")) == [TWO, ONE]

@@ -26,28 +26,35 @@ def place(monkeypatch: pytest.MonkeyPatch) -> PrivatePlace:
     return PrivatePlace()
 
 
+class Busy:
+    """A place whose only thread is kept busy, and a job that waits for its turn."""
+
+    def __init__(self, place: PrivatePlace) -> None:
+        self._going = threading.Event()
+        self._first = asyncio.ensure_future(place.run(lambda: self._going.wait(5)))
+        self.queued = asyncio.ensure_future(place.run(lambda: None))
+
+    async def finish(self) -> bool:
+        self._going.set()
+        return await self._first
+
+
 async def test_a_job_whose_turn_never_came_is_an_error_and_cancels_nobody(place: PrivatePlace) -> None:
-    going = threading.Event()
-    first = asyncio.ensure_future(place.run(lambda: going.wait(5)))
-    queued = asyncio.ensure_future(place.run(lambda: None))
+    busy = Busy(place)
     await asyncio.sleep(0.01)
     place.close()
     with pytest.raises(OSError, match="Network is down"):
-        await queued
-    going.set()
-    assert await first
+        await busy.queued
+    assert await busy.finish()
     with pytest.raises(OSError, match="Network is down"):
         await place.run(lambda: None)
 
 
 async def test_who_is_cancelled_stays_cancelled(place: PrivatePlace) -> None:
-    going = threading.Event()
-    first = asyncio.ensure_future(place.run(lambda: going.wait(5)))
-    queued = asyncio.ensure_future(place.run(lambda: None))
+    busy = Busy(place)
     await asyncio.sleep(0.01)
-    queued.cancel()
+    busy.queued.cancel()
     place.close()
     with pytest.raises(asyncio.CancelledError):
-        await queued
-    going.set()
-    assert await first
+        await busy.queued
+    assert await busy.finish()

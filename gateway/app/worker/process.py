@@ -88,7 +88,7 @@ class Worker:
             case Known(consumers):
                 self._directory.take(consumers)
             case Dial(number) if not fds:
-                self._owner.send(Dialled(number, Reason.PROTOCOL, "no descriptor is left for it"))
+                self._owner.send(Dialled(number, Reason.TUNNEL, "no descriptor is left for it", lost=True))
             case Dial() if self._group is not None:
                 self._group.create_task(self._dial(message, socket.socket(fileno=fds[0])))
             case Command():

@@ -11,16 +11,15 @@ from gateway.docker.planning.services import update_services
 from gateway.docker.volumes import VolumeStanding, body, hindrances, judge
 
 
-def plan(desired: Desired, observed: Observed, ours: frozenset[tuple[str, str]], detaches: int | None = None) -> Plan:
+def plan(desired: Desired, observed: Observed, ours: frozenset[tuple[str, str]]) -> Plan:
     """What must be done.
 
     Args:
         desired: What is wanted.
         observed: What there is.
         ours: Endpoints that we made, by the container's ID and the network's name.
-        detaches: How many endpoints may be taken off for good now; None: as many as `docker.max_detaches`.
     """
-    draft = Draft(desired, observed, ours, desired.options.max_detaches if detaches is None else detaches)
+    draft = Draft(desired, observed, ours)
     make_networks(draft)
     if draft.options.networks and desired.backends and observed.own is None:
         draft.warnings.append(
@@ -33,7 +32,7 @@ def plan(desired: Desired, observed: Observed, ours: frozenset[tuple[str, str]],
     detach(draft)
     remove_networks(draft)
     volumes = tuple(_volumes(draft))
-    return Plan(tuple(draft.actions), tuple(draft.conditions), tuple(draft.warnings), draft.postponed, volumes)
+    return Plan(tuple(draft.actions), tuple(draft.conditions), tuple(draft.warnings), volumes=volumes)
 
 
 def _volumes(draft: Draft) -> Iterator[VolumeStanding]:

@@ -21,7 +21,6 @@ def detach(draft: Draft) -> None:
                 _is_our_endpoint(draft, container, name, endpoint)
                 and name not in _quietly_wanted(draft, container)
                 and not _may_be_ourselves(draft, endpoint)
-                and draft.may_detach()
             ):
                 draft.actions.append(
                     Action(

@@ -17,10 +17,9 @@ class Draft:
         desired: What is wanted.
         observed: What there is.
         ours: Endpoints that we made, by the container's ID and the network's name.
-        detaches: How many endpoints may be taken off for good.
     """
 
-    def __init__(self, desired: Desired, observed: Observed, ours: frozenset[tuple[str, str]], detaches: int) -> None:
+    def __init__(self, desired: Desired, observed: Observed, ours: frozenset[tuple[str, str]]) -> None:
         self.desired = desired
         self.observed = observed
         self.ours = ours
@@ -31,22 +30,11 @@ class Draft:
             self.known.setdefault(network.name, network)
         self.subnets = [subnet for network in observed.networks for subnet in network.subnets]
         """What is taken, by those networks too that are to be made."""
-        self.postponed = 0
-        """Endpoints that are to be taken off, and may not be for now."""
-        self._detaches = detaches
         self.creatable: set[str] = set()
         """Networks that are missing, and will be made."""
         self.actions: list[Action] = []
         self.conditions: list[Condition] = []
         self.warnings: list[str] = []
-
-    def may_detach(self) -> bool:
-        """Whether one more endpoint may be taken off for good; counts it as done or as postponed."""
-        if self._detaches > 0:
-            self._detaches -= 1
-            return True
-        self.postponed += 1
-        return False
 
     def driver(self, options: NetworkOptions) -> str:
         """The driver that a network of these options has."""

@@ -14,8 +14,7 @@ def update_services(draft: Draft) -> None:
     for service in draft.observed.services:
         networks, wanted = _attached(draft, service)
         for network_id, aliases in service.networks.items():
-            gone = draft.desired.mark in aliases and network_id not in wanted
-            if gone and draft.may_detach():
+            if draft.desired.mark in aliases and network_id not in wanted:
                 del networks[network_id]
         _update(draft, service, networks)
 
