@@ -127,11 +127,12 @@ def test_a_lock_is_kept_while_its_tunnel_is_lost_again_and_again(
     gateway.start().wait_up("media")
     (server.export / "ledger").touch(0o666)
     # `nosharecache`: what the second mount asks for is the server's to grant, not this kernel's.
+    # The lock is let go only when nobody asks any more: the two mounts see a new file at different times.
     script = f"""
 mkdir /other
 {mount(port, options="actimeo=1")} && {mount(port, target="/other", options="actimeo=1,nosharecache")} && echo MOUNTED
-lock /mnt/ledger /mnt/enough &
-usleep 2000000
+lock /mnt/ledger /mnt/released > /tmp/held &
+until grep LOCKED /tmp/held; do usleep 100000; done
 i=0
 while [ ! -e /other/enough ]; do
   said=$(lock /other/ledger 2>&1)
@@ -139,6 +140,7 @@ while [ ! -e /other/enough ]; do
   i=$((i+1))
   usleep 200000
 done
+touch /mnt/released
 wait
 echo "AFTERWARDS $(lock /other/ledger 2>&1)"
 """
