@@ -25,7 +25,7 @@ _PROMPT = 0.4
 _A_LITTLE = 0.01
 """A timer may come a moment before it is due."""
 _LATE = 1.0
-"""A tick that is this much late tells that we slept, not that the others were silent."""
+"""A tick that is this much late, or by half of `suspect`, tells that we slept, not that the others were silent."""
 _IDLE_BEFORE_SHRINK = 60.0
 _FIRST_RETRY, _LAST_RETRY = 0.25, 10.0
 _RETRY_FATAL = 60.0
@@ -184,10 +184,11 @@ class SshLink:
         """Ask for signs of life, and act on silence."""
         last = time.monotonic()
         tick = min(_TICK, self._options.keepalive.interval)
+        late = min(_LATE, self._options.keepalive.suspect / 2)
         while True:
             await asyncio.sleep(tick)
             now = time.monotonic()
-            if now - last > tick + _LATE:
+            if now - last > tick + late:
                 for session in self._sessions:
                     session.forgive(now - last - tick)
             last = now

@@ -120,7 +120,7 @@ class _Run:
             TunnelError: It has ended, or tried for long enough.
         """
         options = self._options
-        patient = asyncio.get_running_loop().call_later(options.connect_timeout, self._complain, progress)
+        self._complain_later(progress)
         try:
             async with asyncio.timeout(options.silence.restart):
                 while (step := await self._step()) != "CONNECTED":
@@ -131,13 +131,18 @@ class _Run:
         except TimeoutError as error:
             raise self._vpn.error(f"no connection within {options.silence.restart:g} s (silence.restart)") from error
         finally:
-            patient.cancel()
+            self._patient.cancel()
+
+    def _complain_later(self, progress: Progress) -> None:
+        loop = asyncio.get_running_loop()
+        self._patient = loop.call_later(self._options.connect_timeout, self._complain, progress)
 
     def _complain(self, progress: Progress) -> None:
         """It goes on trying, which is quicker than a new child when the server comes back."""
         error = self._vpn.error(f"no connection within {self._options.connect_timeout:g} s; still trying")
         reason = error.reason if self._vpn.trouble else Reason.TIMEOUT
         progress(TunnelState.BACKOFF, reason, error.detail)
+        self._complain_later(progress)  # by then it may have said more
 
     async def adopt(self, link: VpnLink) -> None:
         """Set the device up as the server says."""

@@ -86,7 +86,9 @@ class Keeper:
         if stage is before:
             return
         if stage is Stage.FINE:
-            self._progress(TunnelState.UP)
+            # What is being connected anew is up when it says so, however long we slept meanwhile.
+            if self._connected:
+                self._progress(TunnelState.UP)
         elif before is Stage.FINE and self._connected:
             self._progress(TunnelState.SUSPECT, Reason.TIMEOUT, "nothing comes through")
         if stage in (Stage.DOWN, Stage.LOST, Stage.RESTART) and before not in (Stage.DOWN, Stage.LOST):

@@ -14,7 +14,7 @@ from gateway.demo.postgres import Postgres
 TIMEOUT = 15
 
 
-def mysql(server: MariaDB, port: int) -> "pymysql.connections.Connection[Any]":
+def mysql(server: MariaDB, port: int, timeout: float = TIMEOUT) -> "pymysql.connections.Connection[Any]":
     return pymysql.connect(
         host="127.0.0.1",
         port=port,
@@ -22,7 +22,7 @@ def mysql(server: MariaDB, port: int) -> "pymysql.connections.Connection[Any]":
         password=server.password,
         database=server.database,
         connect_timeout=TIMEOUT,
-        read_timeout=TIMEOUT,
+        read_timeout=timeout,
         ssl_disabled=True,
     )
 

@@ -168,19 +168,21 @@ class Gateway:
     def tunnel(self, name: str) -> dict[str, Any]:
         return dict(self.status()["tunnels"][name])
 
-    def wait(self, condition: Callable[[], bool], timeout: float = 10.0) -> float:
+    def wait(self, condition: Callable[[], bool], timeout: float = 30.0) -> float:
         """Wait until it holds; says how long that took."""
         started = time.monotonic()
-        while not condition():
-            if time.monotonic() - started > timeout:
+        while True:
+            late = time.monotonic() - started > timeout  # before the look: this machine may pause between the two
+            if condition():
+                return time.monotonic() - started
+            if late:
                 pytest.fail(f"not within {timeout} s; status: {json.dumps(self.status(), indent=1)}\n{self.log}")
             time.sleep(0.02)
-        return time.monotonic() - started
 
-    def wait_up(self, *names: str, timeout: float = 10.0) -> float:
+    def wait_up(self, *names: str, timeout: float = 30.0) -> float:
         return self.wait(lambda: all(self.state(name)[0] == "up" for name in names), timeout)
 
-    def wait_state(self, name: str, state: str, reason: str | None, timeout: float = 10.0) -> float:
+    def wait_state(self, name: str, state: str, reason: str | None, timeout: float = 30.0) -> float:
         return self.wait(lambda: self.state(name) == (state, reason), timeout)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:

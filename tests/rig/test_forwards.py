@@ -35,11 +35,11 @@ def echo(sock: socket.socket, payload: bytes = b"hello") -> bytes:
     return got
 
 
-def turned_away(port: int, source: tuple[str, int] = ("127.0.0.1", 0)) -> bool:
+def turned_away(port: int, source: tuple[str, int] = ("127.0.0.1", 0), within: float = 10) -> bool:
     """Whether a client is reset, be it so quickly that it has hardly connected."""
     try:
         with connect(port, source) as sock:
-            sock.settimeout(1)
+            sock.settimeout(within)
             return is_reset(sock)
     except TimeoutError:
         return False
@@ -109,7 +109,7 @@ def test_a_client_is_held_while_the_path_is_down_and_then_reset(gateway: Gateway
     with connect(listen) as sock:
         sock.sendall(b"early words")
         assert is_reset(sock)
-    assert 0.9 < time.monotonic() - started < 1.5
+    assert 0.9 < time.monotonic() - started < 5  # the default is 10
     assert gateway.backend("held")["connections"]["rejected"] == {"tunnel": 1}
     # The target itself is down: its client waits too, and nothing it says early is lost.
     with connect(late) as sock:
@@ -281,17 +281,17 @@ def test_reload_of_an_outer_tunnel_lets_the_inner_ones_clients_finish(
             backends:
               a: {{kind: tcp, via: inner, targets: ["127.0.0.1:{port}"], listen: 127.0.0.1:{listen}, {CHECK}}}
         """
-        gateway.write(body % "10s", shutdown="{delay: 0s, drain: 4s}")
+        gateway.write(body % "10s", shutdown="{delay: 0s, drain: 8s}")
         gateway.start().wait_up("a")
         with connect(listen) as client:
             assert echo(client) == b"hello"
-            gateway.write(body % "9s", shutdown="{delay: 0s, drain: 4s}")
+            gateway.write(body % "9s", shutdown="{delay: 0s, drain: 8s}")
             done = gateway.command("reload")
             assert done.stdout == "tunnels opened: inner, outer; backends changed: a\n"
             for _ in range(4):
                 time.sleep(0.5)
                 assert echo(client) == b"hello"
-            gateway.wait(lambda: gateway.backend("a")["connections"]["active"] == 0, 8)
+            gateway.wait(lambda: gateway.backend("a")["connections"]["active"] == 0, 20)
             assert is_reset(client)
         with connect(listen) as client:
             assert echo(client) == b"hello"
@@ -302,11 +302,11 @@ def test_a_removed_backend_drains_even_when_the_service_stops(gateway: Gateway) 
         one, two = free_port(), free_port()
         keep = f'kept: {{kind: tcp, targets: ["127.0.0.1:{port}"], listen: 127.0.0.1:{one}, {CHECK}}}'
         gone = f'gone: {{kind: tcp, targets: ["127.0.0.1:{port}"], listen: 127.0.0.1:{two}, {CHECK}}}'
-        gateway.write(f"backends:\n  {keep}\n  {gone}\n", shutdown="{delay: 0s, drain: 3s}")
+        gateway.write(f"backends:\n  {keep}\n  {gone}\n", shutdown="{delay: 0s, drain: 20s}")
         gateway.start().wait_up("kept", "gone")
         with connect(two) as client:
             assert echo(client) == b"hello"
-            gateway.write(f"backends:\n  {keep}\n", shutdown="{delay: 0s, drain: 3s}")
+            gateway.write(f"backends:\n  {keep}\n", shutdown="{delay: 0s, drain: 20s}")
             assert gateway.command("reload").returncode == 0
             child = gateway.process._child  # type: ignore[union-attr]
             gateway.process.send(signal.SIGTERM)  # type: ignore[union-attr]

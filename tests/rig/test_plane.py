@@ -181,7 +181,7 @@ async def test_thousands_of_channels_and_their_numbers_again(bastions: dict[str,
             conn._next_recv_chan = 0xFFFFFFFF - 500  # the numbers wrap on the way
             for _ in range(20):
                 await asyncio.gather(*(echo_once(link, port, os.urandom(50)) for _ in range(100)))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(15):
                 while conn._channels:
                     await asyncio.sleep(0.01)
             assert not conn.wire.inbox.relays  # type: ignore[attr-defined]
@@ -197,14 +197,18 @@ async def test_a_query_is_answered_beside_clients_that_do_not_read(bastions: dic
     with serving(flood) as flooding, serving(echoing) as port:
         async with opened(options(bastions["openssh"], connections=Connections(1, 1))) as link:
             deaf = [await link.socket(Endpoint("127.0.0.1", flooding)) for _ in range(20)]
-            await asyncio.sleep(0.5)
+            before, now = -1, 0
+            async with asyncio.timeout(20):
+                while not before == now > 0:  # until the flood has filled what there is
+                    await asyncio.sleep(0.2)
+                    before, now = now, sum(relay.held for relay in link._sessions[0]._relays.values())  # type: ignore[attr-defined]
             took = []
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 for _ in range(20):
                     started = time.monotonic()
                     await echo_once(link, port)
                     took.append(time.monotonic() - started)
-            assert sorted(took)[10] < 0.1, took
+            assert sorted(took)[10] < 0.5, took
             held = sum(relay.held for relay in link._sessions[0]._relays.values())  # type: ignore[attr-defined]
             assert held <= 21 * 2 * 1024 * 1024
             for sock in deaf:
@@ -353,7 +357,7 @@ async def test_last_words_arrive_even_when_the_close_is_there_before_the_client_
         for _ in range(50):  # the same descriptor again and again
             sock = await link.socket(Endpoint("db", 1))
             got = bytearray()
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(15):
                 while piece := await loop.sock_recv(sock, 100):
                     got += piece
             assert got == b"too many connections"
@@ -432,7 +436,7 @@ async def test_a_connection_that_dies_in_the_middle_of_uploads_is_noticed(bastio
                 uploads = [asyncio.ensure_future(upload(sock)) for sock in socks]
                 await asyncio.sleep(0.1)
                 bastions["openssh"].kill_sessions()
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(15):
                     await link.lost()
                     await asyncio.gather(*uploads)
                 for sock in socks:
@@ -548,5 +552,5 @@ async def test_garbage_instead_of_packets_never_raises_beyond_the_connection(
                 wire.inbox._end += len(piece)
                 wire._resume()
             if size >= 4:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(15):
                     assert await link.lost()

@@ -335,6 +335,7 @@ def test_ipv6_goes_through_the_vpn_or_nowhere(far: World, gateway: Gateway, kind
         # Without the VPN it would be reached too.
         with socket.create_connection((BEHIND_V6, 4000), timeout=5) as direct:
             assert direct.recv(10) == b"by v6\n"
+            assert direct.recv(10) == b""  # its end too is not to be seen below
         with nothing_outside(gateway.folder / "outer.txt"):
             gateway.start().wait_up("six", timeout=UP)
             with socket.create_connection(("127.0.0.1", listen), timeout=5) as client:
@@ -354,8 +355,8 @@ def test_a_changed_vpn_makes_room_for_its_successor(far: World, gateway: Gateway
     before = vpn_children(gateway)
     gateway.config.write_text(gateway.config.read_text().replace("kind: " + kind, f"kind: {kind}, mtu: 1300"))
     assert gateway.command("reload").returncode == 0
-    gateway.wait(lambda: len(found := vpn_children(gateway)) == 1 and found != before, 15)
-    until_a_query_succeeds(far, listen, 10)
+    gateway.wait(lambda: len(found := vpn_children(gateway)) == 1 and found != before, 25)
+    until_a_query_succeeds(far, listen, 25)
     with inside(NEAR):
         assert len(vpn_children(gateway)) == 1
     descriptors = gateway.descriptors()
@@ -365,7 +366,7 @@ def test_a_changed_vpn_makes_room_for_its_successor(far: World, gateway: Gateway
         assert gateway.client.post("/-/reload")[0] == 200
         for _ in range(10):
             assert len(vpn_children(gateway)) <= 1
-    until_a_query_succeeds(far, listen, 15)
+    until_a_query_succeeds(far, listen, 25)
     gateway.wait(lambda: gateway.descriptors() <= descriptors + 4, 10)
 
 
@@ -388,10 +389,10 @@ def test_a_child_that_is_replaced_leaves_the_others_their_reins(far: World, gate
         gateway.wait_up("orders", "b", timeout=UP)
         far.openvpn.process.stop(signal.SIGKILL)
         other.process.stop(signal.SIGKILL)
-        gateway.wait(lambda: gateway.tunnel("office")["state"] == gateway.tunnel("other")["state"] == "suspect", 12)
+        gateway.wait(lambda: gateway.tunnel("office")["state"] == gateway.tunnel("other")["state"] == "suspect", 20)
         far.openvpn.start()
         other.start()
-        gateway.wait_up("orders", "b", timeout=12)
+        gateway.wait_up("orders", "b", timeout=30)
     finally:
         other.stop()
 
@@ -499,7 +500,7 @@ def test_a_server_that_restarts(far: World, gateway: Gateway, kind: str, record_
     child = vpn_children(gateway)
     with nothing_outside(gateway.folder / "outer.txt"):
         server.process.stop(signal.SIGKILL)
-        gateway.wait(lambda: gateway.tunnel("office")["state"] != "up", 12)
+        gateway.wait(lambda: gateway.tunnel("office")["state"] != "up", 30)
         time.sleep(3)
         server.start()
         back = until_a_query_succeeds(far, listen, 20)
@@ -515,11 +516,11 @@ def test_dropped_packets(far: World, gateway: Gateway, kind: str, record_propert
     with nothing_outside(gateway.folder / "outer.txt"):
         began = time.monotonic()
         with dropping(far):
-            gateway.wait(lambda: gateway.tunnel("office")["state"] == "suspect", 15)
+            gateway.wait(lambda: gateway.tunnel("office")["state"] == "suspect", 30)
             suspect = time.monotonic() - began
-            gateway.wait(lambda: gateway.tunnel("office")["state"] == "backoff", 30)
+            gateway.wait(lambda: gateway.tunnel("office")["state"] == "backoff", 60)
             down = time.monotonic() - began
-            assert down <= 30
+            assert down <= 45  # their reset would come at 60
             with pytest.raises(Exception, match=r"refused|Lost connection|timed out|reset"):
                 query_mysql(far.mariadb, listen)
         back = until_a_query_succeeds(far, listen, 20)
@@ -530,7 +531,8 @@ def test_dropped_packets(far: World, gateway: Gateway, kind: str, record_propert
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_short_silence_costs_no_session(far: World, gateway: Gateway, kind: str) -> None:
     listen = raw(far, gateway, kind)
-    with mysql(far.mariadb, listen) as connection, connection.cursor() as cursor:
+    # TCP asks again after 12.6 s, and then not before 25.
+    with mysql(far.mariadb, listen, timeout=60) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT CONNECTION_ID()")
         before = cursor.fetchone()
         with dropping(far):
@@ -588,10 +590,10 @@ def test_an_openvpn_that_gives_another_address_resets_its_clients_and_goes_on(fa
         first.stop()
         second = OpenVpnServer(gateway.folder / "second", far.authority, port=1197, network="10.22.0").start()
         try:
-            gateway.wait(lambda: "10.22.0.2" in gateway.tunnel("office").get("addresses", []), 25)
+            gateway.wait(lambda: "10.22.0.2" in gateway.tunnel("office").get("addresses", []), 40)
             with pytest.raises(Exception, match=r"reset|Lost connection|gone away"):
                 cursor.execute("SELECT 1")
-            until_a_query_succeeds(far, listen, 10)
+            until_a_query_succeeds(far, listen, 25)
         finally:
             second.stop()
 
@@ -615,8 +617,8 @@ def test_a_wireguard_peer_whose_name_leads_elsewhere_is_found_again(far: World, 
         with inside(FAR):
             run(f"ip addr del {OUTER_FAR}/24 dev outer")
         try:
-            gateway.wait(lambda: gateway.tunnel("office").get("server") == f"{OUTER_OTHER}:51821", 20)
-            until_a_query_succeeds(far, listen, 10)
+            gateway.wait(lambda: gateway.tunnel("office").get("server") == f"{OUTER_OTHER}:51821", 40)
+            until_a_query_succeeds(far, listen, 25)
         finally:
             with inside(FAR):
                 give_addresses(FAR)
@@ -681,10 +683,9 @@ def test_what_is_wrong_is_named(far: World, gateway: Gateway, case: str, record_
         tcp_backend(far),
     )
     gateway.start()
-    gateway.wait(lambda: gateway.tunnel("office")["reason"] is not None, 15)
+    gateway.wait(lambda: gateway.tunnel("office")["reason"] == reason, 30)
     found = gateway.tunnel("office")
     record_property("took", f"{case}: {found['state']}, {found['reason']}: {found['detail']}")
-    assert found["reason"] == reason
     assert gateway.state("orders")[0] in ("blocked", "unknown")
 
 

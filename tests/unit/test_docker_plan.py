@@ -7,6 +7,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,6 +56,14 @@ def standing(plan_: Plan) -> list[tuple[str, Standing, Blocked | None]]:
 
 
 NOTHING: frozenset[tuple[str, str]] = frozenset()
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The reconciler's clock, which stands still unless the test moves it."""
+    hands = [time.monotonic()]
+    monkeypatch.setattr(reconciler_module, "time", SimpleNamespace(monotonic=lambda: hands[0], time=time.time))
+    return hands
 
 
 def unwanted(engine: FakeEngine, count: int, state_dir: Path) -> list[FakeContainer]:
@@ -379,7 +388,7 @@ def test_a_free_range_is_chosen() -> None:
     assert choose_subnet(["10.0.0.0/8"]) is None
 
 
-async def test_the_brake_holds_over_many_rounds(tmp_path: Path) -> None:
+async def test_the_brake_holds_over_many_rounds(tmp_path: Path, now: list[float]) -> None:
     engine = FakeEngine(random.Random(1))
     unwanted(engine, 25, tmp_path)
     want = desired(max_detaches=3, resync=Duration(0.3))
@@ -388,7 +397,7 @@ async def test_the_brake_holds_over_many_rounds(tmp_path: Path) -> None:
     assert (len(settled.actions), settled.postponed) == (3, 22)
     wake, made_now = await reconciler.cycle(engine)  # type: ignore[arg-type]
     assert (made_now, 0 < wake <= 0.3) == ([], True)
-    await asyncio.sleep(0.35)
+    now[0] += 0.35
     _, made_now = await reconciler.cycle(engine)  # type: ignore[arg-type]
     assert len(made_now) == 3
 
@@ -407,7 +416,7 @@ def test_what_takes_off_several_is_held_whole_and_what_takes_too_many_goes_alone
     assert brake.admit([five, one, join], 10) == ([five, join], [one])
 
 
-async def test_an_endpoint_that_cannot_be_taken_off_holds_up_no_other(tmp_path: Path) -> None:
+async def test_an_endpoint_that_cannot_be_taken_off_holds_up_no_other(tmp_path: Path, now: list[float]) -> None:
     class Stuck(FakeEngine):
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:
             if path.endswith("/disconnect") and body["Container"] in stuck:
@@ -421,7 +430,7 @@ async def test_an_endpoint_that_cannot_be_taken_off_holds_up_no_other(tmp_path: 
     reconciler = Reconciler(want.options, lambda: want, lambda _: None, tmp_path)
     settled, refused = await reconciler.settle(engine)  # type: ignore[arg-type]
     assert (len(settled.actions), len(refused), settled.postponed) == (3, 4, 2)
-    await asyncio.sleep(0.45)
+    now[0] += 0.45
     settled, refused = await reconciler.settle(engine)  # type: ignore[arg-type]
     assert {each.id for each in there if each.endpoints} == stuck
     assert (len(refused), settled.postponed) == (4, 0)

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import socket
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -137,6 +138,7 @@ async def test_data_held_for_a_slow_reader_survives_the_senders_end() -> None:
 async def test_latency_counts_from_the_last_request_byte_to_the_first_answer_byte() -> None:
     client, backend, relay, latency = await joined()
     loop = asyncio.get_running_loop()
+    began = time.monotonic()
     with client, backend:
         for _ in range(3):
             await loop.sock_sendall(client, b"ask")
@@ -146,14 +148,14 @@ async def test_latency_counts_from_the_last_request_byte_to_the_first_answer_byt
             await loop.sock_recv(client, 10)
         relay.abort(Ending.ABORTED)
     assert latency.count == 3
-    assert 0.05 < latency.sum < 1.0
+    assert 0.05 < latency.sum < time.monotonic() - began
 
 
 async def test_a_client_that_pauses_for_longer_than_a_dead_one_may_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 2000)
-    for name, seconds in (("_LOOK", 0.3), ("_FULL_FOR", 1.2), ("_MARGIN", 0.4)):
+    monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 4000)
+    for name, seconds in (("_LOOK", 0.2), ("_FULL_FOR", 0.6), ("_MARGIN", 0.2)):
         monkeypatch.setattr(slow, name, seconds)
     client, backend, relay, _ = await joined()
     with client, backend:
@@ -170,7 +172,7 @@ async def test_a_client_that_pauses_for_longer_than_a_dead_one_may_loses_nothing
             await sending
         assert got == answer
         inner = relay._client
-        assert inner.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 2000
+        assert inner.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4000
         relay.abort(Ending.ABORTED)
 
 

@@ -30,9 +30,17 @@ class Busy:
     """A place whose only thread is kept busy, and a job that waits for its turn."""
 
     def __init__(self, place: PrivatePlace) -> None:
-        self._going = threading.Event()
-        self._first = asyncio.ensure_future(place.run(lambda: self._going.wait(5)))
+        self._begun, self._going = threading.Event(), threading.Event()
+        self._first = asyncio.ensure_future(place.run(self._hold))
         self.queued = asyncio.ensure_future(place.run(lambda: None))
+
+    def _hold(self) -> bool:
+        self._begun.set()
+        return self._going.wait(30)
+
+    async def begun(self) -> None:
+        """Until the thread has taken the first job, which a place that is closed cancels otherwise."""
+        assert await asyncio.to_thread(self._begun.wait, 30)
 
     async def finish(self) -> bool:
         self._going.set()
@@ -41,7 +49,7 @@ class Busy:
 
 async def test_a_job_whose_turn_never_came_is_an_error_and_cancels_nobody(place: PrivatePlace) -> None:
     busy = Busy(place)
-    await asyncio.sleep(0.01)
+    await busy.begun()
     place.close()
     with pytest.raises(OSError, match="Network is down"):
         await busy.queued
@@ -52,7 +60,7 @@ async def test_a_job_whose_turn_never_came_is_an_error_and_cancels_nobody(place:
 
 async def test_who_is_cancelled_stays_cancelled(place: PrivatePlace) -> None:
     busy = Busy(place)
-    await asyncio.sleep(0.01)
+    await busy.begun()
     busy.queued.cancel()
     place.close()
     with pytest.raises(asyncio.CancelledError):
