@@ -10,6 +10,7 @@ log = logging.getLogger(__name__)
 _EVERY = 1.0
 Mark = tuple[int, int, int] | None
 """What tells one content from another without reading it; None: there is no such file."""
+Marks = dict[Path, Mark]
 
 
 class FileWatch:
@@ -18,12 +19,18 @@ class FileWatch:
     Args:
         files: Which files, asked anew each time.
         changed: Awaited with those that changed and have been still since the look before.
+        known: What was seen earlier of some of them, before they were read.
     """
 
-    def __init__(self, files: Callable[[], Iterable[Path]], changed: Callable[[set[Path]], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        files: Callable[[], Iterable[Path]],
+        changed: Callable[[set[Path]], Awaitable[None]],
+        known: Marks | None = None,
+    ) -> None:
         self._files = files
         self._changed = changed
-        self._known = _look(list(files()))
+        self._known = {**look(files()), **(known or {})}
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Look until cancelled."""
@@ -32,7 +39,7 @@ class FileWatch:
         ready()
         while True:
             await asyncio.sleep(_EVERY)
-            now = await asyncio.to_thread(_look, list(self._files()))
+            now = await asyncio.to_thread(look, list(self._files()))
             changed = set()
             for path, mark in now.items():
                 if path not in known:
@@ -46,7 +53,8 @@ class FileWatch:
                 await self._changed(changed)
 
 
-def _look(paths: list[Path]) -> dict[Path, Mark]:
+def look(paths: Iterable[Path]) -> Marks:
+    """What is to be seen of these files now."""
     return {path: _mark(path) for path in paths}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from gateway.app import views
 from gateway.app.binding import bind_all
 from gateway.app.changes import compare
-from gateway.app.filewatch import FileWatch
+from gateway.app.filewatch import FileWatch, Marks
 from gateway.app.fleet import Fleet
 from gateway.app.running import Running
 from gateway.app.runtime import become_io_flusher, prepare_loop, prepare_process
@@ -49,10 +49,12 @@ class GatewayService:
         config: What to run.
         loader: Reads the configuration again, for a reload.
         file: Where it stands, to be looked at for changes; None: there is no file.
+        marks: What was seen of it before it was read.
     """
 
-    def __init__(self, config: Config, loader: Loader, file: Path | None = None) -> None:
+    def __init__(self, config: Config, loader: Loader, file: Path | None = None, marks: Marks | None = None) -> None:
         self._file = file
+        self._marks = marks or {}
         self._config = config
         self._loader = loader
         self._started_at = time.time()
@@ -94,7 +96,7 @@ class GatewayService:
             self._site.apply(self._config, listeners)
             self._fleet.apply(self._config, self._site)
             if self._config.gateway.reload_on_change:
-                supervisor.start("file watch", FileWatch(self._watched, self._files_changed))
+                supervisor.start("file watch", FileWatch(self._watched, self._files_changed, self._marks))
             helpers = {group.create_task(self._pulse()), group.create_task(self._await_startup())}
             self._catch_signals(group, helpers)
             self._notifier.ready()
@@ -279,6 +281,7 @@ class GatewayService:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.shutdown)
         loop.add_signal_handler(signal.SIGHUP, reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # one may have come while we started
 
     async def _reload_by_signal(self) -> None:
         try:
@@ -319,6 +322,7 @@ def run(
     loader: Loader,
     announce: Callable[[Endpoint], None] | None = None,
     file: Path | None = None,
+    marks: Marks | None = None,
 ) -> None:
     """Run the service in an event loop of its own until it is told to stop.
 
@@ -329,7 +333,7 @@ def run(
     for warning in advice(config):
         log.warning(warning)
     with asyncio.Runner(loop_factory=RelayLoop) as runner:
-        runner.run(GatewayService(config, loader, file).run(announce))
+        runner.run(GatewayService(config, loader, file, marks).run(announce))
 
 
 __all__ = ["ConfigError", "GatewayService", "run"]

@@ -25,14 +25,17 @@ _NAGIOS_UNKNOWN = 3
 def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], **settings: str | None) -> None:
     """Run the service until TERM or INT; HUP reloads."""
     from gateway.app import service  # noqa: PLC0415 - slow to import
+    from gateway.app.filewatch import look  # noqa: PLC0415 - slow to import
     from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 
     given = sources(file, tunnels, backends, settings)
+    # Before it is read: what is written from here on is a change.
+    marks = look([given.file] if given.file else [])
     config = load(given)
     logs.configure(config.log.level, config.log.format)
-    service.run(with_ports(config), lambda: with_ports(load(given)), file=given.file)
+    service.run(with_ports(config), lambda: with_ports(load(given)), file=given.file, marks=marks)
     _exit(0)
 
 

@@ -1,9 +1,12 @@
 """An SSH bastion: OpenSSH's sshd where it is installed, asyncssh's own server elsewhere."""
 
 import contextlib
+import functools
 import getpass
 import os
+import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,6 +31,7 @@ PermitTTY no
 MaxStartups 200:30:400
 MaxSessions 1000
 LogLevel VERBOSE
+{penalties}
 {extra}
 """
 _STANDSTILL = 1.0
@@ -97,7 +101,13 @@ class Bastion:
         else:
             self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {public}")
         (self.folder / "sshd_config").write_text(
-            _CONFIG.format(port=self.port, folder=self.folder, extra=self._extra, host_certificate=certificate)
+            _CONFIG.format(
+                port=self.port,
+                folder=self.folder,
+                extra=self._extra,
+                host_certificate=certificate,
+                penalties=_no_penalties(self.sshd) if self.sshd else "",
+            )
         )
 
     def start(self) -> "Bastion":
@@ -162,6 +172,18 @@ def make_key(path: Path, *options: str) -> None:
     path.touch(mode=0o600)
     path.write_bytes(key.export_private_key(passphrase=passphrase[0] if passphrase else None))
     path.with_suffix(".pub").write_bytes(key.export_public_key())
+
+
+@functools.cache
+def _no_penalties(sshd: str) -> str:
+    """A login that was frozen counts as one that crashed, and for 90 s nobody here would be let in (sshd_config(5)).
+
+    OpenSSH knows of penalties since 9.8.
+    """
+    told = subprocess.run([sshd, "-V"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - ours
+    version = re.search(r"OpenSSH_(\d+)\.(\d+)", told.stdout + told.stderr)
+    known = version is not None and tuple(map(int, version.groups())) >= (9, 8)
+    return "PerSourcePenalties no" if known else ""
 
 
 def _freeze(pid: int) -> None:

@@ -84,9 +84,12 @@ async def _connect(addresses: list[Any], make: MakeSocket) -> Stream:
 
 def _refuse_itself(sock: Stream) -> None:
     """Nobody listens, and we dialled from the very port (RFC 9293, section 3.5: simultaneous open)."""
-    if sock.getsockname() == sock.getpeername():
+    try:
+        if sock.getsockname() == sock.getpeername():
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+    except OSError:  # it may be gone already
         sock.close()
-        raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        raise
 
 
 def _reason(error: OSError) -> Reason:

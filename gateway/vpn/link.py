@@ -80,7 +80,7 @@ class VpnLink:
                 self.vitals.hear(time.monotonic())
             raise
         self.vitals.hear(time.monotonic())
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OSError):  # a name's scope, or it is gone already
             self._echo.learn(ipaddress.ip_address(sock.getpeername()[0]))
         return sock
 

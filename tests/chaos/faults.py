@@ -29,6 +29,7 @@ class Fault:
             that a client is held until it can be served.
         silence: Seconds without a success that it may cost any client, beside those that it lasts.
         replaced: It is got round, rather than waited out: `silence` counts from its beginning.
+        own_words: What the server itself answers meanwhile, by whose words such an answer is told: it counts as none.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Fault:
     failures: int = 1
     silence: float = 12.0
     replaced: bool = False
+    own_words: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -228,8 +230,13 @@ FAULTS = [
     ),
     Fault("mariadb killed", _mariadb_restart, (0.5, 3), failures=3),
     Fault("mariadb frozen", _mariadb_frozen, (1, 8)),
-    # A server that starts up or shuts down takes connections and says so: that is its own answer.
-    Fault("postgres restarted", _postgres_restart, (0.5, 3), failures=20),
+    Fault(
+        "postgres restarted",
+        _postgres_restart,
+        (0.5, 3),
+        failures=3,
+        own_words=("the database system is", "terminating connection due to administrator"),
+    ),
     Fault("postgres unreachable", _filtered(lambda rig: rig.postgres.port, "DROP"), (2, 8), _root),
     Fault("nfs killed", _nfs_restart, (0.5, 3), _has_nfs),
     Fault("disk full", _disk_full, (2, 5), _has_nfs, failures=0),

@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "rig"))
 
+from clients import touch_nfs
 from conftest import Gateway, write_nfs
 from guest import Guest, mount
 
@@ -42,7 +43,7 @@ class Yard:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        self.bastion = Bastion(folder / "bastion", extra="PerSourcePenalties no")
+        self.bastion = Bastion(folder / "bastion")
         self.server = NfsServer(folder / "nfs")
         self.server.export.chmod(0o777)
         self.gateway = Gateway(folder)
@@ -102,7 +103,7 @@ def outages(folder: Path, count: int, longest: float = 4.0, seed: int = 1) -> Ou
                 assert back is not None
                 resumed.append(_next_block(guest, back) - back)
                 time.sleep(0.5)
-            (yard.server.export / "enough").touch()
+            touch_nfs(yard.server.port, f"{yard.server.pseudo}/enough")
             guest.wait_for("UNMOUNTED", _PATIENCE)
             errors = guest.said(r"(IO-ERROR.*)")
             blocks = len(guest.said(r"AT (\d+)"))

@@ -81,8 +81,7 @@ def scratch() -> Iterator[Path]:
 def running(folder: Path, hold: int) -> Iterator[Rig]:
     """Start everything, with backends that hold clients for so many seconds, and end it with the block."""
     with contextlib.ExitStack() as stack:
-        # Faults kill connections by the dozen: sshd's penalties are for strangers.
-        bastion = Bastion(folder / "bastion", extra=_no_penalties()).start()
+        bastion = Bastion(folder / "bastion").start()
         stack.callback(bastion.stop)
         maria = mariadb.MariaDB(folder / "mariadb").start()
         stack.callback(maria.stop)
@@ -113,12 +112,6 @@ def running(folder: Path, hold: int) -> Iterator[Rig]:
             ops,
             stack=stack,
         )
-
-
-def _no_penalties() -> str:
-    sshd = find("sshd") or ""
-    text = subprocess.run([sshd, "-T", "-f", "/dev/null"], capture_output=True, text=True, timeout=10, check=False)
-    return "PerSourcePenalties no" if "persourcepenalties" in text.stdout.lower() else ""
 
 
 def _nfs(folder: Path, stack: contextlib.ExitStack) -> nfs.NfsServer | None:

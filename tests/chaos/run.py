@@ -80,7 +80,12 @@ def strike(
             row.problems.append(f"{client.kind}: no success for {silence:.1f} s, by a fault of {seconds:.1f} s")
         during = [attempt for attempt in client.attempts if began <= attempt.ended <= ended]
         row.outcomes.update(attempt.outcome for attempt in during)
-        failed = [attempt for attempt in during if attempt.outcome not in ("ok", "wrong", "late", "refused")]
+        failed = [
+            attempt
+            for attempt in during
+            if attempt.outcome not in ("ok", "wrong", "late", "refused")
+            and not any(words in attempt.detail for words in fault.own_words)
+        ]
         if len(failed) > fault.failures + slack:
             row.problems.append(f"{client.kind}: failed {len(failed)} times: {failed[-1].detail}")
 

@@ -59,6 +59,12 @@ def read_nfs(port: int, path: str = "/media/hello.txt") -> str:
     return subprocess.run(["nfs-cat", url], capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout
 
 
+def touch_nfs(port: int, path: str) -> None:
+    """Make an empty file by way of the server, which remembers for a minute what it does not change itself."""
+    url = f"nfs://127.0.0.1{path}?version=4&nfsport={port}"
+    subprocess.run(["nfs-cp", "/dev/null", url], capture_output=True, timeout=TIMEOUT, check=True)
+
+
 def read_smb(port: int, folder: Path) -> str:
     """The file of `servers.Samba`, by way of `folder`."""
     got = folder / "got.txt"

@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -202,6 +203,40 @@ def command(*arguments: str, environment: dict[str, str] | None = None) -> subpr
         check=False,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), **(environment or {})},
     )
+
+
+class Lateness:
+    """How late this process is on a machine that has other things to do; in a thread, which a blocked loop is not."""
+
+    def __init__(self) -> None:
+        self.worst = self.sum = 0.0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        done = False
+        while not done:
+            due = time.monotonic() + 0.01
+            done = self._done.wait(0.01)
+            late = max(0.0, time.monotonic() - due)
+            self.worst = max(self.worst, late)
+            self.sum += late
+
+
+def download(*command: str, cwd: Path | None = None, within: float = 180) -> None:
+    """Run a command that fetches something, and once more if that fails: it is not the network that is tested."""
+    try:
+        subprocess.run(command, cwd=cwd, capture_output=True, timeout=within, check=True)
+    except subprocess.SubprocessError:
+        subprocess.run(command, cwd=cwd, capture_output=True, timeout=within, check=True)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import threading
 import time
 from pathlib import Path
 
-from conftest import need
+from conftest import download, need
 
 from gateway.demo.process import find
 
@@ -206,13 +206,7 @@ def _kernel() -> tuple[Path, Path]:
         match = re.search(r"Depends: (linux-image-\S+)", depends)
         if match is None:
             raise OSError(f"apt-cache does not know {_PACKAGE}")
-        subprocess.run(
-            ["apt-get", "download", "-q", "-o", "Acquire::Retries=3", match[1]],
-            cwd=_CACHE,
-            check=True,
-            timeout=300,
-            capture_output=True,
-        )
+        download("apt-get", "download", "-q", "-o", "Acquire::Retries=3", match[1], cwd=_CACHE)
         package = next(_CACHE.glob("linux-image-*.deb"))
         making = _CACHE / "making"
         shutil.rmtree(making, ignore_errors=True)

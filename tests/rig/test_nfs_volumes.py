@@ -39,7 +39,7 @@ _WRITE = (
 
 @pytest.fixture
 def bastion(tmp_path: Path) -> Iterator[Bastion]:
-    server = Bastion(tmp_path / "bastion", extra="PerSourcePenalties no").start()
+    server = Bastion(tmp_path / "bastion").start()
     yield server
     server.stop()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pymysql
 import pytest
 from clients import connect_unix, mysql, query_mysql, query_postgres, read_nfs
-from conftest import Gateway, database_check, ssh_tunnel
+from conftest import Gateway, Lateness, database_check, ssh_tunnel
 
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer
@@ -61,6 +61,7 @@ def site(
             via: bastion
             targets: ["127.0.0.1:{shared_mariadb.port}"]
             listen: 127.0.0.1:{ports["orders"]}
+            hold: 20s  # an attempt may be 10 s away
             check: {mysql_check}
           jumped:
             kind: mysql
@@ -129,7 +130,7 @@ def test_everything_is_up_and_answers_within_five_seconds(site: Site) -> None:
 def test_a_killed_server_is_down_with_its_reason_and_up_after_its_return(
     site: Site, victim: str, backend: str, others: list[str]
 ) -> None:
-    site.gateway.wait_up("orders", "reports", "media", timeout=5)
+    site.gateway.wait_up("orders", "reports", "media")
     servers: dict[str, MariaDB | Postgres | NfsServer] = {
         "mariadb": site.mariadb,
         "postgres": site.postgres,
@@ -138,8 +139,9 @@ def test_a_killed_server_is_down_with_its_reason_and_up_after_its_return(
     server = servers[victim]
     server.stop(signal.SIGKILL)
     try:
-        took = site.gateway.wait(lambda: site.gateway.state(backend)[0] == "down")
-        assert took <= (INTERVAL + 2 * FAST) * 1.05 + DEADLINE + 0.2
+        with Lateness() as machine:
+            took = site.gateway.wait(lambda: site.gateway.state(backend)[0] == "down")
+        assert took <= (INTERVAL + 2 * FAST) * 1.05 + DEADLINE + 0.2 + machine.sum
         assert site.gateway.state(backend)[1] == "refused"
         assert [site.gateway.state(name)[0] for name in others] == ["up", "up"]
     finally:
@@ -148,20 +150,21 @@ def test_a_killed_server_is_down_with_its_reason_and_up_after_its_return(
 
 
 def test_a_killed_session_is_back_before_a_client_notices(site: Site) -> None:
-    site.gateway.wait_up("orders", timeout=5)
+    site.gateway.wait_up("orders")
     held = mysql(site.mariadb, site.ports["orders"])
+    before = site.gateway.tunnel("bastion")["connects"]
     assert site.bastion.kill_sessions() > 0
     with pytest.raises(pymysql.err.OperationalError), held.cursor() as cursor:
         cursor.execute("SELECT 1")
     started = time.monotonic()
     assert query_mysql(site.mariadb, site.ports["orders"]) == 3
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 6
     site.gateway.wait_up("orders", "jumped", "reports", "media")
-    assert site.gateway.tunnel("bastion")["connects"] >= 2
+    assert site.gateway.tunnel("bastion")["connects"] > before
 
 
 def test_a_stopped_bastion_blocks_what_is_behind_it_and_nothing_else(site: Site) -> None:
-    site.gateway.wait_up("orders", "jumped", "reports", "direct", "media", timeout=5)
+    site.gateway.wait_up("orders", "jumped", "reports", "direct", "media")
     # The sessions are children of the listener: all of them go.
     site.bastion.crash()
     try:
@@ -181,7 +184,7 @@ def test_a_stopped_bastion_blocks_what_is_behind_it_and_nothing_else(site: Site)
         assert not answers
     finally:
         site.bastion.start()
-    waiting.join(10)
+    waiting.join(20)
     assert answers == [3]
     site.gateway.wait_up("orders", "jumped", "reports", "media")
     told = [json.loads(line) for line in site.gateway.log.splitlines()]
@@ -191,7 +194,7 @@ def test_a_stopped_bastion_blocks_what_is_behind_it_and_nothing_else(site: Site)
 
 
 def test_a_hundred_clients_at_once(site: Site) -> None:
-    site.gateway.wait_up("orders", "reports", timeout=5)
+    site.gateway.wait_up("orders", "reports")
     failures: list[BaseException] = []
 
     def work(at: int) -> None:
@@ -215,7 +218,7 @@ def test_a_hundred_clients_at_once(site: Site) -> None:
 
 
 def test_term_under_load_lets_the_queries_in_flight_finish(site: Site) -> None:
-    site.gateway.wait_up("orders", timeout=5)
+    site.gateway.wait_up("orders")
     answered: list[int] = []
     failed: list[BaseException] = []
     begun = threading.Barrier(11)
@@ -247,20 +250,20 @@ def test_term_under_load_lets_the_queries_in_flight_finish(site: Site) -> None:
     child = site.gateway.process._child  # type: ignore[union-attr]
     assert child is not None
     assert child.wait(10) == 0
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 6
     assert not Path(f"/proc/{pid}").exists()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", site.ports["orders"]))
 
 
 def test_the_drain_ends_idle_clients_and_spares_those_that_wait_for_an_answer(site: Site) -> None:
-    site.gateway.wait_up("orders", timeout=5)
+    site.gateway.wait_up("orders")
     idle, busy = mysql(site.mariadb, site.ports["orders"]), mysql(site.mariadb, site.ports["orders"])
     with busy.cursor() as cursor:
         done: list[object] = []
 
         def ask() -> None:
-            cursor.execute("SELECT SLEEP(2.6)")
+            cursor.execute("SELECT SLEEP(2)")
             done.append(cursor.fetchone())
 
         asking = threading.Thread(target=ask)
@@ -277,7 +280,7 @@ def test_the_drain_ends_idle_clients_and_spares_those_that_wait_for_an_answer(si
 
 
 def test_the_metrics_are_clean_and_complete(site: Site) -> None:
-    site.gateway.wait_up("orders", "reports", "media", timeout=5)
+    site.gateway.wait_up("orders", "reports", "media")
     query_mysql(site.mariadb, site.ports["orders"])
     code, text = site.gateway.http.get("/metrics")
     assert code == 200

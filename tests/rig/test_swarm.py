@@ -128,15 +128,14 @@ def test_a_consumer_on_one_node_uses_what_the_other_reaches(swarm: tuple[Engine,
     assert other.get("/api/v1/status")["docker"]["leader"] is False
     worker.run("app", *OPT_IN)
     other.wait(lambda: worker.attached("app", "mesh"), timeout=30)
-    other.wait(lambda: other.says("app") == "orders-here", timeout=20)
+    other.wait(lambda: other.says("app") == "orders-here", timeout=60)
     # Each acts on its own engine only.
     assert "gw-owner-node-2" in worker.aliases("app", "mesh")
     # An ordinary task cannot be attached, and its service can, where that is asked for.
     manager.docker(
-        "service", "create", "--detach", "--name", "jobs", "--endpoint-mode", "dnsrr", "--constraint",
-        "node.role==manager", "--no-resolve-image", "--label", "gateway.enable=true", "--container-label",
-        "gateway.enable=true", "busybox",
-        "sleep", "9999",
+        "service", "create", "--detach", "--name", "jobs", "--stop-grace-period", "1s", "--endpoint-mode", "dnsrr",
+        "--constraint", "node.role==manager", "--no-resolve-image", "--label", "gateway.enable=true",
+        "--container-label", "gateway.enable=true", "busybox", "sleep", "9999",
     )  # fmt: skip
     leader.wait(
         lambda: any(

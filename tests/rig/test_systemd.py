@@ -1,13 +1,12 @@
 """The unit of configs/systemd under a real systemd: in a virtual machine, with all of its hardening."""
 
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, need
+from conftest import REPOSITORY, download, need
 from guest import HOST, Guest, need_guest
 from servers import echoing, serving
 
@@ -32,11 +31,11 @@ sed -i "s/level: info/level: debug/" /etc/gateway/gateway.yaml
 systemctl reload gateway && echo RELOADED
 echo "broken: {" >> /etc/gateway/gateway.yaml
 systemctl reload gateway; echo "STILL $(systemctl show -p ActiveState --value gateway)"
+sed -i '$d' /etc/gateway/gateway.yaml
 first=$(systemctl show -p MainPID --value gateway)
 kill -STOP $first
 i=0; while [ "$(systemctl show -p NRestarts --value gateway)" = 0 ] && [ $i -lt 120 ]; do sleep 1; i=$((i+1)); done
 echo "WATCHDOG $(systemctl show -p NRestarts --value gateway)"
-sed -i '$d' /etc/gateway/gateway.yaml
 systemctl restart gateway; systemctl stop gateway
 echo "STOPPED $(systemctl show -p ActiveState --value gateway) $(systemctl show -p Result --value gateway)"
 journalctl -u gateway -o cat --no-pager | grep reload
@@ -49,17 +48,12 @@ def root(tmp_path: Path) -> Iterator[Path]:
     need_guest()
     need(find("debootstrap") is not None, "debootstrap (package of this name)")
     made = tmp_path / "root"
-    subprocess.run(
-        ["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", "trixie", str(made)],
-        check=True, timeout=300, capture_output=True,
-    )  # fmt: skip
+    download("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", "trixie", str(made))
     for folder in ("var/cache/apt", "var/lib/apt", "usr/share/doc", "usr/share/locale", "usr/share/man"):
         shutil.rmtree(made / folder, ignore_errors=True)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--target", str(made / _SITE), "--require-hashes", "-r",
-         str(REPOSITORY / "requirements.lock"), "--python-version", "3.13", "--only-binary", ":all:"],
-        check=True, timeout=200,
-    )  # fmt: skip
+    pip = (sys.executable, "-m", "pip", "install", "-q", "--target", str(made / _SITE), "--require-hashes")
+    wheels = ("--python-version", "3.13", "--only-binary", ":all:")
+    download(*pip, "-r", str(REPOSITORY / "requirements.lock"), *wheels)
     shutil.copytree(REPOSITORY / "gateway", made / _SITE / "gateway", ignore=shutil.ignore_patterns("__pycache__"))
     (made / "usr/local/bin/gateway").write_text(_COMMAND)
     (made / "usr/local/bin/gateway").chmod(0o755)

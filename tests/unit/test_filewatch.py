@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.app import filewatch
-from gateway.app.filewatch import FileWatch
+from gateway.app.filewatch import FileWatch, look
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +58,21 @@ async def test_a_file_that_goes_away_is_not_told_until_it_is_back(tmp_path: Path
     path = tmp_path / "key"
     path.write_text("one")
     assert await watching(path, path.unlink) == []
+
+
+async def test_what_was_written_between_its_reading_and_the_first_look_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text("one")
+    marks = look([path])
+    path.write_text("three")
+    told: asyncio.Queue[set[Path]] = asyncio.Queue()
+    task = asyncio.ensure_future(FileWatch(lambda: [path], told.put, marks).run(lambda: None))
+    try:
+        async with asyncio.timeout(10):
+            assert await told.get() == {path}
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 async def test_nothing_is_told_of_files_that_stay(tmp_path: Path) -> None:
