@@ -236,7 +236,8 @@ def download(*command: str, cwd: Path | None = None, within: float = 180) -> Non
     try:
         subprocess.run(command, cwd=cwd, capture_output=True, timeout=within, check=True)
     except subprocess.SubprocessError:
-        subprocess.run(command, cwd=cwd, capture_output=True, timeout=within, check=True)
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=within, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.fixture

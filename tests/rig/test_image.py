@@ -157,11 +157,8 @@ def yard(tmp_path_factory: pytest.TempPathFactory, rig_folder: Path) -> Iterator
             shutil.copy(CERTIFICATES, base / CERTIFICATES.relative_to("/"))
         engine.import_root(base, "debian-base")
         shutil.rmtree(base)
-        done = subprocess.run(
-            ["docker", "-H", engine.url, "build", "-q", "-t", "gateway", "--build-arg", "BASE=debian-base", "."],
-            cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-3000:]
+        build = ("docker", "-H", engine.url, "build", "-q", "--build-arg", "BASE=debian-base")
+        download(*build, "-t", "gateway", ".", cwd=REPOSITORY)
         place = rig_folder / "yard"
         with inside(engine.namespace):
             run(
@@ -257,12 +254,8 @@ def test_a_tunnel_and_four_checks_take_little_memory(yard: Yard, record_property
 
 def test_the_image_with_vpn_clients_needs_one_capability_and_one_device(yard: Yard) -> None:
     """Traffic through OpenVPN and WireGuard from a container without any other right."""
-    done = subprocess.run(
-        ["docker", "-H", yard.engine.url, "build", "-q", "-t", "gateway-vpn", "--target", "vpn", "--build-arg",
-         "BASE=debian-base", "."],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    build = ("docker", "-H", yard.engine.url, "build", "-q", "--build-arg", "BASE=debian-base")
+    download(*build, "-t", "gateway-vpn", "--target", "vpn", ".", cwd=REPOSITORY)
     labels = json.loads(yard.engine.docker("image", "inspect", "gateway-vpn", "-f", "{{json .Config.Labels}}").stdout)
     assert labels["org.opencontainers.image.title"] == "gateway-vpn"
     folder, namespace = yard.folder / "vpn", yard.engine.namespace
