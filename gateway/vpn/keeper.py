@@ -67,6 +67,8 @@ class Keeper:
             if now - before > 2 * _LOOK + 1:
                 self._link.vitals.hear(now)  # it was we who slept
             vitals = self._link.vitals
+            if not self._connected:
+                vitals.ask_echo(now)  # an answer stays due until it says that it is connected
             received = await self._received()
             # What is said to connect anew is no sign of life.
             if self._connected and vitals.count(received, now):

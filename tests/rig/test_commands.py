@@ -154,11 +154,10 @@ def test_what_comes_while_the_service_stops_starts_nothing(gateway: Gateway) -> 
         time.sleep(0.05)
 
 
-def _handles(pid: int, number: signal.Signals) -> bool:
-    """Whether the process has said what it does at this signal."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    masks = re.findall(r"^Sig(?:Cgt|Blk):\s*(\w+)$", status, re.MULTILINE)
-    return any(int(mask, 16) >> number - 1 & 1 for mask in masks)
+def _minds_signals(pid: int) -> bool:
+    """Whether the process has said what it does when it is to stop."""
+    found = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) >> signal.SIGTERM - 1 & 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -175,7 +174,8 @@ def test_signals_right_after_the_start(gateway: Gateway, number: signal.Signals)
                 env={**os.environ, "PYTHONPATH": repository},
             ) as child,
         ):
-            while not _handles(child.pid, number):
+            while not _minds_signals(child.pid):
+                assert child.poll() is None
                 time.sleep(0.005)
             time.sleep(wait)
             child.send_signal(number)

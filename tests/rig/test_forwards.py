@@ -35,7 +35,7 @@ def echo(sock: socket.socket, payload: bytes = b"hello") -> bytes:
     return got
 
 
-def turned_away(port: int, source: tuple[str, int] = ("127.0.0.1", 0), within: float = 10) -> bool:
+def turned_away(port: int, source: tuple[str, int] = ("127.0.0.1", 0), within: float = 5) -> bool:
     """Whether a client is reset, be it so quickly that it has hardly connected."""
     try:
         with connect(port, source) as sock:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Gateway, write_nfs
+from conftest import Gateway, Lateness, write_nfs
 
 from gateway.demo.nfs import NfsServer
 from gateway.demo.process import free_port
@@ -38,13 +38,10 @@ def start(gateway: Gateway, bastion: Bastion, server: NfsServer, check: str, *ar
 
 
 def wait_down(gateway: Gateway, reason: str) -> None:
-    """Down within SOON, where a moment in which this machine ran nothing counts for little."""
-    spent, last = 0.0, time.monotonic()
-    while gateway.state("media") != ("down", reason):
-        now = time.monotonic()
-        spent, last = spent + min(now - last, 0.25), now
-        assert spent < SOON, gateway.log
-        time.sleep(0.02)
+    """Down within SOON, beside what this machine is late."""
+    with Lateness() as machine:
+        took = gateway.wait(lambda: gateway.state("media") == ("down", reason))
+    assert took < SOON + machine.sum, gateway.log
 
 
 @contextlib.contextmanager

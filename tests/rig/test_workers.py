@@ -226,6 +226,7 @@ def test_term_drains_workers_too_and_none_outlives_us(gateway: Gateway, shared_b
             while not refused(listen):
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
+            time.sleep(1)  # who forgot the workers' clients would stop soon
             assert echo(client) == b"hello"
         assert child is not None
         assert child.wait(15) == 0

@@ -3,9 +3,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from gateway.app import filewatch
 from gateway.app.filewatch import FileWatch, look
+from gateway.cli import cli
+from gateway.config import Config, Sources, load
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +76,25 @@ async def test_what_was_written_between_its_reading_and_the_first_look_is_told(t
     finally:
         task.cancel()
         await asyncio.wait({task})
+
+
+def test_run_looks_at_the_file_before_it_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
+    before = look([path])
+    seen: list[object] = []
+
+    def load_while_it_changes(given: Sources) -> Config:
+        config = load(given)
+        path.write_text("backends: {}")
+        return config
+
+    monkeypatch.setattr("gateway.config.load", load_while_it_changes)
+    monkeypatch.setattr("gateway.app.service.run", lambda *_, **options: seen.append(options["marks"]))
+    monkeypatch.setattr("gateway.ops.logs.configure", lambda *_: None)
+    monkeypatch.setattr("gateway.cli.run._exit", lambda _: None)
+    done = CliRunner().invoke(cli, ["run", "-c", str(path)])
+    assert (done.exit_code, seen) == (0, [before])
 
 
 async def test_nothing_is_told_of_files_that_stay(tmp_path: Path) -> None:

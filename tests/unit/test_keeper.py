@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from types import SimpleNamespace
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -13,12 +13,27 @@ from gateway.vpn.keeper import Keeper
 from gateway.vpn.vitals import Patience, Vitals
 
 
-async def test_what_is_connected_anew_is_not_up_because_we_slept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LOOK", 0.05)
-    told: list[TunnelState] = []
-    patience = Patience(suspect=0.3, nudge=60, down=80, lost=90, restart=100)
-    link = SimpleNamespace(vitals=Vitals(patience, time.monotonic()), ask=lambda: None, leads_to="far")
+class Link:
+    """A VPN behind which nobody answers."""
 
+    leads_to = "far"
+
+    def __init__(self, patience: Patience) -> None:
+        self.vitals = Vitals(patience, time.monotonic())
+        self.acts: list[str] = []
+
+    def ask(self) -> None:
+        """Nobody is known who could be asked."""
+
+    def reset_all(self) -> None:
+        self.acts.append("reset")
+
+    def lose(self, _: str) -> None:
+        self.acts.append("lose")
+
+
+@contextlib.asynccontextmanager
+async def watched(link: Link, told: list[TunnelState]) -> AsyncIterator[Keeper]:
     async def received() -> int:
         return 0
 
@@ -28,6 +43,22 @@ async def test_what_is_connected_anew_is_not_up_because_we_slept(monkeypatch: py
     keeper = Keeper(link, lambda state, *_: told.append(state), received, nudge)  # type: ignore[arg-type]
     watch = asyncio.ensure_future(keeper.run())
     try:
+        yield keeper
+    finally:
+        watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watch
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LOOK", 0.05)
+
+
+async def test_what_is_connected_anew_is_not_up_because_we_slept() -> None:
+    told: list[TunnelState] = []
+    link = Link(Patience(suspect=0.3, nudge=60, down=80, lost=90, restart=100))
+    async with watched(link, told) as keeper:
         await asyncio.sleep(0.1)
         keeper.disconnected("server said so")
         await asyncio.sleep(0.6)
@@ -36,7 +67,17 @@ async def test_what_is_connected_anew_is_not_up_because_we_slept(monkeypatch: py
         assert told == [TunnelState.SUSPECT]
         keeper.connected()
         assert told == [TunnelState.SUSPECT, TunnelState.UP]
-    finally:
-        watch.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watch
+
+
+@pytest.mark.parametrize("slept_after", [0.1, 0.6])
+async def test_what_is_connected_anew_is_given_up_although_we_slept(slept_after: float) -> None:
+    told: list[TunnelState] = []
+    link = Link(Patience(suspect=0.3, nudge=60, down=0.9, lost=1.2, restart=1.5))
+    async with watched(link, told) as keeper:
+        keeper.disconnected("server said so")
+        await asyncio.sleep(slept_after)
+        time.sleep(1.5)  # noqa: ASYNC251 - the loop is what sleeps
+        async with asyncio.timeout(20):
+            while "lose" not in link.acts:
+                await asyncio.sleep(0.02)
+    assert told == [TunnelState.SUSPECT, TunnelState.BACKOFF]
