@@ -174,19 +174,22 @@ def test_signals_right_after_the_start(gateway: Gateway, number: signal.Signals)
                 env={**os.environ, "PYTHONPATH": repository},
             ) as child,
         ):
-            while not _minds_signals(child.pid):
-                assert child.poll() is None
-                time.sleep(0.005)
-            time.sleep(wait)
-            child.send_signal(number)
-            if number is signal.SIGHUP:
-                deadline = time.monotonic() + 15
-                while '"reloaded"' not in told.read_text():  # whenever it came
-                    assert time.monotonic() < deadline, told.read_text()
+            try:
+                while not _minds_signals(child.pid):
                     assert child.poll() is None
-                    time.sleep(0.05)
-                child.terminate()
-            assert child.wait(10) == 0
+                    time.sleep(0.005)
+                time.sleep(wait)
+                child.send_signal(number)
+                if number is signal.SIGHUP:
+                    deadline = time.monotonic() + 15
+                    while '"reloaded"' not in told.read_text():  # whenever it came
+                        assert time.monotonic() < deadline, told.read_text()
+                        assert child.poll() is None
+                        time.sleep(0.05)
+                    child.terminate()
+                assert child.wait(10) == 0
+            finally:
+                child.kill()
 
 
 def test_drain_undrain_pause_resume_reconnect_and_shutdown(running: Gateway) -> None:
