@@ -54,7 +54,7 @@ class GatewayService:
 
     def __init__(self, config: Config, loader: Loader, file: Path | None = None, marks: Marks | None = None) -> None:
         self._file = file
-        self._marks = marks or {}
+        self._marks = marks
         self._config = config
         self._loader = loader
         self._started_at = time.time()

@@ -21,8 +21,7 @@ class Brake:
 
     def left(self, now: float) -> int:
         """How many more may be taken off at the monotonic time `now`."""
-        while self._taken and self._taken[0] <= now - self._window:
-            self._taken.popleft()
+        self._forget(now)
         return max(0, self._most - len(self._taken))
 
     def took(self, count: int, now: float) -> None:
@@ -47,5 +46,9 @@ class Brake:
 
     def wait(self, now: float) -> float:
         """Seconds until there is more left than now."""
-        self.left(now)
+        self._forget(now)
         return self._taken[0] + self._window - now if self._taken else 0.0
+
+    def _forget(self, now: float) -> None:
+        while self._taken and self._taken[0] <= now - self._window:
+            self._taken.popleft()

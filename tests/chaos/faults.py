@@ -29,7 +29,7 @@ class Fault:
             that a client is held until it can be served.
         silence: Seconds without a success that it may cost any client, beside those that it lasts.
         replaced: It is got round, rather than waited out: `silence` counts from its beginning.
-        own_words: What the server itself answers meanwhile, by whose words such an answer is told: it counts as none.
+        own_words: Of the server's own refusals while it stops or starts: an attempt that is told so is no failure.
     """
 
     name: str

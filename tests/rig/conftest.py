@@ -232,12 +232,17 @@ class Lateness:
 
 
 def download(*command: str, cwd: Path | None = None, within: float = 180) -> None:
-    """Run a command that fetches something, and once more if that fails: it is not the network that is tested."""
+    """Run a command that fetches something, and once more if that fails: it is not the network that is tested.
+
+    Raises:
+        SubprocessError: It failed both times; with what it said.
+    """
     try:
         subprocess.run(command, cwd=cwd, capture_output=True, timeout=within, check=True)
     except subprocess.SubprocessError:
         done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=within, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+        if done.returncode:
+            raise subprocess.SubprocessError(f"{command[0]}: {done.stderr[-3000:]}") from None
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, download, need
+from conftest import REPOSITORY, Lateness, download, need
 from engines import Engine, need_engine
 from guest import HOST, Guest, need_guest
 from netns import BEHIND, inside, run
@@ -196,13 +196,14 @@ def test_it_trusts_who_a_debian_trusts(yard: Yard) -> None:
 @pytest.mark.parametrize("user", ["10001", "4321"], ids=["its user", "one's own"])
 def test_it_runs_read_only_without_rights_and_is_soon_ready(yard: Yard, user: str, record_property: Record) -> None:
     began = time.monotonic()
-    yard.engine.docker(
-        "run", "-d", "--name", "alone", "--user", user, "--read-only", "--cap-drop", "ALL",
-        "--security-opt", "no-new-privileges",
-        "-e", f"GATEWAY_BACKEND_A=tcp://{REMOTE}:{yard.mariadb.port}?listen=127.0.0.1:3306", "gateway",
-    )  # fmt: skip
     try:
-        yard.engine.docker("exec", "alone", "gateway", "wait", "--max", "20s")
+        with Lateness() as machine:
+            yard.engine.docker(
+                "run", "-d", "--name", "alone", "--user", user, "--read-only", "--cap-drop", "ALL",
+                "--security-opt", "no-new-privileges",
+                "-e", f"GATEWAY_BACKEND_A=tcp://{REMOTE}:{yard.mariadb.port}?listen=127.0.0.1:3306", "gateway",
+            )  # fmt: skip
+            yard.engine.docker("exec", "alone", "gateway", "wait", "--max", "20s")
         assert time.monotonic() - began < 20
         deadline = time.monotonic() + 20
         while yard.engine.inspect("alone")["State"]["Health"]["Status"] != "healthy":
@@ -214,7 +215,7 @@ def test_it_runs_read_only_without_rights_and_is_soon_ready(yard: Yard, user: st
         started = dt.datetime.fromisoformat(yard.engine.inspect("alone")["State"]["StartedAt"])
         took = (live - started).total_seconds()
         record_property("seconds_until_live", took)
-        assert took < 10  # 0.24 on an idle machine
+        assert took < 3 + machine.sum  # 0.24 on an idle machine
         yard.engine.docker("stop", "-t", "30", "alone", timeout=60)
         assert yard.engine.inspect("alone")["State"]["ExitCode"] == 0
     finally:

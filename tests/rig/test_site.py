@@ -157,8 +157,9 @@ def test_a_killed_session_is_back_before_a_client_notices(site: Site) -> None:
     with pytest.raises(pymysql.err.OperationalError), held.cursor() as cursor:
         cursor.execute("SELECT 1")
     started = time.monotonic()
-    assert query_mysql(site.mariadb, site.ports["orders"]) == 3
-    assert time.monotonic() - started < 6
+    with Lateness() as machine:
+        assert query_mysql(site.mariadb, site.ports["orders"]) == 3
+    assert time.monotonic() - started < 3 + machine.sum
     site.gateway.wait_up("orders", "jumped", "reports", "media")
     assert site.gateway.tunnel("bastion")["connects"] > before
 
@@ -243,14 +244,15 @@ def test_term_under_load_lets_the_queries_in_flight_finish(site: Site) -> None:
     time.sleep(0.2)
     pid = site.gateway.pid
     started = time.monotonic()
-    site.gateway.process.send(signal.SIGTERM)  # type: ignore[union-attr]
-    for thread in threads:
-        thread.join(10)
-    assert (len(answered), failed) == (10, [])
-    child = site.gateway.process._child  # type: ignore[union-attr]
-    assert child is not None
-    assert child.wait(10) == 0
-    assert time.monotonic() - started < 6
+    with Lateness() as machine:
+        site.gateway.process.send(signal.SIGTERM)  # type: ignore[union-attr]
+        for thread in threads:
+            thread.join(10)
+        assert (len(answered), failed) == (10, [])
+        child = site.gateway.process._child  # type: ignore[union-attr]
+        assert child is not None
+        assert child.wait(10) == 0
+    assert time.monotonic() - started < 4 + machine.sum
     assert not Path(f"/proc/{pid}").exists()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", site.ports["orders"]))

@@ -515,15 +515,17 @@ def test_dropped_packets(far: World, gateway: Gateway, kind: str, record_propert
     child = vpn_children(gateway)
     with nothing_outside(gateway.folder / "outer.txt"):
         began = time.monotonic()
-        with dropping(far):
+        with dropping(far), Lateness() as machine:
             gateway.wait(lambda: gateway.tunnel("office")["state"] == "suspect", 30)
             suspect = time.monotonic() - began
             gateway.wait(lambda: gateway.tunnel("office")["state"] == "backoff", 60)
             down = time.monotonic() - began
-            assert down <= 45  # their reset would come at 60
             with pytest.raises(Exception, match=r"refused|Lost connection|timed out|reset"):
                 query_mysql(far.mariadb, listen)
         back = until_a_query_succeeds(far, listen, 20)
+    assert down <= 45  # their reset would come at 60
+    if machine.worst < 1:  # else the gateway may have slept as well, and counts anew
+        assert (suspect <= 15, down <= 30) == (True, True), (suspect, down)
     assert vpn_children(gateway) == child
     record_property("took", f"suspect after {suspect:.1f} s, down after {down:.1f} s, back after {back:.1f} s")
 

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.contracts import Endpoint, Phases
 from gateway.errors import DialError, Reason
-from gateway.relay.dial import _reason, dial
+from gateway.relay.dial import _reason, _refuse_itself, dial
 
 
 async def test_a_dead_port_that_we_happen_to_dial_from_is_refused() -> None:
@@ -24,6 +24,13 @@ async def test_a_dead_port_that_we_happen_to_dial_from_is_refused() -> None:
     with pytest.raises(DialError) as caught:
         await dial(Endpoint("127.0.0.1", port), Phases(), 5, make=make)
     assert caught.value.reason is Reason.REFUSED
+
+
+def test_a_connection_that_is_gone_at_once_leaves_no_socket_open() -> None:
+    sock = socket.socket()  # as one whose peer has reset it: it has none
+    with pytest.raises(OSError, match="not connected"):
+        _refuse_itself(sock)
+    assert sock.fileno() == -1
 
 
 @pytest.mark.parametrize(
