@@ -6,14 +6,13 @@ import socket
 import pytest
 
 from gateway.contracts import Endpoint, Phases
+from gateway.demo.process import free_port
 from gateway.errors import DialError, Reason
 from gateway.relay.dial import _reason, _refuse_itself, dial
 
 
 async def test_a_dead_port_that_we_happen_to_dial_from_is_refused() -> None:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        port = reserved.getsockname()[1]
+    port = free_port()
 
     def make(family: int, kind: int, protocol: int) -> socket.socket:
         sock = socket.socket(family, kind, protocol)
