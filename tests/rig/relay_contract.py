@@ -3,11 +3,11 @@
 A plan is a list of steps. A `Trial` executes it on one connection and holds the relay to these rules:
 
 1. What a receiver has is a prefix of what the other end sent.
-2. A receiver that sees a clean end has everything; whoever cannot have everything sees a reset.
-3. A reset has a cause: something broke, or bytes went to an end that had closed. A client gets the whole of a response
-   whose end the relay has, before anything else becomes of it.
-4. Whoever reads gets what was sent, and the end, whatever the other direction does.
-5. The relay ends when both its ends are done, says how, counts right, and leaves nothing behind.
+2. A receiver that sees a clean end has everything. One that cannot have everything sees a reset.
+3. A reset has a cause: something broke, or bytes went to an end that had closed. A client whose backend has sent its
+   whole response gets all of it first.
+4. An end that reads gets what was sent, and the end, whatever the other direction does.
+5. The relay ends when both its ends are done, says how, counts right, shows a tap what passes, and leaves nothing.
 
 It knows a relay by `gateway.contracts` only; `far_sides.py` has what makes one.
 """
@@ -19,58 +19,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from ends import End, Seen, TcpEnd
-from hypothesis import strategies as st
+from ends import BACK, FORTH, End, Pattern, Seen, TcpEnd
+from plans import Setup, Step, Verbs
 
 from gateway.contracts import Ending, Relay
 from gateway.errors import ReachError
+from gateway.measure import Histogram
 
 PATIENCE = 20.0
-"""Seconds without any progress after which something hangs; counted from the last byte or end that arrived."""
-_ONCE_FOUND = 3.0
-"""The same while Hypothesis makes a plan smaller that has failed."""
-_POLL = 0.2
+"""Seconds without any progress after which something hangs."""
+_PATIENCE_AFTERWARDS = 3.0
+"""The same once a plan has failed, while Hypothesis looks for a smaller one."""
+_POLL = 0.01
+"""Seconds between two looks at what reports no change."""
 
 
-class Step(NamedTuple):
-    """One thing that happens.
-
-    Args:
-        who: `client`, `far`, `link` (what carries the connection) or `loop` (time passes).
-        verb: What it does.
-        size: How much, where that means something.
-    """
-
-    who: str
-    verb: str
-    size: int = 0
-
-    def __repr__(self) -> str:
-        return f"Step({self.who!r}, {self.verb!r}{f', {self.size}' if self.size else ''})"
-
-
-@dataclass(frozen=True)
-class Setup:
-    """How a connection starts.
-
-    Args:
-        small: Whether the sockets of both ends have small buffers.
-        window: What the far side of a channel is willing to take at once, in bytes.
-        closed: Whether that far side takes nothing until it resumes.
-        tardy: Whether that far side answers a close only at the very end.
-        early: What the far side does in the moment in which it is connected.
-    """
-
-    small: bool = True
-    window: int = 65536
-    closed: bool = False
-    tardy: bool = False
-    early: tuple[Step, ...] = ()
+class BrokenContractError(AssertionError):
+    """A relay broke a rule."""
 
 
 @dataclass
 class Coverage:
-    """What a run has seen."""
+    """What a run has done so far."""
 
     examples: int = 0
     steps: int = 0
@@ -81,7 +51,7 @@ class Coverage:
     def __str__(self) -> str:
         a_second = self.seconds or 1.0
         return (
-            f"{self.examples} examples, {self.steps} steps, {len(self.states)} states in {self.seconds:.1f} s "
+            f"{self.examples} examples, {self.steps} steps, {len(self.states)} states, {self.seconds:.1f} s "
             f"({self.examples / a_second:.0f} examples/s, {self.steps / a_second:.0f} steps/s)"
         )
 
@@ -94,41 +64,63 @@ class Joined(NamedTuple):
     relay: Relay
 
 
-class Adaptor(Protocol):
-    """A kind of relay, with what is needed to make one and to look inside it."""
+class Adaptor(Verbs, Protocol):
+    """A kind of relay: makes one, and looks inside it."""
 
     name: str
-    far_verbs: tuple[str, ...]
-    far_last_verbs: tuple[str, ...]
-    """Those after which the far side does nothing more."""
-    link_verbs: tuple[str, ...]
-    kill_verbs: tuple[str, ...]
-    """Ways to lose what carries the connection."""
     lost: Ending
-    """How a relay says that this happened."""
+    """How a relay says that what carried the connection was lost."""
     tells_breaks: bool
-    """Whether a reset can be passed on beyond the relay: an SSH server makes an end of it."""
+    """Whether both ends learn of a reset: what is behind an SSH server sees an end instead."""
     tells_client_end: bool
-    """Whether the far side can learn that a client has sent everything while it goes on sending itself."""
+    """Whether the far side learns that a client has sent everything, before it has sent everything itself."""
+    far_end_is_close: bool
+    """Whether the far side's end stops the other direction, too."""
+    keeps_response: bool
+    """Whether a client gets what its backend had sent before it closed, although the close breaks something."""
     pace: float
-    """Seconds that a moment of the loop lasts, for whoever is a process of its own."""
+    """Seconds that one turn of the loop lasts, where another process needs them."""
     stalled: bool
     """Whether nothing can leave for the far side now."""
 
-    async def join(self, setup: Setup, changed: Callable[[], None]) -> Joined: ...
+    async def join(self, setup: Setup, changed: Callable[[], None], latency: Histogram) -> Joined: ...
 
     def order(self, step: Step) -> bool:
         """Let the link do something; False where it cannot."""
 
-    async def restore(self, *, afresh: bool) -> None:
-        """Be ready for the next connection; `afresh`: what carried the last one is not to be trusted."""
+    async def restore(self, *, reconnect: bool) -> None:
+        """Be ready for the next connection; `reconnect`: the link is lost, or not to be trusted.
+
+        Raises:
+            AssertionError: The link is lost, without `reconnect`.
+        """
 
     def leftovers(self, relay: Relay) -> list[str]:
-        """What is still there of a connection that is over."""
+        """Say what is still there of a connection that is over."""
 
 
-class BrokenContractError(AssertionError):
-    """A relay broke a rule."""
+class _Witness:
+    """A tap that compares what a relay shows it; see `gateway.measure.Tap`."""
+
+    sense = True
+
+    def __init__(self) -> None:
+        self.seen = {"forth": 0, "back": 0}
+        self.complaint = ""
+
+    def forth(self, data: memoryview, now: float) -> None:
+        self._look("forth", FORTH, data)
+
+    def back(self, data: memoryview, now: float) -> None:
+        self._look("back", BACK, data)
+
+    def oldest(self) -> float | None:
+        return None
+
+    def _look(self, way: str, pattern: Pattern, data: memoryview) -> None:
+        if data != pattern.at(self.seen[way], len(data)):
+            self.complaint = f"the tap saw {len(data)} wrong bytes {way}"
+        self.seen[way] += len(data)
 
 
 class Trial:
@@ -143,8 +135,9 @@ class Trial:
     def __init__(self, adaptor: Adaptor, setup: Setup, coverage: Coverage) -> None:
         self._adaptor, self._setup, self._coverage = adaptor, setup, coverage
         self._happened = asyncio.Event()
-        self._killed = self._aborted = self._moot = False
-        self._log: list[Step] = []
+        self._witness = _Witness()
+        self._aborted = self._killed_late = False
+        self.killed = False
 
     async def run(self, plan: list[Step]) -> None:
         """Execute a plan, then let both ends finish.
@@ -153,20 +146,22 @@ class Trial:
             BrokenContractError: With the rule.
         """
         before = _descriptors()
+        latency = Histogram(tap=(lambda _: self._witness) if self._setup.tapped else None)
         try:
             async with asyncio.timeout(self._coverage.patience):
-                self.client, self.far, self.relay = await self._adaptor.join(self._setup, self._happened.set)
+                joined = await self._adaptor.join(self._setup, self._happened.set, latency)
         except ReachError:
             if any(step.verb in self._adaptor.far_last_verbs for step in self._setup.early):
                 return  # it was gone before it could be joined
             raise
+        self.client, self.far, self.relay = joined
         self.relay.ended.add_done_callback(lambda _: self._happened.set())
         try:
             for step in plan:
                 await self._do(step)
                 self._check()
             await self._finish()
-            if not self._killed:
+            if not self.killed:
                 await self._until(lambda: _more(before, _descriptors()))
         finally:
             self.client.dispose()
@@ -175,23 +170,21 @@ class Trial:
     async def _do(self, step: Step) -> None:
         done = True
         match step.who:
-            case "client":
-                done = getattr(self.client, step.verb)(step.size)
-            case "far":
-                done = getattr(self.far, step.verb)(step.size)
+            case "client" | "far":
+                done = getattr(self.client if step.who == "client" else self.far, step.verb)(step.size)
             case "loop" if step.verb == "settle":
                 await self._until(self._missing)
             case "loop":
                 for _ in range(step.size):
                     await asyncio.sleep(self._adaptor.pace)
-            case "link" if step.verb == "abort":
+            case _ if step.verb == "abort":
                 done = not self.relay.ended.done()
                 self._aborted |= done
                 self.relay.abort(Ending.ABORTED)
             case _:
                 if step.verb in self._adaptor.kill_verbs:
-                    self._moot |= self.relay.ended.done()
-                    self._killed = True
+                    self._killed_late |= self.relay.ended.done()
+                    self.killed = True
                 done = self._adaptor.order(step)
         self._coverage.steps += done
         self._coverage.states.add(self._state())
@@ -201,81 +194,111 @@ class Trial:
         return (
             *((end.ended, end.broken, end.gone, end.seen, end.reading, end.queued > 0) for end in ends),
             self.client.received == self.far.sent, self.far.received == self.client.sent,
-            self._adaptor.stalled, self._killed, self._aborted, self.relay.ended.done(),
+            self._adaptor.stalled, self.killed, self._aborted, self.relay.ended.done(),
         )  # fmt: skip
 
     # The rules.
 
     @property
-    def _cut(self) -> bool:
-        return self._killed or self._aborted
+    def _ways(self) -> tuple[tuple[End, End], tuple[End, End]]:
+        """Both directions: the receiver, and the sender."""
+        return (self.client, self.far), (self.far, self.client)
 
     @property
-    def _disturbed(self) -> bool:
-        """Whether anything has happened that may end in a reset."""
-        client, far = self.client, self.far
-        bounced = self._bounced(client, far) or self._bounced(far, client)
-        return self._cut or client.broken or far.broken or bounced
+    def _cut(self) -> bool:
+        return self.killed or self._aborted
 
-    @staticmethod
-    def _bounced(sender: End, receiver: End) -> bool:
-        """Whether bytes went, or are about to go, to an end that had closed."""
-        return receiver.gone and sender.total > receiver.received
+    def _closed(self, end: End) -> bool:
+        """Whether it takes nothing more."""
+        return end.gone or (end is self.far and end.ended and self._adaptor.far_end_is_close)
+
+    def _undeliverable(self, sender: End, receiver: End) -> bool:
+        """Whether bytes go to an end that takes nothing more."""
+        return self._closed(receiver) and sender.total > receiver.received
+
+    def _keeps(self, receiver: End, sender: End) -> bool:
+        """Whether the receiver is owed what the sender had sent before it closed."""
+        return receiver is self.client and sender.delivered and not (self._cut or sender.broken)
+
+    def _causes(self, receiver: End, sender: End) -> bool:
+        """Whether the receiver may see a reset."""
+        if self._cut or sender.broken or self._undeliverable(receiver, sender):
+            return True
+        return receiver is self.client and sender.gone and not self._adaptor.keeps_response
+
+    def _may_look_clean(self, receiver: End, sender: End) -> bool:
+        """Whether the path cannot tell the receiver that something is missing."""
+        if self._adaptor.tells_breaks:
+            return receiver is self.far and self._closed(receiver)
+        undelivered = self._undeliverable(receiver, sender) and not sender.delivered
+        return sender.broken or undelivered or (receiver is self.far and self._cut)
 
     def _check(self) -> None:
-        """What holds at any moment."""
-        for receiver, sender in ((self.client, self.far), (self.far, self.client)):
+        """Hold the relay to what is true at any moment."""
+        for receiver, sender in self._ways:
             self._hold(not receiver.complaint, f"1: {receiver.complaint}")
-            told = f"{receiver.name} has {receiver.received} of {sender.sent} bytes"
-            self._hold(receiver.received <= sender.sent, f"1: {told}")
-            broken = sender.broken or (receiver is self.far and self._cut)
-            if receiver.seen is Seen.END and not (broken and not self._adaptor.tells_breaks):
-                self._hold(sender.ended and receiver.received == sender.sent, f"2: a clean end although {told}")
-            caused = self._cut or sender.broken or self._bounced(receiver, sender)
+            count = f"{receiver.name} has {receiver.received} of {sender.sent} bytes"
+            whole = receiver.received == sender.sent
+            self._hold(receiver.received <= sender.sent, f"1: {count}")
+            if receiver.seen is Seen.END and not self._may_look_clean(receiver, sender):
+                self._hold(sender.ended and whole, f"2: a clean end although {count}")
             if receiver.seen is Seen.RESET:
-                self._hold(caused, f"3: {told} and a reset without a cause")
-                whole = receiver is self.client and sender.delivered and not (self._cut or sender.broken)
-                self._hold(not whole or receiver.received == sender.sent, f"3: {told} of a whole response")
+                self._hold(self._causes(receiver, sender), f"3: {count} and a reset without a cause")
+                owed = self._adaptor.keeps_response and self._keeps(receiver, sender)
+                self._hold(whole or not owed, f"3: {count} of a whole response, and a reset")
             if receiver.refused:
-                self._hold(caused or sender.gone, f"3: {receiver.name} cannot send, without a cause")
-        to_backend, from_backend = self.relay.to_backend, self.relay.from_backend
-        self._hold(self.far.received <= to_backend <= self.client.sent, f"5: to_backend is {to_backend}")
-        self._hold(self.client.received <= from_backend <= self.far.sent, f"5: from_backend is {from_backend}")
+                caused = self._causes(receiver, sender) or self._closed(sender)
+                self._hold(caused, f"3: {receiver.name} cannot send, without a cause")
+        sent = (self.client.sent, self.far.sent)
+        self._count("counted", (self.relay.to_backend, self.relay.from_backend), sent)
+        if self._setup.tapped:
+            self._hold(not self._witness.complaint, f"5: {self._witness.complaint}")
+            self._count("the tap saw", (self._witness.seen["forth"], self._witness.seen["back"]), sent)
+
+    def _count(self, what: str, counted: tuple[int, int], sent: tuple[int, int]) -> None:
+        received = (self.far.received, self.client.received)
+        right = all(low <= number <= high for low, number, high in zip(received, counted, sent, strict=True))
+        self._hold(right, f"5: {what} {counted}, while {received} of {sent} were received")
 
     def _missing(self) -> str:
-        """What has to happen before long."""
+        """Say what has to happen before long."""
         if self._adaptor.stalled:
             return ""
-        for receiver, sender in ((self.client, self.far), (self.far, self.client)):
+        for receiver, sender in self._ways:
             if not receiver.listens or receiver.seen is not None:
                 continue
-            told = f"{receiver.name} has {receiver.received} of {sender.total} bytes"
-            if self._cut or sender.broken or self._bounced(receiver, sender):
-                return f"{told} and must see that the rest does not come"
-            if receiver.received < min(sender.total, receiver.willing):
-                return f"{told} and is willing to take {receiver.willing}"
-            heard = receiver is self.client or self._adaptor.tells_client_end or self.far.ended
-            # With its window used up nothing is read that might be an end.
-            if sender.ended and heard and sender.total < receiver.willing:
-                return f"{told}, which is all, and no end"
+            count = f"{receiver.name} has {receiver.received} of {sender.total} bytes"
+            if self._cut or sender.broken:
+                return f"{count} and does not see that the rest is lost"
+            lost = self._undeliverable(receiver, sender)
+            if not lost and receiver.received < min(sender.total, receiver.willing):
+                return f"{count} and takes {receiver.willing}"
+            told = lost or receiver is self.client or self._adaptor.tells_client_end or self.far.ended
+            # Where its window is used up, a relay need not read what might be an end.
+            if sender.ended and told and sender.total < receiver.willing:
+                return f"{count} and sees no end"
         if self.client.broken and not self.far.ended and not self.relay.ended.done():
-            return "the client has reset its connection"
+            return "the client's reset goes unnoticed"
         return ""
 
     async def _finish(self) -> None:
-        """Let everybody read, and say all; then nothing may be left."""
+        """Let both ends read, and send their ends; then nothing may be left."""
         self._adaptor.order(Step("link", "unstall"))
         for end in (self.client, self.far):
             end.resume()
             end.end()
         await self._until(self._missing)
         if not self._disturbed:
-            await self._until(lambda: "" if self.relay.ended.done() else "both ends are done")
+            await self._until(lambda: "" if self.relay.ended.done() else "the relay does not end")
         self.client.dispose()
         self.far.dispose()
-        await self._until(lambda: "" if self.relay.ended.done() else "both ends are gone")
+        await self._until(lambda: "" if self.relay.ended.done() else "the relay does not end without its ends")
         self._check_ending()
         await self._until(lambda: ", ".join(self._adaptor.leftovers(self.relay)))
+
+    @property
+    def _disturbed(self) -> bool:
+        return self.client.broken or self.far.broken or any(self._causes(*way) for way in self._ways)
 
     def _check_ending(self) -> None:
         ending, client, far = self.relay.ended.result(), self.client, self.far
@@ -283,30 +306,31 @@ class Trial:
             counted = (self.relay.to_backend, self.relay.from_backend)
             self._hold(ending is Ending.FINISHED, f"5: ended as {ending}")
             self._hold(counted == (client.sent, far.sent), f"5: counted {counted}, not {(client.sent, far.sent)}")
-        only = [self._aborted, self._killed and not self._moot, client.broken, far.broken and self._adaptor.tells_breaks]
-        expected = (Ending.ABORTED, self._adaptor.lost, Ending.CLIENT_RESET, Ending.BACKEND_RESET)
-        if sum(only) == 1 and not (client.ended or far.ended or far.gone and not far.broken):
-            self._hold(ending is expected[only.index(True)], f"5: ended as {ending}")
+        causes = [self._aborted, self.killed and not self._killed_late, client.broken, far.broken]
+        endings = (Ending.ABORTED, self._adaptor.lost, Ending.CLIENT_RESET, Ending.BACKEND_RESET)
+        known = self._adaptor.tells_breaks or not far.broken
+        if known and sum(causes) == 1 and not (client.ended or far.ended):
+            self._hold(ending is endings[causes.index(True)], f"5: ended as {ending}")
 
     def _hold(self, holds: bool, rule: str) -> None:
         if not holds:
             raise BrokenContractError(f"{self._adaptor.name}: rule {rule}")
 
     async def _until(self, missing: Callable[[], str]) -> None:
-        """Wait until nothing is missing; every byte and end that arrives gives it time again."""
-        last, progress = time.monotonic(), self._progress()
+        """Wait until nothing is missing; whatever moves gives it time again."""
+        since, progress = time.monotonic(), self._progress()
         while wanted := missing():
             self._check()
             self._happened.clear()
-            if time.monotonic() - last > self._coverage.patience:
-                raise BrokenContractError(f"{self._adaptor.name}: rule 4: nothing moves: {wanted}")
+            late = time.monotonic() - since > self._coverage.patience
+            self._hold(not late, f"4: nothing moves: {wanted}")
             try:
                 async with asyncio.timeout(_POLL):
                     await self._happened.wait()
             except TimeoutError:
-                await asyncio.sleep(0)
+                pass
             if (now := self._progress()) != progress:
-                last, progress = time.monotonic(), now
+                since, progress = time.monotonic(), now
         self._check()
 
     def _progress(self) -> tuple[object, ...]:
@@ -321,61 +345,24 @@ def _more(before: int, now: int) -> str:
     return f"{now - before} descriptors are left" if now > before else ""
 
 
-async def run(adaptor: Adaptor, plan: list[Step], setup: Setup | None = None, coverage: Coverage | None = None) -> None:
+async def run(adaptor: Adaptor, plan: list[Step], setup: Setup, coverage: Coverage) -> None:
     """Execute one plan on a new connection.
 
     Raises:
         BrokenContractError: A rule was broken.
+        AssertionError: What carries the connection, and others, was lost.
     """
-    coverage = coverage or Coverage()
     started = time.monotonic()
-    trial = Trial(adaptor, setup or Setup(), coverage)
-    afresh = True
+    trial = Trial(adaptor, setup, coverage)
+    failed = True
     try:
         await trial.run(plan)
-        afresh = trial._killed
-    except BrokenContractError:
-        coverage.patience = _ONCE_FOUND
-        raise
+        failed = False
     finally:
-        await adaptor.restore(afresh=afresh)
-        coverage.examples += 1
-        coverage.seconds += time.monotonic() - started
-
-
-# Plans. A step is one choice of a table: Hypothesis draws that ten times as fast as a step of parts.
-
-_SIZES = (1, 4096, 32768, 32769, 100_000, 400_000, 1 << 20)
-_SIZED = {"send": _SIZES, "sip": _SIZES, "turns": (1, 2, 3, 8), "chop": (1, 100, 5000, 32768), "noise": (1, 2, 3, 4, 5)}
-
-
-def _table(who: str, *verbs: str) -> list[Step]:
-    return [Step(who, verb, size) for verb in verbs for size in _SIZED.get(verb, (0, 0))]
-
-
-def plans(adaptor: Adaptor) -> st.SearchStrategy[tuple[Setup, list[Step]]]:
-    """A setup, and what happens then: the usual steps, and at most two kinds of those that end something."""
-    usual = [
-        *_table("client", *TcpEnd.VERBS),
-        *_table("far", *adaptor.far_verbs),
-        *_table("link", *adaptor.link_verbs),
-        *_table("loop", *["turns"] * 2, *["settle"] * 3),
-    ]
-    last = [
-        *_table("client", *TcpEnd.LAST_VERBS),
-        *_table("far", *adaptor.far_last_verbs),
-        *_table("link", *adaptor.kill_verbs, "abort"),
-    ]
-    early = _table("far", "send", "end", *adaptor.far_last_verbs)
-    setups = st.builds(
-        Setup,
-        small=st.booleans(),
-        window=st.sampled_from([1000, 32768, 65536, 2 << 20]),
-        closed=st.booleans(),
-        tardy=st.booleans(),
-        early=st.one_of(st.just(()), st.lists(st.sampled_from(early), max_size=3).map(tuple)),
-    )
-    steps = st.lists(st.sampled_from(last), max_size=2).flatmap(
-        lambda chosen: st.lists(st.sampled_from(usual + chosen), min_size=10, max_size=40)
-    )
-    return st.tuples(setups, steps)
+        try:
+            await adaptor.restore(reconnect=failed or trial.killed)
+        finally:
+            if failed:
+                coverage.patience = _PATIENCE_AFTERWARDS
+            coverage.examples += 1
+            coverage.seconds += time.monotonic() - started

@@ -1,0 +1,108 @@
+"""What may happen to a connection: steps, and Hypothesis's ways to draw them."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from ends import TcpEnd
+from hypothesis import strategies as st
+
+
+class Step(NamedTuple):
+    """One thing that happens.
+
+    Args:
+        who: `client`, `far` (the backend's side), `link` (what carries the connection) or `loop` (time passes).
+        verb: What it does.
+        size: How much, where that means something.
+    """
+
+    who: str
+    verb: str
+    size: int = 0
+
+    def __repr__(self) -> str:
+        return f"Step({self.who!r}, {self.verb!r}{f', {self.size}' if self.size else ''})"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a connection starts.
+
+    Args:
+        small: Whether the sockets of both ends have small buffers.
+        tapped: Whether a tap looks at what passes.
+        paused: Whether the far side takes nothing at first.
+        early: What the far side does in the moment in which it is connected.
+        window: What a far side that is a channel takes ahead, in bytes.
+        packet: What it takes in one packet, in bytes.
+        late_reply: Whether it answers a close only at the very end.
+    """
+
+    small: bool = True
+    tapped: bool = False
+    paused: bool = False
+    early: tuple[Step, ...] = ()
+    window: int = 65536
+    packet: int = 32768
+    late_reply: bool = False
+
+
+class Verbs(Protocol):
+    """What can happen with one kind of relay, beside what a client does."""
+
+    far_verbs: tuple[str, ...]
+    far_last_verbs: tuple[str, ...]
+    """Those after which the far side does nothing more."""
+    link_verbs: tuple[str, ...]
+    kill_verbs: tuple[str, ...]
+    """Ways to lose what carries the connection."""
+
+
+_SIZES = (1, 1000, 32768, 32769, 100_000, 300_000, 1 << 20)
+_SIZED = {
+    "send": _SIZES,
+    "take": _SIZES,
+    "turns": (1, 2, 3, 8),
+    "packets_of": (1, 100, 5000, 32768),
+    "extra": (0, 1, 2, 3, 4),
+}
+
+
+def _steps(who: str, *verbs: str) -> list[Step]:
+    return [Step(who, verb, size) for verb in verbs for size in _SIZED.get(verb, (0, 0))]
+
+
+def plans(verbs: Verbs) -> st.SearchStrategy[tuple[Setup, list[Step]]]:
+    """Draw a setup, and what happens then: ordinary steps, and at most two of those that end something.
+
+    A step is one choice from a table, which Hypothesis draws much faster than one that is built from parts.
+
+    Args:
+        verbs: Of the kind of relay.
+    """
+    ordinary = [
+        *_steps("client", *TcpEnd.VERBS),
+        *_steps("far", *verbs.far_verbs),
+        *_steps("link", *verbs.link_verbs),
+        *_steps("loop", *["turns"] * 2, *["settle"] * 3),
+    ]
+    last = [
+        *_steps("client", *TcpEnd.LAST_VERBS),
+        *_steps("far", *verbs.far_last_verbs),
+        *_steps("link", *verbs.kill_verbs, "abort"),
+    ]
+    early = st.lists(st.sampled_from(_steps("far", "send", "end", *verbs.far_last_verbs)), max_size=3)
+    setups = st.builds(
+        Setup,
+        small=st.booleans(),
+        tapped=st.booleans(),
+        paused=st.booleans(),
+        early=st.one_of(st.just(()), early.map(tuple)),
+        window=st.sampled_from([65536, 4096, 32768, 2 << 20]),
+        packet=st.sampled_from([32768, 1000]),
+        late_reply=st.booleans(),
+    )
+    steps = st.lists(st.sampled_from(last), max_size=2).flatmap(
+        lambda chosen: st.lists(st.sampled_from(ordinary + chosen), min_size=8, max_size=40)
+    )
+    return st.tuples(setups, steps)
