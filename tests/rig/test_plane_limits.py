@@ -1,4 +1,4 @@
-"""What one SSH connection may make this process hold: bytes for slow clients, answers to a peer that does not read."""
+"""What one SSH connection may make this process hold: bytes for slow clients, answers a peer does not read."""
 
 import asyncio
 import contextlib
