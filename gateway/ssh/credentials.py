@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import asyncssh
 from gateway.errors import Reason, TunnelError
 from gateway.keyfiles import check_private
 from gateway.ssh.options import SshOptions
+
+_BLOCK = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL)
 
 
 @contextlib.asynccontextmanager
@@ -52,9 +55,9 @@ def load_keys(options: SshOptions) -> list[Any]:
         )
     keys: list[Any] = []
     for path in options.identity_files:
-        check_private(path)
+        content = check_private(path)
         try:
-            keys.extend(asyncssh.load_keypairs([str(path)], passphrase))
+            keys.extend(_key_pairs(path, content, passphrase))
         except asyncssh.KeyEncryptionError as error:
             raise TunnelError(
                 Reason.AUTH, f"{path}: the key cannot be decrypted: check passphrase_file", fatal=True
@@ -69,6 +72,15 @@ def load_keys(options: SshOptions) -> list[Any]:
         except (asyncssh.KeyImportError, OSError, ValueError) as error:
             raise TunnelError(Reason.AUTH, f"certificate_files: {error}", fatal=True) from error
     return keys
+
+
+def _key_pairs(path: Path, content: bytes, passphrase: str | None) -> Sequence[Any]:
+    """Those of the keys that a file holds; one alone has the certificate that lies beside it, too."""
+    blocks = _BLOCK.findall(content)
+    if len(blocks) > 1:
+        return asyncssh.load_keypairs([asyncssh.import_private_key(each, passphrase) for each in blocks])
+    beside = path.with_name(f"{path.name}-cert.pub")
+    return asyncssh.load_keypairs([(content, _certificates(beside)[0] if beside.exists() else b"")], passphrase)
 
 
 def _certificates(path: Path) -> Sequence[Any]:
