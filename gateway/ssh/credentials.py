@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ import asyncssh
 from gateway.errors import Reason, TunnelError
 from gateway.keyfiles import check_private
 from gateway.ssh.options import SshOptions
-
-_BLOCK = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.DOTALL)
 
 
 @contextlib.asynccontextmanager
@@ -75,10 +72,7 @@ def load_keys(options: SshOptions) -> list[Any]:
 
 
 def _key_pairs(path: Path, content: bytes, passphrase: str | None) -> Sequence[Any]:
-    """Those of the keys that a file holds; one alone has the certificate that lies beside it, too."""
-    blocks = _BLOCK.findall(content)
-    if len(blocks) > 1:
-        return asyncssh.load_keypairs([asyncssh.import_private_key(each, passphrase) for each in blocks])
+    """That of a file's content, with and without the certificate that lies beside the file."""
     beside = path.with_name(f"{path.name}-cert.pub")
     return asyncssh.load_keypairs([(content, _certificates(beside)[0] if beside.exists() else b"")], passphrase)
 

@@ -1,7 +1,10 @@
 """Whom an SSH tunnel trusts: several kinds of keys, fingerprints, certificates, names and addresses."""
 
+import asyncio
+import base64
 import contextlib
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any
 import asyncssh
 import pytest
 from asyncssh.public_key import SSHLocalKeyPair
-from conftest import need
+from conftest import Lateness, need
 from test_ssh import opened, options, refused
 
 from gateway.contracts import Endpoint, Phases, Stream
@@ -18,6 +21,8 @@ from gateway.demo.process import find
 from gateway.demo.sshd import Bastion, make_key
 from gateway.errors import Reason, TunnelError
 from gateway.relay.direct import DirectLink
+from gateway.ssh import knownhosts
+from gateway.ssh.hostkeys import read_trust
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool import SshLink
 from gateway.tunnels.ssh import SshTunnel
@@ -280,6 +285,39 @@ async def test_a_key_that_is_revoked_under_an_address_is_revoked_for_the_name(us
     error = await refused(trusting(usual, key, listed=listed, host="localhost"))
     assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
     assert "revoked" in error.detail
+
+
+# Large files.
+
+
+async def test_a_large_file_does_not_hold_up_the_loop(usual: Bastion, tmp_path: Path) -> None:
+    """Hashed names, each of which must be tried: reading them takes most of a second."""
+    path = tmp_path / "known_hosts"
+    key = public(usual, "ssh-ed25519")
+    salt = base64.b64encode(bytes(20)).decode()
+    lines = (f"|1|{salt}|{base64.b64encode(number.to_bytes(20)).decode()} {key}" for number in range(20_000))
+    path.write_text("\n".join(lines) + f"\n[127.0.0.1]:{usual.port} {key}\n")
+    chosen = options(usual, known_hosts=(path,))
+    started = time.monotonic()
+    read_trust(chosen, "127.0.0.1")
+    direct = time.monotonic() - started
+    assert direct > 0.1
+    knownhosts._parsed.clear()
+    worst, done = 0.0, asyncio.Event()
+
+    async def beat() -> None:
+        nonlocal worst
+        while not done.is_set():
+            due = time.monotonic() + 0.005
+            await asyncio.sleep(0.005)
+            worst = max(worst, time.monotonic() - due)
+
+    beating = asyncio.ensure_future(beat())
+    with Lateness() as machine:
+        async with opened(chosen):
+            done.set()
+    await beating
+    assert worst - machine.worst < direct / 2
 
 
 # What the server signs with.
