@@ -33,7 +33,7 @@ async def connect(
     Args:
         options: The tunnel's options.
         dial: Opens a connected, non-blocking socket to the server; closed with the connection.
-        progress: Told when the login begins.
+        progress: Called when the login begins.
         memory: The tunnel's.
 
     Raises:
@@ -50,7 +50,7 @@ async def connect(
 async def _connect(
     options: SshOptions, sock: socket.socket, progress: Progress, memory: Memory, seen: list[Verifier]
 ) -> asyncssh.SSHClientConnection:
-    """Try once, and leave nothing behind where that fails; `seen` gets one more verifier."""
+    """Try once, and leave nothing behind where that fails; `seen` gets the verifier where other kinds are left."""
     conn: asyncssh.SSHClientConnection | None = None
     verifier: Verifier | None = None
     deadline = asyncio.timeout(options.login_timeout)
@@ -71,10 +71,10 @@ async def _connect(
                 Reason.TIMEOUT, f"no login within {options.login_timeout:g} s (login_timeout)"
             ) from error
         if verifier is not None and isinstance(error, (asyncssh.Error, OSError, ValueError)):
-            told = _explain(error, options, verifier)
-            if isinstance(told, _OtherKindsLeftError):
+            explained = _explain(error, options, verifier)
+            if isinstance(explained, _OtherKindsLeftError):
                 seen.append(verifier)
-            raise told from error
+            raise explained from error
         raise
     return conn
 
@@ -155,6 +155,8 @@ def _explain(error: Exception, options: SshOptions, verifier: Verifier) -> Tunne
             return TunnelError(Reason.TOO_MANY_CONNECTIONS, f"{where}: {error.reason}")
         case asyncssh.DisconnectError() if error.code in _LOGIN_REFUSED or "authentication" in error.reason:
             return TunnelError(Reason.AUTH, f"{options.user}@{where}: {error.reason}", fatal=True)
+        case TimeoutError():
+            return TunnelError(Reason.TIMEOUT, f"{where}: {error}")
         case asyncssh.ConnectionLost() | OSError():
             said = verifier.greeting().decode("ascii", "replace").strip()
             if said.startswith(_TURNED_AWAY):

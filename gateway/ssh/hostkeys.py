@@ -28,7 +28,9 @@ class Trust:
     listed: Listed = field(default_factory=Listed)
     insecure: bool = False
 
-    def order(self, allowed: Sequence[str], remembered: str | None, refused: Collection[str]) -> list[str]:
+    def order(
+        self, allowed: Sequence[str], remembered: str | None, refused: Collection[str | None] = ()
+    ) -> list[str]:
         """The host key algorithms to propose: first those for which a key is trusted, as OpenSSH does.
 
         The rest follows, so that a server without such a key shows what it has.
@@ -116,11 +118,10 @@ class Verifier(asyncssh.SSHClient):
         """What the server said first."""
         self._memory = memory
         self._conn: Any = None
-        self._refused = [each.refused_kind for each in before if each.refused_kind]
         self._shown_before = [each.shown for each in before if each.shown]
         self._signatures = {algorithms.signature_of(each) for each in options.host_key_algorithms}
         allowed = algorithms.usable("host_key_algorithms", options.host_key_algorithms)
-        self.proposal = trust.order(allowed, memory.kind, self._refused)
+        self.proposal = trust.order(allowed, memory.kind, {each.refused_kind for each in before})
         """The host key algorithms to propose."""
 
     @property
@@ -130,12 +131,11 @@ class Verifier(asyncssh.SSHClient):
 
     @property
     def others_left(self) -> bool:
-        """Whether the server may have a key of another kind that a fingerprint stands for."""
+        """Whether the server has a key of another kind, for which a fingerprint may stand."""
         if self.refused_kind is None or not self.trust.fingerprints:
             return False
-        refused = {*self._refused, self.refused_kind}
-        theirs = getattr(self._conn, "host_keys_offered", self.proposal)
-        return any(each in theirs and algorithms.kind_of(each) not in refused for each in self.proposal)
+        theirs = getattr(self._conn, "host_keys_offered", ())
+        return any(each in theirs and algorithms.kind_of(each) != self.refused_kind for each in self.proposal)
 
     def trusted(self, conn: asyncssh.SSHClientConnection) -> None:
         """Remember what kind of key a connection that is open was trusted for."""
@@ -177,10 +177,10 @@ class Verifier(asyncssh.SSHClient):
         self.shown = f"{key} with a certificate of {authority} ({why})"
 
     def begin_auth(self, username: str) -> None:
-        """Called before anything of the login is sent: without strict key exchange some ciphers are not safe.
+        """Called before the user name or a credential is sent: some ciphers are safe only with strict key exchange.
 
         Raises:
-            asyncssh.KeyExchangeFailed: The agreed ones; nothing was sent.
+            asyncssh.KeyExchangeFailed: One of these was agreed, and the server lacks it.
         """
         del username
         if doors.strict_key_exchange(self._conn):
