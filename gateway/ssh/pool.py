@@ -147,7 +147,7 @@ class SshLink:
             "draining_connections": sum(session.outdated for session in alive),
             "channels": sum(session.load for session in alive),
             "cipher": alive[0].cipher() if alive else None,
-            "data_plane": ("own" if alive[0].plane else "asyncssh") if alive else None,
+            "data_plane": alive[0].data_plane() if alive else None,
             "server": alive[0].server_version() if alive else None,
             "pool_error": self._trouble or None,
         }

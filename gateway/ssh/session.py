@@ -83,13 +83,11 @@ class Session:
         self._asking: asyncio.Task[None] | None = None
         self._why: str | None = None
         self._ending: asyncio.Task[None] | None = None
-        self.plane = isinstance(conn, PlaneConnection) and conn.seals is not None and conn.opens is not None
-        """Whether the project's own data plane carries the channels, or asyncssh does."""
-        self._channels: Channels = (
-            PlaneChannels(conn, lambda: self.round_trip)
-            if isinstance(conn, PlaneConnection) and self.plane
-            else StockChannels(conn, self._wire.outbox if self._wire is not None else None)
-        )
+        self._channels: Channels
+        if isinstance(conn, PlaneConnection) and conn.seals is not None and conn.opens is not None:
+            self._channels = PlaneChannels(conn, lambda: self.round_trip)
+        else:
+            self._channels = StockChannels(conn, self._wire.outbox if self._wire is not None else None)
 
     @property
     def load(self) -> int:
@@ -211,6 +209,10 @@ class Session:
                 await self._conn.wait_closed()
         except TimeoutError:
             self._conn.abort()
+
+    def data_plane(self) -> str:
+        """What carries the channels: `native`, the gateway's own data plane, or `asyncssh`."""
+        return "native" if isinstance(self._channels, PlaneChannels) else "asyncssh"
 
     def cipher(self) -> str:
         """The encryption that was agreed for sending."""
