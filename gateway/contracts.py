@@ -125,9 +125,15 @@ class Ending(StrEnum):
 
 @dataclass
 class Phases:
-    """How long each part of a probe took, in seconds, in the order in which they happened."""
+    """How long each part of a probe took, in seconds, in the order in which they happened.
+
+    Args:
+        seconds: By phase.
+        given_up: Called for each dial of the probe that was given up and may still connect.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    given_up: Callable[[], None] = lambda: None
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -234,6 +240,7 @@ class Link(Protocol):
         Raises:
             DialError: The target cannot be reached.
             LinkLostError: The link died meanwhile.
+            MovedOnError: Part of it did; see `gateway.relay.attempts`.
         """
 
     async def lost(self) -> str:

@@ -9,6 +9,7 @@
     └── ReachError           somebody on the path; carries a reason of the closed list
         ├── TunnelError      the operator of the bastion; `fatal` when waiting does not help
         ├── LinkLostError    nobody yet: the path broke and is being rebuilt
+        │   └── MovedOnError the caller: dial again at once
         ├── DialError        the operator of the target: the path works, the target cannot be reached
         └── ProbeError       the operator of the target: it answers, and the answer is wrong
 """
@@ -110,10 +111,23 @@ class TunnelError(ReachError):
 
 
 class LinkLostError(ReachError):
-    """The link died under whoever used it."""
+    """The link died under whoever used it.
 
-    def __init__(self, detail: str = "the link was lost") -> None:
+    Args:
+        detail: One line for a person, without secrets.
+        dialled: Whether a dial was under way. The far side may still connect it, and closes the connection then.
+    """
+
+    def __init__(self, detail: str = "the link was lost", *, dialled: bool = False) -> None:
         super().__init__(Reason.TUNNEL, detail)
+        self.dialled = dialled
+
+
+class MovedOnError(LinkLostError):
+    """The connection that dialled fell silent, and the link has another one: dial again at once."""
+
+    def __init__(self) -> None:
+        super().__init__("the connection fell silent during the dial", dialled=True)
 
 
 class DialError(ReachError):

@@ -20,6 +20,7 @@ from gateway.measure import Histogram
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.splice import Splice
 from gateway.proxy.streams import PlainStream, TlsStream
+from gateway.relay.attempts import persist
 from gateway.relay.straight import StraightRelay
 
 _HTTP_LOGIN = (401, 407)
@@ -54,8 +55,10 @@ class ProxyLink:
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """See `gateway.contracts.Link`; counts the phase `channel`."""
-        with (phases or Phases())("channel"):
-            return (await self._dial(to, self._options.dial_timeout))[0]
+        timed = phases or Phases()
+        with timed("channel"):
+            sock, _ = await persist(lambda within: self._dial(to, within), timed.given_up, self._options.dial_timeout)
+        return sock
 
     async def join(self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf) -> Relay:
         """See `gateway.contracts.Link`."""

@@ -12,9 +12,10 @@ from math import inf
 from gateway.contracts import Endpoint, Phases, Progress, Relay, Stream, TunnelState
 from gateway.errors import LinkLostError, ReachError, Reason, TunnelError
 from gateway.measure import Histogram
+from gateway.relay.attempts import persist
 from gateway.relay.sockets import tune
 from gateway.ssh.options import SshOptions
-from gateway.ssh.session import MovedOnError, Session
+from gateway.ssh.session import Session
 from gateway.ssh.upkeep import DOUBT, Standing, judge, place
 
 log = logging.getLogger(__name__)
@@ -84,23 +85,19 @@ class SshLink:
 
     async def join(self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf) -> Relay:
         """See `gateway.contracts.Link`."""
-        deadline = time.monotonic() + min(self._options.dial_timeout, within)
-        while True:
-            usable = [session for session in self._usable if session.alive]
-            if not usable:
-                raise LinkLostError
-            chosen, grow = place([session.load for session in usable], self._options.connections.max)
-            if grow and self._wanted <= len(usable):
-                self._wanted = len(usable) + 1
-                self._due.set()
-            session = usable[chosen]
-            doubt = self._loop.call_later(_PROMPT, self._doubt, session)
-            try:
-                return await session.join(client, to, latency, deadline - time.monotonic())
-            except MovedOnError:
-                continue  # it fell silent meanwhile, and another is there
-            finally:
-                doubt.cancel()
+        usable = [session for session in self._usable if session.alive]
+        if not usable:
+            raise LinkLostError
+        chosen, grow = place([session.load for session in usable], self._options.connections.max)
+        if grow and self._wanted <= len(usable):
+            self._wanted = len(usable) + 1
+            self._due.set()
+        session = usable[chosen]
+        doubt = self._loop.call_later(_PROMPT, self._doubt, session)
+        try:
+            return await session.join(client, to, latency, within)
+        finally:
+            doubt.cancel()
 
     def _doubt(self, session: Session) -> None:
         session.doubt()
@@ -112,9 +109,14 @@ class SshLink:
         ours, theirs = socket.socketpair()
         tune(ours)
         tune(theirs)
+        timed = phases or Phases()
         try:
-            with (phases or Phases())("channel"):
-                await self.join(theirs, to, Histogram())
+            with timed("channel"):
+                await persist(
+                    lambda within: self.join(theirs, to, Histogram(), within),
+                    timed.given_up,
+                    self._options.dial_timeout,
+                )
         except BaseException:
             ours.close()
             theirs.close()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import asyncssh
 
 from gateway.contracts import Ending, Endpoint, Relay
-from gateway.errors import DialError, LinkLostError, Reason
+from gateway.errors import DialError, LinkLostError, MovedOnError, Reason
 from gateway.measure import Histogram
 from gateway.ssh.channel import StockChannels
 from gateway.ssh.doors import PlaneConnection
@@ -24,10 +24,6 @@ log = logging.getLogger(__name__)
 
 _KEEPALIVE = b"keepalive@openssh.com"
 _SURE = 0.3
-
-
-class MovedOnError(Exception):
-    """The connection fell silent while a channel was being opened, and another connection is there."""
 
 
 class ChannelRelay(Relay, Protocol):
@@ -107,14 +103,15 @@ class Session:
     async def join(self, client: socket.socket, to: Endpoint, latency: Histogram, within: float) -> ChannelRelay:
         """Open a channel to `to` and join `client` to it; see `gateway.contracts.Link.join`."""
         timeout = min(self._options.dial_timeout, within)
+        dialled = self.alive
         try:
             relay = await self._channels.open(to, latency, timeout)
         except TimeoutError as error:
             raise DialError(Reason.TIMEOUT, f"no channel to {to} within {timeout:.3g} s") from error
         except asyncssh.ChannelOpenError as error:
-            raise self._explain(error, to) from error
+            raise self._explain(error, to, dialled=dialled) from error
         except (asyncssh.Error, OSError) as error:
-            raise LinkLostError(str(error)) from error
+            raise LinkLostError(str(error), dialled=dialled) from error
         self._relays[relay.ended] = relay
         relay.ended.add_done_callback(self._forgets)
         relay.attach(client)
@@ -123,9 +120,9 @@ class Session:
     def _forget(self, ended: asyncio.Future[Ending]) -> None:
         del self._relays[ended]
 
-    def _explain(self, error: asyncssh.ChannelOpenError, to: Endpoint) -> DialError | LinkLostError:
+    def _explain(self, error: asyncssh.ChannelOpenError, to: Endpoint, *, dialled: bool) -> DialError | LinkLostError:
         if not self.alive:
-            return LinkLostError()
+            return LinkLostError(dialled=dialled)
         text = error.reason
         if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
             return DialError(
