@@ -14,6 +14,7 @@ from typing import NamedTuple, NewType, Protocol
 
 from gateway.errors import Reason
 from gateway.measure import Histogram
+from gateway.text import one_line
 
 Duration = NewType("Duration", float)
 """Seconds. Written `500ms`, `10s`, `5m`, `1h` in a configuration."""
@@ -165,6 +166,8 @@ class Finding:
         unusable: A reason and a line that make it `down`, although it told all this.
         unprobed: Why nothing was asked; the target's state is then `unknown`.
         abort_limit: How many broken handshakes in a row the server lets pass, where it counts them.
+
+    What the server words itself is made one line that may be shown.
     """
 
     role: str | None = None
@@ -178,6 +181,12 @@ class Finding:
     unusable: tuple[Reason, str] | None = None
     unprobed: str | None = None
     abort_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("version", "identity"):
+            text = getattr(self, name)
+            if text is not None:
+                object.__setattr__(self, name, one_line(text))  # frozen, but not yet seen by anybody
 
 
 class Relay(Protocol):

@@ -17,6 +17,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gateway.text import one_line
+
 
 class Reason(StrEnum):
     """Why a target, tunnel or connection failed: a closed list, used in metrics, status and HTTP."""
@@ -87,13 +89,13 @@ class ReachError(GatewayError):
 
     Args:
         reason: Which of the closed list.
-        detail: One line for a person, without secrets.
+        detail: What happened, without secrets; made one line that may be shown, wherever it comes from.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(detail)
         self.reason = reason
-        self.detail = detail
+        self.detail = one_line(detail)
+        super().__init__(self.detail)
 
 
 class TunnelError(ReachError):

@@ -13,6 +13,7 @@ from gateway.contracts import Backend, Endpoint, Finding, Link, Phases, State
 from gateway.errors import LinkLostError, ReachError, Reason
 from gateway.health.verdict import History, Result, Verdict
 from gateway.measure import Histogram, Summary, Tally
+from gateway.text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ async def probe_once(
         duration=time.perf_counter() - started,
         state=state,
         reason=reason,
-        detail=detail,
+        detail=one_line(detail),
         phases=phases.seconds,
         finding=finding,
     )

@@ -82,12 +82,10 @@ class ProxyLink:
         except TimeoutError as error:
             raise DialError(Reason.TIMEOUT, f"{to}: the proxy did not answer within {timeout:.3g} s") from error
         except ReplyError as error:
-            raise DialError(self._reason(error), f"{to}: the proxy says: {_tidy(error)}") from error
+            raise DialError(self._reason(error), f"{to}: the proxy says: {error}") from error
         except ValueError as error:
             if to.host.isascii():
-                raise DialError(
-                    Reason.PROTOCOL, f"{to}: the proxy's answer makes no sense: {_tidy(error)}"
-                ) from error
+                raise DialError(Reason.PROTOCOL, f"{to}: the proxy's answer makes no sense: {error}") from error
             raise DialError(Reason.DNS, f"{to.host}: no host name: {error}") from error
         except (IncompleteReadError, OSError) as error:
             raise DialError(Reason.RESET, f"{to}: the proxy broke off: {error}") from error
@@ -200,11 +198,11 @@ class ProxyLink:
             raise TunnelError(Reason.TIMEOUT, f"{self._options.endpoint}: the proxy says nothing") from error
         except ReplyError as error:
             reason = self._reason(error)
-            raise TunnelError(reason, f"the proxy says: {_tidy(error)}", fatal=reason is Reason.AUTH) from error
+            raise TunnelError(reason, f"the proxy says: {error}", fatal=reason is Reason.AUTH) from error
         except (IncompleteReadError, OSError) as error:
             raise TunnelError(Reason.RESET, f"{self._options.endpoint}: {error}") from error
         except ValueError as error:
-            raise TunnelError(Reason.PROTOCOL, f"{self._options.endpoint}: {_tidy(error)}") from error
+            raise TunnelError(Reason.PROTOCOL, f"{self._options.endpoint}: {error}") from error
 
     async def _greet(self, stream: PlainStream | TlsStream) -> None:
         user, password = self._credentials()
@@ -242,8 +240,3 @@ class ProxyLink:
     def details(self) -> dict[str, object]:
         """See `gateway.contracts.Link`."""
         return {"encrypted": self._options.tls}
-
-
-def _tidy(error: Exception) -> str:
-    """What a stranger sent, without what a terminal would obey."""
-    return "".join(each if each.isprintable() else "?" for each in str(error))[:200]

@@ -17,6 +17,7 @@ from gateway.relay.sockets import tune
 from gateway.ssh.options import SshOptions
 from gateway.ssh.session import Session
 from gateway.ssh.upkeep import DOUBT, Standing, judge, place
+from gateway.text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -270,12 +271,13 @@ class SshLink:
         try:
             session = await self._dial()
         except Exception as error:
-            self._trouble = str(error)
+            self._trouble = one_line(str(error))
             foreseen = isinstance(error, (ReachError, OSError))
             # Whatever it is, those connections that stand go on.
             log.log(
                 logging.INFO if foreseen else logging.ERROR,
-                "a further SSH connection to %s failed: %s", self._options.endpoint, error, exc_info=not foreseen,
+                "a further SSH connection to %s failed: %s", self._options.endpoint, self._trouble,
+                exc_info=not foreseen,
             )  # fmt: skip
             fatal = not foreseen or (isinstance(error, TunnelError) and error.fatal)
             pause = _RETRY_FATAL if fatal else random.uniform(0, self._retry_within)  # noqa: S311 - jitter

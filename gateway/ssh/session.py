@@ -16,6 +16,7 @@ from gateway.ssh.doors import PlaneConnection
 from gateway.ssh.hostkeys import Verifier
 from gateway.ssh.options import SshOptions
 from gateway.ssh.plane import PlaneChannels
+from gateway.text import one_line
 
 if TYPE_CHECKING:
     from gateway.ssh.wire import Wire
@@ -216,7 +217,7 @@ class Session:
 
     def server_version(self) -> str:
         """What the server calls itself."""
-        return str(self._conn.get_extra_info("server_version"))
+        return one_line(str(self._conn.get_extra_info("server_version")))
 
 
 _CONNECT_REASONS = {
