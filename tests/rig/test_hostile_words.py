@@ -45,7 +45,7 @@ class Hostile(asyncssh.SSHServer):
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self.conns.append(conn)
         self.conn = conn
-        conn._version = b"Evil_\x1b[31mred\x1b[2J\x07"  # type: ignore[attr-defined]
+        conn._version = b"Evil_\x1b[31mred\x1b[2J\x07"
 
     def begin_auth(self, username: str) -> bool:
         if username == "refused":
