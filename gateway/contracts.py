@@ -131,10 +131,12 @@ class Phases:
     Args:
         seconds: By phase.
         given_up: Called for each dial of the probe that was given up and may still connect.
+        hint: What may be wrong if the phase that is under way takes too long; empty: nothing is known.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
     given_up: Callable[[], None] = lambda: None
+    hint: str = ""
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:

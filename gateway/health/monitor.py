@@ -79,7 +79,7 @@ async def probe_once(
         state, reason, detail = (
             State.DOWN,
             Reason.TIMEOUT,
-            f"no answer within {timeout:g} s (got as far as: {done})",
+            f"no answer within {timeout:g} s (got as far as: {done})" + (f": {phases.hint}" if phases.hint else ""),
         )
     except LinkLostError:
         raise

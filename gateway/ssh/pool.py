@@ -28,6 +28,10 @@ _A_LITTLE = 0.01
 """A timer may come a moment before it is due."""
 _LATE = 1.0
 """A tick that is this much late, or by half of `suspect`, tells that we slept, not that the others were silent."""
+_MUTE = (
+    "the SSH server has answered no request for a connection so far: does it allow forwarding, "
+    "and does the target's firewall drop packets?"
+)
 _IDLE_BEFORE_SHRINK = 60.0
 _FIRST_RETRY, _LAST_RETRY = 0.25, 10.0
 _RETRY_FATAL = 60.0
@@ -111,6 +115,7 @@ class SshLink:
         tune(ours)
         tune(theirs)
         timed = phases or Phases()
+        timed.hint = "" if any(session.answers_opens for session in self._sessions) else _MUTE
         try:
             with timed("channel"):
                 await persist(
@@ -122,6 +127,7 @@ class SshLink:
             ours.close()
             theirs.close()
             raise
+        timed.hint = ""
         return ours
 
     async def lost(self) -> str:

@@ -75,6 +75,8 @@ class Session:
         """It fell silent together with all others."""
         self.stalled_until = 0.0
         """Its seconds of silence when another was heard again after that."""
+        self.answers_opens = False
+        """Whether the server has ever answered a request for a channel."""
         self._wire: Wire | None = getattr(conn, "wire", None)
         self._heard = self._asked_at = time.monotonic()
         self._asking: asyncio.Task[None] | None = None
@@ -110,9 +112,11 @@ class Session:
         except TimeoutError as error:
             raise DialError(Reason.TIMEOUT, f"no channel to {to} within {timeout:.3g} s") from error
         except asyncssh.ChannelOpenError as error:
+            self.answers_opens = self.alive
             raise self._explain(error, to, dialled=dialled) from error
         except (asyncssh.Error, OSError) as error:
             raise LinkLostError(str(error), dialled=dialled) from error
+        self.answers_opens = True
         self._relays[relay.ended] = relay
         relay.ended.add_done_callback(self._forgets)
         relay.attach(client)

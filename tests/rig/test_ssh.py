@@ -18,10 +18,13 @@ from asyncssh.connection import SSHConnection
 from conftest import Lateness, need
 from servers import echoing, serving, silent, talking
 
+from gateway.backends import NoOptions
+from gateway.backends.tcp import TcpBackend
 from gateway.contracts import Duration, Ending, Endpoint, Link, Phases, Relay, Secret, TunnelState
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion, make_key
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
+from gateway.health.monitor import probe_once
 from gateway.measure import Histogram
 from gateway.relay.direct import DirectLink
 from gateway.relay.sockets import reset, tune
@@ -168,6 +171,34 @@ async def test_a_pool_that_loses_one_connection_keeps_its_clients_on_the_other(s
                 while link.details()["connections"] != 2:
                     await asyncio.sleep(0.02)
             await echo_once(link, port)
+
+
+class Mute(asyncssh.SSHServer):
+    """Lets everybody in, and answers no request for a connection."""
+
+    async def connection_requested(self, *_: object) -> bool:  # type: ignore[override]
+        await asyncio.Event().wait()
+        return False
+
+
+async def test_a_server_that_forwards_nothing_is_named(sshd: Bastion) -> None:
+    server = await asyncssh.create_server(
+        Mute, "127.0.0.1", 0, server_host_keys=[str(sshd.folder / "host_key")],
+        authorized_client_keys=str(sshd.folder / "authorized_keys"),
+    )  # fmt: skip
+    tcp = TcpBackend(NoOptions(), NoOptions())
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        async with opened(options(sshd, port=port, known_hosts=(), insecure_host_key=True)) as link:
+            result = await probe_once(tcp, link, Endpoint("127.0.0.1", 9), 0.5)
+            assert result.reason is Reason.TIMEOUT
+            assert result.detail.endswith(pool._MUTE)
+    async with opened(options(sshd)) as link:
+        closed = Endpoint("127.0.0.1", free_port())
+        assert (await probe_once(tcp, link, closed, 10)).reason is Reason.REFUSED
+        with frozen(sshd):  # it has answered, if only that it cannot connect
+            result = await probe_once(tcp, link, closed, 0.5)
+        assert result.detail == "no answer within 0.5 s (got as far as: channel)"
 
 
 # Whom we trust.
