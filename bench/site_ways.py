@@ -129,6 +129,23 @@ def running(folder: Path) -> Iterator[list[Way]]:
 
 
 @contextlib.contextmanager
+def with_cipher(folder: Path, cipher: str) -> Iterator[list[Way]]:
+    """The gateway and `ssh -L`, both with this cipher and no other."""
+    build()
+    with contextlib.ExitStack() as stack:
+        start = _starter(folder, stack)
+        server = free_port()
+        start([str(LOAD), "serve", str(server)], "load", server)
+        bastion = Bastion(folder / "bastion").start()
+        stack.callback(bastion.stop)
+        far = {0: bastion.port}
+        yield [
+            _gateway(folder, bastion, server, far, 0, start, f", ciphers: [{cipher}]"),
+            _ssh("ssh -L", ["-c", cipher], bastion, server, far, 0, start),
+        ]
+
+
+@contextlib.contextmanager
 def beside_sshtunnel(folder: Path) -> Iterator[list[Way]]:
     """The load server, the gateway, and the Python package sshtunnel where it is installed."""
     with contextlib.ExitStack() as stack:
@@ -194,10 +211,12 @@ def _database(folder: Path, stack: contextlib.ExitStack) -> int:
     return server.port
 
 
-def _gateway(folder: Path, bastion: Bastion, server: int, far: dict[int, int], database: int, start: Start) -> Way:
+def _gateway(
+    folder: Path, bastion: Bastion, server: int, far: dict[int, int], database: int, start: Start, more: str = ""
+) -> Way:
     ops, listen, bulk, queries = free_port(), free_port(), free_port(), free_port()
     delayed = {delay: free_port() for delay in far}
-    keys = f"kind: ssh, host: 127.0.0.1, user: {bastion.user}, identity_files: [{bastion.client_key}]"
+    keys = f"kind: ssh, host: 127.0.0.1, user: {bastion.user}, identity_files: [{bastion.client_key}]{more}"
     known = f"known_hosts: [{bastion.known_hosts}], host_key_alias: '[127.0.0.1]:{bastion.port}'"
     options = f"kind: tcp, targets: ['127.0.0.1:{server}'], max_connections: 100000, check: {{interval: 1h}}"
     lines = [
