@@ -11,6 +11,7 @@ from gateway.contracts import Endpoint, Link, Relay, Stream
 from gateway.errors import DialError, LinkLostError, Reason
 from gateway.forwarding.aborts import LOGGED_IN, AbortBudget
 from gateway.measure import Histogram
+from gateway.relay.attempts import persist
 from gateway.relay.readiness import GONE, readiness
 
 _FIRST_RETRY = 0.05
@@ -182,26 +183,26 @@ class Dialler:
         else:
             await turn.acquire()
         try:
-            return await link.join(wish.client, target, wish.latency, max(deadline - time.monotonic(), _LEAST_DIAL))
-        except (DialError, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) or error.reason is Reason.TIMEOUT:
-                self.broke_off(target)  # it may be connected yet, and is closed then
-            raise
+            return await persist(
+                lambda left: link.join(wish.client, target, wish.latency, left),
+                lambda: self._count(target, AbortBudget.given_up),
+                max(deadline - time.monotonic(), _LEAST_DIAL),
+            )
         finally:
             turn.release()
 
     def ended(self, target: Endpoint, relay: Relay, began: float) -> None:
         """A client has left that was connected at the time `began`: some servers count how."""
         if relay.answers < LOGGED_IN:
-            self.broke_off(target)
+            self._count(target, AbortBudget.broke_off)
         elif (budget := self.route.budget(target)) is not None:
             budget.logged_in(began)
 
-    def broke_off(self, target: Endpoint) -> None:
-        """A handshake was broken off, or may have been."""
+    def _count(self, target: Endpoint, how: Callable[[AbortBudget, float], None]) -> None:
+        """A handshake was broken off, or may yet be."""
         budget = self.route.budget(target)
         if budget is not None:
-            budget.broke_off(time.time())
+            how(budget, time.time())
             if budget.worrying:
                 self.route.failed(target)  # a check logs in, and the server forgets
 

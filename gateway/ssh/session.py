@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Protocol
 import asyncssh
 
 from gateway.contracts import Ending, Endpoint, Relay
-from gateway.errors import DialError, LinkLostError, Reason
+from gateway.errors import DialError, LinkLostError, MovedOnError, Reason
 from gateway.measure import Histogram
 from gateway.ssh.channel import StockChannels
 from gateway.ssh.doors import PlaneConnection
 from gateway.ssh.hostkeys import Verifier
 from gateway.ssh.options import SshOptions
 from gateway.ssh.plane import PlaneChannels
+from gateway.text import one_line
 
 if TYPE_CHECKING:
     from gateway.ssh.wire import Wire
@@ -24,10 +25,6 @@ log = logging.getLogger(__name__)
 
 _KEEPALIVE = b"keepalive@openssh.com"
 _SURE = 0.3
-
-
-class MovedOnError(Exception):
-    """The connection fell silent while a channel was being opened, and another connection is there."""
 
 
 class ChannelRelay(Relay, Protocol):
@@ -78,6 +75,8 @@ class Session:
         """It fell silent together with all others."""
         self.stalled_until = 0.0
         """Its seconds of silence when another was heard again after that."""
+        self.answers_opens = False
+        """Whether the server has ever answered a request for a channel."""
         self._wire: Wire | None = getattr(conn, "wire", None)
         self._heard = self._asked_at = time.monotonic()
         self._asking: asyncio.Task[None] | None = None
@@ -105,14 +104,17 @@ class Session:
     async def join(self, client: socket.socket, to: Endpoint, latency: Histogram, within: float) -> ChannelRelay:
         """Open a channel to `to` and join `client` to it; see `gateway.contracts.Link.join`."""
         timeout = min(self._options.dial_timeout, within)
+        dialled = self.alive
         try:
             relay = await self._channels.open(to, latency, timeout)
         except TimeoutError as error:
             raise DialError(Reason.TIMEOUT, f"no channel to {to} within {timeout:.3g} s") from error
         except asyncssh.ChannelOpenError as error:
-            raise self._explain(error, to) from error
+            self.answers_opens = self.alive
+            raise self._explain(error, to, dialled=dialled) from error
         except (asyncssh.Error, OSError) as error:
-            raise LinkLostError(str(error)) from error
+            raise LinkLostError(str(error), dialled=dialled) from error
+        self.answers_opens = True
         self._relays[relay.ended] = relay
         relay.ended.add_done_callback(self._forgets)
         relay.attach(client)
@@ -121,9 +123,9 @@ class Session:
     def _forget(self, ended: asyncio.Future[Ending]) -> None:
         del self._relays[ended]
 
-    def _explain(self, error: asyncssh.ChannelOpenError, to: Endpoint) -> DialError | LinkLostError:
+    def _explain(self, error: asyncssh.ChannelOpenError, to: Endpoint, *, dialled: bool) -> DialError | LinkLostError:
         if not self.alive:
-            return LinkLostError()
+            return LinkLostError(dialled=dialled)
         text = error.reason
         if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
             return DialError(
@@ -220,7 +222,7 @@ class Session:
 
     def server_version(self) -> str:
         """What the server calls itself."""
-        return str(self._conn.get_extra_info("server_version"))
+        return one_line(str(self._conn.get_extra_info("server_version")))
 
 
 _CONNECT_REASONS = {
