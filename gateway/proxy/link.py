@@ -16,7 +16,7 @@ from python_socks.async_.asyncio._resolver import Resolver
 
 from gateway.contracts import Ending, Endpoint, Link, Phases, Relay, Stream
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
-from gateway.measure import Histogram
+from gateway.measure import Histogram, Tap
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.splice import Splice
 from gateway.proxy.streams import PlainStream, TlsStream
@@ -57,10 +57,12 @@ class ProxyLink:
         with (phases or Phases())("channel"):
             return (await self._dial(to, self._options.dial_timeout))[0]
 
-    async def join(self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf) -> Relay:
+    async def join(
+        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+    ) -> Relay:
         """See `gateway.contracts.Link`."""
         sock, splice = await self._dial(to, min(self._options.dial_timeout, within))
-        relay = StraightRelay(client, sock, latency)
+        relay = StraightRelay(client, sock, latency, tap)
         if splice is not None:
             splice.on_broken = lambda: relay.abort(Ending.BACKEND_RESET)
             relay.ended.add_done_callback(

@@ -9,7 +9,7 @@ from typing import Any, cast
 import asyncssh
 
 from gateway.contracts import Ending, Endpoint
-from gateway.measure import Histogram, waiting_since
+from gateway.measure import Histogram, Tap, waiting_since
 from gateway.relay.readiness import GONE, READ, WRITE
 from gateway.relay.sockets import finish, reset, shut_write
 from gateway.relay.watch import Watch
@@ -33,9 +33,10 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
 
     Args:
         latency: Where to count response latency.
+        tap: Sees the bytes, until it is finished.
     """
 
-    def __init__(self, latency: Histogram) -> None:
+    def __init__(self, latency: Histogram, tap: Tap | None = None) -> None:
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.last_active = time.monotonic()
         self.answers = 0
@@ -43,7 +44,7 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
         self.from_backend = 0
         self.window = Window(_NO_GROWTH, FIRST)
         self._latency = latency
-        self._tap = latency.tap(latency.observe) if latency.tap is not None else None
+        self._tap = tap
         self._asked = 0.0
         self._watch: Watch | None = None
         self._client: socket.socket | None = None
@@ -102,8 +103,10 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
         self.last_active = now = time.monotonic()
         if self._tap is not None:
             self._tap.back(memoryview(data), now)
+            if self._tap.finished:
+                self._tap = None
         if self._asked:
-            if self._tap is None:
+            if self._tap is None or self._tap.meter is None:
                 self._latency.observe(now - self._asked)
             self._asked = 0.0
             self.answers += 1
@@ -191,6 +194,8 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
         self._asked = self.last_active
         if self._tap is not None:
             self._tap.forth(memoryview(data), self.last_active)
+            if self._tap.finished:
+                self._tap = None
         self.to_backend += len(data)
         try:
             channel.write(data)
@@ -276,9 +281,15 @@ class StockChannels:
         """Channels that are being opened, given up or not."""
         return len(self._opening)
 
-    async def open(self, to: Endpoint, latency: Histogram, timeout: float) -> StockRelay:  # noqa: ASYNC109
+    async def open(
+        self,
+        to: Endpoint,
+        latency: Histogram,
+        timeout: float,  # noqa: ASYNC109 - see the protocol
+        tap: Tap | None = None,
+    ) -> StockRelay:
         """See `gateway.ssh.session.Channels`."""
-        relay = StockRelay(latency)
+        relay = StockRelay(latency, tap)
         # An open that is cancelled leaks its channel (asyncssh #823): it runs in a task of its own, and one that
         # nobody waits for any more is aborted when it completes.
         opening: asyncio.Task[_Opened] = asyncio.ensure_future(self._channel(relay, to))

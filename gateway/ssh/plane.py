@@ -12,7 +12,7 @@ import asyncssh
 from asyncssh.packet import SSHPacket, UInt32
 
 from gateway.contracts import Ending, Endpoint
-from gateway.measure import Histogram, waiting_since
+from gateway.measure import Histogram, Tap, waiting_since
 from gateway.relay.readiness import GONE, READ, WRITE
 from gateway.relay.sockets import finish, reset, shut_write
 from gateway.relay.watch import Watch
@@ -37,6 +37,7 @@ class PlaneRelay:
         latency: Where to count response latency.
         round_trip: The connection's last measured round trip in seconds.
         budget: What its window may grow from.
+        tap: Sees the bytes, until it is finished.
     """
 
     __slots__ = (
@@ -47,7 +48,12 @@ class PlaneRelay:
     )  # fmt: skip
 
     def __init__(
-        self, conn: doors.PlaneConnection, latency: Histogram, round_trip: RoundTrip, budget: Budget
+        self,
+        conn: doors.PlaneConnection,
+        latency: Histogram,
+        round_trip: RoundTrip,
+        budget: Budget,
+        tap: Tap | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[Ending] = loop.create_future()
@@ -58,7 +64,7 @@ class PlaneRelay:
         self._conn = conn
         self._inbox, self._outbox = conn.wire.inbox, conn.wire.outbox
         self._latency = latency
-        self._tap = latency.tap(latency.observe) if latency.tap is not None else None
+        self._tap = tap
         self._round_trip = round_trip
         self._asked = 0.0
         self._unsampled = 0
@@ -118,6 +124,7 @@ class PlaneRelay:
     def give_up(self, error: Exception) -> None:
         """Nobody waits for the channel any more; when it opens after all, it is closed."""
         if not self.opened.done():
+            self._tap = None  # the next channel's relay has it
             self.opened.set_exception(error)
 
     # From the channel to the client: what the inbox calls.
@@ -129,6 +136,8 @@ class PlaneRelay:
         if self._tap is not None:
             for piece in fresh:
                 self._tap.back(piece, now)
+            if self._tap.finished:
+                self._tap = None
         if client is None or self._held or self.ended.done():
             self._keep(0)
             return
@@ -156,7 +165,7 @@ class PlaneRelay:
     def _answered(self, now: float) -> None:
         """What the client said last has got its answer."""
         self.answers += 1
-        if self._tap is None:
+        if self._tap is None or self._tap.meter is None:
             if self._unsampled == 0:
                 self._latency.observe(now - self._asked)
                 self._unsampled = _SAMPLED
@@ -339,6 +348,8 @@ class PlaneRelay:
                 break
             tap.forth(slot[: min(count, PACKET)], self.last_active)
             count -= PACKET
+        if tap is not None and tap.finished:
+            self._tap = None
 
     # Ends, in whatever order they come.
 
@@ -452,9 +463,15 @@ class PlaneChannels:
         """Channels that are being opened, given up or not."""
         return len(self._conn.wire.inbox.opening)
 
-    async def open(self, to: Endpoint, latency: Histogram, timeout: float) -> PlaneRelay:  # noqa: ASYNC109
+    async def open(
+        self,
+        to: Endpoint,
+        latency: Histogram,
+        timeout: float,  # noqa: ASYNC109 - see the protocol
+        tap: Tap | None = None,
+    ) -> PlaneRelay:
         """See `gateway.ssh.session.Channels`."""
-        relay = PlaneRelay(self._conn, latency, self._round_trip, self._budget)
+        relay = PlaneRelay(self._conn, latency, self._round_trip, self._budget, tap)
         try:
             relay.request(to.host, to.port)
         except BaseException:

@@ -11,7 +11,7 @@ from math import inf
 
 from gateway.contracts import Endpoint, Phases, Progress, Relay, Stream, TunnelState
 from gateway.errors import LinkLostError, ReachError, Reason, TunnelError
-from gateway.measure import Histogram
+from gateway.measure import Histogram, Tap
 from gateway.relay.sockets import tune
 from gateway.ssh.options import SshOptions
 from gateway.ssh.session import MovedOnError, Session
@@ -82,7 +82,9 @@ class SshLink:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def join(self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf) -> Relay:
+    async def join(
+        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+    ) -> Relay:
         """See `gateway.contracts.Link`."""
         deadline = time.monotonic() + min(self._options.dial_timeout, within)
         while True:
@@ -96,7 +98,7 @@ class SshLink:
             session = usable[chosen]
             doubt = self._loop.call_later(_PROMPT, self._doubt, session)
             try:
-                return await session.join(client, to, latency, deadline - time.monotonic())
+                return await session.join(client, to, latency, deadline - time.monotonic(), tap)
             except MovedOnError:
                 continue  # it fell silent meanwhile, and another is there
             finally:
