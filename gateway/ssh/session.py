@@ -10,7 +10,7 @@ import asyncssh
 
 from gateway.contracts import Ending, Endpoint, Relay
 from gateway.errors import DialError, LinkLostError, MovedOnError, Reason
-from gateway.measure import Histogram
+from gateway.measure import Histogram, Tap
 from gateway.ssh.channel import StockChannels
 from gateway.ssh.doors import PlaneConnection
 from gateway.ssh.hostkeys import Verifier
@@ -41,7 +41,13 @@ class Channels(Protocol):
     def opening(self) -> int:
         """Channels that are being opened, given up or not."""
 
-    async def open(self, to: Endpoint, latency: Histogram, timeout: float) -> ChannelRelay:  # noqa: ASYNC109
+    async def open(
+        self,
+        to: Endpoint,
+        latency: Histogram,
+        timeout: float,  # noqa: ASYNC109 - as everywhere here
+        tap: Tap | None = None,
+    ) -> ChannelRelay:
         """A channel to `to`; one that opens after the caller has given up is closed, and never leaks.
 
         Raises:
@@ -101,12 +107,14 @@ class Session:
         # asyncssh takes a turn of the loop to notice.
         return not (isinstance(self._conn, PlaneConnection) and self._conn.dead)
 
-    async def join(self, client: socket.socket, to: Endpoint, latency: Histogram, within: float) -> ChannelRelay:
+    async def join(
+        self, client: socket.socket, to: Endpoint, latency: Histogram, within: float, tap: Tap | None = None
+    ) -> ChannelRelay:
         """Open a channel to `to` and join `client` to it; see `gateway.contracts.Link.join`."""
         timeout = min(self._options.dial_timeout, within)
         dialled = self.alive
         try:
-            relay = await self._channels.open(to, latency, timeout)
+            relay = await self._channels.open(to, latency, timeout, tap)
         except TimeoutError as error:
             raise DialError(Reason.TIMEOUT, f"no channel to {to} within {timeout:.3g} s") from error
         except asyncssh.ChannelOpenError as error:
