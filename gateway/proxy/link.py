@@ -63,6 +63,7 @@ class ProxyLink:
         relay = StraightRelay(client, sock, latency)
         if splice is not None:
             splice.on_broken = lambda: relay.abort(Ending.BACKEND_RESET)
+            splice.on_lost = relay.lose_upload
             relay.ended.add_done_callback(
                 lambda ended: None if ended.result() is Ending.FINISHED else splice.break_off()
             )

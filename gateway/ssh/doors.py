@@ -6,9 +6,10 @@ apply.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncssh
 from asyncssh.connection import SSHClientConnection, SSHClientConnectionOptions
@@ -25,8 +26,9 @@ KNOWN_VERSIONS = ("2.24.",)
 
 _ORIGIN = String("127.0.0.1") + UInt32(0)
 _NOTHING = String("") + UInt32(0)
+_PIECE = 64 * 1024
 REKEY_BYTES = 16 << 30
-"""Well below what one AES-GCM key may protect, and rare enough not to be felt (NIST SP 800-38D, 8.3)."""
+"""Each way. Well below what one AES-GCM key may protect, and rare enough not to be felt (NIST SP 800-38D, 8.3)."""
 
 MSG_IGNORE = 2
 MSG_CHANNEL_OPEN, MSG_CHANNEL_OPEN_CONFIRMATION = 90, 91
@@ -46,32 +48,51 @@ def strict_key_exchange(conn: asyncssh.SSHClientConnection) -> bool:
     return bool(conn._strict_kex)  # noqa: SLF001 - no public door to it
 
 
-def note_ends(conn: asyncssh.SSHClientConnection) -> None:
-    """Let `ended_by_peer` know the channels that this connection makes from now on."""
+class Undelivered(NamedTuple):
+    """What a channel of asyncssh's leaves behind.
+
+    Args:
+        data: Bytes that its session did not read, in order.
+        ended: Whether nothing came after them: the peer said so.
+        closed: Whether the peer closed the channel; if not, the connection ended, perhaps without an error.
+    """
+
+    data: list[Any]
+    ended: bool
+    closed: bool
+
+
+def undelivered(channel: Any) -> Undelivered:
+    """Take what `channel`, which is closed or lost, did not deliver; None leaves nothing."""
+    if channel is None:
+        return Undelivered([], ended=False, closed=False)
+    data, channel._recv_buf = [piece for piece, _ in channel._recv_buf], []  # noqa: SLF001 - no public way to it
+    state = channel._recv_state  # noqa: SLF001 - no public way to it
+    closed = state in ("close_pending", "closed")
+    return Undelivered(data, closed or state == "eof_pending", closed)
+
+
+def join_short_pieces(conn: asyncssh.SSHClientConnection) -> None:
+    """Let channels of `conn` keep many short packets in few objects while their session does not read."""
     for name in ("create_tcp_channel", "create_unix_channel"):
-        setattr(conn, name, partial(_noting, getattr(conn, name)))
+        setattr(conn, name, partial(_joining, getattr(conn, name)))
 
 
-def _noting(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _joining(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     channel = make(*args, **kwargs)
-    known = channel._packet_handlers  # noqa: SLF001 - no public door to it
-
-    def note(chan: Any, *packet: Any) -> Any:
-        chan.set_extra_info(ended_by_peer=True)
-        return known[MSG_CHANNEL_EOF](chan, *packet)
-
-    channel._packet_handlers = {**known, MSG_CHANNEL_EOF: note}  # noqa: SLF001 - no public door to it
+    channel._recv_buf = _Pieces()  # noqa: SLF001 - no public way to it
     return channel
 
 
-def ended_by_peer(channel: Any) -> bool:
-    """Whether the far side said that it had sent everything, and all of that was delivered.
+class _Pieces(list[tuple[bytearray, Any]]):
+    """Stands in for the list of packets that a channel of asyncssh's keeps."""
 
-    asyncssh forgets what was said where it could not be delivered yet and a close follows, so that a clean end would
-    look like one that broke; and a connection that the server ended is no error to it, whatever was still to come.
-    """
-    delivered = channel._recv_state == "closed"  # noqa: SLF001 - no public door to it
-    return delivered and bool(channel.get_extra_info("ended_by_peer"))
+    def append(self, piece: tuple[Any, Any]) -> None:
+        data, kind = piece
+        if self and self[-1][1] == kind and len(self[-1][0]) + len(data) <= _PIECE:
+            self[-1][0].extend(data)
+        else:
+            super().append((bytearray(data), kind))
 
 
 class PlaneConnection(SSHClientConnection):
@@ -90,6 +111,9 @@ class PlaneConnection(SSHClientConnection):
         """The cipher for what we send, where the plane can use it."""
         self.opens: Gcm | None = None
         """The cipher for what we receive, where the plane can use it."""
+        self.kex_began = 0.0
+        """When the last key exchange began, in `time.monotonic()`."""
+        self._bytes_received = 0
         super().__init__(asyncio.get_running_loop(), options, wait="auth")
 
     # Keys: asyncssh sets these two at each key exchange.
@@ -144,11 +168,22 @@ class PlaneConnection(SSHClientConnection):
         """Note that the plane took `count` packets."""
         self._recv_seq = (self._recv_seq + count) & 0xFFFFFFFF
 
+    def received_bytes(self, count: int) -> None:
+        """Note that `count` bytes arrived; starts a key exchange when it is due."""
+        self._bytes_received += count
+        if self._bytes_received >= self._rekey_bytes and self._auth_complete:
+            self._rekey()
+
     def _finish_recv_packet(self, *args: Any, **kwargs: Any) -> None:
         super()._finish_recv_packet(*args, **kwargs)
         self.wire.resume_soon()
 
     # Sending.
+
+    @property
+    def deferred(self) -> int:
+        """Packets that wait for the end of a key exchange."""
+        return len(self._deferred_packets)
 
     @property
     def may_send_data(self) -> bool:
@@ -159,7 +194,11 @@ class PlaneConnection(SSHClientConnection):
         """Note that the plane sent `count` packets of `size` bytes together; starts a key exchange when it is due."""
         self._send_seq = (self._send_seq + count) & 0xFFFFFFFF
         self._rekey_bytes_sent += size
-        if self._rekey_bytes_sent >= self._rekey_bytes and self._kex_complete and self._transport:
+        if self._rekey_bytes_sent >= self._rekey_bytes:
+            self._rekey()
+
+    def _rekey(self) -> None:
+        if self._kex_complete and self._transport:
             self._send_kexinit()
             self._kexinit_sent = True
 
@@ -170,13 +209,15 @@ class PlaneConnection(SSHClientConnection):
         super().send_packet(pkttype, *args, handler=handler)
 
     def _send_kexinit(self) -> None:
+        self.kex_began = time.monotonic()
+        self._bytes_received = 0
         super()._send_kexinit()
         self.wire.outbox.judge()
 
     def _send_deferred_packets(self) -> None:
         super()._send_deferred_packets()
         self.wire.outbox.judge()
-        self.wire.outbox.unpause_soon()
+        self.wire.outbox.serve_soon()
 
     def log_sent_packet(self, *args: Any) -> None:
         """Not logged: it would cost more than sending does."""

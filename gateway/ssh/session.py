@@ -88,7 +88,7 @@ class Session:
         self._channels: Channels = (
             PlaneChannels(conn, lambda: self.round_trip)
             if isinstance(conn, PlaneConnection) and self.plane
-            else StockChannels(conn)
+            else StockChannels(conn, self._wire.outbox if self._wire is not None else None)
         )
 
     @property
@@ -136,9 +136,8 @@ class Session:
 
     def silence(self, now: float) -> float:
         """Seconds since the far side was last heard, at the monotonic time `now`."""
-        # What arrives while the peer leaves a key exchange unfinished does not count: nothing can be sent until then.
-        if self._wire is not None and self._wire.kex_done and self._wire.inbox.last_received > self._heard:
-            self._heard = self._wire.inbox.last_received
+        if self._wire is not None:
+            self._heard = max(self._heard, self._wire.last_heard(self._options.keepalive.lost))
         return now - self._heard
 
     def forgive(self, seconds: float) -> None:
