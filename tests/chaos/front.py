@@ -69,10 +69,18 @@ class Front:
 
 
 @contextlib.asynccontextmanager
-async def fronting(link: Link, port: int) -> AsyncIterator[Front]:
-    """A front on 127.0.0.1 whose clients are joined to `port` there; open relays outlive it."""
+async def fronting(link: Link, port: int, send_buffer: int = 0) -> AsyncIterator[Front]:
+    """A front on 127.0.0.1 whose clients are joined to `port` there; open relays outlive it.
+
+    Args:
+        link: A live link.
+        port: Of the target.
+        send_buffer: Bytes that the kernel keeps for a client that does not read; 0: as many as it likes.
+    """
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         listener.setblocking(False)
+        if send_buffer:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         front = Front(link, Endpoint("127.0.0.1", port), listener)
         task = asyncio.ensure_future(front.run())
         try:

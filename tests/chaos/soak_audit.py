@@ -16,8 +16,8 @@ from tests.chaos.soak_inside import MIB, QUANTUM, Budgets, Seen
 
 _SLACK = 64 * MIB
 """Of resident memory beyond what the windows account for: buffers of the connections, and what Python keeps."""
-_ROUNDS = 2
-"""Of all clients that wait to send, after which each must have had its turn."""
+_ROUNDS = 4
+"""Turns of all clients that wait to send, within which each must have had one."""
 _STUCK = 30.0
 """Seconds without anything sent although clients wait to send, beyond which a connection is stuck."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -29,14 +29,16 @@ class Turn:
 
     Args:
         seen: It then.
-        since: Since when it has been waiting to send, in monotonic seconds.
+        waits: Whether its client has something to send, and the peer takes it.
+        since: Since when, in monotonic seconds.
         passed: What others have sent meanwhile, in bytes.
         ignored: Whether its client took more, and something was held for it.
     """
 
     seen: Seen
+    waits: bool
     since: float
-    passed: int
+    passed: int = 0
     ignored: bool = False
 
 
@@ -102,23 +104,22 @@ class Audit:
         """Whether every client that has something to send gets its turn."""
         before = self._turns
         moved = sum(each.up - before[key].seen.up for each in seen if (key := id(each.relay)) in before)
-        waiting = [each for each in seen if each.may_send and _unread(each.fd)]
-        waiting_ids = {id(each.relay) for each in waiting}
-        for each in seen:
-            key = id(each.relay)
-            last = before.get(key)
-            turn = turns[key] = Turn(each, now, 0)
-            if last is None or key not in waiting_ids or each.up != last.seen.up:
+        now_turns = [Turn(each, each.may_send and _unread(each.fd) > 0, now) for each in seen]
+        turns |= {id(turn.seen.relay): turn for turn in now_turns}
+        waiting = sum(turn.waits for turn in now_turns)
+        all_turns = waiting * QUANTUM
+        for turn in now_turns:
+            last = before.get(id(turn.seen.relay))
+            if last is None or not (turn.waits and last.waits) or turn.seen.up != last.seen.up:
                 continue
             turn.since, turn.passed = last.since, last.passed + moved
-            all_turns = len(waiting) * QUANTUM
             self.waited = max(self.waited, now - turn.since)
             self.rounds = max(self.rounds, turn.passed / all_turns)
             if turn.passed > _ROUNDS * all_turns:
                 self.note("a client that could send was passed over",
                           f"for {now - turn.since:.1f} s and {turn.passed:,} bytes of others")  # fmt: skip
             if moved == 0 and now - max(turn.since, self.quiet_until) > _STUCK:
-                self.note("a connection sends nothing", f"for {now - turn.since:.1f} s, and {len(waiting)} clients wait")
+                self.note("a connection sends nothing", f"for {now - turn.since:.1f} s, and {waiting} clients wait")
 
     def _look_down(self, seen: list[Seen], turns: dict[int, Turn]) -> None:
         """Whether a client that takes more is given what is held for it."""

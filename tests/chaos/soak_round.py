@@ -18,6 +18,8 @@ from tests.chaos.soak_plan import PATHS, Bench, Outcome, Round
 
 _PATIENCE = 90.0
 """Seconds within which open streams end once no new ones begin."""
+_SEND_BUFFER = 32 << 10
+"""Of each client's socket, so that what a client does not read is held by us and not by the kernel."""
 _REST = 30.0
 """Seconds within which everything is released after that."""
 
@@ -64,7 +66,7 @@ async def _load(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) ->
     shape = PATHS[chosen.path]
     most = int(min(4e6, 0.15 * min(shape.up, shape.down)))
     ask = bench.clients.ask
-    async with fronting(link, bench.backend_port) as front:
+    async with fronting(link, bench.backend_port, _SEND_BUFFER) as front:
         await asyncio.to_thread(ask, "start", port=front.port, most=most, mix=bench.mix, patience=_PATIENCE)
         async with beside(look(link, outcome)):
             async with beside(disturb(bench, chosen, link, outcome), check(bench, chosen, link, outcome)):
@@ -78,11 +80,12 @@ async def _load(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) ->
 async def _released(link: SshLink, front: Front, audit: Audit) -> None:
     """Wait until nothing is left of the clients."""
     deadline = time.monotonic() + _REST
-    while front.relays or front.joining or inside.channels(link):
+    while front.relays or front.joining or inside.channels(link) or inside.lingering():
         if time.monotonic() > deadline:
             audit.note(
                 "clients are gone and something is left",
-                f"{len(front.relays)} relays, {front.joining} that wait, {inside.channels(link)} channels",
+                f"{len(front.relays)} relays, {front.joining} that wait, {inside.channels(link)} channels, "
+                f"{inside.lingering()} sockets that linger",
             )
             return
         await asyncio.sleep(0.05)

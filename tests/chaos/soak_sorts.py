@@ -151,6 +151,15 @@ async def deaf(play: Play, end: End) -> None:
     await play.winding.wait()
 
 
+async def sip(play: Play, end: End) -> None:
+    """Ask for much and read little by little."""
+    await play.begin(end, Kind.FIRST, 0, _ENDLESS, _SMALL_BUFFER)
+    end.finish()
+    while not play.winding.is_set():
+        await end.take(4096)
+        await play.pause(0.1)
+
+
 async def drip(play: Play, end: End) -> None:
     """Ask for byte after byte and read nothing."""
     await play.begin(end, Kind.DRIP, 1, _ENDLESS, _SMALL_BUFFER)
@@ -172,15 +181,15 @@ async def touch(play: Play, end: End) -> None:
 
 Sort = Callable[[Play, End], Awaitable[None]]
 ALL: tuple[Sort, ...] = (
-    query, idle, upload, download, half, slow, late, duplex, tiny, deaf, drip, reset, touch
+    query, idle, upload, download, half, slow, late, duplex, tiny, deaf, sip, drip, reset, touch
 )  # fmt: skip
 SORTS: dict[str, Sort] = {each.__name__: each for each in ALL}
-GIVE_UP = {"deaf", "drip", "reset", "touch"}
+GIVE_UP = {"deaf", "sip", "drip", "reset", "touch"}
 """They break their streams off."""
 UNSURE = {"late"}
 """They are not told whether everything arrived."""
 MIX = {
-    "idle": 300, "query": 200, "upload": 100, "download": 80, "half": 60, "late": 60, "duplex": 40, "slow": 60,
-    "tiny": 30, "deaf": 30, "drip": 20, "reset": 10, "touch": 10,
+    "idle": 240, "query": 200, "upload": 100, "download": 80, "half": 60, "late": 60, "duplex": 40, "slow": 40,
+    "tiny": 30, "deaf": 60, "sip": 40, "drip": 30, "reset": 10, "touch": 10,
 }  # fmt: skip
 """How many of each, of 1,000."""

@@ -1,8 +1,11 @@
-"""SSH connections on slow paths: every client gets its share, and new keys are agreed on a full uplink."""
+"""SSH connections on slow paths: every client gets its share, new keys cost nothing, and slow readers hold a window."""
 
 import asyncio
 import contextlib
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,23 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Lateness, need
-from servers import serving
+from conftest import REPOSITORY, Lateness, need
+from servers import echoing, serving
 from test_ssh import opened, options
 
 from gateway.contracts import Duration
 from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
-from gateway.relay.sockets import reset
-from gateway.ssh import doors
 from gateway.ssh.options import Cipher, Connections, Keepalive, SshOptions
+from tests.chaos import soak_inside as inside
 from tests.chaos.front import fronting
+from tests.chaos.share import Backend, Clients, measure
 from tests.chaos.slow_link import Shape, SlowLink
 
 pytestmark = pytest.mark.rig
 
-CIPHERS: list[Cipher] = ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"]
-ASK, ANSWER = 200, 4096
+PLANE, STOCK = inside.CIPHERS
 
 
 @pytest.fixture
@@ -45,132 +47,139 @@ def over(path: SlowLink, bastion: Bastion, **changes: Any) -> SshOptions:
     return replace(plain, **changes)
 
 
-class Arrivals:
-    """A backend: counts what each upload brings, by the byte that it begins with, and answers queries."""
-
-    def __init__(self) -> None:
-        self.bytes = dict.fromkeys(range(1, 256), 0)
-
-    def __call__(self, client: socket.socket) -> None:
-        client.settimeout(None)
-        (name,) = client.recv(1)
-        if name:
-            while data := client.recv(65536):
-                self.bytes[name] += len(data)
-        else:
-            while client.recv(ASK, socket.MSG_WAITALL):
-                client.sendall(bytes(ANSWER))
-
-
-class Clients(contextlib.ExitStack):
-    """Clients in threads, reset at the end of the block."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__()
-        self._port = port
-        self._asked: dict[int, float] = {}
-        self.waits: dict[int, list[float]] = {}
-        """Of each query client, seconds that each of its answers took."""
-
-    def upload(self, name: int) -> None:
-        """One that sends without end."""
-        self._start(self._send, name)
-
-    def query(self, name: int) -> None:
-        """One that asks, waits for the answer, and asks again."""
-        self.waits[name] = []
-        self._start(self._ask, name)
-
-    def worst(self, name: int) -> float:
-        """The longest that a query client waited for an answer, the one that it waits for now included."""
-        return max(*self.waits[name], time.monotonic() - self._asked[name], 0.0)
-
-    def _start(self, act: Any, name: int) -> None:
-        client = socket.create_connection(("127.0.0.1", self._port))
-        thread = threading.Thread(target=act, args=(client, name))
-        thread.start()
-        self.callback(self._stop, client, thread)
-
-    @staticmethod
-    def _stop(client: socket.socket, thread: threading.Thread) -> None:
-        with contextlib.suppress(OSError):  # the other side may have ended it
-            client.shutdown(socket.SHUT_RDWR)
-        thread.join()
-        client.close()
-
-    @staticmethod
-    def _send(client: socket.socket, name: int) -> None:
-        with contextlib.suppress(OSError):
-            client.sendall(bytes([name]))
-            while True:
-                client.sendall(bytes(65536))
-
-    def _ask(self, client: socket.socket, name: int) -> None:
-        with contextlib.suppress(OSError):
-            client.sendall(b"\0")
-            while True:
-                asked = self._asked[name] = time.monotonic()
-                client.sendall(bytes(ASK))
-                if len(client.recv(ANSWER, socket.MSG_WAITALL)) < ANSWER:
-                    return
-                self.waits[name].append(time.monotonic() - asked)
-                time.sleep(0.05)
-
-
-@pytest.mark.parametrize("cipher", CIPHERS)
+@pytest.mark.parametrize("cipher", inside.CIPHERS)
 async def test_every_upload_has_its_share_of_a_full_uplink_and_queries_are_answered(
     sshd: Bastion, cipher: Cipher
 ) -> None:
-    uploads, queries = range(1, 17), range(2)
-    backend = Arrivals()
-    with serving(backend) as port, SlowLink(sshd.port, Shape(up=2e6)) as path:
-        async with opened(over(path, sshd, ciphers=(cipher,))) as link, fronting(link, port) as front:
-            with Clients(front.port) as clients, Lateness() as machine:
-                for name in uploads:
-                    clients.upload(name)
-                for name in queries:
-                    clients.query(name)
-                await asyncio.sleep(6)
-                got = [backend.bytes[name] for name in uploads]
-                waits = [clients.worst(name) for name in queries]
-    print(got, waits, [len(clients.waits[name]) for name in queries])
-    assert min(got) >= 0.3 * sum(got) / len(got), sorted(got)
-    assert max(waits) < 3 + machine.sum, waits
+    uploads, queries = 16, 2
+    with Backend() as backend, SlowLink(sshd.port, Shape(up=2e6)) as path:
+        async with opened(over(path, sshd, ciphers=(cipher,))) as link, fronting(link, backend.port) as front:
+            with Lateness() as machine:
+                ports = [front.port] * (uploads + queries)
+                shares = await asyncio.to_thread(measure, backend, ports, uploads, 6.0)
+    assert shares.fairness >= 0.3, sorted(shares.uploads)
+    assert shares.wait(1.0) < 3 + machine.sum, shares.waits
 
 
-@pytest.mark.parametrize(("who", "cipher"), [("us", CIPHERS[0]), ("sshd", CIPHERS[0]), ("us", CIPHERS[1])])
-async def test_new_keys_on_a_full_slow_uplink_cost_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str, cipher: Cipher
-) -> None:
+@pytest.mark.parametrize(("who", "cipher"), [("us", PLANE), ("sshd", PLANE), ("us", STOCK)])
+async def test_new_keys_on_a_full_slow_uplink_cost_nothing(tmp_path: Path, who: str, cipher: Cipher) -> None:
     """What is under way delays them, and must not look like silence."""
     need(find("sshd") is not None, "sshd (package openssh-server)")
-    done = 0
-    original = doors.PlaneConnection.send_newkeys
-
-    def counted(self: doors.PlaneConnection, k: bytes, h: bytes) -> None:
-        nonlocal done
-        done += 1
-        original(self, k, h)
-
-    monkeypatch.setattr(doors.PlaneConnection, "send_newkeys", counted)
-    if who == "us":
-        monkeypatch.setattr(doors, "REKEY_BYTES", 512 << 10)
+    limit = 384 << 10
     keepalive = Keepalive(interval=Duration(0.5), suspect=Duration(3.0), replace=Duration(1.5), lost=Duration(60.0))
-    bastion = Bastion(tmp_path / "bastion", extra="RekeyLimit 512K" if who == "sshd" else "").start()
-    backend = Arrivals()
+    bastion = Bastion(tmp_path / "bastion", extra=f"RekeyLimit {limit}" if who == "sshd" else "").start()
     try:
-        with serving(backend) as port, SlowLink(bastion.port, Shape(up=2e5, buffer=16 << 10)) as path:
+        with (
+            Backend() as backend,
+            inside.Exchanges(limit if who == "us" else 1 << 40) as exchanges,
+            SlowLink(bastion.port, Shape(up=2e5, buffer=16 << 10)) as path,
+        ):
             chosen = over(path, bastion, ciphers=(cipher,), keepalive=keepalive)
-            async with opened(chosen) as link, fronting(link, port) as front:
-                first = link._sessions[0]
-                with Clients(front.port) as clients:
-                    for name in range(1, 5):
-                        clients.upload(name)
-                    async with asyncio.timeout(40):
-                        while done < 4 or min(backend.bytes[name] for name in range(1, 5)) < 256 << 10:
-                            assert link._sessions == [first], "the connection was given up or replaced"
-                            print(round(time.monotonic(),2), done, first.silence(time.monotonic()), first._wire.kex_done, path.figures().up)
+            async with opened(chosen) as link, fronting(link, backend.port) as front:
+                connections = inside.sessions(link)
+                with Clients([front.port] * 4, uploads=4):
+                    async with asyncio.timeout(50):
+                        while exchanges.count < 4 or min(backend.bytes[1:5]) < 128 << 10:
+                            assert inside.sessions(link) == connections, "the connection was given up or replaced"
                             await asyncio.sleep(0.05)
                     assert not front.endings
     finally:
         bastion.stop()
+
+
+def flooding(client: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            client.sendall(bytes(65536))
+
+
+@pytest.mark.parametrize("cipher", inside.CIPHERS)
+async def test_a_slow_reader_holds_no_more_than_its_window(sshd: Bastion, cipher: Cipher) -> None:
+    """One that reads little by little, so that it is granted more all the time."""
+    stop = threading.Event()
+
+    def read(client: socket.socket) -> None:
+        while not stop.is_set():
+            client.recv(32768)
+            time.sleep(0.003)
+
+    with serving(flooding) as port, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        one = options(sshd, ciphers=(cipher,), connections=Connections(1, 1))
+        async with opened(one) as link, fronting(link, port) as front:
+            client.connect(("127.0.0.1", front.port))
+            reading = asyncio.create_task(asyncio.to_thread(read, client))
+            try:
+                (session,) = inside.sessions(link)
+                fullest = 0.0
+                async with asyncio.timeout(40):
+                    while fullest < 0.8 or seen.down < 2 * seen.size:
+                        await asyncio.sleep(0.01)
+                        for seen in inside.look(session):
+                            fullest = max(fullest, seen.held / seen.size)
+                            assert seen.unbalanced() is None
+            finally:
+                stop.set()
+                await reading
+
+
+@pytest.mark.timeout(120)
+def test_a_short_soak_finds_nothing(tmp_path: Path) -> None:
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.chaos.soak", "--seconds", "15", "--seed", "1", "--clients", "120"],
+        capture_output=True, text=True, timeout=110, check=False, cwd=REPOSITORY,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"[1-9][\d,]* packets were sealed with [1-9][\d,]* AES-GCM keys, 0 nonces twice", done.stdout)
+
+
+# The slow link itself.
+
+
+def test_a_slow_link_delays_limits_and_loses_nothing() -> None:
+    sent = bytes(range(256)) * 4000
+    shape = Shape(delay=0.1, up=4e6, down=4e6, loss=0.01, rto=0.05)
+    with serving(echoing) as port, SlowLink(port, shape, seed=1) as path:
+        with socket.create_connection(("127.0.0.1", path.port), timeout=30) as client:
+            began = time.monotonic()
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+            assert time.monotonic() - began > 0.2
+            began = time.monotonic()
+            sending = threading.Thread(target=lambda: (client.sendall(sent), client.shutdown(socket.SHUT_WR)))
+            sending.start()
+            got = b"".join(iter(lambda: client.recv(65536), b""))
+            took = time.monotonic() - began
+            sending.join()
+        assert got == sent
+        assert took > 0.2 + len(sent) / 4e6
+        figures = path.figures()
+        assert (figures.up, figures.down, figures.connections) == (len(sent) + 1, len(sent) + 1, 1)
+        assert figures.losses > 0
+
+
+def test_a_slow_link_holds_little_and_can_stall_and_be_cut() -> None:
+    with serving(echoing) as port, SlowLink(port, Shape(up=1e5, buffer=8192)) as path:
+        with socket.create_connection(("127.0.0.1", path.port), timeout=30) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+            client.setblocking(False)
+            accepted = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    accepted += client.send(bytes(4096))
+            assert accepted < 128 << 10  # four buffers of 8 KiB, which the kernel doubles
+            client.setblocking(True)
+        path.shape(Shape())
+        for stop in (path.hole, path.stall):
+            with socket.create_connection(("127.0.0.1", path.port), timeout=30) as client:
+                client.sendall(b"x")
+                assert client.recv(1) == b"x"
+                began = time.monotonic()
+                stop(0.5)
+                client.sendall(b"y")
+                assert client.recv(1) == b"y"
+                assert time.monotonic() - began > 0.4
+                assert path.cut().cuts
+                with pytest.raises(ConnectionResetError):
+                    client.recv(1)
