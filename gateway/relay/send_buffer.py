@@ -2,28 +2,33 @@
 
 import socket
 from collections import deque
+from itertools import islice
 
-_CHUNK = 128 * 1024
+_CHUNK = 64 * 1024
 """Short pieces share a chunk of this size: an object for each would take many times their bytes."""
+_MOST_CHUNKS = 16
+"""In one sendmsg(2)."""
 
 
 class SendBuffer:
-    """A queue of bytes for one socket; `size` is what it holds, in bytes."""
+    """A queue of bytes for one socket; `len` is what it holds, in bytes."""
 
-    __slots__ = ("_chunks", "size")
+    __slots__ = ("_chunks", "_sent", "_size")
 
     def __init__(self) -> None:
         self._chunks: deque[bytearray] = deque()
-        self.size = 0
+        self._sent = 0
+        """How much of the first chunk is sent."""
+        self._size = 0
 
     def __len__(self) -> int:
-        return self.size
+        return self._size
 
     def append(self, data: bytes | memoryview) -> None:
         """Copy `data` to the end of the queue."""
         if not data:
             return
-        self.size += len(data)
+        self._size += len(data)
         if self._chunks and len(self._chunks[-1]) + len(data) <= _CHUNK:
             self._chunks[-1] += data
         else:
@@ -39,17 +44,22 @@ class SendBuffer:
             OSError: The socket failed; the buffer is then of no more use.
         """
         sent = 0
-        chunks = self._chunks
-        try:
-            while chunks:
-                chunk = chunks[0]
-                count = sock.send(chunk)
-                sent += count
-                if count < len(chunk):
-                    del chunk[:count]
+        while self._chunks:
+            with memoryview(self._chunks[0]) as whole, memoryview(whole[self._sent :]) as first:
+                try:
+                    count = sock.sendmsg([first, *islice(self._chunks, 1, _MOST_CHUNKS)])
+                except BlockingIOError:
                     break
-                chunks.popleft()
-        except BlockingIOError:
-            pass
-        self.size -= sent
+            sent += count
+            self._forget(count)
+            if self._sent:
+                break
+        self._size -= sent
         return sent
+
+    def _forget(self, count: int) -> None:
+        """Drop `count` bytes from the front."""
+        count += self._sent
+        while self._chunks and count >= len(self._chunks[0]):
+            count -= len(self._chunks.popleft())
+        self._sent = count

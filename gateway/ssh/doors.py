@@ -29,6 +29,9 @@ _NOTHING = String("") + UInt32(0)
 _PIECE = 64 * 1024
 REKEY_BYTES = 16 << 30
 """Each way. Well below what one AES-GCM key may protect, and rare enough not to be felt (NIST SP 800-38D, 8.3)."""
+_OFTEN_BYTES, _OFTEN_SECONDS = 4 << 20, 10.0
+"""A key exchange after fewer bytes and seconds than these comes often. OpenSSH counts the bytes of the next packet as
+blocks (packet.c, ssh_packet_need_rekeying), so that with a small RekeyLimit each long packet brings an exchange."""
 
 MSG_IGNORE = 2
 MSG_CHANNEL_OPEN, MSG_CHANNEL_OPEN_CONFIRMATION = 90, 91
@@ -113,6 +116,8 @@ class PlaneConnection(SSHClientConnection):
         """The cipher for what we receive, where the plane can use it."""
         self.kex_began = 0.0
         """When the last key exchange began, in `time.monotonic()`."""
+        self.rekeys_often = False
+        """Whether the peer exchanges keys so often that it should send short packets: see `_OFTEN_BYTES`."""
         self._bytes_received = 0
         super().__init__(asyncio.get_running_loop(), options, wait="auth")
 
@@ -209,8 +214,10 @@ class PlaneConnection(SSHClientConnection):
         super().send_packet(pkttype, *args, handler=handler)
 
     def _send_kexinit(self) -> None:
-        self.kex_began = time.monotonic()
-        self._bytes_received = 0
+        now = time.monotonic()
+        if self._auth_complete and now - self.kex_began < _OFTEN_SECONDS and self._bytes_received < _OFTEN_BYTES:
+            self.rekeys_often = True
+        self.kex_began, self._bytes_received = now, 0
         super()._send_kexinit()
         self.wire.outbox.judge()
 

@@ -58,7 +58,8 @@ class PlaneRelay(ClientSide):
         Raises:
             asyncssh.ChannelOpenError: The connection is closed.
         """
-        self._number = self._conn.request_channel(self, host, port, self.window.size, MAX_PACKET)
+        max_packet = PACKET if self._conn.rekeys_often else MAX_PACKET
+        self._number = self._conn.request_channel(self, host, port, self.window.size, max_packet)
         self._inbox.opening[self._number] = self
 
     def give_up(self, error: Exception) -> None:
