@@ -91,7 +91,7 @@ class Clients:
             thread.join()
 
     def waits(self) -> list[list[float]]:
-        """Seconds that each answer took, of each client that asks; the one that it waits for now counts at its age."""
+        """Seconds that each answer took, of each client that asks; one that is still to come counts at its age."""
         now = time.monotonic()
         return [
             [*self._waits[at], *([now - self._asked[at]] if self._asked[at] else [])]

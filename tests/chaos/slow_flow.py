@@ -84,7 +84,7 @@ class Flow:
         """Give the sink what is due. Raises OSError."""
         waiting = self.waiting
         while waiting and not self.blocked and self.next_due() <= now:
-            pieces = []
+            pieces: list[memoryview] = []
             for due, piece in waiting:
                 if due > now or not piece or len(pieces) == _PIECES:
                     break

@@ -1,8 +1,7 @@
 """A slow, long or lossy path on loopback: a TCP proxy with delay, rate, buffer and loss, in a process of its own.
 
-TCP between the two ends is replaced by two TCP connections on loopback, so that loss is what the far side sees of it:
-a pause of one retransmission timeout, then everything that had been held up. Nothing is ever lost for good, unless the
-connection is cut.
+Two TCP connections on loopback stand for one, so loss is what the far side sees of it: a pause of one retransmission
+timeout, then everything that had been held up. Nothing is lost for good, unless the connection is cut.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,8 +18,8 @@ class Shape:
         delay: Seconds each way.
         up: Bytes per second from the clients to the server, all connections together; 0: not limited.
         down: The same from the server to the clients.
-        buffer: Bytes that wait before the limit in each direction, all connections together. Each connection's sockets
-            are given as much besides, which the kernel doubles.
+        buffer: Bytes that wait before the limit in each direction, all connections together. The sockets of each
+            connection are given as much besides, which the kernel doubles.
         loss: The probability that a segment of 1,448 bytes is lost.
         rto: Seconds that its connection then pauses in this direction.
     """

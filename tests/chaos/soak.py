@@ -1,7 +1,8 @@
 """Loads SSH connections over slow, long and lossy paths, with invariants looked at each second: `make soak`.
 
-Rounds with clients of many sorts go over AES-GCM (the project's own plane) and ChaCha20 (asyncssh's channels) in turn,
-each over another path, undisturbed, with stalls, or with connections that are cut. New keys are agreed all the time.
+Rounds with clients of many sorts go over AES-GCM (the project's own plane) and ChaCha20 (asyncssh's channels) in
+turn, each over another path, undisturbed, with stalls, or with connections that are cut. New keys are agreed all the
+time.
 """
 
 import argparse
@@ -62,7 +63,8 @@ def soak(seed: int, seconds: float, clients: int, folder: Path) -> int:
                 outcome = runner.run(play(bench, chosen))
             print(row(chosen, outcome, time.monotonic() - started), flush=True)
             problems += tell(chosen, outcome)
-    print(f"\n{nonces.sealed:,} packets were sealed with {nonces.keys:,} AES-GCM keys, {len(nonces.problems)} nonces twice")
+    sealed = f"{nonces.sealed:,} packets were sealed with {nonces.keys:,} AES-GCM keys"
+    print(f"\n{sealed}, {len(nonces.problems)} nonces twice")
     for each in nonces.problems[:5]:
         print("PROBLEM", each)
     problems += len(nonces.problems)
@@ -79,7 +81,8 @@ def row(chosen: Round, outcome: Outcome, took: float) -> str:
         f"{outcome.bytes / 1e6:.0f}", f"{took:.0f}", outcome.exchanges, outcome.connections, audit.channels,
         f"{audit.held / mib:.1f}", f"{audit.memory / mib:.0f} of {audit.budgets.bound(audit.channels) / mib:.0f}",
         f"{audit.waited:.1f}", f"{audit.rounds:.2f}",
-        *(f"{part(waits, share):.2f}" for share in (0.5, 0.99, 1)), *(f"{part(checks, share):.2f}" for share in (0.5, 1)),
+        *(f"{part(waits, share):.2f}" for share in (0.5, 0.99, 1)),
+        *(f"{part(checks, share):.2f}" for share in (0.5, 1)),
     )  # fmt: skip
     return "| " + " | ".join(map(str, cells)) + " |"
 

@@ -23,6 +23,22 @@ _STUCK = 30.0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
+def _unread(fd: int) -> int:
+    """Bytes that wait in a socket."""
+    told = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
+    return int(struct.unpack("i", told)[0])
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 @dataclass
 class Turn:
     """What is known of one relay from the last look.
@@ -59,7 +75,7 @@ class Audit:
     """
 
     budgets: Budgets
-    base: int = field(default_factory=lambda: resident())
+    base: int = field(default_factory=resident)
     channels: int = 0
     held: int = 0
     memory: int = 0
@@ -135,19 +151,3 @@ class Audit:
             last = self._turns.get(key)
             if last is not None and last.ignored and last.seen.down == holding[fd].down:
                 self.note("a client that takes more is given nothing", f"{holding[fd].held:,} bytes are held for it")
-
-
-def _unread(fd: int) -> int:
-    """Bytes that wait in a socket."""
-    told = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
-    return int(struct.unpack("i", told)[0])
-
-
-def resident() -> int:
-    """Bytes of this process that are in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
-
-
-def descriptors() -> int:
-    """How many this process has open."""
-    return len(list(Path("/proc/self/fd").iterdir()))

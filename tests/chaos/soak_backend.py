@@ -9,7 +9,7 @@ import socket
 import sys
 
 from tests.chaos.child import Orders, answer
-from tests.chaos.soak_streams import BACK, PIECE, EarlyEndError, End, Kind, Pattern, WrongBytesError, both
+from tests.chaos.soak_streams import BACK, EarlyEndError, End, Kind, Pattern, WrongBytesError, both
 
 _DRIP = 0.002
 """Seconds between two bytes that drip."""
@@ -93,10 +93,10 @@ class Backend:
     async def _goes_on(end: End) -> bool:
         """Whether another question comes."""
         loop = asyncio.get_running_loop()
-        ready = loop.create_future()
-        loop.add_reader(end.sock, lambda: ready.done() or ready.set_result(None))
+        ready = asyncio.Event()
+        loop.add_reader(end.sock, ready.set)
         try:
-            await ready
+            await ready.wait()
         finally:
             loop.remove_reader(end.sock)
         return bool(end.sock.recv(1, socket.MSG_PEEK))

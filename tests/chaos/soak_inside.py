@@ -107,7 +107,8 @@ def channels(link: SshLink) -> int:
 def _windows(session: Session) -> dict[int, windows.Window]:
     """All windows that are not closed, also of channels whose client is gone."""
     relays: list[Any] = list(session._relays.values())
-    for channel in session._conn._channels.values():
+    channels: list[Any] = list(session._conn._channels.values())
+    for channel in channels:
         relay = channel if isinstance(channel, PlaneRelay) else getattr(channel, "_session", None)
         if relay is not None:
             relays.append(relay)
@@ -146,7 +147,9 @@ class Budgets:
 
     def unaccounted(self, link: SshLink) -> int:
         """What is taken, and belongs to no channel that is open; what is being opened is not known to all ways."""
-        accounted = sum(max(0, window.size - windows.LEAST) for each in link._sessions for window in _windows(each).values())
+        accounted = sum(
+            max(0, window.size - windows.LEAST) for each in link._sessions for window in _windows(each).values()
+        )
         opening = sum(session._channels.opening for session in link._sessions)
         return 0 if opening and self.taken >= accounted else self.taken - accounted
 

@@ -36,7 +36,7 @@ class Nonces:
             gcm.seal_into = self._watch(gcm.seal_into, key, self._made)
             gcm._encrypt = self._watch(gcm._encrypt, key, self._made)
 
-        Gcm.__init__ = watched  # type: ignore[method-assign]
+        Gcm.__init__ = watched  # type: ignore[assignment, method-assign]
         return self
 
     def __exit__(self, *_: object) -> None:
