@@ -1,6 +1,6 @@
 """The gateway beside `ssh -L` and a direct connection, and its straight relay beside HAProxy: interleaved, medians.
 
-Usage: python bench/run.py [--rounds N] [--only WORD] [--out FILE]
+Usage: python bench/run.py [--rounds N] [--only WORD] [--out FILE] [--beside CHECKOUT]
 """
 
 import argparse
@@ -244,12 +244,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="measure only rows whose name contains this")
     parser.add_argument("--out", type=Path, help="write the results here")
+    parser.add_argument(
+        "--beside", type=Path, help="compare with the gateway of this other checkout, and with nothing else"
+    )
     asked = parser.parse_args()
+    beside = asked.beside.resolve() if asked.beside else None
     page = ["# Measured", "", "Made by `make bench`: every line interleaved in one run, medians, on loopback.", ""]
     page += [*machine(), f"- medians of {asked.rounds} rounds; ratios above 1 are in the gateway's favour", ""]
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
         Path(name).chmod(0o755)  # PostgreSQL runs as a user of its own
-        for number, (title, rows, begin) in enumerate(SECTIONS):
+        sections = SECTIONS
+        if beside is not None:
+            sections = [
+                ("Through SSH", TUNNEL, partial(running, other=beside)),
+                ("Straight, without a tunnel", STRAIGHT, partial(straight, other=beside)),
+            ]
+        for number, (title, rows, begin) in enumerate(sections):
             wanted = [row for row in rows if asked.only in row.name]
             if not wanted:
                 continue

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from math import inf
 from pathlib import Path
 from typing import NamedTuple, NewType, Protocol
 
 from gateway.errors import Reason
-from gateway.measure import Histogram
+from gateway.measure import Histogram, Tap
 from gateway.text import one_line
 
 Duration = NewType("Duration", float)
@@ -236,7 +236,9 @@ class Link(Protocol):
             LinkLostError: The link died meanwhile.
         """
 
-    async def join(self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf) -> Relay:
+    async def join(
+        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+    ) -> Relay:
         """Dial `to`, then pump between it and `client` until both are done.
 
         Nothing is read from `client` before the far side exists. The relay owns `client` once this returns;
@@ -247,6 +249,7 @@ class Link(Protocol):
             to: The target.
             latency: Where to count the time from a request's last byte to its answer's first.
             within: Seconds for dialling, where the link's own deadline is not shorter.
+            tap: Sees the bytes, until it is finished.
 
         Raises:
             DialError: The target cannot be reached.
@@ -304,6 +307,58 @@ class Backend(Protocol):
         Raises:
             ReachError: With the reason.
         """
+
+
+class Opening(Enum):
+    """What a connection's first bytes are, where they are neither a request to cancel nor a question."""
+
+    SESSION = "session"
+    UNCLEAR = "unclear"
+    """More of them are needed."""
+
+
+@dataclass(frozen=True)
+class CancelRequest:
+    """What cancels a session's query, on a connection of its own; whoever knows it can do that, so it is a secret."""
+
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a client asks before it says what it wants.
+
+    Args:
+        asked: The bytes.
+        no: The answer after which it says that in the clear.
+    """
+
+    asked: bytes
+    no: bytes
+
+
+class LoginTap(Tap, Protocol):
+    """Watches a session begin, until it knows what a request to cancel it would say."""
+
+    @property
+    def unseen(self) -> bool:
+        """Whether it is a session, and what cancels it could not be seen."""
+
+    def named_by(self, request: CancelRequest) -> bool:
+        """Whether `request` is for this session."""
+
+
+class Cancels(Protocol):
+    """What requests to cancel look like, where a client sends them on connections of their own."""
+
+    most: int
+    """Bytes that `read` needs at most."""
+
+    def watch(self) -> LoginTap:
+        """A tap for one connection."""
+
+    def read(self, first: bytes) -> CancelRequest | Question | Opening:
+        """What a connection that begins with the bytes `first`, one at least, is for."""
 
 
 class Unit(Protocol):

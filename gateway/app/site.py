@@ -189,9 +189,9 @@ class Site:
             running = Running(spec, worker.forwards[spec.name], worker)
         else:
             route = Route(self._path(spec), lambda: list(spec.targets), lambda _: None, spec.hold)
-            running = Running(
-                spec, Forward(spec.name, [], self._admission(spec), route, spec.kind.tap, spec.kind.prompt)
-            )
+            kind = spec.kind
+            forward = Forward(spec.name, [], self._admission(spec), route, kind.tap, kind.prompt, kind.cancels)
+            running = Running(spec, forward)
         self.backends[spec.name] = running
         self._change(running, spec, listeners)
         if isinstance(running.forward, Forward):

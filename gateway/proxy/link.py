@@ -16,7 +16,7 @@ from python_socks.async_.asyncio._resolver import Resolver
 
 from gateway.contracts import Ending, Endpoint, Link, Phases, Relay, Stream
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
-from gateway.measure import Histogram
+from gateway.measure import Histogram, Tap
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.splice import Splice
 from gateway.proxy.streams import PlainStream, TlsStream
@@ -60,12 +60,15 @@ class ProxyLink:
             sock, _ = await persist(lambda within: self._dial(to, within), timed.given_up, self._options.dial_timeout)
         return sock
 
-    async def join(self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf) -> Relay:
+    async def join(
+        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+    ) -> Relay:
         """See `gateway.contracts.Link`."""
         sock, splice = await self._dial(to, min(self._options.dial_timeout, within))
-        relay = StraightRelay(client, sock, latency)
+        relay = StraightRelay(client, sock, latency, tap)
         if splice is not None:
             splice.on_broken = lambda: relay.abort(Ending.BACKEND_RESET)
+            splice.on_lost = relay.lose_upload
             relay.ended.add_done_callback(
                 lambda ended: None if ended.result() is Ending.FINISHED else splice.break_off()
             )

@@ -11,7 +11,7 @@ from math import inf
 
 from gateway.contracts import Endpoint, Phases, Progress, Relay, Stream, TunnelState
 from gateway.errors import LinkLostError, ReachError, Reason, TunnelError
-from gateway.measure import Histogram
+from gateway.measure import Histogram, Tap
 from gateway.relay.attempts import persist
 from gateway.relay.sockets import tune
 from gateway.ssh.options import SshOptions
@@ -88,7 +88,9 @@ class SshLink:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def join(self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf) -> Relay:
+    async def join(
+        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+    ) -> Relay:
         """See `gateway.contracts.Link`."""
         usable = [session for session in self._usable if session.alive]
         if not usable:
@@ -100,7 +102,7 @@ class SshLink:
         session = usable[chosen]
         doubt = self._loop.call_later(_PROMPT, self._doubt, session)
         try:
-            return await session.join(client, to, latency, within)
+            return await session.join(client, to, latency, within, tap)
         finally:
             doubt.cancel()
 
@@ -156,7 +158,7 @@ class SshLink:
             "draining_connections": sum(session.outdated for session in alive),
             "channels": sum(session.load for session in alive),
             "cipher": alive[0].cipher() if alive else None,
-            "data_plane": ("own" if alive[0].plane else "asyncssh") if alive else None,
+            "data_plane": alive[0].data_plane() if alive else None,
             "server": alive[0].server_version() if alive else None,
             "pool_error": self._trouble or None,
         }

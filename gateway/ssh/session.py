@@ -10,7 +10,7 @@ import asyncssh
 
 from gateway.contracts import Ending, Endpoint, Relay
 from gateway.errors import DialError, LinkLostError, MovedOnError, Reason
-from gateway.measure import Histogram
+from gateway.measure import Histogram, Tap
 from gateway.ssh.channel import StockChannels
 from gateway.ssh.doors import PlaneConnection
 from gateway.ssh.hostkeys import Verifier
@@ -41,7 +41,13 @@ class Channels(Protocol):
     def opening(self) -> int:
         """Channels that are being opened, given up or not."""
 
-    async def open(self, to: Endpoint, latency: Histogram, timeout: float) -> ChannelRelay:  # noqa: ASYNC109
+    async def open(
+        self,
+        to: Endpoint,
+        latency: Histogram,
+        timeout: float,  # noqa: ASYNC109 - as everywhere here
+        tap: Tap | None = None,
+    ) -> ChannelRelay:
         """A channel to `to`; one that opens after the caller has given up is closed, and never leaks.
 
         Raises:
@@ -82,13 +88,11 @@ class Session:
         self._asking: asyncio.Task[None] | None = None
         self._why: str | None = None
         self._ending: asyncio.Task[None] | None = None
-        self.plane = isinstance(conn, PlaneConnection) and conn.seals is not None and conn.opens is not None
-        """Whether the project's own data plane carries the channels, or asyncssh does."""
-        self._channels: Channels = (
-            PlaneChannels(conn, lambda: self.round_trip)
-            if isinstance(conn, PlaneConnection) and self.plane
-            else StockChannels(conn)
-        )
+        self._channels: Channels
+        if isinstance(conn, PlaneConnection) and conn.seals is not None and conn.opens is not None:
+            self._channels = PlaneChannels(conn, lambda: self.round_trip)
+        else:
+            self._channels = StockChannels(conn, self._wire.outbox if self._wire is not None else None)
 
     @property
     def load(self) -> int:
@@ -103,12 +107,14 @@ class Session:
         # asyncssh takes a turn of the loop to notice.
         return not (isinstance(self._conn, PlaneConnection) and self._conn.dead)
 
-    async def join(self, client: socket.socket, to: Endpoint, latency: Histogram, within: float) -> ChannelRelay:
+    async def join(
+        self, client: socket.socket, to: Endpoint, latency: Histogram, within: float, tap: Tap | None = None
+    ) -> ChannelRelay:
         """Open a channel to `to` and join `client` to it; see `gateway.contracts.Link.join`."""
         timeout = min(self._options.dial_timeout, within)
         dialled = self.alive
         try:
-            relay = await self._channels.open(to, latency, timeout)
+            relay = await self._channels.open(to, latency, timeout, tap)
         except TimeoutError as error:
             raise DialError(Reason.TIMEOUT, f"no channel to {to} within {timeout:.3g} s") from error
         except asyncssh.ChannelOpenError as error:
@@ -138,9 +144,8 @@ class Session:
 
     def silence(self, now: float) -> float:
         """Seconds since the far side was last heard, at the monotonic time `now`."""
-        # What arrives while the peer leaves a key exchange unfinished does not count: nothing can be sent until then.
-        if self._wire is not None and self._wire.kex_done and self._wire.inbox.last_received > self._heard:
-            self._heard = self._wire.inbox.last_received
+        if self._wire is not None:
+            self._heard = max(self._heard, self._wire.last_heard(self._options.keepalive.lost))
         return now - self._heard
 
     def forgive(self, seconds: float) -> None:
@@ -214,6 +219,10 @@ class Session:
                 await self._conn.wait_closed()
         except TimeoutError:
             self._conn.abort()
+
+    def data_plane(self) -> str:
+        """What carries the channels: `native`, the gateway's own data plane, or `asyncssh`."""
+        return "native" if isinstance(self._channels, PlaneChannels) else "asyncssh"
 
     def cipher(self) -> str:
         """The encryption that was agreed for sending."""
