@@ -17,7 +17,7 @@ the empty pattern of Braille."""
 
 
 def printable(text: str) -> str:
-    """`text` with its line ends, and every other character that does not show replaced by a question mark."""
+    """`text` with each character that does not show, except line ends, replaced by a question mark."""
     return "".join(each if each == "\n" or _shows(each) else "?" for each in text.replace("\t", " "))
 
 

@@ -1,4 +1,4 @@
-"""Lines and columns of text, of which a terminal obeys nothing."""
+"""Lines and columns of text, with nothing in them that a terminal obeys."""
 
 import click
 
@@ -16,7 +16,7 @@ _LONGEST = 1000
 
 
 def say(text: object, fg: str | None = None, *, err: bool = False) -> None:
-    """Print lines, in colour on a terminal, whoever worded them."""
+    """Print lines, in colour on a terminal, that may hold text from a server."""
     click.secho(printable(str(text)), fg=fg, err=err)
 
 

@@ -89,7 +89,7 @@ class Listener:
                 client, _ = sock.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            except Exception as error:  # noqa: BLE001 - told, and tried again
+            except Exception as error:  # noqa: BLE001 - logged, and tried again
                 # accept(2) passes on network errors of the connection, and what is wrong with us. When we are out
                 # of descriptors the connection stays in the kernel's queue, and epoll would report it without end.
                 self._pause(sock, error)

@@ -53,7 +53,7 @@ async def probe_once(
     backend: Backend,
     link: Link,
     target: Endpoint,
-    timeout: float,  # noqa: ASYNC109 - told apart from the caller's own
+    timeout: float,  # noqa: ASYNC109 - not the caller's own
     given_up: Callable[[], None] = lambda: None,
 ) -> Result:
     """One check of one target, within `timeout` seconds; calls `given_up` as `gateway.contracts.Phases` does.

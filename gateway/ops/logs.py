@@ -8,7 +8,7 @@ import structlog
 from gateway.text import one_line, printable
 
 _LONGEST = 4000
-"""Characters of one value: several problems of a configuration are told in one."""
+"""Characters of one value, which may hold several problems of a configuration."""
 
 
 def configure(level: str, fmt: str) -> None:
@@ -55,7 +55,7 @@ def configure(level: str, fmt: str) -> None:
 def _fit_for_terminal(
     logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """What a server said must neither steer the terminal nor look like a line of ours."""
+    """Keep a server's text from controlling the terminal and from looking like a line of ours."""
     del logger, method
     return {
         key: value

@@ -1,4 +1,4 @@
-"""Dials that are given up: repeated at once where that helps, and reported to whoever counts them."""
+"""Dials that are given up: repeated at once where that helps, and reported to the caller, which may count them."""
 
 import asyncio
 import time

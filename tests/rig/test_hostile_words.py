@@ -1,4 +1,4 @@
-"""Servers that word their errors, versions and names against whoever reads them: nothing of it reaches a terminal."""
+"""Servers whose errors, versions and names hold escape sequences and more: none of it reaches a terminal."""
 
 import asyncio
 import json
@@ -121,7 +121,7 @@ async def test_what_servers_say_is_shown_and_not_obeyed(gateway: Gateway) -> Non
 
 
 def look(gateway: Gateway) -> None:
-    """Everything that tells people about it."""
+    """Every command that shows it."""
     gateway.start()
     gateway.wait(lambda: "failing" in gateway.backend("one")["detail"])
     gateway.wait(lambda: "blocking" in gateway.backend("five")["detail"])

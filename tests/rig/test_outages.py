@@ -496,16 +496,16 @@ def test_dials_that_a_frozen_connection_completes_later_are_counted(
     finally:
         bastion.kill_session(frozen, signal.SIGCONT)
 
-    def told(what: str) -> int:
+    def target(what: str) -> int:
         return int(gateway.backend("orders")["targets"][0][what])
 
-    of_clients, checks = told("broken_handshakes"), told("attempts")
+    of_clients, checks = target("broken_handshakes"), target("attempts")
     assert of_clients >= 5  # about half of them were sent there first
     bastion.freeze()
     try:
         gateway.command("resume", "orders")
-        gateway.wait(lambda: told("attempts") > checks)  # its deadline has passed
-        counted = told("broken_handshakes")
+        gateway.wait(lambda: target("attempts") > checks)  # its deadline has passed
+        counted = target("broken_handshakes")
     finally:
         bastion.thaw()
     gateway.wait(lambda: not gateway.tunnel("bastion")["channels"])  # now all of them have been connected

@@ -627,7 +627,9 @@ async def test_a_dial_leaves_a_frozen_connection_at_once(sshd: Bastion, monkeypa
 
 
 @pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"])
-async def test_every_dial_of_a_check_that_was_given_up_and_connects_later_is_told(sshd: Bastion, cipher: str) -> None:
+async def test_every_dial_of_a_check_that_was_given_up_and_connects_later_is_reported(
+    sshd: Bastion, cipher: str
+) -> None:
     broken: list[int] = []
 
     def counting(client: socket.socket) -> None:
@@ -636,8 +638,8 @@ async def test_every_dial_of_a_check_that_was_given_up_and_connects_later_is_tol
         else:
             broken.append(1)
 
-    told: list[int] = []
-    probe = Phases(given_up=lambda: told.append(1))
+    reported: list[int] = []
+    probe = Phases(given_up=lambda: reported.append(1))
     with serving(counting) as port:
         to = Endpoint("127.0.0.1", port)
         two = options(sshd, connections=Connections(2, 2), keepalive=replace(PATIENT, interval=Duration(2.0)),
@@ -652,7 +654,7 @@ async def test_every_dial_of_a_check_that_was_given_up_and_connects_later_is_tol
                 socks = await asyncio.gather(*(link.socket(to, probe) for _ in range(10)))
             finally:
                 sshd.kill_session(frozen_one, signal.SIGCONT)
-            moved_on = len(told)
+            moved_on = len(reported)
             assert 3 <= moved_on <= 7  # the others were never sent there
             for sock in socks:
                 with sock:
@@ -664,29 +666,29 @@ async def test_every_dial_of_a_check_that_was_given_up_and_connects_later_is_tol
                 for check in checks:
                     check.cancel()
                 await asyncio.wait(checks)
-            assert len(told) >= moved_on + 4
+            assert len(reported) >= moved_on + 4
             async with asyncio.timeout(15):
-                while len(broken) < len(told) or link.details()["channels"]:
+                while len(broken) < len(reported) or link.details()["channels"]:
                     await asyncio.sleep(0.02)
             await echo_once(link, port)
-            assert len(broken) == len(told)
+            assert len(broken) == len(reported)
 
 
-async def test_a_dial_that_is_under_way_when_its_connection_ends_is_told(sshd: Bastion) -> None:
-    told: list[int] = []
+async def test_a_dial_that_is_under_way_when_its_connection_ends_is_reported(sshd: Bastion) -> None:
+    reported: list[int] = []
     async with opened(options(sshd, keepalive=PATIENT)) as link:
         with frozen(sshd):
             check = asyncio.ensure_future(
-                link.socket(Endpoint("127.0.0.1", 9), Phases(given_up=lambda: told.append(1)))
+                link.socket(Endpoint("127.0.0.1", 9), Phases(given_up=lambda: reported.append(1)))
             )
             await asyncio.sleep(0.1)
             link._sessions[0].abort("it is enough")
             with pytest.raises(LinkLostError):
                 await check
-            assert told == [1]
+            assert reported == [1]
             with pytest.raises(LinkLostError):
-                await link.socket(Endpoint("127.0.0.1", 9), Phases(given_up=lambda: told.append(1)))
-            assert told == [1]  # nothing was dialled
+                await link.socket(Endpoint("127.0.0.1", 9), Phases(given_up=lambda: reported.append(1)))
+            assert reported == [1]  # nothing was dialled
 
 
 async def test_a_stall_of_the_whole_path_costs_no_connection(sshd: Bastion) -> None:

@@ -53,7 +53,7 @@ def faulty(*faults: Exception) -> Faulty:
 
 
 async def ends(address: tuple[str, int]) -> bytes | None:
-    """What a client is told; None: it is reset."""
+    """What a client receives; None: it is reset."""
     loop = asyncio.get_running_loop()
     with socket.socket() as client:
         client.setblocking(False)

@@ -18,7 +18,7 @@ def packed(body: bytes, descriptors: int) -> bytes:
 
 
 class Heard:
-    """One end, and what it was told."""
+    """One end, and the messages that it received."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)

@@ -116,9 +116,9 @@ async def test_what_a_check_finds_is_one_line(said: Finding | Exception, state: 
     result = await probe_once(Saying(said), DirectLink(), Endpoint("db", 1), 5.0)
     assert result.state is state
     found = result.finding or Finding()
-    told = [text for text in (result.detail, found.version, found.identity) if text]
-    assert "?[2J?]0;owned?" in told[0]
-    assert all(text.isprintable() for text in told)
+    texts = [text for text in (result.detail, found.version, found.identity) if text]
+    assert "?[2J?]0;owned?" in texts[0]
+    assert all(text.isprintable() for text in texts)
 
 
 def test_a_log_for_people_has_a_line_for_each_event(
