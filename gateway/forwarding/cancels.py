@@ -12,7 +12,8 @@ from gateway.forwarding.vigil import Vigil
 log = logging.getLogger(__name__)
 
 _FIRST_WORDS = 2.0
-"""Seconds within which a client must have said what it wants, where that matters."""
+"""Seconds within which a client must have said something whole, where that matters."""
+_MOST_QUESTIONS = 2
 _LOOK_AGAIN = 0.01
 """Seconds after which to look for the rest of what has come in part."""
 _ANSWER = 2.0
@@ -94,10 +95,8 @@ class Cancelling:
         Raises:
             DialError: The client is gone.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _FIRST_WORDS
-        while True:
-            opening = await self._opening(client, vigil, deadline)
+        for _ in range(_MOST_QUESTIONS + 1):
+            opening = await self._opening(client, vigil)
             if not isinstance(opening, Question):
                 return opening if isinstance(opening, CancelRequest) else None
             if link is None or place is None or await self._answer(opening, link, place) != opening.no:
@@ -107,9 +106,11 @@ class Cancelling:
                 client.send(opening.no)
             except OSError as error:
                 raise _gone(error) from error
+        return None
 
-    async def _opening(self, client: Stream, vigil: Vigil, deadline: float) -> Opening | Question | CancelRequest:
+    async def _opening(self, client: Stream, vigil: Vigil) -> Opening | Question | CancelRequest:
         loop = asyncio.get_running_loop()
+        deadline = loop.time() + _FIRST_WORDS
         while (left := deadline - loop.time()) > 0 and await vigil.readable(left):
             try:
                 first = client.recv(self._kind.most, socket.MSG_PEEK)
