@@ -9,13 +9,12 @@ import pytest
 from gateway.relay.linger import lingerer
 from gateway.ssh import doors, windows
 from gateway.ssh.channel import StockRelay
-from gateway.ssh.options import Cipher
 from gateway.ssh.outbox import PACKET
 from gateway.ssh.plane import PlaneRelay
 from gateway.ssh.pool import SshLink
 from gateway.ssh.session import ChannelRelay, Session
 
-CIPHERS: tuple[Cipher, ...] = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
+CIPHERS: tuple[str, ...] = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
 """One for the project's own plane, and one for asyncssh's channels."""
 QUANTUM = PACKET
 """The most that one client sends before another's turn, where several wait."""
@@ -100,7 +99,7 @@ def sessions(link: SshLink) -> list[Session]:
 def channels(link: SshLink) -> int:
     """How many channels there are, with those that are being opened and closed."""
     return sum(
-        len(_windows(session)) + (0 if session.plane else session._channels.opening) for session in link._sessions
+        len(_windows(session)) + (0 if session.data_plane() == "native" else session._channels.opening) for session in link._sessions
     )
 
 
