@@ -627,9 +627,7 @@ async def test_a_dial_leaves_a_frozen_connection_at_once(sshd: Bastion, monkeypa
 
 
 @pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"])
-async def test_every_dial_of_a_check_that_was_given_up_and_connects_later_is_told(
-    sshd: Bastion, cipher: str
-) -> None:
+async def test_every_dial_of_a_check_that_was_given_up_and_connects_later_is_told(sshd: Bastion, cipher: str) -> None:
     broken: list[int] = []
 
     def counting(client: socket.socket) -> None:
