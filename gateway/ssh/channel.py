@@ -8,7 +8,7 @@ from typing import Any, cast
 import asyncssh
 
 from gateway.contracts import Endpoint
-from gateway.measure import Histogram
+from gateway.measure import Histogram, Tap
 from gateway.ssh.doors import join_short_pieces, undelivered
 from gateway.ssh.outbox import PACKET, Outbox
 from gateway.ssh.relay import ClientSide
@@ -30,10 +30,11 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
     Args:
         latency: Where to count response latency.
         outbox: Where its turn to send comes, among all relays of the connection; None: at any time.
+        tap: Sees the bytes, until it is finished.
     """
 
-    def __init__(self, latency: Histogram, outbox: Outbox | None) -> None:
-        super().__init__(latency, Window(_NO_GROWTH, FIRST))
+    def __init__(self, latency: Histogram, outbox: Outbox | None, tap: Tap | None = None) -> None:
+        super().__init__(latency, Window(_NO_GROWTH, FIRST), tap)
         self._outbox = outbox
         self._channel: asyncssh.SSHTCPChannel[bytes] | None = None
         self._channel_full = False
@@ -58,14 +59,7 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
         client = self._client
         if client is None or self._client_deaf or self.ended.done():
             return
-        self.last_active = now = time.monotonic()
-        if self._tap is not None:
-            self._tap.back(memoryview(data), now)
-        if self._asked:
-            if self._tap is None:
-                self._latency.observe(now - self._asked)
-            self._asked = 0.0
-            self.answers += 1
+        self._measure(data)
         sent = 0
         if not self._held:
             try:
@@ -82,6 +76,18 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
                 self._channel.pause_reading()
         self._hold(memoryview(data)[sent:])
         self._update()
+
+    def _measure(self, data: bytes) -> None:
+        self.last_active = now = time.monotonic()
+        if self._tap is not None:
+            self._tap.back(memoryview(data), now)
+            if self._tap.finished:
+                self._tap = None
+        if self._asked:
+            if self._tap is None or self._tap.meter is None:
+                self._latency.observe(now - self._asked)
+            self._asked = 0.0
+            self.answers += 1
 
     def eof_received(self) -> bool:
         """The backend has said everything; the other direction stays open."""
@@ -136,6 +142,8 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
         self._asked = self.last_active
         if self._tap is not None:
             self._tap.forth(memoryview(data), self.last_active)
+            if self._tap.finished:
+                self._tap = None
         self.to_backend += len(data)
         try:
             channel.write(data)
@@ -189,9 +197,15 @@ class StockChannels:
         """Channels that are being opened, given up or not."""
         return len(self._opening)
 
-    async def open(self, to: Endpoint, latency: Histogram, timeout: float) -> StockRelay:  # noqa: ASYNC109
+    async def open(
+        self,
+        to: Endpoint,
+        latency: Histogram,
+        timeout: float,  # noqa: ASYNC109 - see the protocol
+        tap: Tap | None = None,
+    ) -> StockRelay:
         """See `gateway.ssh.session.Channels`."""
-        relay = StockRelay(latency, self._outbox)
+        relay = StockRelay(latency, self._outbox, tap)
         # An open that is cancelled leaks its channel (asyncssh #823): it runs in a task of its own, and one that
         # nobody waits for any more is aborted when it completes.
         opening: asyncio.Task[_Opened] = asyncio.ensure_future(self._channel(relay, to))
