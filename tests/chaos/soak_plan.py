@@ -4,7 +4,6 @@ import random
 from dataclasses import dataclass, field
 
 from gateway.demo.sshd import Bastion
-from gateway.ssh.options import Cipher
 from tests.chaos import soak_inside as inside
 from tests.chaos.child import Child
 from tests.chaos.slow_link import Shape, SlowLink
@@ -33,7 +32,7 @@ class Round:
         seconds: With clients that begin new streams.
     """
 
-    cipher: Cipher
+    cipher: str
     path: str
     trouble: str
     seconds: float

@@ -6,7 +6,7 @@ import time
 
 from gateway.contracts import Duration
 from gateway.relay.direct import DirectLink
-from gateway.ssh.options import Cipher, Connections, SshOptions
+from gateway.ssh.options import Connections, SshOptions
 from gateway.ssh.pool import SshLink
 from gateway.tunnels.ssh import SshTunnel
 from tests.chaos import soak_inside as inside
@@ -53,7 +53,7 @@ async def play(bench: Bench, chosen: Round) -> Outcome:
     return outcome
 
 
-def _options(bench: Bench, cipher: Cipher) -> SshOptions:
+def _options(bench: Bench, cipher: str) -> SshOptions:
     pin = (bench.bastion.folder / "host_key.pub").read_text().strip()
     return SshOptions(
         host="127.0.0.1", port=bench.link.port, user=bench.bastion.user, host_keys=(pin,),

@@ -21,7 +21,7 @@ from test_ssh import opened, options
 from gateway.contracts import Duration
 from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
-from gateway.ssh.options import Cipher, Connections, Keepalive, SshOptions
+from gateway.ssh.options import Connections, Keepalive, SshOptions
 from tests.chaos import soak_inside as inside
 from tests.chaos.front import fronting
 from tests.chaos.share import Backend, Clients, measure
@@ -49,7 +49,7 @@ def over(path: SlowLink, bastion: Bastion, **changes: Any) -> SshOptions:
 
 @pytest.mark.parametrize("cipher", inside.CIPHERS)
 async def test_every_upload_has_its_share_of_a_full_uplink_and_queries_are_answered(
-    sshd: Bastion, cipher: Cipher
+    sshd: Bastion, cipher: str
 ) -> None:
     uploads, queries = 16, 2
     with Backend() as backend, SlowLink(sshd.port, Shape(up=2e6)) as path:
@@ -62,7 +62,7 @@ async def test_every_upload_has_its_share_of_a_full_uplink_and_queries_are_answe
 
 
 @pytest.mark.parametrize(("who", "cipher"), [("us", PLANE), ("sshd", PLANE), ("us", STOCK)])
-async def test_new_keys_on_a_full_slow_uplink_cost_nothing(tmp_path: Path, who: str, cipher: Cipher) -> None:
+async def test_new_keys_on_a_full_slow_uplink_cost_nothing(tmp_path: Path, who: str, cipher: str) -> None:
     """What is under way delays them, and must not look like silence."""
     need(find("sshd") is not None, "sshd (package openssh-server)")
     limit = 1 << 20
@@ -94,7 +94,7 @@ def flooding(client: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("cipher", inside.CIPHERS)
-async def test_a_slow_reader_holds_no_more_than_its_window(sshd: Bastion, cipher: Cipher) -> None:
+async def test_a_slow_reader_holds_no_more_than_its_window(sshd: Bastion, cipher: str) -> None:
     """One that reads little by little, so that it is granted more all the time."""
     stop = threading.Event()
 
