@@ -92,10 +92,12 @@ def sessions(link: SshLink) -> list[Session]:
 
 def channels(link: SshLink) -> int:
     """How many channels there are, with those that are being opened and closed."""
-    return sum(
-        len(_windows(session)) + (0 if session.data_plane() == "native" else session._channels.opening)
-        for session in link._sessions
-    )
+    return sum(len(_windows(session)) + _unknown(session) for session in link._sessions)
+
+
+def _unknown(session: Session) -> int:
+    """How many channels are being opened whose windows cannot be seen: those of asyncssh's."""
+    return 0 if session.data_plane() == "native" else session._channels.opening
 
 
 def _windows(session: Session) -> dict[int, windows.Window]:
@@ -140,11 +142,11 @@ class Budgets:
         return self._first + self._process - windows.FIRST.left - windows.PROCESS.left
 
     def unaccounted(self, link: SshLink) -> int:
-        """What is taken, and belongs to no channel that is open; what is being opened is not known to all ways."""
+        """What is taken, and belongs to no channel; 0 where it may belong to those that are being opened."""
         accounted = sum(
             max(0, window.size - windows.LEAST) for each in link._sessions for window in _windows(each).values()
         )
-        opening = sum(session._channels.opening for session in link._sessions)
+        opening = sum(map(_unknown, link._sessions))
         return 0 if opening and self.taken >= accounted else self.taken - accounted
 
 
