@@ -131,12 +131,29 @@ def running(folder: Path, other: Path | None = None) -> Iterator[list[Way]]:
         ]
         if other is not None:
             (folder / "other").mkdir()
-            yield [*ways, _gateway(folder / "other", bastion, server, far, database, start, other)]
+            yield [*ways, _gateway(folder / "other", bastion, server, far, database, start, root=other)]
             return
         yield [
             *ways,
             _ssh("ssh -L", [], bastion, server, far, database, start),
             _ssh("ssh -L, AES-GCM", ["-c", "aes128-gcm@openssh.com"], bastion, server, far, database, start),
+        ]
+
+
+@contextlib.contextmanager
+def with_cipher(folder: Path, cipher: str) -> Iterator[list[Way]]:
+    """The gateway and `ssh -L`, both with this cipher and no other."""
+    build()
+    with contextlib.ExitStack() as stack:
+        start = _starter(folder, stack)
+        server = free_port()
+        start([str(LOAD), "serve", str(server)], "load", server)
+        bastion = Bastion(folder / "bastion").start()
+        stack.callback(bastion.stop)
+        far = {0: bastion.port}
+        yield [
+            _gateway(folder, bastion, server, far, 0, start, f", ciphers: [{cipher}]"),
+            _ssh("ssh -L", ["-c", cipher], bastion, server, far, 0, start),
         ]
 
 
@@ -227,11 +244,12 @@ def _gateway(
     far: dict[int, int],
     database: int,
     start: Start,
+    more: str = "",
     root: Path = ROOT,
 ) -> Way:
     ops, listen, bulk, queries = free_port(), free_port(), free_port(), free_port()
     delayed = {delay: free_port() for delay in far}
-    keys = f"kind: ssh, host: 127.0.0.1, user: {bastion.user}, identity_files: [{bastion.client_key}]"
+    keys = f"kind: ssh, host: 127.0.0.1, user: {bastion.user}, identity_files: [{bastion.client_key}]{more}"
     known = f"known_hosts: [{bastion.known_hosts}], host_key_alias: '[127.0.0.1]:{bastion.port}'"
     options = f"kind: tcp, targets: ['127.0.0.1:{server}'], max_connections: 100000, check: {{interval: 1h}}"
     lines = [

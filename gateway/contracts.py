@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from math import inf
 from pathlib import Path
 from typing import NamedTuple, NewType, Protocol
 
 from gateway.errors import Reason
-from gateway.measure import Histogram
+from gateway.measure import Histogram, Tap
+from gateway.text import one_line
 
 Duration = NewType("Duration", float)
 """Seconds. Written `500ms`, `10s`, `5m`, `1h` in a configuration."""
@@ -125,9 +126,17 @@ class Ending(StrEnum):
 
 @dataclass
 class Phases:
-    """How long each part of a probe took, in seconds, in the order in which they happened."""
+    """How long each part of a probe took, in seconds, in the order in which they happened.
+
+    Args:
+        seconds: By phase.
+        given_up: Called for each dial of the probe that was given up and may still connect.
+        hint: What may be wrong if the phase that is under way takes too long; empty: nothing is known.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    given_up: Callable[[], None] = lambda: None
+    hint: str = ""
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -159,6 +168,8 @@ class Finding:
         unusable: A reason and a line that make it `down`, although it told all this.
         unprobed: Why nothing was asked; the target's state is then `unknown`.
         abort_limit: How many broken handshakes in a row the server lets pass, where it counts them.
+
+    What the server words itself is made one line that may be shown.
     """
 
     role: str | None = None
@@ -172,6 +183,12 @@ class Finding:
     unusable: tuple[Reason, str] | None = None
     unprobed: str | None = None
     abort_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("version", "identity"):
+            text = getattr(self, name)
+            if text is not None:
+                object.__setattr__(self, name, one_line(text))  # frozen, but not yet seen by anybody
 
 
 class Relay(Protocol):
@@ -219,7 +236,9 @@ class Link(Protocol):
             LinkLostError: The link died meanwhile.
         """
 
-    async def join(self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf) -> Relay:
+    async def join(
+        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+    ) -> Relay:
         """Dial `to`, then pump between it and `client` until both are done.
 
         Nothing is read from `client` before the far side exists. The relay owns `client` once this returns;
@@ -230,10 +249,12 @@ class Link(Protocol):
             to: The target.
             latency: Where to count the time from a request's last byte to its answer's first.
             within: Seconds for dialling, where the link's own deadline is not shorter.
+            tap: Sees the bytes, until it is finished.
 
         Raises:
             DialError: The target cannot be reached.
             LinkLostError: The link died meanwhile.
+            MovedOnError: Part of it did; see `gateway.relay.attempts`.
         """
 
     async def lost(self) -> str:
@@ -286,6 +307,58 @@ class Backend(Protocol):
         Raises:
             ReachError: With the reason.
         """
+
+
+class Opening(Enum):
+    """What a connection's first bytes are, where they are neither a request to cancel nor a question."""
+
+    SESSION = "session"
+    UNCLEAR = "unclear"
+    """More of them are needed."""
+
+
+@dataclass(frozen=True)
+class CancelRequest:
+    """What cancels a session's query, on a connection of its own; whoever knows it can do that, so it is a secret."""
+
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a client asks before it says what it wants.
+
+    Args:
+        asked: The bytes.
+        no: The answer after which it says that in the clear.
+    """
+
+    asked: bytes
+    no: bytes
+
+
+class LoginTap(Tap, Protocol):
+    """Watches a session begin, until it knows what a request to cancel it would say."""
+
+    @property
+    def unseen(self) -> bool:
+        """Whether it is a session, and what cancels it could not be seen."""
+
+    def named_by(self, request: CancelRequest) -> bool:
+        """Whether `request` is for this session."""
+
+
+class Cancels(Protocol):
+    """What requests to cancel look like, where a client sends them on connections of their own."""
+
+    most: int
+    """Bytes that `read` needs at most."""
+
+    def watch(self) -> LoginTap:
+        """A tap for one connection."""
+
+    def read(self, first: bytes) -> CancelRequest | Question | Opening:
+        """What a connection that begins with the bytes `first`, one at least, is for."""
 
 
 class Unit(Protocol):

@@ -12,13 +12,25 @@ LATENCY_BUCKETS = (
 
 
 class Tap(Protocol):
-    """Finds requests and answers in the bytes of one connection, where taking turns does not tell them apart."""
+    """Sees the bytes of one connection pass by; what it does must not raise."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has seen enough: its relay drops it then."""
+
+    @property
+    def meter(self) -> "Meter | None":
+        """What finds requests and answers in the bytes; None: taking turns tells them apart."""
 
     def forth(self, data: memoryview, now: float, /) -> None:
         """The client sent `data` at the monotonic time `now`."""
 
     def back(self, data: memoryview, now: float, /) -> None:
         """The backend sent `data` at the monotonic time `now`."""
+
+
+class Meter(Protocol):
+    """Finds requests and answers in the bytes of one connection, where taking turns does not tell them apart."""
 
     @property
     def sense(self) -> bool:
@@ -36,11 +48,12 @@ def waiting_since(tap: Tap | None, asked: float) -> float | None:
     """Since when a client waits for an answer, as a monotonic time; None: it waits for none.
 
     Args:
-        tap: What watches the connection, if anything does.
+        tap: What sees the connection's bytes, if anything does.
         asked: When the client spoke last without an answer since; 0: never.
     """
-    if tap is not None:
-        return tap.oldest() if tap.sense else None
+    meter = tap.meter if tap is not None else None
+    if meter is not None:
+        return meter.oldest() if meter.sense else None
     return asked or None
 
 
@@ -49,13 +62,11 @@ class Histogram:
 
     Args:
         bounds: Upper bounds in seconds, ascending, without the infinite one.
-        tap: How a relay finds what to observe; None: the time from what the client says to what it is answered.
     """
 
-    __slots__ = ("bounds", "counts", "sum", "tap")
+    __slots__ = ("bounds", "counts", "sum")
 
-    def __init__(self, bounds: tuple[float, ...] = LATENCY_BUCKETS, tap: MakeTap | None = None) -> None:
-        self.tap = tap
+    def __init__(self, bounds: tuple[float, ...] = LATENCY_BUCKETS) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0

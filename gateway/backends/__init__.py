@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.backends.common.volume import VolumeSpec
-from gateway.contracts import Backend, Duration, Endpoint
+from gateway.contracts import Backend, Cancels, Duration, Endpoint
 from gateway.kinds import Kinds
 from gateway.measure import MakeTap
 
@@ -28,6 +28,7 @@ class BackendKind:
         prompt: Seconds after which a client that still waits for an answer makes the target doubtful; None: an answer
             may take any time.
         tap: Makes what measures latency in its protocol's traffic; None: taking turns tells enough.
+        cancels: What requests to cancel look like, where they come on connections of their own; instead of `tap`.
         volume: Makes a Docker volume of the options and the listener's address, where one is configured.
         abort_limit: How many broken handshakes in a row a server takes before it refuses their source address.
     """
@@ -44,6 +45,7 @@ class BackendKind:
     privileged_only: Callable[[Any], bool] = lambda _: False
     abort_limit: int | None = None
     tap: MakeTap | None = None
+    cancels: Cancels | None = None
     prompt: float | None = None
     volume: Callable[[Any, Endpoint], VolumeSpec | None] = lambda _options, _listener: None
     verify: Callable[[Any, Any], None] = lambda _options, _check: None

@@ -20,6 +20,7 @@ from psycopg.pq.abc import PGconn
 from gateway.backends import BackendKind, NoOptions
 from gateway.backends.common.database import DatabaseCheck
 from gateway.backends.common.loopback import doorway
+from gateway.backends.common.postgres_cancel import PostgresCancels
 from gateway.backends.common.secrets import reveal
 from gateway.backends.common.tls import verify
 from gateway.contracts import Endpoint, Finding, Link, Phases
@@ -243,5 +244,6 @@ KIND = BackendKind(
     scheme="postgres",
     default_port=5432,
     has_roles=True,
+    cancels=PostgresCancels(),
     verify=verify,
 )

@@ -5,13 +5,16 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from gateway.contracts import Endpoint, Link, Relay, Stream
+from gateway.contracts import CancelRequest, Endpoint, Link, LoginTap, Relay, Stream
 from gateway.errors import DialError, LinkLostError, Reason
 from gateway.forwarding.aborts import LOGGED_IN, AbortBudget
-from gateway.measure import Histogram
-from gateway.relay.readiness import GONE, readiness
+from gateway.forwarding.cancels import Cancelling, copy
+from gateway.forwarding.path import Path, Place
+from gateway.forwarding.vigil import Vigil
+from gateway.measure import Histogram, MakeTap, Tap
+from gateway.relay.attempts import persist
 
 _FIRST_RETRY = 0.05
 _LAST_RETRY = 1.0
@@ -22,18 +25,10 @@ _NEXT_TARGET_AFTER = 2.0
 """Seconds that a target gets to accept a connection while there is another one to try."""
 _DIALS_PER_TARGET = 64
 """At once: at the end of an outage everybody who was held comes at the same moment."""
+_CANCEL_WITHIN = 5.0
+"""Seconds for dialling on behalf of a request to cancel: later it might end the session's next query."""
 _GIVE_UP = {Reason.CHANNEL_PROHIBITED}
 """Waiting does not help against these."""
-
-
-class Path(Protocol):
-    """What a forward needs of a tunnel's uplink."""
-
-    link: Link | None
-    channel_open: Histogram
-
-    async def wait_link(self) -> Link:
-        """Wait until there is a link."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +59,10 @@ class _HopelessError(DialError):
 class Arrival(NamedTuple):
     """A client that is joined, and to what."""
 
-    target: Endpoint
-    path: Path
+    place: Place
     relay: Relay
+    login: LoginTap | None = None
+    """What watches it log in, where that matters; None also for a request to cancel."""
 
 
 class Dialler:
@@ -74,10 +70,14 @@ class Dialler:
 
     Args:
         route: Where to.
+        make_tap: Makes what finds latency in the traffic; None: taking turns does.
+        cancels: Finds what requests to cancel are for; None: they come with the session, or not at all.
     """
 
-    def __init__(self, route: Route) -> None:
+    def __init__(self, route: Route, make_tap: MakeTap | None = None, cancels: Cancelling | None = None) -> None:
         self.route = route
+        self._make_tap = make_tap
+        self._cancels = cancels
         self.failing = False
         """Whether clients are reset rather than held."""
         self._rerouted = asyncio.Event()
@@ -99,19 +99,34 @@ class Dialler:
         self._turns = {}
         self._wake()
 
-    async def join(self, client: Stream, vigil: "Vigil", latency: Histogram) -> Arrival:
+    async def hear(self, client: Stream, vigil: Vigil) -> CancelRequest | None:
+        """The request to cancel that `client` comes with, if it is one; it stays unread.
+
+        Raises:
+            DialError: The client is gone.
+        """
+        route = self.route
+        target = next(iter(route.targets()), None)
+        place = Place(route.path, target) if target is not None else None
+        return await self._cancels.hear(client, vigil, route.path.link, place) if self._cancels else None
+
+    async def join(
+        self, client: Stream, vigil: Vigil, latency: Histogram, request: CancelRequest | None = None
+    ) -> Arrival:
         """Join `client` within the hold.
 
         Args:
             client: Who waits.
             vigil: Watches it meanwhile.
             latency: Where to count the time from a request to its answer.
+            request: What it comes with, where that is known.
 
         Raises:
             DialError: It could not be.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.route.hold
+        wish = _Wish(client, vigil, latency, request)
         pause = _FIRST_RETRY
         while True:
             route = self.route  # a reload may have put another in its place
@@ -128,28 +143,34 @@ class Dialler:
                 if link is None:
                     continue
             try:
-                target, relay = await self._dial(_Wish(client, latency), link, route, deadline)
+                return await self._dial(wish, link, route, deadline)
             except DialError as error:
-                if isinstance(error, _HopelessError) or self.failing or loop.time() + pause > deadline:
+                hopeless = isinstance(error, _HopelessError) or wish.request is not None
+                if hopeless or self.failing or loop.time() + pause > deadline:
                     raise
-            else:
-                return Arrival(target, route.path, relay)
             vigil.start()
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
             pause = min(pause * _RETRY_FACTOR, _LAST_RETRY)
 
-    async def _dial(self, wish: "_Wish", link: Link, route: Route, deadline: float) -> tuple[Endpoint, Relay]:
-        """Join the first target that can be."""
+    async def _dial(self, wish: "_Wish", link: Link, route: Route, deadline: float) -> Arrival:
+        """Join the first target that can be, or, for a request to cancel, the one that it is for."""
         failure = DialError(Reason.ROLE, "no target is a writable primary")
         hopeless = True
         targets = route.targets()
+        if not targets and (request := await self._request(wish, link, None)) is not None:
+            return await self._bring(wish, request, link, route, None)
         for target in targets:
+            place = Place(route.path, target)
+            if (request := await self._request(wish, link, place)) is not None:
+                return await self._bring(wish, request, link, route, place)
             started = time.perf_counter()
+            login = self._cancels.watch() if self._cancels else None
+            tap = login or (self._make_tap(wish.latency.observe) if self._make_tap else None)
             try:
                 within = max(deadline - asyncio.get_running_loop().time(), _LEAST_DIAL)
                 if target is not targets[-1]:
                     within = min(within, _NEXT_TARGET_AFTER)
-                relay = await self._dial_one(wish, link, route, target, within)
+                relay = await self._dial_one(wish, link, route, target, within, tap)
             except DialError as error:
                 hopeless &= error.reason in _GIVE_UP
                 failure = error
@@ -158,12 +179,41 @@ class Dialler:
                 raise DialError(Reason.TUNNEL, error.detail) from error
             else:
                 route.path.channel_open.observe(time.perf_counter() - started)
-                return target, relay
+                return Arrival(place, relay, login)
         if hopeless and targets:
             raise _HopelessError(failure.reason, failure.detail)
         raise failure
 
-    async def _dial_one(self, wish: "_Wish", link: Link, route: Route, target: Endpoint, within: float) -> Relay:
+    async def _request(self, wish: "_Wish", link: Link, place: Place | None) -> CancelRequest | None:
+        """What the client that is about to be sent to `place` comes to cancel, if it does; looks where it matters."""
+        if wish.request is None and not wish.heard and self._cancels is not None and self._cancels.elsewhere(place):
+            wish.request = await self._cancels.hear(wish.client, wish.vigil, link, place)
+            wish.heard = place is not None
+        return wish.request
+
+    async def _bring(
+        self, wish: "_Wish", request: CancelRequest, link: Link, route: Route, usual: Place | None
+    ) -> Arrival:
+        """Join a client that comes to cancel; where its session may be in several places, the others get copies."""
+        places = self._cancels.places(request, usual) if self._cancels else []
+        if not places:
+            raise DialError(Reason.ROLE, "no target is a writable primary")
+        chosen = usual if usual is not None and usual in places else places[0]
+        await asyncio.gather(*(copy(request, place) for place in places if place != chosen))
+        way = link if chosen.path is route.path else chosen.path.link
+        if way is None:
+            raise DialError(Reason.TUNNEL, f"the path to {chosen.target} is down, and its sessions with it")
+        try:
+            return Arrival(chosen, await self._dial_one(wish, way, route, chosen.target, _CANCEL_WITHIN))
+        except DialError:
+            route.failed(chosen.target)
+            raise
+        except LinkLostError as error:
+            raise DialError(Reason.TUNNEL, error.detail) from error
+
+    async def _dial_one(
+        self, wish: "_Wish", link: Link, route: Route, target: Endpoint, within: float, tap: Tap | None = None
+    ) -> Relay:
         budget = route.budget(target)
         if budget is not None and not budget.admits(time.time()):
             raise DialError(
@@ -182,26 +232,26 @@ class Dialler:
         else:
             await turn.acquire()
         try:
-            return await link.join(wish.client, target, wish.latency, max(deadline - time.monotonic(), _LEAST_DIAL))
-        except (DialError, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) or error.reason is Reason.TIMEOUT:
-                self.broke_off(target)  # it may be connected yet, and is closed then
-            raise
+            return await persist(
+                lambda left: link.join(wish.client, target, wish.latency, left, tap),
+                lambda: self._count(target, AbortBudget.given_up),
+                max(deadline - time.monotonic(), _LEAST_DIAL),
+            )
         finally:
             turn.release()
 
     def ended(self, target: Endpoint, relay: Relay, began: float) -> None:
         """A client has left that was connected at the time `began`: some servers count how."""
         if relay.answers < LOGGED_IN:
-            self.broke_off(target)
+            self._count(target, AbortBudget.broke_off)
         elif (budget := self.route.budget(target)) is not None:
             budget.logged_in(began)
 
-    def broke_off(self, target: Endpoint) -> None:
-        """A handshake was broken off, or may have been."""
+    def _count(self, target: Endpoint, how: Callable[[AbortBudget, float], None]) -> None:
+        """A handshake was broken off, or may yet be."""
         budget = self.route.budget(target)
         if budget is not None:
-            budget.broke_off(time.time())
+            how(budget, time.time())
             if budget.worrying:
                 self.route.failed(target)  # a check logs in, and the server forgets
 
@@ -216,41 +266,12 @@ class Dialler:
         return path.link
 
 
-class _Wish(NamedTuple):
-    """A client to be joined, and where its latency counts."""
+@dataclass
+class _Wish:
+    """A client to be joined, where its latency counts, and what it comes for, as far as that is known."""
 
     client: Stream
+    vigil: Vigil
     latency: Histogram
-
-
-class Vigil:
-    """Cancels the current task when its client resets while it waits; reads nothing.
-
-    Args:
-        client: Whom to watch, until a relay takes the descriptor over.
-    """
-
-    def __init__(self, client: Stream) -> None:
-        self.gone = False
-        self._client = client
-        self._watching = False
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Watch from now on: the wait may be long."""
-        if not self._watching:
-            self._watching = True
-            self._task = asyncio.current_task()
-            readiness().add(self._client.fileno(), self._noticed, GONE)
-
-    def end(self) -> None:
-        """Stop watching a client that was never joined."""
-        if self._watching and not self.gone:
-            readiness().remove(self._client.fileno())
-
-    def _noticed(self, event: int) -> None:
-        del event
-        readiness().remove(self._client.fileno())
-        self.gone = True
-        if self._task is not None:
-            self._task.cancel()
+    request: CancelRequest | None
+    heard: bool = False

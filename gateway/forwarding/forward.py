@@ -1,21 +1,27 @@
 """Takes clients in, joins them, lets them go, and counts."""
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import reduce
+from typing import NamedTuple
 
-from gateway.contracts import Ending, Endpoint, Relay, Stream
+from gateway.contracts import CancelRequest, Cancels, Ending, Endpoint, LoginTap, Relay, Stream
 from gateway.errors import DialError, Reason
 from gateway.forwarding.admission import Admission, Consumer, Refusal, Source
-from gateway.forwarding.dialler import Dialler, Path, Route, Vigil
+from gateway.forwarding.cancels import Cancelling
+from gateway.forwarding.dialler import Dialler, Route
 from gateway.forwarding.listener import Listener
+from gateway.forwarding.path import Path, Place
+from gateway.forwarding.reserve import Reserve
 from gateway.forwarding.shedding import Pace, first_to_go
 from gateway.forwarding.usage import UNKNOWN, Seat, Usage
 from gateway.forwarding.usage import Ledger as UsageLedger
+from gateway.forwarding.vigil import Vigil
 from gateway.measure import Histogram, MakeTap, Tally
 from gateway.relay.sockets import reset
 
@@ -29,18 +35,29 @@ _LOOK_EVERY = 0.5
 _DOUBT_EVERY = 10.0
 """Seconds between two doubts about one target: a server that is only slow is not asked all the time."""
 _SHED_EVERY = (0.1, 0.4)
+_LIMITS = (Refusal.MAX_CONNECTIONS, Refusal.CONSUMER_QUOTA)
+_RESERVED_FOR = 10.0
+"""Seconds after which a client beyond a limit is reset although its server has not ended the connection."""
 
 
 @dataclass(frozen=True)
 class Joined:
     """A relay, and where it leads."""
 
-    __slots__ = ("began", "path", "relay", "seat", "target")
+    __slots__ = ("began", "login", "place", "relay", "seat")
     relay: Relay
-    target: Endpoint
-    path: Path
+    place: Place
     seat: Seat | None
     began: float
+    login: LoginTap | None
+
+
+class _Beyond(NamedTuple):
+    """A client beyond a limit: why it is refused unless it comes to cancel something, and where that counts."""
+
+    refusal: Refusal
+    address: str | None
+    usage: Usage | None
 
 
 class Forward:
@@ -53,6 +70,7 @@ class Forward:
         route: Where to.
         tap: How latency is found in the traffic; None: by turns.
         prompt: Seconds after which traffic counts as failed where a client still waits for an answer; None: never.
+        cancels: What requests to cancel look like, where they come on connections of their own; None: they do not.
     """
 
     def __init__(
@@ -63,12 +81,13 @@ class Forward:
         route: Route,
         tap: MakeTap | None = None,
         prompt: float | None = None,
+        cancels: Cancels | None = None,
     ) -> None:
         self.name = name
         self.listeners = listeners
         self.admission = admission
-        self.consumers = UsageLedger(tap)
-        self._latency = Histogram(tap=tap)
+        self.consumers = UsageLedger()
+        self._latency = Histogram()
         self.accepted = 0
         self.resets: Tally = Tally()
         self.rejected: Tally = Tally()
@@ -78,7 +97,10 @@ class Forward:
         self._ended_from_backend = 0
         self._dialling: set[asyncio.Task[None] | None] = set()
         self._group: asyncio.TaskGroup | None = None
-        self._dialler = Dialler(route)
+        self._cancels = Cancelling(cancels) if cancels is not None else None
+        self._dialler = Dialler(route, tap, self._cancels)
+        self._reserve = Reserve()
+        """Held by their tasks, and by their relays' `ended` once they are joined."""
         self._prompt = prompt
         self._unwanted: frozenset[Endpoint] = frozenset()
         self._shedding = False
@@ -125,7 +147,7 @@ class Forward:
             await asyncio.sleep(_LOOK_EVERY)
             now = time.monotonic()
             for each in self.joined.values():
-                since, target = each.relay.waiting_since, each.target
+                since, target = each.relay.waiting_since, each.place.target
                 late = since is not None and since < now - self._prompt
                 if late and doubted.get(target, -_DOUBT_EVERY) < now - _DOUBT_EVERY:
                     doubted[target] = now
@@ -142,7 +164,7 @@ class Forward:
 
     def active_on(self, path: Path) -> int:
         """How many clients are joined through `path`."""
-        return sum(each.path is path for each in self.joined.values())
+        return sum(each.place.path is path for each in self.joined.values())
 
     def abort_all(self) -> None:
         """Reset every client, joined or waiting."""
@@ -190,7 +212,7 @@ class Forward:
             self._shedding = False
 
     def _clients_of_unwanted(self) -> list[Relay]:
-        return [each.relay for each in self.joined.values() if each.target in self._unwanted]
+        return [each.relay for each in self.joined.values() if each.place.target in self._unwanted]
 
     def _start_accepting(self) -> None:
         if self._group is not None:
@@ -200,9 +222,9 @@ class Forward:
     def _take(self, client: Stream) -> None:
         admission = self.admission
         source = Source.of(client) if admission.looks else Source()
-        refusal = admission.refusal(source, self.active)
+        refusal = admission.refusal(source, self.active - len(self._reserve))
         if refusal is not None:
-            self._refuse(client, refusal)
+            self._turn_away(client, refusal)
             return
         self.accepted += 1
         if self._group is None:
@@ -215,16 +237,31 @@ class Forward:
         if consumer is None and admission.identity is not None and not admission.identity.stranger(source.address):
             self._begin(client, self._introduce(client, source.address))
             return
-        seat = self._admit(client, source.address, consumer)
-        if seat is not None:
-            self._begin(client, self._connect(client, seat), seat)
+        admitted = self._admit(source.address, consumer)
+        if isinstance(admitted, Seat):
+            self._begin(client, self._connect(client, admitted), admitted)
+        else:
+            self._turn_away(client, *admitted)
 
-    def _begin(self, client: Stream, job: Coroutine[None, None, None], seat: Seat | None = None) -> None:
-        if self._group is None:
+    def _turn_away(self, client: Stream, refusal: Refusal, usage: Usage | None = None) -> None:
+        """Refuse a client; one beyond a limit may come to cancel something, and is heard first."""
+        source = Source.of(client) if self._cancels is not None and refusal in _LIMITS else None
+        room = source is not None and self._group is not None and self._reserve.has_room(source.address)
+        if source is None or not room or self.admission.refusal(source, 0) is not None:
+            self._refuse(client, refusal, usage)
             return
+        task = self._begin(client, self._hear(client, _Beyond(refusal, source.address, usage)))
+        self._reserve.enter(task, source.address)
+
+    def _begin(
+        self, client: Stream, job: Coroutine[None, None, None], seat: Seat | None = None
+    ) -> "asyncio.Task[None] | None":
+        if self._group is None:
+            return None
 
         def over(task: asyncio.Task[None]) -> None:
             self._dialling.discard(task)
+            self._reserve.leave(task)
             if task.cancelled():  # perhaps before it began
                 reset(client)
             if seat is not None:
@@ -233,6 +270,7 @@ class Forward:
         task = self._group.create_task(job)
         self._dialling.add(task)
         task.add_done_callback(over)
+        return task
 
     def _refuse(self, client: Stream, refusal: Refusal, usage: Usage | None = None) -> None:
         self.rejected[refusal] += 1
@@ -250,32 +288,61 @@ class Forward:
         except BaseException:
             reset(client)
             raise
-        seat = self._admit(client, address, consumer)
-        if seat is not None:
+        admitted = self._admit(address, consumer)
+        if isinstance(admitted, Seat):
             try:
-                await self._connect(client, seat)
+                await self._connect(client, admitted)
             finally:
-                seat.give_up()
+                admitted.give_up()
+        else:
+            self._turn_away(client, *admitted)
 
-    def _admit(self, client: Stream, address: str, consumer: Consumer | None) -> Seat | None:
-        """A place among the consumer's connections, when it may have one more."""
+    def _admit(self, address: str, consumer: Consumer | None) -> Seat | tuple[Refusal, Usage]:
+        """A place among the consumer's connections; or why it may have no more, and where that counts."""
         # Where containers are not known, an address has to do; it is told nobody.
         name = consumer.name if consumer else (UNKNOWN if self.admission.identity else address)
         identifier = consumer.id if consumer else ""
         refusal = self.admission.consumer_refusal(consumer, self.consumers.live[name])
         if refusal is not None:
-            self._refuse(client, refusal, self.consumers.of(name, identifier))
-            return None
+            return refusal, self.consumers.of(name, identifier)
         return self.consumers.admit(name, identifier)
 
-    async def _connect(self, client: Stream, seat: Seat | None) -> None:
-        """Join one client within the hold, or reset it with a counted reason."""
+    async def _hear(self, client: Stream, beyond: "_Beyond") -> None:
+        """Join a client beyond a limit that comes to cancel something, or refuse it."""
+        request = None
+        if await self._has_label(beyond.address):
+            with contextlib.suppress(DialError):  # it has gone
+                request = await self._dialler.hear(client, Vigil(client))
+        if request is None:
+            self._refuse(client, beyond.refusal, beyond.usage)
+            return
+        if beyond.refusal is Refusal.MAX_CONNECTIONS:  # others were counted when they came
+            self.accepted += 1
+        await self._connect(client, None, request)
+
+    async def _has_label(self, address: str | None) -> bool:
+        """Whether a client beyond a limit may come in as far as its consumer's label matters."""
+        admission, consumer = self.admission, None
+        if admission.label is None or address is None:
+            return True
+        if admission.identity is not None and not admission.identity.stranger(address):
+            consumer = await admission.identity.find(address, _INTRODUCTION)
+        return admission.consumer_refusal(consumer, 0) is None
+
+    async def _connect(self, client: Stream, seat: Seat | None, request: CancelRequest | None = None) -> None:
+        """Join one client within the hold, or reset it with a counted reason.
+
+        Args:
+            client: Who.
+            seat: Its consumer's account.
+            request: What it comes to cancel, where that is known.
+        """
         vigil = Vigil(client)
         task = asyncio.current_task()
         relay: Relay | None = None
         try:
             latency = seat.usage.latency if seat else self._latency
-            target, path, relay = await self._dialler.join(client, vigil, latency)
+            place, relay, login = await self._dialler.join(client, vigil, latency, request)
         except DialError as error:
             self.rejected[error.reason] += 1
             log.debug(
@@ -300,14 +367,22 @@ class Forward:
         self._dialling.discard(task)
         if seat is not None:
             seat.join(relay)
-        self.joined[relay.ended] = Joined(relay, target, path, seat, time.time())
+        self.joined[relay.ended] = Joined(relay, place, seat, time.time(), login)
+        if login is not None and self._cancels is not None:
+            self._cancels.begin(place, login)
+        if self._reserve.pass_on(task, relay.ended):
+            late = asyncio.get_running_loop().call_later(_RESERVED_FOR, relay.abort, Ending.ABORTED)
+            relay.ended.add_done_callback(lambda _: late.cancel())
         relay.ended.add_done_callback(self._on_ended)
-        if target in self._unwanted:  # it lost its role meanwhile
+        if place.target in self._unwanted:  # it lost its role meanwhile
             self.shed(self._unwanted)
 
     def _ended(self, ended: asyncio.Future[Ending]) -> None:
         joined, ending = self.joined.pop(ended), ended.result()
-        relay, target = joined.relay, joined.target
+        relay, target = joined.relay, joined.place.target
+        self._reserve.leave(ended)
+        if joined.login is not None and self._cancels is not None:
+            self._cancels.end(joined.place, joined.login)
         if joined.seat is not None:
             joined.seat.end()
         self._ended_to_backend += relay.to_backend

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from gateway.contracts import Relay
-from gateway.measure import Histogram, MakeTap, Tally
+from gateway.measure import Histogram, Tally
 
 MOST = 256
 """Consumers that are told apart; the connections of any further one count as those of `OTHERS`."""
@@ -97,15 +97,10 @@ class Seat:
 
 
 class Ledger(dict[str, Usage]):
-    """By the consumer's name.
+    """By the consumer's name."""
 
-    Args:
-        tap: How latency is found in the traffic.
-    """
-
-    def __init__(self, tap: MakeTap | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._tap = tap
         self.live: Counter[str] = Counter()
         """Connections now of each consumer, those too that are not told apart; nobody without one is in it."""
 
@@ -122,15 +117,12 @@ class Ledger(dict[str, Usage]):
                 if idle is None:
                     return self._others()
                 self._merge(self.pop(idle))
-            found = self[name] = self._new(identifier)
+            found = self[name] = Usage(identifier)
         found.id = identifier
         return found
 
-    def _new(self, identifier: str = "") -> Usage:
-        return Usage(identifier, latency=Histogram(tap=self._tap))
-
     def _others(self) -> Usage:
-        return self.get(OTHERS) or self.setdefault(OTHERS, self._new())
+        return self.get(OTHERS) or self.setdefault(OTHERS, Usage())
 
     def _merge(self, gone: Usage) -> None:
         """What has been counted stays counted."""

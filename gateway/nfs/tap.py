@@ -63,6 +63,8 @@ class RpcTap:
     """
 
     __slots__ = ("_back", "_forth", "_observe", "_pending")
+    finished = False
+    """It measures until the connection ends."""
 
     def __init__(self, observe: Callable[[float], None]) -> None:
         self._observe = observe
@@ -87,10 +89,15 @@ class RpcTap:
                 self._observe(now - asked)
 
     @property
-    def sense(self) -> bool:
+    def meter(self) -> "RpcTap":
         """See `gateway.measure.Tap`."""
+        return self
+
+    @property
+    def sense(self) -> bool:
+        """See `gateway.measure.Meter`."""
         return self._forth.sense and self._back.sense
 
     def oldest(self) -> float | None:
-        """See `gateway.measure.Tap`."""
+        """See `gateway.measure.Meter`."""
         return next(iter(self._pending.values()), None)

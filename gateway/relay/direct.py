@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from math import inf
 
 from gateway.contracts import Endpoint, Link, Phases, Progress, Relay, Stream, TunnelState
-from gateway.measure import Histogram
+from gateway.measure import Histogram, Tap
 from gateway.relay.dial import DIAL_TIMEOUT, dial
 from gateway.relay.straight import StraightRelay
 
@@ -28,9 +28,11 @@ class DirectLink:
         """See `gateway.contracts.Link`; counts the phases `dns` and `tcp`."""
         return await dial(to, phases or Phases(), self._timeout)
 
-    async def join(self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf) -> Relay:
+    async def join(
+        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+    ) -> Relay:
         """See `gateway.contracts.Link`."""
-        return StraightRelay(client, await dial(to, Phases(), min(self._timeout, within)), latency)
+        return StraightRelay(client, await dial(to, Phases(), min(self._timeout, within)), latency, tap)
 
     async def lost(self) -> str:
         """Never returns."""

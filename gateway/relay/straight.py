@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from gateway.contracts import Ending
-from gateway.measure import Histogram, waiting_since
+from gateway.measure import Histogram, Tap, waiting_since
 from gateway.relay.linger import lingerer
 from gateway.relay.pages import pages
 from gateway.relay.readiness import GONE, READ, WRITE
@@ -182,6 +182,7 @@ class StraightRelay:
         client: The accepted socket, non-blocking.
         backend: The dialled socket, non-blocking.
         latency: Where to count response latency.
+        tap: Sees the bytes, until it is finished.
     """
 
     __slots__ = (
@@ -189,7 +190,9 @@ class StraightRelay:
         "_tap", "answers", "ended", "last_active",
     )  # fmt: skip
 
-    def __init__(self, client: socket.socket, backend: socket.socket, latency: Histogram) -> None:
+    def __init__(
+        self, client: socket.socket, backend: socket.socket, latency: Histogram, tap: Tap | None = None
+    ) -> None:
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.last_active = time.monotonic()
         self.answers = 0
@@ -198,9 +201,9 @@ class StraightRelay:
         self._forth = _Direction(client, backend)
         self._back = _Direction(backend, client)
         self._latency = latency
-        self._tap = latency.tap(latency.observe) if latency.tap is not None else None
-        if self._tap is not None:
-            self._forth.seen, self._back.seen = self._tap.forth, self._tap.back
+        self._tap = tap
+        if tap is not None:
+            self._forth.seen, self._back.seen = tap.forth, tap.back
         self._asked = 0.0
         self._ending = Ending.FINISHED
         self._client_watch = Watch(client, self._on_client, READ)
@@ -252,7 +255,7 @@ class StraightRelay:
         self._on_event(event, self._backend_watch, self._back, self._forth)
         if self._asked and self._back.moved != before:
             self.answers += 1
-            if self._tap is None:
+            if self._tap is None or self._tap.meter is None:
                 self._latency.observe(now - self._asked)
             self._asked = 0.0
 
@@ -269,6 +272,8 @@ class StraightRelay:
                 writes.drain()
             if event & ~WRITE and mask & READ:
                 reads.pump()
+                if self._tap is not None and self._tap.finished:
+                    self._tap = self._forth.seen = self._back.seen = None
         except BlockingIOError:
             pass
         except _GoneError as gone:

@@ -8,8 +8,8 @@ from typing import Any, cast
 import asyncssh
 
 from gateway.contracts import Endpoint
-from gateway.measure import Histogram
-from gateway.ssh.doors import join_short_pieces, undelivered
+from gateway.measure import Histogram, Tap
+from gateway.ssh.doors import grant, grant_nothing, undelivered
 from gateway.ssh.outbox import PACKET, Outbox
 from gateway.ssh.relay import ClientSide
 from gateway.ssh.windows import FIRST, Budget, Window
@@ -30,10 +30,11 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
     Args:
         latency: Where to count response latency.
         outbox: Where its turn to send comes, among all relays of the connection; None: at any time.
+        tap: Sees the bytes, until it is finished.
     """
 
-    def __init__(self, latency: Histogram, outbox: Outbox | None) -> None:
-        super().__init__(latency, Window(_NO_GROWTH, FIRST))
+    def __init__(self, latency: Histogram, outbox: Outbox | None, tap: Tap | None = None) -> None:
+        super().__init__(latency, Window(_NO_GROWTH, FIRST), tap)
         self._outbox = outbox
         self._channel: asyncssh.SSHTCPChannel[bytes] | None = None
         self._channel_full = False
@@ -49,23 +50,16 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
     def attach(self, client: socket.socket) -> None:
         """Take over `client` and start: the channel is open."""
         super().attach(client)
-        if self._channel is not None and not (self._channel_done or self._held):
+        if self._channel is not None and not self._channel_done:
             self._channel.resume_reading()
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         """Bytes from the backend."""
         del datatype
         client = self._client
-        if client is None or self._client_deaf or self.ended.done():
+        if client is None or self.ended.done():
             return
-        self.last_active = now = time.monotonic()
-        if self._tap is not None:
-            self._tap.back(memoryview(data), now)
-        if self._asked:
-            if self._tap is None:
-                self._latency.observe(now - self._asked)
-            self._asked = 0.0
-            self.answers += 1
+        self._measure(data)
         sent = 0
         if not self._held:
             try:
@@ -74,14 +68,25 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
                 pass
             except OSError:
                 self._client_failed()
-                return
             self.from_backend += sent
-            if sent == len(data):
-                return
-            if self._channel is not None:
-                self._channel.pause_reading()
-        self._hold(memoryview(data)[sent:])
-        self._update()
+            self._took(sent, self.last_active)
+        if self._client_deaf:
+            self._took(len(data), self.last_active)
+        elif sent < len(data):
+            self._hold(memoryview(data)[sent:])
+            self._update()
+
+    def _measure(self, data: bytes) -> None:
+        self.last_active = now = time.monotonic()
+        if self._tap is not None:
+            self._tap.back(memoryview(data), now)
+            if self._tap.finished:
+                self._tap = None
+        if self._asked:
+            if self._tap is None or self._tap.meter is None:
+                self._latency.observe(now - self._asked)
+            self._asked = 0.0
+            self.answers += 1
 
     def eof_received(self) -> bool:
         """The backend has said everything; the other direction stays open."""
@@ -136,6 +141,8 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
         self._asked = self.last_active
         if self._tap is not None:
             self._tap.forth(memoryview(data), self.last_active)
+            if self._tap.finished:
+                self._tap = None
         self.to_backend += len(data)
         try:
             channel.write(data)
@@ -163,10 +170,10 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
             self._outbox.leave(self)
 
     def _took(self, count: int, now: float) -> None:
-        """Go on once the client has everything; asyncssh grants as it delivers."""
-        del count, now
-        if not self._held and self._channel is not None and not self._channel_done:
-            self._channel.resume_reading()
+        window = self.window
+        window.owed += count
+        if window.owed >= window.step and self._channel is not None and not (self._got_eof or self._channel_done):
+            grant(self._channel, window.grant(now, None))
 
 
 class StockChannels:
@@ -180,7 +187,7 @@ class StockChannels:
     def __init__(self, conn: asyncssh.SSHClientConnection, outbox: Outbox | None = None) -> None:
         self._conn = conn
         self._outbox = outbox
-        join_short_pieces(conn)
+        grant_nothing(conn)
         self._opening: set[asyncio.Task[_Opened]] = set()
         self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -189,9 +196,15 @@ class StockChannels:
         """Channels that are being opened, given up or not."""
         return len(self._opening)
 
-    async def open(self, to: Endpoint, latency: Histogram, timeout: float) -> StockRelay:  # noqa: ASYNC109
+    async def open(
+        self,
+        to: Endpoint,
+        latency: Histogram,
+        timeout: float,  # noqa: ASYNC109 - see the protocol
+        tap: Tap | None = None,
+    ) -> StockRelay:
         """See `gateway.ssh.session.Channels`."""
-        relay = StockRelay(latency, self._outbox)
+        relay = StockRelay(latency, self._outbox, tap)
         # An open that is cancelled leaks its channel (asyncssh #823): it runs in a task of its own, and one that
         # nobody waits for any more is aborted when it completes.
         opening: asyncio.Task[_Opened] = asyncio.ensure_future(self._channel(relay, to))

@@ -9,7 +9,7 @@ import asyncssh
 from asyncssh.packet import SSHPacket, UInt32
 
 from gateway.contracts import Ending, Endpoint
-from gateway.measure import Histogram
+from gateway.measure import Histogram, Tap
 from gateway.ssh import doors
 from gateway.ssh.outbox import PACKET, SLOT_VIEWS, SLOTS
 from gateway.ssh.relay import ClientSide
@@ -30,6 +30,7 @@ class PlaneRelay(ClientSide):
         latency: Where to count response latency.
         round_trip: The connection's last measured round trip in seconds.
         budget: What its window may grow from.
+        tap: Sees the bytes, until it is finished.
     """
 
     __slots__ = (
@@ -38,9 +39,14 @@ class PlaneRelay(ClientSide):
     )  # fmt: skip
 
     def __init__(
-        self, conn: doors.PlaneConnection, latency: Histogram, round_trip: RoundTrip, budget: Budget
+        self,
+        conn: doors.PlaneConnection,
+        latency: Histogram,
+        round_trip: RoundTrip,
+        budget: Budget,
+        tap: Tap | None = None,
     ) -> None:
-        super().__init__(latency, Window(budget, FIRST))
+        super().__init__(latency, Window(budget, FIRST), tap)
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._conn = conn
         self._inbox, self._outbox = conn.wire.inbox, conn.wire.outbox
@@ -58,12 +64,14 @@ class PlaneRelay(ClientSide):
         Raises:
             asyncssh.ChannelOpenError: The connection is closed.
         """
-        self._number = self._conn.request_channel(self, host, port, self.window.size, MAX_PACKET)
+        max_packet = PACKET if self._conn.rekeys_often else MAX_PACKET
+        self._number = self._conn.request_channel(self, host, port, self.window.size, max_packet)
         self._inbox.opening[self._number] = self
 
     def give_up(self, error: Exception) -> None:
         """Nobody waits for the channel any more; when it opens after all, it is closed."""
         if not self.opened.done():
+            self._tap = None  # the next channel's relay has it
             self.opened.set_exception(error)
 
     # From the channel to the client: what the inbox calls.
@@ -75,6 +83,8 @@ class PlaneRelay(ClientSide):
         if self._tap is not None:
             for piece in fresh:
                 self._tap.back(piece, now)
+            if self._tap.finished:
+                self._tap = None
         if client is None or self._held or self._client_deaf or self.ended.done():
             self._keep(0)
             return
@@ -104,7 +114,7 @@ class PlaneRelay(ClientSide):
     def _answered(self, now: float) -> None:
         """Record the time since the client's last byte, of one response in `_SAMPLED`."""
         self.answers += 1
-        if self._tap is None:
+        if self._tap is None or self._tap.meter is None:
             if self._unsampled == 0:
                 self._latency.observe(now - self._asked)
                 self._unsampled = _SAMPLED
@@ -263,6 +273,8 @@ class PlaneRelay(ClientSide):
                 break
             tap.forth(slot[: min(count, PACKET)], self.last_active)
             count -= PACKET
+        if tap is not None and tap.finished:
+            self._tap = None
 
     def _may_read(self) -> bool:
         return self._peer_window > 0 and not self._sent_close and not self._outbox.waits(self)
@@ -314,9 +326,15 @@ class PlaneChannels:
         """Channels that are being opened, given up or not."""
         return len(self._conn.wire.inbox.opening)
 
-    async def open(self, to: Endpoint, latency: Histogram, timeout: float) -> PlaneRelay:  # noqa: ASYNC109
+    async def open(
+        self,
+        to: Endpoint,
+        latency: Histogram,
+        timeout: float,  # noqa: ASYNC109 - see the protocol
+        tap: Tap | None = None,
+    ) -> PlaneRelay:
         """See `gateway.ssh.session.Channels`."""
-        relay = PlaneRelay(self._conn, latency, self._round_trip, self._budget)
+        relay = PlaneRelay(self._conn, latency, self._round_trip, self._budget, tap)
         try:
             relay.request(to.host, to.port)
         except BaseException:

@@ -11,7 +11,7 @@ import socket
 import time
 
 from gateway.contracts import Ending
-from gateway.measure import Histogram, waiting_since
+from gateway.measure import Histogram, Tap, waiting_since
 from gateway.relay.linger import lingerer
 from gateway.relay.readiness import GONE, READ, WRITE
 from gateway.relay.send_buffer import SendBuffer
@@ -28,6 +28,7 @@ class ClientSide:
     Args:
         latency: Where to count response latency.
         window: How much the peer may send ahead; closed with the relay.
+        tap: Sees the bytes, until it is finished.
     """
 
     __slots__ = (
@@ -36,14 +37,14 @@ class ClientSide:
         "last_active", "to_backend", "window",
     )  # fmt: skip
 
-    def __init__(self, latency: Histogram, window: Window) -> None:
+    def __init__(self, latency: Histogram, window: Window, tap: Tap | None = None) -> None:
         self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self.last_active = time.monotonic()
         self.answers = 0
         self.to_backend = self.from_backend = 0
         self.window = window
         self._latency = latency
-        self._tap = latency.tap(latency.observe) if latency.tap is not None else None
+        self._tap = tap
         self._asked = 0.0
         self._client: socket.socket | None = None
         self._watch: Watch | None = None

@@ -10,7 +10,7 @@ from math import inf
 
 from gateway.contracts import Ending, Endpoint, Phases, Relay, Stream
 from gateway.errors import DialError
-from gateway.measure import Histogram
+from gateway.measure import Histogram, Tap
 from gateway.relay.dial import DIAL_TIMEOUT, dial
 from gateway.relay.straight import StraightRelay
 from gateway.vpn.addressing import Addressing
@@ -63,9 +63,11 @@ class VpnLink:
         """See `gateway.contracts.Link`; counts the phases `dns` and `tcp`."""
         return await self._dial(to, phases or Phases(), DIAL_TIMEOUT)
 
-    async def join(self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf) -> Relay:
+    async def join(
+        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+    ) -> Relay:
         """See `gateway.contracts.Link`."""
-        relay = StraightRelay(client, await self._dial(to, Phases(), min(DIAL_TIMEOUT, within)), latency)
+        relay = StraightRelay(client, await self._dial(to, Phases(), min(DIAL_TIMEOUT, within)), latency, tap)
         self._relays.add(relay)
         relay.ended.add_done_callback(lambda _: self._relays.discard(relay))
         return relay

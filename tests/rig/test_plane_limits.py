@@ -1,9 +1,10 @@
-"""What one SSH connection may make this process hold: bytes for slow clients, answers to a peer that does not read."""
+"""What one SSH connection may make this process hold: bytes for slow clients, answers a peer does not read."""
 
 import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,20 @@ def clients() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
             return client, ours
 
         yield make
+
+
+@pytest.fixture
+def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When keys were exchanged, in `time.monotonic()`."""
+    seen: list[float] = []
+    original = doors.PlaneConnection.send_newkeys
+
+    def noted(self: doors.PlaneConnection, k: bytes, h: bytes) -> None:
+        seen.append(time.monotonic())
+        original(self, k, h)
+
+    monkeypatch.setattr(doors.PlaneConnection, "send_newkeys", noted)
+    return seen
 
 
 @contextlib.asynccontextmanager
@@ -170,19 +185,10 @@ async def test_windows_that_grew_are_given_back_when_their_bytes_are_delivered(t
 
 @pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"])
 async def test_what_is_received_counts_towards_new_keys(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cipher: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: list[float], cipher: str
 ) -> None:
     need(find("sshd") is not None, "sshd (package openssh-server)")
     monkeypatch.setattr(doors, "REKEY_BYTES", 1 << 20)
-    exchanges = 0
-    original = doors.PlaneConnection.send_newkeys
-
-    def counted(self: doors.PlaneConnection, k: bytes, h: bytes) -> None:
-        nonlocal exchanges
-        exchanges += 1
-        original(self, k, h)
-
-    monkeypatch.setattr(doors.PlaneConnection, "send_newkeys", counted)
     said = os.urandom(8 << 20)
     bastion = Bastion(tmp_path / "bastion").start()
     try:
@@ -194,6 +200,27 @@ async def test_what_is_received_counts_towards_new_keys(
                 sock = await link.socket(Endpoint("127.0.0.1", port))
                 with sock:
                     assert await read_all(sock) == said
-                assert exchanges > 4
+                assert len(exchanges) > 4
+    finally:
+        bastion.stop()
+
+
+async def test_a_server_that_counts_long_packets_too_much_gets_short_ones(
+    tmp_path: Path, exchanges: list[float]
+) -> None:
+    """OpenSSH with a small RekeyLimit: an exchange for every packet of 128 KiB, and one for every few of 32 KiB."""
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    said = os.urandom(16 << 20)
+    bastion = Bastion(tmp_path / "bastion", extra="RekeyLimit 1M").start()
+    try:
+        with serving(lambda client: client.sendall(said)) as port:
+            async with opened(options(bastion, connections=Connections(1, 1))) as link, asyncio.timeout(50):
+                seen = []
+                for _ in range(2):
+                    exchanges.clear()
+                    with await link.socket(Endpoint("127.0.0.1", port)) as sock:
+                        assert await read_all(sock) == said
+                    seen.append(len(exchanges))
+                assert seen[1] < seen[0] / 2, seen
     finally:
         bastion.stop()

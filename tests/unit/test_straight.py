@@ -3,6 +3,7 @@
 import asyncio
 import random
 import socket
+import struct
 import time
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.contracts import Ending
 from gateway.measure import Histogram
+from gateway.nfs.tap import RpcTap
 from gateway.relay import slow, sockets
 from gateway.relay.readiness import RelayLoop
 from gateway.relay.sockets import reset, tune
@@ -149,6 +151,68 @@ async def test_latency_counts_from_the_last_request_byte_to_the_first_answer_byt
         relay.abort(Ending.ABORTED)
     assert latency.count == 3
     assert 0.05 < latency.sum < time.monotonic() - began
+
+
+class Ear:
+    """A tap that has seen enough after so many bytes."""
+
+    meter = None
+
+    def __init__(self, enough: int) -> None:
+        self.enough = enough
+        self.seen = b""
+
+    @property
+    def finished(self) -> bool:
+        return len(self.seen) >= self.enough
+
+    def forth(self, data: memoryview, now: float) -> None:
+        self.seen += bytes(data)
+
+    back = forth
+
+
+async def test_a_tap_that_has_seen_enough_is_dropped_and_costs_nothing_from_then_on() -> None:
+    client, inner = await pair()
+    outer, backend = await pair()
+    latency, ear = Histogram(), Ear(5)
+    relay = StraightRelay(inner, outer, latency, ear)
+    loop = asyncio.get_running_loop()
+    with client, backend:
+        async with asyncio.timeout(20):
+            for there, back in ((b"ab", b"c"), (b"de", b"f")):
+                await loop.sock_sendall(client, there)
+                assert await loop.sock_recv(backend, 10) == there
+                await loop.sock_sendall(backend, back)
+                assert await loop.sock_recv(client, 10) == back
+            assert ear.seen == b"abcde"
+            assert latency.count == 2  # by turns, with the tap and without it
+            sending = asyncio.ensure_future(loop.sock_sendall(backend, bytes(8 << 20)))
+            got = 0
+            while got < 8 << 20:
+                got += len(await loop.sock_recv(client, 1 << 20))
+            await sending
+        assert relay._back.pipes is not None  # so that bulk is spliced
+        assert ear.seen == b"abcde"
+        relay.abort(Ending.ABORTED)
+
+
+async def test_what_measures_latency_itself_is_not_measured_by_turns() -> None:
+    client, inner = await pair()
+    outer, backend = await pair()
+    latency, found = Histogram(), Histogram()
+    relay = StraightRelay(inner, outer, latency, RpcTap(found.observe))
+    loop = asyncio.get_running_loop()
+    with client, backend:
+        async with asyncio.timeout(20):
+            for kind in (0, 1):  # a call, and its reply
+                near, far = (client, backend) if kind == 0 else (backend, client)
+                record = struct.pack("!III", 0x80000008, 7, kind)
+                await loop.sock_sendall(near, record)
+                assert await loop.sock_recv(far, 100) == record
+                assert (relay.waiting_since is None) == (kind == 1)
+        assert (latency.count, found.count) == (0, 1)
+        relay.abort(Ending.ABORTED)
 
 
 async def test_a_client_that_pauses_for_longer_than_a_dead_one_may_loses_nothing(

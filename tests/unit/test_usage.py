@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,21 +12,15 @@ from gateway.forwarding.dialler import Route
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.usage import MOST, OTHERS, Ledger
-from gateway.measure import Histogram, Tap
+from gateway.measure import Histogram
 from gateway.relay.readiness import RelayLoop
 
 
-def no_tap(_found: Callable[[float], None]) -> Tap:
-    """Only its identity matters."""
-    raise NotImplementedError
-
-
 def test_the_relays_of_others_are_still_counted_after_one_more_joined_them() -> None:
-    ledger = Ledger(no_tap)
+    ledger = Ledger()
     for number in range(MOST):
         ledger.of(f"c{number}", "").waiting = 1
     running = ledger.of("one more", "").latency
-    assert running.tap is no_tap
 
     first = ledger["c0"]
     first.latency.observe(0.25)
@@ -37,7 +30,7 @@ def test_the_relays_of_others_are_still_counted_after_one_more_joined_them() -> 
 
     others = ledger[OTHERS].latency
     assert "c0" not in ledger
-    assert (others.count, others.sum, others.tap) == (2, 0.75, no_tap)
+    assert (others.count, others.sum) == (2, 0.75)
 
 
 def test_the_quota_of_one_is_its_own_also_where_it_is_not_told_apart() -> None:

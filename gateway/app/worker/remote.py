@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gateway.app.worker.messages import Command, ForwardReport, UsageReport
 from gateway.contracts import Ending, Endpoint, Link, Phases, Stream
 from gateway.forwarding.listener import Listener
-from gateway.measure import Histogram, Tally
+from gateway.measure import Histogram, Tally, Tap
 from gateway.relay.sockets import tune
 
 if TYPE_CHECKING:
@@ -61,9 +61,11 @@ class RemoteLink:
         tune(ours)
         return ours
 
-    async def join(self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf) -> RemoteRelay:
+    async def join(
+        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+    ) -> RemoteRelay:
         """Let the worker join `client` to `to`."""
-        del latency, within
+        del latency, within, tap
         await self._worker.dial(client, self._tunnel, to)
         client.close()
         return RemoteRelay()
