@@ -24,7 +24,7 @@ from vpn import Authority
 
 from gateway.contracts import Duration, Ending, Endpoint, Link, Relay
 from gateway.demo.sshd import Bastion
-from gateway.measure import Histogram
+from gateway.measure import Histogram, Tap
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
 from gateway.relay.direct import DirectLink
@@ -33,7 +33,7 @@ from gateway.relay.readiness import RelayLoop
 from gateway.relay.sockets import reset_when_killed, tune
 from gateway.ssh import windows
 from gateway.ssh.channel import StockRelay
-from gateway.ssh.options import Cipher, Connections, Keepalive, SshOptions
+from gateway.ssh.options import Connections, Keepalive, SshOptions
 from gateway.ssh.plane import PlaneRelay
 from gateway.ssh.pool import SshLink
 from gateway.tunnels.ssh import SshTunnel
@@ -42,7 +42,7 @@ _SMALL = 16384
 _SEGMENT = 1400
 """Bytes in a segment where buffers are small: with loopback's 64 KiB, a small window opens only after 200 ms."""
 _PATIENT = Keepalive(Duration(55.0), Duration(60.0), Duration(60.0), Duration(60.0))
-_CIPHERS: dict[str, Cipher] = {"own": "aes128-gcm@openssh.com", "asyncssh's": "chacha20-poly1305@openssh.com"}
+_CIPHERS: dict[str, str] = {"own": "aes128-gcm@openssh.com", "asyncssh's": "chacha20-poly1305@openssh.com"}
 _RELAYS: dict[str, type[Relay]] = {"own": PlaneRelay, "asyncssh's": StockRelay}
 
 
@@ -110,7 +110,7 @@ class Straight:
 
     def __init__(self) -> None:
         self._near, self._far = Listener(near=True), Listener(near=False)
-        self._watched = 0
+        self._watched = self._lingering = 0
 
     async def open(self) -> None:
         """Open what all connections share."""
@@ -119,14 +119,14 @@ class Straight:
         self._near.close()
         self._far.close()
 
-    async def join(self, setup: Setup, changed: Callable[[], None], latency: Histogram) -> Joined:
-        self._watched = _watched()
+    async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined:
+        self._watched, self._lingering = _watched(), len(lingerer())
         outer = await self._near.connect(setup)
         inner = await self._near.accept(setup)
         client = TcpEnd("client", changed, FORTH, BACK, outer)
         link, to = self._link(setup)
         meeting = asyncio.ensure_future(self._far_side(setup, changed))
-        joining = asyncio.ensure_future(link.join(inner, to, latency))
+        joining = asyncio.ensure_future(link.join(inner, to, Histogram(), tap=tap))
         try:
             far, relay = await asyncio.gather(meeting, joining)
         except BaseException:
@@ -138,6 +138,9 @@ class Straight:
             client.dispose()
             inner.close()
             raise
+        backend = getattr(relay, "_backend", None)  # of a relay that has dialled it
+        if isinstance(backend, socket.socket) and backend.family == socket.AF_INET and backend.fileno() >= 0:
+            _shrink(backend, small=setup.small)
         return Joined(client, far, relay)
 
     def order(self, _: Step) -> bool:
@@ -148,7 +151,7 @@ class Straight:
 
     def leftovers(self, _: Relay) -> list[str]:
         left = [f"{_watched() - self._watched} descriptors are watched"] if _watched() > self._watched else []
-        return left + (["a socket lingers"] if len(lingerer()) else [])
+        return left + (["a socket that lingers"] if len(lingerer()) > self._lingering else [])
 
     def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
         return DirectLink(), self._far.address(setup)
@@ -280,8 +283,8 @@ class OpenSsh(Straight):
         await asyncio.to_thread(self._bastion.stop)
         await super().close()
 
-    async def join(self, setup: Setup, changed: Callable[[], None], latency: Histogram) -> Joined:
-        joined = await super().join(setup, changed, latency)
+    async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined:
+        joined = await super().join(setup, changed, tap)
         assert isinstance(joined.relay, self._relay)
         return joined
 

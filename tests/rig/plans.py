@@ -30,7 +30,7 @@ class Setup:
 
     Args:
         small: Whether the sockets of both ends have small buffers.
-        tapped: Whether a tap looks at what passes.
+        tap: After how many bytes a tap has seen enough; 0: there is none.
         paused: Whether the far side takes nothing at first.
         early: What the far side does in the moment in which it is connected.
         window: What a far side that is a channel takes ahead, in bytes.
@@ -39,7 +39,7 @@ class Setup:
     """
 
     small: bool = True
-    tapped: bool = False
+    tap: int = 0
     paused: bool = False
     early: tuple[Step, ...] = ()
     window: int = 65536
@@ -95,7 +95,7 @@ def plans(verbs: Verbs) -> st.SearchStrategy[tuple[Setup, list[Step]]]:
     setups = st.builds(
         Setup,
         small=st.booleans(),
-        tapped=st.booleans(),
+        tap=st.sampled_from([0, 1, 200_000, 1 << 40]),
         paused=st.booleans(),
         early=st.one_of(st.just(()), early.map(tuple)),
         window=st.sampled_from([65536, 4096, 32768, 2 << 20]),

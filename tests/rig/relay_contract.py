@@ -19,12 +19,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from ends import BACK, FORTH, End, Pattern, Seen, TcpEnd
+from ends import BACK, FORTH, End, Seen, TcpEnd
 from plans import Setup, Step, Verbs
 
 from gateway.contracts import Ending, Relay
 from gateway.errors import ReachError
-from gateway.measure import Histogram
+from gateway.measure import Tap
 
 PATIENCE = 20.0
 """Seconds without any progress after which something hangs."""
@@ -83,7 +83,7 @@ class Adaptor(Verbs, Protocol):
     stalled: bool
     """Whether nothing can leave for the far side now."""
 
-    async def join(self, setup: Setup, changed: Callable[[], None], latency: Histogram) -> Joined: ...
+    async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined: ...
 
     def order(self, step: Step) -> bool:
         """Let the link do something; False where it cannot."""
@@ -100,27 +100,34 @@ class Adaptor(Verbs, Protocol):
 
 
 class _Witness:
-    """A tap that compares what a relay shows it; see `gateway.measure.Tap`."""
+    """A tap that compares what a relay shows it; see `gateway.measure.Tap`.
 
-    sense = True
+    Args:
+        enough: After how many bytes it has seen enough.
+    """
 
-    def __init__(self) -> None:
-        self.seen = {"forth": 0, "back": 0}
+    meter = None
+
+    def __init__(self, enough: int) -> None:
+        self.forth_seen = self.back_seen = 0
         self.complaint = ""
+        self._enough = enough
+
+    @property
+    def finished(self) -> bool:
+        return self.forth_seen + self.back_seen >= self._enough
 
     def forth(self, data: memoryview, now: float) -> None:
-        self._look("forth", FORTH, data)
+        self._compare(data, FORTH.at(self.forth_seen, len(data)))
+        self.forth_seen += len(data)
 
     def back(self, data: memoryview, now: float) -> None:
-        self._look("back", BACK, data)
+        self._compare(data, BACK.at(self.back_seen, len(data)))
+        self.back_seen += len(data)
 
-    def oldest(self) -> float | None:
-        return None
-
-    def _look(self, way: str, pattern: Pattern, data: memoryview) -> None:
-        if data != pattern.at(self.seen[way], len(data)):
-            self.complaint = f"the tap saw {len(data)} wrong bytes {way}"
-        self.seen[way] += len(data)
+    def _compare(self, data: memoryview, expected: memoryview) -> None:
+        if data != expected:
+            self.complaint = f"the tap saw {len(data)} wrong bytes"
 
 
 class Trial:
@@ -135,7 +142,7 @@ class Trial:
     def __init__(self, adaptor: Adaptor, setup: Setup, coverage: Coverage) -> None:
         self._adaptor, self._setup, self._coverage = adaptor, setup, coverage
         self._happened = asyncio.Event()
-        self._witness = _Witness()
+        self._tap = _Witness(setup.tap) if setup.tap else None
         self._aborted = self._killed_late = False
         self.killed = False
 
@@ -146,10 +153,9 @@ class Trial:
             BrokenContractError: With the rule.
         """
         before = _descriptors()
-        latency = Histogram(tap=(lambda _: self._witness) if self._setup.tapped else None)
         try:
             async with asyncio.timeout(self._coverage.patience):
-                joined = await self._adaptor.join(self._setup, self._happened.set, latency)
+                joined = await self._adaptor.join(self._setup, self._happened.set, self._tap)
         except ReachError:
             if any(step.verb in self._adaptor.far_last_verbs for step in self._setup.early):
                 return  # it was gone before it could be joined
@@ -166,6 +172,7 @@ class Trial:
         finally:
             self.client.dispose()
             self.far.dispose()
+            self.relay.abort(Ending.ABORTED)  # where a rule was broken it may still be there
 
     async def _do(self, step: Step) -> None:
         done = True
@@ -249,14 +256,14 @@ class Trial:
             if receiver.refused:
                 caused = self._causes(receiver, sender) or self._closed(sender)
                 self._hold(caused, f"3: {receiver.name} cannot send, without a cause")
-        sent = (self.client.sent, self.far.sent)
-        self._count("counted", (self.relay.to_backend, self.relay.from_backend), sent)
-        if self._setup.tapped:
-            self._hold(not self._witness.complaint, f"5: {self._witness.complaint}")
-            self._count("the tap saw", (self._witness.seen["forth"], self._witness.seen["back"]), sent)
+        self._check_count("counted", (self.relay.to_backend, self.relay.from_backend))
+        if self._tap is not None:
+            self._hold(not self._tap.complaint, f"5: {self._tap.complaint}")
+            if not self._tap.finished:
+                self._check_count("the tap saw", (self._tap.forth_seen, self._tap.back_seen))
 
-    def _count(self, what: str, counted: tuple[int, int], sent: tuple[int, int]) -> None:
-        received = (self.far.received, self.client.received)
+    def _check_count(self, what: str, counted: tuple[int, int]) -> None:
+        received, sent = (self.far.received, self.client.received), (self.client.sent, self.far.sent)
         right = all(low <= number <= high for low, number, high in zip(received, counted, sent, strict=True))
         self._hold(right, f"5: {what} {counted}, while {received} of {sent} were received")
 
