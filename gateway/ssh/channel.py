@@ -194,8 +194,6 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
         self._asked = self.last_active
         if self._tap is not None:
             self._tap.forth(memoryview(data), self.last_active)
-            if self._tap.finished:
-                self._tap = None
         self.to_backend += len(data)
         try:
             channel.write(data)

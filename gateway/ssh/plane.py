@@ -124,7 +124,6 @@ class PlaneRelay:
     def give_up(self, error: Exception) -> None:
         """Nobody waits for the channel any more; when it opens after all, it is closed."""
         if not self.opened.done():
-            self._tap = None  # the next channel's relay has it
             self.opened.set_exception(error)
 
     # From the channel to the client: what the inbox calls.
@@ -348,8 +347,6 @@ class PlaneRelay:
                 break
             tap.forth(slot[: min(count, PACKET)], self.last_active)
             count -= PACKET
-        if tap is not None and tap.finished:
-            self._tap = None
 
     # Ends, in whatever order they come.
 
