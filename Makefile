@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11; do $$p -c '' 2>/dev/null && echo $$p && break; done || echo python3)
 BIN := $(VENV)/bin
 
-.PHONY: help image examples example-sidecar example-shared example-nfs example-swarm setup demo test check bench chaos failover restarts patience mounts profile format clean
+.PHONY: help image examples example-sidecar example-shared example-nfs example-swarm setup demo test check bench fairness chaos soak failover restarts patience mounts profile format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,9 +39,17 @@ bench: setup  ## the gateway beside ssh -L and HAProxy, into bench/results.md (m
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python bench/run.py --out bench/results.md $(ARGS)
 
+fairness: setup  ## who gets how much of a slow uplink, beside ssh -L (minutes; ARGS="--seconds 20 --rate 2e6")
+	@tools/packages.sh test
+	$(BIN)/python bench/fair_share.py $(ARGS)
+
 chaos: setup  ## break a real site in random order under load for ten minutes (ARGS="--seconds 60 --seed 1 --only kill")
 	@tools/packages.sh test
 	$(BIN)/python -m tests.chaos.run $(ARGS)
+
+soak: setup  ## load SSH over slow, long and lossy paths, with invariants (ARGS="--seconds 600 --seed 1 --clients 1000")
+	@tools/packages.sh test
+	$(BIN)/python -m tests.chaos.soak $(ARGS)
 
 failover: setup  ## kill the database that clients are on, again and again (ARGS="--count 30")
 	@tools/packages.sh test

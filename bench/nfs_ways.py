@@ -21,7 +21,7 @@ from conftest import Gateway
 from guest import Guest, mount
 
 from gateway.demo.process import Process, free_port
-from gateway.ssh.options import CIPHERS
+from gateway.ssh.algorithms import CIPHERS
 from tests.chaos.mounts import Yard
 
 PAIRS = (("gateway", "ssh"), ("near", "straight"))

@@ -1,6 +1,6 @@
 """The gateway beside `ssh -L` and a direct connection, and its straight relay beside HAProxy: interleaved, medians.
 
-Usage: python bench/run.py [--rounds N] [--only WORD] [--out FILE]
+Usage: python bench/run.py [--rounds N] [--only WORD] [--out FILE] [--beside CHECKOUT]
 """
 
 import argparse
@@ -16,17 +16,20 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import asyncssh
 import cryptography
-from site_ways import LOAD, Way, beside_sshtunnel, running, straight
+from site_ways import LOAD, Way, beside_sshtunnel, running, straight, with_cipher
 
 from gateway.demo.process import find
 
 Measure = Callable[[Way], float]
+Begin = Callable[[Path], contextlib.AbstractContextManager[list[Way]]]
+"""Starts the ways of a section, with a folder for their files."""
 
 
 @dataclass(frozen=True)
@@ -169,12 +172,26 @@ SSHTUNNEL = [
     Row("bulk from the backend, 1 flow, MB/s", bulk("down", 1, 200_000_000)),
     Row("new connections/s, 8 at once", lambda way: load("conn", way.port, 8, 100)),
 ]
+CIPHERS = ("chacha20-poly1305@openssh.com", "aes128-ctr")
+"""Those that the gateway's own data plane does not speak."""
+OF_A_CIPHER = [
+    Row("ciphers: bulk to the backend, 1 flow, MB/s", bulk("up", 1, 300_000_000)),
+    Row("ciphers: bulk from the backend, 1 flow, MB/s", bulk("down", 1, 300_000_000)),
+]
 STRAIGHT = [
     Row("bulk to the backend, 1 flow, MB/s", bulk("up", 1, 4 * GB)),
     Row("bulk from the backend, 8 flows, MB/s", bulk("down", 8, 4 * GB)),
     Row("CPU seconds per GB from the backend", cpu_per_gb("down"), smaller=True, digits=2),
     Row("round trips/s, 200 B → 4 KiB, 64 connections", rate(64, 200, 4096)),
     Row("new connections/s, 64 at once", lambda way: load("conn", way.port, 64, 10000)),
+]
+
+
+SECTIONS: list[tuple[str, list[Row], Begin]] = [
+    ("Through SSH", TUNNEL, running),
+    *((f"Through SSH with {cipher} only", OF_A_CIPHER, partial(with_cipher, cipher=cipher)) for cipher in CIPHERS),
+    ("Beside sshtunnel", SSHTUNNEL, beside_sshtunnel),
+    ("Straight, without a tunnel", STRAIGHT, straight),
 ]
 
 
@@ -227,22 +244,31 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="measure only rows whose name contains this")
     parser.add_argument("--out", type=Path, help="write the results here")
+    parser.add_argument(
+        "--beside", type=Path, help="compare with the gateway of this other checkout, and with nothing else"
+    )
     asked = parser.parse_args()
+    beside = asked.beside.resolve() if asked.beside else None
     page = ["# Measured", "", "Made by `make bench`: every line interleaved in one run, medians, on loopback.", ""]
     page += [*machine(), f"- medians of {asked.rounds} rounds; ratios above 1 are in the gateway's favour", ""]
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
         Path(name).chmod(0o755)  # PostgreSQL runs as a user of its own
-        with running(Path(name)) as ways:
-            page += ["## Through SSH", ""]
-            page += compare(ways, [row for row in TUNNEL if asked.only in row.name], asked.rounds)
-        with beside_sshtunnel(Path(name)) as ways:
-            page += ["", "## Beside sshtunnel", ""]
-            page += compare(ways, [row for row in SSHTUNNEL if asked.only in row.name], asked.rounds)
-        with straight(Path(name)) as ways:
-            page += ["", "## Straight, without a tunnel", ""]
-            page += compare(ways, [row for row in STRAIGHT if asked.only in row.name], asked.rounds)
+        sections = SECTIONS
+        if beside is not None:
+            sections = [
+                ("Through SSH", TUNNEL, partial(running, other=beside)),
+                ("Straight, without a tunnel", STRAIGHT, partial(straight, other=beside)),
+            ]
+        for number, (title, rows, begin) in enumerate(sections):
+            wanted = [row for row in rows if asked.only in row.name]
+            if not wanted:
+                continue
+            folder = Path(name) / str(number)
+            folder.mkdir()
+            with begin(folder) as ways:
+                page += [f"## {title}", "", *compare(ways, wanted, asked.rounds), ""]
     if asked.out:
-        asked.out.write_text("\n".join(page) + "\n")
+        asked.out.write_text("\n".join(page))
 
 
 if __name__ == "__main__":

@@ -89,8 +89,8 @@ Start = Callable[..., Process]
 def _starter(folder: Path, stack: contextlib.ExitStack) -> Start:
     """Starts a process, waits for its ports, and stops it with the stack."""
 
-    def start(arguments: list[str], name: str, *ports: int) -> Process:
-        process = Process(arguments, folder / f"{name}.log", environment={"PYTHONPATH": str(ROOT)})
+    def start(arguments: list[str], name: str, *ports: int, root: Path = ROOT) -> Process:
+        process = Process(arguments, folder / f"{name}.log", environment={"PYTHONPATH": str(root)})
         process.start(ports[0])
         stack.callback(process.stop)
         for port in ports[1:]:
@@ -101,8 +101,13 @@ def _starter(folder: Path, stack: contextlib.ExitStack) -> Start:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[list[Way]]:
-    """Start everything; all of it ends with the block."""
+def running(folder: Path, other: Path | None = None) -> Iterator[list[Way]]:
+    """Start everything; all of it ends with the block.
+
+    Args:
+        folder: Where its files go.
+        other: Another checkout, whose gateway is compared instead of ssh.
+    """
     build()
     with contextlib.ExitStack() as stack:
         start = _starter(folder, stack)
@@ -120,11 +125,35 @@ def running(folder: Path) -> Iterator[list[Way]]:
             )
         database = _database(folder, stack)
         far[0] = bastion.port
-        yield [
+        ways = [
             Way("direct", server, database=database),
             _gateway(folder, bastion, server, far, database, start),
+        ]
+        if other is not None:
+            (folder / "other").mkdir()
+            yield [*ways, _gateway(folder / "other", bastion, server, far, database, start, root=other)]
+            return
+        yield [
+            *ways,
             _ssh("ssh -L", [], bastion, server, far, database, start),
             _ssh("ssh -L, AES-GCM", ["-c", "aes128-gcm@openssh.com"], bastion, server, far, database, start),
+        ]
+
+
+@contextlib.contextmanager
+def with_cipher(folder: Path, cipher: str) -> Iterator[list[Way]]:
+    """The gateway and `ssh -L`, both with this cipher and no other."""
+    build()
+    with contextlib.ExitStack() as stack:
+        start = _starter(folder, stack)
+        server = free_port()
+        start([str(LOAD), "serve", str(server)], "load", server)
+        bastion = Bastion(folder / "bastion").start()
+        stack.callback(bastion.stop)
+        far = {0: bastion.port}
+        yield [
+            _gateway(folder, bastion, server, far, 0, start, f", ciphers: [{cipher}]"),
+            _ssh("ssh -L", ["-c", cipher], bastion, server, far, 0, start),
         ]
 
 
@@ -150,26 +179,23 @@ def beside_sshtunnel(folder: Path) -> Iterator[list[Way]]:
 
 
 @contextlib.contextmanager
-def straight(folder: Path) -> Iterator[list[Way]]:
-    """The load server, the gateway without a tunnel, and HAProxy in TCP mode where it is installed."""
+def straight(folder: Path, other: Path | None = None) -> Iterator[list[Way]]:
+    """The load server, the gateway without a tunnel, and HAProxy in TCP mode where it is installed.
+
+    Args:
+        folder: Where its files go.
+        other: Another checkout, whose gateway is compared instead of HAProxy.
+    """
     build()
     with contextlib.ExitStack() as stack:
-        server, listen, ops, proxy = (free_port() for _ in range(4))
-
+        server, proxy = free_port(), free_port()
         start = _starter(folder, stack)
         start([str(LOAD), "serve", str(server)], "load", server)
-        (folder / "straight.yaml").write_text(
-            f"ops: {{listen: 127.0.0.1:{ops}, admin_socket: {folder}/straight.sock}}\n"
-            "shutdown: {delay: 0s, drain: 1s}\n"
-            f"backends: {{load: {{kind: tcp, targets: ['127.0.0.1:{server}'], listen: 127.0.0.1:{listen}, "
-            "max_connections: 100000, check: {interval: 1h}}}\n"
-        )
-        arguments = [sys.executable, "-m", "gateway", "run", "-c", str(folder / "straight.yaml")]
-        ways = [
-            Way("direct", server),
-            Way("gateway", listen, process=start(arguments, "straight", ops)),
-        ]
-        haproxy = find("haproxy")
+        ways = [Way("direct", server), _straight_gateway(folder, server, start)]
+        if other is not None:
+            (folder / "straight").mkdir()
+            ways.append(_straight_gateway(folder / "straight", server, start, other))
+        haproxy = find("haproxy") if other is None else None
         if haproxy:
             (folder / "haproxy.cfg").write_text(
                 "global\n  maxconn 8000\n  nbthread 1\ndefaults\n  mode tcp\n  timeout connect 10s\n"
@@ -179,6 +205,23 @@ def straight(folder: Path) -> Iterator[list[Way]]:
             process = start([haproxy, "-f", str(folder / "haproxy.cfg"), "-db"], "haproxy", proxy)
             ways.append(Way("HAProxy", proxy, process=process))
         yield ways
+
+
+def _straight_gateway(folder: Path, server: int, start: Start, root: Path = ROOT) -> Way:
+    listen, ops = free_port(), free_port()
+    (folder / "straight.yaml").write_text(
+        f"ops: {{listen: 127.0.0.1:{ops}, admin_socket: {folder}/straight.sock}}\n"
+        "shutdown: {delay: 0s, drain: 1s}\n"
+        f"backends: {{load: {{kind: tcp, targets: ['127.0.0.1:{server}'], listen: 127.0.0.1:{listen}, "
+        "max_connections: 100000, check: {interval: 1h}}}\n"
+    )
+    arguments = [sys.executable, "-m", "gateway", "run", "-c", str(folder / "straight.yaml")]
+    process = start(arguments, f"straight-{_name(root)}", ops, root=root)
+    return Way(_name(root), listen, process=process)
+
+
+def _name(root: Path) -> str:
+    return "gateway" if root == ROOT else root.name
 
 
 def _database(folder: Path, stack: contextlib.ExitStack) -> int:
@@ -194,10 +237,19 @@ def _database(folder: Path, stack: contextlib.ExitStack) -> int:
     return server.port
 
 
-def _gateway(folder: Path, bastion: Bastion, server: int, far: dict[int, int], database: int, start: Start) -> Way:
+def _gateway(
+    folder: Path,
+    bastion: Bastion,
+    server: int,
+    far: dict[int, int],
+    database: int,
+    start: Start,
+    more: str = "",
+    root: Path = ROOT,
+) -> Way:
     ops, listen, bulk, queries = free_port(), free_port(), free_port(), free_port()
     delayed = {delay: free_port() for delay in far}
-    keys = f"kind: ssh, host: 127.0.0.1, user: {bastion.user}, identity_files: [{bastion.client_key}]"
+    keys = f"kind: ssh, host: 127.0.0.1, user: {bastion.user}, identity_files: [{bastion.client_key}]{more}"
     known = f"known_hosts: [{bastion.known_hosts}], host_key_alias: '[127.0.0.1]:{bastion.port}'"
     options = f"kind: tcp, targets: ['127.0.0.1:{server}'], max_connections: 100000, check: {{interval: 1h}}"
     lines = [
@@ -220,9 +272,9 @@ def _gateway(folder: Path, bastion: Bastion, server: int, far: dict[int, int], d
         lines.append(f"  queries: {{{target}, listen: 127.0.0.1:{queries}, worker: false}}")
     (folder / "gateway.yaml").write_text("\n".join(lines) + "\n")
     arguments = [sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")]
-    process = start(arguments, "gateway", ops, listen, *delayed.values())
+    process = start(arguments, _name(root), ops, listen, *delayed.values(), root=root)
     time.sleep(1.5)  # the far tunnels take a few round trips to open, and a few more to be measured
-    return Way("gateway", listen, delayed, process, queries if database else 0, bulk)
+    return Way(_name(root), listen, delayed, process, queries if database else 0, bulk)
 
 
 def _ssh(

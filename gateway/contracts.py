@@ -14,6 +14,7 @@ from typing import NamedTuple, NewType, Protocol
 
 from gateway.errors import Reason
 from gateway.measure import Histogram, Tap
+from gateway.text import one_line
 
 Duration = NewType("Duration", float)
 """Seconds. Written `500ms`, `10s`, `5m`, `1h` in a configuration."""
@@ -125,9 +126,17 @@ class Ending(StrEnum):
 
 @dataclass
 class Phases:
-    """How long each part of a probe took, in seconds, in the order in which they happened."""
+    """How long each part of a probe took, in seconds, in the order in which they happened.
+
+    Args:
+        seconds: By phase.
+        given_up: Called for each dial of the probe that was given up and may still connect.
+        hint: What may be wrong if the phase that is under way takes too long; empty: nothing is known.
+    """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    given_up: Callable[[], None] = lambda: None
+    hint: str = ""
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -159,6 +168,8 @@ class Finding:
         unusable: A reason and a line that make it `down`, although it told all this.
         unprobed: Why nothing was asked; the target's state is then `unknown`.
         abort_limit: How many broken handshakes in a row the server lets pass, where it counts them.
+
+    What the server words itself is made one line that may be shown.
     """
 
     role: str | None = None
@@ -172,6 +183,12 @@ class Finding:
     unusable: tuple[Reason, str] | None = None
     unprobed: str | None = None
     abort_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("version", "identity"):
+            text = getattr(self, name)
+            if text is not None:
+                object.__setattr__(self, name, one_line(text))  # frozen, but not yet seen by anybody
 
 
 class Relay(Protocol):
@@ -237,6 +254,7 @@ class Link(Protocol):
         Raises:
             DialError: The target cannot be reached.
             LinkLostError: The link died meanwhile.
+            MovedOnError: Part of it did; see `gateway.relay.attempts`.
         """
 
     async def lost(self) -> str:

@@ -9,12 +9,15 @@
     └── ReachError           somebody on the path; carries a reason of the closed list
         ├── TunnelError      the operator of the bastion; `fatal` when waiting does not help
         ├── LinkLostError    nobody yet: the path broke and is being rebuilt
+        │   └── MovedOnError the caller: dial again at once
         ├── DialError        the operator of the target: the path works, the target cannot be reached
         └── ProbeError       the operator of the target: it answers, and the answer is wrong
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
+
+from gateway.text import one_line
 
 
 class Reason(StrEnum):
@@ -86,13 +89,13 @@ class ReachError(GatewayError):
 
     Args:
         reason: Which of the closed list.
-        detail: One line for a person, without secrets.
+        detail: What happened, without secrets; made one line that may be shown, wherever it comes from.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(detail)
         self.reason = reason
-        self.detail = detail
+        self.detail = one_line(detail)
+        super().__init__(self.detail)
 
 
 class TunnelError(ReachError):
@@ -110,10 +113,23 @@ class TunnelError(ReachError):
 
 
 class LinkLostError(ReachError):
-    """The link died under whoever used it."""
+    """The link died under whoever used it.
 
-    def __init__(self, detail: str = "the link was lost") -> None:
+    Args:
+        detail: One line for a person, without secrets.
+        dialled: Whether a dial was under way. The far side may still connect it, and closes the connection then.
+    """
+
+    def __init__(self, detail: str = "the link was lost", *, dialled: bool = False) -> None:
         super().__init__(Reason.TUNNEL, detail)
+        self.dialled = dialled
+
+
+class MovedOnError(LinkLostError):
+    """The connection that dialled fell silent, and the link has another one: dial again at once."""
+
+    def __init__(self) -> None:
+        super().__init__("the connection fell silent during the dial", dialled=True)
 
 
 class DialError(ReachError):

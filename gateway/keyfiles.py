@@ -7,18 +7,24 @@ from pathlib import Path
 from gateway.errors import Reason, TunnelError
 
 
-def check_private(path: Path) -> None:
-    """Refuse a private key that others can read, as OpenSSH does.
+def check_private(path: Path) -> bytes:
+    """Read a private key, unless others can read it too, as OpenSSH does.
 
-    A file that belongs to somebody else (a mounted secret) may be readable by its group, never by everybody.
+    A file that belongs to another user (a mounted secret) may be readable by its group, never by everybody. It is
+    opened once: what is checked is what is read, whatever takes its place meanwhile.
 
     Raises:
-        TunnelError: With the command that mends it; fatal.
+        TunnelError: With the command that corrects it; fatal.
     """
     try:
-        status = path.stat()
+        with path.open("rb") as file:
+            _refuse_readable(path, os.fstat(file.fileno()))
+            return file.read()
     except OSError as error:
         raise TunnelError(Reason.AUTH, f"{path}: {error.strerror}", fatal=True) from error
+
+
+def _refuse_readable(path: Path, status: os.stat_result) -> None:
     ours = status.st_uid == os.geteuid()
     mode = stat.S_IMODE(status.st_mode)
     if mode & (0o077 if ours else 0o007):

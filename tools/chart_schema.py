@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from gateway.backends import KINDS as BACKENDS
 from gateway.config.decode import known_keys
 from gateway.config.model import BackendCommon, CheckCommon, TunnelCommon

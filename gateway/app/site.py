@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -224,6 +226,12 @@ class Site:
     def _budget(self, spec: BackendSpec, target: Endpoint) -> AbortBudget:
         return self._budgets.setdefault((spec.via, target), AbortBudget(spec.kind.abort_limit or 0))
 
+    def given_up(self, tunnel: str | None, target: Endpoint) -> None:
+        """A dial of a check was given up, and may still connect: its handshake is broken off then."""
+        budget = self._budgets.get((tunnel, target))
+        if budget is not None:
+            budget.given_up(time.time())
+
     def renew(self, tunnel: str) -> None:
         """A tunnel's keys or certificates changed on disk."""
         for uplink in self.uplinks_of(tunnel):
@@ -246,7 +254,10 @@ class Site:
         backend: Backend = spec.kind.create(spec.options, spec.check_options)
         schedule = Schedule(**vars(spec.check))
         running.checks = [
-            Check(spec.name, backend, target, path, schedule, running.checked) for target in spec.targets
+            Check(
+                spec.name, backend, target, path, schedule, running.checked, partial(self.given_up, spec.via, target)
+            )
+            for target in spec.targets
         ]
         for check in running.checks:
             if check.target in known:

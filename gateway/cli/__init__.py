@@ -6,6 +6,7 @@ import sys
 import click
 
 from gateway import __version__
+from gateway.cli.table import say
 from gateway.errors import ConfigError, GatewayError, ServiceUnreachableError, UsageError
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
@@ -48,14 +49,14 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         cli.main(arguments, prog_name="gateway")
     except ConfigError as error:
-        click.echo(str(error), err=True)
+        say(error, err=True)
         sys.exit(USAGE)
     except UsageError as error:
-        click.echo(f"gateway: {error}", err=True)
+        say(f"gateway: {error}", err=True)
         sys.exit(USAGE)
     except ServiceUnreachableError as error:
-        click.echo(f"gateway: {error}", err=True)
+        say(f"gateway: {error}", err=True)
         sys.exit(UNREACHABLE)
     except GatewayError as error:
-        click.echo(f"gateway: {error}", err=True)
+        say(f"gateway: {error}", err=True)
         sys.exit(FAILED)

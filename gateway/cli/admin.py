@@ -5,6 +5,7 @@ from urllib.parse import quote
 import click
 
 from gateway.cli.reach import socket_option
+from gateway.cli.table import say
 from gateway.errors import GatewayError, UsageError
 from gateway.ops.client import Client
 
@@ -15,7 +16,7 @@ def _tell(admin_socket: str, path: str) -> None:
         raise UsageError(f"nothing was changed:\n{body['detail']}")
     if code != 200:
         raise GatewayError(body["detail"])
-    click.echo(body["detail"])
+    say(body["detail"])
 
 
 def _service(name: str, text: str) -> click.Command:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gateway.cli.sources import source_options, sources
-from gateway.cli.table import print_table
+from gateway.cli.table import print_table, say
 from gateway.errors import GatewayError, UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def apply(
     done, refused = once.apply(_config(file, tunnels, backends, settings, record=True))
     _print(done, output)
     for line in refused:
-        click.secho(line, fg="red", err=True)
+        say(line, fg="red", err=True)
     if refused:
         raise GatewayError(f"{len(refused)} of {len(done.actions) + len(refused)} changes were refused")
 
@@ -89,7 +89,7 @@ def _print(made: "Plan", output: str) -> None:
         click.echo(json.dumps(_json(made), indent=1))
         return
     for warning in made.warnings:
-        click.secho(f"warning: {warning}", fg="yellow")
+        say(f"warning: {warning}", fg="yellow")
     if made.conditions:
         rows = [
             [each.network, each.container, each.state, each.reason or "", each.message] for each in made.conditions

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from gateway.cli.sources import source_options, sources
+from gateway.cli.table import print_table, say
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, .
     if problems:
         raise ConfigError(problems)
     for sentence in advice(config):
-        click.secho(f"warning: {sentence}", fg="yellow", err=True)
+        say(f"warning: {sentence}", fg="yellow", err=True)
     click.echo(f"valid: {len(config.tunnels)} tunnels, {len(config.backends)} backends")
 
 
@@ -88,7 +89,7 @@ def check(
         checked = once.check(load(sources(file, tunnels, backends, settings)), names)
     except ConfigError as error:
         if nagios:
-            click.echo(f"GATEWAY UNKNOWN - {error.problems[0]}")
+            say(f"GATEWAY UNKNOWN - {error.problems[0]}")
             sys.exit(_NAGIOS_UNKNOWN)
         raise
     if nagios:
@@ -114,8 +115,6 @@ def _as_json(each: "Checked") -> dict[str, object]:
 
 
 def _print_table(checked: "list[Checked]") -> None:
-    from gateway.cli.table import print_table  # noqa: PLC0415 - with its command
-
     rows = []
     for each in checked:
         result = each.result
@@ -133,5 +132,5 @@ def _print_nagios(checked: "list[Checked]") -> int:
         for each in checked
     )
     data = " ".join(f"'{each.backend} {each.target}'={each.result.duration:.6f}s" for each in checked)
-    click.echo(f"GATEWAY {_NAGIOS_WORDS[worst]} - {told.replace('|', '/')} | {data}")
+    say(f"GATEWAY {_NAGIOS_WORDS[worst]} - {told.replace('|', '/')} | {data}")
     return worst

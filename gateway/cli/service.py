@@ -11,7 +11,7 @@ import click
 
 from gateway.cli import explain as explanation
 from gateway.cli.reach import url_option
-from gateway.cli.table import print_table
+from gateway.cli.table import print_table, say
 from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
 from gateway.ops.client import Client
 
@@ -54,11 +54,11 @@ def explain(name: str, url: str | None, admin_socket: str) -> None:
     if name not in site["backends"]:
         raise UsageError(f"there is no backend {name!r} (known: {', '.join(site['backends']) or 'none'})")
     backend = site["backends"][name]
-    click.echo(f"{name} ({backend['kind']}) is {backend['state']} for {_ago(backend['since'])}")
+    say(f"{name} ({backend['kind']}) is {backend['state']} for {_ago(backend['since'])}")
     print_table(["PART", "NAME", "STATE", "WHY"], explanation.chain(site, name))
     cause = explanation.root_cause(site, name)
     if cause:
-        click.echo(f"root cause: {cause}")
+        say(f"root cause: {cause}")
 
 
 @click.command()
@@ -114,19 +114,20 @@ def _lacking(body: dict[str, Any], names: tuple[str, ...]) -> str:
 
 
 def _print_status(site: dict[str, Any], *, wide: bool) -> None:
-    click.echo(f"{site['instance']}: {site['status']}, version {site['version']}, up {_ago(site['started_at'])}")
+    say(f"{site['instance']}: {site['status']}, version {site['version']}, up {_ago(site['started_at'])}")
     for warning in site["warnings"]:
-        click.secho(f"warning: {warning}", fg="yellow")
+        say(f"warning: {warning}", fg="yellow")
     if not site["reload"]["successful"]:
-        click.secho(f"the last reload failed: {site['reload']['error']}", fg="red")
+        say(f"the last reload failed: {site['reload']['error']}", fg="red")
     if site["tunnels"]:
         click.echo()
         rows = [
             [name, each["kind"], each["via"] or "-", each["far_side"], each["state"], _ago(each["since"]),
-             _ms(each["rtt_seconds"]), _why(each)]
+             _ms(each["rtt_seconds"]), *([str(each.get("data_plane") or "-")] if wide else []), _why(each)]
             for name, each in site["tunnels"].items()
         ]  # fmt: skip
-        print_table(["TUNNEL", "KIND", "VIA", "FAR SIDE", "STATE", "FOR", "RTT", "WHY"], rows)
+        plane = ["DATA PLANE"] if wide else []
+        print_table(["TUNNEL", "KIND", "VIA", "FAR SIDE", "STATE", "FOR", "RTT", *plane, "WHY"], rows)
     click.echo()
     heads = ["BACKEND", "KIND", "LISTEN", "TARGET", "STATE", "FOR", "ROLE", "CHECK", "CLIENTS", "WHY"]
     if wide:
@@ -142,9 +143,9 @@ def _print_docker(docker: dict[str, Any] | None, consumers: dict[str, Any], *, w
         return
     click.echo()
     for warning in docker["warnings"]:
-        click.secho(f"warning: {warning}", fg="yellow")
+        say(f"warning: {warning}", fg="yellow")
     if docker["trouble"]:
-        click.secho(f"docker: {docker['trouble']}", fg="red")
+        say(f"docker: {docker['trouble']}", fg="red")
     rows = [
         [each["network"], each["container"], each["state"],
          ": ".join(filter(None, (each["reason"], each["message"])))]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.docker.engine import Engine
+from gateway.text import one_line
 
 _ANONYMOUS = "com.docker.volume.anonymous"
 _NETWORK_TYPES = ("nfs", "cifs", "smb")
@@ -66,7 +67,7 @@ def judge(
         volumes: The engine's volumes by name.
         forwards: Names of our backends by port.
     """
-    name = str(told["Name"]).lstrip("/")
+    name = one_line(str(told["Name"]).lstrip("/"))
     host = told.get("HostConfig") or {}
     removed = bool(host.get("AutoRemove"))
     mounts: Sequence[Mapping[str, Any]] = told.get("Mounts") or ()

@@ -12,6 +12,7 @@ from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed,
 from gateway.docker.options import DockerOptions
 from gateway.docker.trouble import EXPECTED, EngineError, Kind, explain
 from gateway.docker.volumes import VolumeInfo
+from gateway.text import one_line
 
 _ID = re.compile(r"/containers/([0-9a-f]{64})/\S+ /etc/(?:hostname|hosts|resolv\.conf) ")
 """In /proc/self/mountinfo: files that Docker mounts into a container, and not those that a host has of others."""
@@ -86,7 +87,7 @@ class Observer:
         }
         return Container(
             id=listed["Id"],
-            name=str(listed["Names"][0]).lstrip("/") if listed.get("Names") else listed["Id"][:12],
+            name=one_line(str(listed["Names"][0]).lstrip("/")) if listed.get("Names") else listed["Id"][:12],
             state=str(listed.get("State", "")),
             labels=listed.get("Labels") or {},
             network_mode=str((listed.get("HostConfig") or {}).get("NetworkMode", "")),

@@ -7,6 +7,7 @@ import aiohttp
 from aiodocker.exceptions import DockerError
 
 from gateway.errors import GatewayError
+from gateway.text import one_line
 
 
 class Kind(StrEnum):
@@ -46,9 +47,9 @@ class EngineError(GatewayError):
     """
 
     def __init__(self, kind: Kind, message: str) -> None:
-        super().__init__(message)
         self.kind = kind
-        self.message = message
+        self.message = one_line(message)
+        super().__init__(self.message)
 
     @property
     def blocked(self) -> Blocked:

@@ -13,6 +13,9 @@ _SINGLE_FILE = 0.9
 _ONE_EVERY = 10.0
 """Seconds between two of them, unless a login succeeds: what is left lasts longer, and a good client ends it."""
 _MOST = 10_000
+_SETTLED_AFTER = 10.0
+"""Seconds in which a dial that was given up connects, or its silent SSH connection is closed: the server may count it
+after a login that comes before that."""
 LOGGED_IN = 2
 """Answers after which a client is certainly in: to its login, and to something that it asked then."""
 
@@ -38,10 +41,13 @@ class AbortBudget:
         """A client left at the time `at`, before it was certainly in."""
         self._broken.append(at)
 
+    def given_up(self, at: float) -> None:
+        """A dial was given up at the time `at`, and may still connect: its handshake is broken off then."""
+        self._broken.append(at + _SETTLED_AFTER)
+
     def logged_in(self, at: float) -> None:
         """A login succeeded at the time `at`; the server forgets what was before."""
-        while self._broken and self._broken[0] <= at:
-            self._broken.popleft()
+        self._broken = deque((each for each in self._broken if each > at), maxlen=_MOST)
 
     def admits(self, now: float) -> bool:
         """Whether another client may be connected at the time `now`."""

@@ -14,6 +14,7 @@ from gateway.forwarding.cancels import Cancelling, copy
 from gateway.forwarding.path import Path, Place
 from gateway.forwarding.vigil import Vigil
 from gateway.measure import Histogram, MakeTap, Tap
+from gateway.relay.attempts import persist
 
 _FIRST_RETRY = 0.05
 _LAST_RETRY = 1.0
@@ -231,27 +232,26 @@ class Dialler:
         else:
             await turn.acquire()
         try:
-            left = max(deadline - time.monotonic(), _LEAST_DIAL)
-            return await link.join(wish.client, target, wish.latency, left, tap)
-        except (DialError, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) or error.reason is Reason.TIMEOUT:
-                self.broke_off(target)  # it may be connected yet, and is closed then
-            raise
+            return await persist(
+                lambda left: link.join(wish.client, target, wish.latency, left, tap),
+                lambda: self._count(target, AbortBudget.given_up),
+                max(deadline - time.monotonic(), _LEAST_DIAL),
+            )
         finally:
             turn.release()
 
     def ended(self, target: Endpoint, relay: Relay, began: float) -> None:
         """A client has left that was connected at the time `began`: some servers count how."""
         if relay.answers < LOGGED_IN:
-            self.broke_off(target)
+            self._count(target, AbortBudget.broke_off)
         elif (budget := self.route.budget(target)) is not None:
             budget.logged_in(began)
 
-    def broke_off(self, target: Endpoint) -> None:
-        """A handshake was broken off, or may have been."""
+    def _count(self, target: Endpoint, how: Callable[[AbortBudget, float], None]) -> None:
+        """A handshake was broken off, or may yet be."""
         budget = self.route.budget(target)
         if budget is not None:
-            budget.broke_off(time.time())
+            how(budget, time.time())
             if budget.worrying:
                 self.route.failed(target)  # a check logs in, and the server forgets
 

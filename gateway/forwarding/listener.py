@@ -10,7 +10,7 @@ from pathlib import Path
 from gateway.contracts import Endpoint
 from gateway.errors import GatewayError
 from gateway.relay.readiness import READ, readiness
-from gateway.relay.sockets import bind_unix, reset_when_killed, tune
+from gateway.relay.sockets import bind_unix, reset, reset_when_killed, tune
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Listener:
         return [sock.fileno() for sock in self._sockets]
 
     def start(self, on_accept: OnAccept) -> None:
-        """Hand every accepted socket, non-blocking, to `on_accept`."""
+        """Hand every accepted socket, non-blocking, to `on_accept`, which owns it; when that raises, it is reset."""
         first = self._on_accept is None
         self._on_accept = on_accept
         if first:
@@ -67,30 +67,46 @@ class Listener:
             if sock.fileno() >= 0 and self._on_accept is not None:
                 readiness().remove(sock.fileno())
             sock.close()
+        self._on_accept = None
         if isinstance(self.address, Path) and self._bound_here:
             self.address.unlink(missing_ok=True)
         self._sockets = []
 
     def _watch(self, sock: socket.socket) -> None:
-        if sock.fileno() >= 0 and self._on_accept is not None:
+        if sock.fileno() < 0 or self._on_accept is None:
+            return
+        try:
             readiness().add(sock.fileno(), lambda _: self._accept(sock), READ)
+        except OSError as error:  # epoll_ctl(2): no memory, or too many watches
+            self._pause(sock, error)
 
     def _accept(self, sock: socket.socket) -> None:
+        """Take in who waits; never raises, since readiness drops a handler that does."""
         for _ in range(_ACCEPTS_PER_TURN):
+            if self._on_accept is None:
+                return
             try:
                 client, _ = sock.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - logged, and tried again
                 # accept(2) passes on network errors of the connection, and what is wrong with us. When we are out
                 # of descriptors the connection stays in the kernel's queue, and epoll would report it without end.
-                log.error("cannot accept", extra={"listener": str(self.address), "detail": error.strerror})
-                readiness().remove(sock.fileno())
-                asyncio.get_running_loop().call_later(_PAUSE_AFTER_ERROR, self._watch, sock)
+                self._pause(sock, error)
                 return
-            client.setblocking(False)
-            if self._on_accept is not None:
+            try:
+                client.setblocking(False)
                 self._on_accept(client)
+            except Exception:
+                log.exception("a client could not be taken in: it is reset", extra={"listener": str(self.address)})
+                reset(client)
+
+    def _pause(self, sock: socket.socket, error: Exception) -> None:
+        """Try again in a moment."""
+        detail = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        log.error("cannot accept", extra={"listener": str(self.address), "detail": detail})
+        readiness().remove(sock.fileno())
+        asyncio.get_running_loop().call_later(_PAUSE_AFTER_ERROR, self._watch, sock)
 
 
 def _bind(address: Address) -> list[socket.socket]:

@@ -13,6 +13,7 @@ from gateway.contracts import Backend, Endpoint, Finding, Link, Phases, State
 from gateway.errors import LinkLostError, ReachError, Reason
 from gateway.health.verdict import History, Result, Verdict
 from gateway.measure import Histogram, Summary, Tally
+from gateway.text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +49,19 @@ class Path(Protocol):
         """The tunnel's state and its reason, in one line."""
 
 
-async def probe_once(backend: Backend, link: Link, target: Endpoint, timeout: float) -> Result:  # noqa: ASYNC109
-    """One check of one target, within `timeout` seconds.
+async def probe_once(
+    backend: Backend,
+    link: Link,
+    target: Endpoint,
+    timeout: float,  # noqa: ASYNC109 - not the caller's own
+    given_up: Callable[[], None] = lambda: None,
+) -> Result:
+    """One check of one target, within `timeout` seconds; calls `given_up` as `gateway.contracts.Phases` does.
 
     Raises:
         LinkLostError: The link died: this says nothing about the target.
     """
-    phases = Phases()
+    phases = Phases(given_up=given_up)
     started = time.perf_counter()
     finding: Finding | None = None
     state, reason, detail = State.UP, None, ""
@@ -72,7 +79,7 @@ async def probe_once(backend: Backend, link: Link, target: Endpoint, timeout: fl
         state, reason, detail = (
             State.DOWN,
             Reason.TIMEOUT,
-            f"no answer within {timeout:g} s (got as far as: {done})",
+            f"no answer within {timeout:g} s (got as far as: {done})" + (f": {phases.hint}" if phases.hint else ""),
         )
     except LinkLostError:
         raise
@@ -89,7 +96,7 @@ async def probe_once(backend: Backend, link: Link, target: Endpoint, timeout: fl
         duration=time.perf_counter() - started,
         state=state,
         reason=reason,
-        detail=detail,
+        detail=one_line(detail),
         phases=phases.seconds,
         finding=finding,
     )
@@ -105,6 +112,7 @@ class Check:
         path: The uplink it is reached through.
         schedule: When.
         changed: Called after each check.
+        given_up: Called for each dial of a check that was given up and may still connect.
     """
 
     def __init__(
@@ -115,6 +123,7 @@ class Check:
         path: Path,
         schedule: Schedule,
         changed: Callable[[], object] = lambda: None,
+        given_up: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.target = target
@@ -135,6 +144,7 @@ class Check:
         self._backend = backend
         self.path = path
         self._changed = changed
+        self._given_up = given_up
         self._kick = asyncio.Event()
         self._at_once = False
         self._began = 0.0
@@ -203,7 +213,8 @@ class Check:
             return self._blocked()
         self._began = time.monotonic()
         try:
-            result = await probe_once(self._backend, link, self.target, self.schedule.timeout)
+            timeout = self.schedule.timeout
+            result = await probe_once(self._backend, link, self.target, timeout, self._given_up)
         except LinkLostError:  # nothing was learned about the target
             self._links_lost += 1
             if self.path.link is None or self._links_lost >= self.schedule.fall:

@@ -5,6 +5,11 @@ import sys
 
 import structlog
 
+from gateway.text import one_line, printable
+
+_LONGEST = 4000
+"""Characters of one value, which may hold several problems of a configuration."""
+
 
 def configure(level: str, fmt: str) -> None:
     """Send every log record to standard error.
@@ -20,15 +25,17 @@ def configure(level: str, fmt: str) -> None:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if text else "iso", utc=not text),
     ]
-    last: list[structlog.typing.Processor] = (
+    last: list[structlog.typing.Processor] = [structlog.processors.format_exc_info]
+    last += (
         [
+            _fit_for_terminal,
             # Plain: the prettier tracebacks show local variables, and a password may be among them.
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
+            ),
         ]
         if text
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        else [structlog.processors.JSONRenderer()]  # which escapes everything
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
@@ -43,6 +50,21 @@ def configure(level: str, fmt: str) -> None:
     for name in ("asyncssh", "aiohttp", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
+
+
+def _fit_for_terminal(
+    logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Keep a server's text from controlling the terminal and from looking like a line of ours."""
+    del logger, method
+    return {
+        key: value
+        if not isinstance(value, str)
+        else printable(value)
+        if key == "exception"
+        else one_line(value, _LONGEST)
+        for key, value in event.items()
+    }
 
 
 def _short_logger(

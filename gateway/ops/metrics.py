@@ -106,6 +106,11 @@ def _tunnels(tunnels: list[TunnelView]) -> Iterator[Metric]:
     handshake = GaugeMetricFamily(
         "gateway_tunnel_handshake_age_seconds", "Since a WireGuard peer's last handshake.", labels=["tunnel"]
     )
+    plane = GaugeMetricFamily(
+        "gateway_data_plane_info",
+        "What carries the channels of an SSH tunnel: the gateway's own data plane (native) or asyncssh.",
+        labels=["plane", "tunnel"],
+    )
     opened = HistogramMetricFamily(
         "gateway_channel_open_duration_seconds",
         "From dialling a target to a usable channel.",
@@ -122,8 +127,10 @@ def _tunnels(tunnels: list[TunnelView]) -> Iterator[Metric]:
             rtt.add_metric([each.name], each.rtt)
         if isinstance(age := each.details.get("handshake_age_seconds"), int | float):
             handshake.add_metric([each.name], age)
+        if isinstance(kind := each.details.get("data_plane"), str):
+            plane.add_metric([kind, each.name], 1)
         opened.add_metric([each.name], each.channel_open.cumulative(), each.channel_open.sum)
-    yield from (up, state, connects, failures, rtt, handshake, opened)
+    yield from (up, state, connects, failures, rtt, handshake, plane, opened)
 
 
 def _backends(backends: list[BackendView]) -> Iterator[Metric]:

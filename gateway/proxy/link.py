@@ -20,6 +20,7 @@ from gateway.measure import Histogram, Tap
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.splice import Splice
 from gateway.proxy.streams import PlainStream, TlsStream
+from gateway.relay.attempts import persist
 from gateway.relay.straight import StraightRelay
 
 _HTTP_LOGIN = (401, 407)
@@ -54,8 +55,10 @@ class ProxyLink:
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """See `gateway.contracts.Link`; counts the phase `channel`."""
-        with (phases or Phases())("channel"):
-            return (await self._dial(to, self._options.dial_timeout))[0]
+        timed = phases or Phases()
+        with timed("channel"):
+            sock, _ = await persist(lambda within: self._dial(to, within), timed.given_up, self._options.dial_timeout)
+        return sock
 
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
@@ -65,6 +68,7 @@ class ProxyLink:
         relay = StraightRelay(client, sock, latency, tap)
         if splice is not None:
             splice.on_broken = lambda: relay.abort(Ending.BACKEND_RESET)
+            splice.on_lost = relay.lose_upload
             relay.ended.add_done_callback(
                 lambda ended: None if ended.result() is Ending.FINISHED else splice.break_off()
             )
@@ -81,12 +85,10 @@ class ProxyLink:
         except TimeoutError as error:
             raise DialError(Reason.TIMEOUT, f"{to}: the proxy did not answer within {timeout:.3g} s") from error
         except ReplyError as error:
-            raise DialError(self._reason(error), f"{to}: the proxy says: {_tidy(error)}") from error
+            raise DialError(self._reason(error), f"{to}: the proxy says: {error}") from error
         except ValueError as error:
             if to.host.isascii():
-                raise DialError(
-                    Reason.PROTOCOL, f"{to}: the proxy's answer makes no sense: {_tidy(error)}"
-                ) from error
+                raise DialError(Reason.PROTOCOL, f"{to}: the proxy's answer makes no sense: {error}") from error
             raise DialError(Reason.DNS, f"{to.host}: no host name: {error}") from error
         except (IncompleteReadError, OSError) as error:
             raise DialError(Reason.RESET, f"{to}: the proxy broke off: {error}") from error
@@ -199,11 +201,11 @@ class ProxyLink:
             raise TunnelError(Reason.TIMEOUT, f"{self._options.endpoint}: the proxy says nothing") from error
         except ReplyError as error:
             reason = self._reason(error)
-            raise TunnelError(reason, f"the proxy says: {_tidy(error)}", fatal=reason is Reason.AUTH) from error
+            raise TunnelError(reason, f"the proxy says: {error}", fatal=reason is Reason.AUTH) from error
         except (IncompleteReadError, OSError) as error:
             raise TunnelError(Reason.RESET, f"{self._options.endpoint}: {error}") from error
         except ValueError as error:
-            raise TunnelError(Reason.PROTOCOL, f"{self._options.endpoint}: {_tidy(error)}") from error
+            raise TunnelError(Reason.PROTOCOL, f"{self._options.endpoint}: {error}") from error
 
     async def _greet(self, stream: PlainStream | TlsStream) -> None:
         user, password = self._credentials()
@@ -241,8 +243,3 @@ class ProxyLink:
     def details(self) -> dict[str, object]:
         """See `gateway.contracts.Link`."""
         return {"encrypted": self._options.tls}
-
-
-def _tidy(error: Exception) -> str:
-    """What a stranger sent, without what a terminal would obey."""
-    return "".join(each if each.isprintable() else "?" for each in str(error))[:200]

@@ -1,6 +1,7 @@
 """A plain socket whose other end speaks TLS: for users that want a socket, where there is none."""
 
 import asyncio
+import contextlib
 import select
 import socket
 import ssl
@@ -33,6 +34,8 @@ class Splice:
         tune(self.sock)
         self.on_broken: Callable[[], None] = lambda: None
         """Called when the far side's end is none, before `sock` shows one: a socket pair knows only clean ends."""
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called when the far side has ended well, and something that was to be sent to it is lost."""
         self._reader = reader
         self._writer = writer
         self._heard = 0.0
@@ -53,6 +56,8 @@ class Splice:
         try:
             # What the far side says is wanted until it has said all, or nobody is there to hear it.
             await asyncio.wait({back, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done() and not self._broken:  # what the client said last is still on its way
+                await asyncio.wait({forth}, timeout=_PATIENCE)
         finally:
             nobody_hears = gone.done() and not gone.cancelled() and gone.result()
             for job in jobs:
@@ -61,6 +66,8 @@ class Splice:
             if not nobody_hears and (heard is not True or isinstance(said, Exception)):
                 self._broken = True
                 self.on_broken()
+            elif _discard(self._ours):
+                self.on_lost()
             self._ours.close()
             if self._broken:
                 self._writer.transport.abort()
@@ -103,6 +110,20 @@ class Splice:
             return False
         self._ours.shutdown(socket.SHUT_WR)
         return True
+
+
+def _discard(sock: socket.socket) -> bool:
+    """Take no more from `sock`, and drop what is unread: closed with that, its peer fails before it has read all.
+
+    Returns:
+        Whether anything was dropped.
+    """
+    dropped = False
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RD)
+        while sock.recv(_CHUNK):
+            dropped = True
+    return dropped
 
 
 def _said_goodbye(writer: asyncio.StreamWriter) -> bool:

@@ -19,7 +19,10 @@ from typing import Protocol
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
-GONE = select.EPOLLHUP | select.EPOLLERR
+ERROR = select.EPOLLERR
+GONE = select.EPOLLHUP | ERROR
+EDGE = select.EPOLLET
+"""Reports a condition when it begins, and not for as long as it lasts (epoll(7))."""
 
 Handler = Callable[[int], None]
 """Called with a mask of READ, WRITE and GONE."""
@@ -136,7 +139,16 @@ class RelayLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self.relays = RelaySelector()
+        self.on_close: list[Callable[[], None]] = []
+        """What to call before the loop closes, while descriptors can still be removed from it."""
         super().__init__(self.relays)
+
+    def close(self) -> None:
+        """Close the loop, after what `on_close` asks for."""
+        if not self.is_running():
+            while self.on_close:
+                self.on_close.pop()()
+        super().close()
 
     def call_soon(self, *args, **kwargs):  # type: ignore[no-untyped-def, override] # noqa: ANN002, ANN003, ANN201, D102
         self.relays.scheduled = True

@@ -43,6 +43,16 @@ def hurry_retransmits(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, _RTO_MAX_MS)
 
 
+NOTSENT_LOWAT = 128 * 1024
+"""Bytes of an SSH connection that wait in the kernel before they are first sent."""
+
+
+def keep_backlog_short(sock: socket.socket) -> None:
+    """Let the kernel take no more than it can send soon, so that what is urgent does not queue behind it (tcp(7))."""
+    with contextlib.suppress(OSError):  # no TCP
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
+
+
 def reset(sock: socket.socket) -> None:
     """Close `sock` with a TCP reset, so that the peer sees a failure and never a clean end."""
     if sock.fileno() < 0:
@@ -61,11 +71,25 @@ def reset_when_killed(listener: socket.socket) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOW)
 
 
-def finish(sock: socket.socket) -> None:
-    """Close `sock` cleanly: what is still on its way to the peer arrives."""
+def keep_after_close(sock: socket.socket) -> None:
+    """Let what is still on its way to the peer arrive, whoever closes `sock`: undoes `reset_when_killed`."""
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+
+
+def finish(sock: socket.socket) -> None:
+    """Close `sock` cleanly: what is still on its way to the peer arrives."""
+    keep_after_close(sock)
     sock.close()
+
+
+def has_unread(sock: socket.socket) -> bool:
+    """Whether the peer sent something, or the end of its stream, that is still to be read."""
+    try:
+        sock.recv(1, socket.MSG_PEEK)
+    except OSError:
+        return False
+    return True
 
 
 def shut_write(sock: socket.socket) -> None:

@@ -15,9 +15,10 @@ from collections.abc import Callable
 
 from gateway.contracts import Ending
 from gateway.measure import Histogram, Tap, waiting_since
+from gateway.relay.linger import lingerer
 from gateway.relay.pages import pages
 from gateway.relay.readiness import GONE, READ, WRITE
-from gateway.relay.sockets import finish, reset, shut_write
+from gateway.relay.sockets import finish, has_unread, reset, shut_write
 from gateway.relay.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,9 @@ _BULK_AFTER = 2
 class _Direction:
     """One way of a relay: from `source` to `sink`."""
 
-    __slots__ = ("bulk", "held", "moved", "piped", "pipes", "read_done", "seen", "sink", "source", "written_done")
+    __slots__ = (
+        "bulk", "held", "lost", "moved", "piped", "pipes", "read_done", "seen", "sink", "source", "written_done",
+    )  # fmt: skip
 
     def __init__(self, source: socket.socket, sink: socket.socket) -> None:
         self.source = source
@@ -46,6 +49,8 @@ class _Direction:
         self.seen: Callable[[memoryview, float], None] | None = None
         self.read_done = False
         self.written_done = False
+        self.lost = False
+        """Whether the sink took less than the source sent."""
 
     @property
     def full(self) -> bool:
@@ -66,7 +71,7 @@ class _Direction:
         except BlockingIOError:
             raise
         except OSError as error:
-            raise _GoneError(self.source) from error
+            raise _GoneError(self.source, writing=False) from error
         if count == 0:
             self.end()
             return
@@ -89,7 +94,7 @@ class _Direction:
             except BlockingIOError:
                 return
             except OSError as error:
-                raise _GoneError(self.sink) from error
+                raise _GoneError(self.sink, writing=True) from error
         if self.read_done and not self.full:
             self._finish()
 
@@ -98,6 +103,12 @@ class _Direction:
         self.read_done = True
         if not self.full:
             self._finish()
+
+    def abandon(self) -> None:
+        """The sink takes nothing more: drop what it has not taken, and what the source still sends."""
+        self.close()
+        self.held, self.piped = None, 0
+        self.read_done = self.written_done = self.lost = True
 
     def close(self) -> None:
         if self.pipes:
@@ -116,7 +127,7 @@ class _Direction:
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise _GoneError(self.sink) from error
+            raise _GoneError(self.sink, writing=True) from error
 
     def _splice_in(self) -> None:
         if self.pipes is None:
@@ -129,7 +140,7 @@ class _Direction:
         except BlockingIOError:
             raise
         except OSError as error:
-            raise _GoneError(self.source) from error
+            raise _GoneError(self.source, writing=False) from error
         if count == 0:
             self.end()
             return
@@ -141,11 +152,17 @@ class _Direction:
 
 
 class _GoneError(Exception):
-    """A socket failed; carries which."""
+    """A socket failed.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Args:
+        sock: Which.
+        writing: Whether it takes nothing more; otherwise its own stream broke off.
+    """
+
+    def __init__(self, sock: socket.socket, *, writing: bool) -> None:
         super().__init__()
         self.sock = sock
+        self.writing = writing
 
 
 def _pipe() -> tuple[int, int] | None:
@@ -169,8 +186,8 @@ class StraightRelay:
     """
 
     __slots__ = (
-        "_asked", "_back", "_backend", "_backend_watch", "_client", "_client_watch", "_forth", "_latency", "_tap",
-        "answers", "ended", "last_active",
+        "_asked", "_back", "_backend", "_backend_watch", "_client", "_client_watch", "_ending", "_forth", "_latency",
+        "_tap", "answers", "ended", "last_active",
     )  # fmt: skip
 
     def __init__(
@@ -188,6 +205,7 @@ class StraightRelay:
         if tap is not None:
             self._forth.seen, self._back.seen = tap.forth, tap.back
         self._asked = 0.0
+        self._ending = Ending.FINISHED
         self._client_watch = Watch(client, self._on_client, READ)
         self._backend_watch = Watch(backend, self._on_backend, READ)
 
@@ -220,29 +238,36 @@ class StraightRelay:
         reset(self._backend)
         self.ended.set_result(ending)
 
+    def lose_upload(self) -> None:
+        """Reset the client once it has the whole response: the backend did not get everything that it sent."""
+        self._forth.lost = True
+
     def _on_client(self, event: int) -> None:
         self.last_active = time.monotonic()
         before = self._forth.moved
-        self._on_event(event, self._client_watch.mask, self._forth, self._back)
+        self._on_event(event, self._client_watch, self._forth, self._back)
         if self._forth.moved != before:
             self._asked = self.last_active
 
     def _on_backend(self, event: int) -> None:
         self.last_active = now = time.monotonic()
         before = self._back.moved
-        self._on_event(event, self._backend_watch.mask, self._back, self._forth)
+        self._on_event(event, self._backend_watch, self._back, self._forth)
         if self._asked and self._back.moved != before:
             self.answers += 1
             if self._tap is None or self._tap.meter is None:
                 self._latency.observe(now - self._asked)
             self._asked = 0.0
 
-    def _on_event(self, event: int, mask: int, reads: _Direction, writes: _Direction) -> None:
+    def _on_event(self, event: int, watch: Watch, reads: _Direction, writes: _Direction) -> None:
         """One of the two sockets is ready: `reads` takes from it, `writes` gives to it."""
-        if mask == GONE:
-            self.abort(Ending.CLIENT_RESET if reads is self._forth else Ending.BACKEND_RESET)
-            return
+        mask = watch.mask
         try:
+            if not mask & (READ | WRITE):
+                if watch.failed(event):
+                    self._go_on_without(reads.source)
+                    self._settle()
+                return
             if event & (WRITE | GONE) and writes.full:
                 writes.drain()
             if event & ~WRITE and mask & READ:
@@ -252,21 +277,40 @@ class StraightRelay:
         except BlockingIOError:
             pass
         except _GoneError as gone:
-            self.abort(Ending.CLIENT_RESET if gone.sock is self._client else Ending.BACKEND_RESET)
-            return
+            if gone.writing:
+                self._go_on_without(gone.sock)
+            else:
+                self.abort(Ending.CLIENT_RESET if gone.sock is self._client else Ending.BACKEND_RESET)
         except Exception:
             log.exception("a relay failed; both its ends are reset")
             self.abort(Ending.ABORTED)
             return
         self._settle()
 
+    def _go_on_without(self, sock: socket.socket) -> None:
+        """`sock` takes nothing more. What it said before is the other's all the same, if its stream was complete."""
+        forth, back = self._forth, self._back
+        reads, writes = (forth, back) if sock is self._client else (back, forth)
+        ending = Ending.CLIENT_RESET if reads is forth else Ending.BACKEND_RESET
+        if not (reads.read_done or has_unread(sock)):
+            self.abort(ending)
+            return
+        writes.abandon()
+        if reads is forth:
+            self._ending = ending
+
     def _settle(self) -> None:
+        if self.ended.done():
+            return
         forth, back = self._forth, self._back
         if forth.written_done and back.written_done:
             self._release()
-            finish(self._client)
-            finish(self._backend)
-            self.ended.set_result(Ending.FINISHED)
+            for sock, lost in ((self._client, forth.lost), (self._backend, back.lost)):
+                if lost:
+                    lingerer().take(sock, lost=True)
+                else:
+                    finish(sock)
+            self.ended.set_result(self._ending)
             return
         self._client_watch.want(_mask(forth, back), shut=back.written_done)
         self._backend_watch.want(_mask(back, forth), shut=forth.written_done)

@@ -2,7 +2,7 @@
 
 import socket
 
-from gateway.relay.readiness import GONE, WRITE, Handler, readiness
+from gateway.relay.readiness import EDGE, ERROR, GONE, WRITE, Handler, readiness
 from gateway.relay.slow import SlowPeers, slow_peers
 
 
@@ -29,12 +29,17 @@ class Watch:
     def want(self, mask: int, *, shut: bool) -> None:
         """Wait for something else from now on.
 
-        A socket that nothing is wanted from is still watched for its end, until we have `shut` our side: from
-        then on the peer's end is a hang-up, which epoll reports without end, and the socket leaves it. So does a unix
-        socket, whose hang-up is any end, also one before which there is still something to be read.
+        A TCP socket that nothing is wanted from is still watched for its failure. Once our side is `shut`, the peer's
+        ordinary end is a hang-up to epoll, which would report it without end: then only its arrival is reported, and
+        `failed` tells the two apart. A unix socket hangs up at any end, also before the last bytes are read, so it is
+        not watched at all.
+
+        Args:
+            mask: READ and WRITE, or 0.
+            shut: Whether our side of the socket is shut.
         """
-        if mask == 0 and self._slow is not None and not shut:
-            mask = GONE
+        if mask == 0 and self._slow is not None:
+            mask = GONE | EDGE if shut else GONE
         if mask == self.mask:
             return
         if self._slow is not None and (mask ^ self.mask) & WRITE:
@@ -48,6 +53,10 @@ class Watch:
         else:
             self._ready.modify(self._fd, mask)
         self.mask = mask
+
+    def failed(self, event: int) -> bool:
+        """Whether `event`, which came while neither READ nor WRITE was wanted, is the socket's failure."""
+        return bool(event & ERROR) or not self.mask & EDGE
 
     def close(self) -> None:
         """Stop watching, before the socket is closed."""

@@ -1,22 +1,18 @@
 """One client joined to one SSH channel of asyncssh's own: the relay that works with every cipher."""
 
 import asyncio
-import logging
 import socket
 import time
 from typing import Any, cast
 
 import asyncssh
 
-from gateway.contracts import Ending, Endpoint
-from gateway.measure import Histogram, Tap, waiting_since
-from gateway.relay.readiness import GONE, READ, WRITE
-from gateway.relay.sockets import finish, reset, shut_write
-from gateway.relay.watch import Watch
-from gateway.ssh.doors import ended_by_peer, note_ends
+from gateway.contracts import Endpoint
+from gateway.measure import Histogram, Tap
+from gateway.ssh.doors import grant, grant_nothing, undelivered
+from gateway.ssh.outbox import PACKET, Outbox
+from gateway.ssh.relay import ClientSide
 from gateway.ssh.windows import FIRST, Budget, Window
-
-log = logging.getLogger(__name__)
 
 _NO_GROWTH = Budget(0)
 MAX_PACKET = 32 * 1024
@@ -25,7 +21,7 @@ _READ_SIZE = 64 * 1024
 _SEND_AHEAD = 256 * 1024
 
 
-class StockRelay(asyncssh.SSHTCPSession[bytes]):
+class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
     """Pumps between a client socket and a channel; see `gateway.contracts.Relay`.
 
     asyncssh calls it as the channel's session; nothing it does there may raise, or the whole SSH connection
@@ -33,66 +29,29 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
 
     Args:
         latency: Where to count response latency.
+        outbox: Where its turn to send comes, among all relays of the connection; None: at any time.
         tap: Sees the bytes, until it is finished.
     """
 
-    def __init__(self, latency: Histogram, tap: Tap | None = None) -> None:
-        self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        self.last_active = time.monotonic()
-        self.answers = 0
-        self.to_backend = 0
-        self.from_backend = 0
-        self.window = Window(_NO_GROWTH, FIRST)
-        self._latency = latency
-        self._tap = tap
-        self._asked = 0.0
-        self._watch: Watch | None = None
-        self._client: socket.socket | None = None
+    def __init__(self, latency: Histogram, outbox: Outbox | None, tap: Tap | None = None) -> None:
+        super().__init__(latency, Window(_NO_GROWTH, FIRST), tap)
+        self._outbox = outbox
         self._channel: asyncssh.SSHTCPChannel[bytes] | None = None
-        self._held = bytearray()
         self._channel_full = False
-        self._client_done = False
-        self._backend_done = False
-        self._lost: Exception | None = None
-        self._closed = False
-        self._shut = False
-
-    def attach(self, client: socket.socket) -> None:
-        """Take over `client` and start: the channel is open."""
-        self._client = client
-        self._watch = Watch(client, self._on_client, READ)
-        if self._channel is None or self._closed:
-            self._channel_closed()
-            return
-        self._channel.resume_reading()
-        self._update()
-
-    @property
-    def asked(self) -> bool:
-        """See `gateway.contracts.Relay`."""
-        return self._asked > 0
-
-    @property
-    def waiting_since(self) -> float | None:
-        """See `gateway.contracts.Relay`."""
-        return waiting_since(self._tap, self._asked)
-
-    def abort(self, ending: Ending) -> None:
-        """Reset the client and close the channel now."""
-        if self.ended.done():
-            return
-        self._release(hard=True)
-        if self._channel is not None:
-            self._channel.abort()
-        self.ended.set_result(ending)
 
     # What asyncssh calls.
 
     def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
-        """The channel is open; nothing is read from it before there is a client."""
+        """The channel is open; its data waits in it until there is a client."""
         chan.set_write_buffer_limits(high=_SEND_AHEAD)
         chan.pause_reading()
         self._channel = chan
+
+    def attach(self, client: socket.socket) -> None:
+        """Take over `client` and start: the channel is open."""
+        super().attach(client)
+        if self._channel is not None and not self._channel_done:
+            self._channel.resume_reading()
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         """Bytes from the backend."""
@@ -100,6 +59,24 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
         client = self._client
         if client is None or self.ended.done():
             return
+        self._measure(data)
+        sent = 0
+        if not self._held:
+            try:
+                sent = client.send(data)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._client_failed()
+            self.from_backend += sent
+            self._took(sent, self.last_active)
+        if self._client_deaf:
+            self._took(len(data), self.last_active)
+        elif sent < len(data):
+            self._hold(memoryview(data)[sent:])
+            self._update()
+
+    def _measure(self, data: bytes) -> None:
         self.last_active = now = time.monotonic()
         if self._tap is not None:
             self._tap.back(memoryview(data), now)
@@ -110,27 +87,10 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
                 self._latency.observe(now - self._asked)
             self._asked = 0.0
             self.answers += 1
-        self.from_backend += len(data)
-        if not self._held:
-            try:
-                sent = client.send(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                self.abort(Ending.CLIENT_RESET)
-                return
-            if sent == len(data):
-                return
-            data = data[sent:]
-            cast("asyncssh.SSHTCPChannel[bytes]", self._channel).pause_reading()
-        self._held += data
-        self._update()
 
     def eof_received(self) -> bool:
         """The backend has said everything; the other direction stays open."""
-        self._backend_done = True
-        if not self._held:
-            self._pass_backend_end()
+        self._peer_ended(close=False)
         return True
 
     def pause_writing(self) -> None:
@@ -144,52 +104,39 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
         self._update()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The channel is closed, or the SSH connection under it is lost."""
-        self._closed = True
-        self.window.close()
-        self._lost = exc
-        if self._client is not None and (exc is not None or not self._held):
-            self._channel_closed()
-        self._update()
+        """The channel is closed, or the SSH connection under it is lost; what it still held is the client's."""
+        del exc
+        rest = undelivered(self._channel)
+        for piece in rest.data:
+            self._hold(piece)
+        if rest.closed:
+            self._peer_ended(close=True)
+        else:
+            self._got_eof |= rest.ended
+            self._lose_link()
+        if self._client is None:  # perhaps it never gets one
+            self.window.close()
 
-    # What the client's socket does.
-
-    def _on_client(self, event: int) -> None:
-        try:
-            self._turn(event)
-        except Exception:
-            log.exception("a relay failed; its client is reset")
-            self.abort(Ending.ABORTED)
-
-    def _turn(self, event: int) -> None:
-        watch = self._watch
-        if watch is None:
-            return
-        if watch.mask == GONE:
-            self.abort(Ending.CLIENT_RESET)
-            return
-        if event & (WRITE | GONE) and self._held:
-            self._drain()
-        if event & ~WRITE and watch.mask & READ and not self.ended.done():
-            self._read()
-        self._update()
+    # What the client's side does with the channel.
 
     def _read(self) -> None:
-        client, channel = self._client, self._channel
-        if client is None or channel is None or self._closed:
+        client, channel, outbox = self._client, self._channel, self._outbox
+        if client is None or channel is None or self._channel_done:
+            return
+        if outbox is not None and not outbox.may_send:
+            outbox.wait(self)
+            self._update()
             return
         try:
-            data = client.recv(_READ_SIZE)
+            data = client.recv(PACKET if outbox is not None and outbox.contended else _READ_SIZE)
         except BlockingIOError:
             return
         except OSError:
-            self.abort(Ending.CLIENT_RESET)
+            self._client_reset()
             return
         self.last_active = time.monotonic()
         if not data:
-            self._client_done = True
-            channel.write_eof()
-            self._finish_if_done()
+            self._client_ended()
             return
         self._asked = self.last_active
         if self._tap is not None:
@@ -197,68 +144,34 @@ class StockRelay(asyncssh.SSHTCPSession[bytes]):
         self.to_backend += len(data)
         try:
             channel.write(data)
-        except BrokenPipeError:  # the backend closed, and what it said last is still on its way to the client
-            self._client_done = True
+        except BrokenPipeError:  # the peer closed; what it said before is still on its way to the client
+            self._upload_lost = self._channel_full = True
+            self._update()
 
-    def _drain(self) -> None:
-        client = self._client
-        if client is None:
-            return
-        try:
-            sent = client.send(self._held)
-        except BlockingIOError:
-            return
-        except OSError:
-            self.abort(Ending.CLIENT_RESET)
-            return
-        self.last_active = time.monotonic()
-        del self._held[:sent]
-        if self._held:
-            return
-        if self._closed:
-            self._channel_closed()
-        elif self._backend_done:
-            self._pass_backend_end()
-        elif self._channel is not None:
-            self._channel.resume_reading()
+    def _may_read(self) -> bool:
+        return not self._channel_full and (self._outbox is None or not self._outbox.waits(self))
 
-    def _pass_backend_end(self) -> None:
-        if self._client is not None:
-            self._shut = True
-            shut_write(self._client)
-            self._finish_if_done()
+    def _send_eof(self) -> None:
+        if self._channel is not None:
+            self._channel.write_eof()
 
-    def _finish_if_done(self) -> None:
-        if self._client_done and self._backend_done and not self._held and self._channel is not None:
-            self._channel.close()
-
-    def _channel_closed(self) -> None:
-        """Nothing more comes: a clean end where the backend ended, a reset where the path broke."""
-        if self.ended.done():
+    def _send_close(self) -> None:
+        if self._channel is None or self._channel_done:
             return
-        said_all = self._backend_done or (self._channel is not None and ended_by_peer(self._channel))
-        clean = self._lost is None and said_all
-        self._release(hard=not clean)
-        broken = Ending.BACKEND_RESET if self._lost is None else Ending.LINK_LOST
-        self.ended.set_result(Ending.FINISHED if clean else broken)
-
-    def _update(self) -> None:
-        if self._client is None or self.ended.done():
-            return
-        reading = not (self._client_done or self._channel_full or self._closed)
-        if self._watch is not None:
-            self._watch.want((READ if reading else 0) | (WRITE if self._held else 0), shut=self._shut)
-
-    def _release(self, *, hard: bool) -> None:
-        if self._client is None:
-            return
-        if self._watch is not None:
-            self._watch.close()
-        if hard:
-            reset(self._client)
+        if self._client_done or self._client_deaf:
+            self._channel.close()  # once it has sent what the client said before
         else:
-            finish(self._client)
-        self._held.clear()
+            self._channel.abort()
+
+    def _leave_queue(self) -> None:
+        if self._outbox is not None:
+            self._outbox.leave(self)
+
+    def _took(self, count: int, now: float) -> None:
+        window = self.window
+        window.owed += count
+        if window.owed >= window.step and self._channel is not None and not (self._got_eof or self._channel_done):
+            grant(self._channel, window.grant(now, None))
 
 
 class StockChannels:
@@ -266,11 +179,13 @@ class StockChannels:
 
     Args:
         conn: The SSH connection.
+        outbox: Where its channels wait for their turn to send, where the gateway owns the connection's socket.
     """
 
-    def __init__(self, conn: asyncssh.SSHClientConnection) -> None:
+    def __init__(self, conn: asyncssh.SSHClientConnection, outbox: Outbox | None = None) -> None:
         self._conn = conn
-        note_ends(conn)
+        self._outbox = outbox
+        grant_nothing(conn)
         self._opening: set[asyncio.Task[_Opened]] = set()
         self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -287,7 +202,7 @@ class StockChannels:
         tap: Tap | None = None,
     ) -> StockRelay:
         """See `gateway.ssh.session.Channels`."""
-        relay = StockRelay(latency, tap)
+        relay = StockRelay(latency, self._outbox, tap)
         # An open that is cancelled leaks its channel (asyncssh #823): it runs in a task of its own, and one that
         # nobody waits for any more is aborted when it completes.
         opening: asyncio.Task[_Opened] = asyncio.ensure_future(self._channel(relay, to))

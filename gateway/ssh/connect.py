@@ -1,9 +1,10 @@
-"""One SSH connection over a socket that somebody else opened."""
+"""One SSH connection over a socket that another link opens."""
 
 import asyncio
 import getpass
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,57 +12,69 @@ import asyncssh
 
 from gateway.contracts import Progress, TunnelState
 from gateway.errors import Reason, TunnelError
-from gateway.ssh import credentials, doors, hostkeys
+from gateway.ssh import algorithms, credentials, doors
+from gateway.ssh.hostkeys import Memory, Verifier, read_trust
 from gateway.ssh.options import SshOptions
 from gateway.ssh.wire import Wire
 
 
-async def connect(options: SshOptions, sock: socket.socket, progress: Progress) -> asyncssh.SSHClientConnection:
-    """Exchange keys and log in over `sock`, which the connection owns from then on.
+class _OtherKindsLeftError(TunnelError):
+    """The host key is not trusted, and the server may have one of another kind that is."""
+
+
+async def connect(
+    options: SshOptions, dial: Callable[[], Awaitable[socket.socket]], progress: Progress, memory: Memory
+) -> asyncssh.SSHClientConnection:
+    """Exchange keys and log in.
+
+    A fingerprint does not tell the kind of its key, and a server shows one key a connection: where it is not the one,
+    the next connection asks for the kinds that are left. Each connection rules out one kind.
+
+    Args:
+        options: The tunnel's options.
+        dial: Opens a connected, non-blocking socket to the server; closed with the connection.
+        progress: Called when the login begins.
+        memory: The tunnel's.
 
     Raises:
-        TunnelError: With the reason; fatal where only a person can mend it.
+        TunnelError: With the reason; fatal where only a person can correct it.
     """
-    try:
-        return await _connect(options, sock, progress)
-    except BaseException:
-        sock.close()
-        raise
+    seen: list[Verifier] = []
+    while True:
+        try:
+            return await _connect(options, await dial(), progress, memory, seen)
+        except _OtherKindsLeftError:
+            continue
 
 
-async def _connect(options: SshOptions, sock: socket.socket, progress: Progress) -> asyncssh.SSHClientConnection:
-    _be_somebody()
-    verifier = hostkeys.Verifier(options)
-    trusted = hostkeys.trusted(options, verifier)
-    progress(TunnelState.AUTHENTICATING)
+async def _connect(
+    options: SshOptions, sock: socket.socket, progress: Progress, memory: Memory, seen: list[Verifier]
+) -> asyncssh.SSHClientConnection:
+    """Try once, and leave nothing behind where that fails; `seen` gets the verifier where other kinds are left."""
     conn: asyncssh.SSHClientConnection | None = None
+    verifier: Verifier | None = None
+    deadline = asyncio.timeout(options.login_timeout)
     try:
-        async with asyncio.timeout(options.login_timeout), credentials.login(options) as login:
-            conn = await _log_in(
-                sock,
-                host=options.host,
-                port=options.port,
-                config=None,
-                client_factory=lambda: verifier,
-                known_hosts=trusted,
-                host_key_alias=options.host_key_alias,
-                x509_trusted_certs=None,
-                encryption_algs=list(options.ciphers),
-                compression_algs=["none"],
-                login_timeout=0,
-                keepalive_interval=0,  # the pool asks by itself
-                **login,
-            )
-            conn.set_extra_info(verifier=verifier)
-            _refuse_terrapin(conn, options)
-    except TimeoutError as error:
-        raise TunnelError(Reason.TIMEOUT, f"no login within {options.login_timeout:g} s (login_timeout)") from error
-    except (asyncssh.Error, OSError, ValueError) as error:
-        raise _explain(error, options, verifier) from error
-    except BaseException:
-        if conn is not None:
-            conn.abort()
-            await conn.wait_closed()
+        _be_somebody()
+        progress(TunnelState.AUTHENTICATING)
+        async with deadline:
+            trust = await asyncio.to_thread(read_trust, options, _address(sock))
+            verifier = Verifier(trust, options, memory, seen)
+            async with credentials.login(options) as login:
+                conn = await _log_in(options, sock, verifier, login)
+        verifier.trusted(conn)
+        conn.set_extra_info(verifier=verifier)
+    except BaseException as error:
+        _discard(conn, sock)
+        if isinstance(error, TimeoutError) and deadline.expired():
+            raise TunnelError(
+                Reason.TIMEOUT, f"no login within {options.login_timeout:g} s (login_timeout)"
+            ) from error
+        if verifier is not None and isinstance(error, (asyncssh.Error, OSError, ValueError)):
+            explained = _explain(error, options, verifier)
+            if isinstance(explained, _OtherKindsLeftError):
+                seen.append(verifier)
+            raise explained from error
         raise
     return conn
 
@@ -78,31 +91,62 @@ def _be_somebody() -> None:
         os.environ["HOME"] = "/"
 
 
-def _refuse_terrapin(conn: asyncssh.SSHClientConnection, options: SshOptions) -> None:
-    """Without strict key exchange, ChaCha20 lets a man in the middle drop packets unseen (CVE-2023-48795)."""
-    cipher = str(conn.get_extra_info("send_cipher"))
-    if cipher.startswith("chacha20") and not doors.strict_key_exchange(conn):
-        conn.abort()
-        raise TunnelError(
-            Reason.PROTOCOL,
-            f"{options.endpoint}: offers {cipher} without strict key exchange: update it, or use an AES-GCM cipher",
-            fatal=True,
-        )
+def _address(sock: socket.socket) -> str:
+    """Where the connection leads, as far as this host sees it."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return ""
+    try:
+        return str(sock.getpeername()[0])
+    except OSError:  # it is lost already
+        return ""
 
 
-async def _log_in(sock: socket.socket, **arguments: Any) -> asyncssh.SSHClientConnection:
+async def _log_in(
+    options: SshOptions, sock: socket.socket, verifier: Verifier, login: dict[str, Any]
+) -> asyncssh.SSHClientConnection:
+    trust = verifier.trust
+    arguments: dict[str, Any] = {
+        "host": options.host,
+        "port": options.port,
+        "config": None,
+        "client_factory": lambda: verifier,
+        "known_hosts": (trust.keys, trust.listed.authorities, trust.listed.revoked),
+        "host_key_alias": options.host_key_alias,
+        "x509_trusted_certs": None,
+        "server_host_key_algs": verifier.proposal,
+        "kex_algs": algorithms.usable("kex", options.kex),
+        "encryption_algs": algorithms.usable("ciphers", options.ciphers),
+        "mac_algs": algorithms.usable("macs", options.macs),
+        "compression_algs": ["none"],
+        "login_timeout": 0,
+        "keepalive_interval": 0,  # the pool asks by itself
+        **login,
+    }
     if doors.known():
-        return await doors.log_in(sock, Wire, **arguments)
+        return await doors.log_in(sock, Wire, native=options.data_plane == "auto", **arguments)
     return await asyncssh.connect(sock=sock, **arguments)
 
 
-def _explain(error: Exception, options: SshOptions, verifier: hostkeys.Verifier) -> TunnelError:
+def _discard(conn: asyncssh.SSHClientConnection | None, sock: socket.socket) -> None:
+    """Close what a login that failed has opened, without waiting: nothing can come in between."""
+    if isinstance(conn, doors.PlaneConnection):
+        doors.drop(conn)
+    elif conn is not None:
+        conn.abort()
+        return  # asyncio's transport closes the socket
+    sock.close()
+
+
+def _explain(error: Exception, options: SshOptions, verifier: Verifier) -> TunnelError:
     where = str(options.endpoint)
     match error:
+        case asyncssh.HostKeyNotVerifiable() if verifier.offered is None:
+            return TunnelError(Reason.HOST_KEY, f"{where}: {error.reason}", fatal=True)
         case asyncssh.HostKeyNotVerifiable():
-            offered = f": it offers {verifier.offered}" if verifier.offered else f": {error.reason}"
-            what = "the host key has CHANGED" if verifier.known else "the host key is not known"
-            return TunnelError(Reason.HOST_KEY, f"{where}: {what}{offered}", fatal=True)
+            listed = verifier.trust.listed
+            what = "the host key has CHANGED" if listed.keys or listed.authorities else "the host key is not known"
+            kind = _OtherKindsLeftError if verifier.others_left else TunnelError
+            return kind(Reason.HOST_KEY, f"{where}: {what}: it offers {verifier.offered}", fatal=True)
         case asyncssh.PermissionDenied():
             return TunnelError(Reason.AUTH, f"{options.user}@{where}: {error.reason}", fatal=True)
         case asyncssh.KeyExchangeFailed() | asyncssh.ProtocolNotSupported():
@@ -111,6 +155,8 @@ def _explain(error: Exception, options: SshOptions, verifier: hostkeys.Verifier)
             return TunnelError(Reason.TOO_MANY_CONNECTIONS, f"{where}: {error.reason}")
         case asyncssh.DisconnectError() if error.code in _LOGIN_REFUSED or "authentication" in error.reason:
             return TunnelError(Reason.AUTH, f"{options.user}@{where}: {error.reason}", fatal=True)
+        case TimeoutError():
+            return TunnelError(Reason.TIMEOUT, f"{where}: {error}")
         case asyncssh.ConnectionLost() | OSError():
             said = verifier.greeting().decode("ascii", "replace").strip()
             if said.startswith(_TURNED_AWAY):

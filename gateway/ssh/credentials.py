@@ -52,9 +52,9 @@ def load_keys(options: SshOptions) -> list[Any]:
         )
     keys: list[Any] = []
     for path in options.identity_files:
-        check_private(path)
+        content = check_private(path)
         try:
-            keys.extend(asyncssh.load_keypairs([str(path)], passphrase))
+            keys.extend(_key_pairs(path, content, passphrase))
         except asyncssh.KeyEncryptionError as error:
             raise TunnelError(
                 Reason.AUTH, f"{path}: the key cannot be decrypted: check passphrase_file", fatal=True
@@ -69,6 +69,12 @@ def load_keys(options: SshOptions) -> list[Any]:
         except (asyncssh.KeyImportError, OSError, ValueError) as error:
             raise TunnelError(Reason.AUTH, f"certificate_files: {error}", fatal=True) from error
     return keys
+
+
+def _key_pairs(path: Path, content: bytes, passphrase: str | None) -> Sequence[Any]:
+    """That of a file's content, with and without the certificate that lies beside the file."""
+    beside = path.with_name(f"{path.name}-cert.pub")
+    return asyncssh.load_keypairs([(content, _certificates(beside)[0] if beside.exists() else b"")], passphrase)
 
 
 def _certificates(path: Path) -> Sequence[Any]:

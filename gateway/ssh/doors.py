@@ -6,15 +6,17 @@ apply.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncssh
 from asyncssh.connection import SSHClientConnection, SSHClientConnectionOptions
 from asyncssh.encryption import GCMEncryption
-from asyncssh.packet import String, UInt32
+from asyncssh.packet import SSHPacket, String, UInt32
 
+from gateway.ssh import algorithms
 from gateway.ssh.gcm import Gcm
 
 if TYPE_CHECKING:
@@ -26,9 +28,12 @@ KNOWN_VERSIONS = ("2.24.",)
 _ORIGIN = String("127.0.0.1") + UInt32(0)
 _NOTHING = String("") + UInt32(0)
 REKEY_BYTES = 16 << 30
-"""Well below what one AES-GCM key may protect, and rare enough not to be felt (NIST SP 800-38D, 8.3)."""
+"""Each way. Well below what one AES-GCM key may protect, and rare enough not to be felt (NIST SP 800-38D, 8.3)."""
+_OFTEN_BYTES, _OFTEN_SECONDS = 4 << 20, 10.0
+"""A key exchange after fewer bytes and seconds than these comes often. OpenSSH counts the bytes of the next packet as
+blocks (packet.c, ssh_packet_need_rekeying), so that with a small RekeyLimit each long packet brings an exchange."""
 
-MSG_IGNORE = 2
+MSG_IGNORE, MSG_KEXINIT = 2, 20
 MSG_CHANNEL_OPEN, MSG_CHANNEL_OPEN_CONFIRMATION = 90, 91
 MSG_CHANNEL_WINDOW_ADJUST, MSG_CHANNEL_DATA, MSG_CHANNEL_EXTENDED_DATA, MSG_CHANNEL_EOF = 93, 94, 95, 96
 MSG_CHANNEL_CLOSE, MSG_CHANNEL_REQUEST, MSG_CHANNEL_FAILURE = 97, 98, 100
@@ -43,35 +48,59 @@ def known() -> bool:
 
 def strict_key_exchange(conn: asyncssh.SSHClientConnection) -> bool:
     """Whether the server agreed to it (OpenSSH's PROTOCOL, section 1.10)."""
-    return bool(conn._strict_kex)  # noqa: SLF001 - no public door to it
+    return bool(getattr(conn, "_strict_kex", False))  # no public door to it
 
 
-def note_ends(conn: asyncssh.SSHClientConnection) -> None:
-    """Let `ended_by_peer` know the channels that this connection makes from now on."""
+class Undelivered(NamedTuple):
+    """What a channel of asyncssh's leaves behind.
+
+    Args:
+        data: Bytes that its session did not read, in order.
+        ended: Whether nothing came after them: the peer said so.
+        closed: Whether the peer closed the channel; if not, the connection ended, perhaps without an error.
+    """
+
+    data: list[Any]
+    ended: bool
+    closed: bool
+
+
+def undelivered(channel: Any) -> Undelivered:
+    """Take what `channel`, which is closed or lost, did not deliver; None leaves nothing."""
+    if channel is None:
+        return Undelivered([], ended=False, closed=False)
+    data, channel._recv_buf = [piece for piece, _ in channel._recv_buf], []  # noqa: SLF001 - no public way to it
+    state = channel._recv_state  # noqa: SLF001 - no public way to it
+    closed = state in ("close_pending", "closed")
+    return Undelivered(data, closed or state == "eof_pending", closed)
+
+
+def grant_nothing(conn: asyncssh.SSHClientConnection) -> None:
+    """Let channels that `conn` makes from now on grant no window by themselves; `grant` does.
+
+    asyncssh grants the whole window for each packet that a session takes, whatever still waits for the session: one
+    that takes little at a time lets a peer send without bound.
+    """
     for name in ("create_tcp_channel", "create_unix_channel"):
-        setattr(conn, name, partial(_noting, getattr(conn, name)))
+        setattr(conn, name, partial(_granting_nothing, getattr(conn, name)))
 
 
-def _noting(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _granting_nothing(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     channel = make(*args, **kwargs)
-    known = channel._packet_handlers  # noqa: SLF001 - no public door to it
 
-    def note(chan: Any, *packet: Any) -> Any:
-        chan.set_extra_info(ended_by_peer=True)
-        return known[MSG_CHANNEL_EOF](chan, *packet)
+    def deliver(data: bytes, datatype: Any) -> None:
+        session = channel._session  # noqa: SLF001 - no public way to it
+        if session is not None:
+            session.data_received(data, datatype)
 
-    channel._packet_handlers = {**known, MSG_CHANNEL_EOF: note}  # noqa: SLF001 - no public door to it
+    channel._deliver_data = deliver  # noqa: SLF001 - no public way to it
     return channel
 
 
-def ended_by_peer(channel: Any) -> bool:
-    """Whether the far side said that it had sent everything, and all of that was delivered.
-
-    asyncssh forgets what was said where it could not be delivered yet and a close follows, so that a clean end would
-    look like one that broke; and a connection that the server ended is no error to it, whatever was still to come.
-    """
-    delivered = channel._recv_state == "closed"  # noqa: SLF001 - no public door to it
-    return delivered and bool(channel.get_extra_info("ended_by_peer"))
+def grant(channel: Any, count: int) -> None:
+    """Allow the peer to send `count` bytes more on a channel of asyncssh's."""
+    channel._recv_window += count  # noqa: SLF001 - no public way to it
+    channel.send_packet(MSG_CHANNEL_WINDOW_ADJUST, UInt32(count))
 
 
 class PlaneConnection(SSHClientConnection):
@@ -79,17 +108,27 @@ class PlaneConnection(SSHClientConnection):
 
     Args:
         options: asyncssh's own.
+        native: Whether the plane may carry the channels, where the ciphers allow it.
     """
 
     wire: "Wire"
 
-    def __init__(self, options: SSHClientConnectionOptions) -> None:
+    def __init__(self, options: SSHClientConnectionOptions, *, native: bool = True) -> None:
+        self._native = native
+        self._host_key_algorithm = ""
+        self.host_keys_offered: list[str] = []
+        """The host key algorithms that the server has."""
         self._sealer: Any = None
         self._opener: Any = None
         self.seals: Gcm | None = None
         """The cipher for what we send, where the plane can use it."""
         self.opens: Gcm | None = None
         """The cipher for what we receive, where the plane can use it."""
+        self.kex_began = 0.0
+        """When the last key exchange began, in `time.monotonic()`."""
+        self.rekeys_often = False
+        """Whether the peer exchanges keys so often that it should send short packets: see `_OFTEN_BYTES`."""
+        self._bytes_received = 0
         super().__init__(asyncio.get_running_loop(), options, wait="auth")
 
     # Keys: asyncssh sets these two at each key exchange.
@@ -100,7 +139,7 @@ class PlaneConnection(SSHClientConnection):
 
     @_send_encryption.setter
     def _send_encryption(self, made: Any) -> None:
-        self._sealer = Gcm(made) if isinstance(made, GCMEncryption) else made
+        self._sealer = Gcm(made) if self._native and isinstance(made, GCMEncryption) else made
         self.seals = self._sealer if isinstance(self._sealer, Gcm) else None
 
     @property
@@ -109,8 +148,61 @@ class PlaneConnection(SSHClientConnection):
 
     @_recv_encryption.setter
     def _recv_encryption(self, made: Any) -> None:
-        self._opener = Gcm(made) if isinstance(made, GCMEncryption) else made
+        self._opener = Gcm(made) if self._native and isinstance(made, GCMEncryption) else made
         self.opens = self._opener if isinstance(self._opener, Gcm) else None
+
+    # Host keys.
+
+    def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
+        """As asyncssh's; of a proposal, first see what it leads to.
+
+        asyncssh does that in a task, when a server that finds nothing in common may have hung up; and it does not
+        look at what the server has for host keys.
+        """
+        if pkttype == MSG_KEXINIT:
+            proposal = SSHPacket(packet.get_remaining_payload())
+            proposal.get_bytes(16)  # cookie
+            ours = {
+                "kex": self._kex_algs,
+                "host_key_algorithms": self._server_host_key_algs or [],
+                "ciphers": self._enc_algs,
+                "macs": self._mac_algs,
+            }
+            self._host_key_algorithm, self.host_keys_offered = algorithms.agree(proposal, ours)
+        return super().process_packet(pkttype, pktid, packet)
+
+    def validate_server_host_key(self, key_data: bytes) -> Any:
+        """As asyncssh's, for a key that is what was agreed, and signs as was agreed (RFC 4253, 7.1; RFC 8332, 3).
+
+        Raises:
+            asyncssh.HostKeyNotVerifiable: It is not trusted.
+            asyncssh.KeyExchangeFailed: It is of another kind.
+        """
+        if SSHPacket(key_data).get_string() != algorithms.blob_of(self._host_key_algorithm).encode():
+            raise asyncssh.KeyExchangeFailed(f"sends another kind of host key than {self._host_key_algorithm}")
+        return _Signer(super().validate_server_host_key(key_data), self._host_key_algorithm)
+
+    def _validate_openssh_host_certificate(self, host: str, addr: str, port: int, cert: Any) -> Any:
+        """As asyncssh's; or the certificate's own key is trusted.
+
+        OpenSSH takes a certificate that it does not accept for the plain key in it (sshconnect.c, check_host_key). So
+        the pin of a key holds when its certificate has expired: it vouches for the key, whatever an authority says.
+        """
+        verifier: Any = self._owner
+        refusal = verifier.weakness(cert)
+        if refusal is None:
+            try:
+                return super()._validate_openssh_host_certificate(host, addr, port, cert)
+            except ValueError as error:
+                refusal = str(error)
+        if self._revoked_host_keys & {cert.key, cert.signing_key}:
+            raise ValueError(refusal)
+        if cert.key in (self._trusted_host_keys or ()) or verifier.validate_host_public_key(
+            host, addr, port, cert.key
+        ):
+            return cert.key
+        verifier.certificate_refused(cert, refusal)
+        raise ValueError(refusal)
 
     @property
     def dead(self) -> bool:
@@ -144,11 +236,22 @@ class PlaneConnection(SSHClientConnection):
         """Note that the plane took `count` packets."""
         self._recv_seq = (self._recv_seq + count) & 0xFFFFFFFF
 
+    def received_bytes(self, count: int) -> None:
+        """Note that `count` bytes arrived; starts a key exchange when it is due."""
+        self._bytes_received += count
+        if self._bytes_received >= self._rekey_bytes and self._auth_complete:
+            self._rekey()
+
     def _finish_recv_packet(self, *args: Any, **kwargs: Any) -> None:
         super()._finish_recv_packet(*args, **kwargs)
         self.wire.resume_soon()
 
     # Sending.
+
+    @property
+    def deferred(self) -> int:
+        """Packets that wait for the end of a key exchange."""
+        return len(self._deferred_packets)
 
     @property
     def may_send_data(self) -> bool:
@@ -159,7 +262,11 @@ class PlaneConnection(SSHClientConnection):
         """Note that the plane sent `count` packets of `size` bytes together; starts a key exchange when it is due."""
         self._send_seq = (self._send_seq + count) & 0xFFFFFFFF
         self._rekey_bytes_sent += size
-        if self._rekey_bytes_sent >= self._rekey_bytes and self._kex_complete and self._transport:
+        if self._rekey_bytes_sent >= self._rekey_bytes:
+            self._rekey()
+
+    def _rekey(self) -> None:
+        if self._kex_complete and self._transport:
             self._send_kexinit()
             self._kexinit_sent = True
 
@@ -170,13 +277,17 @@ class PlaneConnection(SSHClientConnection):
         super().send_packet(pkttype, *args, handler=handler)
 
     def _send_kexinit(self) -> None:
+        now = time.monotonic()
+        if self._auth_complete and now - self.kex_began < _OFTEN_SECONDS and self._bytes_received < _OFTEN_BYTES:
+            self.rekeys_often = True
+        self.kex_began, self._bytes_received = now, 0
         super()._send_kexinit()
         self.wire.outbox.judge()
 
     def _send_deferred_packets(self) -> None:
         super()._send_deferred_packets()
         self.wire.outbox.judge()
-        self.wire.outbox.unpause_soon()
+        self.wire.outbox.serve_soon()
 
     def log_sent_packet(self, *args: Any) -> None:
         """Not logged: it would cost more than sending does."""
@@ -218,22 +329,52 @@ class PlaneConnection(SSHClientConnection):
         self._channels.pop(number, None)
 
 
-async def log_in(sock: Any, wire: type["Wire"], **arguments: Any) -> PlaneConnection:
+class _Signer:
+    """A host key that verifies signatures of one algorithm only: asyncssh takes any that the key can make.
+
+    Args:
+        key: Trusted.
+        algorithm: The host key algorithm that was agreed.
+    """
+
+    def __init__(self, key: asyncssh.SSHKey, algorithm: str) -> None:
+        self._key = key
+        self._signature = algorithms.signature_of(algorithm).encode()
+
+    def verify(self, data: bytes, sig: bytes) -> bool:
+        """Whether `sig` is the key's signature of `data` (RFC 4253, 6.6)."""
+        return SSHPacket(sig).get_string() == self._signature and self._key.verify(data, sig)
+
+
+async def log_in(sock: Any, wire: type["Wire"], *, native: bool, **arguments: Any) -> PlaneConnection:
     """As `asyncssh.connect` over `sock`, with a wire for its transport.
+
+    Args:
+        sock: Connected and non-blocking; closed with the connection, and when this fails.
+        wire: What makes the transport.
+        native: Whether the plane may carry the channels.
+        arguments: asyncssh's.
 
     Raises:
         asyncssh.Error, OSError, ValueError: As `asyncssh.connect`.
     """
     options = await SSHClientConnectionOptions.construct(None, rekey_bytes=REKEY_BYTES, **arguments)
     options.waiter = asyncio.get_running_loop().create_future()
-    conn = PlaneConnection(options)
+    conn = PlaneConnection(options, native=native)
     conn.wire = wire(sock, conn)
-    conn.connection_made(conn.wire)
-    conn.set_extra_info(host=arguments["host"], port=arguments["port"])
     try:
+        conn.connection_made(conn.wire)
+        conn.set_extra_info(host=arguments["host"], port=arguments["port"])
         await options.waiter
     except BaseException:
-        conn.abort()
-        await conn.wait_closed()
+        options.waiter.cancel()
+        drop(conn)
         raise
     return conn
+
+
+def drop(conn: PlaneConnection) -> None:
+    """Close a connection now: its socket, its place in the event loop, its tasks. Nothing is waited for."""
+    conn.wire.abort()
+    for task in list(conn._tasks):  # noqa: SLF001 - no public door to them
+        task.cancel()

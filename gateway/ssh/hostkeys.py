@@ -1,69 +1,64 @@
-"""Which host keys are trusted: files and pins, fail closed, per hop."""
+"""Which host keys are trusted, and which kind to ask a server for: files and pins, fail closed, per hop."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import asyncssh
-from asyncssh.public_key import import_certificate_subject
 
 from gateway.errors import Reason, TunnelError
-from gateway.ssh.credentials import told
+from gateway.ssh import algorithms, doors
+from gateway.ssh.knownhosts import Listed, known_hosts
 from gateway.ssh.options import SshOptions
 
 
-class Verifier(asyncssh.SSHClient):
-    """Trusts pinned keys beside `known_hosts`, and remembers what the server offered.
+@dataclass(frozen=True)
+class Trust:
+    """What a tunnel trusts of one server, from its pins and its files together.
+
+    Args:
+        keys: Keys pinned or listed.
+        fingerprints: Pins that do not tell which kind of key they stand for.
+        listed: What the files say.
+        insecure: Any key is accepted.
+    """
+
+    keys: tuple[Any, ...] = ()
+    fingerprints: frozenset[str] = frozenset()
+    listed: Listed = field(default_factory=Listed)
+    insecure: bool = False
+
+    def order(
+        self, allowed: Sequence[str], remembered: str | None, refused: Collection[str | None] = ()
+    ) -> list[str]:
+        """The host key algorithms to propose: first those for which a key is trusted, as OpenSSH does.
+
+        The rest follows, so that a server without such a key shows what it has.
+
+        Args:
+            allowed: What the configuration accepts, in order of preference.
+            remembered: The kind of key that was trusted last.
+            refused: Kinds of keys that the server has shown, and that are not trusted.
+        """
+        kinds = {key.get_algorithm() for key in self.keys}
+
+        def rank(algorithm: str) -> tuple[bool, int]:
+            kind, certified = algorithms.kind_of(algorithm), algorithms.is_certificate(algorithm)
+            place = 0 if certified and self.listed.authorities else (1 if kind in kinds else 3) + certified
+            return kind != remembered, place
+
+        return sorted((each for each in allowed if algorithms.kind_of(each) not in refused), key=rank)
+
+
+def read_trust(options: SshOptions, address: str = "") -> Trust:
+    """What the options and the files that they name trust. Blocks: to be called in a thread.
 
     Args:
         options: The tunnel's options.
-    """
-
-    def __init__(self, options: SshOptions) -> None:
-        self._fingerprints = {pin for pin in options.host_keys if pin.startswith("SHA256:")}
-        self._keys = {_public_key(pin) for pin in options.host_keys if not pin.startswith("SHA256:")}
-        self._insecure = options.insecure_host_key
-        self.offered: str | None = None
-        self.known = False
-        """Whether the files know other keys for this host: then it has changed, or somebody is in between."""
-        self.lost: Exception | None = None
-        self.greeting: Callable[[], bytes] = bytes
-        """What the server said first."""
-
-    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
-        """Note where its first words are kept."""
-        wire = getattr(conn, "wire", None)
-        if wire is not None:
-            self.greeting = lambda: bytes(wire.inbox.greeting)
-
-    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        """Called for a key that `known_hosts` does not trust."""
-        del host, addr, port
-        self.offered = f"{key.get_algorithm()} {key.get_fingerprint()}"
-        return self._insecure or key.get_fingerprint() in self._fingerprints or key.public_data in self._keys
-
-    def validate_host_ca_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        """Called for a certificate whose authority `known_hosts` does not trust."""
-        del host, addr, port
-        self.offered = f"a certificate of {key.get_algorithm()} {key.get_fingerprint()}"
-        return self._insecure
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Remember why the connection ended."""
-        self.lost = exc
-
-
-_MARKERS = ("@cert-authority", "@revoked")
-Match = Callable[[str, str, int | None], Sequence[Sequence[Any]]]
-_REVOKED = (2, 4, 6)
-"""Where the revoked keys, certificates and subjects stand in what `SSHKnownHosts.match` returns."""
-
-
-def trusted(options: SshOptions, verifier: Verifier | None = None) -> Match:
-    """Finds the host keys that the files trust and revoke; none are trusted when only pins do.
+        address: Where the connection leads: what is revoked there is revoked for the name as well.
 
     Raises:
-        TunnelError: A file cannot be read, or nothing at all is trusted; fatal.
+        TunnelError: A file or a pin cannot be used, or nothing at all is trusted; fatal.
     """
     if not (options.known_hosts or options.host_keys or options.insecure_host_key):
         raise TunnelError(
@@ -71,60 +66,145 @@ def trusted(options: SshOptions, verifier: Verifier | None = None) -> Match:
             "no host key is trusted: set known_hosts or host_keys (ssh-keyscan shows them)",
             fatal=True,
         )
+    pins = tuple(_public_key(pin) for pin in options.host_keys if not pin.startswith("SHA256:"))
+    name = options.host_key_alias or options.host
+    listed = known_hosts(options.known_hosts).look_up(name, options.port, address)
+    trust = Trust(
+        keys=(*pins, *listed.keys),
+        fingerprints=frozenset(pin for pin in options.host_keys if pin.startswith("SHA256:")),
+        listed=listed,
+        insecure=options.insecure_host_key,
+    )
+    accepted = {algorithms.kind_of(each) for each in options.host_key_algorithms}
+    kinds = {key.get_algorithm() for key in trust.keys}
+    if kinds and not (kinds & accepted or trust.fingerprints or listed.authorities or trust.insecure):
+        raise TunnelError(
+            Reason.HOST_KEY,
+            f"every trusted host key is of a kind that host_key_algorithms leaves out: {', '.join(sorted(kinds))}",
+            fatal=True,
+        )
+    return trust
+
+
+@dataclass
+class Memory:
+    """What a tunnel remembers between connections.
+
+    Args:
+        kind: The kind of host key that was trusted last, where fingerprints do not tell it.
+    """
+
+    kind: str | None = None
+
+
+class Verifier(asyncssh.SSHClient):
+    """Judges what asyncssh does not find among the trusted keys, and remembers what the server offered.
+
+    Args:
+        trust: What is trusted.
+        options: The tunnel's options.
+        memory: The tunnel's.
+        before: The verifiers of earlier connections to this server, whose keys were not trusted.
+    """
+
+    def __init__(self, trust: Trust, options: SshOptions, memory: Memory, before: "Sequence[Verifier]" = ()) -> None:
+        self.trust = trust
+        self.refused_kind: str | None = None
+        """The kind of the key that the server showed and that is not trusted."""
+        self.shown: str | None = None
+        """That key, for a person."""
+        self.lost: Exception | None = None
+        self.greeting: Callable[[], bytes] = bytes
+        """What the server said first."""
+        self._memory = memory
+        self._conn: Any = None
+        self._shown_before = [each.shown for each in before if each.shown]
+        self._signatures = {algorithms.signature_of(each) for each in options.host_key_algorithms}
+        allowed = algorithms.usable("host_key_algorithms", options.host_key_algorithms)
+        self.proposal = trust.order(allowed, memory.kind, {each.refused_kind for each in before})
+        """The host key algorithms to propose."""
+
+    @property
+    def offered(self) -> str | None:
+        """Every key that was offered and is not trusted, on this connection and on those before it."""
+        return ", ".join(filter(None, [*self._shown_before, self.shown])) or None
+
+    @property
+    def others_left(self) -> bool:
+        """Whether the server has a key of another kind, for which a fingerprint may stand."""
+        if self.refused_kind is None or not self.trust.fingerprints:
+            return False
+        theirs = getattr(self._conn, "host_keys_offered", ())
+        return any(each in theirs and algorithms.kind_of(each) != self.refused_kind for each in self.proposal)
+
+    def trusted(self, conn: asyncssh.SSHClientConnection) -> None:
+        """Remember what kind of key a connection that is open was trusted for."""
+        key = conn.get_server_host_key()
+        if self.trust.fingerprints and key is not None:
+            self._memory.kind = key.get_algorithm()
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        """Note where the server's first words are kept."""
+        self._conn = conn
+        wire = getattr(conn, "wire", None)
+        if wire is not None:
+            self.greeting = lambda: bytes(wire.inbox.greeting)
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        """Called for a key that is neither pinned nor listed."""
+        del host, addr, port
+        if key.get_fingerprint() in self.trust.fingerprints or self.trust.insecure:
+            return True
+        self.refused_kind = key.get_algorithm()
+        self.shown = _described(key)
+        return False
+
+    def validate_host_ca_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        """Called for a certificate whose authority is not listed."""
+        del host, addr, port
+        self.shown = f"a certificate of {_described(key)}"
+        return self.trust.insecure
+
+    def weakness(self, certificate: Any) -> str | None:
+        """What is wrong with how an authority signed a certificate: by default SHA-1 proves nothing."""
+        name = algorithms.certificate_signature(certificate)
+        accepted = name in self._signatures or self.trust.insecure
+        return None if accepted else f"it is signed with {name}, which host_key_algorithms leaves out"
+
+    def certificate_refused(self, certificate: Any, why: str) -> None:
+        """Note what a certificate was refused for, whose own key is not trusted either."""
+        key, authority = _described(certificate.key), _described(certificate.signing_key)
+        self.shown = f"{key} with a certificate of {authority} ({why})"
+
+    def begin_auth(self, username: str) -> None:
+        """Called before the user name or a credential is sent: some ciphers are safe only with strict key exchange.
+
+        Raises:
+            asyncssh.KeyExchangeFailed: One of these was agreed, and the server lacks it.
+        """
+        del username
+        if doors.strict_key_exchange(self._conn):
+            return
+        for way in ("send", "recv"):
+            cipher, mac = (str(self._conn.get_extra_info(f"{way}_{what}")) for what in ("cipher", "mac"))
+            if algorithms.needs_strict_exchange(cipher, mac):
+                raise asyncssh.KeyExchangeFailed(
+                    f"offers {cipher}{'' if cipher == mac else f' with {mac}'} without strict key exchange"
+                    " (CVE-2023-48795): update it, or list only AES-GCM in ciphers"
+                )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Remember why the connection ended."""
+        self.lost = exc
+
+
+def _described(key: asyncssh.SSHKey) -> str:
+    return f"{key.get_algorithm()} {key.get_fingerprint()}"
+
+
+def _public_key(pin: str) -> asyncssh.SSHKey:
     try:
-        known = asyncssh.import_known_hosts("\n".join(_checked(path) for path in options.known_hosts))
-    except ValueError as error:
-        raise TunnelError(Reason.HOST_KEY, f"known_hosts: {error}", fatal=True) from error
-
-    def match(host: str, addr: str, port: int | None) -> Sequence[Sequence[Any]]:
-        found = known.match(host, addr, port)
-        if verifier is not None:
-            verifier.known = bool(found[0] or found[1])
-        if port is None:
-            return found
-        # When only revoked keys stand under [host]:port, asyncssh looks the bare host up instead and forgets them.
-        with_port = known.match(f"[{host}]:{port}", "", None)
-        return [[*each, *with_port[at]] if at in _REVOKED else each for at, each in enumerate(found)]
-
-    return match
-
-
-def _checked(path: Path) -> str:
-    """A file whose every line is understood: one that is not might be what revokes a key."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TunnelError(Reason.HOST_KEY, f"{path}: {told(error)}", fatal=True) from error
-    for number, line in enumerate(text.splitlines(), 1):
-        if not _is_understood(line.strip()):
-            detail = f"{path}:{number}: is no line of known_hosts (hosts, kind of key, key): mend it or take it away"
-            raise TunnelError(Reason.HOST_KEY, detail, fatal=True)
-    return text
-
-
-def _is_understood(line: str) -> bool:
-    """Whether asyncssh reads it; it may do without a kind of key that it does not know, unless that is revoked."""
-    words = line.split(None, 2)
-    if not words or line.startswith("#"):
-        return True
-    if line.startswith("@"):
-        return words[0] in _MARKERS and len(words) == 3 and (words[0] != "@revoked" or _is_key(words[2]))
-    return len(words) > 1
-
-
-def _is_key(data: str) -> bool:
-    for read in (asyncssh.import_public_key, asyncssh.import_certificate, import_certificate_subject):
-        try:
-            read(data)
-        except asyncssh.KeyImportError:
-            continue
-        return True
-    return False
-
-
-def _public_key(pin: str) -> bytes:
-    try:
-        return asyncssh.import_public_key(pin).public_data
+        return asyncssh.import_public_key(pin)
     except asyncssh.KeyImportError as error:
         raise TunnelError(
             Reason.HOST_KEY, f"host_keys: {pin[:40]!r} is neither a public key nor SHA256:…", fatal=True

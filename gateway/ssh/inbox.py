@@ -111,6 +111,7 @@ class Inbox:
             self.greeting = bytes(self._view[self._end : self._end + min(count, _GREETING)])
         self._end += count
         self.resume()
+        self._conn.received_bytes(count)
 
     def resume(self) -> None:
         """Pass on what is whole of what is buffered."""

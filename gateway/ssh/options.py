@@ -3,21 +3,11 @@
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from gateway.contracts import AT_LEAST_ONE, PORT, POSITIVE, Duration, Endpoint, Secret
 from gateway.relay.resolver import is_address
-
-Cipher = Literal[
-    "aes128-gcm@openssh.com",
-    "aes256-gcm@openssh.com",
-    "chacha20-poly1305@openssh.com",
-    "aes256-ctr",
-    "aes192-ctr",
-    "aes128-ctr",
-]
-CIPHERS: tuple[Cipher, ...] = get_args(Cipher)
-"""In order of preference: AES-GCM is several times faster than the rest on any processor with AES."""
+from gateway.ssh import algorithms
 
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 
@@ -72,10 +62,17 @@ class SshOptions:
         password: Password login, for servers that ask for nothing better.
         agent: Path of an SSH agent's socket, such as `${SSH_AUTH_SOCK}`.
         known_hosts: Files in OpenSSH's format; `@cert-authority` and `@revoked` lines count.
-        host_keys: Keys pinned here: `ssh-ed25519 AAAA…` or a fingerprint `SHA256:…`.
+        host_keys: Keys pinned here: `ssh-ed25519 AAAA…` or a fingerprint `SHA256:…`; they count beside `known_hosts`.
         host_key_alias: The name to look up in `known_hosts` instead of `host`.
         insecure_host_key: Accept any host key: whoever is on the path can read and change everything.
+        kex: Key exchange algorithms in order of preference, named as `ssh -Q kex` does. A default that this machine's
+            OpenSSL lacks is passed over.
         ciphers: Encryption algorithms in order of preference.
+        macs: Message authentication codes in order of preference, for ciphers other than AES-GCM and ChaCha20.
+        host_key_algorithms: What the server may prove itself with, and an authority sign with, in order of
+            preference; those for which a key is trusted come first.
+        data_plane: What carries the channels: `auto` is the gateway's own data plane with AES-GCM and asyncssh's
+            channels with other ciphers; `asyncssh` is always the latter, which are slower.
         connect_timeout: For the TCP connection.
         login_timeout: For key exchange and authentication.
         dial_timeout: For a channel to a target.
@@ -95,7 +92,11 @@ class SshOptions:
     host_keys: tuple[str, ...] = ()
     host_key_alias: str | None = None
     insecure_host_key: bool = False
-    ciphers: tuple[Cipher, ...] = CIPHERS
+    kex: tuple[str, ...] = algorithms.KEX
+    ciphers: tuple[str, ...] = algorithms.CIPHERS
+    macs: tuple[str, ...] = algorithms.MACS
+    host_key_algorithms: tuple[str, ...] = algorithms.HOST_KEYS
+    data_plane: Literal["auto", "asyncssh"] = "auto"
     connect_timeout: Duration = field(default=Duration(10.0), metadata=POSITIVE)
     login_timeout: Duration = field(default=Duration(15.0), metadata=POSITIVE)
     dial_timeout: Duration = field(default=Duration(10.0), metadata=POSITIVE)
@@ -114,6 +115,8 @@ class SshOptions:
         for pin in self.host_keys:
             if pin.startswith("SHA256:") and not _FINGERPRINT.fullmatch(pin):
                 raise ValueError(f"host_keys: {pin!r} is no fingerprint: SHA256: and 43 characters (ssh-keygen -lf)")
+        for key in algorithms.DEFAULTS:
+            algorithms.check(key, getattr(self, key))
 
     @property
     def endpoint(self) -> Endpoint:

@@ -1,7 +1,8 @@
 """What leaves by one SSH connection: sealed packet by packet, many packets per system call.
 
 Packets of asyncssh and of the plane go into one batch, in the order in which they were sealed. The batch is offered
-to the socket at the end of the turn, or when it is full; what the socket does not take waits.
+to the socket at the end of the turn, or when it is full; what the socket does not take waits. Meanwhile the relays
+that want to send wait in a queue: each gets one turn before another gets its second.
 """
 
 import asyncio
@@ -9,9 +10,10 @@ import logging
 import os
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from gateway.contracts import Ending
 from gateway.relay.pages import pages
@@ -19,21 +21,25 @@ from gateway.relay.readiness import readiness
 from gateway.ssh.doors import DATA_OVERHEAD, MSG_CHANNEL_DATA, PlaneConnection
 from gateway.ssh.gcm import BLOCK, COUNTER_AT, MASK, MIN_PADDING, TAG, put_counter
 
-if TYPE_CHECKING:
-    from gateway.ssh.plane import PlaneRelay
-
 log = logging.getLogger(__name__)
 
 PACKET = 32 * 1024
 """The most data that OpenSSH takes in one packet, and so what we send in one."""
 SLOTS = 4
-"""Packets read from one client before another's turn: a query never waits behind more of a bulk transfer."""
+"""Packets read from one client in a turn where no other client waits; one packet where others do."""
 HEAD = 14
 """Bytes before the data: length, padding length, type, channel, data length (RFC 4253, 6; RFC 4254, 5.2)."""
 _CONTROL_OVERHEAD = 2
 """What any packet holds besides its payload: padding length, type."""
 _SLOT = HEAD + PACKET + 2 * TAG
 _BATCH = 8 * (PACKET + 64)
+_SLOW_BATCH = 2 * PACKET
+_SLOW = 0.005
+"""Seconds: a backlog that takes longer to leave is on a slow path, where it is kept short from then on."""
+CONTROL_LIMIT = 1024 * 1024
+"""Bytes that wait for the socket beyond which nothing is received: a peer that asks and does not read its answers."""
+DEFERRED_LIMIT = 16 * 1024
+"""Packets that wait for the end of a key exchange beyond which nothing is received."""
 
 # One turn's scratch space, shared by all connections: nothing stays in it between two events.
 _SCRATCH = pages(_SLOT * SLOTS)
@@ -42,6 +48,16 @@ SLOT_VIEWS = [_SCRATCH_VIEW[at * _SLOT + HEAD : at * _SLOT + HEAD + PACKET] for 
 """Where a relay reads what it wants sent; `Outbox.send_data` seals it from there."""
 _PADDING = os.urandom(2 * BLOCK)
 _write_head = struct.Struct(">IBBII").pack_into
+
+
+class Sender(Protocol):
+    """A relay that has channel data to send."""
+
+    def resume_sending(self) -> None:
+        """Send one turn's data now."""
+
+    def abort(self, ending: Ending) -> None:
+        """Reset both ends now."""
 
 
 class Outbox:
@@ -61,8 +77,8 @@ class Outbox:
         changed: Callable[[], None],
         failed: Callable[[Exception], None],
     ) -> None:
-        self.paused: set[PlaneRelay] = set()
-        """Relays that have something to send and may not: told when they may."""
+        self._waiting: dict[Sender, None] = {}
+        """Relays that have something to send and may not, in order of arrival."""
         self.may_send = False
         """Whether channel data may be sent now; see `judge`."""
         self.blocked = False
@@ -74,14 +90,39 @@ class Outbox:
         self._closed = False
         self._batch_view = memoryview(pages(_BATCH))
         self._batched = 0
+        self._batch_limit = _BATCH
         self._backlog: deque[memoryview] = deque()
+        self._backlog_size = 0
+        self._blocked_at = 0.0
         self._due = False
         self._packets_sent = self._bytes_sent = 0
         self._loop = asyncio.get_running_loop()
         self._ready = readiness()
 
+    @property
+    def contended(self) -> bool:
+        """Whether a relay waits for its turn."""
+        return bool(self._waiting)
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much waits for the peer that nothing more should be received from it, which adds to that."""
+        return self._backlog_size > CONTROL_LIMIT or self._conn.deferred > DEFERRED_LIMIT
+
+    def wait(self, sender: Sender) -> None:
+        """Queue `sender` for its next turn; one that waits already keeps its place."""
+        self._waiting.setdefault(sender)
+
+    def waits(self, sender: Sender) -> bool:
+        """Whether `sender` is in the queue."""
+        return sender in self._waiting
+
+    def leave(self, sender: Sender) -> None:
+        """Take `sender` out of the queue; no error when it is not in it."""
+        self._waiting.pop(sender, None)
+
     def judge(self) -> None:
-        """Tell anew whether channel data may be sent: not into a full socket, nor while keys are exchanged."""
+        """Decide whether channel data may be sent: not into a full socket, nor while keys are exchanged."""
         self.may_send = not (self.blocked or self._closed) and self._conn.may_send_data
 
     def write(self, data: Any) -> None:
@@ -89,7 +130,7 @@ class Outbox:
         size = len(data)
         if self._closed:
             return
-        if self._batched + size > _BATCH:
+        if self._batched + size > self._batch_limit:
             self.flush()
         if size > _BATCH or self._backlog:
             self._keep(memoryview(bytes(data)))
@@ -108,7 +149,7 @@ class Outbox:
         if padding < MIN_PADDING:
             padding += BLOCK
         length = _CONTROL_OVERHEAD + len(payload) + padding
-        if self._batched + 4 + length + TAG > _BATCH:
+        if self._batched + 4 + length + TAG > self._batch_limit:
             self.flush()
         head = length.to_bytes(4, "big")
         out = self._batched
@@ -135,7 +176,7 @@ class Outbox:
         if padding < MIN_PADDING:
             padding += BLOCK
         length = DATA_OVERHEAD + size + padding
-        if self._batched + length + 4 + TAG > _BATCH:
+        if self._batched + length + 4 + TAG > self._batch_limit:
             self.flush()
         at = slot * _SLOT
         _write_head(_SCRATCH, at, length, padding, MSG_CHANNEL_DATA, channel, size)
@@ -160,7 +201,7 @@ class Outbox:
         if not size or self._closed:
             return
         if self._backlog:
-            self._backlog.append(memoryview(bytes(self._batch_view[:size])))
+            self._add(memoryview(bytes(self._batch_view[:size])))
             return
         try:
             sent = self._sock.send(self._batch_view[:size])
@@ -178,6 +219,7 @@ class Outbox:
             while self._backlog:
                 piece = self._backlog[0]
                 sent = self._sock.send(piece)
+                self._backlog_size -= sent
                 if sent < len(piece):
                     self._backlog[0] = piece[sent:]
                     return
@@ -188,19 +230,21 @@ class Outbox:
             self._failed(error)
             return
         self.blocked = False
+        self._batch_limit = _SLOW_BATCH if time.monotonic() - self._blocked_at > _SLOW else _BATCH
         self.judge()
         self._changed()
-        self._unpause()
+        self._serve()
 
-    def unpause_soon(self) -> None:
-        """Channel data may be sent again."""
-        self._loop.call_soon(self._unpause)
+    def serve_soon(self) -> None:
+        """Go on with the relays that wait: keys are exchanged."""
+        self._loop.call_soon(self._serve)
 
     def close(self) -> None:
         """The socket is closed: nothing leaves any more."""
         self._closed = True
         self._backlog.clear()
-        self._batched = 0
+        self._backlog_size = self._batched = 0
+        self._waiting.clear()
         self.judge()
 
     # The inside.
@@ -227,26 +271,30 @@ class Outbox:
             self._conn.sent(packets, size)
         self.flush()
 
-    def _grow(self) -> None:
-        """The socket is full in the middle of a relay's turn: move what is batched out of the way."""
-        if self._batched:
-            self._backlog.append(memoryview(bytes(self._batch_view[: self._batched])))
-            self._batched = 0
+    def _add(self, data: memoryview) -> None:
+        self._backlog.append(data)
+        self._backlog_size += len(data)
 
     def _keep(self, data: memoryview) -> None:
-        self._grow()
-        self._backlog.append(data)
+        if self._batched:  # the socket is full in the middle of a relay's turn
+            self._add(memoryview(bytes(self._batch_view[: self._batched])))
+            self._batched = 0
+        self._add(data)
         if not self.blocked:
             self.blocked = True
+            self._blocked_at = time.monotonic()
             self.judge()
             self._changed()
 
-    def _unpause(self) -> None:
-        if self.may_send:
-            paused, self.paused = self.paused, set()
-            for relay in paused:
-                try:
-                    relay.unpause()
-                except Exception:
-                    log.exception("a relay failed; its client is reset")
-                    relay.abort(Ending.ABORTED)
+    def _serve(self) -> None:
+        """Give each relay that waits one turn, in order of arrival, for as long as the socket takes it."""
+        while self._waiting and self.may_send:
+            sender = next(iter(self._waiting))
+            del self._waiting[sender]
+            try:
+                sender.resume_sending()
+            except Exception:
+                log.exception("a relay failed; its client is reset")
+                sender.abort(Ending.ABORTED)
+            if self._batched >= _SLOW_BATCH:
+                self.flush()

@@ -12,10 +12,12 @@ from math import inf
 from gateway.contracts import Endpoint, Phases, Progress, Relay, Stream, TunnelState
 from gateway.errors import LinkLostError, ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
+from gateway.relay.attempts import persist
 from gateway.relay.sockets import tune
 from gateway.ssh.options import SshOptions
-from gateway.ssh.session import MovedOnError, Session
+from gateway.ssh.session import Session
 from gateway.ssh.upkeep import DOUBT, Standing, judge, place
+from gateway.text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +28,10 @@ _A_LITTLE = 0.01
 """A timer may come a moment before it is due."""
 _LATE = 1.0
 """A tick that is this much late, or by half of `suspect`, tells that we slept, not that the others were silent."""
+_MUTE = (
+    "the SSH server has answered no request for a connection so far: does it allow forwarding, "
+    "and does the target's firewall drop packets?"
+)
 _IDLE_BEFORE_SHRINK = 60.0
 _FIRST_RETRY, _LAST_RETRY = 0.25, 10.0
 _RETRY_FATAL = 60.0
@@ -86,23 +92,19 @@ class SshLink:
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
         """See `gateway.contracts.Link`."""
-        deadline = time.monotonic() + min(self._options.dial_timeout, within)
-        while True:
-            usable = [session for session in self._usable if session.alive]
-            if not usable:
-                raise LinkLostError
-            chosen, grow = place([session.load for session in usable], self._options.connections.max)
-            if grow and self._wanted <= len(usable):
-                self._wanted = len(usable) + 1
-                self._due.set()
-            session = usable[chosen]
-            doubt = self._loop.call_later(_PROMPT, self._doubt, session)
-            try:
-                return await session.join(client, to, latency, deadline - time.monotonic(), tap)
-            except MovedOnError:
-                continue  # it fell silent meanwhile, and another is there
-            finally:
-                doubt.cancel()
+        usable = [session for session in self._usable if session.alive]
+        if not usable:
+            raise LinkLostError
+        chosen, grow = place([session.load for session in usable], self._options.connections.max)
+        if grow and self._wanted <= len(usable):
+            self._wanted = len(usable) + 1
+            self._due.set()
+        session = usable[chosen]
+        doubt = self._loop.call_later(_PROMPT, self._doubt, session)
+        try:
+            return await session.join(client, to, latency, within, tap)
+        finally:
+            doubt.cancel()
 
     def _doubt(self, session: Session) -> None:
         session.doubt()
@@ -114,13 +116,20 @@ class SshLink:
         ours, theirs = socket.socketpair()
         tune(ours)
         tune(theirs)
+        timed = phases or Phases()
+        timed.hint = "" if any(session.answers_opens for session in self._sessions) else _MUTE
         try:
-            with (phases or Phases())("channel"):
-                await self.join(theirs, to, Histogram())
+            with timed("channel"):
+                await persist(
+                    lambda within: self.join(theirs, to, Histogram(), within),
+                    timed.given_up,
+                    self._options.dial_timeout,
+                )
         except BaseException:
             ours.close()
             theirs.close()
             raise
+        timed.hint = ""
         return ours
 
     async def lost(self) -> str:
@@ -149,7 +158,7 @@ class SshLink:
             "draining_connections": sum(session.outdated for session in alive),
             "channels": sum(session.load for session in alive),
             "cipher": alive[0].cipher() if alive else None,
-            "data_plane": ("own" if alive[0].plane else "asyncssh") if alive else None,
+            "data_plane": alive[0].data_plane() if alive else None,
             "server": alive[0].server_version() if alive else None,
             "pool_error": self._trouble or None,
         }
@@ -270,12 +279,13 @@ class SshLink:
         try:
             session = await self._dial()
         except Exception as error:
-            self._trouble = str(error)
+            self._trouble = one_line(str(error))
             foreseen = isinstance(error, (ReachError, OSError))
             # Whatever it is, those connections that stand go on.
             log.log(
                 logging.INFO if foreseen else logging.ERROR,
-                "a further SSH connection to %s failed: %s", self._options.endpoint, error, exc_info=not foreseen,
+                "a further SSH connection to %s failed: %s", self._options.endpoint, self._trouble,
+                exc_info=not foreseen,
             )  # fmt: skip
             fatal = not foreseen or (isinstance(error, TunnelError) and error.fatal)
             pause = _RETRY_FATAL if fatal else random.uniform(0, self._retry_within)  # noqa: S311 - jitter

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Protocol
 import asyncssh
 
 from gateway.contracts import Ending, Endpoint, Relay
-from gateway.errors import DialError, LinkLostError, Reason
+from gateway.errors import DialError, LinkLostError, MovedOnError, Reason
 from gateway.measure import Histogram, Tap
 from gateway.ssh.channel import StockChannels
 from gateway.ssh.doors import PlaneConnection
 from gateway.ssh.hostkeys import Verifier
 from gateway.ssh.options import SshOptions
 from gateway.ssh.plane import PlaneChannels
+from gateway.text import one_line
 
 if TYPE_CHECKING:
     from gateway.ssh.wire import Wire
@@ -24,10 +25,6 @@ log = logging.getLogger(__name__)
 
 _KEEPALIVE = b"keepalive@openssh.com"
 _SURE = 0.3
-
-
-class MovedOnError(Exception):
-    """The connection fell silent while a channel was being opened, and another connection is there."""
 
 
 class ChannelRelay(Relay, Protocol):
@@ -84,18 +81,18 @@ class Session:
         """It fell silent together with all others."""
         self.stalled_until = 0.0
         """Its seconds of silence when another was heard again after that."""
+        self.answers_opens = False
+        """Whether the server has ever answered a request for a channel."""
         self._wire: Wire | None = getattr(conn, "wire", None)
         self._heard = self._asked_at = time.monotonic()
         self._asking: asyncio.Task[None] | None = None
         self._why: str | None = None
         self._ending: asyncio.Task[None] | None = None
-        self.plane = isinstance(conn, PlaneConnection) and conn.seals is not None and conn.opens is not None
-        """Whether the project's own data plane carries the channels, or asyncssh does."""
-        self._channels: Channels = (
-            PlaneChannels(conn, lambda: self.round_trip)
-            if isinstance(conn, PlaneConnection) and self.plane
-            else StockChannels(conn)
-        )
+        self._channels: Channels
+        if isinstance(conn, PlaneConnection) and conn.seals is not None and conn.opens is not None:
+            self._channels = PlaneChannels(conn, lambda: self.round_trip)
+        else:
+            self._channels = StockChannels(conn, self._wire.outbox if self._wire is not None else None)
 
     @property
     def load(self) -> int:
@@ -115,14 +112,17 @@ class Session:
     ) -> ChannelRelay:
         """Open a channel to `to` and join `client` to it; see `gateway.contracts.Link.join`."""
         timeout = min(self._options.dial_timeout, within)
+        dialled = self.alive
         try:
             relay = await self._channels.open(to, latency, timeout, tap)
         except TimeoutError as error:
             raise DialError(Reason.TIMEOUT, f"no channel to {to} within {timeout:.3g} s") from error
         except asyncssh.ChannelOpenError as error:
-            raise self._explain(error, to) from error
+            self.answers_opens = self.alive
+            raise self._explain(error, to, dialled=dialled) from error
         except (asyncssh.Error, OSError) as error:
-            raise LinkLostError(str(error)) from error
+            raise LinkLostError(str(error), dialled=dialled) from error
+        self.answers_opens = True
         self._relays[relay.ended] = relay
         relay.ended.add_done_callback(self._forgets)
         relay.attach(client)
@@ -131,9 +131,9 @@ class Session:
     def _forget(self, ended: asyncio.Future[Ending]) -> None:
         del self._relays[ended]
 
-    def _explain(self, error: asyncssh.ChannelOpenError, to: Endpoint) -> DialError | LinkLostError:
+    def _explain(self, error: asyncssh.ChannelOpenError, to: Endpoint, *, dialled: bool) -> DialError | LinkLostError:
         if not self.alive:
-            return LinkLostError()
+            return LinkLostError(dialled=dialled)
         text = error.reason
         if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
             return DialError(
@@ -144,9 +144,8 @@ class Session:
 
     def silence(self, now: float) -> float:
         """Seconds since the far side was last heard, at the monotonic time `now`."""
-        # What arrives while the peer leaves a key exchange unfinished does not count: nothing can be sent until then.
-        if self._wire is not None and self._wire.kex_done and self._wire.inbox.last_received > self._heard:
-            self._heard = self._wire.inbox.last_received
+        if self._wire is not None:
+            self._heard = max(self._heard, self._wire.last_heard(self._options.keepalive.lost))
         return now - self._heard
 
     def forgive(self, seconds: float) -> None:
@@ -221,13 +220,17 @@ class Session:
         except TimeoutError:
             self._conn.abort()
 
+    def data_plane(self) -> str:
+        """What carries the channels: `native`, the gateway's own data plane, or `asyncssh`."""
+        return "native" if isinstance(self._channels, PlaneChannels) else "asyncssh"
+
     def cipher(self) -> str:
         """The encryption that was agreed for sending."""
         return str(self._conn.get_extra_info("send_cipher"))
 
     def server_version(self) -> str:
         """What the server calls itself."""
-        return str(self._conn.get_extra_info("server_version"))
+        return one_line(str(self._conn.get_extra_info("server_version")))
 
 
 _CONNECT_REASONS = {

@@ -6,6 +6,7 @@ import socket
 from typing import Any
 
 from gateway.relay.readiness import READ, WRITE, readiness
+from gateway.relay.sockets import keep_backlog_short
 from gateway.ssh.doors import PlaneConnection
 from gateway.ssh.inbox import Inbox
 from gateway.ssh.outbox import Outbox
@@ -31,6 +32,7 @@ class Wire(asyncio.Transport):
         self._sock = sock
         self._conn = conn
         self._fd = sock.fileno()
+        keep_backlog_short(sock)
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._ready = readiness()
@@ -69,10 +71,18 @@ class Wire(asyncio.Transport):
 
     close = abort
 
-    @property
-    def kex_done(self) -> bool:
-        """Whether no key exchange is under way."""
-        return self._conn.may_send_data
+    def last_heard(self, within: float) -> float:
+        """Say when the peer last showed that it lives, in `time.monotonic()`.
+
+        What arrives during a key exchange counts for a limited time: nothing can be sent until the peer finishes it,
+        but on a slow path everything that was queued before has to pass first.
+
+        Args:
+            within: Seconds that a key exchange may take.
+        """
+        if self._conn.may_send_data:
+            return self.inbox.last_received
+        return min(self.inbox.last_received, self._conn.kex_began + within)
 
     # What asyncssh's side calls.
 
@@ -93,7 +103,8 @@ class Wire(asyncio.Transport):
 
     def _update(self) -> None:
         # A buffer that is full and that nobody takes from must not make epoll report the socket without end.
-        mask = (0 if self.inbox.full else READ) | (WRITE if self.outbox.blocked else 0)
+        deaf = self.inbox.full or self.outbox.congested
+        mask = (0 if deaf else READ) | (WRITE if self.outbox.blocked else 0)
         if mask != self._mask and not self._closed:
             self._mask = mask
             self._ready.modify(self._fd, mask)
@@ -102,6 +113,7 @@ class Wire(asyncio.Transport):
         try:
             if event & WRITE and self.outbox.blocked:
                 self.outbox.drain()
+                self._update()
             if event & ~WRITE and not self._closed:
                 self.inbox.receive()
                 self._update()

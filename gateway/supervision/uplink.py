@@ -20,6 +20,7 @@ from gateway.contracts import Link, Tunnel, TunnelState
 from gateway.errors import ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tally
 from gateway.supervision.backoff import QUARANTINE, RECONNECT, Backoff
+from gateway.text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +201,7 @@ class Uplink:
         self.state = state
         if state in _ATTEMPTING:
             return
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail = reason, one_line(detail)
         self._tell()
         self.settled.set()
         for watcher in self.watchers.copy():

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 
 from gateway.contracts import Link, Progress, TunnelState
@@ -25,6 +26,7 @@ class SshTunnel:
 
     def __init__(self, options: SshOptions) -> None:
         self._options = options
+        self._memory = hostkeys.Memory()
 
     @property
     def far_side(self) -> str:
@@ -44,9 +46,10 @@ class SshTunnel:
         options = self._options
         progress(TunnelState.CONNECTING)
         async with handshakes().turn(options.endpoint, via.leads_to):
-            return await self._handshake(via, progress)
+            conn = await connect(options, lambda: self._dial(via), progress, self._memory)
+            return Session(conn, options)
 
-    async def _handshake(self, via: Link, progress: Progress) -> Session:
+    async def _dial(self, via: Link) -> socket.socket:
         options = self._options
         try:
             async with asyncio.timeout(options.connect_timeout):
@@ -59,7 +62,7 @@ class SshTunnel:
         except DialError as error:
             raise TunnelError(error.reason, error.detail) from error
         hurry_retransmits(sock)
-        return Session(await connect(options, sock, progress), options)
+        return sock
 
 
 def _quiet(state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
@@ -69,8 +72,7 @@ def _quiet(state: TunnelState, reason: Reason | None = None, detail: str = "") -
 
 def _verify(options: SshOptions) -> None:
     credentials.load_keys(options)
-    hostkeys.trusted(options)
-    hostkeys.Verifier(options)
+    hostkeys.read_trust(options)
 
 
 KIND = TunnelKind("ssh", SshOptions, SshTunnel, schemes=("ssh",), verify=_verify)

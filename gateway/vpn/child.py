@@ -9,11 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from gateway.errors import Reason, TunnelError
+from gateway.text import one_line
 
 log = logging.getLogger(__name__)
 
 _LEASH = Path(__file__).with_name("leash.py")
 _GRACE = 3.0
+_LONGEST = 1000
+"""Characters of a line that are looked at."""
 
 
 def program(name: str) -> str | None:
@@ -77,7 +80,7 @@ class Child:
     async def _read(self, heard: Callable[[str], None]) -> None:
         stream = self._process.stdout
         while stream is not None and (line := await stream.readline()):
-            heard(line.decode(errors="replace").rstrip())
+            heard(one_line(line.decode(errors="replace"), _LONGEST))
 
     async def ended(self) -> int:
         """Wait until it has ended and its last line was heard; gives its exit code."""

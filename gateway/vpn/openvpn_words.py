@@ -53,18 +53,13 @@ def trouble_in(line: str) -> Trouble | None:
         return None  # repeats what the management interface says, or only reports
     for phrase, reason, fatal, weight in _PHRASES:
         if re.search(phrase, line):
-            return Trouble(reason, _tidy(line), fatal, weight)
+            return Trouble(reason, re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", "", line.strip()), fatal, weight)
     return None
 
 
 def graver(old: Trouble | None, new: Trouble) -> Trouble:
     """The one that explains more; the newer of equals."""
     return old if old is not None and old.weight > new.weight else new
-
-
-def _tidy(line: str) -> str:
-    text = re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", "", line.strip())
-    return text[:300]
 
 
 def addressing(pushed: Mapping[str, str], dns: tuple[str, ...], mtu: int | None) -> Addressing:

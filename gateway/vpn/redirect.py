@@ -10,6 +10,7 @@ from typing import Self
 from gateway.contracts import Endpoint, Link, Relay
 from gateway.errors import ReachError
 from gateway.measure import Histogram
+from gateway.relay.attempts import persist
 from gateway.relay.sockets import reset, tune
 
 log = logging.getLogger(__name__)
@@ -54,13 +55,14 @@ class Redirect:
             job.add_done_callback(self._joining.discard)
 
     async def _join(self, client: socket.socket) -> None:
-        if self._to is None:
+        to = self._to
+        if to is None:
             reset(client)
             return
         try:
-            relay = await self._via.join(client, self._to, Histogram())
+            relay = await persist(lambda within: self._via.join(client, to, Histogram(), within))
         except ReachError as error:
-            log.warning("%s cannot be reached through %s: %s", self._to, self._via.leads_to, error)
+            log.warning("%s cannot be reached through %s: %s", to, self._via.leads_to, error)
             reset(client)
         except BaseException:
             reset(client)

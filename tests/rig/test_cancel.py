@@ -170,7 +170,7 @@ def test_a_query_is_cancelled_at_the_limit_and_after_new_clients_have_moved(
     write(gateway, shared_bastion, path, [other], port, "max_connections: 1")
     gateway.start("--reload-on-change", "false").wait_up("reports")
     if path != "direct":
-        assert gateway.tunnel("bastion")["data_plane"] == ("asyncssh" if path == "asyncssh" else "own")
+        assert gateway.tunnel("bastion")["data_plane"] == ("asyncssh" if path == "asyncssh" else "native")
     session = connect(other, port)
     with pytest.raises(psycopg.OperationalError):
         connect(other, port)
@@ -398,7 +398,7 @@ async def reached(path: str, bastion: Bastion) -> Any:
         return
     ciphers: dict[str, Any] = {"ciphers": ("chacha20-poly1305@openssh.com",)} if path == "asyncssh" else {}
     async with opened(options(bastion, **ciphers)) as link:
-        assert link.details()["data_plane"] == ("asyncssh" if path == "asyncssh" else "own")
+        assert link.details()["data_plane"] == ("asyncssh" if path == "asyncssh" else "native")
         yield link
 
 

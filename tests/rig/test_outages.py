@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -468,6 +469,59 @@ def test_clients_that_break_off_are_counted_and_a_login_starts_anew(
     with pytest.raises(pymysql.err.OperationalError):
         query_mysql(shared_mariadb, other)
     assert gateway.backend("bare")["connections"]["rejected"] == {"host_blocked": 1}
+
+
+def test_dials_that_a_frozen_connection_completes_later_are_counted(
+    gateway: Gateway, shared_mariadb: MariaDB, bastion: Bastion
+) -> None:
+    """Their clients were served by another connection, and logged in."""
+    listen = free_port()
+    check = database_check(shared_mariadb, gateway.folder, "interval: 600s, fast_interval: 600s, timeout: 3s")
+    gateway.write(f"""
+        tunnels:
+          bastion: {ssh_tunnel(bastion, more=", keepalive: {suspect: 40s}")}
+        backends:
+          orders: {{kind: mysql, via: bastion, targets: ["127.0.0.1:{shared_mariadb.port}"],
+                    listen: 127.0.0.1:{listen}, check: {check}}}
+    """)
+    gateway.start().wait_up("orders")
+    gateway.wait(lambda: gateway.tunnel("bastion")["connections"] == 2)
+    before = aborted(shared_mariadb)
+    frozen = bastion.sessions()[0]
+    bastion.kill_session(frozen, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(20) as clients:
+            answers = list(clients.map(lambda _: query_mysql(shared_mariadb, listen), range(20)))
+        assert min(answers) >= 3
+    finally:
+        bastion.kill_session(frozen, signal.SIGCONT)
+
+    def target(what: str) -> int:
+        return int(gateway.backend("orders")["targets"][0][what])
+
+    of_clients, checks = target("broken_handshakes"), target("attempts")
+    assert of_clients >= 5  # about half of them were sent there first
+    bastion.freeze()
+    try:
+        gateway.command("resume", "orders")
+        gateway.wait(lambda: target("attempts") > checks)  # its deadline has passed
+        counted = target("broken_handshakes")
+    finally:
+        bastion.thaw()
+    gateway.wait(lambda: not gateway.tunnel("bastion")["channels"])  # now all of them have been connected
+    assert counted > of_clients
+    gateway.wait(lambda: aborted(shared_mariadb) - before >= counted)
+    assert query_mysql(shared_mariadb, listen) >= 3
+    assert aborted(shared_mariadb) - before == counted
+
+
+def aborted(server: MariaDB) -> int:
+    """Connections that the server has seen end without a login, since its start."""
+    with mysql(server, server.port) as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW GLOBAL STATUS LIKE 'Aborted_connects'")
+        row = cursor.fetchone()
+    assert row is not None
+    return int(row[1])
 
 
 # A switch for those who would rather have an error.

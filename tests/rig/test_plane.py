@@ -104,7 +104,7 @@ def test_the_plane_and_asyncssh_carry_the_same_bytes(
             if not own:
                 patch.setattr(doors, "KNOWN_VERSIONS", ())
             async with opened(options(bastions[server])) as link, asyncio.timeout(30):
-                assert plane(link) == ("own" if own else "asyncssh")
+                assert plane(link) == ("native" if own else "asyncssh")
                 return await asyncio.gather(*(exchange(link, port, each, end_first=end_first) for each in traffic))
 
     with serving(echoing) as port:
@@ -165,7 +165,7 @@ async def test_new_keys_in_the_middle_of_bulk_traffic_both_ways(
                     hashlib.sha256(b"".join(each)).digest() for each in traffic
                 ]
                 assert exchanges > 10
-                assert plane(link) == "own"
+                assert plane(link) == "native"
                 await echo_once(link, port)
     finally:
         bastion.stop()

@@ -18,16 +18,19 @@ from asyncssh.connection import SSHConnection
 from conftest import Lateness, need
 from servers import echoing, serving, silent, talking
 
-from gateway.contracts import Duration, Ending, Endpoint, Link, Relay, Secret, TunnelState
+from gateway.backends import NoOptions
+from gateway.backends.tcp import TcpBackend
+from gateway.contracts import Duration, Ending, Endpoint, Link, Phases, Relay, Secret, TunnelState
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion, make_key
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
+from gateway.health.monitor import probe_once
 from gateway.measure import Histogram
 from gateway.relay.direct import DirectLink
 from gateway.relay.sockets import reset, tune
 from gateway.ssh import pool
 from gateway.ssh.channel import StockChannels
-from gateway.ssh.options import Cipher, Connections, Keepalive, SshOptions
+from gateway.ssh.options import Connections, Keepalive, SshOptions
 from gateway.ssh.pool import SshLink
 from gateway.tunnels.ssh import SshTunnel
 
@@ -168,6 +171,34 @@ async def test_a_pool_that_loses_one_connection_keeps_its_clients_on_the_other(s
                 while link.details()["connections"] != 2:
                     await asyncio.sleep(0.02)
             await echo_once(link, port)
+
+
+class Mute(asyncssh.SSHServer):
+    """Lets everybody in, and answers no request for a connection."""
+
+    async def connection_requested(self, *_: object) -> bool:  # type: ignore[override]
+        await asyncio.Event().wait()
+        return False
+
+
+async def test_a_server_that_forwards_nothing_is_named(sshd: Bastion) -> None:
+    server = await asyncssh.create_server(
+        Mute, "127.0.0.1", 0, server_host_keys=[str(sshd.folder / "host_key")],
+        authorized_client_keys=str(sshd.folder / "authorized_keys"),
+    )  # fmt: skip
+    tcp = TcpBackend(NoOptions(), NoOptions())
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        async with opened(options(sshd, port=port, known_hosts=(), insecure_host_key=True)) as link:
+            result = await probe_once(tcp, link, Endpoint("127.0.0.1", 9), 0.5)
+            assert result.reason is Reason.TIMEOUT
+            assert result.detail.endswith(pool._MUTE)
+    async with opened(options(sshd)) as link:
+        closed = Endpoint("127.0.0.1", free_port())
+        assert (await probe_once(tcp, link, closed, 10)).reason is Reason.REFUSED
+        with frozen(sshd):  # it has answered, if only that it cannot connect
+            result = await probe_once(tcp, link, closed, 0.5)
+        assert result.detail == "no answer within 0.5 s (got as far as: channel)"
 
 
 # Whom we trust.
@@ -436,7 +467,7 @@ async def test_a_frozen_bastion_costs_a_dial_its_deadline_and_leaks_no_channel(s
 
 
 @pytest.mark.parametrize("cipher", ["chacha20-poly1305@openssh.com", "aes128-gcm@openssh.com"])
-async def test_a_slow_client_gets_all_that_was_sent_before_the_end(sshd: Bastion, cipher: Cipher) -> None:
+async def test_a_slow_client_gets_all_that_was_sent_before_the_end(sshd: Bastion, cipher: str) -> None:
     """asyncssh forgets an end that it could not deliver before the channel is closed."""
     answer = bytes(range(256)) * 6000
 
@@ -466,8 +497,12 @@ async def test_a_slow_client_gets_all_that_was_sent_before_the_end(sshd: Bastion
                 assert got == answer
 
 
-async def test_an_answer_that_the_servers_goodbye_cut_off_is_a_reset(tmp_path: Path) -> None:
-    """Its end had been said already, and part of it was still waiting for the client."""
+@pytest.mark.parametrize("complete", [True, False])
+async def test_an_answer_that_is_complete_outlives_the_ssh_connection_and_one_that_is_not_is_reset(
+    *, complete: bool
+) -> None:
+    """Part of it still waits for a client that reads slowly."""
+    answer = bytes(1_500_000)
     conns: list[asyncssh.SSHServerConnection] = []
 
     class Server(asyncssh.SSHServer):
@@ -482,8 +517,9 @@ async def test_an_answer_that_the_servers_goodbye_cut_off_is_a_reset(tmp_path: P
 
     def answering(client: socket.socket) -> None:
         client.recv(4096)
-        client.sendall(bytes(1_500_000))
-        client.shutdown(socket.SHUT_WR)
+        client.sendall(answer)
+        if complete:
+            client.shutdown(socket.SHUT_WR)
         client.recv(1)
 
     key = asyncssh.generate_private_key("ssh-ed25519")
@@ -500,17 +536,18 @@ async def test_an_answer_that_the_servers_goodbye_cut_off_is_a_reset(tmp_path: P
             relay = await StockChannels(connected).open(Endpoint("127.0.0.1", port), Histogram(), 5)
             relay.attach(theirs)
             client.sendall(b"ask")
-            channel = relay._channel
             async with asyncio.timeout(10):
-                while channel is None or channel._recv_state != "eof_pending":
+                while not (relay._got_eof if complete else relay.held + relay.from_backend == len(answer)):
                     await asyncio.sleep(0.02)
-            conns[0].disconnect(asyncssh.DISC_BY_APPLICATION, "restarting")
+            conns[0].abort()
             client.setblocking(False)
-            with pytest.raises(ConnectionResetError):
+            got = 0
+            with contextlib.nullcontext() if complete else pytest.raises(ConnectionResetError):
                 async with asyncio.timeout(10):
-                    while await asyncio.get_running_loop().sock_recv(client, 65536):
-                        """What had arrived."""
-            assert await relay.ended is not Ending.FINISHED
+                    while piece := await asyncio.get_running_loop().sock_recv(client, 65536):
+                        got += len(piece)
+            assert await relay.ended is Ending.LINK_LOST
+            assert got == len(answer) if complete else got < len(answer)
     finally:
         connected.abort()
         server.close()
@@ -582,6 +619,71 @@ async def test_a_dial_leaves_a_frozen_connection_at_once(sshd: Bastion, monkeypa
                 assert time.monotonic() - started < 4 + machine.sum
             finally:
                 sshd.kill_session(frozen, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"])
+async def test_every_dial_of_a_check_that_was_given_up_and_connects_later_is_reported(
+    sshd: Bastion, cipher: str
+) -> None:
+    broken: list[int] = []
+
+    def counting(client: socket.socket) -> None:
+        if data := client.recv(100):
+            client.sendall(data)
+        else:
+            broken.append(1)
+
+    reported: list[int] = []
+    probe = Phases(given_up=lambda: reported.append(1))
+    with serving(counting) as port:
+        to = Endpoint("127.0.0.1", port)
+        two = options(sshd, connections=Connections(2, 2), keepalive=replace(PATIENT, interval=Duration(2.0)),
+                      ciphers=(cipher,))  # fmt: skip
+        async with opened(two) as link:
+            async with asyncio.timeout(15):
+                while link.details()["connections"] != 2:
+                    await asyncio.sleep(0.02)
+            frozen_one = sshd.sessions()[0]
+            sshd.kill_session(frozen_one, signal.SIGSTOP)
+            try:
+                socks = await asyncio.gather(*(link.socket(to, probe) for _ in range(10)))
+            finally:
+                sshd.kill_session(frozen_one, signal.SIGCONT)
+            moved_on = len(reported)
+            assert 3 <= moved_on <= 7  # the others were never sent there
+            for sock in socks:
+                with sock:
+                    await asyncio.get_running_loop().sock_sendall(sock, b"x")
+                    assert await asyncio.get_running_loop().sock_recv(sock, 1) == b"x"
+            with frozen(sshd):
+                checks = [asyncio.ensure_future(link.socket(to, probe)) for _ in range(4)]
+                await asyncio.wait(checks, timeout=0.1)
+                for check in checks:
+                    check.cancel()
+                await asyncio.wait(checks)
+            assert len(reported) >= moved_on + 4
+            async with asyncio.timeout(15):
+                while len(broken) < len(reported) or link.details()["channels"]:
+                    await asyncio.sleep(0.02)
+            await echo_once(link, port)
+            assert len(broken) == len(reported)
+
+
+async def test_a_dial_that_is_under_way_when_its_connection_ends_is_reported(sshd: Bastion) -> None:
+    reported: list[int] = []
+    async with opened(options(sshd, keepalive=PATIENT)) as link:
+        with frozen(sshd):
+            check = asyncio.ensure_future(
+                link.socket(Endpoint("127.0.0.1", 9), Phases(given_up=lambda: reported.append(1)))
+            )
+            await asyncio.sleep(0.1)
+            link._sessions[0].abort("it is enough")
+            with pytest.raises(LinkLostError):
+                await check
+            assert reported == [1]
+            with pytest.raises(LinkLostError):
+                await link.socket(Endpoint("127.0.0.1", 9), Phases(given_up=lambda: reported.append(1)))
+            assert reported == [1]  # nothing was dialled
 
 
 async def test_a_stall_of_the_whole_path_costs_no_connection(sshd: Bastion) -> None:

@@ -15,7 +15,7 @@ from conftest import Gateway, database_check, ssh_tunnel
 from servers import Behaviour, echoing, serving, talking
 from test_forwards import connect, echo, is_reset, turned_away
 
-from gateway.app.worker.unit import WorkerUnit
+from gateway.app.worker.unit import WorkerLostError, WorkerUnit
 from gateway.config import Sources, load
 from gateway.contracts import Endpoint
 from gateway.demo.mariadb import MariaDB
@@ -173,6 +173,34 @@ async def test_listeners_that_are_lost_on_their_way_are_sent_again(monkeypatch: 
             await asyncio.wait({running})
             listener.close()
     assert next(lost, None) is None
+
+
+class OfAnotherVersion:
+    """A message that cannot be made again at the other side."""
+
+    def __reduce__(self) -> tuple[type[int], tuple[str]]:
+        return int, ("no number",)
+
+
+async def test_a_worker_that_cannot_read_a_message_is_replaced() -> None:
+    address = Endpoint("127.0.0.1", free_port())
+    given = Sources(backends=(f"one=tcp://127.0.0.1:1?listen={address}&worker=true",), environment={})
+    listener = Listener(address)
+    unit = WorkerUnit(1, lambda *_: None)
+    unit.apply(load(given), {address: listener})
+    running = asyncio.ensure_future(unit.run(lambda: None))
+    try:
+        async with asyncio.timeout(30):
+            while not unit.running:
+                await asyncio.sleep(0.05)
+            await unit.settled()
+            unit.send(OfAnotherVersion())
+            with pytest.raises(WorkerLostError):
+                await running
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+        listener.close()
 
 
 def _echoes(port: int) -> bool:

@@ -1,12 +1,20 @@
-"""What is bound, and what is not."""
+"""What is bound, and what is not; and that a listener outlives whatever happens to its clients."""
 
+import asyncio
+import errno
+import logging
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 
 from gateway.contracts import Endpoint
 from gateway.demo.process import free_port
-from gateway.forwarding.listener import BindError, Listener
+from gateway.forwarding import listener as listener_module
+from gateway.forwarding.listener import BindError, Listener, OnAccept
+from gateway.relay.readiness import Handler, readiness
 
 
 def test_localhost_is_both_addresses_or_none() -> None:
@@ -22,3 +30,124 @@ def test_localhost_is_both_addresses_or_none() -> None:
     listener = Listener(Endpoint("localhost", port))
     assert len(listener.descriptors) == 2
     listener.close()
+
+
+class Faulty(socket.socket):
+    """A listening socket whose next accepts fail so."""
+
+    faults: list[Exception]
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if self.faults:
+            raise self.faults.pop(0)
+        return super().accept()
+
+
+def faulty(*faults: Exception) -> Faulty:
+    sock = Faulty()
+    sock.faults = list(faults)
+    sock.bind(("127.0.0.1", 0))
+    sock.listen()
+    sock.setblocking(False)
+    return sock
+
+
+async def ends(address: tuple[str, int]) -> bytes | None:
+    """What a client receives; None: it is reset."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as client:
+        client.setblocking(False)
+        async with asyncio.timeout(20):
+            try:
+                await loop.sock_connect(client, address)
+                return await loop.sock_recv(client, 10)
+            except ConnectionResetError:
+                return None
+
+
+@asynccontextmanager
+async def accepting(sock: socket.socket, on_accept: OnAccept) -> AsyncIterator[Listener]:
+    listener = Listener(Endpoint("127.0.0.1", sock.getsockname()[1]), [sock])
+    listener.start(on_accept)
+    try:
+        yield listener
+    finally:
+        listener.close()
+
+
+async def test_a_client_that_cannot_be_taken_in_is_reset_and_the_next_one_is_served(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fails = [True]
+
+    def serve(client: socket.socket) -> None:
+        if fails.pop():
+            raise ValueError("no")
+        with client:
+            client.send(b"hello")
+
+    with caplog.at_level(logging.ERROR):
+        async with accepting(faulty(), serve) as listener:
+            address = ("127.0.0.1", listener.address.port)  # type: ignore[union-attr]
+            assert await ends(address) is None
+            assert "a client could not be taken in" in caplog.text
+            fails.append(False)
+            assert await ends(address) == b"hello"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ConnectionAbortedError(errno.ECONNABORTED, "Software caused connection abort"),
+        PermissionError(errno.EPERM, "Operation not permitted"),  # a firewall's rules (accept(2))
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.EPROTO, "Protocol error"),
+        MemoryError(),
+    ],
+)
+async def test_whatever_accept_says_the_listener_goes_on(fault: Exception) -> None:
+    def serve(client: socket.socket) -> None:
+        with client:
+            client.send(b"hello")
+
+    async with accepting(faulty(fault, fault), serve) as listener:
+        address = ("127.0.0.1", listener.address.port)  # type: ignore[union-attr]
+        assert await ends(address) == b"hello"
+        assert await ends(address) == b"hello"
+
+
+async def test_a_listener_that_cannot_be_watched_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def serve(client: socket.socket) -> None:
+        with client:
+            client.send(b"hello")
+
+    faults = [OSError(errno.ENOSPC, "No space left on device")]  # epoll_ctl(2): fs.epoll.max_user_watches
+    real = readiness()
+
+    def add(fd: int, handler: Handler, mask: int) -> None:
+        if faults:
+            raise faults.pop()
+        real.add(fd, handler, mask)
+
+    watching = SimpleNamespace(add=add, remove=real.remove)
+    monkeypatch.setattr(listener_module, "readiness", lambda: watching)
+    async with accepting(faulty(), serve) as listener:
+        assert await ends(("127.0.0.1", listener.address.port)) == b"hello"  # type: ignore[union-attr]
+    assert not faults
+
+
+async def test_who_stops_while_clients_come_in_takes_no_more_of_them() -> None:
+    taken: list[socket.socket] = []
+
+    def serve(client: socket.socket) -> None:
+        taken.append(client)
+        listener.close()
+
+    async with accepting(faulty(), serve) as listener:
+        address = ("127.0.0.1", listener.address.port)  # type: ignore[union-attr]
+        with socket.create_connection(address), socket.create_connection(address):
+            async with asyncio.timeout(20):
+                while not taken:
+                    await asyncio.sleep(0.01)
+            assert len(taken) == 1
+    taken[0].close()

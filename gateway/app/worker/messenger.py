@@ -23,7 +23,7 @@ class Messenger:
         sock: Connected and non-blocking; owned.
         on_message: Called with each message and its descriptors, which it owns: all of them, or none where one was
             lost because a process has no more.
-        on_end: Called once when the other end is gone.
+        on_end: Called once when the other end is gone, or says what cannot be understood.
     """
 
     def __init__(
@@ -94,12 +94,19 @@ class Messenger:
             return
         self._incoming += data
         self._fds += fds
-        while len(self._incoming) >= _HEAD.size:
+        while len(self._incoming) >= _HEAD.size and self._sock.fileno() >= 0:
             size, count = _HEAD.unpack_from(self._incoming)
             if len(self._incoming) < _HEAD.size + size:
                 return
-            message = pickle.loads(self._incoming[_HEAD.size : _HEAD.size + size])  # noqa: S301 - our own process
+            body = self._incoming[_HEAD.size : _HEAD.size + size]
             del self._incoming[: _HEAD.size + size]
+            try:
+                message = pickle.loads(body)  # noqa: S301 - our own process
+            except Exception:
+                # The two processes run different versions, or one has lost count: a new one begins from the start.
+                log.exception("a message cannot be read: the conversation with the other process ends")
+                self._gone()
+                return
             mine, self._fds = self._fds[:count], self._fds[count:]
             if len(mine) < count:
                 _close_all(mine)

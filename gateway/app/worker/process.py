@@ -37,6 +37,7 @@ from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Address, Listener
 from gateway.measure import Histogram
 from gateway.ops import logs
+from gateway.relay.attempts import persist
 from gateway.relay.readiness import RelayLoop
 from gateway.relay.sockets import reset, tune
 from gateway.ssh.handshakes import handshakes
@@ -173,12 +174,16 @@ class Worker:
         uplink = None
         if site is not None:
             uplink = next(iter(site.uplinks_of(message.tunnel)), None) if message.tunnel else site.direct
-        if uplink is None or uplink.link is None:
+        if site is None or uplink is None or uplink.link is None:
             reset(client)
             self._owner.send(Dialled(message.number, Reason.TUNNEL, "the worker's tunnel is down", lost=True))
             return
+        link = uplink.link
         try:
-            await uplink.link.join(client, message.to, Histogram())
+            await persist(
+                lambda within: link.join(client, message.to, Histogram(), within),
+                lambda: site.given_up(message.tunnel, message.to),
+            )
         except ReachError as error:
             reset(client)
             lost = isinstance(error, LinkLostError)

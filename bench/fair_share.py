@@ -1,0 +1,129 @@
+"""Who gets how much of a slow uplink: uploads and queries through the gateway, and through `ssh -L`, in one run.
+
+Each way has the same link for itself for a while: the gateway with one SSH connection, `ssh -L` with one connection
+for all clients, and `ssh -L` with one connection for each client. Sockets and ciphers are each way's defaults.
+
+Usage: python bench/fair_share.py [--seconds N] [--rate BYTES] [--uploads N] [--queries N]
+"""
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+from site_ways import ROOT, Way
+
+from gateway.demo.process import Process, free_port
+from gateway.demo.sshd import Bastion
+from tests.chaos.share import Backend, measure
+from tests.chaos.slow_link import Shape, SlowLink
+
+FAIR, PROMPT = 0.5, 2.0
+"""What the gateway is to reach: the slowest upload's share of the mean, and seconds for 99 % of the answers."""
+SETTLE = 2.0
+"""Seconds between two ways, in which the link runs empty."""
+HEAD = ("", "SSH connections", "MB/s", "slowest upload / mean", "answers", "p50 s", "p99 s", "max s", "CPU s")
+
+
+@contextlib.contextmanager
+def gateway(folder: Path, bastion: Bastion, link: SlowLink, backend: int, count: int) -> Iterator[list[Way]]:
+    """The gateway, with at most so many SSH connections."""
+    ops, listen = free_port(), free_port()
+    (folder / "gateway.yaml").write_text(f"""
+ops: {{listen: "127.0.0.1:{ops}", admin_socket: {folder}/admin.sock}}
+shutdown: {{delay: 0s, drain: 1s}}
+tunnels:
+  slow: {{kind: ssh, host: 127.0.0.1, port: {link.port}, user: {bastion.user}, identity_files: [{bastion.client_key}],
+         known_hosts: [{bastion.known_hosts}], host_key_alias: "[127.0.0.1]:{bastion.port}",
+         connections: {{min: {count}, max: {count}}}}}
+backends:
+  all: {{kind: tcp, via: slow, targets: ["127.0.0.1:{backend}"], listen: "127.0.0.1:{listen}",
+        check: {{interval: 1h}}}}
+""")
+    arguments = [sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")]
+    process = Process(arguments, folder / "gateway.log", environment={"PYTHONPATH": str(ROOT)})
+    process.start(listen)
+    try:
+        yield [Way("gateway", listen, process=process)]
+    finally:
+        process.stop()
+
+
+@contextlib.contextmanager
+def ssh(folder: Path, bastion: Bastion, link: SlowLink, backend: int, count: int) -> Iterator[list[Way]]:
+    """So many processes of `ssh -L`, each with a connection of its own."""
+    ways = []
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            listen = free_port()
+            process = Process(
+                ["ssh", "-F", "none", "-N", "-i", str(bastion.client_key), "-p", str(link.port),
+                 "-o", f"UserKnownHostsFile={bastion.known_hosts}", "-o", f"HostKeyAlias=[127.0.0.1]:{bastion.port}",
+                 "-L", f"127.0.0.1:{listen}:127.0.0.1:{backend}", f"{bastion.user}@127.0.0.1"],
+                folder / "ssh.log",
+            )  # fmt: skip
+            process.start(listen)
+            stack.callback(process.stop)
+            ways.append(Way("ssh -L", listen, process=process))
+        yield ways
+
+
+WAYS = {
+    "gateway": (gateway, False),
+    "`ssh -L`, one connection": (ssh, False),
+    "`ssh -L`, one for each client": (ssh, True),
+}
+"""How to start each, and whether it has a connection for each client."""
+
+
+def compare(asked: argparse.Namespace, folder: Path) -> bool:
+    """Print the table; says whether the gateway reached what it is to reach."""
+    reached = False
+    clients = asked.uploads + asked.queries
+    print(f"{asked.uploads} uploads and {asked.queries} clients that ask, {asked.rate / 1e6:g} MB/s each way, "
+          f"{asked.seconds:g} s each\n")  # fmt: skip
+    print("| " + " | ".join(HEAD) + " |\n| --- |" + " ---: |" * (len(HEAD) - 1), flush=True)
+    with contextlib.ExitStack() as stack:
+        bastion = Bastion(folder / "bastion").start()
+        stack.callback(bastion.stop)
+        link = stack.enter_context(SlowLink(bastion.port, Shape(up=asked.rate, down=asked.rate)))
+        for name, (start, for_each) in WAYS.items():
+            with Backend() as backend, start(folder, bastion, link, backend.port, clients if for_each else 1) as ways:
+                ports = [ways[at % len(ways)].port for at in range(clients)]
+                connections = link.figures().open
+                before = sum(way.cpu() for way in ways)
+                shares = measure(backend, ports, asked.uploads, asked.seconds)
+                cpu = sum(way.cpu() for way in ways) - before
+            answers = sum(map(len, shares.waits))
+            waits = " | ".join(f"{shares.wait(share):.2f}" for share in (0.5, 0.99, 1.0))
+            rate = sum(shares.uploads) / asked.seconds / 1e6
+            got = f"{rate:.2f} | {shares.fairness:.2f} | {answers} | {waits}"
+            print(f"| {name} | {connections} | {got} | {cpu:.2f} |", flush=True)
+            if name == "gateway":
+                reached = shares.fairness >= FAIR and shares.wait(0.99) <= PROMPT
+            time.sleep(SETTLE)
+    return reached
+
+
+def main() -> int:
+    """Compare; the exit code is 1 where the gateway did not reach what it is to reach."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--rate", type=float, default=2e6, help="of the link, in bytes per second")
+    parser.add_argument("--uploads", type=int, default=16)
+    parser.add_argument("--queries", type=int, default=4)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
+        reached = compare(asked, Path(name))
+    wanted = f"the slowest upload has {FAIR:g} of the mean or more, and 99 % of the answers come within {PROMPT:g} s"
+    print(f"\nFor the gateway, {wanted}: {'reached' if reached else 'NOT reached'}.")
+    return 0 if reached else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

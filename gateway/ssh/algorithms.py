@@ -1,0 +1,197 @@
+"""The algorithms of an SSH connection: the modern ones, those that asyncssh has, and what two sides agree on."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import asyncssh
+from asyncssh.encryption import encryption_needs_mac, get_encryption_algs
+from asyncssh.kex import get_kex_algs
+from asyncssh.mac import get_mac_algs
+from asyncssh.packet import SSHPacket
+from asyncssh.public_key import get_certificate_algs, get_public_key_algs
+
+KEX = (
+    "mlkem768x25519-sha256",
+    "sntrup761x25519-sha512",
+    "sntrup761x25519-sha512@openssh.com",
+    "mlkem768nistp256-sha256",
+    "mlkem1024nistp384-sha384",
+    "curve25519-sha256",
+    "curve25519-sha256@libssh.org",
+    "curve448-sha512",
+    "ecdh-sha2-nistp256",
+    "ecdh-sha2-nistp384",
+    "ecdh-sha2-nistp521",
+    "diffie-hellman-group16-sha512",
+    "diffie-hellman-group18-sha512",
+    "diffie-hellman-group14-sha256",
+)
+"""Hybrids with a post-quantum part first. Group exchange is left out: asyncssh accepts a group of 1024 bits."""
+CIPHERS = (
+    "aes128-gcm@openssh.com",
+    "aes256-gcm@openssh.com",
+    "chacha20-poly1305@openssh.com",
+    "aes256-ctr",
+    "aes192-ctr",
+    "aes128-ctr",
+)
+"""AES-GCM is several times faster than the rest on any processor with AES."""
+MACS = (
+    "hmac-sha2-256-etm@openssh.com",
+    "hmac-sha2-512-etm@openssh.com",
+    "umac-128-etm@openssh.com",
+    "hmac-sha2-256",
+    "hmac-sha2-512",
+    "umac-128@openssh.com",
+)
+_CERTIFICATE = "-cert-v01@openssh.com"
+_KEYS = (
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+    "ssh-ed448",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+)
+HOST_KEYS = (*(f"{name.removesuffix('@openssh.com')}{_CERTIFICATE}" for name in _KEYS), *_KEYS)
+"""In OpenSSH's order (ssh_config(5), HostKeyAlgorithms)."""
+
+DEFAULTS = {"kex": KEX, "ciphers": CIPHERS, "macs": MACS, "host_key_algorithms": HOST_KEYS}
+"""By the key of the configuration, in order of preference: no SHA-1, no DSA, no MD5, no tag of 64 bits."""
+_SUPPORTED: dict[str, Callable[[], Sequence[bytes]]] = {
+    "kex": get_kex_algs,
+    "ciphers": get_encryption_algs,
+    "macs": get_mac_algs,
+    "host_key_algorithms": lambda: [*get_certificate_algs(), *get_public_key_algs()],
+}
+_SORTS = {"kex": "key exchange", "ciphers": "cipher", "macs": "MAC", "host_key_algorithms": "host key algorithm"}
+_TOLD = 400
+"""Characters of a server's list that an error repeats."""
+
+
+class NothingInCommonError(asyncssh.KeyExchangeFailed):
+    """The server has none of the algorithms of one sort that we accept.
+
+    Args:
+        key: The key of the configuration that lists those.
+        offered: The server's list.
+    """
+
+    def __init__(self, key: str, offered: Sequence[bytes]) -> None:
+        names = ", ".join(name.decode("ascii", "backslashreplace") for name in offered) or "none"
+        listed = "".join(each if each.isprintable() else "?" for each in names[:_TOLD])
+        super().__init__(
+            f"no {_SORTS[key]} in common: the server offers {listed}; choose one that you trust in {key}"
+        )
+        self.key = key
+
+
+def supported(key: str) -> list[str]:
+    """Every algorithm that asyncssh has on this machine for a key of the configuration; without GSSAPI's."""
+    return [name.decode("ascii") for name in _SUPPORTED[key]() if not name.startswith(b"gss-")]
+
+
+def check(key: str, names: Sequence[str]) -> None:
+    """Check what a configuration lists.
+
+    Raises:
+        ValueError: There is nothing, or something that asyncssh does not have.
+    """
+    known = supported(key)
+    # A default that this machine's OpenSSL lacks is passed over: a configuration may be used on several machines.
+    for name in names:
+        if name not in known and name not in DEFAULTS[key]:
+            raise ValueError(f"{key}: {name!r} is not one of {', '.join(known)}")
+    if not any(name in known for name in names):
+        raise ValueError(f"{key}: lists nothing that can be used here; there is {', '.join(known)}")
+
+
+def usable(key: str, names: Sequence[str]) -> list[str]:
+    """Those of `names` that asyncssh has on this machine."""
+    known = supported(key)
+    return [name for name in names if name in known]
+
+
+# Host keys.
+
+
+def is_certificate(algorithm: str) -> bool:
+    """Whether a host key comes as an OpenSSH certificate."""
+    return algorithm.endswith(_CERTIFICATE)
+
+
+def signature_of(algorithm: str) -> str:
+    """How the server signs with a host key: the algorithm without the certificate."""
+    if not is_certificate(algorithm):
+        return algorithm
+    name = algorithm.removesuffix(_CERTIFICATE)
+    return f"{name}@openssh.com" if name.startswith("sk-") else name
+
+
+def kind_of(algorithm: str) -> str:
+    """The kind of key, as in the key itself: RSA keys sign in several ways (RFC 8332, 3)."""
+    name = signature_of(algorithm).removeprefix("webauthn-")
+    return "ssh-rsa" if name.startswith(("rsa-sha2-", "ssh-rsa-sha")) else name
+
+
+def blob_of(algorithm: str) -> str:
+    """The name with which the key, or its certificate, begins."""
+    kind = kind_of(algorithm)
+    return f"{kind.removesuffix('@openssh.com')}{_CERTIFICATE}" if is_certificate(algorithm) else kind
+
+
+def certificate_signature(certificate: Any) -> str:
+    """The algorithm with which an authority signed an OpenSSH certificate (OpenSSH's PROTOCOL.certkeys)."""
+    packet = SSHPacket(certificate.public_data)
+    packet.get_string()  # its name
+    packet.get_string()  # nonce
+    packet.get_bytes(len(certificate.key.encode_ssh_public()))
+    packet.get_bytes(12)  # serial, type
+    packet.get_string()  # key ID
+    packet.get_string()  # principals
+    packet.get_bytes(16)  # valid after, valid before
+    for _ in range(4):  # critical options, extensions, reserved, authority
+        packet.get_string()
+    return SSHPacket(packet.get_string()).get_string().decode("ascii", "backslashreplace")
+
+
+# What both sides have.
+
+
+def agree(proposal: SSHPacket, ours: Mapping[str, Sequence[bytes]]) -> tuple[str, list[str]]:
+    """The host key algorithm that a server's proposal leads to, and all of them that it offers (RFC 4253, 7.1).
+
+    Args:
+        proposal: The server's SSH_MSG_KEXINIT, after its cookie.
+        ours: What we propose, by the key of the configuration, in order of preference.
+
+    Raises:
+        NothingInCommonError: Of one sort they have nothing in common.
+    """
+    _choose("kex", ours, proposal.get_namelist())
+    offered = proposal.get_namelist()
+    chosen = _choose("host_key_algorithms", ours, offered)
+    both_ways = [_choose("ciphers", ours, proposal.get_namelist()) for _ in range(2)]
+    for cipher in both_ways:
+        macs = proposal.get_namelist()
+        if encryption_needs_mac(cipher):
+            _choose("macs", ours, macs)
+    return chosen.decode("ascii"), [name.decode("ascii", "backslashreplace") for name in offered]
+
+
+def _choose(key: str, ours: Mapping[str, Sequence[bytes]], theirs: Sequence[bytes]) -> bytes:
+    for name in ours[key]:
+        if name in theirs:
+            return name
+    raise NothingInCommonError(key, theirs)
+
+
+def needs_strict_exchange(cipher: str, mac: str) -> bool:
+    """Whether packets can be dropped unseen unless the key exchange was strict (CVE-2023-48795).
+
+    So it is with ChaCha20, and with any other cipher whose MAC covers what is encrypted; AES-GCM counts by itself.
+    """
+    return cipher.startswith("chacha20") or mac.endswith("-etm@openssh.com")

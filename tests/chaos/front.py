@@ -1,0 +1,90 @@
+"""Where TCP clients come into a link in this process: a listener whose every client is joined to one target."""
+
+import asyncio
+import contextlib
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator
+
+from gateway.contracts import Endpoint, Link, Relay
+from gateway.errors import ReachError
+from gateway.measure import Histogram
+from gateway.relay.sockets import reset, tune
+
+
+class Front:
+    """Joins clients to `to` over `link`; see `fronting`.
+
+    Args:
+        link: A live link.
+        to: The target.
+        listener: Bound, listening and non-blocking; the caller closes it.
+    """
+
+    def __init__(self, link: Link, to: Endpoint, listener: socket.socket) -> None:
+        self.port: int = listener.getsockname()[1]
+        self.relays: set[Relay] = set()
+        """Those that have not ended."""
+        self.endings: Counter[str] = Counter()
+        """How relays ended, and `unreachable` for clients that got none."""
+        self._link, self._to, self._listener = link, to, listener
+        self._joining: set[asyncio.Task[None]] = set()
+
+    @property
+    def joining(self) -> int:
+        """Clients that wait for their channel."""
+        return len(self._joining)
+
+    async def run(self) -> None:
+        """Accept until cancelled; then the clients that wait are reset."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                client, _ = await loop.sock_accept(self._listener)
+                tune(client)
+                task = asyncio.ensure_future(self._join(client))
+                self._joining.add(task)
+                task.add_done_callback(self._joining.discard)
+        finally:
+            for task in self._joining:
+                task.cancel()
+            await asyncio.gather(*self._joining, return_exceptions=True)
+
+    async def _join(self, client: socket.socket) -> None:
+        try:
+            relay = await self._link.join(client, self._to, Histogram())
+        except ReachError:
+            self.endings["unreachable"] += 1
+            reset(client)
+            return
+        except BaseException:
+            reset(client)
+            raise
+        self.relays.add(relay)
+        relay.ended.add_done_callback(lambda ended: self._ended(relay, str(ended.result())))
+
+    def _ended(self, relay: Relay, ending: str) -> None:
+        self.relays.discard(relay)
+        self.endings[ending] += 1
+
+
+@contextlib.asynccontextmanager
+async def fronting(link: Link, port: int, send_buffer: int = 0) -> AsyncIterator[Front]:
+    """A front on 127.0.0.1 whose clients are joined to `port` there; open relays outlive it.
+
+    Args:
+        link: A live link.
+        port: Of the target.
+        send_buffer: Bytes that the kernel keeps for a client that does not read; 0: as many as it likes.
+    """
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        listener.setblocking(False)
+        if send_buffer:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        front = Front(link, Endpoint("127.0.0.1", port), listener)
+        task = asyncio.ensure_future(front.run())
+        try:
+            yield front
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,152 @@
+"""Uploads and queries that share one path, and what each of them gets: clients and backend in threads."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+ASK, ANSWER = 200, 4096
+_PIECE = 65536
+_PAUSE = 0.05
+"""Seconds between an answer and the next question."""
+
+
+class Backend:
+    """Counts what each upload brings, by the byte that it begins with, and answers queries, which begin with 0."""
+
+    def __init__(self) -> None:
+        self.bytes = [0] * 256
+        self._threads: list[threading.Thread] = []
+        self._open: list[socket.socket] = []
+
+    @property
+    def port(self) -> int:
+        """Where it listens on 127.0.0.1."""
+        return int(self._listener.getsockname()[1])
+
+    def __enter__(self) -> Self:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self._run(self._accept, self._listener)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sock in self._open:
+            with contextlib.suppress(OSError):  # ended already
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, act: Callable[[socket.socket], None], sock: socket.socket) -> None:
+        self._open.append(sock)
+        thread = threading.Thread(target=_quietly, args=(act, sock), daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            client, _ = listener.accept()
+            self._run(self._serve, client)
+
+    def _serve(self, client: socket.socket) -> None:
+        name = client.recv(1)
+        if name == b"\0":
+            while client.recv(ASK, socket.MSG_WAITALL):
+                client.sendall(bytes(ANSWER))
+        while name and (data := client.recv(_PIECE)):
+            self.bytes[name[0]] += len(data)
+
+
+class Clients:
+    """Uploads that send without end, and clients that ask, wait for the answer, and ask again; reset at the end.
+
+    Args:
+        ports: Where each of them connects: the uploads, then those that ask.
+        uploads: How many of them are uploads.
+    """
+
+    def __init__(self, ports: Sequence[int], uploads: int) -> None:
+        self._ports, self._uploads = ports, uploads
+        self._threads: list[tuple[socket.socket, threading.Thread]] = []
+        self._asked = [0.0] * len(ports)
+        self._waits: list[list[float]] = [[] for _ in ports]
+
+    def __enter__(self) -> Self:
+        for at, port in enumerate(self._ports):
+            sock = socket.create_connection(("127.0.0.1", port), timeout=30)
+            sock.settimeout(None)
+            act = self._send if at < self._uploads else self._ask
+            thread = threading.Thread(target=_quietly, args=(act, sock, at), daemon=True)
+            thread.start()
+            self._threads.append((sock, thread))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sock, _thread in self._threads:
+            with contextlib.suppress(OSError):  # ended already
+                sock.shutdown(socket.SHUT_RDWR)
+        for _sock, thread in self._threads:
+            thread.join()
+
+    def waits(self) -> list[list[float]]:
+        """Seconds that each answer took, of each client that asks; one that is still to come counts at its age."""
+        now = time.monotonic()
+        return [
+            [*self._waits[at], *([now - self._asked[at]] if self._asked[at] else [])]
+            for at in range(self._uploads, len(self._ports))
+        ]
+
+    @staticmethod
+    def _send(sock: socket.socket, at: int) -> None:
+        sock.sendall(bytes([at + 1]))
+        while True:
+            sock.sendall(bytes(_PIECE))
+
+    def _ask(self, sock: socket.socket, at: int) -> None:
+        sock.sendall(b"\0")
+        while True:
+            self._asked[at] = asked = time.monotonic()
+            sock.sendall(bytes(ASK))
+            if len(sock.recv(ANSWER, socket.MSG_WAITALL)) < ANSWER:
+                return
+            self._asked[at] = 0.0
+            self._waits[at].append(time.monotonic() - asked)
+            time.sleep(_PAUSE)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What everybody got.
+
+    Args:
+        uploads: Bytes that arrived of each upload.
+        waits: Seconds that each answer took, of each client that asked; one that did not come counts at its age.
+    """
+
+    uploads: list[int]
+    waits: list[list[float]]
+
+    @property
+    def fairness(self) -> float:
+        """The slowest upload's share of the mean."""
+        total = sum(self.uploads)
+        return min(self.uploads) * len(self.uploads) / total if total else 0.0
+
+    def wait(self, share: float) -> float:
+        """Seconds within which such a share of all answers came."""
+        every = sorted(wait for each in self.waits for wait in each)
+        return every[min(len(every) - 1, int(len(every) * share))]
+
+
+def measure(backend: Backend, ports: Sequence[int], uploads: int, seconds: float) -> Shares:
+    """Let them share the path for so many seconds; see `Clients`."""
+    with Clients(ports, uploads) as clients:
+        time.sleep(seconds)
+        return Shares(backend.bytes[1 : uploads + 1], clients.waits())
+
+
+def _quietly(act: Callable[..., None], sock: socket.socket, *more: object) -> None:
+    with sock, contextlib.suppress(OSError):  # how it is stopped
+        act(sock, *more)

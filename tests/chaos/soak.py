@@ -1,0 +1,120 @@
+"""Loads SSH connections over slow, long and lossy paths, with invariants looked at each second: `make soak`.
+
+Rounds with clients of many sorts go over AES-GCM (the project's own plane) and ChaCha20 (asyncssh's channels) in
+turn, each over another path, undisturbed, with stalls, or with connections that are cut. New keys are agreed all the
+time.
+"""
+
+import argparse
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from gateway.demo.process import find
+from gateway.demo.sshd import Bastion
+from gateway.relay.readiness import RelayLoop
+from tests.chaos import soak_inside as inside
+from tests.chaos.child import Child
+from tests.chaos.rig import scratch
+from tests.chaos.slow_link import SlowLink
+from tests.chaos.soak_nonces import Nonces
+from tests.chaos.soak_plan import Bench, Outcome, Round, rounds
+from tests.chaos.soak_round import play
+from tests.chaos.soak_sorts import MIX
+from tests.chaos.soak_streams import Pattern
+
+_LONGEST, _SHORTEST = 30.0, 4.0
+"""Seconds of a round's load."""
+_REKEY_OURS, _REKEY_THEIRS = 3 << 20, "4M"
+_HEAD = ("cipher", "path", "trouble", "streams", "MB", "s", "keys", "conns", "channels", "held", "memory", "waited",
+         "turns", "query p50", "p99", "max", "check p50", "max")  # fmt: skip
+
+
+def soak(seed: int, seconds: float, clients: int, folder: Path) -> int:
+    """Run rounds until the time is used up, at least one for each cipher; gives the number of problems."""
+    chance = random.Random(seed)
+    began = time.monotonic()
+    length = min(_LONGEST, max(_SHORTEST, seconds / 6))
+    problems = 0
+    with ExitStack() as stack:
+        bastion = Bastion(folder / "bastion", extra=f"RekeyLimit {_REKEY_THEIRS}").start()
+        stack.callback(bastion.stop)
+        backend = stack.enter_context(Child("tests.chaos.soak_backend", seed))
+        nonces = stack.enter_context(Nonces())
+        exchanges = stack.enter_context(inside.Exchanges(_REKEY_OURS))
+        budgets = stack.enter_context(inside.Budgets())
+        bench = Bench(
+            bastion, stack.enter_context(SlowLink(bastion.port, seed=seed)), backend, backend.ask("listen")["port"],
+            stack.enter_context(Child("tests.chaos.soak_clients", seed)),
+            {sort: max(1, count * clients // 1000) for sort, count in MIX.items()}, Pattern(seed), budgets, exchanges,
+            chance,
+        )  # fmt: skip
+        print(f"{sum(bench.mix.values())} clients; rounds of {length:g} s, and what it takes to end them\n")
+        print("| " + " | ".join(_HEAD) + " |\n|" + " --- |" * 3 + " ---: |" * (len(_HEAD) - 3), flush=True)
+        for at, chosen in enumerate(rounds(chance, length)):
+            if at >= len(inside.CIPHERS) and time.monotonic() - began > seconds:
+                break
+            with asyncio.Runner(loop_factory=RelayLoop) as runner:
+                started = time.monotonic()
+                outcome = runner.run(play(bench, chosen))
+            print(row(chosen, outcome, time.monotonic() - started), flush=True)
+            problems += tell(chosen, outcome)
+    sealed = f"{nonces.sealed:,} packets were sealed with {nonces.keys:,} AES-GCM keys"
+    print(f"\n{sealed}, {len(nonces.problems)} nonces twice")
+    for each in nonces.problems[:5]:
+        print("PROBLEM", each)
+    problems += len(nonces.problems)
+    print(f"seed {seed}: {problems} problems in {time.monotonic() - began:.0f} s")
+    return problems
+
+
+def row(chosen: Round, outcome: Outcome, took: float) -> str:
+    """The round's line of the table."""
+    audit, waits, checks = outcome.audit, outcome.waits, sorted(outcome.checks)
+    mib = inside.MIB
+    cells = (
+        chosen.cipher.partition("@")[0], chosen.path, f"{chosen.trouble} {outcome.troubles or ''}", outcome.streams,
+        f"{outcome.bytes / 1e6:.0f}", f"{took:.0f}", outcome.exchanges, outcome.connections, audit.channels,
+        f"{audit.held / mib:.1f}", f"{audit.memory / mib:.0f} of {audit.budgets.bound(audit.channels) / mib:.0f}",
+        f"{audit.waited:.1f}", f"{audit.rounds:.2f}",
+        *(f"{part(waits, share):.2f}" for share in (0.5, 0.99, 1)),
+        *(f"{part(checks, share):.2f}" for share in (0.5, 1)),
+    )  # fmt: skip
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def part(ordered: Sequence[float], share: float) -> float:
+    """The value below which such a share of them lies; of none, 0."""
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
+
+
+def tell(chosen: Round, outcome: Outcome) -> int:
+    """Print what was wrong; says how often something was."""
+    for what, count in outcome.audit.problems.most_common():
+        print(f"PROBLEM {chosen.cipher}, {chosen.path}, {chosen.trouble}: {what}, {count} times; "
+              f"first: {outcome.audit.examples[what]}")  # fmt: skip
+    return outcome.audit.problems.total()
+
+
+def main() -> int:
+    """Run it; gives the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--clients", type=int, default=1000)
+    asked = parser.parse_args()
+    if find("sshd") is None:
+        print("sshd is missing: install the package openssh-server", file=sys.stderr)
+        return 2
+    seed = asked.seed if asked.seed is not None else random.SystemRandom().getrandbits(32)
+    print(f"seed {seed}: --seconds {asked.seconds:g} --seed {seed} --clients {asked.clients}")
+    with scratch() as folder:
+        return 1 if soak(seed, asked.seconds, asked.clients, folder) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

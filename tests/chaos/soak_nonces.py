@@ -1,0 +1,56 @@
+"""Watches every packet that AES-GCM seals in this process: no key and counter may be used twice (RFC 5647, 7.1)."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, Self
+
+from gateway.ssh.gcm import COUNTER_AT, Gcm
+
+
+class Nonces:
+    """From entering the context to leaving it."""
+
+    def __init__(self) -> None:
+        self.sealed = 0
+        """Packets."""
+        self.problems: list[str] = []
+        self._last: dict[bytes, int] = {}
+        """The last counter, by what identifies a key."""
+        self._ciphers: dict[bytes, int] = {}
+        """Which cipher object sealed with a key, by its number."""
+        self._made = 0
+        self._original: Callable[..., None] = Gcm.__init__
+
+    @property
+    def keys(self) -> int:
+        """With which something was sealed."""
+        return len(self._last)
+
+    def __enter__(self) -> Self:
+        original = self._original
+
+        def watched(gcm: Gcm, theirs: Any) -> None:
+            original(gcm, theirs)
+            self._made += 1
+            key = hashlib.sha256(theirs._cipher._key).digest()
+            gcm.seal_into = self._watch(gcm.seal_into, key, self._made)
+            gcm._encrypt = self._watch(gcm._encrypt, key, self._made)
+
+        Gcm.__init__ = watched  # type: ignore[assignment, method-assign]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Gcm.__init__ = self._original  # type: ignore[method-assign]
+
+    def _watch(self, seal: Callable[..., Any], key: bytes, cipher: int) -> Callable[..., Any]:
+        def watched(nonce: bytes, *packet: Any) -> Any:
+            counter = int.from_bytes(nonce[COUNTER_AT:], "big")
+            if counter <= self._last.get(key, -1):
+                self.problems.append(f"counter {counter} after {self._last[key]} with one key")
+            if self._ciphers.setdefault(key, cipher) != cipher:
+                self.problems.append("a key was agreed twice")
+            self._last[key] = counter
+            self.sealed += 1
+            return seal(nonce, *packet)
+
+        return watched

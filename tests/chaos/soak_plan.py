@@ -1,0 +1,104 @@
+"""What a soak is made of: rounds, what they share, and how they went."""
+
+import random
+from dataclasses import dataclass, field
+
+from gateway.demo.sshd import Bastion
+from tests.chaos import soak_inside as inside
+from tests.chaos.child import Child
+from tests.chaos.slow_link import Shape, SlowLink
+from tests.chaos.soak_audit import Audit
+from tests.chaos.soak_streams import Pattern
+
+PATHS = {
+    "near": Shape(up=30e6, down=30e6, buffer=256 << 10),
+    "long": Shape(delay=0.1, up=20e6, down=20e6, buffer=512 << 10),
+    "lossy": Shape(delay=0.03, up=5e6, down=10e6, loss=0.001),
+    "slow": Shape(delay=0.02, up=2e6, down=4e6),
+}
+TROUBLES = ("steady", "stalls", "cuts")
+_FIRST_CHECK = 1 << 31
+"""The numbers of the checks' streams; those of clients are below."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round is like.
+
+    Args:
+        cipher: Decides who carries the channels.
+        path: One of PATHS.
+        trouble: One of TROUBLES.
+        seconds: With clients that begin new streams.
+    """
+
+    cipher: str
+    path: str
+    trouble: str
+    seconds: float
+
+
+@dataclass
+class Bench:
+    """What lasts the whole run.
+
+    Args:
+        bastion: Behind the slow link.
+        link: The slow link.
+        backend: The process behind the bastion.
+        backend_port: Where it listens.
+        clients: The process with the clients.
+        mix: How many clients of each sort.
+        pattern: The bytes of the run.
+        budgets: Of this process.
+        exchanges: Counts key exchanges.
+        chance: Chooses troubles.
+    """
+
+    bastion: Bastion
+    link: SlowLink
+    backend: Child
+    backend_port: int
+    clients: Child
+    mix: dict[str, int]
+    pattern: Pattern
+    budgets: inside.Budgets
+    exchanges: inside.Exchanges
+    chance: random.Random
+    checks: int = _FIRST_CHECK
+
+
+@dataclass
+class Outcome:
+    """How a round went.
+
+    Args:
+        audit: What was looked at inside.
+        streams: How many there were.
+        bytes: Moved by them.
+        exchanges: Of keys.
+        connections: Most at once.
+        waits: Seconds that each query took, sorted.
+        checks: The same of each check.
+        troubles: How often the path was disturbed.
+    """
+
+    audit: Audit
+    streams: int = 0
+    bytes: int = 0
+    exchanges: int = 0
+    connections: int = 0
+    waits: list[float] = field(default_factory=list)
+    checks: list[float] = field(default_factory=list)
+    troubles: int = 0
+
+
+def rounds(chance: random.Random, seconds: float) -> "list[Round]":
+    """Each combination once, in random order, with the ciphers in turn."""
+    kinds = [(path, trouble) for path in PATHS for trouble in TROUBLES]
+    orders = [chance.sample(kinds, len(kinds)) for _ in inside.CIPHERS]
+    return [
+        Round(cipher, path, trouble, seconds)
+        for row in zip(*orders, strict=True)
+        for cipher, (path, trouble) in zip(inside.CIPHERS, row, strict=True)
+    ]

@@ -1,0 +1,146 @@
+"""What the soak's clients and backends say to each other: a head, and a pattern of bytes that tells streams apart."""
+
+import asyncio
+import random
+import socket
+import struct
+from collections.abc import Coroutine
+from enum import StrEnum
+from typing import Any
+
+_LENGTH = 1_048_573
+"""Of the pattern's period: a prime, so that no size of packets divides it."""
+PIECE = 65536
+RECEIPT = 8
+"""Bytes that tell an upload that all of it arrived."""
+_HEAD = struct.Struct(">cIII")
+FORTH, BACK = 0, 1
+
+
+class Kind(StrEnum):
+    """What the backend does with a stream of `up` bytes to it and `down` bytes from it.
+
+    `ASK`: answers `up` with `down` again and again, until the client ends. `FIRST`: takes `up` and the client's end,
+    then sends `down` and ends. `LAST`: sends `down` and ends, then takes `up`. `BOTH`: does both at once. `DRIP`: the
+    same, and sends one byte at a time.
+    """
+
+    ASK = "a"
+    FIRST = "f"
+    LAST = "l"
+    BOTH = "b"
+    DRIP = "d"
+
+
+class EarlyEndError(Exception):
+    """The other side ended cleanly, and not all of it had arrived."""
+
+
+class WrongBytesError(Exception):
+    """What arrived is not what was sent."""
+
+
+class Pattern:
+    """The bytes of all streams of a run.
+
+    Args:
+        seed: The run's.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._twice = memoryview(random.Random(seed).randbytes(_LENGTH) * 2)
+
+    def piece(self, stream: int, way: int, at: int, size: int) -> memoryview:
+        """Bytes `at` to `at + size` of one direction of a stream; `size` is at most PIECE."""
+        start = (stream * 7919 + way * 500_009 + at) % _LENGTH
+        return self._twice[start : start + size]
+
+
+def put_head(kind: Kind, stream: int, up: int, down: int) -> bytes:
+    """What a client says first."""
+    return _HEAD.pack(kind.encode(), stream, up, down)
+
+
+async def both(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
+    """Do both at once; where one fails, the other is over too before this raises what it raised."""
+    tasks = [asyncio.ensure_future(each) for each in (one, other)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class End:
+    """One end of a stream.
+
+    Args:
+        sock: Connected and non-blocking; the caller closes it.
+        pattern: Of the run.
+        sends: Which way this end sends: FORTH or BACK.
+        stream: Its number; a backend learns it from the head.
+    """
+
+    def __init__(self, sock: socket.socket, pattern: Pattern, sends: int, stream: int = 0) -> None:
+        self.sock, self.stream = sock, stream
+        self.sent = self.got = 0
+        self._pattern, self._sends = pattern, sends
+        self._loop = asyncio.get_running_loop()
+
+    async def take_head(self) -> tuple[Kind, int, int] | None:
+        """What the client wants; None: it ended without a word.
+
+        Raises:
+            EarlyEndError, OSError: It ended in the middle, or was reset.
+        """
+        head = b""
+        while len(head) < _HEAD.size:
+            data = await self._loop.sock_recv(self.sock, _HEAD.size - len(head))
+            if not data and not head:
+                return None
+            if not data:
+                raise EarlyEndError("in the middle of the head")
+            head += data
+        kind, self.stream, up, down = _HEAD.unpack(head)
+        return Kind(kind.decode()), up, down
+
+    async def send(self, count: int, piece: int = PIECE, pause: float = 0.0) -> None:
+        """Send the next `count` bytes, `piece` at a time, with so many seconds between. Raises OSError."""
+        end = self.sent + count
+        while self.sent < end:
+            size = min(piece, end - self.sent)
+            await self._loop.sock_sendall(self.sock, self._pattern.piece(self.stream, self._sends, self.sent, size))
+            self.sent += size
+            if pause:
+                await asyncio.sleep(pause)
+
+    async def take(self, count: int, piece: int = PIECE, pause: float = 0.0) -> None:
+        """Take the next `count` bytes, and compare them.
+
+        Raises:
+            EarlyEndError, WrongBytesError, OSError: It did not come so far.
+        """
+        end = self.got + count
+        while self.got < end:
+            data = await self._loop.sock_recv(self.sock, min(piece, end - self.got))
+            if not data:
+                raise EarlyEndError(f"after {self.got:,} of {end:,} bytes")
+            if data != self._pattern.piece(self.stream, 1 - self._sends, self.got, len(data)):
+                raise WrongBytesError(f"in {len(data):,} bytes at {self.got:,}")
+            self.got += len(data)
+            if pause:
+                await asyncio.sleep(pause)
+
+    async def take_end(self) -> None:
+        """Wait for the other side's end.
+
+        Raises:
+            WrongBytesError, OSError: Something else came.
+        """
+        if data := await self._loop.sock_recv(self.sock, PIECE):
+            raise WrongBytesError(f"{len(data):,} bytes after the end at {self.got:,}")
+
+    def finish(self) -> None:
+        """Send no more. Raises OSError."""
+        self.sock.shutdown(socket.SHUT_WR)

@@ -1,0 +1,57 @@
+"""When a dial is repeated, and which ones are reported as given up."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from gateway.errors import DialError, LinkLostError, MovedOnError, Reason
+from gateway.relay.attempts import persist
+
+
+def failing(*errors: BaseException) -> tuple[Callable[[float], Awaitable[str]], list[float]]:
+    """A dial that fails so, one after the other, and then succeeds; and the time that it was given."""
+    waiting, given = list(errors), []
+
+    async def dial(within: float) -> str:
+        given.append(within)
+        if waiting:
+            raise waiting.pop(0)
+        return "connected"
+
+    return dial, given
+
+
+@pytest.mark.parametrize(
+    ("error", "reported"),
+    [
+        (DialError(Reason.TIMEOUT, "late"), 1),
+        (DialError(Reason.REFUSED, "no"), 0),
+        (LinkLostError(dialled=True), 1),
+        (LinkLostError(), 0),
+        (asyncio.CancelledError(), 1),
+    ],
+)
+async def test_what_may_still_connect_is_reported(error: BaseException, reported: int) -> None:
+    counted: list[int] = []
+    dial, _ = failing(error)
+    with pytest.raises(type(error)):
+        await persist(dial, lambda: counted.append(1))
+    assert len(counted) == reported
+
+
+async def test_a_dial_that_moved_on_is_repeated_within_the_time_that_is_left() -> None:
+    counted: list[int] = []
+    dial, given = failing(MovedOnError(), MovedOnError())
+    assert await persist(dial, lambda: counted.append(1), 60.0) == "connected"
+    assert len(counted) == 2
+    assert given[0] == 60.0
+    assert given[0] > given[1] > given[2] > 0
+
+
+async def test_a_dial_that_moved_on_is_not_repeated_without_time() -> None:
+    counted: list[int] = []
+    dial, given = failing(MovedOnError())
+    with pytest.raises(MovedOnError):
+        await persist(dial, lambda: counted.append(1), 0.0)
+    assert (len(counted), len(given)) == (1, 1)

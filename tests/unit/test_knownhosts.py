@@ -1,0 +1,187 @@
+"""known_hosts: whose keys count for a server, and when the files are read again."""
+
+import base64
+import hashlib
+import hmac
+import os
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import pytest
+
+from gateway.errors import Reason, TunnelError
+from gateway.ssh import knownhosts
+from gateway.ssh.hostkeys import read_trust
+from gateway.ssh.knownhosts import known_hosts
+from gateway.ssh.options import SshOptions
+
+KEY, OTHER = (asyncssh.generate_private_key("ssh-ed25519").convert_to_public() for _ in range(2))
+LINE, OTHER_LINE = (key.export_public_key().decode().strip() for key in (KEY, OTHER))
+
+
+def hashed(name: str) -> str:
+    """As `ssh-keygen -H` writes it."""
+    salt = os.urandom(20)
+    digest = hmac.new(salt, name.encode(), hashlib.sha1).digest()
+    return f"|1|{base64.b64encode(salt).decode()}|{base64.b64encode(digest).decode()}"
+
+
+def trusted(path: Path, host: str, port: int = 22, address: str = "", **more: Any) -> bool:
+    return KEY in read_trust(SshOptions(host=host, user="u", port=port, known_hosts=(path,), **more), address).keys
+
+
+def revoked(path: Path, host: str, port: int = 22, address: str = "") -> bool:
+    options = SshOptions(host=host, user="u", port=port, known_hosts=(path,))
+    return KEY in read_trust(options, address).listed.revoked
+
+
+# host in the configuration, port, the address that it leads to, a pattern, and whether it stands for the server
+NAME = ("bastion.example.com", 22, "10.0.0.5")
+OTHER_PORT = ("bastion.example.com", 2222, "10.0.0.5")
+ADDRESS = ("10.0.0.5", 2222, "10.0.0.5")
+SIX = ("2001:DB8:0::5", 2222, "2001:db8::5")
+CASES = [
+    (*NAME, "bastion.example.com", True),
+    (*NAME, "*.example.com", True),
+    (*NAME, hashed("bastion.example.com"), True),
+    (*NAME, "10.0.0.5", False),
+    (*NAME, "10.0.0.0/8", False),
+    (*NAME, "10.0.0.*", False),
+    (*NAME, hashed("10.0.0.5"), False),
+    (*NAME, "bastion.example.com,!10.0.0.5", True),
+    (*OTHER_PORT, "[bastion.example.com]:2222", True),
+    (*OTHER_PORT, "bastion.example.com", True),
+    (*OTHER_PORT, hashed("[bastion.example.com]:2222"), True),
+    (*OTHER_PORT, "[10.0.0.5]:2222", False),
+    (*OTHER_PORT, "[bastion.example.com]:2223", False),
+    (*ADDRESS, "10.0.0.5", True),
+    (*ADDRESS, "[10.0.0.5]:2222", True),
+    (*ADDRESS, "10.0.0.0/8", True),
+    (*ADDRESS, "10.0.0.0/8,!10.0.0.5/32", False),
+    (*ADDRESS, hashed("[10.0.0.5]:2222"), True),
+    (*ADDRESS, "10.0.0.6", False),
+    (*SIX, "[2001:db8::5]:2222", True),
+    (*SIX, "2001:db8::/32", True),
+    (*SIX, "2001:db9::/32", False),
+]
+
+
+@pytest.mark.parametrize(("host", "port", "address", "pattern", "counts"), CASES)
+def test_a_key_counts_for_the_name_that_was_configured(
+    tmp_path: Path, host: str, port: int, address: str, pattern: str, *, counts: bool
+) -> None:
+    path = tmp_path / "known_hosts"
+    path.write_text(f"{pattern} {LINE}\n")
+    assert trusted(path, host, port, address) is counts
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["bastion.example.com", "[bastion.example.com]:2222", "10.0.0.5", "[10.0.0.5]:2222", "10.0.0.0/8", "*",
+     hashed("10.0.0.5"), hashed("[bastion.example.com]:2222")],
+)  # fmt: skip
+def test_a_key_is_revoked_under_whatever_leads_to_the_server(tmp_path: Path, pattern: str) -> None:
+    """Also where another line, with or without the port, lists a key that is trusted."""
+    path = tmp_path / "known_hosts"
+    for listed in ("bastion.example.com", "[bastion.example.com]:2222"):
+        path.write_text(f"@revoked {pattern} {LINE}\n{listed} {OTHER_LINE}\n")
+        assert revoked(path, *OTHER_PORT)
+    path.write_text(f"@revoked other {LINE}\n")
+    assert not revoked(path, *OTHER_PORT)
+
+
+def test_an_alias_is_looked_up_instead(tmp_path: Path) -> None:
+    path = tmp_path / "known_hosts"
+    path.write_text(f"pool {LINE}\n")
+    assert trusted(path, "10.0.0.5", 2222, "10.0.0.5", host_key_alias="pool")
+    path.write_text(f"10.0.0.5 {LINE}\n")
+    assert not trusted(path, "10.0.0.5", 2222, "10.0.0.5", host_key_alias="pool")
+
+
+def test_a_certificate_is_revoked_with_its_key_and_never_listed(tmp_path: Path) -> None:
+    authority, key = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    certificate = authority.generate_host_certificate(key, "id").export_certificate().decode().strip()
+    path = tmp_path / "known_hosts"
+    path.write_text(f"@revoked * {certificate}\n")
+    options = SshOptions(host="h", user="u", known_hosts=(path,))
+    assert key.convert_to_public() in read_trust(options).listed.revoked
+    path.write_text(f"* {certificate}\n")
+    with pytest.raises(TunnelError, match="trusts a certificate"):
+        read_trust(options)
+
+
+# When the files are read again.
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was parsed, time by time."""
+    seen: list[str] = []
+    original = asyncssh.import_known_hosts
+
+    def noted(text: str) -> asyncssh.SSHKnownHosts:
+        seen.append(text)
+        return original(text)
+
+    monkeypatch.setattr(asyncssh, "import_known_hosts", noted)
+    return seen
+
+
+def test_files_that_have_not_changed_are_not_parsed_again(
+    tmp_path: Path, parsed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knownhosts, "_SETTLED", -1)
+    paths = (tmp_path / "a", tmp_path / "b")
+    for path in paths:
+        path.write_text(f"{path.name} {LINE}\n")
+    for _ in range(3):
+        assert trusted(paths[0], "a")
+        known_hosts(paths)
+    assert len(parsed) == 2
+
+
+@pytest.mark.parametrize("how", ["appended", "replaced", "rewritten in the same size"])
+def test_a_change_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr(knownhosts, "_SETTLED", -1)
+    path = tmp_path / "known_hosts"
+    text = f"@revoked h {LINE}\n"
+    path.write_text(f"h {LINE}\n".ljust(len(text)))
+    os.utime(path, ns=(0, 10**18))
+    before = path.stat()
+    assert not revoked(path, "h")
+    match how:
+        case "appended":
+            with path.open("a") as file:
+                file.write(text)
+        case "replaced":
+            other = tmp_path / "other"
+            other.write_text(text)
+            other.replace(path)
+        case _:
+            while path.stat().st_ctime_ns == before.st_ctime_ns:  # the file system's clock may be coarse
+                path.write_text(text)
+    os.utime(path, ns=(0, 10**18))
+    assert revoked(path, "h")
+
+
+def test_a_file_that_has_just_changed_is_read_again(tmp_path: Path, parsed: list[str]) -> None:
+    """A second change within one tick of the file system's clock would not be seen by its times."""
+    path = tmp_path / "known_hosts"
+    path.write_text(f"h {LINE}\n")
+    for _ in range(3):
+        assert trusted(path, "h")
+    assert len(parsed) == 3
+
+
+def test_a_file_that_is_gone_is_an_error_although_it_was_read_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knownhosts, "_SETTLED", -1)
+    path = tmp_path / "known_hosts"
+    path.write_text(f"h {LINE}\n")
+    assert trusted(path, "h")
+    path.unlink()
+    with pytest.raises(TunnelError, match="No such file") as caught:
+        trusted(path, "h")
+    assert (caught.value.reason, caught.value.fatal) == (Reason.HOST_KEY, True)

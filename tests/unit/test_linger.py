@@ -1,0 +1,112 @@
+"""A client whose backend has closed gets the rest of the response, whatever it still says itself."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.relay import linger
+from gateway.relay.linger import lingerer
+from gateway.relay.readiness import RelayLoop
+from gateway.relay.sockets import reset_when_killed, tune
+
+RESPONSE = bytes(range(256)) * 4096
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Yield the gateway's end and the client's, whose receive buffer is small."""
+    with socket.socket() as listener, socket.socket() as client:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        tune(listener)
+        reset_when_killed(listener)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.setblocking(True)
+        client.connect(listener.getsockname())
+        ours, _ = listener.accept()
+        ours.setblocking(False)
+        yield ours, client
+        ours.close()
+
+
+def fill(sock: socket.socket) -> int:
+    """Send as much of the response as fits; gives how much."""
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while sent < len(RESPONSE):
+            sent += sock.send(RESPONSE[sent:])
+    return sent
+
+
+async def read_all(client: socket.socket) -> bytes:
+    client.setblocking(False)
+    got = bytearray()
+    async with asyncio.timeout(20):
+        while piece := await asyncio.get_running_loop().sock_recv(client, 65536):
+            got += piece
+    return bytes(got)
+
+
+async def gone() -> None:
+    async with asyncio.timeout(20):
+        while len(lingerer()):
+            await asyncio.sleep(0.01)
+
+
+async def test_late_bytes_do_not_take_the_response_back_and_are_answered_with_a_reset() -> None:
+    with connected() as (ours, client):
+        sent = fill(ours)
+        client.sendall(b"more, which nothing reads")
+        lingerer().take(ours, lost=False)
+        await asyncio.sleep(0)
+        assert await read_all(client) == RESPONSE[:sent]
+        await gone()
+        client.setblocking(True)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            for _ in range(2):
+                client.sendall(b"x")
+
+
+async def test_a_client_that_ends_in_good_order_sees_a_clean_end() -> None:
+    with connected() as (ours, client):
+        sent = fill(ours)
+        lingerer().take(ours, lost=False)
+        assert await read_all(client) == RESPONSE[:sent]
+        assert len(lingerer()) == 1
+        client.shutdown(socket.SHUT_WR)
+        await gone()
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
+
+async def test_a_client_that_never_ends_is_left_to_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linger, "LINGER", 0.3)
+    with connected() as (ours, client):
+        sent = fill(ours)
+        lingerer().take(ours, lost=False)
+        await gone()
+        assert await read_all(client) == RESPONSE[:sent]
+
+
+async def test_a_client_that_resets_is_let_go() -> None:
+    with connected() as (ours, client):
+        fill(ours)
+        lingerer().take(ours, lost=False)
+        client.close()  # with unread data, and so a reset
+        await gone()
+
+
+def test_what_lingers_when_the_loop_ends_is_still_delivered() -> None:
+    with connected() as (ours, client):
+
+        async def leave() -> int:
+            sent = fill(ours)
+            lingerer().take(ours, lost=False)
+            return sent
+
+        with asyncio.Runner(loop_factory=RelayLoop) as runner:
+            sent = runner.run(leave())
+        with asyncio.Runner(loop_factory=RelayLoop) as runner:
+            assert runner.run(read_all(client)) == RESPONSE[:sent]

@@ -1,0 +1,142 @@
+"""Whatever a stranger sends comes out as what may be shown."""
+
+import asyncio
+import logging
+import unicodedata
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gateway.contracts import Endpoint, Finding, Link, Phases, State, TunnelState
+from gateway.docker.trouble import EngineError, Kind
+from gateway.errors import DialError, Reason
+from gateway.health.monitor import probe_once
+from gateway.ops import logs
+from gateway.relay.direct import DirectLink, DirectTunnel
+from gateway.supervision.uplink import Uplink
+from gateway.text import one_line, printable
+from gateway.vpn.child import Child
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07 \u202egpj.exe\u200b \u3164\ufeff\x9b31m\r\n\x00\ud800"
+anything = st.text(st.characters(exclude_categories=()) | st.sampled_from(HOSTILE), max_size=2000)
+
+
+@given(anything, st.integers(1, 600))
+@example(HOSTILE, 500)
+@example("a" * 100_000, 500)
+@example(" " * 100_000 + "a", 500)
+def test_one_line_is_printable_bounded_and_idempotent(text: str, most: int) -> None:
+    line = one_line(text, most)
+    assert line.isprintable()
+    assert len(line) <= most
+    assert line == line.strip()
+    assert "  " not in line
+    assert one_line(line, most) == line
+    assert not any(unicodedata.category(each) in ("Cc", "Cf", "Cs", "Zl", "Zp") for each in line)
+    line.encode()  # no lone surrogate is left
+
+
+@given(anything)
+@example(HOSTILE)
+def test_several_lines_stay_several(text: str) -> None:
+    shown = printable(text)
+    assert shown.count("\n") == text.count("\n")
+    assert all(line.isprintable() for line in shown.split("\n"))
+    assert printable(shown) == shown
+
+
+@given(st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=40).filter(str.isascii))
+def test_what_is_harmless_stays_as_it_is(word: str) -> None:
+    assert one_line(f"{word} {word}") == f"{word} {word}"
+
+
+@pytest.mark.parametrize("text", ["Zugriff verweigert für Jörg", "доступ запрещён", "アクセスが拒否されました"])
+def test_other_languages_stay_as_they_are(text: str) -> None:
+    assert one_line(text) == text
+
+
+def test_what_is_cut_says_so() -> None:
+    assert one_line("a" * 501) == "a" * 499 + "…"
+    assert one_line("a" + " " * 10_000) == "a…"  # it is not looked at to its end
+
+
+# Where text comes in, and where it goes out.
+
+
+@pytest.mark.parametrize(
+    "error", [DialError(Reason.REFUSED, "db: " + HOSTILE * 100), EngineError(Kind.FAILED, "db: " + HOSTILE * 100)]
+)
+def test_what_an_error_tells_is_one_line(error: Exception) -> None:
+    assert str(error).startswith("db: ?[2J?]0;owned? ?gpj.exe?")
+    assert str(error).isprintable()
+    assert len(str(error)) == 500
+
+
+async def test_a_tunnels_detail_is_one_line() -> None:
+    uplink = Uplink("bastion", DirectTunnel(), None, quiet=True)
+    uplink._progress(TunnelState.SUSPECT, Reason.TIMEOUT, f"it says {HOSTILE}")
+    assert uplink.detail.startswith("it says ?[2J")
+    assert uplink.detail.isprintable()
+
+
+async def test_what_a_child_prints_is_one_line_each() -> None:
+    heard: list[str] = []
+    child = await Child.start(["printf", f"first {HOSTILE[:20]}\\nsecond\\n"], "coreutils", heard.append)
+    async with asyncio.timeout(20):
+        await child.ended()
+    assert heard[-1] == "second"
+    assert heard[0].startswith("first ?[2J?]0;owned?")
+    assert all(line.isprintable() for line in heard)
+
+
+class Saying:
+    """A backend that says something, or fails so."""
+
+    def __init__(self, said: Finding | Exception) -> None:
+        self.said = said
+
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
+        if isinstance(self.said, Exception):
+            raise self.said
+        return self.said
+
+
+@pytest.mark.parametrize(
+    ("said", "state"),
+    [
+        (ValueError(HOSTILE), State.DOWN),
+        (OSError(HOSTILE), State.DOWN),
+        (Finding(unusable=(Reason.LAG, HOSTILE)), State.DOWN),
+        (Finding(degraded=(Reason.LAG, HOSTILE)), State.DEGRADED),
+        (Finding(version=HOSTILE, identity=HOSTILE), State.UP),
+    ],
+)
+async def test_what_a_check_finds_is_one_line(said: Finding | Exception, state: State) -> None:
+    result = await probe_once(Saying(said), DirectLink(), Endpoint("db", 1), 5.0)
+    assert result.state is state
+    found = result.finding or Finding()
+    texts = [text for text in (result.detail, found.version, found.identity) if text]
+    assert "?[2J?]0;owned?" in texts[0]
+    assert all(text.isprintable() for text in texts)
+
+
+def test_a_log_for_people_has_a_line_for_each_event(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(logging.getLogger(), "level", logging.INFO)
+    logs.configure("info", "text")
+    log = logging.getLogger("gateway.test")
+    log.error("it says %s", HOSTILE, extra={"detail": HOSTILE})
+    try:
+        int(HOSTILE)
+    except ValueError as error:
+        error.add_note(HOSTILE)
+        log.exception("it fails")
+    logging.captureWarnings(capture=False)
+    lines = capsys.readouterr().err.removesuffix("\n").split("\n")
+    assert lines[0].count("?[2J?]0;owned?") == 2
+    assert "it fails" in lines[1]
+    assert lines[2] == "Traceback (most recent call last):"
+    assert all(line.isprintable() for line in lines)
