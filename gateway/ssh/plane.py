@@ -99,8 +99,8 @@ class PlaneRelay(ClientSide):
                 sent = client.sendmsg(fresh) if len(fresh) <= _MOST_PIECES else client.send(b"".join(fresh))
         except BlockingIOError:
             sent = 0
-        except OSError:
-            self._client_failed()
+        except OSError as error:
+            self._client_failed(error)
             self._keep(0)
             return
         self.from_backend += sent
