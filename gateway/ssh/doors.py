@@ -98,7 +98,7 @@ def _granting_nothing(make: Callable[..., Any], *args: Any, **kwargs: Any) -> An
 
 
 def close(channel: Any) -> None:
-    """Close a channel of asyncssh's once it has sent what it was given, and an EOF that waits: asyncssh forgets it."""
+    """Close a channel of asyncssh's once its data is sent, and the EOF that waits for it, which asyncssh forgets."""
     if channel._send_state == "eof_pending":  # noqa: SLF001 - no public way to it
         forget = channel._close_send  # noqa: SLF001 - no public way to it
 
