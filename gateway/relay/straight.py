@@ -295,8 +295,8 @@ class StraightRelay:
 
         Args:
             sock: Which.
-            error: What it failed with, where that was seen: EPIPE if its stream had ended before. The kernel reports an
-                error once; afterwards a stream that broke off looks like one that ended.
+            error: What it failed with, where that was seen; EPIPE if its stream had ended before. The kernel reports it
+                once; afterwards a stream that broke off looks like one that ended.
         """
         forth, back = self._forth, self._back
         reads, writes = (forth, back) if sock is self._client else (back, forth)

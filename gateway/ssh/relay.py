@@ -33,8 +33,8 @@ class ClientSide:
     """
 
     __slots__ = (
-        "_asked", "_channel_done", "_client", "_client_broken", "_client_deaf", "_client_done", "_got_close", "_got_eof",
-        "_held", "_latency", "_link_lost", "_shut", "_tap", "_upload_lost", "_watch", "answers", "ended",
+        "_asked", "_channel_done", "_client", "_client_broken", "_client_deaf", "_client_done", "_got_close",
+        "_got_eof", "_held", "_latency", "_link_lost", "_shut", "_tap", "_upload_lost", "_watch", "answers", "ended",
         "from_backend", "last_active", "to_backend", "window",
     )  # fmt: skip
 
@@ -215,8 +215,8 @@ class ClientSide:
         The kernel keeps that for us, also after a reset, and SSH cannot pass a reset on (RFC 4254, 5.3).
 
         Args:
-            error: What the socket failed with, where that was seen: EPIPE if the client had ended its stream before. The
-                kernel reports an error once; afterwards a stream that broke off looks like one that ended.
+            error: What the socket failed with, where that was seen; EPIPE if the client had ended its stream before.
+                The kernel reports it once; afterwards a stream that broke off looks like one that ended.
         """
         client = self._client
         if client is None or self.ended.done():
