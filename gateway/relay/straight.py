@@ -6,6 +6,7 @@ in a row is bulk, and moves on to `splice` through a pipe, where the bytes never
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -71,7 +72,7 @@ class _Direction:
         except BlockingIOError:
             raise
         except OSError as error:
-            raise _GoneError(self.source, writing=False) from error
+            raise _GoneError(self.source, error, writing=False) from error
         if count == 0:
             self.end()
             return
@@ -94,7 +95,7 @@ class _Direction:
             except BlockingIOError:
                 return
             except OSError as error:
-                raise _GoneError(self.sink, writing=True) from error
+                raise _GoneError(self.sink, error, writing=True) from error
         if self.read_done and not self.full:
             self._finish()
 
@@ -127,7 +128,7 @@ class _Direction:
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise _GoneError(self.sink, writing=True) from error
+            raise _GoneError(self.sink, error, writing=True) from error
 
     def _splice_in(self) -> None:
         if self.pipes is None:
@@ -140,7 +141,7 @@ class _Direction:
         except BlockingIOError:
             raise
         except OSError as error:
-            raise _GoneError(self.source, writing=False) from error
+            raise _GoneError(self.source, error, writing=False) from error
         if count == 0:
             self.end()
             return
@@ -156,12 +157,14 @@ class _GoneError(Exception):
 
     Args:
         sock: Which.
+        error: With what.
         writing: Whether it takes nothing more; otherwise its own stream broke off.
     """
 
-    def __init__(self, sock: socket.socket, *, writing: bool) -> None:
+    def __init__(self, sock: socket.socket, error: OSError, *, writing: bool) -> None:
         super().__init__()
         self.sock = sock
+        self.error = error
         self.writing = writing
 
 
@@ -278,7 +281,7 @@ class StraightRelay:
             pass
         except _GoneError as gone:
             if gone.writing:
-                self._go_on_without(gone.sock)
+                self._go_on_without(gone.sock, gone.error)
             else:
                 self.abort(Ending.CLIENT_RESET if gone.sock is self._client else Ending.BACKEND_RESET)
         except Exception:
@@ -287,12 +290,19 @@ class StraightRelay:
             return
         self._settle()
 
-    def _go_on_without(self, sock: socket.socket) -> None:
-        """`sock` takes nothing more. What it said before is the other's all the same, if its stream was complete."""
+    def _go_on_without(self, sock: socket.socket, error: OSError | None = None) -> None:
+        """`sock` takes nothing more. What it said before is the other's all the same, if its stream was complete.
+
+        Args:
+            sock: Which.
+            error: What it failed with, where that was seen; EPIPE if its stream had ended before. The kernel reports it
+                once; afterwards a stream that broke off looks like one that ended.
+        """
         forth, back = self._forth, self._back
         reads, writes = (forth, back) if sock is self._client else (back, forth)
         ending = Ending.CLIENT_RESET if reads is forth else Ending.BACKEND_RESET
-        if not (reads.read_done or has_unread(sock)):
+        broken = error is not None and error.errno != errno.EPIPE
+        if not reads.read_done and (broken or not has_unread(sock)):
             self.abort(ending)
             return
         writes.abandon()

@@ -9,7 +9,7 @@ import asyncssh
 
 from gateway.contracts import Endpoint
 from gateway.measure import Histogram, Tap
-from gateway.ssh.doors import grant, grant_nothing, undelivered
+from gateway.ssh.doors import close, grant, grant_nothing, undelivered
 from gateway.ssh.outbox import PACKET, Outbox
 from gateway.ssh.relay import ClientSide
 from gateway.ssh.windows import FIRST, Budget, Window
@@ -66,8 +66,8 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
                 sent = client.send(data)
             except BlockingIOError:
                 pass
-            except OSError:
-                self._client_failed()
+            except OSError as error:
+                self._client_failed(error)
             self.from_backend += sent
             self._took(sent, self.last_active)
         if self._client_deaf:
@@ -141,8 +141,6 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
         self._asked = self.last_active
         if self._tap is not None:
             self._tap.forth(memoryview(data), self.last_active)
-            if self._tap.finished:
-                self._tap = None
         self.to_backend += len(data)
         try:
             channel.write(data)
@@ -161,7 +159,7 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
         if self._channel is None or self._channel_done:
             return
         if self._client_done or self._client_deaf:
-            self._channel.close()  # once it has sent what the client said before
+            close(self._channel)  # once it has sent what the client said before
         else:
             self._channel.abort()
 

@@ -97,6 +97,20 @@ def _granting_nothing(make: Callable[..., Any], *args: Any, **kwargs: Any) -> An
     return channel
 
 
+def close(channel: Any) -> None:
+    """Close a channel of asyncssh's once its data is sent, and the EOF that waits for it, which asyncssh forgets."""
+    if channel._send_state == "eof_pending":  # noqa: SLF001 - no public way to it
+        forget = channel._close_send  # noqa: SLF001 - no public way to it
+
+        def close_send() -> None:
+            if channel._send_state == "close_pending" and not channel._send_buf:  # noqa: SLF001 - as above
+                channel.send_packet(MSG_CHANNEL_EOF)
+            forget()
+
+        channel._close_send = close_send  # noqa: SLF001 - no public way to it
+    channel.close()
+
+
 def grant(channel: Any, count: int) -> None:
     """Allow the peer to send `count` bytes more on a channel of asyncssh's."""
     channel._recv_window += count  # noqa: SLF001 - no public way to it

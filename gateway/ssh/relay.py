@@ -6,6 +6,7 @@ what the backend says, with or without an EOF before it.
 """
 
 import asyncio
+import errno
 import logging
 import socket
 import time
@@ -32,9 +33,9 @@ class ClientSide:
     """
 
     __slots__ = (
-        "_asked", "_channel_done", "_client", "_client_deaf", "_client_done", "_got_close", "_got_eof", "_held",
-        "_latency", "_link_lost", "_shut", "_tap", "_upload_lost", "_watch", "answers", "ended", "from_backend",
-        "last_active", "to_backend", "window",
+        "_asked", "_channel_done", "_client", "_client_broken", "_client_deaf", "_client_done", "_got_close",
+        "_got_eof", "_held", "_latency", "_link_lost", "_shut", "_tap", "_upload_lost", "_watch", "answers", "ended",
+        "from_backend", "last_active", "to_backend", "window",
     )  # fmt: skip
 
     def __init__(self, latency: Histogram, window: Window, tap: Tap | None = None) -> None:
@@ -54,6 +55,8 @@ class ClientSide:
         """The client has said everything."""
         self._client_deaf = False
         """The client takes nothing more."""
+        self._client_broken = False
+        """The client was reset: the end of what it sent is none."""
         self._got_eof = False
         """The backend has said everything."""
         self._got_close = False
@@ -190,6 +193,9 @@ class ClientSide:
 
     def _client_ended(self) -> None:
         """The client has said everything: let the peer know."""
+        if self._client_broken:
+            self._client_reset()
+            return
         self._client_done = True
         self._send_eof()
         if self._client_deaf:
@@ -203,15 +209,20 @@ class ClientSide:
         self._client_deaf = True
         self.abort(Ending.CLIENT_RESET)
 
-    def _client_failed(self) -> None:
+    def _client_failed(self, error: OSError | None = None) -> None:
         """Give the client nothing more. What it sent before is still delivered: it may have closed in good order.
 
         The kernel keeps that for us, also after a reset, and SSH cannot pass a reset on (RFC 4254, 5.3).
+
+        Args:
+            error: What the socket failed with, where that was seen; EPIPE if the client had ended its stream before.
+                The kernel reports it once; afterwards a stream that broke off looks like one that ended.
         """
         client = self._client
         if client is None or self.ended.done():
             return
         self._client_deaf = True
+        self._client_broken |= error is not None and error.errno != errno.EPIPE
         if self._held:
             held, self._held = self._held, None
             self._took(len(held), time.monotonic())
@@ -227,8 +238,8 @@ class ClientSide:
             return
         try:
             sent = held.send_to(client)
-        except OSError:
-            self._client_failed()
+        except OSError as error:
+            self._client_failed(error)
             return
         self.last_active = now = time.monotonic()
         self._took(sent, now)

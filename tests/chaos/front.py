@@ -9,7 +9,11 @@ from collections.abc import AsyncIterator
 from gateway.contracts import Endpoint, Link, Relay
 from gateway.errors import ReachError
 from gateway.measure import Histogram
+from gateway.relay.attempts import persist
 from gateway.relay.sockets import reset, tune
+
+DIAL_WITHIN = 60.0
+"""Seconds that a client waits for its channel."""
 
 
 class Front:
@@ -26,7 +30,9 @@ class Front:
         self.relays: set[Relay] = set()
         """Those that have not ended."""
         self.endings: Counter[str] = Counter()
-        """How relays ended, and `unreachable` for clients that got none."""
+        """How relays ended, and why clients got none."""
+        self.redialled = 0
+        """How often a channel was asked for again, because its connection did not answer."""
         self._link, self._to, self._listener = link, to, listener
         self._joining: set[asyncio.Task[None]] = set()
 
@@ -52,9 +58,11 @@ class Front:
 
     async def _join(self, client: socket.socket) -> None:
         try:
-            relay = await self._link.join(client, self._to, Histogram())
-        except ReachError:
-            self.endings["unreachable"] += 1
+            relay = await persist(
+                lambda within: self._link.join(client, self._to, Histogram(), within), self._given_up, DIAL_WITHIN
+            )
+        except ReachError as error:
+            self.endings[f"unreachable: {error}"] += 1
             reset(client)
             return
         except BaseException:
@@ -62,6 +70,9 @@ class Front:
             raise
         self.relays.add(relay)
         relay.ended.add_done_callback(lambda ended: self._ended(relay, str(ended.result())))
+
+    def _given_up(self) -> None:
+        self.redialled += 1
 
     def _ended(self, relay: Relay, ending: str) -> None:
         self.relays.discard(relay)

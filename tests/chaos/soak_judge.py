@@ -36,7 +36,7 @@ def judge(chosen: Round, outcome: Outcome, front: Front, said: dict[str, Any], h
     """
     audit = outcome.audit
     outcome.streams, outcome.bytes = sum(said["counts"].values()), said["bytes"]
-    outcome.waits = said["waits"]
+    outcome.waits, outcome.redialled = said["waits"], front.redialled
     for each in (*said["wrong"], *heard["wrong"]):
         audit.note("a stream went wrong", each)
     ends = {how: set(numbers) for how, numbers in said["ends"].items()}

@@ -10,7 +10,7 @@ from gateway.ssh.options import Connections, SshOptions
 from gateway.ssh.pool import SshLink
 from gateway.tunnels.ssh import SshTunnel
 from tests.chaos import soak_inside as inside
-from tests.chaos.front import Front, fronting
+from tests.chaos.front import DIAL_WITHIN, Front, fronting
 from tests.chaos.soak_audit import Audit, descriptors
 from tests.chaos.soak_jobs import beside, check, disturb, look
 from tests.chaos.soak_judge import Warnings, judge
@@ -58,7 +58,7 @@ def _options(bench: Bench, cipher: str) -> SshOptions:
     return SshOptions(
         host="127.0.0.1", port=bench.link.port, user=bench.bastion.user, host_keys=(pin,),
         identity_files=(bench.bastion.client_key,), ciphers=(cipher,), connections=Connections(2, 16),
-        dial_timeout=Duration(60.0), login_timeout=Duration(60.0),
+        dial_timeout=Duration(DIAL_WITHIN), login_timeout=Duration(60.0),
     )  # fmt: skip
 
 
