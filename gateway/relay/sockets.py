@@ -83,13 +83,15 @@ def finish(sock: socket.socket) -> None:
     sock.close()
 
 
-def has_unread(sock: socket.socket) -> bool:
-    """Whether the peer sent something, or the end of its stream, that is still to be read."""
-    try:
-        sock.recv(1, socket.MSG_PEEK)
-    except OSError:
-        return False
-    return True
+def was_reset(sock: socket.socket, error: OSError | None) -> bool:
+    """Whether the stream of a socket that failed broke off; the kernel says EPIPE where it had ended before.
+
+    Args:
+        sock: Which.
+        error: What it failed with, where that was seen; otherwise the socket is asked.
+    """
+    code = error.errno if error is not None else sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return code not in (0, errno.EPIPE)
 
 
 def shut_write(sock: socket.socket) -> None:

@@ -6,7 +6,6 @@ in a row is bulk, and moves on to `splice` through a pipe, where the bytes never
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import logging
 import os
@@ -19,7 +18,7 @@ from gateway.measure import Histogram, Tap, waiting_since
 from gateway.relay.linger import lingerer
 from gateway.relay.pages import pages
 from gateway.relay.readiness import GONE, READ, WRITE
-from gateway.relay.sockets import finish, has_unread, reset, shut_write
+from gateway.relay.sockets import finish, reset, shut_write, was_reset
 from gateway.relay.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -291,18 +290,16 @@ class StraightRelay:
         self._settle()
 
     def _go_on_without(self, sock: socket.socket, error: OSError | None = None) -> None:
-        """`sock` takes nothing more. What it said before is the other's all the same, if its stream was complete.
+        """Give `sock` nothing more; what it said is still delivered, if its stream ended before.
 
         Args:
             sock: Which.
-            error: What it failed with, where that was seen; EPIPE if its stream had ended before. The kernel reports it
-                once; afterwards a stream that broke off looks like one that ended.
+            error: What it failed with, where that was seen: the kernel reports an error only once.
         """
         forth, back = self._forth, self._back
         reads, writes = (forth, back) if sock is self._client else (back, forth)
         ending = Ending.CLIENT_RESET if reads is forth else Ending.BACKEND_RESET
-        broken = error is not None and error.errno != errno.EPIPE
-        if not reads.read_done and (broken or not has_unread(sock)):
+        if not reads.read_done and was_reset(sock, error):
             self.abort(ending)
             return
         writes.abandon()

@@ -158,7 +158,7 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
     def _send_close(self) -> None:
         if self._channel is None or self._channel_done:
             return
-        if self._client_done or self._client_deaf:
+        if self._client_done or (self._client_deaf and not self._client_broken):
             close(self._channel)  # once it has sent what the client said before
         else:
             self._channel.abort()

@@ -219,7 +219,7 @@ class PlaneRelay(ClientSide):
             self._took(size, self.last_active)
         elif kind == doors.MSG_CHANNEL_REQUEST:
             packet.get_string()
-            if packet.get_boolean():
+            if packet.get_boolean() and not self._sent_close:
                 self._outbox.send_control(doors.MSG_CHANNEL_FAILURE, UInt32(self._peer))
         else:
             return False

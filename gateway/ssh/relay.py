@@ -6,7 +6,6 @@ what the backend says, with or without an EOF before it.
 """
 
 import asyncio
-import errno
 import logging
 import socket
 import time
@@ -16,7 +15,7 @@ from gateway.measure import Histogram, Tap, waiting_since
 from gateway.relay.linger import lingerer
 from gateway.relay.readiness import GONE, READ, WRITE
 from gateway.relay.send_buffer import SendBuffer
-from gateway.relay.sockets import finish, has_unread, reset, shut_write
+from gateway.relay.sockets import finish, reset, shut_write, was_reset
 from gateway.relay.watch import Watch
 from gateway.ssh.windows import Window
 
@@ -210,27 +209,33 @@ class ClientSide:
         self.abort(Ending.CLIENT_RESET)
 
     def _client_failed(self, error: OSError | None = None) -> None:
-        """Give the client nothing more. What it sent before is still delivered: it may have closed in good order.
+        """Give the client nothing more.
 
-        The kernel keeps that for us, also after a reset, and SSH cannot pass a reset on (RFC 4254, 5.3).
+        One that ended its stream before may have closed in good order: what it sent is still delivered. One that was
+        reset is let go, after what can be sent at once: SSH cannot pass a reset on (RFC 4254, 5.3).
 
         Args:
-            error: What the socket failed with, where that was seen; EPIPE if the client had ended its stream before.
-                The kernel reports it once; afterwards a stream that broke off looks like one that ended.
+            error: What the socket failed with, where that was seen: the kernel reports an error only once.
         """
         client = self._client
         if client is None or self.ended.done():
             return
         self._client_deaf = True
-        self._client_broken |= error is not None and error.errno != errno.EPIPE
+        self._client_broken |= was_reset(client, error)
         if self._held:
             held, self._held = self._held, None
             self._took(len(held), time.monotonic())
-        if self._client_done or self._channel_done or not has_unread(client):
+        if self._client_done or self._channel_done:
             self._send_close()
             self._finish(Ending.CLIENT_RESET)
-            return
-        self._update()
+        elif self._client_broken:
+            sent = -1
+            while sent != self.to_backend and not self.ended.done():
+                sent = self.to_backend
+                self._read()
+            self.abort(Ending.CLIENT_RESET)
+        else:
+            self._update()
 
     def _drain(self) -> None:
         client, held = self._client, self._held
