@@ -43,7 +43,13 @@ def _child(name: str, folder: Path, log: Path, seconds: int, options: list[str])
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     with log.open("wb") as output:
         done = subprocess.run(
-            command, cwd=CORPUS.parents[2], env=environment, stdout=output, stderr=output, timeout=seconds, check=False
+            command,
+            cwd=CORPUS.parents[2],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            timeout=seconds,
+            check=False,
         )
     return done.returncode
 
@@ -56,9 +62,7 @@ def fuzz(name: str, folder: Path, seconds: int, options: list[str]) -> Outcome:
     limits = ["-timeout=60", "-rss_limit_mb=2048", "-len_control=10", f"-artifact_prefix={found}/"]
     inputs = [str(learned), str(CORPUS / name)]
     started = time.time()
-    status = _child(
-        name, found, log, seconds + _GRACE, [f"-max_total_time={seconds}", *limits, *options, *inputs]
-    )
+    status = _child(name, found, log, seconds + _GRACE, [f"-max_total_time={seconds}", *limits, *options, *inputs])
     progress = _PROGRESS.findall(log.read_text(errors="replace"))
     new = [path for path in sorted(found.iterdir()) if path.suffix != ".txt" and path.stat().st_mtime >= started - 1]
     if not progress or (status and not new):

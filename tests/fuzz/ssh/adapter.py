@@ -115,7 +115,9 @@ class Connection:
         def internal_error(exc_info: Any = None, error_logger: Any = None) -> None:
             info = exc_info or sys.exc_info()
             frames = traceback.extract_tb(info[2])
-            if any(frame.filename.startswith(GATEWAY) for frame in frames):  # otherwise asyncssh could not parse a packet
+            if any(
+                frame.filename.startswith(GATEWAY) for frame in frames
+            ):  # otherwise asyncssh could not parse a packet
                 problems.append("".join(traceback.format_exception(*info)))
             original(exc_info, error_logger)
 
@@ -199,7 +201,7 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
             sock.setblocking(False)
         if narrow:
             near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        plane = PlaneConnection(options)
+        plane = PlaneConnection(options, native=name == "plane")
         plane.wire = Wire(near, plane)
         conn, transport = plane, plane.wire
     else:
@@ -208,8 +210,6 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
         transport = pipe  # type: ignore[assignment]
     conn.connection_made(transport)
     _log_in(conn, keys)
-    if name == "stock" and isinstance(conn, PlaneConnection):
-        conn.seals = conn.opens = None  # as with a cipher that the plane does not support
     if isinstance(conn, PlaneConnection):
         conn.wire.inbox.resume()  # asyncssh is done with the login
     conn.set_extra_info(verifier=conn._owner)

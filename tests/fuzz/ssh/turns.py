@@ -137,20 +137,17 @@ class Turns:
 
     def _check(self, side: Side) -> None:
         """Check the bytes that one connection holds for clients."""
-        plane = side.connection.name == "plane"
         total = 0
         for end in side.ends:
             end.check_upload()
             if end.relay is None or end.line is None:
                 continue
-            line, held = end.line, adapter.holds(end.relay)
+            line, held, costs = end.line, adapter.holds(end.relay), adapter.costs(end.relay)
             total += held
-            # asyncssh grants a window as soon as it begins to deliver what it holds.
-            limit = line.size if plane else 2 * line.size
-            if adapter.costs(end.relay) > 2 * held + _CHUNK + (0 if plane else line.size):
-                raise OracleError(f"{side.connection.name}: {held} bytes held take {adapter.costs(end.relay)}")
-            if not self.illegal and side.alive and not line.close and held + line.window > limit:
-                raise OracleError(f"{side.connection.name}: {held} held and {line.window} granted, of {limit}")
+            if costs > 2 * held + _CHUNK:
+                raise OracleError(f"{side.connection.name}: {held} bytes held take {costs}")
+            if not self.illegal and side.alive and not line.close and held + line.window > line.size:
+                raise OracleError(f"{side.connection.name}: {held} held and {line.window} granted, of {line.size}")
         allowed = adapter.budget_taken() + adapter.least() * sum(end.ending is None for end in side.ends)
-        if plane and total > allowed:
-            raise OracleError(f"plane: {total} bytes held, and {allowed} accounted")
+        if total > allowed:
+            raise OracleError(f"{side.connection.name}: {total} bytes held, and {allowed} accounted")

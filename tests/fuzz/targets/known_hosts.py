@@ -1,12 +1,10 @@
 """The reader of known_hosts: every line is understood, or the file is refused with its number."""
 
 import re
-import tempfile
-from pathlib import Path
 
 from gateway.errors import Reason, TunnelError
-from gateway.ssh import hostkeys
-from gateway.ssh.options import SshOptions
+from gateway.ssh import knownhosts
+from tests.fuzz.files import as_file
 
 LONGEST, UNIT, HEAD = 2048, 1, 0
 WORDS = (
@@ -14,7 +12,7 @@ WORDS = (
     "ssh-rsa ", "ecdsa-sha2-nistp256 ", "ssh-ed25519-cert-v01@openssh.com ", "AAAA", "#", "\n", "\r\n", "\t",
     "x509v3-ssh-rsa ", "\x0c", "\x1c", "\u2028", "AAAAC3NzaC1lZDI1NTE5AAAAI",
 )  # fmt: skip
-_MEMORY = Path("/dev/shm")  # noqa: S108 - a file of its own in it
+_SERVERS = (("host", 22, "10.0.0.1"), ("host", 2222, ""), ("10.0.0.1", 22, "10.0.0.1"), ("fd00::1", 22, "fd00::1"))
 
 
 def describe(data: bytes) -> str:
@@ -23,24 +21,30 @@ def describe(data: bytes) -> str:
 
 
 def check(data: bytes) -> None:
-    """Read a file, and look for a host in it.
+    """Read a file, and look for hosts in it.
 
     Raises:
-        AssertionError: It is refused without the line.
+        AssertionError: It is refused without the line, or a revoked key is lost.
     """
-    with tempfile.NamedTemporaryFile(dir=_MEMORY if _MEMORY.is_dir() else None) as file:
-        file.write(data)
-        file.flush()
-        path = Path(file.name)
+    with as_file(data) as path:
         try:
-            match = hostkeys.trusted(SshOptions(host="host", user="user", known_hosts=(path,)))
-            found = [match(host, "10.0.0.1", port) for host in ("host", "10.0.0.1") for port in (None, 22, 2222)]
+            known = knownhosts.known_hosts((path,))
         except TunnelError as error:
-            assert error.reason is Reason.HOST_KEY
-            assert error.fatal
+            assert _is_fatal(error)
             assert re.match(rf"{re.escape(str(path))}(:[1-9]\d*)?: ", error.detail), f"no place\n{error.detail}"
             return
-        revoked = [line for line in data.decode().splitlines() if line.startswith("@revoked * ")]
-        for each in found:
-            assert len(each) == 7
-            assert len(each[2]) + len(each[4]) + len(each[6]) >= len(revoked), "a revoked key vanishes"
+        finally:
+            knownhosts._parsed.clear()
+    revoked = sum(line.startswith("@revoked * ssh-") for line in data.decode().splitlines())
+    for server in _SERVERS:
+        try:
+            found = known.look_up(*server)
+        except TunnelError as error:
+            assert _is_fatal(error)
+            assert "trusts a certificate" in error.detail
+        else:
+            assert len(found.revoked) >= revoked, "a revoked key is lost"
+
+
+def _is_fatal(error: TunnelError) -> bool:
+    return error.fatal and error.reason is Reason.HOST_KEY
