@@ -247,6 +247,6 @@ def holds(relay: ClientSide) -> int:
 
 
 def costs(relay: ClientSide) -> int:
-    """Return the bytes of memory that these take."""
+    """Return the bytes of memory that these take, but for the first piece, which may be sent except for its end."""
     chunks = relay._held._chunks if relay._held is not None else ()
-    return sum(map(sys.getsizeof, (*chunks, *_waiting(relay))))
+    return sum(map(sys.getsizeof, [*chunks, *_waiting(relay)][1:]))

@@ -97,9 +97,9 @@ class Peer:
         Args:
             payload: Its content.
             padding: See `Seal.seal`.
-            now: Do not wait for the end of a key exchange, as RFC 4253, 7.1, demands.
+            now: Do not wait for the end of a key exchange, as RFC 4253, 7.1, demands, unless something waits already.
         """
-        if self._ours and payload[:1] > bytes([NEWKEYS]) and not now:
+        if self._ours and payload[:1] > bytes([NEWKEYS]) and (self._deferred or not now):
             self._deferred.append((payload, padding))
         else:
             self.out += self._seal.seal(payload, padding)

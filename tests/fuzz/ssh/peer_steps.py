@@ -89,15 +89,18 @@ class PeerSteps(Turns):
         if slot is None or not self._allowed(step, "data", legal=slot.open and not (slot.eof or slot.close)):
             return
         padding = self._prepare(step)
+        asked = step.size if wanted is None else wanted
+        lines = [line for side in self.sides if (line := side.ends[slot.index].line) is not None]
+        if any(asked > line.window for line in lines) and self._allowed(step, "window", legal=False):
+            asked = max(asked, *(line.size + 1 for line in lines))  # more than any grant on its way allows
         for side in self.sides:
             end = side.ends[slot.index]
             if not side.alive or end.line is None:
                 continue
-            size = step.size if wanted is None else wanted
-            room, most = max(0, end.line.window), min(end.line.most, piece)
-            if size > room and not self._allowed(step, "window", legal=False):
-                size = room
-            if step.illegal and size > end.line.most and wanted is None:
+            size, most = asked, min(end.line.most, piece)
+            if not step.illegal:
+                size = min(size, max(0, end.line.window))
+            elif size > end.line.most and wanted is None:
                 self.illegal.append("packet size")
                 most = size
             data = pattern(end.stream, end.fed, size)

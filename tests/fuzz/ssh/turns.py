@@ -12,8 +12,8 @@ from tests.fuzz.ssh.seal import OracleError
 
 _VAIN = 1000
 """Turns of an event loop in which nothing moves, and that is busy all the same."""
-_CHUNK = 200_000
-"""Bytes that a held piece may take beyond what is left of it: a chunk, or the longest packet."""
+_OVERHEAD = 4096
+"""Bytes that holding may take beyond twice what is held."""
 
 
 @dataclass
@@ -144,7 +144,7 @@ class Turns:
                 continue
             line, held, costs = end.line, adapter.holds(end.relay), adapter.costs(end.relay)
             total += held
-            if costs > 2 * held + _CHUNK:
+            if costs > 2 * held + _OVERHEAD:
                 raise OracleError(f"{side.connection.name}: {held} bytes held take {costs}")
             if not self.illegal and side.alive and not line.close and held + line.window > line.size:
                 raise OracleError(f"{side.connection.name}: {held} held and {line.window} granted, of {line.size}")

@@ -7,7 +7,7 @@ import select
 from gateway.relay.readiness import RelayLoop
 from tests.fuzz.ssh import adapter, script
 from tests.fuzz.ssh.drive import Drive
-from tests.fuzz.ssh.judge import compare, judge_closed, judge_open, settle
+from tests.fuzz.ssh.judge import compare, judge_closed, judge_open, receive_ends, settle
 from tests.fuzz.ssh.peer import Peer
 from tests.fuzz.ssh.seal import Keys, OracleError
 from tests.fuzz.ssh.turns import Side
@@ -92,9 +92,7 @@ async def _end(drive: Drive) -> None:
         side.connection.hang_up()
         side.lost = True
     await drive.turn()
-    for end in (end for side in drive.sides for end in side.ends):
-        while end.read(1 << 16):
-            pass
+    await receive_ends(drive)
 
 
 class _Errors(logging.Handler):
