@@ -37,6 +37,12 @@ _REFUSED = {
 }
 
 
+_SPACE = " \t\n\v\f\r"
+"""What OpenVPN takes for a space: isspace(3) in the C locale."""
+_PIECE = 255
+"""Bytes of a block's line that OpenVPN reads at once; it looks for the block's end in each such piece."""
+
+
 @dataclass(frozen=True)
 class ClientFile:
     """A file as it is given to OpenVPN.
@@ -76,7 +82,7 @@ def read(text: str) -> ClientFile:
 
 
 class _Reader:
-    """Takes lines one by one."""
+    """Takes lines one by one, and sees blocks and directives where OpenVPN does (`read_config_file` there)."""
 
     def __init__(self) -> None:
         self._kept: list[str] = []
@@ -84,24 +90,45 @@ class _Reader:
         self._private_files: list[str] = []
         self._layer = "tun"
         self._block: str | None = None
-        self._asks_login = self._proxied = self._private = False
+        self._connection = self._asks_login = self._proxied = self._private = False
 
     def take(self, line: str) -> None:
-        stripped = line.strip()
-        if self._block is not None:
+        if "\0" in line:
+            raise GatewayError("holds a null character, which ends the line for OpenVPN: remove it")
+        if "</" in line and len(line.encode()) >= _PIECE:
+            raise GatewayError(f"has {_PIECE} bytes or more, and OpenVPN may find the end of a block in it: break it")
+        if self._in_block(line.strip(_SPACE)):
             self._kept.append(line)
-            self._block = None if stripped.startswith(f"</{self._block}>") else self._block
+        else:
+            self._take_words(line)
+
+    def _in_block(self, stripped: str) -> bool:
+        """Whether the line belongs to a block, perhaps as its end."""
+        if self._connection and stripped.startswith("</connection>"):
+            if self._block is not None:
+                raise GatewayError(f"<{self._block}> is not closed: add </{self._block}>")
+            self._connection = False
+            return True
+        if self._block is None:
+            return False
+        if stripped.startswith(f"</{self._block}>"):
+            self._block = None
+        return True
+
+    def _take_words(self, line: str) -> None:
+        words = words_of(line)
+        name = _without_dashes(words)
+        if len(words) == 1 and re.fullmatch("<.*>", name):
+            self._kept.append(line)
+            if name == "<connection>" and not self._connection:
+                self._connection = True  # its lines are directives
+            else:
+                self._block = name[1:-1]
+                self._private |= self._block in _PRIVATE
             return
-        words = words_of(stripped)
-        if words[:2] == ["setenv", "opt"]:
+        if name == "setenv" and words[1:2] == ["opt"]:
             words = words[2:]  # OpenVPN takes what follows for a directive
-        opening = re.fullmatch(r"<([\w-]+)>", words[0]) if len(words) == 1 else None
-        if opening and opening[1] != "connection":
-            self._block = opening[1]
-            self._private |= self._block in _PRIVATE
-            self._kept.append(line)
-            return
-        name = words[0].removeprefix("--") if words else ""
+            name = _without_dashes(words)
         if name in _REFUSED:
             raise GatewayError(f"{name} {_REFUSED[name]}: remove it")
         self._note(name, words[1:])
@@ -118,8 +145,9 @@ class _Reader:
             self._private_files.append(values[0])
 
     def file(self) -> ClientFile:
-        if self._block is not None:
-            raise GatewayError(f"<{self._block}> is not closed: add </{self._block}>")
+        if self._block is not None or self._connection:
+            name = self._block or "connection"
+            raise GatewayError(f"<{name}> is not closed: add </{name}>")
         return ClientFile(
             text="\n".join(self._kept) + "\n",
             layer=self._layer,
@@ -131,11 +159,16 @@ class _Reader:
         )
 
 
+def _without_dashes(words: list[str]) -> str:
+    """The first word, as a command line's option or not."""
+    return re.sub("^--(?=.)", "", words[0]) if words else ""
+
+
 def words_of(line: str) -> list[str]:
     """The words of a line as OpenVPN finds them (`parse_line` in its options_parse.c).
 
     A quote counts only where a word begins, and where it closes, the word ends. A backslash takes the next character
-    as it is, but for single quotes. A comment begins where a word would.
+    as it is, but for single quotes; a space begins no word all the same. A comment begins where a word would.
 
     Raises:
         GatewayError: A quote is not closed.
@@ -144,21 +177,21 @@ def words_of(line: str) -> list[str]:
     word, quote, inside = "", "", False
     characters = iter(line)
     for character in characters:
+        escaped = character == "\\" and quote != "'"
+        taken = next(characters, "") if escaped else character
         if not inside:
-            if character in "#;":
+            if taken in ("#", ";"):
                 break
-            if character.isspace():
+            if taken in _SPACE:
                 continue
-            inside, word, quote = True, "", character if character in "\"'" else ""
-            if quote:
-                continue
-        if character == (quote or " ") or (not quote and character.isspace()):
+            inside, word = True, ""
+            quote = taken if not escaped and taken in "\"'" else ""
+            word = "" if quote else taken
+        elif not escaped and (taken == quote or (not quote and taken in _SPACE)):
             words.append(word)
-            inside = False
-        elif character == "\\" and quote != "'":
-            word += next(characters, "")
+            inside, quote = False, ""
         else:
-            word += character
+            word += taken
     if inside and quote:
         raise GatewayError(f"{quote} is not closed")
     return [*words, word] if inside else words

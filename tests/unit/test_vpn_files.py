@@ -52,11 +52,29 @@ def test_what_stands_in_a_block_is_left_alone() -> None:
         ("\ufeffplugin x", "plugin loads code"),
         ("config other.ovpn", "config reads a further file"),
         ("setenv X 'open", "line 1: ' is not closed"),
+        # OpenVPN 2.6 loads the plugin of each of these.
+        ("--setenv opt plugin /x.so", "line 1: plugin loads code"),
+        ("\\ plugin /x.so", "line 1: plugin loads code"),
+        ("setenv opt <ca>\nplugin /x.so\n</ca>\n<//ca>\n", "line 2: plugin loads code"),
+        ("--<ca>\n<x>\n</ca>\nplugin /x.so\n</x>\n<//x>\n", "line 4: plugin loads code"),
+        ("<a.b>\n<x>\n</a.b>\nplugin /x.so\n</x>\n<//x>\n", "line 4: plugin loads code"),
+        ("<ca>\u00a0\nplugin /x.so\n</ca>\u00a0\n", "line 2: plugin loads code"),
+        (f"<ca>\n{'A' * 255}</ca>\nplugin /x.so\n</ca>\n<//ca>\n", "line 2: has 255 bytes or more"),
+        (f"#\0{'A' * 254}plugin /x.so", "line 1: holds a null character"),
+        ("<connection>\n<ca>\n</connection>\nplugin /x.so\n</ca>\n", "line 3: <ca> is not closed"),
+        ("<connection>\nremote a 1\n", "<connection> is not closed"),
     ],
 )
 def test_an_openvpn_file_that_cannot_be_used(text: str, words: str) -> None:
     with pytest.raises(GatewayError, match=words):
         openvpn_file.read(text)
+
+
+def test_long_lines_and_blocks_within_connections_stay() -> None:
+    text = f"<ca>\n{'A' * 400}\n</ca>\n<connection>\nremote a 1\n<tls-auth>\nup\n</tls-auth>\n</connection>\nup x\n"
+    file = openvpn_file.read(text)
+    assert file.text == text.removesuffix("up x\n") + "\n"
+    assert file.private
 
 
 def test_whether_it_asks_for_a_login() -> None:
@@ -83,6 +101,9 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         ("; all of it", []),
         ("pass 'a\\b'x", ["pass", "a\\b", "x"]),
         ("a#b", ["a#b"]),
+        ("\\# x", []),
+        ("\\ a", ["a"]),
+        ("a\u00a0b", ["a\u00a0b"]),
     ],
 )
 def test_words_are_those_that_openvpn_finds(line: str, words: list[str]) -> None:
