@@ -142,14 +142,13 @@ def test_it_means_what_we_mean(parse: Parse) -> None:
 # Any file: what we write is read by OpenVPN as the file itself would be.
 
 _NUMBER = st.integers(0, 99999).map(str)
-_TEXT = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]), min_size=1, max_size=30)
+_TEXT = st.lists(st.sampled_from([*"ab \"'\\#;<>-=é→", "--", "</tls-auth>"]), min_size=1, max_size=9).map("".join)
 _VALUES = {
     "remote": st.tuples(st.sampled_from(["a.example", "192.0.2.1", "2001:db8::1"]), st.integers(1, 65535).map(str),
                         st.sampled_from(["udp", "tcp-client", "udp6", "tcp4"])),
     "verify-x509-name": st.tuples(_TEXT, st.sampled_from(["subject", "name", "name-prefix"])),
     "pull-filter": st.tuples(st.sampled_from(["accept", "ignore", "reject"]), _TEXT),
     "remote-cert-eku": st.tuples(_TEXT),
-    "http-proxy-option": st.tuples(st.just("AGENT"), _TEXT),
     "keepalive": st.tuples(st.just("10"), st.integers(20, 999).map(str)),
     "route": st.tuples(st.just("10.9.0.0"), st.just("255.255.0.0")),
     "cipher": st.tuples(st.sampled_from(["AES-256-CBC", "aes-128-gcm"])),
@@ -183,7 +182,7 @@ def _line(draw: st.DrawFn) -> str:
 
 
 _BLOCKS = st.sampled_from([
-    f"<tls-auth> # x\n{_STATIC}\n </tls-auth> y", f"--<tls-crypt>\r\n{_STATIC}\r\n</tls-crypt>",
+    f"<tls-auth> # x\n{_STATIC}\n </tls-auth> y", f"--<tls-auth>\r\n{_STATIC}\r\n</tls-auth>",
     "<connection>\n  remote a 1 # x\n '--proto' udp\n  mssfix 1300\n</connection>", "# <ca>", "; plugin x", "",
     "<auth-user-pass>\n me \n'pass\\\n</auth-user-pass>",
 ])  # fmt: skip
@@ -214,8 +213,8 @@ _FRAGMENTS = st.sampled_from([
 ])  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
-@given(st.lists(_FRAGMENTS, min_size=1, max_size=14))
+@settings(max_examples=150, deadline=None)
+@given(st.lists(_FRAGMENTS | _line().map(lambda line: f"{line}\n"), min_size=1, max_size=10))
 def test_fragments_are_refused_or_mean_nothing_that_is_not_safe(parse: Parse, parts: list[str]) -> None:
     text = "".join(parts)
     try:
