@@ -836,6 +836,44 @@ def test_a_child_knows_nothing_of_our_environment(far: World, gateway: Gateway, 
     assert ("LANG", "=", "C.UTF-8") in pairs
 
 
+def test_openvpn_with_its_keys_in_files_beside_it(far: World, gateway: Gateway) -> None:
+    folder = gateway.folder / "office"
+    folder.mkdir()
+    key, login = folder / "ta.key", ("office", "secret")
+    run(f"/usr/sbin/openvpn --genkey secret {key}")
+    more = f"tls-auth {key} 0\npush-peer-info"
+    server = OpenVpnServer(gateway.folder / "server", far.authority, 1199, network="10.27.0", login=login, more=more)
+    server.start()
+    try:
+        certificate, private = far.authority.issue("files")
+        run(
+            f"openssl pkcs12 -export -in {certificate} -inkey {private} -passout pass: -out {folder}/client.p12;"
+            f"cp {far.authority.ca} {folder}/ca.pem; printf '%s\\n%s\\n' {' '.join(login)} > {folder}/login;"
+            f"chmod 600 {folder}/*"
+        )
+        config = folder / "office.ovpn"
+        config.write_text(
+            f"client\ndev tun\nremote {OUTER_FAR} 1199 udp\nca ca.pem\npkcs12 client.p12\ntls-auth {key} 1\n"
+            "auth-user-pass login\nremote-cert-tls server\n"
+        )
+        write(gateway, f"office: {{kind: openvpn, config: {config}}}", tcp_backend(far))
+        gateway.start().wait_up("orders", timeout=UP)
+    finally:
+        server.stop()
+
+
+def test_a_server_that_pushes_compression_is_named(far: World, gateway: Gateway) -> None:
+    more = 'push "compress lz4-v2"\nallow-compression yes'
+    server = OpenVpnServer(gateway.folder / "server", far.authority, 1200, network="10.28.0", more=more).start()
+    try:
+        config = server.client(gateway.folder / "office.ovpn")
+        write(gateway, f"office: {{kind: openvpn, config: {config}, connect_timeout: 4s}}", tcp_backend(far))
+        gateway.start().wait(lambda: gateway.tunnel("office")["reason"] == "protocol")
+        assert "server pushed compression" in gateway.tunnel("office")["detail"]
+    finally:
+        server.stop()
+
+
 PROXY = """
 import socket, sys
 with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
