@@ -17,7 +17,9 @@ from tests.fuzz.ssh.turns import Side, Slot
 _PATIENCE = 2.0
 """Seconds for TCP's own timers: the kernel probes a closed window after 0.2 s."""
 _PLENTY = 1 << 20
-_CLOSED_BY_BOTH = frozenset({"window", "packets of no bytes", "confirmation", "refusal", "adjust", "request", "close"})
+_CLOSED_BY_BOTH = frozenset(
+    {"window", "packets of no bytes", "confirmation", "refusal", "adjust", "request", "close"}
+)
 """Illegal steps after which plane and stock both close the connection."""
 
 
