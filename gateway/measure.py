@@ -16,7 +16,7 @@ class Tap(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether it has seen enough: its relay drops it then."""
+        """Whether it has seen enough: its relay drops it, at the backend's next bytes at the latest."""
 
     @property
     def meter(self) -> "Meter | None":

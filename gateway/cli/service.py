@@ -123,10 +123,11 @@ def _print_status(site: dict[str, Any], *, wide: bool) -> None:
         click.echo()
         rows = [
             [name, each["kind"], each["via"] or "-", each["far_side"], each["state"], _ago(each["since"]),
-             _ms(each["rtt_seconds"]), _why(each)]
+             _ms(each["rtt_seconds"]), *([str(each.get("data_plane") or "-")] if wide else []), _why(each)]
             for name, each in site["tunnels"].items()
         ]  # fmt: skip
-        print_table(["TUNNEL", "KIND", "VIA", "FAR SIDE", "STATE", "FOR", "RTT", "WHY"], rows)
+        plane = ["DATA PLANE"] if wide else []
+        print_table(["TUNNEL", "KIND", "VIA", "FAR SIDE", "STATE", "FOR", "RTT", *plane, "WHY"], rows)
     click.echo()
     heads = ["BACKEND", "KIND", "LISTEN", "TARGET", "STATE", "FOR", "ROLE", "CHECK", "CLIENTS", "WHY"]
     if wide:

@@ -9,7 +9,7 @@ import asyncssh
 
 from gateway.contracts import Endpoint
 from gateway.measure import Histogram, Tap
-from gateway.ssh.doors import join_short_pieces, undelivered
+from gateway.ssh.doors import grant, grant_nothing, undelivered
 from gateway.ssh.outbox import PACKET, Outbox
 from gateway.ssh.relay import ClientSide
 from gateway.ssh.windows import FIRST, Budget, Window
@@ -50,14 +50,14 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
     def attach(self, client: socket.socket) -> None:
         """Take over `client` and start: the channel is open."""
         super().attach(client)
-        if self._channel is not None and not (self._channel_done or self._held):
+        if self._channel is not None and not self._channel_done:
             self._channel.resume_reading()
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         """Bytes from the backend."""
         del datatype
         client = self._client
-        if client is None or self._client_deaf or self.ended.done():
+        if client is None or self.ended.done():
             return
         self._measure(data)
         sent = 0
@@ -68,14 +68,13 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
                 pass
             except OSError:
                 self._client_failed()
-                return
             self.from_backend += sent
-            if sent == len(data):
-                return
-            if self._channel is not None:
-                self._channel.pause_reading()
-        self._hold(memoryview(data)[sent:])
-        self._update()
+            self._took(sent, self.last_active)
+        if self._client_deaf:
+            self._took(len(data), self.last_active)
+        elif sent < len(data):
+            self._hold(memoryview(data)[sent:])
+            self._update()
 
     def _measure(self, data: bytes) -> None:
         self.last_active = now = time.monotonic()
@@ -142,8 +141,6 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
         self._asked = self.last_active
         if self._tap is not None:
             self._tap.forth(memoryview(data), self.last_active)
-            if self._tap.finished:
-                self._tap = None
         self.to_backend += len(data)
         try:
             channel.write(data)
@@ -171,10 +168,10 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
             self._outbox.leave(self)
 
     def _took(self, count: int, now: float) -> None:
-        """Go on once the client has everything; asyncssh grants as it delivers."""
-        del count, now
-        if not self._held and self._channel is not None and not self._channel_done:
-            self._channel.resume_reading()
+        window = self.window
+        window.owed += count
+        if window.owed >= window.step and self._channel is not None and not (self._got_eof or self._channel_done):
+            grant(self._channel, window.grant(now, None))
 
 
 class StockChannels:
@@ -188,7 +185,7 @@ class StockChannels:
     def __init__(self, conn: asyncssh.SSHClientConnection, outbox: Outbox | None = None) -> None:
         self._conn = conn
         self._outbox = outbox
-        join_short_pieces(conn)
+        grant_nothing(conn)
         self._opening: set[asyncio.Task[_Opened]] = set()
         self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

@@ -27,7 +27,6 @@ KNOWN_VERSIONS = ("2.24.",)
 
 _ORIGIN = String("127.0.0.1") + UInt32(0)
 _NOTHING = String("") + UInt32(0)
-_PIECE = 64 * 1024
 REKEY_BYTES = 16 << 30
 """Each way. Well below what one AES-GCM key may protect, and rare enough not to be felt (NIST SP 800-38D, 8.3)."""
 _OFTEN_BYTES, _OFTEN_SECONDS = 4 << 20, 10.0
@@ -76,27 +75,32 @@ def undelivered(channel: Any) -> Undelivered:
     return Undelivered(data, closed or state == "eof_pending", closed)
 
 
-def join_short_pieces(conn: asyncssh.SSHClientConnection) -> None:
-    """Let channels of `conn` keep many short packets in few objects while their session does not read."""
+def grant_nothing(conn: asyncssh.SSHClientConnection) -> None:
+    """Let channels that `conn` makes from now on grant no window by themselves; `grant` does.
+
+    asyncssh grants the whole window for each packet that a session takes, whatever still waits for the session: one
+    that takes little at a time lets a peer send without bound.
+    """
     for name in ("create_tcp_channel", "create_unix_channel"):
-        setattr(conn, name, partial(_joining, getattr(conn, name)))
+        setattr(conn, name, partial(_granting_nothing, getattr(conn, name)))
 
 
-def _joining(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _granting_nothing(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     channel = make(*args, **kwargs)
-    channel._recv_buf = _Pieces()  # noqa: SLF001 - no public way to it
+
+    def deliver(data: bytes, datatype: Any) -> None:
+        session = channel._session  # noqa: SLF001 - no public way to it
+        if session is not None:
+            session.data_received(data, datatype)
+
+    channel._deliver_data = deliver  # noqa: SLF001 - no public way to it
     return channel
 
 
-class _Pieces(list[tuple[bytearray, Any]]):
-    """Stands in for the list of packets that a channel of asyncssh's keeps."""
-
-    def append(self, piece: tuple[Any, Any]) -> None:
-        data, kind = piece
-        if self and self[-1][1] == kind and len(self[-1][0]) + len(data) <= _PIECE:
-            self[-1][0].extend(data)
-        else:
-            super().append((bytearray(data), kind))
+def grant(channel: Any, count: int) -> None:
+    """Allow the peer to send `count` bytes more on a channel of asyncssh's."""
+    channel._recv_window += count  # noqa: SLF001 - no public way to it
+    channel.send_packet(MSG_CHANNEL_WINDOW_ADJUST, UInt32(count))
 
 
 class PlaneConnection(SSHClientConnection):

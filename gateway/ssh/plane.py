@@ -71,7 +71,6 @@ class PlaneRelay(ClientSide):
     def give_up(self, error: Exception) -> None:
         """Nobody waits for the channel any more; when it opens after all, it is closed."""
         if not self.opened.done():
-            self._tap = None  # the next channel's relay has it
             self.opened.set_exception(error)
 
     # From the channel to the client: what the inbox calls.
@@ -273,8 +272,6 @@ class PlaneRelay(ClientSide):
                 break
             tap.forth(slot[: min(count, PACKET)], self.last_active)
             count -= PACKET
-        if tap is not None and tap.finished:
-            self._tap = None
 
     def _may_read(self) -> bool:
         return self._peer_window > 0 and not self._sent_close and not self._outbox.waits(self)

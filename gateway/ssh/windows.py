@@ -3,9 +3,10 @@
 A window of W bytes bounds a channel to W per round trip (RFC 4254, 5.2). Large windows cost memory only when the
 client is slow, so they are given to those channels that use theirs up within a round trip, and only on long paths.
 
-What slow readers can make this process hold is so bounded: with N channels, `FIRST_BUDGET` + `PROCESS_BUDGET` +
-N * `LEAST`, whatever they do. That is 2 MiB each for the first 256, and 256 KiB for every further one, beside 512 MiB
-for those on long paths.
+What slow readers can make this process hold is so bounded: with N channels, `FIRST_BUDGET` + `PROCESS_BUDGET` + N *
+`LEAST`, whatever they do, and a tenth of what is held for the objects that hold it. That is 2 MiB each for the first
+256, and 256 KiB for every further one, beside 512 MiB for those on long paths. A window counts until its last byte is
+delivered, also when its channel is closed before.
 """
 
 INITIAL = 2 * 1024 * 1024

@@ -30,10 +30,12 @@ from tests.chaos.soak_streams import Pattern
 _LONGEST, _SHORTEST = 30.0, 4.0
 """Seconds of a round's load."""
 _REKEY_OURS, _REKEY_THEIRS = 3 << 20, "4M"
-_HEAD = ("cipher", "path", "trouble", "streams", "MB", "s", "keys", "conns", "channels", "redialled", "held",
-         "memory", "waited", "turns", "query p50", "p99", "max", "check p50", "max")  # fmt: skip
-"""Held and memory are in MiB, and memory is beyond what was there before, of what is allowed. Waited is the longest
-time in seconds for which a client with something to send got no turn, and turns how many the others had meanwhile."""
+_HEAD = (
+    "cipher", "path", "trouble", "streams", "MB", "s", "keys", "conns", "channels", "redialled", "held", "memory",
+    "waited", "turns", "query p50", "p99", "max", "check p50", "max",
+)  # fmt: skip
+"""Held and memory are in MiB; memory is what was added, of what is allowed. Waited is the longest time in seconds for
+which a client with something to send got no turn, and turns how many all others had meanwhile."""
 
 
 def soak(seed: int, seconds: float, clients: int, folder: Path) -> int:

@@ -19,8 +19,6 @@ CIPHERS: tuple[str, ...] = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh
 QUANTUM = PACKET
 """The most that one client sends before another's turn, where several wait."""
 MIB = 1 << 20
-_HANDED_OVER = 64 << 10
-"""The most that asyncssh hands over at once."""
 
 
 @dataclass
@@ -32,7 +30,7 @@ class Seen:
         fd: Its client's descriptor.
         size: What its window accounts for.
         granted: What the peer may still send.
-        owed: What the client took and the peer has not been granted again; None: not known.
+        owed: What the client took and the peer has not been granted again.
         held: What arrived and the client has not taken.
         up: Bytes taken from the client.
         down: Bytes that the client took.
@@ -44,7 +42,7 @@ class Seen:
     fd: int
     size: int
     granted: int
-    owed: int | None
+    owed: int
     held: int
     up: int
     down: int
@@ -54,14 +52,10 @@ class Seen:
     def unbalanced(self) -> str | None:
         """What is wrong with its account."""
         account = f"size {self.size:,}, granted {self.granted:,}, owed {self.owed}, held {self.held:,}"
-        # asyncssh grants as it hands over, and what it hands over may still have to wait.
-        slack = _HANDED_OVER if self.owed is None else 0
-        if self.held > self.size + slack:
+        if self.held > self.size:
             return f"holds more than its window: {account}"
         if self.ended:
             return None
-        if self.owed is None:
-            return None if self.granted + self.held <= self.size + slack else f"was granted too much: {account}"
         return None if self.size == self.granted + self.owed + self.held else f"does not add up: {account}"
 
 
@@ -85,7 +79,7 @@ def _look(relay: Any) -> Seen | None:
         held = relay.held + sum(len(data) for data, _ in channel._recv_buf)
         may_send = channel._send_window > 0 and not (relay._client_done or relay._channel_done)
         return Seen(
-            relay, relay._client.fileno(), relay.window.size, channel._recv_window, None, held,
+            relay, relay._client.fileno(), relay.window.size, channel._recv_window, relay.window.owed, held,
             relay.to_backend - channel._send_buf_len, relay.from_backend, may_send, relay._got_eof,
         )  # fmt: skip
     return None

@@ -402,34 +402,51 @@ async def reached(path: str, bastion: Bastion) -> Any:
         yield link
 
 
+class Endless(PostgresLogin):
+    """Never has seen enough."""
+
+    finished = property(lambda _: False, lambda *_: None)
+
+
+@contextlib.asynccontextmanager
+async def joined(link: Link, server: Postgres, latency: Histogram, tap: PostgresLogin) -> Any:
+    """A session whose login is over, and its relay."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        opening = asyncio.ensure_future(asyncio.to_thread(connect, server, listener.getsockname()[1]))
+        client, _ = await asyncio.get_running_loop().sock_accept(listener)
+        tune(client)
+        relay: Any = await link.join(client, Endpoint("127.0.0.1", server.port), latency, tap=tap)
+        session = await opening
+    try:
+        yield session, relay
+    finally:
+        await asyncio.to_thread(session.close)
+        await relay.ended
+
+
 @pytest.mark.parametrize("path", PATHS)
 async def test_after_the_login_the_bytes_are_not_looked_at_any_more(
     shared_bastion: Bastion, servers: tuple[Postgres, Postgres], path: str
 ) -> None:
-    server, loop = servers[0], asyncio.get_running_loop()
+    server, latency, login = servers[0], Histogram(), PostgresLogin()
     link: Link
     async with reached(path, shared_bastion) as link, asyncio.timeout(40):
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            listener.setblocking(False)
-            opening = asyncio.ensure_future(asyncio.to_thread(connect, server, listener.getsockname()[1]))
-            client, _ = await loop.sock_accept(listener)
-            tune(client)
-            login, latency = PostgresLogin(), Histogram()
-            relay: Any = await link.join(client, Endpoint("127.0.0.1", server.port), latency, tap=login)
-            session = await opening
-        assert login.finished
-        assert not login.unseen
-        assert relay._tap is None
-        if path == "direct":
-            assert relay._forth.seen is None
-            assert relay._back.seen is None
-        assert latency.count > 0  # by turns, while there was a tap too
-        asked = b"\0\0\0\x10" + CANCEL + session.info.backend_pid.to_bytes(4, "big")
-        assert login._key is not None
-        assert login.named_by(CancelRequest(asked + login._key[4:]))
-        await asyncio.to_thread(session.execute, "SELECT 1")
-        before = relay.answers
-        await asyncio.to_thread(session.execute, "SELECT repeat('x', 1000000)")
-        assert relay.answers > before
-        await asyncio.to_thread(session.close)
-        await relay.ended
+        async with joined(link, server, latency, login) as (session, relay):
+            assert login.finished
+            assert not login.unseen
+            assert relay._tap is None
+            if path == "direct":
+                assert relay._forth.seen is None
+                assert relay._back.seen is None
+            asked = b"\0\0\0\x10" + CANCEL + session.info.backend_pid.to_bytes(4, "big")
+            assert login._key is not None
+            assert login.named_by(CancelRequest(asked + login._key[4:]))
+            before = latency.count
+            for _ in range(4):
+                await asyncio.to_thread(session.execute, "SELECT 1")
+            assert latency.count > before
+        watched = Histogram()
+        async with joined(link, server, watched, Endless()) as (session, relay):
+            assert relay._tap is not None
+            assert watched.count > 0  # by turns, as without one

@@ -536,13 +536,8 @@ async def test_an_answer_that_is_complete_outlives_the_ssh_connection_and_one_th
             relay = await StockChannels(connected).open(Endpoint("127.0.0.1", port), Histogram(), 5)
             relay.attach(theirs)
             client.sendall(b"ask")
-            channel = relay._channel
             async with asyncio.timeout(10):
-                while channel is None or not (
-                    channel._recv_state == "eof_pending"
-                    if complete
-                    else sum(len(each) for each, _ in channel._recv_buf)
-                ):
+                while not (relay._got_eof if complete else relay.held + relay.from_backend == len(answer)):
                     await asyncio.sleep(0.02)
             conns[0].abort()
             client.setblocking(False)

@@ -410,7 +410,10 @@ async def test_where_the_server_has_no_tls_what_a_client_wants_is_heard_after_th
         assert one.seen == [SSL, START]  # asked once, although two clients have
 
 
-async def test_where_the_server_has_tls_a_client_talks_to_it_and_nothing_is_taken_from_it() -> None:
+async def test_where_the_server_has_tls_a_client_talks_to_it_and_nothing_is_taken_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cancels, "_ANSWER_HOLDS", -1.0)
     async with (
         Server(answer=b"S").listening() as one,
         Server(b"\0\0\0\2key2").listening() as other,

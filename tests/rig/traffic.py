@@ -1,0 +1,252 @@
+"""What goes through a tunnel, every byte known at both ends; a program of its own, whose work is not the tunnel's.
+
+traffic.py serve PORT            a backend: each client says first what it wants (`_HEAD`)
+traffic.py both-ways PORT SIZE   so many bytes in both directions at the same time; prints the seconds
+traffic.py echoes PORT COUNT HOW so many connections at the same time, each an echo; `half`: they half-close
+traffic.py ask PORT              half-closes, and prints whether the answer that comes after that is `kept` or `lost`
+traffic.py endless PORT COUNT    down for ever, on half of them up too; prints `flowing` once all are, then their ends
+
+A client that finds another byte than the expected one, or too few of them before a clean end, fails. Every socket has
+a deadline.
+"""
+
+import contextlib
+import functools
+import hashlib
+import random
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+_HEAD = struct.Struct(">cQ")
+"""What the client wants, and how many bytes; the backend closes first, except in ECHO and ASK."""
+BOTH_WAYS, ENDLESS, ECHO, ECHO_COUNTED, ASK = b"B", b"F", b"E", b"C", b"A"
+_PERIOD = 1_000_003
+"""A prime: no number of packets that is lost, doubled or exchanged leaves the rest of a stream in its place."""
+_PIECE = 256 * 1024
+_PATIENCE = 50.0
+_FLOWING = 1 << 20
+_DIGEST = hashlib.sha256().digest_size
+
+
+@functools.cache
+def cycle(seed: int) -> memoryview:
+    """Two periods of an endless stream."""
+    return memoryview(random.Random(seed).randbytes(_PERIOD) * 2)
+
+
+def digest(seed: int, size: int) -> bytes:
+    """The SHA-256 of a stream's first `size` bytes."""
+    whole, rest = divmod(size, _PERIOD)
+    made = hashlib.sha256()
+    for _ in range(whole):
+        made.update(cycle(seed)[:_PERIOD])
+    made.update(cycle(seed)[:rest])
+    return made.digest()
+
+
+UP, DOWN = 1, 2
+"""The streams."""
+
+
+def send(sock: socket.socket, seed: int, size: int) -> None:
+    """Send a stream's first `size` bytes."""
+    stream, at = cycle(seed), 0
+    while at < size:
+        begin = at % _PERIOD
+        piece = stream[begin : begin + min(_PIECE, size - at)]
+        sock.sendall(piece)
+        at += len(piece)
+
+
+def receive(sock: socket.socket, size: int) -> bytes:
+    """Receive exactly `size` bytes; gives their SHA-256.
+
+    Raises:
+        EOFError: The stream ended before.
+    """
+    got, room, left = hashlib.sha256(), memoryview(bytearray(_PIECE)), size
+    while left:
+        count = sock.recv_into(room, min(left, _PIECE))
+        if not count:
+            raise EOFError(f"a clean end {left} bytes too early")
+        got.update(room[:count])
+        left -= count
+    return got.digest()
+
+
+def exactly(sock: socket.socket, size: int) -> bytes:
+    """Receive exactly `size` bytes.
+
+    Raises:
+        EOFError: The stream ended before.
+    """
+    got = b""
+    while len(got) < size:
+        piece = sock.recv(size - len(got))
+        if not piece:
+            raise EOFError(f"a clean end after {len(got)} of {size} bytes")
+        got += piece
+    return got
+
+
+# The backend.
+
+
+def answer(client: socket.socket) -> None:
+    """Do what the client asks for."""
+    with client, contextlib.suppress(OSError, EOFError):
+        client.settimeout(_PATIENCE)
+        wanted, size = _HEAD.unpack(exactly(client, _HEAD.size))
+        if wanted == BOTH_WAYS:
+            with ThreadPoolExecutor(1) as other:
+                sending = other.submit(send, client, DOWN, size)
+                got = receive(client, size)
+                sending.result()
+            client.sendall(got)
+        elif wanted == ENDLESS:
+            threading.Thread(target=_swallow, args=(client,), daemon=True).start()
+            send(client, DOWN, 1 << 62)
+        elif wanted == ASK:
+            while client.recv(_PIECE):
+                pass
+            client.sendall(b"answer")
+        else:
+            left = size if wanted == ECHO_COUNTED else 1 << 62
+            while left and (data := client.recv(min(left, _PIECE))):
+                client.sendall(data)
+                left -= len(data)
+
+
+def _swallow(client: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while client.recv(_PIECE):
+            pass
+
+
+def serve(port: int) -> None:
+    with socket.create_server(("127.0.0.1", port), backlog=1024) as listener:
+        while True:
+            client, _ = listener.accept()
+            threading.Thread(target=answer, args=(client,), daemon=True).start()
+
+
+# The clients.
+
+
+def connected(port: int, wanted: bytes, size: int) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE)
+    sock.sendall(_HEAD.pack(wanted, size))
+    return sock
+
+
+def both_ways(port: int, size: int) -> None:
+    down, up = digest(DOWN, size), digest(UP, size)
+    started = time.monotonic()
+    with connected(port, BOTH_WAYS, size) as sock, ThreadPoolExecutor(1) as other:
+        sending = other.submit(send, sock, UP, size)
+        got = receive(sock, size)
+        sending.result()
+        there = exactly(sock, _DIGEST)
+        took = time.monotonic() - started
+        end = sock.recv(1)
+    if (got, there, end) != (down, up, b""):
+        raise SystemExit(f"wrong bytes: down {got == down}, up {there == up}, end {end!r}")
+    print(took)  # noqa: T201
+
+
+def echoes(port: int, count: int, *, half: bool) -> None:
+    started = time.monotonic()
+    opened = threading.Barrier(count)
+
+    def one(seed: int) -> None:
+        rng = random.Random(seed)
+        payload = rng.randbytes(rng.randint(2, 100_000))
+        try:
+            with connected(port, ECHO if half else ECHO_COUNTED, len(payload)) as sock:
+                sock.sendall(payload[:1])
+                got = exactly(sock, 1)
+                opened.wait(_PATIENCE)
+                saying = threading.Thread(target=_say, args=(sock, payload[1:], half))
+                saying.start()
+                got += exactly(sock, len(payload) - 1) + sock.recv(1)
+                saying.join()
+        except BaseException:
+            opened.abort()
+            raise
+        if got != payload:
+            raise SystemExit(f"connection {seed}: another echo")
+
+    with ThreadPoolExecutor(count) as many:
+        for _ in many.map(one, range(count)):
+            pass
+    print(time.monotonic() - started)  # noqa: T201
+
+
+def _say(sock: socket.socket, payload: bytes, half: bool) -> None:
+    sock.sendall(payload)
+    if half:
+        sock.shutdown(socket.SHUT_WR)
+
+
+def ask(port: int) -> None:
+    with connected(port, ASK, 0) as sock:
+        _say(sock, b"question", True)
+        got = b""
+        while data := sock.recv(_PIECE):
+            got += data
+    print({b"answer": "kept", b"": "lost"}[got])  # noqa: T201
+
+
+def endless(port: int, count: int) -> None:
+    flowing = threading.Barrier(count, lambda: print("flowing", flush=True))  # noqa: T201
+
+    def one(number: int) -> str:
+        with connected(port, ENDLESS, 0) as sock, ThreadPoolExecutor(1) as other:
+            # Half of them only listen: where bytes of ours are unread, the kernel makes a reset of any end.
+            pushing = other.submit(send, sock, UP, (number % 2) << 62)
+            end = watch(sock, lambda: flowing.wait(_PATIENCE))
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            # It tells of a reset once: here, or to whoever sends.
+            return "reset" if isinstance(pushing.exception(), ConnectionResetError) else end
+
+    with ThreadPoolExecutor(count) as many:
+        print(*many.map(one, range(count)))  # noqa: T201
+
+
+def watch(sock: socket.socket, flows: Callable[[], object]) -> str:
+    """Compare what comes with what should, until it ends; says how."""
+    stream, at, room = cycle(DOWN), 0, bytearray(_PIECE)
+    while True:
+        try:
+            count = sock.recv_into(room)
+        except ConnectionResetError:
+            return "reset"
+        if not count:
+            return f"clean-end-after-{at}"
+        begin = at % _PERIOD
+        if bytes(stream[begin : begin + count]) != room[:count]:
+            raise SystemExit(f"another byte within {count} at {at}")
+        before, at = at, at + count
+        if before < _FLOWING <= at:
+            flows()
+
+
+if __name__ == "__main__":
+    verb, port_, *rest = sys.argv[1:]
+    match verb:
+        case "serve":
+            serve(int(port_))
+        case "both-ways":
+            both_ways(int(port_), int(rest[0]))
+        case "echoes":
+            echoes(int(port_), int(rest[0]), half=rest[1] == "half")
+        case "ask":
+            ask(int(port_))
+        case "endless":
+            endless(int(port_), int(rest[0]))
