@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import functools
 import operator
+import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
@@ -165,6 +166,7 @@ class Decoder:
             self.problem(tree.place, key, "is empty")
             return BAD
         try:
+            _check_text(tree.text)
             return read(tree.text)
         except ValueError as error:
             self.problem(tree.place, key, str(error))
@@ -252,6 +254,20 @@ def is_secret(hint: Any) -> bool:
 
 def _required(field: "dataclasses.Field[Any]") -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _check_text(text: str) -> None:
+    """Refuse what no file name, address or password can hold.
+
+    Raises:
+        ValueError: The text has a null character, or half of a surrogate pair.
+    """
+    try:
+        null = b"\0" in os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise ValueError("has half of a surrogate pair, which is no text: remove it") from error
+    if null:
+        raise ValueError("has a null character: remove it")
 
 
 def _one_of(text: str, choices: tuple[str, ...]) -> str:

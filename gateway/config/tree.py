@@ -42,6 +42,8 @@ class Table:
 
 Tree = Scalar | Sequence | Table
 
+_MOST = 100_000
+"""Values in a file, each counted as often as aliases repeat it: nine lists of nine aliases each would be millions."""
 _REFERENCE = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -96,10 +98,17 @@ def read_yaml(path: Path, problems: list[Problem], environment: Mapping[str, str
     except RecursionError:
         problems.append(Problem(str(path), "", "is nested too deeply"))
         return nothing
+    except _TooLargeError:
+        problems.append(Problem(str(path), "", f"has more than {_MOST} values, those included that aliases repeat"))
+        return nothing
     if not isinstance(tree, Table):
         problems.append(Problem(tree.place, "", "the document must be a mapping of sections, such as `tunnels:`"))
         return nothing
     return tree
+
+
+class _TooLargeError(Exception):
+    """The tree would have more than `_MOST` values."""
 
 
 class _Reader:
@@ -108,8 +117,12 @@ class _Reader:
         self._problems = problems
         self._environment = environment
         self._within: list[yaml.Node] = []
+        self._count = 0
 
     def tree(self, node: yaml.Node, key: str) -> Tree:
+        self._count += 1
+        if self._count > _MOST:
+            raise _TooLargeError
         place = self._place(node)
         if node in self._within:
             self._problems.append(Problem(place, key, "refers to itself"))

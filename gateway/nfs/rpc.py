@@ -11,6 +11,8 @@ _CALL, _REPLY = 0, 1
 _AUTH_NONE, _AUTH_SYS = 0, 1
 _LAST_FRAGMENT = 0x80000000
 _MAX_REPLY = 1 << 20
+_MAX_FRAGMENTS = 1024
+"""Of one reply: without a bound, empty fragments would keep the event loop from everything else."""
 _ACCEPT_ERRORS = {
     1: "the server has no such RPC program",
     2: "the server speaks other versions",
@@ -73,15 +75,16 @@ class RpcClient:
         return self._accepted(Reader(await self._record()))
 
     async def _record(self) -> bytes:
-        record = b""
-        while True:
+        record = bytearray()
+        for _ in range(_MAX_FRAGMENTS):
             mark = struct.unpack(">I", await self._exactly(4))[0]
             length = mark & ~_LAST_FRAGMENT
             if len(record) + length > _MAX_REPLY:
                 raise XdrError(f"a reply of {length} bytes: this is not RPC")
             record += await self._exactly(length)
             if mark & _LAST_FRAGMENT:
-                return record
+                return bytes(record)
+        raise XdrError(f"a reply of more than {_MAX_FRAGMENTS} fragments: this is not RPC")
 
     async def _exactly(self, count: int) -> bytes:
         loop = asyncio.get_running_loop()

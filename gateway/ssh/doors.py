@@ -311,6 +311,10 @@ class PlaneConnection(SSHClientConnection):
 
     # Living and dying.
 
+    def _force_close(self, exc: Exception | None) -> None:
+        super()._force_close(exc)  # which closes the wire a turn later
+        self.wire.outbox.judge()
+
     def violated(self, detail: str) -> None:
         """The peer broke the protocol: tell it, and close the connection with everything on it."""
         error = asyncssh.ProtocolError(detail)

@@ -15,6 +15,8 @@ from gateway.errors import Reason, TunnelError
 from gateway.ssh.credentials import told
 
 _MARKERS = ("@cert-authority", "@revoked")
+_UNREADABLE = (ValueError, NameError)
+"""What asyncssh raises for a line: the latter for what looks like an X.509 certificate, without the library for it."""
 _SSH_PORT = 22
 _SETTLED = 2_000_000_000
 """Nanoseconds after which a file's times tell of every later change; clocks of file systems are coarse."""
@@ -102,11 +104,23 @@ def known_hosts(paths: tuple[Path, ...]) -> KnownHosts:
         stamps.append(stamp)
     try:
         hosts = asyncssh.import_known_hosts("\n".join(texts))
-    except ValueError as error:
-        raise TunnelError(Reason.HOST_KEY, f"known_hosts: {error}", fatal=True) from error
+    except _UNREADABLE as error:
+        place = _place_of_error(paths, texts)
+        raise TunnelError(Reason.HOST_KEY, f"{place}: {error}: correct it or delete it", fatal=True) from error
     made = KnownHosts(hosts, None if None in stamps else tuple(each for each in stamps if each is not None))
     _parsed[paths] = made
     return made
+
+
+def _place_of_error(paths: tuple[Path, ...], texts: list[str]) -> str:
+    """Return the file and line that asyncssh cannot read."""
+    for path, text in zip(paths, texts, strict=True):
+        for number, line in enumerate(text.splitlines(), 1):
+            try:
+                asyncssh.import_known_hosts(line)
+            except _UNREADABLE:
+                return f"{path}:{number}"
+    return "known_hosts"
 
 
 def _stamps(paths: Sequence[Path]) -> _Stamp | None:
@@ -150,7 +164,7 @@ def _is_key(data: str) -> bool:
     for read in (asyncssh.import_public_key, asyncssh.import_certificate, import_certificate_subject):
         try:
             read(data)
-        except asyncssh.KeyImportError:
+        except _UNREADABLE:
             continue
         return True
     return False

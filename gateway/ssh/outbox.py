@@ -123,7 +123,7 @@ class Outbox:
 
     def judge(self) -> None:
         """Decide whether channel data may be sent: not into a full socket, nor while keys are exchanged."""
-        self.may_send = not (self.blocked or self._closed) and self._conn.may_send_data
+        self.may_send = not (self.blocked or self._closed or self._conn.dead) and self._conn.may_send_data
 
     def write(self, data: Any) -> None:
         """Take a sealed packet, or the plain text of the first ones."""
@@ -141,6 +141,8 @@ class Outbox:
 
     def send_control(self, kind: int, payload: bytes) -> None:
         """Seal a short packet of the channel protocol; asyncssh sends it, or keeps it, where the plane may not."""
+        if self._closed or self._conn.dead:
+            return
         cipher = self._conn.seals
         if cipher is None or not self._conn.may_send_data:
             self._conn.send_packet(kind, payload)

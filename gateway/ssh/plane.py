@@ -177,15 +177,19 @@ class PlaneRelay(ClientSide):
     def process_open_confirmation(self, peer: int, window: int, max_packet: int, packet: SSHPacket) -> None:
         """The far side is connected."""
         del packet
+        self._must_be_opening()
         self.confirmed(peer, window, max_packet)
 
     def process_open_failure(self, code: int, reason: str, lang: str) -> None:
         """The far side cannot be connected."""
+        self._must_be_opening()
         self._release()
         if not self.opened.done():
             self.opened.set_exception(asyncssh.ChannelOpenError(code, reason, lang))
-        elif self._client is not None:
-            self._finish(Ending.BACKEND_RESET)
+
+    def _must_be_opening(self) -> None:
+        if self._number not in self._inbox.opening:
+            raise asyncssh.ProtocolError("Channel not being opened")
 
     def process_connection_close(self, exc: Exception | None) -> None:
         """The SSH connection is lost."""

@@ -12,8 +12,9 @@ from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.tunnels import TunnelKind
 from gateway.vpn.keeper import Keeper
 from gateway.vpn.link import VpnLink
-from gateway.vpn.openvpn import OpenVpn, client_file
+from gateway.vpn.openvpn import OpenVpn
 from gateway.vpn.openvpn_file import ClientFile
+from gateway.vpn.openvpn_folder import client_file
 from gateway.vpn.options import OpenVpnOptions, read_path
 from gateway.vpn.places import Place, device_name, place_for
 from gateway.vpn.redirect import Redirect
@@ -174,7 +175,7 @@ class _Run:
         self._vpn.restart_in_place()
 
     def renew(self) -> None:
-        """Certificates and keys are read anew by a new connection in place; the file itself needs a new child."""
+        """A changed password is asked for by a new connection in place; a changed file needs a new child."""
         try:
             same = client_file(self._options).text == self._file.text
         except TunnelError as error:

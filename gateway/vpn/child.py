@@ -17,11 +17,18 @@ _LEASH = Path(__file__).with_name("leash.py")
 _GRACE = 3.0
 _LONGEST = 1000
 """Characters of a line that are looked at."""
+_INHERITED = ("LANG", "LC_ALL", "TZ")
+"""Of our environment, where there are passwords too (GATEWAY_…)."""
 
 
 def program(name: str) -> str | None:
     """Where a program is, looked up on PATH and where Debian puts those of administrators."""
     return shutil.which(name, path=_path())
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment of programs that have nothing to do with our configuration."""
+    return {"PATH": _path()} | {name: os.environ[name] for name in _INHERITED if name in os.environ}
 
 
 def _path() -> str:
@@ -48,6 +55,7 @@ class Child:
         heard: Callable[[str], None],
         environment: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
+        rights: str = "all",
     ) -> "Child":
         """Start it.
 
@@ -55,8 +63,9 @@ class Child:
             command: The program and its arguments.
             package: What to install where it is missing.
             heard: Called with each line it prints.
-            environment: Added to ours.
+            environment: Added to `clean_environment`.
             pass_fds: Descriptors that it inherits.
+            rights: What it may do, as `leash.py` takes it.
 
         Raises:
             TunnelError: It is not installed.
@@ -67,11 +76,12 @@ class Child:
                 Reason.PROTOCOL, f"{command[0]} is not installed: install the package {package}", fatal=True
             )
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), found, *command[1:],
+            sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), rights, found, *command[1:],
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, "PATH": _path(), **(environment or {})},
+            env={**clean_environment(), **(environment or {})},
+            cwd="/",
             pass_fds=pass_fds,
             start_new_session=True,  # Ctrl-C is for us, who end it when nobody needs it any more
         )  # fmt: skip

@@ -7,11 +7,10 @@ import re
 from collections.abc import Callable
 
 from gateway.contracts import Endpoint
-from gateway.errors import GatewayError, Reason, TunnelError
-from gateway.keyfiles import check_private
+from gateway.errors import Reason, TunnelError
 from gateway.vpn.addressing import Addressing
 from gateway.vpn.child import Child
-from gateway.vpn.openvpn_file import ClientFile, read
+from gateway.vpn.openvpn_file import ClientFile
 from gateway.vpn.openvpn_management import Management
 from gateway.vpn.openvpn_words import Trouble, addressing, graver, trouble_in
 from gateway.vpn.options import OpenVpnOptions
@@ -22,23 +21,6 @@ _EXPLAINS = 0.3
 """Seconds that a child's last words take to arrive after it ended."""
 _PACE = 1.0
 """Seconds between two of its attempts."""
-
-
-def client_file(options: OpenVpnOptions) -> ClientFile:
-    """The configuration file, read anew.
-
-    Raises:
-        TunnelError: It is not there, or cannot be used.
-    """
-    try:
-        file = read(options.config.read_text())
-    except (OSError, UnicodeDecodeError, GatewayError) as error:
-        raise TunnelError(Reason.PROTOCOL, f"config: {options.config}: {error}", fatal=True) from error
-    if file.private:
-        check_private(options.config)
-    for name in file.private_files:
-        check_private(options.config.resolve().parent / name)  # as --cd makes it
-    return file
 
 
 class OpenVpn:
@@ -68,7 +50,7 @@ class OpenVpn:
         self.pushed: Addressing | None = None
         self.server: Endpoint | None = None
         self._options = options
-        self._file = file
+        self._file = file if options.user is None else file.asking()
         self._device = device
         self._redirect = redirect
         self._changed = changed
@@ -84,28 +66,26 @@ class OpenVpn:
         """
         file = self._file
         for name in file.left_out:
-            log.warning("%s: %s is left out: the gateway sets up the device itself", self._options.config, name)
-        await self._management.listen()
+            log.warning("%s: %s is left out (docs/vpn.md)", self._options.config, name)
+        user = await self._management.listen()
         # A file in memory: the configuration may hold keys.
         memory = os.memfd_create("openvpn")
         try:
-            os.write(memory, self._with_login(file).encode())
-            self._child = await Child.start(self._command(file, memory), "openvpn", self._printed, pass_fds=[memory])
+            os.write(memory, file.text.encode())
+            rights = "net_admin" if user is None else f"net_admin:{user}"
+            command = self._command(memory)
+            self._child = await Child.start(command, "openvpn", self._printed, pass_fds=[memory], rights=rights)
         finally:
             os.close(memory)
 
-    def _with_login(self, file: ClientFile) -> str:
-        if self._options.user is None:
-            return file.text
-        lines = ["" if line.strip().startswith("auth-user-pass") else line for line in file.text.splitlines()]
-        return "\n".join([*lines, "auth-user-pass", ""])
-
-    def _command(self, file: ClientFile, memory: int) -> list[str]:
+    def _command(self, memory: int) -> list[str]:
         return [
-            "openvpn", "--cd", str(self._options.config.resolve().parent), "--config", f"/dev/fd/{memory}",
-            "--dev", self._device, "--dev-type", file.layer, "--ifconfig-noexec", "--route-noexec", "--persist-tun",
-            "--script-security", "1", "--setenv", "opt", "disable-dco", "--verb", "3", "--suppress-timestamps",
-            "--auth-nocache", "--resolv-retry", "1", "--connect-retry", "1", "2", "--server-poll-timeout", "5",
+            # What a <connection> inherits stands before the file.
+            "openvpn", "--connect-retry", "1", "2", "--server-poll-timeout", "5", "--allow-compression", "no",
+            "--config", f"/dev/fd/{memory}",
+            "--dev", self._device, "--dev-type", self._file.layer, "--ifconfig-noexec", "--route-noexec",
+            "--persist-tun", "--persist-key", "--script-security", "1", "--setenv", "opt", "disable-dco",
+            "--verb", "3", "--suppress-timestamps", "--auth-nocache", "--resolv-retry", "1",
             "--tmp-dir", str(self._management.path.parent),
             "--management", str(self._management.path), "unix", "--management-client", "--management-hold",
             "--management-up-down", "--management-query-remote", "--management-query-passwords",
@@ -135,9 +115,13 @@ class OpenVpn:
 
     def _printed(self, line: str) -> None:
         log.debug("openvpn: %s", line)
-        trouble = trouble_in(re.sub(r"/dev/fd/\d+", str(self._options.config), line))
+        trouble = trouble_in(re.sub(r"/dev/fd/\d+(?::(\d+))?", self._place, line))
         if trouble is not None:
             self.trouble = graver(self.trouble, trouble)
+
+    def _place(self, found: re.Match[str]) -> str:
+        line = f":{self._file.line(int(found[1]))}" if found[1] else ""
+        return f"{self._options.config}{line}"
 
     def _heard(self, about: str, rest: str) -> None:
         if about == "HOLD":
@@ -186,8 +170,9 @@ class OpenVpn:
             return
         kind, what = question[1], question[2]
         options = self._options
-        secret = options.key_password if kind == "Private Key" else options.password
-        key = "key_password_file" if kind == "Private Key" else "user and password_file"
+        # Another asks for itself, such as a proxy that the file names.
+        secret = {"Private Key": options.key_password, "Auth": options.password}.get(kind)
+        key = {"Private Key": "key_password_file", "Auth": "user and password_file"}.get(kind, "a login in the file")
         if secret is None or (what.startswith("username") and options.user is None):
             self.trouble = Trouble(
                 Reason.AUTH, f"OpenVPN asks for a secret ({kind}): give {key}", fatal=True, weight=5

@@ -1,40 +1,22 @@
-"""An OpenVPN client's configuration file: what of it stays, what the gateway says instead. Pure."""
+"""An OpenVPN client's configuration file: what of it is safe, written again. Pure but for the files that it names.
 
-import re
-from dataclasses import dataclass
+Nothing of the file itself reaches OpenVPN. Each directive is found (`openvpn_lines.py`), checked
+(`openvpn_directives.py`) and written in a form that has one reading; the content of blocks and of named files is
+taken apart and written in blocks (`openvpn_blocks.py`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from gateway.errors import GatewayError
+from gateway.vpn.openvpn_blocks import content, packed
+from gateway.vpn.openvpn_directives import REPORTED, check, is_known, is_left_out
+from gateway.vpn.openvpn_lines import Directive, at, directives, shown, within, written
+from gateway.vpn.openvpn_shapes import FILES, PRIVATE
 
-_OURS = {
-    # The process and its output.
-    "daemon", "inetd", "log", "log-append", "syslog", "writepid", "status", "status-version", "verb", "mute", "echo",
-    "suppress-timestamps", "machine-readable-output", "errors-to-stderr", "nice", "chroot", "user", "group", "cd",
-    "management", "management-client", "management-hold", "management-query-passwords", "management-query-remote",
-    "management-up-down", "management-signal", "management-forget-disconnect", "management-log-cache",
-    # The device, addresses, routes and names.
-    "dev", "dev-type", "dev-node", "ifconfig-noexec", "ifconfig-nowarn", "route-noexec", "route-up", "route-pre-down",
-    "up", "down", "up-delay", "up-restart", "down-pre", "ipchange", "script-security", "dns-updown", "persist-tun",
-    # How attempts follow each other.
-    "connect-retry", "connect-retry-max", "connect-timeout", "server-poll-timeout", "resolv-retry", "auth-retry",
-    "auth-nocache", "single-session", "ping-exit",
-}  # fmt: skip
-"""Directives that the gateway gives itself, or that would take from it what it has to do."""
-_TOLD = {"up", "down", "route-up", "ipchange", "dns-updown"}
-"""Those of ours whose loss somebody may notice."""
-_PRIVATE = {"key", "secret", "pkcs12", "tls-crypt", "tls-crypt-v2", "tls-auth", "auth-user-pass", "askpass"}
-"""What holds a private key or a password, in a block or in a file."""
-_REFUSED = {
-    "plugin": "loads code into the client",
-    "providers": "loads code into the client",
-    "engine": "loads code into the client",
-    "pkcs11-providers": "loads code into the client",
-    "config": "reads a further file, which is not looked at; put its lines here",
-    "tls-verify": "decides by a script; use verify-x509-name or remote-cert-tls",
-    "auth-user-pass-verify": "belongs to a server",
-    "client-connect": "belongs to a server",
-    "server": "belongs to a server",
-    "mode": "belongs to a server",
-}
+_LOGIN = "auth-user-pass"
+_MOST_FILES = 32
+_PROXIES = {"http-proxy", "socks-proxy"}
 
 
 @dataclass(frozen=True)
@@ -42,16 +24,16 @@ class ClientFile:
     """A file as it is given to OpenVPN.
 
     Args:
-        text: Without what is ours.
+        kept: What of it stays, with files in blocks.
         layer: `tun` or `tap`.
         private: Whether keys or passwords stand in it.
         private_files: Files with such, as they are named.
         proxied: Whether it goes through a proxy of its own.
-        asks_login: Whether it wants a user and a password that no file of its own holds.
+        asks_login: Whether it wants a user and a password that it does not hold.
         left_out: The directives that were taken out and do something, in their order.
     """
 
-    text: str
+    kept: tuple[Directive, ...]
     layer: str
     private: bool
     private_files: tuple[str, ...]
@@ -59,106 +41,133 @@ class ClientFile:
     asks_login: bool
     left_out: tuple[str, ...]
 
+    @property
+    def text(self) -> str:
+        """What OpenVPN reads."""
+        return "".join(f"{line}\n" for each in self.kept for line in written(each))
 
-def read(text: str) -> ClientFile:
+    def line(self, number: int) -> int:
+        """Where in the operator's file stands what is in this line of `text`."""
+        for each in self.kept:
+            number -= len(written(each))
+            if number <= 0:
+                return each.line
+        return 0
+
+    def asking(self) -> "ClientFile":
+        """The same, but it asks for the login, whatever it says of that."""
+        others = tuple(each for each in self.kept if each.name != _LOGIN)
+        return replace(self, kept=(*others, Directive(0, _LOGIN)), asks_login=True)
+
+
+def _no_files(name: str) -> bytes:
+    raise GatewayError(f"{name} cannot be read here: put its content into a block")
+
+
+def read(text: str, named: Callable[[str], bytes] = _no_files) -> ClientFile:
     """Read a client's file.
 
+    Args:
+        text: The file.
+        named: Gives the content of a file that it names, or raises a GatewayError.
+
     Raises:
-        GatewayError: It holds what cannot be.
+        GatewayError: It holds what cannot be; with the line.
     """
-    reader = _Reader()
-    for number, line in enumerate(text.removeprefix("\ufeff").removesuffix("\n").split("\n"), 1):
-        try:
-            reader.take(line)
-        except GatewayError as error:
-            raise GatewayError(f"line {number}: {error}") from None
+    reader = _Reader(named)
+    for each in directives(text):
+        with at(each.line):
+            reader.take(each)
     return reader.file()
 
 
 class _Reader:
-    """Takes lines one by one."""
+    """Takes directives one by one."""
 
-    def __init__(self) -> None:
-        self._kept: list[str] = []
+    def __init__(self, named: Callable[[str], bytes]) -> None:
+        self._named = named
+        self._kept: list[Directive] = []
         self._left_out: list[str] = []
+        self._files = 0
         self._private_files: list[str] = []
-        self._layer = "tun"
-        self._block: str | None = None
+        self._may_be_unknown: set[str] = set()
+        self._device = self._device_type = ""
         self._asks_login = self._proxied = self._private = False
 
-    def take(self, line: str) -> None:
-        stripped = line.strip()
-        if self._block is not None:
-            self._kept.append(line)
-            self._block = None if stripped.startswith(f"</{self._block}>") else self._block
-            return
-        words = words_of(stripped)
-        if words[:2] == ["setenv", "opt"]:
-            words = words[2:]  # OpenVPN takes what follows for a directive
-        opening = re.fullmatch(r"<([\w-]+)>", words[0]) if len(words) == 1 else None
-        if opening and opening[1] != "connection":
-            self._block = opening[1]
-            self._private |= self._block in _PRIVATE
-            self._kept.append(line)
-            return
-        name = words[0].removeprefix("--") if words else ""
-        if name in _REFUSED:
-            raise GatewayError(f"{name} {_REFUSED[name]}: remove it")
-        self._note(name, words[1:])
-        if name in _OURS:
-            self._left_out += [name] if name in _TOLD else []
-        self._kept.append("" if name in _OURS else line)  # so that OpenVPN's line numbers are the file's
+    def take(self, each: Directive) -> None:
+        """Take the next one."""
+        if not self._leaves_out(each):
+            check(each)
+            self._proxied |= each.name in _PROXIES
+            for kept in self._as_kept(each):
+                written(kept)  # which is an error where quotes make it too long
+                self._kept.append(kept)
 
-    def _note(self, name: str, values: list[str]) -> None:
-        if name in ("dev", "dev-type"):
-            self._layer = "tap" if values and values[0].startswith("tap") else "tun"
-        self._proxied |= name in ("http-proxy", "socks-proxy")
-        self._asks_login |= name == "auth-user-pass" and not values
-        if name in _PRIVATE and values and values[0] != "[inline]":
-            self._private_files.append(values[0])
+    def _leaves_out(self, each: Directive) -> bool:
+        name, values = each.name, each.values
+        if each.block is not None:
+            return False
+        if name in self._may_be_unknown and not is_known(name):
+            self._left_out.append(shown(name))
+            return True
+        if name == "ignore-unknown-option":
+            self._may_be_unknown |= {value.removeprefix("--") for value in values}
+        elif name == "dev":
+            self._device = "".join(values)
+        elif name == "dev-type":
+            self._device_type = "".join(values)
+        elif name in REPORTED:
+            self._left_out.append(name)
+        return is_left_out(each)
+
+    def _as_kept(self, each: Directive) -> list[Directive]:
+        name, values = each.name, each.values
+        if name == "connection":
+            return [self._connection(each)]
+        if name == _LOGIN:
+            self._asks_login = each.block is None and not values
+        if each.block is not None:
+            self._private |= name in PRIVATE
+            return [replace(each, block=content(name, "\n".join(each.block)))]
+        if name not in FILES or not values:
+            return [each]
+        # As OpenVPN reads `tls-auth FILE 1`, and as it read `tls-auth [inline] 1` before 2.5.
+        kept = [Directive(each.line, "key-direction", values[1:])] if values[1:] else []
+        return kept if values[0] == "[inline]" else [*kept, self._from_file(each)]
+
+    def _from_file(self, each: Directive) -> Directive:
+        name, path = each.name, each.values[0]
+        self._files += 1
+        if self._files > _MOST_FILES:
+            raise GatewayError(f"names more than {_MOST_FILES} files: remove those that another directive replaces")
+        self._private_files += [path] if name in PRIVATE else []
+        try:
+            return Directive(each.line, name, block=content(name, packed(name, self._named(path))))
+        except GatewayError as error:
+            raise GatewayError(f"{name}: {error}") from None
+
+    def _connection(self, block: Directive) -> Directive:
+        lines: list[str] = []
+        names: list[str] = []
+        for each in within(block):
+            with at(each.line):
+                if not is_left_out(each):
+                    check(each, connection=True)
+                    lines += written(each)
+                    names.append(each.name)
+        if names.count("remote") != 1:
+            raise GatewayError("<connection> needs one remote: add it, or remove the block")
+        self._proxied |= not _PROXIES.isdisjoint(names)
+        return replace(block, block=tuple(lines))
 
     def file(self) -> ClientFile:
-        if self._block is not None:
-            raise GatewayError(f"<{self._block}> is not closed: add </{self._block}>")
+        """What was taken."""
         return ClientFile(
-            text="\n".join(self._kept) + "\n",
-            layer=self._layer,
+            kept=tuple(self._kept),
+            layer="tap" if (self._device_type or self._device).startswith("tap") else "tun",
             private=self._private,
             private_files=tuple(self._private_files),
             proxied=self._proxied,
             asks_login=self._asks_login,
             left_out=tuple(self._left_out),
         )
-
-
-def words_of(line: str) -> list[str]:
-    """The words of a line as OpenVPN finds them (`parse_line` in its options_parse.c).
-
-    A quote counts only where a word begins, and where it closes, the word ends. A backslash takes the next character
-    as it is, but for single quotes. A comment begins where a word would.
-
-    Raises:
-        GatewayError: A quote is not closed.
-    """
-    words: list[str] = []
-    word, quote, inside = "", "", False
-    characters = iter(line)
-    for character in characters:
-        if not inside:
-            if character in "#;":
-                break
-            if character.isspace():
-                continue
-            inside, word, quote = True, "", character if character in "\"'" else ""
-            if quote:
-                continue
-        if character == (quote or " ") or (not quote and character.isspace()):
-            words.append(word)
-            inside = False
-        elif character == "\\" and quote != "'":
-            word += next(characters, "")
-        else:
-            word += character
-    if inside and quote:
-        raise GatewayError(f"{quote} is not closed")
-    return [*words, word] if inside else words

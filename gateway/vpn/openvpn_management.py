@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.vpn.leftovers import OwnFolder
+from gateway.vpn.rights import give, separate_user
 
 _PREFIX = "gateway-vpn-"
 _QUOTED = str.maketrans({"\\": "\\\\", '"': '\\"'})
@@ -34,10 +35,14 @@ class Management:
             raise RuntimeError("it does not listen yet")
         return self._folder.path / "management.sock"
 
-    async def listen(self) -> None:
-        """Begin to listen."""
+    async def listen(self) -> int | None:
+        """Begin to listen; gives the user as whom the child is to run, or None: as we do."""
         self._folder = OwnFolder(_PREFIX)
         self._server = await asyncio.start_unix_server(self._serve, self.path)
+        user = separate_user(self._folder.path)
+        if user is not None:
+            give(self.path, 0o660)
+        return user
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._writer is not None:

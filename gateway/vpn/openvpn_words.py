@@ -29,6 +29,7 @@ class Trouble:
 _PHRASES: list[tuple[str, Reason, bool, int]] = [
     (r"Options error: Please correct these errors", Reason.PROTOCOL, True, 1),
     (r"Options error|Unrecognized option", Reason.PROTOCOL, True, 4),
+    (r"OPTIONS ERROR: server pushed", Reason.PROTOCOL, True, 4),
     (r"/dev/net/tun|Cannot (open|ioctl|allocate) TUN|TUNSETIFF|TUNSETPERSIST", Reason.PERMISSION, True, 5),
     (r"Cannot load (certificate|private key|CA)|cannot be read|No such file", Reason.PROTOCOL, True, 4),
     (r"private key password verification failed", Reason.AUTH, True, 4),

@@ -17,7 +17,7 @@ from gateway.keyfiles import check_private
 from gateway.relay.resolver import resolve
 from gateway.vpn import devices, leftovers
 from gateway.vpn.addressing import Addressing, probable_peers
-from gateway.vpn.child import Child, program
+from gateway.vpn.child import Child, clean_environment, program
 from gateway.vpn.claims import Claim, is_claimed
 from gateway.vpn.options import WireGuardOptions
 from gateway.vpn.places import Place, device_prefix
@@ -228,8 +228,9 @@ class WireGuard:
 
         def run() -> str:
             done = subprocess.run(  # noqa: S603 - a program of the system, and our own arguments
-                command, input=text or "", capture_output=True, text=True, timeout=_WG_TIMEOUT, check=False
-            )
+                command, input=text or "", capture_output=True, text=True, timeout=_WG_TIMEOUT, check=False,
+                env=clean_environment(),
+            )  # fmt: skip
             if done.returncode:
                 told = re.sub(r"`[^']*'", "a value", done.stderr.strip().partition("\n")[0])  # it may be a key
                 raise TunnelError(Reason.PROTOCOL, f"wg {arguments[0]}: {told}")

@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import socket
+import stat
+import subprocess
 import sys
 import textwrap
 import time
@@ -18,7 +20,7 @@ from pathlib import Path
 import pymysql
 import pytest
 from clients import mysql, query_mysql, query_postgres, read_nfs, read_smb
-from conftest import Gateway, Lateness, database_check, need
+from conftest import REPOSITORY, Gateway, Lateness, command, database_check, need
 from netns import BEHIND, BEHIND_V6, NAMES, OUTER_FAR, OUTER_OTHER, give_addresses, inside, run, two
 from servers import Samba
 from vpn import Authority, OpenVpnServer, WireGuardPeer, nothing_outside
@@ -26,7 +28,7 @@ from vpn import Authority, OpenVpnServer, WireGuardPeer, nothing_outside
 from gateway.demo import mariadb, nfs, postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.vpn import devices
+from gateway.vpn import devices, rights
 from gateway.vpn.addressing import Addressing
 from gateway.vpn.claims import Claim, is_claimed
 from gateway.vpn.namespace import Namespace
@@ -726,3 +728,192 @@ def test_without_the_right_it_says_which_is_missing(far: World, gateway: Gateway
     gateway.wrapper = ["setpriv", "--bounding-set", "-sys_admin,-net_admin", "--"]
     gateway.start().wait(lambda: gateway.tunnel("office")["reason"] == "permission")
     assert "NET_ADMIN" in gateway.tunnel("office")["detail"]
+
+
+# What the children may do.
+
+NET_ADMIN = 1 << 12
+
+
+def with_tun(folder: Path, mode: int) -> list[str]:
+    """Stands before a command for which /dev/net/tun has this mode."""
+    node = folder / "tun"
+    os.mknod(node, stat.S_IFCHR, os.makedev(10, 200))
+    node.chmod(mode)
+    return ["unshare", "-m", "sh", "-c", f'mount --bind {node} /dev/net/tun && exec "$@"', "sh"]
+
+
+def process_status(pid: str) -> dict[str, str]:
+    lines = Path("/proc", pid, "status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+@pytest.mark.parametrize("case", ["alone", "tun", "capabilities", "folder"])
+def test_openvpn_has_one_capability_and_where_it_can_a_user_of_its_own(
+    far: World, gateway: Gateway, case: str
+) -> None:
+    gateway.wrapper = with_tun(gateway.folder, 0o600 if case == "tun" else 0o666)
+    environment = {}
+    if case == "capabilities":
+        gateway.wrapper += ["setpriv", "--bounding-set", "-chown,-kill", "--"]
+    if case == "folder":
+        closed = gateway.folder / "closed"
+        closed.mkdir(mode=0o700)
+        environment = {"TMPDIR": str(closed)}
+    write(gateway, f"office: {tunnel(far, 'openvpn', gateway)}", tcp_backend(far))
+    gateway.start(environment=environment).wait_up("orders", timeout=UP)
+    (child,) = (line.split()[0] for line in vpn_children(gateway))
+    found = process_status(child)
+    user = str(rights.USER) if case == "alone" else "0"
+    assert found["Uid"].split() == found["Gid"].split() == [user] * 4
+    assert [int(found[f"Cap{each}"], 16) for each in ("Eff", "Prm", "Inh", "Amb", "Bnd")] == [NET_ADMIN] * 5
+    assert (found["NoNewPrivs"], found["Groups"]) == (
+        "1",
+        "" if case == "alone" else process_status("self")["Groups"],
+    )
+    warning = {
+        "tun": "/dev/net/tun is closed to others: chmod 666 /dev/net/tun",
+        "capabilities": "the gateway lacks CAP_CHOWN, CAP_KILL",
+        "folder": "closed is closed to others: set TMPDIR",
+    }
+    assert ("openvpn runs as root" in gateway.log) is (case != "alone")
+    assert warning.get(case, "") in gateway.log
+
+
+def test_a_user_that_our_user_namespace_lacks_is_not_taken() -> None:
+    script = "from pathlib import Path; from gateway.vpn.rights import separate_user; separate_user(Path('/tmp'))"
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", sys.executable, "-c", script],
+        env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=20, check=True,
+    )  # fmt: skip
+    assert done.stderr.rstrip().endswith("its user namespace has no such user")
+
+
+def test_openvpn_as_another_user_connects_again_makes_its_device_again_and_ends_with_the_gateway(
+    far: World, gateway: Gateway
+) -> None:
+    notify = "explicit-exit-notify 1"  # or the client would have to notice
+    first = OpenVpnServer(gateway.folder / "first", far.authority, 1198, network="10.25.0", more=notify).start()
+    config = first.client(gateway.folder / "office.ovpn")
+    listen = free_port()
+    gateway.wrapper = with_tun(gateway.folder, 0o666)
+    write(gateway, f"office: {{kind: openvpn, config: {config}}}", mysql_backend(far, gateway, listen))
+    gateway.start().wait_up("orders", timeout=UP)
+    child = vpn_children(gateway)
+    first.stop()
+    first.start()
+    until_a_query_succeeds(far, listen, 40)
+    first.stop()
+    second = OpenVpnServer(gateway.folder / "second", far.authority, 1198, network="10.26.0").start()
+    try:
+        gateway.wait(lambda: "10.26.0.2" in gateway.tunnel("office").get("addresses", []), 40)
+        until_a_query_succeeds(far, listen, 25)
+        assert vpn_children(gateway) == child, "it reconnected in place"
+        pid = int(child[0].split()[0])
+        assert process_status(str(pid))["Uid"].split()[0] == str(rights.USER)
+        os.kill(pid, signal.SIGSTOP)  # so that it does not notice by itself
+        assert gateway.process is not None
+        gateway.process.send(signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while Path("/proc", str(pid)).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        second.stop()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_child_knows_nothing_of_our_environment(far: World, gateway: Gateway, kind: str) -> None:
+    write(gateway, f"office: {tunnel(far, kind, gateway)}", tcp_backend(far))
+    secret = {
+        "GATEWAY_BACKEND_BILLS": "mysql://192.0.2.1:3306?check.user=u&check.password=hunter2",
+        "LANG": "C.UTF-8",
+    }
+    gateway.start(environment=secret).wait_up("orders", timeout=UP)
+    (child,) = (line.split()[0] for line in vpn_children(gateway))
+    pairs = [each.partition("=") for each in Path("/proc", child, "environ").read_text().rstrip("\0").split("\0")]
+    assert {name for name, _, _ in pairs} <= {"PATH", "LANG", "LC_ALL", "TZ", "LOG_LEVEL"}
+    assert ("LANG", "=", "C.UTF-8") in pairs
+
+
+def test_openvpn_with_its_keys_in_files_beside_it(far: World, gateway: Gateway) -> None:
+    folder = gateway.folder / "office"
+    folder.mkdir()
+    key, login = folder / "ta.key", ("office", "secret")
+    run(f"/usr/sbin/openvpn --genkey secret {key}")
+    more = f"tls-auth {key} 0\npush-peer-info"
+    server = OpenVpnServer(gateway.folder / "server", far.authority, 1199, network="10.27.0", login=login, more=more)
+    server.start()
+    try:
+        certificate, private = far.authority.issue("files")
+        run(
+            f"openssl pkcs12 -export -in {certificate} -inkey {private} -passout pass: -out {folder}/client.p12;"
+            f"cp {far.authority.ca} {folder}/ca.pem; printf '%s\\n%s\\n' {' '.join(login)} > {folder}/login;"
+            f"chmod 600 {folder}/*"
+        )
+        config = folder / "office.ovpn"
+        config.write_text(
+            f"client\ndev tun\nremote {OUTER_FAR} 1199 udp\nca ca.pem\npkcs12 client.p12\ntls-auth {key} 1\n"
+            "auth-user-pass login\nremote-cert-tls server\n"
+        )
+        write(gateway, f"office: {{kind: openvpn, config: {config}}}", tcp_backend(far))
+        gateway.start().wait_up("orders", timeout=UP)
+    finally:
+        server.stop()
+
+
+def test_a_server_that_pushes_compression_is_named(far: World, gateway: Gateway) -> None:
+    more = 'push "compress lz4-v2"\nallow-compression yes'
+    server = OpenVpnServer(gateway.folder / "server", far.authority, 1200, network="10.28.0", more=more).start()
+    try:
+        config = server.client(gateway.folder / "office.ovpn")
+        write(gateway, f"office: {{kind: openvpn, config: {config}, connect_timeout: 4s}}", tcp_backend(far))
+        gateway.start().wait(lambda: gateway.tunnel("office")["reason"] == "protocol")
+        assert "server pushed compression" in gateway.tunnel("office")["detail"]
+    finally:
+        server.stop()
+
+
+PROXY = """
+import socket, sys
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
+    while True:
+        client, _ = server.accept()
+        with client, client.makefile("rwb") as stream:
+            while line := stream.readline().strip():
+                print(line.decode(), flush=True)
+            stream.write(b'HTTP/1.0 407 Login\\r\\nProxy-Authenticate: Basic realm="x"\\r\\n\\r\\n')
+"""
+
+
+def test_a_proxy_that_a_third_party_names_does_not_get_the_password(far: World, gateway: Gateway) -> None:
+    port = free_port()
+    proxy = Process([sys.executable, "-c", PROXY, str(port)], gateway.folder / "proxy.log")
+    proxy.start(port)
+    try:
+        config = far.openvpn.client(gateway.folder / "office.ovpn", f"http-proxy 127.0.0.1 {port} auto")
+        config.write_text(config.read_text().replace("proto udp", "proto tcp"))
+        secret = gateway.folder / "secret"
+        secret.write_text("hunter2")
+        keys = f"kind: openvpn, config: {config}, user: office, password_file: {secret}"
+        write(gateway, f"office: {{{keys}}}", tcp_backend(far))
+        gateway.start().wait(lambda: gateway.tunnel("office")["reason"] == "auth")
+        assert "HTTP Proxy" in gateway.tunnel("office")["detail"]
+        seen = (gateway.folder / "proxy.log").read_text()
+        assert "CONNECT" in seen
+        assert "Authorization" not in seen
+    finally:
+        proxy.stop()
+
+
+def test_an_openvpn_file_that_would_run_code_is_refused_with_its_line(far: World, gateway: Gateway) -> None:
+    config = far.openvpn.client(gateway.folder / "office.ovpn")
+    config.write_text(f"client\n--setenv opt plugin /nonexistent/evil.so\n{config.read_text()}")
+    write(gateway, f"office: {{kind: openvpn, config: {config}}}", tcp_backend(far))
+    gateway.start().wait(lambda: gateway.tunnel("office")["reason"] == "protocol")
+    detail = f"config: {config}: line 2: setenv opt hides a directive: write what follows it alone, or remove it"
+    assert gateway.tunnel("office")["detail"] == detail
+    assert vpn_children(gateway) == []
+    validated = command("validate", "-c", str(gateway.config))
+    assert validated.returncode != 0
+    assert detail in validated.stderr

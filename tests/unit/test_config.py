@@ -1,6 +1,7 @@
 """The configuration: what is accepted, and the corpus of what is not."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,15 @@ backends:
     config = read(text, tmp_path)
     assert config.backends["b"].hold == 3.0
     assert config.backends["b"].targets == (Endpoint("b", 1),)
+
+
+def test_aliases_that_repeat_each_other_are_bounded(tmp_path: Path) -> None:
+    names = "abcdefgh"
+    text = "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    for inner, outer in pairwise(names):
+        text += f"{outer}: &{outer} [{', '.join([f'*{inner}'] * 9)}]\n"
+    with pytest.raises(ConfigError, match="has more than 100000 values"):
+        read(text, tmp_path)
 
 
 def test_urls_carry_every_key() -> None:

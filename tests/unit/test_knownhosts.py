@@ -185,3 +185,13 @@ def test_a_file_that_is_gone_is_an_error_although_it_was_read_before(
     with pytest.raises(TunnelError, match="No such file") as caught:
         trusted(path, "h")
     assert (caught.value.reason, caught.value.fatal) == (Reason.HOST_KEY, True)
+
+
+@pytest.mark.parametrize("line", [f"|2|a {LINE}", "host 0\0", f"@revoked |1|x {LINE}"])
+def test_a_line_that_asyncssh_cannot_read_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "known_hosts"
+    path.write_text(f"host {LINE}\n{line}\n")
+    with pytest.raises(TunnelError) as caught:
+        known_hosts((path,))
+    assert caught.value.detail.startswith(f"{path}:2: ")
+    assert caught.value.fatal

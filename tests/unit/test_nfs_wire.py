@@ -84,6 +84,15 @@ async def test_an_endless_record_is_refused() -> None:
             await RpcClient(ours, v4.PROGRAM, v4.VERSION).call(0)
 
 
+async def test_a_reply_of_endless_empty_fragments_is_refused() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.sendall(bytes(4 * 2000))
+        with pytest.raises(XdrError, match="more than 1024 fragments"):
+            await RpcClient(ours, v4.PROGRAM, v4.VERSION).call(0)
+
+
 async def made_and_removed(*statuses: int) -> int:
     """Compounds answered when the canary is made on a server that answers with these, and then with NOENT."""
     ours, theirs = socket.socketpair()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError, Reason
-from gateway.vpn import openvpn_file, wireguard_file
+from gateway.vpn import wireguard_file
 from gateway.vpn.addressing import Addressing, probable_peers
 from gateway.vpn.openvpn_words import addressing, graver, trouble_in
 
@@ -20,79 +20,6 @@ def wireguard(interface: str = "", peer: str = "") -> str:
         f"[Interface]\nPrivateKey = {KEY}\nAddress = 10.9.0.2/24\n{interface}\n"
         f"[Peer]\nPublicKey = {OTHER}\nEndpoint = vpn.example:51820\n{peer}\n"
     )
-
-
-# OpenVPN's file.
-
-
-def test_what_the_gateway_does_itself_is_taken_out_and_lines_keep_their_number() -> None:
-    text = "client\ndaemon\nlog /var/log/vpn\nup /etc/up.sh\ndev tun7\nremote vpn.example 1194\nscript-security 2\n"
-    file = openvpn_file.read(text)
-    assert file.text == "client\n\n\n\n\nremote vpn.example 1194\n\n"
-    assert file.left_out == ("up",)
-    assert file.layer == "tun"
-
-
-def test_what_stands_in_a_block_is_left_alone() -> None:
-    text = "<ca>\ndaemon\nplugin x\n</ca>\n<connection>\nremote a 1\nlog x\n</connection>\n"
-    assert (
-        openvpn_file.read(text).text == "<ca>\ndaemon\nplugin x\n</ca>\n<connection>\nremote a 1\n\n</connection>\n"
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("client\nplugin evil.so\n", "line 2: plugin loads code"),
-        ("--tls-verify /x\n", "line 1: tls-verify decides by a script"),
-        ("<ca>\n", "<ca> is not closed"),
-        ('"plugin" x.so', "plugin loads code"),
-        ('"plugin"/x.so', "plugin loads code"),
-        ("setenv opt plugin /x.so", "plugin loads code"),
-        ("\ufeffplugin x", "plugin loads code"),
-        ("config other.ovpn", "config reads a further file"),
-        ("setenv X 'open", "line 1: ' is not closed"),
-    ],
-)
-def test_an_openvpn_file_that_cannot_be_used(text: str, words: str) -> None:
-    with pytest.raises(GatewayError, match=words):
-        openvpn_file.read(text)
-
-
-def test_whether_it_asks_for_a_login() -> None:
-    assert openvpn_file.read("auth-user-pass\n").asks_login
-    assert not openvpn_file.read("auth-user-pass /run/secrets/login\n").asks_login
-    assert openvpn_file.read("dev tap\n").layer == "tap"
-
-
-@given(st.text(string.printable))
-def test_any_text_is_read_or_refused(text: str) -> None:
-    for read in (openvpn_file.read, wireguard_file.read):
-        with contextlib.suppress(GatewayError):
-            read(text)
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("setenv FRIENDLY_NAME O'Brien", ["setenv", "FRIENDLY_NAME", "O'Brien"]),
-        ('setenv X "a b" c', ["setenv", "X", "a b", "c"]),
-        (r'cert "C:\\x\\y.crt"', ["cert", r"C:\x\y.crt"]),
-        (r"push a\ b", ["push", "a b"]),
-        ("remote a 1 # it's", ["remote", "a", "1"]),
-        ("; all of it", []),
-        ("pass 'a\\b'x", ["pass", "a\\b", "x"]),
-        ("a#b", ["a#b"]),
-    ],
-)
-def test_words_are_those_that_openvpn_finds(line: str, words: list[str]) -> None:
-    assert openvpn_file.words_of(line) == words
-
-
-def test_a_block_with_a_comment_and_windows_line_ends() -> None:
-    file = openvpn_file.read("client\r\n<key> # it's\r\nplugin\r\n</key>\r\ntls-auth ta.key 1\r\n")
-    assert file.private
-    assert file.private_files == ("ta.key",)
 
 
 # What OpenVPN says.
@@ -145,6 +72,12 @@ def test_what_a_server_pushes() -> None:
 
 
 # WireGuard's file.
+
+
+@given(st.text(string.printable))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    with contextlib.suppress(GatewayError):
+        wireguard_file.read(text)
 
 
 def test_a_wireguard_file_as_wg_wants_it() -> None:

@@ -1,0 +1,60 @@
+"""One target under libFuzzer: `python -m tests.fuzz.child TARGET FOLDER [libFuzzer's arguments]`.
+
+An input that fails is made smaller and written to FOLDER with its failure, and the search goes on: one run may find
+several defects. libFuzzer itself ends at a crash of the interpreter, a hang and lack of memory, and keeps those inputs.
+"""
+
+import importlib
+import shlex
+import sys
+import traceback
+from pathlib import Path
+
+import atheris
+
+from tests.fuzz.findings import failure, file_name, minimise, name_of
+
+_TURN = 2
+"""Of so many mutations, one is libFuzzer's own where the target has a mutator."""
+
+
+def main() -> None:
+    """Fuzz until libFuzzer's arguments say that it is enough."""
+    name, folder = sys.argv[1], Path(sys.argv[2])
+    with atheris.instrument_imports(include=["gateway"]):
+        target = importlib.import_module(f"tests.fuzz.targets.{name}")
+    seen: set[str] = set()
+
+    def test(data: bytes) -> None:
+        error = failure(target.check, data)
+        if error is not None and (named := name_of(error)) not in seen:
+            seen.add(named)
+            least = minimise(target.check, data, named, target.UNIT, target.HEAD)
+            path = folder / file_name(named)
+            path.write_bytes(least)
+            trace = "".join(traceback.format_exception(failure(target.check, least) or error))
+            path.with_suffix(".txt").write_text(f"{named}\n\n{target.describe(least)}\n\n{trace}")
+
+    def mutate(data: bytes, longest: int, seed: int) -> bytes:
+        if seed % _TURN == 0:
+            return bytes(atheris.Mutate(data, longest))
+        return bytes(target.mutate(data, longest, seed))
+
+    options = [f"-max_len={target.LONGEST}"]
+    if hasattr(target, "WORDS"):
+        words = folder / "words.txt"
+        words.write_bytes(b"".join(b'"%s"\n' % _quoted(word) for word in target.WORDS))
+        options.append(f"-dict={words}")
+    own = {"custom_mutator": mutate} if hasattr(target, "mutate") else {}
+    # libFuzzer starts its first argument again, in a shell, to merge corpora.
+    again = shlex.join([sys.executable, "-m", "tests.fuzz.child", name, str(folder)])
+    atheris.Setup([again, *options, *sys.argv[3:]], test, **own)
+    atheris.Fuzz()
+
+
+def _quoted(word: str | bytes) -> bytes:
+    """Return `word` as libFuzzer's dictionaries have it."""
+    return b"".join(b"\\x%02x" % byte for byte in (word.encode() if isinstance(word, str) else word))
+
+
+main()

@@ -1,0 +1,17 @@
+"""An input as a file, in memory where the system allows it."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_MEMORY = Path("/dev/shm")  # noqa: S108 - a file of its own in it
+
+
+@contextmanager
+def as_file(data: bytes) -> Iterator[Path]:
+    """Write `data` to a file for the time of the context."""
+    with tempfile.NamedTemporaryFile(dir=_MEMORY if _MEMORY.is_dir() else None) as file:
+        file.write(data)
+        file.flush()
+        yield Path(file.name)

@@ -1,0 +1,86 @@
+"""The failure of an execution: its name, and the smallest input that still fails so."""
+
+import hashlib
+import re
+import resource
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import gateway
+
+_MOST_TRIES = 400
+_LONGEST = 10.0
+"""Tries and seconds to spend on making an input smaller."""
+_SLOW = 5.0
+"""Seconds of this process's own time, so that a busy machine is not taken for a slow parser."""
+_LARGE = 256 << 20
+_GATEWAY = str(Path(gateway.__file__).parent)
+
+Check = Callable[[bytes], None]
+
+
+class GreedyError(AssertionError):
+    """One execution took more time or memory than an input of a few kilobytes may take."""
+
+
+def failure(check: Check, data: bytes) -> Exception | None:
+    """Return what an input fails with; None when it passes."""
+    started, before = time.process_time(), _memory()
+    try:
+        check(data)
+    except Exception as error:
+        return error
+    took, grown = time.process_time() - started, _memory() - before
+    if took > _SLOW:
+        return GreedyError(f"{took:.1f} s of processor time")
+    return GreedyError(f"{grown >> 20} MiB of memory") if grown > _LARGE else None
+
+
+def name_of(error: BaseException) -> str:
+    """Return the same name for the same defect: the error's type and first line, and the function of the gateway's."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(_GATEWAY)]
+    where = f" in {Path(frames[-1].filename).stem}.{frames[-1].name}" if frames else ""
+    lines = str(error).strip().splitlines() or [""]
+    first = f"{lines[0]} … {lines[-1]}" if lines[0].startswith("Traceback") else lines[0]
+    return f"{type(error).__name__}{where}: {re.sub(r'[0-9]+', 'N', first)[:160]}"
+
+
+def file_name(name: str) -> str:
+    """Return a file's name for the finding called `name`."""
+    words = re.sub(r"[^a-z]+", "-", name.lower())[:40].strip("-")
+    return f"{words}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def minimise(check: Check, data: bytes, name: str, unit: int, head: int) -> bytes:
+    """Remove what an input does not need to fail as it does (delta debugging).
+
+    Args:
+        check: Fails for `data`.
+        data: The input.
+        name: Of its failure.
+        unit: How many bytes to keep together.
+        head: How many bytes at the beginning to keep.
+    """
+    first, body = data[:head], [data[at : at + unit] for at in range(head, len(data), unit)]
+    piece, tries, until = max(1, len(body) // 2), 0, time.monotonic() + _LONGEST
+    while tries < _MOST_TRIES and time.monotonic() < until:
+        at, changed = 0, False
+        while at < len(body) and tries < _MOST_TRIES:
+            shorter = body[:at] + body[at + piece :]
+            tries += 1
+            error = failure(check, first + b"".join(shorter))
+            if error is not None and name_of(error) == name:
+                body, changed = shorter, True
+            else:
+                at += piece
+        if piece == 1 and not changed:
+            break
+        piece = max(1, piece // 2)
+    return first + b"".join(body)
+
+
+def _memory() -> int:
+    """Return the most bytes that this process has had resident."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,73 @@
+"""A server whose answers are a fuzzer's input, for probes."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import cast
+
+from gateway.contracts import Backend, Endpoint, Finding, Link, Phases
+from gateway.errors import ProbeError
+from gateway.relay.readiness import RelayLoop
+
+_TARGET = Endpoint("server", 1)
+_PATIENCE = 30
+Answer = Callable[[bytes], tuple[bytes, bool]]
+"""Takes what the server received; gives what it sends, and whether it closes then."""
+
+
+class _Near:
+    """A link to one socket.
+
+    Args:
+        sock: Connected.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    async def socket(self, to: Endpoint, phases: Phases | None = None) -> socket.socket:
+        return self._sock
+
+
+def probe(backend: Backend, answer: Answer, times: int = 1) -> list[Finding | ProbeError]:
+    """Probe a server `times` times; return what each probe found.
+
+    Raises:
+        Exception: A probe raised anything but `ProbeError`.
+    """
+
+    async def run() -> list[Finding | ProbeError]:
+        return [await _once(backend, answer) for _ in range(times)]
+
+    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+        return runner.run(run())
+
+
+async def _once(backend: Backend, answer: Answer) -> Finding | ProbeError:
+    near, far = socket.socketpair()
+    with near, far:
+        for sock in (near, far):
+            sock.setblocking(False)
+        server = asyncio.ensure_future(_serve(far, answer))
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return await backend.probe(cast("Link", _Near(near)), _TARGET, Phases())
+        except ProbeError as error:
+            assert error.detail, "an error without a detail"
+            return error
+        finally:
+            server.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await server
+
+
+async def _serve(sock: socket.socket, answer: Answer) -> None:
+    loop = asyncio.get_running_loop()
+    while received := await loop.sock_recv(sock, 65536):
+        data, closes = answer(received)
+        with contextlib.suppress(ConnectionError):
+            await loop.sock_sendall(sock, data)
+        if closes:
+            sock.shutdown(socket.SHUT_WR)
+            return

@@ -1,0 +1,252 @@
+"""Everything that the fuzzer uses of the gateway's and asyncssh's internals.
+
+A connection made here is logged in already: its keys are set rather than exchanged, so that one execution takes
+milliseconds. `plane` carries its channels on the gateway's own data plane, `stock` on asyncssh's channels.
+"""
+
+import asyncio
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+from asyncssh.connection import SSHClientConnection, SSHClientConnectionOptions
+from asyncssh.encryption import get_encryption
+
+import gateway
+from gateway.ssh import windows
+from gateway.ssh.channel import StockRelay
+from gateway.ssh.doors import PlaneConnection
+from gateway.ssh.options import SshOptions
+from gateway.ssh.relay import ClientSide
+from gateway.ssh.session import Session
+from gateway.ssh.wire import Wire
+from tests.fuzz.ssh.peer import SERVER_VERSION, SESSION_ID
+from tests.fuzz.ssh.pipe import Pipe
+from tests.fuzz.ssh.seal import CIPHER, Keys
+
+_FAR_AWAY = 1e9
+GATEWAY = str(Path(gateway.__file__).parent)
+_OPTIONS: SSHClientConnectionOptions | None = None
+_SSH = SshOptions(host="127.0.0.1", user="fuzz", insecure_host_key=True)
+
+
+class Owner(asyncssh.SSHClient):
+    """Accepts every host key: the handshake is not what is fuzzed."""
+
+    lost: Exception | None = None
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = exc
+
+
+@contextmanager
+def small_windows(size: int) -> Iterator[None]:
+    """Give each new channel a window of `size` bytes, so that filling one takes little time, and reset the budgets."""
+    windows.FIRST.left, windows.PROCESS.left = windows.FIRST_BUDGET, windows.PROCESS_BUDGET
+    names = {"INITIAL": size, "LEAST": size // 4, "ADJUST": size // 8}
+    before = {name: getattr(windows, name) for name in names}
+    try:
+        for name, value in names.items():
+            setattr(windows, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(windows, name, value)
+
+
+def budget_taken() -> int:
+    """Return the bytes of the process's budgets that channels have taken and not given back."""
+    return windows.FIRST_BUDGET - windows.FIRST.left + windows.PROCESS_BUDGET - windows.PROCESS.left
+
+
+def least() -> int:
+    """Return the bytes that a channel may hold beyond the budgets."""
+    return windows.LEAST
+
+
+async def _options() -> SSHClientConnectionOptions:
+    global _OPTIONS  # noqa: PLW0603 - made once per process: it takes longer than an execution
+    if _OPTIONS is None:
+        _OPTIONS = await SSHClientConnectionOptions.construct(
+            None, config=None, host=_SSH.host, port=_SSH.port, username=_SSH.user, client_keys=None, agent_path=None,
+            known_hosts=([], [], []), encryption_algs=[CIPHER.decode()], compression_algs=["none"],
+            login_timeout=0, keepalive_interval=0, client_factory=Owner, x509_trusted_certs=None,
+        )  # fmt: skip
+        _OPTIONS.waiter = None
+    return _OPTIONS
+
+
+class Connection:
+    """One SSH connection as its peer sees it, and its session.
+
+    Args:
+        name: `plane` or `stock`.
+        conn: asyncssh's connection, logged in.
+        pipe: Its transport, where it has no socket.
+        sock: The peer's end of its socket otherwise.
+        problems: Where to add errors that are defects in any case.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        conn: SSHClientConnection,
+        pipe: Pipe | None,
+        sock: socket.socket | None,
+        problems: list[str],
+    ) -> None:
+        self.name = name
+        self.conn = conn
+        self.session = Session(conn, _SSH)
+        self._pipe = pipe
+        self._sock = sock
+        self._unsent = bytearray()
+        original = conn.internal_error
+
+        def internal_error(exc_info: Any = None, error_logger: Any = None) -> None:
+            info = exc_info or sys.exc_info()
+            frames = traceback.extract_tb(info[2])
+            if any(
+                frame.filename.startswith(GATEWAY) for frame in frames
+            ):  # otherwise asyncssh could not parse a packet
+                problems.append("".join(traceback.format_exception(*info)))
+            original(exc_info, error_logger)
+
+        conn.internal_error = internal_error  # type: ignore[method-assign]
+
+    def feed(self, data: bytes) -> None:
+        """Send `data` to the gateway."""
+        if self._pipe is not None:
+            if not self._pipe.closed and self.conn._transport is not None:
+                self.conn.data_received(data)
+        else:
+            self._unsent += data
+            self.push()
+
+    def push(self) -> bool:
+        """Send what the socket did not take before; return whether it took some."""
+        if not self._unsent or self._sock is None:
+            return False
+        try:
+            sent = self._sock.send(self._unsent)
+        except BlockingIOError:
+            return False
+        except OSError:
+            sent = len(self._unsent)
+        del self._unsent[:sent]
+        return True
+
+    def take(self) -> bytes:
+        """Return what the gateway has sent since."""
+        if self._pipe is not None:
+            data = bytes(self._pipe.written)
+            self._pipe.written.clear()
+            return data
+        assert self._sock is not None
+        try:
+            return self._sock.recv(1 << 16)
+        except OSError:
+            return b""
+
+    def hang_up(self) -> None:
+        """Close the peer's socket."""
+        if self._pipe is not None:
+            if not self._pipe.closed:
+                self._pipe.closed = True
+                self.conn.connection_lost(None)
+        elif self._sock is not None:
+            self._sock.close()
+
+    @property
+    def dead(self) -> bool:
+        """Whether asyncssh has given the connection up."""
+        return self.conn._transport is None
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether no channel is left on it."""
+        return not self.conn._channels
+
+    def rekey(self) -> None:
+        """Make a key exchange due, as after many bytes."""
+        self.conn._rekey_bytes_sent = self.conn._rekey_bytes
+
+
+async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems: list[str]) -> Connection:
+    """Return a connection that is logged in.
+
+    Args:
+        name: `plane` or `stock`.
+        wired: Whether `stock` has the gateway's own transport, as in production; `plane` always does.
+        keys: The first ones.
+        narrow: Whether the gateway's socket has a small send buffer.
+        problems: See `Connection`.
+    """
+    options = await _options()
+    pipe: Pipe | None = None
+    far: socket.socket | None = None
+    conn: SSHClientConnection
+    if name == "plane" or wired:
+        near, far = socket.socketpair()
+        for sock in (near, far):
+            sock.setblocking(False)
+        if narrow:
+            near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        plane = PlaneConnection(options, native=name == "plane")
+        plane.wire = Wire(near, plane)
+        conn, transport = plane, plane.wire
+    else:
+        pipe = Pipe()
+        conn = pipe.conn = SSHClientConnection(asyncio.get_running_loop(), options)
+        transport = pipe  # type: ignore[assignment]
+    conn.connection_made(transport)
+    _log_in(conn, keys)
+    if isinstance(conn, PlaneConnection):
+        conn.wire.inbox.resume()  # asyncssh is done with the login
+    conn.set_extra_info(verifier=conn._owner)
+    made = Connection(name, conn, pipe, far, problems)
+    await asyncio.sleep(0)
+    made.take()  # the version string
+    return made
+
+
+def _log_in(conn: Any, keys: Keys) -> None:
+    """Set what a handshake and a login set."""
+    conn._server_version = SERVER_VERSION
+    conn._session_id = SESSION_ID
+    conn._send_encryption = get_encryption(CIPHER, keys.to_server, keys.iv_to_server)
+    conn._recv_encryption = get_encryption(CIPHER, keys.to_client, keys.iv_to_client)
+    conn._send_enchdrlen, conn._send_blocksize = 1, 16
+    conn._recv_blocksize, conn._recv_macsize = 16, 16
+    conn._recv_handler = conn._recv_pkthdr
+    conn._kex_complete = conn._auth_complete = conn._strict_kex = True
+    conn._send_seq = conn._recv_seq = 7
+    conn._rekey_time = time.monotonic() + _FAR_AWAY
+    conn._wait = None
+    conn._send_deferred_packets()  # which also lets the plane send
+
+
+def _waiting(relay: object) -> list[Any]:
+    """Return what asyncssh holds for a relay that does not read."""
+    channel = relay._channel if isinstance(relay, StockRelay) else None
+    return [] if channel is None else [data for data, _ in channel._recv_buf]
+
+
+def holds(relay: ClientSide) -> int:
+    """Return the bytes that a relay, and asyncssh for it, hold for a client that does not take them."""
+    return relay.held + sum(map(len, _waiting(relay)))
+
+
+def costs(relay: ClientSide) -> int:
+    """Return the bytes of memory that these take, but for the first piece, which may be sent except for its end."""
+    chunks = relay._held._chunks if relay._held is not None else ()
+    return sum(map(sys.getsizeof, [*chunks, *_waiting(relay)][1:]))

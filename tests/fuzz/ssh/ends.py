@@ -1,0 +1,165 @@
+"""Both ends of one channel: the client's socket, and what the peer sends."""
+
+import asyncio
+import contextlib
+import random
+import socket
+from math import inf
+
+from gateway.contracts import Ending, Endpoint
+from gateway.errors import ReachError
+from gateway.measure import Histogram
+from gateway.relay.sockets import reset, tune
+from gateway.ssh.relay import ClientSide
+from gateway.ssh.session import MovedOnError, Session
+from tests.fuzz.ssh.peer import Line
+from tests.fuzz.ssh.seal import OracleError
+
+_PERIOD = 1 << 20
+_PATTERN = random.Random(0).randbytes(_PERIOD) * 3
+_STRIDE = 77_777
+_SMALL = 4096
+_TARGET = Endpoint("db", 3306)
+
+
+def pattern(stream: int, at: int, size: int) -> bytes:
+    """Return the bytes of a stream from `at` on; no piece of one stream can be taken for another."""
+    start = (stream * _STRIDE + at) % _PERIOD
+    return _PATTERN[start : start + size]
+
+
+def _pair(*, unix: bool) -> tuple[socket.socket, socket.socket]:
+    """Return a client's socket and the gateway's for it, both with small buffers."""
+    if unix:
+        client, ours = socket.socketpair()
+        for sock in (client, ours):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SMALL)
+    else:
+        with socket.socket() as listener, contextlib.ExitStack() as stack:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SMALL)
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(1)
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SMALL)
+            client.connect(listener.getsockname())
+            ours = listener.accept()[0]
+            stack.pop_all()
+    client.setblocking(False)
+    tune(ours)
+    return client, ours
+
+
+class End:
+    """One channel of one connection.
+
+    Args:
+        stream: Distinguishes its bytes from those of other channels; the next number is the upload's.
+        session: Opens the channel.
+        unix: Whether the client comes by a socket pair.
+    """
+
+    def __init__(self, stream: int, session: Session, *, unix: bool) -> None:
+        self.stream = stream
+        self.unix = unix
+        self.client, self._ours = _pair(unix=unix)
+        self.line: Line | None = None
+        self.relay: ClientSide | None = None
+        self.failed: BaseException | None = None
+        self.joining = asyncio.ensure_future(self._join(session))
+        self.fed = self.complete = 0
+        """Bytes that the peer has sent, and how many they were when it sent the first CHANNEL_EOF or CHANNEL_CLOSE."""
+        self.got = self.sent = 0
+        """Bytes that the client has received and sent."""
+        self.end = ""
+        """What the client saw after the last byte: `clean` or `reset`."""
+        self.shut = self.gone = self.hard = False
+        """Whether the client has half-closed; whether it has closed, and whether by a reset."""
+        self._checked = 0
+        self._refused = False
+
+    async def _join(self, session: Session) -> None:
+        try:
+            relay = await session.join(self._ours, _TARGET, Histogram(), inf)
+            assert isinstance(relay, ClientSide)
+            self.relay = relay
+        except (ReachError, MovedOnError, asyncio.CancelledError) as error:
+            self.failed = error
+            self._ours.close()
+            if isinstance(error, asyncio.CancelledError):
+                raise
+
+    @property
+    def ending(self) -> Ending | None:
+        """How the relay ended, once it has."""
+        return self.relay.ended.result() if self.relay is not None and self.relay.ended.done() else None
+
+    def read(self, most: int) -> bool:
+        """Let the client receive; return whether it got something, or its end.
+
+        Raises:
+            OracleError: It is not what the peer sent.
+        """
+        if self.gone or self.end:
+            return False
+        try:
+            data = self.client.recv(most)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self.end = "reset"
+            return True
+        if not data:
+            # A socket pair has no reset; and a reset that a send has reported is not reported again.
+            hidden = self.unix and self.ending not in (None, Ending.FINISHED)
+            self.end = "reset" if hidden or self._refused else "clean"
+            return True
+        if data != pattern(self.stream, self.got, len(data)):
+            raise OracleError(f"the client received at {self.got} what was not sent there")
+        self.got += len(data)
+        return True
+
+    def send(self, size: int) -> None:
+        """Let the client send as much of `size` bytes as its socket takes."""
+        if self.gone or self.shut:
+            return
+        try:
+            self.sent += self.client.send(pattern(self.stream + 1, self.sent, size))
+        except BlockingIOError:
+            return
+        except OSError:
+            self._refused = True
+
+    def half_close(self) -> None:
+        """Let the client shut its sending side."""
+        if not (self.gone or self.shut):
+            self.shut = True
+            with contextlib.suppress(OSError):
+                self.client.shutdown(socket.SHUT_WR)
+
+    def leave(self, *, hard: bool) -> None:
+        """Let the client close its socket, with a reset where `hard`."""
+        if not self.gone:
+            self.gone, self.hard = True, hard and not self.unix
+            if hard:
+                reset(self.client)
+            else:
+                self.client.close()
+
+    def check_upload(self) -> None:
+        """Compare what the peer received with what the client sent.
+
+        Raises:
+            OracleError: They differ.
+        """
+        if self.line is not None and self._checked < (size := len(self.line.got)):
+            new = self.line.got[self._checked :]
+            if size > self.sent or new != pattern(self.stream + 1, self._checked, len(new)):
+                raise OracleError(f"the peer received {size} bytes that are not the client's")
+            self._checked = size
+
+    def close(self) -> None:
+        """Close the sockets that are still the harness's."""
+        self.joining.cancel()
+        self.client.close()
+        if self.relay is None:
+            self._ours.close()

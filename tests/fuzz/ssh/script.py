@@ -1,0 +1,207 @@
+"""What one execution does, as bytes: one byte of settings, then four for each step.
+
+A mutation of a byte so changes one step and leaves the others as they are.
+"""
+
+import random
+from dataclasses import dataclass
+from enum import IntEnum, auto
+
+HEADER, RECORD = 1, 4
+LONGEST = HEADER + RECORD * 80
+
+
+class Op(IntEnum):
+    """A step of the peer (the SSH server), of a client, or of the gateway."""
+
+    OPEN = 0
+    """A client comes: the gateway opens a channel for it."""
+    CONFIRM = auto()
+    REFUSE = auto()
+    DATA = auto()
+    TRICKLE = auto()
+    """The peer sends many short packets, each in a turn of its own."""
+    BURST = auto()
+    """The peer sends many short packets at once."""
+    EXTENDED = auto()
+    ADJUST = auto()
+    EOF = auto()
+    CLOSE = auto()
+    REQUEST = auto()
+    GLOBAL = auto()
+    OTHER = auto()
+    """The peer sends a packet that is about no channel of the gateway's."""
+    RAW = auto()
+    """The peer sends a packet of any type, with any content."""
+    PADDING = auto()
+    """The next packet has a wrong padding length."""
+    CORRUPT = auto()
+    """A bit of what is sealed and not sent yet is flipped."""
+    TRUNCATE = auto()
+    """The end of what is sealed and not sent yet is lost."""
+    SPLIT = auto()
+    """Only a part of what is sealed is sent: a TCP segment ends anywhere."""
+    READ = auto()
+    SEND = auto()
+    HALF_CLOSE = auto()
+    RESET = auto()
+    LEAVE = auto()
+    """A client closes its socket."""
+    STALL = auto()
+    """The peer stops receiving, or resumes."""
+    REKEY = auto()
+    OUR_REKEY = auto()
+    GIVE_UP = auto()
+    """The gateway gives up all channels that it waits for."""
+    CANCEL = auto()
+    """The gateway gives up one channel that it waits for."""
+    ABORT = auto()
+    TURN = auto()
+    LOSE = auto()
+    """The peer closes the connection."""
+    SHUT_DOWN = auto()
+    """The gateway closes the connection."""
+
+
+COMMON = (Op.OPEN, Op.CONFIRM, Op.DATA, Op.DATA, Op.READ, Op.SEND, Op.EOF, Op.CLOSE, Op.HALF_CLOSE, Op.ADJUST)
+_ILLEGAL, _HOLD = 0x60, 0x80
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step.
+
+    Args:
+        op: What to do.
+        slot: With which of four channels.
+        hold: Do the next step in the same turn of the event loop.
+        illegal: Do it although the protocol forbids it.
+        a: 0 to 63.
+        b: 0 to 255.
+        c: 0 to 255.
+    """
+
+    op: Op
+    slot: int = 0
+    hold: bool = False
+    illegal: bool = False
+    a: int = 0
+    b: int = 0
+    c: int = 0
+
+    @property
+    def size(self) -> int:
+        """A number of bytes: small, or near a limit."""
+        return (0, 1, 2, 17, 255, self.c, self.c * 16, self.c * 256, 32767, 32768, 32769, 131072, 1 << 20)[
+            self.b % 13
+        ]
+
+    @property
+    def word(self) -> int:
+        """A number of 32 bits: small, or near a limit."""
+        return (0, 1, self.c, 1000, 32768, 1 << 20, 0x7FFFFFFF, 0xFFFFFFFF)[self.b % 8]
+
+    def __str__(self) -> str:
+        flags = " illegal" * self.illegal + " hold" * self.hold
+        return f"{self.op.name.lower()}({self.slot}, a={self.a}, b={self.b}, c={self.c}){flags}"
+
+
+@dataclass(frozen=True)
+class Script:
+    """A whole execution.
+
+    Args:
+        wired: See `adapter.connect`.
+        unix: Whether clients come by socket pairs rather than TCP.
+        window: The window of a channel in bytes.
+        narrow: See `adapter.connect`.
+        end: Which of four ways ends the connection after the last step.
+        steps: In order.
+    """
+
+    wired: bool = False
+    unix: bool = False
+    window: int = 65536
+    narrow: bool = False
+    end: int = 0
+    steps: tuple[Step, ...] = ()
+
+    def __str__(self) -> str:
+        head = f"wired={self.wired} unix={self.unix} window={self.window} narrow={self.narrow} end={self.end}"
+        return "\n".join((head, *map(str, self.steps)))
+
+
+_WINDOWS = (65536, 16384, 262144, 2 << 20)
+
+
+def decode(data: bytes) -> Script:
+    """Read a script; any bytes are one."""
+    head = data[0] if data else 0
+    steps = []
+    for at in range(HEADER, min(len(data), LONGEST) - RECORD + 1, RECORD):
+        first, second, b, c = data[at : at + RECORD]
+        illegal, hold = first & _ILLEGAL == _ILLEGAL, bool(first & _HOLD)
+        steps.append(Step(Op(first & 31), second & 3, hold, illegal, second >> 2, b, c))
+    return Script(
+        wired=bool(head & 1),
+        unix=head & 6 == 6,
+        window=_WINDOWS[head >> 3 & 3],
+        narrow=bool(head & 32),
+        end=head >> 6,
+        steps=tuple(steps),
+    )
+
+
+def encode(script: Script) -> bytes:
+    """Write a script."""
+    head = script.wired | script.unix * 6 | _WINDOWS.index(script.window) << 3 | script.narrow << 5 | script.end << 6
+    return bytes([head]) + b"".join(map(_record, script.steps))
+
+
+def _record(step: Step) -> bytes:
+    first = step.op | step.illegal * _ILLEGAL | step.hold * _HOLD
+    return bytes([first, step.slot | step.a << 2, step.b, step.c])
+
+
+def mutate(data: bytes, longest: int, seed: int) -> bytes:
+    """Change a script by whole steps: a byte more or less would change every step after it."""
+    rng = random.Random(seed)
+    head, body = data[:HEADER].ljust(HEADER, b"\0"), data[HEADER:]
+    records = [body[at : at + RECORD] for at in range(0, len(body) - RECORD + 1, RECORD)]
+    for _ in range(rng.choice((1, 1, 2, 3, 5))):
+        kind = rng.randrange(6)
+        if kind == 0:
+            head = bytes([rng.randrange(256)])
+        elif kind < 4:
+            ops = COMMON if kind < 3 else tuple(Op)
+            records.insert(rng.randrange(len(records) + 1), _any(rng, rng.choice(ops)))
+        elif records:
+            _change(rng, records)
+    return (head + b"".join(records))[:longest]
+
+
+def _change(rng: random.Random, records: list[bytes]) -> None:
+    """Change one of the steps, or repeat, remove or exchange some."""
+    at = rng.randrange(len(records))
+    match rng.randrange(5):
+        case 0:
+            del records[at : at + rng.choice((1, 1, 4))]
+        case 1:
+            records[at:at] = records[(first := rng.randrange(len(records))) : first + rng.randrange(1, 6)]
+        case 2:
+            other = rng.randrange(len(records))
+            records[at], records[other] = records[other], records[at]
+        case 3:
+            changed = bytearray(records[at])
+            changed[rng.randrange(RECORD)] = rng.randrange(256)
+            records[at] = bytes(changed)
+        case _:
+            changed = bytearray(records[at])
+            changed[0] ^= rng.choice((_HOLD, _HOLD, _HOLD, _ILLEGAL))
+            records[at] = bytes(changed)
+
+
+def _any(rng: random.Random, op: Op) -> bytes:
+    hold, illegal = rng.randrange(2) == 0, rng.randrange(12) == 0
+    slot = rng.choice((0, 0, 0, 1, 1, 2, 3))
+    return _record(Step(op, slot, hold, illegal, rng.randrange(64), rng.randrange(256), rng.randrange(256)))

@@ -1,0 +1,153 @@
+"""Feeds both connections, lets the event loop run until it is idle, and checks what must hold at any time."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.fuzz.ssh import adapter
+from tests.fuzz.ssh.ends import End
+from tests.fuzz.ssh.peer import Line, Peer
+from tests.fuzz.ssh.script import Script, Step
+from tests.fuzz.ssh.seal import OracleError
+
+_VAIN = 1000
+"""Turns of an event loop in which nothing moves, and that is busy all the same."""
+_OVERHEAD = 4096
+"""Bytes that holding may take beyond twice what is held."""
+
+
+@dataclass
+class Side:
+    """One connection, its peer, and its channels in the order of `Turns.slots`."""
+
+    connection: adapter.Connection
+    peer: Peer
+    ends: list[End] = field(default_factory=list)
+    stalled: bool = False
+    lost: bool = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether anything can still be sent."""
+        return not (self.lost or self.connection.dead)
+
+
+@dataclass
+class Slot:
+    """A channel as the peer uses it, on both connections alike.
+
+    Args:
+        index: Its place in `Turns.slots`.
+        number: The gateway's number, once the gateway has asked for the channel.
+        open: Whether the peer confirmed it.
+        refused: Whether the peer refused it.
+        eof: Whether the peer sent CHANNEL_EOF.
+        close: Whether the peer sent CHANNEL_CLOSE.
+        aborted: Whether the gateway's owner cut it off.
+        given_up: Whether the gateway's owner stopped waiting for it.
+    """
+
+    index: int
+    number: int | None = None
+    open: bool = False
+    refused: bool = False
+    eof: bool = False
+    close: bool = False
+    aborted: bool = False
+    given_up: bool = False
+
+
+class Turns:
+    """The state of one execution.
+
+    Args:
+        script: What to do.
+        idle: Whether the event loop has nothing to do.
+    """
+
+    def __init__(self, script: Script, idle: Callable[[], bool]) -> None:
+        self.script = script
+        self.sides: list[Side] = []
+        self.slots: list[Slot] = []
+        self.current: dict[int, Slot] = {}
+        """The last channel of each slot of the script."""
+        self.illegal: list[str] = []
+        """What the peer did although the protocol forbids it."""
+        self._idle = idle
+
+    async def turn(self, most: int | None = None) -> None:
+        """Send what is sealed, and let the gateway act until it has nothing to do.
+
+        Args:
+            most: Bytes to send; None: all.
+
+        Raises:
+            OracleError: Something does not hold, or the event loop never becomes idle.
+        """
+        for side in self.sides:
+            self._flush(side, most)
+        vain = 0
+        while vain < _VAIN:
+            await asyncio.sleep(0)
+            moved = [self._exchange(side) for side in self.sides]
+            if not any(moved) and self._idle():
+                break
+            vain = 0 if any(moved) else vain + 1
+        else:
+            raise OracleError("the event loop never becomes idle")
+        for side in self.sides:
+            self._check(side)
+
+    def end_of(self, side: Side, step: Step) -> End | None:
+        """Return the channel that a step is about."""
+        slot = self.current.get(step.slot)
+        return side.ends[slot.index] if slot is not None else None
+
+    def _exchange(self, side: Side) -> bool:
+        """Take what the gateway sent, and send what its socket did not take; return whether something moved."""
+        pushed = side.connection.push()
+        if side.stalled or side.lost or not (data := side.connection.take()):
+            return pushed
+        before = len(side.peer.asked)
+        side.peer.receive(data)
+        for line in side.peer.asked[before:]:
+            self._asked(side, line)
+        if side.peer.answers:
+            side.peer.answers = False
+            self._flush(side, None)
+        return True
+
+    @staticmethod
+    def _flush(side: Side, most: int | None) -> None:
+        out = side.peer.out
+        data = bytes(out[:most])
+        del out[: len(data)]
+        if data and not side.lost:
+            side.connection.feed(data)
+
+    def _asked(self, side: Side, line: Line) -> None:
+        for slot, end in zip(self.slots, side.ends, strict=True):
+            if end.line is None:
+                end.line = line
+                if slot.number not in (None, line.number):
+                    raise OracleError(f"one connection calls a channel {line.number}, the other {slot.number}")
+                slot.number = line.number
+                return
+        raise OracleError("the gateway opens a channel without a client")
+
+    def _check(self, side: Side) -> None:
+        """Check the bytes that one connection holds for clients."""
+        total = 0
+        for end in side.ends:
+            end.check_upload()
+            if end.relay is None or end.line is None:
+                continue
+            line, held, costs = end.line, adapter.holds(end.relay), adapter.costs(end.relay)
+            total += held
+            if costs > 2 * held + _OVERHEAD:
+                raise OracleError(f"{side.connection.name}: {held} bytes held take {costs}")
+            if not self.illegal and side.alive and not line.close and held + line.window > line.size:
+                raise OracleError(f"{side.connection.name}: {held} held and {line.window} granted, of {line.size}")
+        allowed = adapter.budget_taken() + adapter.least() * sum(end.ending is None for end in side.ends)
+        if total > allowed:
+            raise OracleError(f"{side.connection.name}: {total} bytes held, and {allowed} accounted")

@@ -1,0 +1,58 @@
+"""The way from a file to a configuration: every file is read, or refused with a place for each problem."""
+
+import re
+from pathlib import Path
+
+from gateway import backends, tunnels
+from gateway.config import Sources, load
+from gateway.config.advice import advice
+from gateway.config.files import check_files
+from gateway.errors import ConfigError
+from tests.fuzz.files import as_file
+
+LONGEST, UNIT, HEAD = 2048, 1, 0
+KINDS = [*tunnels.KINDS.values(), *backends.KINDS.values()]
+"""Imported now, so that their coverage counts."""
+WORDS = (
+    "tunnels:", "backends:", "docker:", "gateway:", "ops:", "kind: ", "ssh", "mysql", "postgres", "nfs", "smb", "tcp",
+    "openvpn", "wireguard", "socks5", "via: ", "listen: ", "targets: ", "check: ", "127.0.0.1:3306", "[fd00::1]:22",
+    "&a", "*a", "<<: ", "{", "}", "[", "]", ": ", "- ", "\n  ", "\n    ", "${HOME}", "${NONE}", "${NONE:-x}", "$$",
+    "!!str ", "|\n", '"\\ud800"', "\0", "10s", "64KiB", "password_file: ", "user: ", "host: ", "volume: ", "allow: ",
+    "null", "99999999999999999999", "1e400",
+)  # fmt: skip
+_ENVIRONMENT = {"HOME": "/root", "EMPTY": ""}
+_LINE_ENDS = (b"\n", b"\r", b"\xc2\x85", b"\xe2\x80")
+
+
+def describe(data: bytes) -> str:
+    """Return the text."""
+    return data.decode("utf-8", "replace")
+
+
+def check(data: bytes) -> None:
+    """Load `data`.
+
+    Raises:
+        AssertionError: A problem has no place, or the same file gives two configurations.
+    """
+    with as_file(data) as path:
+        sources = Sources(file=path, environment=_ENVIRONMENT)
+        try:
+            made = load(sources)
+        except ConfigError as error:
+            _judge(error, path, data)
+            return
+        advice(made)
+        for problem in check_files(made):
+            assert problem.place.startswith(f"{path}:"), f"no place\n{problem}"
+        assert load(sources) == made, "the same file gives two configurations"
+
+
+def _judge(error: ConfigError, path: Path, data: bytes) -> None:
+    assert error.problems
+    lines = sum(map(data.count, _LINE_ENDS)) + 2
+    for problem in error.problems:
+        assert problem.message, f"no message\n{problem}"
+        place = re.fullmatch(rf"{re.escape(str(path))}(?::(\d+):\d+)?", problem.place)
+        assert place, f"no place\n{problem}"
+        assert place[1] is None or 1 <= int(place[1]) <= lines, f"a place beyond the file\n{problem}"

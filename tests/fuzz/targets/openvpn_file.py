@@ -1,0 +1,119 @@
+"""The reader of OpenVPN clients' files: every text is read or refused, and OpenVPN sees in it what the gateway saw."""
+
+import io
+import re
+
+from gateway.errors import GatewayError
+from gateway.vpn import openvpn_file
+
+LONGEST, UNIT, HEAD = 4096, 1, 0
+WORDS = (
+    "dev tun", "dev tap0", "<ca>", "</ca>", "<connection>", "</connection>", "setenv opt ", "--", "plugin ", "mode ",
+    "auth-user-pass", "up ", "http-proxy ", "<tls-auth>", "</tls-auth>", "tls-crypt ", "'", '"', "\\", "#", ";",
+    "[inline]", "\0", "\u00a0", "\x1c", "A" * 255, "A" * 256, "<//ca>", "<a.b>", "\\ ", "\\#",
+)  # fmt: skip
+_PLACE = re.compile(r"line [1-9]\d*: .|<.*> is not closed", re.DOTALL)
+_LINE, _INLINE = 256, 255
+_SPACE = b" \t\n\v\f\r"
+
+
+def describe(data: bytes) -> str:
+    """Return the text."""
+    return repr(data.decode("utf-8", "replace"))
+
+
+def check(data: bytes) -> None:
+    """Read `data`, read the result again, and read it as OpenVPN does.
+
+    Raises:
+        AssertionError: It is refused without a place, or OpenVPN sees what the gateway did not see.
+    """
+    text = data.decode("utf-8", "replace")
+    try:
+        made = openvpn_file.read(text)
+    except GatewayError as error:
+        assert _PLACE.match(str(error)), f"no place\n{error}"
+        return
+    again = openvpn_file.read(made.text)
+    assert again.text == made.text, "a second reading keeps less"
+    assert not again.left_out, "a second reading leaves something out"
+    assert (again.layer, again.private, again.proxied) == (made.layer, made.private, made.proxied)
+    seen = _directives(made.text.encode())
+    assert seen == [each.name for each in made.kept if each.block is None], "OpenVPN sees other directives"
+
+
+class _RefusedError(Exception):
+    """OpenVPN would end with an error."""
+
+
+def _directives(config: bytes) -> list[str]:
+    """Return the directives that OpenVPN 2.6 and 2.7 see, but for blocks (`read_config_file`)."""
+    stream, found, first = io.BytesIO(config), [], True
+    while line := stream.readline(_LINE):
+        line = line.partition(b"\0")[0]
+        if len(line) == _LINE:
+            raise _RefusedError
+        words = _words(line.removeprefix(b"\xef\xbb\xbf") if first else line)
+        first = False
+        if not words:
+            continue
+        if len(words[0]) >= 3 and words[0].startswith(b"--"):
+            words[0] = words[0][2:]
+        if len(words) == 1 and words[0].startswith(b"<") and words[0].endswith(b">"):
+            _skip(stream, words[0][1:-1])
+        else:
+            words = words[2:] if words[:2] == [b"setenv", b"opt"] else words
+            found += [words[0].decode("utf-8", "replace")] if words else []
+    return found
+
+
+def _skip(stream: io.BytesIO, name: bytes) -> None:
+    """Read to the end of a block (`read_inline_file`)."""
+    while line := stream.readline(_INLINE):
+        if line.partition(b"\0")[0].lstrip(_SPACE).startswith(b"</" + name + b">"):
+            return
+    raise _RefusedError
+
+
+def _words(line: bytes) -> list[bytes]:
+    """Return the words of a line (`parse_line`)."""
+    words: list[bytes] = []
+    word, state, backslash = b"", "", False  # the state: a quote, a space within a plain word, or empty
+    for at in range(len(line) + 1):
+        character = line[at : at + 1]
+        out, done, blank = b"", False, character == b"" or character in _SPACE
+        if not backslash and character == b"\\" and state != "'":
+            backslash = True
+            continue
+        if state == "":
+            if blank:
+                pass
+            elif character in b"#;":
+                break
+            elif not backslash and character in b"\"'":
+                state = character.decode()
+            else:
+                out, state = character, " "
+        elif state == " ":
+            done = not backslash and blank
+            out = b"" if done else character
+        elif state == '"':
+            done = not backslash and character == b'"'
+            out = b"" if done else character
+        else:
+            done = character == b"'"
+            out = b"" if done else character
+        if done:
+            words.append(word)
+            word, state = b"", ""
+        if backslash and out and out not in (b"\\", b'"') and out not in _SPACE:
+            raise _RefusedError
+        backslash = False
+        word += out
+        if len(word) > _LINE:
+            raise _RefusedError
+        if len(words) >= 16:
+            break
+    if state:
+        raise _RefusedError
+    return words

@@ -1,0 +1,80 @@
+"""A hostile NFS server: the probe reads its replies, and the tap sees the same bytes."""
+
+import struct
+from itertools import pairwise
+
+from gateway.backends.nfs import NfsBackend, NfsCheck, NfsOptions
+from gateway.contracts import Finding
+from gateway.nfs.tap import Cursor, RpcTap
+from gateway.nfs.xdr import uint
+from tests.fuzz.peers import probe
+
+LONGEST, UNIT, HEAD = 2048, 1, 1
+_LAST = 0x80000000
+_ACCEPTED = uint(1) + uint(0) * 3 + uint(0)
+
+
+def describe(data: bytes) -> str:
+    """Return the replies."""
+    return "\n".join(f"{flags:08b} {body.hex(' ', 4)}" for flags, body in _replies(data))
+
+
+def _replies(data: bytes) -> list[tuple[int, bytes]]:
+    """Split an input: a byte for the check, then flags, a length and a body for each reply."""
+    found, at = [], 1
+    while at + 2 <= len(data):
+        flags, length = data[at], data[at + 1] * 2
+        found.append((flags, data[at + 2 : at + 2 + length]))
+        at += 2 + length
+    return found
+
+
+def _record(flags: int, body: bytes, xid: bytes) -> bytes:
+    """Return a reply to `xid`: accepted unless a flag says otherwise, in as many fragments as the flags say."""
+    if flags & 1:
+        return body
+    if not flags & 2:
+        body = xid + _ACCEPTED + body
+    if flags & 4:
+        body = bytes(a ^ b for a, b in zip(body, body[::-1], strict=True))
+    size = max(1, -(-len(body) // ((flags >> 3) + 1)))
+    pieces = [body[at : at + size] for at in range(0, len(body), size)] or [b""]
+    marks = [len(piece) | (_LAST if at == len(pieces) - 1 else 0) for at, piece in enumerate(pieces)]
+    return b"".join(struct.pack(">I", mark) + piece for mark, piece in zip(marks, pieces, strict=True))
+
+
+def check(data: bytes) -> None:
+    """Probe a server that gives these replies, twice, and show the tap what passed.
+
+    Raises:
+        AssertionError: The tap depends on the segmentation, or counts replies without calls.
+    """
+    replies = _replies(data)
+    passed: list[bytes] = []
+    calls: list[bytes] = []
+
+    def answer(call: bytes) -> tuple[bytes, bool]:
+        calls.append(call)
+        if len(passed) >= len(replies):
+            return b"", True
+        flags, body = replies[len(passed)]
+        passed.append(_record(flags, body, call[4:8]))
+        return passed[-1], bool(flags & 1)
+
+    options = NfsOptions("/media/films"), NfsCheck(write=bool(data and data[0] & 1))
+    for found in probe(NfsBackend(*options), answer, times=2):
+        if isinstance(found, Finding):
+            assert found.identity is not None
+    stream = b"".join(passed)
+    whole = list(Cursor().records(memoryview(stream)))
+    cuts = sorted({0, len(stream), *(byte * len(stream) // 256 for byte in data[:64])})
+    cursor = Cursor()
+    assert [each for a, b in pairwise(cuts) for each in cursor.records(memoryview(stream)[a:b])] == whole
+    seen: list[float] = []
+    tap = RpcTap(seen.append)
+    tap.forth(memoryview(b"".join(calls)), 1.0)
+    tap.back(memoryview(stream), 3.0)
+    tap.forth(memoryview(stream), 5.0)
+    assert len(seen) <= len(calls), "more replies than calls"
+    assert all(each == 2.0 for each in seen)
+    assert tap.oldest() in (None, 1.0, 5.0)

@@ -1,0 +1,36 @@
+"""The negotiation with an SMB server: every answer is a finding, or an error that says what is wrong."""
+
+from gateway.backends import NoOptions
+from gateway.backends.smb import SmbBackend, SmbOptions
+from gateway.contracts import Finding
+from tests.fuzz.peers import probe
+
+LONGEST, UNIT, HEAD = 512, 1, 1
+WORDS = (b"\xfeSMB", b"\xffSMB", b"\0\0\0\x80", b"\xbb\0\0\xc0", b"\x02\x03", b"\x11\x03", b"@\0", b"\0" * 64)
+_HEADER = b"\xfeSMB" + (64).to_bytes(2, "little") + bytes(58)
+
+
+def describe(data: bytes) -> str:
+    """Return the answer."""
+    return _answer(data).hex(" ")
+
+
+def _answer(data: bytes) -> bytes:
+    """Return what the server sends; with a flag, a change of a valid header."""
+    flags, body = data[:1] or b"\0", data[1:]
+    if flags[0] & 1:
+        body = bytes(a ^ b for a, b in zip(_HEADER, body.ljust(64, b"\0"), strict=False)) + body[64:]
+    return body if flags[0] & 2 else len(body).to_bytes(4, "big") + body
+
+
+def check(data: bytes) -> None:
+    """Probe a server that answers `data`.
+
+    Raises:
+        AssertionError: The finding is not in the answer.
+    """
+    answer = _answer(data)
+    (found,) = probe(SmbBackend(SmbOptions("share"), NoOptions()), lambda _: (answer, True))
+    if isinstance(found, Finding):
+        assert answer[4:8] == b"\xfeSMB", "found without an SMB header"
+        assert found.version is not None

@@ -1,0 +1,106 @@
+"""The receive path of the SSH data plane, compared with asyncssh's channels; see docs/testing.md."""
+
+import asyncio
+import logging
+import select
+
+from gateway.relay.readiness import RelayLoop
+from tests.fuzz.ssh import adapter, script
+from tests.fuzz.ssh.drive import Drive
+from tests.fuzz.ssh.judge import compare, judge_closed, judge_open, receive_ends, settle
+from tests.fuzz.ssh.peer import Peer
+from tests.fuzz.ssh.seal import Keys, OracleError
+from tests.fuzz.ssh.turns import Side
+
+LONGEST, UNIT, HEAD = script.LONGEST, script.RECORD, script.HEADER
+mutate = script.mutate
+_GOODBYE = b"\x01\0\0\0\x0b" + bytes(8)
+
+
+def describe(data: bytes) -> str:
+    """Return the script that `data` is."""
+    return str(script.decode(data))
+
+
+def check(data: bytes) -> None:
+    """Do what the script says on both connections.
+
+    Raises:
+        OracleError: Something does not hold.
+    """
+    chosen = script.decode(data)
+    problems: list[str] = []
+    errors = _Errors(problems)
+    log = logging.getLogger("gateway")
+    log.addHandler(errors)
+    try:
+        with adapter.small_windows(chosen.window), asyncio.Runner(loop_factory=RelayLoop) as runner:
+            loop = runner.get_loop()
+            loop.set_exception_handler(lambda _, context: problems.append(f"in the loop's handler\n{context}"))
+            runner.run(_run(chosen, problems))
+    finally:
+        log.removeHandler(errors)
+    if problems:
+        raise OracleError(problems[0])
+
+
+async def _run(chosen: script.Script, problems: list[str]) -> None:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, RelayLoop)
+    watcher = select.poll()
+    watcher.register(loop.relays.fileno(), select.POLLIN)
+    drive = Drive(chosen, lambda: not loop._ready and not watcher.poll(0))  # type: ignore[attr-defined]
+    sides = drive.sides
+    try:
+        for name in ("plane", "stock"):
+            connection = await adapter.connect(
+                name, wired=chosen.wired, keys=Keys(), narrow=chosen.narrow, problems=problems
+            )
+            sides.append(Side(connection, Peer(Keys(), connection.conn._client_version)))
+        await drive.run()
+        await settle(drive)
+        judge_open(drive)
+        compare(drive)
+        await _end(drive)
+        judge_closed(drive)
+        for end in (end for side in sides for end in side.ends):
+            end.leave(hard=True)
+        await drive.turn()
+        if loop.relays._handlers:
+            raise OracleError("descriptors are still registered")
+    finally:
+        for side in sides:
+            for end in side.ends:
+                end.close()
+            side.connection.hang_up()
+            side.connection.conn.abort()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+
+async def _end(drive: Drive) -> None:
+    """End the connection in the way that the script chose; at last the peer hangs up in any case."""
+    for side in drive.sides:
+        if drive.script.end == 1:
+            await side.connection.session.close()
+        elif drive.script.end == 2:
+            side.connection.session.abort("the script ends")
+        elif drive.script.end == 3 and side.alive:
+            side.peer.say(_GOODBYE, now=True)
+    await drive.turn()
+    for side in drive.sides:
+        side.connection.hang_up()
+        side.lost = True
+    await drive.turn()
+    await receive_ends(drive)
+
+
+class _Errors(logging.Handler):
+    """Collects what is logged as an error: a defect, although somebody caught it."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self._problems = problems
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._problems.append(logging.Formatter("%(message)s").format(record))

@@ -1,0 +1,97 @@
+"""The short form in URLs: it means what the same keys in a file mean."""
+
+import json
+import re
+
+from gateway import backends, tunnels
+from gateway.config import Config, Sources, load, urls
+from gateway.config.tree import Scalar, Sequence, Table, Tree
+from gateway.errors import ConfigError, Problem
+from tests.fuzz.files import as_file
+
+LONGEST, UNIT, HEAD = 1024, 1, 1
+KINDS = [*tunnels.KINDS.values(), *backends.KINDS.values()]
+"""Imported now, so that their coverage counts."""
+WORDS = (
+    "ssh://", "mysql://", "postgres://", "nfs://", "smb://", "tcp://", "socks5://", "http://", "openvpn://",
+    "wireguard://", "?", "&", "via=", "listen=", "check.", "check.user=", "check.password_file=", "%23", "%00", "%2C",
+    "%", "@", ":", "[fd00::1]", "identity_files=", "known_hosts=", "user=", "allow.", "volume.name=", "127.0.0.1:1",
+    "$", "//", "keepalive.interval=1s",
+)  # fmt: skip
+_OTHER = {"GATEWAY_BACKEND_Y": "tcp://db:1"}
+
+
+def describe(data: bytes) -> str:
+    """Return the section and the URL."""
+    return repr(_read(data))
+
+
+def _read(data: bytes) -> tuple[str, str]:
+    return "backends" if data[:1] and data[0] & 1 else "tunnels", data[1:].decode("utf-8", "replace")
+
+
+def check(data: bytes) -> None:
+    """Load a URL from the environment and from a flag, and a file with the same keys.
+
+    Raises:
+        AssertionError: They mean different things, or a problem has no place.
+    """
+    section, url = _read(data)
+    one = section.removesuffix("s")
+    variable = f"GATEWAY_{one.upper()}_X"
+    by_variable = _load(Sources(environment={variable: url.replace("$", "$$")} | _OTHER))
+    flags = (f"x={url}",)
+    by_flag = _load(
+        Sources(tunnels=flags, environment=_OTHER)
+        if section == "tunnels"
+        else Sources(backends=flags, environment=_OTHER)
+    )
+    for problem in (*_problems(by_variable), *_problems(by_flag)):
+        assert problem.message, f"no message\n{problem}"
+        assert problem.place.partition(" ")[0] in (variable, f"--{one}"), f"no place\n{problem}"
+    tree = _tree(section, url)
+    if tree is None:
+        assert isinstance(by_variable, ConfigError), "a URL with problems is accepted"
+        return
+    text = json.dumps({section: {"x": _plain(tree)}})
+    if re.search(r'"[^"]{1000,}":', text):
+        return  # YAML does not accept such keys
+    _compare(by_variable, text)
+
+
+def _tree(section: str, url: str) -> Table | None:
+    problems: list[Problem] = []
+    if section == "tunnels":
+        found = urls.tunnel_tree(url, "here", tunnels.KINDS, problems)
+    else:
+        found = urls.backend_tree(url, "here", backends.KINDS, problems)
+    return None if problems else found
+
+
+def _compare(by_url: Config | ConfigError, text: str) -> None:
+    with as_file(text.encode()) as path:
+        by_file = _load(Sources(file=path, environment=_OTHER))
+    if isinstance(by_url, ConfigError) or isinstance(by_file, ConfigError):
+        messages = [sorted((each.key, each.message) for each in _problems(made)) for made in (by_url, by_file)]
+        assert messages[0] == messages[1], f"a URL and a file are refused for different reasons\n{messages}"
+    else:
+        assert by_url == by_file, "a URL and a file mean different things"
+
+
+def _load(sources: Sources) -> Config | ConfigError:
+    try:
+        return load(sources)
+    except ConfigError as error:
+        return error
+
+
+def _problems(made: Config | ConfigError) -> list[Problem]:
+    return made.problems if isinstance(made, ConfigError) else []
+
+
+def _plain(tree: Tree) -> object:
+    if isinstance(tree, Scalar):
+        return None if tree.text is None else tree.text.replace("$", "$$")
+    if isinstance(tree, Sequence):
+        return [_plain(item) for item in tree.items]
+    return {name: _plain(value) for name, (_, value) in tree.entries.items()}
