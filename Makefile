@@ -51,6 +51,10 @@ soak: setup  ## load SSH over slow, long and lossy paths, with invariants (ARGS=
 	@tools/packages.sh test
 	$(BIN)/python -m tests.chaos.soak $(ARGS)
 
+contract: setup  ## every relay through thousands of connections whose ends do anything in any order (EXAMPLES=2000)
+	@tools/packages.sh test
+	CONTRACT_EXAMPLES=$(or $(EXAMPLES),2000) $(BIN)/pytest tests/rig/test_relay_contract.py $(ARGS)
+
 failover: setup  ## kill the database that clients are on, again and again (ARGS="--count 30")
 	@tools/packages.sh test
 	$(BIN)/python -m tests.chaos.failover $(ARGS)

@@ -162,7 +162,7 @@ class TcpEnd(End):
     """
 
     VERBS = ("send", "end", "pause", "resume", "take")
-    LAST_VERBS = ("close", "reset")
+    LAST_VERBS: tuple[str, ...] = ("close", "reset")
 
     def __init__(
         self, name: str, changed: Callable[[], None], sends: Pattern, receives: Pattern, sock: socket.socket

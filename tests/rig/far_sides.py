@@ -93,7 +93,12 @@ def _shrink(sock: socket.socket, *, small: bool) -> None:
 
 
 class Straight:
-    """No tunnel; and what all adaptors share. See `relay_contract.Adaptor`."""
+    """No tunnel; and what all adaptors share. See `relay_contract.Adaptor`.
+
+    Args:
+        folder: Where files may go; it is not there yet.
+        arguments: For other adaptors.
+    """
 
     name = "straight"
     far_verbs: tuple[str, ...] = TcpEnd.VERBS
@@ -108,7 +113,8 @@ class Straight:
     pace = 0.0
     stalled = False
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        del folder, arguments
         self._near, self._far = Listener(near=True), Listener(near=False)
         self._watched = self._lingering = 0
 
@@ -200,11 +206,7 @@ class Socks(Straight):
 
 
 class Tls(Straight):
-    """Through an HTTP proxy with TLS, whose part the far side plays at first.
-
-    Args:
-        folder: Where its certificate goes.
-    """
+    """Through an HTTP proxy with TLS, whose part the far side plays at first."""
 
     name = "tls"
     far_last_verbs = TlsEnd.LAST_VERBS
@@ -213,8 +215,8 @@ class Tls(Straight):
     far_end_is_close = True
     keeps_response = False
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        super().__init__(folder, *arguments)
         authority = Authority(folder)
         self._ca = authority.ca
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -257,13 +259,13 @@ class OpenSsh(Straight):
         channels: Whose channels: `own`, or `asyncssh's`; the cipher decides that.
     """
 
-    link_verbs = ("rekey",)
-    kill_verbs = ("kill",)
+    link_verbs: tuple[str, ...] = ("rekey",)
+    kill_verbs: tuple[str, ...] = ("kill",)
     tells_breaks = False
     pace = 0.002
 
     def __init__(self, folder: Path, channels: str) -> None:
-        super().__init__()
+        super().__init__(folder)
         self.name = f"{type(self).__name__.lower()}, {channels} channels"
         self._cipher, self._relay = _CIPHERS[channels], _RELAYS[channels]
         self._bastion = self._make_bastion(folder)

@@ -66,10 +66,18 @@ _SIZED = {
     "packets_of": (1, 100, 5000, 32768),
     "extra": (0, 1, 2, 3, 4),
 }
+_WEIGHTS = {"send": 2, "turns": 3, "pause": 10, "resume": 10, "settle": 8, "stall": 8, "unstall": 6}
+_OTHERS_WEIGH = 5
+"""How many entries of the table a verb has for each of its sizes."""
 
 
 def _steps(who: str, *verbs: str) -> list[Step]:
-    return [Step(who, verb, size) for verb in verbs for size in _SIZED.get(verb, (0, 0))]
+    return [
+        Step(who, verb, size)
+        for verb in verbs
+        for size in _SIZED.get(verb, (0,))
+        for _ in range(_WEIGHTS.get(verb, 1 if verb in _SIZED else _OTHERS_WEIGH))
+    ]
 
 
 def plans(verbs: Verbs) -> st.SearchStrategy[tuple[Setup, list[Step]]]:
@@ -84,14 +92,14 @@ def plans(verbs: Verbs) -> st.SearchStrategy[tuple[Setup, list[Step]]]:
         *_steps("client", *TcpEnd.VERBS),
         *_steps("far", *verbs.far_verbs),
         *_steps("link", *verbs.link_verbs),
-        *_steps("loop", *["turns"] * 2, *["settle"] * 3),
+        *_steps("loop", "turns", "settle"),
     ]
     last = [
-        *_steps("client", *TcpEnd.LAST_VERBS),
-        *_steps("far", *verbs.far_last_verbs),
-        *_steps("link", *verbs.kill_verbs, "abort"),
+        *(Step("client", verb) for verb in TcpEnd.LAST_VERBS),
+        *(Step("far", verb) for verb in verbs.far_last_verbs),
+        *(Step("link", verb) for verb in (*verbs.kill_verbs, "abort")),
     ]
-    early = st.lists(st.sampled_from(_steps("far", "send", "end", *verbs.far_last_verbs)), max_size=3)
+    early = st.lists(st.sampled_from(_steps("far", "send", "end", *verbs.far_last_verbs)), min_size=1, max_size=3)
     setups = st.builds(
         Setup,
         small=st.booleans(),
@@ -102,7 +110,9 @@ def plans(verbs: Verbs) -> st.SearchStrategy[tuple[Setup, list[Step]]]:
         packet=st.sampled_from([32768, 1000]),
         late_reply=st.booleans(),
     )
-    steps = st.lists(st.sampled_from(last), max_size=2).flatmap(
-        lambda chosen: st.lists(st.sampled_from(ordinary + chosen), min_size=8, max_size=40)
+    # Without the first alternative, few plans would get far before something ends them.
+    chosen = st.one_of(st.just([]), *(st.lists(st.sampled_from(last), min_size=n, max_size=n) for n in (1, 1, 2)))
+    steps = chosen.flatmap(
+        lambda some: st.lists(st.sampled_from(ordinary + some * _OTHERS_WEIGH), min_size=12, max_size=40)
     )
     return st.tuples(setups, steps)

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from math import inf
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -160,7 +161,7 @@ class Simple(Straight):
     keeps_response = False
 
     def __init__(self, fault: str) -> None:
-        super().__init__()
+        super().__init__(Path())
         self.name = fault or "without a fault"
         self._simple = SimpleLink(fault)
 

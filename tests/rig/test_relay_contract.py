@@ -1,41 +1,62 @@
 """Every relay under the same contract, in any order of events: see `relay_contract`.
 
-`CONTRACT_EXAMPLES` is how many connections each kind of relay is tried with.
+`CONTRACT_EXAMPLES` is how many connections the slowest kinds of relays are tried with.
 """
 
 import asyncio
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import relay_contract as contract
 from conftest import need
 from far_sides import OpenSsh, Scripted, Socks, Straight, Tls
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from plans import Setup, Step, plans
 
 from gateway.demo.process import find
 from gateway.relay import linger
 from gateway.relay.readiness import RelayLoop
 
-EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "150"))
+PHASES = (Phase.reuse, Phase.generate, Phase.shrink)
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(600 + EXAMPLES)]
 
-MAKERS: dict[str, Callable[[Path], Straight]] = {
-    "straight": lambda _: Straight(),
-    "socks5": lambda _: Socks(),
-    "tls": Tls,
-    "plane": lambda folder: Scripted(folder, "own"),
-    "asyncssh": lambda folder: Scripted(folder, "asyncssh's"),
-    "plane-sshd": lambda folder: OpenSsh(folder, "own"),
-    "asyncssh-sshd": lambda folder: OpenSsh(folder, "asyncssh's"),
+
+class StrictTls(Tls):
+    """As if half-closes went through, and nothing that arrived were lost: see what `Tls` says of asyncio."""
+
+    tells_client_end = True
+    far_end_is_close = False
+    keeps_response = True
+
+
+class Kind(NamedTuple):
+    """A kind of relay.
+
+    Args:
+        adaptor: Makes it.
+        arguments: For the adaptor, after the folder that it may use.
+        share: How many times `EXAMPLES` it is tried with: the slowest are tried least.
+    """
+
+    adaptor: type[Straight]
+    arguments: tuple[str, ...] = ()
+    share: int = 1
+
+
+KINDS = {
+    "straight": Kind(Straight, share=3),
+    "socks5": Kind(Socks, share=3),
+    "tls": Kind(Tls, share=3),
+    "own": Kind(Scripted, ("own",), share=3),
+    "asyncssh": Kind(Scripted, ("asyncssh's",)),
+    "own, sshd": Kind(OpenSsh, ("own",)),
+    "asyncssh, sshd": Kind(OpenSsh, ("asyncssh's",)),
 }
-KINDS: dict[str, type[Straight]] = {
-    "straight": Straight, "socks5": Socks, "tls": Tls, "plane": Scripted, "asyncssh": Scripted,
-    "plane-sshd": OpenSsh, "asyncssh-sshd": OpenSsh,
-}  # fmt: skip
+"""`own` and `asyncssh` are SSH, by whose channels carry the connection."""
 
 
 @dataclass
@@ -55,14 +76,16 @@ def benches(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Callable[[str], Bench]]:
     made: dict[str, Bench] = {}
-    capture = request.config.pluginmanager.get_plugin("capturemanager")
+    terminal: Any = request.config.pluginmanager.get_plugin("terminalreporter")
+    capture: Any = request.config.pluginmanager.get_plugin("capturemanager")
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=RelayLoop) as runner:
         patch.setattr(linger, "_LOOK", 0.01)  # or each connection that lingers would take 0.25 s
 
         def bench(kind: str) -> Bench:
             need(find("sshd") is not None, "sshd (package openssh-server)")
             if kind not in made:
-                made[kind] = Bench(MAKERS[kind](tmp_path_factory.mktemp("contract") / "files"), runner)
+                adaptor, arguments, _ = {**KINDS, "strict tls": Kind(StrictTls)}[kind]
+                made[kind] = Bench(adaptor(tmp_path_factory.mktemp("contract") / "files", *arguments), runner)
                 runner.run(made[kind].adaptor.open())
             return made[kind]
 
@@ -71,14 +94,14 @@ def benches(
             runner.run(each.adaptor.close())
     with capture.global_and_fixture_disabled():
         for kind, each in made.items():
-            print(f"\n{kind}: {each.coverage}", end="")
+            terminal.write(f"\n{kind}: {each.coverage}")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_order_of_events(benches: Callable[[str], Bench], kind: str) -> None:
     bench = benches(kind)
 
-    @settings(max_examples=EXAMPLES)
+    @settings(max_examples=EXAMPLES * KINDS[kind].share, phases=PHASES, report_multiple_bugs=False)
     @given(plans(bench.adaptor))
     def explore(drawn: tuple[Setup, list[Step]]) -> None:
         bench.run(*drawn)
@@ -87,6 +110,7 @@ def test_any_order_of_events(benches: Callable[[str], Bench], kind: str) -> None
 
 
 TURNS = [Step("loop", "turns", 8)] * 4
+SETTLE = Step("loop", "settle")
 CASES: dict[str, tuple[Setup, list[Step]]] = {
     "nothing happens": (Setup(), []),
     "a backend ends while an upload waits for it": (
@@ -115,11 +139,14 @@ CASES: dict[str, tuple[Setup, list[Step]]] = {
     ),
     "a client that its backend has left resets its connection": (
         Setup(early=(Step("far", "send", 1 << 20), Step("far", "close")), small=False),
-        [Step("client", "send", 300_000), Step("client", "pause"), Step("client", "end"), *TURNS, Step("client", "close")],
+        [
+            Step("client", "send", 300_000), Step("client", "pause"), Step("client", "end"), *TURNS,
+            Step("client", "close"),
+        ],
     ),
     "a client resets its connection during a response": (
         Setup(),
-        [Step("far", "send", 32768), Step("client", "reset"), Step("loop", "settle")],
+        [Step("far", "send", 32768), Step("client", "reset"), SETTLE],
     ),
     "a client resets its connection during a request and a response": (
         Setup(),
@@ -131,18 +158,18 @@ CASES: dict[str, tuple[Setup, list[Step]]] = {
     ),
     "a client resets its connection while its backend takes nothing": (
         Setup(paused=True, window=4096),
-        [Step("client", "send", 100_000), *TURNS, Step("client", "reset"), Step("loop", "settle")],
+        [Step("client", "send", 100_000), *TURNS, Step("client", "reset"), SETTLE],
     ),
     "a client resets its connection after its upload has filled a window": (
         Setup(window=65536, small=False),
         [
             Step("client", "send", 100_000), Step("loop", "turns", 2), Step("client", "reset"), Step("far", "pause"),
-            Step("loop", "settle"),
+            SETTLE,
         ],
     ),
     "a backend resets its connection during a request": (
         Setup(paused=True),
-        [Step("client", "send", 300_000), Step("far", "reset"), Step("loop", "settle")],
+        [Step("client", "send", 300_000), Step("far", "reset"), SETTLE],
     ),
     "a large upload precedes both ends": (Setup(), [Step("client", "send", 1 << 20)]),
     "a request of the channel is under way while it is closed": (
@@ -153,7 +180,7 @@ CASES: dict[str, tuple[Setup, list[Step]]] = {
         Setup(),
         [
             Step("client", "send", 300_000), Step("far", "send", 300_000), Step("link", "rekey"),
-            Step("link", "rekey_by_peer"), Step("loop", "settle"),
+            Step("link", "rekey_by_peer"), SETTLE,
         ],
     ),
     "the link is lost during a request and a response": (
@@ -163,18 +190,37 @@ CASES: dict[str, tuple[Setup, list[Step]]] = {
 }  # fmt: skip
 
 
-def possible(kind: type[Straight], case: str) -> bool:
+def possible(kind: str, case: str) -> bool:
     """Whether everything that happens in it can happen with a relay of this kind."""
     setup, plan = CASES[case]
+    adaptor = KINDS[kind].adaptor
     verbs = {
-        "far": {*kind.far_verbs, *kind.far_last_verbs},
-        "link": {*kind.link_verbs, *kind.kill_verbs, "abort"},
+        "far": {*adaptor.far_verbs, *adaptor.far_last_verbs},
+        "link": {*adaptor.link_verbs, *adaptor.kill_verbs, "abort"},
     }
     return all(step.verb in verbs.get(step.who, {step.verb}) for step in (*setup.early, *plan))
 
 
-@pytest.mark.parametrize(
-    ("kind", "case"), [(kind, case) for kind in KINDS for case in CASES if possible(KINDS[kind], case)]
-)
+@pytest.mark.parametrize(("kind", "case"), [(kind, case) for kind in KINDS for case in CASES if possible(kind, case)])
 def test_an_order_of_events(benches: Callable[[str], Bench], kind: str, case: str) -> None:
     benches(kind).run(*CASES[case])
+
+
+TLS_CASES: dict[str, tuple[Setup, list[Step]]] = {
+    "a client ends before its backend": (Setup(), [Step("client", "send", 1000), Step("client", "end"), SETTLE]),
+    "a backend ends before its client": (Setup(), [Step("far", "end"), SETTLE, Step("client", "send", 100_000)]),
+    "a backend closes at once": (
+        Setup(early=(Step("far", "send", 300_000), Step("far", "close")), small=False),
+        [Step("client", "pause"), *TURNS],
+    ),
+}
+
+
+@pytest.mark.xfail(
+    reason="asyncio's TLS has no half-close, and its reader drops what it holds when a connection fails"
+)
+@pytest.mark.parametrize("case", TLS_CASES)
+def test_an_order_of_events_that_asyncio_does_not_bear(benches: Callable[[str], Bench], case: str) -> None:
+    bench = benches("strict tls")
+    bench.coverage.patience = 2.0
+    bench.run(*TLS_CASES[case])
