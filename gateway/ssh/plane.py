@@ -200,8 +200,14 @@ class PlaneRelay(ClientSide):
         self._lose_link()
 
     def process_packet(self, kind: int, number: int, packet: SSHPacket) -> bool:
-        """A packet of the channel that did not come by the inbox's short way."""
+        """A packet of the channel that did not come by the inbox's short way.
+
+        Raises:
+            asyncssh.ProtocolError: The peer may not send it now.
+        """
         del number
+        if self._peer < 0:
+            raise asyncssh.ProtocolError("Channel not open")
         if kind == doors.MSG_CHANNEL_DATA:
             data = memoryview(packet.get_string())
             packet.check_end()
