@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11; do $$p -c '' 2>/dev/null && echo $$p && break; done || echo python3)
 BIN := $(VENV)/bin
 
-.PHONY: help image examples example-sidecar example-shared example-nfs example-swarm setup demo test check bench fairness chaos soak failover restarts patience mounts profile format clean
+.PHONY: help image examples example-sidecar example-shared example-nfs example-swarm setup demo test check bench contract fairness fuzz chaos soak failover restarts patience mounts profile format clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ soak: setup  ## load SSH over slow, long and lossy paths, with invariants (ARGS=
 contract: setup  ## every relay through thousands of connections whose ends do anything in any order (EXAMPLES=2000)
 	@tools/packages.sh test
 	CONTRACT_EXAMPLES=$(or $(EXAMPLES),2000) $(BIN)/pytest tests/rig/test_relay_contract.py $(ARGS)
+
+fuzz: setup  ## fuzz the SSH receive path and the parsers (ARGS="--seconds 600 --target ssh_receive", or --ci)
+	$(BIN)/pip install --quiet --disable-pip-version-check --only-binary atheris --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz.run $(ARGS)
 
 failover: setup  ## kill the database that clients are on, again and again (ARGS="--count 30")
 	@tools/packages.sh test

@@ -32,7 +32,7 @@ HEAD = ("", "SSH connections", "MB/s", "slowest upload / mean", "answers", "p50 
 
 @contextlib.contextmanager
 def gateway(folder: Path, bastion: Bastion, link: SlowLink, backend: int, count: int) -> Iterator[list[Way]]:
-    """The gateway, with at most so many SSH connections."""
+    """The gateway, with `count` SSH connections."""
     ops, listen = free_port(), free_port()
     (folder / "gateway.yaml").write_text(f"""
 ops: {{listen: "127.0.0.1:{ops}", admin_socket: {folder}/admin.sock}}
@@ -56,7 +56,7 @@ backends:
 
 @contextlib.contextmanager
 def ssh(folder: Path, bastion: Bastion, link: SlowLink, backend: int, count: int) -> Iterator[list[Way]]:
-    """So many processes of `ssh -L`, each with a connection of its own."""
+    """`count` processes of `ssh -L`, each with a connection of its own."""
     ways = []
     with contextlib.ExitStack() as stack:
         for _ in range(count):

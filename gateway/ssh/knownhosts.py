@@ -16,7 +16,7 @@ from gateway.ssh.credentials import told
 
 _MARKERS = ("@cert-authority", "@revoked")
 _UNREADABLE = (ValueError, NameError)
-"""What asyncssh raises for a line: the latter for what looks like an X.509 certificate, without the library for it."""
+"""What asyncssh raises for a line; the latter for what looks like an X.509 certificate, without a library for it."""
 _SSH_PORT = 22
 _SETTLED = 2_000_000_000
 """Nanoseconds after which a file's times tell of every later change; clocks of file systems are coarse."""

@@ -26,16 +26,16 @@ log = logging.getLogger(__name__)
 PACKET = 32 * 1024
 """The most data that OpenSSH takes in one packet, and so what we send in one."""
 SLOTS = 4
-"""Packets read from one client in a turn where no other client waits; one packet where others do."""
+"""Packets read from one client in a turn; one packet where others wait on a slow path."""
 HEAD = 14
 """Bytes before the data: length, padding length, type, channel, data length (RFC 4253, 6; RFC 4254, 5.2)."""
 _CONTROL_OVERHEAD = 2
 """What any packet holds besides its payload: padding length, type."""
 _SLOT = HEAD + PACKET + 2 * TAG
 _BATCH = 8 * (PACKET + 64)
-_SLOW_BATCH = 2 * PACKET
-_SLOW = 0.005
-"""Seconds: a backlog that takes longer to leave is on a slow path, where it is kept short from then on."""
+_SLOW_BATCH = 2 * (PACKET + 64)
+_SLOW = 0.02
+"""Seconds: a backlog that takes longer to leave is on a slow path, where turns and backlogs are kept short."""
 CONTROL_LIMIT = 1024 * 1024
 """Bytes that wait for the socket beyond which nothing is received: a peer that asks and does not read its answers."""
 DEFERRED_LIMIT = 16 * 1024
@@ -101,8 +101,8 @@ class Outbox:
 
     @property
     def contended(self) -> bool:
-        """Whether a relay waits for its turn."""
-        return bool(self._waiting)
+        """Whether turns are to be short: others wait, and the path is slow."""
+        return self._batch_limit == _SLOW_BATCH and bool(self._waiting)
 
     @property
     def congested(self) -> bool:
@@ -298,5 +298,5 @@ class Outbox:
             except Exception:
                 log.exception("a relay failed; its client is reset")
                 sender.abort(Ending.ABORTED)
-            if self._batched >= _SLOW_BATCH:
+            if self._batched >= self._batch_limit:
                 self.flush()

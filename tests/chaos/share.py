@@ -118,7 +118,7 @@ class Clients:
 
 @dataclass(frozen=True)
 class Shares:
-    """What everybody got.
+    """What each of them got.
 
     Args:
         uploads: Bytes that arrived of each upload.
@@ -141,7 +141,7 @@ class Shares:
 
 
 def measure(backend: Backend, ports: Sequence[int], uploads: int, seconds: float) -> Shares:
-    """Let them share the path for so many seconds; see `Clients`."""
+    """Let them share the path for `seconds`; see `Clients`."""
     with Clients(ports, uploads) as clients:
         time.sleep(seconds)
         return Shares(backend.bytes[1 : uploads + 1], clients.waits())

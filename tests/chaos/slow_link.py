@@ -95,11 +95,11 @@ class SlowLink:
         return Figures(**self._child.ask("cut", count=count))
 
     def hole(self, seconds: float) -> Figures:
-        """Let nothing through for so long, in either direction, and answer no new connection."""
+        """Let nothing through for `seconds`, in either direction, and answer no new connection."""
         return Figures(**self._child.ask("hole", seconds=seconds))
 
     def stall(self, seconds: float) -> Figures:
-        """Deliver nothing for so long, then all that came meanwhile at once, as far as it had room."""
+        """Deliver nothing for `seconds`, then all that arrived meanwhile at once, as far as there was room."""
         return Figures(**self._child.ask("stall", seconds=seconds))
 
     def figures(self) -> Figures:

@@ -25,8 +25,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 def _unread(fd: int) -> int:
     """Bytes that wait in a socket."""
-    told = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
-    return int(struct.unpack("i", told)[0])
+    answer = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
+    return int(struct.unpack("i", answer)[0])
 
 
 def resident() -> int:

@@ -1,4 +1,4 @@
-"""The soak's TCP clients, a process of its own: each makes one stream after the other until told to wind up.
+"""The soak's TCP clients, a process of its own: each makes one stream after the other until the round winds up.
 
 Usage: python -m tests.chaos.soak_clients SEED
 """
@@ -38,7 +38,7 @@ class Clients:
         self.bytes = 0
 
     def start(self, mix: dict[str, int]) -> None:
-        """Start so many of each sort."""
+        """Start `mix` clients of each sort."""
         for sort, count in mix.items():
             self._tasks += [asyncio.ensure_future(self._go_on(sort)) for _ in range(count)]
 

@@ -51,12 +51,12 @@ class Seen:
 
     def unbalanced(self) -> str | None:
         """What is wrong with its account."""
-        told = f"size {self.size:,}, granted {self.granted:,}, owed {self.owed}, held {self.held:,}"
+        account = f"size {self.size:,}, granted {self.granted:,}, owed {self.owed}, held {self.held:,}"
         if self.held > self.size:
-            return f"holds more than its window: {told}"
+            return f"holds more than its window: {account}"
         if self.ended:
             return None
-        return None if self.size == self.granted + self.owed + self.held else f"does not add up: {told}"
+        return None if self.size == self.granted + self.owed + self.held else f"does not add up: {account}"
 
 
 def look(session: Session) -> list[Seen]:
@@ -133,7 +133,7 @@ class Budgets:
         windows.FIRST.left, windows.PROCESS.left, windows.LEAST = self._before
 
     def bound(self, count: int) -> int:
-        """What slow clients of so many channels can make the process hold; see `gateway.ssh.windows`."""
+        """What slow clients of `count` channels can make the process hold; see `gateway.ssh.windows`."""
         return self._first + self._process + count * windows.LEAST
 
     @property

@@ -51,6 +51,7 @@ async def disturb(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) 
             seconds = bench.chance.uniform(0.3, 3.0)
             outcome.audit.quiet_until = time.monotonic() + seconds
             await asyncio.to_thread(stop, seconds)
+            await asyncio.sleep(seconds)
         elif len(inside.sessions(link)) > 1:
             await asyncio.to_thread(bench.link.cut, 1)
 
@@ -68,7 +69,8 @@ async def check(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) ->
         except (ReachError, OSError, EarlyEndError) as error:
             if chosen.trouble != "cuts":
                 outcome.audit.note("a check failed", f"{type(error).__name__}: {error}")
-        outcome.checks.append(time.monotonic() - began)
+        finally:  # also the one that the end of the round cuts short
+            outcome.checks.append(time.monotonic() - began)
         await asyncio.sleep(_CHECK_EVERY)
 
 

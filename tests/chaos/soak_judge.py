@@ -31,8 +31,8 @@ def judge(chosen: Round, outcome: Outcome, front: Front, said: dict[str, Any], h
         chosen: The round.
         outcome: Where to note it.
         front: The gateway's side.
-        said: What the clients told.
-        heard: What the backend told.
+        said: The clients' report.
+        heard: The backend's report.
     """
     audit = outcome.audit
     outcome.streams, outcome.bytes = sum(said["counts"].values()), said["bytes"]

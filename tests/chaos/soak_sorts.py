@@ -31,7 +31,7 @@ class Play:
         self._port = port
 
     async def pause(self, most: float) -> None:
-        """Wait up to so many seconds, and not once it winds up."""
+        """Wait up to `most` seconds, and not at all once the round winds up."""
         try:
             async with asyncio.timeout(self.chance.uniform(0, most)):
                 await self.winding.wait()
@@ -43,7 +43,7 @@ class Play:
         return int(self.most ** self.chance.uniform(0.3, 1.0))
 
     async def connect(self, end: End, buffer: int = 0) -> None:
-        """Connect, with a receive buffer of so many bytes. Raises OSError."""
+        """Connect, with a receive buffer of `buffer` bytes. Raises OSError."""
         if buffer:
             end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         await asyncio.get_running_loop().sock_connect(end.sock, ("127.0.0.1", self._port))
@@ -94,7 +94,7 @@ async def idle(play: Play, end: End) -> None:
 
 
 async def upload(play: Play, end: End) -> None:
-    """Send, and be told that all arrived."""
+    """Send, and get a receipt."""
     await play.end_first(end, play.size(), RECEIPT)
 
 
@@ -187,7 +187,7 @@ SORTS: dict[str, Sort] = {each.__name__: each for each in ALL}
 GIVE_UP = {"deaf", "sip", "drip", "reset", "touch"}
 """They break their streams off."""
 UNSURE = {"late"}
-"""They are not told whether everything arrived."""
+"""They do not learn whether everything arrived."""
 MIX = {
     "idle": 240, "query": 200, "upload": 100, "download": 80, "half": 60, "late": 60, "duplex": 40, "slow": 40,
     "tiny": 30, "deaf": 60, "sip": 40, "drip": 30, "reset": 10, "touch": 10,

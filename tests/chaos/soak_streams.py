@@ -89,7 +89,7 @@ class End:
         self._loop = asyncio.get_running_loop()
 
     async def take_head(self) -> tuple[Kind, int, int] | None:
-        """What the client wants; None: it ended without a word.
+        """What the client wants; None: it ended and said nothing.
 
         Raises:
             EarlyEndError, OSError: It ended in the middle, or was reset.
@@ -106,7 +106,7 @@ class End:
         return Kind(kind.decode()), up, down
 
     async def send(self, count: int, piece: int = PIECE, pause: float = 0.0) -> None:
-        """Send the next `count` bytes, `piece` at a time, with so many seconds between. Raises OSError."""
+        """Send the next `count` bytes, `piece` at a time and `pause` seconds apart. Raises OSError."""
         end = self.sent + count
         while self.sent < end:
             size = min(piece, end - self.sent)

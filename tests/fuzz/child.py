@@ -1,7 +1,9 @@
-"""One target under libFuzzer: `python -m tests.fuzz.child TARGET FOLDER [libFuzzer's arguments]`.
+"""One target under libFuzzer: `python -m tests.fuzz.child TARGET FOLDER [--fixed] [libFuzzer's arguments]`.
+
+libFuzzer makes the inputs, guided by coverage; with `--fixed` it only counts what those of `fixed.py` cover.
 
 An input that fails is made smaller and written to FOLDER with its failure, and the search goes on: one run may find
-several defects. libFuzzer itself ends at a crash of the interpreter, a hang and lack of memory, and keeps those inputs.
+several defects. A crash of the interpreter, a hang and lack of memory end it: libFuzzer keeps those inputs.
 """
 
 import importlib
@@ -13,7 +15,10 @@ from pathlib import Path
 import atheris
 
 from tests.fuzz.findings import failure, file_name, minimise, name_of
+from tests.fuzz.fixed import inputs
+from tests.fuzz.run import CORPUS
 
+_FIXED = "--fixed"
 _TURN = 2
 """Of so many mutations, one is libFuzzer's own where the target has a mutator."""
 
@@ -23,9 +28,15 @@ def main() -> None:
     name, folder = sys.argv[1], Path(sys.argv[2])
     with atheris.instrument_imports(include=["gateway"]):
         target = importlib.import_module(f"tests.fuzz.targets.{name}")
+    options = sys.argv[3:]
+    fixed = None
+    if _FIXED in options:
+        options.remove(_FIXED)
+        fixed = inputs(target, [path.read_bytes() for path in sorted((CORPUS / name).iterdir())])
     seen: set[str] = set()
 
     def test(data: bytes) -> None:
+        data = data if fixed is None else next(fixed)
         error = failure(target.check, data)
         if error is not None and (named := name_of(error)) not in seen:
             seen.add(named)
@@ -40,7 +51,7 @@ def main() -> None:
             return bytes(atheris.Mutate(data, longest))
         return bytes(target.mutate(data, longest, seed))
 
-    options = [f"-max_len={target.LONGEST}"]
+    options.append(f"-max_len={target.LONGEST}")
     if hasattr(target, "WORDS"):
         words = folder / "words.txt"
         words.write_bytes(b"".join(b'"%s"\n' % _quoted(word) for word in target.WORDS))
@@ -48,7 +59,7 @@ def main() -> None:
     own = {"custom_mutator": mutate} if hasattr(target, "mutate") else {}
     # libFuzzer starts its first argument again, in a shell, to merge corpora.
     again = shlex.join([sys.executable, "-m", "tests.fuzz.child", name, str(folder)])
-    atheris.Setup([again, *options, *sys.argv[3:]], test, **own)
+    atheris.Setup([again, *options], test, **own)
     atheris.Fuzz()
 
 

@@ -39,7 +39,7 @@ def failure(check: Check, data: bytes) -> Exception | None:
 
 
 def name_of(error: BaseException) -> str:
-    """Return the same name for the same defect: the error's type and first line, and the function of the gateway's."""
+    """Return the same name for the same defect: the error's type and first line, and a function of the gateway."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(_GATEWAY)]
     where = f" in {Path(frames[-1].filename).stem}.{frames[-1].name}" if frames else ""
     lines = str(error).strip().splitlines() or [""]

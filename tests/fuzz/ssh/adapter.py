@@ -50,7 +50,7 @@ class Owner(asyncssh.SSHClient):
 
 @contextmanager
 def small_windows(size: int) -> Iterator[None]:
-    """Give each new channel a window of `size` bytes, so that filling one takes little time, and reset the budgets."""
+    """Give each new channel a window of `size` bytes, so that filling one is quick, and reset the budgets."""
     windows.FIRST.left, windows.PROCESS.left = windows.FIRST_BUDGET, windows.PROCESS_BUDGET
     names = {"INITIAL": size, "LEAST": size // 4, "ADJUST": size // 8}
     before = {name: getattr(windows, name) for name in names}

@@ -11,7 +11,7 @@ from gateway.errors import ReachError
 from gateway.measure import Histogram
 from gateway.relay.sockets import reset, tune
 from gateway.ssh.relay import ClientSide
-from gateway.ssh.session import MovedOnError, Session
+from gateway.ssh.session import Session
 from tests.fuzz.ssh.peer import Line
 from tests.fuzz.ssh.seal import OracleError
 
@@ -67,7 +67,7 @@ class End:
         self.failed: BaseException | None = None
         self.joining = asyncio.ensure_future(self._join(session))
         self.fed = self.complete = 0
-        """Bytes that the peer has sent, and how many they were when it sent the first CHANNEL_EOF or CHANNEL_CLOSE."""
+        """Bytes that the peer has sent, and how many there were at its first CHANNEL_EOF or CHANNEL_CLOSE."""
         self.got = self.sent = 0
         """Bytes that the client has received and sent."""
         self.end = ""
@@ -82,7 +82,7 @@ class End:
             relay = await session.join(self._ours, _TARGET, Histogram(), inf)
             assert isinstance(relay, ClientSide)
             self.relay = relay
-        except (ReachError, MovedOnError, asyncio.CancelledError) as error:
+        except (ReachError, asyncio.CancelledError) as error:
             self.failed = error
             self._ours.close()
             if isinstance(error, asyncio.CancelledError):

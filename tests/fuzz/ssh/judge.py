@@ -92,7 +92,7 @@ def _grant(drive: Drive) -> None:
 
 
 def _confirm_closes(drive: Drive) -> None:
-    """Close the channels that the gateway has closed on both connections: on one, the peer's close would be illegal."""
+    """Close the channels that the gateway has closed on both connections; on one only, that would be illegal."""
     alive = [side for side in drive.sides if side.alive]
     for slot in drive.slots:
         lines = [side.ends[slot.index].line for side in alive]
@@ -104,7 +104,7 @@ def _confirm_closes(drive: Drive) -> None:
 
 
 def _missing(drive: Drive, side: Side) -> list[str]:
-    """Return what is still to come on one connection; nothing where the peer was illegal or the connection is over."""
+    """Return what is still to come on one connection; nothing after an illegal step or a close."""
     if drive.illegal or not side.alive or side.connection.session.closing:
         return []
     return [
@@ -161,7 +161,7 @@ def compare(drive: Drive) -> None:
     Once the peer has done something illegal, only the ends of the connections are compared: asyncssh and the plane
     close them for the same reasons, but for those that `_CLOSED_BY_BOTH` leaves out. The plane ignores a second
     CHANNEL_EOF, data of length zero after it, extended data, which a TCP channel has no use for, and bytes beyond the
-    end of a packet; and it answers a reply that it has not asked for with MSG_UNIMPLEMENTED. None of these can do harm.
+    end of a packet; and it answers a reply that it has not asked for with MSG_UNIMPLEMENTED. None of these does harm.
 
     Raises:
         OracleError: They differ.

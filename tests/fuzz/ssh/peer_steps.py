@@ -26,8 +26,17 @@ class PeerSteps(Turns):
     def _allowed(self, step: Step, what: str, *, legal: bool) -> bool:
         """Return whether to do a step: an illegal one only where the script says so."""
         if not legal and step.illegal:
-            self.illegal.append(what)
+            self.illegal.append("late" if self._closing(step) else what)
         return legal or step.illegal
+
+    def _closing(self, step: Step) -> bool:
+        """Whether the gateway may have closed the step's channel: asyncssh ignores then what the plane still checks."""
+        slot = self.current.get(step.slot)
+        if slot is None:
+            return False
+        ends = [side.ends[slot.index] for side in self.sides]
+        closed = any(end.gone or end.shut or (end.line is not None and end.line.close) for end in ends)
+        return closed or slot.aborted or slot.given_up
 
     def _slot(self, step: Step) -> Slot | None:
         slot = self.current.get(step.slot)

@@ -1,4 +1,4 @@
-"""The reader of OpenVPN clients' files: every text is read or refused, and OpenVPN sees in it what the gateway saw."""
+"""The reader of OpenVPN clients' files: every text is read or refused, and OpenVPN sees what the gateway saw."""
 
 import io
 import re

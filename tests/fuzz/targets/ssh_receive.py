@@ -59,6 +59,8 @@ async def _run(chosen: script.Script, problems: list[str]) -> None:
             sides.append(Side(connection, Peer(Keys(), connection.conn._client_version)))
         await drive.run()
         await settle(drive)
+        if problems:
+            raise OracleError(problems[0])
         judge_open(drive)
         compare(drive)
         await _end(drive)

@@ -1,0 +1,136 @@
+"""Every saved input of the fuzzer passes, and its oracles see defects that are put in; see docs/testing.md."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.relay.send_buffer import SendBuffer
+from gateway.ssh.channel import StockRelay
+from gateway.ssh.inbox import Inbox
+from gateway.ssh.outbox import Outbox
+from gateway.ssh.plane import PlaneRelay
+from gateway.ssh.windows import Window
+from tests.fuzz import run
+from tests.fuzz.findings import failure, file_name, minimise, name_of
+from tests.fuzz.ssh.script import LONGEST, Op, Script, Step, decode, encode, mutate
+from tests.fuzz.ssh.seal import OracleError
+from tests.fuzz.targets import ssh_receive
+
+INPUTS = [(name, path) for name in run.TARGETS for path in sorted((run.CORPUS / name).iterdir())]
+
+
+@pytest.mark.parametrize(("name", "path"), INPUTS, ids=[f"{name}-{path.name}" for name, path in INPUTS])
+def test_a_saved_input_passes(name: str, path: Path) -> None:
+    importlib.import_module(f"tests.fuzz.targets.{name}").check(path.read_bytes())
+
+
+def test_the_corpus_is_small_and_complete() -> None:
+    assert {name for name, _ in INPUTS} == set(run.TARGETS)
+    assert sum(path.stat().st_size for _, path in INPUTS) < 200_000
+
+
+# The oracles of ssh_receive: a defect is put in, and a script shows it.
+
+OPEN = (Step(Op.OPEN), Step(Op.CONFIRM, b=5))
+FULL = Step(Op.DATA, b=12)
+SOME = Step(Op.DATA, b=4)
+REKEYING = (Step(Op.OUR_REKEY), Step(Op.STALL, a=1))
+Mutation = Callable[[pytest.MonkeyPatch], None]
+
+
+def one_less(patch: pytest.MonkeyPatch) -> None:
+    append = SendBuffer.append
+    patch.setattr(SendBuffer, "append", lambda self, data: append(self, data[:-1]))
+
+
+def a_grant_too_much(patch: pytest.MonkeyPatch) -> None:
+    grant = Window.grant
+    patch.setattr(Window, "grant", lambda self, *rest: grant(self, *rest) + 1)
+
+
+def no_grant(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(StockRelay, "_took", lambda *_: None)
+
+
+def an_end_that_is_lost(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PlaneRelay, "ended_by_peer", lambda self, *, close: self._release() if close else None)
+
+
+def no_close(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PlaneRelay, "_send_close", lambda _: None)
+
+
+def an_exception(patch: pytest.MonkeyPatch) -> None:
+    def deliver(self: Any, touched: list[PlaneRelay]) -> None:
+        raise ZeroDivisionError
+
+    patch.setattr(Inbox, "_deliver", deliver)
+
+
+def data_between_keys(patch: pytest.MonkeyPatch) -> None:
+    def judge(self: Any) -> None:
+        self.may_send = not self.blocked
+
+    patch.setattr(Outbox, "judge", judge)
+
+
+@pytest.mark.parametrize(
+    ("mutation", "steps", "message"),
+    [
+        (one_less, (*OPEN, FULL), "received at .* what was not sent"),
+        (a_grant_too_much, (*OPEN, FULL, *[Step(Op.READ, b=9)] * 3), "held and"),
+        (no_grant, (*OPEN, FULL), "stock, channel 0: .* bytes are granted"),
+        (an_end_that_is_lost, (*OPEN, SOME, Step(Op.EOF)), "plane, channel 0: the client saw no end"),
+        (no_close, (*OPEN, Step(Op.CLOSE)), "plane, channel 0: the channel is not closed"),
+        (an_exception, (*OPEN, SOME), "the data plane failed"),
+        (data_between_keys, (*OPEN, *REKEYING, *[Step(Op.SEND, b=4)] * 2), "between KEXINIT and NEWKEYS"),
+    ],
+)
+def test_a_defect_is_seen(mutation: Mutation, steps: tuple[Step, ...], message: str) -> None:
+    script = encode(Script(steps=steps))
+    ssh_receive.check(script)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OracleError, match=message):
+        mutation(patch)
+        ssh_receive.check(script)
+
+
+# The tools.
+
+
+def test_scripts_survive_encoding_and_mutation() -> None:
+    script = Script(
+        wired=True, unix=True, window=16384, end=2, steps=(*OPEN, Step(Op.DATA, 3, hold=True, illegal=True, a=63))
+    )
+    assert decode(encode(script)) == script
+    data = b""
+    for seed in range(500):
+        data = mutate(data, LONGEST, seed)
+        assert decode(encode(decode(data))) == decode(data)
+    assert len(data) <= LONGEST
+
+
+def test_a_failing_input_is_made_smaller_and_keeps_its_name() -> None:
+    def check(data: bytes) -> None:
+        if b"ab" in data and b"z" in data:
+            raise ValueError(f"{len(data)} bytes")
+
+    data = b"H" + bytes(range(100, 140)) + b"abz" + bytes(200)
+    error = failure(check, data)
+    assert error is not None
+    least = minimise(check, data, name_of(error), unit=1, head=1)
+    assert sorted(least) == sorted(b"Habz")
+    assert file_name(name_of(error)).startswith("valueerror-n-bytes-")
+    assert failure(check, b"") is None
+
+
+def test_an_input_is_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "input"
+    path.write_bytes(encode(Script(steps=OPEN)))
+    monkeypatch.setattr("sys.argv", ["run", "--target", "ssh_receive", "--replay", str(path)])
+    assert run.main() == 0
+    assert "confirm(0, a=0, b=5, c=0)\npasses" in capsys.readouterr().out
