@@ -116,7 +116,8 @@ class Straight:
     def __init__(self, folder: Path, *arguments: str) -> None:
         del folder, arguments
         self._near, self._far = Listener(near=True), Listener(near=False)
-        self._watched = self._lingering = 0
+        self._watched = 0
+        self._lingering: set[int] = set()
 
     async def open(self) -> None:
         """Open what all connections share."""
@@ -126,7 +127,7 @@ class Straight:
         self._far.close()
 
     async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined:
-        self._watched, self._lingering = _watched(), len(lingerer())
+        self._watched, self._lingering = _watched(), set(map(id, lingerer()._sockets.values()))
         outer = await self._near.connect(setup)
         inner = await self._near.accept(setup)
         client = TcpEnd("client", changed, FORTH, BACK, outer)
@@ -157,7 +158,8 @@ class Straight:
 
     def leftovers(self, _: Relay) -> list[str]:
         left = [f"{_watched() - self._watched} descriptors are watched"] if _watched() > self._watched else []
-        return left + (["a socket that lingers"] if len(lingerer()) > self._lingering else [])
+        lingering = set(map(id, lingerer()._sockets.values())) - self._lingering
+        return left + (["a socket that lingers"] if lingering else [])
 
     def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
         return DirectLink(), self._far.address(setup)

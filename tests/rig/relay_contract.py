@@ -275,16 +275,17 @@ class Trial:
             if not receiver.listens or receiver.seen is not None:
                 continue
             count = f"{receiver.name} has {receiver.received} of {sender.total} bytes"
-            if self._cut or sender.broken:
+            if self._cut or (sender.broken and not sender.ended):
                 return f"{count} and does not see that the rest is lost"
-            lost = self._undeliverable(receiver, sender)
+            lost = sender.broken or self._undeliverable(receiver, sender)
             if not lost and receiver.received < min(sender.total, receiver.willing):
                 return f"{count} and takes {receiver.willing}"
             told = lost or receiver is self.client or self._adaptor.tells_client_end or self.far.ended
             # Where its window is used up, a relay need not read what might be an end.
             if sender.ended and told and sender.total < receiver.willing:
                 return f"{count} and sees no end"
-        if self.client.broken and not self.far.ended and not self.relay.ended.done():
+        reset = self.client.broken and not self.client.ended
+        if reset and not (self.far.ended or self.relay.ended.done()):
             return "the client's reset goes unnoticed"
         return ""
 
