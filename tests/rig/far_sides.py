@@ -305,7 +305,7 @@ class OpenSsh(Straight):
         if reconnect or lost:
             await self._stack.aclose()
             await self._connect()
-        assert reconnect or not lost, f"{self.name}: the SSH connection was lost, with everybody on it"
+        assert reconnect or not lost, f"{self.name}: the SSH connection was lost, with every other client on it"
 
     def leftovers(self, relay: Relay) -> list[str]:
         left = super().leftovers(relay)

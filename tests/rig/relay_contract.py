@@ -280,9 +280,9 @@ class Trial:
             lost = sender.broken or self._undeliverable(receiver, sender)
             if not lost and receiver.received < min(sender.total, receiver.willing):
                 return f"{count} and takes {receiver.willing}"
-            told = lost or receiver is self.client or self._adaptor.tells_client_end or self.far.ended
+            informed = lost or receiver is self.client or self._adaptor.tells_client_end or self.far.ended
             # Where its window is used up, a relay need not read what might be an end.
-            if sender.ended and told and sender.total < receiver.willing:
+            if sender.ended and informed and sender.total < receiver.willing:
                 return f"{count} and sees no end"
         reset = self.client.broken and not self.client.ended
         if reset and not (self.far.ended or self.relay.ended.done()):

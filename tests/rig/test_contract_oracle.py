@@ -118,7 +118,7 @@ class SimpleRelay:
                     await loop.sock_sendall(sink, data)
             else:
                 await loop.sock_sendall(sink, data)
-        except OSError:  # what the sink says itself is still the other's; `_run` is not to end for this
+        except OSError:
             self._end(Ending.BACKEND_RESET if sink is self._backend else Ending.CLIENT_RESET)
 
     def _end(self, ending: Ending) -> None:

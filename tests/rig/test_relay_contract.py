@@ -220,7 +220,7 @@ TLS_CASES: dict[str, tuple[Setup, list[Step]]] = {
     reason="asyncio's TLS has no half-close, and its reader drops what it holds when a connection fails"
 )
 @pytest.mark.parametrize("case", TLS_CASES)
-def test_an_order_of_events_that_asyncio_does_not_bear(benches: Callable[[str], Bench], case: str) -> None:
+def test_an_order_of_events_that_breaks_asyncios_tls(benches: Callable[[str], Bench], case: str) -> None:
     bench = benches("strict tls")
     bench.coverage.patience = 2.0
     bench.run(*TLS_CASES[case])
