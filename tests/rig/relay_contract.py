@@ -73,7 +73,7 @@ class Adaptor(Verbs, Protocol):
     tells_breaks: bool
     """Whether both ends learn of a reset: what is behind an SSH server sees an end instead."""
     tells_client_end: bool
-    """Whether the far side learns that a client has sent everything, before it has sent everything itself."""
+    """Whether the far side learns that a client has sent everything, before the client has received everything."""
     far_end_is_close: bool
     """Whether the far side's end stops the other direction, too."""
     keeps_response: bool
@@ -280,7 +280,7 @@ class Trial:
             lost = sender.broken or self._undeliverable(receiver, sender)
             if not lost and receiver.received < min(sender.total, receiver.willing):
                 return f"{count} and takes {receiver.willing}"
-            informed = lost or receiver is self.client or self._adaptor.tells_client_end or self.far.ended
+            informed = lost or receiver is self.client or self._adaptor.tells_client_end or self.client.seen
             # Where its window is used up, a relay need not read what might be an end.
             if sender.ended and informed and sender.total < receiver.willing:
                 return f"{count} and sees no end"
