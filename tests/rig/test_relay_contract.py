@@ -20,7 +20,7 @@ from gateway.demo.process import find
 from gateway.relay import linger
 from gateway.relay.readiness import RelayLoop
 
-EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "200"))
 PHASES = (Phase.reuse, Phase.generate, Phase.shrink)
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(600 + EXAMPLES)]
 
