@@ -103,6 +103,25 @@ def cpu_per_gb(mode: str) -> Measure:
     return measure
 
 
+def cpu_per_connection(way: Way) -> float:
+    """Microseconds of CPU for one new connection."""
+    before = way.cpu()
+    load("conn", way.port, 64, 6000)
+    return (way.cpu() - before) * 1e6 / 6000
+
+
+def cpu_per_round_trip(connections: int, ask: int, answer: int) -> Measure:
+    """Microseconds of CPU for one round trip."""
+
+    def measure(way: Way) -> float:
+        before = way.cpu()
+        seconds = 2
+        trips = load("pp", way.port, connections, ask, answer, seconds) * seconds
+        return (way.cpu() - before) * 1e6 / trips
+
+    return measure
+
+
 def idle(connections: int, *, memory: bool) -> Measure:
     """Memory per idle connection in KiB, or a query's median time among them."""
 
@@ -151,6 +170,14 @@ TUNNEL = [
     Row("bulk from the backend, 8 flows, MB/s", bulk("down", 8, GB)),
     Row("CPU seconds per GB to the backend", cpu_per_gb("up"), smaller=True, digits=2),
     Row("CPU seconds per GB from the backend", cpu_per_gb("down"), smaller=True, digits=2),
+    Row("CPU µs per round trip, 1 B ↔ 1 B, 64 connections", cpu_per_round_trip(64, 1, 1), smaller=True, digits=1),
+    Row(
+        "CPU µs per round trip, 200 B → 4 KiB, 64 connections",
+        cpu_per_round_trip(64, 200, 4096),
+        smaller=True,
+        digits=1,
+    ),
+    Row("CPU µs per new connection", cpu_per_connection, smaller=True, digits=0),
     Row("round trips/s, 1 B ↔ 1 B, 64 connections", rate(64, 1, 1)),
     Row("round trips/s, 1 B ↔ 1 B, 256 connections", rate(256, 1, 1)),
     Row("round trips/s, 200 B → 4 KiB, 64 connections", rate(64, 200, 4096)),

@@ -3,11 +3,12 @@
 import asyncio
 import socket
 import time
+from functools import partial
 from typing import Any, cast
 
 import asyncssh
 
-from gateway.contracts import Endpoint
+from gateway.contracts import Ending, Endpoint
 from gateway.measure import Histogram, Tap
 from gateway.ssh.doors import close, grant, grant_nothing, undelivered
 from gateway.ssh.outbox import PACKET, Outbox
@@ -114,7 +115,7 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
         else:
             self._got_eof |= rest.ended
             self._lose_link()
-        if self._client is None:  # perhaps it never gets one
+        if self._client is None and not self._held:  # perhaps it never gets one
             self.window.close()
 
     # What the client's side does with the channel.
@@ -213,12 +214,12 @@ class StockChannels:
             both: set[asyncio.Future[Any]] = {opening, given_up}
             await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         except BaseException:
-            opening.add_done_callback(_abort_late)  # also where it completes in this very turn
+            opening.add_done_callback(partial(_abort_late, relay))  # also where it completes in this very turn
             raise
         if opening.done():
             opening.result()
             return relay
-        opening.add_done_callback(_abort_late)
+        opening.add_done_callback(partial(_abort_late, relay))
         if given_up.done():
             given_up.result()
         raise TimeoutError
@@ -244,8 +245,6 @@ class StockChannels:
             raise
 
 
-def _abort_late(opening: asyncio.Task[_Opened]) -> None:
-    if opening.cancelled() or opening.exception() is not None:
-        return
-    channel, _ = opening.result()
-    channel.abort()
+def _abort_late(relay: StockRelay, opening: asyncio.Task[_Opened]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        relay.abort(Ending.ABORTED)

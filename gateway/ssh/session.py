@@ -125,6 +125,9 @@ class Session:
         except (asyncssh.Error, OSError) as error:
             raise LinkLostError(str(error), dialled=dialled) from error
         self.answers_opens = True
+        if self.closing:  # asyncssh has dropped what its channel had received
+            relay.abort(Ending.ABORTED)
+            raise LinkLostError(dialled=dialled)
         self._relays[relay.ended] = relay
         relay.ended.add_done_callback(self._forgets)
         relay.attach(client)

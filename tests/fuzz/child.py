@@ -20,7 +20,7 @@ from tests.fuzz.run import CORPUS
 
 _FIXED = "--fixed"
 _TURN = 2
-"""Of so many mutations, one is libFuzzer's own where the target has a mutator."""
+"""Every second mutation is libFuzzer's own where the target has a mutator."""
 
 
 def main() -> None:
