@@ -26,6 +26,8 @@ _MOST = 4096
 """Sockets at once; further ones are left to the kernel immediately."""
 _LOOK = 0.25
 _DISCARD = 256 * 1024
+_TCP_CLOSE = 7
+"""Of enum tcp_state (linux/tcp_states.h)."""
 
 
 @dataclass
@@ -118,7 +120,7 @@ class Lingerer:
     def _look(self) -> None:
         now = time.monotonic()
         for fd, each in list(self._sockets.items()):
-            if now >= each.until or (each.lost and _unacknowledged(each.sock) == 0):
+            if now >= each.until or _is_reset(each.sock) or (each.lost and _unacknowledged(each.sock) == 0):
                 self._close(fd)
         self._looking = bool(self._sockets)
         if self._looking:
@@ -134,6 +136,13 @@ def lingerer() -> Lingerer:
         if isinstance(loop, RelayLoop):
             loop.on_close.append(known.close)
     return known
+
+
+def _is_reset(sock: socket.socket) -> bool:
+    """Whether the connection is over for the kernel, which then keeps what was not acknowledged (tcp(7), TCP_INFO)."""
+    if sock.family == socket.AF_UNIX:
+        return False
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
 
 
 def _unacknowledged(sock: socket.socket) -> int:

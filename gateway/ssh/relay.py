@@ -205,7 +205,7 @@ class ClientSide:
 
     def _client_reset(self) -> None:
         """The client's stream broke off."""
-        self._client_deaf = True
+        self._client_deaf = self._client_broken = True
         self.abort(Ending.CLIENT_RESET)
 
     def _client_failed(self, error: OSError | None = None) -> None:
