@@ -139,7 +139,7 @@ def lingerer() -> Lingerer:
 
 
 def _is_reset(sock: socket.socket) -> bool:
-    """Whether the connection is over for the kernel, which keeps what was not acknowledged then (TCP_INFO in tcp(7))."""
+    """Whether the connection is over for the kernel, which then keeps what was not acknowledged (tcp(7))."""
     if sock.family == socket.AF_UNIX:
         return False
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
