@@ -8,7 +8,6 @@ reset, but only once it has acknowledged everything.
 
 import asyncio
 import fcntl
-import logging
 import socket
 import struct
 import termios
@@ -17,8 +16,6 @@ from dataclasses import dataclass
 
 from gateway.relay.readiness import READ, RelayLoop, readiness
 from gateway.relay.sockets import finish, keep_after_close, reset, shut_write
-
-log = logging.getLogger(__name__)
 
 LINGER = 60.0
 """Seconds until the kernel is left to deliver the rest: as long as it waits for a client's end itself (tcp(7))."""

@@ -298,5 +298,3 @@ class Outbox:
             except Exception:
                 log.exception("a relay failed; its client is reset")
                 sender.abort(Ending.ABORTED)
-            if self._batched >= self._batch_limit:
-                self.flush()

@@ -146,7 +146,7 @@ class PlaneRelay(ClientSide):
             asyncssh.ProtocolError: The peer takes no data at all.
         """
         if max_packet == 0:
-            raise asyncssh.ProtocolError("a channel whose packets hold nothing")
+            raise asyncssh.ProtocolError("a channel with a maximum packet size of 0")
         del self._inbox.opening[self._number]
         self._peer, self._peer_window, self._peer_packet = peer, window, min(max_packet, PACKET)
         self._inbox.relays[self._number] = self

@@ -55,7 +55,7 @@ class ClientSide:
         self._client_deaf = False
         """The client takes nothing more."""
         self._client_broken = False
-        """The client was reset: the end of what it sent is none."""
+        """The client was reset: its stream has no proper end."""
         self._got_eof = False
         """The backend has said everything."""
         self._got_close = False
@@ -127,7 +127,7 @@ class ClientSide:
         raise NotImplementedError
 
     def _leave_queue(self) -> None:
-        """Want no turn at the SSH connection any more."""
+        """Leave the queue for the SSH socket."""
         raise NotImplementedError
 
     def _took(self, count: int, now: float) -> None:

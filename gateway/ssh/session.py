@@ -118,7 +118,7 @@ class Session:
         except TimeoutError as error:
             raise DialError(Reason.TIMEOUT, f"no channel to {to} within {timeout:.3g} s") from error
         except ValueError as error:
-            raise DialError(Reason.PROTOCOL, f"{to}: the SSH server's answer makes no sense: {error}") from error
+            raise DialError(Reason.PROTOCOL, f"{to}: invalid reply from the SSH server: {error}") from error
         except asyncssh.ChannelOpenError as error:
             self.answers_opens = self.alive
             raise self._explain(error, to, dialled=dialled) from error
