@@ -44,7 +44,7 @@ class Splice:
         self.on_lost: Callable[[], None] = lambda: None
         """Called when the response is whole, but the far side did not take everything that it was sent."""
         self.ended_well: Callable[[], bool] = lambda: True
-        """Whether the end of what the user sends is a clean one: a closed socket pair looks the same after a reset."""
+        """Whether the end of what the user sends is clean: a socket pair shows a reset as an end, too."""
         self._tls = tls
         self._heard = 0.0
         self._pump = asyncio.get_running_loop().create_task(self._run())
