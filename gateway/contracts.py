@@ -217,7 +217,11 @@ class Relay(Protocol):
         """Bytes taken from the backend."""
 
     def abort(self, ending: Ending) -> None:
-        """Reset both ends now."""
+        """Reset both ends now.
+
+        After the loss of a link (`LINK_LOST`) a client whose response is complete gets the rest of it first; `ended`
+        comes then.
+        """
 
 
 class Link(Protocol):

@@ -208,10 +208,10 @@ class Dialler:
         if not places:
             raise DialError(Reason.ROLE, _NO_PRIMARY)
         chosen = usual if usual is not None and usual in places else places[0]
-        await asyncio.gather(*(copy(request, place) for place in places if place != chosen))
         way = link if chosen.path is route.path else chosen.path.link
         if way is None:
             raise DialError(Reason.TUNNEL, f"the path to {chosen.target} is down, and its sessions with it")
+        copies = asyncio.gather(*(copy(request, place) for place in places if place != chosen))
         try:
             return Arrival(chosen, await self._dial_one(wish, way, route, chosen.target, _CANCEL_WITHIN))
         except DialError:
@@ -219,6 +219,8 @@ class Dialler:
             raise
         except LinkLostError as error:
             raise DialError(Reason.TUNNEL, error.detail) from error
+        finally:
+            await copies
 
     async def _dial_one(
         self, wish: "_Wish", link: Link, route: Route, target: Endpoint, within: float, tap: Tap | None = None

@@ -263,14 +263,24 @@ class Forward:
             self._dialling.discard(task)
             self._reserve.leave(task)
             if task.cancelled():  # perhaps before it began
+                job.close()
                 reset(client)
             if seat is not None:
                 seat.give_up()
 
-        task = self._group.create_task(job)
+        task = self._group.create_task(self._guarded(client, job))
         self._dialling.add(task)
         task.add_done_callback(over)
         return task
+
+    async def _guarded(self, client: Stream, job: Coroutine[None, None, None]) -> None:
+        """Run `job`; its failure must not affect other clients."""
+        try:
+            await job
+        except Exception:
+            log.exception("a client could not be served", extra={"backend": self.name})
+            self.rejected[Reason.PROTOCOL] += 1
+            reset(client)
 
     def _refuse(self, client: Stream, refusal: Refusal, usage: Usage | None = None) -> None:
         self.rejected[refusal] += 1
@@ -354,11 +364,6 @@ class Forward:
             self.resets[Ending.CLIENT_RESET if vigil.gone else Ending.ABORTED] += 1
             if not vigil.gone:
                 raise
-            return
-        except Exception:
-            # One client's misfortune must not end the others'.
-            log.exception("a client could not be served", extra={"backend": self.name})
-            self.rejected[Reason.PROTOCOL] += 1
             return
         finally:
             if relay is None:

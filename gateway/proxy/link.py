@@ -68,7 +68,6 @@ class ProxyLink:
         sock, splice = await self._dial(to, min(self._options.dial_timeout, within))
         relay = StraightRelay(client, sock, latency, tap)
         if splice is not None:
-            splice.on_broken = lambda: relay.abort(Ending.BACKEND_RESET)
             splice.on_lost = relay.lose_upload
             splice.ended_well = lambda: not relay.ended.done() or relay.ended.result() is Ending.FINISHED
             relay.ended.add_done_callback(lambda _: None if splice.ended_well() else splice.break_off())

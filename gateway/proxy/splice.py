@@ -7,14 +7,15 @@ import select
 import socket
 import time
 from collections.abc import Callable
+from math import inf
 
 from gateway.proxy.tls import TlsSocket
-from gateway.relay.sockets import tune
+from gateway.relay.pair import pair
 
 _CHUNK = 128 * 1024
 _LOOK = 0.5
 _PATIENCE = 15.0
-"""Seconds for which a response may pause after its client's end, where TLS cannot pass that end on."""
+"""Seconds for which the far side may be silent after the user's end, before TLS 1.3: then it is sent that end."""
 _pumps: set[asyncio.Task[None]] = set()
 
 
@@ -35,18 +36,17 @@ class Splice:
     """
 
     def __init__(self, tls: TlsSocket) -> None:
-        self._ours, self.sock = socket.socketpair()
-        """The user's end: it owns it."""
-        tune(self._ours)
-        tune(self.sock)
-        self.on_broken: Callable[[], None] = lambda: None
-        """Called when the TLS connection broke, before `sock` shows an end: a socket pair only has clean ones."""
+        self.sock, self._ours = pair()
+        """The user's end, which the user owns, and ours."""
+        self.sock.broken = lambda: self._broken
+        self._broken = False
         self.on_lost: Callable[[], None] = lambda: None
         """Called when the response is whole, but the far side did not take everything that it was sent."""
         self.ended_well: Callable[[], bool] = lambda: True
         """Whether the end of what the user sends is clean: a socket pair shows a reset as an end, too."""
         self._tls = tls
-        self._heard = 0.0
+        self._reading_since: float | None = None
+        """Since when the far side is awaited, as a monotonic time; None: the user is."""
         self._pump = asyncio.get_running_loop().create_task(self._run())
         _pumps.add(self._pump)
         self._pump.add_done_callback(_pumps.discard)
@@ -82,16 +82,27 @@ class Splice:
             await asyncio.wait({forth})
         elif not forth.done() and back.result() is _Response.UNREAD:  # what the user sent last is still on its way
             await asyncio.wait({forth}, timeout=_PATIENCE)
-        elif not back.done():
-            await self._until_response(back)
+        if not self._tls.half_closes:
+            await self._until_response(back, _PATIENCE)
+            if _result(forth) is True:
+                with contextlib.suppress(OSError, TimeoutError):
+                    async with asyncio.timeout(_PATIENCE):
+                        await self._tls.end()
+        await self._until_response(back, inf)
 
-    async def _until_response(self, back: "asyncio.Task[_Response]") -> None:
-        """Wait for the rest of the response, while the user is there to read it."""
+    async def _until_response(self, back: "asyncio.Task[_Response]", patience: float) -> None:
+        """Wait for the rest of the response, while the user is there to read it.
+
+        Args:
+            back: Carries it.
+            patience: Seconds for which the far side may be silent.
+        """
         poller = select.poll()
         poller.register(self._ours, 0)  # reports a hangup only (poll(2))
-        ended = time.monotonic()
+        began = time.monotonic()
         while not (back.done() or poller.poll(0)):
-            if not self._tls.half_closes and time.monotonic() - max(ended, self._heard) > _PATIENCE:
+            since = self._reading_since
+            if since is not None and time.monotonic() - max(began, since) > patience:
                 return
             await asyncio.wait({back}, timeout=_LOOK)
 
@@ -113,11 +124,12 @@ class Splice:
         """Carry what the far side sends."""
         loop = asyncio.get_running_loop()
         while True:
+            self._reading_since = time.monotonic()
             try:
                 data = await self._tls.read()
             except OSError:
                 return _Response.BROKEN
-            self._heard = time.monotonic()
+            self._reading_since = None
             try:
                 if not data:
                     self._ours.shutdown(socket.SHUT_WR)
@@ -127,8 +139,8 @@ class Splice:
                 return _Response.UNREAD
 
     def _close(self, *, sent: bool, response: object) -> None:
-        if response is _Response.BROKEN:
-            self.on_broken()
+        if response is _Response.BROKEN or response is None:
+            self._broken = True
         dropped = _drop_unread(self._ours)
         if response is _Response.WHOLE and (dropped or not sent):
             self.on_lost()
@@ -140,8 +152,8 @@ class Splice:
 
 
 def _result(job: "asyncio.Task[bool] | asyncio.Task[_Response]") -> object:
-    """What `job`, which is done, returned or raised; None: it was cancelled."""
-    return None if job.cancelled() else job.exception() or job.result()
+    """What `job` returned or raised; None: it was cancelled, or goes on."""
+    return None if not job.done() or job.cancelled() else job.exception() or job.result()
 
 
 def _drop_unread(sock: socket.socket) -> bool:

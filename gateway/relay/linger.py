@@ -13,14 +13,15 @@ import struct
 import termios
 import time
 from dataclasses import dataclass
+from math import inf
 
 from gateway.relay.readiness import READ, RelayLoop, readiness
 from gateway.relay.sockets import finish, keep_after_close, reset, shut_write
 
 LINGER = 60.0
-"""Seconds until the kernel is left to deliver the rest: as long as it waits for a client's end itself (tcp(7))."""
+"""Seconds without progress until a socket is closed: as long as the kernel waits for a client's end (tcp(7))."""
 _MOST = 4096
-"""Sockets at once; further ones are left to the kernel immediately."""
+"""Sockets at once; beyond, the oldest is closed."""
 _LOOK = 0.25
 _DISCARD = 256 * 1024
 _TCP_CLOSE = 7
@@ -36,12 +37,14 @@ class _Lingering:
         until: When to stop, in `time.monotonic()`.
         lost: Whether bytes of the client did not reach the backend.
         reading: Whether the client may still send.
+        left: Bytes that the client had not acknowledged at the last look.
     """
 
     sock: socket.socket
     until: float
     lost: bool
     reading: bool = True
+    left: float = inf
 
 
 class Lingerer:
@@ -61,7 +64,10 @@ class Lingerer:
         return len(self._sockets)
 
     def take(self, sock: socket.socket, *, lost: bool) -> None:
-        """Take over `sock`: end its stream, and close it when the client has ended its own, or after `LINGER`.
+        """Take over `sock`: end its stream, and close it when the client has ended its own.
+
+        After `LINGER` without an acknowledgement it is closed anyway: the kernel still delivers what it has, but one
+        whose client must see a reset is reset.
 
         Args:
             sock: Non-blocking, watched by no one else.
@@ -69,8 +75,7 @@ class Lingerer:
         """
         shut_write(sock)
         if len(self._sockets) >= _MOST:
-            finish(sock)
-            return
+            self._close(next(iter(self._sockets)))
         keep_after_close(sock)
         fd = sock.fileno()
         self._sockets[fd] = _Lingering(sock, time.monotonic() + LINGER, lost)
@@ -116,12 +121,21 @@ class Lingerer:
 
     def _look(self) -> None:
         now = time.monotonic()
-        for fd, each in list(self._sockets.items()):
-            if now >= each.until or _is_reset(each.sock) or (each.lost and _unacknowledged(each.sock) == 0):
-                self._close(fd)
-        self._looking = bool(self._sockets)
-        if self._looking:
-            self._loop.call_later(_LOOK, self._look)
+        try:
+            for fd, each in list(self._sockets.items()):
+                if now >= each.until or _is_reset(each.sock) or (each.lost and _unacknowledged(each.sock) == 0):
+                    self._close_unless_moving(fd, each, now)
+        finally:
+            self._looking = bool(self._sockets)
+            if self._looking:
+                self._loop.call_later(_LOOK, self._look)
+
+    def _close_unless_moving(self, fd: int, each: _Lingering, now: float) -> None:
+        left = _unacknowledged(each.sock)
+        if each.lost and 0 < left < each.left and not _is_reset(each.sock):
+            each.left, each.until = left, now + LINGER
+        else:
+            self._close(fd)
 
 
 def lingerer() -> Lingerer:

@@ -6,6 +6,7 @@ in a row is bulk, and moves on to `splice` through a pipe, where the bytes never
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -17,6 +18,7 @@ from gateway.contracts import Ending
 from gateway.measure import Histogram, Tap, waiting_since
 from gateway.relay.linger import lingerer
 from gateway.relay.pages import pages
+from gateway.relay.pair import PairSocket
 from gateway.relay.readiness import GONE, READ, WRITE
 from gateway.relay.sockets import finish, reset, shut_write, was_reset
 from gateway.relay.watch import Watch
@@ -35,7 +37,8 @@ class _Direction:
     """One way of a relay: from `source` to `sink`."""
 
     __slots__ = (
-        "bulk", "held", "lost", "moved", "piped", "pipes", "read_done", "seen", "sink", "source", "written_done",
+        "bulk", "discards", "held", "lost", "moved", "piped", "pipes", "read_done", "seen", "sink", "source",
+        "written_done",
     )  # fmt: skip
 
     def __init__(self, source: socket.socket, sink: socket.socket) -> None:
@@ -51,6 +54,8 @@ class _Direction:
         self.written_done = False
         self.lost = False
         """Whether the sink took less than the source sent."""
+        self.discards = False
+        """Whether the sink takes nothing more, so that the rest of what the source sends is dropped."""
 
     @property
     def full(self) -> bool:
@@ -63,7 +68,7 @@ class _Direction:
             BlockingIOError: The source has nothing.
             _GoneError: That socket is gone.
         """
-        if self.bulk >= _BULK_AFTER and self.seen is None:  # what goes through a pipe is not seen
+        if self.bulk >= _BULK_AFTER and self.seen is None and not self.discards:  # a pipe shows and drops nothing
             self._splice_in()
             return
         try:
@@ -74,6 +79,8 @@ class _Direction:
             raise _GoneError(self.source, error, writing=False) from error
         if count == 0:
             self.end()
+            return
+        if self.discards:
             return
         self.moved += count
         self.bulk = self.bulk + 1 if count >= _BULK_READ else 0
@@ -99,16 +106,26 @@ class _Direction:
             self._finish()
 
     def end(self) -> None:
-        """The source has said everything."""
+        """The source has sent everything.
+
+        Raises:
+            _GoneError: Its stream broke off.
+        """
+        if isinstance(self.source, PairSocket) and self.source.broken():
+            error = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+            raise _GoneError(self.source, error, writing=False)
         self.read_done = True
         if not self.full:
             self._finish()
 
     def abandon(self) -> None:
-        """The sink takes nothing more: drop what it has not taken, and what the source still sends."""
+        """Drop what the sink has not taken, and what the source still sends: the sink takes nothing more.
+
+        The source is still read. One that cannot send may never read what the other direction brings.
+        """
         self.close()
         self.held, self.piped = None, 0
-        self.read_done = self.written_done = self.lost = True
+        self.discards = self.written_done = self.lost = True
 
     def close(self) -> None:
         if self.pipes:

@@ -10,6 +10,8 @@ from asyncssh.mac import get_mac_algs
 from asyncssh.packet import SSHPacket
 from asyncssh.public_key import get_certificate_algs, get_public_key_algs
 
+from gateway.text import one_line
+
 KEX = (
     "mlkem768x25519-sha256",
     "sntrup761x25519-sha512",
@@ -82,7 +84,7 @@ class NothingInCommonError(asyncssh.KeyExchangeFailed):
 
     def __init__(self, key: str, offered: Sequence[bytes]) -> None:
         names = ", ".join(name.decode("ascii", "backslashreplace") for name in offered) or "none"
-        listed = "".join(each if each.isprintable() else "?" for each in names[:_TOLD])
+        listed = one_line(names, _TOLD)
         super().__init__(
             f"no {_SORTS[key]} in common: the server offers {listed}; choose one that you trust in {key}"
         )

@@ -10,7 +10,7 @@ import asyncssh
 
 from gateway.contracts import Ending, Endpoint
 from gateway.measure import Histogram, Tap
-from gateway.ssh.doors import close, grant, grant_nothing, undelivered
+from gateway.ssh.doors import grant, grant_nothing, send_window, undelivered
 from gateway.ssh.outbox import PACKET, Outbox
 from gateway.ssh.relay import ClientSide
 from gateway.ssh.windows import FIRST, Budget, Window
@@ -19,7 +19,6 @@ _NO_GROWTH = Budget(0)
 MAX_PACKET = 32 * 1024
 _Opened = tuple["asyncssh.SSHTCPChannel[bytes]", "asyncssh.SSHTCPSession[bytes]"]
 _READ_SIZE = 64 * 1024
-_SEND_AHEAD = 256 * 1024
 
 
 class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
@@ -44,7 +43,6 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
 
     def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
         """The channel is open; its data waits in it until there is a client."""
-        chan.set_write_buffer_limits(high=_SEND_AHEAD)
         chan.pause_reading()
         self._channel = chan
 
@@ -94,15 +92,11 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
         self._peer_ended(close=False)
         return True
 
-    def pause_writing(self) -> None:
-        """The channel's window is used up."""
-        self._channel_full = True
-        self._update()
-
     def resume_writing(self) -> None:
-        """The channel takes bytes again."""
-        self._channel_full = False
-        self._update()
+        """The peer's window takes bytes again."""
+        if self._channel_full:
+            self._channel_full = False
+            self._update()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The channel is closed, or the SSH connection under it is lost; what it still held is the client's."""
@@ -115,8 +109,6 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
         else:
             self._got_eof |= rest.ended
             self._lose_link()
-        if self._client is None and not self._held:  # perhaps it never gets one
-            self.window.close()
 
     # What the client's side does with the channel.
 
@@ -128,8 +120,13 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
             outbox.wait(self)
             self._update()
             return
+        room = send_window(channel)
+        if not room:  # what asyncssh keeps for later is not fair to others, and lost when the peer closes
+            self._channel_full = True
+            self._update()
+            return
         try:
-            data = client.recv(PACKET if outbox is not None and outbox.contended else _READ_SIZE)
+            data = client.recv(min(room, PACKET if outbox is not None and outbox.contended else _READ_SIZE))
         except BlockingIOError:
             return
         except OSError:
@@ -157,12 +154,8 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
             self._channel.write_eof()
 
     def _send_close(self) -> None:
-        if self._channel is None or self._channel_done:
-            return
-        if self._client_done or (self._client_deaf and not self._client_broken):
-            close(self._channel)  # once it has sent what the client said before
-        else:
-            self._channel.abort()
+        if self._channel is not None and not self._channel_done:
+            self._channel.close()
 
     def _leave_queue(self) -> None:
         if self._outbox is not None:

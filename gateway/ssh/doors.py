@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gateway.ssh.wire import Wire
 
 KNOWN_VERSIONS = ("2.24.",)
-"""The releases whose inside this file was written for; with any other, channels are asyncssh's own."""
+"""The releases that the data plane was written for; with any other, asyncssh's channels carry the connections."""
 
 _ORIGIN = String("127.0.0.1") + UInt32(0)
 _NOTHING = String("") + UInt32(0)
@@ -32,6 +32,9 @@ REKEY_BYTES = 16 << 30
 _OFTEN_BYTES, _OFTEN_SECONDS = 4 << 20, 10.0
 """A key exchange after fewer bytes and seconds than these comes often. OpenSSH counts the bytes of the next packet as
 blocks (packet.c, ssh_packet_need_rekeying), so that with a small RekeyLimit each long packet brings an exchange."""
+
+_DEFERRED_LIMIT = 16 * 1024
+"""Packets that wait for the end of a key exchange; a peer that brings about more of them does not behave as one."""
 
 MSG_IGNORE, MSG_KEXINIT = 2, 20
 MSG_CHANNEL_OPEN, MSG_CHANNEL_OPEN_CONFIRMATION = 90, 91
@@ -79,7 +82,8 @@ def grant_nothing(conn: asyncssh.SSHClientConnection) -> None:
     """Let channels that `conn` makes from now on grant no window by themselves; `grant` does.
 
     asyncssh grants the whole window for each packet that a session takes, whatever still waits for the session: one
-    that takes little at a time lets a peer send without bound.
+    that takes little at a time lets a peer send without bound. Their sessions are told by `resume_writing` whenever
+    the peer's window is open, since asyncssh tells them only of its own buffer.
     """
     for name in ("create_tcp_channel", "create_unix_channel"):
         setattr(conn, name, partial(_granting_nothing, getattr(conn, name)))
@@ -93,22 +97,22 @@ def _granting_nothing(make: Callable[..., Any], *args: Any, **kwargs: Any) -> An
         if session is not None:
             session.data_received(data, datatype)
 
+    flush = channel._flush_send_buf  # noqa: SLF001 - no public way to it
+
+    def flush_and_resume() -> None:
+        flush()
+        session = channel._session  # noqa: SLF001 - no public way to it
+        if session is not None and channel._send_window:  # noqa: SLF001 - no public way to it
+            session.resume_writing()
+
     channel._deliver_data = deliver  # noqa: SLF001 - no public way to it
+    channel._flush_send_buf = flush_and_resume  # noqa: SLF001 - no public way to it
     return channel
 
 
-def close(channel: Any) -> None:
-    """Close a channel of asyncssh's once its data is sent, and the EOF that waits for it, which asyncssh forgets."""
-    if channel._send_state == "eof_pending":  # noqa: SLF001 - no public way to it
-        forget = channel._close_send  # noqa: SLF001 - no public way to it
-
-        def close_send() -> None:
-            if channel._send_state == "close_pending" and not channel._send_buf:  # noqa: SLF001 - as above
-                channel.send_packet(MSG_CHANNEL_EOF)
-            forget()
-
-        channel._close_send = close_send  # noqa: SLF001 - no public way to it
-    channel.close()
+def send_window(channel: Any) -> int:
+    """How many bytes a channel of asyncssh's may send now."""
+    return int(channel._send_window)  # noqa: SLF001 - no public way to it
 
 
 def grant(channel: Any, count: int) -> None:
@@ -141,7 +145,8 @@ class PlaneConnection(SSHClientConnection):
         self.kex_began = 0.0
         """When the last key exchange began, in `time.monotonic()`."""
         self.rekeys_often = False
-        """Whether the peer exchanges keys so often that it should send short packets: see `_OFTEN_BYTES`."""
+        """Whether the last two exchanges of keys were so close together that the peer should send short packets."""
+        self._rekeyed_soon = False
         super().__init__(asyncio.get_running_loop(), options, wait="auth")
         self.until_rekey = self._rekey_bytes
         """Bytes that the peer may send before `rekey` is due."""
@@ -258,11 +263,6 @@ class PlaneConnection(SSHClientConnection):
     # Sending.
 
     @property
-    def deferred(self) -> int:
-        """Packets that wait for the end of a key exchange."""
-        return len(self._deferred_packets)
-
-    @property
     def may_send_data(self) -> bool:
         """Whether channel data may be sent now: not while keys are exchanged (RFC 4253, 7.1)."""
         return bool(self._kex_complete)
@@ -285,12 +285,15 @@ class PlaneConnection(SSHClientConnection):
         if pkttype == MSG_IGNORE and self.seals is not None:
             return
         super().send_packet(pkttype, *args, handler=handler)
+        if len(self._deferred_packets) > _DEFERRED_LIMIT:
+            self._deferred_packets.clear()
+            self.violated("asks for too many answers during a key exchange")
 
     def _send_kexinit(self) -> None:
         now = time.monotonic()
         received = self._rekey_bytes - self.until_rekey
-        if self._auth_complete and now - self.kex_began < _OFTEN_SECONDS and received < _OFTEN_BYTES:
-            self.rekeys_often = True
+        soon = self._auth_complete and now - self.kex_began < _OFTEN_SECONDS and received < _OFTEN_BYTES
+        self.rekeys_often, self._rekeyed_soon = soon and self._rekeyed_soon, soon
         self.kex_began, self.until_rekey = now, self._rekey_bytes
         super()._send_kexinit()
         self.wire.outbox.judge()

@@ -5,19 +5,18 @@ to the socket at the end of the turn, or when it is full; what the socket does n
 that want to send wait in a queue: each gets one turn before another gets its second.
 """
 
-import asyncio
 import logging
 import os
 import socket
 import struct
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from gateway.contracts import Ending
 from gateway.relay.pages import pages
 from gateway.relay.readiness import readiness
+from gateway.relay.send_buffer import SendBuffer
 from gateway.ssh.doors import DATA_OVERHEAD, MSG_CHANNEL_DATA, PlaneConnection
 from gateway.ssh.gcm import BLOCK, COUNTER_AT, MASK, MIN_PADDING, TAG, put_counter
 
@@ -38,8 +37,6 @@ _SLOW = 0.02
 """Seconds: a backlog that takes longer to leave is on a slow path, where turns and backlogs are kept short."""
 CONTROL_LIMIT = 1024 * 1024
 """Bytes that wait for the socket beyond which nothing is received: a peer that asks and does not read its answers."""
-DEFERRED_LIMIT = 16 * 1024
-"""Packets that wait for the end of a key exchange beyond which nothing is received."""
 
 # One turn's scratch space, shared by all connections: nothing stays in it between two events.
 _SCRATCH = pages(_SLOT * SLOTS)
@@ -91,12 +88,11 @@ class Outbox:
         self._batch_view = memoryview(pages(_BATCH))
         self._batched = 0
         self._batch_limit = _BATCH
-        self._backlog: deque[memoryview] = deque()
-        self._backlog_size = 0
+        self._backlog = SendBuffer()
+        """What the socket has not taken; `blocked` while there is some."""
         self._blocked_at = 0.0
         self._due = False
         self._packets_sent = self._bytes_sent = 0
-        self._loop = asyncio.get_running_loop()
         self._ready = readiness()
 
     @property
@@ -107,7 +103,7 @@ class Outbox:
     @property
     def congested(self) -> bool:
         """Whether so much waits for the peer that nothing more should be received from it, which adds to that."""
-        return self._backlog_size > CONTROL_LIMIT or self._conn.deferred > DEFERRED_LIMIT
+        return self.blocked and len(self._backlog) > CONTROL_LIMIT
 
     def wait(self, sender: Sender) -> None:
         """Queue `sender` for its next turn; one that waits already keeps its place."""
@@ -132,8 +128,8 @@ class Outbox:
             return
         if self._batched + size > self._batch_limit:
             self.flush()
-        if size > _BATCH or self._backlog:
-            self._keep(memoryview(bytes(data)))
+        if size > _BATCH or self.blocked:
+            self._keep(data)
             return
         self._batch_view[self._batched : self._batched + size] = data
         self._batched += size
@@ -202,8 +198,8 @@ class Outbox:
         size, self._batched = self._batched, 0
         if not size or self._closed:
             return
-        if self._backlog:
-            self._add(memoryview(bytes(self._batch_view[:size])))
+        if self.blocked:
+            self._backlog.append(self._batch_view[:size])
             return
         try:
             sent = self._sock.send(self._batch_view[:size])
@@ -213,23 +209,16 @@ class Outbox:
             self._failed(error)
             return
         if sent < size:
-            self._keep(memoryview(bytes(self._batch_view[sent:size])))
+            self._keep(self._batch_view[sent:size])
 
     def drain(self) -> None:
         """The socket takes again: give it what waits."""
         try:
-            while self._backlog:
-                piece = self._backlog[0]
-                sent = self._sock.send(piece)
-                self._backlog_size -= sent
-                if sent < len(piece):
-                    self._backlog[0] = piece[sent:]
-                    return
-                self._backlog.popleft()
-        except BlockingIOError:
-            return
+            self._backlog.send_to(self._sock)
         except OSError as error:
             self._failed(error)
+            return
+        if self._backlog:
             return
         self.blocked = False
         self._batch_limit = _SLOW_BATCH if time.monotonic() - self._blocked_at > _SLOW else _BATCH
@@ -238,14 +227,14 @@ class Outbox:
         self._serve()
 
     def serve_soon(self) -> None:
-        """Go on with the relays that wait: keys are exchanged."""
-        self._loop.call_soon(self._serve)
+        """Serve the relays that wait, at the end of this turn: keys are exchanged."""
+        self._ready.at_turn_end(self._serve)
 
     def close(self) -> None:
         """The socket is closed: nothing leaves any more."""
         self._closed = True
-        self._backlog.clear()
-        self._backlog_size = self._batched = 0
+        self._backlog = SendBuffer()
+        self._batched = 0
         self._waiting.clear()
         self.judge()
 
@@ -273,15 +262,11 @@ class Outbox:
             self._conn.sent(packets, size)
         self.flush()
 
-    def _add(self, data: memoryview) -> None:
-        self._backlog.append(data)
-        self._backlog_size += len(data)
-
-    def _keep(self, data: memoryview) -> None:
+    def _keep(self, data: bytes | memoryview) -> None:
         if self._batched:  # the socket is full in the middle of a relay's turn
-            self._add(memoryview(bytes(self._batch_view[: self._batched])))
+            self._backlog.append(self._batch_view[: self._batched])
             self._batched = 0
-        self._add(data)
+        self._backlog.append(data)
         if not self.blocked:
             self.blocked = True
             self._blocked_at = time.monotonic()

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from math import inf
@@ -13,9 +12,9 @@ from gateway.contracts import Endpoint, Phases, Progress, Relay, Stream, TunnelS
 from gateway.errors import LinkLostError, ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
 from gateway.relay.attempts import persist
-from gateway.relay.sockets import tune
+from gateway.relay.pair import pair
 from gateway.ssh.options import SshOptions
-from gateway.ssh.session import Session
+from gateway.ssh.session import ChannelRelay, Session
 from gateway.ssh.upkeep import DOUBT, Standing, judge, place
 from gateway.text import one_line
 
@@ -92,6 +91,11 @@ class SshLink:
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
         """See `gateway.contracts.Link`."""
+        return await self._join(client, to, latency, within, tap)
+
+    async def _join(
+        self, client: Stream, to: Endpoint, latency: Histogram, within: float, tap: Tap | None = None
+    ) -> ChannelRelay:
         usable = [session for session in self._usable if session.alive]
         if not usable:
             raise LinkLostError
@@ -113,15 +117,13 @@ class SshLink:
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """See `gateway.contracts.Link`; counts the phase `channel`."""
-        ours, theirs = socket.socketpair()
-        tune(ours)
-        tune(theirs)
+        ours, theirs = pair()
         timed = phases or Phases()
         timed.hint = "" if any(session.answers_opens for session in self._sessions) else _MUTE
         try:
             with timed("channel"):
-                await persist(
-                    lambda within: self.join(theirs, to, Histogram(), within),
+                relay = await persist(
+                    lambda within: self._join(theirs, to, Histogram(), within),
                     timed.given_up,
                     self._options.dial_timeout,
                 )
@@ -130,6 +132,7 @@ class SshLink:
             theirs.close()
             raise
         timed.hint = ""
+        ours.broken = lambda: relay.cut_short
         return ours
 
     async def lost(self) -> str:

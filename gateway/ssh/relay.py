@@ -84,6 +84,11 @@ class ClientSide:
         """Bytes that the client has not taken yet."""
         return len(self._held) if self._held is not None else 0
 
+    @property
+    def cut_short(self) -> bool:
+        """Whether the relay has ended before the client was sent the backend's end."""
+        return self.ended.done() and not self._shut
+
     def attach(self, client: socket.socket) -> None:
         """Take over `client` and start: the channel is open."""
         self._client = client
@@ -151,6 +156,8 @@ class ClientSide:
         self._link_lost = self._channel_done = True
         self._leave_queue()
         if self._client is None:
+            if not self._held:  # perhaps it never gets one
+                self.window.close()
             return
         if self._got_eof and not self._client_deaf:
             self._settle()
@@ -293,7 +300,7 @@ class ClientSide:
                 self._watch.close()
             if not self._shut or ending not in (Ending.FINISHED, Ending.LINK_LOST):
                 reset(client)
-            elif self._client_done:
+            elif self._client_done and not (self._link_lost or self._upload_lost):
                 finish(client)
             else:
                 lingerer().take(client, lost=self._link_lost or self._upload_lost)

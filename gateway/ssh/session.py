@@ -30,6 +30,10 @@ _SURE = 0.3
 class ChannelRelay(Relay, Protocol):
     """A relay whose channel is open and that waits for its client."""
 
+    @property
+    def cut_short(self) -> bool:
+        """Whether the relay has ended before the client was sent the backend's end."""
+
     def attach(self, client: socket.socket) -> None:
         """Take over `client` and start."""
 
