@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gateway.contracts import CancelRequest, Endpoint, Link, LoginTap, Relay, Stream
+from gateway.contracts import CancelRequest, Ending, Endpoint, Link, LoginTap, Relay, Stream
 from gateway.errors import DialError, LinkLostError, Reason
 from gateway.forwarding.aborts import LOGGED_IN, AbortBudget
 from gateway.forwarding.cancels import Cancelling, copy
@@ -212,15 +212,23 @@ class Dialler:
         if way is None:
             raise DialError(Reason.TUNNEL, f"the path to {chosen.target} is down, and its sessions with it")
         copies = asyncio.gather(*(copy(request, place) for place in places if place != chosen))
+        relay: Relay | None = None
         try:
-            return Arrival(chosen, await self._dial_one(wish, way, route, chosen.target, _CANCEL_WITHIN))
+            relay = await self._dial_one(wish, way, route, chosen.target, _CANCEL_WITHIN)
+            await copies
         except DialError:
             route.failed(chosen.target)
+            await copies
             raise
         except LinkLostError as error:
-            raise DialError(Reason.TUNNEL, error.detail) from error
-        finally:
             await copies
+            raise DialError(Reason.TUNNEL, error.detail) from error
+        except BaseException:
+            copies.cancel()
+            if relay is not None:
+                relay.abort(Ending.ABORTED)
+            raise
+        return Arrival(chosen, relay)
 
     async def _dial_one(
         self, wish: "_Wish", link: Link, route: Route, target: Endpoint, within: float, tap: Tap | None = None
