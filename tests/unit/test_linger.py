@@ -90,6 +90,39 @@ async def test_a_client_that_never_ends_is_left_to_the_kernel(monkeypatch: pytes
         assert await read_all(client) == RESPONSE[:sent]
 
 
+async def test_a_lost_upload_waits_for_a_slow_client_that_makes_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets the whole response before its reset, however long that takes."""
+    monkeypatch.setattr(linger, "LINGER", 0.4)
+    monkeypatch.setattr(linger, "_LOOK", 0.05)
+    with connected() as (ours, client):
+        sent = fill(ours)
+        lingerer().take(ours, lost=True)
+        client.setblocking(False)
+        got = bytearray()
+        async with asyncio.timeout(50):
+            while len(got) < sent:
+                with contextlib.suppress(BlockingIOError):
+                    got += client.recv(max(65536, sent // 20))
+                await asyncio.sleep(0.1)
+        assert got == RESPONSE[:sent]
+        await gone()
+
+
+async def test_one_socket_too_many_ends_no_lost_upload_cleanly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linger, "_MOST", 1)
+    with connected() as (oldest, first), connected() as (ours, second):
+        for sock in (oldest, ours):
+            sock.sendall(b"all of it")
+            lingerer().take(sock, lost=True)
+        assert len(lingerer()) == 1
+        assert await read_all(second) == b"all of it"
+        await gone()
+        first.setblocking(True)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            for _ in range(2):
+                first.sendall(b"x")
+
+
 async def test_a_client_that_resets_is_let_go() -> None:
     with connected() as (ours, client):
         fill(ours)
