@@ -16,8 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gateway.backends import NoOptions
-from gateway.backends.common.database import DatabaseCheck
-from gateway.backends.mysql import MysqlBackend
+from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.contracts import Endpoint, Secret
 from gateway.demo.mariadb import MariaDB
 from gateway.errors import Reason
@@ -35,7 +34,7 @@ _HASTE = 0.001
 async def mixed(server: MariaDB, count: int) -> Counter[str]:
     """So many probes, each in one of several ways; gives how they ended."""
     target = Endpoint(ADDRESS, server.port)
-    good = DatabaseCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
+    good = MysqlCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
     ways = {
         "good": (MysqlBackend(NoOptions(), good), 3.0),
         "wrong password": (MysqlBackend(NoOptions(), replace(good, password=Secret("wrong"))), 3.0),
