@@ -9,8 +9,8 @@ from pymysql.cursors import DictCursor
 from gateway.contracts import Finding
 from gateway.errors import Reason
 
-_NO_GRANTS = "skip-grants user@"
-"""How CURRENT_USER() begins where a server lets everybody in (`--skip-grant-tables`)."""
+_NO_GRANTS = ("skip-grants user@", "@")
+"""How CURRENT_USER() begins where a server lets everybody in (`--skip-grant-tables`), in MySQL and in MariaDB."""
 
 
 def look(
