@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import need
+from clients import query_mysql
+from conftest import Gateway, need
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from mysql_end import PEM, THIEVES, MysqlEnd, by_key_nobody_asked_for, fast_proof, nonce, revealed
@@ -23,6 +24,7 @@ from gateway.backends.common.tls import Tls
 from gateway.backends.mysql import KIND, MysqlBackend, MysqlCheck
 from gateway.contracts import Secret, State
 from gateway.demo import mariadb, postgres
+from gateway.demo.process import free_port
 from gateway.errors import ReachError, Reason
 
 pytestmark = pytest.mark.rig
@@ -216,6 +218,30 @@ async def test_a_mysql_that_asks_for_no_password_is_unauthenticated(rig_folder: 
         assert (await probe(mysql_backend(open_to_all, password=None), open_to_all.port)).state is State.UP
     finally:
         open_to_all.stop()
+
+
+async def test_clients_are_served_while_the_checks_own_login_fails(
+    shared_mariadb: mariadb.MariaDB, gateway: Gateway
+) -> None:
+    port = free_port()
+    secret = gateway.folder / "secret"
+    secret.write_text("wrong")
+    gateway.write(f"""
+        backends:
+          orders:
+            kind: mysql
+            targets: ["127.0.0.1:{shared_mariadb.port}"]
+            listen: 127.0.0.1:{port}
+            check: {{user: {shared_mariadb.check_user}, password_file: {secret}, interval: 1s}}
+    """)
+    gateway.start().wait_state("orders", "degraded", "auth")
+    assert query_mysql(shared_mariadb, port) == 3
+    assert gateway.http.get("/readyz/orders")[0] == 200
+    _, metrics = gateway.http.get("/metrics")
+    labels = f'{{backend="orders",target="127.0.0.1:{shared_mariadb.port}"}}'
+    assert 'gateway_backend_up{backend="orders"} 1.0' in str(metrics)
+    assert f"gateway_check_up{labels} 0.0" in str(metrics)
+    assert f"gateway_check_last_success_timestamp_seconds{labels}" not in str(metrics)
 
 
 # PostgreSQL.
