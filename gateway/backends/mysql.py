@@ -59,7 +59,7 @@ _REASONS = {
 }
 """Server and client error numbers, from the MySQL and MariaDB manuals; any other is a failed query.
 
-1130 refuses an address whoever logs in, so that clients do not get in either.
+1130 refuses every user from an address, so that clients do not get in either.
 """
 
 

@@ -107,7 +107,7 @@ def _text(value: bytes) -> bytes:
 
 
 def revealed(heard: list[bytes], password: str) -> bool:
-    """Whether whoever heard these packets, and has the key of this module, knows the password."""
+    """Whether these packets contain the password, in the clear or encrypted with this module's key."""
     secret = password.encode()
     return any(secret in each or secret in _decrypted(each) for each in heard)
 
@@ -151,7 +151,7 @@ def by_own_key(end: MysqlEnd) -> None:
     _offer_key(end, end.switch("sha256_password"))
 
 
-def by_key_nobody_asked_for(end: MysqlEnd) -> None:
+def by_unrequested_key(end: MysqlEnd) -> None:
     end.greet("mysql_native_password")
     end.switch("sha256_password")
     end.ask(b"\1" + PEM)
@@ -179,7 +179,7 @@ def _offer_key(end: MysqlEnd, answer: bytes) -> None:
     end.send(DENIED)
 
 
-THIEVES: dict[str, Script] = {
+HOSTILE: dict[str, Script] = {
     script.__name__: script
     for script in (
         by_dialog, by_clear_password, by_own_key, by_sha256_as_default, by_full_caching_sha2,

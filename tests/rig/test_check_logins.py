@@ -14,7 +14,7 @@ from clients import query_mysql
 from conftest import Gateway, need
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from mysql_end import PEM, THIEVES, MysqlEnd, by_key_nobody_asked_for, fast_proof, nonce, revealed
+from mysql_end import PEM, HOSTILE, MysqlEnd, by_unrequested_key, fast_proof, nonce, revealed
 from servers import serving
 from test_reasons import mysql_backend, postgres_backend, probe
 from test_tls import NAME, Authority, given_to, make_authority
@@ -74,7 +74,7 @@ def playing(script: Callable[[MysqlEnd], None]) -> Iterator[tuple[int, list[byte
 
 
 def over_tls(authority: Authority, script: Callable[[MysqlEnd], None]) -> Callable[[MysqlEnd], None]:
-    """The same script, on a connection that is encrypted by whoever it is."""
+    """The same script, on a connection with TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority.certificate, authority.key)
 
@@ -86,12 +86,12 @@ def over_tls(authority: Authority, script: Callable[[MysqlEnd], None]) -> Callab
     return play
 
 
-@pytest.mark.parametrize("way", THIEVES)
+@pytest.mark.parametrize("way", HOSTILE)
 @pytest.mark.parametrize("mode", ["off", "require"])
 async def test_a_server_cannot_take_the_checks_password(
     way: str, mode: Any, authority: Authority, password: str
 ) -> None:
-    script = THIEVES[way] if mode == "off" else over_tls(authority, THIEVES[way])
+    script = HOSTILE[way] if mode == "off" else over_tls(authority, HOSTILE[way])
     with playing(script) as (port, heard):
         result = await probe(checking(password, Tls(mode)), port)
     assert heard
@@ -105,7 +105,7 @@ async def test_a_server_cannot_replace_the_key_that_is_pinned(tmp_path: Path, pa
     other = tmp_path / "other.pem"
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
     other.write_bytes(key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
-    for script in (*THIEVES.values(), by_key_nobody_asked_for):
+    for script in (*HOSTILE.values(), by_unrequested_key):
         with playing(script) as (port, heard):
             result = await probe(checking(password, key=other), port)
         assert heard
@@ -158,22 +158,22 @@ async def test_verified_tls_opens_the_full_path(authority: Authority, password: 
     assert result.state is State.UP, result.detail
 
 
-def test_a_key_file_that_is_none_or_of_no_use_is_told(tmp_path: Path, key_file: Path, authority: Authority) -> None:
-    def told(**changes: Any) -> str:
+def test_a_key_file_that_is_wrong_or_unused_is_refused(tmp_path: Path, key_file: Path, authority: Authority) -> None:
+    def refusal(**changes: Any) -> str:
         with pytest.raises(ReachError, match="server_public_key_file") as caught:
             KIND.verify(NoOptions(), MysqlCheck(**changes))
         return caught.value.detail
 
     KIND.verify(NoOptions(), MysqlCheck(server_public_key_file=key_file))
-    assert "no public key in PEM" in told(server_public_key_file=authority.ca)
-    assert "No such file" in told(server_public_key_file=tmp_path / "nothing")
-    assert "no use with TLS" in told(server_public_key_file=key_file, tls=Tls("require"))
+    assert "no public key in PEM" in refusal(server_public_key_file=authority.ca)
+    assert "No such file" in refusal(server_public_key_file=tmp_path / "nothing")
+    assert "no use with TLS" in refusal(server_public_key_file=key_file, tls=Tls("require"))
     elliptic = tmp_path / "ec.pem"
     private = serialization.load_pem_private_key(authority.key.read_bytes(), None)
     elliptic.write_bytes(
         private.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
-    assert "no RSA key" in told(server_public_key_file=elliptic)
+    assert "no RSA key" in refusal(server_public_key_file=elliptic)
 
 
 async def test_mariadb_by_ed25519_and_by_a_plugin_that_is_not_supported(
@@ -303,7 +303,7 @@ async def test_a_postgres_that_asks_for_no_password_is_unauthenticated(
 
 @contextlib.contextmanager
 def in_between(server: postgres.Postgres, authority: Authority) -> Iterator[int]:
-    """Somebody with a certificate of their own who passes on what a client and a server say; gives the port."""
+    """A relay with a certificate of its own between a client and a server; gives its port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority.certificate, authority.key)
 
@@ -329,7 +329,7 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
         sink.shutdown(socket.SHUT_RDWR)
 
 
-async def test_nobody_in_between_can_pass_on_a_postgres_login(
+async def test_a_server_in_between_cannot_relay_a_postgres_login(
     shared_postgres: postgres.Postgres, authority: Authority
 ) -> None:
     with in_between(shared_postgres, authority) as port:

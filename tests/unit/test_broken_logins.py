@@ -29,7 +29,7 @@ def test_a_server_frozen_for_ten_hours_is_not_asked_as_often_as_it_forgives() ->
     assert logins.count < 100
 
 
-def test_a_login_starts_the_count_anew() -> None:
+def test_a_login_resets_the_count() -> None:
     logins = broken(100, 30)
     logins.logged_in()
     assert (logins.count, logins.pause(1000.0)) == (0, 0)

@@ -81,7 +81,7 @@ class MysqlLogin(pymysql.connections.Connection):
             proof: Whether the password itself stays here.
 
         Raises:
-            ProbeError: It would hand the password to whoever answers, or is unknown.
+            ProbeError: It would send the password to a server that is not verified, or is unknown.
         """
         if proof or (self._verified and plugin in (*_WITH_KEY, *_IN_CLEAR)) or (self._pinned and plugin in _WITH_KEY):
             return
@@ -111,7 +111,7 @@ class MysqlLogin(pymysql.connections.Connection):
     def _get_server_information(self) -> None:
         with self._phases("greeting"):
             super()._get_server_information()  # type: ignore[misc]
-        # The greeting names the server's default; whoever has another plugin is asked to switch. PyMySQL would send
+        # The greeting names the server's default; a user with another plugin is asked to switch. PyMySQL would send
         # the password at once where it is sha256_password.
         login: Any = self
         if login._auth_plugin_name not in ("", _NATIVE, _CACHING):  # noqa: SLF001

@@ -21,7 +21,7 @@ def look(
     Args:
         connection: Logged in.
         max_lag: Seconds behind its source after which a replica cannot be used; None: it always can.
-        password: Whether the login has one, so that a server which takes anything is told.
+        password: Whether the login has one, so that a server which accepts any is reported.
 
     Raises:
         MySQLError: The server does not answer these queries.
