@@ -1,8 +1,8 @@
 """`kind: postgres`: PostgreSQL, asked with a full login and a query, on libpq's non-blocking interface.
 
 The only login is SCRAM (RFC 5802), in which the server proves that it knows the password too. Over TLS it is bound to
-the server's certificate (RFC 5929, tls-server-end-point), so that an attacker in between cannot relay it: always where that
-certificate is not verified; where it is verified, if the server offers it, which a pooler may not.
+the server's certificate (RFC 5929, tls-server-end-point), so that an attacker in between cannot relay it. Where that
+certificate is not verified, this is required; where it is, it is used if the server offers it, as a pooler may not.
 
 psycopg's own connection waits for the server when it is cancelled: eleven seconds against a silent one. Here
 the loop drives libpq itself, and `finish()` ends everything at once.

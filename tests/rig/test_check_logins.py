@@ -14,7 +14,7 @@ from clients import query_mysql
 from conftest import Gateway, need
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from mysql_end import PEM, HOSTILE, MysqlEnd, by_unrequested_key, fast_proof, nonce, revealed
+from mysql_end import HOSTILE, PEM, MysqlEnd, by_unrequested_key, fast_proof, nonce, revealed
 from servers import serving
 from test_reasons import mysql_backend, postgres_backend, probe
 from test_tls import NAME, Authority, given_to, make_authority
@@ -265,7 +265,8 @@ def many_ways(rig_folder: Path) -> Iterator[tuple[postgres.Postgres, Authority]]
     ways = {"trusted": "trust", "clear": "password", "hashed": "md5"}
     first = "".join(f"host all {user} 127.0.0.1/32 {way}\n" for user, way in ways.items())
     rules.write_text(first + rules.read_text())
-    yield server.start(), authority
+    server.start().execute("SELECT 1")  # which waits until it lets users in
+    yield server, authority
     server.stop()
 
 
