@@ -29,6 +29,7 @@ class Reason(StrEnum):
     DNS = "dns"
     HOST_KEY = "host_key"
     AUTH = "auth"
+    UNAUTHENTICATED = "unauthenticated"
     CHANNEL_PROHIBITED = "channel_prohibited"
     CHANNEL_FAILED = "channel_failed"
     TLS = "tls"

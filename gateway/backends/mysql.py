@@ -10,38 +10,45 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
 import pymysql
-from pymysql.cursors import DictCursor
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from gateway.backends import BackendKind, NoOptions
+from gateway.backends.common import tls
+from gateway.backends.common.broken_logins import BrokenLogins
 from gateway.backends.common.database import DatabaseCheck
+from gateway.backends.common.mysql_login import MysqlLogin
+from gateway.backends.common.mysql_status import look
 from gateway.backends.common.secrets import reveal
-from gateway.backends.common.tls import context, verify
 from gateway.contracts import Endpoint, Finding, Link, Phases
 from gateway.errors import ProbeError, ReachError, Reason
 
-_THREADS = ThreadPoolExecutor(max_workers=1024, thread_name_prefix="mysql-check")
-"""PyMySQL blocks. A pool of our own, since the default one resolves names too; threads start when needed."""
 _MAX_BLOCK = 3600.0
 """Seconds that a thread may block: its socket is shut down long before."""
-_PATIENCE = 120.0
-"""Seconds for a login, beyond its deadline too."""
+_ENDING = 1.0
+"""Seconds for a thread to end whose socket was shut down; it needs none, but the machine may be busy."""
+_ABORT_LIMIT = 100
+"""`max_connect_errors` as it is by default."""
 
 _REASONS = {
     1040: Reason.TOO_MANY_CONNECTIONS,
     1203: Reason.TOO_MANY_CONNECTIONS,
     1226: Reason.TOO_MANY_CONNECTIONS,
     1129: Reason.HOST_BLOCKED,
-    1130: Reason.AUTH,
+    1130: Reason.HOST_BLOCKED,
     1044: Reason.AUTH,
     1045: Reason.AUTH,
     1698: Reason.AUTH,
     1251: Reason.AUTH,
+    1820: Reason.AUTH,
+    1862: Reason.AUTH,
+    3118: Reason.AUTH,
+    4151: Reason.AUTH,
     1047: Reason.STARTING,
     1053: Reason.STARTING,
     2026: Reason.TLS,
@@ -50,7 +57,23 @@ _REASONS = {
     2006: Reason.RESET,
     2013: Reason.RESET,
 }
-"""Server and client error numbers, from the MySQL and MariaDB manuals; any other is a failed query."""
+"""Server and client error numbers, from the MySQL and MariaDB manuals; any other is a failed query.
+
+1130 refuses every user from an address, so that clients do not get in either.
+"""
+
+
+@dataclass(frozen=True)
+class MysqlCheck(DatabaseCheck):
+    """How a MySQL is checked.
+
+    Args:
+        server_public_key_file: The server's RSA key in PEM, as its status variable
+            `Caching_sha2_password_rsa_public_key` shows it. A server that asks for the password without TLS gets it
+            encrypted for this key; without the key, it gets none.
+    """
+
+    server_public_key_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -63,44 +86,56 @@ class MysqlBackend:
     """
 
     options: NoOptions
-    check: DatabaseCheck
-    _under_way: dict[Endpoint, asyncio.Future[Finding]] = field(default_factory=dict, compare=False)
+    check: MysqlCheck
+    _broken: dict[Endpoint, BrokenLogins] = field(default_factory=dict, compare=False)
 
     async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
-        """Log in, and ask for role, version and lag.
+        """Log in, and ask for role, version and lag; at a deadline, everything ends at once.
 
-        A login that is not done when the deadline comes goes on behind it: to break it off would count against us,
-        and a server that is frozen for a minute would find a dozen. Until it is done, further probes wait for it.
+        A login that breaks off so counts in the server, and for us. After many in a row, the next ones wait.
         """
         if self.check.user is None:
             return Finding(unprobed="no check.user is set, and a MySQL must not be probed without a login")
-        under_way = self._under_way.get(target)
-        if under_way is not None:
-            return await asyncio.shield(under_way)
+        broken = self._broken.setdefault(target, BrokenLogins(_ABORT_LIMIT))
+        pause = broken.pause(time.monotonic())
+        if pause:
+            raise ReachError(
+                Reason.TIMEOUT,
+                f"the last {broken.count} logins were not answered in time, and the server counts them: the next one"
+                f" in {pause:.0f} s",
+            )
         # Before anything is dialled: what breaks off after that, the server counts.
-        connection = self._connection(target, phases)
+        login = self._login(target, phases)
         sock = await link.socket(target, phases)
         # A duplicate, since TLS takes the descriptor out of the first object.
         handle = sock.dup()
-        loop = asyncio.get_running_loop()
-        asking = loop.run_in_executor(_THREADS, self._ask, connection, sock, phases)
-        self._under_way[target] = asking
-        patience = loop.call_later(_PATIENCE, _hang_up, handle)
+        thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-check")  # PyMySQL blocks
+        asking = asyncio.get_running_loop().run_in_executor(thread, self._ask, login, sock, phases)
+        thread.shutdown(wait=False)
+        asking.add_done_callback(lambda asked: _close(asked, sock, handle))
+        try:
+            finding = await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):  # it may be closed already
+                handle.shutdown(socket.SHUT_RDWR)  # frees the thread, whatever it waits for
+            if not login.logged_in:
+                phases.given_up()
+                broken.broke_off(time.monotonic())
+            await asyncio.wait({asking}, timeout=_ENDING)
+            raise
+        finally:
+            if login.logged_in:
+                broken.logged_in()
+        broken.limit = finding.abort_limit or broken.limit
+        return finding
 
-        def done(asked: asyncio.Future[Finding]) -> None:
-            self._under_way.pop(target, None)
-            patience.cancel()
-            handle.close()
-            _forget(asked, sock)
-
-        asking.add_done_callback(done)
-        return await asyncio.shield(asking)
-
-    def _connection(self, target: Endpoint, phases: Phases) -> "_TimedConnection":
+    def _login(self, target: Endpoint, phases: Phases) -> MysqlLogin:
         check = self.check
-        tls = context(check.tls)
-        return _TimedConnection(
+        context = tls.context(check.tls)
+        return MysqlLogin(
             phases,
+            verified=check.tls.mode == "verify",
+            server_public_key=_public_key(check.server_public_key_file) if context is None else None,
             host=check.tls.server_name or target.host,
             user=check.user,
             password=reveal(check.password),
@@ -109,17 +144,16 @@ class MysqlBackend:
             autocommit=True,
             read_timeout=_MAX_BLOCK,
             write_timeout=_MAX_BLOCK,
-            ssl=tls,
-            ssl_disabled=tls is None,
-            auth_plugin_map={"mysql_clear_password": _RefuseCleartext} if tls is None else None,
+            ssl=context,
+            ssl_disabled=context is None,
             program_name="gateway-check",
         )
 
-    def _ask(self, connection: "_TimedConnection", sock: socket.socket, phases: Phases) -> Finding:
+    def _ask(self, login: MysqlLogin, sock: socket.socket, phases: Phases) -> Finding:
         try:
-            connection.connect(sock)
+            login.connect(sock)
             with phases("query"):
-                return _ask_role(connection, self.check.max_lag)
+                return look(login, self.check.max_lag, password=self.check.password is not None)
         except ssl.SSLError as error:
             raise ProbeError(Reason.TLS, str(error)) from error
         except pymysql.err.MySQLError as error:
@@ -128,73 +162,48 @@ class MysqlBackend:
             raise ProbeError(Reason.PROTOCOL, f"not a MySQL answer: {error}") from error
         finally:
             with contextlib.suppress(pymysql.err.MySQLError, OSError):
-                connection.close()
+                login.close()
 
 
-def _hang_up(sock: socket.socket) -> None:
-    """Free the thread, whatever it waits for."""
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
+def _close(asked: "asyncio.Future[Finding]", *sockets: socket.socket) -> None:
+    """The thread has ended: its sockets are not used any more, and after a deadline neither is its result."""
+    for each in sockets:
+        each.close()
+    if not asked.cancelled():
+        asked.exception()
 
 
-def _forget(done: asyncio.Future[Finding], sock: socket.socket) -> None:
-    """The thread has ended: nobody reads its socket or, after a deadline, its result any more."""
-    sock.close()
-    if not done.cancelled():
-        done.exception()
+def _public_key(file: Path | None) -> bytes | None:
+    """What `file` holds, an RSA key in PEM.
+
+    Raises:
+        ReachError: It cannot be read, or holds something else.
+    """
+    if file is None:
+        return None
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ReachError(Reason.AUTH, f"check.server_public_key_file: {file}: {error.strerror}") from error
+    try:
+        key = load_pem_public_key(data)
+    except ValueError as error:
+        raise ReachError(Reason.AUTH, f"check.server_public_key_file: {file}: no public key in PEM") from error
+    if not isinstance(key, RSAPublicKey):
+        raise ReachError(Reason.AUTH, f"check.server_public_key_file: {file}: no RSA key")
+    return data
 
 
-class _TimedConnection(pymysql.connections.Connection):
-    """PyMySQL's connection, with its phases timed; the two methods are PyMySQL 1.2's."""
-
-    def __init__(self, phases: Phases, **arguments: Any) -> None:
-        self._phases = phases
-        super().__init__(cursorclass=DictCursor, **arguments)
-
-    def _get_server_information(self) -> None:
-        with self._phases("greeting"):
-            super()._get_server_information()  # type: ignore[misc]
-
-    def _request_authentication(self) -> None:
-        context: ssl.SSLContext | None = getattr(self, "ctx", None)
-        if context is None or not self.ssl:
-            with self._phases("auth"):
-                super()._request_authentication()  # type: ignore[misc]
-            return
-        tls = _TimedContext(context)
-        self.ctx = tls
-        started = time.perf_counter()
-        try:
-            super()._request_authentication()  # type: ignore[misc]
-        finally:
-            self._phases.add("tls", tls.seconds)
-            self._phases.add("auth", time.perf_counter() - started - tls.seconds)
-
-
-class _TimedContext:
-    """An SSL context as far as PyMySQL uses one, that times the handshake."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-        self.seconds = 0.0
-
-    def wrap_socket(self, sock: socket.socket, server_hostname: str) -> ssl.SSLSocket:
-        started = time.perf_counter()
-        try:
-            return self._context.wrap_socket(sock, server_hostname=server_hostname)
-        finally:
-            self.seconds = time.perf_counter() - started
-
-
-class _RefuseCleartext:
-    """Stands in for the plugin that would send the password in the clear."""
-
-    def __init__(self, connection: Any) -> None:
-        del connection
-
-    def authenticate(self, packet: Any) -> None:
-        del packet
-        raise ProbeError(Reason.AUTH, "the server wants the password in the clear: set check.tls.mode")
+def _verify(options: NoOptions, check: MysqlCheck) -> None:
+    """Raises `ReachError` when a file cannot be used, or never is; for `BackendKind.verify`."""
+    tls.verify(options, check)
+    _public_key(check.server_public_key_file)
+    if check.server_public_key_file is not None and check.tls.mode != "off":
+        raise ReachError(
+            Reason.AUTH,
+            "check.server_public_key_file has no use with TLS, where a server takes the password itself: remove it,"
+            " and set check.tls.mode: verify",
+        )
 
 
 def _explain(error: pymysql.err.MySQLError) -> ReachError:
@@ -208,69 +217,14 @@ def _explain(error: pymysql.err.MySQLError) -> ReachError:
     return ProbeError(_REASONS.get(number, Reason.QUERY), f"{text} (error {number})")
 
 
-def _ask_role(connection: _TimedConnection, max_lag: float | None) -> Finding:
-    with connection.cursor(DictCursor) as cursor:
-        cursor.execute(
-            "SELECT @@global.read_only AS read_only, @@server_id AS server_id, @@version AS version, "
-            "@@global.max_connect_errors AS max_connect_errors"
-        )
-        row: dict[str, Any] = cursor.fetchone() or {}
-        lag, is_replica, trouble = _replication(cursor)
-    version = str(row.get("version"))
-    read_only = bool(row.get("read_only"))
-    unusable = degraded = None
-    if trouble and (read_only or max_lag is not None):
-        unusable = trouble
-    elif trouble:
-        # It takes writes, and may be one of two that replicate from each other: it does not fall with the other.
-        degraded = f"{trouble}; one that was promoted needs RESET REPLICA ALL"
-    elif is_replica and max_lag is not None and lag is not None and lag > max_lag:
-        unusable = f"{lag:g} s behind its source (max_lag {max_lag:g} s)"
-    return Finding(
-        role="replica" if is_replica or read_only else "primary",
-        read_only=read_only,
-        lag=lag,
-        version=version,
-        identity=str(row.get("server_id")),
-        abort_limit=int(row["max_connect_errors"]) if row.get("max_connect_errors") else None,
-        degraded=(Reason.LAG, degraded) if degraded else None,
-        unusable=(Reason.LAG, unusable) if unusable else None,
-    )
-
-
-def _replication(cursor: DictCursor) -> tuple[float | None, bool, str | None]:
-    """Lag in seconds, whether it is a replica, and what is wrong with its replication."""
-    rows: dict[str, Any] | None = None
-    attempts: tuple[Callable[[], object], ...] = (
-        lambda: cursor.execute("SHOW REPLICA STATUS"),
-        lambda: cursor.execute("SHOW SLAVE STATUS"),
-    )
-    for attempt in attempts:
-        try:
-            attempt()
-            rows = cursor.fetchone()
-            break
-        except pymysql.err.ProgrammingError:  # servers before 8.0.22 and MariaDB before 10.5.1
-            continue
-        except (pymysql.err.OperationalError, pymysql.err.InternalError):
-            return None, False, None  # the check user may not ask (REPLICATION CLIENT); read_only still tells
-    if not rows:
-        return None, False, None
-    seconds = rows.get("Seconds_Behind_Source", rows.get("Seconds_Behind_Master"))
-    if seconds is None:
-        error = rows.get("Last_SQL_Error") or rows.get("Last_IO_Error") or "replication is stopped"
-        return None, True, str(error)
-    return float(seconds), True, None
-
-
 KIND = BackendKind(
     "mysql",
     NoOptions,
-    DatabaseCheck,
+    MysqlCheck,
     MysqlBackend,
     scheme="mysql",
     default_port=3306,
     has_roles=True,
-    abort_limit=100,
-    verify=verify,
+    abort_limit=_ABORT_LIMIT,
+    verify=_verify,
 )

@@ -1,5 +1,9 @@
 """`kind: postgres`: PostgreSQL, asked with a full login and a query, on libpq's non-blocking interface.
 
+The only login is SCRAM (RFC 5802), in which the server proves that it knows the password too. Over TLS it is bound to
+the server's certificate (RFC 5929, tls-server-end-point), so that an attacker in between cannot relay it. Where that
+certificate is not verified, this is required; where it is, it is used if the server offers it, as a pooler may not.
+
 psycopg's own connection waits for the server when it is cancelled: eleven seconds against a silent one. Here
 the loop drives libpq itself, and `finish()` ends everything at once.
 """
@@ -8,8 +12,9 @@ import asyncio
 import math
 import re
 import socket
+import struct
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
@@ -21,6 +26,7 @@ from gateway.backends import BackendKind, NoOptions
 from gateway.backends.common.database import DatabaseCheck
 from gateway.backends.common.loopback import doorway
 from gateway.backends.common.postgres_cancel import PostgresCancels
+from gateway.backends.common.postgres_refusals import NO_PASSWORD, refusal
 from gateway.backends.common.secrets import reveal
 from gateway.backends.common.tls import verify
 from gateway.contracts import Endpoint, Finding, Link, Phases
@@ -47,33 +53,10 @@ _SQLSTATES = {
     "42501": Reason.AUTH,
 }
 """PostgreSQL manual, appendix A."""
-_CONNECT_PHRASES = {
-    "too many clients": Reason.TOO_MANY_CONNECTIONS,
-    "remaining connection slots": Reason.TOO_MANY_CONNECTIONS,
-    "too many connections": Reason.TOO_MANY_CONNECTIONS,
-    "starting up": Reason.STARTING,
-    "shutting down": Reason.STARTING,
-    "in recovery mode": Reason.STARTING,
-    "not yet accepting connections": Reason.STARTING,
-    "authentication failed": Reason.AUTH,
-    "no password supplied": Reason.AUTH,
-    "pg_hba.conf": Reason.AUTH,
-    'role "': Reason.AUTH,
-    "authentication method requirement": Reason.AUTH,
-    "does not support ssl": Reason.TLS,
-    "ssl error": Reason.TLS,
-    "certificate": Reason.TLS,
-    "sslmode": Reason.TLS,
-    'database "': Reason.QUERY,
-    "expected authentication request": Reason.PROTOCOL,
-    "invalid response": Reason.PROTOCOL,
-    "received invalid": Reason.PROTOCOL,
-    "protocol": Reason.PROTOCOL,
-    "server closed the connection": Reason.RESET,
-    "connection reset": Reason.RESET,
-    "could not receive data": Reason.RESET,
-}
-"""libpq gives no SQLSTATE for a failed login, only the server's text."""
+_MOST_BYTES = 64 * 1024
+"""Of all that a server sends in one login and its query: a usual check reads less than 8 KiB, with certificates."""
+_RECEIVED = struct.Struct("=128xQ")
+"""`tcpi_bytes_received` in `struct tcp_info` (linux/tcp.h)."""
 _STATUS_PHASE = {
     pq.ConnStatus.STARTED: "greeting",
     pq.ConnStatus.MADE: "greeting",
@@ -107,16 +90,19 @@ class PostgresBackend:
                 if conn.status == pq.ConnStatus.BAD:
                     raise ProbeError(Reason.PROTOCOL, _text(conn))
                 with socket.socket(fileno=socket.dup(conn.socket)) as ours:
-                    admitted = door.admit(ours.getsockname())
-                await admitted
-                await _connect(conn, phases)
-                with phases("query"):
-                    row = await _query(conn, _QUERY)
+                    await door.admit(ours.getsockname())
+                    await _connect(conn, ours, phases)
+                    with phases("query"):
+                        row = await _query(conn, ours, _QUERY)
+                asked = conn.used_password
             except psycopg.Error as error:
-                raise ProbeError(_connect_reason(str(error)), str(error).strip()) from error
+                raise refusal(str(error).strip()) from error
             finally:
                 conn.finish()
-        return self._judge(row, target, time.monotonic())
+        finding = self._judge(row, target, time.monotonic())
+        if self.check.password and not asked:
+            return replace(finding, degraded=(Reason.UNAUTHENTICATED, NO_PASSWORD))
+        return finding
 
     def _conninfo(self, target: Endpoint, port: int) -> bytes:
         check = self.check
@@ -130,14 +116,15 @@ class PostgresBackend:
             "application_name": "gateway-check",
             "sslmode": {"off": "disable", "require": "require", "verify": "verify-full"}[check.tls.mode],
             "gssencmode": "disable",
+            "require_auth": "scram-sha-256,none",
             "options": "-c statement_timeout=30000",
         }
         if check.password:
             arguments["password"] = reveal(check.password)
         if check.tls.mode == "verify":
             arguments["sslrootcert"] = str(check.tls.ca_file) if check.tls.ca_file else "system"
-        if check.tls.mode == "off":
-            arguments["require_auth"] = "!password"  # never send it in the clear
+        if check.tls.mode == "require" and check.password:
+            arguments["channel_binding"] = "require"
         return make_conninfo("", **arguments).encode()
 
     def _judge(self, row: list[str | None], target: Endpoint, now: float) -> Finding:
@@ -163,7 +150,19 @@ class PostgresBackend:
         )
 
 
-async def _ready(fd: int, *, write: bool) -> None:
+async def _ready(sock: socket.socket, *, write: bool) -> None:
+    """Wait until libpq can go on with its connection, of which `sock` is a duplicate.
+
+    Raises:
+        ProbeError: The server has sent more than any check needs.
+    """
+    await _event(sock.fileno(), write=write)
+    (received,) = _RECEIVED.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVED.size))
+    if received > _MOST_BYTES:
+        raise ProbeError(Reason.PROTOCOL, f"the server sends more than {_MOST_BYTES >> 10} KiB for one check")
+
+
+async def _event(fd: int, *, write: bool) -> None:
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
 
@@ -184,32 +183,31 @@ async def _ready(fd: int, *, write: bool) -> None:
             loop.remove_reader(fd)
 
 
-async def _connect(conn: PGconn, phases: Phases) -> None:
+async def _connect(conn: PGconn, sock: socket.socket, phases: Phases) -> None:
     # libpq's rule: wait for writing first, then for whatever the last poll said (manual, 34.1).
     waits_to_write = True
     while True:
         started = time.perf_counter()
         phase = _STATUS_PHASE.get(pq.ConnStatus(conn.status), "auth")
-        await _ready(conn.socket, write=waits_to_write)
+        await _ready(sock, write=waits_to_write)
         polled = conn.connect_poll()
         phases.add(phase, time.perf_counter() - started)
         if polled == pq.PollingStatus.OK:
             conn.nonblocking = 1
             return
         if polled == pq.PollingStatus.FAILED:
-            text = _text(conn)
-            raise ProbeError(_connect_reason(text), text)
+            raise refusal(_text(conn))
         waits_to_write = polled == pq.PollingStatus.WRITING
 
 
-async def _query(conn: PGconn, sql: bytes) -> list[str | None]:
+async def _query(conn: PGconn, sock: socket.socket, sql: bytes) -> list[str | None]:
     conn.send_query(sql)
     while conn.flush():
-        await _ready(conn.socket, write=True)
+        await _ready(sock, write=True)
     row: list[str | None] = []
     while True:
         while conn.is_busy():
-            await _ready(conn.socket, write=False)
+            await _ready(sock, write=False)
             conn.consume_input()
         result = conn.get_result()
         if result is None:
@@ -226,14 +224,6 @@ def _text(conn: PGconn) -> str:
     # The address is our own doorway's; what matters is what follows it.
     text = conn.error_message.decode(errors="replace").strip()
     return re.sub(r"^connection to server at .*?, port \d+ failed: ", "", text)
-
-
-def _connect_reason(text: str) -> Reason:
-    lowered = text.lower()
-    for phrase, reason in _CONNECT_PHRASES.items():
-        if phrase in lowered:
-            return reason
-    return Reason.PROTOCOL
 
 
 KIND = BackendKind(

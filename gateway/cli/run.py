@@ -41,7 +41,7 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
 
 
 def _exit(code: int) -> NoReturn:
-    """End now: threads that look up a name, or wait for a silent database, would be waited for."""
+    """End now: threads that look up a name would be waited for."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.contracts import Backend, Endpoint, Finding, Link, Phases, State
-from gateway.errors import LinkLostError, ReachError, Reason
+from gateway.errors import LinkLostError, ProbeError, ReachError, Reason
 from gateway.health.verdict import History, Result, Verdict
 from gateway.measure import Histogram, Summary, Tally
 from gateway.text import one_line
@@ -23,6 +23,8 @@ _FIRST_SPREAD = 0.2
 
 _FAILING_EVERY = 1.0
 """Seconds between two checks because of failing traffic, where the fast interval is longer."""
+_LOGIN = (Reason.AUTH, Reason.UNAUTHENTICATED)
+"""What concerns the check's own login: clients may be served all the same."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ async def probe_once(
     except LinkLostError:
         raise
     except ReachError as error:
-        state, reason, detail = State.DOWN, error.reason, error.detail
+        answers = isinstance(error, ProbeError) and error.reason in _LOGIN
+        state, reason, detail = State.DEGRADED if answers else State.DOWN, error.reason, error.detail
     except OSError as error:
         state, reason, detail = State.DOWN, Reason.RESET, str(error)
     except Exception as error:
@@ -238,7 +241,7 @@ class Check:
             self.phases.setdefault(phase, Summary()).observe(seconds)
         if result.finding is not None:
             self.finding = result.finding
-        if result.passed:
+        if result.succeeded:
             self.last_success = result.at
         elif result.reason is not None:
             self.failures[result.reason] += 1

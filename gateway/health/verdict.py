@@ -41,8 +41,13 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether the target can be used."""
+        """Whether clients can use the target."""
         return self.state in (State.UP, State.DEGRADED)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the check worked too: its own login may fail where those of clients do not."""
+        return self.passed and self.reason is not Reason.AUTH
 
 
 class History:
@@ -55,7 +60,7 @@ class History:
     def add(self, result: Result) -> None:
         """Add the newest result."""
         if len(self._results) >= self._size:
-            oldest_success = next((at for at, old in enumerate(self._results) if old.passed), 0)
+            oldest_success = next((at for at, old in enumerate(self._results) if old.succeeded), 0)
             del self._results[oldest_success]
         self._results.append(result)
 

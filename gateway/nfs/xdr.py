@@ -2,6 +2,9 @@
 
 import struct
 
+_MOST_WORDS = 8
+"""Of a bitmap: NFSv4.2 needs three (RFC 7862), and each costs the memory of 32 numbers."""
+
 
 class XdrError(ValueError):
     """The bytes are not what the protocol says."""
@@ -56,5 +59,8 @@ class Reader:
 
     def bitmap(self) -> list[int]:
         """An NFSv4 attribute bitmap, as attribute numbers."""
-        words = [self.uint() for _ in range(self.uint())]
+        count = self.uint()
+        if count > _MOST_WORDS:
+            raise XdrError(f"a bitmap of {count} words")
+        words = [self.uint() for _ in range(count)]
         return [32 * index + bit for index, word in enumerate(words) for bit in range(32) if word >> bit & 1]

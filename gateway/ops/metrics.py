@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from gateway.contracts import State, TunnelState
+from gateway.errors import Reason
 from gateway.ops.view import ATTACHMENT_STATES, BackendView, DockerView, ServiceView, TargetView, TunnelView
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -221,7 +222,9 @@ def _docker(view: DockerView | None) -> Iterator[Metric]:
 
 def _checks(checks: list[tuple[BackendView, TargetView]]) -> Iterator[Metric]:
     names = ["backend", "target"]
-    up = GaugeMetricFamily("gateway_check_up", "Whether the target can be used.", labels=names)
+    up = GaugeMetricFamily(
+        "gateway_check_up", "Whether the target can be used, and the check can log in.", labels=names
+    )
     attempts = CounterMetricFamily("gateway_check_attempts", "Checks made.", labels=names)
     failures = CounterMetricFamily(
         "gateway_check_failures", "Checks that failed, by reason.", labels=[*names, "reason"]
@@ -241,7 +244,7 @@ def _checks(checks: list[tuple[BackendView, TargetView]]) -> Iterator[Metric]:
     for backend, target in checks:
         labels = [backend.name, target.target]
         if target.state is not State.UNKNOWN:
-            up.add_metric(labels, float(target.state in _USABLE))
+            up.add_metric(labels, float(target.state in _USABLE and target.reason != Reason.AUTH))
         attempts.add_metric(labels, target.attempts)
         for reason, count in target.failures.items():
             failures.add_metric([*labels, reason], count)

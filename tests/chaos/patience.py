@@ -14,11 +14,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gateway.backends import NoOptions
-from gateway.backends.common.database import DatabaseCheck
-from gateway.backends.mysql import MysqlBackend
-from gateway.contracts import Endpoint, Secret
+from gateway.backends.common.broken_logins import BrokenLogins
+from gateway.backends.mysql import MysqlBackend, MysqlCheck
+from gateway.contracts import Endpoint, Secret, State
 from gateway.demo.mariadb import MariaDB
 from gateway.errors import Reason
 from gateway.health.monitor import probe_once
@@ -30,23 +31,31 @@ ADDRESS = "192.0.2.77"
 """Of a network for documentation (RFC 5737), on this host's loopback interface for as long as this runs."""
 LIMIT = 10
 _HASTE = 0.001
+_SALTED = "salted"
+"""A user with a plugin that is not supported."""
 
 
 async def mixed(server: MariaDB, count: int) -> Counter[str]:
     """So many probes, each in one of several ways; gives how they ended."""
     target = Endpoint(ADDRESS, server.port)
-    good = DatabaseCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
+    good = MysqlCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
+    broken: dict[Endpoint, BrokenLogins] = {}
+
+    def checking(**changes: Any) -> MysqlBackend:
+        return MysqlBackend(NoOptions(), replace(good, **changes), broken)
+
     ways = {
-        "good": (MysqlBackend(NoOptions(), good), 3.0),
-        "wrong password": (MysqlBackend(NoOptions(), replace(good, password=Secret("wrong"))), 3.0),
-        "wrong database": (MysqlBackend(NoOptions(), replace(good, database="nowhere")), 3.0),
-        "hasty": (MysqlBackend(NoOptions(), good), _HASTE),
+        "good": (checking(), 3.0),
+        "wrong password": (checking(password=Secret("wrong")), 3.0),
+        "wrong database": (checking(database="nowhere"), 3.0),
+        "plugin that is declined": (checking(user=_SALTED, database=None), 3.0),
+        "hasty": (checking(), _HASTE),
     }
     outcomes: Counter[str] = Counter()
     link = DirectLink()
     for number in range(count):
         frozen = number % 500 == 250
-        if frozen:  # as long as fifty probes take that do not wait for it
+        if frozen:  # for as long as fifty probes take
             server.send(signal.SIGSTOP)
         for _ in range(50 if frozen else 1):
             way = random.choice(list(ways))
@@ -59,6 +68,9 @@ async def mixed(server: MariaDB, count: int) -> Counter[str]:
                 return outcomes
         if frozen:
             server.send(signal.SIGCONT)
+            async with asyncio.timeout(120):
+                while (await probe_once(ways["good"][0], link, target, 3.0)).state is not State.UP:
+                    await asyncio.sleep(0.2)
     return outcomes
 
 
@@ -96,6 +108,8 @@ def patience(count: int, folder: Path) -> Counter[str]:
                      f"--max-connect-errors={LIMIT}")  # fmt: skip
     with address(), asyncio.Runner(loop_factory=RelayLoop) as runner:
         server.start()
+        server.execute("INSTALL SONAME 'auth_parsec'",
+                       f"CREATE USER {_SALTED}@'%' IDENTIFIED VIA parsec USING PASSWORD('secret')")  # fmt: skip
         try:
             return runner.run(mixed(server, count))
         finally:

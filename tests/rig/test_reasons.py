@@ -20,7 +20,7 @@ from servers import dripping, resetting, serving, silent, talking
 from gateway.backends import NoOptions
 from gateway.backends.common.database import DatabaseCheck
 from gateway.backends.common.tls import Tls
-from gateway.backends.mysql import MysqlBackend
+from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.nfs import CANARY, NfsBackend, NfsCheck, NfsOptions
 from gateway.backends.postgres import PostgresBackend
 from gateway.backends.tcp import TcpBackend
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.rig
 DEADLINE = 1.0
 MYSQL_GREETING = b"\x4a\x00\x00\x00\x0a8.0.30\x00"
 KINDS: dict[str, Backend] = {
-    "mysql": MysqlBackend(NoOptions(), DatabaseCheck(user="u", password=Secret("p"))),
+    "mysql": MysqlBackend(NoOptions(), MysqlCheck(user="u", password=Secret("p"))),
     "postgres": PostgresBackend(NoOptions(), DatabaseCheck(user="u", password=Secret("p"))),
     "nfs": NfsBackend(NfsOptions(export="/x"), NfsCheck()),
     "tcp": TcpBackend(NoOptions(), NoOptions()),
@@ -62,7 +62,7 @@ async def probe(backend: Backend, port: int, host: str = "127.0.0.1", timeout: f
 
 
 def mysql_backend(server: MariaDB, **changes: Any) -> MysqlBackend:
-    check = DatabaseCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
+    check = MysqlCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
     return MysqlBackend(NoOptions(), replace(check, **changes))
 
 
@@ -176,7 +176,7 @@ async def test_a_mysql_database_that_is_not_there(shared_mariadb: MariaDB) -> No
 
 async def test_mysql_without_a_user_is_never_touched(shared_mariadb: MariaDB) -> None:
     with serving(resetting) as port:
-        result = await probe(MysqlBackend(NoOptions(), DatabaseCheck()), port)
+        result = await probe(MysqlBackend(NoOptions(), MysqlCheck()), port)
     assert (result.state, result.reason) == (State.UNKNOWN, None)
     assert "check.user" in result.detail
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from gateway.contracts import Endpoint, Finding, Link, Phases, State
-from gateway.errors import LinkLostError, Reason
+from gateway.errors import DialError, LinkLostError, ProbeError, ReachError, Reason
 from gateway.health.monitor import Check, Schedule
 from gateway.relay.direct import DirectLink
 
@@ -119,3 +119,26 @@ async def test_a_path_that_is_back_is_looked_at_at_once() -> None:
         path.link = link
         path.watchers[0]()
         await until(lambda: check.verdict.state is State.UP)
+
+
+async def test_a_check_whose_own_login_fails_leaves_the_target_degraded() -> None:
+    denied = ProbeError(Reason.AUTH, "access denied")
+    async with checking(Scripted(Finding(role="primary"), denied), Path(), fall=3) as check:
+        succeeded = check.last_success
+        check.kick()
+        await until(lambda: check.attempts > 1)
+        assert (check.verdict.state, check.verdict.reason) == (State.DEGRADED, Reason.AUTH)
+        assert (check.failures[Reason.AUTH], check.last_success) == (1, succeeded)
+        assert check.finding.role == "primary"  # as it was when the check could still ask
+
+
+async def test_a_target_that_answers_again_comes_up_although_the_checks_login_fails() -> None:
+    script = Scripted(DialError(Reason.REFUSED, "refused"), ProbeError(Reason.AUTH, "access denied"))
+    async with checking(script, Path(), down_interval=0.01) as check:
+        assert check.verdict.state is State.DOWN
+        await until(lambda: check.verdict.state is State.DEGRADED)
+
+
+async def test_a_password_that_cannot_be_read_says_nothing_for_the_target() -> None:
+    async with checking(Scripted(ReachError(Reason.AUTH, "check.password_file: no such file")), Path()) as check:
+        assert (check.verdict.state, check.verdict.reason) == (State.DOWN, Reason.AUTH)

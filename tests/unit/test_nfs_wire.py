@@ -126,3 +126,8 @@ async def test_a_canary_that_somebody_takes_away_while_it_is_made_is_made_again(
 async def test_a_server_that_never_makes_a_canary_is_told() -> None:
     with pytest.raises(v4.NfsError, match="CREATE: no such directory"):
         await made_and_removed()
+
+
+def test_a_bitmap_of_more_attributes_than_there_are_is_refused() -> None:
+    with pytest.raises(XdrError, match="a bitmap of 9 words"):
+        Reader(uint(9) + bytes(36)).bitmap()

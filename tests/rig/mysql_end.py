@@ -1,0 +1,193 @@
+"""A MySQL server as a script plays it: the handshake packet by packet, honest or after the password."""
+
+import hashlib
+import os
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+SALT = b"abcdefghijklmnopqrst"
+KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+PEM = KEY.public_key().public_bytes(
+    serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+)  # fmt: skip
+OK = b"\0\0\0\2\0\0\0"
+DENIED = b"\xff" + (1045).to_bytes(2, "little") + b"#28000Access denied"
+_PLUGIN_AUTH, _SECURE, _PROTOCOL_41, _SSL = 0x80000, 0x8000, 0x200, 0x800
+_LONG, _EOF = 0xFD, b"\xfe\0\0\2\0"
+
+
+@dataclass
+class MysqlEnd:
+    """A connection of a client.
+
+    Args:
+        sock: Accepted.
+        heard: What the client has sent, decrypted, packet by packet; shared, so that a test can look at it.
+    """
+
+    sock: socket.socket
+    heard: list[bytes] = field(default_factory=list)
+    _sequence: int = 0
+
+    def greet(self, plugin: str, context: ssl.SSLContext | None = None) -> bytes:
+        """Greet with a default plugin, and with TLS where there is a context; gives the client's response."""
+        able = _PLUGIN_AUTH | _SECURE | _PROTOCOL_41 | (_SSL if context else 0)
+        fixed = struct.pack("<HBHHB", able & 0xFFFF, 45, 2, able >> 16, len(SALT) + 1)
+        self.send(
+            b"\x0a8.4.0-script\0" + bytes(4) + SALT[:8] + b"\0" + fixed + bytes(10) + SALT[8:] + b"\0"
+            + plugin.encode() + b"\0"
+        )  # fmt: skip
+        if context is not None:
+            self.receive()
+            self.sock = context.wrap_socket(self.sock, server_side=True)
+        return self.receive()
+
+    def switch(self, plugin: str, data: bytes = SALT + b"\0") -> bytes:
+        """Ask for another plugin."""
+        return self.ask(b"\xfe" + plugin.encode() + b"\0" + data)
+
+    def ask(self, payload: bytes) -> bytes:
+        self.send(payload)
+        return self.receive()
+
+    def send(self, payload: bytes) -> None:
+        self.sock.sendall(len(payload).to_bytes(3, "little") + bytes([self._sequence % 256]) + payload)
+        self._sequence += 1
+
+    def receive(self) -> bytes:
+        header = self._exactly(4)
+        self._sequence = header[3] + 1
+        payload = self._exactly(int.from_bytes(header[:3], "little"))
+        self.heard.append(payload)
+        return payload
+
+    def _exactly(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            piece = self.sock.recv(count - len(data))
+            if not piece:
+                raise ConnectionResetError
+            data += piece
+        return data
+
+    def serve(self) -> None:
+        """Answer a check's queries as a primary does, until it leaves."""
+        self.send(OK)
+        while (asked := self.receive())[:1] == b"\3":
+            if asked.startswith(b"\3SELECT"):
+                row = {"read_only": "0", "server_id": "7", "version": "8.4.0", "max_connect_errors": "100",
+                       "account": "u@%"}  # fmt: skip
+                self.columns(*row)
+                self.send(b"".join(_text(value.encode()) for value in row.values()))
+                self.send(_EOF)
+            elif asked.startswith(b"\3SHOW"):
+                self.columns("Seconds_Behind_Source")
+                self.send(_EOF)
+            else:
+                self.send(OK)
+
+    def columns(self, *names: str) -> None:
+        """Begin a result with these columns, of text."""
+        self.send(bytes([len(names)]))
+        for name in names:
+            parts = (b"def", b"", b"", b"", name.encode(), name.encode())
+            fixed = struct.pack("<BHIBHBxx", 12, 45, 255, _LONG, 0, 0)
+            self.send(b"".join(map(_text, parts)) + fixed)
+        self.send(_EOF)
+
+
+def _text(value: bytes) -> bytes:
+    return bytes([len(value)]) + value
+
+
+def revealed(heard: list[bytes], password: str) -> bool:
+    """Whether these packets contain the password, in the clear or encrypted with this module's key."""
+    secret = password.encode()
+    return any(secret in each or secret in _decrypted(each) for each in heard)
+
+
+def _decrypted(packet: bytes) -> bytes:
+    if len(packet) != KEY.key_size // 8:
+        return b""
+    try:
+        masked = KEY.decrypt(packet, padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None))  # noqa: S303
+    except ValueError:
+        return b""
+    return bytes(byte ^ SALT[at % len(SALT)] for at, byte in enumerate(masked))
+
+
+def fast_proof(password: str) -> bytes:
+    """What a client answers that knows the password, with `caching_sha2_password`."""
+    first = hashlib.sha256(password.encode()).digest()
+    second = hashlib.sha256(hashlib.sha256(first).digest() + SALT).digest()
+    return bytes(one ^ other for one, other in zip(first, second, strict=True))
+
+
+Script = Callable[[MysqlEnd], None]
+
+
+def by_dialog(end: MysqlEnd) -> None:
+    """Ask for the password as PAM does (MariaDB)."""
+    end.greet("mysql_native_password")
+    end.switch("dialog", b"\2Password: ")
+    end.send(DENIED)
+
+
+def by_clear_password(end: MysqlEnd) -> None:
+    end.greet("mysql_native_password")
+    end.switch("mysql_clear_password", b"")
+    end.send(DENIED)
+
+
+def by_own_key(end: MysqlEnd) -> None:
+    """Ask for the password, encrypted with a key of the server's choice."""
+    end.greet("mysql_native_password")
+    _offer_key(end, end.switch("sha256_password"))
+
+
+def by_unrequested_key(end: MysqlEnd) -> None:
+    end.greet("mysql_native_password")
+    end.switch("sha256_password")
+    end.ask(b"\1" + PEM)
+    end.send(DENIED)
+
+
+def by_sha256_as_default(end: MysqlEnd) -> None:
+    _offer_key(end, end.greet("sha256_password"))
+
+
+def by_full_caching_sha2(end: MysqlEnd) -> None:
+    end.greet("caching_sha2_password")
+    _offer_key(end, end.ask(b"\1\4"))
+
+
+def by_switch_to_full_caching_sha2(end: MysqlEnd) -> None:
+    end.greet("mysql_native_password")
+    end.switch("caching_sha2_password")
+    _offer_key(end, end.ask(b"\1\4"))
+
+
+def _offer_key(end: MysqlEnd, answer: bytes) -> None:
+    if answer in (b"\1", b"\2") or answer.endswith(b"\1\1sha256_password\0"):
+        end.ask(b"\1" + PEM)
+    end.send(DENIED)
+
+
+HOSTILE: dict[str, Script] = {
+    script.__name__: script
+    for script in (
+        by_dialog, by_clear_password, by_own_key, by_sha256_as_default, by_full_caching_sha2,
+        by_switch_to_full_caching_sha2,
+    )
+}  # fmt: skip
+
+
+def nonce() -> str:
+    """A password that occurs in nothing else."""
+    return os.urandom(8).hex()
