@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, NewType, Protocol
 
 from gateway.errors import Reason
+from gateway.keyfiles import read_secret
 from gateway.measure import Histogram, Tap
 from gateway.text import one_line
 
@@ -55,29 +56,40 @@ class Secret:
     Args:
         value: The secret itself, or None when `path` holds it.
         path: A file whose content, less one trailing line end, is the secret.
+        written: How the configuration writes the path, where it takes it from the environment.
     """
 
-    __slots__ = ("_value", "path")
+    __slots__ = ("_value", "path", "written")
 
-    def __init__(self, value: str | None = None, path: Path | None = None) -> None:
+    def __init__(self, value: str | None = None, path: Path | None = None, written: str | None = None) -> None:
         self._value = value
         self.path = path
+        self.written = written
+
+    @property
+    def shown(self) -> str:
+        """Its file, for messages. A password that was given as a file's name by mistake is not shown."""
+        if self.written is not None:
+            return self.written
+        return str(self.path) if "/" in str(self.path) else "a file in the working directory"
 
     def reveal(self) -> str:
         """The secret.
 
         Raises:
-            OSError: The file cannot be read, or is no text.
+            OSError: The file cannot be read, everybody can read it, or it is no text; `filename` may be shown.
         """
-        if self.path is not None:
-            try:
-                return self.path.read_text().removesuffix("\n").removesuffix("\r")
-            except UnicodeDecodeError as error:
-                raise OSError(errno.EILSEQ, "is no text in UTF-8", str(self.path)) from error
-        return self._value or ""
+        if self.path is None:
+            return self._value or ""
+        try:
+            return read_secret(self.path).decode().removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise OSError(errno.EILSEQ, "is no text in UTF-8", self.shown) from error
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.shown) from error
 
     def __repr__(self) -> str:
-        return f"Secret(path={str(self.path)!r})" if self.path else "Secret(***)"
+        return f"Secret(path={self.shown!r})" if self.path else "Secret(***)"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and (self._value, self.path) == (other._value, other.path)
