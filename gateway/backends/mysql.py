@@ -19,9 +19,9 @@ import pymysql
 from pymysql.cursors import DictCursor
 
 from gateway.backends import BackendKind, NoOptions
-from gateway.backends.common.database import DatabaseCheck
-from gateway.backends.common.secrets import reveal
-from gateway.backends.common.tls import context, verify
+from gateway.backends.common.database import DatabaseCheck, verify
+from gateway.backends.common.secrets import Passwords
+from gateway.backends.common.tls import context
 from gateway.contracts import Endpoint, Finding, Link, Phases
 from gateway.errors import ProbeError, ReachError, Reason
 
@@ -65,6 +65,7 @@ class MysqlBackend:
     options: NoOptions
     check: DatabaseCheck
     _under_way: dict[Endpoint, asyncio.Future[Finding]] = field(default_factory=dict, compare=False)
+    _passwords: Passwords = field(default_factory=Passwords, compare=False)
 
     async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
         """Log in, and ask for role, version and lag.
@@ -78,7 +79,8 @@ class MysqlBackend:
         if under_way is not None:
             return await asyncio.shield(under_way)
         # Before anything is dialled: what breaks off after that, the server counts.
-        connection = self._connection(target, phases)
+        password = await self._passwords.of(self.check, target, phases)
+        connection = self._connection(target, phases, password)
         sock = await link.socket(target, phases)
         # A duplicate, since TLS takes the descriptor out of the first object.
         handle = sock.dup()
@@ -91,19 +93,20 @@ class MysqlBackend:
             self._under_way.pop(target, None)
             patience.cancel()
             handle.close()
+            self._passwords.tried(self.check, target, None if asked.cancelled() else asked.exception())
             _forget(asked, sock)
 
         asking.add_done_callback(done)
         return await asyncio.shield(asking)
 
-    def _connection(self, target: Endpoint, phases: Phases) -> "_TimedConnection":
+    def _connection(self, target: Endpoint, phases: Phases, password: str) -> "_TimedConnection":
         check = self.check
         tls = context(check.tls)
         return _TimedConnection(
             phases,
             host=check.tls.server_name or target.host,
             user=check.user,
-            password=reveal(check.password),
+            password=password,
             database=check.database,
             defer_connect=True,
             autocommit=True,

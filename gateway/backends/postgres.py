@@ -18,11 +18,10 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGconn
 
 from gateway.backends import BackendKind, NoOptions
-from gateway.backends.common.database import DatabaseCheck
+from gateway.backends.common.database import DatabaseCheck, verify
 from gateway.backends.common.loopback import doorway
 from gateway.backends.common.postgres_cancel import PostgresCancels
-from gateway.backends.common.secrets import reveal
-from gateway.backends.common.tls import verify
+from gateway.backends.common.secrets import Passwords
 from gateway.contracts import Endpoint, Finding, Link, Phases
 from gateway.errors import ProbeError, Reason
 
@@ -96,13 +95,23 @@ class PostgresBackend:
     check: DatabaseCheck
     _in_sync: dict[Endpoint, float] = field(default_factory=dict, compare=False)
     """When each standby was last seen to have all that its primary had, in monotonic seconds."""
+    _passwords: Passwords = field(default_factory=Passwords, compare=False)
 
     async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
         """Log in, and ask for role, version and lag."""
         if self.check.user is None:
             return Finding(unprobed="no check.user is set")
+        password = await self._passwords.of(self.check, target, phases)
+        try:
+            row = await self._ask(link, target, phases, password)
+        except ProbeError as error:
+            self._passwords.tried(self.check, target, error)
+            raise
+        return self._judge(row, target, time.monotonic())
+
+    async def _ask(self, link: Link, target: Endpoint, phases: Phases, password: str) -> list[str | None]:
         async with doorway(link, target, phases) as door:
-            conn = pq.PGconn.connect_start(self._conninfo(target, door.port))
+            conn = pq.PGconn.connect_start(self._conninfo(target, door.port, password))
             try:
                 if conn.status == pq.ConnStatus.BAD:
                     raise ProbeError(Reason.PROTOCOL, _text(conn))
@@ -111,14 +120,13 @@ class PostgresBackend:
                 await admitted
                 await _connect(conn, phases)
                 with phases("query"):
-                    row = await _query(conn, _QUERY)
+                    return await _query(conn, _QUERY)
             except psycopg.Error as error:
                 raise ProbeError(_connect_reason(str(error)), str(error).strip()) from error
             finally:
                 conn.finish()
-        return self._judge(row, target, time.monotonic())
 
-    def _conninfo(self, target: Endpoint, port: int) -> bytes:
+    def _conninfo(self, target: Endpoint, port: int, password: str) -> bytes:
         check = self.check
         arguments: dict[str, Any] = {
             # libpq verifies the certificate against `host`, and connects to `hostaddr`.
@@ -132,8 +140,8 @@ class PostgresBackend:
             "gssencmode": "disable",
             "options": "-c statement_timeout=30000",
         }
-        if check.password:
-            arguments["password"] = reveal(check.password)
+        if password:
+            arguments["password"] = password
         if check.tls.mode == "verify":
             arguments["sslrootcert"] = str(check.tls.ca_file) if check.tls.ca_file else "system"
         if check.tls.mode == "off":
