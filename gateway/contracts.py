@@ -22,6 +22,8 @@ Duration = NewType("Duration", float)
 Size = NewType("Size", int)
 """Bytes. Written `64KiB`, `15MiB`, `1GB` in a configuration."""
 
+_WEEK = 7 * 86400.0
+
 POSITIVE = {"above": 0}
 """Metadata of a field whose value must be more than nothing."""
 AT_LEAST_ONE = {"least": 1}
@@ -96,6 +98,32 @@ class Secret:
 
     def __hash__(self) -> int:
         return hash((self._value, self.path))
+
+
+class Validity(NamedTuple):
+    """From when to when a certificate is valid, in seconds since the epoch (`time.time()`)."""
+
+    begins: float
+    expires: float
+
+    def expires_soon(self, now: float) -> bool:
+        """Whether it is time to renew it: in its last third, which is not more than a week."""
+        return self.expires - now < min((self.expires - self.begins) / 3, _WEEK)
+
+
+@dataclass(frozen=True)
+class Credential:
+    """A certificate of ours, or one that others prove themselves with.
+
+    Args:
+        kind: `ssh_certificate`, `tls` or `vpn`.
+        what: Its file, or the server that showed it.
+        validity: From when to when it is valid.
+    """
+
+    kind: str
+    what: str
+    validity: Validity
 
 
 class State(StrEnum):
@@ -180,6 +208,7 @@ class Finding:
         unusable: A reason and a line that make it `down`, although it told all this.
         unprobed: Why nothing was asked; the target's state is then `unknown`.
         abort_limit: How many broken handshakes in a row the server lets pass, where it counts them.
+        certificate: From when to when the server's certificate is valid, where it showed one.
 
     What the server words itself is made one line that may be shown.
     """
@@ -195,6 +224,7 @@ class Finding:
     unusable: tuple[Reason, str] | None = None
     unprobed: str | None = None
     abort_limit: int | None = None
+    certificate: Validity | None = None
 
     def __post_init__(self) -> None:
         for name in ("version", "identity"):

@@ -12,17 +12,18 @@ import struct
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pymysql
 from pymysql.cursors import DictCursor
 
 from gateway.backends import BackendKind, NoOptions
-from gateway.backends.common.database import DatabaseCheck, verify
+from gateway.backends.common.database import DatabaseCheck, credentials, verify
 from gateway.backends.common.secrets import Passwords
 from gateway.backends.common.tls import context
-from gateway.contracts import Endpoint, Finding, Link, Phases
+from gateway.certificates import of_der
+from gateway.contracts import Endpoint, Finding, Link, Phases, Validity
 from gateway.errors import ProbeError, ReachError, Reason
 
 _THREADS = ThreadPoolExecutor(max_workers=1024, thread_name_prefix="mysql-check")
@@ -122,7 +123,8 @@ class MysqlBackend:
         try:
             connection.connect(sock)
             with phases("query"):
-                return _ask_role(connection, self.check.max_lag)
+                found = _ask_role(connection, self.check.max_lag)
+            return replace(found, certificate=connection.certificate)
         except ssl.SSLError as error:
             raise ProbeError(Reason.TLS, str(error)) from error
         except pymysql.err.MySQLError as error:
@@ -152,6 +154,7 @@ class _TimedConnection(pymysql.connections.Connection):
 
     def __init__(self, phases: Phases, **arguments: Any) -> None:
         self._phases = phases
+        self.certificate: Validity | None = None
         super().__init__(cursorclass=DictCursor, **arguments)
 
     def _get_server_information(self) -> None:
@@ -170,6 +173,7 @@ class _TimedConnection(pymysql.connections.Connection):
         try:
             super()._request_authentication()  # type: ignore[misc]
         finally:
+            self.certificate = tls.certificate
             self._phases.add("tls", tls.seconds)
             self._phases.add("auth", time.perf_counter() - started - tls.seconds)
 
@@ -180,11 +184,14 @@ class _TimedContext:
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
         self.seconds = 0.0
+        self.certificate: Validity | None = None
 
     def wrap_socket(self, sock: socket.socket, server_hostname: str) -> ssl.SSLSocket:
         started = time.perf_counter()
         try:
-            return self._context.wrap_socket(sock, server_hostname=server_hostname)
+            made = self._context.wrap_socket(sock, server_hostname=server_hostname)
+            self.certificate = of_der(made.getpeercert(binary_form=True) or b"")
+            return made
         finally:
             self.seconds = time.perf_counter() - started
 
@@ -276,4 +283,5 @@ KIND = BackendKind(
     has_roles=True,
     abort_limit=100,
     verify=verify,
+    credentials=credentials,
 )

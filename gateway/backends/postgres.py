@@ -9,7 +9,7 @@ import math
 import re
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
@@ -18,9 +18,10 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGconn
 
 from gateway.backends import BackendKind, NoOptions
-from gateway.backends.common.database import DatabaseCheck, verify
+from gateway.backends.common.database import DatabaseCheck, credentials, verify
 from gateway.backends.common.loopback import doorway
 from gateway.backends.common.postgres_cancel import PostgresCancels
+from gateway.backends.common.postgres_certificate import Shown
 from gateway.backends.common.secrets import Passwords
 from gateway.contracts import Endpoint, Finding, Link, Phases
 from gateway.errors import ProbeError, Reason
@@ -96,6 +97,7 @@ class PostgresBackend:
     _in_sync: dict[Endpoint, float] = field(default_factory=dict, compare=False)
     """When each standby was last seen to have all that its primary had, in monotonic seconds."""
     _passwords: Passwords = field(default_factory=Passwords, compare=False)
+    _shown: Shown = field(default_factory=Shown, compare=False)
 
     async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
         """Log in, and ask for role, version and lag."""
@@ -107,7 +109,10 @@ class PostgresBackend:
         except ProbeError as error:
             self._passwords.tried(self.check, target, error)
             raise
-        return self._judge(row, target, time.monotonic())
+        finding = self._judge(row, target, time.monotonic())
+        if self.check.tls.mode == "off":
+            return finding
+        return replace(finding, certificate=await self._shown.by(link, target))
 
     async def _ask(self, link: Link, target: Endpoint, phases: Phases, password: str) -> list[str | None]:
         async with doorway(link, target, phases) as door:
@@ -254,4 +259,5 @@ KIND = BackendKind(
     has_roles=True,
     cancels=PostgresCancels(),
     verify=verify,
+    credentials=credentials,
 )

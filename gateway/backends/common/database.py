@@ -5,7 +5,8 @@ from typing import Any
 
 from gateway.backends.common import tls
 from gateway.backends.common.tls import Tls
-from gateway.contracts import POSITIVE, Duration, Secret
+from gateway.certificates import authority
+from gateway.contracts import POSITIVE, Credential, Duration, Secret
 from gateway.errors import GatewayError
 from gateway.vpn.child import program
 
@@ -41,6 +42,12 @@ class DatabaseCheck:
     def __post_init__(self) -> None:
         if self.password_command and self.password is not None:
             raise ValueError("password_command is given beside password: remove one")
+
+
+def credentials(options: object, check: Any) -> list[Credential]:
+    """The authorities that the check trusts; for `BackendKind.credentials`."""
+    del options
+    return authority(check.tls.ca_file) if check.tls.mode == "verify" else []
 
 
 def verify(options: object, check: Any) -> None:
