@@ -1,9 +1,12 @@
 """Strict mode and secrets, as the commands and the running service treat them."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import Gateway, command
+from conftest import REPOSITORY, Gateway, command, need
 
 pytestmark = pytest.mark.rig
 
@@ -80,3 +83,41 @@ def test_a_value_from_the_environment_appears_nowhere_when_a_reload_is_refused(g
         assert "hunter2" not in str(text)
     assert "${DBPW}" in gateway.log
     assert "hunter2" not in gateway.log
+
+
+@pytest.mark.parametrize(
+    ("mount", "accepted"),
+    [
+        ("mount --bind password password", True),  # Docker Compose
+        ("mount -t tmpfs none . && cd $PWD && echo x > password && chmod 444 password", True),  # Kubernetes
+        ("mount --bind . . && cd $PWD", False),  # a folder of the host
+    ],
+    ids=["file", "memory", "folder"],
+)
+def test_secrets_that_a_container_runtime_mounts_are_accepted(
+    rig_open_folder: Path, tmp_path: Path, mount: str, *, accepted: bool
+) -> None:
+    need(os.geteuid() == 0, "root")
+    folder, file = rig_open_folder / "mounted", tmp_path / "c.yaml"
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o755)
+    password = folder / "password"
+    password.write_text("x")
+    password.chmod(0o444)
+    file.write_text(PLAIN.replace("FILE", str(password)))
+    done = subprocess.run(
+        [
+            "unshare",
+            "-m",
+            "sh",
+            "-c",
+            f"cd {folder} && {mount} && exec {sys.executable} -m gateway validate -c {file}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert done.returncode == (0 if accepted else 2), done.stderr
+    assert ("everybody can read it" in done.stderr) is not accepted
