@@ -32,7 +32,7 @@ def of_pem(data: bytes) -> list[Validity]:
 
 
 def of_file(path: Path | None) -> list[Validity]:
-    """The same of a file; empty where it cannot be read, which its user tells."""
+    """The same of a file; empty where it cannot be read, which its user reports."""
     try:
         return of_pem(path.read_bytes()) if path is not None else []
     except OSError:

@@ -31,8 +31,8 @@ class ExposedError(OSError):
     """
 
     def __init__(self, path: Path, mode: int) -> None:
-        told = f"everybody can read it (mode {mode:04o}): chmod {mode & 0o770:o} {path}"
-        super().__init__(errno.EACCES, told, str(path))
+        message = f"everybody can read it (mode {mode:04o}): chmod {mode & 0o770:o} {path}"
+        super().__init__(errno.EACCES, message, str(path))
 
 
 def refuse_exposed(path: Path, status: os.stat_result | None = None) -> None:

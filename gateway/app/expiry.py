@@ -85,12 +85,12 @@ class Expiry:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Look until cancelled."""
-        told: set[str] = set()
+        warned: set[str] = set()
         ready()
         while True:
             self._read = await asyncio.to_thread(read, self._config())
             soon = set(warnings(self.found, time.time()))
-            for sentence in sorted(soon - told):
+            for sentence in sorted(soon - warned):
                 log.warning(sentence)
-            told = soon
+            warned = soon
             await asyncio.sleep(_EVERY)

@@ -287,10 +287,10 @@ def _about(written: str, read: Callable[[str], Any]) -> str:
     try:
         read(written)
     except ValueError as error:
-        told = str(error)
+        message = str(error)
     else:
-        told = f"{written!r} stands for a value that does not fit here"
-    return f"{told} (values from the environment are not shown)"
+        message = f"{written!r} stands for a value that does not fit here"
+    return f"{message} (values from the environment are not shown)"
 
 
 def _one_of(text: str, choices: tuple[str, ...]) -> str:

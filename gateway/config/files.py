@@ -90,7 +90,7 @@ def _exposed(path: Path | None) -> str | None:
             refuse_exposed(path)
     except ExposedError as error:
         return error.strerror
-    except OSError:  # it is not there: told where it is used
+    except OSError:  # it is not there, which its user reports
         return None
     return None
 

@@ -90,8 +90,8 @@ def _readable(problems: list[Problem], used: Mapping[str, str]) -> list[Problem]
     """In the order of the file, without values from the environment, and not more than anybody reads."""
     ordered = sorted(problems, key=_order)
     rest = len(ordered) - _MOST_PROBLEMS
-    told = [replace(each, message=hide(each.message, used)) for each in ordered[:_MOST_PROBLEMS]]
-    return [*told, Problem(told[-1].place, "", f"and {rest} more problems after this one")] if rest > 0 else told
+    shown = [replace(each, message=hide(each.message, used)) for each in ordered[:_MOST_PROBLEMS]]
+    return [*shown, Problem(shown[-1].place, "", f"and {rest} more problems after this one")] if rest > 0 else shown
 
 
 def _check_variables(sources: Sources, problems: list[Problem]) -> None:

@@ -18,7 +18,7 @@ class Scalar:
     Args:
         place: Where it was written.
         text: The value; None where nothing was written.
-        broken: Its problem is told already.
+        broken: Its problem is reported already.
         written: What was written, where variables of the environment were put in; None: `text` itself.
     """
 
