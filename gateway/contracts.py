@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, NewType, Protocol
 
 from gateway.errors import Reason
+from gateway.keyfiles import read_secret
 from gateway.measure import Histogram, Tap
 from gateway.text import one_line
 
@@ -20,6 +21,8 @@ Duration = NewType("Duration", float)
 """Seconds. Written `500ms`, `10s`, `5m`, `1h` in a configuration."""
 Size = NewType("Size", int)
 """Bytes. Written `64KiB`, `15MiB`, `1GB` in a configuration."""
+
+_WEEK = 7 * 86400.0
 
 POSITIVE = {"above": 0}
 """Metadata of a field whose value must be more than nothing."""
@@ -55,35 +58,72 @@ class Secret:
     Args:
         value: The secret itself, or None when `path` holds it.
         path: A file whose content, less one trailing line end, is the secret.
+        written: How the configuration writes the path, where it takes it from the environment.
     """
 
-    __slots__ = ("_value", "path")
+    __slots__ = ("_value", "path", "written")
 
-    def __init__(self, value: str | None = None, path: Path | None = None) -> None:
+    def __init__(self, value: str | None = None, path: Path | None = None, written: str | None = None) -> None:
         self._value = value
         self.path = path
+        self.written = written
+
+    @property
+    def shown(self) -> str:
+        """Its file, for messages. A password that was given as a file's name by mistake is not shown."""
+        if self.written is not None:
+            return self.written
+        return str(self.path) if "/" in str(self.path) else "a file in the working directory"
 
     def reveal(self) -> str:
         """The secret.
 
         Raises:
-            OSError: The file cannot be read, or is no text.
+            OSError: The file cannot be read, everybody can read it, or it is no text; `filename` may be shown.
         """
-        if self.path is not None:
-            try:
-                return self.path.read_text().removesuffix("\n").removesuffix("\r")
-            except UnicodeDecodeError as error:
-                raise OSError(errno.EILSEQ, "is no text in UTF-8", str(self.path)) from error
-        return self._value or ""
+        if self.path is None:
+            return self._value or ""
+        try:
+            return read_secret(self.path).decode().removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise OSError(errno.EILSEQ, "is no text in UTF-8", self.shown) from error
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.shown) from error
 
     def __repr__(self) -> str:
-        return f"Secret(path={str(self.path)!r})" if self.path else "Secret(***)"
+        return f"Secret(path={self.shown!r})" if self.path else "Secret(***)"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and (self._value, self.path) == (other._value, other.path)
 
     def __hash__(self) -> int:
         return hash((self._value, self.path))
+
+
+class Validity(NamedTuple):
+    """From when to when a certificate is valid, in seconds since the epoch (`time.time()`)."""
+
+    begins: float
+    expires: float
+
+    def expires_soon(self, now: float) -> bool:
+        """Whether it is time to renew it: in its last third, which is not more than a week."""
+        return self.expires - now < min((self.expires - self.begins) / 3, _WEEK)
+
+
+@dataclass(frozen=True)
+class Credential:
+    """A certificate of ours, or one that others prove themselves with.
+
+    Args:
+        kind: `ssh_certificate`, `tls` or `vpn`.
+        what: Its file, or the server that showed it.
+        validity: From when to when it is valid.
+    """
+
+    kind: str
+    what: str
+    validity: Validity
 
 
 class State(StrEnum):
@@ -168,6 +208,7 @@ class Finding:
         unusable: A reason and a line that make it `down`, although it told all this.
         unprobed: Why nothing was asked; the target's state is then `unknown`.
         abort_limit: How many broken handshakes in a row the server lets pass, where it counts them.
+        certificate: From when to when the server's certificate is valid, where it showed one.
 
     What the server words itself is made one line that may be shown.
     """
@@ -183,6 +224,7 @@ class Finding:
     unusable: tuple[Reason, str] | None = None
     unprobed: str | None = None
     abort_limit: int | None = None
+    certificate: Validity | None = None
 
     def __post_init__(self) -> None:
         for name in ("version", "identity"):

@@ -1,10 +1,66 @@
-"""Files that hold private keys: nobody else may read them."""
+"""Files that hold secrets: who else can read them.
 
+Private keys follow OpenSSH's rule: the owner alone. Passwords and configurations with secrets must not be readable by
+everybody: a file is when its mode lets others read it and every folder above it lets them pass.
+
+Container runtimes mount secrets with mode 0444 (Docker) or 0644 (Kubernetes), into a container that has no other
+users. Files on such a mount are accepted: a mount of the file alone (Docker, Compose), or a file system in memory
+that is not one of the host's own (Kubernetes, swarm).
+"""
+
+import errno
 import os
+import re
 import stat
 from pathlib import Path
 
 from gateway.errors import Reason, TunnelError
+
+_MOUNTS = Path("/proc/self/mountinfo")
+_IN_MEMORY = {"tmpfs", "ramfs"}
+_OF_THE_HOST = {"/", "/dev", "/dev/shm", "/run", "/run/lock", "/run/shm", "/tmp", "/var/tmp"}  # noqa: S108 - names only
+"""Where a host has file systems in memory that all its users share."""
+
+
+class ExposedError(OSError):
+    """Everybody can read a file that holds a secret.
+
+    Args:
+        path: The file.
+        mode: Its permissions.
+    """
+
+    def __init__(self, path: Path, mode: int) -> None:
+        message = f"everybody can read it (mode {mode:04o}): chmod {mode & 0o770:o} {path}"
+        super().__init__(errno.EACCES, message, str(path))
+
+
+def refuse_exposed(path: Path, status: os.stat_result | None = None) -> None:
+    """Refuse a file that everybody can read.
+
+    Args:
+        path: The file.
+        status: What `stat` says of it; None: it is asked.
+
+    Raises:
+        ExposedError: Everybody can read it.
+        OSError: There is no such file.
+    """
+    mode = stat.S_IMODE((status or path.stat()).st_mode)
+    if mode & stat.S_IROTH and _reachable(path) and not _mounted_alone(path):
+        raise ExposedError(path, mode)
+
+
+def read_secret(path: Path) -> bytes:
+    """Read a password, unless everybody can; what is checked is what is read.
+
+    Raises:
+        ExposedError: Everybody can read it.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        refuse_exposed(path, os.fstat(file.fileno()))
+        return file.read()
 
 
 def check_private(path: Path) -> bytes:
@@ -27,10 +83,39 @@ def check_private(path: Path) -> bytes:
 def _refuse_readable(path: Path, status: os.stat_result) -> None:
     ours = status.st_uid == os.geteuid()
     mode = stat.S_IMODE(status.st_mode)
-    if mode & (0o077 if ours else 0o007):
+    if mode & (0o077 if ours else 0o007) and not _mounted_alone(path):
         remedy = f"chmod 600 {path}" if ours else "mount it with mode 0400 (or 0440 for its group)"
         raise TunnelError(
             Reason.AUTH,
             f"{path}: the private key is readable by others (mode {mode:04o}): {remedy}",
             fatal=True,
         )
+
+
+def _reachable(path: Path) -> bool:
+    """Whether every folder above a file lets others pass."""
+    return all(each.stat().st_mode & stat.S_IXOTH for each in path.resolve().parents)
+
+
+def _mounted_alone(path: Path) -> bool:
+    """Whether a container's runtime mounted a file for this container."""
+    real = path.resolve()
+    point, kind = _mount(real)
+    return point == str(real) or (kind in _IN_MEMORY and point not in _OF_THE_HOST)
+
+
+def _mount(path: Path) -> tuple[str, str]:
+    """The mount that holds a file, by its mount point and type (proc_pid_mountinfo(5)); empty: it is not known."""
+    above = {str(path), *map(str, path.parents)}
+    found = ("", "")
+    try:
+        lines = _MOUNTS.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        fields, _, source = line.partition(" - ")
+        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields.split()[4])
+        # A later mount at the same point covers the earlier one.
+        if point in above and len(point) >= len(found[0]):
+            found = (point, source.split()[0])
+    return found

@@ -11,6 +11,7 @@ from typing import Any
 from gateway.app import views
 from gateway.app.binding import bind_all
 from gateway.app.changes import compare
+from gateway.app.expiry import Expiry, warnings
 from gateway.app.filewatch import FileWatch, Marks
 from gateway.app.fleet import Fleet
 from gateway.app.running import Running
@@ -70,6 +71,7 @@ class GatewayService:
         self._notifier = Notifier()
         self._site: Site | None = None
         self._fleet: Fleet | None = None
+        self._expiry = Expiry(lambda: self._config, lambda: list(self._site.backends.values()) if self._site else [])
         self._reloading = asyncio.Lock()
         self._loading: asyncio.Future[Config] | None = None
 
@@ -95,6 +97,7 @@ class GatewayService:
             self._site = Site(supervisor, group, self._config, self._fleet)
             self._site.apply(self._config, listeners)
             self._fleet.apply(self._config, self._site)
+            supervisor.start("certificates", self._expiry)
             if self._config.gateway.reload_on_change:
                 supervisor.start("file watch", FileWatch(self._watched, self._files_changed, self._marks))
             helpers = {group.create_task(self._pulse()), group.create_task(self._await_startup())}
@@ -131,7 +134,7 @@ class GatewayService:
         return views.backend_view(running, knows_containers=self._config.docker is not None)
 
     def _view(self, backends: list[BackendView]) -> ServiceView:
-        site = self._site
+        site, certificates = self._site, self._expiry.found
         return ServiceView(
             version=views.VERSION,
             python_version=views.PYTHON_VERSION,
@@ -148,7 +151,8 @@ class GatewayService:
             tasks=len(asyncio.all_tasks()),
             io_flusher=self._flushes,
             docker=views.docker_view(self._fleet) if self._fleet else None,
-            warnings=advice(self._config),
+            warnings=advice(self._config) + warnings(certificates, time.time()),
+            credentials=views.credential_views(certificates),
             workers={unit.number: unit.pid if unit.running else None for unit in site.workers.units} if site else {},
         )
 
@@ -292,15 +296,18 @@ class GatewayService:
     def _watched(self) -> set[Path]:
         found = {self._file} if self._file else set()
         for spec in self._config.tunnels.values():
-            found |= files_of(spec.options)
+            found |= files_of(spec.options) | spec.kind.renewed(spec.options)
         return found
 
     async def _files_changed(self, changed: set[Path]) -> None:
         if self._file in changed:
             await self._reload_by_signal()
         for name, spec in self._config.tunnels.items():
-            if self._site is not None and files_of(spec.options) & changed:
+            renewed = spec.kind.renewed(spec.options)
+            if self._site is not None and (files_of(spec.options) - renewed) & changed:
                 self._site.renew(name)
+            elif self._site is not None and renewed & changed:
+                self._site.retry(name)
 
     async def _pulse(self) -> None:
         loop = asyncio.get_running_loop()

@@ -239,6 +239,13 @@ class Site:
         for unit in self.workers.units:
             unit.send(Command("renew", tunnel))
 
+    def retry(self, tunnel: str) -> None:
+        """A tunnel's certificates were renewed on disk: what is open goes on, and what is not tries at once."""
+        for uplink in self.uplinks_of(tunnel):
+            uplink.retry()
+        for unit in self.workers.units:
+            unit.send(Command("retry", tunnel))
+
     def _let_go(self, forward: Forward | RemoteForward, spec: BackendSpec) -> None:
         """Stop at the listeners that the backend loses, before another backend or process takes them over."""
         for listener in forward.listeners:

@@ -7,6 +7,7 @@ from functools import reduce
 from typing import Any
 
 from gateway import __version__
+from gateway.app.expiry import Named
 from gateway.app.fleet import Fleet
 from gateway.app.running import Running
 from gateway.app.site import Site
@@ -25,6 +26,7 @@ from gateway.ops.view import (
     AttachmentView,
     BackendView,
     ConsumerView,
+    CredentialView,
     DockerView,
     KnownConsumer,
     TargetView,
@@ -75,6 +77,12 @@ def _details(all_details: list[dict[str, Any]]) -> dict[str, Any]:
         if key in together:
             together[key] = sum(each.get(key, 0) for each in all_details)
     return together
+
+
+def credential_views(found: list[Named]) -> list[CredentialView]:
+    """Certificates, those that expire first before the others."""
+    made = [CredentialView(each.kind, name, each.what, *each.validity) for name, each in found]
+    return sorted(made, key=lambda each: each.expires)
 
 
 def backend_view(running: Running, *, knows_containers: bool) -> BackendView:

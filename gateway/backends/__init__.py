@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.backends.common.volume import VolumeSpec
-from gateway.contracts import Backend, Cancels, Duration, Endpoint
+from gateway.contracts import Backend, Cancels, Credential, Duration, Endpoint
 from gateway.kinds import Kinds
 from gateway.measure import MakeTap
 
@@ -30,6 +30,8 @@ class BackendKind:
         tap: Makes what measures latency in its protocol's traffic; None: taking turns tells enough.
         cancels: What requests to cancel look like, where they come on connections of their own; instead of `tap`.
         volume: Makes a Docker volume of the options and the listener's address, where one is configured.
+        credentials: Reads the certificates that options and check name. It may block, and leaves out what cannot be
+            read.
         abort_limit: How many broken handshakes in a row a server takes before it refuses their source address.
     """
 
@@ -48,6 +50,7 @@ class BackendKind:
     cancels: Cancels | None = None
     prompt: float | None = None
     volume: Callable[[Any, Endpoint], VolumeSpec | None] = lambda _options, _listener: None
+    credentials: Callable[[Any, Any], list[Credential]] = lambda _options, _check: []
     verify: Callable[[Any, Any], None] = lambda _options, _check: None
     """Raises `GatewayError` when options, or files that they name, can never work."""
 

@@ -11,7 +11,7 @@ import ssl
 import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pymysql
@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from gateway.backends import BackendKind, NoOptions
 from gateway.backends.common import tls
 from gateway.backends.common.broken_logins import BrokenLogins
-from gateway.backends.common.database import DatabaseCheck
+from gateway.backends.common.database import DatabaseCheck, credentials, verify
 from gateway.backends.common.mysql_login import MysqlLogin
 from gateway.backends.common.mysql_status import look
-from gateway.backends.common.secrets import reveal
+from gateway.backends.common.secrets import Passwords
 from gateway.contracts import Endpoint, Finding, Link, Phases
 from gateway.errors import ProbeError, ReachError, Reason
 
@@ -88,6 +88,7 @@ class MysqlBackend:
     options: NoOptions
     check: MysqlCheck
     _broken: dict[Endpoint, BrokenLogins] = field(default_factory=dict, compare=False)
+    _passwords: Passwords = field(default_factory=Passwords, compare=False)
 
     async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
         """Log in, and ask for role, version and lag; at a deadline, everything ends at once.
@@ -105,7 +106,7 @@ class MysqlBackend:
                 f" in {pause:.0f} s",
             )
         # Before anything is dialled: what breaks off after that, the server counts.
-        login = self._login(target, phases)
+        login = self._login(target, phases, await self._passwords.of(self.check, target, phases))
         sock = await link.socket(target, phases)
         # A duplicate, since TLS takes the descriptor out of the first object.
         handle = sock.dup()
@@ -113,6 +114,9 @@ class MysqlBackend:
         asking = asyncio.get_running_loop().run_in_executor(thread, self._ask, login, sock, phases)
         thread.shutdown(wait=False)
         asking.add_done_callback(lambda asked: _close(asked, sock, handle))
+        asking.add_done_callback(
+            lambda asked: self._passwords.tried(self.check, target, None if asked.cancelled() else asked.exception())
+        )
         try:
             finding = await asyncio.shield(asking)
         except asyncio.CancelledError:
@@ -129,7 +133,7 @@ class MysqlBackend:
         broken.limit = finding.abort_limit or broken.limit
         return finding
 
-    def _login(self, target: Endpoint, phases: Phases) -> MysqlLogin:
+    def _login(self, target: Endpoint, phases: Phases, password: str) -> MysqlLogin:
         check = self.check
         context = tls.context(check.tls)
         return MysqlLogin(
@@ -138,7 +142,7 @@ class MysqlBackend:
             server_public_key=_public_key(check.server_public_key_file) if context is None else None,
             host=check.tls.server_name or target.host,
             user=check.user,
-            password=reveal(check.password),
+            password=password,
             database=check.database,
             defer_connect=True,
             autocommit=True,
@@ -153,7 +157,9 @@ class MysqlBackend:
         try:
             login.connect(sock)
             with phases("query"):
-                return look(login, self.check.max_lag, password=self.check.password is not None)
+                has_password = self.check.password is not None or bool(self.check.password_command)
+                found = look(login, self.check.max_lag, password=has_password)
+            return replace(found, certificate=login.certificate)
         except ssl.SSLError as error:
             raise ProbeError(Reason.TLS, str(error)) from error
         except pymysql.err.MySQLError as error:
@@ -195,8 +201,8 @@ def _public_key(file: Path | None) -> bytes | None:
 
 
 def _verify(options: NoOptions, check: MysqlCheck) -> None:
-    """Raises `ReachError` when a file cannot be used, or never is; for `BackendKind.verify`."""
-    tls.verify(options, check)
+    """Raises `GatewayError` when a file or program cannot be used, or never is; for `BackendKind.verify`."""
+    verify(options, check)
     _public_key(check.server_public_key_file)
     if check.server_public_key_file is not None and check.tls.mode != "off":
         raise ReachError(
@@ -227,4 +233,5 @@ KIND = BackendKind(
     has_roles=True,
     abort_limit=_ABORT_LIMIT,
     verify=_verify,
+    credentials=credentials,
 )

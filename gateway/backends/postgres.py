@@ -23,12 +23,12 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGconn
 
 from gateway.backends import BackendKind, NoOptions
-from gateway.backends.common.database import DatabaseCheck
+from gateway.backends.common.database import DatabaseCheck, credentials, verify
 from gateway.backends.common.loopback import doorway
 from gateway.backends.common.postgres_cancel import PostgresCancels
+from gateway.backends.common.postgres_certificate import Shown
 from gateway.backends.common.postgres_refusals import NO_PASSWORD, refusal
-from gateway.backends.common.secrets import reveal
-from gateway.backends.common.tls import verify
+from gateway.backends.common.secrets import Passwords
 from gateway.contracts import Endpoint, Finding, Link, Phases
 from gateway.errors import ProbeError, Reason
 
@@ -79,32 +79,47 @@ class PostgresBackend:
     check: DatabaseCheck
     _in_sync: dict[Endpoint, float] = field(default_factory=dict, compare=False)
     """When each standby was last seen to have all that its primary had, in monotonic seconds."""
+    _passwords: Passwords = field(default_factory=Passwords, compare=False)
+    _shown: Shown = field(default_factory=Shown, compare=False)
 
     async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
         """Log in, and ask for role, version and lag."""
         if self.check.user is None:
             return Finding(unprobed="no check.user is set")
+        password = await self._passwords.of(self.check, target, phases)
+        try:
+            row, asked = await self._ask(link, target, phases, password)
+        except ProbeError as error:
+            self._passwords.tried(self.check, target, error)
+            raise
+        finding = self._judge(row, target, time.monotonic())
+        if password and not asked:
+            finding = replace(finding, degraded=(Reason.UNAUTHENTICATED, NO_PASSWORD))
+        if self.check.tls.mode == "off":
+            return finding
+        return replace(finding, certificate=await self._shown.by(link, target))
+
+    async def _ask(
+        self, link: Link, target: Endpoint, phases: Phases, password: str
+    ) -> tuple[list[str | None], bool]:
+        """Give the answer, and whether the server asked for the password."""
         async with doorway(link, target, phases) as door:
-            conn = pq.PGconn.connect_start(self._conninfo(target, door.port))
+            conn = pq.PGconn.connect_start(self._conninfo(target, door.port, password))
             try:
                 if conn.status == pq.ConnStatus.BAD:
                     raise ProbeError(Reason.PROTOCOL, _text(conn))
                 with socket.socket(fileno=socket.dup(conn.socket)) as ours:
-                    await door.admit(ours.getsockname())
+                    admitted = door.admit(ours.getsockname())
+                    await admitted
                     await _connect(conn, ours, phases)
                     with phases("query"):
-                        row = await _query(conn, ours, _QUERY)
-                asked = conn.used_password
+                        return await _query(conn, ours, _QUERY), bool(conn.used_password)
             except psycopg.Error as error:
                 raise refusal(str(error).strip()) from error
             finally:
                 conn.finish()
-        finding = self._judge(row, target, time.monotonic())
-        if self.check.password and not asked:
-            return replace(finding, degraded=(Reason.UNAUTHENTICATED, NO_PASSWORD))
-        return finding
 
-    def _conninfo(self, target: Endpoint, port: int) -> bytes:
+    def _conninfo(self, target: Endpoint, port: int, password: str) -> bytes:
         check = self.check
         arguments: dict[str, Any] = {
             # libpq verifies the certificate against `host`, and connects to `hostaddr`.
@@ -119,11 +134,11 @@ class PostgresBackend:
             "require_auth": "scram-sha-256,none",
             "options": "-c statement_timeout=30000",
         }
-        if check.password:
-            arguments["password"] = reveal(check.password)
+        if password:
+            arguments["password"] = password
         if check.tls.mode == "verify":
             arguments["sslrootcert"] = str(check.tls.ca_file) if check.tls.ca_file else "system"
-        if check.tls.mode == "require" and check.password:
+        if check.tls.mode == "require" and password:
             arguments["channel_binding"] = "require"
         return make_conninfo("", **arguments).encode()
 
@@ -236,4 +251,5 @@ KIND = BackendKind(
     has_roles=True,
     cancels=PostgresCancels(),
     verify=verify,
+    credentials=credentials,
 )

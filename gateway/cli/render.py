@@ -20,11 +20,26 @@ def render() -> None:
 
 @render.command("authorized-keys")
 @source_options
+@click.option(
+    "--from",
+    "origins",
+    multiple=True,
+    metavar="PATTERN",
+    help="An address, network or pattern from which the key may log in, as in 192.0.2.0/24; may be repeated.",
+)
 def authorized_keys(
-    file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], **settings: str | None
+    file: Path | None,
+    tunnels: tuple[str, ...],
+    backends: tuple[str, ...],
+    origins: tuple[str, ...],
+    **settings: str | None,
 ) -> None:
-    """Print each SSH tunnel's line for authorized_keys, which permits its targets and nothing else."""
+    """Print each SSH tunnel's line for authorized_keys, which permits its targets and nothing else.
+
+    For OpenSSH 7.8 and later.
+    """
     from gateway.config import load  # noqa: PLC0415 - slow to import
+    from gateway.ssh import authorized  # noqa: PLC0415 - slow to import
     from gateway.ssh.options import SshOptions  # noqa: PLC0415 - slow to import
     from gateway.ssh.public import public_keys  # noqa: PLC0415 - slow to import
 
@@ -34,14 +49,16 @@ def authorized_keys(
         if not isinstance(spec.options, SshOptions):
             continue
         found = True
-        permits = ",".join(f'permitopen="{target}"' for target in _targets(config, name))
+        targets = _targets(config, name)
         click.echo(f"# tunnel {name}: into ~{spec.options.user}/.ssh/authorized_keys on {spec.options.host}")
-        click.echo("# (sshd must allow it: AllowTcpForwarding local)")
-        if not permits:
+        click.echo("# (sshd must allow it: AllowTcpForwarding local, AllowStreamLocalForwarding no)")
+        if config.docker is not None and config.docker.host.startswith(f"ssh://{name}/"):
+            click.echo("# authorized_keys cannot permit a unix socket alone: docker.host needs a user of its own")
+        if not targets:
             click.echo(f"# nothing goes through {name} yet: add a backend with via: {name}")
             continue
         for key in public_keys(spec.options):
-            click.echo(f"restrict,port-forwarding,{permits} {key}")
+            click.echo(f"{authorized.options(targets, origins)} {key}")
     if not found:
         raise GatewayError("no SSH tunnel is configured")
 
@@ -134,5 +151,10 @@ def _targets(config: "Config", tunnel: str) -> list[str]:
     dialled = [
         str(target) for backend in config.backends.values() if backend.via == tunnel for target in backend.targets
     ]
-    inner = [f"{spec.options.host}:{spec.options.port}" for spec in config.tunnels.values() if spec.via == tunnel]
-    return list(dict.fromkeys([*inner, *dialled]))
+    inner = [
+        str(spec.options.endpoint)
+        for spec in config.tunnels.values()
+        if spec.via == tunnel and hasattr(spec.options, "endpoint")
+    ]
+    engine = [config.docker.host.removeprefix("tcp://")] if config.docker and config.docker.via == tunnel else []
+    return list(dict.fromkeys([*inner, *dialled, *engine]))

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -52,6 +53,7 @@ def _exit(code: int) -> NoReturn:
 @source_options
 def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], **settings: str | None) -> None:
     """Check a configuration and the files it names; print every error."""
+    from gateway.app import expiry  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.config.advice import advice  # noqa: PLC0415 - slow to import
     from gateway.config.files import check_files  # noqa: PLC0415 - slow to import
@@ -60,7 +62,7 @@ def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, .
     problems = check_files(config)
     if problems:
         raise ConfigError(problems)
-    for sentence in advice(config):
+    for sentence in (*advice(config), *expiry.warnings(expiry.read(config), time.time())):
         say(f"warning: {sentence}", fg="yellow", err=True)
     click.echo(f"valid: {len(config.tunnels)} tunnels, {len(config.backends)} backends")
 

@@ -16,6 +16,7 @@ SETTINGS = {
     "state-dir": "Where it keeps what must outlive it.",
     "workers": "Processes that carry the bulk backends' bytes.",
     "reload-on-change": "Reload when the configuration file changes: true or false.",
+    "strict": "Refuse what is convenient and weak, as gateway.strict does.",
     "ops-listen": "Address of the HTTP server for health and metrics.",
     "ops-admin-socket": "Unix socket for commands.",
     "shutdown-delay": "Not ready, but still accepting, at a stop.",
@@ -24,12 +25,15 @@ SETTINGS = {
     "log-format": "text, json, or auto: text on a terminal.",
 }
 """Kept here rather than read from the model, which is slow to import; a test holds the two together."""
+_SWITCHES = {"strict"}
+"""Settings whose flag has no value: it turns them on."""
 
 
 def source_options(command: _Command) -> _Command:
     """Add `-c`, `--tunnel`, `--backend` and a flag for each setting."""
     for name, text in reversed(SETTINGS.items()):
-        command = click.option(f"--{name}", metavar="VALUE", help=text)(command)
+        how: dict[str, Any] = {"flag_value": "true"} if name in _SWITCHES else {"metavar": "VALUE"}
+        command = click.option(f"--{name}", default=None, help=text, **how)(command)
     command = click.option(
         "--backend",
         "backends",

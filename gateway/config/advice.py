@@ -3,17 +3,13 @@
 from collections.abc import Iterator
 
 from gateway.config.model import Config
+from gateway.config.strict import weaknesses
 
 
 def advice(config: Config) -> list[str]:
-    """A sentence each, which names the place and the remedy; empty where there is nothing to say."""
-    return [*_host_keys(config), *_nfs_servers(config)]
-
-
-def _host_keys(config: Config) -> Iterator[str]:
-    for name, spec in config.tunnels.items():
-        if getattr(spec.options, "insecure_host_key", False):
-            yield f"tunnel {name}: insecure_host_key is on: whoever is on the path can read and change everything."
+    """A sentence each, which names the key and the remedy; empty where there is nothing to say."""
+    weak = [f"{each.problem.key}: {each.problem.message}" for each in weaknesses(config) if each.advised]
+    return [*weak, *_nfs_servers(config)]
 
 
 def _nfs_servers(config: Config) -> Iterator[str]:

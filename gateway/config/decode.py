@@ -22,12 +22,16 @@ _SCALARS: dict[Any, Callable[[str], Any]] = {
     bool: values.boolean,
     Duration: values.duration,
     Size: values.size,
-    Path: Path,
+    Path: values.path,
     Secret: Secret,
     Endpoint: values.endpoint,
     Endpoint | Path: values.listener,
     values.Network: values.network,
 }
+
+
+_MOST_KNOWN = 500
+"""Names among which a misspelt one is looked for: comparing takes a moment each."""
 
 
 class Bad:
@@ -48,6 +52,8 @@ class Decoder:
         self.problems = problems
         self.places: dict[str, str] = {}
         """Where each value was written, by its key."""
+        self.literal_secrets: list[tuple[str, str]] = []
+        """The places and keys of secrets that stand where they were written, rather than in the environment."""
 
     def problem(self, place: str, key: str, message: str) -> None:
         """Note one problem."""
@@ -165,11 +171,14 @@ class Decoder:
         if tree.text is None or tree.text == "":
             self.problem(tree.place, key, "is empty")
             return BAD
+        if read is Secret and tree.written is None:
+            self.literal_secrets.append((tree.place, key))
         try:
             _check_text(tree.text)
             return read(tree.text)
         except ValueError as error:
-            self.problem(tree.place, key, str(error))
+            quotes = tree.written is not None and not isinstance(error, values.UnquotedError)
+            self.problem(tree.place, key, _about(tree.written or "", read) if quotes else str(error))
             return BAD
 
     def _list(self, tree: Tree, hint: Any, key: str) -> Any:
@@ -204,8 +213,9 @@ class Decoder:
             self.problem(by_file[0], f"{key}_file", f"is given beside {name}: remove one")
             return BAD
         self.places[f"{key}_file"] = by_file[1].place
-        path = self._scalar(by_file[1], Path, f"{key}_file")
-        return path if path is BAD else Secret(path=path)
+        tree = by_file[1]
+        path = self._scalar(tree, values.path, f"{key}_file")
+        return path if path is BAD else Secret(path=path, written=tree.written if isinstance(tree, Scalar) else None)
 
 
 def known_keys(*classes: type) -> list[str]:
@@ -241,6 +251,8 @@ def is_list(hint: Any) -> bool:
 def suggest(name: str, known: Iterable[str]) -> str:
     """`; did you mean …?` for a near miss, else what there is."""
     names = list(known)
+    if len(names) > _MOST_KNOWN:
+        return ""
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]!r}?"
@@ -260,14 +272,25 @@ def _check_text(text: str) -> None:
     """Refuse what no file name, address or password can hold.
 
     Raises:
-        ValueError: The text has a null character, or half of a surrogate pair.
+        UnquotedError: The text has a null character, or half of a surrogate pair.
     """
     try:
         null = b"\0" in os.fsencode(text)
     except UnicodeEncodeError as error:
-        raise ValueError("has half of a surrogate pair, which is no text: remove it") from error
+        raise values.UnquotedError("has half of a surrogate pair, which is no text: remove it") from error
     if null:
-        raise ValueError("has a null character: remove it")
+        raise values.UnquotedError("has a null character: remove it")
+
+
+def _about(written: str, read: Callable[[str], Any]) -> str:
+    """What is wrong with a value from the environment, without the value: it may be a secret under the wrong key."""
+    try:
+        read(written)
+    except ValueError as error:
+        message = str(error)
+    else:
+        message = f"{written!r} stands for a value that does not fit here"
+    return f"{message} (values from the environment are not shown)"
 
 
 def _one_of(text: str, choices: tuple[str, ...]) -> str:

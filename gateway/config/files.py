@@ -5,22 +5,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gateway.config.model import Config
+from gateway.config.model import SECTIONS, Config
 from gateway.contracts import Secret
 from gateway.errors import GatewayError, Problem
+from gateway.keyfiles import ExposedError, refuse_exposed
 
 
 def files_of(options: Any) -> set[Path]:
     """Every file that a tunnel's or backend's options name."""
-    return {path for _, path in _paths(options, "")}
+    return {path for _, path, _ in _paths(options, "")}
 
 
 def check_files(config: Config) -> list[Problem]:
     """What is wrong with the files; a running service tells the same, tunnel by tunnel, and keeps the rest up."""
     problems = [
         Problem(_place(config, where, where), where, trouble)
-        for where, path in _paths(config.docker.tls if config.docker else None, "docker.tls")
-        if (trouble := _trouble(path))
+        for where, path, shown in _paths(config.docker.tls if config.docker else None, "docker.tls")
+        if (trouble := _trouble(path, shown))
     ]
     for section, specs in (("tunnels", config.tunnels), ("backends", config.backends)):
         for name, spec in specs.items():
@@ -29,8 +30,8 @@ def check_files(config: Config) -> list[Problem]:
             found = [
                 Problem(_place(config, where, spec.place), where, trouble)
                 for prefix, part in parts.items()
-                for where, path in _paths(part, prefix)
-                if (trouble := _trouble(path))
+                for where, path, shown in _paths(part, prefix)
+                if (trouble := _trouble(path, shown))
             ]
             if not found:
                 try:
@@ -41,15 +42,83 @@ def check_files(config: Config) -> list[Problem]:
     return problems
 
 
+def secrecy(config: Config, file: Path | None, literals: list[tuple[str, str]]) -> list[Problem]:
+    """What everybody can read and must not: files with passwords, and the configuration where it has one itself.
+
+    Args:
+        config: The configuration.
+        file: Its file.
+        literals: The places and keys of secrets that are written out.
+    """
+    problems = []
+    for where, secret in all_secrets(config):
+        trouble = _exposed(secret.path)
+        if trouble:
+            problems.append(Problem(place_of(config, f"{where}_file"), f"{where}_file", trouble))
+    here = [(place, key) for place, key in literals if file and place.startswith(f"{file}:")]
+    trouble = _exposed(file) if here else None
+    if trouble:
+        place, key = here[0]
+        name = key.rpartition(".")[2]
+        problems.append(Problem(place, key, f"the secret stands in this file, and {trouble} (or use {name}_file)"))
+    return problems
+
+
+def all_secrets(config: Config) -> Iterator[tuple[str, Secret]]:
+    """Every secret of a configuration, with its dotted key."""
+    for section in SECTIONS:
+        yield from _secrets(getattr(config, section), section)
+    yield from _secrets(config.docker, "docker")
+    for name, tunnel in config.tunnels.items():
+        yield from _secrets(tunnel.options, f"tunnels.{name}")
+    for name, backend in config.backends.items():
+        yield from _secrets(backend.options, f"backends.{name}")
+        yield from _secrets(backend.check_options, f"backends.{name}.check")
+
+
+def _secrets(value: Any, key: str) -> Iterator[tuple[str, Secret]]:
+    if isinstance(value, Secret):
+        yield key, value
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _secrets(getattr(value, field.name), f"{key}.{field.name}")
+
+
+def _exposed(path: Path | None) -> str | None:
+    try:
+        if path is not None:
+            refuse_exposed(path)
+    except ExposedError as error:
+        return error.strerror
+    except OSError:  # it is not there, which its user reports
+        return None
+    return None
+
+
 def _place(config: Config, key: str, otherwise: str) -> str:
     return config.places.get(key) or config.places.get(f"{key}[0]") or otherwise
 
 
-def _paths(value: Any, key: str) -> Iterator[tuple[str, Path]]:
+def place_of(config: Config, key: str) -> str:
+    """Where the value of a dotted key was written, or the innermost part of it that was."""
+    while key:
+        if key in config.places:
+            return config.places[key]
+        section, _, name = key.partition(".")
+        if section == "tunnels" and name in config.tunnels:
+            return config.tunnels[name].place
+        if section == "backends" and name in config.backends:
+            return config.backends[name].place
+        key = key.rpartition(".")[0]
+    return "configuration"
+
+
+def _paths(value: Any, key: str) -> Iterator[tuple[str, Path, str]]:
+    """Every file with its key, and how messages name it."""
     if isinstance(value, Path):
-        yield key, value
+        yield key, value, str(value)
     elif isinstance(value, Secret) and value.path is not None:
-        yield f"{key}_file", value.path
+        yield f"{key}_file", value.path, value.shown
     elif isinstance(value, tuple):
         for number, item in enumerate(value):
             yield from _paths(item, f"{key}[{number}]" if len(value) > 1 else key)
@@ -58,12 +127,12 @@ def _paths(value: Any, key: str) -> Iterator[tuple[str, Path]]:
             yield from _paths(getattr(value, field.name), f"{key}.{field.name}")
 
 
-def _trouble(path: Path) -> str | None:
+def _trouble(path: Path, shown: str) -> str | None:
     try:
         if path.is_socket():
             return None
         with path.open("rb") as file:
             file.read(1)
     except OSError as error:
-        return f"{path}: {error.strerror}"
+        return f"{shown}: {error.strerror}"
     return None

@@ -5,19 +5,23 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gateway import backends, tunnels
 from gateway.config import urls
 from gateway.config.build import build
 from gateway.config.decode import Decoder
+from gateway.config.files import secrecy
+from gateway.config.hiding import hide
 from gateway.config.model import SECTIONS, Config
 from gateway.config.rules import check_rules
+from gateway.config.strict import weaknesses
 from gateway.config.tree import Scalar, Table, expand, read_yaml
 from gateway.errors import ConfigError, Problem
 
 _EXAMPLES = {"tunnel": "bastion=ssh://user@host", "backend": "orders=mysql://db:3306"}
+_MOST_PROBLEMS = 200
 _OF_KUBERNETES = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)$")
 """What Kubernetes sets for a Service whose name begins like ours."""
 
@@ -57,8 +61,9 @@ def load(sources: Sources) -> Config:
         ConfigError: With every problem found.
     """
     problems: list[Problem] = []
+    used: dict[str, str] = {}
     place = str(sources.file) if sources.file else "configuration"
-    root = read_yaml(sources.file, problems, sources.environment) if sources.file else Table(place)
+    root = read_yaml(sources.file, problems, sources.environment, used) if sources.file else Table(place)
     for name, (section, key) in setting_names().items():
         variable = "GATEWAY_" + name.replace("-", "_").upper()
         if variable in sources.environment:
@@ -67,15 +72,26 @@ def load(sources: Sources) -> Config:
             _put(root, section, key, Scalar(f"--{name}", sources.settings[name]), problems)
     _check_variables(sources, problems)
     for section, flag in (("tunnels", "tunnel"), ("backends", "backend")):
-        _put_urls(root, section, flag, sources, problems)
+        _put_urls(root, section, flag, sources, problems, used)
     decoder = Decoder(problems)
     config = build(root, decoder)
     check_rules(config, root, problems)
+    problems += secrecy(config, sources.file, decoder.literal_secrets)
+    if config.gateway.strict:
+        problems += [each.problem for each in weaknesses(config)]
     if not (problems or config.backends):
         problems.append(Problem(place, "backends", "there is nothing to serve: add a backend"))
     if problems:
-        raise ConfigError(sorted(problems, key=_order))
+        raise ConfigError(_readable(problems, used))
     return config
+
+
+def _readable(problems: list[Problem], used: Mapping[str, str]) -> list[Problem]:
+    """In the order of the file, without values from the environment, and not more than anybody reads."""
+    ordered = sorted(problems, key=_order)
+    rest = len(ordered) - _MOST_PROBLEMS
+    shown = [replace(each, message=hide(each.message, used)) for each in ordered[:_MOST_PROBLEMS]]
+    return [*shown, Problem(shown[-1].place, "", f"and {rest} more problems after this one")] if rest > 0 else shown
 
 
 def _check_variables(sources: Sources, problems: list[Problem]) -> None:
@@ -88,13 +104,15 @@ def _check_variables(sources: Sources, problems: list[Problem]) -> None:
                 problems.append(Problem(variable, "", f"unknown; did you mean {close[0]}?"))
 
 
-def _put_urls(root: Table, section: str, flag: str, sources: Sources, problems: list[Problem]) -> None:
+def _put_urls(
+    root: Table, section: str, flag: str, sources: Sources, problems: list[Problem], used: dict[str, str]
+) -> None:
     prefix = f"GATEWAY_{flag.upper()}_"
     for variable, text in sources.environment.items():
         if variable.startswith(prefix) and variable != prefix and not _OF_KUBERNETES.search(variable):
             name = variable.removeprefix(prefix).lower().replace("_", "-")
             try:
-                expanded = expand(text, sources.environment)
+                expanded = expand(text, sources.environment, used)
             except KeyError as error:
                 problems.append(Problem(variable, "", f"the environment variable {error.args[0]} is not set"))
                 continue

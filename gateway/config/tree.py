@@ -1,6 +1,6 @@
 """The raw configuration: scalars, lists and mappings that remember where they were written."""
 
-import os
+import errno
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,11 +13,19 @@ from gateway.errors import Problem
 
 @dataclass(frozen=True)
 class Scalar:
-    """A single value, as text; None where nothing was written; `broken` when its problem is told already."""
+    """A single value.
+
+    Args:
+        place: Where it was written.
+        text: The value; None where nothing was written.
+        broken: Its problem is reported already.
+        written: What was written, where variables of the environment were put in; None: `text` itself.
+    """
 
     place: str
     text: str | None
     broken: bool = False
+    written: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,11 +52,18 @@ Tree = Scalar | Sequence | Table
 
 _MOST = 100_000
 """Values in a file, each counted as often as aliases repeat it: nine lists of nine aliases each would be millions."""
+_LARGEST = 4 << 20
+"""Bytes of a file."""
 _REFERENCE = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
-def expand(text: str, environment: Mapping[str, str]) -> str:
+def expand(text: str, environment: Mapping[str, str], used: dict[str, str] | None = None) -> str:
     """Replace `${NAME}` and `${NAME:-default}`; `$$` is a plain dollar.
+
+    Args:
+        text: What was written.
+        environment: The variables.
+        used: Gets each value that came from the environment, with what stands for it in `text`.
 
     Raises:
         KeyError: A name without a default is not set.
@@ -59,6 +74,8 @@ def expand(text: str, environment: Mapping[str, str]) -> str:
         if name is None:
             return "$"
         if environment.get(name):
+            if used is not None:
+                used[environment[name]] = f"${{{name}}}"
             return environment[name]
         if default is not None:
             return str(default)
@@ -69,17 +86,24 @@ def expand(text: str, environment: Mapping[str, str]) -> str:
     return _REFERENCE.sub(value, text)
 
 
-def read_yaml(path: Path, problems: list[Problem], environment: Mapping[str, str] = os.environ) -> Table:
-    """Read a YAML file; what is wrong with it is added to `problems`."""
+def read_yaml(path: Path, problems: list[Problem], environment: Mapping[str, str], used: dict[str, str]) -> Table:
+    """Read a YAML file.
+
+    Args:
+        path: The file.
+        problems: Gets what is wrong with it.
+        environment: The variables that it may refer to.
+        used: See `expand`.
+    """
     nothing = Table(str(path))
     try:
-        text = path.read_text()
+        text = _content(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
         problems.append(Problem(str(path), "", f"cannot be read: {reason}"))
         return nothing
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
@@ -88,18 +112,21 @@ def read_yaml(path: Path, problems: list[Problem], environment: Mapping[str, str
     except RecursionError:
         problems.append(Problem(str(path), "", "is nested too deeply"))
         return nothing
+    except _TooLargeError as error:
+        problems.append(Problem(str(path), "", str(error)))
+        return nothing
     except yaml.YAMLError as error:
         problems.append(Problem(str(path), "", f"not YAML: {error}"))
         return nothing
     if root is None:
         return nothing
     try:
-        tree = _Reader(str(path), problems, environment).tree(root, "")
+        tree = _Reader(str(path), problems, environment, used).tree(root, "")
     except RecursionError:
         problems.append(Problem(str(path), "", "is nested too deeply"))
         return nothing
-    except _TooLargeError:
-        problems.append(Problem(str(path), "", f"has more than {_MOST} values, those included that aliases repeat"))
+    except _TooLargeError as error:
+        problems.append(Problem(str(path), "", str(error)))
         return nothing
     if not isinstance(tree, Table):
         problems.append(Problem(tree.place, "", "the document must be a mapping of sections, such as `tunnels:`"))
@@ -107,15 +134,44 @@ def read_yaml(path: Path, problems: list[Problem], environment: Mapping[str, str
     return tree
 
 
+def _content(path: Path) -> str:
+    with path.open("rb") as file:
+        data = file.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise OSError(errno.EFBIG, f"is larger than {_LARGEST >> 20} MiB")
+    return data.decode()
+
+
 class _TooLargeError(Exception):
     """The tree would have more than `_MOST` values."""
 
+    def __init__(self) -> None:
+        super().__init__(f"has more than {_MOST} values, those included that aliases repeat")
+
+
+class _Loader(yaml.SafeLoader):
+    """Gives up on a document with too many values before it is read to its end."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._nodes += 1
+        # Keys are nodes too.
+        if self._nodes > 2 * _MOST:
+            raise _TooLargeError
+        return super().compose_node(parent, index)
+
 
 class _Reader:
-    def __init__(self, name: str, problems: list[Problem], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, problems: list[Problem], environment: Mapping[str, str], used: dict[str, str]
+    ) -> None:
         self._name = name
         self._problems = problems
         self._environment = environment
+        self._used = used
         self._within: list[yaml.Node] = []
         self._count = 0
 
@@ -170,8 +226,10 @@ class _Reader:
     def _scalar(self, node: yaml.ScalarNode, key: str, place: str) -> Scalar:
         if node.tag == "tag:yaml.org,2002:null" and node.style is None:
             return Scalar(place, None)
+        written = str(node.value)
+        used: dict[str, str] = {}
         try:
-            return Scalar(place, expand(str(node.value), self._environment))
+            text = expand(written, self._environment, used)
         except KeyError as error:
             name = error.args[0]
             self._problems.append(
@@ -182,6 +240,11 @@ class _Reader:
                 )
             )
             return Scalar(place, None, broken=True)
+        if not used:
+            return Scalar(place, text)
+        self._used.update(used)
+        self._used[text] = written
+        return Scalar(place, text, written=written)
 
     def _place(self, node: yaml.Node) -> str:
         return f"{self._name}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"

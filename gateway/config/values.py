@@ -20,6 +20,10 @@ _MAX_UNIX_PATH = 107
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+class UnquotedError(ValueError):
+    """What is wrong with a value, without a part of it."""
+
+
 def duration(text: str) -> Duration:
     """`500ms`, `10s`, `5m`, `1h30m`: seconds."""
     if text == "0":
@@ -96,6 +100,13 @@ def listener(text: str) -> Endpoint | Path:
     if found.port > _MAX_PORT or found.port == 0:
         raise ValueError(f"{text!r} needs a port from 1 to {_MAX_PORT}")
     return found
+
+
+def path(text: str) -> Path:
+    """The path of a file; never its content, which may be a key that no error should repeat."""
+    if "\n" in text or "-----BEGIN" in text:
+        raise UnquotedError("holds a file's content: write it to a file, and give the file's path")
+    return Path(text)
 
 
 def unix_path(path: Path) -> Path:

@@ -147,6 +147,10 @@ def service_json(view: ServiceView) -> dict[str, Any]:
             "error": view.reload_error,
         },
         "warnings": view.warnings,
+        "credentials": [
+            {"kind": each.kind, "name": each.name, "what": each.what, "expires": iso(each.expires)}
+            for each in view.credentials
+        ],
         "io_flusher": view.io_flusher,
         "workers": {str(number): pid for number, pid in view.workers.items()},
         "tunnels": {tunnel.name: tunnel_json(tunnel) for tunnel in view.tunnels},

@@ -18,7 +18,15 @@ from prometheus_client.samples import Sample
 
 from gateway.contracts import State, TunnelState
 from gateway.errors import Reason
-from gateway.ops.view import ATTACHMENT_STATES, BackendView, DockerView, ServiceView, TargetView, TunnelView
+from gateway.ops.view import (
+    ATTACHMENT_STATES,
+    BackendView,
+    CredentialView,
+    DockerView,
+    ServiceView,
+    TargetView,
+    TunnelView,
+)
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -46,6 +54,7 @@ def families(view: ServiceView) -> Iterator[Metric]:
         _consumers(view.backends),
         _checks(checks),
         _docker(view.docker),
+        _credentials(view.credentials),
     )
 
 
@@ -218,6 +227,20 @@ def _docker(view: DockerView | None) -> Iterator[Metric]:
         for (action, reason), count in view.errors.items():
             errors.add_metric([action, reason], count)
     yield from (up, attachment, writes, errors)
+
+
+def _credentials(credentials: list[CredentialView]) -> Iterator[Metric]:
+    expiry = GaugeMetricFamily(
+        "gateway_credential_expiry_timestamp_seconds",
+        "When the first certificate expires that a tunnel, a backend or docker depends on.",
+        labels=["kind", "name"],
+    )
+    first: dict[tuple[str, str], float] = {}
+    for each in credentials:
+        first[each.kind, each.name] = min(each.expires, first.get((each.kind, each.name), each.expires))
+    for labels, expires in first.items():
+        expiry.add_metric(labels, expires)
+    yield expiry
 
 
 def _checks(checks: list[tuple[BackendView, TargetView]]) -> Iterator[Metric]:

@@ -128,6 +128,17 @@ class DockerView:
 
 
 @dataclass(frozen=True)
+class CredentialView:
+    """One certificate that something depends on."""
+
+    kind: str
+    name: str
+    what: str
+    begins: float
+    expires: float
+
+
+@dataclass(frozen=True)
 class BackendView:
     """One backend."""
 
@@ -172,6 +183,8 @@ class ServiceView:
     workers: dict[int, int | None] = field(default_factory=dict)
     """The process of each worker; None while it is being started."""
     docker: DockerView | None = None
+    credentials: list[CredentialView] = field(default_factory=list)
+    """Those that expire first before the others."""
     tasks: int = 0
     """Of asyncio, in this process."""
     io_flusher: bool = False

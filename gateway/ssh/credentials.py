@@ -8,9 +8,15 @@ from typing import Any
 
 import asyncssh
 
+from gateway.contracts import Credential, Validity
 from gateway.errors import Reason, TunnelError
 from gateway.keyfiles import check_private
 from gateway.ssh.options import SshOptions
+
+_FOREVER = 2**64 - 1
+"""The end of a certificate that does not expire (OpenSSH's PROTOCOL.certkeys)."""
+_LATEST = 253402300799
+"""The last second of the year 9999: times are not written later than that."""
 
 
 @contextlib.asynccontextmanager
@@ -71,9 +77,39 @@ def load_keys(options: SshOptions) -> list[Any]:
     return keys
 
 
+def certificate_files(options: SshOptions) -> set[Path]:
+    """Where certificates are, or may appear: the files of the options, and those beside the keys."""
+    return {*options.certificate_files, *map(_beside, options.identity_files)}
+
+
+def certificates(options: SshOptions) -> list[Credential]:
+    """The certificates that expire; those that cannot be read are left out."""
+    found = []
+    for path in sorted(certificate_files(options)):
+        try:
+            held = _certificates(path) if path.exists() else ()
+        except TunnelError:
+            continue
+        found += [
+            Credential("ssh_certificate", str(path), _validity(each))
+            for each in held
+            if getattr(each, "_valid_before", _FOREVER) != _FOREVER
+        ]
+    return found
+
+
+def _validity(certificate: Any) -> Validity:
+    begins, expires = certificate._valid_after, certificate._valid_before  # noqa: SLF001 - no public door
+    return Validity(min(begins, _LATEST), min(expires, _LATEST))
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}-cert.pub")
+
+
 def _key_pairs(path: Path, content: bytes, passphrase: str | None) -> Sequence[Any]:
     """That of a file's content, with and without the certificate that lies beside the file."""
-    beside = path.with_name(f"{path.name}-cert.pub")
+    beside = _beside(path)
     return asyncssh.load_keypairs([(content, _certificates(beside)[0] if beside.exists() else b"")], passphrase)
 
 

@@ -121,6 +121,11 @@ class Uplink:
         else:
             self._hurry.set()
 
+    def retry(self) -> None:
+        """Its certificates were renewed: each login reads them, so only an attempt that waits has to be made now."""
+        if self.open is None:
+            self._hurry.set()
+
     def drain(self) -> None:
         """It is not wanted any more, and stays only for the clients it has."""
         self._draining = True

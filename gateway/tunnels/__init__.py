@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from gateway.contracts import Tunnel
+from gateway.contracts import Credential, Tunnel
 from gateway.kinds import Kinds
 
 
@@ -22,6 +23,8 @@ class TunnelKind:
             user, host and port.
         identity: Gives of its options what must not be connected twice at once: its lanes are then one, no worker
             opens it, and a successor waits; None: it may be open as often as one likes.
+        credentials: Reads the certificates that the options name. It may block, and leaves out what cannot be read.
+        renewed: Files of certificates that are renewed without a new key: what is open needs no new login.
     """
 
     name: str
@@ -31,6 +34,8 @@ class TunnelKind:
     verify: Callable[[Any], None] = lambda _: None
     read_url: Callable[[str, str], dict[str, str]] | None = None
     identity: Callable[[Any], Hashable] | None = None
+    credentials: Callable[[Any], list[Credential]] = lambda _: []
+    renewed: Callable[[Any], set[Path]] = lambda _: set()
 
     @property
     def single(self) -> bool:

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
-from gateway.contracts import Endpoint, Link, Progress, TunnelState
+from gateway.certificates import of_pem
+from gateway.contracts import Credential, Endpoint, Link, Progress, TunnelState
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.tunnels import TunnelKind
 from gateway.vpn.keeper import Keeper
@@ -22,6 +23,7 @@ from gateway.vpn.watching import watching
 
 log = logging.getLogger(__name__)
 
+_CERTIFICATES = {"ca", "cert", "extra-certs"}
 _STEPS = {
     "RESOLVE": TunnelState.RESOLVING,
     "WAIT": TunnelState.CONNECTING,
@@ -195,12 +197,26 @@ def _verify(options: OpenVpnOptions) -> None:
         raise GatewayError(f"config: {options.config} has auth-user-pass without a file: give user and password_file")
 
 
+def _credentials(options: OpenVpnOptions) -> list[Credential]:
+    try:
+        file = client_file(options)
+    except TunnelError:
+        return []
+    return [
+        Credential("vpn", f"{options.config}: {each.name}", validity)
+        for each in file.kept
+        if each.name in _CERTIFICATES and each.block is not None
+        for validity in of_pem("\n".join(each.block).encode())
+    ]
+
+
 KIND = TunnelKind(
     "openvpn",
     OpenVpnOptions,
     OpenVpnTunnel,
     schemes=("openvpn",),
     verify=_verify,
+    credentials=_credentials,
     read_url=read_path,
     identity=lambda options: options.config,
 )

@@ -6,7 +6,8 @@ import ssl
 from collections.abc import AsyncIterator
 from urllib.parse import unquote
 
-from gateway.contracts import Link, Progress, TunnelState
+from gateway.certificates import authority
+from gateway.contracts import Credential, Link, Progress, TunnelState
 from gateway.errors import GatewayError
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import DEFAULT_PORTS, ProxyOptions
@@ -54,11 +55,16 @@ def _read_url(scheme: str, authority: str) -> dict[str, str]:
     return {"url": f"{scheme}://{host}"} | ({"user": unquote(user)} if at else {})
 
 
+def _credentials(options: ProxyOptions) -> list[Credential]:
+    return authority(options.ca_file)
+
+
 KIND = TunnelKind(
     "proxy",
     ProxyOptions,
     ProxyTunnel,
     schemes=tuple(DEFAULT_PORTS),
     verify=_verify,
+    credentials=_credentials,
     read_url=_read_url,
 )

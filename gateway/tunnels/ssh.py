@@ -75,4 +75,12 @@ def _verify(options: SshOptions) -> None:
     hostkeys.read_trust(options)
 
 
-KIND = TunnelKind("ssh", SshOptions, SshTunnel, schemes=("ssh",), verify=_verify)
+KIND = TunnelKind(
+    "ssh",
+    SshOptions,
+    SshTunnel,
+    schemes=("ssh",),
+    verify=_verify,
+    credentials=credentials.certificates,
+    renewed=credentials.certificate_files,
+)

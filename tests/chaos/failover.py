@@ -15,7 +15,7 @@ from gateway.demo.process import Process, free_port
 from gateway.demo.sshd import Bastion
 from gateway.ops.client import Client as Ops
 from tests.chaos.load import Client, MySqlStep
-from tests.chaos.rig import REPOSITORY, missing, scratch
+from tests.chaos.rig import REPOSITORY, missing, scratch, write_secret
 
 P95 = 5.0
 """Seconds that the way to the other database may take, for nineteen of twenty."""
@@ -32,7 +32,7 @@ def failover(count: int, folder: Path) -> int:
             server.start()
             stack.callback(server.stop)
         ops, port = free_port(), free_port()
-        (folder / "secret").write_text(one.check_password)
+        write_secret(folder / "secret", one.check_password)
         config = folder / "gateway.yaml"
         config.write_text(
             textwrap.dedent(f"""

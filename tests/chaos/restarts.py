@@ -21,7 +21,7 @@ from gateway.demo.postgres import Postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.ops.client import Client
-from tests.chaos.rig import REPOSITORY, scratch
+from tests.chaos.rig import REPOSITORY, scratch, write_secret
 
 CLIENTS = 8
 _THINK = (0.0, 0.1)
@@ -130,7 +130,7 @@ def restarts(count: int, folder: Path) -> int:
 def _gateway(folder: Path, bastion: Bastion, server: Postgres) -> tuple[Process, int, int]:
     folder.mkdir()
     ops, port = free_port(), free_port()
-    (folder / "secret").write_text(server.check_password)
+    write_secret(folder / "secret", server.check_password)
     (folder / "gateway.yaml").write_text(
         textwrap.dedent(f"""
         gateway: {{instance: {folder.name}, state_dir: {folder}/state}}

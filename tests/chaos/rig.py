@@ -77,6 +77,12 @@ def scratch() -> Iterator[Path]:
         yield folder
 
 
+def write_secret(path: Path, text: str) -> None:
+    """A file that only its owner may read."""
+    path.touch(mode=0o600)
+    path.write_text(text)
+
+
 @contextlib.contextmanager
 def running(folder: Path, hold: int) -> Iterator[Rig]:
     """Start everything, with backends that hold clients for so many seconds, and end it with the block."""
@@ -141,7 +147,7 @@ def _config(
     ports: dict[str, int],
 ) -> str:
     for name, secret in (("maria", maria.check_password), ("pg", pg.check_password)):
-        (folder / f"{name}.secret").write_text(secret)
+        write_secret(folder / f"{name}.secret", secret)
     media = f"""
           media:
             kind: nfs

@@ -19,7 +19,7 @@ from gateway.demo import mariadb, nfs, postgres, process
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.ops.client import Client
-from tests.chaos.rig import scratch
+from tests.chaos.rig import scratch, write_secret
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -269,7 +269,7 @@ def ssh_tunnel(bastion: Bastion, via: str | None = None, more: str = "") -> str:
 def database_check(server: "mariadb.MariaDB | postgres.Postgres", folder: Path, more: str = "interval: 1s") -> str:
     """The keys of a database's check, as a flow mapping."""
     secret = folder / f"{type(server).__name__}.secret"
-    secret.write_text(server.check_password)
+    write_secret(secret, server.check_password)
     return f"{{user: {server.check_user}, password_file: {secret}, database: {server.database}, {more}}}"
 
 

@@ -341,7 +341,10 @@ backends:
     assert rendered.returncode == 0
     lines = [line for line in rendered.stdout.splitlines() if not line.startswith("#")]
     assert len(lines) == 1
-    assert lines[0].startswith(f'restrict,port-forwarding,permitopen="127.0.0.1:{shared_mariadb.port}" ssh-ed25519 ')
+    assert lines[0].startswith(
+        f'restrict,port-forwarding,permitopen="127.0.0.1:{shared_mariadb.port}",permitlisten="none.invalid:1",'
+        'command="false" ssh-ed25519 '
+    )
     (server.folder / "authorized_keys").write_text(rendered.stdout)
     server.start()
     try:

@@ -15,10 +15,12 @@ from cryptography.x509.oid import NameOID
 from test_reasons import mysql_backend, postgres_backend, probe
 
 from gateway.backends.common.tls import Tls, verify
-from gateway.contracts import State
+from gateway.contracts import Endpoint, Phases, State, Stream
 from gateway.demo import mariadb, postgres
 from gateway.demo.process import run
 from gateway.errors import ProbeError, Reason
+from gateway.health.verdict import Result
+from gateway.relay.direct import DirectLink
 
 pytestmark = pytest.mark.rig
 
@@ -120,6 +122,7 @@ async def test_mysql(tls_mariadb: tuple[mariadb.MariaDB, Authority], tmp_path: P
         result = await probe(mysql_backend(server, tls=tls), server.port, timeout=5)
         assert result.reason is reason, (tls, result.detail)
         assert ("tls" in result.phases) == (tls.mode != "off")
+        assert shown(result) == (expiry_of(authority) if tls.mode != "off" and reason is None else None)
 
 
 async def test_postgres(tls_postgres: tuple[postgres.Postgres, Authority], tmp_path: Path) -> None:
@@ -136,6 +139,36 @@ async def test_postgres(tls_postgres: tuple[postgres.Postgres, Authority], tmp_p
         result = await probe(postgres_backend(server, tls=tls), server.port, timeout=5)
         assert result.reason is reason, (tls, result.detail)
         assert (result.state is State.UP) == (reason is None)
+        assert shown(result) == (expiry_of(authority) if tls.mode != "off" and reason is None else None)
+
+
+async def test_a_postgres_certificate_is_asked_for_rarely(
+    tls_postgres: tuple[postgres.Postgres, Authority], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, authority = tls_postgres
+    backend = postgres_backend(server, tls=Tls("require"))
+    dialled: list[Endpoint] = []
+    dial = DirectLink.socket
+
+    async def counting(link: DirectLink, to: Endpoint, phases: Phases | None = None) -> Stream:
+        dialled.append(to)
+        return await dial(link, to, phases)
+
+    monkeypatch.setattr(DirectLink, "socket", counting)
+    for _ in range(3):
+        assert shown(await probe(backend, server.port, timeout=5)) == expiry_of(authority)
+    assert len(dialled) == 1
+
+
+def shown(result: Result) -> float | None:
+    """When the certificate expires that the server has shown."""
+    certificate = result.finding.certificate if result.finding else None
+    return certificate.expires if certificate else None
+
+
+def expiry_of(authority: Authority) -> float:
+    certificate = x509.load_pem_x509_certificate(authority.certificate.read_bytes())
+    return certificate.not_valid_after_utc.timestamp()
 
 
 async def test_mysql_without_tls_is_refused_when_tls_is_required(rig_folder: Path) -> None:

@@ -283,5 +283,5 @@ def test_what_a_valid_configuration_is_better_without(tmp_path: Path) -> None:
         tmp_path,
     )
     first, second = advice(config)
-    assert first.startswith("tunnel b: insecure_host_key is on")
+    assert first.startswith("tunnels.b.insecure_host_key: is on")
     assert second.startswith("backend two: nas:2049 is also the server of backend one,")

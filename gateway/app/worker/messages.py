@@ -79,7 +79,7 @@ class Dial:
 
 @dataclass(frozen=True)
 class Command:
-    """`stop_accepting`, `abort_all`, `abort_idle`, `hold_nobody`, `reconnect` or `renew`, or `stop`."""
+    """`stop_accepting`, `abort_all`, `abort_idle`, `hold_nobody`, `reconnect`, `renew`, `retry` or `stop`."""
 
     what: str
     argument: Any = None

@@ -163,8 +163,8 @@ class Worker:
                 site.backends[name].forward.hold_nobody(nobody=nobody)
         elif command.what == "abort_all":
             site.abort_all()
-        elif command.what == "renew":
-            site.renew(command.argument)
+        elif command.what in ("renew", "retry"):
+            (site.renew if command.what == "renew" else site.retry)(command.argument)
         else:
             site.abort_idle(command.argument)
 

@@ -15,7 +15,8 @@ from pymysql import _auth
 from pymysql.cursors import DictCursor
 from pymysql.protocol import MysqlPacket
 
-from gateway.contracts import Phases
+from gateway.certificates import of_der
+from gateway.contracts import Phases, Validity
 from gateway.errors import ProbeError, Reason
 
 MOST_BYTES = 1 << 20
@@ -53,6 +54,8 @@ class MysqlLogin(pymysql.connections.Connection):
         plugins: dict[str, Any] = {_CACHING: _CachingSha2, _SHA256: _Sha256}
         self.logged_in = False
         """Whether the handshake is over: a connection that breaks off before, the server counts."""
+        self.certificate: Validity | None = None
+        """How long the server's certificate is valid, where it has shown one."""
         self._phases = phases
         self._verified = verified
         self._pinned = server_public_key is not None
@@ -128,6 +131,7 @@ class MysqlLogin(pymysql.connections.Connection):
         finally:
             handshake = tls.seconds if tls is not None else 0.0
             if tls is not None:
+                self.certificate = tls.certificate
                 self._phases.add("tls", handshake)
             self._phases.add("auth", time.perf_counter() - started - handshake)
         self.logged_in = True
@@ -197,10 +201,13 @@ class _TimedContext:
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
         self.seconds = 0.0
+        self.certificate: Validity | None = None
 
     def wrap_socket(self, sock: Any, server_hostname: str) -> ssl.SSLSocket:
         started = time.perf_counter()
         try:
-            return self._context.wrap_socket(sock, server_hostname=server_hostname)
+            made = self._context.wrap_socket(sock, server_hostname=server_hostname)
+            self.certificate = of_der(made.getpeercert(binary_form=True) or b"")
+            return made
         finally:
             self.seconds = time.perf_counter() - started

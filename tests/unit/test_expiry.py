@@ -1,0 +1,154 @@
+"""Certificates: when they expire, and when somebody is warned."""
+
+import datetime as dt
+import time
+from pathlib import Path
+
+import asyncssh
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from gateway.app import expiry
+from gateway.certificates import authority, of_der, of_pem
+from gateway.config import Config, Sources, load
+from gateway.contracts import Credential, Validity
+from gateway.demo.sshd import make_key
+from gateway.measure import Histogram
+from gateway.ops.metrics import families
+from gateway.ops.view import CredentialView, ServiceView
+from gateway.ssh.credentials import certificates
+from gateway.ssh.options import SshOptions
+
+DAY = 86400.0
+NOW = 1_800_000_000.0
+
+
+def pem(begins: float, expires: float) -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(dt.datetime.fromtimestamp(begins, dt.UTC))
+        .not_valid_after(dt.datetime.fromtimestamp(expires, dt.UTC))
+        .sign(key, hashes.SHA256())
+    )
+    return made.public_bytes(serialization.Encoding.PEM)
+
+
+def read(text: str, folder: Path) -> Config:
+    file = folder / "gateway.yaml"
+    file.write_text(text)
+    return load(Sources(file, environment={}))
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "left", "soon"),
+    [
+        (90 * DAY, 8 * DAY, False),
+        (90 * DAY, 6.9 * DAY, True),
+        (3 * DAY, 1.1 * DAY, False),
+        (3 * DAY, 0.9 * DAY, True),
+        (60, 21, False),
+        (60, 19, True),
+        (60, -1, True),
+    ],
+)
+def test_a_warning_comes_in_the_last_third_and_not_before_the_last_week(
+    lifetime: float, left: float, *, soon: bool
+) -> None:
+    validity = Validity(NOW + left - lifetime, NOW + left)
+    assert validity.expires_soon(NOW) is soon
+    told = expiry.warnings([("bastion", Credential("ssh_certificate", "/k-cert.pub", validity))], NOW)
+    assert len(told) == soon
+    if soon:
+        assert told[0].startswith(
+            "bastion: /k-cert.pub: the certificate " + ("expires at" if left > 0 else "has expired")
+        )
+
+
+def test_certificates_of_ssh_keys_are_found_beside_them_and_where_they_are_named(tmp_path: Path) -> None:
+    key, other, elsewhere = tmp_path / "key", tmp_path / "other", tmp_path / "elsewhere.pub"
+    ca = asyncssh.generate_private_key("ssh-ed25519")
+    now = int(time.time())
+    for path, to, end in ((key, tmp_path / "key-cert.pub", now + 60), (other, elsewhere, now + 3600)):
+        make_key(path)
+        made = ca.generate_user_certificate(
+            asyncssh.read_private_key(path), "id", valid_after=now - 60, valid_before=end
+        )
+        made.write_certificate(to)
+    options = SshOptions(host="h", user="u", identity_files=(key, other), certificate_files=(elsewhere,))
+    assert certificates(options) == [
+        Credential("ssh_certificate", str(elsewhere), Validity(now - 60, now + 3600)),
+        Credential("ssh_certificate", f"{key}-cert.pub", Validity(now - 60, now + 60)),
+    ]
+    forever = ca.generate_user_certificate(asyncssh.read_private_key(key), "id")
+    forever.write_certificate(elsewhere)
+    (tmp_path / "key-cert.pub").write_text("garbage")
+    assert certificates(options) == []
+
+
+def test_a_file_of_authorities_is_good_until_the_last_expires(tmp_path: Path) -> None:
+    path = tmp_path / "ca.pem"
+    path.write_bytes(
+        pem(NOW, NOW + 10) + b"words\n" + pem(NOW, NOW + 20) + b"-----BEGIN CERTIFICATE-----\n!\n-----END"
+    )
+    assert authority(path) == [Credential("tls", str(path), Validity(NOW, NOW + 20))]
+    assert authority(tmp_path / "none") == []
+    assert authority(None) == []
+    assert of_pem(b"nothing") == []
+    assert of_der(b"nothing") is None
+
+
+def test_the_certificates_of_a_configuration(tmp_path: Path) -> None:
+    ca, ours, vpn = tmp_path / "ca.pem", tmp_path / "ours.pem", tmp_path / "office.ovpn"
+    ca.write_bytes(pem(NOW, NOW + 1))
+    ours.write_bytes(pem(NOW, NOW + 2))
+    blocks = f"<ca>\n{pem(NOW, NOW + 3).decode()}</ca>\n<cert>\n{pem(NOW, NOW + 4).decode()}</cert>\n"
+    vpn.write_text(f"client\ndev tun\nremote vpn.example.com 1194\n{blocks}")
+    vpn.chmod(0o600)
+    config = read(
+        f"""
+tunnels:
+  office: {{kind: openvpn, config: {vpn}}}
+  broken: {{kind: openvpn, config: {tmp_path}/none}}
+  egress: {{kind: proxy, url: "https://proxy", ca_file: {ca}}}
+backends:
+  orders: {{kind: mysql, targets: db, check: {{user: u, tls: {{mode: verify, ca_file: {ca}}}}}}}
+docker: {{host: "tcp://engine:2376", tls: {{ca_file: {ca}, cert_file: {ours}, key_file: /k}}}}
+""",
+        tmp_path,
+    )
+    found = [(name, each.kind, each.what, each.validity.expires - NOW) for name, each in expiry.read(config)]
+    assert found == [
+        ("office", "vpn", f"{vpn}: ca", 3),
+        ("office", "vpn", f"{vpn}: cert", 4),
+        ("egress", "tls", str(ca), 1),
+        ("orders", "tls", str(ca), 1),
+        ("docker", "tls", str(ca), 1),
+        ("docker", "tls", str(ours), 2),
+    ]
+
+
+def test_the_metric_has_the_first_to_expire_of_each_name() -> None:
+    seen = [
+        CredentialView("tls", "orders", "a", 0, 3),
+        CredentialView("tls", "orders", "b", 0, 2),
+        CredentialView("vpn", "orders", "c", 0, 9),
+    ]
+    view = ServiceView(
+        version="", python_version="", instance="", started_at=0, startup_done=True, draining=False,
+        reload_successful=True, reload_success_at=0, reload_error="", tunnels=[], backends=[], loop_lag=Histogram(),
+        credentials=seen,
+    )  # fmt: skip
+    (family,) = (each for each in families(view) if each.name == "gateway_credential_expiry_timestamp_seconds")
+    assert [(sample.labels, sample.value) for sample in family.samples] == [
+        ({"kind": "tls", "name": "orders"}, 2.0),
+        ({"kind": "vpn", "name": "orders"}, 9.0),
+    ]

@@ -1,0 +1,156 @@
+"""A password that a program prints: how it is run, what it may do, and how long it is kept."""
+
+import asyncio
+import logging
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from gateway.backends.common.database import DatabaseCheck
+from gateway.backends.common.secrets import Passwords
+from gateway.backends.common.token import printed
+from gateway.contracts import Duration, Endpoint, Phases, Secret
+from gateway.errors import ProbeError, Reason
+
+TARGET = Endpoint("db.internal", 3306)
+
+
+def script(folder: Path, body: str) -> str:
+    path = folder / "token"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(stat.S_IRWXU)
+    return str(path)
+
+
+async def failure(*command: str, within: float = 30.0) -> str:
+    with pytest.raises(ProbeError) as caught:
+        await printed(command, (), within)
+    assert caught.value.reason is Reason.AUTH
+    return caught.value.detail
+
+
+async def test_its_line_is_the_password_and_no_shell_reads_the_command() -> None:
+    assert await printed(["printf", "%s\\n", "$HOME; `id` *"], (), 30) == "$HOME; `id` *"
+
+
+async def test_it_gets_no_more_of_our_environment_than_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_BACKEND_ORDERS", "mysql://db?check.password=hunter2")
+    monkeypatch.setenv("AWS_PROFILE", "production")
+    found = await printed([script(tmp_path, "env | cut -d= -f1 | sort | tr '\\n' ' '")], ["AWS_PROFILE"], 30)
+    names = set(found.split())
+    assert {"AWS_PROFILE", "HOME", "PATH"} <= names
+    assert "GATEWAY_BACKEND_ORDERS" not in names
+    assert names <= {"AWS_PROFILE", "HOME", "PATH", "LANG", "LC_ALL", "TZ", "PWD", "SHLVL", "_", "OLDPWD"}
+
+
+async def test_what_it_prints_appears_in_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    for body, why in (
+        ("echo hunter2; exit 3", "token ended with exit code 3"),
+        ("echo hunter2; kill -9 $$", "token ended with signal 9"),
+        ("echo hunter2; echo hunter2", "token printed several lines, and a password is one line"),
+        ("true", "token printed nothing, and a password is one line"),
+        ("printf 'hunter2\\377'", "token printed what is not text in UTF-8"),
+        ("yes hunter2", "token printed more than 64 KiB"),
+    ):
+        assert await failure(script(tmp_path, body)) == f"check.password_command: {why}"
+    assert await failure("/nonexistent/program") == "check.password_command: /nonexistent/program is not installed"
+    assert "hunter2" not in caplog.text
+
+
+async def test_its_standard_error_goes_to_the_log_as_one_clean_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await failure(script(tmp_path, "printf 'no \\033[31mcredentials\\nat all' >&2; exit 1"))
+    (record,) = caplog.records
+    assert record.__dict__["stderr"] == "no ?[31mcredentials at all"
+
+
+async def test_it_and_what_it_started_are_killed_at_the_deadline(tmp_path: Path) -> None:
+    mark = tmp_path / "pids"
+    body = f"sleep 1000 & echo $! $$ > {mark}; exec sleep 1000"
+    for within in (1, 5, 25):
+        assert f"did not end within {within} s" in await failure(script(tmp_path, body), within=within)
+        if mark.exists():
+            break  # a slow machine may not have started it by then
+    for pid in mark.read_text().split():
+        await gone(int(pid))
+
+
+async def test_it_and_what_it_started_are_killed_when_the_gateway_stops(tmp_path: Path) -> None:
+    mark = tmp_path / "pids"
+    asking = asyncio.create_task(
+        printed([script(tmp_path, f"sleep 1000 & echo $! $$ > {mark}; exec sleep 1000")], (), 100)
+    )
+    while not (mark.exists() and mark.read_text().endswith("\n")):
+        await asyncio.sleep(0.02)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    for pid in mark.read_text().split():
+        await gone(int(pid))
+
+
+def ended(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (ProcessLookupError, FileNotFoundError):
+        return True
+    return state == "Z"  # some containers have nothing that reaps orphans
+
+
+async def gone(pid: int) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        if ended(pid):
+            return
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+def counting(folder: Path) -> str:
+    """Prints how often it has run, and its arguments."""
+    return script(folder, f'echo x >> {folder}/runs; echo "$(wc -l < {folder}/runs) $*"')
+
+
+async def test_it_is_kept_for_a_while_and_asked_for_again_after_a_refused_login(tmp_path: Path) -> None:
+    passwords = Passwords()
+    check = DatabaseCheck(user="u", password_command=(counting(tmp_path), "{host}:{port}", "--user={user}"))
+    assert await passwords.of(check, TARGET, Phases()) == "1 db.internal:3306 --user=u"
+    assert await passwords.of(check, TARGET, Phases()) == "1 db.internal:3306 --user=u"
+    assert await passwords.of(check, Endpoint("other", 1), Phases()) == "2 other:1 --user=u"
+    passwords.tried(check, TARGET, ProbeError(Reason.TIMEOUT, "no"))
+    passwords.tried(check, TARGET, None)
+    assert (await passwords.of(check, TARGET, Phases())).startswith("1 ")
+    passwords.tried(check, TARGET, ProbeError(Reason.AUTH, "no"))
+    assert (await passwords.of(check, TARGET, Phases())).startswith("3 ")
+    assert (await passwords.of(check, Endpoint("other", 1), Phases())).startswith("2 ")
+
+
+async def test_it_is_asked_for_again_when_it_is_old(tmp_path: Path) -> None:
+    passwords = Passwords()
+    check = DatabaseCheck(user="u", password_command=(counting(tmp_path),), password_cache=Duration(0.0))
+    found = [await passwords.of(check, TARGET, Phases()) for _ in range(2)]
+    assert [each[0] for each in found] == ["1", "2"]
+
+
+async def test_a_check_that_ends_before_it_leaves_it_running_for_the_next(tmp_path: Path) -> None:
+    passwords, phases, go = Passwords(), Phases(), tmp_path / "go"
+    slow = script(tmp_path, f"echo x >> {tmp_path}/runs; while ! test -e {go}; do sleep 0.05; done; echo token")
+    check = DatabaseCheck(user="u", password_command=(slow,), password_timeout=Duration(60.0))
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(passwords.of(check, TARGET, phases), 0.3)
+        assert phases.hint == "password_command is still running"
+    go.touch()
+    assert await passwords.of(check, TARGET, phases) == "token"
+    assert (tmp_path / "runs").read_text().count("x") == 1
+
+
+def test_it_and_a_password_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="password_command is given beside password: remove one"):
+        DatabaseCheck(password=Secret("x"), password_command=("y",))

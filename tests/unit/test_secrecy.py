@@ -1,0 +1,223 @@
+"""Secrets: not readable by everybody, and not repeated by errors."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gateway import keyfiles
+from gateway.config import Sources, load
+from gateway.config.files import check_files
+from gateway.config.hiding import hide
+from gateway.contracts import Secret
+from gateway.errors import ConfigError, TunnelError
+from gateway.keyfiles import ExposedError, check_private, read_secret, refuse_exposed
+
+VALUE = "hunter2'/\\x"
+
+
+@pytest.fixture
+def open_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that everybody reaches, as far as the code is concerned: what is above it belongs to the machine."""
+    monkeypatch.setattr(keyfiles, "_reachable", lambda path: path.is_relative_to(tmp_path / "open"))
+    folder = tmp_path / "open"
+    folder.mkdir()
+    return folder
+
+
+def errors(text: str, folder: Path, **environment: str) -> list[str]:
+    file = folder / "gateway.yaml"
+    file.write_text(text)
+    file.chmod(0o600)
+    with pytest.raises(ConfigError) as caught:
+        load(Sources(file, environment=environment))
+    return [str(each) for each in caught.value.problems]
+
+
+# Values from the environment.
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "backends: {a: {kind: mysql, targets: db, check: {interval: '${DBPW}'}}}",
+        "backends: {a: {kind: mysql, targets: db, check: {user: u, max_lag: 'x${DBPW}'}}}",
+        "backends: {a: {kind: mysql, targets: db, max_connections: '${DBPW}'}}",
+        "backends: {a: {kind: mysql, targets: db, prefer: '${DBPW}'}}",
+        "backends: {a: {kind: mysql, targets: 'db:${DBPW}'}}",
+        "backends: {a: {kind: mysql, targets: db, listen: '${DBPW}'}}",
+        "backends: {a: {kind: mysql, targets: db, via: '${DBPW}'}}",
+        "backends: {a: {kind: '${DBPW}', targets: db}}",
+        "backends: {a: {kind: mysql, targets: db, allow: ['${DBPW}']}}",
+        "tunnels: {t: {kind: ssh, host: 'x@${DBPW}', user: u}}\nbackends: {a: {kind: mysql, targets: db}}",
+        "tunnels: {t: {kind: ssh, host: h, user: u, host_keys: 'SHA256:${DBPW}'}}\nbackends: {}",
+        "tunnels: {t: {kind: proxy, url: '${DBPW}'}}\nbackends: {a: {kind: mysql, targets: db}}",
+        "docker: {host: '${DBPW}'}\nbackends: {a: {kind: mysql, targets: db}}",
+        "log: {level: '${DBPW}'}\nbackends: {a: {kind: mysql, targets: db}}",
+    ],
+)  # fmt: skip
+def test_a_value_from_the_environment_does_not_appear_in_errors(tmp_path: Path, text: str) -> None:
+    found = errors(text, tmp_path, DBPW=VALUE)
+    assert found
+    for each in found:
+        assert "hunter2" not in each
+    assert any("${DBPW}" in each for each in found)
+
+
+def test_a_value_within_a_url_of_the_environment_does_not_appear_in_errors() -> None:
+    url = "mysql://db?check.interval=${DBPW}&prefer=${DBPW}"
+    with pytest.raises(ConfigError) as caught:
+        load(Sources(environment={"GATEWAY_BACKEND_A": url, "DBPW": "hunter2%2Fx"}))
+    assert len(caught.value.problems) == 2
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_content_of_a_key_in_the_place_of_its_path_does_not_appear_in_errors(tmp_path: Path) -> None:
+    key = "-----BEGIN OPENSSH PRIVATE KEY-----\nabcdef\n-----END OPENSSH PRIVATE KEY-----"
+    text = "tunnels: {t: {kind: ssh, host: h, user: u, identity_files: '${KEY}'}}"
+    (found,) = errors(text, tmp_path, KEY=key)
+    assert "abcdef" not in found
+    assert "give the file's path" in found
+
+
+def test_a_password_in_the_place_of_its_file_does_not_appear_in_errors(tmp_path: Path) -> None:
+    text = "backends: {a: {kind: mysql, targets: db, check: {user: u, password_file: '${DBPW}'}}}"
+    file = tmp_path / "gateway.yaml"
+    file.write_text(text)
+    for password in ("hunter2", "/hunter2"):
+        config = load(Sources(file, environment={"DBPW": password}))
+        (problem,) = check_files(config)
+        assert (problem.key, problem.message) == (
+            "backends.a.check.password_file",
+            "${DBPW}: No such file or directory",
+        )
+    with pytest.raises(OSError, match="No such file") as caught:
+        Secret(path=Path("hunter2")).reveal()
+    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in repr(Secret(path=Path("hunter2")))
+
+
+def test_short_values_do_not_mangle_other_words() -> None:
+    assert hide("'abc' is no abcd, true", {"abc": "${A}", "true": "${B}", "x": "${C}"}) == "'${A}' is no abcd, true"
+    assert hide("secretvalue2", {"secretvalue": "${A}", "secretvalue2": "${B}"}) == "${B}"
+
+
+# Files that everybody can read.
+
+
+def test_a_password_file_that_everybody_can_read_is_refused_with_the_remedy(open_folder: Path) -> None:
+    password = open_folder / "password"
+    password.write_text("x")
+    password.chmod(0o644)
+    text = f"backends: {{a: {{kind: mysql, targets: db, check: {{user: u, password_file: {password}}}}}}}"
+    (found,) = errors(text, open_folder)
+    assert re.search(
+        rf"gateway.yaml:1:74: backends.a.check.password_file: .*\(mode 0644\): chmod 640 {password}$", found
+    )
+    # Its mode may change while the service runs.
+    with pytest.raises(OSError, match="chmod 640"):
+        Secret(path=password).reveal()
+    password.chmod(0o640)
+    assert Secret(path=password).reveal() == "x"
+
+
+def test_a_configuration_with_a_secret_that_everybody_can_read_is_refused(open_folder: Path) -> None:
+    file = open_folder / "gateway.yaml"
+    literal = "backends: {a: {kind: mysql, targets: db, check: {user: u, password: hunter2}}}"
+    for text, mode, refused in (
+        (literal, 0o644, True),
+        (literal, 0o640, False),
+        (literal.replace("hunter2", "'${DBPW}'"), 0o644, False),  # it does not stand in the file
+        (literal.replace(", password: hunter2", ""), 0o644, False),
+    ):
+        file.write_text(text)
+        file.chmod(mode)
+        if not refused:
+            load(Sources(file, environment={"DBPW": "x"}))
+            continue
+        with pytest.raises(
+            ConfigError, match=r"1:69: backends.a.check.password: .*chmod 640 .*password_file"
+        ) as caught:
+            load(Sources(file, environment={}))
+        assert "hunter2" not in str(caught.value)
+
+
+def test_a_folder_that_others_cannot_pass_keeps_its_files(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    path = tmp_path / "password"
+    path.write_text("x")
+    path.chmod(0o644)
+    refuse_exposed(path)
+    assert not keyfiles._reachable(path)
+    assert keyfiles._reachable(Path("/etc/passwd"))
+    with pytest.raises(ExposedError):
+        read_secret(Path("/etc/passwd"))
+
+
+MOUNTS = """\
+20 1 0:20 / / rw - overlay overlay rw
+21 20 0:21 / /run rw - tmpfs tmpfs rw
+22 20 0:22 / /run/secrets/password rw - ext4 /dev/vda rw
+23 20 0:23 / /run/secrets/swarm\\040secret ro - tmpfs tmpfs ro
+24 20 0:24 / /run/secrets/kubernetes ro - tmpfs tmpfs rw
+25 20 0:25 / /etc/gateway ro - ext4 /dev/vda rw
+26 20 0:26 / /tmp rw - tmpfs tmpfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "alone"),
+    [
+        ("/run/secrets/password", True),  # Docker Compose: the file itself is mounted
+        ("/run/secrets/swarm secret", True),
+        ("/run/secrets/kubernetes/..data/key", True),
+        ("/run/secrets/other", False),
+        ("/tmp/secret", False),  # noqa: S108
+        ("/etc/gateway/gateway.yaml", False),  # a folder of the host
+        ("/srv/secret", False),
+    ],
+)
+def test_what_a_container_runtime_mounts_is_not_held_against_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, *, alone: bool
+) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(MOUNTS)
+    monkeypatch.setattr(keyfiles, "_MOUNTS", mounts)
+    monkeypatch.setattr(Path, "resolve", lambda path: path)
+    assert keyfiles._mounted_alone(Path(path)) is alone
+
+
+def test_a_key_that_a_runtime_mounts_for_everybody_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(b"secret")
+    key.chmod(0o444)
+    with pytest.raises(TunnelError, match="chmod 600"):
+        check_private(key)
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"1 0 0:1 / / rw - ext4 x rw\n2 1 0:1 / {key} ro - ext4 x rw\n")
+    monkeypatch.setattr(keyfiles, "_MOUNTS", mounts)
+    assert check_private(key) == b"secret"
+
+
+# Documents that are too large.
+
+
+def test_a_document_with_too_many_values_is_refused_before_it_is_read_to_its_end(tmp_path: Path) -> None:
+    (found,) = errors(f"a: [{'x, ' * 250_000}]", tmp_path)
+    assert "has more than 100000 values" in found
+
+
+def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    with file.open("wb") as opened:
+        opened.truncate(1 << 32)
+    with pytest.raises(ConfigError, match="is larger than 4 MiB"):
+        load(Sources(file, environment={}))
+
+
+def test_thousands_of_problems_are_told_in_part(tmp_path: Path) -> None:
+    mistakes = ", ".join(f"targetz{at}: 1" for at in range(60))
+    text = f"d: &d {{kind: mysql, {mistakes}}}\nbackends:\n" + "".join(f"  b{at}: *d\n" for at in range(50))
+    found = errors(text, tmp_path)
+    assert len(found) == 201
+    assert found[-1].endswith("more problems after this one")

@@ -1,0 +1,113 @@
+"""Strict mode refuses what is convenient and weak, each with its place and the alternative."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gateway.config import Config, Sources, load
+from gateway.config.advice import advice
+from gateway.config.strict import weaknesses
+from gateway.errors import ConfigError
+
+SOUND = """\
+gateway: {strict: true}
+tunnels:
+  bastion: {kind: ssh, host: b, user: u, identity_files: /k, known_hosts: /h}
+  egress: {kind: proxy, url: "https://proxy.example.com", user: u, password_file: /run/secrets/proxy}
+  inner: {kind: proxy, url: "socks5://proxy.internal:1080", via: bastion}
+backends:
+  orders:
+    kind: mysql
+    via: bastion
+    targets: db
+    listen: 0.0.0.0:3306
+    allow: 10.0.0.0/8
+    check: {user: u, password_file: /run/secrets/check, tls: {mode: verify}}
+  local: {kind: tcp, targets: "a:1", listen: /run/gateway/a.sock}
+docker: {host: "tcp://engine:2376", tls: {ca_file: /ca.pem}}
+"""
+
+
+def read(text: str, folder: Path, strict: str | None = None) -> Config:
+    file = folder / "gateway.yaml"
+    file.write_text(text)
+    file.chmod(0o600)
+    return load(Sources(file, settings={"strict": strict} if strict else {}, environment={}))
+
+
+def refused(text: str, folder: Path) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read(text, folder, "true")
+    return [str(problem).removeprefix(f"{folder}/gateway.yaml:") for problem in caught.value.problems]
+
+
+def test_a_sound_configuration_is_not_refused(tmp_path: Path) -> None:
+    assert read(SOUND, tmp_path).gateway.strict
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told", "advised"),
+    [
+        ("tls: {mode: verify}", "tls: {mode: off}", "13:69: backends.orders.check.tls.mode: .*mode: verify", 0),
+        (", tls: {mode: verify}", "", "7:3: backends.orders.check.tls.mode: is off, .*mode: verify", 0),
+        ("mode: verify", "mode: require", "13:69: backends.orders.check.tls.mode: .*mode: verify", 0),
+        ("    allow: 10.0.0.0/8\n", "", "7:3: backends.orders.allow: is absent, .*list the networks", 0),
+        ("known_hosts: /h", "insecure_host_key: true", "3:81: tunnels.bastion.insecure_host_key: .*known_hosts", 1),
+        (", tls: {ca_file: /ca.pem}", "", "15:16: docker.host: .*use tls", 1),
+        ("https://proxy", "http://proxy", "4:30: tunnels.egress.url: .*use https://", 1),
+        ("https://proxy", "socks5://proxy", "4:30: tunnels.egress.url: .*use https://", 1),
+        (", via: bastion}", "}", "5:29: tunnels.inner.url: .*via an SSH tunnel", 0),
+        ("password_file: /run/secrets/check", "password: x", "13:32: backends.orders.check.password: .*_file", 0),
+        ("backends:\n", "ops: {listen: 0.0.0.0:9090}\nbackends:\n", "6:15: ops.listen: .*127.0.0.1", 0),
+    ],
+)  # fmt: skip
+def test_each_weakness_is_refused_with_its_place_and_the_alternative(
+    tmp_path: Path, old: str, new: str, told: str, advised: int
+) -> None:
+    text = SOUND.replace(old, new, 1)
+    assert text != SOUND
+    (line,) = refused(text, tmp_path)
+    assert re.match(told, line), line
+    lenient = read(text.replace("strict: true", "strict: false"), tmp_path)
+    key = line.split(": ")[1]
+    assert [each.problem.key for each in weaknesses(lenient)] == [key]
+    assert [sentence.startswith(f"{key}: ") for sentence in advice(lenient)] == [True] * advised
+
+
+def test_a_secret_from_the_environment_is_inline_too(tmp_path: Path) -> None:
+    environment = {
+        "GATEWAY_STRICT": "true",
+        "GATEWAY_BACKEND_ORDERS": "mysql://db?check.user=u&check.password=x&check.tls.mode=verify",
+    }
+    with pytest.raises(
+        ConfigError, match=r"^GATEWAY_BACKEND_ORDERS: backends.orders.check.password: .*password_file"
+    ):
+        load(Sources(environment=environment))
+
+
+@pytest.mark.parametrize(
+    ("listen", "refuses"), [("127.0.0.1:9090", 0), ("[::1]:9090", 0), ("10.0.0.1:9090", 1), ("'[::]:9090'", 1)]
+)
+def test_only_an_ops_listener_that_other_hosts_reach_is_open(tmp_path: Path, listen: str, refuses: int) -> None:
+    text = f"ops: {{listen: {listen!r}}}\n".replace("\"'", "'").replace("'\"", "'")
+    config = read(text + "backends: {a: {kind: tcp, targets: 'a:1'}}", tmp_path)
+    assert len(weaknesses(config)) == refuses
+
+
+def test_a_password_in_the_clear_is_advised_against_where_nothing_encrypts_it(tmp_path: Path) -> None:
+    backend = "{kind: mysql, targets: TARGET, VIA check: {user: u, password_file: /x}}"
+    tunnels = (
+        "tunnels: {b: {kind: ssh, host: h, user: u}, p: {kind: proxy, url: 'https://p'},"
+        " i: {kind: proxy, url: 'https://p', via: b}}\n"
+    )
+    for via, target, warned in (("", "db", 1), ("", "127.0.0.1", 0), ("via: b,", "db", 0), ("via: p,", "db", 1),
+                                ("via: i,", "db", 0)):  # fmt: skip
+        text = backend.replace("VIA", via).replace("TARGET", target)
+        assert len(advice(read(f"{tunnels}backends: {{a: {text}}}", tmp_path))) == warned, (via, target)
+
+
+def test_strict_mode_says_everything_that_is_wrong_at_once(tmp_path: Path) -> None:
+    text = SOUND.replace("    allow: 10.0.0.0/8\n", "").replace("mode: verify", "mode: off") + "nonsense: {}\n"
+    keys = [line.split(": ")[1] for line in refused(text, tmp_path)]
+    assert keys == ["backends.orders.allow", "backends.orders.check.tls.mode", "nonsense"]
