@@ -21,12 +21,14 @@ class GatewaySection:
         state_dir: Where it keeps what must outlive it.
         workers: Processes that carry the bulk backends' bytes beside this one; 0: one process does everything.
         reload_on_change: Reload when the configuration file changes, and log in anew when a tunnel's key does.
+        strict: With Docker, only `docker.grants` say who may use what: labels alone give nothing.
     """
 
     instance: str = field(default_factory=socket.gethostname)
     state_dir: Path = Path("/var/lib/gateway")
     workers: int = 0
     reload_on_change: bool = True
+    strict: bool = False
 
 
 @dataclass(frozen=True)
