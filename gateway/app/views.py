@@ -138,7 +138,7 @@ def docker_view(fleet: Fleet) -> DockerView | None:
         actions=[
             ActionView(each.verb, each.network, each.container, list(each.aliases), each.why) for each in plan.actions
         ],
-        warnings=list(plan.warnings),
+        warnings=[*plan.warnings, *plan.exposures],
         postponed=plan.postponed,
         writes=dict(reconciler.writes),
         errors=dict(reconciler.errors),

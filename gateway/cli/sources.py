@@ -16,6 +16,7 @@ SETTINGS = {
     "state-dir": "Where it keeps what must outlive it.",
     "workers": "Processes that carry the bulk backends' bytes.",
     "reload-on-change": "Reload when the configuration file changes: true or false.",
+    "strict": "Only docker.grants say who may use what: true or false.",
     "ops-listen": "Address of the HTTP server for health and metrics.",
     "ops-admin-socket": "Unix socket for commands.",
     "shutdown-delay": "Not ready, but still accepting, at a stop.",

@@ -38,7 +38,9 @@ def check_rules(config: Config, root: Table, problems: list[Problem]) -> None:
         problems.append(Problem(place, f"backends.{name}.{key}", message))
     if config.docker is not None:
         for path, message in docker_problems(config, config.docker, set(vias)):
-            problems.append(Problem(_place(root, "docker", *path), ".".join(("docker", *path)), message))
+            key = ".".join(("docker", *path))
+            place = config.places.get(key) if "[" in path[0] else None
+            problems.append(Problem(place or _place(root, "docker", *path), key, message))
 
 
 def _check_loops(vias: dict[str, str | None], root: Table, problems: list[Problem]) -> None:
