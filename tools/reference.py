@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from gateway import backends, tunnels
 from gateway.backends.common.tls import Tls
 from gateway.cli import cli
-from gateway.config.model import SECTIONS, Allow, BackendCommon, CheckCommon, TunnelCommon
+from gateway.config.model import SECTIONS, Allow, BackendCommon, CheckCommon, TunnelCommon, UnixListener
 from gateway.config.values import Network
 from gateway.contracts import Duration, Endpoint, Secret, Size, State, TunnelState
 from gateway.docker.options import AttachRule, DockerOptions, DockerTls, Grant, NetworkOptions
@@ -82,6 +82,7 @@ def _configuration() -> Iterator[str]:
     yield from _table("`docker.grants`, each grant", Grant)
     yield from _table("`docker.tls`", DockerTls)
     yield from _table("`allow`", Allow)
+    yield from _table("`listen`, a unix socket as a mapping", UnixListener)
 
 
 def _table(title: str, cls: type) -> Iterator[str]:
