@@ -176,6 +176,8 @@ class Decoder:
             items = [self.value(item, hint, f"{key}[{at}]") for at, item in enumerate(tree.items)]
         elif isinstance(tree, Scalar) and tree.text is not None:
             items = [self.value(tree, hint, key)]  # a single value is a list of one
+        elif isinstance(tree, Table) and dataclasses.is_dataclass(_meant_by(tree, get_args(hint) or (hint,))):
+            items = [self.value(tree, hint, f"{key}[0]")]  # and so is a single mapping
         else:
             self.problem(tree.place, key, "must be a value or a list of values")
             return BAD

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import REPOSITORY, command, ssh_tunnel
 from docker_proxy import DockerProxy, allowlist
 from engines import Engine, need_engine
@@ -401,6 +402,11 @@ def test_the_shipped_allowlist_is_enough_and_not_too_much(site: Site, tmp_path: 
             r"/v1\..{1,2}/nodes/[a-z0-9]+",
             "/_ping",
         }  # in a swarm; when idle
+    for name in ("agent", "leader"):
+        shipped = yaml.safe_load((REPOSITORY / f"configs/docker/socket-proxy-{name}.yaml").read_text())
+        service = shipped["services"]["socket-proxy"]
+        assert service["image"].startswith("${SOCKET_PROXY_IMAGE:?")  # no tag that may be another image tomorrow
+        assert [shipped["networks"][each] for each in service["networks"]] == [{"internal": True}]
     agent = allowlist(REPOSITORY / "configs/docker/socket-proxy-agent.yaml")
     assert all(set(agent[method]) <= set(rules[method]) for method in agent)
 
