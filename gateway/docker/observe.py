@@ -9,7 +9,7 @@ from typing import Any
 from gateway.docker.engine import Engine
 from gateway.docker.exposure import can_forge
 from gateway.docker.grants import granted
-from gateway.docker.images import split
+from gateway.docker.images import Images
 from gateway.docker.labels import MANAGED_BY
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.options import DockerOptions
@@ -39,8 +39,7 @@ class Observer:
         self._known = known
         self._matter: set[str] = set()
         self._aliases: dict[str, frozenset[str]] = {}
-        self._images: dict[str, Mapping[str, str] | None] = {}
-        """The labels of images by their IDs; None: the image is gone."""
+        self._images = Images()
         self._can_forge: dict[str, bool] = {}
         """By the container's ID."""
 
@@ -75,8 +74,7 @@ class Observer:
             raise explain(error) from error
         seen = {each.endpoint_id for container in containers for each in container.endpoints.values()}
         self._aliases = {key: aliases for key, aliases in self._aliases.items() if key in seen}
-        images = {each.get("ImageID", "") for each in listed}
-        self._images = {key: labels for key, labels in self._images.items() if key in images}
+        self._images.keep({str(each.get("ImageID", "")) for each in listed})
         ids = {each.id for each in containers}
         self._can_forge = {key: able for key, able in self._can_forge.items() if key in ids}
         return Observed(containers, networks, services, volumes, info, swarm, own)
@@ -86,7 +84,7 @@ class Observer:
         ours = [name for name in networks if name in self._matter]
         unknown = [name for name in ours if networks[name].get("EndpointID") not in self._aliases]
         name = one_line(str(listed["Names"][0]).lstrip("/")) if listed.get("Names") else listed["Id"][:12]
-        labels, image_labels = split(listed.get("Labels") or {}, await self._labels_of_image(engine, listed))
+        labels, image_labels = await self._images.split_labels(engine, listed)
         if (
             unknown
             or (ours and not all(networks[name].get("EndpointID") for name in ours))
@@ -120,25 +118,6 @@ class Observer:
         asks = any(key.startswith(prefix) for key in labels)
         return asks or granted(self._options.grants, name, labels) is not None
 
-    async def _labels_of_image(self, engine: Engine, listed: Mapping[str, Any]) -> Mapping[str, str] | None:
-        """The labels of a container's image; None: they cannot be known any more."""
-        image = str(listed.get("ImageID", ""))
-        if not listed.get("Labels"):
-            return {}
-        if image not in self._images:
-            try:
-                told = await engine.get(f"images/{image}/json")
-            except EngineError as trouble:
-                if trouble.kind is Kind.FORBIDDEN:
-                    message = f"images/ID/json is refused ({trouble}): the proxy before the engine must allow it"
-                    raise EngineError(trouble.kind, message) from trouble
-                if trouble.kind is not Kind.NOT_FOUND:
-                    raise
-                self._images[image] = None
-            else:
-                self._images[image] = (told.get("Config") or {}).get("Labels") or {}
-        return self._images[image]
-
     async def _inspected(self, engine: Engine, container: str, listed: Mapping[str, Any]) -> Mapping[str, Any]:
         """The container's endpoints from its own page, which tells aliases and capabilities, unlike the list."""
         try:
@@ -148,7 +127,7 @@ class Observer:
                 return listed
             raise
         self._can_forge[container] = can_forge(told.get("HostConfig") or {})
-        networks: Mapping[str, Any] = told["NetworkSettings"]["Networks"] or {}
+        networks: Mapping[str, Any] = (told.get("NetworkSettings") or {}).get("Networks") or {}
         for each in networks.values():
             # One that is not running has no endpoint yet, and may get other aliases until it has.
             if each.get("EndpointID"):
