@@ -12,7 +12,7 @@ from gateway.docker.plan import Desired
 _FORGING = {"NET_RAW", "NET_ADMIN"}
 """Capabilities (capabilities(7)) that let a container send from an address that is not its own."""
 _DEFAULTS = {"NET_RAW"}
-"""Those of them that the engine gives to a container unless it is told otherwise."""
+"""Those of them that a container has by default."""
 _MOST_NAMES = 5
 
 

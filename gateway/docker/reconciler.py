@@ -218,8 +218,8 @@ class Reconciler:
                 log.warning("docker: what is asked for is not done", extra={"detail": line})
         for network, container, reason, detail in refused:
             if (network, container, reason, detail) not in self._logged:
-                told = {"network": network, "container": container, "reason": reason, "detail": detail}
-                log.info("docker: an attachment is refused", extra=told)
+                extra = {"network": network, "container": container, "reason": reason, "detail": detail}
+                log.info("docker: an attachment is refused", extra=extra)
         self._logged = {*planned.warnings, *refused}
 
     async def exposures(self, engine: Engine) -> list[str]:

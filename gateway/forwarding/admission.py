@@ -96,7 +96,7 @@ class SocketRule:
     """Who may use a unix socket.
 
     Args:
-        consumer: Whose connections these are; None: nobody's.
+        consumer: Whose connections these are; None: they are not counted apart.
         uids: Users that may connect; empty: all.
         gids: Main groups that may connect; empty: all.
     """
@@ -141,7 +141,7 @@ class Admission:
         return any(matters)
 
     def socket_consumer(self, source: Source | None) -> SocketConsumer | None:
-        """Whose unix socket a client has connected to; None: nobody's, or it has not connected to one."""
+        """The consumer whose unix socket a client has connected to; None: there is none."""
         rule = self.sockets.get(source.path) if source is not None else None
         return rule.consumer if rule is not None else None
 

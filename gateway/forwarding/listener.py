@@ -47,15 +47,15 @@ class Listener:
         """Its sockets, for another process to accept from."""
         return [sock.fileno() for sock in self._sockets]
 
-    def let_all_open(self, *, everybody: bool) -> None:
-        """Say whether everybody may open a unix socket's file, because the peer's credentials decide.
+    def set_mode(self, *, open_to_all: bool) -> None:
+        """Set the mode of a unix socket's file: every process may open it where the peer's credentials decide.
 
         Raises:
             BindError: The file is gone, or not ours.
         """
         if isinstance(self.address, Path):
             try:
-                self.address.chmod(_OPEN_MODE if everybody else _UNIX_MODE)
+                self.address.chmod(_OPEN_MODE if open_to_all else _UNIX_MODE)
             except OSError as error:
                 raise BindError(f"cannot set the mode of {self.address}: {_told(error)}") from error
 

@@ -162,7 +162,7 @@ def _gives_way(draft: Draft, other: Container, container: Container, name: str, 
     """Whether a container that has the alias leaves it to another: it may share it, or got it from us and later."""
     endpoint = container.endpoints.get(name)
     if draft.desired.mark not in (other.endpoints[name].aliases or ()):
-        return False  # somebody else named it
+        return False  # another program or person named it
     if container.id == draft.observed.own:
         return True
     younger = endpoint is not None and alias in _called(endpoint) and _age(container) < _age(other)
