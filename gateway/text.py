@@ -18,6 +18,8 @@ the empty pattern of Braille."""
 
 def printable(text: str) -> str:
     """`text` with each character that does not show, except line ends, replaced by a question mark."""
+    if text.isprintable() and _UNSEEN.isdisjoint(text):
+        return text
     return "".join(each if each == "\n" or _shows(each) else "?" for each in text.replace("\t", " "))
 
 

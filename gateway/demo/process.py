@@ -21,7 +21,7 @@ class DemoError(GatewayError):
     """A server of the demo cannot be started."""
 
 
-_PORTS = range(15000, 32000)
+PORTS = range(15000, 32000)
 """Below what the kernel gives to outgoing connections, which would take a port between its choice and its use."""
 _given: set[int] = set()
 
@@ -29,7 +29,7 @@ _given: set[int] = set()
 def free_port() -> int:
     """A TCP port on 127.0.0.1 that nobody listens on, and that this process was not given before."""
     while True:
-        port = secrets.choice(_PORTS)
+        port = secrets.choice(PORTS)
         if port in _given:
             continue
         with socket.socket() as sock, contextlib.suppress(OSError):

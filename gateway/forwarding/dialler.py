@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from gateway.contracts import CancelRequest, Endpoint, Link, LoginTap, Relay, Stream
@@ -27,6 +27,7 @@ _DIALS_PER_TARGET = 64
 """At once: at the end of an outage everybody who was held comes at the same moment."""
 _CANCEL_WITHIN = 5.0
 """Seconds for dialling on behalf of a request to cancel: later it might end the session's next query."""
+_NO_PRIMARY = "no target is a writable primary"
 _GIVE_UP = {Reason.CHANNEL_PROHIBITED}
 """Waiting does not help against these."""
 
@@ -50,6 +51,14 @@ class Route:
     hold: float
     budget: Callable[[Endpoint], AbortBudget | None] = lambda _: None
     silent: Callable[[Endpoint], None] = lambda _: None
+    _places: dict[Endpoint, Place] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def place(self, target: Endpoint) -> Place:
+        """`target` on this route: the same object each time, since every connection keeps it."""
+        known = self._places.get(target)
+        if known is None:
+            known = self._places[target] = Place(self.path, target)
+        return known
 
 
 class _HopelessError(DialError):
@@ -107,7 +116,7 @@ class Dialler:
         """
         route = self.route
         target = next(iter(route.targets()), None)
-        place = Place(route.path, target) if target is not None else None
+        place = route.place(target) if target is not None else None
         return await self._cancels.hear(client, vigil, route.path.link, place) if self._cancels else None
 
     async def join(
@@ -154,13 +163,13 @@ class Dialler:
 
     async def _dial(self, wish: "_Wish", link: Link, route: Route, deadline: float) -> Arrival:
         """Join the first target that can be, or, for a request to cancel, the one that it is for."""
-        failure = DialError(Reason.ROLE, "no target is a writable primary")
+        failure: DialError | None = None
         hopeless = True
         targets = route.targets()
         if not targets and (request := await self._request(wish, link, None)) is not None:
             return await self._bring(wish, request, link, route, None)
         for target in targets:
-            place = Place(route.path, target)
+            place = route.place(target)
             if (request := await self._request(wish, link, place)) is not None:
                 return await self._bring(wish, request, link, route, place)
             started = time.perf_counter()
@@ -180,9 +189,9 @@ class Dialler:
             else:
                 route.path.channel_open.observe(time.perf_counter() - started)
                 return Arrival(place, relay, login)
-        if hopeless and targets:
-            raise _HopelessError(failure.reason, failure.detail)
-        raise failure
+        if failure is None:
+            raise DialError(Reason.ROLE, _NO_PRIMARY)
+        raise _HopelessError(failure.reason, failure.detail) if hopeless else failure
 
     async def _request(self, wish: "_Wish", link: Link, place: Place | None) -> CancelRequest | None:
         """What the client that is about to be sent to `place` comes to cancel, if it does; looks where it matters."""
@@ -197,7 +206,7 @@ class Dialler:
         """Join a client that comes to cancel; where its session may be in several places, the others get copies."""
         places = self._cancels.places(request, usual) if self._cancels else []
         if not places:
-            raise DialError(Reason.ROLE, "no target is a writable primary")
+            raise DialError(Reason.ROLE, _NO_PRIMARY)
         chosen = usual if usual is not None and usual in places else places[0]
         await asyncio.gather(*(copy(request, place) for place in places if place != chosen))
         way = link if chosen.path is route.path else chosen.path.link

@@ -20,6 +20,7 @@ from gateway.measure import Histogram, Tap
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.splice import Splice
 from gateway.proxy.streams import PlainStream, TlsStream
+from gateway.proxy.tls import TlsSocket
 from gateway.relay.attempts import persist
 from gateway.relay.straight import StraightRelay
 
@@ -69,9 +70,8 @@ class ProxyLink:
         if splice is not None:
             splice.on_broken = lambda: relay.abort(Ending.BACKEND_RESET)
             splice.on_lost = relay.lose_upload
-            relay.ended.add_done_callback(
-                lambda ended: None if ended.result() is Ending.FINISHED else splice.break_off()
-            )
+            splice.ended_well = lambda: not relay.ended.done() or relay.ended.result() is Ending.FINISHED
+            relay.ended.add_done_callback(lambda _: None if splice.ended_well() else splice.break_off())
         return relay
 
     async def _dial(self, to: Endpoint, timeout: float) -> tuple[Stream, Splice | None]:  # noqa: ASYNC109
@@ -80,7 +80,7 @@ class ProxyLink:
                 await self._connector().connect(stream, to.host, to.port)
                 if not isinstance(stream, TlsStream):
                     return sock, None
-                splice = Splice(*stream.parts)
+                splice = Splice(stream.tls)
                 return splice.sock, splice
         except TimeoutError as error:
             raise DialError(Reason.TIMEOUT, f"{to}: the proxy did not answer within {timeout:.3g} s") from error
@@ -125,8 +125,9 @@ class ProxyLink:
             return PlainStream(sock)
         try:
             context = ssl.create_default_context(cafile=options.ca_file)
-            name = options.endpoint.host
-            return TlsStream(*await asyncio.open_connection(sock=sock, ssl=context, server_hostname=name))
+            tls = TlsSocket(sock, context, options.endpoint.host)
+            await tls.handshake()
+            return TlsStream(sock, tls)
         except ssl.SSLError as error:
             sock.close()
             fatal = isinstance(error, ssl.SSLCertVerificationError)

@@ -10,6 +10,8 @@ import socket
 from python_socks._abc import AsyncSocketStream
 from python_socks._errors import IncompleteReadError
 
+from gateway.proxy.tls import TlsSocket
+
 _END = b"\r\n\r\n"
 _LONGEST_HEAD = 16 * 1024
 
@@ -42,7 +44,7 @@ class PlainStream(AsyncSocketStream):
         """So many bytes."""
         data = bytearray()
         while len(data) < n:
-            got = await self._loop.sock_recv(self._sock, n - len(data))
+            got = await self._receive(n - len(data))
             if not got:
                 raise IncompleteReadError("the proxy closed the connection")
             data += got
@@ -52,44 +54,29 @@ class PlainStream(AsyncSocketStream):
         """Close the socket."""
         self._sock.close()
 
+    async def _receive(self, most: int) -> bytes:
+        return await self._loop.sock_recv(self._sock, most)
 
-class TlsStream(AsyncSocketStream):
+
+class TlsStream(PlainStream):
     """A connection with TLS.
 
     Args:
-        reader: Of asyncio.
-        writer: Of asyncio.
+        sock: Below TLS.
+        tls: The handshake is done.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    @property
-    def parts(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """What it is made of, to go on without the proxy's protocol."""
-        return self._reader, self._writer
+    def __init__(self, sock: socket.socket, tls: TlsSocket) -> None:
+        super().__init__(sock)
+        self.tls = tls
 
     async def write(self, data: bytes) -> None:
         """Send all of it."""
-        self._writer.write(data)
-        await self._writer.drain()
-
-    async def read(self, max_bytes: int = _LONGEST_HEAD) -> bytes:
-        """The head of an HTTP answer, up to and with its empty line."""
-        del max_bytes
-        try:
-            return await self._reader.readuntil(_END)
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            raise IncompleteReadError("the proxy's answer does not end") from error
-
-    async def read_exactly(self, n: int) -> bytes:
-        """So many bytes."""
-        try:
-            return await self._reader.readexactly(n)
-        except asyncio.IncompleteReadError as error:
-            raise IncompleteReadError("the proxy closed the connection") from error
+        await self.tls.write(data)
 
     async def close(self) -> None:
         """Close it without waiting."""
-        self._writer.transport.abort()
+        self.tls.abort()
+
+    async def _receive(self, most: int) -> bytes:
+        return await self.tls.read(most)

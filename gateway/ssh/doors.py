@@ -142,8 +142,9 @@ class PlaneConnection(SSHClientConnection):
         """When the last key exchange began, in `time.monotonic()`."""
         self.rekeys_often = False
         """Whether the peer exchanges keys so often that it should send short packets: see `_OFTEN_BYTES`."""
-        self._bytes_received = 0
         super().__init__(asyncio.get_running_loop(), options, wait="auth")
+        self.until_rekey = self._rekey_bytes
+        """Bytes that the peer may send before `rekey` is due."""
 
     # Keys: asyncssh sets these two at each key exchange.
 
@@ -250,12 +251,6 @@ class PlaneConnection(SSHClientConnection):
         """Note that the plane took `count` packets."""
         self._recv_seq = (self._recv_seq + count) & 0xFFFFFFFF
 
-    def received_bytes(self, count: int) -> None:
-        """Note that `count` bytes arrived; starts a key exchange when it is due."""
-        self._bytes_received += count
-        if self._bytes_received >= self._rekey_bytes and self._auth_complete:
-            self._rekey()
-
     def _finish_recv_packet(self, *args: Any, **kwargs: Any) -> None:
         super()._finish_recv_packet(*args, **kwargs)
         self.wire.resume_soon()
@@ -277,10 +272,11 @@ class PlaneConnection(SSHClientConnection):
         self._send_seq = (self._send_seq + count) & 0xFFFFFFFF
         self._rekey_bytes_sent += size
         if self._rekey_bytes_sent >= self._rekey_bytes:
-            self._rekey()
+            self.rekey()
 
-    def _rekey(self) -> None:
-        if self._kex_complete and self._transport:
+    def rekey(self) -> None:
+        """Start a key exchange, unless one is under way or the login is not complete."""
+        if self._kex_complete and self._auth_complete and self._transport:
             self._send_kexinit()
             self._kexinit_sent = True
 
@@ -292,9 +288,10 @@ class PlaneConnection(SSHClientConnection):
 
     def _send_kexinit(self) -> None:
         now = time.monotonic()
-        if self._auth_complete and now - self.kex_began < _OFTEN_SECONDS and self._bytes_received < _OFTEN_BYTES:
+        received = self._rekey_bytes - self.until_rekey
+        if self._auth_complete and now - self.kex_began < _OFTEN_SECONDS and received < _OFTEN_BYTES:
             self.rekeys_often = True
-        self.kex_began, self._bytes_received = now, 0
+        self.kex_began, self.until_rekey = now, self._rekey_bytes
         super()._send_kexinit()
         self.wire.outbox.judge()
 

@@ -111,7 +111,10 @@ class Inbox:
             self.greeting = bytes(self._view[self._end : self._end + min(count, _GREETING)])
         self._end += count
         self.resume()
-        self._conn.received_bytes(count)
+        conn = self._conn
+        conn.until_rekey -= count
+        if conn.until_rekey <= 0:
+            conn.rekey()
 
     def resume(self) -> None:
         """Pass on what is whole of what is buffered."""

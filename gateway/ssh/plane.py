@@ -1,6 +1,7 @@
 """One client joined to one channel of the plane: no task, no queue, no copy that is not needed."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +48,8 @@ class PlaneRelay(ClientSide):
         tap: Tap | None = None,
     ) -> None:
         super().__init__(latency, Window(budget, FIRST), tap)
-        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.opened: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
+        """What became of the request for the channel; None once a client is attached."""
         self._conn = conn
         self._inbox, self._outbox = conn.wire.inbox, conn.wire.outbox
         self._round_trip = round_trip
@@ -68,9 +70,14 @@ class PlaneRelay(ClientSide):
         self._number = self._conn.request_channel(self, host, port, self.window.size, max_packet)
         self._inbox.opening[self._number] = self
 
+    def attach(self, client: socket.socket) -> None:
+        """See `ClientSide`."""
+        self.opened = None
+        super().attach(client)
+
     def give_up(self, error: Exception) -> None:
-        """Nobody waits for the channel any more; when it opens after all, it is closed."""
-        if not self.opened.done():
+        """End the wait for the channel; when it opens after all, it is closed."""
+        if self.opened is not None and not self.opened.done():
             self.opened.set_exception(error)
 
     # From the channel to the client: what the inbox calls.
@@ -150,7 +157,7 @@ class PlaneRelay(ClientSide):
         del self._inbox.opening[self._number]
         self._peer, self._peer_window, self._peer_packet = peer, window, min(max_packet, PACKET)
         self._inbox.relays[self._number] = self
-        if self.opened.done():  # nobody waits for it any more
+        if self.opened is None or self.opened.done():  # the caller has given up
             self._send_close()
         else:
             self.opened.set_result(None)
@@ -184,8 +191,7 @@ class PlaneRelay(ClientSide):
         """The far side cannot be connected."""
         self._must_be_opening()
         self._release()
-        if not self.opened.done():
-            self.opened.set_exception(asyncssh.ChannelOpenError(code, reason, lang))
+        self.give_up(asyncssh.ChannelOpenError(code, reason, lang))
 
     def _must_be_opening(self) -> None:
         if self._number not in self._inbox.opening:
@@ -195,8 +201,7 @@ class PlaneRelay(ClientSide):
         """The SSH connection is lost."""
         del exc
         self._release()
-        if not self.opened.done():
-            self.opened.set_exception(asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "connection lost"))
+        self.give_up(asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "connection lost"))
         self._lose_link()
 
     def process_packet(self, kind: int, number: int, packet: SSHPacket) -> bool:
@@ -349,7 +354,8 @@ class PlaneChannels:
             raise
         late = asyncio.get_running_loop().call_later(timeout, relay.give_up, TimeoutError())
         try:
-            await relay.opened
+            if relay.opened is not None:
+                await relay.opened
         except BaseException:
             relay.abort(Ending.ABORTED)
             raise

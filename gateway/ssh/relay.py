@@ -166,20 +166,20 @@ class ClientSide:
             self._update()
 
     def _on_client(self, event: int) -> None:
+        watch = self._watch
+        if watch is None:
+            return
         try:
-            self._turn(event)
+            if event == watch.mask == READ:
+                self._read()  # the usual case; whatever changes what to wait for says so itself
+            else:
+                self._turn(event, watch)
         except Exception:
             log.exception("a relay failed; its client is reset")
             self.abort(Ending.ABORTED)
 
-    def _turn(self, event: int) -> None:
-        watch = self._watch
-        if watch is None:
-            return
+    def _turn(self, event: int, watch: Watch) -> None:
         mask = watch.mask
-        if event == mask == READ:
-            self._read()  # the usual case; whatever changes what to wait for says so itself
-            return
         if not mask & (READ | WRITE):
             if watch.failed(event):
                 self._client_failed()

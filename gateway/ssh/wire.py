@@ -116,7 +116,9 @@ class Wire(asyncio.Transport):
                 self._update()
             if event & ~WRITE and not self._closed:
                 self.inbox.receive()
-                self._update()
+                # The usual case: while data may be sent, nothing waits for the socket.
+                if self._mask != READ or not self.outbox.may_send or self.inbox.full:
+                    self._update()
         except Exception as error:
             log.exception(_FAILED)
             self._drop(error)

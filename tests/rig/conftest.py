@@ -15,13 +15,18 @@ from typing import Any, Self
 
 import pytest
 
-from gateway.demo import mariadb, nfs, postgres
+from gateway.demo import mariadb, nfs, postgres, process
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.ops.client import Client
 from tests.chaos.rig import scratch
 
 REPOSITORY = Path(__file__).parents[2]
+
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    # Two workers must not be given the same port: one may mean a server that is not there.
+    number, count = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    process.PORTS = process.PORTS[number::count]
 
 
 def need(condition: bool, what: str) -> None:

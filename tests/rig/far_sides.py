@@ -107,8 +107,6 @@ class Straight:
     kill_verbs: tuple[str, ...] = ()
     lost = Ending.LINK_LOST
     tells_breaks = True
-    tells_client_end = True
-    far_end_is_close = False
     keeps_response = True
     pace = 0.0
     stalled = False
@@ -212,10 +210,6 @@ class Tls(Straight):
 
     name = "tls"
     far_last_verbs = TlsEnd.LAST_VERBS
-    # asyncio's TLS ends both directions at once, and drops what its reader holds when the connection fails.
-    tells_client_end = False
-    far_end_is_close = True
-    keeps_response = False
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         super().__init__(folder, *arguments)

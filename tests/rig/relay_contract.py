@@ -72,10 +72,6 @@ class Adaptor(Verbs, Protocol):
     """How a relay says that what carried the connection was lost."""
     tells_breaks: bool
     """Whether both ends learn of a reset: what is behind an SSH server sees an end instead."""
-    tells_client_end: bool
-    """Whether the far side learns that a client has sent everything, before the client has received everything."""
-    far_end_is_close: bool
-    """Whether the far side's end stops the other direction, too."""
     keeps_response: bool
     """Whether a client gets what its backend had sent before it closed, although the close breaks something."""
     pace: float
@@ -190,7 +186,8 @@ class Trial:
                 self.relay.abort(Ending.ABORTED)
             case _:
                 if step.verb in self._adaptor.kill_verbs:
-                    self._killed_late |= self.relay.ended.done()
+                    # A second kill finds a relay that the first one has ended.
+                    self._killed_late |= not self.killed and self.relay.ended.done()
                     self.killed = True
                 done = self._adaptor.order(step)
         self._coverage.steps += done
@@ -215,13 +212,9 @@ class Trial:
     def _cut(self) -> bool:
         return self.killed or self._aborted
 
-    def _closed(self, end: End) -> bool:
-        """Whether it takes nothing more."""
-        return end.gone or (end is self.far and end.ended and self._adaptor.far_end_is_close)
-
     def _undeliverable(self, sender: End, receiver: End) -> bool:
         """Whether bytes go to an end that takes nothing more."""
-        return self._closed(receiver) and sender.total > receiver.received
+        return receiver.gone and sender.total > receiver.received
 
     def _keeps(self, receiver: End, sender: End) -> bool:
         """Whether the receiver is owed what the sender had sent before it closed."""
@@ -236,7 +229,7 @@ class Trial:
     def _may_look_clean(self, receiver: End, sender: End) -> bool:
         """Whether the path cannot tell the receiver that something is missing."""
         if self._adaptor.tells_breaks:
-            return receiver is self.far and self._closed(receiver)
+            return receiver is self.far and receiver.gone
         undelivered = self._undeliverable(receiver, sender) and not sender.delivered
         return sender.broken or undelivered or (receiver is self.far and self._cut)
 
@@ -254,7 +247,7 @@ class Trial:
                 owed = self._adaptor.keeps_response and self._keeps(receiver, sender)
                 self._hold(whole or not owed, f"3: {count} of a whole response, and a reset")
             if receiver.refused:
-                caused = self._causes(receiver, sender) or self._closed(sender)
+                caused = self._causes(receiver, sender) or sender.gone
                 self._hold(caused, f"3: {receiver.name} cannot send, without a cause")
         self._check_count("counted", (self.relay.to_backend, self.relay.from_backend))
         if self._tap is not None:
@@ -280,9 +273,8 @@ class Trial:
             lost = sender.broken or self._undeliverable(receiver, sender)
             if not lost and receiver.received < min(sender.total, receiver.willing):
                 return f"{count} and takes {receiver.willing}"
-            informed = lost or receiver is self.client or self._adaptor.tells_client_end or self.client.seen
             # Where its window is used up, a relay need not read what might be an end.
-            if sender.ended and informed and sender.total < receiver.willing:
+            if sender.ended and sender.total < receiver.willing:
                 return f"{count} and sees no end"
         reset = self.client.broken and not self.client.ended
         if reset and not (self.far.ended or self.relay.ended.done()):

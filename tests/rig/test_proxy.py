@@ -342,11 +342,14 @@ ANSWER = bytes(range(256)) * 12_000
 
 
 @contextlib.contextmanager
-def tls_proxy(folder: Path, behaviour: Callable[[ssl.SSLSocket], None]) -> Iterator[tuple[int, Path]]:
+def tls_proxy(
+    folder: Path, behaviour: Callable[[ssl.SSLSocket], None], version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+) -> Iterator[tuple[int, Path]]:
     """A proxy that says yes to every CONNECT, and then behaves so; gives its port and authority."""
     certificate, key = Authority(folder).issue("127.0.0.1", server=True, host="127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
+    context.maximum_version = version
 
     def serve(client: socket.socket) -> None:
         with (
@@ -393,6 +396,39 @@ async def test_an_answer_through_tls_is_whole_or_broken_off(
                         while await loop.sock_recv(client, 65536):
                             """What came before."""
                 assert await relay.ended is (Ending.FINISHED if whole else Ending.BACKEND_RESET)
+
+
+async def test_a_half_close_costs_no_response_before_tls_13(tmp_path: Path) -> None:
+    """There, who gets close_notify must stop sending (RFC 5246, section 7.2.1)."""
+    ends: list[str] = []
+
+    def answer(client: ssl.SSLSocket) -> None:
+        assert client.recv(100) == b"question"
+        client.settimeout(0.5)
+        try:
+            ends.append("early" if client.recv(1) == b"" else "more")
+        except TimeoutError:
+            ends.append("none")
+        client.settimeout(20)
+        _whole(client)
+
+    loop = asyncio.get_running_loop()
+    with tls_proxy(tmp_path / "ca", answer, ssl.TLSVersion.TLSv1_2) as (port, authority):
+        link = ProxyLink(ProxyOptions(url=f"https://127.0.0.1:{port}", ca_file=authority), DirectLink())
+        with socket.create_server(("127.0.0.1", 0)) as door, socket.create_connection(door.getsockname()) as client:
+            inner, _ = door.accept()
+            inner.setblocking(False)
+            relay = await link.join(inner, Endpoint("db", 1), Histogram())
+            client.sendall(b"question")
+            client.shutdown(socket.SHUT_WR)
+            client.setblocking(False)
+            got = bytearray()
+            async with asyncio.timeout(20):
+                while data := await loop.sock_recv(client, 65536):
+                    got += data
+                assert await relay.ended is Ending.FINISHED
+    assert got == ANSWER
+    assert ends == ["none"]
 
 
 async def test_a_client_that_is_reset_ends_no_upload_cleanly(tmp_path: Path) -> None:

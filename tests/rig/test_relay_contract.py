@@ -25,14 +25,6 @@ PHASES = (Phase.reuse, Phase.generate, Phase.shrink)
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(600 + EXAMPLES)]
 
 
-class StrictTls(Tls):
-    """As if half-closes went through, and nothing that arrived were lost: see what `Tls` says of asyncio."""
-
-    tells_client_end = True
-    far_end_is_close = False
-    keeps_response = True
-
-
 class Kind(NamedTuple):
     """A kind of relay.
 
@@ -84,7 +76,7 @@ def benches(
         def bench(kind: str) -> Bench:
             need(find("sshd") is not None, "sshd (package openssh-server)")
             if kind not in made:
-                adaptor, arguments, _ = {**KINDS, "strict tls": Kind(StrictTls)}[kind]
+                adaptor, arguments, _ = KINDS[kind]
                 made[kind] = Bench(adaptor(tmp_path_factory.mktemp("contract") / "files", *arguments), runner)
                 runner.run(made[kind].adaptor.open())
             return made[kind]
@@ -171,6 +163,12 @@ CASES: dict[str, tuple[Setup, list[Step]]] = {
         Setup(paused=True),
         [Step("client", "send", 300_000), Step("far", "reset"), SETTLE],
     ),
+    "a client ends before its backend": (Setup(), [Step("client", "send", 1000), Step("client", "end"), SETTLE]),
+    "a backend ends before its client": (Setup(), [Step("far", "end"), SETTLE, Step("client", "send", 100_000)]),
+    "a backend closes at once": (
+        Setup(early=(Step("far", "send", 300_000), Step("far", "close")), small=False),
+        [Step("client", "pause"), *TURNS],
+    ),
     "a large upload precedes both ends": (Setup(), [Step("client", "send", 1 << 20)]),
     "a request of the channel is under way while it is closed": (
         Setup(),
@@ -204,23 +202,3 @@ def possible(kind: str, case: str) -> bool:
 @pytest.mark.parametrize(("kind", "case"), [(kind, case) for kind in KINDS for case in CASES if possible(kind, case)])
 def test_an_order_of_events(benches: Callable[[str], Bench], kind: str, case: str) -> None:
     benches(kind).run(*CASES[case])
-
-
-TLS_CASES: dict[str, tuple[Setup, list[Step]]] = {
-    "a client ends before its backend": (Setup(), [Step("client", "send", 1000), Step("client", "end"), SETTLE]),
-    "a backend ends before its client": (Setup(), [Step("far", "end"), SETTLE, Step("client", "send", 100_000)]),
-    "a backend closes at once": (
-        Setup(early=(Step("far", "send", 300_000), Step("far", "close")), small=False),
-        [Step("client", "pause"), *TURNS],
-    ),
-}
-
-
-@pytest.mark.xfail(
-    reason="asyncio's TLS has no half-close, and its reader drops what it holds when a connection fails"
-)
-@pytest.mark.parametrize("case", TLS_CASES)
-def test_an_order_of_events_that_breaks_asyncios_tls(benches: Callable[[str], Bench], case: str) -> None:
-    bench = benches("strict tls")
-    bench.coverage.patience = 2.0
-    bench.run(*TLS_CASES[case])
