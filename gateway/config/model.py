@@ -123,7 +123,7 @@ class UnixListener:
 
     Args:
         unix: Its path.
-        consumer: Whose connections these are, in the status, in metrics and for quotas; absent: they are not counted apart.
+        consumer: Whose connections these are, in the status, in metrics and for quotas; absent: none.
         uid: Users whose processes may connect, as numbers; absent: all that the file's mode lets in.
         gid: Groups, of which one must be the process's main one; absent: all.
     """
