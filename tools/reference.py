@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from gateway import backends, tunnels
 from gateway.backends.common.tls import Tls
 from gateway.cli import cli
-from gateway.config.model import SECTIONS, Allow, BackendCommon, CheckCommon, TunnelCommon
+from gateway.config.model import SECTIONS, Allow, BackendCommon, CheckCommon, TunnelCommon, UnixListener
 from gateway.config.values import Network
 from gateway.contracts import Duration, Endpoint, Secret, Size, State, TunnelState
-from gateway.docker.options import AttachRule, DockerOptions, DockerTls, NetworkOptions
+from gateway.docker.options import AttachRule, DockerOptions, DockerTls, Grant, NetworkOptions
 from gateway.docker.plan import Standing, Verb
 from gateway.docker.trouble import Blocked
 from gateway.errors import Reason
@@ -79,8 +79,10 @@ def _configuration() -> Iterator[str]:
     yield from _table("`docker`", DockerOptions)
     yield from _table("`docker.networks.NAME`", NetworkOptions)
     yield from _table("`docker.attach`, each rule", AttachRule)
+    yield from _table("`docker.grants`, each grant", Grant)
     yield from _table("`docker.tls`", DockerTls)
     yield from _table("`allow`", Allow)
+    yield from _table("`listen`, a unix socket as a mapping", UnixListener)
 
 
 def _table(title: str, cls: type) -> Iterator[str]:

@@ -13,8 +13,10 @@ def bind_all(config: Config, kept: dict[Address, Listener]) -> dict[Address, Lis
     bound: dict[Address, Listener] = {}
     try:
         for spec in config.backends.values():
+            open_to_all = {each.unix for each in spec.sockets if each.uid or each.gid}
             for address in spec.listen:
                 bound[address] = kept.get(address) or Listener(address)
+                bound[address].set_mode(open_to_all=address in open_to_all)
     except BaseException:
         for address, listener in bound.items():
             if address not in kept:

@@ -73,8 +73,8 @@ def apply(config: Config) -> tuple[Plan, list[str]]:
     return _with_engine(config, Reconciler.settle)
 
 
-def audit(config: Config) -> list[Stored]:
-    """Where each container's data lives.
+def audit(config: Config) -> tuple[list[Stored], list[str]]:
+    """Where each container's data lives, and a line for whatever weakens the identity of consumers.
 
     Raises:
         EngineError: The engine cannot be asked.
@@ -86,8 +86,8 @@ def audit(config: Config) -> list[Stored]:
         if isinstance(address, Endpoint)
     }
 
-    async def ask(_: Reconciler, engine: Engine) -> list[Stored]:
-        return await look(engine, forwards)
+    async def ask(reconciler: Reconciler, engine: Engine) -> tuple[list[Stored], list[str]]:
+        return await look(engine, forwards), await reconciler.exposures(engine)
 
     return _with_engine(config, ask)
 

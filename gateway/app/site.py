@@ -20,7 +20,7 @@ from gateway.app.worker.unit import WorkerUnit
 from gateway.config import BackendSpec, Config, TunnelSpec
 from gateway.contracts import Backend, Endpoint, TunnelState
 from gateway.forwarding.aborts import AbortBudget
-from gateway.forwarding.admission import Admission, Identity
+from gateway.forwarding.admission import Admission, Identity, SocketConsumer, SocketRule
 from gateway.forwarding.dialler import Route
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Address, Listener
@@ -221,6 +221,12 @@ class Site:
             per_consumer=per_consumer,
             privileged_only=spec.kind.privileged_only(spec.options),
             identity=self._identity if self._knows_containers else None,
+            sockets={
+                str(each.unix): SocketRule(
+                    SocketConsumer(each.consumer) if each.consumer else None, frozenset(each.uid), frozenset(each.gid)
+                )
+                for each in spec.sockets
+            },
         )
 
     def _budget(self, spec: BackendSpec, target: Endpoint) -> AbortBudget:

@@ -108,7 +108,12 @@ def backend_view(running: Running, *, knows_containers: bool) -> BackendView:
         from_backend=forward.from_backend,
         latency=forward.latency.copy(),
         failing=forward.failing,
-        consumers=_consumers(forward) if knows_containers else {},
+        consumers={
+            name: each
+            for name, each in _consumers(forward).items()
+            # Where containers are not known, consumers of TCP are addresses, which are not shown.
+            if knows_containers or name in {socket.consumer for socket in spec.sockets}
+        },
     )
 
 
@@ -146,7 +151,7 @@ def docker_view(fleet: Fleet) -> DockerView | None:
         actions=[
             ActionView(each.verb, each.network, each.container, list(each.aliases), each.why) for each in plan.actions
         ],
-        warnings=list(plan.warnings),
+        warnings=[*plan.warnings, *plan.exposures],
         postponed=plan.postponed,
         writes=dict(reconciler.writes),
         errors=dict(reconciler.errors),

@@ -20,7 +20,16 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> Desired:
         for name, spec in config.backends.items()
         if any(isinstance(address, Endpoint) and not only_here(address) for address in spec.listen)
     )
-    return Desired(config.gateway.instance, config.docker, reached, busy, volumes(config))
+    by_label = {name: spec.allow.label for name, spec in config.backends.items() if spec.allow.label is not None}
+    return Desired(
+        config.gateway.instance,
+        config.docker,
+        reached,
+        busy,
+        volumes(config),
+        by_label=by_label,
+        strict=config.gateway.strict,
+    )
 
 
 def volumes(config: Config) -> tuple[VolumeSpec, ...]:

@@ -51,10 +51,12 @@ def apply(
 def audit(
     file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], output: str, **settings: str | None
 ) -> None:
-    """Show where each container's data lives, and what would lose it; change nothing."""
+    """Show where each container's data lives, what would lose it, and who can pass for others; change nothing."""
     from gateway.app import once  # noqa: PLC0415 - slow to import
 
-    found = once.audit(_config(file, tunnels, backends, settings, record=False))
+    found, exposures = once.audit(_config(file, tunnels, backends, settings, record=False))
+    for line in exposures:
+        say(f"warning: {line}", fg="yellow", err=output == "json")
     if output == "json":
         click.echo(json.dumps([vars(each) for each in found], indent=1))
         return
@@ -88,7 +90,7 @@ def _print(made: "Plan", output: str) -> None:
     if output == "json":
         click.echo(json.dumps(_json(made), indent=1))
         return
-    for warning in made.warnings:
+    for warning in (*made.warnings, *made.exposures):
         say(f"warning: {warning}", fg="yellow")
     if made.conditions:
         rows = [
@@ -130,6 +132,6 @@ def _json(made: "Plan") -> dict[str, object]:
              "options": each.spec.driver_options}
             for each in made.volumes
         ],
-        "warnings": list(made.warnings),
+        "warnings": [*made.warnings, *made.exposures],
         "postponed": made.postponed,
     }  # fmt: skip

@@ -35,7 +35,8 @@ def status(url: str | None, admin_socket: str, output: str, watch: bool) -> None
             click.echo(json.dumps(site, indent=1))
         else:
             _print_status(site, wide=output == "wide")
-            _print_docker(site["docker"], consumers, wide=output == "wide")
+            _print_docker(site["docker"], wide=output == "wide")
+            _print_consumers(consumers)
             sys.stdout.flush()
         if not watch:
             return
@@ -138,7 +139,7 @@ def _print_status(site: dict[str, Any], *, wide: bool) -> None:
     )
 
 
-def _print_docker(docker: dict[str, Any] | None, consumers: dict[str, Any], *, wide: bool) -> None:
+def _print_docker(docker: dict[str, Any] | None, *, wide: bool) -> None:
     if docker is None:
         return
     click.echo()
@@ -158,6 +159,9 @@ def _print_docker(docker: dict[str, Any] | None, consumers: dict[str, Any], *, w
     if rows and (wide or any(row[1] != "kept" for row in rows)):
         click.echo()
         print_table(["VOLUME", "STATE", "WHY"], rows)
+
+
+def _print_consumers(consumers: dict[str, Any]) -> None:
     rows = [
         [name, backend, str(use["active"]), str(use["total"]), _bytes(use["bytes_to_backend"]),
          _bytes(use["bytes_from_backend"]), _ms(use["mean_latency_seconds"]),

@@ -15,6 +15,7 @@ from gateway.config.model import (
     Config,
     TunnelCommon,
     TunnelSpec,
+    UnixListener,
 )
 from gateway.config.tree import Scalar, Table
 from gateway.contracts import Endpoint
@@ -120,7 +121,8 @@ def _backend(name: str, table: Table, decoder: Decoder) -> BackendSpec | None:
         via=common.via,
         targets=targets,
         prefer=common.prefer or ("primary" if kind.has_roles and len(targets) > 1 else "order"),
-        listen=common.listen,
+        listen=tuple(each.unix if isinstance(each, UnixListener) else each for each in common.listen),
+        sockets=tuple(each for each in common.listen if isinstance(each, UnixListener)),
         hold=kind.hold if common.hold is None else common.hold,
         max_connections=common.max_connections,
         max_connections_per_consumer=common.max_connections_per_consumer,

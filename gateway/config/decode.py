@@ -88,8 +88,7 @@ class Decoder:
         if origin in (types.UnionType, typing.Union):
             if isinstance(tree, Scalar) and tree.text is None:
                 return None
-            inner = functools.reduce(operator.or_, [each for each in arguments if each is not type(None)])
-            return self.value(tree, inner, key)
+            return self.value(tree, _meant_by(tree, arguments), key)
         raise TypeError(f"{key}: no reader for {hint}")
 
     def record(self, tree: Tree, cls: type, key: str) -> Any:
@@ -186,6 +185,8 @@ class Decoder:
             items = [self.value(item, hint, f"{key}[{at}]") for at, item in enumerate(tree.items)]
         elif isinstance(tree, Scalar) and tree.text is not None:
             items = [self.value(tree, hint, key)]  # a single value is a list of one
+        elif isinstance(tree, Table) and dataclasses.is_dataclass(_meant_by(tree, get_args(hint) or (hint,))):
+            items = [self.value(tree, hint, f"{key}[0]")]  # and so is a single mapping
         else:
             self.problem(tree.place, key, "must be a value or a list of values")
             return BAD
@@ -262,6 +263,15 @@ def suggest(name: str, known: Iterable[str]) -> str:
 def is_secret(hint: Any) -> bool:
     """Whether a key of this type holds a secret itself."""
     return hint is Secret or Secret in get_args(hint)
+
+
+def _meant_by(tree: Tree, arguments: tuple[Any, ...]) -> Any:
+    """Which of a union's types are meant: a mapping, or in short a single value, where it has both."""
+    rest = [each for each in arguments if each is not type(None)]
+    records = [each for each in rest if dataclasses.is_dataclass(each)]
+    if len(records) not in (0, len(rest)):
+        rest = records if isinstance(tree, Table) else [each for each in rest if each not in records]
+    return functools.reduce(operator.or_, rest)
 
 
 def _required(field: "dataclasses.Field[Any]") -> bool:

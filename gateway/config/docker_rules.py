@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from gateway.config import values
 from gateway.config.decode import suggest
 from gateway.config.model import Config
-from gateway.docker.options import DockerOptions
+from gateway.docker.labels import ALIAS
+from gateway.docker.options import DockerOptions, Grant
 
 Found = tuple[tuple[str, ...], str]
 """The keys below `docker` that lead to the place, and what is wrong there."""
@@ -27,6 +28,23 @@ def docker_problems(config: Config, docker: DockerOptions, tunnels: set[str]) ->
             yield ("attach",), "a rule needs names or labels: it would attach every container"
         yield from _unknown(rule.networks, docker.networks, "network", "attach")
         yield from _unknown(rule.backends, config.backends, "backend", "attach")
+    if config.gateway.strict and docker.attach:
+        yield ("attach",), "does not count with gateway.strict: write the rules as docker.grants"
+    for at, grant in enumerate(docker.grants):
+        yield from _grant(config, grant, f"grants[{at}]")
+
+
+def _grant(config: Config, grant: Grant, key: str) -> Iterator[Found]:
+    if not (grant.container or grant.project or grant.swarm_service):
+        yield (key,), "a grant needs container, project or swarm_service: who is it for?"
+    if grant.service is not None and grant.project is None:
+        yield (key, "service"), "is a service of a Compose project: add project (a swarm service is swarm_service)"
+    if not grant.backends:
+        yield (key, "backends"), "a grant needs at least one backend"
+    yield from _unknown(grant.backends, config.backends, "backend", key, "backends")
+    for alias in grant.aliases:
+        if not ALIAS.fullmatch(alias):
+            yield (key, "aliases"), f"{alias!r} is not a host name: use letters, digits and '-', at most 63"
 
 
 def _address(docker: DockerOptions, tunnels: set[str]) -> Iterator[Found]:

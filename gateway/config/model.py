@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gateway.backends import BackendKind
-from gateway.config.values import Network
+from gateway.config.values import Network, unix_path
 from gateway.contracts import AT_LEAST_ONE, POSITIVE, Duration, Endpoint
 from gateway.docker.options import DockerOptions
 from gateway.tunnels import TunnelKind
@@ -21,7 +21,8 @@ class GatewaySection:
         state_dir: Where it keeps what must outlive it.
         workers: Processes that carry the bulk backends' bytes beside this one; 0: one process does everything.
         reload_on_change: Reload when the configuration file changes, and log in anew when a tunnel's key does.
-        strict: Refuse what is convenient and weak; see docs/secrets.md.
+        strict: Refuse what is convenient and weak, and give Docker's containers nothing but `docker.grants`; see
+            docs/secrets.md.
     """
 
     instance: str = field(default_factory=socket.gethostname)
@@ -118,6 +119,28 @@ class Allow:
 
 
 @dataclass(frozen=True)
+class UnixListener:
+    """A unix socket for one consumer, or for some users.
+
+    Args:
+        unix: Its path.
+        consumer: Whose connections these are, in the status, in metrics and for quotas; absent: none.
+        uid: Users whose processes may connect, as numbers; absent: all that the file's mode lets in.
+        gid: Groups, of which one must be the process's main one; absent: all.
+    """
+
+    unix: Path
+    consumer: str | None = None
+    uid: tuple[int, ...] = ()
+    gid: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.unix.is_absolute():
+            raise ValueError(f"unix: {str(self.unix)!r} must be an absolute path")
+        unix_path(self.unix)
+
+
+@dataclass(frozen=True)
 class BackendCommon:
     """The keys that every kind of backend has.
 
@@ -126,7 +149,8 @@ class BackendCommon:
         targets: Where it really is, in order of preference.
         via: The tunnel that the targets are behind; absent: straight from this host.
         prefer: Which target new clients get: the primary, a replica, any, or the first one that is up.
-        listen: Addresses and unix sockets where clients connect; absent: the backend is only checked.
+        listen: Addresses and unix sockets where clients connect; absent: the backend is only checked. A unix socket
+            may be a mapping that says whose it is.
         hold: How long a client waits while the path is down; absent: 10s, and 5m for NFS.
         max_connections: Clients at once, waiting ones included.
         max_connections_per_consumer: Clients of one container at once (of one address, where containers are not
@@ -139,7 +163,7 @@ class BackendCommon:
     targets: tuple[str, ...]
     via: str | None = None
     prefer: Literal["primary", "replica", "any", "order"] | None = None
-    listen: tuple[Endpoint | Path, ...] = ()
+    listen: tuple[Endpoint | Path | UnixListener, ...] = ()
     hold: Duration | None = None
     max_connections: int = field(default=1000, metadata=AT_LEAST_ONE)
     max_connections_per_consumer: int | None = field(default=None, metadata=AT_LEAST_ONE)
@@ -176,6 +200,8 @@ class BackendSpec:
     check: CheckCommon
     options: Any
     check_options: Any
+    sockets: tuple[UnixListener, ...] = ()
+    """Those of the unix sockets in `listen` that say whose they are."""
     place: str = field(compare=False, default="")
 
 

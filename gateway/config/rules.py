@@ -38,7 +38,9 @@ def check_rules(config: Config, root: Table, problems: list[Problem]) -> None:
         problems.append(Problem(place, f"backends.{name}.{key}", message))
     if config.docker is not None:
         for path, message in docker_problems(config, config.docker, set(vias)):
-            problems.append(Problem(_place(root, "docker", *path), ".".join(("docker", *path)), message))
+            key = ".".join(("docker", *path))
+            written = config.places.get(key) if "[" in path[0] else None
+            problems.append(Problem(written or _place(root, "docker", *path), key, message))
 
 
 def _check_loops(vias: dict[str, str | None], root: Table, problems: list[Problem]) -> None:
@@ -70,7 +72,8 @@ def _check_listeners(config: Config, root: Table, problems: list[Problem]) -> No
 
 def _listeners(table: Table) -> Iterator[tuple[str, Endpoint | Path]]:
     tree = table.entries.get("listen", ("", Scalar("", None)))[1]
-    for item in tree.items if isinstance(tree, Sequence) else [tree]:
+    for each in tree.items if isinstance(tree, Sequence) else [tree]:
+        item = each.entries["unix"][1] if isinstance(each, Table) and "unix" in each.entries else each
         if isinstance(item, Scalar) and item.text:
             with contextlib.suppress(ValueError):  # told already, where the value was read
                 yield item.place, values.listener(item.text)

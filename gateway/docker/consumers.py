@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
+from gateway.docker.grants import granted
 from gateway.docker.labels import listed
 from gateway.docker.model import RUNNING, Container, Observed
-from gateway.docker.options import DockerOptions
+from gateway.docker.options import DockerOptions, Grant
 
 _STRANGER_FOR = 30.0
 _MOST_STRANGERS = 10_000
@@ -21,16 +22,33 @@ class Consumer:
     Args:
         name: Its name.
         id: Its ID.
-        labels: All of them.
+        labels: Those that count.
+        granted: The backends that it is granted.
+        strict: Whether only these count, and no label.
     """
 
     name: str
     id: str
     labels: dict[str, str] = field(hash=False)
+    granted: frozenset[str] = frozenset()
+    strict: bool = False
 
     def has(self, label: str, backend: str) -> bool:
-        """Whether a label of it names the backend."""
-        return backend in listed(self.labels.get(label, ""))
+        """Whether it is granted the backend, or its label names the backend where labels count."""
+        return backend in self.granted or (not self.strict and backend in listed(self.labels.get(label, "")))
+
+
+def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> Consumer:
+    """A container as a user of backends.
+
+    Args:
+        container: As it was seen.
+        grants: The configuration's.
+        strict: Whether only these count.
+    """
+    given = granted(grants, container.name, container.labels)
+    backends = frozenset(given.backends) if given else frozenset()
+    return Consumer(container.name, container.id, dict(container.labels), backends, strict)
 
 
 def networks_of_sources(observed: Observed, options: DockerOptions) -> AbstractSet[str] | None:
@@ -62,22 +80,32 @@ class Directory:
         self.watchers: list[Callable[[dict[str, Consumer]], None]] = []
         """Told everybody, by address, whenever somebody comes or goes."""
 
-    def renew(self, containers: tuple[Container, ...], began: float, networks: AbstractSet[str] | None) -> None:
+    def renew(
+        self,
+        containers: tuple[Container, ...],
+        began: float,
+        networks: AbstractSet[str] | None,
+        grants: tuple[Grant, ...] = (),
+        *,
+        strict: bool = False,
+    ) -> None:
         """Take over what there is now.
 
         Args:
             containers: As they were seen.
             began: When the look at them began, as a monotonic time: who was forgotten since is not brought back.
             networks: Those whose addresses can be sources of ours, see `networks_of_sources`; None: all.
+            grants: The configuration's.
+            strict: Whether only these say who may use what.
         """
         self._forgotten = {key: at for key, at in self._forgotten.items() if at >= began}
         found = {}
         for container in containers:
             if container.state in RUNNING and container.id not in self._forgotten:
-                consumer = Consumer(container.name, container.id, dict(container.labels))
+                who = consumer(container, grants, strict=strict)
                 for name, endpoint in container.endpoints.items():
                     if networks is None or name in networks:
-                        found.update(dict.fromkeys(endpoint.addresses, consumer))
+                        found.update(dict.fromkeys(endpoint.addresses, who))
         self.take(found)
 
     def everybody(self) -> set[Consumer]:

@@ -3,15 +3,16 @@
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from gateway.docker.grants import Granted
 from gateway.docker.options import AttachRule
 
 KEYS = ("enable", "backends", "network", "aliases", "on-stop", "instance")
 MANAGED_BY, INSTANCE, SPEC_HASH = "managed-by", "instance", "spec-hash"
 """Labels that we put on what we make; not for containers."""
 _TRUE = {"true", "1", "yes", "on"}
-_ALIAS = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE)
+ALIAS = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE)
 """A host name's label (RFC 1123, section 2.1); Docker takes dots, too, which nobody resolves."""
 
 
@@ -24,34 +25,40 @@ class Wish:
         backends: Named ones; empty: all.
         aliases: Names that it gets.
         detach_on_stop: Whether a stopped container loses its attachment.
+        refused: Why it is not attached all the same; empty: it is.
     """
 
     networks: tuple[str, ...] = ()
     backends: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     detach_on_stop: bool = False
+    refused: str = ""
 
 
 def read(
-    labels: Mapping[str, str], prefix: str, instance: str, backends: Iterable[str]
+    labels: Mapping[str, str], prefix: str, instance: str, backends: Iterable[str], *, enabled: bool = False
 ) -> tuple[Wish | None, list[str]]:
     """What the labels ask of this gateway, and what is wrong with them.
 
     Args:
-        labels: The container's.
+        labels: The container's that count.
         prefix: Of the labels that are ours.
         instance: This gateway's name: labels may be meant for another.
         backends: Those that are configured.
+        enabled: Whether it takes part although no label says so.
     """
     mine = {key.removeprefix(f"{prefix}."): text for key, text in labels.items() if key.startswith(f"{prefix}.")}
-    if mine.get("enable", "").lower() not in _TRUE or mine.get("instance", instance) != instance:
+    if (
+        mine.get("enable", "true" if enabled else "").lower() not in _TRUE
+        or mine.get("instance", instance) != instance
+    ):
         return None, []
     problems = [f"unknown label {prefix}.{key}" for key in mine if key not in KEYS]
     wanted = listed(mine.get("backends", ""))
     known = set(backends)
     problems += [f"{prefix}.backends: there is no backend {name!r}" for name in wanted if name not in known]
     aliases = listed(mine.get("aliases", ""))
-    problems += [f"{prefix}.aliases: {alias!r} is no host name" for alias in aliases if not _ALIAS.fullmatch(alias)]
+    problems += [f"{prefix}.aliases: {alias!r} is no host name" for alias in aliases if not ALIAS.fullmatch(alias)]
     on_stop = mine.get("on-stop", "keep")
     if on_stop not in ("keep", "detach"):
         problems.append(f"{prefix}.on-stop: {on_stop!r} is neither keep nor detach")
@@ -60,7 +67,7 @@ def read(
     wish = Wish(
         networks=listed(mine.get("network", "")),
         backends=tuple(name for name in wanted if name in known),
-        aliases=tuple(alias for alias in aliases if _ALIAS.fullmatch(alias)),
+        aliases=tuple(alias for alias in aliases if ALIAS.fullmatch(alias)),
         detach_on_stop=on_stop == "detach",
     )
     return wish, problems
@@ -73,6 +80,35 @@ def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) 
         if named and all(_has(labels, label) for label in rule.labels) and (rule.names or rule.labels):
             return Wish(rule.networks, rule.backends, rule.aliases, rule.on_stop == "detach")
     return None
+
+
+def with_grants(wish: Wish, given: Granted, *, explicit: bool) -> Wish:
+    """A wish that grants complete where it is silent, and do not narrow.
+
+    Args:
+        wish: What the labels ask for.
+        given: What is granted.
+        explicit: Whether a label says `enable`: then no `backends` means all of them.
+    """
+    backends = wish.backends or (() if explicit else given.backends)
+    return replace(wish, backends=backends, aliases=wish.aliases or given.aliases)
+
+
+def only_granted(wish: Wish, given: Granted | None) -> tuple[Wish, list[str]]:
+    """A wish where nothing counts but grants, and what of it is not granted.
+
+    Args:
+        wish: What the labels ask for.
+        given: What is granted; None: nothing.
+    """
+    if given is None:
+        return replace(wish, refused="docker.grants give it nothing, and with gateway.strict labels do not count"), []
+    backends = tuple(name for name in wish.backends or given.backends if name in given.backends)
+    aliases = tuple(name for name in wish.aliases or given.aliases if name in given.aliases)
+    told = [f"backend {name} is not granted to it (docker.grants)" for name in wish.backends if name not in backends]
+    told += [f"alias {name} is not granted to it (docker.grants)" for name in wish.aliases if name not in aliases]
+    refused = "" if backends else "docker.grants do not give it the backends that its labels ask for"
+    return replace(wish, backends=backends or wish.backends, aliases=aliases, refused=refused), told
 
 
 def listed(text: str) -> tuple[str, ...]:

@@ -38,7 +38,11 @@ class Container:
 
     Args:
         endpoints: By the network's name.
+        labels: Those that count, see `gateway.docker.images`.
         network_mode: As it was created: `bridge`, `host`, `none`, `container:ID`, or a network.
+        image_labels: Those that came with its image and do not count.
+        created: When, in seconds since the epoch.
+        can_forge: Whether it can send from an address that is not its own; None: not known.
     """
 
     id: str
@@ -47,6 +51,9 @@ class Container:
     labels: Mapping[str, str]
     network_mode: str
     endpoints: Mapping[str, EndpointInfo]
+    image_labels: Mapping[str, str] = field(default_factory=dict)
+    created: int = 0
+    can_forge: bool | None = None
 
     @property
     def is_task(self) -> bool:

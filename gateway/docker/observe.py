@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from gateway.docker.engine import Engine
+from gateway.docker.exposure import can_forge
+from gateway.docker.grants import granted
+from gateway.docker.images import Images
 from gateway.docker.labels import MANAGED_BY
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.options import DockerOptions
@@ -20,7 +23,7 @@ _SHORT_ID = re.compile(r"[0-9a-f]{12,64}")
 
 
 class Observer:
-    """Looks at one engine; remembers the aliases of endpoints, which never change.
+    """Looks at one engine; remembers what never changes: aliases of endpoints, labels of images, capabilities.
 
     Args:
         options: What is configured.
@@ -36,6 +39,9 @@ class Observer:
         self._known = known
         self._matter: set[str] = set()
         self._aliases: dict[str, frozenset[str]] = {}
+        self._images = Images()
+        self._can_forge: dict[str, bool] = {}
+        """By the container's ID."""
 
     async def look(self, engine: Engine) -> Observed:
         """Everything at this moment; half of it is nothing.
@@ -68,14 +74,23 @@ class Observer:
             raise explain(error) from error
         seen = {each.endpoint_id for container in containers for each in container.endpoints.values()}
         self._aliases = {key: aliases for key, aliases in self._aliases.items() if key in seen}
+        self._images.keep({str(each.get("ImageID", "")) for each in listed})
+        ids = {each.id for each in containers}
+        self._can_forge = {key: able for key, able in self._can_forge.items() if key in ids}
         return Observed(containers, networks, services, volumes, info, swarm, own)
 
     async def _container(self, engine: Engine, listed: Mapping[str, Any]) -> Container:
         networks = (listed.get("NetworkSettings") or {}).get("Networks") or {}
         ours = [name for name in networks if name in self._matter]
         unknown = [name for name in ours if networks[name].get("EndpointID") not in self._aliases]
-        if unknown or (ours and not all(networks[name].get("EndpointID") for name in ours)):
-            networks = await self._with_aliases(engine, listed["Id"], networks)
+        name = one_line(str(listed["Names"][0]).lstrip("/")) if listed.get("Names") else listed["Id"][:12]
+        labels, image_labels = await self._images.split_labels(engine, listed)
+        if (
+            unknown
+            or (ours and not all(networks[name].get("EndpointID") for name in ours))
+            or (listed["Id"] not in self._can_forge and self._takes_part(name, labels))
+        ):
+            networks = await self._inspected(engine, listed["Id"], networks)
         endpoints = {
             name: EndpointInfo(
                 network_id=str(each.get("NetworkID", "")),
@@ -87,22 +102,32 @@ class Observer:
         }
         return Container(
             id=listed["Id"],
-            name=one_line(str(listed["Names"][0]).lstrip("/")) if listed.get("Names") else listed["Id"][:12],
+            name=name,
             state=str(listed.get("State", "")),
-            labels=listed.get("Labels") or {},
+            labels=labels,
             network_mode=str((listed.get("HostConfig") or {}).get("NetworkMode", "")),
             endpoints=endpoints,
+            image_labels=image_labels,
+            created=int(listed.get("Created") or 0),
+            can_forge=self._can_forge.get(listed["Id"]),
         )
 
-    async def _with_aliases(self, engine: Engine, container: str, listed: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The container's endpoints from its own page, which tells aliases, unlike the list."""
+    def _takes_part(self, name: str, labels: Mapping[str, str]) -> bool:
+        """Whether it asks for something by label, or is granted something."""
+        prefix = f"{self._options.label_prefix}."
+        asks = any(key.startswith(prefix) for key in labels)
+        return asks or granted(self._options.grants, name, labels) is not None
+
+    async def _inspected(self, engine: Engine, container: str, listed: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The container's endpoints from its own page, which tells aliases and capabilities, unlike the list."""
         try:
             told = await engine.get(f"containers/{container}/json")
         except EngineError as trouble:
             if trouble.kind is Kind.NOT_FOUND:  # gone since the list was made
                 return listed
             raise
-        networks: Mapping[str, Any] = told["NetworkSettings"]["Networks"] or {}
+        self._can_forge[container] = can_forge(told.get("HostConfig") or {})
+        networks: Mapping[str, Any] = (told.get("NetworkSettings") or {}).get("Networks") or {}
         for each in networks.values():
             # One that is not running has no endpoint yet, and may get other aliases until it has.
             if each.get("EndpointID"):

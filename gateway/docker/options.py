@@ -77,6 +77,28 @@ class AttachRule:
 
 
 @dataclass(frozen=True)
+class Grant:
+    """Containers, and what they may use; several that match add up.
+
+    Args:
+        backends: What they may use: they are attached to the networks that carry these, and let in where
+            `allow: {label: …}` asks who they are.
+        container: Pattern for the container's name, as in `batch-*`.
+        project: Pattern for its Compose project.
+        service: Pattern for its service in the Compose project.
+        swarm_service: Pattern for the name of its swarm service.
+        aliases: Names that they may have on these networks, and get where `gateway.aliases` asks for none.
+    """
+
+    backends: tuple[str, ...]
+    container: str | None = None
+    project: str | None = None
+    service: str | None = None
+    swarm_service: str | None = None
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class DockerOptions:
     """Docker networks, and the containers on them.
 
@@ -88,6 +110,7 @@ class DockerOptions:
         container: The gateway's own container, by name or ID; absent: found by its ID.
         networks: The networks that the gateway keeps.
         attach: Containers to attach without labels.
+        grants: Who may use what, by the operator; with `gateway.strict` nothing else counts.
         services: Attach swarm services too, by changing their specification: their tasks restart.
         repair: Whether an attachment with wrong aliases is made anew, which breaks its connections: when it has none,
             always, or never.
@@ -103,6 +126,7 @@ class DockerOptions:
     container: str | None = None
     networks: dict[str, NetworkOptions] = field(default_factory=dict)
     attach: tuple[AttachRule, ...] = ()
+    grants: tuple[Grant, ...] = ()
     services: bool = False
     repair: Literal["idle", "disruptive", "never"] = "idle"
     max_detaches: int = field(default=10, metadata=AT_LEAST_ONE)

@@ -103,6 +103,8 @@ class Desired:
         busy: IDs of containers that have connections through us.
         volumes: Those that are to be kept.
         serving: Whether anybody at all has connections through us.
+        by_label: The label that each backend asks for which lets in containers by label.
+        strict: Whether only grants say who may use what.
     """
 
     instance: str
@@ -111,6 +113,8 @@ class Desired:
     busy: frozenset[str] = frozenset()
     volumes: tuple[VolumeSpec, ...] = ()
     serving: bool = False
+    by_label: Mapping[str, str] = field(default_factory=dict)
+    strict: bool = False
 
     @property
     def mark(self) -> str:
@@ -128,6 +132,8 @@ class Plan:
     postponed: int = 0
     """Endpoints that are to be taken off for good, and may not be for now."""
     volumes: tuple[VolumeStanding, ...] = ()
+    exposures: tuple[str, ...] = ()
+    """Warnings of containers that can pass for others; they change with every container that comes or goes."""
 
 
 def carried(desired: Desired, network: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from gateway.docker.act import act
 from gateway.docker.brake import Brake
 from gateway.docker.consumers import Directory, networks_of_sources
 from gateway.docker.engine import Engine, connected
+from gateway.docker.exposure import forging, image_labels
 from gateway.docker.ledger import Ledger
 from gateway.docker.model import Observed
 from gateway.docker.observe import Observer
@@ -82,6 +83,7 @@ class Reconciler:
         """Why the engine cannot be used now."""
         self.writes: Tally = Tally()
         self.errors: dict[tuple[str, str], int] = {}
+        self._logged: set[object] = set()
 
     def hurry(self) -> None:
         """Look soon."""
@@ -182,7 +184,8 @@ class Reconciler:
         began = time.monotonic()
         observed = await self._observer.look(engine)
         desired = self._desired()
-        self.directory.renew(observed.containers, began, networks_of_sources(observed, self._options))
+        sources = networks_of_sources(observed, self._options)
+        self.directory.renew(observed.containers, began, sources, self._options.grants, strict=desired.strict)
         if self._ledger.adopting:
             self._ledger.adopt(marked(desired, observed))
         planned = plan(desired, observed, self._ledger.endpoints)
@@ -192,6 +195,7 @@ class Reconciler:
         now = time.monotonic()
         # Only what would be done now takes of what the brake has left.
         due, held = self._brake.admit([each for each in planned.actions if self._not_before(each) <= now], now)
+        self._log_news(planned)
         self.plan = self._with_failures(_without(planned, held))
         done = await self._act_all(engine, planned.actions, due)
         if not due:
@@ -201,6 +205,31 @@ class Reconciler:
         if held:
             waits.append(self._brake.wait(now))
         return max(0.05, min(waits, default=self._options.resync)), done
+
+    def _log_news(self, planned: Plan) -> None:
+        """Log the warnings and refusals that the last plan did not have."""
+        refused = [
+            (each.network, each.container, str(each.reason), each.message)
+            for each in planned.conditions
+            if each.state is Standing.BLOCKED
+        ]
+        for line in planned.warnings:
+            if line not in self._logged:
+                log.warning("docker: what is asked for is not done", extra={"detail": line})
+        for network, container, reason, detail in refused:
+            if (network, container, reason, detail) not in self._logged:
+                extra = {"network": network, "container": container, "reason": reason, "detail": detail}
+                log.info("docker: an attachment is refused", extra=extra)
+        self._logged = {*planned.warnings, *refused}
+
+    async def exposures(self, engine: Engine) -> list[str]:
+        """What weakens the identity of consumers, a line each.
+
+        Raises:
+            EngineError: The engine did not answer all of it.
+        """
+        desired, observed = self._desired(), await self._observer.look(engine)
+        return [*image_labels(desired, observed), *forging(desired, observed)]
 
     async def _act_all(self, engine: Engine, planned: Sequence[Action], due: Sequence[Action]) -> list[Action]:
         """Do what is due of what is planned; gives what was done."""

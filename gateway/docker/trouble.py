@@ -35,6 +35,7 @@ class Blocked(StrEnum):
     NOT_MANAGER = "not_a_manager"
     ALIAS_CONFLICT = "alias_conflict"
     UNKNOWN_NETWORK = "unknown_network"
+    NOT_GRANTED = "not_granted"
     REFUSED = "refused"
 
 

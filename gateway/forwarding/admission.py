@@ -2,7 +2,9 @@
 
 import ipaddress
 import socket
-from dataclasses import dataclass
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -48,23 +50,64 @@ class Identity(Protocol):
         """Who has the address; waits so many seconds for one that has just started."""
 
 
+_CREDENTIALS = struct.Struct("iII")
+"""`struct ucred` (unix(7)): the process, its user, its group."""
+
+
 @dataclass(frozen=True)
 class Source:
-    """Where a client comes from: an IP address and port, or a unix socket."""
+    """Where a client comes from: an IP address and port; or a unix socket's path, and the peer's user and group."""
 
     address: str | None = None
     port: int = 0
+    path: str = ""
+    uid: int = -1
+    gid: int = -1
 
     @classmethod
     def of(cls, client: socket.socket) -> "Source | None":
         """The client's; None when it is gone already."""
-        if client.family == socket.AF_UNIX:
-            return cls()
         try:
+            if client.family == socket.AF_UNIX:
+                told = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+                _, uid, gid = _CREDENTIALS.unpack(told)
+                return cls(path=client.getsockname(), uid=uid, gid=gid)
             peer = client.getpeername()
         except OSError:
             return None
         return cls(peer[0].partition("%")[0], peer[1])
+
+
+@dataclass(frozen=True)
+class SocketConsumer:
+    """A `Consumer` that is known by the unix socket that it connects to."""
+
+    name: str
+    id: str = ""
+
+    def has(self, label: str, backend: str) -> bool:
+        """Always: the configuration gave it the socket."""
+        del label, backend
+        return True
+
+
+@dataclass(frozen=True)
+class SocketRule:
+    """Who may use a unix socket.
+
+    Args:
+        consumer: Whose connections these are; None: they are not counted apart.
+        uids: Users that may connect; empty: all.
+        gids: Main groups that may connect; empty: all.
+    """
+
+    consumer: SocketConsumer | None = None
+    uids: frozenset[int] = frozenset()
+    gids: frozenset[int] = frozenset()
+
+    def admits(self, source: Source) -> bool:
+        """Whether the peer's user and group are among these."""
+        return (not self.uids or source.uid in self.uids) and (not self.gids or source.gid in self.gids)
 
 
 @dataclass(frozen=True)
@@ -79,6 +122,7 @@ class Admission:
         per_consumer: Clients of one consumer at once; None: as many as there may be.
         privileged_only: Only source ports below 1024, which an unprivileged local user cannot have.
         identity: Who knows consumers; None: nobody does.
+        sockets: Who may use which unix socket, by path; the others are the file system's affair.
     """
 
     backend: str
@@ -88,11 +132,18 @@ class Admission:
     per_consumer: int | None = None
     privileged_only: bool = False
     identity: Identity | None = None
+    sockets: Mapping[str, SocketRule] = field(default_factory=dict)
 
     @property
     def looks(self) -> bool:
         """Whether it matters where a client comes from."""
-        return bool(self.allow or self.privileged_only or self.label or self.identity or self.per_consumer)
+        matters = (self.allow, self.privileged_only, self.label, self.identity, self.per_consumer, self.sockets)
+        return any(matters)
+
+    def socket_consumer(self, source: Source | None) -> SocketConsumer | None:
+        """The consumer whose unix socket a client has connected to; None: there is none."""
+        rule = self.sockets.get(source.path) if source is not None else None
+        return rule.consumer if rule is not None else None
 
     def refusal(self, source: Source | None, open_connections: int) -> Refusal | None:
         """None when a client from there may come in, as far as its consumer does not matter; else why not."""
@@ -101,7 +152,8 @@ class Admission:
         if source is None:
             return Refusal.NOT_ALLOWED if self.looks else None
         if source.address is None:
-            return None  # who may open a unix socket is the file system's affair
+            rule = self.sockets.get(source.path)
+            return None if rule is None or rule.admits(source) else Refusal.NOT_ALLOWED
         if self.allow:
             address = ipaddress.ip_address(source.address)
             if not any(address in network for network in self.allow):

@@ -230,14 +230,16 @@ class Forward:
         if self._group is None:
             reset(client)
             return
-        if source is None or source.address is None or not (admission.identity or admission.per_consumer):
-            self._begin(client, self._connect(client, None))
-            return
-        consumer = admission.identity.known(source.address) if admission.identity else None
-        if consumer is None and admission.identity is not None and not admission.identity.stranger(source.address):
-            self._begin(client, self._introduce(client, source.address))
-            return
-        admitted = self._admit(source.address, consumer)
+        consumer: Consumer | None = admission.socket_consumer(source)
+        if consumer is None:
+            if source is None or source.address is None or not (admission.identity or admission.per_consumer):
+                self._begin(client, self._connect(client, None))
+                return
+            consumer = admission.identity.known(source.address) if admission.identity else None
+            if consumer is None and admission.identity and not admission.identity.stranger(source.address):
+                self._begin(client, self._introduce(client, source.address))
+                return
+        admitted = self._admit(source.address if source else None, consumer)
         if isinstance(admitted, Seat):
             self._begin(client, self._connect(client, admitted), admitted)
         else:
@@ -307,10 +309,10 @@ class Forward:
         else:
             self._turn_away(client, *admitted)
 
-    def _admit(self, address: str, consumer: Consumer | None) -> Seat | tuple[Refusal, Usage]:
+    def _admit(self, address: str | None, consumer: Consumer | None) -> Seat | tuple[Refusal, Usage]:
         """A place among the consumer's connections; or why it may have no more, and where that counts."""
         # Where containers are not known, an address has to do; it is told nobody.
-        name = consumer.name if consumer else (UNKNOWN if self.admission.identity else address)
+        name = consumer.name if consumer else (UNKNOWN if self.admission.identity or address is None else address)
         identifier = consumer.id if consumer else ""
         refusal = self.admission.consumer_refusal(consumer, self.consumers.live[name])
         if refusal is not None:

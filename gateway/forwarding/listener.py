@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 Address = Endpoint | Path
 BACKLOG = 4096
-_UNIX_MODE = 0o660
+_UNIX_MODE, _OPEN_MODE = 0o660, 0o666
 _ACCEPTS_PER_TURN = 64
 _PAUSE_AFTER_ERROR = 0.1
 _NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -46,6 +46,18 @@ class Listener:
     def descriptors(self) -> list[int]:
         """Its sockets, for another process to accept from."""
         return [sock.fileno() for sock in self._sockets]
+
+    def set_mode(self, *, open_to_all: bool) -> None:
+        """Set the mode of a unix socket's file: every process may open it where the peer's credentials decide.
+
+        Raises:
+            BindError: The file is gone, or not ours.
+        """
+        if isinstance(self.address, Path):
+            try:
+                self.address.chmod(_OPEN_MODE if open_to_all else _UNIX_MODE)
+            except OSError as error:
+                raise BindError(f"cannot set the mode of {self.address}: {_told(error)}") from error
 
     def start(self, on_accept: OnAccept) -> None:
         """Hand every accepted socket, non-blocking, to `on_accept`, which owns it; when that raises, it is reset."""

@@ -118,7 +118,7 @@ class Ledger(dict[str, Usage]):
                     return self._others()
                 self._merge(self.pop(idle))
             found = self[name] = Usage(identifier)
-        found.id = identifier
+        found.id = identifier or found.id  # a consumer may also come through a unix socket, which names no container
         return found
 
     def _others(self) -> Usage:

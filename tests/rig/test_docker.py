@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import REPOSITORY, command, ssh_tunnel
 from docker_proxy import DockerProxy, allowlist
 from engines import Engine, need_engine
@@ -246,6 +247,94 @@ def test_only_containers_whose_label_names_the_backend_are_let_in(site: Site) ->
     assert "good" in wide
 
 
+def build(engine: Engine, folder: Path, image: str, labels: dict[str, str]) -> None:
+    """An image of busybox with labels."""
+    folder.mkdir()
+    lines = ["FROM busybox", *(f"LABEL {key}={json.dumps(text)}" for key, text in labels.items())]
+    (folder / "Dockerfile").write_text("\n".join(lines))
+    engine.docker("build", "-q", "-t", image, str(folder))
+
+
+def test_an_image_admits_nobody(site: Site, tmp_path: Path) -> None:
+    """Its labels neither attach its containers, nor make them consumers or parts of a Compose project."""
+    ours = {"gateway.enable": "true", "gateway.backends": "orders"}
+    shop = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web"}
+    build(site.engine, tmp_path / "image", "self-serving", {**ours, **shop, "com.docker.compose.config-hash": "1"})
+    site.start(
+        backend=", allow: {label: gateway.backends}",
+        docker="grants: [{project: shop, service: web, backends: [orders], aliases: [shop]}]",
+    )
+    # The same labels by the operator, on a container of another image.
+    site.engine.run("good", *(f"--label={key}={text}" for key, text in ours.items()))
+    compose = tmp_path / "compose.yaml"
+    compose.write_text(
+        "services: {web: {build: ./image, image: built, command: [sleep, '9999'], stop_grace_period: 0s}}"
+    )
+    done = subprocess.run(
+        ["docker", "-H", site.engine.url, "compose", "-p", "shop", "-f", str(compose), "up", "-d", "--build"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    site.engine.run("thief", image="self-serving")
+    site.engine.run("guest", image="self-serving")
+    site.engine.docker("network", "connect", "apps", "guest")
+    site.reaches("good")
+    site.reaches("shop-web-1")  # granted to its project, although the image that Compose built names that too
+    assert "shop" in site.engine.aliases("shop-web-1", "apps")
+    assert not site.engine.attached("thief", "apps")
+    assert site.says("guest", within=10) == ""
+    (line,) = [each for each in site.get("/api/v1/status")["docker"]["warnings"] if each.startswith("thief: ")]
+    assert "gateway.backends, gateway.enable come from its image and do not count" in line
+    assert "come from its image" in site.engine.docker("logs", "gateway").stderr
+    audited = command("audit", "-c", str(site.folder / "gateway.yaml"))
+    assert (audited.returncode, "warning: thief: " in audited.stdout) == (0, True), audited.stderr
+
+
+def test_strict_takes_grants_only(site: Site) -> None:
+    site.write(
+        backend=", allow: {label: gateway.backends}",
+        docker="grants: [{container: 'batch-*', backends: [orders], aliases: [batch]}]",
+    )
+    path = site.folder / "gateway.yaml"
+    path.write_text(path.read_text().replace("{instance: site-a,", "{instance: site-a, strict: true,"))
+    site.engine.run_gateway("gateway", site.folder, "--network", "far")
+    site.wait(lambda: site.attachment("gateway") == ("attached", None))
+    site.engine.run("batch-1")
+    site.engine.run("web", *OPT_IN, "--label", "gateway.backends=orders")
+    site.reaches("batch-1")
+    assert "batch" in site.engine.aliases("batch-1", "apps")
+    site.wait(lambda: site.attachment("web") == ("blocked", "not_granted"))
+    assert not site.engine.attached("web", "apps")
+    site.engine.docker("network", "connect", "apps", "web")
+    assert site.says("web", within=10) == ""
+
+
+def test_an_alias_is_shared_within_one_project_only_and_who_could_pass_for_others_is_told(site: Site) -> None:
+    site.start(backend=", allow: {label: gateway.backends}")
+    shop = (*OPT_IN, "--label", "com.docker.compose.project=shop", "--label", "gateway.aliases=www")
+    safe = ("--label", "gateway.backends=orders", "--cap-drop", "NET_RAW")
+    site.engine.run("web-1", *shop, *safe)
+    site.wait(lambda: site.engine.attached("web-1", "apps"))
+    site.engine.run("web-2", *shop, *safe)
+    site.engine.run("thief", *OPT_IN, "--label", "gateway.aliases=www")
+    site.wait(lambda: site.attachment("thief") == ("blocked", "alias_conflict"))
+    site.wait(lambda: site.engine.attached("web-2", "apps"))
+    assert not site.engine.attached("thief", "apps")
+    assert "an attachment is refused" in site.engine.docker("logs", "gateway").stderr
+
+    def told() -> list[str]:
+        return [
+            each for each in site.get("/api/v1/status")["docker"]["warnings"] if each.startswith("network apps: ")
+        ]
+
+    assert told() == []
+    site.engine.run("able")
+    site.engine.docker("network", "connect", "apps", "able")
+    site.wait(lambda: [each.split(" can send")[0] for each in told()] == ["network apps: able"])
+    audited = command("audit", "-c", str(site.folder / "gateway.yaml"))
+    assert "warning: network apps: able can send from another container's address (NET_RAW" in audited.stdout
+
+
 def test_one_leaking_consumer_leaves_room_for_the_others(site: Site) -> None:
     site.engine.docker("rm", "-f", "db")
     site.serve("orders-here", seconds=60)
@@ -313,6 +402,11 @@ def test_the_shipped_allowlist_is_enough_and_not_too_much(site: Site, tmp_path: 
             r"/v1\..{1,2}/nodes/[a-z0-9]+",
             "/_ping",
         }  # in a swarm; when idle
+    for name in ("agent", "leader"):
+        shipped = yaml.safe_load((REPOSITORY / f"configs/docker/socket-proxy-{name}.yaml").read_text())
+        service = shipped["services"]["socket-proxy"]
+        assert service["image"].startswith("${SOCKET_PROXY_IMAGE:?")  # no tag that may be another image tomorrow
+        assert [shipped["networks"][each] for each in service["networks"]] == [{"internal": True}]
     agent = allowlist(REPOSITORY / "configs/docker/socket-proxy-agent.yaml")
     assert all(set(agent[method]) <= set(rules[method]) for method in agent)
 

@@ -2,9 +2,13 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import struct
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -328,6 +332,63 @@ def test_an_address_in_use_stops_the_start_with_its_name(gateway: Gateway) -> No
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+AS_USER = """
+import os, socket, sys
+path, user, group, wait = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+os.setgroups([])
+os.setgid(group)
+os.setuid(user)
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect(path)
+    try:
+        sock.sendall(b"hello")
+        print("answered" if sock.recv(5) == b"hello" else "refused", flush=True)
+    except OSError:
+        print("refused", flush=True)
+    if wait == "wait":
+        sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
+def test_a_unix_socket_is_for_the_users_that_it_lists_and_counts_as_one_consumer(gateway: Gateway) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="gw-"))  # one that every user may enter
+    folder.chmod(0o755)
+    path, plain = folder / "shop.sock", folder / "plain.sock"
+
+    def write(port: int, *users: int) -> None:
+        shop = f"{{unix: {path}, consumer: shop, uid: {list(users)}, gid: [2000]}}"
+        limits = f"max_connections_per_consumer: 1, allow: [10.0.0.0/8], {CHECK}"
+        gateway.write(
+            f"backends: {{a: {{kind: tcp, targets: ['127.0.0.1:{port}'], listen: [{plain}, {shop}], {limits}}}}}"
+        )
+
+    def ask(where: Path, user: int, group: int = 2000) -> str:
+        arguments = [sys.executable, "-c", AS_USER, str(where), str(user), str(group), "go"]
+        done = subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=False)
+        return done.stdout.strip() or done.stderr.splitlines()[-1]
+
+    with serving(echoing) as port, contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder)
+        write(port, 1000)
+        gateway.start().wait_up("a")
+        assert [ask(path, 1000), ask(path, 1001), ask(path, 1000, 2001)] == ["answered", "refused", "refused"]
+        assert [ask(plain, 0, 0), ask(plain, 1000)] == ["answered", "PermissionError: [Errno 13] Permission denied"]
+        arguments = [sys.executable, "-c", AS_USER, str(path), "1000", "2000", "wait"]
+        with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+            assert client.stdout
+            assert client.stdout.readline() == "answered\n"
+            assert ask(path, 1000) == "refused"  # its quota
+        used = gateway.http.get("/api/v1/consumers")[1]["consumers"]["shop"]["backends"]["a"]
+        assert (used["total"], used["rejected"], used["bytes_to_backend"]) == (2, {"consumer_quota": 1}, 10)
+        rejected = gateway.http.get("/api/v1/status")[1]["backends"]["a"]["connections"]["rejected"]
+        assert rejected == {"not_allowed": 2, "consumer_quota": 1}
+        assert "shop" in gateway.command("status", "-o", "wide").stdout
+        write(port, 1001)
+        assert gateway.command("reload").returncode == 0
+        assert [ask(path, 1000), ask(path, 1001)] == ["refused", "answered"]
 
 
 def test_a_stale_unix_socket_is_replaced_and_a_file_is_not(gateway: Gateway, tmp_path: Path) -> None:

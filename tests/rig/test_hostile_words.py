@@ -183,7 +183,8 @@ def test_a_gateway_that_is_none_is_shown_and_not_obeyed(gateway: Gateway) -> Non
 
 
 CONTAINER = {
-    "Id": "a" * 64, "Names": [f"/web{ORDERS}"], "Name": f"/web{ORDERS}", "State": "running", "SizeRw": 1 << 30,
+    "Id": "a" * 64, "ImageID": "sha256:1", "Names": [f"/web{ORDERS}"], "Name": f"/web{ORDERS}",
+    "State": "running", "SizeRw": 1 << 30,
     "Labels": {"gateway.enable": "true", "gateway.network": f"ours,none{ORDERS}"},
     "Mounts": [{"Type": "bind", "Source": f"/srv{LONG}", "Destination": f"/data{ORDERS}"}],
 }  # fmt: skip
@@ -195,6 +196,7 @@ ANSWERS: dict[str, Any] = {
     "/volumes": {"Volumes": []},
     "/containers/json": [CONTAINER],
     f"/containers/{'a' * 64}/json": CONTAINER,
+    "/images/sha256:1/json": {"Config": {"Labels": {"other": LONG}}},
 }
 
 

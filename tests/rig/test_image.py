@@ -52,6 +52,12 @@ with psycopg.connect(host=os.environ["DB_HOST"], port=os.environ["DB_PORT"], use
     password=os.environ["DB_PASSWORD"], connect_timeout=5) as connection:
     print("rows", connection.execute("SELECT COUNT(*) FROM reports").fetchone()[0])
 """
+QUERY_SOCKET = QUERY.replace(
+    'host=os.environ["DB_HOST"], port=int(os.environ["DB_PORT"])', 'unix_socket=os.environ["DB_SOCKET"]'
+)
+QUERY_POSTGRES_SOCKET = QUERY_POSTGRES.replace(
+    'host=os.environ["DB_HOST"], port=os.environ["DB_PORT"]', 'host=os.environ["PGHOST"]'
+)
 STREAM = """
 import os, time, pymysql
 connection = pymysql.connect(host="127.0.0.1", port=3306, user="app", password=os.environ["DB_PASSWORD"],
@@ -95,9 +101,9 @@ class Yard:
             "healthcheck": {"test": ["CMD", "python3", "-c", "pass"], "interval": "1s"},
             "environment": {"DB_PASSWORD": self.mariadb.password},
         }  # fmt: skip
-        apps = {"sidecar": ["app"], "shared": ["shop"]}.get(example, [])
+        apps = {"sidecar": ["app"], "shared": ["shop"], "sockets": ["shop"]}.get(example, [])
         services = dict.fromkeys(apps, app)
-        if example == "shared":
+        if example in ("shared", "sockets"):
             services["analysis"] = {**app, "environment": {"DB_PASSWORD": self.postgres.password}}
         override.write_text(json.dumps({"services": services}))
         return ["-f", "compose.yaml", "-f", str(override)] if services else ["-f", "compose.yaml"]
@@ -371,6 +377,23 @@ def test_a_stop_under_load_ends_no_query(yard: Yard, up: str) -> None:
 def test_one_gateway_for_several_apps(yard: Yard, up: str) -> None:
     assert yard.compose(up, "exec", "-T", "shop", "python3", "-c", QUERY).stdout.startswith("rows ")
     assert yard.compose(up, "exec", "-T", "analysis", "python3", "-c", QUERY_POSTGRES).stdout.startswith("rows ")
+
+
+@pytest.mark.parametrize("up", ["sockets"], indirect=True)
+def test_a_unix_socket_for_each_app(yard: Yard, up: str) -> None:
+    def ask(service: str, query: str, *more: str) -> subprocess.CompletedProcess[str]:
+        return yard.compose(up, "exec", "-T", *more, service, "python3", "-c", query)
+
+    for service, query in (("shop", QUERY_SOCKET), ("analysis", QUERY_POSTGRES_SOCKET)):
+        done = ask(service, query)
+        assert done.stdout.startswith("rows "), done.stderr
+    assert ask("shop", QUERY_SOCKET, "-u", "1001:1001").returncode == 1  # another user in the right container
+    assert ask("analysis", "import os; print(os.listdir('/run/databases'))").stdout == "['.s.PGSQL.5432']\n"
+    told = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
+    assert json.loads(told)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
+    yard.compose(up, "restart", "gateway")
+    yard.compose(up, "up", "-d", "--wait", "--wait-timeout", "60")
+    assert ask("shop", QUERY_SOCKET).stdout.startswith("rows ")
 
 
 @pytest.mark.parametrize("up", ["nfs"], indirect=True)

@@ -56,6 +56,7 @@ class FakeEngine:
         self.writes: list[tuple[str, str, str]] = []
         self.foreign_touched: list[str] = []
         self.swarm = False
+        self.image_labels: dict[str, str] = {}
 
     def number(self) -> str:
         return f"{next(self._numbers):064x}"
@@ -100,6 +101,8 @@ class FakeEngine:
             ]  # fmt: skip
         if path == "containers/json":
             return [self._listed(each) for each in self.containers.values()]
+        if path.startswith("images/"):
+            return {"Config": {"Labels": self.image_labels}}
         found = self.containers.get(path.split("/")[1])
         if found is None:
             raise EngineError(Kind.NOT_FOUND, "No such container")
@@ -176,7 +179,7 @@ class FakeEngine:
     def _listed(self, container: FakeContainer) -> dict[str, Any]:
         by_name = {network.name: network.id for network in self.networks.values()}
         return {
-            "Id": container.id, "Names": [f"/{container.name}"], "State": container.state,
+            "Id": container.id, "ImageID": "sha256:1", "Names": [f"/{container.name}"], "State": container.state,
             "Labels": dict(container.labels), "HostConfig": {"NetworkMode": container.mode},
             "NetworkSettings": {"Networks": {
                 name: {"NetworkID": by_name.get(name, ""), "IPAddress": each.address, "GlobalIPv6Address": "",

@@ -19,6 +19,7 @@ from gateway.contracts import Duration
 from gateway.docker import reconciler as reconciler_module
 from gateway.docker.brake import Brake
 from gateway.docker.consumers import Consumer, Directory, networks_of_sources
+from gateway.docker.grants import PROJECT
 from gateway.docker.ledger import Ledger
 from gateway.docker.model import ENCRYPTED, MTU, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
@@ -155,7 +156,7 @@ def test_a_foreign_container_with_the_name_keeps_it() -> None:
         wish = container(labels={**OPT_IN, "gateway.aliases": alias})
         found = plan(desired(), Observed((wish, other), (BRIDGE,)), NOTHING)
         assert standing(found) == [("web", Standing.BLOCKED, Blocked.ALIAS_CONFLICT)]
-    named = {**OPT_IN, "gateway.aliases": "www"}
+    named = {**OPT_IN, "gateway.aliases": "www", PROJECT: "shop"}
     twin = container("web-2", labels=named, endpoints={"apps": endpoint("www", "gw-owner-site-a")})
     wish = container(labels=named)
     assert made(plan(desired(), Observed((wish, twin), (BRIDGE,)), NOTHING)) == [(Verb.CONNECT, "apps", "web")]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from gateway.docker.exposure import forging, image_labels
 from gateway.docker.model import Observed
 from gateway.docker.plan import Action, Desired, Plan, Verb
 from gateway.docker.planning.attachments import attach, detach
@@ -26,13 +27,17 @@ def plan(desired: Desired, observed: Observed, ours: frozenset[tuple[str, str]])
             "the gateway is in no container of this engine: nobody answers to the backends' names "
             "(docker.container tells which one it is)"
         )
+    draft.warnings += image_labels(desired, observed)
     attach(draft)
     if draft.options.services and observed.swarm.leader:
         update_services(draft)
     detach(draft)
     remove_networks(draft)
     volumes = tuple(_volumes(draft))
-    return Plan(tuple(draft.actions), tuple(draft.conditions), tuple(draft.warnings), volumes=volumes)
+    exposures = tuple(forging(desired, observed))
+    return Plan(
+        tuple(draft.actions), tuple(draft.conditions), tuple(draft.warnings), volumes=volumes, exposures=exposures
+    )
 
 
 def _volumes(draft: Draft) -> Iterator[VolumeStanding]:

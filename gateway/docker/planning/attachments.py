@@ -7,8 +7,8 @@ from gateway.docker.trouble import Blocked
 
 
 def attach(draft: Draft) -> None:
-    """Every container that should be on a network."""
-    for container in draft.observed.containers:
+    """Every container that should be on a network; the oldest first, which keep their aliases."""
+    for container in sorted(draft.observed.containers, key=_age):
         for name, aliases in _wanted(draft, container).items():
             _attachment(draft, container, name, aliases)
 
@@ -34,10 +34,20 @@ def _wanted(draft: Draft, container: Container) -> dict[str, tuple[str, ...]]:
     """The networks that a container should be on, with its aliases there."""
     if container.id == draft.observed.own:
         return {name: carried(draft.desired, name) for name in draft.options.networks}
-    wish = draft.wish(container.name, container.labels)
+    wish = draft.wish(container.name, container.name, container.labels)
     if wish is None or (wish.detach_on_stop and container.state not in LIVE):
         return {}
-    return dict.fromkeys(draft.networks_of(wish, container.name), wish.aliases)
+    networks = draft.networks_of(wish, container.name)
+    if wish.refused:
+        for name in networks:
+            _tell(draft, container, name, Standing.BLOCKED, Blocked.NOT_GRANTED, wish.refused)
+        return {}
+    return dict.fromkeys(networks, wish.aliases)
+
+
+def _age(container: Container) -> tuple[int, str]:
+    """Sorts containers by when they were created; who was first among those of one second does not change."""
+    return container.created, container.id
 
 
 def _attachment(draft: Draft, container: Container, name: str, aliases: tuple[str, ...]) -> None:
@@ -48,15 +58,17 @@ def _attachment(draft: Draft, container: Container, name: str, aliases: tuple[st
         return
     clash = {alias: other for alias in aliases if (other := _clash(draft, container, name, alias))}
     free = tuple(alias for alias in aliases if alias not in clash)
+    own = container.id == draft.observed.own
+    ours = endpoint is not None and _is_our_endpoint(draft, container, name, endpoint)
     if clash:
         told = "; ".join(f"{alias!r} is {other}'s" for alias, other in clash.items())
-        if not free or (endpoint is None and container.id != draft.observed.own):
-            _tell(draft, container, name, Standing.BLOCKED, Blocked.ALIAS_CONFLICT, f"{told}: choose another alias")
+        if (endpoint is None and not own) or (not free and (own or not ours)):
+            message = f"{told}: choose another alias, or list it for both in docker.grants"
+            _tell(draft, container, name, Standing.BLOCKED, Blocked.ALIAS_CONFLICT, message)
             return
     if endpoint is None:
         _connect(draft, container, name, free)
         return
-    ours = _is_our_endpoint(draft, container, name, endpoint)
     there = draft.known.get(name)
     if there is not None and endpoint.network_id not in ("", there.id):
         _stale(draft, container, name, free, ours=ours)
@@ -87,6 +99,7 @@ def _connect(draft: Draft, container: Container, name: str, aliases: tuple[str, 
         _tell(draft, container, name, Standing.PENDING, None, f"it is {container.state}")
         return
     _tell(draft, container, name, Standing.PENDING)
+    _promise(draft, container, name, aliases)
     there = draft.known.get(name)
     draft.actions.append(
         Action(
@@ -126,7 +139,7 @@ def _hindrance(draft: Draft, container: Container, name: str) -> tuple[Blocked |
 
 
 def _clash(draft: Draft, container: Container, name: str, alias: str) -> str | None:
-    """Who has the alias already on that network, other than those who share it on purpose."""
+    """Who has the alias already on that network, other than those who may share it."""
     own = draft.observed.own
     alias = alias.lower()
     if container.id != own and alias in draft.taken(name):
@@ -137,10 +150,34 @@ def _clash(draft: Draft, container: Container, name: str, alias: str) -> str | N
             continue
         if other.name.lower() == alias:
             return f"container {other.name}"
-        shared = draft.desired.mark in (endpoint.aliases or ())
-        if alias in {each.lower() for each in endpoint.aliases or ()} and not shared:
+        if alias in _called(endpoint) and not _gives_way(draft, other, container, name, alias):
             return f"container {other.name}"
+    promised = draft.promised.get((name, alias))
+    if promised is not None and container.id != own and not promised.shares(alias, draft.holder(container)):
+        return promised.who
     return None
+
+
+def _gives_way(draft: Draft, other: Container, container: Container, name: str, alias: str) -> bool:
+    """Whether a container that has the alias leaves it to another: it may share it, or got it from us and later."""
+    endpoint = container.endpoints.get(name)
+    if draft.desired.mark not in (other.endpoints[name].aliases or ()):
+        return False  # another program or person named it
+    if container.id == draft.observed.own:
+        return True
+    younger = endpoint is not None and alias in _called(endpoint) and _age(container) < _age(other)
+    return younger or draft.holder(other).shares(alias, draft.holder(container))
+
+
+def _called(endpoint: EndpointInfo) -> set[str]:
+    return {each.lower() for each in endpoint.aliases or ()}
+
+
+def _promise(draft: Draft, container: Container, name: str, aliases: tuple[str, ...]) -> None:
+    """Keep aliases from containers whose turn comes later."""
+    if container.id != draft.observed.own:
+        for alias in aliases:
+            draft.promised.setdefault((name, alias.lower()), draft.holder(container))
 
 
 def _stale(draft: Draft, container: Container, name: str, aliases: tuple[str, ...], *, ours: bool) -> None:
@@ -148,6 +185,7 @@ def _stale(draft: Draft, container: Container, name: str, aliases: tuple[str, ..
     told = "it was attached to a network of that name that is gone"
     _tell(draft, container, name, Standing.DRIFTED, None, told)
     if ours:
+        _promise(draft, container, name, aliases)
         again = (*aliases, draft.desired.mark)
         there = draft.known[name].id
         draft.actions.append(Action(Verb.REATTACH, name, there, container.name, container.id, again, told))
@@ -169,6 +207,7 @@ def _repair(
         _tell(draft, container, name, Standing.DRIFTED, None, f"{told}, and is left alone: {why}")
         return
     _tell(draft, container, name, Standing.DRIFTED, None, told)
+    _promise(draft, container, name, aliases)
     marked_aliases = (*aliases, draft.desired.mark)
     # The same address again, where it can be asked for, so that nobody has to resolve anew.
     kept = next((each for each in endpoint.addresses if "." in each), "")
@@ -189,9 +228,9 @@ def _may_be_ourselves(draft: Draft, endpoint: EndpointInfo) -> bool:
 
 
 def _quietly_wanted(draft: Draft, container: Container) -> dict[str, tuple[str, ...]]:
-    told = len(draft.warnings)
+    warnings, conditions = len(draft.warnings), len(draft.conditions)
     wanted = _wanted(draft, container)
-    del draft.warnings[told:]
+    del draft.warnings[warnings:], draft.conditions[conditions:]
     return wanted
 
 

@@ -1,13 +1,34 @@
 """A plan in the making: what its parts share."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from gateway.docker import labels
+from gateway.docker.grants import granted, party
 from gateway.docker.labels import Wish
-from gateway.docker.model import NetworkInfo, Observed
+from gateway.docker.model import Container, NetworkInfo, Observed
 from gateway.docker.options import NetworkOptions
 from gateway.docker.plan import Action, Condition, Desired, Standing, carried
 from gateway.docker.trouble import Blocked
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who has an alias on a network.
+
+    Args:
+        who: For messages.
+        party: Its Compose project or swarm service, or itself.
+        listed: The aliases that the configuration gives it.
+    """
+
+    who: str
+    party: tuple[str, str]
+    listed: frozenset[str] = frozenset()
+
+    def shares(self, alias: str, other: "Holder") -> bool:
+        """Whether both may have the alias: in one project or service, or as the configuration says for both."""
+        return self.party == other.party or (alias in self.listed and alias in other.listed)
 
 
 class Draft:
@@ -35,6 +56,8 @@ class Draft:
         self.actions: list[Action] = []
         self.conditions: list[Condition] = []
         self.warnings: list[str] = []
+        self.promised: dict[tuple[str, str], Holder] = {}
+        """Who gets an alias on a network by what is to be done."""
 
     def driver(self, options: NetworkOptions) -> str:
         """The driver that a network of these options has."""
@@ -53,15 +76,41 @@ class Draft:
             and found.get(self.label(labels.INSTANCE)) == self.desired.instance
         )
 
-    def wish(self, name: str, found: Mapping[str, str]) -> Wish | None:
-        """What a container or service asks for by its labels, or the rules for it; None: nothing."""
-        prefix = self.options.label_prefix
-        wish, problems = labels.read(found, prefix, self.desired.instance, self.desired.backends)
-        self.warnings += [f"{name}: {problem}" for problem in problems]
+    def wish(self, who: str, name: str | None, found: Mapping[str, str]) -> Wish | None:
+        """What a container or service asks for by its labels, or gets by grants or rules; None: nothing.
+
+        Args:
+            who: For messages.
+            name: The container's name; None: it is a service.
+            found: Its labels that count.
+        """
+        prefix, strict = self.options.label_prefix, self.desired.strict
+        given = granted(self.options.grants, name, found)
+        wish, problems = labels.read(
+            found, prefix, self.desired.instance, self.desired.backends, enabled=given is not None
+        )
+        explicit = f"{prefix}.enable" in found
+        if wish is not None and strict:
+            wish, more = labels.only_granted(wish, given)
+            problems += more
+        elif wish is not None and given is not None:
+            wish = labels.with_grants(wish, given, explicit=explicit)
+        self.warnings += [f"{who}: {problem}" for problem in problems]
         instance = found.get(f"{prefix}.instance", self.desired.instance)
-        if f"{prefix}.enable" in found or instance != self.desired.instance:
+        if explicit or given is not None or strict or instance != self.desired.instance:
             return wish  # what a container says of itself goes before what is said of many
-        return labels.by_rules(name, found, self.options.attach)
+        return labels.by_rules(who, found, self.options.attach)
+
+    def by_configuration(self, name: str | None, found: Mapping[str, str]) -> frozenset[str]:
+        """The aliases that the configuration gives a container or service, in lower case."""
+        given = granted(self.options.grants, name, found)
+        rule = None if given or self.desired.strict else labels.by_rules(name or "", found, self.options.attach)
+        return frozenset(each.lower() for part in (given, rule) if part is not None for each in part.aliases)
+
+    def holder(self, container: Container) -> Holder:
+        """A container as one who has an alias."""
+        listed = self.by_configuration(container.name, container.labels)
+        return Holder(f"container {container.name}", party(container.id, container.labels), listed)
 
     def networks_of(self, wish: Wish, who: str) -> list[str]:
         """The configured networks that a wish means."""

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from gateway.docker.grants import SWARM_SERVICE, party
+from gateway.docker.labels import Wish
 from gateway.docker.model import Service
 from gateway.docker.plan import Action, Standing, Verb
-from gateway.docker.planning.draft import Draft
+from gateway.docker.planning.draft import Draft, Holder
 from gateway.docker.trouble import Blocked
 
 
@@ -26,24 +28,26 @@ def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]]
     def tell(name: str, state: Standing, reason: Blocked | None = None, message: str = "") -> None:
         draft.tell(who, service.id, name, state, reason, message)
 
-    wish = draft.wish(who, service.labels)
+    wish = draft.wish(who, None, {**service.labels, SWARM_SERVICE: service.name})
     networks = dict(service.networks)
     wanted: set[str] = set()
     if wish is None:
         return networks, wanted
     for name in draft.networks_of(wish, who):
+        if wish.refused:
+            tell(name, Standing.BLOCKED, Blocked.NOT_GRANTED, wish.refused)
+            continue
         there = draft.known.get(name)
         if there is None:
             tell(name, Standing.PENDING, None, f"there is no network {name} yet")
             continue
         wanted.add(there.id)
-        taken = [alias for alias in wish.aliases if alias.lower() in draft.taken(name)]
-        if taken:
-            told = f"{', '.join(taken)}: a backend has that name: choose another alias"
-            tell(name, Standing.BLOCKED, Blocked.ALIAS_CONFLICT, told)
+        found = networks.get(there.id)
+        conflict = _conflict(draft, service, name, wish, found or frozenset())
+        if conflict:
+            tell(name, Standing.BLOCKED, Blocked.ALIAS_CONFLICT, conflict)
             continue
         aliases = frozenset(wish.aliases) | {mark}
-        found = networks.get(there.id)
         if found is None or (mark in found and found != aliases):
             networks[there.id] = aliases
             tell(name, Standing.PENDING)
@@ -52,6 +56,42 @@ def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]]
         else:
             tell(name, Standing.DRIFTED, None, "somebody else attached it, with other aliases")
     return networks, wanted
+
+
+def _conflict(draft: Draft, service: Service, name: str, wish: Wish, found: frozenset[str]) -> str:
+    """Why the service cannot have its aliases on a network; empty: it can, and has them from now on."""
+    taken = [alias for alias in wish.aliases if alias.lower() in draft.taken(name)]
+    if taken:
+        return f"{', '.join(taken)}: a backend has that name: choose another alias"
+    new = [alias for alias in wish.aliases if alias not in found]
+    others = [f"{alias!r} is {held}'s" for alias in new if (held := _held(draft, service, name, alias))]
+    if others:
+        return f"{'; '.join(others)}: choose another alias, or list it for both in docker.grants"
+    for alias in wish.aliases:
+        draft.promised.setdefault((name, alias.lower()), _holder(draft, service))
+    return ""
+
+
+def _held(draft: Draft, service: Service, name: str, alias: str) -> str | None:
+    """Who has the alias already on that network, or will, other than those who may share it."""
+    holder, network, alias = _holder(draft, service), draft.known[name].id, alias.lower()
+    holders = [
+        _holder(draft, other)
+        for other in draft.observed.services
+        if alias in {each.lower() for each in other.networks.get(network, ())}
+    ]
+    for container in draft.observed.containers:
+        endpoint = container.endpoints.get(name)
+        if endpoint is not None and alias in {each.lower() for each in endpoint.aliases or ()}:
+            holders.append(draft.holder(container))
+    promised = draft.promised.get((name, alias))
+    holders += [promised] if promised is not None else []
+    return next((other.who for other in holders if not other.shares(alias, holder)), None)
+
+
+def _holder(draft: Draft, service: Service) -> Holder:
+    labels = {SWARM_SERVICE: service.name}
+    return Holder(f"service {service.name}", party(service.id, labels), draft.by_configuration(None, labels))
 
 
 def _update(draft: Draft, service: Service, networks: Mapping[str, frozenset[str]]) -> None:

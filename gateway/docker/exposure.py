@@ -1,0 +1,84 @@
+"""What weakens the identity of consumers. Pure."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gateway.docker.consumers import consumer, networks_of_sources
+from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
+from gateway.docker.labels import KEYS
+from gateway.docker.model import RUNNING, Container, Observed
+from gateway.docker.plan import Desired
+
+_FORGING = {"NET_RAW", "NET_ADMIN"}
+"""Capabilities (capabilities(7)) that let a container send from an address that is not its own."""
+_DEFAULTS = {"NET_RAW"}
+"""Those of them that a container has by default."""
+_MOST_NAMES = 5
+
+
+def can_forge(host: Mapping[str, Any]) -> bool:
+    """Whether a container can send from an address that is not its own.
+
+    Args:
+        host: `HostConfig` of its inspection.
+    """
+    added, dropped = _names(host.get("CapAdd")), _names(host.get("CapDrop"))
+    if host.get("Privileged"):
+        return True
+    if "ALL" in added:
+        return bool(_FORGING - dropped)
+    kept = set() if "ALL" in dropped else _DEFAULTS - dropped
+    return bool((kept | added) & _FORGING)
+
+
+def _names(listed: Any) -> set[str]:
+    return {str(each).upper().removeprefix("CAP_") for each in listed or ()}
+
+
+def image_labels(desired: Desired, observed: Observed) -> Iterator[str]:
+    """A line for each container with labels of its image that would matter if the operator had set them."""
+    prefix = desired.options.label_prefix
+    matter = {f"{prefix}.{key}" for key in KEYS} | set(desired.by_label.values())
+    matter |= {label.partition("=")[0] for rule in desired.options.attach for label in rule.labels}
+    if any(each.project or each.swarm_service for each in desired.options.grants):
+        matter |= {PROJECT, SERVICE, SWARM_SERVICE}
+    for container in observed.containers:
+        found = sorted(matter & container.image_labels.keys())
+        if found and container.id != observed.own:
+            many = len(found) > 1
+            yield (
+                f"{container.name}: {', '.join(found)} {'come' if many else 'comes'} from its image and"
+                f" {'do' if many else 'does'} not count: grant it what it needs in docker.grants, or remove"
+                f" {'them' if many else 'it'} from the image and set {'them' if many else 'it'} on the container"
+            )
+
+
+def forging(desired: Desired, observed: Observed) -> Iterator[str]:
+    """A line for each network on which a container can pass for a consumer that is let in by label or grant."""
+    sources = networks_of_sources(observed, desired.options)
+    by_network: dict[str, list[Container]] = {}
+    for container in observed.containers:
+        if not _is_gateway(desired, observed, container) and container.state in RUNNING:
+            for name in container.endpoints:
+                if name not in ("host", "none") and (sources is None or name in sources):
+                    by_network.setdefault(name, []).append(container)
+    for name, there in sorted(by_network.items()):
+        able = sorted(each.name for each in there if each.can_forge)
+        if not able or len(there) < 2:  # alone with the gateway it could only pass for itself
+            continue
+        known = [consumer(each, desired.options.grants, strict=desired.strict) for each in there]
+        used = [each for each, label in desired.by_label.items() if any(who.has(label, each) for who in known)]
+        if used:
+            more = f" and {len(able) - _MOST_NAMES} more" if len(able) > _MOST_NAMES else ""
+            yield (
+                f"network {name}: {', '.join(able[:_MOST_NAMES])}{more} can send from another container's address"
+                f" (NET_RAW or NET_ADMIN) and so pass for a consumer of {', '.join(used)}: use cap_drop: [NET_RAW],"
+                " a network for each consumer, or a unix socket for each (docs/docker.md)"
+            )
+
+
+def _is_gateway(desired: Desired, observed: Observed, container: Container) -> bool:
+    """Whether it is the gateway's container: `audit` may run in none, and knows it by its aliases."""
+    names = {*desired.backends}
+    ours = [each.aliases for each in container.endpoints.values() if each.aliases and desired.mark in each.aliases]
+    return container.id == observed.own or any(names & aliases for aliases in ours)

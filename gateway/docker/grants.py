@@ -1,0 +1,60 @@
+"""Who may use what, as the operator wrote it down. Pure."""
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from gateway.docker.options import Grant
+
+PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
+SWARM_SERVICE = "com.docker.swarm.service.name"
+
+
+@dataclass(frozen=True)
+class Granted:
+    """What all matching grants give together.
+
+    Args:
+        backends: That it may use.
+        aliases: That it may have.
+    """
+
+    backends: tuple[str, ...]
+    aliases: tuple[str, ...]
+
+
+def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]) -> Granted | None:
+    """What a container or service is granted; None: nothing.
+
+    Args:
+        grants: The configuration's.
+        name: The container's; None: it is a service.
+        labels: Those that count, see `gateway.docker.images`.
+    """
+    found = [each for each in grants if _matches(each, name, labels)]
+    if not found:
+        return None
+    return Granted(
+        tuple(dict.fromkeys(name for each in found for name in each.backends)),
+        tuple(dict.fromkeys(alias for each in found for alias in each.aliases)),
+    )
+
+
+def party(container_id: str, labels: Mapping[str, str]) -> tuple[str, str]:
+    """Whose a container is: containers of one Compose project, or of one swarm service, may share an alias."""
+    for kind in (PROJECT, SWARM_SERVICE):
+        if kind in labels:
+            return kind, labels[kind]
+    return "", container_id
+
+
+def _matches(grant: Grant, name: str | None, labels: Mapping[str, str]) -> bool:
+    asked = (
+        (grant.container, name),
+        (grant.project, labels.get(PROJECT)),
+        (grant.service, labels.get(SERVICE)),
+        (grant.swarm_service, labels.get(SWARM_SERVICE)),
+    )
+    return all(
+        pattern is None or (text is not None and fnmatch.fnmatchcase(text, pattern)) for pattern, text in asked
+    )
