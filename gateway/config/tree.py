@@ -1,5 +1,6 @@
 """The raw configuration: scalars, lists and mappings that remember where they were written."""
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -69,15 +70,27 @@ def expand(text: str, environment: Mapping[str, str]) -> str:
     return _REFERENCE.sub(value, text)
 
 
-def read_yaml(path: Path, problems: list[Problem], environment: Mapping[str, str] = os.environ) -> Table:
-    """Read a YAML file; what is wrong with it is added to `problems`."""
-    nothing = Table(str(path))
+def references(text: str) -> set[str]:
+    """The environment variables that `text` refers to."""
+    return {match[1] for match in _REFERENCE.finditer(text) if match[1]}
+
+
+def read_text(path: Path, problems: list[Problem]) -> tuple[str, str | None]:
+    """The text of a file, and the SHA-256 of its bytes; empty and None, and a problem, where it cannot be read."""
+    digest = None
     try:
-        text = path.read_text()
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        return data.decode(), digest
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
         problems.append(Problem(str(path), "", f"cannot be read: {reason}"))
-        return nothing
+        return "", digest
+
+
+def parse_yaml(path: Path, text: str, problems: list[Problem], environment: Mapping[str, str] = os.environ) -> Table:
+    """Parse the text of a YAML file; what is wrong with it is added to `problems`."""
+    nothing = Table(str(path))
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:

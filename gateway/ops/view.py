@@ -174,6 +174,8 @@ class ServiceView:
     docker: DockerView | None = None
     tasks: int = 0
     """Of asyncio, in this process."""
+    audit_dropped: int = 0
+    """Events that are not in the audit log."""
     io_flusher: bool = False
     """Whether the kernel knows that its own writing back may wait for us."""
 
