@@ -48,24 +48,40 @@ class Auditing:
         trouble = self._writer.trouble if self._writer else None
         return [trouble] if trouble else []
 
-    async def apply(self, section: AuditSection) -> None:
-        """Write there from now on.
+    async def prepare(self, section: AuditSection) -> Writer | None:
+        """What writes there, for `switch` or `discard`; the one of now, where nothing changes.
 
         Raises:
-            GatewayError: The file cannot be opened; nothing was changed.
+            GatewayError: The file cannot be opened.
         """
-        if section == self._section:
+        return self._writer if section == self._section else await _opened(section, self._instance)
+
+    def discard(self, writer: Writer | None) -> None:
+        """Do not use what `prepare` returned."""
+        if writer is not None and writer is not self._writer:
+            writer.begin_close()
+
+    async def switch(self, section: AuditSection, writer: Writer | None) -> None:
+        """Use what `prepare` returned, from now on."""
+        if writer is self._writer:
             return
-        writer = await _opened(section, self._instance)
         self.recorder.flush()
         before, self._writer, self._section = self._writer, writer, section
         self.recorder.sink = writer
         if before is not None:
             self._dropped += await _closed(before)
 
+    async def open(self, section: AuditSection) -> None:
+        """Write there from the start.
+
+        Raises:
+            GatewayError: The file cannot be opened.
+        """
+        await self.switch(section, await self.prepare(section))
+
     async def close(self) -> None:
         """Write what waits, for two seconds at most."""
-        await self.apply(AuditSection())
+        await self.switch(AuditSection(), None)
 
     def reopen(self) -> None:
         """The file may have been rotated."""
@@ -134,7 +150,7 @@ async def recording(config: Config) -> AsyncIterator[Recorder]:
     """
     auditing = Auditing(config.gateway.instance)
     if isinstance(config.audit.log, Path):
-        await auditing.apply(config.audit)
+        await auditing.open(config.audit)
     try:
         yield auditing.recorder
     finally:

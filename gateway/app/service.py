@@ -86,7 +86,7 @@ class GatewayService:
             GatewayError: An address cannot be listened on, or the audit log cannot be opened.
         """
         prepare_loop()
-        await self._auditing.apply(self._config.audit)
+        await self._auditing.open(self._config.audit)
         try:
             self._auditing.started()
             await self._serve(announce)
@@ -205,13 +205,13 @@ class GatewayService:
         config = await self._load()
         self._refuse_while_stopping()
         compare(site.config, config)
-        await self._auditing.apply(config.audit)
+        writer = await self._auditing.prepare(config.audit)
         try:
+            self._refuse_while_stopping()
             changes = site.apply(config, bind_all(config, site.listeners))
         except BaseException:
-            await self._auditing.apply(self._config.audit)
+            self._auditing.discard(writer)
             raise
-        self._auditing.configured(self._config, config, trigger)
         if self._fleet is not None:
             self._fleet.apply(config, site)
         self._flush_if_bulk(config)
@@ -221,8 +221,12 @@ class GatewayService:
         for sentence in advice(config):
             if sentence not in known:
                 log.warning(sentence)
-        self._config = config
+        before, self._config = self._config, config
         self._reload_good, self._reload_error, self._reload_at = True, "", time.time()
+        self._auditing.configured(before, config, trigger)
+        if config.audit != before.audit:
+            await self._auditing.switch(config.audit, writer)
+            self._auditing.configured(before, config, trigger)  # where the log begins, as where it ends
         if not await site.workers.settled():
             log.warning("a worker is slow to apply the configuration")
         log.info("reloaded", extra={"changes": str(changes)})

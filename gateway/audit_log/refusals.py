@@ -13,7 +13,7 @@ class Refused(NamedTuple):
     """What is told apart."""
 
     backend: str
-    source: str
+    source: str | None
     consumer: str | None
     reason: str
 

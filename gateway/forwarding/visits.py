@@ -5,14 +5,12 @@ from dataclasses import dataclass
 
 from gateway.audit_log.recorder import Recorder
 from gateway.audit_log.refusals import Refused
-from gateway.contracts import Ending, Endpoint, Relay, Stream
+from gateway.contracts import Ending, Relay, Stream
 from gateway.errors import Reason
 from gateway.forwarding.admission import Consumer, Refusal, Source
 from gateway.forwarding.path import Place
 from gateway.relay.sockets import Peer, peer_of
 
-UNIX = "unix"
-"""The source of a client on a unix socket."""
 NOT_CONNECTED = "not_connected"
 """The ending of a client that was let in and could not be joined to a target."""
 
@@ -72,7 +70,7 @@ class Visits:
         visit = self._leave(client)
         if visit is not None:
             source, consumer = visit.source, visit.consumer
-            address = "" if source is None else source.address or UNIX
+            address = None if source is None else source.address or str(source)
             self._recorder.refused(Refused(self._backend, address, consumer.name if consumer else None, refusal))
 
     def miss(self, client: Stream, ending: str, reason: Reason | None = None) -> None:
@@ -105,7 +103,7 @@ class Visits:
         self._recorder.record(
             "connection",
             backend=self._backend,
-            source=None if source is None else str(Endpoint(source.address, source.port)) if source.address else UNIX,
+            source=None if source is None else str(source),
             **process,
             consumer=consumer.name if consumer else None,
             consumer_id=consumer.id if consumer else None,

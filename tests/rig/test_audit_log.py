@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -364,7 +365,7 @@ def test_a_log_that_is_rotated_goes_on_in_a_new_file(gateway: Gateway, log: Path
     assert gateway.command("reload").returncode == 0
     exchange(listen)
     wait_for(gateway, other, "connection")
-    assert lines(other)[0]["changed"] == ["audit.log"]
+    assert lines(log)[-1]["changed"] == lines(other)[0]["changed"] == ["audit.log"]
     counts = [len(lines(each, "connection")) for each in (first, log, other)]
     assert counts == [1, 1, 1]
     # A file that cannot be opened is refused, and the old one goes on.
@@ -374,6 +375,11 @@ def test_a_log_that_is_rotated_goes_on_in_a_new_file(gateway: Gateway, log: Path
     assert "absent/log: No such file or directory" in refused.stderr + refused.stdout
     (line,) = wait_for(gateway, other, "configuration", result="error")
     assert "absent/log" in line["detail"]
+    # Without: the last line says so.
+    gateway.config.write_text(re.sub(r"audit: .*", "", gateway.config.read_text()))
+    assert gateway.command("reload").returncode == 0
+    exchange(listen)
+    assert lines(other)[-1]["changed"] == ["audit.log"]
 
 
 def test_standard_output_and_a_file_that_cannot_be_opened(gateway: Gateway, echo_port: int) -> None:
