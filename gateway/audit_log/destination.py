@@ -31,7 +31,7 @@ class Destination:
         """Bytes of the first line that are written already."""
 
     def open(self) -> None:
-        """Open it anew.
+        """Open it again, or for the first time.
 
         Raises:
             OSError: It cannot be opened.

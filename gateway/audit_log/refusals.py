@@ -6,11 +6,11 @@ WINDOW = 1.0
 """Seconds between two lines about the same refusal."""
 _MOST = 1024
 OTHERS = "others"
-"""The source of refusals that are not told apart, because there are too many sources."""
+"""The source of refusals that are counted together, because there are too many sources."""
 
 
 class Refused(NamedTuple):
-    """What is told apart."""
+    """The refusals that are counted together."""
 
     backend: str
     source: str | None

@@ -73,7 +73,7 @@ class Writer:
             else:
                 self._waiting.append(event)
         if full:
-            self._full.say(lambda: log.error("the audit log is full: events are dropped", extra=self._told()))
+            self._full.say(lambda: log.error("the audit log is full: events are dropped", extra=self._details()))
         elif not self._wake.is_set():
             self._wake.set()
 
@@ -88,7 +88,7 @@ class Writer:
         self._wake.set()
 
     def reopen(self) -> None:
-        """Open the target anew before the next write: it may have been rotated."""
+        """Open the target again before the next write: it may have been rotated."""
         self._reopen = True
 
     @property
@@ -126,7 +126,7 @@ class Writer:
             log.error("the audit log did not take its last events: they are lost", extra={"events": left})
         return left
 
-    def _told(self) -> dict[str, object]:
+    def _details(self) -> dict[str, object]:
         return {"file": str(self._target), "dropped": self.dropped, "detail": self.trouble or "it is too slow"}
 
     def _run(self) -> None:
@@ -169,7 +169,7 @@ class Writer:
                 self._destination.write(self._writing)
             except OSError as error:
                 self.error = error
-                self._failed.say(lambda: log.error("the audit log cannot be written", extra=self._told()))
+                self._failed.say(lambda: log.error("the audit log cannot be written", extra=self._details()))
                 if last:
                     self._give_up()
                     return
