@@ -69,12 +69,35 @@ class Problem:
         return ": ".join(part for part in (self.place, self.key, self.message) if part)
 
 
-class ConfigError(GatewayError):
-    """The configuration cannot be used; carries every problem found, not only the first."""
+@dataclass(frozen=True)
+class Origin:
+    """What a configuration was read from; names only, since values may be secret.
 
-    def __init__(self, problems: list[Problem]) -> None:
+    Args:
+        file: The file; None: there is none.
+        sha256: The SHA-256 of the file's bytes in hexadecimal, as `sha256sum` prints it; None: it was not read.
+        environment: The variables that were used.
+        flags: The flags that were used.
+    """
+
+    file: str | None = None
+    sha256: str | None = None
+    environment: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+
+
+class ConfigError(GatewayError):
+    """The configuration cannot be used; carries every problem found, not only the first.
+
+    Args:
+        problems: All of them.
+        origin: What was read, where that is known.
+    """
+
+    def __init__(self, problems: list[Problem], origin: Origin | None = None) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = problems
+        self.origin = origin
 
 
 class UsageError(GatewayError):

@@ -69,6 +69,6 @@ def compare(old: Config, new: Config) -> Changes:
         backends_new=frozenset(new.backends.keys() - old.backends.keys()),
         backends_changed=frozenset(changed),
         sections=frozenset(
-            name for name in ("log", "shutdown", "docker") if getattr(old, name) != getattr(new, name)
+            name for name in ("log", "audit", "shutdown", "docker") if getattr(old, name) != getattr(new, name)
         ),
     )

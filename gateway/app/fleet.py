@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gateway.app.site import Site
+from gateway.audit_log.recorder import Recorder
 from gateway.config import Config
 from gateway.contracts import Link
 from gateway.docker.consumers import Consumer
@@ -24,9 +25,11 @@ class Fleet:
     Args:
         supervisor: Runs the unit.
         group: Owns the task that ends it.
+        recorder: Where writes to Docker are recorded.
     """
 
-    def __init__(self, supervisor: Supervisor, group: asyncio.TaskGroup) -> None:
+    def __init__(self, supervisor: Supervisor, group: asyncio.TaskGroup, recorder: Recorder) -> None:
+        self._recorder = recorder
         self.reconciler: Reconciler | None = None
         self._supervisor = supervisor
         self._group = group
@@ -50,7 +53,9 @@ class Fleet:
         if config.docker is not None:
             from gateway.docker.reconciler import Reconciler  # noqa: PLC0415 - its libraries only where it is used
 
-            self.reconciler = Reconciler(config.docker, self.desired, self._link, config.gateway.state_dir)
+            self.reconciler = Reconciler(
+                config.docker, self.desired, self._link, config.gateway.state_dir, self._recorder
+            )
             self.reconciler.directory.watchers.append(self._introduce)
             self._unit = f"docker #{next(self._numbers)}"
             self._supervisor.start(self._unit, self.reconciler)

@@ -5,7 +5,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from gateway.app.auditing import recording
 from gateway.app.wanted import desired
+from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts import Endpoint, Link, State
 from gateway.docker.audit import Stored, look
@@ -65,12 +67,19 @@ def plan(config: Config) -> Plan:
 
 
 def apply(config: Config) -> tuple[Plan, list[str]]:
-    """Do it; gives what was done, and what was refused.
+    """Do it; gives what was done, and what was refused. It is recorded in the audit log, where that is a file.
 
     Raises:
         EngineError: The engine cannot be asked.
+        GatewayError: The audit log cannot be opened; nothing was done.
     """
-    return _with_engine(config, Reconciler.settle)
+    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+        return runner.run(_recorded(config))
+
+
+async def _recorded(config: Config) -> tuple[Plan, list[str]]:
+    async with recording(config) as recorder:
+        return await _reconcile(config, Reconciler.settle, recorder)
 
 
 def audit(config: Config) -> tuple[list[Stored], list[str]]:
@@ -100,7 +109,9 @@ def _with_engine(config: Config, job: Callable[[Reconciler, Engine], Awaitable[_
         return runner.run(_reconcile(config, job))
 
 
-async def _reconcile(config: Config, job: Callable[[Reconciler, Engine], Awaitable[_T]]) -> _T:
+async def _reconcile(
+    config: Config, job: Callable[[Reconciler, Engine], Awaitable[_T]], recorder: Recorder | None = None
+) -> _T:
     options = config.docker
     if options is None:
         raise UsageError("the configuration has no section docker")
@@ -115,7 +126,7 @@ async def _reconcile(config: Config, job: Callable[[Reconciler, Engine], Awaitab
         def link(name: str) -> Link | None:
             return uplinks[name].link
 
-        reconciler = Reconciler(options, lambda: desired(config), link, config.gateway.state_dir)
+        reconciler = Reconciler(options, lambda: desired(config), link, config.gateway.state_dir, recorder)
         try:
             async with connected(options, link) as engine:
                 return await job(reconciler, engine)

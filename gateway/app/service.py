@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.app import views
+from gateway.app.auditing import Auditing
 from gateway.app.binding import bind_all
 from gateway.app.changes import compare
 from gateway.app.expiry import Expiry, warnings
@@ -30,6 +31,7 @@ from gateway.ops.http import OpsServer
 from gateway.ops.notify import Notifier
 from gateway.ops.view import BackendView, ServiceView
 from gateway.relay.readiness import RelayLoop
+from gateway.relay.sockets import Peer
 from gateway.supervision.supervisor import supervise
 
 log = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ class GatewayService:
         self._startup_done = False
         self._flushes = False
         self._notifier = Notifier()
+        self._auditing = Auditing(config.gateway.instance)
         self._site: Site | None = None
         self._fleet: Fleet | None = None
         self._expiry = Expiry(lambda: self._config, lambda: list(self._site.backends.values()) if self._site else [])
@@ -82,9 +85,19 @@ class GatewayService:
             announce: Called once with the ops server's real address, when everything listens.
 
         Raises:
-            GatewayError: An address cannot be listened on.
+            GatewayError: An address cannot be listened on, or the audit log cannot be opened.
         """
         prepare_loop()
+        await self._auditing.open(self._config.audit)
+        try:
+            self._auditing.started()
+            await self._serve(announce)
+        finally:
+            self._auditing.stopped(time.time() - self._started_at)
+            await self._auditing.close()
+        log.info("stopped")
+
+    async def _serve(self, announce: Callable[[Endpoint], None] | None) -> None:
         listeners = bind_all(self._config, {})
         ops = self._config.ops
         async with (
@@ -93,11 +106,13 @@ class GatewayService:
             supervise() as supervisor,
         ):
             self._flush_if_bulk(self._config)
-            self._fleet = Fleet(supervisor, group)
-            self._site = Site(supervisor, group, self._config, self._fleet)
+            recorder = self._auditing.recorder
+            self._fleet = Fleet(supervisor, group, recorder)
+            self._site = Site(supervisor, group, self._config, self._fleet, recorder=recorder)
             self._site.apply(self._config, listeners)
             self._fleet.apply(self._config, self._site)
             supervisor.start("certificates", self._expiry)
+            self._auditing.configured(Config(), self._config, "start")
             if self._config.gateway.reload_on_change:
                 supervisor.start("file watch", FileWatch(self._watched, self._files_changed, self._marks))
             helpers = {group.create_task(self._pulse()), group.create_task(self._await_startup())}
@@ -112,7 +127,7 @@ class GatewayService:
             await wind_down(self._site, self._config.shutdown, self._at_once)
             for helper in helpers:
                 helper.cancel()
-        log.info("stopped")
+        await asyncio.sleep(0)  # the ends of the last clients are noticed in this turn of the loop
 
     # What ops asks and tells.
 
@@ -151,8 +166,9 @@ class GatewayService:
             tasks=len(asyncio.all_tasks()),
             io_flusher=self._flushes,
             docker=views.docker_view(self._fleet) if self._fleet else None,
-            warnings=advice(self._config) + warnings(certificates, time.time()),
+            warnings=[*advice(self._config), *warnings(certificates, time.time()), *self._auditing.trouble],
             credentials=views.credential_views(certificates),
+            audit_dropped=self._auditing.dropped,
             workers={unit.number: unit.pid if unit.running else None for unit in site.workers.units} if site else {},
         )
 
@@ -161,16 +177,25 @@ class GatewayService:
         running = self._site.backends.get(backend) if self._site else None
         return views.history(running) if running else None
 
+    def commanded(self, command: str, peer: Peer | None, result: str) -> None:
+        """See `gateway.ops.control.Service`."""
+        self._auditing.command(command, peer, result)
+
     async def reload(self) -> str:
         """See `gateway.ops.control.Service`."""
+        return await self._reload_for("admin")
+
+    async def _reload_for(self, trigger: str) -> str:
         async with self._reloading:
             if self._site is None:
                 raise GatewayError("the service is not running")
             self._refuse_while_stopping()
             self._notifier.reloading()
+            self._auditing.reopen()
             try:
-                return await self._reload(self._site)
+                return await self._reload(self._site, trigger)
             except Exception as error:
+                self._auditing.refused(error, trigger)
                 self._reload_good, self._reload_error = False, str(error)
                 if not isinstance(error, GatewayError):
                     log.exception("reload failed")
@@ -180,11 +205,17 @@ class GatewayService:
             finally:
                 self._notifier.ready()
 
-    async def _reload(self, site: Site) -> str:
+    async def _reload(self, site: Site, trigger: str) -> str:
         config = await self._load()
         self._refuse_while_stopping()
         compare(site.config, config)
-        changes = site.apply(config, bind_all(config, site.listeners))
+        writer = await self._auditing.prepare(config.audit)
+        try:
+            self._refuse_while_stopping()
+            changes = site.apply(config, bind_all(config, site.listeners))
+        except BaseException:
+            self._auditing.discard(writer)
+            raise
         if self._fleet is not None:
             self._fleet.apply(config, site)
         self._flush_if_bulk(config)
@@ -194,8 +225,12 @@ class GatewayService:
         for sentence in advice(config):
             if sentence not in known:
                 log.warning(sentence)
-        self._config = config
+        before, self._config = self._config, config
         self._reload_good, self._reload_error, self._reload_at = True, "", time.time()
+        self._auditing.configured(before, config, trigger)
+        if config.audit != before.audit:
+            await self._auditing.switch(config.audit, writer)
+            self._auditing.configured(before, config, trigger)  # where the log begins, as where it ends
         if not await site.workers.settled():
             log.warning("a worker is slow to apply the configuration")
         log.info("reloaded", extra={"changes": str(changes)})
@@ -277,19 +312,24 @@ class GatewayService:
 
     def _catch_signals(self, group: asyncio.TaskGroup, helpers: set[asyncio.Task[None]]) -> None:
         def reload() -> None:
-            task = group.create_task(self._reload_by_signal())
+            self._auditing.command("SIGHUP", None, "done")
+            task = group.create_task(self._reload_quietly("signal"))
             helpers.add(task)
             task.add_done_callback(helpers.discard)
 
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.shutdown)
+            loop.add_signal_handler(number, self._shutdown_by, number)
         loop.add_signal_handler(signal.SIGHUP, reload)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # one may have come while we started
 
-    async def _reload_by_signal(self) -> None:
+    def _shutdown_by(self, number: signal.Signals) -> None:
+        self._auditing.command(number.name, None, "done")
+        self.shutdown()
+
+    async def _reload_quietly(self, trigger: str) -> None:
         try:
-            await self.reload()
+            await self._reload_for(trigger)
         except GatewayError:
             return  # told in the log, the status and the metric
 
@@ -301,7 +341,7 @@ class GatewayService:
 
     async def _files_changed(self, changed: set[Path]) -> None:
         if self._file in changed:
-            await self._reload_by_signal()
+            await self._reload_quietly("file")
         for name, spec in self._config.tunnels.items():
             renewed = spec.kind.renewed(spec.options)
             if self._site is not None and (files_of(spec.options) - renewed) & changed:

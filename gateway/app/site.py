@@ -17,6 +17,7 @@ from gateway.app.worker.messages import Command
 from gateway.app.worker.owner import Workers
 from gateway.app.worker.remote import RemoteForward
 from gateway.app.worker.unit import WorkerUnit
+from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config, TunnelSpec
 from gateway.contracts import Backend, Endpoint, TunnelState
 from gateway.forwarding.aborts import AbortBudget
@@ -54,6 +55,7 @@ class Site:
         config: What will be applied first.
         identity: Who knows consumers by their addresses; None: nobody does.
         checker: Who checks the targets; None: this process does, and may have workers.
+        recorder: Where clients' ends are recorded; None: nowhere.
     """
 
     def __init__(
@@ -63,7 +65,9 @@ class Site:
         config: Config,
         identity: Identity | None = None,
         checker: Checker | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
+        self._recorder = recorder or Recorder()
         self._identity = identity
         self._knows_containers = False
         self.config = self._wanted = replace(config, tunnels={}, backends={})
@@ -77,7 +81,7 @@ class Site:
         """By tunnel and server: several backends may lead to the same one."""
         self._checker = checker
         self._apart = checker is None  # a worker is for one sort of traffic anyway
-        self.workers = Workers(config.gateway.workers if checker is None else 0, self._failed)
+        self.workers = Workers(config.gateway.workers if checker is None else 0, self._failed, self._recorder)
         if self.workers.units:
             handshakes().per_server = max(1, PER_SERVER - len(self.workers.units))
         self._units.start("tunnel direct", self.direct)
@@ -190,7 +194,9 @@ class Site:
         else:
             route = Route(self._path(spec), lambda: list(spec.targets), lambda _: None, spec.hold)
             kind = spec.kind
-            forward = Forward(spec.name, [], self._admission(spec), route, kind.tap, kind.prompt, kind.cancels)
+            forward = Forward(
+                spec.name, [], self._admission(spec), route, kind.tap, kind.prompt, kind.cancels, self._recorder
+            )
             running = Running(spec, forward)
         self.backends[spec.name] = running
         self._change(running, spec, listeners)

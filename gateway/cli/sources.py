@@ -23,6 +23,8 @@ SETTINGS = {
     "shutdown-drain": "Time for open connections to end at a stop.",
     "log-level": "debug, info, warning or error.",
     "log-format": "text, json, or auto: text on a terminal.",
+    "audit-log": "The audit log: a file, stdout or stderr.",
+    "audit-queue": "Events that wait while the audit log's file takes none.",
 }
 """Kept here rather than read from the model, which is slow to import; a test holds the two together."""
 _SWITCHES = {"strict"}

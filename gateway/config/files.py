@@ -1,6 +1,7 @@
 """The files that a configuration names: there, readable, private."""
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ def check_files(config: Config) -> list[Problem]:
         for where, path, shown in _paths(config.docker.tls if config.docker else None, "docker.tls")
         if (trouble := _trouble(path, shown))
     ]
+    if isinstance(config.audit.log, Path) and (trouble := _unwritable(config.audit.log)):
+        problems.append(Problem(_place(config, "audit.log", "audit"), "audit.log", trouble))
     for section, specs in (("tunnels", config.tunnels), ("backends", config.backends)):
         for name, spec in specs.items():
             key = f"{section}.{name}"
@@ -125,6 +128,16 @@ def _paths(value: Any, key: str) -> Iterator[tuple[str, Path, str]]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield from _paths(getattr(value, field.name), f"{key}.{field.name}")
+
+
+def _unwritable(path: Path) -> str | None:
+    if path.is_dir():
+        return f"{path}: is a folder"
+    if not path.exists() and not path.parent.is_dir():
+        return f"{path.parent}: there is no such folder: make it"
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        return f"{path}: cannot be written by this user"
+    return None
 
 
 def _trouble(path: Path, shown: str) -> str | None:

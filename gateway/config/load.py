@@ -17,8 +17,8 @@ from gateway.config.hiding import hide
 from gateway.config.model import SECTIONS, Config
 from gateway.config.rules import check_rules
 from gateway.config.strict import weaknesses
-from gateway.config.tree import Scalar, Table, expand, read_yaml
-from gateway.errors import ConfigError, Problem
+from gateway.config.tree import Scalar, Table, expand, parse_yaml, read_text, references
+from gateway.errors import ConfigError, Origin, Problem
 
 _EXAMPLES = {"tunnel": "bastion=ssh://user@host", "backend": "orders=mysql://db:3306"}
 _MOST_PROBLEMS = 200
@@ -63,7 +63,10 @@ def load(sources: Sources) -> Config:
     problems: list[Problem] = []
     used: dict[str, str] = {}
     place = str(sources.file) if sources.file else "configuration"
-    root = read_yaml(sources.file, problems, sources.environment, used) if sources.file else Table(place)
+    root, text, digest = Table(place), "", None
+    if sources.file is not None:
+        text, digest = read_text(sources.file, problems)
+        root = parse_yaml(sources.file, text, problems, sources.environment, used)
     for name, (section, key) in setting_names().items():
         variable = "GATEWAY_" + name.replace("-", "_").upper()
         if variable in sources.environment:
@@ -81,9 +84,36 @@ def load(sources: Sources) -> Config:
         problems += [each.problem for each in weaknesses(config)]
     if not (problems or config.backends):
         problems.append(Problem(place, "backends", "there is nothing to serve: add a backend"))
+    origin = Origin(str(sources.file) if sources.file else None, digest, _variables(sources, text), _flags(sources))
     if problems:
-        raise ConfigError(_readable(problems, used))
-    return config
+        raise ConfigError(_readable(problems, used), origin)
+    return dataclasses.replace(config, origin=origin)
+
+
+def _variables(sources: Sources, text: str) -> tuple[str, ...]:
+    """The names of the variables that a configuration comes from, those included that the file refers to."""
+    used = {"GATEWAY_" + name.replace("-", "_").upper() for name in setting_names()}
+    urls = [variable for flag in _EXAMPLES for variable in _url_variables(sources, flag)]
+    used |= {*urls, *references(text), *(name for each in urls for name in references(sources.environment[each]))}
+    return tuple(sorted(used & sources.environment.keys()))
+
+
+def _flags(sources: Sources) -> tuple[str, ...]:
+    """The flags that were given, without their values."""
+    given = [f"--{name}" for name in sources.settings]
+    for flag, arguments in (("tunnel", sources.tunnels), ("backend", sources.backends)):
+        given += [f"--{flag} {each.partition('=')[0]}" for each in arguments]
+    return tuple(given)
+
+
+def _url_variables(sources: Sources, flag: str) -> list[str]:
+    """The variables that hold the URL of a tunnel or backend."""
+    prefix = f"GATEWAY_{flag.upper()}_"
+    return [
+        variable
+        for variable in sources.environment
+        if variable.startswith(prefix) and variable != prefix and not _OF_KUBERNETES.search(variable)
+    ]
 
 
 def _readable(problems: list[Problem], used: Mapping[str, str]) -> list[Problem]:
@@ -108,15 +138,14 @@ def _put_urls(
     root: Table, section: str, flag: str, sources: Sources, problems: list[Problem], used: dict[str, str]
 ) -> None:
     prefix = f"GATEWAY_{flag.upper()}_"
-    for variable, text in sources.environment.items():
-        if variable.startswith(prefix) and variable != prefix and not _OF_KUBERNETES.search(variable):
-            name = variable.removeprefix(prefix).lower().replace("_", "-")
-            try:
-                expanded = expand(text, sources.environment, used)
-            except KeyError as error:
-                problems.append(Problem(variable, "", f"the environment variable {error.args[0]} is not set"))
-                continue
-            _put_url(root, section, name, expanded, variable, problems)
+    for variable in _url_variables(sources, flag):
+        name = variable.removeprefix(prefix).lower().replace("_", "-")
+        try:
+            expanded = expand(sources.environment[variable], sources.environment, used)
+        except KeyError as error:
+            problems.append(Problem(variable, "", f"the environment variable {error.args[0]} is not set"))
+            continue
+        _put_url(root, section, name, expanded, variable, problems)
     kinds = tunnels.KINDS if section == "tunnels" else backends.KINDS
     given: set[str] = set()
     for argument in sources.tunnels if section == "tunnels" else sources.backends:

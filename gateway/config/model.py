@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gateway.backends import BackendKind
-from gateway.config.values import Network, unix_path
+from gateway.config.values import LogTarget, Network, unix_path
 from gateway.contracts import AT_LEAST_ONE, POSITIVE, Duration, Endpoint
 from gateway.docker.options import DockerOptions
+from gateway.errors import Origin
 from gateway.tunnels import TunnelKind
 
 
@@ -69,6 +70,19 @@ class LogSection:
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "text", "json"] = "auto"
+
+
+@dataclass(frozen=True)
+class AuditSection:
+    """Who did what, one JSON line each: docs/audit-log.md.
+
+    Args:
+        log: A file, `stdout` or `stderr`; absent: there is no audit log.
+        queue: Events that wait while the file takes none; those beyond are dropped, counted and said in the log.
+    """
+
+    log: LogTarget | None = None
+    queue: int = field(default=10_000, metadata=AT_LEAST_ONE)
 
 
 @dataclass(frozen=True)
@@ -213,11 +227,14 @@ class Config:
     ops: OpsSection = field(default_factory=OpsSection)
     shutdown: ShutdownSection = field(default_factory=ShutdownSection)
     log: LogSection = field(default_factory=LogSection)
+    audit: AuditSection = field(default_factory=AuditSection)
     docker: DockerOptions | None = None
     tunnels: dict[str, TunnelSpec] = field(default_factory=dict)
     backends: dict[str, BackendSpec] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict, compare=False)
     """Where each value was written, by its key."""
+    origin: Origin = field(default_factory=Origin, compare=False)
+    """What it was read from."""
 
 
 SECTIONS: dict[str, type] = {
@@ -225,5 +242,6 @@ SECTIONS: dict[str, type] = {
     "ops": OpsSection,
     "shutdown": ShutdownSection,
     "log": LogSection,
+    "audit": AuditSection,
 }
 """The sections with one value per key: each is also a flag and an environment variable."""

@@ -1,6 +1,7 @@
 """The raw configuration: scalars, lists and mappings that remember where they were written."""
 
 import errno
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -86,22 +87,37 @@ def expand(text: str, environment: Mapping[str, str], used: dict[str, str] | Non
     return _REFERENCE.sub(value, text)
 
 
-def read_yaml(path: Path, problems: list[Problem], environment: Mapping[str, str], used: dict[str, str]) -> Table:
-    """Read a YAML file.
+def references(text: str) -> set[str]:
+    """The environment variables that `text` refers to."""
+    return {match[1] for match in _REFERENCE.finditer(text) if match[1]}
+
+
+def read_text(path: Path, problems: list[Problem]) -> tuple[str, str | None]:
+    """The text of a file, and the SHA-256 of its bytes; empty and None, and a problem, where it cannot be read."""
+    digest = None
+    try:
+        data = _content(path)
+        digest = hashlib.sha256(data).hexdigest()
+        return data.decode(), digest
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        problems.append(Problem(str(path), "", f"cannot be read: {reason}"))
+        return "", digest
+
+
+def parse_yaml(
+    path: Path, text: str, problems: list[Problem], environment: Mapping[str, str], used: dict[str, str]
+) -> Table:
+    """Parse the text of a YAML file.
 
     Args:
         path: The file.
+        text: What is in it.
         problems: Gets what is wrong with it.
         environment: The variables that it may refer to.
         used: See `expand`.
     """
     nothing = Table(str(path))
-    try:
-        text = _content(path)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        problems.append(Problem(str(path), "", f"cannot be read: {reason}"))
-        return nothing
     try:
         root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -134,12 +150,12 @@ def read_yaml(path: Path, problems: list[Problem], environment: Mapping[str, str
     return tree
 
 
-def _content(path: Path) -> str:
+def _content(path: Path) -> bytes:
     with path.open("rb") as file:
         data = file.read(_LARGEST + 1)
     if len(data) > _LARGEST:
         raise OSError(errno.EFBIG, f"is larger than {_LARGEST >> 20} MiB")
-    return data.decode()
+    return data
 
 
 class _TooLargeError(Exception):

@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from pathlib import Path
+from typing import Literal
 
 from gateway.contracts import Duration, Endpoint, Size
 
@@ -18,6 +19,9 @@ _MAX_PORT = 65535
 _MAX_UNIX_PATH = 107
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+LogTarget = Literal["stdout", "stderr"] | Path
+"""Where a log goes: a standard stream or a file."""
+_STREAMS: dict[str, LogTarget] = {"stdout": "stdout", "stderr": "stderr"}
 
 
 class UnquotedError(ValueError):
@@ -100,6 +104,15 @@ def listener(text: str) -> Endpoint | Path:
     if found.port > _MAX_PORT or found.port == 0:
         raise ValueError(f"{text!r} needs a port from 1 to {_MAX_PORT}")
     return found
+
+
+def log_target(text: str) -> LogTarget:
+    """`stdout`, `stderr` or the absolute path of a file."""
+    if text in _STREAMS:
+        return _STREAMS[text]
+    if not text.startswith("/"):
+        raise ValueError(f"{text!r} must be stdout, stderr or the absolute path of a file")
+    return Path(text)
 
 
 def path(text: str) -> Path:

@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from gateway.audit_log.events import MOST_TEXT
+from gateway.audit_log.recorder import Recorder
 from gateway.contracts import Link
 from gateway.docker.act import act
 from gateway.docker.brake import Brake
@@ -36,6 +38,7 @@ _PER_OBJECT = BackoffPolicy(first=0.2, cap=60.0, floor=0.1)
 _RECONNECT = BackoffPolicy(first=0.5, cap=10.0, floor=0.1)
 _ROUNDS = 20
 """Of looking and acting, after which somebody else must be undoing what is done."""
+_VOLUMES = (Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME)
 _FIRST = (Verb.CREATE_NETWORK, Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME)
 _THEN = (Verb.CONNECT, Verb.DISCONNECT, Verb.REATTACH, Verb.UPDATE_SERVICE)
 _UNCERTAIN = (Kind.TIMEOUT, Kind.UNREACHABLE, Kind.FAILED)
@@ -53,6 +56,7 @@ class Reconciler:
         desired: Gives what is wanted now.
         link_of: Gives a tunnel's link, for an engine behind one.
         state_dir: Where the ledger goes.
+        recorder: Where each write to the engine is recorded; None: nowhere.
     """
 
     def __init__(
@@ -61,7 +65,9 @@ class Reconciler:
         desired: Callable[[], Desired],
         link_of: Callable[[str], Link | None],
         state_dir: Path,
+        recorder: Recorder | None = None,
     ) -> None:
+        self._recorder = recorder or Recorder()
         self._options = options
         self._desired = desired
         self._link_of = link_of
@@ -260,7 +266,7 @@ class Reconciler:
         return done
 
     async def _act(self, engine: Engine, action: Action) -> bool:
-        """Do it; gives whether the engine did."""
+        """Do it; gives whether the engine did. Every write to the engine passes here."""
         if action.verb in (Verb.CONNECT, Verb.REATTACH):
             self._ledger.add(action.container_id, action.network)
         if action.verb in (Verb.DISCONNECT, Verb.REATTACH):
@@ -269,7 +275,11 @@ class Reconciler:
         self.writes[action.verb] += 1
         try:
             await act(engine, action)
+        except asyncio.CancelledError:
+            self._record(action, "unknown")  # it may be done
+            raise
         except EngineError as trouble:
+            self._record(action, "unknown" if trouble.kind in _UNCERTAIN else "error", trouble)
             if trouble.kind in _UNCERTAIN:
                 self._brake.took(action.detaches, time.monotonic())
             self._count(action.verb, trouble)
@@ -278,12 +288,26 @@ class Reconciler:
                 log.warning("docker refused", extra={**told, "reason": trouble.kind, "detail": str(trouble)})
             self._backoffs[action.key] = (backoff, time.monotonic() + backoff.next(), trouble)
             return False
+        self._record(action, "ok")
         self._brake.took(action.detaches, time.monotonic())
         self._backoffs.pop(action.key, None)
         if action.verb in _FIRST:  # what waited for it may be tried at once
             self._backoffs = {key: each for key, each in self._backoffs.items() if key[0] != action.key[0]}
         log.info("docker changed", extra=told)
         return True
+
+    def _record(self, action: Action, result: str, trouble: EngineError | None = None) -> None:
+        self._recorder.record(
+            "docker",
+            action=str(action.verb),
+            object=" ".join(("volume" if action.verb in _VOLUMES else "network", action.network)),
+            container=action.container or None,
+            container_id=action.container_id or None,
+            why=action.why,
+            result=result,
+            reason=str(trouble.kind) if trouble else None,
+            detail=str(trouble)[:MOST_TEXT] if trouble else None,
+        )
 
     def _count(self, action: str, trouble: EngineError) -> None:
         key = (str(action), str(trouble.kind))

@@ -64,6 +64,11 @@ class Source:
     uid: int = -1
     gid: int = -1
 
+    def __str__(self) -> str:
+        if self.address is None:
+            return "unix"
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
     @classmethod
     def of(cls, client: socket.socket) -> "Source | None":
         """The client's; None when it is gone already."""

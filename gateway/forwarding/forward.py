@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple
 
+from gateway.audit_log.recorder import Recorder
 from gateway.contracts import CancelRequest, Cancels, Ending, Endpoint, LoginTap, Relay, Stream
 from gateway.errors import DialError, Reason
 from gateway.forwarding.admission import Admission, Consumer, Refusal, Source
@@ -22,6 +23,7 @@ from gateway.forwarding.shedding import Pace, first_to_go
 from gateway.forwarding.usage import UNKNOWN, Seat, Usage
 from gateway.forwarding.usage import Ledger as UsageLedger
 from gateway.forwarding.vigil import Vigil
+from gateway.forwarding.visits import NOT_CONNECTED, Visit, Visits
 from gateway.measure import Histogram, MakeTap, Tally
 from gateway.relay.sockets import reset
 
@@ -44,12 +46,13 @@ _RESERVED_FOR = 10.0
 class Joined:
     """A relay, and where it leads."""
 
-    __slots__ = ("began", "login", "place", "relay", "seat")
+    __slots__ = ("began", "login", "place", "relay", "seat", "visit")
     relay: Relay
     place: Place
     seat: Seat | None
     began: float
     login: LoginTap | None
+    visit: Visit | None
 
 
 class _Beyond(NamedTuple):
@@ -71,6 +74,7 @@ class Forward:
         tap: How latency is found in the traffic; None: by turns.
         prompt: Seconds after which traffic counts as failed where a client still waits for an answer; None: never.
         cancels: What requests to cancel look like, where they come on connections of their own; None: they do not.
+        recorder: Where each client's end is recorded; None: nowhere.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Forward:
         tap: MakeTap | None = None,
         prompt: float | None = None,
         cancels: Cancels | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.name = name
         self.listeners = listeners
@@ -104,6 +109,7 @@ class Forward:
         self._prompt = prompt
         self._unwanted: frozenset[Endpoint] = frozenset()
         self._shedding = False
+        self._visits = Visits(name, recorder or Recorder())
 
     @property
     def active(self) -> int:
@@ -221,13 +227,15 @@ class Forward:
 
     def _take(self, client: Stream) -> None:
         admission = self.admission
-        source = Source.of(client) if admission.looks else Source()
+        source = Source.of(client) if admission.looks or self._visits.on else Source()
+        self._visits.begin(client, source)
         refusal = admission.refusal(source, self.active - len(self._reserve))
         if refusal is not None:
             self._turn_away(client, refusal)
             return
         self.accepted += 1
         if self._group is None:
+            self._visits.miss(client, Ending.ABORTED)
             reset(client)
             return
         consumer: Consumer | None = admission.socket_consumer(source)
@@ -239,6 +247,7 @@ class Forward:
             if consumer is None and admission.identity and not admission.identity.stranger(source.address):
                 self._begin(client, self._introduce(client, source.address))
                 return
+        self._visits.name(client, consumer)
         admitted = self._admit(source.address if source else None, consumer)
         if isinstance(admitted, Seat):
             self._begin(client, self._connect(client, admitted), admitted)
@@ -266,6 +275,7 @@ class Forward:
             self._reserve.leave(task)
             if task.cancelled():  # perhaps before it began
                 job.close()
+                self._visits.miss(client, Ending.ABORTED)
                 reset(client)
             if seat is not None:
                 seat.give_up()
@@ -282,12 +292,14 @@ class Forward:
         except Exception:
             log.exception("a client could not be served", extra={"backend": self.name})
             self.rejected[Reason.PROTOCOL] += 1
+            self._visits.miss(client, NOT_CONNECTED, Reason.PROTOCOL)
             reset(client)
 
     def _refuse(self, client: Stream, refusal: Refusal, usage: Usage | None = None) -> None:
         self.rejected[refusal] += 1
         if usage is not None:
             usage.rejected[refusal] += 1
+        self._visits.refuse(client, refusal)
         log.debug("client refused", extra={"backend": self.name, "reason": str(refusal)})
         reset(client)
 
@@ -300,6 +312,7 @@ class Forward:
         except BaseException:
             reset(client)
             raise
+        self._visits.name(client, consumer)
         admitted = self._admit(address, consumer)
         if isinstance(admitted, Seat):
             try:
@@ -357,13 +370,16 @@ class Forward:
             place, relay, login = await self._dialler.join(client, vigil, latency, request)
         except DialError as error:
             self.rejected[error.reason] += 1
+            self._visits.miss(client, NOT_CONNECTED, error.reason)
             log.debug(
                 "client given up",
                 extra={"backend": self.name, "reason": error.reason, "detail": error.detail},
             )
             return
         except asyncio.CancelledError:
-            self.resets[Ending.CLIENT_RESET if vigil.gone else Ending.ABORTED] += 1
+            ending = Ending.CLIENT_RESET if vigil.gone else Ending.ABORTED
+            self.resets[ending] += 1
+            self._visits.miss(client, ending)
             if not vigil.gone:
                 raise
             return
@@ -374,7 +390,7 @@ class Forward:
         self._dialling.discard(task)
         if seat is not None:
             seat.join(relay)
-        self.joined[relay.ended] = Joined(relay, place, seat, time.time(), login)
+        self.joined[relay.ended] = Joined(relay, place, seat, time.time(), login, self._visits.join(client))
         if login is not None and self._cancels is not None:
             self._cancels.begin(place, login)
         if self._reserve.pass_on(task, relay.ended):
@@ -388,6 +404,7 @@ class Forward:
         joined, ending = self.joined.pop(ended), ended.result()
         relay, target = joined.relay, joined.place.target
         self._reserve.leave(ended)
+        self._visits.end(joined.visit, joined.place, relay, ending)
         if joined.login is not None and self._cancels is not None:
             self._cancels.end(joined.place, joined.login)
         if joined.seat is not None:

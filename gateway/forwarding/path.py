@@ -9,6 +9,8 @@ from gateway.measure import Histogram
 class Path(Protocol):
     """What a forward needs of a tunnel's uplink."""
 
+    tunnel_name: str | None
+    """Whose it is; None: the straight way, without a tunnel."""
     link: Link | None
     channel_open: Histogram
 

@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 from gateway.ops.view import ServiceView
+from gateway.relay.sockets import Peer
 
 
 class Service(Protocol):
@@ -22,6 +23,15 @@ class Service(Protocol):
 
         Raises:
             ConfigError, BindError: Nothing was changed.
+        """
+
+    def commanded(self, command: str, peer: Peer | None, result: str) -> None:
+        """Record an admin command.
+
+        Args:
+            command: Its path.
+            peer: The process that asked; None: it is not known.
+            result: `done`, `refused`, `failed`, or `unknown` for what there is not.
         """
 
     def drain(self) -> None:

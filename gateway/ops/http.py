@@ -13,7 +13,7 @@ from aiohttp import web
 
 from gateway.contracts import Endpoint
 from gateway.errors import ConfigError, GatewayError, UsageError
-from gateway.ops import health, metrics
+from gateway.ops import asked, health, metrics
 from gateway.ops.answers import consumers_json, plan_json, service_json
 from gateway.ops.control import Service
 from gateway.relay.sockets import bind_unix
@@ -86,7 +86,10 @@ class OpsServer:
 
     def _admin(self) -> web.Application:
         app = self._public()
-        app.add_routes([web.post(path, handler.__get__(self)) for path, handler in self._ADMIN.items()])
+        record = self._service.commanded
+        app.add_routes(
+            [web.post(path, asked.noted(handler.__get__(self), record)) for path, handler in self._ADMIN.items()]
+        )
         return app
 
     async def _live(self, _: web.Request) -> web.Response:

@@ -95,6 +95,9 @@ def _service(view: ServiceView) -> Iterator[Metric]:
         "When the configuration was last loaded.",
         value=view.reload_success_at,
     )
+    yield CounterMetricFamily(
+        "gateway_audit_dropped", "Events that are missing in the audit log.", value=view.audit_dropped
+    )
     yield GaugeMetricFamily("gateway_tasks", "Tasks of the event loop: it grows with clients only.", value=view.tasks)
     lag = HistogramMetricFamily("gateway_event_loop_lag_seconds", "How late the event loop runs its timers.")
     lag.add_metric([], view.loop_lag.cumulative(), view.loop_lag.sum)

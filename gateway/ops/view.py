@@ -187,6 +187,8 @@ class ServiceView:
     """Those that expire first before the others."""
     tasks: int = 0
     """Of asyncio, in this process."""
+    audit_dropped: int = 0
+    """Events that are not in the audit log."""
     io_flusher: bool = False
     """Whether the kernel knows that its own writing back may wait for us."""
 

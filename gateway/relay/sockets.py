@@ -6,7 +6,9 @@ import os
 import socket
 import stat
 import struct
+from asyncio.trsock import TransportSocket
 from pathlib import Path
+from typing import NamedTuple
 
 _LINGER_NOW = struct.pack("ii", 1, 0)
 _LINGER_NOT = struct.pack("ii", 0, 0)
@@ -100,6 +102,28 @@ def shut_write(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_WR)
     except OSError:
         return
+
+
+_UCRED = struct.Struct("3i")
+
+
+class Peer(NamedTuple):
+    """A process at the other end of a unix socket, as the kernel saw it when it connected (unix(7), SO_PEERCRED)."""
+
+    pid: int
+    """0: it is in a PID namespace that this process does not see."""
+    uid: int
+    gid: int
+
+
+def peer_of(sock: socket.socket | TransportSocket) -> Peer | None:
+    """The peer of a unix socket; None: it is gone, or this is another sort of socket."""
+    if sock.family != socket.AF_UNIX:
+        return None
+    try:
+        return Peer(*_UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
+    except OSError:
+        return None
 
 
 def bind_unix(path: Path, mode: int) -> socket.socket:

@@ -50,6 +50,8 @@ class Uplink:
         self.name = name
         self.tunnel = tunnel
         self.via = via
+        self.tunnel_name = name if via is not None else None
+        """Its name; None: it is the straight way, which every tunnel begins with."""
         self.state = TunnelState.IDLE
         self.reason: Reason | None = None
         self.detail = ""

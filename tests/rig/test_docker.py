@@ -16,6 +16,7 @@ import yaml
 from conftest import REPOSITORY, command, ssh_tunnel
 from docker_proxy import DockerProxy, allowlist
 from engines import Engine, need_engine
+from test_audit_log import lines
 
 from gateway.demo.sshd import Bastion
 from gateway.ops.client import Client
@@ -61,6 +62,7 @@ class Site:
     def __init__(self, engine: Engine, folder: Path) -> None:
         self.engine = engine
         self.folder = folder
+        self.audit_log = folder / "audit.jsonl"
         self.client = Client(None, str(folder / "admin.sock"))
         # Addresses that stay the same over a restart, on a network that is the gateway's and the database's alone.
         engine.docker("network", "create", "--subnet", "10.77.1.0/24", "far")
@@ -89,7 +91,8 @@ class Site:
 
     def start(self, **write: Any) -> "Site":
         self.write(**write)
-        self.engine.run_gateway("gateway", self.folder, "--network", "far")
+        audited = ("-e", f"GATEWAY_AUDIT_LOG={self.audit_log}")
+        self.engine.run_gateway("gateway", self.folder, "--network", "far", *audited)
         self.wait(lambda: self.attachment("gateway") == ("attached", None))
         return self
 
@@ -242,6 +245,14 @@ def test_only_containers_whose_label_names_the_backend_are_let_in(site: Site) ->
     assert consumers["wrong"]["backends"]["orders"]["rejected"] == {"not_allowed": 1}
     text = site.get("/metrics")
     assert 'gateway_consumer_bytes_total{backend="media",consumer="wrong",direction="from_backend"}' in text
+    # The audit log knows who it was, and what was done in Docker.
+    site.wait(lambda: {each["consumer"] for each in lines(site.audit_log, "refused")} == {"wrong", "guest"})
+    served = lines(site.audit_log, "connection", backend="orders", consumer="good")
+    assert served[0]["bytes_from_backend"] == len("orders-here\n")
+    container = site.engine.docker("inspect", "-f", "{{.Id}}", "good").stdout.strip()
+    assert {each["consumer_id"] for each in served} == {container}
+    (attached,) = lines(site.audit_log, "docker", action="connect", container="good")
+    assert (attached["object"], attached["container_id"], attached["result"]) == ("network apps", container, "ok")
     wide = command("status", "-o", "wide", "--admin-socket", str(site.folder / "admin.sock")).stdout
     assert "CONSUMER" in wide
     assert "good" in wide
@@ -421,9 +432,16 @@ def test_plan_shows_and_apply_does_once(site: Site) -> None:
     assert "connect" in shown.stdout
     assert not site.engine.attached("web", "apps")
     assert json.loads(command("plan", *config, "-o", "json").stdout)["actions"][0]["action"] == "create_network"
-    done = command("apply", *config)
+    audited = {"GATEWAY_AUDIT_LOG": str(site.audit_log)}
+    done = command("apply", *config, environment=audited)
     assert (done.returncode, done.stderr) == (0, "")
     assert site.engine.attached("web", "apps")
+    made, attached = lines(site.audit_log)
+    assert (made["event"], made["action"], made["instance"]) == ("docker", "create_network", "site-a")
+    assert (attached["action"], attached["container"], attached["result"]) == ("connect", "web", "ok")
+    absent = {"GATEWAY_AUDIT_LOG": str(site.folder / "absent" / "log")}
+    refused = command("apply", *config, environment=absent)
+    assert (refused.returncode, "audit.log" in refused.stderr) == (1, True)
     again = command("apply", *config)
     assert "nothing to change" in again.stdout
     site.write(host="unix:///nowhere.sock")

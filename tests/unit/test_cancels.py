@@ -88,6 +88,8 @@ class Server:
 class Way:
     """A path that is up."""
 
+    tunnel_name: str | None = None
+
     def __init__(self) -> None:
         self.link: Link | None = DirectLink()
         self.channel_open = Histogram()

@@ -50,7 +50,7 @@ def test_a_burst_does_not_get_past_the_quota() -> None:
     class Nowhere:
         """A path that is never there: clients are held."""
 
-        name = "nowhere"
+        tunnel_name: str | None = None
         link: Link | None = None
         channel_open = Histogram()
 

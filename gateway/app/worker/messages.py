@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.audit_log.events import Event
 from gateway.config import Config
 from gateway.contracts import Endpoint, TunnelState
 from gateway.docker.consumers import Consumer
@@ -102,6 +103,17 @@ class Failed:
     backend: str
     target: Endpoint
     silent: bool = False
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Events for the audit log."""
+
+    events: list[Event]
+    lost: int
+    """Events that the worker dropped, because the owner did not read."""
+    open: int
+    """Clients whose end is still to be recorded."""
 
 
 @dataclass(frozen=True)

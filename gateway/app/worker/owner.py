@@ -8,6 +8,7 @@ from dataclasses import replace
 from gateway.app.lanes import has_single, tunnels_of
 from gateway.app.worker.messages import UplinkReport
 from gateway.app.worker.unit import WorkerUnit
+from gateway.audit_log.recorder import Recorder
 from gateway.config import Config
 from gateway.contracts import Endpoint
 from gateway.forwarding.listener import Address, Listener
@@ -22,10 +23,11 @@ class Workers:
     Args:
         count: How many.
         failed: Told about each backend and target where traffic failed.
+        recorder: Where the ends of their clients are recorded.
     """
 
-    def __init__(self, count: int, failed: Callable[[str, Endpoint, bool], None]) -> None:
-        self.units = [WorkerUnit(number + 1, failed) for number in range(count)]
+    def __init__(self, count: int, failed: Callable[[str, Endpoint, bool], None], recorder: Recorder) -> None:
+        self.units = [WorkerUnit(number + 1, failed, recorder) for number in range(count)]
 
     def assign(self, config: Config) -> dict[str, WorkerUnit]:
         """Who serves which backend; those not named are this process's own."""

@@ -30,6 +30,8 @@ from gateway.app.worker.messages import (
     usage_report,
 )
 from gateway.app.worker.messenger import Messenger
+from gateway.app.worker.outbound import Outbound
+from gateway.audit_log.recorder import Recorder
 from gateway.contracts import Endpoint, Stream
 from gateway.docker.consumers import Directory
 from gateway.errors import LinkLostError, ReachError, Reason
@@ -46,6 +48,8 @@ from gateway.supervision.supervisor import supervise
 log = logging.getLogger(__name__)
 
 REPORT_EVERY = 0.25
+_LAST_EVENTS = 1.0
+"""Seconds at the end for the owner to take the last events of the audit log."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -67,6 +71,8 @@ class Worker:
         """Whether some of them were lost on their way."""
         self._supervisor: Any = None
         self._directory = Directory(lambda: self._owner.send(Unfamiliar()))
+        self._recorder = Recorder()
+        self._outbound = Outbound(self._owner, self._recorder)
 
     async def run(self) -> None:
         """Work until the owner says stop, or is gone."""
@@ -75,6 +81,7 @@ class Worker:
             reporting = group.create_task(self._report())
             await self._stop.wait()
             reporting.cancel()
+        await self._outbound.finish(_LAST_EVENTS)
         self._owner.close()
 
     def _heard(self, message: Any, fds: list[int]) -> None:
@@ -122,7 +129,8 @@ class Worker:
             return
         logs.configure(message.config.log.level, message.config.log.format)
         if self._site is None:
-            self._site = Site(self._supervisor, self._group, message.config, self._directory, checker=self)
+            self._site = Site(self._supervisor, self._group, message.config, self._directory, self, self._recorder)
+        self._outbound.apply(message.config.audit)
         self._orders = {}  # the owner sends those that still hold after this
         listeners: dict[Address, Listener] = {}
         for spec in message.config.backends.values():
@@ -216,6 +224,8 @@ class Worker:
     async def _report(self) -> None:
         while True:
             self._tell()
+            if self._outbound.held:
+                self._outbound.send()
             await asyncio.sleep(REPORT_EVERY)
 
 

@@ -25,6 +25,7 @@ from gateway.app.worker.messages import (
     Incomplete,
     Known,
     Order,
+    Recorded,
     Report,
     Sockets,
     Unfamiliar,
@@ -32,6 +33,7 @@ from gateway.app.worker.messages import (
 )
 from gateway.app.worker.messenger import Messenger
 from gateway.app.worker.remote import RemoteForward, RemotePath
+from gateway.audit_log.recorder import Recorder
 from gateway.config import Config
 from gateway.contracts import Endpoint, Stream
 from gateway.docker.consumers import Consumer
@@ -59,13 +61,19 @@ class WorkerUnit:
     Args:
         number: Which, from 1.
         failed: Told about each backend and target where traffic failed.
+        recorder: Where the ends of its clients are recorded; None: nowhere.
     """
 
-    def __init__(self, number: int, failed: Callable[[str, Endpoint, bool], None]) -> None:
+    def __init__(
+        self, number: int, failed: Callable[[str, Endpoint, bool], None], recorder: Recorder | None = None
+    ) -> None:
         self.number = number
         self.forwards: dict[str, RemoteForward] = {}
         self.report = Report({}, {})
         self._failed = failed
+        self._recorder = recorder or Recorder()
+        self._unrecorded = 0
+        """Its clients whose end is still to be recorded."""
         self._paths: dict[str | None, RemotePath] = {}
         self._config: Config | None = None
         self._listeners: dict[Address, Listener] = {}
@@ -125,12 +133,15 @@ class WorkerUnit:
                 f"worker {self.number} (process {child.pid}) is gone or silent: its clients are reset"
             )
         finally:
-            self.send(Command("stop"))
-            self._messenger.close()
-            self._messenger = None
+            messenger, self._messenger = self._messenger, None
+            messenger.send(Command("stop"))
             self._applied.set()  # the next process is told anew
             self._lost()
-            await _reap(child)
+            try:
+                await _reap(child)  # which sends what is still to be recorded
+            finally:
+                messenger.close()
+                self._record_loss()
 
     def apply(self, config: Config, listeners: dict[Address, Listener]) -> None:
         """Serve these backends from now on."""
@@ -240,6 +251,12 @@ class WorkerUnit:
     def _heard(self, message: Any, fds: list[int]) -> None:
         for fd in fds:
             os.close(fd)
+        if isinstance(message, Recorded):
+            self._record(message)
+        elif self._messenger is not None:  # it is not ending; what it counted is settled then
+            self._take_in(message)
+
+    def _take_in(self, message: Any) -> None:
         match message:
             case Report():
                 self._take(message)
@@ -266,6 +283,21 @@ class WorkerUnit:
             waiting.set_exception(LinkLostError(message.detail))
         else:
             waiting.set_exception(DialError(message.reason, message.detail))
+
+    def _record(self, message: Recorded) -> None:
+        self._unrecorded = message.open
+        sink = self._recorder.sink
+        if sink is not None:
+            for event in message.events:
+                sink.put(event)
+            if message.lost:
+                sink.lost(message.lost, f"worker {self.number} could not pass them on")
+
+    def _record_loss(self) -> None:
+        """The process is gone, and with it what it knew of its clients."""
+        lost, self._unrecorded = self._unrecorded, 0
+        if lost and self._recorder.sink is not None:
+            self._recorder.sink.lost(lost, f"worker {self.number} ended with so many connections")
 
     def _take(self, report: Report) -> None:
         self.report = report

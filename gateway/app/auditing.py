@@ -1,0 +1,183 @@
+"""The audit log of a running gateway: opened as the configuration says, and what the service itself records."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from gateway import __version__
+from gateway.app.differences import differences
+from gateway.audit_log.events import MOST_TEXT
+from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.writer import MISCONFIGURED, Writer
+from gateway.config import Config
+from gateway.config.model import AuditSection
+from gateway.errors import ConfigError, GatewayError
+from gateway.relay.sockets import Peer
+
+_OPEN = 2.0
+"""Seconds to wait for the file at the start; after that the gateway goes on, and the thread goes on waiting."""
+_CLOSE = 2.0
+_POLL = 0.005
+
+
+class Auditing:
+    """Owns the writer of the audit log.
+
+    Args:
+        instance: This gateway's name.
+    """
+
+    def __init__(self, instance: str) -> None:
+        self.recorder = Recorder()
+        self._instance = instance
+        self._section = AuditSection()
+        self._writer: Writer | None = None
+        self._dropped = 0
+        """By the writers before this one."""
+
+    @property
+    def dropped(self) -> int:
+        """Events that are not in the log, since the start."""
+        return self._dropped + (self._writer.dropped if self._writer else 0)
+
+    @property
+    def trouble(self) -> list[str]:
+        """Why lines are not written now; empty: they are, or there is no audit log."""
+        trouble = self._writer.trouble if self._writer else None
+        return [trouble] if trouble else []
+
+    async def prepare(self, section: AuditSection) -> Writer | None:
+        """What writes there, for `switch` or `discard`; the one of now, where nothing changes.
+
+        Raises:
+            GatewayError: The file cannot be opened.
+        """
+        return self._writer if section == self._section else await _opened(section, self._instance)
+
+    def discard(self, writer: Writer | None) -> None:
+        """Do not use what `prepare` returned."""
+        if writer is not None and writer is not self._writer:
+            writer.begin_close()
+
+    async def switch(self, section: AuditSection, writer: Writer | None) -> None:
+        """Use what `prepare` returned, from now on."""
+        if writer is self._writer:
+            return
+        self.recorder.flush()
+        before, self._writer, self._section = self._writer, writer, section
+        self.recorder.sink = writer
+        if before is not None:
+            self._dropped += await _closed(before)
+
+    async def open(self, section: AuditSection) -> None:
+        """Write there from the start.
+
+        Raises:
+            GatewayError: The file cannot be opened.
+        """
+        await self.switch(section, await self.prepare(section))
+
+    async def close(self) -> None:
+        """Write what waits, for two seconds at most."""
+        await self.switch(AuditSection(), None)
+
+    def reopen(self) -> None:
+        """The file may have been rotated."""
+        if self._writer is not None:
+            self._writer.reopen()
+
+    def started(self) -> None:
+        """Record that the service starts."""
+        self.recorder.record("start", version=__version__, pid=os.getpid())
+
+    def stopped(self, seconds: float) -> None:
+        """Record that the service ends, after so many seconds."""
+        self.recorder.flush()
+        self.recorder.record("stop", pid=os.getpid(), seconds=round(seconds, 3), dropped=self.dropped)
+
+    def command(self, command: str, peer: Peer | None, result: str) -> None:
+        """Record an admin command or a signal.
+
+        Args:
+            command: The path, or the signal's name.
+            peer: Who asked; None: the kernel does not say who sent a signal.
+            result: What came of it.
+        """
+        who = peer._asdict() if peer else {"pid": None, "uid": None, "gid": None}
+        self.recorder.record("admin", command=command[:MOST_TEXT], **who, result=result)
+
+    def configured(self, old: Config, new: Config, trigger: str) -> None:
+        """Record that `new` runs instead of `old`."""
+        if self.recorder.on:
+            origin = new.origin
+            self.recorder.record(
+                "configuration",
+                trigger=trigger,
+                result="ok",
+                file=origin.file,
+                sha256=origin.sha256,
+                environment=list(origin.environment),
+                flags=list(origin.flags),
+                **differences(old, new),
+            )
+
+    def refused(self, error: Exception, trigger: str) -> None:
+        """Record that a configuration was not taken; of its problems, only where they are: values may be secret."""
+        if isinstance(error, ConfigError):
+            places = [": ".join(part for part in (each.place, each.key) if part) for each in error.problems]
+            origin = error.origin
+        else:
+            places, origin = [], None
+        self.recorder.record(
+            "configuration",
+            trigger=trigger,
+            result="error",
+            file=origin.file if origin else None,
+            sha256=origin.sha256 if origin else None,
+            detail="the configuration has errors" if places else str(error)[:MOST_TEXT],
+            problems=places,
+        )
+
+
+@asynccontextmanager
+async def recording(config: Config) -> AsyncIterator[Recorder]:
+    """A recorder for one command: it appends to the file of `config`, and is off where that is a standard stream.
+
+    Raises:
+        GatewayError: The file cannot be opened.
+    """
+    auditing = Auditing(config.gateway.instance)
+    if isinstance(config.audit.log, Path):
+        await auditing.open(config.audit)
+    try:
+        yield auditing.recorder
+    finally:
+        await auditing.close()
+
+
+async def _opened(section: AuditSection, instance: str) -> Writer | None:
+    if section.log is None:
+        return None
+    writer = Writer(section.log, instance, section.queue)
+    deadline = asyncio.get_running_loop().time() + _OPEN
+    # The thread opens it, which may block for ever; a poll is the simplest way to bound the wait.
+    while not writer.opened.is_set() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(_POLL)
+    error = writer.error
+    if error is not None and error.errno in MISCONFIGURED:
+        writer.begin_close()
+        raise GatewayError(f"audit.log: {section.log}: {error.strerror}")
+    return writer
+
+
+async def _closed(writer: Writer) -> int:
+    """Close it, and return how many events it dropped."""
+    writer.begin_close()
+    deadline = asyncio.get_running_loop().time() + _CLOSE
+    while writer.alive and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - as above
+        await asyncio.sleep(_POLL)
+    if writer.alive:
+        writer.abandon()
+    return writer.dropped

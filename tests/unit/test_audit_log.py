@@ -1,0 +1,204 @@
+"""The parts of the audit log that need no gateway: lines, refusals, destinations, what changed, the queue."""
+
+import json
+import os
+import stat
+import threading
+import time
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gateway.app.differences import differences
+from gateway.audit_log.destination import Destination
+from gateway.audit_log.events import Event, line
+from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.refusals import OTHERS, WINDOW, Refusals, Refused
+from gateway.audit_log.writer import Writer
+from gateway.config import Config, Sources, load
+from gateway.config.model import AuditSection
+from gateway.errors import ConfigError
+
+
+def refused(source: str = "10.0.0.1") -> Refused:
+    return Refused("orders", source, None, "not_allowed")
+
+
+def test_a_line_is_plain_ascii_whatever_is_in_it() -> None:
+    hostile = 'web\x1b[2J\n{"event":"admin"}\x7f\x9b\u202e\ud800é"\\'
+    written = line(Event(0.0015, "connection", {"consumer": hostile, "seconds": 1.5}), "site-a")
+    assert written.endswith(b"\n")
+    assert all(0x20 <= byte < 0x7F for byte in written[:-1])
+    assert json.loads(written) == {
+        "time": "1970-01-01T00:00:00.001Z", "event": "connection", "instance": "site-a", "consumer": hostile,
+        "seconds": 1.5,
+    }  # fmt: skip
+
+
+def test_refusals_are_told_at_once_and_then_once_a_second() -> None:
+    refusals = Refusals()
+    assert refusals.note(refused(), 10.0) == refused()
+    assert [refusals.note(refused(), 10.0 + each / 10) for each in range(1, 5)] == [None] * 4
+    assert refusals.note(refused("10.0.0.2"), 10.5) == refused("10.0.0.2")
+    assert refusals.due(10.9) == []
+    assert refusals.due(10.0 + WINDOW) == [(refused(), 4)]
+    assert refusals.note(refused(), 11.1) is None
+    assert refusals.due(11.6) == []
+    assert refusals.due(12.1) == [(refused(), 1)]
+    assert refusals.due(13.2) == []
+    assert not refusals
+    assert refusals.note(refused(), 13.3) == refused()
+
+
+def test_a_flood_from_many_sources_is_counted_as_that_of_others() -> None:
+    refusals = Refusals()
+    told = sum(refusals.note(refused(f"10.0.{each // 256}.{each % 256}"), 1.0) is not None for each in range(5000))
+    rest = refusals.rest()
+    assert told + sum(count for _, count in rest) == 5000
+    assert {each.source for each, _ in rest} == {OTHERS}
+    assert not refusals
+
+
+async def test_what_was_only_counted_is_recorded_at_the_end() -> None:
+    class Kept(list[Event]):
+        def put(self, event: Event) -> None:
+            self.append(event)
+
+        def lost(self, count: int, why: str) -> None:
+            raise AssertionError
+
+    recorder, kept = Recorder(), Kept()
+    recorder.refused(refused())
+    recorder.record("start")
+    assert not recorder.on
+    recorder.sink = kept
+    for _ in range(3):
+        recorder.refused(refused())
+    recorder.flush()
+    assert [(each.name, each.fields["count"]) for each in kept] == [("refused", 1), ("refused", 2)]
+
+
+def test_a_file_is_private_appended_to_and_followed_when_it_is_rotated(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    destination = Destination(path)
+    destination.write(deque([b"one\n", b"two\n"]))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.rename(tmp_path / "audit.jsonl.1")
+    destination.write(deque([b"three\n"]))
+    destination.close()
+    Destination(path).write(deque([b"four\n"]))
+    assert (tmp_path / "audit.jsonl.1").read_bytes() == b"one\ntwo\n"
+    assert path.read_bytes() == b"three\nfour\n"
+
+
+def test_a_line_that_was_cut_short_is_completed_or_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "audit.jsonl"
+    destination, lines = Destination(path), deque([b"one\n", b"two\n", b"three\n"])
+    real = os.write
+    room = [6]
+
+    def write(fd: int, data: memoryview) -> int:
+        if not room[0]:
+            raise OSError(28, "No space left on device")
+        done = real(fd, data[: room[0]])
+        room[0] -= done
+        return done
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(OSError, match="No space"):
+        destination.write(lines)
+    assert (path.read_bytes(), list(lines)) == (b"one\ntw", [b"two\n", b"three\n"])
+    room[0] = 3
+    with pytest.raises(OSError, match="No space"):
+        destination.write(lines)
+    assert (path.read_bytes(), list(lines)) == (b"one\ntwo\nt", [b"three\n"])
+    # Another process goes on after this one, or this one in another file: the line is written as a whole.
+    room[0] = 100
+    Destination(path).write(deque([b"four\n"]))
+    assert path.read_bytes() == b"one\ntwo\nt\nfour\n"
+    path.rename(tmp_path / "rotated")
+    destination.write(lines)
+    assert path.read_bytes() == b"three\n"
+
+
+def test_events_beyond_the_queue_are_counted_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    writer = Writer(path, "site-a", most=3)
+    for number in range(5):
+        writer.put(Event(0.0, "connection", {"number": number}))
+    writer.lost(7, "worker 1 ended")
+    assert writer.dropped == 9
+    assert writer.trouble is not None
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(path.read_bytes()))
+    reader.start()
+    assert writer.opened.wait(20)
+    writer.begin_close()
+    reader.join(20)
+    written = [json.loads(each) for each in got[0].splitlines()]
+    assert [each.get("number") for each in written[:3]] == [0, 1, 2]
+    assert [(each["event"], each["count"], each["reason"]) for each in written[3:]] == [("dropped", 9, "queue_full")]
+    deadline = time.monotonic() + 20
+    while writer.alive and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not writer.alive
+
+
+def configuration(*backends: str, environment: dict[str, str] | None = None, **settings: str) -> Config:
+    return load(Sources(backends=backends, settings=settings, environment=environment or {}))
+
+
+ONE = "one=mysql://db:3306?listen=127.0.0.1:1"
+
+
+def test_what_changed_is_named_and_its_values_are_not() -> None:
+    old = configuration(ONE, "gone=tcp://a:1", environment={"GATEWAY_TUNNEL_T": "ssh://u@h"})
+    secret = {"GATEWAY_BACKEND_TWO": "mysql://db:3306?check.user=u&check.password=very-secret"}
+    new = configuration(
+        "one=mysql://db:3306?listen=127.0.0.1:2&check.timeout=9s&check.tls.mode=require&check.user=u",
+        environment=secret,
+        instance="b",
+    )
+    found = differences(old, new)
+    assert found["added"] == ["backends.two"]
+    assert found["removed"] == ["tunnels.t", "backends.gone"]
+    assert set(found["changed"]) == {
+        "backends.one.listen", "backends.one.check.timeout", "backends.one.check.tls.mode", "backends.one.check.user",
+        "gateway.instance",
+    }  # fmt: skip
+    assert "very-secret" not in json.dumps(found)
+    assert differences(new, new) == {"added": [], "removed": [], "changed": []}
+    assert differences(new, replace(new, audit=AuditSection(Path("/x"))))["changed"] == ["audit.log"]
+    other = configuration("two=tcp://db:1", environment=secret)
+    kind = configuration(environment={"GATEWAY_BACKEND_TWO": "postgres://db:3306"})
+    assert "backends.two.kind" in differences(other, kind)["changed"]
+
+
+def test_where_a_configuration_comes_from_is_named_without_values(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text("backends: {one: {kind: tcp, targets: ['${HOST}:1']}}\n")
+    environment = {"HOST": "db", "GATEWAY_LOG_LEVEL": "info", "OTHER": "x", "GATEWAY_BACKEND_TWO": "tcp://${PEER}:1"}
+    given = Sources(path, (), ("three=tcp://db:1",), {"instance": "a"}, {**environment, "PEER": "p"})
+    origin = load(given).origin
+    assert origin.environment == ("GATEWAY_BACKEND_TWO", "GATEWAY_LOG_LEVEL", "HOST", "PEER")
+    assert origin.flags == ("--instance", "--backend three")
+    assert origin.sha256 is not None
+    path.write_text("backends: {}\n")
+    with pytest.raises(ConfigError) as caught:
+        load(Sources(path, environment={}))
+    assert caught.value.origin is not None
+    assert caught.value.origin.sha256 not in (None, origin.sha256)
+
+
+@pytest.mark.parametrize(
+    ("text", "good"), [("stdout", True), ("/var/log/x", True), ("stdot", False), ("log/x", False)]
+)
+def test_the_log_is_a_stream_or_an_absolute_path(text: str, good: bool) -> None:
+    if good:
+        assert str(load(Sources(backends=(ONE,), settings={"audit-log": text}, environment={})).audit.log) == text
+        return
+    with pytest.raises(ConfigError, match="must be stdout, stderr or the absolute path"):
+        load(Sources(backends=(ONE,), settings={"audit-log": text}, environment={}))
