@@ -1,4 +1,4 @@
-"""Files that hold private keys: nobody else may read them."""
+"""Files that hold private keys and tokens: nobody else may read them."""
 
 import os
 import stat
@@ -7,8 +7,8 @@ from pathlib import Path
 from gateway.errors import Reason, TunnelError
 
 
-def check_private(path: Path) -> bytes:
-    """Read a private key, unless others can read it too, as OpenSSH does.
+def check_private(path: Path, what: str = "private key") -> bytes:
+    """Read a private key, or `what` else it is, unless others can read it too, as OpenSSH does.
 
     A file that belongs to another user (a mounted secret) may be readable by its group, never by everybody. It is
     opened once: what is checked is what is read, whatever takes its place meanwhile.
@@ -18,19 +18,19 @@ def check_private(path: Path) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            _refuse_readable(path, os.fstat(file.fileno()))
+            _refuse_readable(path, os.fstat(file.fileno()), what)
             return file.read()
     except OSError as error:
         raise TunnelError(Reason.AUTH, f"{path}: {error.strerror}", fatal=True) from error
 
 
-def _refuse_readable(path: Path, status: os.stat_result) -> None:
+def _refuse_readable(path: Path, status: os.stat_result, what: str) -> None:
     ours = status.st_uid == os.geteuid()
     mode = stat.S_IMODE(status.st_mode)
     if mode & (0o077 if ours else 0o007):
         remedy = f"chmod 600 {path}" if ours else "mount it with mode 0400 (or 0440 for its group)"
         raise TunnelError(
             Reason.AUTH,
-            f"{path}: the private key is readable by others (mode {mode:04o}): {remedy}",
+            f"{path}: the {what} is readable by others (mode {mode:04o}): {remedy}",
             fatal=True,
         )

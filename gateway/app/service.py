@@ -13,6 +13,7 @@ from gateway.app.binding import bind_all
 from gateway.app.changes import compare
 from gateway.app.filewatch import FileWatch, Marks
 from gateway.app.fleet import Fleet
+from gateway.app.ops import settings_of
 from gateway.app.running import Running
 from gateway.app.runtime import become_io_flusher, prepare_loop, prepare_process
 from gateway.app.site import Site
@@ -27,7 +28,7 @@ from gateway.measure import Histogram
 from gateway.ops import logs
 from gateway.ops.http import OpsServer
 from gateway.ops.notify import Notifier
-from gateway.ops.view import BackendView, ServiceView
+from gateway.ops.view import BackendView, ServiceView, Standing, phase
 from gateway.relay.readiness import RelayLoop
 from gateway.supervision.supervisor import supervise
 
@@ -70,6 +71,7 @@ class GatewayService:
         self._notifier = Notifier()
         self._site: Site | None = None
         self._fleet: Fleet | None = None
+        self._ops = OpsServer(self, settings_of(config))
         self._reloading = asyncio.Lock()
         self._loading: asyncio.Future[Config] | None = None
 
@@ -84,9 +86,8 @@ class GatewayService:
         """
         prepare_loop()
         listeners = bind_all(self._config, {})
-        ops = self._config.ops
         async with (
-            OpsServer(self).serving(ops.listen, ops.admin_socket) as address,
+            self._ops.serving() as address,
             asyncio.TaskGroup() as group,
             supervise() as supervisor,
         ):
@@ -95,8 +96,7 @@ class GatewayService:
             self._site = Site(supervisor, group, self._config, self._fleet)
             self._site.apply(self._config, listeners)
             self._fleet.apply(self._config, self._site)
-            if self._config.gateway.reload_on_change:
-                supervisor.start("file watch", FileWatch(self._watched, self._files_changed, self._marks))
+            supervisor.start("file watch", FileWatch(self._watched, self._files_changed, self._marks))
             helpers = {group.create_task(self._pulse()), group.create_task(self._await_startup())}
             self._catch_signals(group, helpers)
             self._notifier.ready()
@@ -113,12 +113,15 @@ class GatewayService:
 
     # What ops asks and tells.
 
-    def view(self) -> ServiceView:
+    def phase(self) -> str:
         """See `gateway.ops.control.Service`."""
-        running = self._site.backends.values() if self._site else ()
-        return self._view([self._backend(each) for each in running])
+        return phase(started=self._startup_done, draining=self._draining)
 
-    async def view_in_turns(self) -> ServiceView:
+    def standings(self) -> list[Standing]:
+        """See `gateway.ops.control.Service`."""
+        return [views.standing(each) for each in (self._site.backends.values() if self._site else ())]
+
+    async def view(self) -> ServiceView:
         """See `gateway.ops.control.Service`."""
         seen = []
         for number, each in enumerate(list(self._site.backends.values()) if self._site else ()):
@@ -177,6 +180,7 @@ class GatewayService:
                 self._notifier.ready()
 
     async def _reload(self, site: Site) -> str:
+        await self._ops.renew()
         config = await self._load()
         self._refuse_while_stopping()
         compare(site.config, config)
@@ -290,12 +294,19 @@ class GatewayService:
             return  # told in the log, the status and the metric
 
     def _watched(self) -> set[Path]:
-        found = {self._file} if self._file else set()
-        for spec in self._config.tunnels.values():
-            found |= files_of(spec.options)
+        found = set(self._ops.files)
+        if self._config.gateway.reload_on_change:
+            found |= {self._file} if self._file else set()
+            for spec in self._config.tunnels.values():
+                found |= files_of(spec.options)
         return found
 
     async def _files_changed(self, changed: set[Path]) -> None:
+        if self._ops.files & changed:
+            try:
+                await self._ops.renew()
+            except GatewayError as error:
+                log.error("a file of ops cannot be used: what was read before stays", extra={"detail": str(error)})
         if self._file in changed:
             await self._reload_by_signal()
         for name, spec in self._config.tunnels.items():

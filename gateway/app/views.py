@@ -27,6 +27,7 @@ from gateway.ops.view import (
     ConsumerView,
     DockerView,
     KnownConsumer,
+    Standing,
     TargetView,
     TunnelView,
     VolumeView,
@@ -75,6 +76,12 @@ def _details(all_details: list[dict[str, Any]]) -> dict[str, Any]:
         if key in together:
             together[key] = sum(each.get(key, 0) for each in all_details)
     return together
+
+
+def standing(running: Running) -> Standing:
+    """How one backend stands."""
+    state, reason, detail = running.judge()
+    return Standing(running.spec.name, state, reason, detail, running.since)
 
 
 def backend_view(running: Running, *, knows_containers: bool) -> BackendView:

@@ -1,6 +1,5 @@
 """One configuration out of a file, the environment and flags: flag > environment > file."""
 
-import dataclasses
 import difflib
 import os
 import re
@@ -11,10 +10,10 @@ from pathlib import Path
 from gateway import backends, tunnels
 from gateway.config import urls
 from gateway.config.build import build
-from gateway.config.decode import Decoder
+from gateway.config.decode import Decoder, hints_by_key, is_list, is_record
 from gateway.config.model import SECTIONS, Config
 from gateway.config.rules import check_rules
-from gateway.config.tree import Scalar, Table, expand, read_yaml
+from gateway.config.tree import Scalar, Sequence, Table, Tree, expand, read_yaml
 from gateway.errors import ConfigError, Problem
 
 _EXAMPLES = {"tunnel": "bastion=ssh://user@host", "backend": "orders=mysql://db:3306"}
@@ -41,13 +40,18 @@ class Sources:
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
-def setting_names() -> dict[str, tuple[str, str]]:
-    """The settings that are also flags: `{"ops-listen": ("ops", "listen")}`; `gateway` is left out of the name."""
-    return {
-        (f"{section}-{name}" if section != "gateway" else name).replace("_", "-"): (section, name)
+def setting_names() -> dict[str, tuple[str, ...]]:
+    """The settings that are also flags, such as `{"ops-tls-key-file": ("ops", "tls", "key_file")}`.
+
+    The section `gateway` is left out of the name.
+    """
+    paths = [
+        (section, *key.split("."))
         for section, cls in SECTIONS.items()
-        for name in (each.name for each in dataclasses.fields(cls))
-    }
+        for key, hint in hints_by_key(cls)
+        if not is_record(hint)
+    ]
+    return {"-".join(path if path[0] != "gateway" else path[1:]).replace("_", "-"): path for path in paths}
 
 
 def load(sources: Sources) -> Config:
@@ -59,12 +63,12 @@ def load(sources: Sources) -> Config:
     problems: list[Problem] = []
     place = str(sources.file) if sources.file else "configuration"
     root = read_yaml(sources.file, problems, sources.environment) if sources.file else Table(place)
-    for name, (section, key) in setting_names().items():
+    for name, path in setting_names().items():
         variable = "GATEWAY_" + name.replace("-", "_").upper()
         if variable in sources.environment:
-            _put(root, section, key, Scalar(variable, sources.environment[variable] or None), problems)
+            _put_setting(root, path, variable, sources.environment[variable], problems)
         if name in sources.settings:
-            _put(root, section, key, Scalar(f"--{name}", sources.settings[name]), problems)
+            _put_setting(root, path, f"--{name}", sources.settings[name], problems)
     _check_variables(sources, problems)
     for section, flag in (("tunnels", "tunnel"), ("backends", "backend")):
         _put_urls(root, section, flag, sources, problems)
@@ -76,6 +80,22 @@ def load(sources: Sources) -> Config:
     if problems:
         raise ConfigError(sorted(problems, key=_order))
     return config
+
+
+def _put_setting(root: Table, path: tuple[str, ...], place: str, text: str, problems: list[Problem]) -> None:
+    """Put a flag's or a variable's value where the file would have it; commas separate those of a list."""
+    value: Scalar | Sequence = Scalar(place, text or None)
+    if is_list(dict(hints_by_key(SECTIONS[path[0]]))[".".join(path[1:])]):
+        value = Sequence(place, [Scalar(place, each.strip()) for each in text.split(",") if each.strip()])
+    if len(path) == 2:
+        _put(root, path[0], path[1], value, problems)
+        return
+    held = root.entries[path[0]][1] if path[0] in root.entries else None
+    inner = held.entries[path[1]][1] if isinstance(held, Table) and path[1] in held.entries else None
+    if not isinstance(inner, Table):
+        inner = Table(place)
+        _put(root, path[0], path[1], inner, problems)
+    inner.put(path[2], value)
 
 
 def _check_variables(sources: Sources, problems: list[Problem]) -> None:
@@ -127,7 +147,7 @@ def _put_url(root: Table, section: str, name: str, text: str, place: str, proble
     return table
 
 
-def _put(root: Table, section: str, key: str, value: Scalar | Table, problems: list[Problem]) -> None:
+def _put(root: Table, section: str, key: str, value: Tree, problems: list[Problem]) -> None:
     if section not in root.entries or (isinstance(held := root.entries[section][1], Scalar) and held.text is None):
         root.put(section, Table(value.place))
     inner = root.entries[section][1]

@@ -1,0 +1,22 @@
+"""What the section `ops` may say. Pure."""
+
+import re
+from collections.abc import Iterator
+
+from gateway.config.model import OpsSection
+
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+
+
+def ops_problems(ops: OpsSection) -> Iterator[tuple[str, str]]:
+    """The keys below `ops` that are wrong, with what is wrong."""
+    for host in ops.hosts:
+        if not _HOST.fullmatch(host):
+            yield "hosts", f"{host!r} is not a host name: write the name alone, without scheme, port and wildcard"
+    if ops.metrics_token_file is not None and not ops.authenticated:
+        yield (
+            "metrics_token_file",
+            "everything else would be open without a token: add token_file or tls.client_ca_file",
+        )
+    if ops.metrics_token_file is not None and ops.metrics_token_file == ops.token_file:
+        yield "metrics_token_file", "is the same file as token_file: that token opens everything already"
