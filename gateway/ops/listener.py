@@ -72,6 +72,10 @@ class Listener:
         while self._spare:
             os.close(self._spare.pop())
 
+    def __len__(self) -> int:
+        """How many connections it holds."""
+        return len(self._connections)
+
     async def end_all(self) -> None:
         """Close every connection now."""
         for connection in self._connections:
@@ -115,51 +119,64 @@ class Listener:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                if self._spare:
-                    os.close(self._spare.pop())
-                    continue
-                oldest = self._connections.oldest()
-                if oldest is not None:
-                    oldest.end()  # the kernel keeps the new one until then
-                    return
-                log.error("cannot accept", extra={"listener": self._name, "detail": error.strerror})
-                self._loop.remove_reader(sock.fileno())
-                self._loop.call_later(_PAUSE_AFTER_ERROR, self._watch, sock)
+                self._accept_without_room(sock, error)
                 return
-            client.setblocking(False)
-            self._admit(client, peer[0] if isinstance(peer, tuple) else None)
+            self._admit(client, peer)
+
+    def _accept_without_room(self, sock: socket.socket, error: OSError) -> None:
+        """Out of descriptors, which accept(2) says before it looks whether anybody waits: take one of the reserve."""
+        if self._spare:
+            os.close(self._spare.pop())
+            try:
+                self._admit(*sock.accept())
+            except OSError:
+                self._refill()
+            return
+        oldest = self._connections.oldest()
+        if oldest is not None:
+            oldest.end()  # the kernel keeps the new one until then
+            return
+        log.error("cannot accept", extra={"listener": self._name, "detail": error.strerror})
+        self._loop.remove_reader(sock.fileno())
+        self._loop.call_later(_PAUSE_AFTER_ERROR, self._watch, sock)
 
     def _refill(self) -> None:
         with contextlib.suppress(OSError):  # none left: again at the end of the next connection
             while self._sockets and len(self._spare) < _SPARE:
                 self._spare.append(os.dup(self._sockets[0].fileno()))
 
-    def _admit(self, client: socket.socket, address: str | None) -> None:
-        connection = _Connection(self, self._limits)
-        victim = self._connections.enter(connection, address)
+    def _keep_descriptor(self, client: socket.socket) -> None:
+        """Close a connection by making its descriptor one of the reserve, so that nothing else takes it meanwhile."""
+        if self._sockets and len(self._spare) < _SPARE and client.fileno() >= 0:
+            self._spare.append(os.dup2(self._sockets[0].fileno(), client.detach(), inheritable=False))
+
+    def _admit(self, client: socket.socket, peer: object) -> None:
+        client.setblocking(False)
+        connection = _Connection(self, self._limits, client)
+        victim = self._connections.enter(connection, str(peer[0]) if isinstance(peer, tuple) else None)
         if victim is not None:
             victim.end()
-        task = self._loop.create_task(self._open(connection, client))
+        task = self._loop.create_task(self._open(connection))
         connection.opening = task
         self._opening.add(task)
-        task.add_done_callback(lambda done: self._opened(done, connection, client))
+        task.add_done_callback(lambda done: self._opened(done, connection))
 
-    async def _open(self, connection: "_Connection", client: socket.socket) -> None:
+    async def _open(self, connection: "_Connection") -> None:
         connection.begun = True
         tls = self._tls() if self._tls is not None else None
         await self._loop.connect_accepted_socket(
             lambda: connection,
-            client,
+            connection.client,
             ssl=tls,
             ssl_handshake_timeout=self._limits.head if tls else None,
             ssl_shutdown_timeout=_TLS_CLOSE if tls else None,
         )
 
-    def _opened(self, task: "asyncio.Task[None]", connection: "_Connection", client: socket.socket) -> None:
+    def _opened(self, task: "asyncio.Task[None]", connection: "_Connection") -> None:
         self._opening.discard(task)
         failed = task.cancelled() or task.exception() is not None
         if not connection.begun:
-            client.close()
+            connection.client.close()
         if failed and connection.transport is None:  # a TLS handshake that did not come about
             self.forget(connection)
 
@@ -176,7 +193,8 @@ class Listener:
         connection.stop_timer()
         self._connections.leave(connection)
         self._by_handler.pop(connection.handler, None)
-        self._loop.call_soon(self._refill)  # asyncio closes the socket after this
+        self._keep_descriptor(connection.client)
+        self._loop.call_soon(self._refill)  # asyncio closes the socket after this, where it is not kept
 
     def answering(self, connection: "_Connection") -> None:
         """A whole request has come."""
@@ -190,7 +208,8 @@ class Listener:
 class _Connection(asyncio.Protocol):
     """One connection: counts the bytes of a request, keeps the deadlines, and passes everything on to aiohttp."""
 
-    def __init__(self, listener: Listener, limits: Limits) -> None:
+    def __init__(self, listener: Listener, limits: Limits, client: socket.socket) -> None:
+        self.client = client
         self._listener = listener
         self._limits = limits
         self._loop = asyncio.get_running_loop()
