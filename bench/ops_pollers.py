@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Self
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -63,7 +64,7 @@ class _Pollers:
         self._done = threading.Event()
         self._threads = [threading.Thread(target=self._poll, args=(port,)) for _ in range(count)]
 
-    def __enter__(self) -> "_Pollers":
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -102,7 +103,9 @@ async def _traffic(port: int, seconds: float) -> list[float]:
 def _tell(what: str, taken: list[float], answers: int, seconds: float) -> None:
     taken.sort()
     p50, p99 = (taken[int(len(taken) * part)] * 1e3 for part in (0.5, 0.99))
-    print(f"  {what:7} p50 {p50:6.2f} ms  p99 {p99:6.2f} ms  {len(taken)} requests, {answers / seconds:.0f} answers/s")
+    print(
+        f"  {what:7} p50 {p50:6.2f} ms  p99 {p99:6.2f} ms  {len(taken)} requests, {answers / seconds:.0f} answers/s"
+    )
 
 
 async def _echo(port: int) -> None:
@@ -119,5 +122,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--echo"]:
         asyncio.run(_echo(int(sys.argv[2])))
     else:
-        given = [float(each) for each in sys.argv[1:]]
-        main(*(int(each) for each in (given + [50, 8][len(given) :])[:2]), given[2] if len(given) > 2 else 10.0)
+        given = [*sys.argv[1:4], *["50", "8", "10"][len(sys.argv) - 1 :]]
+        main(int(given[0]), int(given[1]), float(given[2]))

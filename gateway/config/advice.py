@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 from gateway.config.model import Config
+from gateway.config.ops_rules import ops_advice
 
 
 def advice(config: Config) -> list[str]:
     """A sentence each, which names the place and the remedy; empty where there is nothing to say."""
-    return [*_host_keys(config), *_nfs_servers(config)]
+    return [*_host_keys(config), *ops_advice(config.ops), *_nfs_servers(config)]
 
 
 def _host_keys(config: Config) -> Iterator[str]:

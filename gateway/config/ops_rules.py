@@ -1,5 +1,6 @@
 """What the section `ops` may say. Pure."""
 
+import ipaddress
 import re
 from collections.abc import Iterator
 
@@ -20,3 +21,24 @@ def ops_problems(ops: OpsSection) -> Iterator[tuple[str, str]]:
         )
     if ops.metrics_token_file is not None and ops.metrics_token_file == ops.token_file:
         yield "metrics_token_file", "is the same file as token_file: that token opens everything already"
+
+
+def ops_advice(ops: OpsSection) -> Iterator[str]:
+    """What the section is better without, a sentence each."""
+    if _is_here(ops.listen.host):
+        return
+    if not ops.authenticated:
+        yield (
+            f"ops.listen: whoever reaches {ops.listen} sees addresses, users and errors: set token_file and tls"
+            " (and probe_listen for probes), or listen on 127.0.0.1."
+        )
+    elif ops.tls is None:
+        yield f"ops.token_file: the token goes to {ops.listen} in the clear: set tls, or listen on 127.0.0.1."
+
+
+def _is_here(host: str) -> bool:
+    """Whether an address stays within this host; a name is not looked up."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
