@@ -1,4 +1,4 @@
-"""What pollers of the status cost traffic: small requests through a forward, alone and beside pollers that never pause.
+"""What pollers of the status cost traffic: small requests through a forward, alone and beside pollers without pause.
 
 Usage: python bench/ops_pollers.py [BACKENDS] [POLLERS] [SECONDS]
 """
