@@ -32,7 +32,9 @@ class Cache:
         entry = self._entries.get(key)
         if entry is None or self._stale(entry, now):
             self._entries = {each: held for each, held in self._entries.items() if not self._stale(held, now)}
-            entry = _Entry(asyncio.ensure_future(_awaited(compute)), now, age)
+            answer = asyncio.ensure_future(_awaited(compute))
+            answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait any more
+            entry = _Entry(answer, now, age)
             self._entries[key] = entry
         return await asyncio.shield(entry.answer)
 

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from gateway.contracts import Endpoint
 from gateway.ops.bounds import Connections, Limits
+from gateway.ops.connection import Connection
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,8 @@ class Listener:
         self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._sockets: list[socket.socket] = []
-        self._connections: Connections[_Connection] = Connections(limits)
-        self._by_handler: dict[object, _Connection] = {}
+        self._connections: Connections[Connection] = Connections(limits)
+        self._by_handler: dict[object, Connection] = {}
         self._opening: set[asyncio.Task[None]] = set()
         self._spare: list[int] = []
 
@@ -152,7 +153,7 @@ class Listener:
 
     def _admit(self, client: socket.socket, peer: object) -> None:
         client.setblocking(False)
-        connection = _Connection(self, self._limits, client)
+        connection = Connection(self, self._limits, client)
         victim = self._connections.enter(connection, str(peer[0]) if isinstance(peer, tuple) else None)
         if victim is not None:
             victim.end()
@@ -161,7 +162,7 @@ class Listener:
         self._opening.add(task)
         task.add_done_callback(lambda done: self._opened(done, connection))
 
-    async def _open(self, connection: "_Connection") -> None:
+    async def _open(self, connection: Connection) -> None:
         connection.begun = True
         tls = self._tls() if self._tls is not None else None
         await self._loop.connect_accepted_socket(
@@ -172,7 +173,7 @@ class Listener:
             ssl_shutdown_timeout=_TLS_CLOSE if tls else None,
         )
 
-    def _opened(self, task: "asyncio.Task[None]", connection: "_Connection") -> None:
+    def _opened(self, task: "asyncio.Task[None]", connection: Connection) -> None:
         self._opening.discard(task)
         failed = task.cancelled() or task.exception() is not None
         if not connection.begun:
@@ -182,13 +183,13 @@ class Listener:
 
     # What a connection says of itself.
 
-    def handler_for(self, connection: "_Connection") -> web.RequestHandler:
+    def handler_for(self, connection: Connection) -> web.RequestHandler:
         """What reads the requests of a connection that is open now."""
         handler = self._server()
         self._by_handler[handler] = connection
         return handler
 
-    def forget(self, connection: "_Connection") -> None:
+    def forget(self, connection: Connection) -> None:
         """The connection has ended."""
         connection.stop_timer()
         self._connections.leave(connection)
@@ -196,93 +197,13 @@ class Listener:
         self._keep_descriptor(connection.client)
         self._loop.call_soon(self._refill)  # asyncio closes the socket after this, where it is not kept
 
-    def answering(self, connection: "_Connection") -> None:
+    def answering(self, connection: Connection) -> None:
         """A whole request has come."""
         self._connections.answering(connection)
 
-    def answered(self, connection: "_Connection") -> None:
+    def answered(self, connection: Connection) -> None:
         """It has been answered."""
         self._connections.answered(connection)
-
-
-class _Connection(asyncio.Protocol):
-    """One connection: counts the bytes of a request, keeps the deadlines, and passes everything on to aiohttp."""
-
-    def __init__(self, listener: Listener, limits: Limits, client: socket.socket) -> None:
-        self.client = client
-        self._listener = listener
-        self._limits = limits
-        self._loop = asyncio.get_running_loop()
-        self._unanswered = 0
-        self._idle = False
-        self._timer = self._loop.call_later(limits.head, self.end)
-        self.begun = False
-        self.opening: asyncio.Task[None] | None = None
-        self.transport: asyncio.Transport | None = None
-        self.handler: web.RequestHandler | None = None
-
-    def end(self) -> None:
-        """Close it now."""
-        self.stop_timer()
-        if self.transport is not None:
-            self.transport.abort()
-        elif self.opening is not None:
-            self.opening.cancel()
-
-    def stop_timer(self) -> None:
-        """Let no deadline pass any more."""
-        self._timer.cancel()
-
-    def answering(self) -> None:
-        """A whole request has come."""
-        self._unanswered = 0
-        self._deadline(self._limits.answer)
-        self._listener.answering(self)
-
-    def answered(self) -> None:
-        """Its response has been written."""
-        if self.transport is not None and not self.transport.is_closing():
-            self._idle = self._unanswered == 0
-            self._deadline(self._limits.idle if self._idle else self._limits.head)
-            self._listener.answered(self)
-
-    def _deadline(self, seconds: float) -> None:
-        self._timer.cancel()
-        self._timer = self._loop.call_later(seconds, self.end)
-
-    # asyncio.Protocol.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment] # of a stream
-        self.handler = self._listener.handler_for(self)
-        self.handler.connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._unanswered += len(data)
-        if self.handler is None or self._unanswered > self._limits.head_bytes:
-            self.end()
-            return
-        if self._idle:
-            self._idle = False
-            self._deadline(self._limits.head)
-        self.handler.data_received(data)
-
-    def eof_received(self) -> None:
-        if self.handler is not None:
-            self.handler.eof_received()
-
-    def pause_writing(self) -> None:
-        if self.handler is not None:
-            self.handler.pause_writing()
-
-    def resume_writing(self) -> None:
-        if self.handler is not None:
-            self.handler.resume_writing()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self.handler is not None:
-            self.handler.connection_lost(exc)
-        self._listener.forget(self)
 
 
 async def bind(listen: Endpoint) -> list[socket.socket]:
