@@ -59,28 +59,41 @@ def main(backends: int, pollers: int, seconds: float) -> None:
 
 
 class _Pollers:
+    """Pollers in a process of their own, which share no interpreter with the clients that are measured."""
+
     def __init__(self, port: int, count: int) -> None:
         self.answers = 0
-        self._done = threading.Event()
-        self._threads = [threading.Thread(target=self._poll, args=(port,)) for _ in range(count)]
+        self._arguments = [sys.executable, __file__, "--poll", str(port), str(count)]
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        self._child = subprocess.Popen(self._arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._done.set()
-        for thread in self._threads:
-            thread.join()
+        self.answers = int(self._child.communicate(timeout=60)[0])
 
-    def _poll(self, port: int) -> None:
-        while not self._done.is_set():
+
+def _poll(port: int, count: int) -> None:
+    """Poll until standard input ends, and print how many answers came."""
+    done = threading.Event()
+    answers = [0] * count
+
+    def poll(number: int) -> None:
+        while not done.is_set():
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
             connection.request("GET", _PATH)
             connection.getresponse().read()
             connection.close()
-            self.answers += 1
+            answers[number] += 1
+
+    threads = [threading.Thread(target=poll, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    sys.stdin.read()
+    done.set()
+    for thread in threads:
+        thread.join()
+    print(sum(answers))
 
 
 async def _traffic(port: int, seconds: float) -> list[float]:
@@ -121,6 +134,8 @@ async def _echo(port: int) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--echo"]:
         asyncio.run(_echo(int(sys.argv[2])))
+    elif sys.argv[1:2] == ["--poll"]:
+        _poll(int(sys.argv[2]), int(sys.argv[3]))
     else:
         given = [*sys.argv[1:4], *["50", "8", "10"][len(sys.argv) - 1 :]]
         main(int(given[0]), int(given[1]), float(given[2]))

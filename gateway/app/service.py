@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 _PULSE = 0.25
 """Seconds between two measurements of the loop's lag."""
-_VIEWS_PER_TURN = 20
+_VIEWS_PER_TURN = 5
 _LOAD = 30.0
 """Seconds for reading the configuration: a file system may hang."""
 

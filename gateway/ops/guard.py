@@ -10,8 +10,8 @@ from gateway.ops.bounds import Pace
 
 _ROLE = "gateway.role"
 _PROBES_PER_SECOND, _PROBES_AT_ONCE = 200, 40
-_ANSWERS_PER_SECOND, _ANSWERS_AT_ONCE = 50, 5
-"""So that whoever asks in a loop takes a few percent of the event loop's time; a scrape or a page needs a few."""
+_ANSWERS_PER_SECOND, _ANSWERS_AT_ONCE = 25, 10
+"""So that whoever asks in a loop takes about a percent of the event loop's time; a scrape or a page needs a few."""
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _UNKNOWN_HOST = """\
 this name is not one of the gateway's: ask by address, or as localhost, or list the name in ops.hosts
