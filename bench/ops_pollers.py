@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from statistics import median
 from typing import Self
 
 ROOT = Path(__file__).parents[1]
@@ -18,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from gateway.demo.process import Process, free_port
 
-_ROUNDS = 3
+_ROUNDS = 7
 _CLIENTS = 8
 _PAUSE = 0.001
 """Seconds between two requests of a client: the forward is in use, and not full."""
@@ -47,11 +48,14 @@ def main(backends: int, pollers: int, seconds: float) -> None:
             service.start(ops)
             time.sleep(3)  # the first checks
             print(f"{backends} backends, {pollers} pollers of {_PATH}, {_CLIENTS} clients, {seconds:g} s each")
+            alone, beside = [], []
             for _ in range(_ROUNDS):
-                _tell("alone", asyncio.run(_traffic(port, seconds)), 0, seconds)
+                alone.append(_tell("alone", asyncio.run(_traffic(port, seconds)), 0, seconds))
                 with _Pollers(ops, pollers) as polled:
                     taken = asyncio.run(_traffic(port, seconds))
-                _tell("polled", taken, polled.answers, seconds)
+                beside.append(_tell("polled", taken, polled.answers, seconds))
+            one, other = median(alone), median(beside)
+            print(f"  median of the p99: {one:.2f} ms alone, {other:.2f} ms polled: {other / one:.1f} times")
         finally:
             service.stop()
             echo.terminate()
@@ -113,12 +117,14 @@ async def _traffic(port: int, seconds: float) -> list[float]:
     return taken
 
 
-def _tell(what: str, taken: list[float], answers: int, seconds: float) -> None:
+def _tell(what: str, taken: list[float], answers: int, seconds: float) -> float:
+    """Print one round; gives its p99 in milliseconds."""
     taken.sort()
     p50, p99 = (taken[int(len(taken) * part)] * 1e3 for part in (0.5, 0.99))
     print(
         f"  {what:7} p50 {p50:6.2f} ms  p99 {p99:6.2f} ms  {len(taken)} requests, {answers / seconds:.0f} answers/s"
     )
+    return p99
 
 
 async def _echo(port: int) -> None:
@@ -137,5 +143,5 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["--poll"]:
         _poll(int(sys.argv[2]), int(sys.argv[3]))
     else:
-        given = [*sys.argv[1:4], *["50", "8", "10"][len(sys.argv) - 1 :]]
+        given = [*sys.argv[1:4], *["50", "8", "4"][len(sys.argv) - 1 :]]
         main(int(given[0]), int(given[1]), float(given[2]))
