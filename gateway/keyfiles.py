@@ -63,8 +63,8 @@ def read_secret(path: Path) -> bytes:
         return file.read()
 
 
-def check_private(path: Path) -> bytes:
-    """Read a private key, unless others can read it too, as OpenSSH does.
+def check_private(path: Path, what: str = "private key") -> bytes:
+    """Read a private key, or `what` else it is, unless others can read it too, as OpenSSH does.
 
     A file that belongs to another user (a mounted secret) may be readable by its group, never by everybody. It is
     opened once: what is checked is what is read, whatever takes its place meanwhile.
@@ -74,20 +74,20 @@ def check_private(path: Path) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            _refuse_readable(path, os.fstat(file.fileno()))
+            _refuse_readable(path, os.fstat(file.fileno()), what)
             return file.read()
     except OSError as error:
         raise TunnelError(Reason.AUTH, f"{path}: {error.strerror}", fatal=True) from error
 
 
-def _refuse_readable(path: Path, status: os.stat_result) -> None:
+def _refuse_readable(path: Path, status: os.stat_result, what: str) -> None:
     ours = status.st_uid == os.geteuid()
     mode = stat.S_IMODE(status.st_mode)
     if mode & (0o077 if ours else 0o007) and not _mounted_alone(path):
         remedy = f"chmod 600 {path}" if ours else "mount it with mode 0400 (or 0440 for its group)"
         raise TunnelError(
             Reason.AUTH,
-            f"{path}: the private key is readable by others (mode {mode:04o}): {remedy}",
+            f"{path}: the {what} is readable by others (mode {mode:04o}): {remedy}",
             fatal=True,
         )
 

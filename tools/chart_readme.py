@@ -38,6 +38,14 @@ release of its own. A pod with the sidecar needs `securityContext: {{fsGroup: 10
 Secrets, and a grace period longer than `shutdown.delay` and `shutdown.drain` together. `ci/` holds values for each
 of these.
 
+Probes have a port of their own (`ops.probePort`). Metrics and status are reached from the release's namespace only
+(`networkPolicy`), and need a token where `ops.tokenSecret` names a Secret:
+
+```sh
+openssl rand -hex 32 > token; openssl rand -hex 32 > metrics-token
+kubectl create secret generic ops-tokens --from-file=token --from-file=metrics-token
+```
+
 ## Values
 
 Made from `values.yaml` by `tools/chart_readme.py`.

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from gateway import backends, tunnels
 from gateway.backends.common.tls import Tls
 from gateway.cli import cli
-from gateway.config.model import SECTIONS, Allow, BackendCommon, CheckCommon, TunnelCommon, UnixListener
+from gateway.config.model import SECTIONS, Allow, BackendCommon, CheckCommon, OpsTls, TunnelCommon, UnixListener
 from gateway.config.values import LogTarget, Network
 from gateway.contracts import Duration, Endpoint, Secret, Size, State, TunnelState
 from gateway.docker.options import AttachRule, DockerOptions, DockerTls, Grant, NetworkOptions
@@ -30,12 +30,19 @@ from gateway.docker.trouble import Blocked
 from gateway.errors import Reason
 from gateway.forwarding.admission import Refusal
 from gateway.measure import Histogram
+from gateway.ops.access import Role
 from gateway.ops.http import OpsServer
 from gateway.ops.metrics import families
+from gateway.ops.reading import ROLES
 from gateway.ops.view import ServiceView
 from gateway.vpn.options import Silence
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
+_NEEDS = {
+    Role.PROBES: "nothing",
+    Role.METRICS: "the token of `token_file` or `metrics_token_file`, or a client certificate",
+    Role.EVERYTHING: "the token of `token_file`, or a client certificate",
+}
 _NAMES = {
     str: "text", int: "number", bool: "true or false", Duration: "duration", Size: "size", Path: "path",
     Secret: "secret", Endpoint: "host:port", Endpoint | Path: "address or path", Network: "network",
@@ -66,6 +73,7 @@ def _configuration() -> Iterator[str]:
     yield "`GATEWAY_BACKEND_MY_DB` are the tunnel `my-vpn` and the backend `my-db`."
     for name, cls in SECTIONS.items():
         yield from _table(f"`{name}`", cls)
+    yield from _table("`ops.tls`", OpsTls)
     yield from _table("`tunnels.NAME`, every kind", TunnelCommon)
     for name, tunnel in sorted(tunnels.KINDS.items()):
         yield from _table(f"`tunnels.NAME`, kind `{name}`", tunnel.options)
@@ -178,10 +186,12 @@ def _leaves(command: click.Command, name: str) -> Iterator[tuple[str, click.Comm
 
 
 def _http() -> Iterator[str]:
-    yield from ("", "## HTTP", "", "GET on `ops.listen`, answered from memory; POST on `ops.admin_socket` only.", "")
-    yield from ("| method | path |", "| --- | --- |")
+    yield from ("", "## HTTP", "", "GET on `ops.listen`, answered from memory; POST on `ops.admin_socket` only.")
+    yield "What each path needs where `ops` asks for authentication: [ops.md](ops.md)."
+    yield from ("", "| method | path | needs |", "| --- | --- | --- |")
     for method, path in OpsServer.paths():
-        yield f"| {method} | `{path}` |"
+        needs = _NEEDS[ROLES[path]] if method == "GET" else "the admin socket"
+        yield f"| {method} | `{path}` | {needs} |"
 
 
 def _metrics() -> Iterator[str]:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,8 @@ def _check(config: Config, name: str) -> bool:
         raise UsageError(f"port {low[0]}: a pod in the node's network may listen on ports from {_FIRST_FREE} on only")
     named = {f"tunnels.{each}": [spec.options] for each, spec in config.tunnels.items()}
     named |= {f"backends.{each}": [spec.options, spec.check_options] for each, spec in config.backends.items()}
+    ops = config.ops
+    named["ops"] = [part for part in (ops.token_file, ops.metrics_token_file, ops.tls) if part is not None]
     files = [(place, path) for place, options in named.items() for path in _files(options)]
     for place, path in files:
         if path is None:
@@ -119,11 +122,12 @@ def _files(value: Any) -> Iterator[Path | None]:
 
 def _pod(config: Config, name: str, image: str, *, nodes: bool, files: bool) -> dict[str, Any]:
     stop = config.shutdown.delay + config.shutdown.drain
-    ops = config.ops.listen.port
-    everywhere = "[::]" if config.ops.listen.host == "::" else "0.0.0.0"  # noqa: S104 - the kubelet comes from outside
+    probes = _probe_port(config)
+    hosts = [each.host for each in (config.ops.listen, config.ops.probe_listen) if each is not None]
+    everywhere = "[::]" if "::" in hosts else "0.0.0.0"  # noqa: S104 - the kubelet comes from outside
     secret_mount = [{"name": "secrets", "mountPath": _SECRETS, "readOnly": True}] if files else []
     secret = [{"name": "secrets", "secret": {"secretName": name, "defaultMode": 0o440}}] if files else []
-    # The listener of health and metrics must be reached by the kubelet, whatever the file says.
+    # The kubelet must reach probes, whatever the file says; who may see more is the file's to say.
     container = {
         "name": "gateway",
         "image": image,
@@ -131,14 +135,17 @@ def _pod(config: Config, name: str, image: str, *, nodes: bool, files: bool) -> 
             "run",
             "-c",
             "/etc/gateway/gateway.yaml",
-            "--ops-listen",
-            f"{everywhere}:{ops}",
+            "--ops-probe-listen",
+            f"{everywhere}:{probes}",
             "--ops-admin-socket",
             f"{_WRITABLE['run']}/admin.sock",
             "--state-dir",
             _WRITABLE["state"],
         ],
-        "ports": [{"name": "ops", "containerPort": ops}],
+        "ports": [
+            {"name": "probes", "containerPort": probes},
+            *([] if only_here(config.ops.listen) else [{"name": "ops", "containerPort": config.ops.listen.port}]),
+        ],
         "startupProbe": _probe("/startupz", periodSeconds=1, failureThreshold=120),
         "livenessProbe": _probe("/livez", periodSeconds=10),
         "readinessProbe": _probe("/readyz", periodSeconds=5, failureThreshold=1),
@@ -175,8 +182,17 @@ def _pod(config: Config, name: str, image: str, *, nodes: bool, files: bool) -> 
 _WRITABLE = {"run": "/run/gateway", "state": "/var/lib/gateway", "tmp": "/tmp"}  # noqa: S108 - in the container
 
 
+def _probe_port(config: Config) -> int:
+    """That of the file, or else the first after `ops.listen` that nothing has."""
+    if config.ops.probe_listen is not None:
+        return config.ops.probe_listen.port
+    addresses = [each for spec in config.backends.values() for each in spec.listen if isinstance(each, Endpoint)]
+    taken = {config.ops.listen.port, *(each.port for each in addresses)}
+    return next(port for port in count(config.ops.listen.port) if port not in taken)
+
+
 def _probe(path: str, **more: int) -> dict[str, Any]:
-    return {"httpGet": {"path": path, "port": "ops"}, "timeoutSeconds": 3, **more}
+    return {"httpGet": {"path": path, "port": "probes"}, "timeoutSeconds": 3, **more}
 
 
 def _services(config: Config, labels: dict[str, str]) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ from gateway.app.changes import compare
 from gateway.app.expiry import Expiry, warnings
 from gateway.app.filewatch import FileWatch, Marks
 from gateway.app.fleet import Fleet
+from gateway.app.ops import settings_of
 from gateway.app.running import Running
 from gateway.app.runtime import become_io_flusher, prepare_loop, prepare_process
 from gateway.app.site import Site
@@ -29,7 +30,7 @@ from gateway.measure import Histogram
 from gateway.ops import logs
 from gateway.ops.http import OpsServer
 from gateway.ops.notify import Notifier
-from gateway.ops.view import BackendView, ServiceView
+from gateway.ops.view import BackendView, ServiceView, Standing, phase
 from gateway.relay.readiness import RelayLoop
 from gateway.relay.sockets import Peer
 from gateway.supervision.supervisor import supervise
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 _PULSE = 0.25
 """Seconds between two measurements of the loop's lag."""
-_VIEWS_PER_TURN = 20
+_VIEWS_PER_TURN = 5
 _LOAD = 30.0
 """Seconds for reading the configuration: a file system may hang."""
 
@@ -75,6 +76,7 @@ class GatewayService:
         self._site: Site | None = None
         self._fleet: Fleet | None = None
         self._expiry = Expiry(lambda: self._config, lambda: list(self._site.backends.values()) if self._site else [])
+        self._ops = OpsServer(self, settings_of(config))
         self._reloading = asyncio.Lock()
         self._loading: asyncio.Future[Config] | None = None
 
@@ -99,9 +101,8 @@ class GatewayService:
 
     async def _serve(self, announce: Callable[[Endpoint], None] | None) -> None:
         listeners = bind_all(self._config, {})
-        ops = self._config.ops
         async with (
-            OpsServer(self).serving(ops.listen, ops.admin_socket) as address,
+            self._ops.serving() as address,
             asyncio.TaskGroup() as group,
             supervise() as supervisor,
         ):
@@ -113,8 +114,7 @@ class GatewayService:
             self._fleet.apply(self._config, self._site)
             supervisor.start("certificates", self._expiry)
             self._auditing.configured(Config(), self._config, "start")
-            if self._config.gateway.reload_on_change:
-                supervisor.start("file watch", FileWatch(self._watched, self._files_changed, self._marks))
+            supervisor.start("file watch", FileWatch(self._watched, self._files_changed, self._marks))
             helpers = {group.create_task(self._pulse()), group.create_task(self._await_startup())}
             self._catch_signals(group, helpers)
             self._notifier.ready()
@@ -131,12 +131,15 @@ class GatewayService:
 
     # What ops asks and tells.
 
-    def view(self) -> ServiceView:
+    def phase(self) -> str:
         """See `gateway.ops.control.Service`."""
-        running = self._site.backends.values() if self._site else ()
-        return self._view([self._backend(each) for each in running])
+        return phase(started=self._startup_done, draining=self._draining)
 
-    async def view_in_turns(self) -> ServiceView:
+    def standings(self) -> list[Standing]:
+        """See `gateway.ops.control.Service`."""
+        return [views.standing(each) for each in (self._site.backends.values() if self._site else ())]
+
+    async def view(self) -> ServiceView:
         """See `gateway.ops.control.Service`."""
         seen = []
         for number, each in enumerate(list(self._site.backends.values()) if self._site else ()):
@@ -206,6 +209,7 @@ class GatewayService:
                 self._notifier.ready()
 
     async def _reload(self, site: Site, trigger: str) -> str:
+        await self._ops.renew()
         config = await self._load()
         self._refuse_while_stopping()
         compare(site.config, config)
@@ -334,12 +338,19 @@ class GatewayService:
             return  # told in the log, the status and the metric
 
     def _watched(self) -> set[Path]:
-        found = {self._file} if self._file else set()
-        for spec in self._config.tunnels.values():
-            found |= files_of(spec.options) | spec.kind.renewed(spec.options)
+        found = set(self._ops.files)
+        if self._config.gateway.reload_on_change:
+            found |= {self._file} if self._file else set()
+            for spec in self._config.tunnels.values():
+                found |= files_of(spec.options) | spec.kind.renewed(spec.options)
         return found
 
     async def _files_changed(self, changed: set[Path]) -> None:
+        if self._ops.files & changed:
+            try:
+                await self._ops.renew()
+            except GatewayError as error:
+                log.error("a file of ops cannot be used: what was read before stays", extra={"detail": str(error)})
         if self._file in changed:
             await self._reload_quietly("file")
         for name, spec in self._config.tunnels.items():

@@ -29,6 +29,7 @@ from gateway.ops.view import (
     CredentialView,
     DockerView,
     KnownConsumer,
+    Standing,
     TargetView,
     TunnelView,
     VolumeView,
@@ -83,6 +84,12 @@ def credential_views(found: list[Named]) -> list[CredentialView]:
     """Certificates, those that expire first before the others."""
     made = [CredentialView(each.kind, name, each.what, *each.validity) for name, each in found]
     return sorted(made, key=lambda each: each.expires)
+
+
+def standing(running: Running) -> Standing:
+    """How one backend stands."""
+    state, reason, detail = running.judge()
+    return Standing(running.spec.name, state, reason, detail, running.since)
 
 
 def backend_view(running: Running, *, knows_containers: bool) -> BackendView:

@@ -54,12 +54,13 @@ def _exit(code: int) -> NoReturn:
 def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], **settings: str | None) -> None:
     """Check a configuration and the files it names; print every error."""
     from gateway.app import expiry  # noqa: PLC0415 - slow to import
+    from gateway.app.ops import file_problems  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.config.advice import advice  # noqa: PLC0415 - slow to import
     from gateway.config.files import check_files  # noqa: PLC0415 - slow to import
 
     config = load(sources(file, tunnels, backends, settings))
-    problems = check_files(config)
+    problems = file_problems(config) + check_files(config)
     if problems:
         raise ConfigError(problems)
     for sentence in (*advice(config), *expiry.warnings(expiry.read(config), time.time())):

@@ -23,9 +23,8 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 @url_option
 @click.option("-o", "--output", type=click.Choice(["table", "json", "wide"]), default="table", help="How to print.")
 @click.option("--watch", is_flag=True, help="Print again every two seconds.")
-def status(url: str | None, admin_socket: str, output: str, watch: bool) -> None:
+def status(client: Client, output: str, watch: bool) -> None:
     """Show tunnels, backends and their checks."""
-    client = Client(url, admin_socket)
     while True:
         _, site = client.get_json("/api/v1/status")
         consumers = client.get_json("/api/v1/consumers")[1]["consumers"] if output == "wide" else {}
@@ -49,9 +48,9 @@ def status(url: str | None, admin_socket: str, output: str, watch: bool) -> None
 @click.command()
 @click.argument("name")
 @url_option
-def explain(name: str, url: str | None, admin_socket: str) -> None:
+def explain(name: str, client: Client) -> None:
     """Show the chain from the listener of NAME to its targets, and the root cause of what is wrong."""
-    _, site = Client(url, admin_socket).get_json("/api/v1/status")
+    _, site = client.get_json("/api/v1/status")
     if name not in site["backends"]:
         raise UsageError(f"there is no backend {name!r} (known: {', '.join(site['backends']) or 'none'})")
     backend = site["backends"][name]
@@ -66,7 +65,7 @@ def explain(name: str, url: str | None, admin_socket: str) -> None:
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @url_option
 @click.option("--max", "longest", default="30s", show_default=True, metavar="DURATION", help="How long to wait.")
-def wait(names: tuple[str, ...], url: str | None, admin_socket: str, longest: str) -> None:
+def wait(names: tuple[str, ...], client: Client, longest: str) -> None:
     """Wait until the service is ready, and the backends NAME are up."""
     from gateway.config.values import duration  # noqa: PLC0415 - slow to import
 
@@ -74,7 +73,6 @@ def wait(names: tuple[str, ...], url: str | None, admin_socket: str, longest: st
         deadline = time.monotonic() + duration(longest)
     except ValueError as error:
         raise UsageError(f"--max: {error}") from error
-    client = Client(url, admin_socket)
     query = "?require=" + quote(",".join(names)) if names else ""
     while True:
         trouble: GatewayError
@@ -98,9 +96,9 @@ def wait(names: tuple[str, ...], url: str | None, admin_socket: str, longest: st
 
 @click.command()
 @url_option
-def healthcheck(url: str | None, admin_socket: str) -> None:
+def healthcheck(client: Client) -> None:
     """Exit with 0 when the service is alive: for images without a shell."""
-    code, body = Client(url, admin_socket).get("/livez")
+    code, body = client.get("/livez")
     if code != 200 or body != "alive\n":
         raise ServiceUnreachableError(f"what answers is not a gateway: /livez says {code} {str(body)[:60]!r}")
 

@@ -16,9 +16,8 @@ _UNITS = ("B", "KiB", "MiB", "GiB")
 @url_option
 @click.option("--interval", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Seconds.")
 @click.option("--count", type=click.IntRange(min=1), help="Print so often, then end.")
-def top(url: str | None, admin_socket: str, interval: float, count: int | None) -> None:
+def top(client: Client, interval: float, count: int | None) -> None:
     """Show the busiest backends, and where Docker is configured their consumers, again and again."""
-    client = Client(url, admin_socket)
     before, then = _counters(client), time.monotonic()
     try:
         while count is None or count > 0:

@@ -245,6 +245,11 @@ def hints_by_key(cls: type, above: str = "") -> Iterator[tuple[str, Any]]:
         yield key, hint
 
 
+def is_record(hint: Any) -> bool:
+    """Whether a key of this type holds a mapping of keys that are known."""
+    return any(dataclasses.is_dataclass(each) for each in (hint, *get_args(hint)))
+
+
 def is_list(hint: Any) -> bool:
     """Whether a key of this type holds several values."""
     return tuple in (get_origin(hint), *map(get_origin, get_args(hint)))

@@ -1,6 +1,5 @@
 """One configuration out of a file, the environment and flags: flag > environment > file."""
 
-import dataclasses
 import difflib
 import os
 import re
@@ -11,13 +10,13 @@ from pathlib import Path
 from gateway import backends, tunnels
 from gateway.config import urls
 from gateway.config.build import build
-from gateway.config.decode import Decoder
+from gateway.config.decode import Decoder, hints_by_key, is_list, is_record
 from gateway.config.files import secrecy
 from gateway.config.hiding import hide
 from gateway.config.model import SECTIONS, Config
 from gateway.config.rules import check_rules
 from gateway.config.strict import weaknesses
-from gateway.config.tree import Scalar, Table, expand, parse_yaml, read_text, references
+from gateway.config.tree import Scalar, Sequence, Table, Tree, expand, parse_yaml, read_text, references
 from gateway.errors import ConfigError, Origin, Problem
 
 _EXAMPLES = {"tunnel": "bastion=ssh://user@host", "backend": "orders=mysql://db:3306"}
@@ -45,13 +44,18 @@ class Sources:
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
-def setting_names() -> dict[str, tuple[str, str]]:
-    """The settings that are also flags: `{"ops-listen": ("ops", "listen")}`; `gateway` is left out of the name."""
-    return {
-        (f"{section}-{name}" if section != "gateway" else name).replace("_", "-"): (section, name)
+def setting_names() -> dict[str, tuple[str, ...]]:
+    """The settings that are also flags, such as `{"ops-tls-key-file": ("ops", "tls", "key_file")}`.
+
+    The section `gateway` is left out of the name.
+    """
+    paths = [
+        (section, *key.split("."))
         for section, cls in SECTIONS.items()
-        for name in (each.name for each in dataclasses.fields(cls))
-    }
+        for key, hint in hints_by_key(cls)
+        if not is_record(hint)
+    ]
+    return {"-".join(path if path[0] != "gateway" else path[1:]).replace("_", "-"): path for path in paths}
 
 
 def load(sources: Sources) -> Config:
@@ -67,12 +71,12 @@ def load(sources: Sources) -> Config:
     if sources.file is not None:
         text, digest = read_text(sources.file, problems)
         root = parse_yaml(sources.file, text, problems, sources.environment, used)
-    for name, (section, key) in setting_names().items():
+    for name, path in setting_names().items():
         variable = "GATEWAY_" + name.replace("-", "_").upper()
         if variable in sources.environment:
-            _put(root, section, key, Scalar(variable, sources.environment[variable] or None), problems)
+            _put_setting(root, path, variable, sources.environment[variable], problems)
         if name in sources.settings:
-            _put(root, section, key, Scalar(f"--{name}", sources.settings[name]), problems)
+            _put_setting(root, path, f"--{name}", sources.settings[name], problems)
     _check_variables(sources, problems)
     for section, flag in (("tunnels", "tunnel"), ("backends", "backend")):
         _put_urls(root, section, flag, sources, problems, used)
@@ -87,7 +91,7 @@ def load(sources: Sources) -> Config:
     origin = Origin(str(sources.file) if sources.file else None, digest, _variables(sources, text), _flags(sources))
     if problems:
         raise ConfigError(_readable(problems, used), origin)
-    return dataclasses.replace(config, origin=origin)
+    return replace(config, origin=origin)
 
 
 def _variables(sources: Sources, text: str) -> tuple[str, ...]:
@@ -122,6 +126,22 @@ def _readable(problems: list[Problem], used: Mapping[str, str]) -> list[Problem]
     rest = len(ordered) - _MOST_PROBLEMS
     shown = [replace(each, message=hide(each.message, used)) for each in ordered[:_MOST_PROBLEMS]]
     return [*shown, Problem(shown[-1].place, "", f"and {rest} more problems after this one")] if rest > 0 else shown
+
+
+def _put_setting(root: Table, path: tuple[str, ...], place: str, text: str, problems: list[Problem]) -> None:
+    """Put a flag's or a variable's value where the file would have it; commas separate those of a list."""
+    value: Scalar | Sequence = Scalar(place, text or None)
+    if is_list(dict(hints_by_key(SECTIONS[path[0]]))[".".join(path[1:])]):
+        value = Sequence(place, [Scalar(place, each.strip()) for each in text.split(",") if each.strip()])
+    if len(path) == 2:
+        _put(root, path[0], path[1], value, problems)
+        return
+    held = root.entries[path[0]][1] if path[0] in root.entries else None
+    inner = held.entries[path[1]][1] if isinstance(held, Table) and path[1] in held.entries else None
+    if not isinstance(inner, Table):
+        inner = Table(place)
+        _put(root, path[0], path[1], inner, problems)
+    inner.put(path[2], value)
 
 
 def _check_variables(sources: Sources, problems: list[Problem]) -> None:
@@ -174,7 +194,7 @@ def _put_url(root: Table, section: str, name: str, text: str, place: str, proble
     return table
 
 
-def _put(root: Table, section: str, key: str, value: Scalar | Table, problems: list[Problem]) -> None:
+def _put(root: Table, section: str, key: str, value: Tree, problems: list[Problem]) -> None:
     if section not in root.entries or (isinstance(held := root.entries[section][1], Scalar) and held.text is None):
         root.put(section, Table(value.place))
     inner = root.entries[section][1]

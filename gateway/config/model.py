@@ -34,16 +34,49 @@ class GatewaySection:
 
 
 @dataclass(frozen=True)
+class OpsTls:
+    """TLS 1.2 and later on `ops.listen`; the files are read again when they change.
+
+    Args:
+        cert_file: The certificate in PEM, with the intermediate ones after it.
+        key_file: Its private key, without a passphrase.
+        client_ca_file: Certificate authorities of clients: a certificate that one has signed opens everything.
+    """
+
+    cert_file: Path
+    key_file: Path
+    client_ca_file: Path | None = None
+
+
+@dataclass(frozen=True)
 class OpsSection:
     """How people and machines look at it.
 
     Args:
         listen: Address of the HTTP server for health, metrics and status.
+        probe_listen: Address of a second HTTP server, for `/livez`, `/startupz` and `/readyz` only: without TLS and
+            authentication.
         admin_socket: Unix socket for commands; only its owner can use it.
+        hosts: Names under which `listen` and `probe_listen` are asked (the Host header) beside their addresses and
+            localhost; requests to others get 421.
+        token_file: A file with a token, which clients send as `Authorization: Bearer`. It opens everything; without
+            it only probes are answered.
+        metrics_token_file: A file with another token, which opens `/metrics` only.
+        tls: Certificate and key for `listen`; absent: plain HTTP.
     """
 
     listen: Endpoint = Endpoint("127.0.0.1", 9090)
+    probe_listen: Endpoint | None = None
     admin_socket: Path = Path("/run/gateway/admin.sock")
+    hosts: tuple[str, ...] = ()
+    token_file: Path | None = None
+    metrics_token_file: Path | None = None
+    tls: OpsTls | None = None
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether a client of `listen` needs a token or a certificate for more than probes."""
+        return self.token_file is not None or (self.tls is not None and self.tls.client_ca_file is not None)
 
 
 @dataclass(frozen=True)

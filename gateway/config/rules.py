@@ -9,6 +9,7 @@ from gateway.config import values
 from gateway.config.decode import suggest
 from gateway.config.docker_rules import docker_problems
 from gateway.config.model import Config
+from gateway.config.ops_rules import ops_problems
 from gateway.config.tree import Scalar, Sequence, Table
 from gateway.config.volume_rules import volume_problems
 from gateway.contracts import Endpoint
@@ -32,6 +33,8 @@ def check_rules(config: Config, root: Table, problems: list[Problem]) -> None:
         values.unix_path(config.ops.admin_socket)
     except ValueError as error:
         problems.append(Problem(_place(root, "ops", "admin_socket"), "ops.admin_socket", str(error)))
+    for key, message in ops_problems(config.ops):
+        problems.append(Problem(_place(root, "ops", *key.split(".")), f"ops.{key}", message))
     _check_specs(config, root, problems)
     for name, key, message in volume_problems(config):
         place = _place(root, "backends", name, *key.split("."))
@@ -61,6 +64,11 @@ def _check_listeners(config: Config, root: Table, problems: list[Problem]) -> No
         ("ops.listen", config.ops.listen),
         ("ops.admin_socket", config.ops.admin_socket),
     ]
+    if config.ops.probe_listen is not None:
+        if _clash(config.ops.probe_listen, config.ops.listen):
+            message = f"{config.ops.probe_listen} is taken by ops.listen: choose another port"
+            problems.append(Problem(_place(root, "ops", "probe_listen"), "ops.probe_listen", message))
+        taken.append(("ops.probe_listen", config.ops.probe_listen))
     for name, table in _tables(root, "backends"):
         key = f"backends.{name}.listen"
         for place, listener in _listeners(table):

@@ -3,15 +3,14 @@
 A rule is a function that yields what it finds in a configuration; `RULES` lists them.
 """
 
-import ipaddress
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.backends.common.tls import Tls
 from gateway.config.files import all_secrets, place_of
-from gateway.config.model import BackendSpec, Config, OpsSection
-from gateway.contracts import Endpoint
+from gateway.config.model import BackendSpec, Config
+from gateway.config.ops_rules import is_here, ops_advice
 from gateway.errors import Problem
 
 _ENCRYPTED = {"ssh", "openvpn", "wireguard"}
@@ -48,12 +47,6 @@ def weaknesses(config: Config) -> list[Weakness]:
     ]
 
 
-def authenticated(ops: OpsSection) -> bool:
-    """Whether who asks on `ops.listen` must prove who they are."""
-    del ops
-    return False
-
-
 def _host_keys(config: Config) -> Iterator[Found]:
     for name, spec in config.tunnels.items():
         if getattr(spec.options, "insecure_host_key", False):
@@ -68,7 +61,7 @@ def _plain_logins(config: Config) -> Iterator[Found]:
             continue
         key = f"backends.{name}.check.tls.mode"
         if tls.mode == "off":
-            exposed = not _encrypted(config, spec.via) and not all(_is_here(target.host) for target in spec.targets)
+            exposed = not _encrypted(config, spec.via) and not all(is_here(target.host) for target in spec.targets)
             message = "is off, so the check logs in with its password on an unencrypted connection: use mode: verify"
             yield key, message, exposed
         elif tls.mode == "require":
@@ -102,7 +95,7 @@ def _plain_engine(config: Config) -> Iterator[Found]:
 def _plain_proxies(config: Config) -> Iterator[Found]:
     for name, spec in config.tunnels.items():
         options = spec.options
-        if spec.kind.name != "proxy" or options.tls or _is_here(options.endpoint.host):
+        if spec.kind.name != "proxy" or options.tls or is_here(options.endpoint.host):
             continue
         if _encrypted(config, spec.via):
             continue
@@ -120,12 +113,8 @@ def _inline_secrets(config: Config) -> Iterator[Found]:
 
 
 def _open_ops(config: Config) -> Iterator[Found]:
-    if not _is_here(config.ops.listen.host) and not authenticated(config.ops):
-        message = (
-            f"{config.ops.listen} answers other hosts without authentication: listen on 127.0.0.1,"
-            " or ask for a token or a client's certificate"
-        )
-        yield "ops.listen", message, False
+    for key, sentence in ops_advice(config.ops):
+        yield f"ops.{key}", sentence, True
 
 
 RULES: tuple[Callable[[Config], Iterator[Found]], ...] = (
@@ -148,13 +137,3 @@ def _encrypted(config: Config, via: str | None) -> bool:
             return True
         via = config.tunnels[via].via
     return False
-
-
-def _is_here(host: str) -> bool:
-    """Whether an address stays within this host; a name is not looked up."""
-    if host == "localhost" or Endpoint(host, 0).is_unix:
-        return True
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return False

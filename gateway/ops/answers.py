@@ -1,5 +1,7 @@
 """The views as JSON: what `/api/v1` answers."""
 
+import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -133,8 +135,31 @@ def docker_json(view: DockerView | None) -> dict[str, Any] | None:
     }
 
 
+def written(body: dict[str, Any]) -> Iterator[str]:
+    """A JSON object as text, in parts that each take little time: a line for each member, and of inner objects too.
+
+    A member may be an iterator of pairs instead of an object, which is then made while it is written.
+    """
+    yield "{"
+    for number, (name, value) in enumerate(body.items()):
+        yield f"{',' if number else ''}\n {json.dumps(name)}: "
+        if isinstance(value, dict | Iterator):
+            yield from _members(iter(value.items()) if isinstance(value, dict) else value)
+        else:
+            yield json.dumps(value)
+    yield "\n}\n"
+
+
+def _members(pairs: Iterator[tuple[str, Any]]) -> Iterator[str]:
+    before = "{"
+    for name, value in pairs:
+        yield f"{before}\n  {json.dumps(name)}: {json.dumps(value)}"
+        before = ","
+    yield "{}" if before == "{" else "\n }"
+
+
 def service_json(view: ServiceView) -> dict[str, Any]:
-    """Everything, as `/api/v1/status` gives it."""
+    """Everything, as `/api/v1/status` gives it; for `written`."""
     return {
         "status": view.status,
         "instance": view.instance,
@@ -153,7 +178,7 @@ def service_json(view: ServiceView) -> dict[str, Any]:
         ],
         "io_flusher": view.io_flusher,
         "workers": {str(number): pid for number, pid in view.workers.items()},
-        "tunnels": {tunnel.name: tunnel_json(tunnel) for tunnel in view.tunnels},
-        "backends": {backend.name: backend_json(backend) for backend in view.backends},
+        "tunnels": ((tunnel.name, tunnel_json(tunnel)) for tunnel in view.tunnels),
+        "backends": ((backend.name, backend_json(backend)) for backend in view.backends),
         "docker": docker_json(view.docker),
     }

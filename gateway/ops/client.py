@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import socket
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
 DEFAULT_SOCKET = "/run/gateway/admin.sock"
 DEFAULT_LISTEN = "127.0.0.1:9090"
 _TIMEOUT = 10.0
+_PROBES = ("/livez", "/startupz", "/readyz")
+_REFUSALS = (401, 403, 421)
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -34,26 +37,39 @@ class Client:
     Args:
         url: Its HTTP address; None: by the socket, or where there is none, by the usual address.
         admin_socket: Its admin socket.
+        token_file: A file with the token that its HTTP address asks for.
+        ca_file: Certificate authorities of an https:// address in PEM; None: the system's.
     """
 
     url: str | None
     admin_socket: str
+    token_file: str | None = None
+    ca_file: str | None = None
 
     def get(self, path: str) -> tuple[int, Any]:
         """The status and the decoded body of a GET.
 
         Raises:
             ServiceUnreachableError: Nobody answers.
+            GatewayError: It answers that the host or the token is wrong.
         """
         if self.url is None and Path(self.admin_socket).exists():
             return self._ask(_UnixConnection(self.admin_socket), "GET", path, self.admin_socket)
-        url = self.url or f"http://{_dialable(os.environ.get('GATEWAY_OPS_LISTEN', DEFAULT_LISTEN))}"
+        url = self.url or _usual_url(path)
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"{url!r} is no http:// or https:// URL")
-        make = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = make(parts.hostname, parts.port, timeout=_TIMEOUT)
-        return self._ask(connection, "GET", parts.path.rstrip("/") + path, url)
+        connection: http.client.HTTPConnection
+        if parts.scheme == "https":
+            connection = http.client.HTTPSConnection(
+                parts.hostname, parts.port, timeout=_TIMEOUT, context=self._context()
+            )
+        else:
+            connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=_TIMEOUT)
+        code, body = self._ask(connection, "GET", parts.path.rstrip("/") + path, url, self._authorization())
+        if code in _REFUSALS and isinstance(body, str):
+            raise GatewayError(f"{url}: {body.strip()}")
+        return code, body
 
     def get_json(self, path: str) -> tuple[int, dict[str, Any]]:
         """As `get`, for what only a gateway answers.
@@ -74,15 +90,40 @@ class Client:
         """
         return self._ask(_UnixConnection(self.admin_socket), "POST", path, self.admin_socket)
 
-    def _ask(self, connection: http.client.HTTPConnection, method: str, path: str, where: str) -> tuple[int, Any]:
+    def _context(self) -> ssl.SSLContext:
         try:
-            connection.request(method, path)
+            return ssl.create_default_context(cafile=self.ca_file)
+        except OSError as error:  # ssl.SSLError included
+            raise UsageError(f"--ca-file {self.ca_file}: {error.strerror or error}") from error
+
+    def _authorization(self) -> dict[str, str]:
+        if self.token_file is None:
+            return {}
+        try:
+            token = Path(self.token_file).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            told = getattr(error, "strerror", None) or "is no text in ASCII"
+            raise UsageError(f"--token-file {self.token_file}: {told}") from error
+        if not token.isprintable() or not token:
+            raise UsageError(f"--token-file {self.token_file}: must hold one token, on one line")
+        return {"Authorization": f"Bearer {token}"}
+
+    def _ask(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        where: str,
+        headers: dict[str, str] | None = None,
+    ) -> tuple[int, Any]:
+        try:
+            connection.request(method, path, headers=headers or {})
             answer = connection.getresponse()
             body = answer.read()
         except PermissionError as error:
             raise ServiceUnreachableError(f"{where}: not allowed: run as the service's user") from error
         except (OSError, http.client.HTTPException) as error:
-            told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            told = _told(error)
             raise ServiceUnreachableError(
                 f"no gateway answers at {where}: {told} (is it running? see --admin-socket and --url)"
             ) from error
@@ -94,6 +135,21 @@ class Client:
             return answer.status, json.loads(body)
         except ValueError as error:
             raise GatewayError(f"{where}: the answer is not JSON") from error
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message} (see --ca-file)"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _usual_url(path: str) -> str:
+    """Where the environment says that the service listens: its listener for probes, where that answers `path`."""
+    probes = os.environ.get("GATEWAY_OPS_PROBE_LISTEN")
+    if probes and path.startswith(_PROBES):
+        return f"http://{_dialable(probes)}"
+    scheme = "https" if os.environ.get("GATEWAY_OPS_TLS_CERT_FILE") else "http"
+    return f"{scheme}://{_dialable(os.environ.get('GATEWAY_OPS_LISTEN', DEFAULT_LISTEN))}"
 
 
 def _dialable(listen: str) -> str:

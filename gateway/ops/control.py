@@ -2,18 +2,21 @@
 
 from typing import Any, Protocol
 
-from gateway.ops.view import ServiceView
+from gateway.ops.view import ServiceView, Standing
 from gateway.relay.sockets import Peer
 
 
 class Service(Protocol):
     """What the HTTP and admin servers ask and tell."""
 
-    def view(self) -> ServiceView:
-        """The state of everything, from memory."""
+    def phase(self) -> str:
+        """`starting`, `ready` or `draining`."""
 
-    async def view_in_turns(self) -> ServiceView:
-        """As `view`, letting others run in between: for what can wait a moment, with a thousand checks."""
+    def standings(self) -> list[Standing]:
+        """How each backend stands."""
+
+    async def view(self) -> ServiceView:
+        """The state of everything, from memory, letting others run in between."""
 
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
         """The last checks by target; None for an unknown backend."""

@@ -1,27 +1,38 @@
-"""The HTTP server for health, metrics and status, and the admin server on its unix socket."""
+"""The HTTP servers: for everything that is read, for probes, and for commands on a unix socket."""
 
 import asyncio
 import contextlib
-import importlib.resources
-import json
-from collections.abc import AsyncIterator
+import logging
+import resource
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from aiohttp import web
 
 from gateway.contracts import Endpoint
 from gateway.errors import ConfigError, GatewayError, UsageError
-from gateway.ops import asked, health, metrics
-from gateway.ops.answers import consumers_json, plan_json, service_json
+from gateway.ops import asked
+from gateway.ops.bounds import limits
 from gateway.ops.control import Service
+from gateway.ops.guard import Guard
+from gateway.ops.listener import BACKLOG, Listener, bind
+from gateway.ops.reading import ROLES, Handler, Reading, unknown
+from gateway.ops.reading import json_response as _json
+from gateway.ops.settings import Secrets, Settings, read_secrets
 from gateway.relay.sockets import bind_unix
 
-_PAGE = "page.html"
 _OWNER_ONLY = 0o600
 _LAST_ANSWERS = 1.0
 """Seconds at the end for requests that are being answered."""
+_COMMAND = 120.0
+"""Seconds for a command: a reload waits for files and workers."""
+_LONG = 3600.0
+_QUIET = logging.getLogger("gateway.ops.aiohttp")
+_QUIET.setLevel(logging.CRITICAL)
+"""aiohttp logs what clients send wrong, with a traceback each; what we do wrong, `Listener.timed` logs."""
 
 
 class OpsServer:
@@ -29,120 +40,117 @@ class OpsServer:
 
     Args:
         service: What to tell about, and to tell.
+        settings: Where to listen, and who may ask.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, settings: Settings) -> None:
         self._service = service
+        self._settings = settings
+        self._secrets = Secrets()
         # One thread: rendering a large exposition takes tens of milliseconds, which the loop does not have.
         self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
-        self._rendering: dict[str, asyncio.Future[tuple[bytes, str]]] = {}
-        self._page = importlib.resources.files("gateway.ops.page").joinpath(_PAGE).read_text()
+        self._fresh = Reading(service, self._renderer, cached=False)
+        self._shared = Reading(service, self._renderer, cached=True)
 
     @contextlib.asynccontextmanager
-    async def serving(self, listen: Endpoint, admin_socket: Path) -> AsyncIterator[Endpoint]:
-        """Serve on both addresses while the context lasts; gives the real HTTP address.
+    async def serving(self) -> AsyncIterator[Endpoint]:
+        """Serve on every address while the context lasts; gives the real address of `listen`.
 
         Raises:
-            GatewayError: An address cannot be listened on.
+            GatewayError: An address cannot be listened on, or a file cannot be used.
         """
-        public, admin = (
-            web.AppRunner(self._public(), access_log=None, shutdown_timeout=_LAST_ANSWERS),
-            web.AppRunner(self._admin(), access_log=None, shutdown_timeout=_LAST_ANSWERS),
-        )
-        admin_bound = False
+        settings = self._settings
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self._renderer.shutdown, wait=False)
+            self._secrets = await asyncio.to_thread(read_secrets, settings)
+            # First: who sees that a port answers may take it that the socket does.
+            await self._serve_admin(stack, settings.admin_socket)
+            if settings.probe_listen is not None:
+                probes = self._shared.handlers(probes_only=True)
+                await self._serve_tcp(stack, "ops.probe_listen", settings.probe_listen, probes)
+            yield await self._serve_tcp(stack, "ops.listen", settings.listen, self._shared.handlers())
+
+    @property
+    def files(self) -> set[Path]:
+        """The files to watch; see `renew`."""
+        return self._settings.files
+
+    async def renew(self) -> None:
+        """Read tokens and certificates again, for connections and requests from now on.
+
+        Raises:
+            GatewayError: One cannot be used; what was read before stays.
+        """
+        self._secrets = await asyncio.to_thread(read_secrets, self._settings)
+
+    async def _serve_tcp(
+        self, stack: contextlib.AsyncExitStack, key: str, listen: Endpoint, handlers: dict[str, Handler]
+    ) -> Endpoint:
+        encrypted = key == "ops.listen" and self._settings.tls is not None
+        listener = Listener(key, limits(_descriptors()), (lambda: self._secrets.tls) if encrypted else None)
+        guard = Guard(self._settings.rules(), lambda: self._secrets.tokens, ROLES)
+        app = web.Application(middlewares=[listener.timed, guard.checked])
+        app.add_routes([web.get(path, handler) for path, handler in handlers.items()])
         try:
-            await public.setup()
-            await admin.setup()
-            # First: who sees that the port answers may take it that the socket does.
-            try:
-                admin_socket.parent.mkdir(parents=True, exist_ok=True)
-                await web.SockSite(admin, bind_unix(admin_socket, _OWNER_ONLY)).start()
-                admin_bound = True
-            except OSError as error:
-                raise GatewayError(
-                    f"ops.admin_socket: {admin_socket}: {error.strerror} (choose another with --ops-admin-socket)"
-                ) from error
-            try:
-                await web.TCPSite(public, listen.host, listen.port).start()
-            except OSError as error:
-                raise GatewayError(f"ops.listen: cannot listen on {listen}: {error.strerror}") from error
-            yield Endpoint(*public.addresses[0][:2])
-        finally:
-            await public.cleanup()
-            await admin.cleanup()
-            if admin_bound:
-                admin_socket.unlink(missing_ok=True)  # noqa: ASYNC240 - one call on a local file system
-            self._renderer.shutdown(wait=False)
+            sockets = await bind(listen)
+        except OSError as error:
+            raise GatewayError(f"{key}: cannot listen on {listen}: {error.strerror}") from error
+        address = Endpoint(*sockets[0].getsockname()[:2])
+        await self._start(stack, listener, app, sockets)
+        return address
 
-    @classmethod
-    def paths(cls) -> list[tuple[str, str]]:
-        """Every method and path that is served."""
-        return [("GET", path) for path in cls._READ] + [("POST", path) for path in cls._ADMIN]
-
-    def _public(self) -> web.Application:
-        app = web.Application()
-        app.add_routes([web.get(path, handler.__get__(self)) for path, handler in self._READ.items()])
-        return app
-
-    def _admin(self) -> web.Application:
-        app = self._public()
+    async def _serve_admin(self, stack: contextlib.AsyncExitStack, path: Path) -> None:
+        listener = Listener("ops.admin_socket", limits(_descriptors(), answer=_COMMAND))
+        app = web.Application(middlewares=[listener.timed, self._changing])
+        app.add_routes([web.get(path, handler) for path, handler in self._fresh.handlers().items()])
         record = self._service.commanded
         app.add_routes(
             [web.post(path, asked.noted(handler.__get__(self), record)) for path, handler in self._ADMIN.items()]
         )
-        return app
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sock = bind_unix(path, _OWNER_ONLY)
+        except OSError as error:
+            raise GatewayError(
+                f"ops.admin_socket: {path}: {error.strerror} (choose another with --ops-admin-socket)"
+            ) from error
+        stack.callback(path.unlink, missing_ok=True)
+        sock.listen(BACKLOG)
+        await self._start(stack, listener, app, [sock])
 
-    async def _live(self, _: web.Request) -> web.Response:
-        return web.Response(text="alive\n")
+    @staticmethod
+    async def _start(
+        stack: contextlib.AsyncExitStack, listener: Listener, app: web.Application, sockets: list[socket.socket]
+    ) -> None:
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            logger=_QUIET,
+            shutdown_timeout=_LAST_ANSWERS,
+            keepalive_timeout=_LONG,  # the listener's deadlines are shorter
+            lingering_time=0,
+            auto_decompress=False,
+        )
+        await runner.setup()
+        listener.start(sockets, cast("web.Server", runner.server))  # which setup has made
+        stack.push_async_callback(listener.end_all)
+        stack.push_async_callback(runner.cleanup)
+        stack.callback(listener.close)
 
-    async def _startup(self, _: web.Request) -> web.Response:
-        done = self._service.view().startup_done
-        return web.Response(status=200 if done else 503, text="started\n" if done else "starting\n")
+    @classmethod
+    def paths(cls) -> list[tuple[str, str]]:
+        """Every method and path that is served."""
+        return [("GET", path) for path in ROLES] + [("POST", path) for path in cls._ADMIN]
 
-    async def _ready(self, request: web.Request) -> web.Response:
-        return _answer(health.ready(self._service.view(), *_demands(request)))
-
-    async def _health(self, request: web.Request) -> web.Response:
-        return _answer(health.health(self._service.view(), *_demands(request)), "application/health+json")
-
-    async def _backend_ready(self, request: web.Request) -> web.Response:
-        name = request.match_info["backend"]
-        for backend in self._service.view().backends:
-            if backend.name == name:
-                return _answer(health.backend_ready(backend))
-        return _unknown("backend", name)
-
-    async def _metrics(self, request: web.Request) -> web.Response:
-        accept = request.headers.get("Accept", "")
-        rendering = self._rendering.get(accept)
-        if rendering is None:
-            rendering = asyncio.ensure_future(self._render(accept))
-            self._rendering[accept] = rendering
-            rendering.add_done_callback(lambda _: self._rendering.pop(accept))
-        body, content_type = await asyncio.shield(rendering)
-        return web.Response(body=body, headers={"Content-Type": content_type})
-
-    async def _render(self, accept: str) -> tuple[bytes, str]:
-        view = await self._service.view_in_turns()
-        return await asyncio.get_running_loop().run_in_executor(self._renderer, metrics.render, view, accept)
-
-    async def _status(self, _: web.Request) -> web.Response:
-        return _json(service_json(self._service.view()))
-
-    async def _history(self, request: web.Request) -> web.Response:
-        name = request.match_info["name"]
-        found = self._service.history(name)
-        return _unknown("backend", name) if found is None else _json({"backend": name, "targets": found})
-
-    async def _plan(self, _: web.Request) -> web.Response:
-        return _json(plan_json(self._service.view().docker))
-
-    async def _consumers(self, _: web.Request) -> web.Response:
-        return _json(consumers_json(self._service.view()))
-
-    async def _index(self, _: web.Request) -> web.Response:
-        headers = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'"}
-        return web.Response(text=self._page, content_type="text/html", headers=headers)
+    @web.middleware
+    async def _changing(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Let what a command changed be seen at once."""
+        response = await handler(request)
+        if request.method == "POST":
+            self._shared.forget()
+        return response
 
     async def _reload(self, _: web.Request) -> web.Response:
         try:
@@ -174,36 +182,22 @@ class OpsServer:
         except GatewayError as error:
             return _json({"status": "failed", "detail": str(error)}, status=409)
         if not known:
-            return _unknown("backend", name)
+            return unknown("backend", name)
         return _json({"status": "done", "detail": f"{name} is {'paused' if paused else 'checked again'}"})
 
     async def _fail(self, request: web.Request) -> web.Response:
         name, failing = request.match_info["name"], request.path.endswith("/fail")
         if not self._service.fail(name, failing=failing):
-            return _unknown("backend", name)
+            return unknown("backend", name)
         told = "resets clients while its path is down" if failing else "holds clients again"
         return _json({"status": "done", "detail": f"{name} {told}"})
 
     async def _reconnect(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         if not self._service.reconnect(name):
-            return _unknown("tunnel", name)
+            return unknown("tunnel", name)
         return _json({"status": "done", "detail": f"{name} reconnects"})
 
-    _READ: ClassVar[dict[str, Any]] = {
-        "/livez": _live,
-        "/healthz": _live,
-        "/startupz": _startup,
-        "/readyz": _ready,
-        "/readyz/{backend}": _backend_ready,
-        "/health": _health,
-        "/metrics": _metrics,
-        "/api/v1/status": _status,
-        "/api/v1/checks/{name}/history": _history,
-        "/api/v1/plan": _plan,
-        "/api/v1/consumers": _consumers,
-        "/": _index,
-    }
     _ADMIN: ClassVar[dict[str, Any]] = {
         "/-/reload": _reload,
         "/-/drain": _drain,
@@ -217,21 +211,6 @@ class OpsServer:
     }
 
 
-def _demands(request: web.Request) -> tuple[list[str], int]:
-    require = [name for text in request.query.getall("require", []) for name in text.split(",") if name]
-    text = request.query.get("min-ready", "0")
-    if not (text.isascii() and text.isdigit()):
-        raise web.HTTPBadRequest(text=f"min-ready={text}: must be a whole number\n")
-    return require, int(text)
-
-
-def _answer(answer: health.Answer, content_type: str = "application/json") -> web.Response:
-    return _json(answer.body, status=answer.status, content_type=content_type)
-
-
-def _json(body: object, *, status: int = 200, content_type: str = "application/json") -> web.Response:
-    return web.Response(text=json.dumps(body, indent=1) + "\n", status=status, content_type=content_type)
-
-
-def _unknown(what: str, name: str) -> web.Response:
-    return _json({"status": "unknown", "detail": f"there is no {what} {name!r}"}, status=404)
+def _descriptors() -> int:
+    """How many this process may have."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -40,8 +40,13 @@ def render(view: ServiceView, accept: str) -> tuple[bytes, str]:
     """The whole exposition and its content type, in the format that `accept` asks for."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_ViewCollector(view))
-    encoder, content_type = choose_encoder(accept)
-    return encoder(registry), content_type
+    encoder, kind = choose_encoder(accept)
+    return encoder(registry), kind
+
+
+def content_type(accept: str) -> str:
+    """The content type that `render` answers with."""
+    return choose_encoder(accept)[1]
 
 
 def families(view: ServiceView) -> Iterator[Metric]:

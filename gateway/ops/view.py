@@ -139,6 +139,17 @@ class CredentialView:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """How one backend stands: what readiness needs of it."""
+
+    name: str
+    state: State
+    reason: str | None
+    detail: str
+    since: float
+
+
+@dataclass(frozen=True)
 class BackendView:
     """One backend."""
 
@@ -195,6 +206,11 @@ class ServiceView:
     @property
     def status(self) -> str:
         """`starting`, `ready` or `draining`."""
-        if self.draining:
-            return "draining"
-        return "ready" if self.startup_done else "starting"
+        return phase(started=self.startup_done, draining=self.draining)
+
+
+def phase(*, started: bool, draining: bool) -> str:
+    """`starting`, `ready` or `draining`."""
+    if draining:
+        return "draining"
+    return "ready" if started else "starting"

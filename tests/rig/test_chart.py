@@ -242,14 +242,14 @@ WRONG = {
     "policy without a port": (
         [
             "--set",
-            "networkPolicy.enabled=true",
+            "networkPolicy.restrictEgress=true",
             "--set-json",
             'config.backends.raw={"kind":"tcp","targets":["${T}"],"listen":"0.0.0.0:1"}',
         ],
         "no port that the chart can see",
     ),
     "policy of an unknown configuration": (
-        ["--set", "networkPolicy.enabled=true,existingConfigMap=x"],
+        ["--set", "networkPolicy.restrictEgress=true,existingConfigMap=x"],
         "networkPolicy.egress",
     ),
     "a label of ours": (["--set-json", 'podLabels={"app.kubernetes.io/name":"mine"}'], "the chart's own"),
@@ -291,7 +291,10 @@ WRONG = {
     ),
     "no name for a Service": (["--set", "fullnameOverride=My_App"], "set fullnameOverride"),
     "networks of nobody": (["--set-json", 'networkPolicy.cidrs={"nobody":["10.0.0.0/8"]}'], "no tunnel or backend"),
-    "a policy of the node": (["--set", "mode=daemonset,networkPolicy.enabled=true"], "not subject to one"),
+    "metrics that nobody reaches": (["--set", "serviceMonitor.enabled=true"], "say where Prometheus is"),
+    "the port of probes": (["--set", "config.backends.reports.listen=0.0.0.0:9091"], "that of ops.probePort"),
+    "one port for ops and probes": (["--set", "ops.probePort=9090"], "choose another"),
+    "a token that the Secret has": (["--set", "config.ops.token_file=/t"], "token_file"),
     "a Service of a backend's name": (["--set", "services.orders=7000"], "services.orders: the backend of that name"),
     "a wildcard over an address": (
         [
@@ -426,13 +429,22 @@ def test_manifests_without_helm(tmp_path: Path, case: str) -> None:
             kubernetes_validate.validate(each, version, strict=True)
     ((_, pod),) = pods(done.stdout)
     assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    (container,) = pod["containers"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert container["ports"] == [{"name": "probes", "containerPort": 9091}]
+    assert {container[f"{when}Probe"]["httpGet"]["port"] for when in ("startup", "liveness", "readiness")} == {
+        "probes"
+    }
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("backends: {a: {kind: tcp, targets: ['b:1'], listen: 127.0.0.1:1}}", "use 0.0.0.0"),
+        (
+            "ops: {token_file: /run/secrets/ops/t}\nbackends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}",
+            "not in a folder below",
+        ),
         ("backends: {A_b: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}", "needs a name"),
         (
             "backends: {a: {kind: mysql, targets: [b], listen: 0.0.0.0:1, check: {user: u, password: hunter2}}}",

@@ -71,7 +71,7 @@ def test_endpoints(running: Gateway) -> None:
 def test_nothing_can_be_done_over_http(running: Gateway) -> None:
     for path in ("/-/shutdown", "/-/reload", "/-/drain"):
         with socket.create_connection(("127.0.0.1", running.ops_port), timeout=5) as sock:
-            sock.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
+            sock.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode())
             assert b" 404 " in sock.recv(100)
     assert running.admin_socket.stat().st_mode & 0o777 == 0o600
 

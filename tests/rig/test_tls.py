@@ -36,7 +36,7 @@ class Authority:
     key: Path
 
 
-def make_authority(folder: Path) -> Authority:
+def make_authority(folder: Path, host: str = NAME) -> Authority:
     folder.mkdir(parents=True)
     folder.chmod(0o755)
     now = dt.datetime.now(dt.UTC)
@@ -70,7 +70,7 @@ def make_authority(folder: Path) -> Authority:
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
     made = Authority(folder / "ca.pem", folder / "server.pem", folder / "server.key")
     ca = certify("test authority", ca_key, ca_name, ca_key, ca=True)
-    server = certify(NAME, server_key, ca_name, ca_key, ca=False)
+    server = certify(host, server_key, ca_name, ca_key, ca=False)
     made.ca.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
     made.certificate.write_bytes(server.public_bytes(serialization.Encoding.PEM))
     made.key.touch(mode=0o600)

@@ -12,7 +12,7 @@ from gateway.config import Config, Sources, load
 from gateway.config.advice import advice
 from gateway.config.decode import hints_by_key
 from gateway.config.load import setting_names
-from gateway.config.model import SECTIONS, BackendCommon, CheckCommon, TunnelCommon
+from gateway.config.model import SECTIONS, BackendCommon, CheckCommon, OpsTls, TunnelCommon
 from gateway.contracts import Duration, Endpoint, Secret
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.errors import ConfigError
@@ -285,3 +285,34 @@ def test_what_a_valid_configuration_is_better_without(tmp_path: Path) -> None:
     first, second = advice(config)
     assert first.startswith("tunnels.b.insecure_host_key: is on")
     assert second.startswith("backend two: nas:2049 is also the server of backend one,")
+
+
+def test_inner_keys_and_lists_of_a_section_are_settings_too(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text("ops: {tls: {cert_file: /c, key_file: /k}}\nbackends: {a: {kind: tcp, targets: ['a:1']}}\n")
+    given = {"GATEWAY_OPS_TLS_KEY_FILE": "/of/the/environment", "GATEWAY_OPS_HOSTS": "a.example, b.example,"}
+    ops = load(Sources(path, settings={"ops-tls-client-ca-file": "/ca"}, environment=given)).ops
+    assert ops.tls == OpsTls(Path("/c"), Path("/of/the/environment"), Path("/ca"))
+    assert ops.hosts == ("a.example", "b.example")
+    with pytest.raises(ConfigError, match=r"GATEWAY_OPS_TLS_KEY_FILE: ops\.tls\.cert_file: is missing"):
+        load(Sources(environment={**given, "GATEWAY_BACKEND_A": "tcp://a:1"}))
+
+
+@pytest.mark.parametrize(
+    ("ops", "wanted"),
+    [
+        ("{}", []),
+        ("{listen: '[::1]:9090'}", []),
+        ("{listen: '0.0.0.0:9090'}", ["ops.listen: whoever reaches 0.0.0.0:9090 sees"]),
+        ("{listen: '0.0.0.0:9090', token_file: /t}", ["ops.token_file: the token goes to 0.0.0.0:9090 in the clear"]),
+        ("{listen: '0.0.0.0:9090', token_file: /t, tls: {cert_file: /c, key_file: /k}}", []),
+        ("{listen: '0.0.0.0:9090', tls: {cert_file: /c, key_file: /k}}", ["ops.listen: whoever reaches"]),
+        ("{listen: '0.0.0.0:9090', tls: {cert_file: /c, key_file: /k, client_ca_file: /a}}", []),
+    ],
+)
+def test_advice_about_ops(tmp_path: Path, ops: str, wanted: list[str]) -> None:
+    config = read(f"ops: {ops}\nbackends: {{a: {{kind: tcp, targets: ['a:1']}}}}\n", tmp_path)
+    found = advice(config)
+    assert len(found) == len(wanted)
+    assert all(sentence.startswith(start) for sentence, start in zip(found, wanted, strict=True))
+    assert config.ops.authenticated == ("token_file" in ops or "client_ca_file" in ops)

@@ -25,23 +25,23 @@ VIEW = ServiceView(
 
 
 def test_a_remote_that_is_down_does_not_fail_readiness() -> None:
-    answer = ready(VIEW, [], 0)
+    answer = ready("ready", VIEW.backends, [], 0)
     assert answer.status == 200
     assert answer.body["backends"]["bad"]["status"] == "down"
     assert answer.body["backends"]["bad"]["reason"] == "refused"
 
 
 def test_unless_it_is_asked_for() -> None:
-    assert ready(VIEW, ["good", "soso"], 0).status == 200
-    assert ready(VIEW, ["good", "bad"], 0).status == 503
-    assert ready(VIEW, [], 2).status == 200
-    assert ready(VIEW, [], 3).status == 503
-    assert ready(VIEW, ["gone"], 0).body["unknown"] == ["gone"]
+    assert ready("ready", VIEW.backends, ["good", "soso"], 0).status == 200
+    assert ready("ready", VIEW.backends, ["good", "bad"], 0).status == 503
+    assert ready("ready", VIEW.backends, [], 2).status == 200
+    assert ready("ready", VIEW.backends, [], 3).status == 503
+    assert ready("ready", VIEW.backends, ["gone"], 0).body["unknown"] == ["gone"]
 
 
 def test_not_ready_while_starting_and_draining() -> None:
-    assert ready(replace(VIEW, startup_done=False), [], 0).status == 503
-    draining = ready(replace(VIEW, draining=True), [], 0)
+    assert ready("starting", VIEW.backends, [], 0).status == 503
+    draining = ready("draining", VIEW.backends, [], 0)
     assert (draining.status, draining.body["status"], draining.body["draining"]) == (503, "draining", True)
 
 

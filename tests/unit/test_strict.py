@@ -59,7 +59,7 @@ def test_a_sound_configuration_is_not_refused(tmp_path: Path) -> None:
         ("https://proxy", "socks5://proxy", "4:30: tunnels.egress.url: .*use https://", 1),
         (", via: bastion}", "}", "5:29: tunnels.inner.url: .*via an SSH tunnel", 0),
         ("password_file: /run/secrets/check", "password: x", "13:32: backends.orders.check.password: .*_file", 0),
-        ("backends:\n", "ops: {listen: 0.0.0.0:9090}\nbackends:\n", "6:15: ops.listen: .*127.0.0.1", 0),
+        ("backends:\n", "ops: {listen: 0.0.0.0:9090}\nbackends:\n", "6:15: ops.listen: .*127.0.0.1", 1),
     ],
 )  # fmt: skip
 def test_each_weakness_is_refused_with_its_place_and_the_alternative(

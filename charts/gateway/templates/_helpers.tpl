@@ -92,6 +92,30 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- dict "gateway" $gateway "ops" $ops "shutdown" .Values.shutdown "log" .Values.config.log "tunnels" .Values.config.tunnels "backends" .Values.config.backends | toYaml -}}
 {{- end }}
 
+{{- /* Names of the Service for metrics and probes, and those that the values add; a sidecar has no Service. */ -}}
+{{- define "gateway.opsHosts" -}}
+{{- $hosts := list -}}
+{{- if ne .Values.mode "sidecar" -}}
+{{- $service := printf "%s-ops" (include "gateway.fullname" .) -}}
+{{- $hosts = list $service (printf "%s.%s" $service .Release.Namespace) (printf "%s.%s.svc" $service .Release.Namespace) (printf "%s.%s.svc.cluster.local" $service .Release.Namespace) -}}
+{{- end -}}
+{{- concat $hosts .Values.ops.hosts | join "," -}}
+{{- end }}
+
+{{- /* How Prometheus scrapes: with what the Secrets of `ops` hold. */ -}}
+{{- define "gateway.scraping" -}}
+{{- with .Values.ops.tlsSecret }}
+scheme: https
+tlsConfig:
+  serverName: {{ include "gateway.fullname" $ }}-ops.{{ $.Release.Namespace }}.svc
+  ca: {secret: {name: {{ . | quote }}, key: ca.crt}}
+{{- end }}
+{{- with .Values.ops.tokenSecret }}
+authorization:
+  credentials: {name: {{ . | quote }}, key: metrics-token}
+{{- end }}
+{{- end }}
+
 {{- define "gateway.check" -}}
 {{- $fullname := include "gateway.fullname" . -}}
 {{- if and (ne .Values.mode "sidecar") (not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname)) -}}{{- fail (printf "%q cannot be the name of a Service: it has small letters, digits and -, and begins with a letter: set fullnameOverride" $fullname) -}}{{- end -}}
@@ -115,7 +139,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end -}}
 {{- end -}}
 {{- /* An address clashes with itself, and a wildcard with every address of its port. */ -}}
-{{- $taken := dict (printf "*:%d" (int .Values.ops.port)) "ops.port" -}}
+{{- if eq (int .Values.ops.port) (int .Values.ops.probePort) -}}{{- fail "ops.probePort is ops.port: choose another" -}}{{- end -}}
+{{- $taken := dict (printf "*:%d" (int .Values.ops.port)) "ops.port" (printf "*:%d" (int .Values.ops.probePort)) "ops.probePort" -}}
 {{- $ports := dict -}}
 {{- range $name, $backend := .Values.config.backends -}}
 {{- $listen := $backend.listen | default list -}}
@@ -139,7 +164,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if lt (int .) 1024 -}}{{- fail (printf "config.backends: port %s: a pod in the node's network may listen on ports from 1024 on only" .) -}}{{- end -}}
 {{- end -}}
 {{- end -}}
-{{- $paths := dict "/run/gateway" true "/var/lib/gateway" true "/tmp" true -}}
+{{- $paths := dict "/run/gateway" true "/run/gateway-ops" true "/run/gateway-ops-tls" true "/var/lib/gateway" true "/tmp" true -}}
 {{- range .Values.secrets -}}
 {{- if hasKey $paths .mountPath -}}{{- fail (printf "secrets: something else is mounted at %s already" .mountPath) -}}{{- end -}}
 {{- $_ := set $paths .mountPath true -}}
@@ -147,7 +172,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- range $name, $_cidrs := .Values.networkPolicy.cidrs -}}
 {{- if not (or (hasKey ($.Values.config.tunnels | default dict) $name) (hasKey ($.Values.config.backends | default dict) $name)) -}}{{- fail (printf "networkPolicy.cidrs.%s: there is no tunnel or backend of that name" $name) -}}{{- end -}}
 {{- end -}}
-{{- if and .Values.networkPolicy.enabled (eq .Values.mode "daemonset") -}}{{- fail "networkPolicy: pods in the node's network are not subject to one" -}}{{- end -}}
+{{- if and .Values.networkPolicy.enabled (eq .Values.mode "deployment") (or .Values.serviceMonitor.enabled .Values.podMonitor.enabled) (not .Values.networkPolicy.metricsFrom) -}}{{- fail "networkPolicy.metricsFrom: only pods of the release's namespace would reach the metrics: say where Prometheus is, as in [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]" -}}{{- end -}}
 {{- $names := dict -}}
 {{- if eq .Values.mode "deployment" -}}
 {{- range $name, $_ports := include "gateway.ports" . | fromYaml -}}
@@ -164,8 +189,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if ne (default "namespace" $tunnel.isolation) "device" -}}{{- fail (printf "config.tunnels.%s: needs `isolation: device`: the other needs CAP_SYS_ADMIN, which is not given" $name) -}}{{- end -}}
 {{- end -}}
 {{- end -}}
-{{- if and .Values.networkPolicy.enabled .Values.existingConfigMap (not .Values.networkPolicy.egress) -}}{{- fail "networkPolicy.egress: what existingConfigMap needs is not known here: give the rules" -}}{{- end -}}
-{{- if and (eq .Values.mode "sidecar") (or .Values.networkPolicy.enabled .Values.serviceMonitor.enabled .Values.podMonitor.enabled) -}}{{- fail "networkPolicy, serviceMonitor and podMonitor are about pods of this chart: with mode sidecar they belong to the app's chart" -}}{{- end -}}
+{{- if and .Values.networkPolicy.enabled .Values.networkPolicy.restrictEgress .Values.existingConfigMap (not .Values.networkPolicy.egress) -}}{{- fail "networkPolicy.egress: what existingConfigMap needs is not known here: give the rules" -}}{{- end -}}
+{{- if and (eq .Values.mode "sidecar") (or .Values.serviceMonitor.enabled .Values.podMonitor.enabled) -}}{{- fail "serviceMonitor and podMonitor are about pods of this chart: with mode sidecar they belong to the app's chart" -}}{{- end -}}
 {{- range .Values.secrets -}}
 {{- if or (eq .mountPath "/etc/gateway") (hasPrefix "/etc/gateway/" .mountPath) -}}{{- fail (printf "secrets: %s lies in the ConfigMap's read-only mount: use /run/secrets/…" .mountPath) -}}{{- end -}}
 {{- end -}}
@@ -207,6 +232,18 @@ The container, also as a native sidecar in a chart of your own: add this chart a
     - run
     - --config=/etc/gateway/gateway.yaml
     - --ops-listen={{ $values.ops.address }}:{{ $values.ops.port }}
+    - --ops-probe-listen={{ $values.ops.address }}:{{ $values.ops.probePort }}
+    {{- with include "gateway.opsHosts" $root }}
+    - --ops-hosts={{ . }}
+    {{- end }}
+    {{- if $values.ops.tokenSecret }}
+    - --ops-token-file=/run/gateway-ops/token
+    - --ops-metrics-token-file=/run/gateway-ops/metrics-token
+    {{- end }}
+    {{- if $values.ops.tlsSecret }}
+    - --ops-tls-cert-file=/run/gateway-ops-tls/tls.crt
+    - --ops-tls-key-file=/run/gateway-ops-tls/tls.key
+    {{- end }}
     - --ops-admin-socket=/run/gateway/admin.sock
     - --state-dir=/var/lib/gateway
     - --shutdown-delay={{ $values.shutdown.delay }}
@@ -216,23 +253,24 @@ The container, also as a native sidecar in a chart of your own: add this chart a
   {{- end }}
   ports:
     - {name: ops, containerPort: {{ $values.ops.port }}, protocol: TCP}
+    - {name: probes, containerPort: {{ $values.ops.probePort }}, protocol: TCP}
     {{- if not .sidecar }}
     {{- range include "gateway.allPorts" $root | fromYamlArray }}
-    {{- if ne (int .) (int $values.ops.port) }}
+    {{- if not (has (int .) (list (int $values.ops.port) (int $values.ops.probePort))) }}
     - {containerPort: {{ . }}, protocol: TCP}
     {{- end }}
     {{- end }}
     {{- end }}
   startupProbe:
-    httpGet: {path: /startupz, port: ops}
+    httpGet: {path: /startupz, port: probes}
     periodSeconds: 1
     failureThreshold: 120
   livenessProbe:
-    httpGet: {path: /livez, port: ops}
+    httpGet: {path: /livez, port: probes}
     periodSeconds: 10
     timeoutSeconds: 3
   readinessProbe:
-    httpGet: {path: /readyz, port: ops}
+    httpGet: {path: /readyz, port: probes}
     periodSeconds: 5
     timeoutSeconds: 3
     failureThreshold: 1
@@ -263,6 +301,12 @@ The container, also as a native sidecar in a chart of your own: add this chart a
     {{- range $index, $each := $values.secrets }}
     - {name: gateway-secret-{{ $index }}, mountPath: {{ $each.mountPath | quote }}, readOnly: true}
     {{- end }}
+    {{- if $values.ops.tokenSecret }}
+    - {name: gateway-ops, mountPath: /run/gateway-ops, readOnly: true}
+    {{- end }}
+    {{- if $values.ops.tlsSecret }}
+    - {name: gateway-ops-tls, mountPath: /run/gateway-ops-tls, readOnly: true}
+    {{- end }}
     {{- if $values.vpn.enabled }}
     - {name: gateway-tun, mountPath: /dev/net/tun}
     - {name: gateway-wireguard, mountPath: /run/wireguard}
@@ -289,6 +333,24 @@ The container, also as a native sidecar in a chart of your own: add this chart a
     {{- with $each.items }}
     items: {{- toYaml . | nindent 6 }}
     {{- end }}
+{{- end }}
+{{- with .Values.ops.tokenSecret }}
+- name: gateway-ops
+  secret:
+    secretName: {{ . | quote }}
+    defaultMode: {{ if $.Values.vpn.enabled }}0400{{ else }}0440{{ end }}
+    items:
+      - {key: token, path: token}
+      - {key: metrics-token, path: metrics-token}
+{{- end }}
+{{- with .Values.ops.tlsSecret }}
+- name: gateway-ops-tls
+  secret:
+    secretName: {{ . | quote }}
+    defaultMode: {{ if $.Values.vpn.enabled }}0400{{ else }}0440{{ end }}
+    items:
+      - {key: tls.crt, path: tls.crt}
+      - {key: tls.key, path: tls.key}
 {{- end }}
 {{- if .Values.vpn.enabled }}
 - name: gateway-tun

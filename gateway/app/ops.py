@@ -1,0 +1,31 @@
+"""The section `ops` as the ops server takes it."""
+
+from gateway.config import Config
+from gateway.errors import GatewayError, Problem
+from gateway.ops.settings import Settings, read_secrets
+from gateway.ops.tls import TlsFiles
+
+
+def settings_of(config: Config) -> Settings:
+    """What the ops server is made of."""
+    ops = config.ops
+    return Settings(
+        listen=ops.listen,
+        admin_socket=ops.admin_socket,
+        probe_listen=ops.probe_listen,
+        hosts=ops.hosts,
+        token_file=ops.token_file,
+        metrics_token_file=ops.metrics_token_file,
+        tls=TlsFiles(ops.tls.cert_file, ops.tls.key_file, ops.tls.client_ca_file) if ops.tls else None,
+        authenticated=ops.authenticated,
+    )
+
+
+def file_problems(config: Config) -> list[Problem]:
+    """What is wrong with the files that `ops` names; may block."""
+    try:
+        read_secrets(settings_of(config))
+    except GatewayError as error:
+        key, _, message = str(error).partition(": ")
+        return [Problem(config.places.get(key, key), key, message)]
+    return []

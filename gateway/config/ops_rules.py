@@ -1,0 +1,45 @@
+"""What the section `ops` may say. Pure."""
+
+import ipaddress
+import re
+from collections.abc import Iterator
+
+from gateway.config.model import OpsSection
+
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+
+
+def ops_problems(ops: OpsSection) -> Iterator[tuple[str, str]]:
+    """The keys below `ops` that are wrong, with what is wrong."""
+    for host in ops.hosts:
+        if not _HOST.fullmatch(host):
+            yield "hosts", f"{host!r} is not a host name: write the name alone, without scheme, port and wildcard"
+    if ops.metrics_token_file is not None and not ops.authenticated:
+        yield (
+            "metrics_token_file",
+            "everything else would be open without a token: add token_file or tls.client_ca_file",
+        )
+    if ops.metrics_token_file is not None and ops.metrics_token_file == ops.token_file:
+        yield "metrics_token_file", "is the same file as token_file: that token opens everything already"
+
+
+def ops_advice(ops: OpsSection) -> Iterator[tuple[str, str]]:
+    """The keys below `ops` that are weak, with what to do instead."""
+    if is_here(ops.listen.host):
+        return
+    if not ops.authenticated:
+        message = (
+            f"{ops.listen} shows addresses, users and errors to other hosts without authentication: set token_file"
+            " and tls (and probe_listen for probes), or listen on 127.0.0.1"
+        )
+        yield "listen", message
+    elif ops.tls is None:
+        yield "token_file", f"the token goes to {ops.listen} in the clear: set tls, or listen on 127.0.0.1"
+
+
+def is_here(host: str) -> bool:
+    """Whether an address stays within this host; a name is not looked up."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,174 @@
+"""The deadlines and bounds of one listener of the ops server, on real sockets."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from gateway.contracts import Endpoint
+from gateway.ops.bounds import Limits
+from gateway.ops.listener import Listener, bind
+
+WITHIN = 20.0
+REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+MiB = 1024 * 1024
+
+
+@contextlib.asynccontextmanager
+async def serving(limits: Limits) -> AsyncIterator[tuple[Listener, tuple[str, int]]]:
+    """A listener whose `/` answers at once, `/slow` never, and `/large` with 64 MiB."""
+
+    async def fine(_: web.Request) -> web.Response:
+        return web.Response(text="fine")
+
+    async def slow(_: web.Request) -> web.Response:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    async def large(_: web.Request) -> web.Response:
+        return web.Response(body=b"x" * 64 * MiB)
+
+    listener = Listener("ops.listen", limits)
+    app = web.Application(middlewares=[listener.timed])
+    app.add_routes([web.get("/", fine), web.get("/slow", slow), web.get("/large", large)])
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    assert runner.server is not None
+    sockets = await bind(Endpoint("127.0.0.1", 0))
+    address = sockets[0].getsockname()
+    listener.start(sockets, runner.server)
+    try:
+        yield listener, address
+    finally:
+        listener.close()
+        await runner.cleanup()
+        await listener.end_all()
+
+
+async def closed(reader: asyncio.StreamReader) -> bytes:
+    """What still comes until the end of the connection."""
+    async with asyncio.timeout(WITHIN):
+        try:
+            return await reader.read()
+        except ConnectionError:
+            return b""
+
+
+async def answer(reader: asyncio.StreamReader) -> bytes:
+    async with asyncio.timeout(WITHIN):
+        return await reader.readuntil(b"fine")
+
+
+@pytest.mark.parametrize("start", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "], ids=["nothing", "half"])
+async def test_a_request_whose_headers_do_not_end_is_closed(start: bytes) -> None:
+    async with serving(Limits(8, 8, head=0.3, idle=60)) as (_, address):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(start)
+        ended = asyncio.ensure_future(closed(reader))
+        for _ in range(round(WITHIN / 0.05)):  # a byte now and then does not help
+            if ended.done():
+                break
+            if start:
+                writer.write(b"x")
+            await asyncio.sleep(0.05)
+        assert await ended == b""
+        writer.close()
+
+
+async def test_a_second_request_that_does_not_end_is_closed_and_an_idle_connection_is_not_before_its_time() -> None:
+    async with serving(Limits(8, 8, head=0.3, idle=60)) as (_, address):
+        (one, slow), (other, idle) = [await asyncio.open_connection(*address) for _ in range(2)]
+        for reader, writer in ((one, slow), (other, idle)):
+            writer.write(REQUEST)
+            await answer(reader)
+        slow.write(b"GET / ")
+        assert await closed(one) == b""
+        idle.write(REQUEST)
+        await answer(other)
+        slow.close()
+        idle.close()
+
+
+async def test_an_idle_connection_ends() -> None:
+    async with serving(Limits(8, 8, head=60, idle=0.2)) as (_, address):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(REQUEST)
+        await answer(reader)
+        assert await closed(reader) == b""
+        writer.close()
+
+
+@pytest.mark.parametrize("path", ["/slow", "/large"])
+async def test_an_answer_that_does_not_end_is_closed(path: str) -> None:
+    async with serving(Limits(8, 8, answer=0.3)) as (listener, address):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(REQUEST.replace(b"/ ", f"{path} ".encode()))
+        async with asyncio.timeout(WITHIN):
+            while not len(listener):
+                await asyncio.sleep(0.01)
+            while len(listener):  # nothing is read here
+                await asyncio.sleep(0.01)
+        assert len(await closed(reader)) < 64 * MiB
+        writer.close()
+
+
+async def test_a_request_has_a_size() -> None:
+    async with serving(Limits(8, 8)) as (_, address):
+        for sent in (
+            b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000,
+            REQUEST[:-2] + b"Content-Length: 9999999\r\n\r\n" + b"x" * 40_000,
+        ):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(sent)
+            await closed(reader)
+            writer.close()
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(REQUEST * 3)
+        for _ in range(3):
+            await answer(reader)
+        writer.close()
+
+
+async def test_who_is_not_found_is_answered_and_goes_on() -> None:
+    async with serving(Limits(8, 8)) as (_, address):
+        reader, writer = await asyncio.open_connection(*address)
+        for method, path, code in ((b"GET", b"/gone", b" 404 "), (b"DELETE", b"/", b" 405 ")):
+            writer.write(REQUEST.replace(b"GET", method).replace(b"/ ", path + b" ", 1))
+            async with asyncio.timeout(WITHIN):
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert code in head
+                length = next(line for line in head.split(b"\r\n") if line.startswith(b"Content-Length: "))
+                await reader.readexactly(int(length.split()[1]))
+        writer.write(REQUEST)
+        await answer(reader)
+        writer.close()
+
+
+async def test_newcomers_get_in_past_those_who_wait() -> None:
+    async with serving(Limits(connections=4, of_one=4)) as (listener, address):
+        silent = [await asyncio.open_connection(*address) for _ in range(30)]
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(REQUEST)
+            await answer(reader)
+            assert len(listener) <= 4
+            writer.close()
+        for reader, writer in silent[:20]:
+            assert await closed(reader) == b""
+            writer.close()
+        for _, writer in silent[20:]:
+            writer.close()
+
+
+async def test_nothing_is_left_of_a_listener_that_ends() -> None:
+    async with serving(Limits(4, 4)) as (listener, address):
+        with socket.create_connection(address):
+            async with asyncio.timeout(WITHIN):
+                while not len(listener):
+                    await asyncio.sleep(0.01)
+    assert len(listener) == 0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, timeout=WITHIN)
