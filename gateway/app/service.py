@@ -18,7 +18,7 @@ from gateway.app.runtime import become_io_flusher, prepare_loop, prepare_process
 from gateway.app.site import Site
 from gateway.app.stopping import wind_down
 from gateway.app.worker.messages import Command
-from gateway.config import Config
+from gateway.config import Config, TunnelSpec
 from gateway.config.advice import advice
 from gateway.config.files import files_of
 from gateway.contracts import Endpoint
@@ -291,15 +291,13 @@ class GatewayService:
 
     def _watched(self) -> set[Path]:
         found = {self._file} if self._file else set()
-        for spec in self._config.tunnels.values():
-            found |= files_of(spec.options)
-        return found
+        return found.union(*map(_files_of, self._config.tunnels.values()))
 
     async def _files_changed(self, changed: set[Path]) -> None:
         if self._file in changed:
             await self._reload_by_signal()
         for name, spec in self._config.tunnels.items():
-            if self._site is not None and files_of(spec.options) & changed:
+            if self._site is not None and await asyncio.to_thread(_files_of, spec) & changed:
                 self._site.renew(name)
 
     async def _pulse(self) -> None:
@@ -315,6 +313,11 @@ class GatewayService:
             await self._site.wait_started()
         self._startup_done = True
         log.info("started: the first round of checks is finished")
+
+
+def _files_of(spec: TunnelSpec) -> set[Path]:
+    """The files of a tunnel, with those that they name; may block."""
+    return files_of(spec.options).union(spec.kind.files(spec.options))
 
 
 def run(

@@ -1,7 +1,8 @@
 """The kinds of tunnel: one module each, as its `KIND`."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from gateway.contracts import Tunnel
@@ -22,6 +23,7 @@ class TunnelKind:
             user, host and port.
         identity: Gives of its options what must not be connected twice at once: its lanes are then one, no worker
             opens it, and a successor waits; None: it may be open as often as one likes.
+        files: Gives the files that the options' own files name, and whose change renews the tunnel. It may block.
     """
 
     name: str
@@ -31,6 +33,7 @@ class TunnelKind:
     verify: Callable[[Any], None] = lambda _: None
     read_url: Callable[[str, str], dict[str, str]] | None = None
     identity: Callable[[Any], Hashable] | None = None
+    files: Callable[[Any], Iterable[Path]] = lambda _: ()
 
     @property
     def single(self) -> bool:

@@ -14,7 +14,7 @@ from gateway.vpn.keeper import Keeper
 from gateway.vpn.link import VpnLink
 from gateway.vpn.openvpn import OpenVpn
 from gateway.vpn.openvpn_file import ClientFile
-from gateway.vpn.openvpn_folder import client_file
+from gateway.vpn.openvpn_folder import client_file, named_files
 from gateway.vpn.options import OpenVpnOptions, read_path
 from gateway.vpn.places import Place, device_name, place_for
 from gateway.vpn.redirect import Redirect
@@ -184,7 +184,7 @@ class _Run:
         if same:
             self._vpn.restart_in_place()
         elif self._link is not None:
-            self._link.lose("its configuration file has changed")
+            self._link.lose("its configuration file, or one that it names, has changed")
 
 
 def _verify(options: OpenVpnOptions) -> None:
@@ -203,4 +203,5 @@ KIND = TunnelKind(
     verify=_verify,
     read_url=read_path,
     identity=lambda options: options.config,
+    files=named_files,
 )
