@@ -6,11 +6,11 @@ set -eu
 cd "$(dirname "$0")/.."
 pinned=$(sed -n 's/^ARG BASE=//p' Dockerfile)
 tag=${pinned%@*}
-[ $# -eq 0 ] || [ "$1" = --check ] || tag=$1
-digest=$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$tag")
+case "${1:-}" in "" | --check) ;; *) tag=$1 ;; esac
+digest=$(docker buildx imagetools inspect "$tag" | sed -n 's/^Digest: *//p')
 case "$digest" in
     sha256:????????????????????????????????????????????????????????????????) ;;
-    *) echo "the registry gave no digest for $tag: $digest" >&2; exit 1 ;;
+    *) echo "the registry gave no digest for $tag" >&2; exit 1 ;;
 esac
 if [ "${1:-}" = --check ]; then
     [ "$pinned" = "$tag@$digest" ] && exit 0

@@ -31,7 +31,7 @@ from gateway.demo import mariadb, postgres
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
-from gateway.demo.process import Process, find
+from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.vpn import rights
 
@@ -242,6 +242,42 @@ def test_another_build_of_the_same_files_is_the_same_image(yard: Yard) -> None:
     assert first["Id"] == again["Id"]
 
 
+def test_the_digest_of_the_base_is_looked_up_and_written(yard: Yard, tmp_path: Path) -> None:
+    need(find("docker-registry") is not None, "docker-registry (package of this name)")
+    for name in ("Dockerfile", "tools/pin-base.sh"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    config, base = tmp_path / "registry.yml", f"127.0.0.1:{(port := free_port())}/base:1"
+    storage = {"filesystem": {"rootdirectory": str(tmp_path / "registry")}}
+    config.write_text(json.dumps({"version": 0.1, "storage": storage, "http": {"addr": f"127.0.0.1:{port}"}}))
+    registry = Process([find("docker-registry") or "", "serve", str(config)], tmp_path / "registry.log")
+
+    def pin(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["tools/pin-base.sh", *arguments], cwd=tmp_path, env={**os.environ, "DOCKER_HOST": yard.engine.url},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    yard.engine.load_busybox()
+    with inside(yard.engine.namespace):
+        try:
+            registry.start(port)
+            for change in ("A=1", "A=2"):
+                ways = tmp_path / "changed"
+                ways.mkdir(exist_ok=True)
+                (ways / "Dockerfile").write_text(f"FROM busybox\nENV {change}\n")
+                yard.engine.docker("build", "-q", "-t", base, str(ways))
+                pushed = yard.engine.docker("push", base).stdout
+                digest = re.findall(r"digest: (sha256:[0-9a-f]{64})", pushed)[-1]
+                assert pin("--check" if change == "A=2" else "127.0.0.1:1/none").returncode == 1
+                done = pin(base if change == "A=1" else "")
+                assert (done.returncode, done.stdout) == (0, f"{base}@{digest}\n"), done.stderr
+                assert f"\nARG BASE={base}@{digest}\n" in (tmp_path / "Dockerfile").read_text()
+                assert pin("--check").returncode == 0
+        finally:
+            registry.stop()
+
+
 def test_it_trusts_who_a_debian_trusts(yard: Yard) -> None:
     ask = "import ssl; print(ssl.create_default_context().cert_store_stats()['x509_ca'])"
     assert int(yard.engine.docker("run", "--rm", "--entrypoint", "python3", "gateway", "-c", ask).stdout) > 50
@@ -254,7 +290,7 @@ def test_it_runs_read_only_without_rights_and_is_soon_ready(yard: Yard, user: st
         with Lateness() as machine:
             yard.engine.docker(
                 "run", "-d", "--name", "alone", "--user", user, "--read-only", "--cap-drop", "ALL",
-                "--security-opt", "no-new-privileges",
+                "--security-opt", "no-new-privileges", "--ulimit", "core=0", "--memory", "1g", "--pids-limit", "256",
                 "-e", f"GATEWAY_BACKEND_A=tcp://{REMOTE}:{yard.mariadb.port}?listen=127.0.0.1:3306", "gateway",
             )  # fmt: skip
             yard.engine.docker("exec", "alone", "gateway", "wait", "--max", "20s")
@@ -357,8 +393,8 @@ def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_wit
         for port in (3301, 3302):
             ask = ("exec", "-e", f"DB_PORT={port}", "ways", "/opt/gateway/bin/python3", "-c", QUERY)
             assert yard.engine.docker(*ask).stdout.startswith("rows ")
-        running = yard.engine.docker("top", "ways", "-eo", "uid,comm").stdout
-        assert re.findall(r"(\d+) +openvpn$", running, re.MULTILINE) == [str(rights.USER)], running
+        running = yard.engine.docker("top", "ways", "-eo", "pid,uid,comm").stdout
+        assert re.findall(r"^\d+ +(\d+) +openvpn$", running, re.MULTILINE) == [str(rights.USER)], running
 
 
 @pytest.fixture
