@@ -51,7 +51,7 @@ class Owners:
         self._debian = {each["name"]: each for each in map(dict, self._packages())}
         self._python: Component = {}
         named = {_normal(each["name"]): each for each in bom["components"]}
-        self._gateway = named["gateway"]
+        self._gateway: Component = named["gateway"]
         for info in sorted(root.glob("opt/gateway/lib/python*/site-packages/*.dist-info")):
             component = named[_normal(info.name.split("-")[0])]
             self._take_wheel(info, component)
