@@ -1,7 +1,9 @@
 # The gateway without anything that it does not need: no shell, no package manager, not root. For VPNs: --target vpn.
 #   docker build -t gateway .                          on the official slim Python image
 #   docker build -t gateway --build-arg BASE=debian .  on any Debian-like image, whose own Python is installed then
-ARG BASE=python:3.13-slim-trixie
+# With SOURCE_DATE_EPOCH, which `make image` sets to the commit's time, two builds of one commit are the same image.
+# The digest is that of the index, of all platforms; tools/pin-base.sh looks it up and writes it here.
+ARG BASE=python:3.13.15-slim-trixie@sha256:9d2e5553305c7c7b0097999bb17187c69b921ccd6bc9d40e4bb5ebe652c00285
 
 FROM ${BASE} AS build
 ENV DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
@@ -22,9 +24,13 @@ COPY gateway gateway
 COPY configs/demo.yaml configs/
 RUN /build/bin/pip wheel -q --no-deps --no-build-isolation -w /wheels . && \
     /build/bin/pip --python /opt/gateway/bin/python install -q --no-deps --no-compile --no-index /wheels/*.whl && \
-    /build/bin/cyclonedx-py environment --output-reproducible -o /opt/gateway/sbom.cdx.json /opt/gateway
-COPY tools/rootfs.py tools/
-RUN python3 tools/rootfs.py /rootfs /opt/gateway
+    /build/bin/cyclonedx-py environment --output-reproducible -o packages.cdx.json /opt/gateway
+COPY tools/rootfs.py tools/sbom.py tools/
+# No time of this build is in it.
+ARG SOURCE_DATE_EPOCH=0
+RUN python3 tools/rootfs.py /rootfs /opt/gateway && \
+    /build/bin/python tools/sbom.py /rootfs packages.cdx.json --with-files && \
+    find /rootfs -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
 
 # The same environment on the whole base, with the VPN clients. It runs as root, with the capabilities that it is given.
 FROM ${BASE} AS vpn
@@ -38,7 +44,9 @@ RUN apt-get update -qq && \
       $(command -v python3 >/dev/null || echo python3) >/dev/null && \
     rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/gateway /opt/gateway
-RUN mkdir -p /var/lib/gateway /run/gateway /run/wireguard
+RUN --mount=type=bind,from=build,source=/build,target=/build --mount=type=bind,from=build,source=/src,target=/src \
+    /build/bin/python /src/tools/sbom.py / /src/packages.cdx.json && \
+    mkdir -p /var/lib/gateway /run/gateway /run/wireguard
 ENV PATH=/opt/gateway/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin PYTHONUNBUFFERED=1
 EXPOSE 9090
 VOLUME ["/var/lib/gateway", "/run/gateway", "/run/wireguard"]

@@ -77,7 +77,7 @@ mounts: setup  ## stop the tunnel under a kernel's NFS mount, and mount before i
 	$(BIN)/python -m tests.chaos.mounts $(ARGS)
 
 image:  ## the container image (ARGS="--target vpn", or "--build-arg BASE=…")
-	docker build -t gateway $(ARGS) .
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} docker build -t gateway $(ARGS) .
 
 examples: example-sidecar example-shared example-sockets example-nfs example-swarm  ## each of configs/compose, started and asked
 

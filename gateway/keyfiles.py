@@ -74,13 +74,23 @@ def check_private(path: Path, what: str = "private key") -> bytes:
     """
     try:
         with path.open("rb") as file:
-            _refuse_readable(path, os.fstat(file.fileno()), what)
+            refuse_readable(path, os.fstat(file.fileno()), what)
             return file.read()
     except OSError as error:
         raise TunnelError(Reason.AUTH, f"{path}: {error.strerror}", fatal=True) from error
 
 
-def _refuse_readable(path: Path, status: os.stat_result, what: str) -> None:
+def refuse_readable(path: Path, status: os.stat_result, what: str = "private key") -> None:
+    """Refuse a secret that others can read, where it is known only from its content that it is one.
+
+    Args:
+        path: For the message.
+        status: Of the descriptor from which the content was read.
+        what: What it is, for the message.
+
+    Raises:
+        TunnelError: With the command that corrects it; fatal.
+    """
     ours = status.st_uid == os.geteuid()
     mode = stat.S_IMODE(status.st_mode)
     if mode & (0o077 if ours else 0o007) and not _mounted_alone(path):

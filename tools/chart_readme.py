@@ -33,7 +33,7 @@ helm test ways
 
 Keys, certificates and passwords stay in Secrets of yours; `secrets` mounts them as files, which the gateway reads
 again when they change. A changed configuration rolls the pods. The pods meet the *restricted* Pod Security Standard,
-except that a daemonset is in the node's network and a VPN has NET_ADMIN (`vpn.enabled`), which is why that is a
+except that a daemonset is in the node's network and a VPN has root and capabilities (`vpn.enabled`), so that it is a
 release of its own. A pod with the sidecar needs `securityContext: {{fsGroup: 10001}}`, so that it may read its
 Secrets, and a grace period longer than `shutdown.delay` and `shutdown.drain` together. `ci/` holds values for each
 of these.

@@ -59,6 +59,7 @@ def main(root: Path, environment: Path) -> None:
         elif Path("/", name).exists():
             _copy(Path("/", name), root)
     subprocess.run(["/sbin/ldconfig", "-r", str(root)], check=True)  # noqa: S603 - our own command line
+    shutil.rmtree(root / "var/cache/ldconfig", ignore_errors=True)  # inodes and times of this build
     (root / "tmp").mkdir()
     (root / "tmp").chmod(0o1777)
     for name in ("var/lib/gateway", "run/gateway"):
@@ -75,7 +76,7 @@ def compile_all(root: Path) -> None:
     Docstrings are left out but for those of the gateway's commands, which are their help: they would be 3 MB of
     every process.
     """
-    for path in root.rglob("*.py"):
+    for path in sorted(root.rglob("*.py")):
         source = path.read_bytes()
         try:
             tree = ast.parse(source)

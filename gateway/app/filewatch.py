@@ -17,7 +17,7 @@ class FileWatch:
     """Looks once a second; a `gateway.contracts.Unit`.
 
     Args:
-        files: Which files, asked anew each time.
+        files: Which files; called each time, in a thread.
         changed: Awaited with those that changed and have been still since the look before.
         known: What was seen earlier of some of them, before they were read.
     """
@@ -39,7 +39,7 @@ class FileWatch:
         ready()
         while True:
             await asyncio.sleep(_EVERY)
-            now = await asyncio.to_thread(look, list(self._files()))
+            now = await asyncio.to_thread(lambda: look(self._files()))
             changed = set()
             for path, mark in now.items():
                 if path not in known:

@@ -21,7 +21,7 @@ from gateway.app.runtime import become_io_flusher, prepare_loop, prepare_process
 from gateway.app.site import Site
 from gateway.app.stopping import wind_down
 from gateway.app.worker.messages import Command
-from gateway.config import Config
+from gateway.config import Config, TunnelSpec
 from gateway.config.advice import advice
 from gateway.config.files import files_of
 from gateway.contracts import Endpoint
@@ -340,9 +340,9 @@ class GatewayService:
     def _watched(self) -> set[Path]:
         found = set(self._ops.files)
         if self._config.gateway.reload_on_change:
+            specs = self._config.tunnels.values()
             found |= {self._file} if self._file else set()
-            for spec in self._config.tunnels.values():
-                found |= files_of(spec.options) | spec.kind.renewed(spec.options)
+            found = found.union(*map(_files_of, specs), *(spec.kind.renewed(spec.options) for spec in specs))
         return found
 
     async def _files_changed(self, changed: set[Path]) -> None:
@@ -355,7 +355,8 @@ class GatewayService:
             await self._reload_quietly("file")
         for name, spec in self._config.tunnels.items():
             renewed = spec.kind.renewed(spec.options)
-            if self._site is not None and (files_of(spec.options) - renewed) & changed:
+            files = await asyncio.to_thread(_files_of, spec)
+            if self._site is not None and (files - renewed) & changed:
                 self._site.renew(name)
             elif self._site is not None and renewed & changed:
                 self._site.retry(name)
@@ -373,6 +374,11 @@ class GatewayService:
             await self._site.wait_started()
         self._startup_done = True
         log.info("started: the first round of checks is finished")
+
+
+def _files_of(spec: TunnelSpec) -> set[Path]:
+    """The files of a tunnel, with those that they name; may block."""
+    return files_of(spec.options).union(spec.kind.files(spec.options))
 
 
 def run(

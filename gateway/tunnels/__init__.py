@@ -1,6 +1,6 @@
 """The kinds of tunnel: one module each, as its `KIND`."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ class TunnelKind:
             opens it, and a successor waits; None: it may be open as often as one likes.
         credentials: Reads the certificates that the options name. It may block, and leaves out what cannot be read.
         renewed: Files of certificates that are renewed without a new key: what is open needs no new login.
+        files: Gives the files that the options' own files name, and whose change renews the tunnel. It may block.
     """
 
     name: str
@@ -36,6 +37,7 @@ class TunnelKind:
     identity: Callable[[Any], Hashable] | None = None
     credentials: Callable[[Any], list[Credential]] = lambda _: []
     renewed: Callable[[Any], set[Path]] = lambda _: set()
+    files: Callable[[Any], Iterable[Path]] = lambda _: ()
 
     @property
     def single(self) -> bool:

@@ -15,7 +15,7 @@ from gateway.vpn.keeper import Keeper
 from gateway.vpn.link import VpnLink
 from gateway.vpn.openvpn import OpenVpn
 from gateway.vpn.openvpn_file import ClientFile
-from gateway.vpn.openvpn_folder import client_file
+from gateway.vpn.openvpn_folder import client_file, named_files
 from gateway.vpn.options import OpenVpnOptions, read_path
 from gateway.vpn.places import Place, device_name, place_for
 from gateway.vpn.redirect import Redirect
@@ -186,7 +186,7 @@ class _Run:
         if same:
             self._vpn.restart_in_place()
         elif self._link is not None:
-            self._link.lose("its configuration file has changed")
+            self._link.lose("its configuration file, or one that it names, has changed")
 
 
 def _verify(options: OpenVpnOptions) -> None:
@@ -219,4 +219,5 @@ KIND = TunnelKind(
     credentials=_credentials,
     read_url=read_path,
     identity=lambda options: options.config,
+    files=named_files,
 )

@@ -11,9 +11,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from gateway.contracts import Endpoint
+from gateway.contracts import Endpoint, Secret
 from gateway.errors import GatewayError, Reason, TunnelError
-from gateway.keyfiles import check_private
+from gateway.keyfiles import check_private, refuse_readable
 from gateway.relay.resolver import resolve
 from gateway.vpn import devices, leftovers
 from gateway.vpn.addressing import Addressing, probable_peers
@@ -39,16 +39,16 @@ _DEFAULT_MTU = 1420
 def device_file(options: WireGuardOptions) -> DeviceFile:
     """The configuration file, read anew, with the keys that stand elsewhere.
 
+    Each file is opened once: what is checked is what is used.
+
     Raises:
         TunnelError: It is not there, or cannot be used.
     """
     try:
-        file = read(options.config.read_text())
-        if file.private_key:
-            check_private(options.config)
-        for secret in (options.private_key, options.preshared_key):
-            if secret is not None and secret.path is not None:
-                check_private(secret.path)
+        with options.config.open() as opened:
+            status, file = os.fstat(opened.fileno()), read(opened.read())
+        if file.private_key or any(peer.preshared_key for peer in file.peers):
+            refuse_readable(options.config, status)
         return _with_keys(file, options)
     except TunnelError:
         raise
@@ -58,15 +58,20 @@ def device_file(options: WireGuardOptions) -> DeviceFile:
 
 def _with_keys(file: DeviceFile, options: WireGuardOptions) -> DeviceFile:
     if options.private_key is not None:
-        file = replace(file, private_key=key_of(options.private_key.reveal().strip(), "private_key"))
+        file = replace(file, private_key=key_of(_revealed(options.private_key), "private_key"))
     if options.preshared_key is not None:
         if len(file.peers) != 1:
             raise GatewayError("preshared_key is for a file with one [Peer]")
-        shared = key_of(options.preshared_key.reveal().strip(), "preshared_key")
+        shared = key_of(_revealed(options.preshared_key), "preshared_key")
         file = replace(file, peers=(replace(file.peers[0], preshared_key=shared),))
     if not file.private_key:
         raise GatewayError("has no PrivateKey: add it, or give private_key_file")
     return file
+
+
+def _revealed(secret: Secret) -> str:
+    text = secret.reveal() if secret.path is None else check_private(secret.path).decode()
+    return text.strip()
 
 
 class WireGuard:

@@ -2,21 +2,27 @@
 
 import contextlib
 import datetime as dt
+import io
 import json
 import os
+import re
 import shutil
+import stat
 import subprocess
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import REPOSITORY, Lateness, download, need
 from engines import Engine, need_engine
 from guest import HOST, Guest, need_guest
 from netns import BEHIND, inside, run
+from test_chart import VPN_CAPABILITIES
 from test_nfs_volumes import ENGINE, ENGINE_PROGRAMS
 from test_swarm import BRIDGE, swarm
 from vpn import Authority, OpenVpnServer, WireGuardPeer
@@ -25,8 +31,9 @@ from gateway.demo import mariadb, postgres
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
-from gateway.demo.process import Process, find
+from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
+from gateway.vpn import rights
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(400)]
 
@@ -35,6 +42,7 @@ __all__ = ["swarm"]  # a fixture
 Record = Callable[[str, object], None]
 COMPOSE = REPOSITORY / "configs" / "compose"
 _SOME = 5
+EPOCH = 1_700_000_000
 REMOTE = "10.66.0.1"
 """Where containers reach what listens on the engine's loopback."""
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -137,6 +145,12 @@ class Yard:
         return {**shared, "BASTION": f"{self.bastion.user}@{REMOTE}:{self.bastion.port}"}
 
 
+def build(engine: Engine) -> tuple[str, ...]:
+    """The command that builds an image."""
+    base, epoch = "BASE=debian-base", f"SOURCE_DATE_EPOCH={EPOCH}"
+    return ("docker", "-H", engine.url, "build", "-q", "--build-arg", base, "--build-arg", epoch)
+
+
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory: pytest.TempPathFactory, rig_folder: Path) -> Iterator[Yard]:
     need_engine()
@@ -163,8 +177,7 @@ def yard(tmp_path_factory: pytest.TempPathFactory, rig_folder: Path) -> Iterator
             shutil.copy(CERTIFICATES, base / CERTIFICATES.relative_to("/"))
         engine.import_root(base, "debian-base")
         shutil.rmtree(base)
-        build = ("docker", "-H", engine.url, "build", "-q", "--build-arg", "BASE=debian-base")
-        download(*build, "-t", "gateway", ".", cwd=REPOSITORY)
+        download(*build(engine), "-t", "gateway", ".", cwd=REPOSITORY)
         place = rig_folder / "yard"
         with inside(engine.namespace):
             run(
@@ -187,11 +200,88 @@ def test_the_image_is_small_and_has_no_shell(yard: Yard, record_property: Record
     assert config["Labels"]["org.opencontainers.image.title"] == "gateway"
     for program in ("/bin/sh", "sh", "/usr/bin/apt-get", "pip"):
         assert yard.engine.docker("run", "--rm", "--entrypoint", program, "gateway", check=False).returncode == 127
-    bill = yard.engine.docker(
-        "run", "--rm", "--entrypoint", "python3", "gateway", "-c", "print(open('/opt/gateway/sbom.cdx.json').read())"
-    ).stdout
-    names = {each["name"] for each in json.loads(bill)["components"]}
-    assert {"gateway", "asyncssh", "cryptography", "psycopg"} <= names
+
+
+def sbom(yard: Yard, image: str) -> dict[str, dict[str, Any]]:
+    """The components by name."""
+    show = "print(open('/opt/gateway/sbom.cdx.json').read())"
+    text = yard.engine.docker("run", "--rm", "--entrypoint", "/opt/gateway/bin/python3", image, "-c", show).stdout
+    return {each["name"]: each for each in json.loads(text)["components"]}
+
+
+def test_every_file_of_the_image_belongs_to_a_component_of_its_sbom(yard: Yard, tmp_path: Path) -> None:
+    yard.engine.docker("save", "-o", str(tmp_path / "image.tar"), "gateway")
+    there: set[str] = set()
+    times: set[float] = set()
+    with tarfile.open(tmp_path / "image.tar") as image:
+        manifest = json.load(image.extractfile("manifest.json") or io.BytesIO())
+        for name in manifest[0]["Layers"]:
+            with tarfile.open(fileobj=image.extractfile(name)) as layer:
+                there |= {f"/{each.name}" for each in layer if not each.isdir()}
+                times |= {each.mtime for each in layer}
+    components = sbom(yard, "gateway")
+    places = [
+        at["location"] for each in components.values() for at in each.get("evidence", {}).get("occurrences", ())
+    ]
+    assert sorted(places) == sorted(there)
+    assert times == {EPOCH}
+    assert {"gateway", "asyncssh", "cryptography", "psycopg"} <= components.keys()
+    # The interpreter, the system's libraries, and what is inside wheels.
+    assert components.keys() & {"python3.13-minimal", "python"}
+    for package in ("libc6", "ca-certificates"):
+        version = yard.engine.docker(
+            "run", "--rm", "debian-base", "dpkg-query", "-W", "-f=${Version}", package
+        ).stdout  # fmt: skip
+        assert components[package]["version"] == version
+    inside = {each["name"] for name in ("cryptography", "psycopg-binary") for each in components[name]["components"]}
+    assert "openssl" in inside
+    assert any(name.startswith("libpq-") for name in inside)
+
+
+def test_another_build_of_the_same_files_is_the_same_image(yard: Yard) -> None:
+    download(*build(yard.engine), "--no-cache", "-t", "again", ".", cwd=REPOSITORY)
+    first, again = (
+        json.loads(yard.engine.docker("image", "inspect", name, "-f", "{{json .}}").stdout)
+        for name in ("gateway", "again")
+    )
+    assert first["RootFS"] == again["RootFS"]
+    assert first["Id"] == again["Id"]
+
+
+def test_the_digest_of_the_base_is_looked_up_and_written(yard: Yard, tmp_path: Path) -> None:
+    need(find("docker-registry") is not None, "docker-registry (package of this name)")
+    for name in ("Dockerfile", "tools/pin-base.sh"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    config, base = tmp_path / "registry.yml", f"127.0.0.1:{(port := free_port())}/base:1"
+    storage = {"filesystem": {"rootdirectory": str(tmp_path / "registry")}}
+    config.write_text(json.dumps({"version": 0.1, "storage": storage, "http": {"addr": f"127.0.0.1:{port}"}}))
+    registry = Process([find("docker-registry") or "", "serve", str(config)], tmp_path / "registry.log")
+
+    def pin(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["tools/pin-base.sh", *arguments], cwd=tmp_path, env={**os.environ, "DOCKER_HOST": yard.engine.url},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    yard.engine.load_busybox()
+    with inside(yard.engine.namespace):
+        try:
+            registry.start(port)
+            for change in ("A=1", "A=2"):
+                ways = tmp_path / "changed"
+                ways.mkdir(exist_ok=True)
+                (ways / "Dockerfile").write_text(f"FROM busybox\nENV {change}\n")
+                yard.engine.docker("build", "-q", "-t", base, str(ways))
+                pushed = yard.engine.docker("push", base).stdout
+                digest = re.findall(r"digest: (sha256:[0-9a-f]{64})", pushed)[-1]
+                assert pin("--check" if change == "A=2" else "127.0.0.1:1/none").returncode == 1
+                done = pin(base if change == "A=1" else "")
+                assert (done.returncode, done.stdout) == (0, f"{base}@{digest}\n"), done.stderr
+                assert f"\nARG BASE={base}@{digest}\n" in (tmp_path / "Dockerfile").read_text()
+                assert pin("--check").returncode == 0
+        finally:
+            registry.stop()
 
 
 def test_it_trusts_who_a_debian_trusts(yard: Yard) -> None:
@@ -206,7 +296,7 @@ def test_it_runs_read_only_without_rights_and_is_soon_ready(yard: Yard, user: st
         with Lateness() as machine:
             yard.engine.docker(
                 "run", "-d", "--name", "alone", "--user", user, "--read-only", "--cap-drop", "ALL",
-                "--security-opt", "no-new-privileges",
+                "--security-opt", "no-new-privileges", "--ulimit", "core=0", "--memory", "1g", "--pids-limit", "256",
                 "-e", f"GATEWAY_BACKEND_A=tcp://{REMOTE}:{yard.mariadb.port}?listen=127.0.0.1:3306", "gateway",
             )  # fmt: skip
             yard.engine.docker("exec", "alone", "gateway", "wait", "--max", "20s")
@@ -259,14 +349,21 @@ def test_a_tunnel_and_four_checks_take_little_memory(yard: Yard, record_property
         yard.engine.docker("rm", "-f", "-v", "small", check=False)
 
 
-def test_the_image_with_vpn_clients_needs_one_capability_and_one_device(yard: Yard) -> None:
+def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_without_root(yard: Yard) -> None:
     """Traffic through OpenVPN and WireGuard from a container without any other right."""
-    build = ("docker", "-H", yard.engine.url, "build", "-q", "--build-arg", "BASE=debian-base")
-    download(*build, "-t", "gateway-vpn", "--target", "vpn", ".", cwd=REPOSITORY)
+    download(*build(yard.engine), "-t", "gateway-vpn", "--target", "vpn", ".", cwd=REPOSITORY)
+    installed = yard.engine.docker(
+        "run", "--rm", "--entrypoint", "dpkg-query", "gateway-vpn", "-W", "-f=${Package} ${Version}\\n"
+    ).stdout.split("\n")[:-1]
+    listed = {f"{name} {each['version']}" for name, each in sbom(yard, "gateway-vpn").items()}
+    assert set(installed) <= listed
     labels = json.loads(yard.engine.docker("image", "inspect", "gateway-vpn", "-f", "{{json .Config.Labels}}").stdout)
     assert labels["org.opencontainers.image.title"] == "gateway-vpn"
     folder, namespace = yard.folder / "vpn", yard.engine.namespace
     folder.mkdir()
+    tun = folder / "tun"
+    os.mknod(tun, stat.S_IFCHR, os.makedev(10, 200))
+    tun.chmod(0o666)  # as udev makes it
     with contextlib.ExitStack() as stack:
         with inside(namespace):
             run(
@@ -286,8 +383,9 @@ def test_the_image_with_vpn_clients_needs_one_capability_and_one_device(yard: Ya
             server.client(folder / name, host=REMOTE)
         stack.callback(yard.engine.docker, "rm", "-f", "-v", "ways", check=False)
         yard.engine.docker(
-            "run", "-d", "--name", "ways", "--read-only", "--cap-drop", "ALL", "--cap-add", "NET_ADMIN",
-            "--device", "/dev/net/tun", "--security-opt", "no-new-privileges",
+            "run", "-d", "--name", "ways", "--read-only", "--cap-drop", "ALL",
+            *(f"--cap-add={capability}" for capability in VPN_CAPABILITIES),
+            "--device", f"{tun}:/dev/net/tun", "--security-opt", "no-new-privileges",
             "-v", f"{folder}:/run/secrets:ro", "-e", f"DB_PASSWORD={yard.mariadb.password}",
             "-e", "DB_HOST=127.0.0.1",
             "-e", "GATEWAY_TUNNEL_OFFICE=openvpn:///run/secrets/office.ovpn?isolation=device",
@@ -301,6 +399,8 @@ def test_the_image_with_vpn_clients_needs_one_capability_and_one_device(yard: Ya
         for port in (3301, 3302):
             ask = ("exec", "-e", f"DB_PORT={port}", "ways", "/opt/gateway/bin/python3", "-c", QUERY)
             assert yard.engine.docker(*ask).stdout.startswith("rows ")
+        running = yard.engine.docker("top", "ways", "-eo", "pid,uid,comm").stdout
+        assert re.findall(r"^\d+ +(\d+) +openvpn$", running, re.MULTILINE) == [str(rights.USER)], running
 
 
 @pytest.fixture

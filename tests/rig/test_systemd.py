@@ -26,6 +26,9 @@ _SCRIPT = """
 systemctl start gateway && echo "STARTED $(systemctl show -p ActiveState --value gateway)"
 gateway wait --max 60s echo --url http://127.0.0.1:9090 && echo UP
 [ "$(stat -c %u /proc/$(systemctl show -p MainPID --value gateway))" = 0 ] && echo "IT IS ROOT"
+echo "CORE $(grep core /proc/$(systemctl show -p MainPID --value gateway)/limits)"
+echo "MEMORY $(systemctl show -p MemoryMax --value gateway)"
+systemd-analyze security --no-pager --threshold=15 gateway >/dev/null && echo "EXPOSURE at most 1.5"
 echo "CAPS $(grep CapEff /proc/$(systemctl show -p MainPID --value gateway)/status | cut -f2)"
 sed -i "s/level: info/level: debug/" /etc/gateway/gateway.yaml
 systemctl reload gateway && echo RELOADED
@@ -91,6 +94,9 @@ def test_the_unit_starts_reloads_is_watched_and_stops(root: Path, tmp_path: Path
                     "STOPPED": ["inactive success"],
                 }, guest.lines
                 assert "IT IS ROOT" not in guest.lines
+                assert guest.said(r"^CORE Max core file size +(0) +0 "), guest.lines
+                assert guest.said(r"^MEMORY (2147483648)$"), guest.lines
+                assert guest.said(r"^EXPOSURE (.*)"), guest.lines
                 assert "RELOADED" in guest.lines
                 assert guest.said(r'"reloaded".*"changes": "(.*?)"') == ["sections changed: log"], guest.lines
                 assert guest.said(r"(reload refused: nothing was changed)")

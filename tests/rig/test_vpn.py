@@ -836,7 +836,7 @@ def test_a_child_knows_nothing_of_our_environment(far: World, gateway: Gateway, 
     assert ("LANG", "=", "C.UTF-8") in pairs
 
 
-def test_openvpn_with_its_keys_in_files_beside_it(far: World, gateway: Gateway) -> None:
+def test_openvpn_with_its_keys_in_files_beside_it_takes_over_a_changed_one(far: World, gateway: Gateway) -> None:
     folder = gateway.folder / "office"
     folder.mkdir()
     key, login = folder / "ta.key", ("office", "secret")
@@ -858,6 +858,13 @@ def test_openvpn_with_its_keys_in_files_beside_it(far: World, gateway: Gateway) 
         )
         write(gateway, f"office: {{kind: openvpn, config: {config}}}", tcp_backend(far))
         gateway.start().wait_up("orders", timeout=UP)
+        certificate, private = far.authority.issue("renewed")
+        run(f"openssl pkcs12 -export -in {certificate} -inkey {private} -passout pass: -out {folder}/new.p12")
+        (folder / "new.p12").chmod(0o600)
+        (folder / "new.p12").replace(folder / "client.p12")
+        gateway.wait(lambda: gateway.log.count('"tunnel up"') == 2, UP)
+        assert "its configuration file, or one that it names, has changed" in gateway.log
+        gateway.wait_up("orders", timeout=UP)
     finally:
         server.stop()
 

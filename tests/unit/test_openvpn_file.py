@@ -6,6 +6,7 @@ import os
 import re
 import string
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import GatewayError, TunnelError
 from gateway.vpn import openvpn_file
-from gateway.vpn.openvpn_folder import client_file
+from gateway.vpn.openvpn_folder import client_file, named_files
 from gateway.vpn.openvpn_lines import words_of
 from gateway.vpn.options import OpenVpnOptions
 
@@ -398,6 +399,64 @@ def test_files_of_its_folder_become_blocks(folder: Path) -> None:
     (folder / "ta.key").chmod(0o644)
     with pytest.raises(TunnelError, match="readable by others"):
         from_disk(folder, text)
+
+
+KEY_BLOCK = f"<tls-crypt>\n{STATIC}\n</tls-crypt>\n"
+
+
+@pytest.mark.parametrize("text", [KEY_BLOCK, "tls-crypt ta.key\n"], ids=["in a block", "in a file"])
+def test_a_key_that_others_can_read_is_refused_although_another_file_takes_its_place(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """What is checked is what was read."""
+    config, key = folder / "office.ovpn", folder / "ta.key"
+    config.write_text(text)
+    key.write_text(STATIC)
+    open_to_all = config if text == KEY_BLOCK else key
+    for path in (config, key):
+        path.chmod(0o644 if path == open_to_all else 0o600)
+    planted = folder.parent / "planted"
+    planted.write_text("")
+    planted.chmod(0o600)
+    swapped: list[Path] = []
+
+    def swapping(*args: Any) -> openvpn_file.ClientFile:
+        made = openvpn_file.read(*args)
+        swapped.append(planted.replace(open_to_all))
+        return made
+
+    monkeypatch.setattr("gateway.vpn.openvpn_folder.read", swapping)
+    with pytest.raises(TunnelError, match=f"{open_to_all}: the private key is readable by others"):
+        client_file(OpenVpnOptions(config=config))
+    assert swapped
+
+
+def test_a_link_that_leads_elsewhere_while_it_is_opened_is_not_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its target counts that was opened, not the one that was there before."""
+    (folder / "login").write_text("me\nsecret\n")
+    (folder / "login").chmod(0o600)
+    real_open = os.open
+
+    def swapping(path: Any, *args: Any, **more: Any) -> int:
+        if Path(path).name == "login":
+            (folder / "link").symlink_to("../login")
+            (folder / "link").replace(folder / "login")
+        return real_open(path, *args, **more)
+
+    monkeypatch.setattr(os, "open", swapping)
+    with pytest.raises(TunnelError, match=f"login is not in {folder}"):
+        from_disk(folder, "auth-user-pass login\n")
+
+
+def test_the_files_that_it_names_are_watched_whether_they_can_be_used_or_not(folder: Path) -> None:
+    config = folder / "office.ovpn"
+    config.write_text("ca ca.crt\ncert /none/client.crt\ntls-auth [inline] 1\nauth-user-pass\nkey deeper/key\n<ca>\n")
+    options = OpenVpnOptions(config=config)
+    assert named_files(options) == {folder / "ca.crt", Path("/none/client.crt"), folder / "deeper/key"}
+    config.unlink()
+    assert named_files(options) == set()
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,12 @@ def test_the_lock_has_what_is_needed_and_a_hash_for_each() -> None:
         assert all("--hash=sha256:" in block for block in blocks if not block.startswith("#"))
 
 
+def test_the_base_image_is_named_by_its_digest() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    assert re.search(r"^ARG BASE=[a-z0-9./:-]+:[a-z0-9.-]+@sha256:[0-9a-f]{64}$", text, re.MULTILINE)
+    assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) == {"${BASE}", "scratch"}
+
+
 def test_wheel_and_sdist_are_the_same_each_time(tmp_path: Path) -> None:
     digests = []
     for at in ("one", "two"):

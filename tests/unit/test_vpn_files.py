@@ -1,15 +1,19 @@
 import contextlib
 import ipaddress
 import string
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import GatewayError, Reason
+from gateway.contracts import Secret
+from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.vpn import wireguard_file
 from gateway.vpn.addressing import Addressing, probable_peers
 from gateway.vpn.openvpn_words import addressing, graver, trouble_in
+from gateway.vpn.options import WireGuardOptions
+from gateway.vpn.wireguard import device_file
 
 KEY = "A" * 43 + "="
 OTHER = "B" * 43 + "="
@@ -119,6 +123,30 @@ def test_a_key_in_the_wrong_place_is_not_shown(line: str) -> None:
         with pytest.raises(GatewayError) as caught:
             wireguard_file.read(text)
         assert "AAAA" not in str(caught.value).upper()
+
+
+@pytest.mark.parametrize("secret", ["PrivateKey", "PresharedKey"])
+def test_a_wireguard_key_that_others_can_read_is_refused_although_another_file_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str
+) -> None:
+    """What is checked is what was read."""
+    config, own, planted = tmp_path / "branch.conf", tmp_path / "own", tmp_path / "planted"
+    text = wireguard(peer=f"PresharedKey = {KEY}")
+    config.write_text("".join(line for line in text.splitlines(True) if "Key" not in line or secret in line or
+                              "PublicKey" in line))  # fmt: skip
+    own.write_text(KEY)
+    config.chmod(0o644)
+    for path in (own, planted):
+        path.touch()
+        path.chmod(0o600)
+
+    def swapping(text: str) -> wireguard_file.DeviceFile:
+        planted.replace(config)
+        return wireguard_file.read(text)
+
+    monkeypatch.setattr("gateway.vpn.wireguard.read", swapping)
+    with pytest.raises(TunnelError, match=f"{config}: the private key is readable by others"):
+        device_file(WireGuardOptions(config=config, private_key=Secret(path=own)))
 
 
 def test_the_last_handshake_of_all_peers() -> None:

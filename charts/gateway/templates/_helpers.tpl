@@ -283,7 +283,8 @@ The container, also as a native sidecar in a chart of your own: add this chart a
     runAsNonRoot: false
     allowPrivilegeEscalation: false
     readOnlyRootFilesystem: true
-    capabilities: {drop: [ALL], add: [NET_ADMIN]}
+    {{- /* NET_ADMIN for the device; the others to run OpenVPN as a user of its own. */}}
+    capabilities: {drop: [ALL], add: [NET_ADMIN, CHOWN, KILL, SETGID, SETUID]}
     {{- else }}
     runAsUser: 10001
     runAsGroup: 10001

@@ -1,0 +1,51 @@
+"""docs/security.md and SECURITY.md, held against the tests and the version that exist."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from gateway import __version__
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "security.md").read_text()
+_TEST = re.compile(r"`(tests/[a-z0-9_/]+\.py)::(test_[a-z0-9_]+)`")
+
+
+def threats() -> dict[str, list[tuple[str, str]]]:
+    """The tests of each threat of the table, by file and name."""
+    table = PAGE.partition("\n| Threat | Defence | Test |\n| --- | --- | --- |\n")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.splitlines()]
+    assert all(len(row) == 3 and all(row) for row in rows), rows
+    return {row[0]: _TEST.findall(row[2]) for row in rows}
+
+
+@cache
+def named_in(path: str) -> set[str]:
+    """The tests of a file, which is read and not run."""
+    tree = ast.parse((ROOT / path).read_text())
+    functions = (each for each in ast.walk(tree) if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef))
+    return {each.name for each in functions if each.name.startswith("test_")}
+
+
+def test_the_table_has_the_threats() -> None:
+    assert len(threats()) > 30
+
+
+@pytest.mark.parametrize("threat", threats())
+def test_every_threat_has_tests_that_exist(threat: str) -> None:
+    named = threats()[threat]
+    assert named
+    for path, name in named:
+        assert name in named_in(path), f"{path}::{name}"
+
+
+def test_every_test_that_the_page_names_is_written_in_full() -> None:
+    assert len(_TEST.findall(PAGE)) == PAGE.count("::test_")
+
+
+def test_the_supported_versions_are_those_of_now() -> None:
+    minor = ".".join(__version__.split(".")[:2])
+    assert f"| {minor}.x, the newest of them | yes |" in (ROOT / "SECURITY.md").read_text()
