@@ -13,7 +13,7 @@ from gateway.audit_log.recorder import Recorder
 from gateway.audit_log.writer import MISCONFIGURED, Writer
 from gateway.config import Config
 from gateway.config.model import AuditSection
-from gateway.errors import ConfigError, GatewayError
+from gateway.errors import ConfigError, GatewayError, Origin
 from gateway.relay.sockets import Peer
 
 _OPEN = 2.0
@@ -123,13 +123,16 @@ class Auditing:
                 **differences(old, new),
             )
 
-    def refused(self, error: Exception, trigger: str) -> None:
-        """Record that a configuration was not taken; of its problems, only where they are: values may be secret."""
-        if isinstance(error, ConfigError):
-            places = [": ".join(part for part in (each.place, each.key) if part) for each in error.problems]
-            origin = error.origin
-        else:
-            places, origin = [], None
+    def refused(self, error: Exception, trigger: str, origin: Origin | None) -> None:
+        """Record that a configuration was not taken; of its problems, only where they are: values may be secret.
+
+        Args:
+            error: Why.
+            trigger: What asked for it.
+            origin: What was read; None: that is not known.
+        """
+        problems = error.problems if isinstance(error, ConfigError) else []
+        places = [": ".join(part for part in (each.place, each.key) if part) for each in problems]
         self.recorder.record(
             "configuration",
             trigger=trigger,

@@ -67,6 +67,8 @@ class GatewayService:
         self._at_once = asyncio.Event()
         self._lag = Histogram()
         self._reload_good = True
+        self._tried = config.origin.sha256
+        """The hash of the file that was read last, whether it was taken or refused."""
         self._reload_at = time.time()
         self._reload_error = ""
         self._startup_done = False
@@ -195,10 +197,19 @@ class GatewayService:
             self._refuse_while_stopping()
             self._notifier.reloading()
             self._auditing.reopen()
+            origin, tried = None, self._tried
             try:
-                return await self._reload(self._site, trigger)
+                await self._ops.renew()
+                config = await self._load()
+                origin = config.origin
+                if trigger == "file" and origin.sha256 == tried:  # a command or signal came first
+                    return "no change"
+                return await self._reload(self._site, config, trigger)
             except Exception as error:
-                self._auditing.refused(error, trigger)
+                origin = error.origin if isinstance(error, ConfigError) else origin
+                if trigger == "file" and origin and origin.sha256 == tried:
+                    raise
+                self._auditing.refused(error, trigger, origin)
                 self._reload_good, self._reload_error = False, str(error)
                 if not isinstance(error, GatewayError):
                     log.exception("reload failed")
@@ -206,11 +217,10 @@ class GatewayService:
                 log.error("reload refused: nothing was changed", extra={"detail": str(error)})
                 raise
             finally:
+                self._tried = origin.sha256 if origin else None
                 self._notifier.ready()
 
-    async def _reload(self, site: Site, trigger: str) -> str:
-        await self._ops.renew()
-        config = await self._load()
+    async def _reload(self, site: Site, config: Config, trigger: str) -> str:
         self._refuse_while_stopping()
         compare(site.config, config)
         writer = await self._auditing.prepare(config.audit)
