@@ -79,6 +79,8 @@ def _open_listeners(config: Config) -> Iterator[Found]:
         open_to_all = not spec.allow.networks and spec.allow.label is None
         if open_to_all and (addresses or getattr(spec.options, "volume", None) is not None):
             message = "is absent, so that whoever reaches the listener may connect: list the networks that may"
+            if config.docker is not None:
+                message += f", or write {{label: {config.docker.label_prefix}.backends}} for docker.grants"
             yield f"backends.{name}.allow", message, False
 
 

@@ -79,6 +79,7 @@ def test_what_compose_and_swarm_write_counts_on_containers_that_they_created() -
 def test_a_grant_attaches_and_admits_without_a_label(labels: dict[str, str], grant: Grant, strict: bool) -> None:
     there = container(labels=labels)
     assert joins(planned(there, grants=(grant,), strict=strict)) == {"orders-net": ("front",)}
+    assert [each.why for each in planned(there, grants=(grant,), strict=strict).actions] == ["docker.grants"]
     who = consumer(there, (grant,), strict=strict)
     assert (who.has("gateway.backends", "orders"), who.has("gateway.backends", "media")) == (True, False)
 

@@ -101,6 +101,12 @@ class Draft:
             return wish  # what a container says of itself goes before what is said of many
         return labels.by_rules(who, found, self.options.attach)
 
+    def why(self, container: Container) -> str:
+        """What a container that is to be attached owes it to."""
+        if container.labels.get(self.label("enable")) is not None and not self.desired.strict:
+            return "it opted in"
+        return "docker.grants" if granted(self.options.grants, container.name, container.labels) else "docker.attach"
+
     def by_configuration(self, name: str | None, found: Mapping[str, str]) -> frozenset[str]:
         """The aliases that the configuration gives a container or service, in lower case."""
         given = granted(self.options.grants, name, found)
