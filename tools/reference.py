@@ -79,6 +79,10 @@ def _configuration() -> Iterator[str]:
         yield from _table(f"`tunnels.NAME`, kind `{name}`", tunnel.options)
     yield from _table("`silence`, kinds `openvpn` and `wireguard`", Silence)
     yield from _table("`backends.NAME`, every kind", BackendCommon)
+    ports = {name: kind.default_port for name, kind in sorted(backends.KINDS.items()) if kind.default_port}
+    yield ""
+    yield f"A target that names no port has {', '.join(f'{port} (`{name}`)' for name, port in ports.items())}."
+    yield "With other kinds it must name one."
     yield from _table("`backends.NAME.check`, every kind", CheckCommon)
     for name, backend in sorted(backends.KINDS.items()):
         for title, cls in ((f"kind `{name}`", backend.options), (f"kind `{name}`, `check`", backend.check)):

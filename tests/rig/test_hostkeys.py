@@ -274,6 +274,7 @@ async def test_a_key_of_an_address_is_not_that_of_a_name_which_leads_there(usual
     error = await refused(trusting(usual, listed=listed, host="localhost"))
     assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
     assert "the host key is not known" in error.detail
+    assert "ssh-keyscan -p" in error.detail
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_validate_strict_refuses_what_validate_accepts(tmp_path: Path) -> None:
     password.write_text("x")
     file.write_text(PLAIN.replace("FILE", str(password)))
     done = command("validate", "-c", str(file))
-    assert (done.returncode, done.stdout) == (0, "valid: 0 tunnels, 1 backends\n")
+    assert (done.returncode, done.stdout) == (0, "valid: 0 tunnels, 1 backend\n")
     done = command("validate", "--strict", "-c", str(file))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"{file}:1:12: backends.a.check.tls.mode: is off, ")

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import stat
 import time
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from gateway.backends.common.database import DatabaseCheck
 from gateway.backends.common.secrets import Passwords
 from gateway.backends.common.token import printed
+from gateway.config import Sources, load
+from gateway.config.files import check_files
 from gateway.contracts import Duration, Endpoint, Phases, Secret
-from gateway.errors import ProbeError, Reason
+from gateway.errors import ConfigError, ProbeError, Reason
 
 TARGET = Endpoint("db.internal", 3306)
 
@@ -152,5 +155,42 @@ async def test_a_check_that_ends_before_it_leaves_it_running_for_the_next(tmp_pa
 
 
 def test_it_and_a_password_exclude_each_other() -> None:
-    with pytest.raises(ValueError, match="password_command is given beside password: remove one"):
+    with pytest.raises(ValueError, match=r"^password_command: is given beside password_file: remove one"):
+        DatabaseCheck(password=Secret(path=Path("/x")), password_command=("y",))
+    with pytest.raises(ValueError, match=r"^password_command: is given beside password: remove one"):
         DatabaseCheck(password=Secret("x"), password_command=("y",))
+
+
+def test_a_placeholder_that_is_unknown_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"^password_command: \{hostname\} stands for nothing \(known: \{host\}, "):
+        DatabaseCheck(password_command=("token", "--host={hostname}"))
+    DatabaseCheck(password_command=("sh", "-c", "echo ${x} { y } {host}:{port}"))
+
+
+@pytest.mark.parametrize(
+    ("check", "told"),
+    [
+        (
+            "password_command: '/x/pgpass.sh {host} > x'",
+            "3:29: backends.a.check.password_command: .*write .program, arg",
+        ),
+        ("password_command: [/absent/token]", r"3:29: .*password_command: /absent/token: no such file"),
+        ("password_command: [/etc]", r"3:29: .*password_command: /etc: cannot be executed"),
+        ("password_command: [absent-token]", r"3:29: .*password_command: absent-token is not installed"),
+        ("password_command: [t], password: x", "3:29: backends.a.check.password_command: is given beside password: "),
+        (
+            "tls: {mode: verify, ca_file: /etc/hostname}",
+            r"3:\d\d: backends.a.check.tls.ca_file: /etc/hostname: holds no",
+        ),
+    ],
+)
+def test_validate_names_the_key_and_what_to_do(tmp_path: Path, check: str, told: str) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(f"backends:\n  a: {{kind: postgres, targets: db,\n  check: {{{check}}}}}\n")
+    file.chmod(0o600)
+    try:
+        problems = check_files(load(Sources(file, environment={})))
+    except ConfigError as error:
+        problems = error.problems
+    (line,) = (str(each).removeprefix(f"{file}:") for each in problems)
+    assert re.match(told, line), line

@@ -52,7 +52,7 @@ def test_a_sound_configuration_is_not_refused(tmp_path: Path) -> None:
         ("tls: {mode: verify}", "tls: {mode: off}", "13:69: backends.orders.check.tls.mode: .*mode: verify", 0),
         (", tls: {mode: verify}", "", "7:3: backends.orders.check.tls.mode: is off, .*mode: verify", 0),
         ("mode: verify", "mode: require", "13:69: backends.orders.check.tls.mode: .*mode: verify", 0),
-        ("    allow: 10.0.0.0/8\n", "", "7:3: backends.orders.allow: is absent, .*networks.*label: gateway.backends", 0),
+        ("    allow: 10.0.0.0/8\n", "", "7:3: backends.orders.allow: is absent, .*label: gateway.backends", 0),
         ("known_hosts: /h", "insecure_host_key: true", "3:81: tunnels.bastion.insecure_host_key: .*known_hosts", 1),
         (", tls: {ca_file: /ca.pem}", "", "15:16: docker.host: .*use tls", 1),
         ("https://proxy", "http://proxy", "4:30: tunnels.egress.url: .*use https://", 1),

@@ -36,7 +36,7 @@ def context(tls: Tls) -> ssl.SSLContext | None:
     try:
         made = client_context(tls.ca_file)
     except (OSError, ssl.SSLError) as error:
-        raise ProbeError(Reason.TLS, f"tls.ca_file {tls.ca_file}: {error.strerror or error}") from error
+        raise ProbeError(Reason.TLS, f"check.tls.ca_file: {tls.ca_file}: {error.strerror or error}") from error
     if tls.mode == "require":
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE
