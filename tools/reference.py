@@ -217,6 +217,7 @@ def _words() -> Iterator[str]:
     yield f"A backend or target is one of: {_list(State)}."
     yield ""
     yield f"A tunnel is one of: {_list(TunnelState)}."
+    yield "`quarantined`: it failed in a way that waiting does not help (host key, login), and is tried rarely."
     yield ""
     yield f"Reasons: {_list(Reason)}. `blocked` always comes with `tunnel`."
     yield ""

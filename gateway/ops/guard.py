@@ -20,6 +20,7 @@ this name is not one of the gateway's: ask by address, or as localhost, or list 
 _UNAUTHENTICATED = """\
 this needs the token of ops.token_file, as in `Authorization: Bearer TOKEN` (gateway status --token-file FILE)
 """
+_METRICS_TOO = "or, for /metrics alone, that of ops.metrics_token_file\n"
 _NEEDS_CERTIFICATE = "this needs a client certificate that ops.tls.client_ca_file has signed\n"
 _NOT_FOR_METRICS = "this token opens /metrics only: use that of ops.token_file\n"
 
@@ -70,6 +71,8 @@ class Guard:
         if held is Role.METRICS:
             return web.Response(status=403, text=_NOT_FOR_METRICS)
         text = _UNAUTHENTICATED if tokens.everything is not None else _NEEDS_CERTIFICATE
+        if needed is Role.METRICS and tokens.metrics is not None:
+            text += _METRICS_TOO
         return web.Response(status=401, text=text, headers={"WWW-Authenticate": 'Bearer realm="gateway"'})
 
 
