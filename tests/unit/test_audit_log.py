@@ -123,6 +123,24 @@ def test_a_line_that_was_cut_short_is_completed_or_ended(tmp_path: Path, monkeyp
     assert path.read_bytes() == b"three\n"
 
 
+def test_a_torn_line_is_ended_when_the_disk_has_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "audit.jsonl"
+    path.write_bytes(b'{"torn":')
+    destination, lines = Destination(path), deque([b"{}\n"])
+
+    def write(fd: int, data: bytes) -> int:
+        del fd, data
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", write)
+        with pytest.raises(OSError, match="No space"):
+            destination.open()
+    destination.write(lines)
+    destination.close()
+    assert path.read_bytes() == b'{"torn":\n{}\n'
+
+
 def test_events_beyond_the_queue_are_counted_and_said(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
