@@ -23,7 +23,7 @@ from gateway.errors import ConfigError
 
 
 def refused(source: str = "10.0.0.1") -> Refused:
-    return Refused("orders", source, None, "not_allowed")
+    return Refused("orders", source, None, None, None, "not_allowed")
 
 
 def test_a_line_is_plain_ascii_whatever_is_in_it() -> None:
