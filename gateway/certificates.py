@@ -37,7 +37,7 @@ def of_pem(data: bytes) -> list[Validity]:
 
 
 def of_file(path: Path | None) -> list[Validity]:
-    """The same of a file; empty where it cannot be read, is too large or not a regular file: its user reports that."""
+    """The same of a file; empty where it cannot be read, is too large or no regular file: its user reports that."""
     try:
         return of_pem(_content(path)) if path is not None else []
     except OSError:
