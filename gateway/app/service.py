@@ -217,24 +217,24 @@ class GatewayService:
         try:
             self._refuse_while_stopping()
             changes = site.apply(config, bind_all(config, site.listeners))
+            if self._fleet is not None:
+                self._fleet.apply(config, site)
+            self._flush_if_bulk(config)
+            if config.log != self._config.log:
+                logs.configure(config.log.level, config.log.format)
+            known = advice(self._config)
+            for sentence in advice(config):
+                if sentence not in known:
+                    log.warning(sentence)
+            before, self._config = self._config, config
+            self._reload_good, self._reload_error, self._reload_at = True, "", time.time()
+            self._auditing.configured(before, config, trigger)
+            if config.audit != before.audit:
+                await self._auditing.switch(config.audit, writer)
+                self._auditing.configured(before, config, trigger)  # where the log begins, as where it ends
         except BaseException:
             self._auditing.discard(writer)
             raise
-        if self._fleet is not None:
-            self._fleet.apply(config, site)
-        self._flush_if_bulk(config)
-        if config.log != self._config.log:
-            logs.configure(config.log.level, config.log.format)
-        known = advice(self._config)
-        for sentence in advice(config):
-            if sentence not in known:
-                log.warning(sentence)
-        before, self._config = self._config, config
-        self._reload_good, self._reload_error, self._reload_at = True, "", time.time()
-        self._auditing.configured(before, config, trigger)
-        if config.audit != before.audit:
-            await self._auditing.switch(config.audit, writer)
-            self._auditing.configured(before, config, trigger)  # where the log begins, as where it ends
         if not await site.workers.settled():
             log.warning("a worker is slow to apply the configuration")
         log.info("reloaded", extra={"changes": str(changes)})
