@@ -122,6 +122,24 @@ def test_strict_labels_choose_among_what_is_granted() -> None:
     assert [each.verb for each in planned(stopped, grants=grants, strict=True).actions] == [Verb.DISCONNECT]
 
 
+def test_strict_refuses_a_network_that_carries_nothing_granted() -> None:
+    grants = (Grant(("orders",), container="web"),)
+
+    def asking(networks: str, **more: Any) -> Plan:
+        return planned(container(labels={"gateway.network": networks}, **more), grants=grants, strict=True)
+
+    refused = asking("media-net")
+    assert (joins(refused), blocked(refused)) == ({}, [("web", Blocked.NOT_GRANTED)])
+    some = asking("media-net,orders-net")
+    assert joins(some) == {"orders-net": ()}
+    assert "web: network media-net carries no backend that is granted to it (docker.grants)" in some.warnings
+    there = {"media-net": EndpointInfo("n-media", "e1", ("10.0.0.2",), frozenset({"gw-owner-site-a"}))}
+    assert [each.verb for each in asking("media-net", endpoints=there).actions] == [Verb.DISCONNECT]
+    unknown = asking("nowhere,orders-net")
+    assert joins(unknown) == {"orders-net": ()}
+    assert "web: network 'nowhere' is not configured" in unknown.warnings
+
+
 def test_what_loses_its_grant_is_detached() -> None:
     there = container(labels=ENABLE, endpoints=attached())
     assert [each.verb for each in planned(there).actions if each.network == "orders-net"] == []

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.docker import labels
-from gateway.docker.grants import granted, party
+from gateway.docker.grants import Granted, granted, party
 from gateway.docker.labels import Wish
 from gateway.docker.model import Container, NetworkInfo, Observed
 from gateway.docker.options import NetworkOptions
@@ -91,7 +91,7 @@ class Draft:
         )
         explicit = f"{prefix}.enable" in found
         if wish is not None and strict:
-            wish, more = labels.only_granted(wish, given)
+            wish, more = labels.only_granted(wish, given, self._closed(given))
             problems += more
         elif wish is not None and given is not None:
             wish = labels.with_grants(wish, given, explicit=explicit)
@@ -100,6 +100,11 @@ class Draft:
         if explicit or given is not None or strict or instance != self.desired.instance:
             return wish  # what a container says of itself goes before what is said of many
         return labels.by_rules(who, found, self.options.attach)
+
+    def _closed(self, given: Granted | None) -> frozenset[str]:
+        """The configured networks that carry none of the granted backends."""
+        backends = set(given.backends) if given is not None else set()
+        return frozenset(name for name in self.options.networks if not backends & set(carried(self.desired, name)))
 
     def by_configuration(self, name: str | None, found: Mapping[str, str]) -> frozenset[str]:
         """The aliases that the configuration gives a container or service, in lower case."""
