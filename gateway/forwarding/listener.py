@@ -98,7 +98,7 @@ class Listener:
         self._on_accept = None
         if isinstance(self.address, Path) and self._bound_here:
             self.address.unlink(missing_ok=True)
-        self._sockets = []
+        self._sockets, self._file = [], None
 
     def _watch(self, sock: socket.socket) -> None:
         if sock.fileno() < 0 or self._on_accept is None:
