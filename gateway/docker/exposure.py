@@ -56,23 +56,24 @@ def image_labels(desired: Desired, observed: Observed) -> Iterator[str]:
 def spoofing(desired: Desired, observed: Observed) -> Iterator[str]:
     """A line for each network on which a container can pass for a consumer that is let in by label or grant."""
     sources = networks_of_sources(observed, desired.options)
-    owners = {key: each for each in observed.containers for key in (each.id, each.name)}
+    by_key = {key: each for each in observed.containers for key in (each.id, each.name)}
     by_network: dict[str, list[tuple[Container, Container]]] = {}
     for container in observed.containers:
         if not _is_gateway(desired, observed, container) and container.state in RUNNING:
-            owner = owners.get(container.owner, container)
-            for name in owner.endpoints:
+            # One that joins another's network namespace has its addresses.
+            base = by_key.get(container.joins, container)
+            for name in base.endpoints:
                 if name not in ("host", "none") and (sources is None or name in sources):
-                    by_network.setdefault(name, []).append((owner, container))
+                    by_network.setdefault(name, []).append((base, container))
     for name, there in sorted(by_network.items()):
         able = sorted(
             each.name if each.can_spoof else f"{each.name} (capabilities unknown)"
             for _, each in there
             if each.can_spoof is not False
         )
-        if not able or len({owner.id for owner, _ in there}) < 2:  # alone it could only pass for itself
+        if not able or len({base.id for base, _ in there}) < 2:  # alone it could only pass for itself
             continue
-        known = [consumer(owner, desired.options.grants, strict=desired.strict) for owner, _ in there]
+        known = [consumer(base, desired.options.grants, strict=desired.strict) for base, _ in there]
         used = [each for each, label in desired.by_label.items() if any(who.has(label, each) for who in known)]
         if used:
             more = f" and {len(able) - _MOST_NAMES} more" if len(able) > _MOST_NAMES else ""

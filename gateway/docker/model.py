@@ -56,10 +56,10 @@ class Container:
     can_spoof: bool | None = None
 
     @property
-    def owner(self) -> str:
-        """The container whose network namespace it shares, by its ID; empty: it has its own."""
-        kind, _, owner = self.network_mode.partition(":")
-        return owner if kind == "container" else ""
+    def joins(self) -> str:
+        """The ID of the container whose network namespace it shares; empty: it has its own."""
+        kind, _, other = self.network_mode.partition(":")
+        return other if kind == "container" else ""
 
     @property
     def is_task(self) -> bool:

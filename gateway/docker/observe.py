@@ -123,7 +123,7 @@ class Observer:
         running = [each for each in containers if each.state in RUNNING]
         shared = {name for each in running if self._takes_part(each, labels) for name in each.endpoints}
         for each in running:
-            near = each.owner or (shared & each.endpoints.keys()) - {"host", "none"}
+            near = each.joins or (shared & each.endpoints.keys()) - {"host", "none"}
             if near and each.id not in self._can_spoof:
                 await self._inspected(engine, each.id, {})
         return tuple(replace(each, can_spoof=self._can_spoof.get(each.id)) for each in containers)

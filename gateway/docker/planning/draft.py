@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.docker import labels
-from gateway.docker.grants import Granted, granted, party
+from gateway.docker.grants import Granted, granted, owner
 from gateway.docker.labels import Wish
 from gateway.docker.model import Container, NetworkInfo, Observed
 from gateway.docker.options import NetworkOptions
@@ -18,17 +18,17 @@ class Holder:
 
     Args:
         who: For messages.
-        party: Its Compose project or swarm service, or itself.
+        owner: Its Compose project or swarm service, or itself.
         listed: The aliases that the configuration gives it.
     """
 
     who: str
-    party: tuple[str, str]
+    owner: tuple[str, str]
     listed: frozenset[str] = frozenset()
 
     def shares(self, alias: str, other: "Holder") -> bool:
         """Whether both may have the alias: in one project or service, or as the configuration says for both."""
-        return self.party == other.party or (alias in self.listed and alias in other.listed)
+        return self.owner == other.owner or (alias in self.listed and alias in other.listed)
 
 
 class Draft:
@@ -115,7 +115,7 @@ class Draft:
     def holder(self, container: Container) -> Holder:
         """A container as one who has an alias."""
         listed = self.by_configuration(container.name, container.labels)
-        return Holder(f"container {container.name}", party(container.id, container.labels), listed)
+        return Holder(f"container {container.name}", owner(container.id, container.labels), listed)
 
     def networks_of(self, wish: Wish, who: str) -> list[str]:
         """The configured networks that a wish means."""
