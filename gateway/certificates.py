@@ -20,9 +20,9 @@ def of_der(data: bytes) -> Validity | None:
 
     try:
         certificate = x509.load_der_x509_certificate(data)
+        return Validity(certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp())
     except ValueError:
         return None
-    return Validity(certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp())
 
 
 def of_pem(data: bytes) -> list[Validity]:

@@ -113,6 +113,9 @@ def test_a_file_of_authorities_is_good_until_the_last_expires(tmp_path: Path) ->
     assert authority(fifo) == authority(large) == []
     assert of_pem(b"nothing") == []
     assert of_der(b"nothing") is None
+    data = x509.load_pem_x509_certificate(pem(NOW, dt.datetime(2060, 1, 2, tzinfo=dt.UTC).timestamp()))
+    der = data.public_bytes(serialization.Encoding.DER)
+    assert of_der(der.replace(b"20600102000000Z", b"00000102000000Z")) is None  # year 0, which Python does not have
 
 
 def test_the_certificates_of_a_configuration(tmp_path: Path) -> None:
