@@ -34,13 +34,14 @@ class Auditing:
         self._instance = instance
         self._section = AuditSection()
         self._writer: Writer | None = None
+        self._closing: list[Writer] = []
         self._dropped = 0
-        """By the writers before this one."""
+        """By the writers that have ended."""
 
     @property
     def dropped(self) -> int:
         """Events that are not in the log, since the start."""
-        return self._dropped + (self._writer.dropped if self._writer else 0)
+        return self._dropped + sum(each.dropped for each in (*self._closing, self._writer) if each is not None)
 
     @property
     def trouble(self) -> list[str]:
@@ -69,7 +70,12 @@ class Auditing:
         before, self._writer, self._section = self._writer, writer, section
         self.recorder.sink = writer
         if before is not None:
-            self._dropped += await _closed(before)
+            self._closing.append(before)
+            try:
+                await _closed(before)
+            finally:
+                self._closing.remove(before)
+                self._dropped += before.dropped
 
     async def open(self, section: AuditSection) -> None:
         """Write there from the start.
@@ -175,12 +181,11 @@ async def _opened(section: AuditSection, instance: str) -> Writer | None:
     return writer
 
 
-async def _closed(writer: Writer) -> int:
-    """Close it, and return how many events it dropped."""
+async def _closed(writer: Writer) -> None:
+    """Write what waits, for two seconds at most."""
     writer.begin_close()
     deadline = asyncio.get_running_loop().time() + _CLOSE
     while writer.alive and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - as above
         await asyncio.sleep(_POLL)
     if writer.alive:
         writer.abandon()
-    return writer.dropped

@@ -26,7 +26,7 @@ from gateway.backends import BackendKind, NoOptions
 from gateway.backends.common.database import DatabaseCheck, credentials, verify
 from gateway.backends.common.loopback import doorway
 from gateway.backends.common.postgres_cancel import PostgresCancels
-from gateway.backends.common.postgres_certificate import Shown
+from gateway.backends.common.postgres_certificate import ServerCertificates
 from gateway.backends.common.postgres_refusals import NO_PASSWORD, refusal
 from gateway.backends.common.secrets import Passwords
 from gateway.contracts import Endpoint, Finding, Link, Phases
@@ -80,7 +80,7 @@ class PostgresBackend:
     _in_sync: dict[Endpoint, float] = field(default_factory=dict, compare=False)
     """When each standby was last seen to have all that its primary had, in monotonic seconds."""
     _passwords: Passwords = field(default_factory=Passwords, compare=False)
-    _shown: Shown = field(default_factory=Shown, compare=False)
+    _certificates: ServerCertificates = field(default_factory=ServerCertificates, compare=False)
 
     async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
         """Log in, and ask for role, version and lag."""
@@ -97,7 +97,7 @@ class PostgresBackend:
             finding = replace(finding, degraded=(Reason.UNAUTHENTICATED, NO_PASSWORD))
         if self.check.tls.mode == "off":
             return finding
-        return replace(finding, certificate=await self._shown.by(link, target))
+        return replace(finding, certificate=await self._certificates.validity(link, target))
 
     async def _ask(
         self, link: Link, target: Endpoint, phases: Phases, password: str

@@ -1,4 +1,4 @@
-"""What is convenient and weak: strict mode refuses it, and some of it is advised against in any case. Pure.
+"""Insecure settings: strict mode refuses it, and some of it is advised against in any case. Pure.
 
 A rule is a function that yields what it finds in a configuration; `RULES` lists them.
 """

@@ -217,14 +217,14 @@ def test_a_file_is_recorded_once_though_it_is_noticed_after_the_command(
 
 
 def test_refusals_are_counted_and_few_lines(gateway: Gateway, log: Path, echo_port: int) -> None:
-    listen = free_port()
+    listen, shop = free_port(), log.parent / "shop.sock"
     gateway.write(f"""
         audit: {{log: {log}}}
         backends:
           narrow:
             kind: tcp
             targets: ["127.0.0.1:{echo_port}"]
-            listen: 127.0.0.1:{listen}
+            listen: ["127.0.0.1:{listen}", {{unix: {shop}, consumer: shop, uid: [{os.getuid() + 1}]}}]
             allow: [127.0.0.2]
             {CHECK}
     """)
@@ -243,6 +243,12 @@ def test_refusals_are_counted_and_few_lines(gateway: Gateway, log: Path, echo_po
         ("narrow", "not_allowed", None)
     }
     assert [each["count"] for each in lines(log, "refused", source="127.0.0.3")] == [1]
+    with connect_unix(shop) as sock:
+        assert sock.recv(1) == b""
+    (line,) = wait_for(gateway, log, "refused", source="unix")
+    assert (line["path"], line["uid"], line["reason"], line["consumer"]) == (
+        str(shop), os.getuid(), "not_allowed", None,
+    )  # fmt: skip
     assert lines(log, "connection") == []
 
 

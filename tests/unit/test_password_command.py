@@ -9,13 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from gateway.backends import NoOptions
 from gateway.backends.common.database import DatabaseCheck
 from gateway.backends.common.secrets import Passwords
 from gateway.backends.common.token import printed
+from gateway.backends.mysql import MysqlBackend, MysqlCheck
+from gateway.backends.postgres import PostgresBackend
 from gateway.config import Sources, load
 from gateway.config.files import check_files
-from gateway.contracts import Duration, Endpoint, Phases, Secret
-from gateway.errors import ConfigError, ProbeError, Reason
+from gateway.contracts import Backend, Duration, Endpoint, Phases, Secret, State
+from gateway.errors import ConfigError, ProbeError, ReachError, Reason
+from gateway.health.monitor import probe_once
+from gateway.relay.direct import DirectLink
 
 TARGET = Endpoint("db.internal", 3306)
 
@@ -28,7 +33,7 @@ def script(folder: Path, body: str) -> str:
 
 
 async def failure(*command: str, within: float = 30.0) -> str:
-    with pytest.raises(ProbeError) as caught:
+    with pytest.raises(ReachError) as caught:
         await printed(command, (), within)
     assert caught.value.reason is Reason.AUTH
     return caught.value.detail
@@ -132,6 +137,20 @@ async def test_it_is_kept_for_a_while_and_asked_for_again_after_a_refused_login(
     passwords.tried(check, TARGET, ProbeError(Reason.AUTH, "no"))
     assert (await passwords.of(check, TARGET, Phases())).startswith("3 ")
     assert (await passwords.of(check, Endpoint("other", 1), Phases())).startswith("2 ")
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        MysqlBackend(NoOptions(), MysqlCheck(user="u", password_command=("/bin/false",))),
+        PostgresBackend(NoOptions(), DatabaseCheck(user="u", password_command=("/bin/false",))),
+    ],
+    ids=["mysql", "postgres"],
+)
+async def test_a_target_that_is_not_asked_since_it_fails_is_down(backend: Backend) -> None:
+    result = await probe_once(backend, DirectLink(), Endpoint("127.0.0.1", 1), 30)
+    assert (result.state, result.reason) == (State.DOWN, Reason.AUTH)
+    assert result.detail == "check.password_command: false ended with exit code 1"
 
 
 async def test_it_is_asked_for_again_when_it_is_old(tmp_path: Path) -> None:
