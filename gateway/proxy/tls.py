@@ -9,9 +9,13 @@ import socket
 import ssl
 
 from gateway.relay.linger import lingerer
-from gateway.relay.sockets import reset
+from gateway.relay.send_buffer import SendBuffer
+from gateway.relay.slow import slow_peers
+from gateway.relay.sockets import hurry_retransmits, keep_backlog_short, reset
 
 _CHUNK = 128 * 1024
+_BACKLOG = 64 * 1024
+"""Bytes that wait in the kernel before they are first sent: less than for a socket of SSH, as more waits above TLS."""
 
 
 class TlsSocket:
@@ -28,9 +32,19 @@ class TlsSocket:
         self._loop = asyncio.get_running_loop()
         self._arrived, self._leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._arrived, self._leaving, server_hostname=name)
+        self._unsent = SendBuffer()
+        self._sent: asyncio.Future[None] | None = None
+        """Done once the socket has taken all of `_unsent`; None: it has."""
+        self._waits = False
+        """Whether the loop watches for the socket to take more."""
         self._plain = bytearray()
         self._failed: ssl.SSLError | None = None
         self._read_done = False
+
+    def keep_backlog_short(self) -> None:
+        """Let little wait in the socket, and let a stalled one try again soon: for what is carried by SSH."""
+        hurry_retransmits(self._sock)
+        keep_backlog_short(self._sock, _BACKLOG)
 
     @property
     def half_closes(self) -> bool:
@@ -44,18 +58,12 @@ class TlsSocket:
             ssl.SSLError: They do not agree, or the server's certificate is not accepted.
             OSError: The connection failed.
         """
-        while True:
-            try:
-                self._tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                await self._flush()
-                await self._receive()
-            except ssl.SSLError:
-                with contextlib.suppress(OSError):  # the alert says why, if it arrives
-                    self._sock.send(self._leaving.read())
-                raise
-        await self._flush()
+        try:
+            await self._shake_hands()
+        except BaseException:
+            self._offer()  # the alert says why, if it arrives
+            self._stop_sending()
+            raise
         self._open()
 
     async def read(self, most: int = _CHUNK) -> bytes:
@@ -100,11 +108,23 @@ class TlsSocket:
 
     def close(self) -> None:
         """Close the socket so that what was sent arrives."""
+        self._stop_sending()
         lingerer().take(self._sock, lost=False)
 
     def abort(self) -> None:
         """Close the socket with a reset."""
+        self._stop_sending()
         reset(self._sock)
+
+    async def _shake_hands(self) -> None:
+        while True:
+            try:
+                self._tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await self._flush()
+                await self._receive()
+        await self._flush()
 
     async def _receive(self) -> None:
         data = await self._loop.sock_recv(self._sock, _CHUNK)
@@ -113,7 +133,11 @@ class TlsSocket:
         self._arrived.write(data)
 
     def _open(self) -> None:
-        """Decrypt all that has arrived."""
+        """Decrypt all that has arrived; send the alert, or the answer to a KeyUpdate, to which that led."""
+        self._decrypt()
+        self._offer()
+
+    def _decrypt(self) -> None:
         try:
             while data := self._tls.read(_CHUNK):
                 self._plain += data
@@ -127,5 +151,42 @@ class TlsSocket:
             self._read_done = True
 
     async def _flush(self) -> None:
+        self._offer()
+        if self._sent is not None:
+            await asyncio.shield(self._sent)
+
+    def _offer(self) -> None:
+        """Send what the socket takes now, and the rest as soon as it takes more."""
         if self._leaving.pending:
-            await self._loop.sock_sendall(self._sock, self._leaving.read())
+            self._unsent.append(self._leaving.read())
+        if self._unsent and self._sent is None:
+            self._sent = self._loop.create_future()
+            self._send()
+
+    def _send(self) -> None:
+        sent = self._sent
+        if sent is None:
+            return
+        try:
+            self._unsent.send_to(self._sock)
+        except OSError as error:
+            self._stop_sending()
+            sent.set_exception(error)
+            sent.exception()  # also where nothing waits for it
+            self._sent = sent  # every later write fails, too
+            return
+        if self._unsent:
+            if not self._waits:
+                self._waits = True
+                slow_peers().bear_with(self._sock.fileno())
+                self._loop.add_writer(self._sock, self._send)
+            return
+        self._stop_sending()
+        sent.set_result(None)
+
+    def _stop_sending(self) -> None:
+        self._sent = None
+        if self._waits:
+            self._waits = False
+            self._loop.remove_writer(self._sock)
+            slow_peers().expect_again(self._sock.fileno())
