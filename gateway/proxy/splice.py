@@ -125,9 +125,8 @@ class Splice:
 
     async def _forth(self) -> bool:
         """Carry what the user sends; return whether the far side took all of it."""
-        loop = asyncio.get_running_loop()
         try:
-            while data := await loop.sock_recv(self._ours, self._chunk):
+            while data := await self._from_user():
                 await self._tls.write(data)
                 self._sent += len(data)
             if not self.ended_well():
@@ -140,6 +139,12 @@ class Splice:
             self.on_lost()
             return False
         return True
+
+    async def _from_user(self) -> bytes:
+        try:
+            return await asyncio.get_running_loop().sock_recv(self._ours, self._chunk)
+        except OSError:  # only after all that it sent: the user has closed with something unread
+            return b""
 
     async def _back(self) -> _Response:
         """Carry what the far side sends."""
