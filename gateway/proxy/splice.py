@@ -89,7 +89,8 @@ class Splice:
     async def _until_over(self, forth: "asyncio.Task[bool]", back: "asyncio.Task[_Response]") -> None:
         await asyncio.wait({forth, back}, return_when=asyncio.FIRST_COMPLETED)
         if not forth.done() and back.result() is _Response.WHOLE:
-            await asyncio.wait({forth})
+            while not (forth.done() or self._tls.was_reset):  # nothing is read that would show a reset
+                await asyncio.wait({forth}, timeout=_LOOK)
         elif not forth.done() and back.result() is _Response.UNREAD:
             await self._until_sent(forth)
         if not self._tls.half_closes:

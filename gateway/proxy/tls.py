@@ -5,6 +5,7 @@ asyncio's TLS ends both at once, and drops what it has read when the connection 
 
 import asyncio
 import contextlib
+import select
 import socket
 import ssl
 
@@ -50,6 +51,13 @@ class TlsSocket:
     def half_closes(self) -> bool:
         """Whether the peer may go on sending after our end; before TLS 1.3 it must stop (RFC 5246, section 7.2.1)."""
         return self._tls.version() == "TLSv1.3"
+
+    @property
+    def was_reset(self) -> bool:
+        """Whether the connection failed, so that the peer may not have taken everything."""
+        poller = select.poll()
+        poller.register(self._sock, 0)  # reports a failure only (poll(2))
+        return any(event & select.POLLERR for _, event in poller.poll(0))
 
     async def handshake(self) -> None:
         """Agree on keys, and verify the server.
