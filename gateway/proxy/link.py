@@ -78,9 +78,9 @@ class ProxyLink:
     async def _dial(
         self,
         to: Endpoint,
-        timeout: float,
+        timeout: float,  # noqa: ASYNC109
         *,
-        short: bool,  # noqa: ASYNC109
+        short: bool,
     ) -> tuple[Stream, Splice | None]:
         try:
             async with asyncio.timeout(timeout), self._reached() as (stream, sock):
@@ -132,7 +132,7 @@ class ProxyLink:
             return PlainStream(sock)
         try:
             context = ssl.create_default_context(cafile=options.ca_file)
-            # An SSLObject has no way to renegotiate: its writes would fail for want of what `read` has to fetch first.
+            # In the middle of a renegotiation an SSLObject takes nothing to send.
             context.options |= ssl.OP_NO_RENEGOTIATION
             tls = TlsSocket(sock, context, options.endpoint.host)
             await tls.handshake()

@@ -16,7 +16,7 @@ from gateway.relay.sockets import hurry_retransmits, keep_backlog_short, reset
 
 _CHUNK = 128 * 1024
 _BACKLOG = 64 * 1024
-"""Bytes that wait in the kernel before they are first sent: less than for a socket of SSH, as more waits above TLS."""
+"""Bytes that wait in the kernel before they are first sent: fewer than where SSH has the socket: more wait above."""
 
 
 class TlsSocket:
@@ -35,7 +35,7 @@ class TlsSocket:
         self._tls = context.wrap_bio(self._arrived, self._leaving, server_hostname=name)
         self._unsent = SendBuffer()
         self._sent: asyncio.Future[None] | None = None
-        """Done once the socket has taken all of `_unsent`; None: it has."""
+        """Done once the socket has taken all of `_unsent`, or has failed; None: it has taken all."""
         self._waits = False
         """Whether the loop watches for the socket to take more."""
         self._plain = bytearray()
@@ -165,32 +165,48 @@ class TlsSocket:
 
     def _offer(self) -> None:
         """Send what the socket takes now, and the rest as soon as it takes more."""
-        if self._leaving.pending:
-            self._unsent.append(self._leaving.read())
-        if self._unsent and self._sent is None:
+        data = self._leaving.read()
+        if not data:
+            return
+        if self._sent is not None:
+            self._unsent.append(data)
+            return
+        try:
+            count = self._sock.send(data)
+        except BlockingIOError:
+            count = 0
+        except OSError as error:
             self._sent = self._loop.create_future()
-            self._send()
+            self._fail(error)
+            return
+        if count < len(data):
+            self._unsent.append(memoryview(data)[count:])
+            self._sent = self._loop.create_future()
+            self._waits = True
+            slow_peers().bear_with(self._sock.fileno())
+            self._loop.add_writer(self._sock, self._send_rest)
 
-    def _send(self) -> None:
+    def _send_rest(self) -> None:
         sent = self._sent
         if sent is None:
             return
         try:
             self._unsent.send_to(self._sock)
         except OSError as error:
+            self._fail(error)
+            return
+        if not self._unsent:
             self._stop_sending()
+            sent.set_result(None)
+
+    def _fail(self, error: OSError) -> None:
+        """Let this write and every later one fail."""
+        sent = self._sent
+        self._stop_sending()
+        self._sent = sent
+        if sent is not None:
             sent.set_exception(error)
             sent.exception()  # also where nothing waits for it
-            self._sent = sent  # every later write fails, too
-            return
-        if self._unsent:
-            if not self._waits:
-                self._waits = True
-                slow_peers().bear_with(self._sock.fileno())
-                self._loop.add_writer(self._sock, self._send)
-            return
-        self._stop_sending()
-        sent.set_result(None)
 
     def _stop_sending(self) -> None:
         self._sent = None

@@ -50,8 +50,8 @@ class KnownHosts:
         """What stands there about a server.
 
         A key is trusted for the name that was configured, as OpenSSH does without CheckHostIP, and not for an address
-        to which it happens to resolve. A revoked one is revoked under any of them, with the port or without. Case does
-        not matter, as in OpenSSH.
+        to which it happens to resolve. A revoked one is revoked under any of them, with the port or without. The
+        case of names does not matter, as in OpenSSH.
 
         Args:
             name: What was configured: a name, or an address.

@@ -5,7 +5,7 @@ A plan is a list of steps. A `Trial` executes it on one connection and holds the
 1. What a receiver has is a prefix of what the other end sent.
 2. A receiver that sees a clean end has everything. One that cannot have everything sees a reset.
 3. A reset has a cause: something broke, or bytes went to an end that had closed. A client whose backend has sent its
-   whole response gets all of it first. One whose own bytes were lost, as far as that can be known, is reset in the end.
+   whole response gets all of it first. One whose own bytes were lost, where that can be known, is reset at last.
 4. An end that reads gets what was sent, and the end, whatever the other direction does.
 5. The relay ends when both its ends are done, says how, counts right, shows a tap what passes, and leaves nothing.
 
@@ -303,7 +303,11 @@ class Trial:
     def _unnoticed_loss(self) -> str:
         """Say what a client that has a whole response, and goes on, does not learn about what it sent."""
         client, far, ended = self.client, self.far, self.relay.ended
-        if client.seen is not Seen.END or client.ended or client.gone or client.dropped:
+        if client.ended or client.gone or client.dropped:
+            return ""
+        if self.killed and (client.seen is None or not ended.done()):
+            return "the lost link goes unnoticed"
+        if client.seen is not Seen.END:
             return ""
         by_link = ended.done() and ended.result() is self._adaptor.lost and self.killed
         by_far = self._adaptor.shows_loss and far.gone and client.sent > far.received

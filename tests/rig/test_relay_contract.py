@@ -169,11 +169,15 @@ CASES: dict[str, tuple[Setup, list[Step]]] = {
     ),
     "a backend closes after its end, and has not taken everything": (
         Setup(paused=True),
-        [Step("far", "send", 1000), Step("far", "end"), SETTLE, Step("client", "send", 1000), *TURNS, Step("far", "close")],
+        [
+            Step("far", "send", 1000), Step("far", "end"), SETTLE, Step("client", "send", 1000), *TURNS,
+            Step("far", "close"),
+        ],
     ),
     "the link is lost after a response": (
         Setup(),
-        [Step("far", "send", 1000), Step("far", "end"), SETTLE, Step("client", "send", 1000), Step("link", "kill")],
+        [Step("far", "send", 1000), Step("far", "end"), SETTLE, Step("client", "send", 1000), SETTLE,
+            Step("link", "kill")],
     ),
     "a client ends before its backend": (Setup(), [Step("client", "send", 1000), Step("client", "end"), SETTLE]),
     "a backend ends before its client": (Setup(), [Step("far", "end"), SETTLE, Step("client", "send", 100_000)]),

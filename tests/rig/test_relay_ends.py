@@ -305,7 +305,7 @@ async def test_a_renegotiation_that_the_far_side_wants_swallows_no_upload(
     command = [
         openssl or "", "s_server", "-accept", str(port), "-cert", str(certificate), "-key", str(key), "-tls1_2",
     ]  # fmt: skip
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: ASYNC220 - it takes no time
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
     ) as server:
         assert server.stdin is not None
