@@ -109,6 +109,7 @@ class Straight:
     shows_loss = True
     tells_breaks = True
     keeps_response = True
+    ends_early = True
     pace = 0.0
     stalled = False
 
@@ -255,6 +256,7 @@ class Tls12(Tls):
     """
 
     name = "tls 1.2"
+    ends_early = False
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         super().__init__(folder, *arguments)

@@ -76,6 +76,8 @@ class Adaptor(Verbs, Protocol):
     """Whether both ends learn of a reset: what is behind an SSH server sees an end instead."""
     keeps_response: bool
     """Whether a client gets what its backend had sent before it closed, although the close breaks something."""
+    ends_early: bool
+    """Whether a far side learns of its client's end before that has its response."""
     pace: float
     """Seconds that one turn of the loop lasts, where another process needs them."""
     stalled: bool
@@ -276,7 +278,8 @@ class Trial:
             if not lost and receiver.received < min(sender.total, receiver.willing):
                 return f"{count} and takes {receiver.willing}"
             # Where its window is used up, a relay need not read what might be an end.
-            if sender.ended and sender.total < receiver.willing:
+            waits = receiver is self.far and not self._adaptor.ends_early and sender.received < receiver.total
+            if sender.ended and sender.total < receiver.willing and not waits:
                 return f"{count} and sees no end"
         reset = self.client.broken and not self.client.ended
         if reset and not (self.far.ended or self.relay.ended.done()):
