@@ -59,28 +59,36 @@ class ProxyLink:
         """See `gateway.contracts.Link`; counts the phase `channel`."""
         timed = phases or Phases()
         with timed("channel"):
-            sock, _ = await persist(lambda within: self._dial(to, within), timed.given_up, self._options.dial_timeout)
+            sock, _ = await persist(
+                lambda within: self._dial(to, within, short=True), timed.given_up, self._options.dial_timeout
+            )
         return sock
 
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
         """See `gateway.contracts.Link`."""
-        sock, splice = await self._dial(to, min(self._options.dial_timeout, within))
+        sock, splice = await self._dial(to, min(self._options.dial_timeout, within), short=False)
         relay = StraightRelay(client, sock, latency, tap)
         if splice is not None:
             splice.on_lost = relay.lose_upload
-            splice.ended_well = lambda: not relay.ended.done() or relay.ended.result() is Ending.FINISHED
-            relay.ended.add_done_callback(lambda _: None if splice.ended_well() else splice.break_off())
+            splice.ended_well = lambda: relay.upload_ended
+            relay.ended.add_done_callback(lambda _: None if _delivers(relay) else splice.break_off())
         return relay
 
-    async def _dial(self, to: Endpoint, timeout: float) -> tuple[Stream, Splice | None]:  # noqa: ASYNC109
+    async def _dial(
+        self,
+        to: Endpoint,
+        timeout: float,  # noqa: ASYNC109
+        *,
+        short: bool,
+    ) -> tuple[Stream, Splice | None]:
         try:
             async with asyncio.timeout(timeout), self._reached() as (stream, sock):
                 await self._connector().connect(stream, to.host, to.port)
                 if not isinstance(stream, TlsStream):
                     return sock, None
-                splice = Splice(stream.tls)
+                splice = Splice(stream.tls, short=short)
                 return splice.sock, splice
         except TimeoutError as error:
             raise DialError(Reason.TIMEOUT, f"{to}: the proxy did not answer within {timeout:.3g} s") from error
@@ -125,6 +133,8 @@ class ProxyLink:
             return PlainStream(sock)
         try:
             context = client_context(options.ca_file)
+            # In the middle of a renegotiation an SSLObject takes nothing to send.
+            context.options |= ssl.OP_NO_RENEGOTIATION
             tls = TlsSocket(sock, context, options.endpoint.host)
             await tls.handshake()
             return TlsStream(sock, tls)
@@ -244,3 +254,8 @@ class ProxyLink:
     def details(self) -> dict[str, object]:
         """See `gateway.contracts.Link`."""
         return {"encrypted": self._options.tls}
+
+
+def _delivers(relay: StraightRelay) -> bool:
+    """Whether a relay that has ended leaves an upload to be delivered: the client sent its end, then perhaps left."""
+    return relay.upload_ended and relay.ended.result() in (Ending.FINISHED, Ending.CLIENT_RESET)

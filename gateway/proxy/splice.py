@@ -10,9 +10,13 @@ from collections.abc import Callable
 from math import inf
 
 from gateway.proxy.tls import TlsSocket
+from gateway.relay.linger import LINGER
 from gateway.relay.pair import pair
 
 _CHUNK = 128 * 1024
+_SHORT_CHUNK = 16 * 1024
+_SHORT_BACKLOG = 16 * 1024
+"""Bytes that wait in a short pair. With those in a write, and in the TCP socket, they delay what is urgent."""
 _LOOK = 0.5
 _PATIENCE = 15.0
 """Seconds for which the far side may be silent after the user's end, before TLS 1.3: then it is sent that end."""
@@ -33,17 +37,23 @@ class Splice:
 
     Args:
         tls: The connection. This object owns it.
+        short: Whether little may wait between the user and the far side: for a user whose urgent bytes share the
+            connection with its bulk, as SSH's do.
     """
 
-    def __init__(self, tls: TlsSocket) -> None:
-        self.sock, self._ours = pair()
+    def __init__(self, tls: TlsSocket, *, short: bool) -> None:
+        if short:
+            tls.keep_backlog_short()
+        self._chunk = _SHORT_CHUNK if short else _CHUNK
+        self.sock, self._ours = pair(_SHORT_BACKLOG if short else None)
         """The user's end, which the user owns, and ours."""
         self.sock.broken = lambda: self._broken
         self._broken = False
         self.on_lost: Callable[[], None] = lambda: None
-        """Called when the response is whole, but the far side did not take everything that it was sent."""
+        """Called when the far side does not take everything that it is sent: the response may go on."""
         self.ended_well: Callable[[], bool] = lambda: True
         """Whether the end of what the user sends is clean: a socket pair shows a reset as an end, too."""
+        self._sent = 0
         self._tls = tls
         self._reading_since: float | None = None
         """Since when the far side is awaited, as a monotonic time; None: the user is."""
@@ -79,9 +89,10 @@ class Splice:
     async def _until_over(self, forth: "asyncio.Task[bool]", back: "asyncio.Task[_Response]") -> None:
         await asyncio.wait({forth, back}, return_when=asyncio.FIRST_COMPLETED)
         if not forth.done() and back.result() is _Response.WHOLE:
-            await asyncio.wait({forth})
-        elif not forth.done() and back.result() is _Response.UNREAD:  # what the user sent last is still on its way
-            await asyncio.wait({forth}, timeout=_PATIENCE)
+            while not (forth.done() or self._tls.was_reset):  # nothing is read that would show a reset
+                await asyncio.wait({forth}, timeout=_LOOK)
+        elif not forth.done() and back.result() is _Response.UNREAD:
+            await self._until_sent(forth)
         if not self._tls.half_closes:
             await self._until_response(back, _PATIENCE)
             if _result(forth) is True:
@@ -89,6 +100,13 @@ class Splice:
                     async with asyncio.timeout(_PATIENCE):
                         await self._tls.end()
         await self._until_response(back, inf)
+
+    async def _until_sent(self, forth: "asyncio.Task[bool]") -> None:
+        """Wait for what the user sent before it closed its socket, while the far side takes some of it."""
+        before = -1
+        while not forth.done() and self._sent != before:
+            before = self._sent
+            await asyncio.wait({forth}, timeout=LINGER)
 
     async def _until_response(self, back: "asyncio.Task[_Response]", patience: float) -> None:
         """Wait for the rest of the response, while the user is there to read it.
@@ -108,17 +126,26 @@ class Splice:
 
     async def _forth(self) -> bool:
         """Carry what the user sends; return whether the far side took all of it."""
-        loop = asyncio.get_running_loop()
         try:
-            while data := await loop.sock_recv(self._ours, _CHUNK):
+            while data := await self._from_user():
                 await self._tls.write(data)
+                self._sent += len(data)
             if not self.ended_well():
                 return False
             if self._tls.half_closes:
                 await self._tls.end()
         except OSError:
+            # What the user sends from now on fails: it must not wait for a far side that takes nothing.
+            _drop_unread(self._ours)
+            self.on_lost()
             return False
         return True
+
+    async def _from_user(self) -> bytes:
+        try:
+            return await asyncio.get_running_loop().sock_recv(self._ours, self._chunk)
+        except OSError:  # only after all that it sent: the user has closed with something unread
+            return b""
 
     async def _back(self) -> _Response:
         """Carry what the far side sends."""

@@ -5,13 +5,18 @@ asyncio's TLS ends both at once, and drops what it has read when the connection 
 
 import asyncio
 import contextlib
+import select
 import socket
 import ssl
 
 from gateway.relay.linger import lingerer
-from gateway.relay.sockets import reset
+from gateway.relay.send_buffer import SendBuffer
+from gateway.relay.slow import slow_peers
+from gateway.relay.sockets import hurry_retransmits, keep_backlog_short, reset
 
 _CHUNK = 128 * 1024
+_BACKLOG = 64 * 1024
+"""Bytes that wait in the kernel before they are first sent: fewer than where SSH has the socket: more wait above."""
 
 
 class TlsSocket:
@@ -28,14 +33,31 @@ class TlsSocket:
         self._loop = asyncio.get_running_loop()
         self._arrived, self._leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._arrived, self._leaving, server_hostname=name)
+        self._unsent = SendBuffer()
+        self._sent: asyncio.Future[None] | None = None
+        """Done once the socket has taken all of `_unsent`, or has failed; None: it has taken all."""
+        self._waits = False
+        """Whether the loop watches for the socket to take more."""
         self._plain = bytearray()
         self._failed: ssl.SSLError | None = None
         self._read_done = False
+
+    def keep_backlog_short(self) -> None:
+        """Let little wait in the socket, and let a stalled one try again soon: for what is carried by SSH."""
+        hurry_retransmits(self._sock)
+        keep_backlog_short(self._sock, _BACKLOG)
 
     @property
     def half_closes(self) -> bool:
         """Whether the peer may go on sending after our end; before TLS 1.3 it must stop (RFC 5246, section 7.2.1)."""
         return self._tls.version() == "TLSv1.3"
+
+    @property
+    def was_reset(self) -> bool:
+        """Whether the connection failed, so that the peer may not have taken everything."""
+        poller = select.poll()
+        poller.register(self._sock, 0)  # reports a failure only (poll(2))
+        return any(event & select.POLLERR for _, event in poller.poll(0))
 
     async def handshake(self) -> None:
         """Agree on keys, and verify the server.
@@ -44,18 +66,12 @@ class TlsSocket:
             ssl.SSLError: They do not agree, or the server's certificate is not accepted.
             OSError: The connection failed.
         """
-        while True:
-            try:
-                self._tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                await self._flush()
-                await self._receive()
-            except ssl.SSLError:
-                with contextlib.suppress(OSError):  # the alert says why, if it arrives
-                    self._sock.send(self._leaving.read())
-                raise
-        await self._flush()
+        try:
+            await self._shake_hands()
+        except BaseException:
+            self._offer()  # the alert says why, if it arrives
+            self._stop_sending()
+            raise
         self._open()
 
     async def read(self, most: int = _CHUNK) -> bytes:
@@ -100,11 +116,23 @@ class TlsSocket:
 
     def close(self) -> None:
         """Close the socket so that what was sent arrives."""
+        self._stop_sending()
         lingerer().take(self._sock, lost=False)
 
     def abort(self) -> None:
         """Close the socket with a reset."""
+        self._stop_sending()
         reset(self._sock)
+
+    async def _shake_hands(self) -> None:
+        while True:
+            try:
+                self._tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await self._flush()
+                await self._receive()
+        await self._flush()
 
     async def _receive(self) -> None:
         data = await self._loop.sock_recv(self._sock, _CHUNK)
@@ -113,7 +141,11 @@ class TlsSocket:
         self._arrived.write(data)
 
     def _open(self) -> None:
-        """Decrypt all that has arrived."""
+        """Decrypt all that has arrived; send the alert, or the answer to a KeyUpdate, to which that led."""
+        self._decrypt()
+        self._offer()
+
+    def _decrypt(self) -> None:
         try:
             while data := self._tls.read(_CHUNK):
                 self._plain += data
@@ -127,5 +159,58 @@ class TlsSocket:
             self._read_done = True
 
     async def _flush(self) -> None:
-        if self._leaving.pending:
-            await self._loop.sock_sendall(self._sock, self._leaving.read())
+        self._offer()
+        if self._sent is not None:
+            await asyncio.shield(self._sent)
+
+    def _offer(self) -> None:
+        """Send what the socket takes now, and the rest as soon as it takes more."""
+        data = self._leaving.read()
+        if not data:
+            return
+        if self._sent is not None:
+            self._unsent.append(data)
+            return
+        try:
+            count = self._sock.send(data)
+        except BlockingIOError:
+            count = 0
+        except OSError as error:
+            self._sent = self._loop.create_future()
+            self._fail(error)
+            return
+        if count < len(data):
+            self._unsent.append(memoryview(data)[count:])
+            self._sent = self._loop.create_future()
+            self._waits = True
+            slow_peers().bear_with(self._sock.fileno())
+            self._loop.add_writer(self._sock, self._send_rest)
+
+    def _send_rest(self) -> None:
+        sent = self._sent
+        if sent is None:
+            return
+        try:
+            self._unsent.send_to(self._sock)
+        except OSError as error:
+            self._fail(error)
+            return
+        if not self._unsent:
+            self._stop_sending()
+            sent.set_result(None)
+
+    def _fail(self, error: OSError) -> None:
+        """Let this write and every later one fail."""
+        sent = self._sent
+        self._stop_sending()
+        self._sent = sent
+        if sent is not None:
+            sent.set_exception(error)
+            sent.exception()  # also where nothing waits for it
+
+    def _stop_sending(self) -> None:
+        self._sent = None
+        if self._waits:
+            self._waits = False
+            self._loop.remove_writer(self._sock)
+            slow_peers().expect_again(self._sock.fileno())

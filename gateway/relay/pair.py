@@ -20,10 +20,18 @@ class PairSocket(socket.socket):
     """Whether the stream broke off, once it has ended."""
 
 
-def pair() -> tuple[PairSocket, socket.socket]:
-    """Make a pair of connected non-blocking sockets: the user's end, and the tunnel's."""
+def pair(backlog: int | None = None) -> tuple[PairSocket, socket.socket]:
+    """Make a pair of connected non-blocking sockets: the user's end, and the tunnel's.
+
+    Args:
+        backlog: Bytes, roughly, that wait between the user and the tunnel at most; None: the kernel's default.
+    """
     ours, theirs = socket.socketpair()
     user = PairSocket(fileno=ours.detach())
+    if backlog is not None:
+        user.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, backlog
+        )  # of unix(7): there it is the sender's that counts
     tune(user)
     tune(theirs)
     return user, theirs

@@ -49,10 +49,15 @@ NOTSENT_LOWAT = 128 * 1024
 """Bytes of an SSH connection that wait in the kernel before they are first sent."""
 
 
-def keep_backlog_short(sock: socket.socket) -> None:
-    """Let the kernel take no more than it can send soon, so that what is urgent does not queue behind it (tcp(7))."""
+def keep_backlog_short(sock: socket.socket, backlog: int = NOTSENT_LOWAT) -> None:
+    """Let the kernel take no more than it can send soon, so that what is urgent does not queue behind it (tcp(7)).
+
+    Args:
+        sock: Any; nothing happens where it is no TCP socket.
+        backlog: Bytes that may wait in the kernel before they are first sent.
+    """
     with contextlib.suppress(OSError):  # no TCP
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, backlog)
 
 
 def reset(sock: socket.socket) -> None:

@@ -257,9 +257,19 @@ class StraightRelay:
         reset(self._backend)
         self.ended.set_result(ending)
 
+    @property
+    def upload_ended(self) -> bool:
+        """Whether the client ended its stream cleanly, and the backend's socket has taken all of it."""
+        return self._forth.written_done and not self._forth.lost
+
     def lose_upload(self) -> None:
-        """Reset the client once it has the whole response: the backend did not get everything that it sent."""
-        self._forth.lost = True
+        """Reset the client once it has the whole response: the backend did not get everything that it sent.
+
+        What the client sends until then is read and dropped.
+        """
+        if not self.ended.done():
+            self._forth.abandon()
+            self._settle()
 
     def _on_client(self, event: int) -> None:
         self.last_active = time.monotonic()

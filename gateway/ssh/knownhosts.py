@@ -50,7 +50,8 @@ class KnownHosts:
         """What stands there about a server.
 
         A key is trusted for the name that was configured, as OpenSSH does without CheckHostIP, and not for an address
-        to which it happens to resolve. A revoked one is revoked under any of them, with the port or without.
+        to which it happens to resolve. A revoked one is revoked under any of them, with the port or without. The
+        case of names does not matter, as in OpenSSH.
 
         Args:
             name: What was configured: a name, or an address.
@@ -60,7 +61,7 @@ class KnownHosts:
         Raises:
             TunnelError: A line trusts a certificate; fatal.
         """
-        place = (name, port, address)
+        place = (name.lower(), port, address.lower())
         found = self._places.get(place)
         if found is None:
             if len(self._places) >= _MOST_PLACES:
@@ -103,13 +104,24 @@ def known_hosts(paths: tuple[Path, ...]) -> KnownHosts:
         texts.append(text)
         stamps.append(stamp)
     try:
-        hosts = asyncssh.import_known_hosts("\n".join(texts))
+        hosts = asyncssh.import_known_hosts("\n".join(map(_with_lower_hosts, texts)))
     except _UNREADABLE as error:
         place = _place_of_error(paths, texts)
         raise TunnelError(Reason.HOST_KEY, f"{place}: {error}: correct it or delete it", fatal=True) from error
     made = KnownHosts(hosts, None if None in stamps else tuple(each for each in stamps if each is not None))
     _parsed[paths] = made
     return made
+
+
+def _with_lower_hosts(text: str) -> str:
+    """Lower the host patterns, which asyncssh compares as they are; a hash is of a name in lower case already."""
+    return "\n".join(map(_with_lower_host, text.splitlines()))
+
+
+def _with_lower_host(line: str) -> str:
+    words = line.split(None, 2)
+    hosts = next((word for word in words if word not in _MARKERS), "")
+    return line if hosts.startswith(("|", "#")) else line.replace(hosts, hosts.lower(), 1)
 
 
 def _place_of_error(paths: tuple[Path, ...], texts: list[str]) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import random
+import select
 import socket
 import struct
 import termios
@@ -85,6 +86,11 @@ class End:
     def willing(self) -> float:
         """How many bytes it takes in all, if nothing changes."""
         return inf if self.reading else self.received
+
+    @property
+    def dropped(self) -> bool:
+        """Whether its connection is reset, noticed or not."""
+        return self.refused or self.seen is Seen.RESET
 
     @property
     def listens(self) -> bool:
@@ -223,6 +229,14 @@ class TcpEnd(End):
         if not self.gone:
             self._leave()
             self._sock.close()
+
+    @property
+    def dropped(self) -> bool:
+        if super().dropped:
+            return True
+        poller = select.poll()
+        poller.register(self._sock, 0)  # reports a failure only (poll(2))
+        return any(event & select.POLLERR for _, event in poller.poll(0))
 
     def _leave(self) -> None:
         self.gone = True

@@ -106,8 +106,10 @@ class Straight:
     link_verbs: tuple[str, ...] = ()
     kill_verbs: tuple[str, ...] = ()
     lost = Ending.LINK_LOST
+    shows_loss = True
     tells_breaks = True
     keeps_response = True
+    ends_early = True
     pace = 0.0
     stalled = False
 
@@ -247,6 +249,20 @@ class Tls(Straight):
         return far
 
 
+class Tls12(Tls):
+    """The same before TLS 1.3, where who gets close_notify must stop sending (RFC 5246, section 7.2.1).
+
+    So the far side may not learn early that a client has ended: only after its own end, or a silence of its own.
+    """
+
+    name = "tls 1.2"
+    ends_early = False
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        super().__init__(folder, *arguments)
+        self._context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+
 class OpenSsh(Straight):
     """A backend behind OpenSSH's sshd, which starts key exchanges of its own after each MiB.
 
@@ -257,6 +273,7 @@ class OpenSsh(Straight):
 
     link_verbs: tuple[str, ...] = ("rekey",)
     kill_verbs: tuple[str, ...] = ("kill",)
+    shows_loss = False
     tells_breaks = False
     pace = 0.002
 

@@ -5,7 +5,7 @@ A plan is a list of steps. A `Trial` executes it on one connection and holds the
 1. What a receiver has is a prefix of what the other end sent.
 2. A receiver that sees a clean end has everything. One that cannot have everything sees a reset.
 3. A reset has a cause: something broke, or bytes went to an end that had closed. A client whose backend has sent its
-   whole response gets all of it first.
+   whole response gets all of it first. One whose own bytes were lost, where that can be known, is reset at last.
 4. An end that reads gets what was sent, and the end, whatever the other direction does.
 5. The relay ends when both its ends are done, says how, counts right, shows a tap what passes, and leaves nothing.
 
@@ -70,10 +70,14 @@ class Adaptor(Verbs, Protocol):
     name: str
     lost: Ending
     """How a relay says that what carried the connection was lost."""
+    shows_loss: bool
+    """Whether a far side that closes shows what it did not take: what is behind an SSH server never does."""
     tells_breaks: bool
     """Whether both ends learn of a reset: what is behind an SSH server sees an end instead."""
     keeps_response: bool
     """Whether a client gets what its backend had sent before it closed, although the close breaks something."""
+    ends_early: bool
+    """Whether a far side learns of its client's end before that has its response."""
     pace: float
     """Seconds that one turn of the loop lasts, where another process needs them."""
     stalled: bool
@@ -274,7 +278,8 @@ class Trial:
             if not lost and receiver.received < min(sender.total, receiver.willing):
                 return f"{count} and takes {receiver.willing}"
             # Where its window is used up, a relay need not read what might be an end.
-            if sender.ended and sender.total < receiver.willing:
+            waits = receiver is self.far and not self._adaptor.ends_early and sender.received < receiver.total
+            if sender.ended and sender.total < receiver.willing and not waits:
                 return f"{count} and sees no end"
         reset = self.client.broken and not self.client.ended
         if reset and not (self.far.ended or self.relay.ended.done()):
@@ -286,6 +291,8 @@ class Trial:
         self._adaptor.order(Step("link", "unstall"))
         for end in (self.client, self.far):
             end.resume()
+        await self._until(self._unnoticed_loss)
+        for end in (self.client, self.far):
             end.end()
         await self._until(self._missing)
         if not self._disturbed:
@@ -295,6 +302,21 @@ class Trial:
         await self._until(lambda: "" if self.relay.ended.done() else "the relay does not end without its ends")
         self._check_ending()
         await self._until(lambda: ", ".join(self._adaptor.leftovers(self.relay)))
+
+    def _unnoticed_loss(self) -> str:
+        """Say what a client that has a whole response, and goes on, does not learn about what it sent."""
+        client, far, ended = self.client, self.far, self.relay.ended
+        if client.ended or client.gone or client.dropped:
+            return ""
+        if self.killed and (client.seen is None or not ended.done()):
+            return "the lost link goes unnoticed"
+        if client.seen is not Seen.END:
+            return ""
+        by_link = ended.done() and ended.result() is self._adaptor.lost and self.killed
+        by_far = self._adaptor.shows_loss and far.gone and client.sent > far.received
+        if not (by_link or by_far):
+            return ""
+        return f"the client is not reset, although {far.name} has {far.received} of {client.sent} bytes"
 
     @property
     def _disturbed(self) -> bool:

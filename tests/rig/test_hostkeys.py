@@ -288,6 +288,17 @@ async def test_a_key_that_is_revoked_under_an_address_is_revoked_for_the_name(us
     assert "revoked" in error.detail
 
 
+@pytest.mark.parametrize("where", ["localhost", "[localhost]:{port}", "LocalHost"])
+@pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "listed"])
+async def test_a_revoked_key_is_revoked_however_its_host_is_written(usual: Bastion, where: str, pinned: bool) -> None:
+    """OpenSSH compares host names without regard to case (match_hostname)."""
+    key = public(usual, "ssh-ed25519")
+    listed = f"@revoked {where.format(port=usual.port)} {key}\n* {key}\n"
+    error = await refused(trusting(usual, *([key] if pinned else []), listed=listed, host="LOCALHOST"))
+    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert "revoked" in error.detail
+
+
 # Large files.
 
 

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import pytest
 import relay_contract as contract
 from conftest import need
-from far_sides import OpenSsh, Scripted, Socks, Straight, Tls
+from far_sides import OpenSsh, Scripted, Socks, Straight, Tls, Tls12
 from hypothesis import Phase, given, settings
 from plans import Setup, Step, plans
 
 from gateway.demo.process import find
+from gateway.proxy import splice
 from gateway.relay import linger
 from gateway.relay.readiness import RelayLoop
 
@@ -43,6 +44,7 @@ KINDS = {
     "straight": Kind(Straight, share=3),
     "socks5": Kind(Socks, share=3),
     "tls": Kind(Tls, share=3),
+    "tls 1.2": Kind(Tls12),
     "own": Kind(Scripted, ("own",), share=3),
     "asyncssh": Kind(Scripted, ("asyncssh's",)),
     "own, sshd": Kind(OpenSsh, ("own",)),
@@ -72,6 +74,8 @@ def benches(
     capture: Any = request.config.pluginmanager.get_plugin("capturemanager")
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=RelayLoop) as runner:
         patch.setattr(linger, "_LOOK", 0.01)  # or each connection that lingers would take 0.25 s
+        patch.setattr(splice, "_LOOK", 0.01)
+        patch.setattr(splice, "_PATIENCE", 0.1)  # seconds of silence, before TLS 1.3
 
         def bench(kind: str) -> Bench:
             need(find("sshd") is not None, "sshd (package openssh-server)")
@@ -162,6 +166,18 @@ CASES: dict[str, tuple[Setup, list[Step]]] = {
     "a backend resets its connection during a request": (
         Setup(paused=True),
         [Step("client", "send", 300_000), Step("far", "reset"), SETTLE],
+    ),
+    "a backend closes after its end, and has not taken everything": (
+        Setup(paused=True),
+        [
+            Step("far", "send", 1000), Step("far", "end"), SETTLE, Step("client", "send", 1000), *TURNS,
+            Step("far", "close"),
+        ],
+    ),
+    "the link is lost after a response": (
+        Setup(),
+        [Step("far", "send", 1000), Step("far", "end"), SETTLE, Step("client", "send", 1000), SETTLE,
+            Step("link", "kill")],
     ),
     "a client ends before its backend": (Setup(), [Step("client", "send", 1000), Step("client", "end"), SETTLE]),
     "a backend ends before its client": (Setup(), [Step("far", "end"), SETTLE, Step("client", "send", 100_000)]),

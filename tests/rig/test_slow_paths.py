@@ -22,6 +22,8 @@ from gateway.contracts import Duration
 from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
 from gateway.ssh.options import Connections, Keepalive, SshOptions
+from gateway.ssh.outbox import _BATCH, PACKET, Outbox, Sender
+from gateway.ssh.relay import ClientSide
 from tests.chaos import soak_inside as inside
 from tests.chaos.front import fronting
 from tests.chaos.share import Backend, Clients, measure
@@ -59,6 +61,45 @@ async def test_every_upload_has_its_share_of_a_full_uplink_and_queries_are_answe
                 shares = await asyncio.to_thread(measure, backend, ports, uploads, 5.0)
     assert shares.fairness >= 0.3, sorted(shares.uploads)
     assert shares.wait(1.0) < 3 + machine.sum, shares.waits
+
+
+@pytest.mark.parametrize("cipher", inside.CIPHERS)
+async def test_turns_are_short_where_others_wait_on_a_slow_path(
+    sshd: Bastion, monkeypatch: pytest.MonkeyPatch, cipher: str
+) -> None:
+    """Who waits for its turn waits for one packet of each other, and not for all that they have read at once."""
+    uploads = 6
+    waiting: dict[Sender, int] = {}
+    between: list[int] = []
+    """Bytes that the others sent while one waited."""
+    wait, serve = Outbox.wait, Outbox._serve
+    relays: set[ClientSide] = set()
+
+    def total() -> int:
+        return sum(each.to_backend for each in relays)
+
+    def noted(outbox: Outbox, sender: Sender) -> None:
+        assert isinstance(sender, ClientSide)
+        relays.add(sender)
+        if outbox._batch_limit < _BATCH and not outbox.waits(sender):
+            waiting[sender] = total()
+        wait(outbox, sender)
+
+    def served(outbox: Outbox) -> None:
+        serve(outbox)
+        done = [each for each in waiting if not outbox.waits(each)]
+        between.extend(total() - waiting.pop(each) for each in done)
+
+    monkeypatch.setattr(Outbox, "wait", noted)
+    monkeypatch.setattr(Outbox, "_serve", served)
+    with Backend() as backend, SlowLink(sshd.port, Shape(up=2e6)) as path:
+        async with opened(over(path, sshd, ciphers=(cipher,))) as link, fronting(link, backend.port) as front:
+            with Clients([front.port] * uploads, uploads=uploads):
+                async with asyncio.timeout(30):
+                    while len(between) < 40:
+                        await asyncio.sleep(0.02)
+    settled = sorted(between[20:])
+    assert settled[len(settled) // 2] <= (uploads + 1) * PACKET, settled
 
 
 @pytest.mark.parametrize(("who", "cipher"), [("us", PLANE), ("sshd", PLANE), ("us", STOCK)])

@@ -39,6 +39,7 @@ def revoked(path: Path, host: str, port: int = 22, address: str = "") -> bool:
 # host in the configuration, port, the address that it leads to, a pattern, and whether it stands for the server
 NAME = ("bastion.example.com", 22, "10.0.0.5")
 OTHER_PORT = ("bastion.example.com", 2222, "10.0.0.5")
+LOUD = ("BASTION.example.com", 2222, "10.0.0.5")
 ADDRESS = ("10.0.0.5", 2222, "10.0.0.5")
 SIX = ("2001:DB8:0::5", 2222, "2001:db8::5")
 CASES = [
@@ -50,6 +51,10 @@ CASES = [
     (*NAME, "10.0.0.*", False),
     (*NAME, hashed("10.0.0.5"), False),
     (*NAME, "bastion.example.com,!10.0.0.5", True),
+    (*NAME, "BASTION.Example.com", True),
+    (*NAME, "*.EXAMPLE.com,!other", True),
+    (*LOUD, "[bastion.example.com]:2222", True),
+    (*LOUD, hashed("[bastion.example.com]:2222"), True),
     (*OTHER_PORT, "[bastion.example.com]:2222", True),
     (*OTHER_PORT, "bastion.example.com", True),
     (*OTHER_PORT, hashed("[bastion.example.com]:2222"), True),
