@@ -34,9 +34,9 @@ def authorized_keys(
     origins: tuple[str, ...],
     **settings: str | None,
 ) -> None:
-    """Print each SSH tunnel's line for authorized_keys, which permits its targets and nothing else.
+    """Print each SSH tunnel's line for authorized_keys, which permits its targets, and what belongs into sshd_config.
 
-    For OpenSSH 7.8 and later.
+    For OpenSSH 7.8 and later. Without the lines in sshd_config, the key opens listeners on unix sockets.
     """
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ssh import authorized  # noqa: PLC0415 - slow to import
@@ -51,8 +51,13 @@ def authorized_keys(
         found = True
         targets = _targets(config, name)
         click.echo(f"# tunnel {name}: into ~{spec.options.user}/.ssh/authorized_keys on {spec.options.host}")
-        click.echo("# (sshd must allow it: AllowTcpForwarding local, AllowStreamLocalForwarding no)")
-        if config.docker is not None and config.docker.host.startswith(f"ssh://{name}/"):
+        click.echo(
+            "# At the end of sshd_config there, since authorized_keys cannot forbid listeners on unix sockets:"
+        )
+        unix_sockets = config.docker is not None and config.docker.host.startswith(f"ssh://{name}/")
+        for line in authorized.server_settings(spec.options.user, unix_sockets=unix_sockets):
+            click.echo(f"#   {line}")
+        if unix_sockets:
             click.echo("# authorized_keys cannot permit a unix socket alone: docker.host needs a user of its own")
         if not targets:
             click.echo(f"# nothing goes through {name} yet: add a backend with via: {name}")

@@ -1,7 +1,7 @@
 """The steps of a login with libpq, each in a thread: the server decides how long one takes.
 
 SCRAM has the client hash its password as often as the server says (RFC 5802, section 3), and libpq accepts up to 2³¹
-times, which is half an hour. Nothing can stop it meanwhile. psycopg's own call keeps the interpreter's lock for the time;
+times, which is half an hour. Nothing can stop it meanwhile. psycopg's own call keeps the interpreter's lock;
 ctypes releases it, so that the loop goes on.
 """
 
