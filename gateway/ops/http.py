@@ -15,6 +15,7 @@ from aiohttp import web
 from gateway.contracts import Endpoint
 from gateway.errors import ConfigError, GatewayError, UsageError
 from gateway.ops import asked
+from gateway.ops.access import Tokens
 from gateway.ops.bounds import limits
 from gateway.ops.control import Service
 from gateway.ops.guard import Guard
@@ -88,7 +89,9 @@ class OpsServer:
     ) -> Endpoint:
         encrypted = key == "ops.listen" and self._settings.tls is not None
         listener = Listener(key, limits(_descriptors()), (lambda: self._secrets.tls) if encrypted else None)
-        guard = Guard(self._settings.rules(), lambda: self._secrets.tokens, ROLES)
+        probes = key == "ops.probe_listen"
+        tokens = Tokens if probes else (lambda: self._secrets.tokens)
+        guard = Guard(self._settings.rules(probes=probes), tokens, ROLES)
         app = web.Application(middlewares=[listener.timed, guard.checked])
         app.add_routes([web.get(path, handler) for path, handler in handlers.items()])
         try:

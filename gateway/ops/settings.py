@@ -40,10 +40,10 @@ class Settings:
         of_tls = [tls.cert_file, tls.key_file, tls.client_ca_file] if tls else []
         return {path for path in (self.token_file, self.metrics_token_file, *of_tls) if path is not None}
 
-    def rules(self) -> Rules:
-        """What `listen` and `probe_listen` ask of their clients."""
+    def rules(self, *, probes: bool = False) -> Rules:
+        """What `listen`, or `probe_listen`, asks of its clients: the latter shows details to none."""
         own = [each.host for each in (self.listen, self.probe_listen) if each is not None]
-        return Rules(hosts=hosts_of([*own, *self.hosts]), authenticate=self.authenticated)
+        return Rules(hosts=hosts_of([*own, *self.hosts]), authenticate=self.authenticated or probes)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The options before a key in authorized_keys (sshd(8), "AUTHORIZED_KEYS FILE FORMAT"), and their complement. Pure."""
+"""The options before a key in authorized_keys (sshd(8), "AUTHORIZED_KEYS FILE FORMAT"), and what goes with them."""
 
 import re
 from collections.abc import Sequence

@@ -203,6 +203,18 @@ def test_the_listener_for_probes_has_nothing_else(guarded: Guarded) -> None:
         assert ask(guarded.probes, path, token=TOKEN)[0] == 404
 
 
+def test_the_listener_for_probes_shows_no_details_where_no_token_is_configured(gateway: Gateway) -> None:
+    probes, refusing = free_port(), free_port()
+    gateway.write(f"backends: {{bad: {{kind: tcp, targets: ['127.0.0.1:{refusing}'], check: {{fall: 1}}}}}}")
+    text = gateway.config.read_text()
+    gateway.config.write_text(text.replace("ops: {", f"ops: {{probe_listen: '127.0.0.1:{probes}', ", 1))
+    gateway.start().wait_state("bad", "down", "refused")
+    for path in ("/readyz/bad", "/readyz?require=bad"):
+        assert str(refusing) in ask(gateway.ops_port, path)[1]
+        code, told = ask(probes, path, token=TOKEN)
+        assert (code, "refused" in told, str(refusing) in told) == (503, True, False), told
+
+
 def test_foreign_hosts_are_refused(guarded: Guarded) -> None:
     for host in ("evil.example", "127.0.0.1.evil.example:9090"):
         assert guarded.ask("/api/v1/status", TOKEN, host=host) == 421
