@@ -5,10 +5,9 @@ from typing import Any
 
 from gateway.backends.common import tls
 from gateway.backends.common.tls import Tls
+from gateway.backends.common.token import executable
 from gateway.certificates import authority
 from gateway.contracts import POSITIVE, Credential, Duration, Secret
-from gateway.errors import GatewayError
-from gateway.vpn.child import program
 
 
 @dataclass(frozen=True)
@@ -53,5 +52,5 @@ def credentials(options: object, check: Any) -> list[Credential]:
 def verify(options: object, check: Any) -> None:
     """Raises `GatewayError` when a file or program that the check needs cannot be used; for `BackendKind.verify`."""
     tls.verify(options, check)
-    if check.password_command and program(check.password_command[0]) is None:
-        raise GatewayError(f"check.password_command: {check.password_command[0]} is not installed")
+    if check.password_command:
+        executable(check.password_command[0])
