@@ -23,7 +23,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGconn
 
 from gateway.backends import BackendKind, NoOptions
-from gateway.backends.common.database import DatabaseCheck, credentials, verify
+from gateway.backends.common.database import DatabaseCheck, credentials, seconds, verify
 from gateway.backends.common.loopback import doorway
 from gateway.backends.common.postgres_cancel import PostgresCancels
 from gateway.backends.common.postgres_certificate import Shown
@@ -98,10 +98,12 @@ class PostgresBackend:
         password = await self._passwords.of(self.check, target, phases)
         try:
             row, asked = await self._ask(link, target, phases, password)
+            finding = self._judge(row, target, time.monotonic())
         except ProbeError as error:
             self._passwords.tried(self.check, target, error)
             raise
-        finding = self._judge(row, target, time.monotonic())
+        except ValueError as error:
+            raise ProbeError(Reason.PROTOCOL, f"not a PostgreSQL's answer: {error}") from error
         if password and not asked:
             finding = replace(finding, degraded=(Reason.UNAUTHENTICATED, NO_PASSWORD))
         if self.check.tls.mode == "off":
@@ -154,7 +156,7 @@ class PostgresBackend:
 
     def _judge(self, row: list[str | None], target: Endpoint, now: float) -> Finding:
         in_recovery, read_only, version, lag_text, streaming = row
-        lag = float(lag_text) if lag_text is not None else None
+        lag = seconds(lag_text) if lag_text is not None else None
         if streaming == "t" and lag == 0:
             self._in_sync[target] = now
         elif streaming == "f" and target in self._in_sync:

@@ -76,8 +76,8 @@ class MysqlEnd:
             data += piece
         return data
 
-    def serve(self) -> None:
-        """Answer a check's queries as a primary does, until it leaves."""
+    def serve(self, lag: str | None = None) -> None:
+        """Answer a check's queries as a primary does, or with `lag` as a replica, until it leaves."""
         self.send(OK)
         while (asked := self.receive())[:1] == b"\3":
             if asked.startswith(b"\3SELECT"):
@@ -88,6 +88,8 @@ class MysqlEnd:
                 self.send(_EOF)
             elif asked.startswith(b"\3SHOW"):
                 self.columns("Seconds_Behind_Source")
+                if lag is not None:
+                    self.send(_text(lag.encode()))
                 self.send(_EOF)
             else:
                 self.send(OK)

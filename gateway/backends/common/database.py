@@ -1,5 +1,6 @@
 """What every kind of database has: who logs in for the check, and how."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,18 @@ class DatabaseCheck:
     def __post_init__(self) -> None:
         if self.password_command and self.password is not None:
             raise ValueError("password_command is given beside password: remove one")
+
+
+def seconds(value: Any) -> float:
+    """What a server says of its lag.
+
+    Raises:
+        ValueError: It is no number, or none that is finite.
+    """
+    found = float(value)
+    if not math.isfinite(found):
+        raise ValueError(f"a lag of {found}")
+    return found
 
 
 def credentials(options: object, check: Any) -> list[Credential]:
