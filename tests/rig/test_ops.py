@@ -278,6 +278,39 @@ def test_tokens_and_certificates_are_read_again(guarded: Guarded) -> None:
     assert guarded.ask("/api/v1/status", TOKEN) == 200
 
 
+def test_a_client_certificate_opens_nothing_once_its_authority_is_replaced(guarded: Guarded) -> None:
+    ca = guarded.clients.ca
+    own, other = ca.read_text(), make_authority(guarded.folder / "others").ca.read_text()
+    poller = http.client.HTTPSConnection(
+        "localhost", guarded.gateway.ops_port, timeout=WITHIN, context=guarded.context(certificate=guarded.clients)
+    )
+
+    def answered() -> bool:
+        with contextlib.suppress(ssl.SSLError, OSError, http.client.HTTPException):
+            poller.request("GET", "/api/v1/status")
+            response = poller.getresponse()
+            response.read()
+            return response.status == 200
+        return False
+
+    with contextlib.closing(poller):
+        poller.auto_open = 1
+        assert answered()
+        poller.auto_open = 0  # on this connection and no other
+        try:
+            write_private(ca, other)
+            guarded.gateway.wait(lambda: not answered())
+        finally:
+            write_private(ca, own)
+    guarded.gateway.wait(lambda: _certified(guarded))
+
+
+def _certified(guarded: Guarded) -> bool:
+    with contextlib.suppress(ssl.SSLError, OSError, http.client.HTTPException):
+        return guarded.ask("/api/v1/status", certificate=guarded.clients) == 200
+    return False
+
+
 def test_validate_says_what_is_wrong_with_the_files_of_ops(tmp_path: Path) -> None:
     one, other = make_authority(tmp_path / "one"), make_authority(tmp_path / "other")
     token = tmp_path / "token"
