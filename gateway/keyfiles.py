@@ -4,8 +4,8 @@ Private keys follow OpenSSH's rule: the owner alone. Passwords and configuration
 everybody: a file is when its mode lets others read it and every folder above it lets them pass.
 
 Container runtimes mount secrets with mode 0444 (Docker) or 0644 (Kubernetes), into a container that has no other
-users. Files on such a mount are accepted: a mount of the file alone (Docker, Compose), or a file system in memory
-that is not one of the host's own (Kubernetes, swarm).
+users. Files on such a mount are accepted: a mount of the file alone (Docker, Compose, swarm), or, in a pod, a file
+system in memory (Kubernetes). On a host a file system in memory is as open to other users as any other.
 """
 
 import errno
@@ -18,8 +18,8 @@ from gateway.errors import Reason, TunnelError
 
 _MOUNTS = Path("/proc/self/mountinfo")
 _IN_MEMORY = {"tmpfs", "ramfs"}
-_OF_THE_HOST = {"/", "/dev", "/dev/shm", "/run", "/run/lock", "/run/shm", "/tmp", "/var/tmp"}  # noqa: S108 - names only
-"""Where a host has file systems in memory that all its users share."""
+_IN_POD = "KUBERNETES_SERVICE_HOST"
+"""The kubelet sets this variable in every container (Kubernetes, "Accessing the Kubernetes API from a Pod")."""
 
 
 class ExposedError(OSError):
@@ -47,7 +47,7 @@ def refuse_exposed(path: Path, status: os.stat_result | None = None) -> None:
         OSError: There is no such file.
     """
     mode = stat.S_IMODE((status or path.stat()).st_mode)
-    if mode & stat.S_IROTH and _reachable(path) and not _mounted_alone(path):
+    if mode & stat.S_IROTH and _reachable(path) and not _mounted_by_runtime(path):
         raise ExposedError(path, mode)
 
 
@@ -93,7 +93,7 @@ def refuse_readable(path: Path, status: os.stat_result, what: str = "private key
     """
     ours = status.st_uid == os.geteuid()
     mode = stat.S_IMODE(status.st_mode)
-    if mode & (0o077 if ours else 0o007) and not _mounted_alone(path):
+    if mode & (0o077 if ours else 0o007) and not _mounted_by_runtime(path):
         remedy = f"chmod 600 {path}" if ours else "mount it with mode 0400 (or 0440 for its group)"
         raise TunnelError(
             Reason.AUTH,
@@ -126,11 +126,11 @@ def _reachable(path: Path) -> bool:
     return all(each.stat().st_mode & stat.S_IXOTH for each in path.resolve().parents)
 
 
-def _mounted_alone(path: Path) -> bool:
+def _mounted_by_runtime(path: Path) -> bool:
     """Whether a container's runtime mounted a file for this container."""
     real = path.resolve()
     point, kind = _mount(real)
-    return point == str(real) or (kind in _IN_MEMORY and point not in _OF_THE_HOST)
+    return point == str(real) or (kind in _IN_MEMORY and _IN_POD in os.environ)
 
 
 def _mount(path: Path) -> tuple[str, str]:

@@ -79,6 +79,10 @@ def _configuration() -> Iterator[str]:
         yield from _table(f"`tunnels.NAME`, kind `{name}`", tunnel.options)
     yield from _table("`silence`, kinds `openvpn` and `wireguard`", Silence)
     yield from _table("`backends.NAME`, every kind", BackendCommon)
+    ports = {name: kind.default_port for name, kind in sorted(backends.KINDS.items()) if kind.default_port}
+    yield ""
+    yield f"A target that names no port has {', '.join(f'{port} (`{name}`)' for name, port in ports.items())}."
+    yield "With other kinds it must name one."
     yield from _table("`backends.NAME.check`, every kind", CheckCommon)
     for name, backend in sorted(backends.KINDS.items()):
         for title, cls in ((f"kind `{name}`", backend.options), (f"kind `{name}`, `check`", backend.check)):
@@ -213,6 +217,7 @@ def _words() -> Iterator[str]:
     yield f"A backend or target is one of: {_list(State)}."
     yield ""
     yield f"A tunnel is one of: {_list(TunnelState)}."
+    yield "`quarantined`: it failed in a way that waiting does not help (host key, login), and is tried rarely."
     yield ""
     yield f"Reasons: {_list(Reason)}. `blocked` always comes with `tunnel`."
     yield ""

@@ -13,7 +13,7 @@ from gateway.audit_log.recorder import Recorder
 from gateway.audit_log.writer import MISCONFIGURED, Writer
 from gateway.config import Config
 from gateway.config.model import AuditSection
-from gateway.errors import ConfigError, GatewayError
+from gateway.errors import ConfigError, GatewayError, Origin
 from gateway.relay.sockets import Peer
 
 _OPEN = 2.0
@@ -34,13 +34,14 @@ class Auditing:
         self._instance = instance
         self._section = AuditSection()
         self._writer: Writer | None = None
+        self._closing: list[Writer] = []
         self._dropped = 0
-        """By the writers before this one."""
+        """By the writers that have ended."""
 
     @property
     def dropped(self) -> int:
         """Events that are not in the log, since the start."""
-        return self._dropped + (self._writer.dropped if self._writer else 0)
+        return self._dropped + sum(each.dropped for each in (*self._closing, self._writer) if each is not None)
 
     @property
     def trouble(self) -> list[str]:
@@ -69,7 +70,12 @@ class Auditing:
         before, self._writer, self._section = self._writer, writer, section
         self.recorder.sink = writer
         if before is not None:
-            self._dropped += await _closed(before)
+            self._closing.append(before)
+            try:
+                await _closed(before)
+            finally:
+                self._closing.remove(before)
+                self._dropped += before.dropped
 
     async def open(self, section: AuditSection) -> None:
         """Write there from the start.
@@ -123,13 +129,16 @@ class Auditing:
                 **differences(old, new),
             )
 
-    def refused(self, error: Exception, trigger: str) -> None:
-        """Record that a configuration was not taken; of its problems, only where they are: values may be secret."""
-        if isinstance(error, ConfigError):
-            places = [": ".join(part for part in (each.place, each.key) if part) for each in error.problems]
-            origin = error.origin
-        else:
-            places, origin = [], None
+    def refused(self, error: Exception, trigger: str, origin: Origin | None) -> None:
+        """Record that a configuration was not taken; of its problems, only where they are: values may be secret.
+
+        Args:
+            error: Why.
+            trigger: What asked for it.
+            origin: What was read; None: that is not known.
+        """
+        problems = error.problems if isinstance(error, ConfigError) else []
+        places = [": ".join(part for part in (each.place, each.key) if part) for each in problems]
         self.recorder.record(
             "configuration",
             trigger=trigger,
@@ -172,12 +181,11 @@ async def _opened(section: AuditSection, instance: str) -> Writer | None:
     return writer
 
 
-async def _closed(writer: Writer) -> int:
-    """Close it, and return how many events it dropped."""
+async def _closed(writer: Writer) -> None:
+    """Write what waits, for two seconds at most."""
     writer.begin_close()
     deadline = asyncio.get_running_loop().time() + _CLOSE
     while writer.alive and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - as above
         await asyncio.sleep(_POLL)
     if writer.alive:
         writer.abandon()
-    return writer.dropped

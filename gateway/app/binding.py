@@ -13,13 +13,30 @@ def bind_all(config: Config, kept: dict[Address, Listener]) -> dict[Address, Lis
     bound: dict[Address, Listener] = {}
     try:
         for spec in config.backends.values():
-            open_to_all = {each.unix for each in spec.sockets if each.uid or each.gid}
             for address in spec.listen:
                 bound[address] = kept.get(address) or Listener(address)
-                bound[address].set_mode(open_to_all=address in open_to_all)
     except BaseException:
         for address, listener in bound.items():
             if address not in kept:
                 listener.close()
         raise
     return bound
+
+
+def narrow(config: Config, bound: dict[Address, Listener]) -> None:
+    """Set the mode of the unix sockets that `config` does not open to every process."""
+    for address in bound.keys() - _open_to_all(config):
+        bound[address].set_mode(open_to_all=False)
+
+
+def widen(config: Config, bound: dict[Address, Listener]) -> None:
+    """Set the mode of the unix sockets that every process may open, whose peers' credentials decide.
+
+    Only for a configuration that is in force: the rules of the one before may ask for no credentials.
+    """
+    for address in bound.keys() & _open_to_all(config):
+        bound[address].set_mode(open_to_all=True)
+
+
+def _open_to_all(config: Config) -> set[Address]:
+    return {each.unix for spec in config.backends.values() for each in spec.sockets if each.uid or each.gid}

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from gateway.app.differences import differences
 from gateway.config import Config
 from gateway.errors import UsageError
 
@@ -45,9 +46,10 @@ def compare(old: Config, new: Config) -> Changes:
     Raises:
         UsageError: What changed needs a restart.
     """
-    for section in ("ops", "gateway"):
-        if getattr(old, section) != getattr(new, section):
-            raise UsageError(f"the section {section!r} changed: that needs a restart")
+    fixed = [key for key in differences(old, new)["changed"] if key.partition(".")[0] in ("ops", "gateway")]
+    if fixed:
+        places = [": ".join(filter(None, (new.places.get(key), key))) for key in fixed]
+        raise UsageError(f"{', '.join(places)}: changed, and the sections gateway and ops need a restart")
     replaced = {name for name in new.tunnels if old.tunnels.get(name) != new.tunnels[name]}
     while True:  # a tunnel through a replaced tunnel has to be opened anew, and so on inwards
         through = {name for name, spec in new.tunnels.items() if spec.via in replaced} - replaced

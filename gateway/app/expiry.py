@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from gateway.app.running import Running
 from gateway.certificates import authority, of_file
@@ -15,9 +16,11 @@ log = logging.getLogger(__name__)
 
 _EVERY = 5.0
 """Seconds between two looks at the files; some certificates live for minutes."""
+_WITHIN = 30.0
+"""Seconds for the files to be read, before the log says that they are not."""
 
 Named = tuple[str, Credential]
-"""The tunnel or backend, or `docker`, and a certificate that it depends on."""
+"""The tunnel or backend, `docker` or `ops`, and a certificate that it depends on."""
 
 
 def read(config: Config) -> list[Named]:
@@ -33,10 +36,15 @@ def read(config: Config) -> list[Named]:
         for credential in backend.kind.credentials(backend.options, backend.check_options)
     ]
     if config.docker is not None:
-        tls = config.docker.tls
-        ours = [Credential("tls", str(tls.cert_file), each) for each in of_file(tls.cert_file)]
-        found += [("docker", credential) for credential in (*authority(tls.ca_file), *ours)]
+        found += _own("docker", config.docker.tls.ca_file, config.docker.tls.cert_file)
+    if config.ops.tls is not None:
+        found += _own("ops", config.ops.tls.client_ca_file, config.ops.tls.cert_file)
     return found
+
+
+def _own(name: str, ca_file: Path | None, cert_file: Path | None) -> list[Named]:
+    ours = [Credential("tls", str(cert_file), each) for each in of_file(cert_file)]
+    return [(name, credential) for credential in (*authority(ca_file), *ours)]
 
 
 def shown(backends: list[Running]) -> Iterator[Named]:
@@ -77,6 +85,8 @@ class Expiry:
         self._config = config
         self._backends = backends
         self._read: list[Named] = []
+        self._reading: asyncio.Future[list[Named]] | None = None
+        self._hangs = False
 
     @property
     def found(self) -> list[Named]:
@@ -88,9 +98,27 @@ class Expiry:
         warned: set[str] = set()
         ready()
         while True:
-            self._read = await asyncio.to_thread(read, self._config())
+            await self._look()
             soon = set(warnings(self.found, time.time()))
             for sentence in sorted(soon - warned):
                 log.warning(sentence)
             warned = soon
             await asyncio.sleep(_EVERY)
+
+    async def _look(self) -> None:
+        """Read the files in a thread, of which there is one at most; where they hang, keep what was read before."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.get_running_loop().run_in_executor(None, read, self._config())
+            self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            async with asyncio.timeout(_WITHIN):
+                self._read = await asyncio.shield(self._reading)
+        except TimeoutError:
+            if not self._hangs:
+                log.warning(
+                    "the certificates' files are still being read, so their expiry may be out of date:"
+                    " does their file system hang?"
+                )
+            self._hangs = True
+        else:
+            self._hangs = False

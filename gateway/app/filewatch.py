@@ -30,11 +30,13 @@ class FileWatch:
     ) -> None:
         self._files = files
         self._changed = changed
-        self._known = {**look(files()), **(known or {})}
+        self._known = dict(known or {})
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Look until cancelled."""
         known = self._known
+        seen = await asyncio.to_thread(lambda: look(self._files()))
+        known.update({path: mark for path, mark in seen.items() if path not in known})
         before = dict(known)
         ready()
         while True:

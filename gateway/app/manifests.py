@@ -84,6 +84,9 @@ def _check(config: Config, name: str) -> bool:
         raise UsageError("a VPN needs rights that these manifests do not give: use the chart with vpn.enabled")
     if len({spec.kind.bulk for spec in config.backends.values()}) > 1:
         raise UsageError("NFS needs a gateway on each node, databases need a Service: use a file for each")
+    log = config.audit.log
+    if isinstance(log, Path) and (".." in log.parts or not log.is_relative_to(_WRITABLE["state"])):
+        raise UsageError(f"audit.log: the pod cannot write {log}: use stdout, or a file in {_WRITABLE['state']}")
     low = _low_ports(config)
     if low and any(spec.kind.bulk for spec in config.backends.values()):
         raise UsageError(f"port {low[0]}: a pod in the node's network may listen on ports from {_FIRST_FREE} on only")

@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway.app import views
 from gateway.app.auditing import Auditing
-from gateway.app.binding import bind_all
+from gateway.app.binding import bind_all, narrow, widen
 from gateway.app.changes import compare
 from gateway.app.expiry import Expiry, warnings
 from gateway.app.filewatch import FileWatch, Marks
@@ -67,6 +67,8 @@ class GatewayService:
         self._at_once = asyncio.Event()
         self._lag = Histogram()
         self._reload_good = True
+        self._tried = config.origin.sha256
+        """The hash of the file that was read last, whether it was taken or refused."""
         self._reload_at = time.time()
         self._reload_error = ""
         self._startup_done = False
@@ -78,6 +80,8 @@ class GatewayService:
         self._expiry = Expiry(lambda: self._config, lambda: list(self._site.backends.values()) if self._site else [])
         self._ops = OpsServer(self, settings_of(config))
         self._reloading = asyncio.Lock()
+        self._unsettled = asyncio.Event()
+        """Set while a worker may still have the rules of the configuration before."""
         self._loading: asyncio.Future[Config] | None = None
 
     async def run(self, announce: Callable[[Endpoint], None] | None = None) -> None:
@@ -111,11 +115,16 @@ class GatewayService:
             self._fleet = Fleet(supervisor, group, recorder)
             self._site = Site(supervisor, group, self._config, self._fleet, recorder=recorder)
             self._site.apply(self._config, listeners)
+            widen(self._config, listeners)
             self._fleet.apply(self._config, self._site)
             supervisor.start("certificates", self._expiry)
             self._auditing.configured(Config(), self._config, "start")
             supervisor.start("file watch", FileWatch(self._watched, self._files_changed, self._marks))
-            helpers = {group.create_task(self._pulse()), group.create_task(self._await_startup())}
+            helpers = {
+                group.create_task(self._pulse()),
+                group.create_task(self._await_startup()),
+                group.create_task(self._widen_late(self._site)),
+            }
             self._catch_signals(group, helpers)
             self._notifier.ready()
             log.info("listening", extra={"ops": str(address), "backends": len(self._config.backends)})
@@ -195,10 +204,19 @@ class GatewayService:
             self._refuse_while_stopping()
             self._notifier.reloading()
             self._auditing.reopen()
+            origin, tried = None, self._tried
             try:
-                return await self._reload(self._site, trigger)
+                await self._ops.renew()
+                config = await self._load()
+                origin = config.origin
+                if trigger == "file" and origin.sha256 == tried:  # a command or signal came first
+                    return "no change"
+                return await self._reload(self._site, config, trigger)
             except Exception as error:
-                self._auditing.refused(error, trigger)
+                origin = error.origin if isinstance(error, ConfigError) else origin
+                if trigger == "file" and origin and origin.sha256 == tried:
+                    raise
+                self._auditing.refused(error, trigger, origin)
                 self._reload_good, self._reload_error = False, str(error)
                 if not isinstance(error, GatewayError):
                     log.exception("reload failed")
@@ -206,39 +224,53 @@ class GatewayService:
                 log.error("reload refused: nothing was changed", extra={"detail": str(error)})
                 raise
             finally:
+                self._tried = origin.sha256 if origin else None
                 self._notifier.ready()
 
-    async def _reload(self, site: Site, trigger: str) -> str:
-        await self._ops.renew()
-        config = await self._load()
+    async def _reload(self, site: Site, config: Config, trigger: str) -> str:
         self._refuse_while_stopping()
         compare(site.config, config)
         writer = await self._auditing.prepare(config.audit)
         try:
             self._refuse_while_stopping()
-            changes = site.apply(config, bind_all(config, site.listeners))
+            listeners = bind_all(config, site.listeners)
+            narrow(config, listeners)
+            changes = site.apply(config, listeners)
+            self._unsettled.set()
+            if self._fleet is not None:
+                self._fleet.apply(config, site)
+            self._flush_if_bulk(config)
+            if config.log != self._config.log:
+                logs.configure(config.log.level, config.log.format)
+            known = advice(self._config)
+            for sentence in advice(config):
+                if sentence not in known:
+                    log.warning(sentence)
+            before, self._config = self._config, config
+            self._reload_good, self._reload_error, self._reload_at = True, "", time.time()
+            self._auditing.configured(before, config, trigger)
+            if config.audit != before.audit:
+                await self._auditing.switch(config.audit, writer)
+                self._auditing.configured(before, config, trigger)  # where the log begins, as where it ends
         except BaseException:
             self._auditing.discard(writer)
             raise
-        if self._fleet is not None:
-            self._fleet.apply(config, site)
-        self._flush_if_bulk(config)
-        if config.log != self._config.log:
-            logs.configure(config.log.level, config.log.format)
-        known = advice(self._config)
-        for sentence in advice(config):
-            if sentence not in known:
-                log.warning(sentence)
-        before, self._config = self._config, config
-        self._reload_good, self._reload_error, self._reload_at = True, "", time.time()
-        self._auditing.configured(before, config, trigger)
-        if config.audit != before.audit:
-            await self._auditing.switch(config.audit, writer)
-            self._auditing.configured(before, config, trigger)  # where the log begins, as where it ends
-        if not await site.workers.settled():
+        if await site.workers.settled():
+            self._unsettled.clear()
+            widen(config, listeners)
+        else:
             log.warning("a worker is slow to apply the configuration")
         log.info("reloaded", extra={"changes": str(changes)})
         return str(changes)
+
+    async def _widen_late(self, site: Site) -> None:
+        """Set the modes of sockets that had to wait for a slow worker."""
+        while True:
+            await self._unsettled.wait()
+            config, listeners = site.config, site.listeners
+            if await site.workers.settled() and site.config is config:
+                self._unsettled.clear()
+                widen(config, listeners)
 
     async def _load(self) -> Config:
         """Read the files, which may block: nothing else waits for it, and no second thread does."""

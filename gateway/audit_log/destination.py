@@ -27,7 +27,7 @@ class Destination:
         self._fd: int | None = None
         self._file: tuple[int, int] | None = None
         """Device and inode of a regular file."""
-        self._begun = 0
+        self._first_line_written = 0
         """Bytes of the first line that are written already."""
 
     def open(self) -> None:
@@ -44,10 +44,14 @@ class Destination:
         status = os.fstat(fd)
         file = (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
         if file is None or file != self._file:
-            self._begun = 0  # the rest of a line is of no use elsewhere
+            self._first_line_written = 0  # the rest of a line is of no use elsewhere
         self._fd, self._file = fd, file
-        if file is not None and not self._begun and status.st_size and _torn(self._target):
-            os.write(fd, b"\n")  # a full disk ended a process in the middle of a line
+        if file is not None and not self._first_line_written and status.st_size and _torn(self._target):
+            try:
+                os.write(fd, b"\n")  # a full disk ended a process in the middle of a line
+            except OSError:
+                self.close()  # so that the next write begins with this again
+                raise
 
     def close(self) -> None:
         """Close it; a standard stream stays open."""
@@ -89,16 +93,16 @@ class Destination:
             piece += each
         fd = self._fd if self._fd is not None else -1
         try:
-            written = os.write(fd, memoryview(piece)[self._begun :])
+            written = os.write(fd, memoryview(piece)[self._first_line_written :])
         except BlockingIOError:
             poller = select.poll()
             poller.register(fd, select.POLLOUT)
             poller.poll(_POLL)
             return
-        written += self._begun
+        written += self._first_line_written
         while lines and written >= len(lines[0]):
             written -= len(lines.popleft())
-        self._begun = written
+        self._first_line_written = written
 
 
 def _torn(path: Path) -> bool:

@@ -10,10 +10,14 @@ OTHERS = "others"
 
 
 class Refused(NamedTuple):
-    """The refusals that are counted together."""
+    """Key under which refusals are counted."""
 
     backend: str
     source: str | None
+    """An address, or `unix`."""
+    path: str | None
+    uid: int | None
+    """Of the process at the other end of the unix socket `path`."""
     consumer: str | None
     reason: str
 
@@ -31,7 +35,7 @@ class Refusals:
     def note(self, refused: Refused, now: float) -> Refused | None:
         """Count one refusal at the monotonic time `now`; returns it where a line, of this one, is to be written."""
         if refused not in self._open and len(self._open) >= _MOST:
-            refused = refused._replace(source=OTHERS, consumer=None)
+            refused = refused._replace(source=OTHERS, path=None, uid=None, consumer=None)
         due, waiting = self._open.get(refused, (0.0, 0))
         if now >= due and not waiting:
             self._open[refused] = (now + WINDOW, 0)

@@ -95,6 +95,8 @@ class Writer:
     def trouble(self) -> str | None:
         """Why lines are not written now, in one line; None: they are."""
         error = self.error
+        if not self.alive and not self._closing.is_set():
+            return f"the audit log {self._target} is not written: its thread has ended: restart the gateway"
         if error is not None:
             return f"the audit log {self._target} cannot be written: {error.strerror or error}"
         if not self.opened.is_set():
@@ -131,12 +133,17 @@ class Writer:
 
     def _run(self) -> None:
         try:
+            self._work()
+        except Exception:
+            log.exception("the audit log's thread has ended: its events are dropped")
+            self._most = 0
+            self.abandon()
+
+    def _work(self) -> None:
+        try:
             self._destination.open()
         except OSError as error:
             self.error = error
-            self.opened.set()
-            if error.errno in MISCONFIGURED:
-                self._closing.wait()
         self.opened.set()
         while not self._finished():
             self._wake.wait()
@@ -156,7 +163,12 @@ class Writer:
         if unsaid:  # they came after those that were taken
             events.append(Event(time.time(), "dropped", {"count": unsaid, "reason": "queue_full"}))
         self._progress = time.monotonic()
-        self._writing.extend(line(each, self._instance) for each in events)
+        for each in events:
+            try:
+                self._writing.append(line(each, self._instance))
+            except Exception:
+                log.exception("an event cannot be written to the audit log", extra={"event": each.name})
+                self.lost(1, "not_encodable")
 
     def _deliver(self) -> None:
         """Write, again and again, until everything is written, or until the end is near."""

@@ -94,6 +94,10 @@ class MysqlBackend:
     check: MysqlCheck
     _broken: dict[Endpoint, BrokenLogins] = field(default_factory=dict, compare=False)
     _passwords: Passwords = field(default_factory=Passwords, compare=False)
+    _files: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="mysql-files"), compare=False
+    )
+    """Reads the files of a login: their file system may hang, which then holds one thread."""
 
     async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
         """Log in, and ask for role, version and lag; at a deadline, everything ends at once.
@@ -111,12 +115,14 @@ class MysqlBackend:
                 f" in {pause:.0f} s",
             )
         # Before anything is dialled: what breaks off after that, the server counts.
-        login = self._login(target, phases, await self._passwords.of(self.check, target, phases))
+        password = await self._passwords.of(self.check, target, phases)
+        loop = asyncio.get_running_loop()
+        login = await loop.run_in_executor(self._files, self._login, target, phases, password)
         sock = await link.socket(target, phases)
         # A duplicate, since TLS takes the descriptor out of the first object.
         handle = sock.dup()
         thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-check")  # PyMySQL blocks
-        asking = asyncio.get_running_loop().run_in_executor(thread, self._ask, login, sock, phases)
+        asking = loop.run_in_executor(thread, self._ask, login, sock, phases)
         thread.shutdown(wait=False)
         asking.add_done_callback(lambda asked: _close(asked, sock, handle))
         asking.add_done_callback(
@@ -147,7 +153,7 @@ class MysqlBackend:
             server_public_key=_public_key(check.server_public_key_file) if context is None else None,
             host=check.tls.server_name or target.host,
             user=check.user,
-            password=password,
+            password=password.encode(),  # PyMySQL encodes text in Latin-1
             database=check.database,
             defer_connect=True,
             autocommit=True,

@@ -26,7 +26,7 @@ from gateway.backends import BackendKind, NoOptions
 from gateway.backends.common.database import DatabaseCheck, credentials, seconds, verify
 from gateway.backends.common.loopback import doorway
 from gateway.backends.common.postgres_cancel import PostgresCancels
-from gateway.backends.common.postgres_certificate import Shown
+from gateway.backends.common.postgres_certificate import ServerCertificates
 from gateway.backends.common.postgres_login import Login
 from gateway.backends.common.postgres_refusals import NO_PASSWORD, refusal
 from gateway.backends.common.secrets import Passwords
@@ -85,7 +85,7 @@ class PostgresBackend:
     _in_sync: dict[Endpoint, float] = field(default_factory=dict, compare=False)
     """When each standby was last seen to have all that its primary had, in monotonic seconds."""
     _passwords: Passwords = field(default_factory=Passwords, compare=False)
-    _shown: Shown = field(default_factory=Shown, compare=False)
+    _certificates: ServerCertificates = field(default_factory=ServerCertificates, compare=False)
     _logins: dict[Endpoint, Login] = field(default_factory=dict, compare=False)
     """The last of each target: one may still compute."""
 
@@ -108,7 +108,7 @@ class PostgresBackend:
             finding = replace(finding, degraded=(Reason.UNAUTHENTICATED, NO_PASSWORD))
         if self.check.tls.mode == "off":
             return finding
-        return replace(finding, certificate=await self._shown.by(link, target))
+        return replace(finding, certificate=await self._certificates.validity(link, target))
 
     async def _ask(
         self, link: Link, target: Endpoint, phases: Phases, password: str

@@ -9,6 +9,8 @@ def chain(status: dict[str, Any], name: str) -> list[list[str]]:
     """Rows of `part, name, state, what there is to say`: listeners, tunnels outermost first, targets."""
     backend = status["backends"][name]
     clients = f"{backend['connections']['active']} clients"
+    if not backend["holds_clients"]:
+        clients += f", not held while the path is down (gateway fail {name} --undo)"
     rows = [["listener", address, "open", clients] for address in backend["listen"] or []]
     for hop in hops(status, backend["via"]):
         tunnel = status["tunnels"][hop]

@@ -44,28 +44,27 @@ def authorized_keys(
     from gateway.ssh.public import public_keys  # noqa: PLC0415 - slow to import
 
     config = load(sources(file, tunnels, backends, settings))
-    found = False
+    lines: list[str] = []  # printed when all are known
     for name, spec in config.tunnels.items():
         if not isinstance(spec.options, SshOptions):
             continue
-        found = True
         targets = _targets(config, name)
-        click.echo(f"# tunnel {name}: into ~{spec.options.user}/.ssh/authorized_keys on {spec.options.host}")
-        click.echo(
+        lines.append(f"# tunnel {name}: into ~{spec.options.user}/.ssh/authorized_keys on {spec.options.host}")
+        lines.append(
             "# At the end of sshd_config there, since authorized_keys cannot forbid listeners on unix sockets:"
         )
         unix_sockets = config.docker is not None and config.docker.host.startswith(f"ssh://{name}/")
-        for line in authorized.server_settings(spec.options.user, unix_sockets=unix_sockets):
-            click.echo(f"#   {line}")
+        permitted = authorized.server_settings(spec.options.user, unix_sockets=unix_sockets)
+        lines += [f"#   {line}" for line in permitted]
         if unix_sockets:
-            click.echo("# authorized_keys cannot permit a unix socket alone: docker.host needs a user of its own")
+            lines.append("# authorized_keys cannot permit a unix socket alone: docker.host needs a user of its own")
         if not targets:
-            click.echo(f"# nothing goes through {name} yet: add a backend with via: {name}")
+            lines.append(f"# nothing goes through {name} yet: add a backend with via: {name}")
             continue
-        for key in public_keys(spec.options):
-            click.echo(f"{authorized.options(targets, origins)} {key}")
-    if not found:
+        lines += [f"{authorized.options(targets, origins)} {key}" for key in public_keys(spec.options)]
+    if not lines:
         raise GatewayError("no SSH tunnel is configured")
+    click.echo("\n".join(lines))
 
 
 _HOST = click.option(

@@ -65,7 +65,8 @@ def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, .
         raise ConfigError(problems)
     for sentence in (*advice(config), *expiry.warnings(expiry.read(config), time.time())):
         say(f"warning: {sentence}", fg="yellow", err=True)
-    click.echo(f"valid: {len(config.tunnels)} tunnels, {len(config.backends)} backends")
+    counts = (("tunnel", len(config.tunnels)), ("backend", len(config.backends)))
+    click.echo("valid: " + ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts))
 
 
 @click.command()

@@ -197,7 +197,11 @@ def _backend_rows(name: str, backend: dict[str, Any], *, wide: bool) -> list[lis
                 target["version"] or "-",
                 "-" if space is None else _bytes(space),
             ]
-        rows.append([*row, _why(target) + (" (flapping)" if target["flapping"] else "")])
+        why = _why(target) + (" (flapping)" if target["flapping"] else "")
+        failing = (
+            f"clients are not held (gateway fail {name} --undo)" if not backend["holds_clients"] and first else ""
+        )
+        rows.append([*row, "; ".join(filter(None, (why, failing)))])
     return rows
 
 

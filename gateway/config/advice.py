@@ -9,7 +9,20 @@ from gateway.config.strict import weaknesses
 def advice(config: Config) -> list[str]:
     """A sentence each, which names the key and the remedy; empty where there is nothing to say."""
     weak = [f"{each.problem.key}: {each.problem.message}" for each in weaknesses(config) if each.advised]
-    return [*weak, *_nfs_servers(config)]
+    return [*weak, *_nfs_servers(config), *_grants_without_label(config)]
+
+
+def _grants_without_label(config: Config) -> Iterator[str]:
+    """In strict mode nothing but grants is to count, and a backend asks for them only with a label."""
+    if config.docker is None or not config.gateway.strict:
+        return
+    granted = {name for grant in config.docker.grants for name in grant.backends}
+    for name, spec in config.backends.items():
+        if name in granted and spec.allow.label is None:
+            yield (
+                f"backends.{name}.allow: docker.grants do not decide who may connect, since it has no label: write"
+                f" {{label: {config.docker.label_prefix}.backends}}"
+            )
 
 
 def _nfs_servers(config: Config) -> Iterator[str]:

@@ -7,7 +7,7 @@ import operator
 import os
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -128,7 +128,7 @@ class Decoder:
         try:
             return cls(**{name: value for name, value in found.items() if value is not None})
         except ValueError as error:  # of what its fields are together
-            self.problem(table.place, key, str(error))
+            self.problems.append(at_key(self.places, table.place, key, str(error)))
             return BAD
 
     def _within(self, value: Any, field: "dataclasses.Field[Any]", table: Table, path: str) -> bool:
@@ -218,6 +218,21 @@ class Decoder:
         tree = by_file[1]
         path = self._scalar(tree, values.path, f"{key}_file")
         return path if path is BAD else Secret(path=path, written=tree.written if isinstance(tree, Scalar) else None)
+
+
+def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> Problem:
+    """A problem of a mapping, at the key with which its message begins, where that was written.
+
+    Args:
+        places: Where each key was written.
+        place: Where the mapping was.
+        key: The mapping's dotted key.
+        message: `KEY: what is wrong`, or what is wrong with the mapping.
+    """
+    name, _, rest = message.partition(": ")
+    inner = f"{key}.{name}" if key else name
+    written = places.get(inner) or places.get(f"{inner}[0]")
+    return Problem(written, inner, rest) if written and rest else Problem(place, key, message)
 
 
 def known_keys(*classes: type) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gateway.config.decode import at_key
 from gateway.config.model import SECTIONS, Config
 from gateway.contracts import Secret
 from gateway.errors import GatewayError, Problem
@@ -41,7 +42,7 @@ def check_files(config: Config) -> list[Problem]:
                 try:
                     spec.kind.verify(*[part for part in parts.values() if part is not None])
                 except GatewayError as error:
-                    found.append(Problem(spec.place, key, str(error)))
+                    found.append(at_key(config.places, spec.place, key, str(error)))
             problems += found
     return [replace(each, message=config.hidden.hide(each.message, each.place)) for each in problems]
 

@@ -23,7 +23,7 @@ class GatewaySection:
         state_dir: Where it keeps what must outlive it.
         workers: Processes that carry the bulk backends' bytes beside this one; 0: one process does everything.
         reload_on_change: Reload when the configuration file changes, and log in anew when a tunnel's key does.
-        strict: Refuse what is convenient and weak, and give Docker's containers nothing but `docker.grants`; see
+        strict: Refuse insecure settings, and give Docker's containers nothing but `docker.grants`; see
             docs/secrets.md.
     """
 

@@ -96,6 +96,12 @@ def _check_specs(config: Config, root: Table, problems: list[Problem]) -> None:
             place = _place(root, "backends", name, "allow")
             message = "needs the section docker, which tells who is behind an address"
             problems.append(Problem(place, f"backends.{name}.allow.label", message))
+        if spec.allow.label is not None and config.docker is not None:
+            known = f"{config.docker.label_prefix}.backends"
+            if spec.allow.label.startswith(f"{config.docker.label_prefix}.") and spec.allow.label != known:
+                place = config.places.get(f"backends.{name}.allow.label", spec.place)
+                message = f"the label {spec.allow.label} does not list backends: use {known}, or a label of your own"
+                problems.append(Problem(place, f"backends.{name}.allow.label", message))
         for target in spec.targets:
             if spec.via is None and any(_leads_back(target, listener) for listener in spec.listen):
                 place = _place(root, "backends", name, "targets")

@@ -1,4 +1,4 @@
-"""What is convenient and weak: strict mode refuses it, and some of it is advised against in any case. Pure.
+"""Insecure settings: strict mode refuses it, and some of it is advised against in any case. Pure.
 
 A rule is a function that yields what it finds in a configuration; `RULES` lists them.
 """
@@ -83,6 +83,8 @@ def _open_listeners(config: Config) -> Iterator[Found]:
         open_to_all = not spec.allow.networks and spec.allow.label is None
         if open_to_all and (addresses or getattr(spec.options, "volume", None) is not None):
             message = "is absent, so that whoever reaches the listener may connect: list the networks that may"
+            if config.docker is not None:
+                message += f", or write {{label: {config.docker.label_prefix}.backends}} for docker.grants"
             yield f"backends.{name}.allow", message, False
         elif every := _every(spec.allow.networks):
             message = f"holds every address of {every}: list the networks that may connect"

@@ -15,6 +15,7 @@ from gateway.contracts import Endpoint, Link
 from gateway.docker.options import DockerOptions
 from gateway.docker.trouble import EXPECTED, EngineError, Kind, explain
 from gateway.errors import ReachError
+from gateway.tls_client import client_context
 
 OLDEST, NEWEST = (1, 44), (1, 48)
 """API versions that this was written for; Docker Engine 25 is the first with 1.44."""
@@ -215,7 +216,7 @@ def _tls(options: DockerOptions) -> ssl.SSLContext | None:
         return None
     try:
         # Without a file of its own, the authorities that this host trusts.
-        context = ssl.create_default_context(cafile=str(tls.ca_file) if tls.ca_file else None)
+        context = client_context(tls.ca_file)
         if tls.cert_file is not None:
             context.load_cert_chain(tls.cert_file, tls.key_file)
     except OSError as error:  # ssl names no file

@@ -1,4 +1,4 @@
-"""What weakens the identity of consumers. Pure."""
+"""Containers that can spoof an address, and labels that come from images. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,14 +9,14 @@ from gateway.docker.labels import KEYS
 from gateway.docker.model import RUNNING, Container, Observed
 from gateway.docker.plan import Desired
 
-_FORGING = {"NET_RAW", "NET_ADMIN"}
+_SPOOFING = {"NET_RAW", "NET_ADMIN"}
 """Capabilities (capabilities(7)) that let a container send from an address that is not its own."""
 _DEFAULTS = {"NET_RAW"}
 """Those of them that a container has by default."""
 _MOST_NAMES = 5
 
 
-def can_forge(host: Mapping[str, Any]) -> bool:
+def can_spoof(host: Mapping[str, Any]) -> bool:
     """Whether a container can send from an address that is not its own.
 
     Args:
@@ -26,9 +26,9 @@ def can_forge(host: Mapping[str, Any]) -> bool:
     if host.get("Privileged"):
         return True
     if "ALL" in added:
-        return bool(_FORGING - dropped)
+        return bool(_SPOOFING - dropped)
     kept = set() if "ALL" in dropped else _DEFAULTS - dropped
-    return bool((kept | added) & _FORGING)
+    return bool((kept | added) & _SPOOFING)
 
 
 def _names(listed: Any) -> set[str]:
@@ -53,20 +53,27 @@ def image_labels(desired: Desired, observed: Observed) -> Iterator[str]:
             )
 
 
-def forging(desired: Desired, observed: Observed) -> Iterator[str]:
+def spoofing(desired: Desired, observed: Observed) -> Iterator[str]:
     """A line for each network on which a container can pass for a consumer that is let in by label or grant."""
     sources = networks_of_sources(observed, desired.options)
-    by_network: dict[str, list[Container]] = {}
+    by_key = {key: each for each in observed.containers for key in (each.id, each.name)}
+    by_network: dict[str, list[tuple[Container, Container]]] = {}
     for container in observed.containers:
         if not _is_gateway(desired, observed, container) and container.state in RUNNING:
-            for name in container.endpoints:
+            # One that joins another's network namespace has its addresses.
+            base = by_key.get(container.joins, container)
+            for name in base.endpoints:
                 if name not in ("host", "none") and (sources is None or name in sources):
-                    by_network.setdefault(name, []).append(container)
+                    by_network.setdefault(name, []).append((base, container))
     for name, there in sorted(by_network.items()):
-        able = sorted(each.name for each in there if each.can_forge)
-        if not able or len(there) < 2:  # alone with the gateway it could only pass for itself
+        able = sorted(
+            each.name if each.can_spoof else f"{each.name} (capabilities unknown)"
+            for _, each in there
+            if each.can_spoof is not False
+        )
+        if not able or len({base.id for base, _ in there}) < 2:  # alone it could only pass for itself
             continue
-        known = [consumer(each, desired.options.grants, strict=desired.strict) for each in there]
+        known = [consumer(base, desired.options.grants, strict=desired.strict) for base, _ in there]
         used = [each for each, label in desired.by_label.items() if any(who.has(label, each) for who in known)]
         if used:
             more = f" and {len(able) - _MOST_NAMES} more" if len(able) > _MOST_NAMES else ""

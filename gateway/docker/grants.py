@@ -40,8 +40,8 @@ def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]
     )
 
 
-def party(container_id: str, labels: Mapping[str, str]) -> tuple[str, str]:
-    """Whose a container is: containers of one Compose project, or of one swarm service, may share an alias."""
+def owner(container_id: str, labels: Mapping[str, str]) -> tuple[str, str]:
+    """The project, service or container that owns its aliases, as its kind and name."""
     for kind in (PROJECT, SWARM_SERVICE):
         if kind in labels:
             return kind, labels[kind]

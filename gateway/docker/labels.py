@@ -2,7 +2,7 @@
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from gateway.docker.grants import Granted
@@ -94,12 +94,13 @@ def with_grants(wish: Wish, given: Granted, *, explicit: bool) -> Wish:
     return replace(wish, backends=backends, aliases=wish.aliases or given.aliases)
 
 
-def only_granted(wish: Wish, given: Granted | None) -> tuple[Wish, list[str]]:
+def only_granted(wish: Wish, given: Granted | None, closed: Collection[str]) -> tuple[Wish, list[str]]:
     """A wish where nothing counts but grants, and what of it is not granted.
 
     Args:
         wish: What the labels ask for.
         given: What is granted; None: nothing.
+        closed: The configured networks that carry none of the granted backends.
     """
     if given is None:
         return replace(wish, refused="docker.grants give it nothing, and with gateway.strict labels do not count"), []
@@ -107,8 +108,20 @@ def only_granted(wish: Wish, given: Granted | None) -> tuple[Wish, list[str]]:
     aliases = tuple(name for name in wish.aliases or given.aliases if name in given.aliases)
     told = [f"backend {name} is not granted to it (docker.grants)" for name in wish.backends if name not in backends]
     told += [f"alias {name} is not granted to it (docker.grants)" for name in wish.aliases if name not in aliases]
-    refused = "" if backends else "docker.grants do not give it the backends that its labels ask for"
-    return replace(wish, backends=backends or wish.backends, aliases=aliases, refused=refused), told
+    networks = tuple(name for name in wish.networks if name not in closed)
+    told += [
+        f"network {name} carries no backend that is granted to it (docker.grants)"
+        for name in wish.networks
+        if name in closed
+    ]
+    refused = ""
+    if not backends:
+        refused = "docker.grants do not give it the backends that its labels ask for"
+    elif wish.networks and not networks:
+        refused = "the networks that its labels ask for carry no backend that docker.grants give it"
+    # An empty selection means everything, so a refused wish keeps what it asked for.
+    kept = replace(wish, backends=backends or wish.backends, networks=networks or wish.networks)
+    return replace(kept, aliases=aliases, refused=refused), told
 
 
 def listed(text: str) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ class Container:
         network_mode: As it was created: `bridge`, `host`, `none`, `container:ID`, or a network.
         image_labels: Those that came with its image and do not count.
         created: When, in seconds since the epoch.
-        can_forge: Whether it can send from an address that is not its own; None: not known.
+        can_spoof: Whether it can send from an address that is not its own; None: not known.
     """
 
     id: str
@@ -53,7 +53,13 @@ class Container:
     endpoints: Mapping[str, EndpointInfo]
     image_labels: Mapping[str, str] = field(default_factory=dict)
     created: int = 0
-    can_forge: bool | None = None
+    can_spoof: bool | None = None
+
+    @property
+    def joins(self) -> str:
+        """The ID of the container whose network namespace it shares; empty: it has its own."""
+        kind, _, other = self.network_mode.partition(":")
+        return other if kind == "container" else ""
 
     @property
     def is_task(self) -> bool:

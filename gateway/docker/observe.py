@@ -2,16 +2,17 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gateway.docker.engine import Engine
-from gateway.docker.exposure import can_forge
+from gateway.docker.exposure import can_spoof
 from gateway.docker.grants import granted
 from gateway.docker.images import Images
 from gateway.docker.labels import MANAGED_BY
-from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
+from gateway.docker.model import RUNNING, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.options import DockerOptions
 from gateway.docker.trouble import EXPECTED, EngineError, Kind, explain
 from gateway.docker.volumes import VolumeInfo
@@ -29,18 +30,24 @@ class Observer:
         options: What is configured.
         known: Networks that we once attached something to, whether they are configured or not.
         volumes: Tells whether volumes matter.
+        consumers: Gives the labels by which backends let in consumers; empty: none does, and nobody passes for one.
     """
 
     def __init__(
-        self, options: DockerOptions, known: Callable[[], set[str]], volumes: Callable[[], bool] = lambda: False
+        self,
+        options: DockerOptions,
+        known: Callable[[], set[str]],
+        volumes: Callable[[], bool] = lambda: False,
+        consumers: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         self._volumes = volumes
+        self._consumers = consumers
         self._options = options
         self._known = known
         self._matter: set[str] = set()
         self._aliases: dict[str, frozenset[str]] = {}
         self._images = Images()
-        self._can_forge: dict[str, bool] = {}
+        self._can_spoof: dict[str, bool] = {}
         """By the container's ID."""
 
     async def look(self, engine: Engine) -> Observed:
@@ -65,6 +72,8 @@ class Observer:
             volumes: tuple[VolumeInfo, ...] = ()
             if self._volumes():
                 volumes = tuple(_volumes(await engine.get("volumes"), listed))
+            if labels := self._consumers():
+                containers = await self._with_capabilities(engine, containers, labels)
             services: tuple[Service, ...] = ()
             if self._options.services and swarm.leader:
                 services = tuple(_service(each) for each in await engine.get("services"))
@@ -76,7 +85,7 @@ class Observer:
         self._aliases = {key: aliases for key, aliases in self._aliases.items() if key in seen}
         self._images.keep({str(each.get("ImageID", "")) for each in listed})
         ids = {each.id for each in containers}
-        self._can_forge = {key: able for key, able in self._can_forge.items() if key in ids}
+        self._can_spoof = {key: able for key, able in self._can_spoof.items() if key in ids}
         return Observed(containers, networks, services, volumes, info, swarm, own)
 
     async def _container(self, engine: Engine, listed: Mapping[str, Any]) -> Container:
@@ -85,11 +94,7 @@ class Observer:
         unknown = [name for name in ours if networks[name].get("EndpointID") not in self._aliases]
         name = one_line(str(listed["Names"][0]).lstrip("/")) if listed.get("Names") else listed["Id"][:12]
         labels, image_labels = await self._images.split_labels(engine, listed)
-        if (
-            unknown
-            or (ours and not all(networks[name].get("EndpointID") for name in ours))
-            or (listed["Id"] not in self._can_forge and self._takes_part(name, labels))
-        ):
+        if unknown or (ours and not all(networks[name].get("EndpointID") for name in ours)):
             networks = await self._inspected(engine, listed["Id"], networks)
         endpoints = {
             name: EndpointInfo(
@@ -109,14 +114,25 @@ class Observer:
             endpoints=endpoints,
             image_labels=image_labels,
             created=int(listed.get("Created") or 0),
-            can_forge=self._can_forge.get(listed["Id"]),
         )
 
-    def _takes_part(self, name: str, labels: Mapping[str, str]) -> bool:
+    async def _with_capabilities(
+        self, engine: Engine, containers: tuple[Container, ...], labels: Collection[str]
+    ) -> tuple[Container, ...]:
+        """Learn what those can do that share a network with a consumer, or another container's network namespace."""
+        running = [each for each in containers if each.state in RUNNING]
+        shared = {name for each in running if self._takes_part(each, labels) for name in each.endpoints}
+        for each in running:
+            near = each.joins or (shared & each.endpoints.keys()) - {"host", "none"}
+            if near and each.id not in self._can_spoof:
+                await self._inspected(engine, each.id, {})
+        return tuple(replace(each, can_spoof=self._can_spoof.get(each.id)) for each in containers)
+
+    def _takes_part(self, container: Container, labels: Collection[str]) -> bool:
         """Whether it asks for something by label, or is granted something."""
         prefix = f"{self._options.label_prefix}."
-        asks = any(key.startswith(prefix) for key in labels)
-        return asks or granted(self._options.grants, name, labels) is not None
+        asks = any(key.startswith(prefix) or key in labels for key in container.labels)
+        return asks or granted(self._options.grants, container.name, container.labels) is not None
 
     async def _inspected(self, engine: Engine, container: str, listed: Mapping[str, Any]) -> Mapping[str, Any]:
         """The container's endpoints from its own page, which tells aliases and capabilities, unlike the list."""
@@ -126,7 +142,7 @@ class Observer:
             if trouble.kind is Kind.NOT_FOUND:  # gone since the list was made
                 return listed
             raise
-        self._can_forge[container] = can_forge(told.get("HostConfig") or {})
+        self._can_spoof[container] = can_spoof(told.get("HostConfig") or {})
         networks: Mapping[str, Any] = (told.get("NetworkSettings") or {}).get("Networks") or {}
         for each in networks.values():
             # One that is not running has no endpoint yet, and may get other aliases until it has.

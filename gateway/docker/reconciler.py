@@ -15,7 +15,7 @@ from gateway.docker.act import act
 from gateway.docker.brake import Brake
 from gateway.docker.consumers import Directory, networks_of_sources
 from gateway.docker.engine import Engine, connected
-from gateway.docker.exposure import forging, image_labels
+from gateway.docker.exposure import image_labels, spoofing
 from gateway.docker.ledger import Ledger
 from gateway.docker.model import Observed
 from gateway.docker.observe import Observer
@@ -76,6 +76,7 @@ class Reconciler:
             options,
             known=lambda: {network for _, network in self._ledger.endpoints},
             volumes=lambda: bool(desired().volumes),
+            consumers=lambda: frozenset(desired().by_label.values()),
         )
         self._dirty = asyncio.Event()
         self._brake = Brake(options.max_detaches, options.resync)
@@ -229,13 +230,13 @@ class Reconciler:
         self._logged = {*planned.warnings, *refused}
 
     async def exposures(self, engine: Engine) -> list[str]:
-        """What weakens the identity of consumers, a line each.
+        """Containers that can spoof an address, and labels that come from images, a line each.
 
         Raises:
             EngineError: The engine did not answer all of it.
         """
         desired, observed = self._desired(), await self._observer.look(engine)
-        return [*image_labels(desired, observed), *forging(desired, observed)]
+        return [*image_labels(desired, observed), *spoofing(desired, observed)]
 
     async def _act_all(self, engine: Engine, planned: Sequence[Action], due: Sequence[Action]) -> list[Action]:
         """Do what is due of what is planned; gives what was done."""

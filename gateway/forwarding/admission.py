@@ -2,11 +2,12 @@
 
 import ipaddress
 import socket
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
+
+from gateway.relay.sockets import Peer, peer_of
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _FIRST_UNPRIVILEGED_PORT = 1024
@@ -50,19 +51,14 @@ class Identity(Protocol):
         """Who has the address; waits so many seconds for one that has just started."""
 
 
-_CREDENTIALS = struct.Struct("iII")
-"""`struct ucred` (unix(7)): the process, its user, its group."""
-
-
 @dataclass(frozen=True)
 class Source:
-    """Where a client comes from: an IP address and port; or a unix socket's path, and the peer's user and group."""
+    """Where a client comes from: an IP address and port; or a unix socket's path, and the peer's process."""
 
     address: str | None = None
     port: int = 0
     path: str = ""
-    uid: int = -1
-    gid: int = -1
+    peer: Peer | None = None
 
     def __str__(self) -> str:
         if self.address is None:
@@ -74,9 +70,8 @@ class Source:
         """The client's; None when it is gone already."""
         try:
             if client.family == socket.AF_UNIX:
-                told = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-                _, uid, gid = _CREDENTIALS.unpack(told)
-                return cls(path=client.getsockname(), uid=uid, gid=gid)
+                process = peer_of(client)
+                return cls(path=client.getsockname(), peer=process) if process is not None else None
             peer = client.getpeername()
         except OSError:
             return None
@@ -112,7 +107,10 @@ class SocketRule:
 
     def admits(self, source: Source) -> bool:
         """Whether the peer's user and group are among these."""
-        return (not self.uids or source.uid in self.uids) and (not self.gids or source.gid in self.gids)
+        peer = source.peer
+        if peer is None:
+            return not self.uids and not self.gids
+        return (not self.uids or peer.uid in self.uids) and (not self.gids or peer.gid in self.gids)
 
 
 @dataclass(frozen=True)

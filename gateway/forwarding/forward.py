@@ -324,7 +324,7 @@ class Forward:
 
     def _admit(self, address: str | None, consumer: Consumer | None) -> Seat | tuple[Refusal, Usage]:
         """A place among the consumer's connections; or why it may have no more, and where that counts."""
-        # Where containers are not known, an address has to do; it is told nobody.
+        # Where containers are not known, an address has to do; the status does not show it.
         name = consumer.name if consumer else (UNKNOWN if self.admission.identity or address is None else address)
         identifier = consumer.id if consumer else ""
         refusal = self.admission.consumer_refusal(consumer, self.consumers.live[name])

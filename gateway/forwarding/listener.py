@@ -3,7 +3,9 @@
 import asyncio
 import errno
 import logging
+import os
 import socket
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +43,14 @@ class Listener:
         self._sockets = _bind(address) if sockets is None else sockets
         self._bound_here = sockets is None
         self._on_accept: OnAccept | None = None
+        self._file: os.stat_result | None = None
+        self._open_to_all = False
+        if isinstance(address, Path) and self._bound_here:
+            try:
+                self._file = address.lstat()
+            except OSError as error:
+                self.close()
+                raise BindError(f"cannot listen on {address}: {_told(error)}") from error
 
     @property
     def descriptors(self) -> list[int]:
@@ -48,16 +58,22 @@ class Listener:
         return [sock.fileno() for sock in self._sockets]
 
     def set_mode(self, *, open_to_all: bool) -> None:
-        """Set the mode of a unix socket's file: every process may open it where the peer's credentials decide.
+        """Set the mode of the file of a unix socket that was bound here, where it changes.
 
-        Raises:
-            BindError: The file is gone, or not ours.
+        A file that has taken the socket's place is left alone, and a failure is logged: the listener goes on.
+
+        Args:
+            open_to_all: Whether every process may connect, since the peer's credentials decide.
         """
-        if isinstance(self.address, Path):
-            try:
-                self.address.chmod(_OPEN_MODE if open_to_all else _UNIX_MODE)
-            except OSError as error:
-                raise BindError(f"cannot set the mode of {self.address}: {_told(error)}") from error
+        if self._file is None or open_to_all == self._open_to_all:
+            return
+        try:
+            _change_mode(self.address, self._file, _OPEN_MODE if open_to_all else _UNIX_MODE)
+        except OSError as error:
+            extra = {"listener": str(self.address), "detail": error.strerror}
+            log.error("the mode of a unix socket could not be set", extra=extra)
+        else:
+            self._open_to_all = open_to_all
 
     def start(self, on_accept: OnAccept) -> None:
         """Hand every accepted socket, non-blocking, to `on_accept`, which owns it; when that raises, it is reset."""
@@ -82,7 +98,7 @@ class Listener:
         self._on_accept = None
         if isinstance(self.address, Path) and self._bound_here:
             self.address.unlink(missing_ok=True)
-        self._sockets = []
+        self._sockets, self._file = [], None
 
     def _watch(self, sock: socket.socket) -> None:
         if sock.fileno() < 0 or self._on_accept is None:
@@ -163,6 +179,23 @@ def _bind_unix(path: Path) -> socket.socket:
         raise BindError(f"cannot listen on {path}: {_told(error)}") from error
     sock.listen(BACKLOG)
     return sock
+
+
+def _change_mode(address: Address, bound: os.stat_result, mode: int) -> None:
+    """Change the mode of a socket's file, and of no other: who may write to its folder can replace it by a link.
+
+    Raises:
+        OSError: The file is gone, or another one.
+    """
+    descriptor = os.open(str(address), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISSOCK(found.st_mode) or not os.path.samestat(found, bound):
+            raise FileExistsError(errno.EEXIST, "another file is in its place: restart to bind it again")
+        # fchmod(2) refuses a descriptor of O_PATH, and chmod(2) would follow a link (open(2), O_PATH).
+        Path(f"/proc/self/fd/{descriptor}").chmod(mode)
+    finally:
+        os.close(descriptor)
 
 
 def _told(error: OSError) -> str:

@@ -9,7 +9,6 @@ from gateway.contracts import Ending, Relay, Stream
 from gateway.errors import Reason
 from gateway.forwarding.admission import Consumer, Refusal, Source
 from gateway.forwarding.path import Place
-from gateway.relay.sockets import Peer, peer_of
 
 NOT_CONNECTED = "not_connected"
 """The ending of a client that was let in and could not be joined to a target."""
@@ -22,14 +21,12 @@ class Visit:
     Args:
         source: Where it comes from; None: it was gone before that could be asked.
         began: When it was accepted, in monotonic seconds.
-        peer: Its process, where it comes by a unix socket.
-        consumer: Its container, where that is known.
+        consumer: Its container, or the consumer of its unix socket, where that is known.
     """
 
-    __slots__ = ("began", "consumer", "peer", "source")
+    __slots__ = ("began", "consumer", "source")
     source: Source | None
     began: float
-    peer: Peer | None
     consumer: Consumer | None
 
 
@@ -55,7 +52,7 @@ class Visits:
         """A client was accepted."""
         if not self._recorder.on:
             return
-        self._waiting[client] = Visit(source, time.monotonic(), peer_of(client), None)
+        self._waiting[client] = Visit(source, time.monotonic(), None)
         self._recorder.open += 1
         self._recorder.opened()
 
@@ -70,8 +67,16 @@ class Visits:
         visit = self._leave(client)
         if visit is not None:
             source, consumer = visit.source, visit.consumer
-            address = None if source is None else source.address or str(source)
-            self._recorder.refused(Refused(self._backend, address, consumer.name if consumer else None, refusal))
+            peer = source.peer if source else None
+            refused = Refused(
+                self._backend,
+                source=None if source is None else source.address or str(source),
+                path=source.path or None if source else None,
+                uid=peer.uid if peer else None,
+                consumer=consumer.name if consumer else None,
+                reason=refusal,
+            )
+            self._recorder.refused(refused)
 
     def miss(self, client: Stream, ending: str, reason: Reason | None = None) -> None:
         """The client ends, where it has not ended already, and was joined to nothing."""
@@ -98,15 +103,16 @@ class Visits:
     def _record(
         self, visit: Visit, place: Place | None, relay: Relay | None, ending: str, reason: Reason | None
     ) -> None:
-        source, consumer, peer = visit.source, visit.consumer, visit.peer
-        process = {"pid": peer.pid, "uid": peer.uid, "gid": peer.gid} if peer else {}
+        source, consumer = visit.source, visit.consumer
+        peer = source.peer if source else None
+        process = peer._asdict() if peer else {}
         self._recorder.record(
             "connection",
             backend=self._backend,
             source=None if source is None else str(source),
             **process,
             consumer=consumer.name if consumer else None,
-            consumer_id=consumer.id if consumer else None,
+            consumer_id=consumer.id or None if consumer else None,
             target=str(place.target) if place else None,
             tunnel=place.path.tunnel_name if place else None,
             bytes_to_backend=relay.to_backend if relay else 0,

@@ -41,11 +41,11 @@ class Rules:
     """What a listener asks of its clients.
 
     Args:
-        hosts: Host headers that are answered beside addresses and localhost, in lower case; None: every one.
+        hosts: Host headers that are answered beside addresses and localhost, in lower case.
         authenticate: Whether more than probes needs a token or a client certificate.
     """
 
-    hosts: frozenset[str] | None
+    hosts: frozenset[str]
     authenticate: bool
 
 
@@ -56,7 +56,7 @@ def hosts_of(names: Iterable[str]) -> frozenset[str]:
 
 def knows_host(rules: Rules, headers: list[str]) -> bool:
     """Whether a request with these Host headers is answered; one without any is not a browser's (RFC 9112, 3.2)."""
-    if rules.hosts is None or not headers:
+    if not headers:
         return True
     if len(headers) > 1:
         return False

@@ -1,5 +1,6 @@
 """How many connections a listener of the ops server holds, and which one makes room for the next. Pure."""
 
+import resource
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -34,13 +35,13 @@ class Limits:
 
 
 def limits(descriptors: int, answer: float = 30.0) -> Limits:
-    """The limits of a listener in a process that may have so many descriptors (RLIMIT_NOFILE)."""
-    most = max(_LEAST, min(_MOST, descriptors // _SHARE))
+    """The limits of a listener in a process with this RLIMIT_NOFILE."""
+    most = _MOST if descriptors == resource.RLIM_INFINITY else max(_LEAST, min(_MOST, descriptors // _SHARE))
     return Limits(connections=most, of_one=most // 2, answer=answer)
 
 
 class Connections(Generic[Key]):
-    """The connections of one listener, in the order in which their clients were last of use.
+    """The connections of one listener, least recently used first.
 
     Args:
         limits: The bounds.
@@ -116,3 +117,7 @@ class Pace:
         """Seconds that the request that has come at `now` (a monotonic clock) has to wait; counts it."""
         self._due = max(self._due, now - self._ahead) + self._gap
         return max(0.0, self._due - now)
+
+    def refund(self) -> None:
+        """Do not count a request that was not answered: its client left while it waited."""
+        self._due -= self._gap

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
+from gateway.tls_client import client_context
 
 DEFAULT_SOCKET = "/run/gateway/admin.sock"
 DEFAULT_LISTEN = "127.0.0.1:9090"
@@ -92,7 +93,7 @@ class Client:
 
     def _context(self) -> ssl.SSLContext:
         try:
-            return ssl.create_default_context(cafile=self.ca_file)
+            return client_context(self.ca_file)
         except OSError as error:  # ssl.SSLError included
             raise UsageError(f"--ca-file {self.ca_file}: {error.strerror or error}") from error
 
@@ -122,8 +123,13 @@ class Client:
             body = answer.read()
         except PermissionError as error:
             raise ServiceUnreachableError(f"{where}: not allowed: run as the service's user") from error
+        except ssl.SSLCertVerificationError as error:
+            told = f"{where}: its certificate is not trusted: {error.verify_message} (see --ca-file)"
+            raise ServiceUnreachableError(told) from error
         except (OSError, http.client.HTTPException) as error:
-            told = _told(error)
+            told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if isinstance(error, ConnectionResetError) and where.startswith("http://"):
+                told += "; if the port speaks TLS, try https://"
             raise ServiceUnreachableError(
                 f"no gateway answers at {where}: {told} (is it running? see --admin-socket and --url)"
             ) from error
@@ -135,12 +141,6 @@ class Client:
             return answer.status, json.loads(body)
         except ValueError as error:
             raise GatewayError(f"{where}: the answer is not JSON") from error
-
-
-def _told(error: Exception) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {error.verify_message} (see --ca-file)"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _usual_url(path: str) -> str:

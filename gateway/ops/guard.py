@@ -8,7 +8,7 @@ from aiohttp import web
 from gateway.ops.access import Role, Rules, Tokens, knows_host, role
 from gateway.ops.bounds import Pace
 
-_ROLE = "gateway.role"
+_ROLE = web.RequestKey("role", Role)
 _PROBES_PER_SECOND, _PROBES_AT_ONCE = 200, 40
 _ANSWERS_PER_SECOND, _ANSWERS_AT_ONCE = 25, 10
 """So that whoever asks in a loop takes about a percent of the event loop's time; a scrape or a page needs a few."""
@@ -20,17 +20,18 @@ this name is not one of the gateway's: ask by address, or as localhost, or list 
 _UNAUTHENTICATED = """\
 this needs the token of ops.token_file, as in `Authorization: Bearer TOKEN` (gateway status --token-file FILE)
 """
+_METRICS_TOO = "or, for /metrics alone, that of ops.metrics_token_file\n"
 _NEEDS_CERTIFICATE = "this needs a client certificate that ops.tls.client_ca_file has signed\n"
 _NOT_FOR_METRICS = "this token opens /metrics only: use that of ops.token_file\n"
 
 
 class Guard:
-    """Answers 421 to foreign hosts, 401 and 403 to those who may not, and lets nobody ask without end.
+    """Answers 421 to unknown Host headers, 401 and 403 to unauthorized clients, and limits the request rate.
 
     Args:
         rules: What is asked of clients.
         tokens: Gives those that are accepted now.
-        roles: What each path needs; others need nothing, since they are not found.
+        roles: What each path needs; a path that is served and not listed needs `Role.EVERYTHING`.
     """
 
     def __init__(self, rules: Rules, tokens: Callable[[], Tokens], roles: Mapping[str, Role]) -> None:
@@ -46,12 +47,10 @@ class Guard:
     ) -> web.StreamResponse:
         """Let a request through, or refuse it."""
         resource = request.match_info.route.resource
-        needed = self._roles.get(resource.canonical, Role.PROBES) if resource else Role.PROBES
+        needed = self._roles.get(resource.canonical, Role.EVERYTHING) if resource else Role.PROBES
         response = self._refusal(request, needed)
         pace = self._answers if response is None and needed is not Role.PROBES else self._probes
-        wait = pace.wait(asyncio.get_running_loop().time())
-        if wait:
-            await asyncio.sleep(wait)
+        await _turn(pace)
         if response is None:
             response = await handler(request)
         response.headers.update(_HEADERS)
@@ -70,7 +69,21 @@ class Guard:
         if held is Role.METRICS:
             return web.Response(status=403, text=_NOT_FOR_METRICS)
         text = _UNAUTHENTICATED if tokens.everything is not None else _NEEDS_CERTIFICATE
+        if needed is Role.METRICS and tokens.metrics is not None:
+            text += _METRICS_TOO
         return web.Response(status=401, text=text, headers={"WWW-Authenticate": 'Bearer realm="gateway"'})
+
+
+async def _turn(pace: Pace) -> None:
+    """Wait until `pace` permits an answer; a client that leaves meanwhile (which cancels this) is not counted."""
+    wait = pace.wait(asyncio.get_running_loop().time())
+    if not wait:
+        return
+    try:
+        await asyncio.sleep(wait)
+    except asyncio.CancelledError:
+        pace.refund()
+        raise
 
 
 def shows_details(request: web.Request) -> bool:

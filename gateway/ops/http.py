@@ -14,7 +14,7 @@ from aiohttp import web
 
 from gateway.contracts import Endpoint
 from gateway.errors import ConfigError, GatewayError, UsageError
-from gateway.ops import asked
+from gateway.ops import commands
 from gateway.ops.access import Tokens
 from gateway.ops.bounds import limits
 from gateway.ops.control import Service
@@ -104,7 +104,7 @@ class OpsServer:
         except OSError as error:
             raise GatewayError(f"{key}: cannot listen on {listen}: {error.strerror}") from error
         address = Endpoint(*sockets[0].getsockname()[:2])
-        await self._start(stack, listener, app, sockets)
+        await self._start(stack, listener, app, sockets, cancels=True)
         return address
 
     async def _serve_admin(self, stack: contextlib.AsyncExitStack, path: Path) -> None:
@@ -113,7 +113,10 @@ class OpsServer:
         app.add_routes([web.get(path, handler) for path, handler in self._fresh.handlers().items()])
         record = self._service.commanded
         app.add_routes(
-            [web.post(path, asked.noted(handler.__get__(self), record)) for path, handler in self._ADMIN.items()]
+            [
+                web.post(path, commands.recorded(handler.__get__(self), record))
+                for path, handler in self._ADMIN.items()
+            ]
         )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,12 +127,18 @@ class OpsServer:
             ) from error
         stack.callback(path.unlink, missing_ok=True)
         sock.listen(BACKLOG)
-        await self._start(stack, listener, app, [sock])
+        await self._start(stack, listener, app, [sock], cancels=False)
 
     @staticmethod
     async def _start(
-        stack: contextlib.AsyncExitStack, listener: Listener, app: web.Application, sockets: list[socket.socket]
+        stack: contextlib.AsyncExitStack,
+        listener: Listener,
+        app: web.Application,
+        sockets: list[socket.socket],
+        *,
+        cancels: bool,
     ) -> None:
+        """Serve `app`; `cancels`: a request ends with its connection. A command is completed in any case."""
         runner = web.AppRunner(
             app,
             access_log=None,
@@ -137,6 +146,7 @@ class OpsServer:
             shutdown_timeout=_LAST_ANSWERS,
             keepalive_timeout=_LONG,  # the listener's deadlines are shorter
             lingering_time=0,
+            handler_cancellation=cancels,
             auto_decompress=False,
         )
         await runner.setup()

@@ -23,6 +23,7 @@ from gateway.proxy.streams import PlainStream, TlsStream
 from gateway.proxy.tls import TlsSocket
 from gateway.relay.attempts import persist
 from gateway.relay.straight import StraightRelay
+from gateway.tls_client import client_context
 
 _HTTP_LOGIN = (401, 407)
 _SOCKS_REASONS = {
@@ -123,7 +124,7 @@ class ProxyLink:
         if not options.tls:
             return PlainStream(sock)
         try:
-            context = ssl.create_default_context(cafile=options.ca_file)
+            context = client_context(options.ca_file)
             tls = TlsSocket(sock, context, options.endpoint.host)
             await tls.handshake()
             return TlsStream(sock, tls)

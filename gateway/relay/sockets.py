@@ -104,7 +104,8 @@ def shut_write(sock: socket.socket) -> None:
         return
 
 
-_UCRED = struct.Struct("3i")
+_UCRED = struct.Struct("iII")
+"""`struct ucred` (unix(7)): the process, its user, its group."""
 
 
 class Peer(NamedTuple):

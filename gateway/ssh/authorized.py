@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from gateway.errors import UsageError
 
 _NO_LISTENER = "none.invalid:1"
-"""What the key may listen on: without an entry sshd permits every listener, and `none` is for its own file only. This
-name never resolves (RFC 6761, section 6.4), and the port is root's: root that asks for it gets it on loopback."""
+"""What the key may listen on: without an entry sshd permits every listener, and `none` is valid in sshd_config
+(PermitListen) only. This name never resolves (RFC 6761, section 6.4), and the port is root's: root that asks for it
+gets it on loopback."""
 _HOST = re.compile(r"[\w.:%\[\]-]+")
 _SOURCE = re.compile(r"!?[\w.:/*?%-]+")
 

@@ -144,9 +144,18 @@ def _explain(error: Exception, options: SshOptions, verifier: Verifier) -> Tunne
             return TunnelError(Reason.HOST_KEY, f"{where}: {error.reason}", fatal=True)
         case asyncssh.HostKeyNotVerifiable():
             listed = verifier.trust.listed
-            what = "the host key has CHANGED" if listed.keys or listed.authorities else "the host key is not known"
+            known = listed.keys or listed.authorities
+            what = "the host key has CHANGED" if known else "the host key is not known"
             kind = _OtherKindsLeftError if verifier.others_left else TunnelError
-            return kind(Reason.HOST_KEY, f"{where}: {what}: it offers {verifier.offered}", fatal=True)
+            remedy = (
+                ""
+                if known
+                else (
+                    f"; compare it with what ssh-keygen -l shows of the key on the server itself, then add it"
+                    f" (ssh-keyscan -p {options.endpoint.port} {options.endpoint.host}) to known_hosts or host_keys"
+                )
+            )
+            return kind(Reason.HOST_KEY, f"{where}: {what}: it offers {verifier.offered}{remedy}", fatal=True)
         case asyncssh.PermissionDenied():
             return TunnelError(Reason.AUTH, f"{options.user}@{where}: {error.reason}", fatal=True)
         case asyncssh.KeyExchangeFailed() | asyncssh.ProtocolNotSupported():

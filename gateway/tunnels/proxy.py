@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import AsyncIterator
 from urllib.parse import unquote
 
@@ -11,6 +10,7 @@ from gateway.contracts import Credential, Link, Progress, TunnelState
 from gateway.errors import GatewayError
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import DEFAULT_PORTS, ProxyOptions
+from gateway.tls_client import client_context
 from gateway.tunnels import TunnelKind
 
 
@@ -45,9 +45,9 @@ class ProxyTunnel:
 
 def _verify(options: ProxyOptions) -> None:
     try:
-        ssl.create_default_context(cafile=options.ca_file)
+        client_context(options.ca_file)
     except OSError as error:
-        raise GatewayError(f"ca_file: {options.ca_file}: {error}") from error
+        raise GatewayError(f"ca_file: {options.ca_file}: {error.strerror or error}") from error
 
 
 def _read_url(scheme: str, authority: str) -> dict[str, str]:

@@ -45,7 +45,7 @@ def _confine(user: str) -> None:
     _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     for capability in range(_LAST + 1):
         if capability != _NET_ADMIN:
-            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # which needs CAP_SETPCAP, and is one bolt more
+            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # which needs CAP_SETPCAP, and is defence in depth
     if user:
         _checked(_libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
         os.setgroups([])

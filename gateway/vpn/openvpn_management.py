@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+from gateway.errors import Reason, TunnelError
 from gateway.vpn.leftovers import OwnFolder
 from gateway.vpn.rights import give, separate_user
 
@@ -33,12 +34,20 @@ class Management:
         """The socket, once it listens."""
         if self._folder is None:
             raise RuntimeError("it does not listen yet")
-        return self._folder.path / "management.sock"
+        return self._folder.path / "m.sock"
 
     async def listen(self) -> int | None:
-        """Begin to listen; gives the user as whom the child is to run, or None: as we do."""
-        self._folder = OwnFolder(_PREFIX)
-        self._server = await asyncio.start_unix_server(self._serve, self.path)
+        """Begin to listen; gives the user as whom the child is to run, or None: as we do.
+
+        Raises:
+            TunnelError: The folder for temporary files cannot hold the socket; fatal.
+        """
+        try:
+            self._folder = OwnFolder(_PREFIX)
+            self._server = await asyncio.start_unix_server(self._serve, self.path)
+        except OSError as error:
+            detail = f"no socket for OpenVPN in the folder for temporary files: {error}: set TMPDIR to another folder"
+            raise TunnelError(Reason.PERMISSION, detail, fatal=True) from error
         user = separate_user(self._folder.path)
         if user is not None:
             give(self.path, 0o660)

@@ -188,15 +188,43 @@ def test_who_commanded_and_what_was_configured(gateway: Gateway, log: Path, echo
     assert hangup["uid"] is None
 
 
+def test_a_file_is_recorded_once_though_it_is_noticed_after_the_command(
+    gateway: Gateway, log: Path, echo_port: int
+) -> None:
+    body = f"""
+        audit: {{log: {log}}}
+        backends:
+          one: {{kind: tcp, targets: ["127.0.0.1:{echo_port}"], listen: 127.0.0.1:{free_port()}, {CHECK}}}
+    """
+    gateway.write(body)
+    gateway.start("--reload-on-change", "true", environment={"GATEWAY_LOG_LEVEL": "info"}).wait_up("one")
+    for number, (old, new, code, key) in enumerate(
+        [
+            ("timeout: 1s", "timeout: 2s", 0, ""),
+            ("instance: test", "instance: test, workers: 1", 2, "gateway.workers"),
+        ],
+        1,
+    ):
+        gateway.config.write_text(gateway.config.read_text().replace(old, new))
+        assert gateway.command("reload").returncode == code
+        gateway.wait(lambda: gateway.log.count("files changed") == number)  # noqa: B023 - waits here
+        time.sleep(0.3)  # a second record, if there were one, is written meanwhile
+        (line,) = lines(log, "configuration")[number:]
+        assert (line["trigger"], line["file"]) == ("admin", str(gateway.config))
+        assert line["sha256"] == hashlib.sha256(gateway.config.read_bytes()).hexdigest()
+        assert key in line.get("detail", "")
+    assert f"{gateway.config}:" in line["detail"]
+
+
 def test_refusals_are_counted_and_few_lines(gateway: Gateway, log: Path, echo_port: int) -> None:
-    listen = free_port()
+    listen, shop = free_port(), log.parent / "shop.sock"
     gateway.write(f"""
         audit: {{log: {log}}}
         backends:
           narrow:
             kind: tcp
             targets: ["127.0.0.1:{echo_port}"]
-            listen: 127.0.0.1:{listen}
+            listen: ["127.0.0.1:{listen}", {{unix: {shop}, consumer: shop, uid: [{os.getuid() + 1}]}}]
             allow: [127.0.0.2]
             {CHECK}
     """)
@@ -215,6 +243,12 @@ def test_refusals_are_counted_and_few_lines(gateway: Gateway, log: Path, echo_po
         ("narrow", "not_allowed", None)
     }
     assert [each["count"] for each in lines(log, "refused", source="127.0.0.3")] == [1]
+    with connect_unix(shop) as sock:
+        assert sock.recv(1) == b""
+    (line,) = wait_for(gateway, log, "refused", source="unix")
+    assert (line["path"], line["uid"], line["reason"], line["consumer"]) == (
+        str(shop), os.getuid(), "not_allowed", None,
+    )  # fmt: skip
     assert lines(log, "connection") == []
 
 

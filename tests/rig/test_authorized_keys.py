@@ -202,4 +202,4 @@ def test_a_user_that_authorizes_other_commands_is_refused(server: Permissive) ->
     for target, origin in (('x",command="id:1', "127.0.0.1"), ("*:1", "127.0.0.1"), ("a:1", 'x" ssh-rsa')):
         done = server.render(target, "--from", origin)
         assert done.returncode == 2
-        assert all(line.startswith("#") for line in done.stdout.splitlines())
+        assert done.stdout == ""  # it may be appended to a file

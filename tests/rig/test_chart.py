@@ -176,6 +176,12 @@ FINE = {
     ],
     "an alias": ["--set", "existingConfigMap=x", "--set-json", 'services={"orders":3306,"orders-rw":3306}'],
     "switched on by a parent": ["--set", "enabled=true"],
+    "an audit log": ["--set", "config.audit.log=stdout"],
+    "an audit log in a file": ["--set", "config.audit.log=/var/lib/gateway/audit.jsonl"],
+    "an audit log on a volume": [
+        "--set", "config.audit.log=/audit/a.jsonl",
+        "--set-json", 'extraVolumeMounts=[{"name":"a","mountPath":"/audit"}]',
+    ],
     "alerts without a monitor": ["--set", "prometheusRule.enabled=true"],
 }  # fmt: skip
 
@@ -285,6 +291,10 @@ WRONG = {
         "everybody may read",
     ),
     "the port of ops": (["--set", "config.backends.reports.listen=0.0.0.0:9090"], "that of ops.port"),
+    "an audit log that the pod cannot write": (
+        ["--set", "config.audit.log=/var/log/gateway/a"],
+        "config.audit.log: the pod cannot write",
+    ),
     "no port": (["--set", "config.backends.reports.listen=0.0.0.0:99999"], "no port between 1 and 65535"),
     "one mount twice": (
         ["--set-json", 'secrets=[{"name":"a","mountPath":"/s"},{"name":"b","mountPath":"/s"}]'],
@@ -475,6 +485,14 @@ def test_manifests_without_helm(tmp_path: Path, case: str) -> None:
                 "n: {kind: nfs, targets: [b], export: /e, listen: 127.0.0.1:2}}"
             ),
             "a file for each",
+        ),
+        (
+            "audit: {log: /var/log/gateway/a}\nbackends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}",
+            "audit.log: the pod cannot write /var/log/gateway/a: use stdout",
+        ),
+        (
+            "audit: {log: /var/lib/gateway/../a}\nbackends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}",
+            "audit.log",
         ),
     ],
 )

@@ -211,6 +211,31 @@ async def test_mariadb_by_ed25519_and_by_a_plugin_that_is_not_supported(
     assert (state, reason, "gateway[ed25519]" in detail) == (State.DEGRADED, Reason.AUTH, True)
 
 
+async def test_a_password_may_have_any_characters(shared_mariadb: mariadb.MariaDB) -> None:
+    shared_mariadb.execute("CREATE USER accented@'%' IDENTIFIED BY 'pä€日'")
+    for password, state in (("pä€日", State.UP), ("pä€月", State.DEGRADED)):
+        backend = mysql_backend(shared_mariadb, user="accented", password=Secret(password), database=None)
+        result = await probe(backend, shared_mariadb.port)
+        assert result.state is state, result.detail
+
+
+async def test_the_files_of_a_mysql_login_are_read_in_a_thread(
+    key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers: list[threading.Thread] = []
+    read = Path.read_bytes
+
+    def reading(path: Path) -> bytes:
+        if path == key_file:
+            readers.append(threading.current_thread())
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", reading)
+    assert (await probe(checking("x", key=key_file), free_port())).reason is Reason.REFUSED
+    assert len(readers) == 1
+    assert threading.main_thread() not in readers
+
+
 async def test_a_mysql_that_asks_for_no_password_is_unauthenticated(rig_folder: Path) -> None:
     need(mariadb.available(), "mariadbd (package mariadb-server)")
     server = mariadb.MariaDB(rig_folder / "no-grants").start()

@@ -248,7 +248,7 @@ def test_validate(tmp_path: Path) -> None:
     good = tmp_path / "good.yaml"
     good.write_text("backends: {a: {kind: tcp, targets: 'a:1'}}")
     done = command("validate", "-c", str(good))
-    assert (done.returncode, done.stdout) == (0, "valid: 0 tunnels, 1 backends\n")
+    assert (done.returncode, done.stdout) == (0, "valid: 0 tunnels, 1 backend\n")
     twice = tmp_path / "twice.yaml"
     twice.write_text("backends: {a: {kind: nfs, targets: n, export: /a}, b: {kind: nfs, targets: n, export: /b}}")
     done = command("validate", "-c", str(twice))

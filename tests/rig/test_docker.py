@@ -307,7 +307,8 @@ def test_strict_takes_grants_only(site: Site) -> None:
         docker="grants: [{container: 'batch-*', backends: [orders], aliases: [batch]}]",
     )
     path = site.folder / "gateway.yaml"
-    path.write_text(path.read_text().replace("{instance: site-a,", "{instance: site-a, strict: true,"))
+    text = path.read_text().replace("{instance: site-a,", "{instance: site-a, strict: true,")
+    path.write_text(text.replace("0.0.0.0:2049, hold", "0.0.0.0:2049, allow: {label: gateway.backends}, hold"))
     site.engine.run_gateway("gateway", site.folder, "--network", "far")
     site.wait(lambda: site.attachment("gateway") == ("attached", None))
     site.engine.run("batch-1")

@@ -391,6 +391,29 @@ def test_a_unix_socket_is_for_the_users_that_it_lists_and_counts_as_one_consumer
         assert [ask(path, 1000), ask(path, 1001)] == ["refused", "answered"]
 
 
+def test_a_refused_reload_leaves_the_modes_of_unix_sockets(gateway: Gateway, tmp_path: Path) -> None:
+    path = tmp_path / "shop.sock"
+
+    def write(listen: str, more: str = "") -> None:
+        gateway.write(f"backends: {{a: {{kind: tcp, targets: ['127.0.0.1:1'], listen: [{listen}{more}], {CHECK}}}}}")
+
+    def mode() -> int:
+        return path.stat().st_mode & 0o777
+
+    write(str(path))
+    gateway.start()
+    assert mode() == 0o660
+    listed = f"{{unix: {path}, uid: 1000}}"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        write(listed, f", '127.0.0.1:{taken.getsockname()[1]}'")
+        assert "Address already in use" in gateway.command("reload").stderr
+    assert mode() == 0o660
+    for listen, wanted in ((listed, 0o666), (str(path), 0o660)):
+        write(listen)
+        assert gateway.command("reload").returncode == 0
+        assert mode() == wanted
+
+
 def test_a_stale_unix_socket_is_replaced_and_a_file_is_not(gateway: Gateway, tmp_path: Path) -> None:
     from conftest import command  # noqa: PLC0415 - only here
 

@@ -183,6 +183,7 @@ def test_roles(guarded: Guarded) -> None:
     for path in data:
         assert (guarded.ask(path), guarded.ask(path, "x" * 40), guarded.ask(path, METRICS)) == (401, 401, 403)
         assert guarded.ask(path, TOKEN) == guarded.ask(path, certificate=guarded.clients) == 200
+    assert "ops.metrics_token_file" in ask(guarded.gateway.ops_port, "/metrics", context=guarded.context())[1]
     assert [guarded.ask("/metrics", token) for token in ("", "x" * 40, METRICS, TOKEN)] == [401, 401, 200, 200]
     assert guarded.ask("/gone") == 404
 

@@ -548,6 +548,7 @@ def test_held_clients_are_let_go_when_somebody_says_so(gateway: Gateway, bastion
             assert is_reset(held)
         assert turned_away(listen)
         assert gateway.backend("a")["holds_clients"] is False
+        assert "clients are not held (gateway fail a --undo)" in gateway.command("status").stdout
         assert gateway.command("fail", "a", "--undo").returncode == 0
         with connect(listen) as held:
             bastion.start()

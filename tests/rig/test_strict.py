@@ -28,7 +28,7 @@ def test_validate_strict_refuses_what_validate_accepts(tmp_path: Path) -> None:
     password.write_text("x")
     file.write_text(PLAIN.replace("FILE", str(password)))
     done = command("validate", "-c", str(file))
-    assert (done.returncode, done.stdout) == (0, "valid: 0 tunnels, 1 backends\n")
+    assert (done.returncode, done.stdout) == (0, "valid: 0 tunnels, 1 backend\n")
     done = command("validate", "--strict", "-c", str(file))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"{file}:1:12: backends.a.check.tls.mode: is off, ")
@@ -86,16 +86,17 @@ def test_a_value_from_the_environment_appears_nowhere_when_a_reload_is_refused(g
 
 
 @pytest.mark.parametrize(
-    ("mount", "accepted"),
+    ("mount", "pod", "accepted"),
     [
-        ("mount --bind password password", True),  # Docker Compose
-        ("mount -t tmpfs none . && cd $PWD && echo x > password && chmod 444 password", True),  # Kubernetes
-        ("mount --bind . . && cd $PWD", False),  # a folder of the host
+        ("mount --bind password password", False, True),  # Docker Compose, swarm
+        ("mount -t tmpfs none . && cd $PWD && echo x > password && chmod 444 password", True, True),
+        ("mount -t tmpfs none . && cd $PWD && echo x > password && chmod 444 password", False, False),  # of a host
+        ("mount --bind . . && cd $PWD", False, False),  # a folder of the host
     ],
-    ids=["file", "memory", "folder"],
+    ids=["file", "kubernetes", "memory", "folder"],
 )
 def test_secrets_that_a_container_runtime_mounts_are_accepted(
-    rig_open_folder: Path, tmp_path: Path, mount: str, *, accepted: bool
+    rig_open_folder: Path, tmp_path: Path, mount: str, *, pod: bool, accepted: bool
 ) -> None:
     need(os.geteuid() == 0, "root")
     folder, file = rig_open_folder / "mounted", tmp_path / "c.yaml"
@@ -117,7 +118,11 @@ def test_secrets_that_a_container_runtime_mounts_are_accepted(
         text=True,
         timeout=60,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(REPOSITORY),
+            **({"KUBERNETES_SERVICE_HOST": "10.96.0.1"} if pod else {}),
+        },
     )
     assert done.returncode == (0 if accepted else 2), done.stderr
     assert ("everybody can read it" in done.stderr) is not accepted

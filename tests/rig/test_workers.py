@@ -360,6 +360,28 @@ def test_a_reload_is_done_when_every_worker_has_it(gateway: Gateway) -> None:
             os.kill(pid, signal.SIGCONT)
 
 
+def test_a_unix_socket_is_opened_to_all_once_its_worker_has_the_rule(gateway: Gateway, tmp_path: Path) -> None:
+    path = tmp_path / "one.sock"
+
+    def write(listen: str) -> None:
+        gateway.write(f"""
+            backends: {{one: {{kind: tcp, targets: ["127.0.0.1:1"], listen: [{listen}], worker: true, {CHECK}}}}}
+        """)
+
+    write(str(path))
+    gateway.start("--workers", "1")
+    gateway.wait(lambda: gateway.status()["workers"]["1"] is not None)
+    pid = worker(gateway)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        write(f"{{unix: {path}, uid: 1000}}")
+        assert gateway.client.post("/-/reload")[0] == 200
+        assert path.stat().st_mode & 0o777 == 0o660
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    gateway.wait(lambda: path.stat().st_mode & 0o777 == 0o666)
+
+
 def test_a_hundred_and_fifty_listeners_reach_one_worker(gateway: Gateway) -> None:
     with serving(echoing) as port:
         ports = [free_port() for _ in range(150)]

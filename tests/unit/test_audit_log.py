@@ -1,17 +1,22 @@
 """The parts of the audit log that need no gateway: lines, refusals, destinations, what changed, the queue."""
 
+import asyncio
 import json
 import os
 import stat
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from gateway.app import auditing
 from gateway.app.differences import differences
+from gateway.app.service import GatewayService
 from gateway.audit_log.destination import Destination
 from gateway.audit_log.events import Event, line
 from gateway.audit_log.recorder import Recorder
@@ -23,7 +28,7 @@ from gateway.errors import ConfigError
 
 
 def refused(source: str = "10.0.0.1") -> Refused:
-    return Refused("orders", source, None, "not_allowed")
+    return Refused("orders", source, None, None, None, "not_allowed")
 
 
 def test_a_line_is_plain_ascii_whatever_is_in_it() -> None:
@@ -123,6 +128,24 @@ def test_a_line_that_was_cut_short_is_completed_or_ended(tmp_path: Path, monkeyp
     assert path.read_bytes() == b"three\n"
 
 
+def test_a_torn_line_is_ended_when_the_disk_has_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "audit.jsonl"
+    path.write_bytes(b'{"torn":')
+    destination, lines = Destination(path), deque([b"{}\n"])
+
+    def write(fd: int, data: bytes) -> int:
+        del fd, data
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", write)
+        with pytest.raises(OSError, match="No space"):
+            destination.open()
+    destination.write(lines)
+    destination.close()
+    assert path.read_bytes() == b'{"torn":\n{}\n'
+
+
 def test_events_beyond_the_queue_are_counted_and_said(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
@@ -145,6 +168,83 @@ def test_events_beyond_the_queue_are_counted_and_said(tmp_path: Path) -> None:
     while writer.alive and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not writer.alive
+
+
+def soon(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert holds()
+
+
+def test_an_event_that_cannot_be_encoded_is_counted_and_costs_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    writer = Writer(path, "site-a", most=10)
+    for each in (Event(0.0, "one", {}), Event(float("nan"), "two", {}), Event(0.0, "three", {})):
+        writer.put(each)
+    soon(lambda: path.exists() and path.read_bytes().count(b"\n") == 3)
+    written = [json.loads(each) for each in path.read_text().splitlines()]
+    assert [each["event"] for each in written] == ["one", "three", "dropped"]
+    assert (written[2]["count"], written[2]["reason"], writer.dropped) == (1, "not_encodable", 1)
+    assert writer.trouble is None
+    writer.begin_close()
+    soon(lambda: not writer.alive)
+
+
+def test_a_thread_that_ends_is_in_the_status_and_what_it_had_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Destination, lines: deque[bytes]) -> None:
+        raise RuntimeError(len(lines))
+
+    monkeypatch.setattr(Destination, "write", fail)
+    writer = Writer(tmp_path / "audit.jsonl", "site-a", most=10)
+    writer.put(Event(0.0, "one", {}))
+    soon(lambda: not writer.alive)
+    writer.put(Event(0.0, "two", {}))
+    assert writer.dropped == 2
+    assert "its thread has ended" in (writer.trouble or "")
+
+
+def test_a_folder_that_comes_late_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.audit_log.writer._RETRY", 0.01)
+    path = tmp_path / "late" / "audit.jsonl"
+    writer = Writer(path, "site-a", most=10)
+    assert writer.opened.wait(20)
+    assert "No such file" in (writer.trouble or "")
+    writer.put(Event(0.0, "one", {}))
+    path.parent.mkdir()
+    soon(lambda: path.exists() and b"one" in path.read_bytes())
+    writer.begin_close()
+    soon(lambda: not writer.alive)
+
+
+async def test_the_count_of_dropped_events_never_falls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auditing, "_OPEN", 0.01)
+    monkeypatch.setattr(auditing, "_CLOSE", 0.1)
+    path = tmp_path / "fifo"
+    os.mkfifo(path)  # nobody reads it
+    ours = auditing.Auditing("site-a")
+    await ours.open(AuditSection(log=path, queue=1))
+    for _ in range(5):
+        ours.recorder.record("event")
+    assert ours.dropped == 4
+    closing = asyncio.create_task(ours.close())
+    await asyncio.sleep(0)
+    assert ours.dropped == 4
+    await closing
+    assert ours.dropped == 5  # what waited is lost, too
+    await asyncio.to_thread(path.read_bytes)  # the thread goes on, and ends
+
+
+async def test_a_reload_that_fails_late_leaves_no_writer(tmp_path: Path) -> None:
+    old = configuration("a=tcp://b:1")
+    new = replace(old, audit=AuditSection(log=tmp_path / "audit.jsonl"))
+    service, before = GatewayService(old, lambda: new), set(threading.enumerate())
+    service._fleet = Mock(apply=Mock(side_effect=RuntimeError("late")))
+    with pytest.raises(RuntimeError, match="late"):
+        await service._reload(Mock(config=old, listeners={}), new, "test")
+    soon(lambda: not any(each.name == "audit log" for each in set(threading.enumerate()) - before))
 
 
 def configuration(*backends: str, environment: dict[str, str] | None = None, **settings: str) -> Config:

@@ -47,8 +47,12 @@ def test_a_changed_section_is_told() -> None:
 
 
 def test_what_needs_a_restart_is_refused() -> None:
-    with pytest.raises(UsageError, match="'ops' changed"):
+    with pytest.raises(
+        UsageError, match=r"^--ops-listen: ops\.listen: changed, and the sections gateway and ops need a"
+    ):
         compare(config(), config({"ops-listen": "127.0.0.1:1"}))
+    with pytest.raises(UsageError, match=r"^--workers: gateway\.workers: changed"):
+        compare(config(), config({"workers": "1"}))
 
 
 NAMES = ("a", "b", "c", "d")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.docker.consumers import consumer
-from gateway.docker.exposure import can_forge
+from gateway.docker.exposure import can_spoof
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.images import split
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
@@ -16,7 +16,7 @@ from gateway.docker.plan import Desired, Plan, Standing, Verb
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.trouble import Blocked, EngineError, Kind
-from tests.unit.fake_engine import FakeEngine
+from tests.unit.fake_engine import FakeEndpoint, FakeEngine
 
 ORDERS = NetworkInfo("n-orders", "orders-net", "bridge", "local", attachable=False)
 MEDIA = NetworkInfo("n-media", "media-net", "bridge", "local", attachable=False)
@@ -79,6 +79,7 @@ def test_what_compose_and_swarm_write_counts_on_containers_that_they_created() -
 def test_a_grant_attaches_and_admits_without_a_label(labels: dict[str, str], grant: Grant, strict: bool) -> None:
     there = container(labels=labels)
     assert joins(planned(there, grants=(grant,), strict=strict)) == {"orders-net": ("front",)}
+    assert [each.why for each in planned(there, grants=(grant,), strict=strict).actions] == ["docker.grants"]
     who = consumer(there, (grant,), strict=strict)
     assert (who.has("gateway.backends", "orders"), who.has("gateway.backends", "media")) == (True, False)
 
@@ -120,6 +121,24 @@ def test_strict_labels_choose_among_what_is_granted() -> None:
     assert "web: alias else is not granted to it (docker.grants)" in more.warnings
     stopped = container(labels={"gateway.on-stop": "detach"}, state="exited", endpoints=attached("front", "back"))
     assert [each.verb for each in planned(stopped, grants=grants, strict=True).actions] == [Verb.DISCONNECT]
+
+
+def test_strict_refuses_a_network_that_carries_nothing_granted() -> None:
+    grants = (Grant(("orders",), container="web"),)
+
+    def asking(networks: str, **more: Any) -> Plan:
+        return planned(container(labels={"gateway.network": networks}, **more), grants=grants, strict=True)
+
+    refused = asking("media-net")
+    assert (joins(refused), blocked(refused)) == ({}, [("web", Blocked.NOT_GRANTED)])
+    some = asking("media-net,orders-net")
+    assert joins(some) == {"orders-net": ()}
+    assert "web: network media-net carries no backend that is granted to it (docker.grants)" in some.warnings
+    there = {"media-net": EndpointInfo("n-media", "e1", ("10.0.0.2",), frozenset({"gw-owner-site-a"}))}
+    assert [each.verb for each in asking("media-net", endpoints=there).actions] == [Verb.DISCONNECT]
+    unknown = asking("nowhere,orders-net")
+    assert joins(unknown) == {"orders-net": ()}
+    assert "web: network 'nowhere' is not configured" in unknown.warnings
 
 
 def test_what_loses_its_grant_is_detached() -> None:
@@ -205,21 +224,55 @@ def test_what_an_image_asks_for_is_told() -> None:
     ],
 )
 def test_which_containers_can_send_from_another_address(host: dict[str, Any], able: bool) -> None:
-    assert can_forge(host) is able
+    assert can_spoof(host) is able
 
 
 def test_who_can_pass_for_a_consumer_is_told() -> None:
     def told(*there: Container) -> tuple[str, ...]:
         return planned(*there).exposures
 
-    good = named("good", "front", endpoints=attached("front"), can_forge=False)
-    other = container("other", endpoints=attached(foreign=True), can_forge=True)
+    good = named("good", "front", endpoints=attached("front"), can_spoof=False)
+    other = container("other", endpoints=attached(foreign=True), can_spoof=True)
     (line,) = told(good, other)
     assert line.startswith("network orders-net: other can send from another container's address (NET_RAW")
     assert "orders" in line
-    assert told(good, container("other", endpoints=attached(foreign=True), can_forge=False)) == ()
+    assert told(good, container("other", endpoints=attached(foreign=True), can_spoof=False)) == ()
     assert told(other) == ()  # alone
-    assert told(container("a", endpoints=attached(), can_forge=True), other) == ()  # nobody to pass for
+    assert told(container("a", endpoints=attached(), can_spoof=True), other) == ()  # nobody to pass for
+    (line,) = told(good, container("other", endpoints=attached(foreign=True)))
+    assert "other (capabilities unknown) can send" in line
+    third = container("third", endpoints=attached(foreign=True), can_spoof=False)
+    sharer = container("sharer", network_mode="container:id-third", can_spoof=True)
+    (line,) = told(good, third, sharer)
+    assert "network orders-net: sharer can send" in line
+    assert told(good, container("sharer", network_mode="container:id-good", can_spoof=True)) == ()  # only for good
+
+
+async def test_what_the_neighbours_of_a_consumer_can_do_is_asked_once(tmp_path: Path) -> None:
+    class Counting(FakeEngine):
+        asked: list[str] = []  # noqa: RUF012 - of one test
+
+        async def get(self, path: str, **params: Any) -> Any:
+            if path.startswith("containers/") and path.endswith("/json") and path != "containers/json":
+                self.asked.append(path.split("/")[1])
+            return await super().get(path, **params)
+
+    engine = Counting(random.Random(1))
+    made = {
+        name: engine.add_container(name, labels)
+        for name, labels in {"app": {"gateway.backends": "orders"}, "near": {}, "far": {}, "sharer": {}}.items()
+    }
+    made["sharer"].mode = f"container:{made['app'].id}"
+    for name, network in (("app", "bridge"), ("near", "bridge"), ("far", "other")):
+        made[name].endpoints[network] = FakeEndpoint(f"e-{name}", [], "172.17.0.9", foreign=True)
+    options = DockerOptions()
+    by_label = {"orders": "gateway.backends"}
+    desired = Desired("a", options, ("orders",), by_label=by_label)
+    reconciler = Reconciler(options, lambda: desired, lambda _: None, tmp_path)
+    for _ in range(2):
+        (line,) = await reconciler.exposures(engine)  # type: ignore[arg-type]
+        assert "network bridge: app, near, sharer can send" in line
+    assert sorted(engine.asked) == sorted(made[name].id for name in ("app", "near", "sharer"))
 
 
 async def test_images_are_asked_for_once_and_a_refusal_says_what_is_missing(tmp_path: Path) -> None:

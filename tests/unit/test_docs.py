@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from gateway.cli import cli
 
@@ -41,3 +42,9 @@ def test_the_rooms_of_the_architecture_are_those_of_the_code() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     rooms = {path.parent.name for path in (ROOT / "gateway").glob("*/__init__.py")}
     assert set(re.findall(r"^  (\w+)/ ", text, re.MULTILINE)) == rooms
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "configs" / "compose").glob("*/*.yaml")), ids=str)
+def test_the_gateway_of_an_example_writes_no_core_dump(example: Path) -> None:
+    services = yaml.safe_load(example.read_text()).get("services", {})
+    assert all(each["ulimits"] == {"core": 0} for name, each in services.items() if name.startswith("gateway"))

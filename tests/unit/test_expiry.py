@@ -1,6 +1,11 @@
 """Certificates: when they expire, and when somebody is warned."""
 
+import asyncio
+import contextlib
 import datetime as dt
+import logging
+import os
+import threading
 import time
 from pathlib import Path
 
@@ -102,8 +107,15 @@ def test_a_file_of_authorities_is_good_until_the_last_expires(tmp_path: Path) ->
     assert authority(path) == [Credential("tls", str(path), Validity(NOW, NOW + 20))]
     assert authority(tmp_path / "none") == []
     assert authority(None) == []
+    fifo, large = tmp_path / "fifo", tmp_path / "large"
+    os.mkfifo(fifo)
+    large.write_bytes(path.read_bytes() + b"x" * (4 << 20))
+    assert authority(fifo) == authority(large) == []
     assert of_pem(b"nothing") == []
     assert of_der(b"nothing") is None
+    data = x509.load_pem_x509_certificate(pem(NOW, dt.datetime(2060, 1, 2, tzinfo=dt.UTC).timestamp()))
+    der = data.public_bytes(serialization.Encoding.DER)
+    assert of_der(der.replace(b"20600102000000Z", b"00000102000000Z")) is None  # year 0, which Python does not have
 
 
 def test_the_certificates_of_a_configuration(tmp_path: Path) -> None:
@@ -122,6 +134,7 @@ tunnels:
 backends:
   orders: {{kind: mysql, targets: db, check: {{user: u, tls: {{mode: verify, ca_file: {ca}}}}}}}
 docker: {{host: "tcp://engine:2376", tls: {{ca_file: {ca}, cert_file: {ours}, key_file: /k}}}}
+ops: {{tls: {{client_ca_file: {ca}, cert_file: {ours}, key_file: /k}}}}
 """,
         tmp_path,
     )
@@ -133,7 +146,42 @@ docker: {{host: "tcp://engine:2376", tls: {{ca_file: {ca}, cert_file: {ours}, ke
         ("orders", "tls", str(ca), 1),
         ("docker", "tls", str(ca), 1),
         ("docker", "tls", str(ours), 2),
+        ("ops", "tls", str(ca), 1),
+        ("ops", "tls", str(ours), 2),
     ]
+
+
+async def test_files_that_hang_are_told_once_and_keep_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, goes_on, calls = read("backends: {a: {kind: tcp, targets: 'h:1'}}\n", tmp_path), threading.Event(), []
+    found = [("a", Credential("tls", "/ca.pem", Validity(0, time.time() + 99 * DAY)))]
+
+    def hang(_: Config) -> list[expiry.Named]:
+        calls.append(threading.current_thread())
+        goes_on.wait()
+        return found
+
+    monkeypatch.setattr(expiry, "read", hang)
+    monkeypatch.setattr(expiry, "_EVERY", 0.0)
+    monkeypatch.setattr(expiry, "_WITHIN", 0.01)
+    watch = expiry.Expiry(lambda: config, list)
+    with caplog.at_level(logging.WARNING):
+        task = asyncio.create_task(watch.run(lambda: None))
+        try:
+            await asyncio.sleep(0.1)
+            assert len(calls) == 1
+            assert [each.getMessage().count("hang") for each in caplog.records] == [1]
+            assert watch.found == []
+            goes_on.set()
+            async with asyncio.timeout(20):
+                while watch.found != found:
+                    await asyncio.sleep(0.01)
+        finally:
+            goes_on.set()
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
 
 def test_the_metric_has_the_first_to_expire_of_each_name() -> None:

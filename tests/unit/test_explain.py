@@ -13,7 +13,7 @@ def site(edge: str, bastion: str, target: str) -> dict[str, Any]:
         "backends": {
             "orders": {
                 "via": "bastion", "listen": ["127.0.0.1:3306"], "state": target, "reason": "tunnel", "detail": "x",
-                "connections": {"active": 3},
+                "connections": {"active": 3}, "holds_clients": True,
                 "targets": [{
                     "target": "db:3306", "state": target, "reason": "refused", "detail": "no", "role": None,
                     "version": None, "lag_seconds": None, "lease_seconds": None,
@@ -29,6 +29,12 @@ def test_the_chain_goes_from_the_listener_over_the_outermost_hop_to_the_target()
         ["listener", "127.0.0.1:3306"], ["tunnel", "edge"], ["tunnel", "bastion"], ["target", "db:3306"],
     ]  # fmt: skip
     assert hops(site("up", "up", "up"), "bastion") == ["edge", "bastion"]
+
+
+def test_a_backend_that_holds_no_clients_says_so() -> None:
+    failing = site("up", "up", "up")
+    failing["backends"]["orders"]["holds_clients"] = False
+    assert chain(failing, "orders")[0][3] == "3 clients, not held while the path is down (gateway fail orders --undo)"
 
 
 def test_the_root_cause_is_the_outermost_part_that_fails() -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,3 +102,22 @@ async def test_nothing_is_told_of_files_that_stay(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("one")
     assert await watching(path, lambda: None) == []
+
+
+async def test_the_names_of_the_files_are_always_asked_for_in_a_thread(tmp_path: Path) -> None:
+    asked: list[threading.Thread] = []
+
+    def files() -> list[Path]:
+        asked.append(threading.current_thread())
+        return [tmp_path]
+
+    async def note(_: set[Path]) -> None:
+        raise AssertionError
+
+    ready = asyncio.Event()
+    task = asyncio.ensure_future(FileWatch(files, note).run(ready.set))
+    await ready.wait()
+    task.cancel()
+    await asyncio.wait({task})
+    assert asked
+    assert threading.main_thread() not in asked

@@ -4,8 +4,10 @@ import asyncio
 import errno
 import logging
 import socket
+import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -29,6 +31,47 @@ def test_localhost_is_both_addresses_or_none() -> None:
             """Nothing of ours is left there."""
     listener = Listener(Endpoint("localhost", port))
     assert len(listener.descriptors) == 2
+    listener.close()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+@pytest.mark.parametrize("what", ["link", "file", "socket", "nothing"])
+def test_the_mode_is_set_on_the_socket_that_was_bound_and_on_no_other_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    path, secret = tmp_path / "listen.sock", tmp_path / "secret"
+    listener, other = Listener(path), socket.socket(socket.AF_UNIX)
+    if what in ("link", "file"):
+        secret.touch(0o600)
+    else:
+        other.bind(str(secret))
+        secret.chmod(0o600)
+    path.unlink()
+    if what == "link":
+        path.symlink_to(secret)
+    elif what != "nothing":
+        secret.rename(path)
+    listener.set_mode(open_to_all=True)
+    assert mode(secret if secret.exists() else path) == 0o600
+    assert "the mode of a unix socket could not be set" in caplog.text
+    other.close()
+    listener.close()
+
+
+def test_the_mode_is_set_where_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "listen.sock"
+    listener = Listener(path)
+    assert mode(path) == 0o660
+    listener.set_mode(open_to_all=True)
+    assert mode(path) == 0o666
+    path.chmod(0o600)
+    listener.set_mode(open_to_all=True)
+    assert mode(path) == 0o600  # the operator's
+    listener.set_mode(open_to_all=False)
+    assert mode(path) == 0o660
     listener.close()
 
 

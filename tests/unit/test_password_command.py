@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import stat
 import time
 from pathlib import Path
@@ -13,8 +14,14 @@ from gateway.backends import NoOptions
 from gateway.backends.common.database import DatabaseCheck, verify
 from gateway.backends.common.secrets import Passwords
 from gateway.backends.common.token import printed
-from gateway.contracts import Duration, Endpoint, Phases, Secret
-from gateway.errors import GatewayError, ProbeError, Reason
+from gateway.backends.mysql import MysqlBackend, MysqlCheck
+from gateway.backends.postgres import PostgresBackend
+from gateway.config import Sources, load
+from gateway.config.files import check_files
+from gateway.contracts import Backend, Duration, Endpoint, Phases, Secret, State
+from gateway.errors import ConfigError, GatewayError, ProbeError, ReachError, Reason
+from gateway.health.monitor import probe_once
+from gateway.relay.direct import DirectLink
 
 TARGET = Endpoint("db.internal", 3306)
 
@@ -27,7 +34,7 @@ def script(folder: Path, body: str) -> str:
 
 
 async def failure(*command: str, within: float = 30.0) -> str:
-    with pytest.raises(ProbeError) as caught:
+    with pytest.raises(ReachError) as caught:
         await printed(command, (), within)
     assert caught.value.reason is Reason.AUTH
     return caught.value.detail
@@ -133,6 +140,20 @@ async def test_it_is_kept_for_a_while_and_asked_for_again_after_a_refused_login(
     assert (await passwords.of(check, Endpoint("other", 1), Phases())).startswith("2 ")
 
 
+@pytest.mark.parametrize(
+    "backend",
+    [
+        MysqlBackend(NoOptions(), MysqlCheck(user="u", password_command=("/bin/false",))),
+        PostgresBackend(NoOptions(), DatabaseCheck(user="u", password_command=("/bin/false",))),
+    ],
+    ids=["mysql", "postgres"],
+)
+async def test_a_target_that_is_not_asked_since_it_fails_is_down(backend: Backend) -> None:
+    result = await probe_once(backend, DirectLink(), Endpoint("127.0.0.1", 1), 30)
+    assert (result.state, result.reason) == (State.DOWN, Reason.AUTH)
+    assert result.detail == "check.password_command: false ended with exit code 1"
+
+
 async def test_it_is_asked_for_again_when_it_is_old(tmp_path: Path) -> None:
     passwords = Passwords()
     check = DatabaseCheck(user="u", password_command=(counting(tmp_path),), password_cache=Duration(0.0))
@@ -154,7 +175,9 @@ async def test_a_check_that_ends_before_it_leaves_it_running_for_the_next(tmp_pa
 
 
 def test_it_and_a_password_exclude_each_other() -> None:
-    with pytest.raises(ValueError, match="password_command is given beside password: remove one"):
+    with pytest.raises(ValueError, match=r"^password_command: is given beside password_file: remove one"):
+        DatabaseCheck(password=Secret(path=Path("/x")), password_command=("y",))
+    with pytest.raises(ValueError, match=r"^password_command: is given beside password: remove one"):
         DatabaseCheck(password=Secret("x"), password_command=("y",))
 
 
@@ -175,3 +198,38 @@ def test_a_program_that_everybody_can_change_is_not_run(tmp_path: Path) -> None:
     assert f"everybody can replace it in {tmp_path}" in asyncio.run(failure(str(path)))
     tmp_path.chmod(0o1777)  # where each may replace only files of his own
     assert asyncio.run(printed([str(path)], (), 30)) == "hunter2"
+
+
+def test_a_placeholder_that_is_unknown_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"^password_command: \{hostname\} stands for nothing \(known: \{host\}, "):
+        DatabaseCheck(password_command=("token", "--host={hostname}"))
+    DatabaseCheck(password_command=("sh", "-c", "echo ${x} { y } {host}:{port}"))
+
+
+@pytest.mark.parametrize(
+    ("check", "told"),
+    [
+        (
+            "password_command: '/x/pgpass.sh {host} > x'",
+            "3:29: backends.a.check.password_command: .*write .program, arg",
+        ),
+        ("password_command: [/absent/token]", r"3:29: .*password_command: /absent/token: no such file"),
+        ("password_command: [/etc]", r"3:29: .*password_command: /etc: cannot be executed"),
+        ("password_command: [absent-token]", r"3:29: .*password_command: absent-token is not installed"),
+        ("password_command: [t], password: x", "3:29: backends.a.check.password_command: is given beside password: "),
+        (
+            "tls: {mode: verify, ca_file: /etc/hostname}",
+            r"3:\d\d: backends.a.check.tls.ca_file: /etc/hostname: holds no",
+        ),
+    ],
+)
+def test_validate_names_the_key_and_what_to_do(tmp_path: Path, check: str, told: str) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(f"backends:\n  a: {{kind: postgres, targets: db,\n  check: {{{check}}}}}\n")
+    file.chmod(0o600)
+    try:
+        problems = check_files(load(Sources(file, environment={})))
+    except ConfigError as error:
+        problems = error.problems
+    (line,) = (str(each).removeprefix(f"{file}:") for each in problems)
+    assert re.match(told, line), line

@@ -225,30 +225,33 @@ MOUNTS = """\
 23 20 0:23 / /run/secrets/swarm\\040secret ro - tmpfs tmpfs ro
 24 20 0:24 / /run/secrets/kubernetes ro - tmpfs tmpfs rw
 25 20 0:25 / /etc/gateway ro - ext4 /dev/vda rw
-26 20 0:26 / /tmp rw - tmpfs tmpfs rw
+26 20 0:26 / /mnt/ramdisk rw - tmpfs tmpfs rw
 """
 
 
 @pytest.mark.parametrize(
-    ("path", "alone"),
+    ("path", "on_host", "in_pod"),
     [
-        ("/run/secrets/password", True),  # Docker Compose: the file itself is mounted
-        ("/run/secrets/swarm secret", True),
-        ("/run/secrets/kubernetes/..data/key", True),
-        ("/run/secrets/other", False),
-        ("/tmp/secret", False),  # noqa: S108
-        ("/etc/gateway/gateway.yaml", False),  # a folder of the host
-        ("/srv/secret", False),
+        ("/run/secrets/password", True, True),  # Docker Compose: the file itself is mounted
+        ("/run/secrets/swarm secret", True, True),
+        ("/run/secrets/kubernetes/..data/key", False, True),
+        ("/run/secrets/other", False, True),
+        ("/mnt/ramdisk/key", False, True),
+        ("/etc/gateway/gateway.yaml", False, False),  # a folder of the host
+        ("/srv/secret", False, False),
     ],
 )
-def test_what_a_container_runtime_mounts_is_not_held_against_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, *, alone: bool
+def test_the_mode_of_a_file_that_a_container_runtime_mounts_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, *, on_host: bool, in_pod: bool
 ) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS)
     monkeypatch.setattr(keyfiles, "_MOUNTS", mounts)
     monkeypatch.setattr(Path, "resolve", lambda path: path)
-    assert keyfiles._mounted_alone(Path(path)) is alone
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert keyfiles._mounted_by_runtime(Path(path)) is on_host
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    assert keyfiles._mounted_by_runtime(Path(path)) is in_pod
 
 
 def test_a_key_that_a_runtime_mounts_for_everybody_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,19 @@ PAGE = (ROOT / "docs" / "security.md").read_text()
 _TEST = re.compile(r"`(tests/[a-z0-9_/]+\.py)::(test_[a-z0-9_]+)`")
 
 
+def rows(head: str, columns: int) -> list[list[str]]:
+    """The cells of the table with that head."""
+    table = PAGE.partition(f"\n{head}\n| ---: |" + " --- |" * (columns - 1) + "\n")[2].partition("\n\n")[0]
+    found = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.splitlines()]
+    assert all(len(row) == columns and all(row) for row in found), found
+    assert [row[0] for row in found] == [str(number) for number in range(1, len(found) + 1)]
+    return found
+
+
 def threats() -> dict[str, list[tuple[str, str]]]:
-    """The tests of each threat of the table, by file and name."""
-    table = PAGE.partition("\n| Threat | Defence | Test |\n| --- | --- | --- |\n")[2].partition("\n\n")[0]
-    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.splitlines()]
-    assert all(len(row) == 3 and all(row) for row in rows), rows
-    return {row[0]: _TEST.findall(row[2]) for row in rows}
+    """The tests of each threat, by file and name."""
+    named, tests = rows("| | Threat | Defence |", 3), rows("| Threat | Tests |", 2)
+    return {threat[1]: _TEST.findall(test[1]) for threat, test in zip(named, tests, strict=True)}
 
 
 @cache
@@ -48,4 +55,4 @@ def test_every_test_that_the_page_names_is_written_in_full() -> None:
 
 def test_the_supported_versions_are_those_of_now() -> None:
     minor = ".".join(__version__.split(".")[:2])
-    assert f"| {minor}.x, the newest of them | yes |" in (ROOT / "SECURITY.md").read_text()
+    assert f"| the newest {minor}.x release | yes |" in (ROOT / "SECURITY.md").read_text()

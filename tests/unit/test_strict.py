@@ -52,7 +52,7 @@ def test_a_sound_configuration_is_not_refused(tmp_path: Path) -> None:
         ("tls: {mode: verify}", "tls: {mode: off}", "13:69: backends.orders.check.tls.mode: .*mode: verify", 0),
         (", tls: {mode: verify}", "", "7:3: backends.orders.check.tls.mode: is off, .*mode: verify", 0),
         ("mode: verify", "mode: require", "13:69: backends.orders.check.tls.mode: .*mode: verify", 0),
-        ("    allow: 10.0.0.0/8\n", "", "7:3: backends.orders.allow: is absent, .*list the networks", 0),
+        ("    allow: 10.0.0.0/8\n", "", "7:3: backends.orders.allow: is absent, .*label: gateway.backends", 0),
         ("10.0.0.0/8", "[10.0.0.0/8, 0.0.0.0/0]", "12:12: backends.orders.allow: .*IPv4: list the networks", 0),
         ("10.0.0.0/8", "[128.0.0.0/1, 0.0.0.0/1]", "12:12: backends.orders.allow: .*IPv4: list the networks", 0),
         ("10.0.0.0/8", "['::/0']", "12:12: backends.orders.allow: .*IPv6: list the networks", 0),
@@ -114,6 +114,16 @@ def test_a_password_in_the_clear_is_advised_against_where_nothing_encrypts_it(tm
                                 ("via: i,", "db", 0)):  # fmt: skip
         text = backend.replace("VIA", via).replace("TARGET", target)
         assert len(advice(read(f"{tunnels}backends: {{a: {text}}}", tmp_path))) == warned, (via, target)
+
+
+def test_a_backend_that_is_granted_asks_for_the_grants(tmp_path: Path) -> None:
+    granted = SOUND.replace("ca.pem}}", "ca.pem}, grants: [{project: shop, backends: orders}]}")
+    (sentence,) = advice(read(granted, tmp_path))
+    assert sentence.startswith("backends.orders.allow: docker.grants do not decide")
+    labelled = granted.replace("allow: 10.0.0.0/8", "allow: {label: gateway.backends}")
+    assert advice(read(labelled, tmp_path)) == []
+    (line,) = refused(labelled.replace("gateway.backends", "gateway.backend"), tmp_path)
+    assert re.match(r"12:20: backends.orders.allow.label: .* use gateway.backends", line), line
 
 
 def test_strict_mode_says_everything_that_is_wrong_at_once(tmp_path: Path) -> None:

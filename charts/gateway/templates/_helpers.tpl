@@ -89,7 +89,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- define "gateway.config" -}}
 {{- $gateway := merge (dict) (.Values.config.gateway | default dict) (dict "state_dir" "/var/lib/gateway") -}}
 {{- $ops := merge (dict "listen" (printf "%s:%d" .Values.ops.address (int .Values.ops.port)) "admin_socket" "/run/gateway/admin.sock") (.Values.config.ops | default dict) -}}
-{{- dict "gateway" $gateway "ops" $ops "shutdown" .Values.shutdown "log" .Values.config.log "tunnels" .Values.config.tunnels "backends" .Values.config.backends | toYaml -}}
+{{- $config := dict "gateway" $gateway "ops" $ops "shutdown" .Values.shutdown "log" .Values.config.log "tunnels" .Values.config.tunnels "backends" .Values.config.backends -}}
+{{- with .Values.config.audit -}}
+{{- $log := .log | default "stdout" | toString -}}
+{{- $written := has $log (list "stdout" "stderr") -}}
+{{- range concat (list (dict "mountPath" "/var/lib/gateway")) ($.Values.extraVolumeMounts | default list) -}}
+{{- if and (hasPrefix (printf "%s/" (trimSuffix "/" .mountPath)) $log) (not (contains "/../" $log)) -}}{{- $written = true -}}{{- end -}}
+{{- end -}}
+{{- if not $written -}}{{- fail (printf "config.audit.log: the pod cannot write %s: use stdout, or a file in /var/lib/gateway or in one of extraVolumeMounts" $log) -}}{{- end -}}
+{{- $_ := set $config "audit" . -}}
+{{- end -}}
+{{- $config | toYaml -}}
 {{- end }}
 
 {{- /* Names of the Service for metrics and probes, and those that the values add; a sidecar has no Service. */ -}}

@@ -1,7 +1,9 @@
 """What every kind of database has: who logs in for the check, and how."""
 
 import math
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gateway.backends.common import tls
@@ -9,6 +11,11 @@ from gateway.backends.common.tls import Tls
 from gateway.backends.common.token import executable
 from gateway.certificates import authority
 from gateway.contracts import POSITIVE, Credential, Duration, Secret
+from gateway.errors import GatewayError
+from gateway.vpn.child import program
+
+PLACEHOLDERS = ("host", "port", "user")
+_PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,14 @@ class DatabaseCheck:
 
     def __post_init__(self) -> None:
         if self.password_command and self.password is not None:
-            raise ValueError("password_command is given beside password: remove one")
+            other = "password" if self.password.path is None else "password_file"
+            raise ValueError(f"password_command: is given beside {other}: remove one")
+        for word in self.password_command:
+            for name in _PLACEHOLDER.findall(word):
+                if name not in PLACEHOLDERS:
+                    known = ", ".join(f"{{{each}}}" for each in PLACEHOLDERS)
+                    message = f"{{{name}}} stands for nothing (known: {known}); for braces write {{ {name} }}"
+                    raise ValueError(f"password_command: {message}")
 
 
 def seconds(value: Any) -> float:
@@ -66,4 +80,16 @@ def verify(options: object, check: Any) -> None:
     """Raises `GatewayError` when a file or program that the check needs cannot be used; for `BackendKind.verify`."""
     tls.verify(options, check)
     if check.password_command:
+        if program(check.password_command[0]) is None:
+            raise GatewayError(f"check.password_command: {_trouble(check.password_command)}")
         executable(check.password_command[0])
+
+
+def _trouble(command: tuple[str, ...]) -> str:
+    name = command[0]
+    if len(command) == 1 and len(name.split()) > 1:
+        first = name.split()[0]  # the rest may come from the environment
+        return f"{first!r} and what follows it is one word, and no shell reads it: write [program, argument, …]"
+    if "/" not in name:
+        return f"{name} is not installed"
+    return f"{name}: {'cannot be executed' if Path(name).exists() else 'no such file'}"

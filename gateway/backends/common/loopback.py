@@ -54,9 +54,8 @@ async def doorway(link: Link, target: Endpoint, phases: Phases) -> AsyncIterator
 async def _admit(
     listener: socket.socket, ours: tuple[str, int], link: Link, target: Endpoint, phases: Phases
 ) -> Relay:
-    loop = asyncio.get_running_loop()
     while True:
-        accepted, peer = await loop.sock_accept(listener)
+        accepted, peer = await _accept(listener)
         if peer == ours:
             break
         accepted.close()  # another local process; only our own connection goes through
@@ -67,3 +66,20 @@ async def _admit(
     except BaseException:
         accepted.close()
         raise
+
+
+async def _accept(listener: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
+    """Accept a connection; unlike `loop.sock_accept`, a cancellation loses none that was accepted already."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            accepted, peer = listener.accept()
+        except BlockingIOError:
+            arrived = asyncio.Event()
+            loop.add_reader(listener, arrived.set)
+            try:
+                await arrived.wait()
+            finally:
+                loop.remove_reader(listener)
+        else:
+            return accepted, peer

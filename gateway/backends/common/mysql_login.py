@@ -28,7 +28,7 @@ _NATIVE, _CACHING, _SHA256, _ED25519 = (
     "mysql_native_password", "caching_sha2_password", "sha256_password", "client_ed25519",
 )  # fmt: skip
 _PROOFS = (_NATIVE, _CACHING, _ED25519)
-"""They prove that we know the password; `caching_sha2_password` does until the server asks for more."""
+"""Challenge-response: the password itself is not sent; by `caching_sha2_password` until the server asks for more."""
 _WITH_KEY = (_CACHING, _SHA256)
 """They encrypt the password with the server's public key, where the connection has no TLS."""
 _CLEAR = "mysql_clear_password"

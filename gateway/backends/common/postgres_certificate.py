@@ -19,7 +19,7 @@ _SOON = 60.0
 """Seconds between two looks, and where the certificate is to be renewed."""
 
 
-class Shown:
+class ServerCertificates:
     """The certificates of one backend's servers; each is asked for once in a while, on a connection of its own.
 
     PostgreSQL manual, "SSL Session Encryption" in the chapter "Frontend/Backend Protocol". The connection ends before
@@ -30,7 +30,7 @@ class Shown:
         self._seen: dict[Endpoint, tuple[float, Validity | None]] = {}
         """When it was asked for, in seconds since the epoch, and from when to when it is valid."""
 
-    async def by(self, link: Link, target: Endpoint) -> Validity | None:
+    async def validity(self, link: Link, target: Endpoint) -> Validity | None:
         """From when to when the certificate of `target` is valid; None: it shows none.
 
         Args:
@@ -50,7 +50,7 @@ class Shown:
 
 async def _shown(link: Link, target: Endpoint) -> Validity | None:
     loop = asyncio.get_running_loop()
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without authorities: nothing is verified
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     sock = await link.socket(target)

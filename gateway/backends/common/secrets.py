@@ -39,7 +39,7 @@ class Passwords:
         """The password for `target`.
 
         Raises:
-            ProbeError: There is none to be had.
+            ReachError: The file cannot be read, or the program fails: the target was not asked.
         """
         if not check.password_command:
             return reveal(check.password)

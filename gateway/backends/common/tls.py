@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gateway.errors import ProbeError, Reason
+from gateway.tls_client import client_context
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ def context(tls: Tls) -> ssl.SSLContext | None:
     if tls.mode == "off":
         return None
     try:
-        made = ssl.create_default_context(cafile=str(tls.ca_file) if tls.ca_file else None)
+        made = client_context(tls.ca_file)
     except (OSError, ssl.SSLError) as error:
-        raise ProbeError(Reason.TLS, f"tls.ca_file {tls.ca_file}: {error}") from error
+        raise ProbeError(Reason.TLS, f"check.tls.ca_file: {tls.ca_file}: {error.strerror or error}") from error
     if tls.mode == "require":
         made.check_hostname = False
         made.verify_mode = ssl.CERT_NONE

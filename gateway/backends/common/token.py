@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.errors import ProbeError, Reason
+from gateway.errors import ReachError, Reason
 from gateway.keyfiles import changeable
 from gateway.text import one_line
 from gateway.vpn import leash
@@ -34,7 +34,7 @@ def executable(name: str) -> str:
         name: Its name or path, as `check.password_command` has it.
 
     Raises:
-        ProbeError: There is none, or everybody can change it, and so learn or choose the password.
+        ReachError: There is none, or everybody can change it, and so learn or choose the password.
     """
     found = program(name)
     if found is None:
@@ -58,7 +58,7 @@ async def printed(command: Sequence[str], inherited: Sequence[str], within: floa
         within: Seconds that it may take.
 
     Raises:
-        ProbeError: It failed; the message has nothing of what it printed.
+        ReachError: It failed; the message has nothing of what it printed.
     """
     name = Path(command[0]).name
     found = executable(command[0])
@@ -111,8 +111,8 @@ def _line(output: bytes, name: str) -> str:
     return text
 
 
-def _failed(why: str) -> ProbeError:
-    return ProbeError(Reason.AUTH, f"check.password_command: {why}")
+def _failed(why: str) -> ReachError:
+    return ReachError(Reason.AUTH, f"check.password_command: {why}")
 
 
 async def _output(stream: asyncio.StreamReader | None) -> bytes:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from gateway.docker.exposure import forging, image_labels
+from gateway.docker.exposure import image_labels, spoofing
 from gateway.docker.model import Observed
 from gateway.docker.plan import Action, Desired, Plan, Verb
 from gateway.docker.planning.attachments import attach, detach
@@ -34,7 +34,7 @@ def plan(desired: Desired, observed: Observed, ours: frozenset[tuple[str, str]])
     detach(draft)
     remove_networks(draft)
     volumes = tuple(_volumes(draft))
-    exposures = tuple(forging(desired, observed))
+    exposures = tuple(spoofing(desired, observed))
     return Plan(
         tuple(draft.actions), tuple(draft.conditions), tuple(draft.warnings), volumes=volumes, exposures=exposures
     )

@@ -109,7 +109,7 @@ def _connect(draft: Draft, container: Container, name: str, aliases: tuple[str, 
             container.name,
             container.id,
             (*aliases, draft.desired.mark),
-            "it opted in" if container.id != draft.observed.own else "backends are reached through it",
+            draft.why(container) if container.id != draft.observed.own else "backends are reached through it",
         )
     )
 

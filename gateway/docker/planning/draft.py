@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.docker import labels
-from gateway.docker.grants import granted, party
+from gateway.docker.grants import Granted, granted, owner
 from gateway.docker.labels import Wish
 from gateway.docker.model import Container, NetworkInfo, Observed
 from gateway.docker.options import NetworkOptions
@@ -18,17 +18,17 @@ class Holder:
 
     Args:
         who: For messages.
-        party: Its Compose project or swarm service, or itself.
+        owner: Its Compose project or swarm service, or itself.
         listed: The aliases that the configuration gives it.
     """
 
     who: str
-    party: tuple[str, str]
+    owner: tuple[str, str]
     listed: frozenset[str] = frozenset()
 
     def shares(self, alias: str, other: "Holder") -> bool:
         """Whether both may have the alias: in one project or service, or as the configuration says for both."""
-        return self.party == other.party or (alias in self.listed and alias in other.listed)
+        return self.owner == other.owner or (alias in self.listed and alias in other.listed)
 
 
 class Draft:
@@ -91,7 +91,7 @@ class Draft:
         )
         explicit = f"{prefix}.enable" in found
         if wish is not None and strict:
-            wish, more = labels.only_granted(wish, given)
+            wish, more = labels.only_granted(wish, given, self._closed(given))
             problems += more
         elif wish is not None and given is not None:
             wish = labels.with_grants(wish, given, explicit=explicit)
@@ -100,6 +100,17 @@ class Draft:
         if explicit or given is not None or strict or instance != self.desired.instance:
             return wish  # what a container says of itself goes before what is said of many
         return labels.by_rules(who, found, self.options.attach)
+
+    def why(self, container: Container) -> str:
+        """What a container that is to be attached owes it to."""
+        if container.labels.get(self.label("enable")) is not None and not self.desired.strict:
+            return "it opted in"
+        return "docker.grants" if granted(self.options.grants, container.name, container.labels) else "docker.attach"
+
+    def _closed(self, given: Granted | None) -> frozenset[str]:
+        """The configured networks that carry none of the granted backends."""
+        backends = set(given.backends) if given is not None else set()
+        return frozenset(name for name in self.options.networks if not backends & set(carried(self.desired, name)))
 
     def by_configuration(self, name: str | None, found: Mapping[str, str]) -> frozenset[str]:
         """The aliases that the configuration gives a container or service, in lower case."""
@@ -110,7 +121,7 @@ class Draft:
     def holder(self, container: Container) -> Holder:
         """A container as one who has an alias."""
         listed = self.by_configuration(container.name, container.labels)
-        return Holder(f"container {container.name}", party(container.id, container.labels), listed)
+        return Holder(f"container {container.name}", owner(container.id, container.labels), listed)
 
     def networks_of(self, wish: Wish, who: str) -> list[str]:
         """The configured networks that a wish means."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.docker.grants import SWARM_SERVICE, party
+from gateway.docker.grants import SWARM_SERVICE, owner
 from gateway.docker.labels import Wish
 from gateway.docker.model import Service
 from gateway.docker.plan import Action, Standing, Verb
@@ -91,7 +91,7 @@ def _held(draft: Draft, service: Service, name: str, alias: str) -> str | None:
 
 def _holder(draft: Draft, service: Service) -> Holder:
     labels = {SWARM_SERVICE: service.name}
-    return Holder(f"service {service.name}", party(service.id, labels), draft.by_configuration(None, labels))
+    return Holder(f"service {service.name}", owner(service.id, labels), draft.by_configuration(None, labels))
 
 
 def _update(draft: Draft, service: Service, networks: Mapping[str, frozenset[str]]) -> None:

@@ -13,7 +13,7 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 _RESULTS = {200: "done", 404: "unknown", 409: "failed", 422: "refused"}
 
 
-def noted(handler: Handler, record: Callable[[str, Peer | None, str], None]) -> Handler:
+def recorded(handler: Handler, record: Callable[[str, Peer | None, str], None]) -> Handler:
     """`handler`, whose requests are logged and recorded with the process that makes them.
 
     Args:

@@ -1,0 +1,60 @@
+"""What stands before the handlers of the ops server, on real sockets."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from gateway.contracts import Endpoint
+from gateway.ops import guard
+from gateway.ops.access import Role, Rules, Tokens
+from gateway.ops.guard import Guard
+from gateway.ops.http import OpsServer
+from gateway.ops.settings import Settings
+
+WITHIN = 20.0
+REQUEST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WITHIN):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+async def test_clients_that_hang_up_delay_nobody_and_leave_no_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_PROBES_PER_SECOND", 1)
+    monkeypatch.setattr(guard, "_PROBES_AT_ONCE", 1)
+    settings = Settings(listen=Endpoint("127.0.0.1", 0), admin_socket=tmp_path / "admin.sock")
+    async with OpsServer(Mock(), settings).serving() as address:  # /livez does not ask the service
+        before = len(asyncio.all_tasks())
+        for _ in range(200):  # at one a second
+            with socket.create_connection(address) as client:
+                client.sendall(REQUEST)
+            await asyncio.sleep(0)
+        await eventually(lambda: len(asyncio.all_tasks()) <= before)
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(REQUEST)
+        async with asyncio.timeout(WITHIN):
+            assert b" 200 OK" in await reader.readline()
+        writer.close()
+
+
+async def test_a_path_without_a_role_needs_everything() -> None:
+    rules = Rules(frozenset(), authenticate=True)
+    checked = Guard(rules, Tokens, {"/livez": Role.PROBES}).checked
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.Response(text="fine")
+
+    app = web.Application(middlewares=[checked])
+    app.add_routes([web.get("/livez", answer), web.get("/forgotten", answer)])
+    async with TestClient(TestServer(app)) as client:
+        assert [(await client.get(path)).status for path in ("/livez", "/forgotten", "/none")] == [200, 401, 404]

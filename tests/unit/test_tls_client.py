@@ -1,0 +1,71 @@
+"""The TLS context of every client in the project, with a CA as `openssl req -x509` makes it."""
+
+import ssl
+import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import GatewayError
+from gateway.ops.client import Client
+from gateway.tls_client import client_context
+
+PLAIN = "[req]\ndistinguished_name=dn\nx509_extensions=ca\n[dn]\n[ca]\nbasicConstraints=critical,CA:true\n"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> object:
+    """An HTTPS server at 127.0.0.1 whose CA has no extension "key usage"; returns its port."""
+    (tmp_path / "plain.cnf").write_text(PLAIN)
+    new = ["-newkey", "rsa:2048", "-nodes"]
+    for command in (
+        ["req", "-x509", *new, "-config", "plain.cnf", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=own CA"],
+        ["req", *new, "-keyout", "key.pem", "-out", "server.csr", "-subj", "/CN=gateway"],
+        ["x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+         "-extfile", "san.cnf", "-out", "server.pem"],
+    ):  # fmt: skip
+        (tmp_path / "san.cnf").write_text("subjectAltName=IP:127.0.0.1\n")
+        subprocess.run(["openssl", *command], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "key.pem")
+    with HTTPServer(("127.0.0.1", 0), Teapot) as made:
+        made.socket = context.wrap_socket(made.socket, server_side=True)
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield made.server_address[1]
+        made.shutdown()
+        thread.join()
+
+
+class Teapot(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(418)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_ca_of_plain_openssl_is_trusted_and_no_other(server: int, tmp_path: Path) -> None:
+    def client(scheme: str, ca_file: str | None) -> Client:
+        return Client(f"{scheme}://127.0.0.1:{server}", "/none", ca_file=ca_file)
+
+    assert client("https", str(tmp_path / "ca.pem")).get("/")[0] == 418
+    with pytest.raises(GatewayError, match=r"^https://\S+: its certificate is not trusted: .*--ca-file\)$"):
+        client("https", None).get("/")
+    with pytest.raises(GatewayError, match="try https://"):
+        client("http", None).get("/")
+
+
+def test_names_and_signatures_are_verified() -> None:
+    context = client_context()
+    assert context.check_hostname
+    assert context.verify_mode is ssl.CERT_REQUIRED
+
+
+def test_a_file_without_a_certificate_is_named_so(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("none")
+    with pytest.raises(OSError, match="holds no certificate"):
+        client_context(tmp_path / "ca.pem")
