@@ -102,6 +102,25 @@ def refuse_readable(path: Path, status: os.stat_result, what: str = "private key
         )
 
 
+def changeable(path: Path) -> str | None:
+    """Why everybody can change a program, or put another in its place; None: they cannot.
+
+    Args:
+        path: The program, by an absolute path; symbolic links are followed.
+
+    Raises:
+        OSError: It is not there.
+    """
+    real = path.resolve(strict=True)
+    for each in dict.fromkeys((real, *real.parents, *path.parents)):
+        mode = each.stat().st_mode
+        own_files_only = stat.S_ISDIR(mode) and mode & stat.S_ISVTX
+        if mode & stat.S_IWOTH and not own_files_only and _reachable(each):
+            what = "change it" if each == real else f"replace it in {each}"
+            return f"{path}: everybody can {what} (mode {stat.S_IMODE(mode):04o}): chmod o-w {each}"
+    return None
+
+
 def _reachable(path: Path) -> bool:
     """Whether every folder above a file lets others pass."""
     return all(each.stat().st_mode & stat.S_IXOTH for each in path.resolve().parents)

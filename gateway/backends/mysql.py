@@ -32,6 +32,11 @@ _MAX_BLOCK = 3600.0
 """Seconds that a thread may block: its socket is shut down long before."""
 _ENDING = 1.0
 """Seconds for a thread to end whose socket was shut down; it needs none, but the machine may be busy."""
+_NONSENSE = (
+    OSError, ValueError, LookupError, AssertionError, TypeError, AttributeError, RuntimeError, ArithmeticError,
+    struct.error,
+)  # fmt: skip
+"""What PyMySQL raises at bytes that are no answer, such as a request for a local file."""
 _ABORT_LIMIT = 100
 """`max_connect_errors` as it is by default."""
 
@@ -170,7 +175,7 @@ class MysqlBackend:
             raise ProbeError(Reason.TLS, str(error)) from error
         except pymysql.err.MySQLError as error:
             raise _explain(error) from error
-        except (OSError, ValueError, LookupError, AssertionError, TypeError, AttributeError, struct.error) as error:
+        except _NONSENSE as error:
             raise ProbeError(Reason.PROTOCOL, f"not a MySQL answer: {error}") from error
         finally:
             with contextlib.suppress(pymysql.err.MySQLError, OSError):

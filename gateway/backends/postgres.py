@@ -5,7 +5,7 @@ the server's certificate (RFC 5929, tls-server-end-point), so that an attacker i
 certificate is not verified, this is required; where it is, it is used if the server offers it, as a pooler may not.
 
 psycopg's own connection waits for the server when it is cancelled: eleven seconds against a silent one. Here
-the loop drives libpq itself, and `finish()` ends everything at once.
+the loop drives libpq itself, and `finish()` ends everything at once, unless libpq is computing.
 """
 
 import asyncio
@@ -23,10 +23,11 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGconn
 
 from gateway.backends import BackendKind, NoOptions
-from gateway.backends.common.database import DatabaseCheck, credentials, verify
+from gateway.backends.common.database import DatabaseCheck, credentials, seconds, verify
 from gateway.backends.common.loopback import doorway
 from gateway.backends.common.postgres_cancel import PostgresCancels
 from gateway.backends.common.postgres_certificate import ServerCertificates
+from gateway.backends.common.postgres_login import Login
 from gateway.backends.common.postgres_refusals import NO_PASSWORD, refusal
 from gateway.backends.common.secrets import Passwords
 from gateway.contracts import Endpoint, Finding, Link, Phases
@@ -55,6 +56,10 @@ _SQLSTATES = {
 """PostgreSQL manual, appendix A."""
 _MOST_BYTES = 64 * 1024
 """Of all that a server sends in one login and its query: a usual check reads less than 8 KiB, with certificates."""
+_ENDLESS = (
+    "the last login still computes: the server asks for too many SCRAM iterations (on an honest one, set"
+    " scram_iterations and the user's password again)"
+)
 _RECEIVED = struct.Struct("=128xQ")
 """`tcpi_bytes_received` in `struct tcp_info` (linux/tcp.h)."""
 _STATUS_PHASE = {
@@ -81,18 +86,24 @@ class PostgresBackend:
     """When each standby was last seen to have all that its primary had, in monotonic seconds."""
     _passwords: Passwords = field(default_factory=Passwords, compare=False)
     _certificates: ServerCertificates = field(default_factory=ServerCertificates, compare=False)
+    _logins: dict[Endpoint, Login] = field(default_factory=dict, compare=False)
+    """The last of each target: one may still compute."""
 
     async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
         """Log in, and ask for role, version and lag."""
         if self.check.user is None:
             return Finding(unprobed="no check.user is set")
+        if target in self._logins and self._logins[target].computes:
+            raise ProbeError(Reason.PROTOCOL, _ENDLESS)
         password = await self._passwords.of(self.check, target, phases)
         try:
             row, asked = await self._ask(link, target, phases, password)
+            finding = self._judge(row, target, time.monotonic())
         except ProbeError as error:
             self._passwords.tried(self.check, target, error)
             raise
-        finding = self._judge(row, target, time.monotonic())
+        except ValueError as error:
+            raise ProbeError(Reason.PROTOCOL, f"not a PostgreSQL's answer: {error}") from error
         if password and not asked:
             finding = replace(finding, degraded=(Reason.UNAUTHENTICATED, NO_PASSWORD))
         if self.check.tls.mode == "off":
@@ -105,19 +116,20 @@ class PostgresBackend:
         """Give the answer, and whether the server asked for the password."""
         async with doorway(link, target, phases) as door:
             conn = pq.PGconn.connect_start(self._conninfo(target, door.port, password))
+            login = self._logins[target] = Login(conn)
             try:
                 if conn.status == pq.ConnStatus.BAD:
                     raise ProbeError(Reason.PROTOCOL, _text(conn))
                 with socket.socket(fileno=socket.dup(conn.socket)) as ours:
                     admitted = door.admit(ours.getsockname())
                     await admitted
-                    await _connect(conn, ours, phases)
+                    await _connect(login, ours, phases)
                     with phases("query"):
                         return await _query(conn, ours, _QUERY), bool(conn.used_password)
             except psycopg.Error as error:
                 raise refusal(str(error).strip()) from error
             finally:
-                conn.finish()
+                login.finish()
 
     def _conninfo(self, target: Endpoint, port: int, password: str) -> bytes:
         check = self.check
@@ -144,7 +156,7 @@ class PostgresBackend:
 
     def _judge(self, row: list[str | None], target: Endpoint, now: float) -> Finding:
         in_recovery, read_only, version, lag_text, streaming = row
-        lag = float(lag_text) if lag_text is not None else None
+        lag = seconds(lag_text) if lag_text is not None else None
         if streaming == "t" and lag == 0:
             self._in_sync[target] = now
         elif streaming == "f" and target in self._in_sync:
@@ -198,14 +210,14 @@ async def _event(fd: int, *, write: bool) -> None:
             loop.remove_reader(fd)
 
 
-async def _connect(conn: PGconn, sock: socket.socket, phases: Phases) -> None:
+async def _connect(login: Login, sock: socket.socket, phases: Phases) -> None:
     # libpq's rule: wait for writing first, then for whatever the last poll said (manual, 34.1).
-    waits_to_write = True
+    conn, waits_to_write = login.conn, True
     while True:
         started = time.perf_counter()
         phase = _STATUS_PHASE.get(pq.ConnStatus(conn.status), "auth")
         await _ready(sock, write=waits_to_write)
-        polled = conn.connect_poll()
+        polled = await login.step(phases)
         phases.add(phase, time.perf_counter() - started)
         if polled == pq.PollingStatus.OK:
             conn.nonblocking = 1

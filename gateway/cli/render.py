@@ -34,9 +34,9 @@ def authorized_keys(
     origins: tuple[str, ...],
     **settings: str | None,
 ) -> None:
-    """Print each SSH tunnel's line for authorized_keys, which permits its targets and nothing else.
+    """Print each SSH tunnel's line for authorized_keys, which permits its targets, and what belongs into sshd_config.
 
-    For OpenSSH 7.8 and later.
+    For OpenSSH 7.8 and later. Without the lines in sshd_config, the key opens listeners on unix sockets.
     """
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ssh import authorized  # noqa: PLC0415 - slow to import
@@ -50,8 +50,13 @@ def authorized_keys(
             continue
         targets = _targets(config, name)
         lines.append(f"# tunnel {name}: into ~{spec.options.user}/.ssh/authorized_keys on {spec.options.host}")
-        lines.append("# (sshd must allow it: AllowTcpForwarding local, AllowStreamLocalForwarding no)")
-        if config.docker is not None and config.docker.host.startswith(f"ssh://{name}/"):
+        lines.append(
+            "# At the end of sshd_config there, since authorized_keys cannot forbid listeners on unix sockets:"
+        )
+        unix_sockets = config.docker is not None and config.docker.host.startswith(f"ssh://{name}/")
+        permitted = authorized.server_settings(spec.options.user, unix_sockets=unix_sockets)
+        lines += [f"#   {line}" for line in permitted]
+        if unix_sockets:
             lines.append("# authorized_keys cannot permit a unix socket alone: docker.host needs a user of its own")
         if not targets:
             lines.append(f"# nothing goes through {name} yet: add a backend with via: {name}")

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def check_files(config: Config) -> list[Problem]:
                 except GatewayError as error:
                     found.append(at_key(config.places, spec.place, key, str(error)))
             problems += found
-    return problems
+    return [replace(each, message=config.hidden.hide(each.message, each.place)) for each in problems]
 
 
 def secrecy(config: Config, file: Path | None, literals: list[tuple[str, str]]) -> list[Problem]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 _SHORTEST = 3
@@ -9,6 +10,28 @@ _SHORTEST = 3
 _ANYWHERE = 6
 """Characters from which a value is hidden within a word too; a shorter one may be a part of any."""
 _COMMON = {"true", "false", "yes", "off", "null", "none"}
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What errors about one configuration must not show.
+
+    Args:
+        used: What was written, by the value that came of it; nowhere shown.
+        at: The same by place, such as a variable with a URL: its values are not shown where that is the place. They
+            may be names too, which other errors need.
+    """
+
+    used: dict[str, str] = field(default_factory=dict, repr=False)
+    at: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
+
+    def add(self, variable: str, *values: str) -> None:
+        """Show none of these values of a variable."""
+        self.at.setdefault(variable, {}).update(dict.fromkeys(values, f"${{{variable}}}"))
+
+    def hide(self, message: str, place: str) -> str:
+        """A message as it may be shown, about a value at `place`."""
+        return hide(message, {**self.used, **self.at.get(place, {})})
 
 
 def hide(message: str, used: Mapping[str, str]) -> str:

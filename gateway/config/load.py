@@ -12,7 +12,7 @@ from gateway.config import urls
 from gateway.config.build import build
 from gateway.config.decode import Decoder, hints_by_key, is_list, is_record
 from gateway.config.files import secrecy
-from gateway.config.hiding import hide
+from gateway.config.hiding import Hidden
 from gateway.config.model import SECTIONS, Config
 from gateway.config.rules import check_rules
 from gateway.config.strict import weaknesses
@@ -65,21 +65,23 @@ def load(sources: Sources) -> Config:
         ConfigError: With every problem found.
     """
     problems: list[Problem] = []
-    used: dict[str, str] = {}
+    hidden = Hidden()
     place = str(sources.file) if sources.file else "configuration"
     root, text, digest = Table(place), "", None
     if sources.file is not None:
         text, digest = read_text(sources.file, problems)
-        root = parse_yaml(sources.file, text, problems, sources.environment, used)
+        root = parse_yaml(sources.file, text, problems, sources.environment, hidden.used)
     for name, path in setting_names().items():
         variable = "GATEWAY_" + name.replace("-", "_").upper()
         if variable in sources.environment:
-            _put_setting(root, path, variable, sources.environment[variable], problems)
+            value = sources.environment[variable]
+            hidden.add(variable, value, *map(str.strip, value.split(",")))
+            _put_setting(root, path, variable, value, problems)
         if name in sources.settings:
             _put_setting(root, path, f"--{name}", sources.settings[name], problems)
     _check_variables(sources, problems)
     for section, flag in (("tunnels", "tunnel"), ("backends", "backend")):
-        _put_urls(root, section, flag, sources, problems, used)
+        _put_urls(root, section, flag, sources, problems, hidden)
     decoder = Decoder(problems)
     config = build(root, decoder)
     check_rules(config, root, problems)
@@ -90,8 +92,8 @@ def load(sources: Sources) -> Config:
         problems.append(Problem(place, "backends", "there is nothing to serve: add a backend"))
     origin = Origin(str(sources.file) if sources.file else None, digest, _variables(sources, text), _flags(sources))
     if problems:
-        raise ConfigError(_readable(problems, used), origin)
-    return replace(config, origin=origin)
+        raise ConfigError(_readable(problems, hidden), origin)
+    return replace(config, origin=origin, hidden=hidden)
 
 
 def _variables(sources: Sources, text: str) -> tuple[str, ...]:
@@ -120,11 +122,11 @@ def _url_variables(sources: Sources, flag: str) -> list[str]:
     ]
 
 
-def _readable(problems: list[Problem], used: Mapping[str, str]) -> list[Problem]:
+def _readable(problems: list[Problem], hidden: Hidden) -> list[Problem]:
     """In the order of the file, without values from the environment, and not more than anybody reads."""
     ordered = sorted(problems, key=_order)
     rest = len(ordered) - _MOST_PROBLEMS
-    shown = [replace(each, message=hide(each.message, used)) for each in ordered[:_MOST_PROBLEMS]]
+    shown = [replace(each, message=hidden.hide(each.message, each.place)) for each in ordered[:_MOST_PROBLEMS]]
     return [*shown, Problem(shown[-1].place, "", f"and {rest} more problems after this one")] if rest > 0 else shown
 
 
@@ -155,16 +157,17 @@ def _check_variables(sources: Sources, problems: list[Problem]) -> None:
 
 
 def _put_urls(
-    root: Table, section: str, flag: str, sources: Sources, problems: list[Problem], used: dict[str, str]
+    root: Table, section: str, flag: str, sources: Sources, problems: list[Problem], hidden: Hidden
 ) -> None:
     prefix = f"GATEWAY_{flag.upper()}_"
     for variable in _url_variables(sources, flag):
         name = variable.removeprefix(prefix).lower().replace("_", "-")
         try:
-            expanded = expand(sources.environment[variable], sources.environment, used)
+            expanded = expand(sources.environment[variable], sources.environment, hidden.used)
         except KeyError as error:
             problems.append(Problem(variable, "", f"the environment variable {error.args[0]} is not set"))
             continue
+        hidden.add(variable, *urls.values_in(expanded))
         _put_url(root, section, name, expanded, variable, problems)
     kinds = tunnels.KINDS if section == "tunnels" else backends.KINDS
     given: set[str] = set()

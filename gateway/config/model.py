@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gateway.backends import BackendKind
+from gateway.config.hiding import Hidden
 from gateway.config.values import LogTarget, Network, unix_path
 from gateway.contracts import AT_LEAST_ONE, POSITIVE, Duration, Endpoint
 from gateway.docker.options import DockerOptions
@@ -268,6 +269,8 @@ class Config:
     """Where each value was written, by its key."""
     origin: Origin = field(default_factory=Origin, compare=False)
     """What it was read from."""
+    hidden: Hidden = field(default_factory=Hidden, compare=False, repr=False)
+    """What errors must not show."""
 
 
 SECTIONS: dict[str, type] = {

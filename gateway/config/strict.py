@@ -3,16 +3,20 @@
 A rule is a function that yields what it finds in a configuration; `RULES` lists them.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import ipaddress
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import cast
 
 from gateway.backends.common.tls import Tls
 from gateway.config.files import all_secrets, place_of
 from gateway.config.model import BackendSpec, Config
 from gateway.config.ops_rules import is_here, ops_advice
+from gateway.config.values import Network
 from gateway.errors import Problem
 
+_ALGORITHMS = ("kex", "ciphers", "macs", "host_key_algorithms")
 _ENCRYPTED = {"ssh", "openvpn", "wireguard"}
 """The kinds of tunnel that encrypt what goes through them."""
 
@@ -82,6 +86,35 @@ def _open_listeners(config: Config) -> Iterator[Found]:
             if config.docker is not None:
                 message += f", or write {{label: {config.docker.label_prefix}.backends}} for docker.grants"
             yield f"backends.{name}.allow", message, False
+        elif every := _every(spec.allow.networks):
+            message = f"holds every address of {every}: list the networks that may connect"
+            yield f"backends.{name}.allow", message, False
+
+
+def _every(networks: Sequence[Network]) -> str | None:
+    """The family of which `networks` hold every address together; None: there is none."""
+    for version, family in ((4, "IPv4"), (6, "IPv6")):
+        ours = ipaddress.collapse_addresses(each for each in networks if each.version == version)  # type: ignore[type-var]
+        if any(each.prefixlen == 0 for each in ours):
+            return family
+    return None
+
+
+def _weak_algorithms(config: Config) -> Iterator[Found]:
+    for name, spec in config.tunnels.items():
+        if spec.kind.name != "ssh":
+            continue
+        for field in fields(spec.options):
+            if field.name not in _ALGORITHMS:
+                continue
+            weak = [
+                each for each in getattr(spec.options, field.name) if each not in cast("tuple[str]", field.default)
+            ]
+            if weak:
+                message = (
+                    f"lists {', '.join(weak)}, which is not among the defaults: update the server, and leave it out"
+                )
+                yield f"tunnels.{name}.{field.name}", message, False
 
 
 def _plain_engine(config: Config) -> Iterator[Found]:
@@ -123,6 +156,7 @@ RULES: tuple[Callable[[Config], Iterator[Found]], ...] = (
     _host_keys,
     _plain_logins,
     _open_listeners,
+    _weak_algorithms,
     _plain_engine,
     _plain_proxies,
     _inline_secrets,

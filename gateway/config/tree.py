@@ -123,7 +123,7 @@ def parse_yaml(
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        problems.append(Problem(place, "", f"not YAML: {error.problem or error.context}"))
+        problems.append(Problem(place, "", f"not YAML: {_without_content(error.problem or error.context or '')}"))
         return nothing
     except RecursionError:
         problems.append(Problem(str(path), "", "is nested too deeply"))
@@ -148,6 +148,12 @@ def parse_yaml(
         problems.append(Problem(tree.place, "", "the document must be a mapping of sections, such as `tunnels:`"))
         return nothing
     return tree
+
+
+def _without_content(message: str) -> str:
+    """What PyYAML says, without the names that it repeats: an unquoted password may look like an alias or a tag."""
+    hint = " (a value that begins with * or ! needs quotes)" if "alias" in message or "tag" in message else ""
+    return re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", message) + hint
 
 
 def _content(path: Path) -> bytes:

@@ -15,6 +15,13 @@ from gateway.tunnels import TunnelKind
 K = TypeVar("K")
 
 
+def values_in(text: str) -> Iterator[str]:
+    """The values in a URL's query, and those that commas separate in them."""
+    for part in text.partition("?")[2].split("&"):
+        value = part.partition("=")[2]
+        yield from (value, *value.split(","))
+
+
 def tunnel_tree(text: str, place: str, kinds: Mapping[str, TunnelKind], problems: list[Problem]) -> Table | None:
     """`ssh://user@host:port?identity_files=…` as the mapping that a file would hold."""
     found = _split(text, place, kinds, lambda kind: kind.schemes, "ssh://user@host", problems)

@@ -135,6 +135,10 @@ def docker_json(view: DockerView | None) -> dict[str, Any] | None:
     }
 
 
+def _json(value: Any) -> str:
+    return json.dumps(value, allow_nan=False)  # RFC 8259 has no NaN
+
+
 def written(body: dict[str, Any]) -> Iterator[str]:
     """A JSON object as text, in parts that each take little time: a line for each member, and of inner objects too.
 
@@ -146,14 +150,14 @@ def written(body: dict[str, Any]) -> Iterator[str]:
         if isinstance(value, dict | Iterator):
             yield from _members(iter(value.items()) if isinstance(value, dict) else value)
         else:
-            yield json.dumps(value)
+            yield _json(value)
     yield "\n}\n"
 
 
 def _members(pairs: Iterator[tuple[str, Any]]) -> Iterator[str]:
     before = "{"
     for name, value in pairs:
-        yield f"{before}\n  {json.dumps(name)}: {json.dumps(value)}"
+        yield f"{before}\n  {json.dumps(name)}: {_json(value)}"
         before = ","
     yield "{}" if before == "{" else "\n }"
 

@@ -15,6 +15,7 @@ from aiohttp import web
 from gateway.contracts import Endpoint
 from gateway.errors import ConfigError, GatewayError, UsageError
 from gateway.ops import commands
+from gateway.ops.access import Tokens
 from gateway.ops.bounds import limits
 from gateway.ops.control import Service
 from gateway.ops.guard import Guard
@@ -47,6 +48,7 @@ class OpsServer:
         self._service = service
         self._settings = settings
         self._secrets = Secrets()
+        self._encrypted: list[Listener] = []
         # One thread: rendering a large exposition takes tens of milliseconds, which the loop does not have.
         self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
         self._fresh = Reading(service, self._renderer, cached=False)
@@ -76,19 +78,25 @@ class OpsServer:
         return self._settings.files
 
     async def renew(self) -> None:
-        """Read tokens and certificates again, for connections and requests from now on.
+        """Read tokens and certificates again, for requests from now on; clients with a certificate connect again.
 
         Raises:
             GatewayError: One cannot be used; what was read before stays.
         """
         self._secrets = await asyncio.to_thread(read_secrets, self._settings)
+        for listener in self._encrypted:
+            listener.end_certified()
 
     async def _serve_tcp(
         self, stack: contextlib.AsyncExitStack, key: str, listen: Endpoint, handlers: dict[str, Handler]
     ) -> Endpoint:
         encrypted = key == "ops.listen" and self._settings.tls is not None
         listener = Listener(key, limits(_descriptors()), (lambda: self._secrets.tls) if encrypted else None)
-        guard = Guard(self._settings.rules(), lambda: self._secrets.tokens, ROLES)
+        if encrypted:
+            self._encrypted.append(listener)
+        probes = key == "ops.probe_listen"
+        tokens = Tokens if probes else (lambda: self._secrets.tokens)
+        guard = Guard(self._settings.rules(probes=probes), tokens, ROLES)
         app = web.Application(middlewares=[listener.timed, guard.checked])
         app.add_routes([web.get(path, handler) for path, handler in handlers.items()])
         try:

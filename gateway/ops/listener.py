@@ -83,6 +83,13 @@ class Listener:
             connection.end()
         await asyncio.gather(*self._opening, return_exceptions=True)
 
+    def end_certified(self) -> None:
+        """Close the connections that a client certificate opened: who signs those has changed perhaps."""
+        for connection in self._connections:
+            transport = connection.transport
+            if connection.begun if transport is None else transport.get_extra_info("peercert"):
+                connection.end()
+
     @web.middleware
     async def timed(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]

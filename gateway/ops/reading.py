@@ -168,7 +168,9 @@ async def _rendered(answer: health.Answer, content_type: str = _Rendered.content
 
 def json_response(body: object, *, status: int = 200) -> web.Response:
     """A small JSON answer."""
-    return web.Response(text=json.dumps(body, indent=1) + "\n", status=status, content_type="application/json")
+    return web.Response(
+        text=json.dumps(body, indent=1, allow_nan=False) + "\n", status=status, content_type="application/json"
+    )
 
 
 def unknown(what: str, name: str) -> web.Response:

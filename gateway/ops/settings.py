@@ -1,10 +1,12 @@
 """Where the ops server listens and what it asks of its clients, with the secrets that it reads from files."""
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.contracts import Endpoint
+from gateway.errors import GatewayError
 from gateway.ops.access import Rules, Tokens, hosts_of, read_token
 from gateway.ops.tls import TlsFiles, context
 
@@ -22,6 +24,7 @@ class Settings:
         metrics_token_file: Opens `/metrics` only.
         tls: Of `listen`; None: plain HTTP.
         authenticated: Whether a client of `listen` needs a token or a certificate for more than probes.
+        shown: Gives an error as it may be shown.
     """
 
     listen: Endpoint
@@ -32,6 +35,7 @@ class Settings:
     metrics_token_file: Path | None = None
     tls: TlsFiles | None = None
     authenticated: bool = False
+    shown: Callable[[str], str] = field(default=str, compare=False)
 
     @property
     def files(self) -> set[Path]:
@@ -40,10 +44,10 @@ class Settings:
         of_tls = [tls.cert_file, tls.key_file, tls.client_ca_file] if tls else []
         return {path for path in (self.token_file, self.metrics_token_file, *of_tls) if path is not None}
 
-    def rules(self) -> Rules:
-        """What `listen` and `probe_listen` ask of their clients."""
+    def rules(self, *, probes: bool = False) -> Rules:
+        """What `listen`, or `probe_listen`, asks of its clients: the latter shows details to none."""
         own = [each.host for each in (self.listen, self.probe_listen) if each is not None]
-        return Rules(hosts=hosts_of([*own, *self.hosts]), authenticate=self.authenticated)
+        return Rules(hosts=hosts_of([*own, *self.hosts]), authenticate=self.authenticated or probes)
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,13 @@ def read_secrets(settings: Settings) -> Secrets:
     Raises:
         GatewayError: One cannot be used.
     """
-    return Secrets(
-        tokens=Tokens(
-            everything=read_token(settings.token_file, "ops.token_file"),
-            metrics=read_token(settings.metrics_token_file, "ops.metrics_token_file"),
-        ),
-        tls=context(settings.tls) if settings.tls is not None else None,
-    )
+    try:
+        return Secrets(
+            tokens=Tokens(
+                everything=read_token(settings.token_file, "ops.token_file"),
+                metrics=read_token(settings.metrics_token_file, "ops.metrics_token_file"),
+            ),
+            tls=context(settings.tls) if settings.tls is not None else None,
+        )
+    except GatewayError as error:
+        raise GatewayError(settings.shown(str(error))) from None  # the cause has the value

@@ -1,4 +1,4 @@
-"""The options before a key in authorized_keys (sshd(8), "AUTHORIZED_KEYS FILE FORMAT"). Pure."""
+"""The options before a key in authorized_keys (sshd(8), "AUTHORIZED_KEYS FILE FORMAT"), and what goes with them."""
 
 import re
 from collections.abc import Sequence
@@ -14,7 +14,9 @@ _SOURCE = re.compile(r"!?[\w.:/*?%-]+")
 
 
 def options(targets: Sequence[str], sources: Sequence[str]) -> str:
-    """What permits connections to `targets` and nothing else: no shell, no listener, no agent, no terminal.
+    """What permits connections to `targets`: no shell, no listener on TCP, no agent, no terminal.
+
+    No option forbids listeners on unix sockets: `server_settings` does.
 
     Args:
         targets: `host:port` each; one at least.
@@ -34,3 +36,17 @@ def options(targets: Sequence[str], sources: Sequence[str]) -> str:
     # `restrict` forbids no commands.
     nothing_else = [f'permitlisten="{_NO_LISTENER}"', 'command="false"']
     return ",".join(["restrict", "port-forwarding", *permits, *nothing_else, *origin])
+
+
+def server_settings(user: str, *, unix_sockets: bool) -> list[str]:
+    """The lines of sshd_config(5) that go with the options, since none of those concerns unix sockets.
+
+    Args:
+        user: Who logs in.
+        unix_sockets: Whether the tunnel reaches a unix socket on the server.
+    """
+    return [
+        f"Match User {user}",
+        "    AllowTcpForwarding local",
+        f"    AllowStreamLocalForwarding {'local' if unix_sockets else 'no'}",
+    ]

@@ -76,8 +76,8 @@ class MysqlEnd:
             data += piece
         return data
 
-    def serve(self) -> None:
-        """Answer a check's queries as a primary does, until it leaves."""
+    def serve(self, lag: str | None = None) -> None:
+        """Answer a check's queries as a primary does, or with `lag` as a replica, until it leaves."""
         self.send(OK)
         while (asked := self.receive())[:1] == b"\3":
             if asked.startswith(b"\3SELECT"):
@@ -88,6 +88,8 @@ class MysqlEnd:
                 self.send(_EOF)
             elif asked.startswith(b"\3SHOW"):
                 self.columns("Seconds_Behind_Source")
+                if lag is not None:
+                    self.send(_text(lag.encode()))
                 self.send(_EOF)
             else:
                 self.send(OK)
@@ -173,6 +175,27 @@ def by_switch_to_full_caching_sha2(end: MysqlEnd) -> None:
     _offer_key(end, end.ask(b"\1\4"))
 
 
+def by_second_switch(end: MysqlEnd) -> None:
+    """Ask for the proof twice, and then for the password: the second request has no name of a plugin."""
+    end.greet("mysql_native_password")
+    end.switch("caching_sha2_password")
+    end.ask(b"\xfe" + SALT + b"\0")
+    _offer_key(end, end.ask(b"\1\4"))
+
+
+def by_second_switch_of_the_default(end: MysqlEnd) -> None:
+    end.greet("caching_sha2_password")
+    end.switch("caching_sha2_password")
+    end.ask(b"\xfe" + SALT + b"\0")
+    _offer_key(end, end.ask(b"\1\4"))
+
+
+def by_full_after_fast_caching_sha2(end: MysqlEnd) -> None:
+    end.greet("caching_sha2_password")
+    end.send(b"\1\3")
+    _offer_key(end, end.ask(b"\1\4"))
+
+
 def _offer_key(end: MysqlEnd, answer: bytes) -> None:
     if answer in (b"\1", b"\2") or answer.endswith(b"\1\1sha256_password\0"):
         end.ask(b"\1" + PEM)
@@ -183,7 +206,8 @@ HOSTILE: dict[str, Script] = {
     script.__name__: script
     for script in (
         by_dialog, by_clear_password, by_own_key, by_sha256_as_default, by_full_caching_sha2,
-        by_switch_to_full_caching_sha2,
+        by_switch_to_full_caching_sha2, by_second_switch, by_second_switch_of_the_default,
+        by_full_after_fast_caching_sha2,
     )
 }  # fmt: skip
 

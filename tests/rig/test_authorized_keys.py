@@ -1,5 +1,7 @@
 """What `render authorized-keys` prints, against a real sshd that would permit everything."""
 
+import contextlib
+import itertools
 import os
 import subprocess
 import time
@@ -38,17 +40,36 @@ class Permissive:
         public = self.bastion.client_key.with_suffix(".pub").read_text()
         (self.bastion.folder / "authorized_keys").write_text(rendered or public)
 
-    def render(self, target: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    @contextlib.contextmanager
+    def settings(self, rendered: str) -> Iterator[None]:
+        """Put the lines for sshd_config, which are comments in what was rendered, at its end for a while."""
+        config = self.bastion.folder / "sshd_config"
+        before = config.read_text()
+        lines = [line.removeprefix("#   ") for line in rendered.splitlines() if line.startswith("#   ")]
+        assert lines[0] == f"Match User {self.plain_user}"
+        config.write_text("\n".join([before, *lines, ""]))
+        self._again()
+        try:
+            yield
+        finally:
+            config.write_text(before)
+            self._again()
+
+    def _again(self) -> None:
+        self.bastion.stop()
+        self.bastion.start()
+
+    def render(self, target: str, *arguments: str, user: str = "u") -> "subprocess.CompletedProcess[str]":
         b = self.bastion
         file = b.folder / "c.yaml"
         file.write_text(
-            f"tunnels: {{b: {{kind: ssh, host: 127.0.0.1, user: u, identity_files: {b.client_key}}}}}\n"
+            f"tunnels: {{b: {{kind: ssh, host: 127.0.0.1, user: {user}, identity_files: {b.client_key}}}}}\n"
             f"backends: {{a: {{kind: tcp, via: b, targets: ['{target}']}}}}\n"
         )
         return command("render", "authorized-keys", "-c", str(file), *arguments)
 
-    def rendered(self, target: str, *arguments: str) -> str:
-        done = self.render(target, *arguments)
+    def rendered(self, target: str, *arguments: str, user: str = "u") -> str:
+        done = self.render(target, *arguments, user=user)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -111,16 +132,32 @@ def test_a_rendered_key_opens_its_targets_and_no_others(server: Permissive, echo
         assert forwarded(server, other)
 
 
-def test_a_rendered_key_opens_no_listener(server: Permissive, echo: int) -> None:
+def test_a_rendered_key_opens_no_listener_on_tcp(server: Permissive, echo: int) -> None:
     wanted = (
         f"{free_port()}:127.0.0.1:{echo}", f"127.0.0.1:{free_port()}:127.0.0.1:{echo}", f"*:0:127.0.0.1:{echo}",
-        f"none.invalid:1:127.0.0.1:{echo}", f"{server.bastion.folder}/agent/listener:127.0.0.1:{echo}",
+        f"none.invalid:1:127.0.0.1:{echo}",
     )  # fmt: skip
     server.authorize("")
-    assert [listens(server, "-R", each) for each in wanted] == [True, True, True, False, True]
+    assert [listens(server, "-R", each) for each in wanted] == [True, True, True, False]
     server.authorize(server.rendered(f"127.0.0.1:{echo}"))
-    assert [listens(server, "-R", each) for each in wanted] == [False] * 5
+    assert [listens(server, "-R", each) for each in wanted] == [False] * 4
     assert not listens(server, "-R", "0")  # a proxy at the server
+
+
+def test_the_rendered_settings_forbid_listeners_on_unix_sockets(server: Permissive, echo: int) -> None:
+    names = itertools.count()
+
+    def wanted() -> tuple[str, str]:
+        """A listener on a fresh path: sshd leaves the file, and then binds there no more."""
+        return "-R", f"{server.bastion.folder}/agent/{next(names)}:127.0.0.1:{echo}"
+
+    rendered = server.rendered(f"127.0.0.1:{echo}", user=server.plain_user)
+    server.authorize(rendered)
+    assert listens(server, *wanted())  # no option of the key's forbids it
+    with server.settings(rendered):
+        assert not listens(server, *wanted())
+        assert not listens(server, "-R", f"{free_port()}:127.0.0.1:{echo}")
+        assert forwarded(server, echo)
 
 
 def test_a_rendered_key_runs_no_command_and_no_shell(server: Permissive, echo: int) -> None:

@@ -5,10 +5,12 @@ import contextlib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import postgres_end
 import pytest
 from clients import query_mysql
 from conftest import Gateway, need
@@ -20,8 +22,10 @@ from test_reasons import mysql_backend, postgres_backend, probe
 from test_tls import NAME, Authority, given_to, make_authority
 
 from gateway.backends import NoOptions
+from gateway.backends.common.database import DatabaseCheck
 from gateway.backends.common.tls import Tls
 from gateway.backends.mysql import KIND, MysqlBackend, MysqlCheck
+from gateway.backends.postgres import PostgresBackend
 from gateway.contracts import Secret, State
 from gateway.demo import mariadb, postgres
 from gateway.demo.process import free_port
@@ -96,6 +100,9 @@ async def test_a_server_cannot_take_the_checks_password(
         result = await probe(checking(password, Tls(mode)), port)
     assert heard
     assert not revealed(heard, password)
+    if "second_switch" in way:  # which no honest server sends
+        assert (result.state, result.reason) == (State.DOWN, Reason.PROTOCOL), result.detail
+        return
     assert (result.state, result.reason) == (State.DEGRADED, Reason.AUTH), result.detail
     if way != "by_sha256_as_default":  # which the server then does not ask for
         assert "check.tls.mode: verify" in result.detail
@@ -381,3 +388,42 @@ async def test_no_thread_or_connection_of_a_mysql_check_outlives_its_deadline() 
         assert (await probe(checking("p"), port, timeout=0.5)).reason is Reason.TIMEOUT
         assert await asyncio.to_thread(gone.wait, 10)
         assert not [each.name for each in threading.enumerate() if each.name.startswith("mysql-check")]
+
+
+async def test_a_servers_scram_iterations_hold_up_neither_the_loop_nor_the_deadline() -> None:
+    asked = threading.Event()
+
+    def play(client: socket.socket) -> None:
+        postgres_end.ask_for_iterations(client, 4_000_000)
+        asked.set()
+        client.recv(1)
+
+    def computing() -> int:
+        return sum(each.name == "postgres-check" for each in threading.enumerate())
+
+    check = DatabaseCheck(user="u", password=Secret("p"))
+    backend = PostgresBackend(NoOptions(), check)
+    longest, last = 0.0, time.monotonic()
+
+    async def beat() -> None:
+        nonlocal longest, last
+        while True:
+            await asyncio.sleep(0.01)
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+
+    beating = asyncio.create_task(beat())
+    with serving(play) as port:
+        result = await probe(backend, port, timeout=0.4)
+        still = computing()
+        assert asked.is_set()
+        assert (result.state, result.reason, still) == (State.DOWN, Reason.TIMEOUT, 1), result.detail
+        assert "SCRAM iterations" in result.detail
+        again = await probe(backend, port, timeout=1)
+        assert (again.state, again.reason) == (State.DOWN, Reason.PROTOCOL), again.detail
+        assert "SCRAM iterations" in again.detail
+        assert computing() == 1  # not one for each check
+    beating.cancel()
+    assert longest < result.duration  # the loop went on meanwhile
+    async with asyncio.timeout(120):
+        while computing():  # it ends by itself, with its connection
+            await asyncio.sleep(0.05)

@@ -13,13 +13,22 @@ from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import Any
 
 import asyncssh
+import postgres_end
 import pytest
 from conftest import Gateway, command
+from mysql_end import OK, MysqlEnd
 from servers import serving, talking
 from test_forwards import CHECK
+from test_reasons import probe
 
+from gateway.backends import NoOptions
+from gateway.backends.common.database import DatabaseCheck
+from gateway.backends.mysql import MysqlBackend, MysqlCheck
+from gateway.backends.postgres import PostgresBackend
+from gateway.contracts import State
 from gateway.demo.process import free_port
 from gateway.demo.sshd import make_key
+from gateway.errors import Reason
 
 pytestmark = pytest.mark.rig
 
@@ -266,3 +275,38 @@ def test_what_an_engine_says_is_shown_and_not_obeyed(gateway: Gateway) -> None:
         assert code == 200
         assert 'container="web?[2J?]0;owned' in shown(metrics)
         gateway.wait(lambda: "docker refused" in shown(gateway.log))
+
+
+@pytest.mark.parametrize("lag", ["NaN", "Infinity", "1e999", "soon"])
+async def test_a_lag_that_is_no_number_is_no_answer(lag: str) -> None:
+    def as_mysql(client: socket.socket) -> None:
+        end = MysqlEnd(client)
+        end.greet("mysql_native_password")
+        end.serve(lag)
+
+    def as_postgres(client: socket.socket) -> None:
+        postgres_end.serve(client, "t", "t", "18.0", lag, "t")
+
+    for backend, script in (
+        (MysqlBackend(NoOptions(), MysqlCheck(user="u")), as_mysql),
+        (PostgresBackend(NoOptions(), DatabaseCheck(user="u")), as_postgres),
+    ):
+        with serving(script) as port:
+            result = await probe(backend, port)
+        assert (result.state, result.reason, result.finding) == (State.DOWN, Reason.PROTOCOL, None), result.detail
+
+
+async def test_a_mysql_that_asks_for_a_file_is_one_line_and_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    def ask_for_file(client: socket.socket) -> None:
+        end = MysqlEnd(client)
+        end.greet("mysql_native_password")
+        end.send(OK)
+        while end.receive().startswith(b"\3S") and end.heard[-1].startswith(b"\3SET"):
+            end.send(OK)
+        end.ask(b"\xfb/etc/hostname")
+
+    with serving(ask_for_file) as port:
+        result = await probe(MysqlBackend(NoOptions(), MysqlCheck(user="u")), port)
+    assert (result.state, result.reason) == (State.DOWN, Reason.PROTOCOL), result.detail
+    assert "LOAD_LOCAL" in result.detail
+    assert not caplog.records

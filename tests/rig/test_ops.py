@@ -204,6 +204,18 @@ def test_the_listener_for_probes_has_nothing_else(guarded: Guarded) -> None:
         assert ask(guarded.probes, path, token=TOKEN)[0] == 404
 
 
+def test_the_listener_for_probes_shows_no_details_where_no_token_is_configured(gateway: Gateway) -> None:
+    probes, refusing = free_port(), free_port()
+    gateway.write(f"backends: {{bad: {{kind: tcp, targets: ['127.0.0.1:{refusing}'], check: {{fall: 1}}}}}}")
+    text = gateway.config.read_text()
+    gateway.config.write_text(text.replace("ops: {", f"ops: {{probe_listen: '127.0.0.1:{probes}', ", 1))
+    gateway.start().wait_state("bad", "down", "refused")
+    for path in ("/readyz/bad", "/readyz?require=bad"):
+        assert str(refusing) in ask(gateway.ops_port, path)[1]
+        code, told = ask(probes, path, token=TOKEN)
+        assert (code, "refused" in told, str(refusing) in told) == (503, True, False), told
+
+
 def test_foreign_hosts_are_refused(guarded: Guarded) -> None:
     for host in ("evil.example", "127.0.0.1.evil.example:9090"):
         assert guarded.ask("/api/v1/status", TOKEN, host=host) == 421
@@ -265,6 +277,39 @@ def test_tokens_and_certificates_are_read_again(guarded: Guarded) -> None:
     write_private(path, TOKEN)
     assert gateway.command("reload").returncode == 0
     assert guarded.ask("/api/v1/status", TOKEN) == 200
+
+
+def test_a_client_certificate_opens_nothing_once_its_authority_is_replaced(guarded: Guarded) -> None:
+    ca = guarded.clients.ca
+    own, other = ca.read_text(), make_authority(guarded.folder / "others").ca.read_text()
+    poller = http.client.HTTPSConnection(
+        "localhost", guarded.gateway.ops_port, timeout=WITHIN, context=guarded.context(certificate=guarded.clients)
+    )
+
+    def answered() -> bool:
+        with contextlib.suppress(ssl.SSLError, OSError, http.client.HTTPException):
+            poller.request("GET", "/api/v1/status")
+            response = poller.getresponse()
+            response.read()
+            return response.status == 200
+        return False
+
+    with contextlib.closing(poller):
+        poller.auto_open = 1
+        assert answered()
+        poller.auto_open = 0  # on this connection and no other
+        try:
+            write_private(ca, other)
+            guarded.gateway.wait(lambda: not answered())
+        finally:
+            write_private(ca, own)
+    guarded.gateway.wait(lambda: _certified(guarded))
+
+
+def _certified(guarded: Guarded) -> bool:
+    with contextlib.suppress(ssl.SSLError, OSError, http.client.HTTPException):
+        return guarded.ask("/api/v1/status", certificate=guarded.clients) == 200
+    return False
 
 
 def test_validate_says_what_is_wrong_with_the_files_of_ops(tmp_path: Path) -> None:

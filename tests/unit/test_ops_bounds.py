@@ -193,3 +193,9 @@ def test_json_in_parts() -> None:
     text = "".join(written({**body}))
     assert json.loads(text) == {**body, "d": {"k": {"v": 1}}}
     assert json.loads("".join(written({}))) == {}
+
+
+def test_what_json_does_not_have_is_not_written() -> None:
+    for value in (float("nan"), {"lag": float("inf")}):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            list(written({"a": value}))

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import re
 import stat
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.backends import NoOptions
-from gateway.backends.common.database import DatabaseCheck
+from gateway.backends.common.database import DatabaseCheck, verify
 from gateway.backends.common.secrets import Passwords
 from gateway.backends.common.token import printed
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
@@ -18,7 +19,7 @@ from gateway.backends.postgres import PostgresBackend
 from gateway.config import Sources, load
 from gateway.config.files import check_files
 from gateway.contracts import Backend, Duration, Endpoint, Phases, Secret, State
-from gateway.errors import ConfigError, ProbeError, ReachError, Reason
+from gateway.errors import ConfigError, GatewayError, ProbeError, ReachError, Reason
 from gateway.health.monitor import probe_once
 from gateway.relay.direct import DirectLink
 
@@ -178,6 +179,25 @@ def test_it_and_a_password_exclude_each_other() -> None:
         DatabaseCheck(password=Secret(path=Path("/x")), password_command=("y",))
     with pytest.raises(ValueError, match=r"^password_command: is given beside password: remove one"):
         DatabaseCheck(password=Secret("x"), password_command=("y",))
+
+
+def test_a_program_that_everybody_can_change_is_not_run(tmp_path: Path) -> None:
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & stat.S_IXOTH:
+            folder.chmod(0o711)  # others reach it, as they do /usr/local/bin
+    path = Path(script(tmp_path, "echo hunter2"))
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    path.chmod(0o777)
+    for name in (path, link):
+        assert "everybody can change it (mode 0777): chmod o-w" in asyncio.run(failure(str(name)))
+        with pytest.raises(GatewayError, match="everybody can change it"):
+            verify(NoOptions(), DatabaseCheck(user="u", password_command=(str(name),)))
+    path.chmod(0o755)
+    tmp_path.chmod(0o777)
+    assert f"everybody can replace it in {tmp_path}" in asyncio.run(failure(str(path)))
+    tmp_path.chmod(0o1777)  # where each may replace only files of his own
+    assert asyncio.run(printed([str(path)], (), 30)) == "hunter2"
 
 
 def test_a_placeholder_that_is_unknown_is_an_error() -> None:

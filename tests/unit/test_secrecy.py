@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from gateway import keyfiles
+from gateway.app.ops import file_problems, settings_of
 from gateway.config import Sources, load
 from gateway.config.files import check_files
 from gateway.config.hiding import hide
 from gateway.contracts import Secret
-from gateway.errors import ConfigError, TunnelError
+from gateway.errors import ConfigError, GatewayError, TunnelError
 from gateway.keyfiles import ExposedError, check_private, read_secret, refuse_exposed
+from gateway.ops.settings import read_secrets
 
 VALUE = "hunter2'/\\x"
 
@@ -70,6 +72,68 @@ def test_a_value_within_a_url_of_the_environment_does_not_appear_in_errors() -> 
         load(Sources(environment={"GATEWAY_BACKEND_A": url, "DBPW": "hunter2%2Fx"}))
     assert len(caught.value.problems) == 2
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("GATEWAY_BACKEND_DB", "mysql://db?check.user=u&check.timeout=hunter2x"),
+        ("GATEWAY_BACKEND_DB", "mysql://db?allow=10.0.0.0/8,hunter2x"),
+        ("GATEWAY_TUNNEL_T", "ssh://u@h?kex=hunter2x"),
+        ("GATEWAY_OPS_LISTEN", "hunter2x"),
+        ("GATEWAY_OPS_HOSTS", "good.example,hunter2 x"),
+        ("GATEWAY_OPS_PROBE_LISTEN", "hunter2"),
+    ],
+)
+def test_a_value_of_a_variable_of_ours_does_not_appear_in_errors(variable: str, value: str) -> None:
+    environment = {"GATEWAY_BACKEND_A": "tcp://a:1", variable: value}
+    with pytest.raises(ConfigError) as caught:
+        load(Sources(environment=environment))
+    assert "hunter2" not in str(caught.value)
+    assert f"${{{variable}}}" in str(caught.value)
+
+
+def test_a_name_in_a_variable_of_ours_still_appears_in_other_errors(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text("backends: {b: {kind: tcp, targets: 'b:1', via: bastoin}}")
+    environment = {"GATEWAY_BACKEND_A": "tcp://a:1?via=bastion", "GATEWAY_TUNNEL_BASTION": "ssh://u@h"}
+    with pytest.raises(ConfigError, match="there is no tunnel 'bastoin'; did you mean 'bastion'"):
+        load(Sources(file, environment=environment))
+
+
+@pytest.mark.parametrize("key", ["token_file", "metrics_token_file", "tls.cert_file"])
+def test_a_secret_in_the_place_of_a_file_of_ops_does_not_appear_in_errors(tmp_path: Path, key: str) -> None:
+    token, other = tmp_path / "token", tmp_path / "other"
+    for each in (token, other):
+        each.write_text("x" * 32)
+        each.chmod(0o600)
+    written = {"token_file": str(other), "tls.key_file": str(token), key: "${TOKEN}"}
+    inner = ", ".join(f"{name.removeprefix('tls.')}: '{value}'" for name, value in written.items() if "tls." in name)
+    tls = f", tls: {{{inner}}}" if key.startswith("tls") else ""
+    text = ", ".join(f"{name}: '{value}'" for name, value in written.items() if "tls." not in name)
+    file = tmp_path / "gateway.yaml"
+    file.write_text(f"ops: {{{text}{tls}}}\nbackends: {{a: {{kind: tcp, targets: 'a:1'}}}}")
+    config = load(Sources(file, environment={"TOKEN": "hunter2hunter2hunter2"}))
+    (problem,) = file_problems(config)
+    assert "${TOKEN}" in problem.message
+    assert "hunter2" not in str(problem)
+    with pytest.raises(GatewayError) as caught:  # as `run` and a reload do
+        read_secrets(settings_of(config))
+    assert "hunter2" not in f"{caught.value}{caught.value.__cause__}"
+
+
+def test_a_secret_of_ops_in_a_variable_of_ours_does_not_appear_in_errors() -> None:
+    environment = {"GATEWAY_BACKEND_A": "tcp://a:1", "GATEWAY_OPS_TOKEN_FILE": "hunter2hunter2hunter2"}
+    (problem,) = file_problems(load(Sources(environment=environment)))
+    assert (problem.place, "hunter2" in problem.message) == ("GATEWAY_OPS_TOKEN_FILE", False)
+
+
+@pytest.mark.parametrize("password", ["*hunter2x", "!hunter2!x", "!<hunter2", "&hunter2 &hunter2"])
+def test_an_unquoted_password_does_not_appear_in_errors_about_yaml(tmp_path: Path, password: str) -> None:
+    text = f"backends: {{a: {{kind: mysql, targets: db, check: {{user: u, password: {password}}}}}}}"
+    found = errors(text, tmp_path)
+    assert found
+    assert "hunter2" not in "".join(found)
 
 
 def test_the_content_of_a_key_in_the_place_of_its_path_does_not_appear_in_errors(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What every kind of database has: who logs in for the check, and how."""
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from gateway.backends.common import tls
 from gateway.backends.common.tls import Tls
+from gateway.backends.common.token import executable
 from gateway.certificates import authority
 from gateway.contracts import POSITIVE, Credential, Duration, Secret
 from gateway.errors import GatewayError
@@ -56,6 +58,18 @@ class DatabaseCheck:
                     raise ValueError(f"password_command: {message}")
 
 
+def seconds(value: Any) -> float:
+    """What a server says of its lag.
+
+    Raises:
+        ValueError: It is no number, or none that is finite.
+    """
+    found = float(value)
+    if not math.isfinite(found):
+        raise ValueError(f"a lag of {found}")
+    return found
+
+
 def credentials(options: object, check: Any) -> list[Credential]:
     """The authorities that the check trusts; for `BackendKind.credentials`."""
     del options
@@ -65,8 +79,10 @@ def credentials(options: object, check: Any) -> list[Credential]:
 def verify(options: object, check: Any) -> None:
     """Raises `GatewayError` when a file or program that the check needs cannot be used; for `BackendKind.verify`."""
     tls.verify(options, check)
-    if check.password_command and program(check.password_command[0]) is None:
-        raise GatewayError(f"check.password_command: {_trouble(check.password_command)}")
+    if check.password_command:
+        if program(check.password_command[0]) is None:
+            raise GatewayError(f"check.password_command: {_trouble(check.password_command)}")
+        executable(check.password_command[0])
 
 
 def _trouble(command: tuple[str, ...]) -> str:

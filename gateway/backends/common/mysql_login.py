@@ -31,9 +31,10 @@ _PROOFS = (_NATIVE, _CACHING, _ED25519)
 """Challenge-response: the password itself is not sent; by `caching_sha2_password` until the server asks for more."""
 _WITH_KEY = (_CACHING, _SHA256)
 """They encrypt the password with the server's public key, where the connection has no TLS."""
-_IN_CLEAR = ("mysql_clear_password", "dialog")
-_FULL = b"\x01\x04"
-"""AuthMoreData, perform_full_authentication."""
+_CLEAR = "mysql_clear_password"
+_IN_CLEAR = (_CLEAR, "dialog")
+_FAST, _FULL = b"\x01\x03", b"\x01\x04"
+"""AuthMoreData: fast_auth_success, perform_full_authentication."""
 _NO_PASSWORD = b"\0"
 _SIGNATURE = 64
 
@@ -86,7 +87,8 @@ class MysqlLogin(pymysql.connections.Connection):
         Raises:
             ProbeError: It would send the password to a server that is not verified, or is unknown.
         """
-        if proof or (self._verified and plugin in (*_WITH_KEY, *_IN_CLEAR)) or (self._pinned and plugin in _WITH_KEY):
+        verified = self._verified and self._secure  # type: ignore[attr-defined]
+        if proof or (verified and plugin in (*_WITH_KEY, *_IN_CLEAR)) or (self._pinned and plugin in _WITH_KEY):
             return
         if plugin not in (*_WITH_KEY, *_IN_CLEAR):
             self.decline(f"the server asks for {plugin}, which is not supported: give the user another plugin")
@@ -95,6 +97,24 @@ class MysqlLogin(pymysql.connections.Connection):
         if plugin in _WITH_KEY and not self.ssl:
             remedy += ", or check.server_public_key_file"
         self.decline(f"the server asks for the password itself ({plugin}{cached}), and is not verified: {remedy}")
+
+    def hand_over(self, plugin: str) -> MysqlPacket:
+        """Send the password itself, where that is permitted, and give the answer; the only place that does.
+
+        Over TLS it is in the clear, and otherwise encrypted with the server's key that is pinned.
+
+        Args:
+            plugin: What the server asks for.
+
+        Raises:
+            ProbeError: The server is not verified.
+            MySQLError: It refuses the password, or does not answer.
+        """
+        self.permit(plugin)
+        login: Any = self
+        if not self.password or login._secure:  # noqa: SLF001
+            return self.ask(self.password + b"\0" if self.password else b"")
+        return self.ask(_auth.sha2_rsa_encrypt(self.password, login.salt, login.server_public_key))
 
     def decline(self, why: str, answer: bytes = _NO_PASSWORD) -> NoReturn:
         """End the login with a wrong answer: a handshake that breaks off would count against our address.
@@ -139,6 +159,8 @@ class MysqlLogin(pymysql.connections.Connection):
     def _process_auth(self, plugin_name: bytes, auth_packet: MysqlPacket, handler: Any = None) -> MysqlPacket:
         plugin = plugin_name.decode("ascii")
         self.permit(plugin, proof=plugin in _PROOFS)
+        if plugin == _CLEAR:
+            return self.hand_over(plugin)
         try:
             answer: MysqlPacket = super()._process_auth(plugin_name, auth_packet, handler)  # type: ignore[misc]
         except RuntimeError:  # PyMySQL's, where PyNaCl is missing
@@ -168,23 +190,31 @@ class MysqlLogin(pymysql.connections.Connection):
 
 
 class _CachingSha2:
-    """See `pymysql.connect`, `auth_plugin_map`: the fast path, and where it is permitted the full one."""
+    """See `pymysql.connect`, `auth_plugin_map`: the fast path, and where it is permitted the full one.
+
+    PyMySQL's own would answer a second request to switch in its own round trip, whose answer nothing here sees.
+    """
 
     def __init__(self, login: MysqlLogin) -> None:
         self._login = login
 
     def authenticate(self, packet: Any) -> Any:
         login: Any = self._login
-        if packet.is_auth_switch_request() and login.password:
+        if packet.is_auth_switch_request():
             login.salt = packet.read_all().removesuffix(b"\0")
             packet = login.ask(_auth.scramble_caching_sha2(login.password, login.salt))
-        if packet.get_all_data()[:2] == _FULL:
-            login.permit(_CACHING)
-        return _auth.caching_sha2_password_auth(login, packet)
+        if packet.is_ok_packet():
+            return packet
+        answer = packet.get_all_data()
+        if answer == _FAST:
+            return login._read_packet()  # noqa: SLF001 - the server accepts the proof
+        if answer == _FULL:
+            return self._login.hand_over(_CACHING)
+        raise ProbeError(Reason.PROTOCOL, "the server answers the login's proof with what is no answer to it")
 
 
 class _Sha256:
-    """See `pymysql.connect`, `auth_plugin_map`: with a key that we have, and with no other."""
+    """See `pymysql.connect`, `auth_plugin_map`: with verified TLS or a key that we have, and with no other."""
 
     def __init__(self, login: MysqlLogin) -> None:
         self._login = login
@@ -192,7 +222,9 @@ class _Sha256:
     def authenticate(self, packet: Any) -> Any:
         if not packet.is_auth_switch_request():
             raise ProbeError(Reason.PROTOCOL, "the server sends a public key, which was not asked for")
-        return _auth.sha256_password_auth(self._login, packet)  # type: ignore[no-untyped-call]
+        login: Any = self._login
+        login.salt = packet.read_all().removesuffix(b"\0")
+        return self._login.hand_over(_SHA256)
 
 
 class _TimedContext:

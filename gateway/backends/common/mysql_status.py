@@ -6,6 +6,7 @@ from typing import Any
 import pymysql
 from pymysql.cursors import DictCursor
 
+from gateway.backends.common.database import seconds
 from gateway.contracts import Finding
 from gateway.errors import Reason
 
@@ -25,6 +26,7 @@ def look(
 
     Raises:
         MySQLError: The server does not answer these queries.
+        ValueError: Its answer is none to them.
     """
     with connection.cursor(DictCursor) as cursor:
         cursor.execute(
@@ -75,8 +77,8 @@ def _replication(cursor: DictCursor) -> tuple[float | None, bool, str | None]:
             return None, False, None  # the check user may not ask (REPLICATION CLIENT); read_only still tells
     if not rows:
         return None, False, None
-    seconds = rows.get("Seconds_Behind_Source", rows.get("Seconds_Behind_Master"))
-    if seconds is None:
+    behind = rows.get("Seconds_Behind_Source", rows.get("Seconds_Behind_Master"))
+    if behind is None:
         error = rows.get("Last_SQL_Error") or rows.get("Last_IO_Error") or "replication is stopped"
         return None, True, str(error)
-    return float(seconds), True, None
+    return seconds(behind), True, None

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateway.errors import ReachError, Reason
+from gateway.keyfiles import changeable
 from gateway.text import one_line
 from gateway.vpn import leash
 from gateway.vpn.child import clean_environment, program
@@ -24,6 +25,24 @@ _GRACE = 3.0
 """Seconds that the kernel may take to end what was killed."""
 _LAST_WORDS = 0.5
 """Seconds that standard error may stay open behind the program."""
+
+
+def executable(name: str) -> str:
+    """Where a program is.
+
+    Args:
+        name: Its name or path, as `check.password_command` has it.
+
+    Raises:
+        ReachError: There is none, or everybody can change it, and so learn or choose the password.
+    """
+    found = program(name)
+    if found is None:
+        raise _failed(f"{name} is not installed")
+    trouble = changeable(Path(found).absolute())
+    if trouble:
+        raise _failed(trouble)
+    return found
 
 
 async def printed(command: Sequence[str], inherited: Sequence[str], within: float) -> str:
@@ -42,9 +61,7 @@ async def printed(command: Sequence[str], inherited: Sequence[str], within: floa
         ReachError: It failed; the message has nothing of what it printed.
     """
     name = Path(command[0]).name
-    found = program(command[0])
-    if found is None:
-        raise _failed(f"{command[0]} is not installed")
+    found = executable(command[0])
     variables = {each: os.environ[each] for each in ("HOME", *inherited) if each in os.environ}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), "all", found, *command[1:],

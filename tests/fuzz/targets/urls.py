@@ -2,9 +2,11 @@
 
 import json
 import re
+from collections.abc import Callable
 
 from gateway import backends, tunnels
 from gateway.config import Config, Sources, load, urls
+from gateway.config.hiding import Hidden
 from gateway.config.tree import Scalar, Sequence, Table, Tree
 from gateway.errors import ConfigError, Problem
 from tests.fuzz.files import as_file
@@ -56,7 +58,9 @@ def check(data: bytes) -> None:
     text = json.dumps({section: {"x": _plain(tree)}})
     if re.search(r'"[^"]{1000,}":', text):
         return  # YAML does not accept such keys
-    _compare(by_variable, text)
+    hidden = Hidden()
+    hidden.add(variable, *urls.values_in(url))
+    _compare(by_variable, text, lambda message: hidden.hide(message, variable))
 
 
 def _tree(section: str, url: str) -> Table | None:
@@ -68,11 +72,14 @@ def _tree(section: str, url: str) -> Table | None:
     return None if problems else found
 
 
-def _compare(by_url: Config | ConfigError, text: str) -> None:
+def _compare(by_url: Config | ConfigError, text: str, shown: Callable[[str], str]) -> None:
     with as_file(text.encode()) as path:
         by_file = _load(Sources(file=path, environment=_OTHER))
     if isinstance(by_url, ConfigError) or isinstance(by_file, ConfigError):
-        messages = [sorted((each.key, each.message) for each in _problems(made)) for made in (by_url, by_file)]
+        messages = [
+            sorted((each.key, each.message) for each in _problems(by_url)),
+            sorted((each.key, shown(each.message)) for each in _problems(by_file)),
+        ]
         assert messages[0] == messages[1], f"a URL and a file are refused for different reasons\n{messages}"
     else:
         assert by_url == by_file, "a URL and a file mean different things"
