@@ -37,6 +37,8 @@ _LOOK_EVERY = 0.5
 _DOUBT_EVERY = 10.0
 """Seconds between two doubts about one target: a server that is only slow is not asked all the time."""
 _SHED_EVERY = (0.1, 0.4)
+_NOT_ASKED = Source()
+"""Of a client whose source does not matter."""
 _LIMITS = (Refusal.MAX_CONNECTIONS, Refusal.CONSUMER_QUOTA)
 _RESERVED_FOR = 10.0
 """Seconds after which a client beyond a limit is reset although its server has not ended the connection."""
@@ -227,7 +229,7 @@ class Forward:
 
     def _take(self, client: Stream) -> None:
         admission = self.admission
-        source = Source.of(client) if admission.looks or self._visits.on else Source()
+        source = Source.of(client) if admission.looks or self._visits.on else _NOT_ASKED
         self._visits.begin(client, source)
         refusal = admission.refusal(source, self.active - len(self._reserve))
         if refusal is not None:
