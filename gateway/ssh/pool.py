@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from math import inf
 
-from gateway.contracts import Endpoint, Phases, Progress, Relay, Stream, TunnelState
+from gateway.contracts import Endpoint, Phases, Progress, Stream, TunnelState
 from gateway.errors import LinkLostError, ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
 from gateway.relay.attempts import persist
@@ -89,13 +89,8 @@ class SshLink:
 
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
-    ) -> Relay:
-        """See `gateway.contracts.Link`."""
-        return await self._join(client, to, latency, within, tap)
-
-    async def _join(
-        self, client: Stream, to: Endpoint, latency: Histogram, within: float, tap: Tap | None = None
     ) -> ChannelRelay:
+        """See `gateway.contracts.Link`."""
         usable = [session for session in self._usable if session.alive]
         if not usable:
             raise LinkLostError
@@ -123,7 +118,7 @@ class SshLink:
         try:
             with timed("channel"):
                 relay = await persist(
-                    lambda within: self._join(theirs, to, Histogram(), within),
+                    lambda within: self.join(theirs, to, Histogram(), within),
                     timed.given_up,
                     self._options.dial_timeout,
                 )
