@@ -34,7 +34,7 @@ _OFTEN_BYTES, _OFTEN_SECONDS = 4 << 20, 10.0
 blocks (packet.c, ssh_packet_need_rekeying), so that with a small RekeyLimit each long packet brings an exchange."""
 
 _DEFERRED_LIMIT = 16 * 1024
-"""Packets that wait for the end of a key exchange; a peer that brings about more of them does not behave as one."""
+"""Packets that wait for the end of a key exchange; a peer that asks for more answers breaks the protocol."""
 
 MSG_IGNORE, MSG_KEXINIT = 2, 20
 MSG_CHANNEL_OPEN, MSG_CHANNEL_OPEN_CONFIRMATION = 90, 91
@@ -82,8 +82,8 @@ def grant_nothing(conn: asyncssh.SSHClientConnection) -> None:
     """Let channels that `conn` makes from now on grant no window by themselves; `grant` does.
 
     asyncssh grants the whole window for each packet that a session takes, whatever still waits for the session: one
-    that takes little at a time lets a peer send without bound. Their sessions are told by `resume_writing` whenever
-    the peer's window is open, since asyncssh tells them only of its own buffer.
+    that takes little at a time lets a peer send without bound. Their sessions get `resume_writing` whenever the
+    peer's window is open: by itself, asyncssh calls it for its own buffer only.
     """
     for name in ("create_tcp_channel", "create_unix_channel"):
         setattr(conn, name, partial(_granting_nothing, getattr(conn, name)))

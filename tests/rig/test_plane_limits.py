@@ -120,6 +120,21 @@ async def test_answers_for_a_peer_that_does_not_read_are_bounded(tmp_path: Path,
         await until(lambda: not box.congested)
 
 
+async def test_answers_that_wait_for_the_end_of_a_key_exchange_are_bounded(tmp_path: Path) -> None:
+    """What waits can only leave once the peer has sent its keys; one that asks on instead is cut off."""
+    async with attacked(tmp_path, lambda *_: None) as link:
+        conn = link._sessions[0]._conn
+        assert isinstance(conn, doors.PlaneConnection)
+        conn.rekey()
+        for _ in range(doors._DEFERRED_LIMIT):
+            conn.send_packet(doors.MSG_CHANNEL_FAILURE, UInt32(0))
+        assert not conn.dead
+        conn.send_packet(doors.MSG_CHANNEL_FAILURE, UInt32(0))
+        assert conn.dead
+        assert not conn._deferred_packets
+        assert "too many answers" in await link.lost()
+
+
 async def test_a_byte_a_packet_costs_little_more_than_the_byte(tmp_path: Path, clients: Any) -> None:
     full = os.urandom(120_000)
     said = full + bytes(at % 256 for at in range(20_000))
