@@ -17,6 +17,7 @@ from gateway.contracts import Ending
 from gateway.relay.pages import pages
 from gateway.relay.readiness import readiness
 from gateway.relay.send_buffer import SendBuffer
+from gateway.relay.sockets import NOTSENT_LOWAT, keep_backlog_short
 from gateway.ssh.doors import DATA_OVERHEAD, MSG_CHANNEL_DATA, PlaneConnection
 from gateway.ssh.gcm import BLOCK, COUNTER_AT, MASK, MIN_PADDING, TAG, put_counter
 
@@ -35,6 +36,12 @@ _BATCH = 8 * (PACKET + 64)
 _SLOW_BATCH = 2 * (PACKET + 64)
 _SLOW = 0.02
 """Seconds: a backlog that takes longer to leave is on a slow path, where turns and backlogs are kept short."""
+_FAST_NOTSENT_LOWAT = 4 * NOTSENT_LOWAT
+"""Unsent bytes in the kernel on a fast path: fewer wakeups per byte, and still only milliseconds of data."""
+_FAST = 0.001
+"""Seconds: a path that takes half of `NOTSENT_LOWAT` within them (64 MB/s) is fast."""
+_NOT_FAST = 0.01
+"""Seconds: a path that takes half of `_FAST_NOTSENT_LOWAT` no sooner (26 MB/s) is fast no longer."""
 CONTROL_LIMIT = 1024 * 1024
 """Bytes that wait for the socket beyond which nothing is received: a peer that asks and does not read its answers."""
 
@@ -91,6 +98,8 @@ class Outbox:
         self._backlog = SendBuffer()
         """What the socket has not taken; `blocked` while there is some."""
         self._blocked_at = 0.0
+        self._notsent_lowat = NOTSENT_LOWAT
+        keep_backlog_short(sock)
         self._due = False
         self._packets_sent = self._bytes_sent = 0
         self._ready = readiness()
@@ -221,7 +230,7 @@ class Outbox:
         if self._backlog:
             return
         self.blocked = False
-        self._batch_limit = _SLOW_BATCH if time.monotonic() - self._blocked_at > _SLOW else _BATCH
+        self._adapt(time.monotonic() - self._blocked_at)
         self.judge()
         self._changed()
         self._serve()
@@ -239,6 +248,22 @@ class Outbox:
         self.judge()
 
     # The inside.
+
+    def _adapt(self, seconds: float) -> None:
+        """Size batches and the kernel's backlog for the path.
+
+        Args:
+            seconds: How long the socket was full.
+        """
+        self._batch_limit = _SLOW_BATCH if seconds > _SLOW else _BATCH
+        lowat = self._notsent_lowat
+        if seconds < _FAST:
+            lowat = _FAST_NOTSENT_LOWAT
+        elif seconds > _NOT_FAST:
+            lowat = NOTSENT_LOWAT
+        if lowat != self._notsent_lowat:
+            self._notsent_lowat = lowat
+            keep_backlog_short(self._sock, lowat)
 
     def _note_sealed(self, out: int, length: int) -> None:
         self._batched = out + 4 + length + TAG

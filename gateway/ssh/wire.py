@@ -6,7 +6,6 @@ import socket
 from typing import Any
 
 from gateway.relay.readiness import READ, WRITE, readiness
-from gateway.relay.sockets import keep_backlog_short
 from gateway.ssh.doors import PlaneConnection
 from gateway.ssh.inbox import Inbox
 from gateway.ssh.outbox import Outbox
@@ -32,7 +31,6 @@ class Wire(asyncio.Transport):
         self._sock = sock
         self._conn = conn
         self._fd = sock.fileno()
-        keep_backlog_short(sock)
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._ready = readiness()
