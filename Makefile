@@ -32,7 +32,7 @@ check: setup  ## lint, types, layers, unit tests
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest -q tests/unit
+	$(BIN)/pytest -q --numprocesses auto tests/unit
 
 bench: setup  ## the gateway beside ssh -L and HAProxy, into bench/results.md (minutes; ARGS="--rounds 1 --only bulk")
 	@tools/packages.sh bench
