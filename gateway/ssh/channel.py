@@ -10,7 +10,7 @@ import asyncssh
 
 from gateway.contracts import Ending, Endpoint
 from gateway.measure import Histogram, Tap
-from gateway.ssh.doors import grant, grant_nothing, send_window, undelivered
+from gateway.ssh.asyncssh_internals import grant, grant_nothing, send_window, undelivered
 from gateway.ssh.outbox import PACKET, Outbox
 from gateway.ssh.relay import ClientSide
 from gateway.ssh.windows import FIRST, Budget, Window

@@ -12,7 +12,7 @@ import asyncssh
 
 from gateway.contracts import Progress, TunnelState
 from gateway.errors import Reason, TunnelError
-from gateway.ssh import algorithms, credentials, doors
+from gateway.ssh import algorithms, asyncssh_internals, credentials
 from gateway.ssh.hostkeys import Memory, Verifier, read_trust
 from gateway.ssh.options import SshOptions
 from gateway.ssh.wire import Wire
@@ -122,15 +122,15 @@ async def _log_in(
         "keepalive_interval": 0,  # the pool asks by itself
         **login,
     }
-    if doors.known():
-        return await doors.log_in(sock, Wire, native=options.data_plane == "auto", **arguments)
+    if asyncssh_internals.known():
+        return await asyncssh_internals.log_in(sock, Wire, native=options.data_plane == "auto", **arguments)
     return await asyncssh.connect(sock=sock, **arguments)
 
 
 def _discard(conn: asyncssh.SSHClientConnection | None, sock: socket.socket) -> None:
     """Close what a login that failed has opened, without waiting: nothing can come in between."""
-    if isinstance(conn, doors.PlaneConnection):
-        doors.drop(conn)
+    if isinstance(conn, asyncssh_internals.ClientConnection):
+        asyncssh_internals.drop(conn)
     elif conn is not None:
         conn.abort()
         return  # asyncio's transport closes the socket

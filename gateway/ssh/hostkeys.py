@@ -7,7 +7,7 @@ from typing import Any
 import asyncssh
 
 from gateway.errors import Reason, TunnelError
-from gateway.ssh import algorithms, doors
+from gateway.ssh import algorithms, asyncssh_internals
 from gateway.ssh.knownhosts import Listed, known_hosts
 from gateway.ssh.options import SshOptions
 
@@ -183,7 +183,7 @@ class Verifier(asyncssh.SSHClient):
             asyncssh.KeyExchangeFailed: One of these was agreed, and the server lacks it.
         """
         del username
-        if doors.strict_key_exchange(self._conn):
+        if asyncssh_internals.strict_key_exchange(self._conn):
             return
         for way in ("send", "recv"):
             cipher, mac = (str(self._conn.get_extra_info(f"{way}_{what}")) for what in ("cipher", "mac"))

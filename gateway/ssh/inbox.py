@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from cryptography.exceptions import InvalidTag
 
 from gateway.relay.pages import pages
-from gateway.ssh.doors import (
+from gateway.ssh.asyncssh_internals import (
     DATA_OVERHEAD,
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
     MSG_CHANNEL_EOF,
     MSG_CHANNEL_OPEN_CONFIRMATION,
     MSG_CHANNEL_WINDOW_ADJUST,
-    PlaneConnection,
+    ClientConnection,
 )
 from gateway.ssh.gcm import BLOCK, COUNTER_AT, MASK, MIN_PADDING, TAG, put_counter
 
@@ -53,7 +53,9 @@ class Inbox:
         ended: Told that nothing more arrives, with the socket's error if there was one.
     """
 
-    def __init__(self, sock: socket.socket, conn: PlaneConnection, ended: Callable[[Exception | None], None]) -> None:
+    def __init__(
+        self, sock: socket.socket, conn: ClientConnection, ended: Callable[[Exception | None], None]
+    ) -> None:
         self.relays: dict[int, PlaneRelay] = {}
         """By our channel number, those that are open."""
         self.opening: dict[int, PlaneRelay] = {}

@@ -17,7 +17,7 @@ from gateway.contracts import Ending
 from gateway.relay.pages import pages
 from gateway.relay.readiness import readiness
 from gateway.relay.send_buffer import SendBuffer
-from gateway.ssh.doors import DATA_OVERHEAD, MSG_CHANNEL_DATA, PlaneConnection
+from gateway.ssh.asyncssh_internals import DATA_OVERHEAD, MSG_CHANNEL_DATA, ClientConnection
 from gateway.ssh.gcm import BLOCK, COUNTER_AT, MASK, MIN_PADDING, TAG, put_counter
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Outbox:
     def __init__(
         self,
         sock: socket.socket,
-        conn: PlaneConnection,
+        conn: ClientConnection,
         changed: Callable[[], None],
         failed: Callable[[Exception], None],
     ) -> None:

@@ -11,7 +11,7 @@ from asyncssh.packet import SSHPacket, UInt32
 
 from gateway.contracts import Ending, Endpoint
 from gateway.measure import Histogram, Tap
-from gateway.ssh import doors
+from gateway.ssh import asyncssh_internals
 from gateway.ssh.outbox import PACKET, SLOT_VIEWS, SLOTS
 from gateway.ssh.relay import ClientSide
 from gateway.ssh.windows import CONNECTION_BUDGET, FIRST, MAX_PACKET, PROCESS, Budget, Window
@@ -41,7 +41,7 @@ class PlaneRelay(ClientSide):
 
     def __init__(
         self,
-        conn: doors.PlaneConnection,
+        conn: asyncssh_internals.ClientConnection,
         latency: Histogram,
         round_trip: RoundTrip,
         budget: Budget,
@@ -213,7 +213,7 @@ class PlaneRelay(ClientSide):
         del number
         if self._peer < 0:
             raise asyncssh.ProtocolError("Channel not open")
-        if kind == doors.MSG_CHANNEL_DATA:
+        if kind == asyncssh_internals.MSG_CHANNEL_DATA:
             data = memoryview(packet.get_string())
             packet.check_end()
             self.window.granted -= len(data)
@@ -221,21 +221,21 @@ class PlaneRelay(ClientSide):
                 raise asyncssh.ProtocolError("more data than the window allows")
             self.fresh.append(data)
             self.deliver()
-        elif kind == doors.MSG_CHANNEL_WINDOW_ADJUST:
+        elif kind == asyncssh_internals.MSG_CHANNEL_WINDOW_ADJUST:
             self.adjust(packet.get_uint32())
-        elif kind in (doors.MSG_CHANNEL_EOF, doors.MSG_CHANNEL_CLOSE):
-            self.ended_by_peer(close=kind == doors.MSG_CHANNEL_CLOSE)
-        elif kind == doors.MSG_CHANNEL_EXTENDED_DATA:
+        elif kind in (asyncssh_internals.MSG_CHANNEL_EOF, asyncssh_internals.MSG_CHANNEL_CLOSE):
+            self.ended_by_peer(close=kind == asyncssh_internals.MSG_CHANNEL_CLOSE)
+        elif kind == asyncssh_internals.MSG_CHANNEL_EXTENDED_DATA:
             packet.get_uint32()
             size = len(packet.get_string())  # a TCP channel has no second stream: it is taken, and dropped
             self.window.granted -= size
             if self.window.granted < 0:
                 raise asyncssh.ProtocolError("more data than the window allows")
             self._took(size, self.last_active)
-        elif kind == doors.MSG_CHANNEL_REQUEST:
+        elif kind == asyncssh_internals.MSG_CHANNEL_REQUEST:
             packet.get_string()
             if packet.get_boolean() and not self._sent_close:
-                self._outbox.send_control(doors.MSG_CHANNEL_FAILURE, UInt32(self._peer))
+                self._outbox.send_control(asyncssh_internals.MSG_CHANNEL_FAILURE, UInt32(self._peer))
         else:
             return False
         return True
@@ -292,7 +292,7 @@ class PlaneRelay(ClientSide):
         return self._peer_window > 0 and not self._sent_close and not self._outbox.waits(self)
 
     def _send_eof(self) -> None:
-        self._outbox.send_control(doors.MSG_CHANNEL_EOF, UInt32(self._peer))
+        self._outbox.send_control(asyncssh_internals.MSG_CHANNEL_EOF, UInt32(self._peer))
 
     def _leave_queue(self) -> None:
         self._outbox.leave(self)
@@ -303,12 +303,14 @@ class PlaneRelay(ClientSide):
         # Nothing is granted once nothing more comes.
         if window.owed >= window.step and not (self._got_eof or self._sent_close or self._released):
             grant = window.grant(now, self._round_trip())
-            self._outbox.send_control(doors.MSG_CHANNEL_WINDOW_ADJUST, UInt32(self._peer) + UInt32(grant))
+            self._outbox.send_control(
+                asyncssh_internals.MSG_CHANNEL_WINDOW_ADJUST, UInt32(self._peer) + UInt32(grant)
+            )
 
     def _send_close(self) -> None:
         if self._peer >= 0 and not (self._sent_close or self._released):
             self._sent_close = True
-            self._outbox.send_control(doors.MSG_CHANNEL_CLOSE, UInt32(self._peer))
+            self._outbox.send_control(asyncssh_internals.MSG_CHANNEL_CLOSE, UInt32(self._peer))
 
     def _release(self) -> None:
         """Forget the channel: it is closed on both sides, or lost with its connection."""
@@ -328,7 +330,7 @@ class PlaneChannels:
         round_trip: Its last measured round trip in seconds.
     """
 
-    def __init__(self, conn: doors.PlaneConnection, round_trip: RoundTrip) -> None:
+    def __init__(self, conn: asyncssh_internals.ClientConnection, round_trip: RoundTrip) -> None:
         self._conn = conn
         self._round_trip = round_trip
         self._budget = Budget(CONNECTION_BUDGET, PROCESS)

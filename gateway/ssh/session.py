@@ -11,8 +11,8 @@ import asyncssh
 from gateway.contracts import Ending, Endpoint, Relay
 from gateway.errors import DialError, LinkLostError, MovedOnError, Reason
 from gateway.measure import Histogram, Tap
+from gateway.ssh.asyncssh_internals import ClientConnection
 from gateway.ssh.channel import StockChannels
-from gateway.ssh.doors import PlaneConnection
 from gateway.ssh.hostkeys import Verifier
 from gateway.ssh.options import SshOptions
 from gateway.ssh.plane import PlaneChannels
@@ -93,7 +93,7 @@ class Session:
         self._why: str | None = None
         self._ending: asyncio.Task[None] | None = None
         self._channels: Channels
-        if isinstance(conn, PlaneConnection) and conn.seals is not None and conn.opens is not None:
+        if isinstance(conn, ClientConnection) and conn.seals is not None and conn.opens is not None:
             self._channels = PlaneChannels(conn, lambda: self.round_trip)
         else:
             self._channels = StockChannels(conn, self._wire.outbox if self._wire is not None else None)
@@ -109,7 +109,7 @@ class Session:
         if self.closing or self._conn.is_closed():
             return False
         # asyncssh takes a turn of the loop to notice.
-        return not (isinstance(self._conn, PlaneConnection) and self._conn.dead)
+        return not (isinstance(self._conn, ClientConnection) and self._conn.dead)
 
     async def join(
         self, client: socket.socket, to: Endpoint, latency: Histogram, within: float, tap: Tap | None = None

@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.relay.readiness import READ, WRITE, readiness
 from gateway.relay.sockets import keep_backlog_short
-from gateway.ssh.doors import PlaneConnection
+from gateway.ssh.asyncssh_internals import ClientConnection
 from gateway.ssh.inbox import Inbox
 from gateway.ssh.outbox import Outbox
 
@@ -25,7 +25,7 @@ class Wire(asyncio.Transport):
         conn: asyncssh's side.
     """
 
-    def __init__(self, sock: socket.socket, conn: PlaneConnection) -> None:
+    def __init__(self, sock: socket.socket, conn: ClientConnection) -> None:
         super().__init__()
         self.inbox = Inbox(sock, conn, self._drop)
         self.outbox = Outbox(sock, conn, self._update, self._drop)

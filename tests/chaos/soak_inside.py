@@ -7,7 +7,7 @@ from typing import Any, Self
 import pytest
 
 from gateway.relay.linger import lingerer
-from gateway.ssh import doors, windows
+from gateway.ssh import asyncssh_internals, windows
 from gateway.ssh.channel import StockRelay
 from gateway.ssh.outbox import PACKET
 from gateway.ssh.plane import PlaneRelay
@@ -163,14 +163,14 @@ class Exchanges:
         self._patch = pytest.MonkeyPatch()
 
     def __enter__(self) -> Self:
-        original = doors.PlaneConnection.send_newkeys
+        original = asyncssh_internals.ClientConnection.send_newkeys
 
-        def counted(conn: doors.PlaneConnection, k: bytes, h: bytes) -> None:
+        def counted(conn: asyncssh_internals.ClientConnection, k: bytes, h: bytes) -> None:
             self.count += 1
             original(conn, k, h)
 
-        self._patch.setattr(doors.PlaneConnection, "send_newkeys", counted)
-        self._patch.setattr(doors, "REKEY_BYTES", self._every)
+        self._patch.setattr(asyncssh_internals.ClientConnection, "send_newkeys", counted)
+        self._patch.setattr(asyncssh_internals, "REKEY_BYTES", self._every)
         return self
 
     def __exit__(self, *_: object) -> None:

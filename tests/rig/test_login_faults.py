@@ -15,7 +15,7 @@ from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
 from gateway.errors import Reason, TunnelError
 from gateway.relay.direct import DirectLink
-from gateway.ssh import doors
+from gateway.ssh import asyncssh_internals
 from gateway.ssh.options import SshOptions
 from gateway.ssh.session import Session
 from gateway.tunnels.ssh import SshTunnel
@@ -116,7 +116,7 @@ async def test_a_fault_at_any_wait_of_a_login_leaves_nothing(
     server: Bastion, agent: Path, monkeypatch: pytest.MonkeyPatch, fault: str, plane: str
 ) -> None:
     if plane != "native":
-        monkeypatch.setattr(doors, "KNOWN_VERSIONS", ())
+        monkeypatch.setattr(asyncssh_internals, "KNOWN_VERSIONS", ())
     chosen = options(server, identity_files=(), agent=agent)
     await (await connecting(chosen)).close()
     await until_only(before := open_things(), server)

@@ -27,8 +27,8 @@ from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.relay.readiness import RelayLoop
 from gateway.relay.sockets import tune
-from gateway.ssh import doors
-from gateway.ssh import gcm as doors_gcm
+from gateway.ssh import asyncssh_internals
+from gateway.ssh import gcm as gcm_module
 from gateway.ssh.options import Connections
 from gateway.ssh.plane import PlaneRelay
 from gateway.ssh.pool import SshLink
@@ -102,7 +102,7 @@ def test_the_plane_and_asyncssh_carry_the_same_bytes(
     async def through(*, own: bool, port: int) -> list[bytes]:
         with pytest.MonkeyPatch.context() as patch:
             if not own:
-                patch.setattr(doors, "KNOWN_VERSIONS", ())
+                patch.setattr(asyncssh_internals, "KNOWN_VERSIONS", ())
             async with opened(options(bastions[server])) as link, asyncio.timeout(30):
                 assert plane(link) == ("native" if own else "asyncssh")
                 return await asyncio.gather(*(exchange(link, port, each, end_first=end_first) for each in traffic))
@@ -146,15 +146,15 @@ async def test_new_keys_in_the_middle_of_bulk_traffic_both_ways(
     need(find("sshd") is not None, "sshd (package openssh-server)")
     exchanges = 0
     if who in ("us", "both"):
-        monkeypatch.setattr(doors, "REKEY_BYTES", 3 << 20)
-    original = doors.PlaneConnection.send_newkeys
+        monkeypatch.setattr(asyncssh_internals, "REKEY_BYTES", 3 << 20)
+    original = asyncssh_internals.ClientConnection.send_newkeys
 
-    def counted(self: doors.PlaneConnection, k: bytes, h: bytes) -> None:
+    def counted(self: asyncssh_internals.ClientConnection, k: bytes, h: bytes) -> None:
         nonlocal exchanges
         exchanges += 1
         original(self, k, h)
 
-    monkeypatch.setattr(doors.PlaneConnection, "send_newkeys", counted)
+    monkeypatch.setattr(asyncssh_internals.ClientConnection, "send_newkeys", counted)
     bastion = Bastion(tmp_path / "bastion", extra="RekeyLimit 4M" if who in ("sshd", "both") else "").start()
     try:
         with serving(echoing) as port:
@@ -267,28 +267,28 @@ async def hostile(folder: Path, attack: Attack) -> AsyncIterator[Bastion]:
 
 
 def unknown_channel(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
-    conn.send_packet(doors.MSG_CHANNEL_DATA, UInt32(number + 1000), String(b"x"))
+    conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number + 1000), String(b"x"))
 
 
 def overlong_packet(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
-    conn.send_packet(doors.MSG_CHANNEL_DATA, UInt32(number), String(bytes(300_000)))
+    conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), String(bytes(300_000)))
 
 
 def window_overrun(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
     for _ in range(200):
-        conn.send_packet(doors.MSG_CHANNEL_DATA, UInt32(number), String(bytes(32768)))
+        conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), String(bytes(32768)))
 
 
 def wrong_length(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
-    conn.send_packet(doors.MSG_CHANNEL_DATA, UInt32(number), UInt32(5000) + b"short")
+    conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), UInt32(5000) + b"short")
 
 
 def empty_packet(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
-    conn.send_packet(doors.MSG_CHANNEL_DATA)
+    conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA)
 
 
 def window_of_nobody(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
-    conn.send_packet(doors.MSG_CHANNEL_WINDOW_ADJUST, UInt32(number + 1000), UInt32(1))
+    conn.send_packet(asyncssh_internals.MSG_CHANNEL_WINDOW_ADJUST, UInt32(number + 1000), UInt32(1))
 
 
 def strange_type(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
@@ -497,9 +497,9 @@ def test_any_sequence_of_well_sealed_packets_is_survived(
     """
 
     keys: dict[int, bytes] = {}
-    original = doors_gcm.Gcm.__init__
+    original = gcm_module.Gcm.__init__
 
-    def remembering(self: doors_gcm.Gcm, theirs: Any) -> None:
+    def remembering(self: gcm_module.Gcm, theirs: Any) -> None:
         original(self, theirs)
         keys[id(self)] = theirs._cipher._key
 
@@ -520,7 +520,7 @@ def test_any_sequence_of_well_sealed_packets_is_survived(
                     payload = bytes([kind]) + UInt32(number) + body
                     padding = 16 + -(1 + len(payload)) % 16
                     head = UInt32(1 + len(payload) + padding)
-                    doors_gcm.put_counter(nonce, doors_gcm.COUNTER_AT, counter)
+                    gcm_module.put_counter(nonce, gcm_module.COUNTER_AT, counter)
                     counter += 1
                     sealed = head + key.encrypt(bytes(nonce), bytes([padding]) + payload + bytes(padding), head)
                     if wire.is_closing() or conn.dead:  # type: ignore[attr-defined]
@@ -534,7 +534,7 @@ def test_any_sequence_of_well_sealed_packets_is_survived(
         assert not problems, problems
 
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=RelayLoop) as runner:
-        patch.setattr(doors_gcm.Gcm, "__init__", remembering)
+        patch.setattr(gcm_module.Gcm, "__init__", remembering)
         runner.run(run())
 
 

@@ -22,7 +22,7 @@ from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.relay.sockets import reset, tune
-from gateway.ssh import doors, outbox
+from gateway.ssh import asyncssh_internals, outbox
 from gateway.ssh.options import Connections
 from gateway.ssh.plane import PlaneRelay
 from gateway.ssh.pool import SshLink
@@ -54,13 +54,13 @@ def clients() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
 def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """When keys were exchanged, in `time.monotonic()`."""
     seen: list[float] = []
-    original = doors.PlaneConnection.send_newkeys
+    original = asyncssh_internals.ClientConnection.send_newkeys
 
-    def noted(self: doors.PlaneConnection, k: bytes, h: bytes) -> None:
+    def noted(self: asyncssh_internals.ClientConnection, k: bytes, h: bytes) -> None:
         seen.append(time.monotonic())
         original(self, k, h)
 
-    monkeypatch.setattr(doors.PlaneConnection, "send_newkeys", noted)
+    monkeypatch.setattr(asyncssh_internals.ClientConnection, "send_newkeys", noted)
     return seen
 
 
@@ -102,7 +102,7 @@ async def test_answers_for_a_peer_that_does_not_read_are_bounded(tmp_path: Path,
         with pytest.MonkeyPatch.context() as patch:  # asyncio's transport takes quadratic time for many writes
             patch.setattr(conn, "_send", packets.append)
             for _ in range(80_000):
-                conn.send_packet(doors.MSG_CHANNEL_REQUEST, UInt32(number), String("x"), Boolean(True))
+                conn.send_packet(asyncssh_internals.MSG_CHANNEL_REQUEST, UInt32(number), String("x"), Boolean(True))
         conn._send(b"".join(packets))
 
     async with attacked(tmp_path, flood) as link:
@@ -124,12 +124,12 @@ async def test_answers_that_wait_for_the_end_of_a_key_exchange_are_bounded(tmp_p
     """What waits can only leave once the peer has sent its keys; one that asks on instead is cut off."""
     async with attacked(tmp_path, lambda *_: None) as link:
         conn = link._sessions[0]._conn
-        assert isinstance(conn, doors.PlaneConnection)
+        assert isinstance(conn, asyncssh_internals.ClientConnection)
         conn.rekey()
-        for _ in range(doors._DEFERRED_LIMIT):
-            conn.send_packet(doors.MSG_CHANNEL_FAILURE, UInt32(0))
+        for _ in range(asyncssh_internals._DEFERRED_LIMIT):
+            conn.send_packet(asyncssh_internals.MSG_CHANNEL_FAILURE, UInt32(0))
         assert not conn.dead
-        conn.send_packet(doors.MSG_CHANNEL_FAILURE, UInt32(0))
+        conn.send_packet(asyncssh_internals.MSG_CHANNEL_FAILURE, UInt32(0))
         assert conn.dead
         assert not conn._deferred_packets
         assert "too many answers" in await link.lost()
@@ -140,11 +140,11 @@ async def test_a_byte_a_packet_costs_little_more_than_the_byte(tmp_path: Path, c
     said = full + bytes(at % 256 for at in range(20_000))
 
     def drizzle(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
-        conn.send_packet(doors.MSG_CHANNEL_DATA, UInt32(number), String(full))
+        conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), String(full))
         for at in range(20_000):
-            conn.send_packet(doors.MSG_CHANNEL_DATA, UInt32(number), String(bytes([at % 256])))
+            conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), String(bytes([at % 256])))
             if at % 6 == 0:
-                conn.send_packet(doors.MSG_CHANNEL_DATA, UInt32(number), String(b""))
+                conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), String(b""))
 
     async with attacked(tmp_path, drizzle) as link:
         client, ours = clients()
@@ -169,8 +169,8 @@ async def test_what_is_held_after_the_channels_close_stays_accounted_until_it_is
 
     def last_words(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
         for at in range(0, len(said), 32768):
-            conn.send_packet(doors.MSG_CHANNEL_DATA, UInt32(number), String(said[at : at + 32768]))
-        conn.send_packet(doors.MSG_CHANNEL_CLOSE, UInt32(number))
+            conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), String(said[at : at + 32768]))
+        conn.send_packet(asyncssh_internals.MSG_CHANNEL_CLOSE, UInt32(number))
 
     before = FIRST.left
     async with attacked(tmp_path, last_words) as link:
@@ -203,7 +203,7 @@ async def test_what_is_received_counts_towards_new_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: list[float], cipher: str
 ) -> None:
     need(find("sshd") is not None, "sshd (package openssh-server)")
-    monkeypatch.setattr(doors, "REKEY_BYTES", 1 << 20)
+    monkeypatch.setattr(asyncssh_internals, "REKEY_BYTES", 1 << 20)
     said = os.urandom(8 << 20)
     bastion = Bastion(tmp_path / "bastion").start()
     try:

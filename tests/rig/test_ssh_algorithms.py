@@ -17,7 +17,7 @@ from test_ssh import opened, options, refused
 from gateway.demo.sshd import Bastion
 from gateway.errors import Reason
 from gateway.ssh import algorithms
-from gateway.ssh.doors import MSG_KEXINIT
+from gateway.ssh.asyncssh_internals import MSG_KEXINIT
 
 pytestmark = pytest.mark.rig
 

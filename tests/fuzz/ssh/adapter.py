@@ -20,8 +20,8 @@ from asyncssh.encryption import get_encryption
 
 import gateway
 from gateway.ssh import windows
+from gateway.ssh.asyncssh_internals import ClientConnection
 from gateway.ssh.channel import StockRelay
-from gateway.ssh.doors import PlaneConnection
 from gateway.ssh.options import SshOptions
 from gateway.ssh.relay import ClientSide
 from gateway.ssh.session import Session
@@ -201,7 +201,7 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
             sock.setblocking(False)
         if narrow:
             near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        plane = PlaneConnection(options, native=name == "plane")
+        plane = ClientConnection(options, native=name == "plane")
         plane.wire = Wire(near, plane)
         conn, transport = plane, plane.wire
     else:
@@ -210,7 +210,7 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
         transport = pipe  # type: ignore[assignment]
     conn.connection_made(transport)
     _log_in(conn, keys)
-    if isinstance(conn, PlaneConnection):
+    if isinstance(conn, ClientConnection):
         conn.wire.inbox.resume()  # asyncssh is done with the login
     conn.set_extra_info(verifier=conn._owner)
     made = Connection(name, conn, pipe, far, problems)

@@ -1,4 +1,4 @@
-"""The doors into asyncssh that the plane goes through: everything it uses of asyncssh's inside, in one place.
+"""Every use of asyncssh internals, except the round trip of a keepalive, in one module.
 
 asyncssh keeps handshake, rekeying, global requests and disconnecting. It writes through the wire as
 through any transport, and is fed every packet that is not the plane's, still sealed, so that all its own checks
@@ -121,7 +121,7 @@ def grant(channel: Any, count: int) -> None:
     channel.send_packet(MSG_CHANNEL_WINDOW_ADJUST, UInt32(count))
 
 
-class PlaneConnection(SSHClientConnection):
+class ClientConnection(SSHClientConnection):
     """asyncssh's connection, opened for the plane.
 
     Args:
@@ -364,7 +364,7 @@ class _Signer:
         return SSHPacket(sig).get_string() == self._signature and self._key.verify(data, sig)
 
 
-async def log_in(sock: Any, wire: type["Wire"], *, native: bool, **arguments: Any) -> PlaneConnection:
+async def log_in(sock: Any, wire: type["Wire"], *, native: bool, **arguments: Any) -> ClientConnection:
     """As `asyncssh.connect` over `sock`, with a wire for its transport.
 
     Args:
@@ -378,7 +378,7 @@ async def log_in(sock: Any, wire: type["Wire"], *, native: bool, **arguments: An
     """
     options = await SSHClientConnectionOptions.construct(None, rekey_bytes=REKEY_BYTES, **arguments)
     options.waiter = asyncio.get_running_loop().create_future()
-    conn = PlaneConnection(options, native=native)
+    conn = ClientConnection(options, native=native)
     conn.wire = wire(sock, conn)
     try:
         conn.connection_made(conn.wire)
@@ -391,7 +391,7 @@ async def log_in(sock: Any, wire: type["Wire"], *, native: bool, **arguments: An
     return conn
 
 
-def drop(conn: PlaneConnection) -> None:
+def drop(conn: ClientConnection) -> None:
     """Close a connection now: its socket, its place in the event loop, its tasks. Nothing is waited for."""
     conn.wire.abort()
     for task in list(conn._tasks):  # noqa: SLF001 - no public door to them
