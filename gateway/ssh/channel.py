@@ -11,9 +11,9 @@ import asyncssh
 from gateway.contracts import Ending, Endpoint
 from gateway.measure import Histogram, Tap
 from gateway.ssh.asyncssh_internals import grant, grant_nothing, send_window, undelivered
+from gateway.ssh.flow_control import INITIAL_BUDGET, Budget, Window
 from gateway.ssh.outbox import PACKET, Outbox
 from gateway.ssh.relay import ClientSide
-from gateway.ssh.windows import FIRST, Budget, Window
 
 _NO_GROWTH = Budget(0)
 MAX_PACKET = 32 * 1024
@@ -34,7 +34,7 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
     """
 
     def __init__(self, latency: Histogram, outbox: Outbox | None, tap: Tap | None = None) -> None:
-        super().__init__(latency, Window(_NO_GROWTH, FIRST), tap)
+        super().__init__(latency, Window(_NO_GROWTH, INITIAL_BUDGET), tap)
         self._outbox = outbox
         self._channel: asyncssh.SSHTCPChannel[bytes] | None = None
         self._channel_full = False
@@ -163,8 +163,12 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
 
     def _took(self, count: int, now: float) -> None:
         window = self.window
-        window.owed += count
-        if window.owed >= window.step and self._channel is not None and not (self._got_eof or self._channel_done):
+        window.consumed += count
+        if (
+            window.consumed >= window.adjust_threshold
+            and self._channel is not None
+            and not (self._got_eof or self._channel_done)
+        ):
             grant(self._channel, window.grant(now, None))
 
 

@@ -186,8 +186,8 @@ class Inbox:
                     taken += 1
                     self._start = stop
                     window = relay.window
-                    window.granted -= size
-                    if window.granted < 0:
+                    window.remaining -= size
+                    if window.remaining < 0:
                         self._leave(touched, taken)
                         conn.violated(f"channel {number}: more data than its window allows")
                         return

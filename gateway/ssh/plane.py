@@ -12,9 +12,16 @@ from asyncssh.packet import SSHPacket, UInt32
 from gateway.contracts import Ending, Endpoint
 from gateway.measure import Histogram, Tap
 from gateway.ssh import asyncssh_internals
+from gateway.ssh.flow_control import (
+    CONNECTION_GROWTH_BYTES,
+    GROWTH_BUDGET,
+    INITIAL_BUDGET,
+    MAX_RECEIVE_PACKET,
+    Budget,
+    Window,
+)
 from gateway.ssh.outbox import PACKET, SLOT_VIEWS, SLOTS
 from gateway.ssh.relay import ClientSide
-from gateway.ssh.windows import CONNECTION_BUDGET, FIRST, MAX_PACKET, PROCESS, Budget, Window
 
 _SAMPLED = 4
 """One answer in so many is measured on each connection, from the first: all of them would cost 3 % of the rate."""
@@ -47,7 +54,7 @@ class PlaneRelay(ClientSide):
         budget: Budget,
         tap: Tap | None = None,
     ) -> None:
-        super().__init__(latency, Window(budget, FIRST), tap)
+        super().__init__(latency, Window(budget, INITIAL_BUDGET), tap)
         self.opened: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
         """What became of the request for the channel; None once a client is attached."""
         self._conn = conn
@@ -66,7 +73,7 @@ class PlaneRelay(ClientSide):
         Raises:
             asyncssh.ChannelOpenError: The connection is closed.
         """
-        max_packet = PACKET if self._conn.rekeys_often else MAX_PACKET
+        max_packet = PACKET if self._conn.rekeys_often else MAX_RECEIVE_PACKET
         self._number = self._conn.request_channel(self, host, port, self.window.size, max_packet)
         self._inbox.opening[self._number] = self
 
@@ -164,7 +171,7 @@ class PlaneRelay(ClientSide):
 
     def ended_by_peer(self, *, close: bool) -> None:
         """The peer sends no more; with `close`, it takes nothing more either (RFC 4254, 5.3)."""
-        self.window.granted = 0  # data after the end breaks the protocol as data beyond the window does
+        self.window.remaining = 0  # data after the end breaks the protocol as data beyond the window does
         if close:
             self._send_close()
             self._release()
@@ -216,8 +223,8 @@ class PlaneRelay(ClientSide):
         if kind == asyncssh_internals.MSG_CHANNEL_DATA:
             data = memoryview(packet.get_string())
             packet.check_end()
-            self.window.granted -= len(data)
-            if self.window.granted < 0:
+            self.window.remaining -= len(data)
+            if self.window.remaining < 0:
                 raise asyncssh.ProtocolError("more data than the window allows")
             self.fresh.append(data)
             self.deliver()
@@ -228,8 +235,8 @@ class PlaneRelay(ClientSide):
         elif kind == asyncssh_internals.MSG_CHANNEL_EXTENDED_DATA:
             packet.get_uint32()
             size = len(packet.get_string())  # a TCP channel has no second stream: it is taken, and dropped
-            self.window.granted -= size
-            if self.window.granted < 0:
+            self.window.remaining -= size
+            if self.window.remaining < 0:
                 raise asyncssh.ProtocolError("more data than the window allows")
             self._took(size, self.last_active)
         elif kind == asyncssh_internals.MSG_CHANNEL_REQUEST:
@@ -299,9 +306,9 @@ class PlaneRelay(ClientSide):
 
     def _took(self, count: int, now: float) -> None:
         window = self.window
-        window.owed += count
+        window.consumed += count
         # Nothing is granted once nothing more comes.
-        if window.owed >= window.step and not (self._got_eof or self._sent_close or self._released):
+        if window.consumed >= window.adjust_threshold and not (self._got_eof or self._sent_close or self._released):
             grant = window.grant(now, self._round_trip())
             self._outbox.send_control(
                 asyncssh_internals.MSG_CHANNEL_WINDOW_ADJUST, UInt32(self._peer) + UInt32(grant)
@@ -333,7 +340,7 @@ class PlaneChannels:
     def __init__(self, conn: asyncssh_internals.ClientConnection, round_trip: RoundTrip) -> None:
         self._conn = conn
         self._round_trip = round_trip
-        self._budget = Budget(CONNECTION_BUDGET, PROCESS)
+        self._budget = Budget(CONNECTION_GROWTH_BYTES, GROWTH_BUDGET)
 
     @property
     def opening(self) -> int:

@@ -17,7 +17,7 @@ from gateway.relay.readiness import GONE, READ, WRITE
 from gateway.relay.send_buffer import SendBuffer
 from gateway.relay.sockets import finish, reset, shut_write, was_reset
 from gateway.relay.watch import Watch
-from gateway.ssh.windows import Window
+from gateway.ssh.flow_control import Window
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 import pytest
 
 from gateway.relay.linger import lingerer
-from gateway.ssh import asyncssh_internals, windows
+from gateway.ssh import asyncssh_internals, flow_control
 from gateway.ssh.channel import StockRelay
 from gateway.ssh.outbox import PACKET
 from gateway.ssh.plane import PlaneRelay
@@ -71,7 +71,7 @@ def _look(relay: Any) -> Seen | None:
         window = relay.window
         may_send = relay._peer_window > 0 and not (relay._client_done or relay._sent_close or relay._channel_done)
         return Seen(
-            relay, relay._client.fileno(), window.size, window.granted, window.owed, relay.held,
+            relay, relay._client.fileno(), window.size, window.remaining, window.consumed, relay.held,
             relay.to_backend, relay.from_backend, may_send, relay._got_eof,
         )  # fmt: skip
     if isinstance(relay, StockRelay) and relay._channel is not None:
@@ -79,7 +79,7 @@ def _look(relay: Any) -> Seen | None:
         held = relay.held + sum(len(data) for data, _ in channel._recv_buf)
         may_send = channel._send_window > 0 and not (relay._client_done or relay._channel_done)
         return Seen(
-            relay, relay._client.fileno(), relay.window.size, channel._recv_window, relay.window.owed, held,
+            relay, relay._client.fileno(), relay.window.size, channel._recv_window, relay.window.consumed, held,
             relay.to_backend - channel._send_buf_len, relay.from_backend, may_send, relay._got_eof,
         )  # fmt: skip
     return None
@@ -100,7 +100,7 @@ def _unknown(session: Session) -> int:
     return 0 if session.data_plane() == "native" else session._channels.opening
 
 
-def _windows(session: Session) -> dict[int, windows.Window]:
+def _windows(session: Session) -> dict[int, flow_control.Window]:
     """All windows that are not closed, also of channels whose client is gone."""
     relays: list[Any] = list(session._relays.values())
     channels: list[Any] = list(session._conn._channels.values())
@@ -125,26 +125,40 @@ class Budgets:
         self._before = (0, 0, 0)
 
     def __enter__(self) -> Self:
-        self._before = windows.FIRST.left, windows.PROCESS.left, windows.LEAST
-        windows.FIRST.left, windows.PROCESS.left, windows.LEAST = self._first, self._process, self._least
+        self._before = (
+            flow_control.INITIAL_BUDGET.available,
+            flow_control.GROWTH_BUDGET.available,
+            flow_control.MIN_WINDOW,
+        )
+        flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available, flow_control.MIN_WINDOW = (
+            self._first,
+            self._process,
+            self._least,
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
-        windows.FIRST.left, windows.PROCESS.left, windows.LEAST = self._before
+        flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available, flow_control.MIN_WINDOW = (
+            self._before
+        )
 
     def bound(self, count: int) -> int:
-        """What slow clients of `count` channels can make the process hold; see `gateway.ssh.windows`."""
-        return self._first + self._process + count * windows.LEAST
+        """What slow clients of `count` channels can make the process hold; see `gateway.ssh.flow_control`."""
+        return self._first + self._process + count * flow_control.MIN_WINDOW
 
     @property
     def taken(self) -> int:
-        """What windows have taken beyond `LEAST` each."""
-        return self._first + self._process - windows.FIRST.left - windows.PROCESS.left
+        """What windows have taken beyond `MIN_WINDOW` each."""
+        return (
+            self._first + self._process - flow_control.INITIAL_BUDGET.available - flow_control.GROWTH_BUDGET.available
+        )
 
     def unaccounted(self, link: SshLink) -> int:
         """What is taken, and belongs to no channel; 0 where it may belong to those that are being opened."""
         accounted = sum(
-            max(0, window.size - windows.LEAST) for each in link._sessions for window in _windows(each).values()
+            max(0, window.size - flow_control.MIN_WINDOW)
+            for each in link._sessions
+            for window in _windows(each).values()
         )
         opening = sum(map(_unknown, link._sessions))
         return 0 if opening and self.taken >= accounted else self.taken - accounted

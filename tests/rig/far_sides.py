@@ -31,7 +31,7 @@ from gateway.relay.direct import DirectLink
 from gateway.relay.linger import lingerer
 from gateway.relay.readiness import RelayLoop
 from gateway.relay.sockets import reset_when_killed, tune
-from gateway.ssh import windows
+from gateway.ssh import flow_control
 from gateway.ssh.channel import StockRelay
 from gateway.ssh.options import Connections, Keepalive, SshOptions
 from gateway.ssh.plane import PlaneRelay
@@ -284,7 +284,7 @@ class OpenSsh(Straight):
         self._bastion = self._make_bastion(folder)
         self._stack = contextlib.AsyncExitStack()
         self._ssh_link: SshLink
-        self._budgets = (windows.FIRST.left, windows.PROCESS.left)
+        self._budgets = (flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available)
 
     def _make_bastion(self, folder: Path) -> Bastion:
         return Bastion(folder, extra="RekeyLimit 1M")
@@ -326,7 +326,7 @@ class OpenSsh(Straight):
             left += ["a relay that waits for its turn"] if wire.outbox.contended else []
             left += ["a relay in the session"] if self._ssh_link._sessions[0]._relays else []
         left += ["held bytes"] if cast("PlaneRelay | StockRelay", relay).held else []
-        budgets = (windows.FIRST.left, windows.PROCESS.left)
+        budgets = (flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available)
         return left + ([f"budgets of {budgets}, not {self._budgets}"] if budgets != self._budgets else [])
 
     async def _connect(self) -> None:

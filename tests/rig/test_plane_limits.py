@@ -23,10 +23,10 @@ from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.relay.sockets import reset, tune
 from gateway.ssh import asyncssh_internals, outbox
+from gateway.ssh.flow_control import GROWTH_BUDGET, INITIAL_BUDGET
 from gateway.ssh.options import Connections
 from gateway.ssh.plane import PlaneRelay
 from gateway.ssh.pool import SshLink
-from gateway.ssh.windows import FIRST, PROCESS
 
 pytestmark = pytest.mark.rig
 
@@ -155,7 +155,7 @@ async def test_a_byte_a_packet_costs_little_more_than_the_byte(tmp_path: Path, c
         assert relay._held is not None
         assert len(relay._held._chunks) <= 4
         window = relay.window
-        assert window.granted + window.owed + relay.held == window.size
+        assert window.remaining + window.consumed + relay.held == window.size
         got = bytearray()
         while len(got) < len(said):
             got += await asyncio.get_running_loop().sock_recv(client, 65536)
@@ -172,7 +172,7 @@ async def test_what_is_held_after_the_channels_close_stays_accounted_until_it_is
             conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), String(said[at : at + 32768]))
         conn.send_packet(asyncssh_internals.MSG_CHANNEL_CLOSE, UInt32(number))
 
-    before = FIRST.left
+    before = INITIAL_BUDGET.available
     async with attacked(tmp_path, last_words) as link:
         client, ours = clients()
         relay = await join(link, ours)
@@ -180,22 +180,22 @@ async def test_what_is_held_after_the_channels_close_stays_accounted_until_it_is
         await until(lambda: relay._got_close)
         assert relay.held > 500_000
         assert relay.window.size >= relay.held
-        assert before - FIRST.left >= relay.held
+        assert before - INITIAL_BUDGET.available >= relay.held
         assert await read_all(client) == said  # and a clean end: a close needs no EOF before it
         assert await relay.ended is Ending.FINISHED
         assert relay.held == 0
-    assert before == FIRST.left
+    assert before == INITIAL_BUDGET.available
 
 
 async def test_windows_that_grew_are_given_back_when_their_bytes_are_delivered(tmp_path: Path, clients: Any) -> None:
-    before = FIRST.left, PROCESS.left
+    before = INITIAL_BUDGET.available, GROWTH_BUDGET.available
     async with attacked(tmp_path, lambda *_: None) as link:
         for _ in range(20):
             client, ours = clients()
             relay = await join(link, ours)
             reset(client)
             await relay.ended
-    assert before == (FIRST.left, PROCESS.left)
+    assert before == (INITIAL_BUDGET.available, GROWTH_BUDGET.available)
 
 
 @pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"])

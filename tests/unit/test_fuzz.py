@@ -9,10 +9,10 @@ import pytest
 
 from gateway.relay.send_buffer import SendBuffer
 from gateway.ssh.channel import StockRelay
+from gateway.ssh.flow_control import Window
 from gateway.ssh.inbox import Inbox
 from gateway.ssh.outbox import Outbox
 from gateway.ssh.plane import PlaneRelay
-from gateway.ssh.windows import Window
 from tests.fuzz import run
 from tests.fuzz.findings import failure, file_name, minimise, name_of
 from tests.fuzz.ssh.script import LONGEST, Op, Script, Step, decode, encode, mutate

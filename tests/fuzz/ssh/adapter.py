@@ -19,7 +19,7 @@ from asyncssh.connection import SSHClientConnection, SSHClientConnectionOptions
 from asyncssh.encryption import get_encryption
 
 import gateway
-from gateway.ssh import windows
+from gateway.ssh import flow_control
 from gateway.ssh.asyncssh_internals import ClientConnection
 from gateway.ssh.channel import StockRelay
 from gateway.ssh.options import SshOptions
@@ -51,26 +51,34 @@ class Owner(asyncssh.SSHClient):
 @contextmanager
 def small_windows(size: int) -> Iterator[None]:
     """Give each new channel a window of `size` bytes, so that filling one is quick, and reset the budgets."""
-    windows.FIRST.left, windows.PROCESS.left = windows.FIRST_BUDGET, windows.PROCESS_BUDGET
-    names = {"INITIAL": size, "LEAST": size // 4, "ADJUST": size // 8}
-    before = {name: getattr(windows, name) for name in names}
+    flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available = (
+        flow_control.INITIAL_BUDGET_BYTES,
+        flow_control.GROWTH_BUDGET_BYTES,
+    )
+    names = {"INITIAL_WINDOW": size, "MIN_WINDOW": size // 4, "ADJUST_BYTES": size // 8}
+    before = {name: getattr(flow_control, name) for name in names}
     try:
         for name, value in names.items():
-            setattr(windows, name, value)
+            setattr(flow_control, name, value)
         yield
     finally:
         for name, value in before.items():
-            setattr(windows, name, value)
+            setattr(flow_control, name, value)
 
 
 def budget_taken() -> int:
     """Return the bytes of the process's budgets that channels have taken and not given back."""
-    return windows.FIRST_BUDGET - windows.FIRST.left + windows.PROCESS_BUDGET - windows.PROCESS.left
+    return (
+        flow_control.INITIAL_BUDGET_BYTES
+        - flow_control.INITIAL_BUDGET.available
+        + flow_control.GROWTH_BUDGET_BYTES
+        - flow_control.GROWTH_BUDGET.available
+    )
 
 
 def least() -> int:
     """Return the bytes that a channel may hold beyond the budgets."""
-    return windows.LEAST
+    return flow_control.MIN_WINDOW
 
 
 async def _options() -> SSHClientConnectionOptions:
