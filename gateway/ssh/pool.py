@@ -14,8 +14,8 @@ from gateway.measure import Histogram, Tap
 from gateway.relay.attempts import persist
 from gateway.relay.pair import pair
 from gateway.ssh.options import SshOptions
+from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, evaluate
 from gateway.ssh.session import ChannelRelay, Session
-from gateway.ssh.upkeep import DOUBT, Standing, judge, place
 from gateway.text import one_line
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class SshLink:
         usable = [session for session in self._usable if session.alive]
         if not usable:
             raise LinkLostError
-        chosen, grow = place([session.load for session in usable], self._options.connections.max)
+        chosen, grow = choose_connection([session.load for session in usable], self._options.connections.max)
         if grow and self._wanted <= len(usable):
             self._wanted = len(usable) + 1
             self._due.set()
@@ -108,7 +108,7 @@ class SshLink:
     def _doubt(self, session: Session) -> None:
         session.doubt()
         # The next tick may come too late for a client that would then be sent to another target.
-        self._loop.call_later(DOUBT + _A_LITTLE, lambda: self._look(time.monotonic()))
+        self._loop.call_later(SLOW_KEEPALIVE + _A_LITTLE, lambda: self._look(time.monotonic()))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """See `gateway.contracts.Link`; counts the phase `channel`."""
@@ -211,32 +211,32 @@ class SshLink:
         """Judge the connections, and do what needs no waiting."""
         alive = [session for session in self._sessions if session.alive]
         pool = [
-            Standing(
+            ConnectionHealth(
                 session.silence(now), session.load, session.outdated, session.stalled, session.stalled_until,
                 session.unanswered(now),
             )
             for session in alive
         ]  # fmt: skip
-        needs = judge(pool, self._options.keepalive, self._wanted)
-        self._usable = [alive[at] for at in needs.usable]
+        actions = evaluate(pool, self._options.keepalive, self._wanted)
+        self._usable = [alive[at] for at in actions.usable]
         for at, session in enumerate(alive):
-            session.stalled = at in needs.suspect and (session.stalled or at in needs.stalled)
+            session.stalled = at in actions.suspect and (session.stalled or at in actions.stalled)
             if not session.stalled:
                 session.stalled_until = 0.0
             elif self._usable and not session.stalled_until:
-                session.stalled_until = pool[at].silent
-        for at in needs.give_up:
-            alive[at].abort(f"silent for {pool[at].silent:.0f} s")
+                session.stalled_until = pool[at].silence
+        for at in actions.abort:
+            alive[at].abort(f"silent for {pool[at].silence:.0f} s")
         if self._usable:
-            for at in (*needs.suspect, *needs.doubtful):
+            for at in (*actions.suspect, *actions.slow):
                 alive[at].move_on()
-        for at in needs.done:
+        for at in actions.close:
             alive[at].close_soon()
-        if needs.dial:
+        if actions.dial:
             self._due.set()
         else:
             self._trouble = ""
-        self._tell(min(pool[at].silent for at in needs.suspect) if needs.suspect and not self._usable else None)
+        self._tell(min(pool[at].silence for at in actions.suspect) if actions.suspect and not self._usable else None)
 
     def _tell(self, silence: float | None) -> None:
         """Say when all connections have been silent for so many seconds, and when one is heard again."""
