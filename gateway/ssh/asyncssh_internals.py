@@ -1,6 +1,6 @@
 """Every use of asyncssh internals, except the round trip of a keepalive, in one module.
 
-asyncssh keeps handshake, rekeying, global requests and disconnecting. It writes through the wire as
+asyncssh keeps handshake, rekeying, global requests and disconnecting. It writes through the packet_transport as
 through any transport, and is fed every packet that is not the plane's, still sealed, so that all its own checks
 apply.
 """
@@ -20,7 +20,7 @@ from gateway.ssh import algorithms
 from gateway.ssh.gcm import Gcm
 
 if TYPE_CHECKING:
-    from gateway.ssh.wire import Wire
+    from gateway.ssh.packet_transport import PacketTransport
 
 KNOWN_VERSIONS = ("2.24.",)
 """The releases that the data plane was written for; with any other, asyncssh's channels carry the connections."""
@@ -129,7 +129,7 @@ class ClientConnection(SSHClientConnection):
         native: Whether the plane may carry the channels, where the ciphers allow it.
     """
 
-    wire: "Wire"
+    packet_transport: "PacketTransport"
 
     def __init__(self, options: SSHClientConnectionOptions, *, native: bool = True) -> None:
         self._native = native
@@ -226,11 +226,11 @@ class ClientConnection(SSHClientConnection):
 
     @property
     def dead(self) -> bool:
-        """Whether asyncssh has let go of the wire."""
+        """Whether asyncssh has let go of the packet_transport."""
         return self._transport is None
 
     @property
-    def ready_for_plane(self) -> bool:
+    def native_ready(self) -> bool:
         """Whether the plane may take over what arrives from here on."""
         return (
             bool(self._auth_complete) and self.seals is not None and self.opens is not None and self.between_packets
@@ -258,7 +258,7 @@ class ClientConnection(SSHClientConnection):
 
     def _finish_recv_packet(self, *args: Any, **kwargs: Any) -> None:
         super()._finish_recv_packet(*args, **kwargs)
-        self.wire.resume_soon()
+        self.packet_transport.schedule_resume()
 
     # Sending.
 
@@ -296,12 +296,12 @@ class ClientConnection(SSHClientConnection):
         self.rekeys_often, self._rekeyed_soon = soon and self._rekeyed_soon, soon
         self.kex_began, self.until_rekey = now, self._rekey_bytes
         super()._send_kexinit()
-        self.wire.outbox.judge()
+        self.packet_transport.writer.update_may_send()
 
     def _send_deferred_packets(self) -> None:
         super()._send_deferred_packets()
-        self.wire.outbox.judge()
-        self.wire.outbox.serve_soon()
+        self.packet_transport.writer.update_may_send()
+        self.packet_transport.writer.schedule_queue()
 
     def log_sent_packet(self, *args: Any) -> None:
         """Not logged: it would cost more than sending does."""
@@ -312,8 +312,8 @@ class ClientConnection(SSHClientConnection):
     # Living and dying.
 
     def _force_close(self, exc: Exception | None) -> None:
-        super()._force_close(exc)  # which closes the wire a turn later
-        self.wire.outbox.judge()
+        super()._force_close(exc)  # which closes the packet_transport a turn later
+        self.packet_transport.writer.update_may_send()
 
     def violated(self, detail: str) -> None:
         """The peer broke the protocol: tell it, and close the connection with everything on it."""
@@ -336,7 +336,7 @@ class ClientConnection(SSHClientConnection):
         unix = host.startswith("/")
         kind = b"direct-streamlocal@openssh.com" if unix else b"direct-tcpip"
         where = _NOTHING if unix else UInt32(port) + _ORIGIN
-        self.wire.outbox.send_control(
+        self.packet_transport.writer.send_control(
             MSG_CHANNEL_OPEN,
             b"".join((String(kind), UInt32(number), UInt32(window), UInt32(max_packet), String(host), where)),
         )
@@ -364,12 +364,14 @@ class _Signer:
         return SSHPacket(sig).get_string() == self._signature and self._key.verify(data, sig)
 
 
-async def log_in(sock: Any, wire: type["Wire"], *, native: bool, **arguments: Any) -> ClientConnection:
-    """As `asyncssh.connect` over `sock`, with a wire for its transport.
+async def log_in(
+    sock: Any, packet_transport: type["PacketTransport"], *, native: bool, **arguments: Any
+) -> ClientConnection:
+    """As `asyncssh.connect` over `sock`, with a packet_transport for its transport.
 
     Args:
         sock: Connected and non-blocking; closed with the connection, and when this fails.
-        wire: What makes the transport.
+        packet_transport: What makes the transport.
         native: Whether the plane may carry the channels.
         arguments: asyncssh's.
 
@@ -379,9 +381,9 @@ async def log_in(sock: Any, wire: type["Wire"], *, native: bool, **arguments: An
     options = await SSHClientConnectionOptions.construct(None, rekey_bytes=REKEY_BYTES, **arguments)
     options.waiter = asyncio.get_running_loop().create_future()
     conn = ClientConnection(options, native=native)
-    conn.wire = wire(sock, conn)
+    conn.packet_transport = packet_transport(sock, conn)
     try:
-        conn.connection_made(conn.wire)
+        conn.connection_made(conn.packet_transport)
         conn.set_extra_info(host=arguments["host"], port=arguments["port"])
         await options.waiter
     except BaseException:
@@ -393,6 +395,6 @@ async def log_in(sock: Any, wire: type["Wire"], *, native: bool, **arguments: An
 
 def drop(conn: ClientConnection) -> None:
     """Close a connection now: its socket, its place in the event loop, its tasks. Nothing is waited for."""
-    conn.wire.abort()
+    conn.packet_transport.abort()
     for task in list(conn._tasks):  # noqa: SLF001 - no public door to them
         task.cancel()

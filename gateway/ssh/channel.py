@@ -12,7 +12,7 @@ from gateway.contracts import Ending, Endpoint
 from gateway.measure import Histogram, Tap
 from gateway.ssh.asyncssh_internals import grant, grant_nothing, send_window, undelivered
 from gateway.ssh.flow_control import INITIAL_BUDGET, Budget, Window
-from gateway.ssh.outbox import PACKET, Outbox
+from gateway.ssh.packet_writer import MAX_SEND_PACKET, PacketWriter
 from gateway.ssh.relay import ClientSide
 
 _NO_GROWTH = Budget(0)
@@ -29,13 +29,13 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
 
     Args:
         latency: Where to count response latency.
-        outbox: Where its turn to send comes, among all relays of the connection; None: at any time.
+        writer: Where its turn to send comes, among all relays of the connection; None: at any time.
         tap: Sees the bytes, until it is finished.
     """
 
-    def __init__(self, latency: Histogram, outbox: Outbox | None, tap: Tap | None = None) -> None:
+    def __init__(self, latency: Histogram, writer: PacketWriter | None, tap: Tap | None = None) -> None:
         super().__init__(latency, Window(_NO_GROWTH, INITIAL_BUDGET), tap)
-        self._outbox = outbox
+        self._writer = writer
         self._channel: asyncssh.SSHTCPChannel[bytes] | None = None
         self._channel_full = False
 
@@ -113,11 +113,11 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
     # What the client's side does with the channel.
 
     def _read(self) -> None:
-        client, channel, outbox = self._client, self._channel, self._outbox
+        client, channel, writer = self._client, self._channel, self._writer
         if client is None or channel is None or self._channel_done:
             return
-        if outbox is not None and not outbox.may_send:
-            outbox.wait(self)
+        if writer is not None and not writer.may_send:
+            writer.enqueue(self)
             self._update()
             return
         room = send_window(channel)
@@ -126,7 +126,7 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
             self._update()
             return
         try:
-            data = client.recv(min(room, PACKET if outbox is not None and outbox.contended else _READ_SIZE))
+            data = client.recv(min(room, MAX_SEND_PACKET if writer is not None and writer.contended else _READ_SIZE))
         except BlockingIOError:
             return
         except OSError:
@@ -147,7 +147,7 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
             self._update()
 
     def _may_read(self) -> bool:
-        return not self._channel_full and (self._outbox is None or not self._outbox.waits(self))
+        return not self._channel_full and (self._writer is None or not self._writer.is_queued(self))
 
     def _send_eof(self) -> None:
         if self._channel is not None:
@@ -158,8 +158,8 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
             self._channel.close()
 
     def _leave_queue(self) -> None:
-        if self._outbox is not None:
-            self._outbox.leave(self)
+        if self._writer is not None:
+            self._writer.dequeue(self)
 
     def _took(self, count: int, now: float) -> None:
         window = self.window
@@ -177,12 +177,12 @@ class StockChannels:
 
     Args:
         conn: The SSH connection.
-        outbox: Where its channels wait for their turn to send, where the gateway owns the connection's socket.
+        writer: Where its channels wait for their turn to send, where the gateway owns the connection's socket.
     """
 
-    def __init__(self, conn: asyncssh.SSHClientConnection, outbox: Outbox | None = None) -> None:
+    def __init__(self, conn: asyncssh.SSHClientConnection, writer: PacketWriter | None = None) -> None:
         self._conn = conn
-        self._outbox = outbox
+        self._writer = writer
         grant_nothing(conn)
         self._opening: set[asyncio.Task[_Opened]] = set()
         self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -200,7 +200,7 @@ class StockChannels:
         tap: Tap | None = None,
     ) -> StockRelay:
         """See `gateway.ssh.session.Channels`."""
-        relay = StockRelay(latency, self._outbox, tap)
+        relay = StockRelay(latency, self._writer, tap)
         # An open that is cancelled leaks its channel (asyncssh #823): it runs in a task of its own, and one that
         # nobody waits for any more is aborted when it completes.
         opening: asyncio.Task[_Opened] = asyncio.ensure_future(self._channel(relay, to))

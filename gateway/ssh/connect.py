@@ -15,7 +15,7 @@ from gateway.errors import Reason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals, credentials
 from gateway.ssh.hostkeys import Memory, Verifier, read_trust
 from gateway.ssh.options import SshOptions
-from gateway.ssh.wire import Wire
+from gateway.ssh.packet_transport import PacketTransport
 
 
 class _OtherKindsLeftError(TunnelError):
@@ -123,7 +123,9 @@ async def _log_in(
         **login,
     }
     if asyncssh_internals.known():
-        return await asyncssh_internals.log_in(sock, Wire, native=options.data_plane == "auto", **arguments)
+        return await asyncssh_internals.log_in(
+            sock, PacketTransport, native=options.data_plane == "auto", **arguments
+        )
     return await asyncssh.connect(sock=sock, **arguments)
 
 

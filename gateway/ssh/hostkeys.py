@@ -146,9 +146,9 @@ class Verifier(asyncssh.SSHClient):
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         """Note where the server's first words are kept."""
         self._conn = conn
-        wire = getattr(conn, "wire", None)
-        if wire is not None:
-            self.greeting = lambda: bytes(wire.inbox.greeting)
+        packet_transport = getattr(conn, "packet_transport", None)
+        if packet_transport is not None:
+            self.greeting = lambda: bytes(packet_transport.reader.greeting)
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         """Called for a key that is neither pinned nor listed."""

@@ -20,7 +20,7 @@ from gateway.ssh.flow_control import (
     Budget,
     Window,
 )
-from gateway.ssh.outbox import PACKET, SLOT_VIEWS, SLOTS
+from gateway.ssh.packet_writer import MAX_SEND_PACKET, SLOT_VIEWS, SLOTS
 from gateway.ssh.relay import ClientSide
 
 _SAMPLED = 4
@@ -42,7 +42,7 @@ class PlaneRelay(ClientSide):
     """
 
     __slots__ = (
-        "_conn", "_inbox", "_number", "_outbox", "_peer", "_peer_packet", "_peer_window", "_released", "_round_trip",
+        "_conn", "_reader", "_number", "_writer", "_peer", "_peer_packet", "_peer_window", "_released", "_round_trip",
         "_sent_close", "_streak", "_unsampled", "fresh", "opened",
     )  # fmt: skip
 
@@ -58,7 +58,7 @@ class PlaneRelay(ClientSide):
         self.opened: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
         """What became of the request for the channel; None once a client is attached."""
         self._conn = conn
-        self._inbox, self._outbox = conn.wire.inbox, conn.wire.outbox
+        self._reader, self._writer = conn.packet_transport.reader, conn.packet_transport.writer
         self._round_trip = round_trip
         self._unsampled = 0
         self._number = self._peer = -1
@@ -73,9 +73,9 @@ class PlaneRelay(ClientSide):
         Raises:
             asyncssh.ChannelOpenError: The connection is closed.
         """
-        max_packet = PACKET if self._conn.rekeys_often else MAX_RECEIVE_PACKET
+        max_packet = MAX_SEND_PACKET if self._conn.rekeys_often else MAX_RECEIVE_PACKET
         self._number = self._conn.request_channel(self, host, port, self.window.size, max_packet)
-        self._inbox.opening[self._number] = self
+        self._reader.opening[self._number] = self
 
     def attach(self, client: socket.socket) -> None:
         """See `ClientSide`."""
@@ -87,7 +87,7 @@ class PlaneRelay(ClientSide):
         if self.opened is not None and not self.opened.done():
             self.opened.set_exception(error)
 
-    # From the channel to the client: what the inbox calls.
+    # From the channel to the client: what the reader calls.
 
     def deliver(self) -> None:
         """Give the client what arrived in this turn, and keep a copy of what it does not take."""
@@ -161,9 +161,9 @@ class PlaneRelay(ClientSide):
         """
         if max_packet == 0:
             raise asyncssh.ProtocolError("a channel with a maximum packet size of 0")
-        del self._inbox.opening[self._number]
-        self._peer, self._peer_window, self._peer_packet = peer, window, min(max_packet, PACKET)
-        self._inbox.relays[self._number] = self
+        del self._reader.opening[self._number]
+        self._peer, self._peer_window, self._peer_packet = peer, window, min(max_packet, MAX_SEND_PACKET)
+        self._reader.relays[self._number] = self
         if self.opened is None or self.opened.done():  # the caller has given up
             self._send_close()
         else:
@@ -201,7 +201,7 @@ class PlaneRelay(ClientSide):
         self.give_up(asyncssh.ChannelOpenError(code, reason, lang))
 
     def _must_be_opening(self) -> None:
-        if self._number not in self._inbox.opening:
+        if self._number not in self._reader.opening:
             raise asyncssh.ProtocolError("Channel not being opened")
 
     def process_connection_close(self, exc: Exception | None) -> None:
@@ -212,7 +212,7 @@ class PlaneRelay(ClientSide):
         self._lose_link()
 
     def process_packet(self, kind: int, number: int, packet: SSHPacket) -> bool:
-        """A packet of the channel that did not come by the inbox's short way.
+        """A packet of the channel that did not come by the reader's short way.
 
         Raises:
             asyncssh.ProtocolError: The peer may not send it now.
@@ -242,7 +242,7 @@ class PlaneRelay(ClientSide):
         elif kind == asyncssh_internals.MSG_CHANNEL_REQUEST:
             packet.get_string()
             if packet.get_boolean() and not self._sent_close:
-                self._outbox.send_control(asyncssh_internals.MSG_CHANNEL_FAILURE, UInt32(self._peer))
+                self._writer.send_control(asyncssh_internals.MSG_CHANNEL_FAILURE, UInt32(self._peer))
         else:
             return False
         return True
@@ -250,15 +250,17 @@ class PlaneRelay(ClientSide):
     # From the client to the channel.
 
     def _read(self) -> None:
-        client, outbox, window = self._client, self._outbox, self._peer_window
+        client, writer, window = self._client, self._writer, self._peer_window
         if client is None or self._sent_close or self._channel_done or not window:
             return
-        if not outbox.may_send:
-            outbox.wait(self)
+        if not writer.may_send:
+            writer.enqueue(self)
             self._update()
             return
         limit = min(window, self._peer_packet)
-        many = self._streak and window >= PACKET * SLOTS and limit == PACKET and not outbox.contended
+        many = (
+            self._streak and window >= MAX_SEND_PACKET * SLOTS and limit == MAX_SEND_PACKET and not writer.contended
+        )
         try:
             count = client.recvmsg_into(SLOT_VIEWS)[0] if many else client.recv_into(SLOT_VIEWS[0], limit)
         except BlockingIOError:
@@ -278,13 +280,13 @@ class PlaneRelay(ClientSide):
         if count == window:
             self._update()
         # A full read is the sign of a bulk transfer: the next one may fill several packets.
-        self._streak = count >= limit == PACKET
+        self._streak = count >= limit == MAX_SEND_PACKET
         slot = 0
-        while count > PACKET:
-            outbox.send_data(self._peer, slot, PACKET)
+        while count > MAX_SEND_PACKET:
+            writer.send_data(self._peer, slot, MAX_SEND_PACKET)
             slot += 1
-            count -= PACKET
-        outbox.send_data(self._peer, slot, count)
+            count -= MAX_SEND_PACKET
+        writer.send_data(self._peer, slot, count)
 
     def _show(self, count: int) -> None:
         """Let the tap see what was read."""
@@ -292,17 +294,17 @@ class PlaneRelay(ClientSide):
         for slot in SLOT_VIEWS:
             if count <= 0 or tap is None:
                 break
-            tap.forth(slot[: min(count, PACKET)], self.last_active)
-            count -= PACKET
+            tap.forth(slot[: min(count, MAX_SEND_PACKET)], self.last_active)
+            count -= MAX_SEND_PACKET
 
     def _may_read(self) -> bool:
-        return self._peer_window > 0 and not self._sent_close and not self._outbox.waits(self)
+        return self._peer_window > 0 and not self._sent_close and not self._writer.is_queued(self)
 
     def _send_eof(self) -> None:
-        self._outbox.send_control(asyncssh_internals.MSG_CHANNEL_EOF, UInt32(self._peer))
+        self._writer.send_control(asyncssh_internals.MSG_CHANNEL_EOF, UInt32(self._peer))
 
     def _leave_queue(self) -> None:
-        self._outbox.leave(self)
+        self._writer.dequeue(self)
 
     def _took(self, count: int, now: float) -> None:
         window = self.window
@@ -310,22 +312,22 @@ class PlaneRelay(ClientSide):
         # Nothing is granted once nothing more comes.
         if window.consumed >= window.adjust_threshold and not (self._got_eof or self._sent_close or self._released):
             grant = window.grant(now, self._round_trip())
-            self._outbox.send_control(
+            self._writer.send_control(
                 asyncssh_internals.MSG_CHANNEL_WINDOW_ADJUST, UInt32(self._peer) + UInt32(grant)
             )
 
     def _send_close(self) -> None:
         if self._peer >= 0 and not (self._sent_close or self._released):
             self._sent_close = True
-            self._outbox.send_control(asyncssh_internals.MSG_CHANNEL_CLOSE, UInt32(self._peer))
+            self._writer.send_control(asyncssh_internals.MSG_CHANNEL_CLOSE, UInt32(self._peer))
 
     def _release(self) -> None:
         """Forget the channel: it is closed on both sides, or lost with its connection."""
         if not self._released:
             self._released = True
-            self._inbox.opening.pop(self._number, None)
-            self._inbox.relays.pop(self._number, None)
-            self._outbox.leave(self)
+            self._reader.opening.pop(self._number, None)
+            self._reader.relays.pop(self._number, None)
+            self._writer.dequeue(self)
             self._conn.forget_channel(self._number)
 
 
@@ -345,7 +347,7 @@ class PlaneChannels:
     @property
     def opening(self) -> int:
         """Channels that are being opened, given up or not."""
-        return len(self._conn.wire.inbox.opening)
+        return len(self._conn.packet_transport.reader.opening)
 
     async def open(
         self,
@@ -374,5 +376,5 @@ class PlaneChannels:
 
     def give_up(self, error: Exception) -> None:
         """See `gateway.ssh.session.Channels`."""
-        for relay in list(self._conn.wire.inbox.opening.values()):
+        for relay in list(self._conn.packet_transport.reader.opening.values()):
             relay.give_up(error)

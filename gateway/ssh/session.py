@@ -19,7 +19,7 @@ from gateway.ssh.plane import PlaneChannels
 from gateway.text import one_line
 
 if TYPE_CHECKING:
-    from gateway.ssh.wire import Wire
+    from gateway.ssh.packet_transport import PacketTransport
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Session:
         """Its seconds of silence when another was heard again after that."""
         self.answers_opens = False
         """Whether the server has ever answered a request for a channel."""
-        self._wire: Wire | None = getattr(conn, "wire", None)
+        self._packet_transport: PacketTransport | None = getattr(conn, "packet_transport", None)
         self._heard = self._asked_at = time.monotonic()
         self._asking: asyncio.Task[None] | None = None
         self._why: str | None = None
@@ -96,7 +96,9 @@ class Session:
         if isinstance(conn, ClientConnection) and conn.seals is not None and conn.opens is not None:
             self._channels = PlaneChannels(conn, lambda: self.round_trip)
         else:
-            self._channels = StockChannels(conn, self._wire.outbox if self._wire is not None else None)
+            self._channels = StockChannels(
+                conn, self._packet_transport.writer if self._packet_transport is not None else None
+            )
 
     @property
     def load(self) -> int:
@@ -153,8 +155,8 @@ class Session:
 
     def silence(self, now: float) -> float:
         """Seconds since the far side was last heard, at the monotonic time `now`."""
-        if self._wire is not None:
-            self._heard = max(self._heard, self._wire.last_heard(self._options.keepalive.lost))
+        if self._packet_transport is not None:
+            self._heard = max(self._heard, self._packet_transport.last_heard(self._options.keepalive.lost))
         return now - self._heard
 
     def forgive(self, seconds: float) -> None:

@@ -9,14 +9,14 @@ import pytest
 from gateway.relay.linger import lingerer
 from gateway.ssh import asyncssh_internals, flow_control
 from gateway.ssh.channel import StockRelay
-from gateway.ssh.outbox import PACKET
+from gateway.ssh.packet_writer import MAX_SEND_PACKET
 from gateway.ssh.plane import PlaneRelay
 from gateway.ssh.pool import SshLink
 from gateway.ssh.session import ChannelRelay, Session
 
 CIPHERS: tuple[str, ...] = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
 """One for the project's own plane, and one for asyncssh's channels."""
-QUANTUM = PACKET
+QUANTUM = MAX_SEND_PACKET
 """The most that one client sends before another's turn, where several wait."""
 MIB = 1 << 20
 

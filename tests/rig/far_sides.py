@@ -321,9 +321,11 @@ class OpenSsh(Straight):
     def leftovers(self, relay: Relay) -> list[str]:
         left = super().leftovers(relay)
         if self._alive:
-            wire = self._conn.wire
-            left += ["a channel"] if self._conn._channels or wire.inbox.relays or wire.inbox.opening else []
-            left += ["a relay that waits for its turn"] if wire.outbox.contended else []
+            transport = self._conn.packet_transport
+            left += (
+                ["a channel"] if self._conn._channels or transport.reader.relays or transport.reader.opening else []
+            )
+            left += ["a relay that waits for its turn"] if transport.writer.contended else []
             left += ["a relay in the session"] if self._ssh_link._sessions[0]._relays else []
         left += ["held bytes"] if cast("PlaneRelay | StockRelay", relay).held else []
         budgets = (flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available)

@@ -16,7 +16,7 @@ from gateway.demo.sshd import Bastion
 from gateway.ssh import asyncssh_internals
 from gateway.ssh.asyncssh_internals import ClientConnection
 from gateway.ssh.channel import StockChannels
-from gateway.ssh.wire import Wire
+from gateway.ssh.packet_transport import PacketTransport
 
 pytestmark = pytest.mark.rig
 
@@ -50,7 +50,7 @@ async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
             session = link._sessions[0]
             conn: Any = session._conn
             assert isinstance(conn, ClientConnection)
-            assert isinstance(conn.wire, Wire)
+            assert isinstance(conn.packet_transport, PacketTransport)
             assert isinstance(session._channels, StockChannels)
             async with asyncio.timeout(50):
                 await asyncio.gather(*(echo_once(link, port, os.urandom(size)) for size in (1, 32769, 3_000_000)))

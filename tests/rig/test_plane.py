@@ -184,8 +184,8 @@ async def test_thousands_of_channels_and_their_numbers_again(bastions: dict[str,
             async with asyncio.timeout(15):
                 while conn._channels:
                     await asyncio.sleep(0.01)
-            assert not conn.wire.inbox.relays  # type: ignore[attr-defined]
-            assert not conn.wire.inbox.opening  # type: ignore[attr-defined]
+            assert not conn.packet_transport.reader.relays  # type: ignore[attr-defined]
+            assert not conn.packet_transport.reader.opening  # type: ignore[attr-defined]
 
 
 async def test_a_query_is_answered_beside_clients_that_do_not_read(bastions: dict[str, Bastion]) -> None:
@@ -512,7 +512,7 @@ def test_any_sequence_of_well_sealed_packets_is_survived(
             async with opened(one) as victim, opened(one) as bystander, asyncio.timeout(20):
                 sock = await victim.socket(Endpoint("127.0.0.1", port))
                 conn = victim._sessions[0]._conn
-                wire = conn.wire  # type: ignore[attr-defined]
+                transport = conn.packet_transport  # type: ignore[attr-defined]
                 cipher = conn.opens  # type: ignore[attr-defined]
                 key = AESGCM(keys[id(cipher)])
                 nonce, counter = bytearray(cipher.nonce), cipher.counter
@@ -523,11 +523,11 @@ def test_any_sequence_of_well_sealed_packets_is_survived(
                     gcm_module.put_counter(nonce, gcm_module.COUNTER_AT, counter)
                     counter += 1
                     sealed = head + key.encrypt(bytes(nonce), bytes([padding]) + payload + bytes(padding), head)
-                    if wire.is_closing() or conn.dead:  # type: ignore[attr-defined]
+                    if transport.is_closing() or conn.dead:  # type: ignore[attr-defined]
                         break
-                    wire.inbox._view[wire.inbox._end : wire.inbox._end + len(sealed)] = sealed
-                    wire.inbox._end += len(sealed)
-                    wire._resume()
+                    transport.reader._view[transport.reader._end : transport.reader._end + len(sealed)] = sealed
+                    transport.reader._end += len(sealed)
+                    transport._resume()
                 await asyncio.sleep(0)
                 await echo_once(bystander, port)
                 sock.close()
@@ -545,15 +545,15 @@ async def test_garbage_instead_of_packets_never_raises_beyond_the_connection(
     rng = random.Random(7)
     for size in (1, 3, 4, 19, 20, 36, 100, 5000, 600_000):
         async with opened(options(bastions["openssh"], keepalive=PATIENT)) as link:
-            wire = link._sessions[0]._conn.wire  # type: ignore[attr-defined]
+            transport = link._sessions[0]._conn.packet_transport  # type: ignore[attr-defined]
             noise = rng.randbytes(size)
             for at in range(0, size, 100_000):
                 piece = noise[at : at + 100_000]
-                if wire.is_closing() or wire._conn.dead:
+                if transport.is_closing() or transport._conn.dead:
                     break
-                wire.inbox._view[wire.inbox._end : wire.inbox._end + len(piece)] = piece
-                wire.inbox._end += len(piece)
-                wire._resume()
+                transport.reader._view[transport.reader._end : transport.reader._end + len(piece)] = piece
+                transport.reader._end += len(piece)
+                transport._resume()
             if size >= 4:
                 async with asyncio.timeout(15):
                     assert await link.lost()

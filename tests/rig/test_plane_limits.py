@@ -22,7 +22,7 @@ from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.relay.sockets import reset, tune
-from gateway.ssh import asyncssh_internals, outbox
+from gateway.ssh import asyncssh_internals, packet_writer
 from gateway.ssh.flow_control import GROWTH_BUDGET, INITIAL_BUDGET
 from gateway.ssh.options import Connections
 from gateway.ssh.plane import PlaneRelay
@@ -108,16 +108,16 @@ async def test_answers_for_a_peer_that_does_not_read_are_bounded(tmp_path: Path,
     async with attacked(tmp_path, flood) as link:
         client, ours = clients()
         await join(link, ours)
-        box = link._sessions[0]._conn.wire.outbox  # type: ignore[attr-defined]
+        writer = link._sessions[0]._conn.packet_transport.writer  # type: ignore[attr-defined]
         await asyncio.get_running_loop().sock_sendall(client, b"attack")
-        await until(lambda: box.congested)
+        await until(lambda: writer.congested)
         most = 0
         for _ in range(100):
             await asyncio.sleep(0.01)
-            most = max(most, len(box._backlog))
-        assert most < outbox.CONTROL_LIMIT + (1 << 20)  # one more receive's answers
+            most = max(most, len(writer._backlog))
+        assert most < packet_writer.MAX_CONTROL_BACKLOG + (1 << 20)  # one more receive's answers
         held[0]._transport.resume_reading()  # type: ignore[union-attr]
-        await until(lambda: not box.congested)
+        await until(lambda: not writer.congested)
 
 
 async def test_answers_that_wait_for_the_end_of_a_key_exchange_are_bounded(tmp_path: Path) -> None:

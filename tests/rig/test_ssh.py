@@ -576,7 +576,7 @@ async def test_a_connection_whose_socket_has_just_ended_is_no_targets_failure(ss
         session = link._sessions[0]
         client, theirs = socket.socketpair()
         with client, theirs:
-            session._conn.wire._drop(None)  # type: ignore[attr-defined]
+            session._conn.packet_transport._close(None)  # type: ignore[attr-defined]
             assert not session.alive
             with pytest.raises(LinkLostError):
                 await session.join(theirs, Endpoint("127.0.0.1", 9), Histogram(), 5)

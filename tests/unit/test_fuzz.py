@@ -10,8 +10,8 @@ import pytest
 from gateway.relay.send_buffer import SendBuffer
 from gateway.ssh.channel import StockRelay
 from gateway.ssh.flow_control import Window
-from gateway.ssh.inbox import Inbox
-from gateway.ssh.outbox import Outbox
+from gateway.ssh.packet_reader import PacketReader
+from gateway.ssh.packet_writer import PacketWriter
 from gateway.ssh.plane import PlaneRelay
 from tests.fuzz import run
 from tests.fuzz.findings import failure, file_name, minimise, name_of
@@ -67,14 +67,14 @@ def an_exception(patch: pytest.MonkeyPatch) -> None:
     def deliver(self: Any, touched: list[PlaneRelay]) -> None:
         raise ZeroDivisionError
 
-    patch.setattr(Inbox, "_deliver", deliver)
+    patch.setattr(PacketReader, "_deliver", deliver)
 
 
 def data_between_keys(patch: pytest.MonkeyPatch) -> None:
-    def judge(self: Any) -> None:
+    def update_may_send(self: Any) -> None:
         self.may_send = not self.blocked
 
-    patch.setattr(Outbox, "judge", judge)
+    patch.setattr(PacketWriter, "update_may_send", update_may_send)
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,9 @@ from gateway.ssh import flow_control
 from gateway.ssh.asyncssh_internals import ClientConnection
 from gateway.ssh.channel import StockRelay
 from gateway.ssh.options import SshOptions
+from gateway.ssh.packet_transport import PacketTransport
 from gateway.ssh.relay import ClientSide
 from gateway.ssh.session import Session
-from gateway.ssh.wire import Wire
 from tests.fuzz.ssh.peer import SERVER_VERSION, SESSION_ID
 from tests.fuzz.ssh.pipe import Pipe
 from tests.fuzz.ssh.seal import CIPHER, Keys
@@ -210,8 +210,8 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
         if narrow:
             near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         plane = ClientConnection(options, native=name == "plane")
-        plane.wire = Wire(near, plane)
-        conn, transport = plane, plane.wire
+        plane.packet_transport = PacketTransport(near, plane)
+        conn, transport = plane, plane.packet_transport
     else:
         pipe = Pipe()
         conn = pipe.conn = SSHClientConnection(asyncio.get_running_loop(), options)
@@ -219,7 +219,7 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
     conn.connection_made(transport)
     _log_in(conn, keys)
     if isinstance(conn, ClientConnection):
-        conn.wire.inbox.resume()  # asyncssh is done with the login
+        conn.packet_transport.reader.resume()  # asyncssh is done with the login
     conn.set_extra_info(verifier=conn._owner)
     made = Connection(name, conn, pipe, far, problems)
     await asyncio.sleep(0)

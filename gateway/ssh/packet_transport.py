@@ -1,4 +1,4 @@
-"""The socket under one SSH connection: to asyncssh a transport, to the relays an inbox and an outbox."""
+"""The socket under one SSH connection: to asyncssh a transport, to the relays an reader and an writer."""
 
 import asyncio
 import logging
@@ -8,8 +8,8 @@ from typing import Any
 from gateway.relay.readiness import READ, WRITE, readiness
 from gateway.relay.sockets import keep_backlog_short
 from gateway.ssh.asyncssh_internals import ClientConnection
-from gateway.ssh.inbox import Inbox
-from gateway.ssh.outbox import Outbox
+from gateway.ssh.packet_reader import PacketReader
+from gateway.ssh.packet_writer import PacketWriter
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ _FAILED = "the data plane failed; its SSH connection is closed"
 """What its relays were about to take is not to be trusted any more."""
 
 
-class Wire(asyncio.Transport):
+class PacketTransport(asyncio.Transport):
     """Owns the socket of one SSH connection.
 
     Args:
@@ -27,8 +27,8 @@ class Wire(asyncio.Transport):
 
     def __init__(self, sock: socket.socket, conn: ClientConnection) -> None:
         super().__init__()
-        self.inbox = Inbox(sock, conn, self._drop)
-        self.outbox = Outbox(sock, conn, self._update, self._drop)
+        self.reader = PacketReader(sock, conn, self._close)
+        self.writer = PacketWriter(sock, conn, self._update, self._close)
         self._sock = sock
         self._conn = conn
         self._fd = sock.fileno()
@@ -60,14 +60,14 @@ class Wire(asyncio.Transport):
 
     def write(self, data: Any) -> None:
         """Take a sealed packet, or the plain text of the first ones."""
-        self.outbox.write(data)
+        self.writer.write(data)
 
     def abort(self) -> None:
         """Close the socket, once what is batched has been offered to it."""
         if self._closed:
             return
-        self.outbox.flush()
-        self._drop(None)
+        self.writer.flush()
+        self._close(None)
 
     close = abort
 
@@ -81,54 +81,54 @@ class Wire(asyncio.Transport):
             within: Seconds that a key exchange may take.
         """
         if self._conn.may_send_data:
-            return self.inbox.last_received
-        return min(self.inbox.last_received, self._conn.kex_began + within)
+            return self.reader.last_received
+        return min(self.reader.last_received, self._conn.kex_began + within)
 
     # What asyncssh's side calls.
 
-    def resume_soon(self) -> None:
+    def schedule_resume(self) -> None:
         """Asyncssh finished a packet that it had to wait for: go on with what came after it."""
-        if self.inbox.waiting:
+        if self.reader.buffered:
             self._loop.call_soon(self._resume)
 
     # The inside.
 
     def _resume(self) -> None:
         try:
-            self.inbox.resume()
+            self.reader.resume()
             self._update()
         except Exception as error:
             log.exception(_FAILED)
-            self._drop(error)
+            self._close(error)
 
     def _update(self) -> None:
         # A buffer that is full and that nobody takes from must not make epoll report the socket without end.
-        deaf = self.inbox.full or self.outbox.congested
-        mask = (0 if deaf else READ) | (WRITE if self.outbox.blocked else 0)
+        deaf = self.reader.full or self.writer.congested
+        mask = (0 if deaf else READ) | (WRITE if self.writer.blocked else 0)
         if mask != self._mask and not self._closed:
             self._mask = mask
             self._ready.modify(self._fd, mask)
 
     def _on_event(self, event: int) -> None:
         try:
-            if event & WRITE and self.outbox.blocked:
-                self.outbox.drain()
+            if event & WRITE and self.writer.blocked:
+                self.writer.drain()
                 self._update()
             if event & ~WRITE and not self._closed:
-                self.inbox.receive()
+                self.reader.receive()
                 # The usual case: while data may be sent, nothing waits for the socket.
-                if self._mask != READ or not self.outbox.may_send or self.inbox.full:
+                if self._mask != READ or not self.writer.may_send or self.reader.full:
                     self._update()
         except Exception as error:
             log.exception(_FAILED)
-            self._drop(error)
+            self._close(error)
 
-    def _drop(self, error: Exception | None) -> None:
+    def _close(self, error: Exception | None) -> None:
         if self._closed:
             return
         self._closed = True
         self._ready.remove(self._fd)
         self._sock.close()
-        self.inbox.close()
-        self.outbox.close()
+        self.reader.close()
+        self.writer.close()
         self._conn.connection_lost(error)

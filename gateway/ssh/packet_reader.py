@@ -27,34 +27,34 @@ from gateway.ssh.gcm import BLOCK, COUNTER_AT, MASK, MIN_PADDING, TAG, put_count
 if TYPE_CHECKING:
     from gateway.ssh.plane import PlaneRelay
 
-_RECEIVE = 512 * 1024
-_PLAIN_SIZE = _RECEIVE + 64 * 1024
-_GREETING = 255
+_BUFFER_SIZE = 512 * 1024
+_PLAIN_SIZE = _BUFFER_SIZE + 64 * 1024
+_MAX_GREETING = 255
 
 # One turn's scratch space, shared by all connections: nothing stays in it between two events.
 _PLAIN = pages(_PLAIN_SIZE)
 _PLAIN_VIEW = memoryview(_PLAIN)
 
-_read_length = struct.Struct(">I").unpack_from
-_read_data_head = struct.Struct(">BBII").unpack_from
-_read_adjust = struct.Struct(">BBII").unpack_from
-_read_end_head = struct.Struct(">BBI").unpack_from
-_read_confirmation = struct.Struct(">BBIIII").unpack_from
+_unpack_length = struct.Struct(">I").unpack_from
+_unpack_data = struct.Struct(">BBII").unpack_from
+_unpack_adjust = struct.Struct(">BBII").unpack_from
+_unpack_end = struct.Struct(">BBI").unpack_from
+_unpack_confirmation = struct.Struct(">BBIIII").unpack_from
 _ADJUST_LENGTH, _END_LENGTH, _CONFIRMATION_LENGTH = 10, 6, 18
-_ENDS = (MSG_CHANNEL_EOF, MSG_CHANNEL_CLOSE)
+_END_TYPES = (MSG_CHANNEL_EOF, MSG_CHANNEL_CLOSE)
 
 
-class Inbox:
+class PacketReader:
     """Receives and opens on one SSH connection.
 
     Args:
-        sock: Connected and non-blocking; the wire's, which closes it.
+        sock: Connected and non-blocking; the packet_transport's, which closes it.
         conn: asyncssh's side.
         ended: Told that nothing more arrives, with the socket's error if there was one.
     """
 
     def __init__(
-        self, sock: socket.socket, conn: ClientConnection, ended: Callable[[Exception | None], None]
+        self, sock: socket.socket, conn: ClientConnection, on_end: Callable[[Exception | None], None]
     ) -> None:
         self.relays: dict[int, PlaneRelay] = {}
         """By our channel number, those that are open."""
@@ -65,22 +65,22 @@ class Inbox:
         """The first that the peer said: where it refuses us, perhaps why."""
         self._sock = sock
         self._conn = conn
-        self._ended = ended
+        self._on_end = ended
         self._closed = False
-        self._plane = False
-        self._buffer = pages(_RECEIVE)
+        self._native = False
+        self._buffer = pages(_BUFFER_SIZE)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
 
     @property
-    def waiting(self) -> int:
+    def buffered(self) -> int:
         """Bytes that arrived and that nobody has taken."""
         return self._end - self._start
 
     @property
     def full(self) -> bool:
         """Whether nothing more can be received before something is taken."""
-        return self._end - self._start == _RECEIVE
+        return self._end - self._start == _BUFFER_SIZE
 
     def is_closed(self) -> bool:
         """Whether the socket is closed, perhaps by what a packet led to."""
@@ -96,21 +96,21 @@ class Inbox:
             size = self._end - self._start
             self._view[:size] = bytes(self._view[self._start : self._end])
             self._start, self._end = 0, size
-        if self._end == _RECEIVE:
+        if self._end == _BUFFER_SIZE:
             return
         try:
             count = self._sock.recv_into(self._view[self._end :])
         except BlockingIOError:
             return
         except OSError as error:
-            self._ended(error)
+            self._on_end(error)
             return
         if count == 0:
-            self._ended(None)
+            self._on_end(None)
             return
         self.last_received = time.monotonic()
         if not self.greeting:
-            self.greeting = bytes(self._view[self._end : self._end + min(count, _GREETING)])
+            self.greeting = bytes(self._view[self._end : self._end + min(count, _MAX_GREETING)])
         self._end += count
         self.resume()
         conn = self._conn
@@ -123,16 +123,16 @@ class Inbox:
         conn = self._conn
         if self._closed or conn.dead:
             return
-        if self._plane and conn.opens is not None:
+        if self._native and conn.opens is not None:
             if conn.between_packets:
                 self._parse()
         else:
-            self._hand_over(self._end)
-            self._plane = conn.ready_for_plane
+            self._feed_asyncssh(self._end)
+            self._native = conn.native_ready
 
     # The inside.
 
-    def _hand_over(self, stop: int) -> None:
+    def _feed_asyncssh(self, stop: int) -> None:
         """Give asyncssh what is buffered up to `stop`."""
         data = bytes(self._view[self._start : stop])
         self._start = stop
@@ -150,18 +150,18 @@ class Inbox:
             start, end = self._start, self._end
             if end - start < 4 or self.is_closed():
                 break
-            length = _read_length(buffer, start)[0]
+            length = _unpack_length(buffer, start)[0]
             stop = start + 4 + length + TAG
             if length > conn.max_packet:
-                self._leave(touched, taken)
+                self._finish_batch(touched, taken)
                 conn.violated(f"Max packet size exceeded: {length} bytes")
                 return
             if stop > end:
                 break
             cipher = conn.opens
             if cipher is None:
-                self._leave(touched, taken)
-                self._hand_over(end)
+                self._finish_batch(touched, taken)
+                self._feed_asyncssh(end)
                 return
             if used + length > _PLAIN_SIZE:
                 self._deliver(touched)
@@ -178,7 +178,7 @@ class Inbox:
             else:
                 kind = _PLAIN[used + 1] if length >= BLOCK else -1
             if kind == MSG_CHANNEL_DATA:
-                padding, _, number, size = _read_data_head(_PLAIN, used)
+                padding, _, number, size = _unpack_data(_PLAIN, used)
                 relay = relays.get(number)
                 if relay is not None and DATA_OVERHEAD + size + padding == length and padding >= MIN_PADDING:
                     cipher.counter = counter = (cipher.counter + 1) & MASK
@@ -188,7 +188,7 @@ class Inbox:
                     window = relay.window
                     window.remaining -= size
                     if window.remaining < 0:
-                        self._leave(touched, taken)
+                        self._finish_batch(touched, taken)
                         conn.violated(f"channel {number}: more data than its window allows")
                         return
                     fresh = relay.fresh
@@ -199,7 +199,7 @@ class Inbox:
                     used += length
                     continue
             elif kind == MSG_CHANNEL_WINDOW_ADJUST:
-                padding, _, number, size = _read_adjust(_PLAIN, used)
+                padding, _, number, size = _unpack_adjust(_PLAIN, used)
                 relay = relays.get(number)
                 if relay is not None and _ADJUST_LENGTH + padding == length:
                     cipher.advance()
@@ -207,8 +207,8 @@ class Inbox:
                     self._start = stop
                     relay.adjust(size)
                     continue
-            elif kind in _ENDS:
-                padding, _, number = _read_end_head(_PLAIN, used)
+            elif kind in _END_TYPES:
+                padding, _, number = _unpack_end(_PLAIN, used)
                 relay = relays.get(number)
                 if relay is not None and _END_LENGTH + padding == length:
                     cipher.advance()
@@ -219,7 +219,7 @@ class Inbox:
                     relay.ended_by_peer(close=kind == MSG_CHANNEL_CLOSE)
                     continue
             elif kind == MSG_CHANNEL_OPEN_CONFIRMATION:
-                padding, _, number, peer, window, size = _read_confirmation(_PLAIN, used)
+                padding, _, number, peer, window, size = _unpack_confirmation(_PLAIN, used)
                 relay = self.opening.get(number)
                 if relay is not None and _CONFIRMATION_LENGTH + padding == length and size:
                     cipher.advance()
@@ -231,14 +231,14 @@ class Inbox:
             used = 0
             conn.received(taken)
             taken = 0
-            self._hand_over(stop)
+            self._feed_asyncssh(stop)
             if self._closed or conn.dead or not conn.between_packets:
                 return
-        self._leave(touched, taken)
+        self._finish_batch(touched, taken)
         if self._start == self._end:
             self._start = self._end = 0
 
-    def _leave(self, touched: "list[PlaneRelay]", taken: int) -> None:
+    def _finish_batch(self, touched: "list[PlaneRelay]", taken: int) -> None:
         self._deliver(touched)
         self._conn.received(taken)
 
