@@ -22,18 +22,18 @@ from gateway.ssh.gcm import Gcm
 if TYPE_CHECKING:
     from gateway.ssh.packet_transport import PacketTransport
 
-KNOWN_VERSIONS = ("2.24.",)
+SUPPORTED_VERSIONS = ("2.24.",)
 """The releases that the data plane was written for; with any other, asyncssh's channels carry the connections."""
 
 _ORIGIN = String("127.0.0.1") + UInt32(0)
-_NOTHING = String("") + UInt32(0)
+_STREAMLOCAL_RESERVED = String("") + UInt32(0)
 REKEY_BYTES = 16 << 30
 """Each way. Well below what one AES-GCM key may protect, and rare enough not to be felt (NIST SP 800-38D, 8.3)."""
-_OFTEN_BYTES, _OFTEN_SECONDS = 4 << 20, 10.0
+_FREQUENT_REKEY_BYTES, _FREQUENT_REKEY_SECONDS = 4 << 20, 10.0
 """A key exchange after fewer bytes and seconds than these comes often. OpenSSH counts the bytes of the next packet as
 blocks (packet.c, ssh_packet_need_rekeying), so that with a small RekeyLimit each long packet brings an exchange."""
 
-_DEFERRED_LIMIT = 16 * 1024
+_MAX_DEFERRED_PACKETS = 16 * 1024
 """Packets that wait for the end of a key exchange; a peer that asks for more answers breaks the protocol."""
 
 MSG_IGNORE, MSG_KEXINIT = 2, 20
@@ -44,17 +44,17 @@ DATA_OVERHEAD = 10
 """What a data packet holds besides its data: padding length, type, channel, data length."""
 
 
-def known() -> bool:
+def is_supported() -> bool:
     """Whether this asyncssh is one that the plane knows."""
-    return asyncssh.__version__.startswith(KNOWN_VERSIONS)
+    return asyncssh.__version__.startswith(SUPPORTED_VERSIONS)
 
 
-def strict_key_exchange(conn: asyncssh.SSHClientConnection) -> bool:
+def has_strict_kex(conn: asyncssh.SSHClientConnection) -> bool:
     """Whether the server agreed to it (OpenSSH's PROTOCOL, section 1.10)."""
     return bool(getattr(conn, "_strict_kex", False))  # no public door to it
 
 
-class Undelivered(NamedTuple):
+class UnreadData(NamedTuple):
     """What a channel of asyncssh's leaves behind.
 
     Args:
@@ -68,17 +68,17 @@ class Undelivered(NamedTuple):
     closed: bool
 
 
-def undelivered(channel: Any) -> Undelivered:
+def take_unread_data(channel: Any) -> UnreadData:
     """Take what `channel`, which is closed or lost, did not deliver; None leaves nothing."""
     if channel is None:
-        return Undelivered([], ended=False, closed=False)
+        return UnreadData([], ended=False, closed=False)
     data, channel._recv_buf = [piece for piece, _ in channel._recv_buf], []  # noqa: SLF001 - no public way to it
     state = channel._recv_state  # noqa: SLF001 - no public way to it
     closed = state in ("close_pending", "closed")
-    return Undelivered(data, closed or state == "eof_pending", closed)
+    return UnreadData(data, closed or state == "eof_pending", closed)
 
 
-def grant_nothing(conn: asyncssh.SSHClientConnection) -> None:
+def disable_auto_adjust(conn: asyncssh.SSHClientConnection) -> None:
     """Let channels that `conn` makes from now on grant no window by themselves; `grant` does.
 
     asyncssh grants the whole window for each packet that a session takes, whatever still waits for the session: one
@@ -86,10 +86,10 @@ def grant_nothing(conn: asyncssh.SSHClientConnection) -> None:
     peer's window is open: by itself, asyncssh calls it for its own buffer only.
     """
     for name in ("create_tcp_channel", "create_unix_channel"):
-        setattr(conn, name, partial(_granting_nothing, getattr(conn, name)))
+        setattr(conn, name, partial(_create_without_auto_adjust, getattr(conn, name)))
 
 
-def _granting_nothing(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _create_without_auto_adjust(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     channel = make(*args, **kwargs)
 
     def deliver(data: bytes, datatype: Any) -> None:
@@ -115,7 +115,7 @@ def send_window(channel: Any) -> int:
     return int(channel._send_window)  # noqa: SLF001 - no public way to it
 
 
-def grant(channel: Any, count: int) -> None:
+def send_window_adjust(channel: Any, count: int) -> None:
     """Allow the peer to send `count` bytes more on a channel of asyncssh's."""
     channel._recv_window += count  # noqa: SLF001 - no public way to it
     channel.send_packet(MSG_CHANNEL_WINDOW_ADJUST, UInt32(count))
@@ -136,40 +136,42 @@ class ClientConnection(SSHClientConnection):
         self._host_key_algorithm = ""
         self.host_keys_offered: list[str] = []
         """The host key algorithms that the server has."""
-        self._sealer: Any = None
-        self._opener: Any = None
-        self.seals: Gcm | None = None
+        self._negotiated_send_cipher: Any = None
+        self._negotiated_receive_cipher: Any = None
+        self.send_cipher: Gcm | None = None
         """The cipher for what we send, where the plane can use it."""
-        self.opens: Gcm | None = None
+        self.receive_cipher: Gcm | None = None
         """The cipher for what we receive, where the plane can use it."""
-        self.kex_began = 0.0
+        self.kex_started = 0.0
         """When the last key exchange began, in `time.monotonic()`."""
         self.rekeys_often = False
         """Whether the last two exchanges of keys were so close together that the peer should send short packets."""
-        self._rekeyed_soon = False
+        self._last_rekey_soon = False
         super().__init__(asyncio.get_running_loop(), options, wait="auth")
-        self.until_rekey = self._rekey_bytes
+        self.bytes_until_rekey = self._rekey_bytes
         """Bytes that the peer may send before `rekey` is due."""
 
     # Keys: asyncssh sets these two at each key exchange.
 
     @property
     def _send_encryption(self) -> Any:
-        return self._sealer
+        return self._negotiated_send_cipher
 
     @_send_encryption.setter
     def _send_encryption(self, made: Any) -> None:
-        self._sealer = Gcm(made) if self._native and isinstance(made, GCMEncryption) else made
-        self.seals = self._sealer if isinstance(self._sealer, Gcm) else None
+        self._negotiated_send_cipher = Gcm(made) if self._native and isinstance(made, GCMEncryption) else made
+        self.send_cipher = self._negotiated_send_cipher if isinstance(self._negotiated_send_cipher, Gcm) else None
 
     @property
     def _recv_encryption(self) -> Any:
-        return self._opener
+        return self._negotiated_receive_cipher
 
     @_recv_encryption.setter
     def _recv_encryption(self, made: Any) -> None:
-        self._opener = Gcm(made) if self._native and isinstance(made, GCMEncryption) else made
-        self.opens = self._opener if isinstance(self._opener, Gcm) else None
+        self._negotiated_receive_cipher = Gcm(made) if self._native and isinstance(made, GCMEncryption) else made
+        self.receive_cipher = (
+            self._negotiated_receive_cipher if isinstance(self._negotiated_receive_cipher, Gcm) else None
+        )
 
     # Host keys.
 
@@ -200,7 +202,7 @@ class ClientConnection(SSHClientConnection):
         """
         if SSHPacket(key_data).get_string() != algorithms.blob_of(self._host_key_algorithm).encode():
             raise asyncssh.KeyExchangeFailed(f"sends another kind of host key than {self._host_key_algorithm}")
-        return _Signer(super().validate_server_host_key(key_data), self._host_key_algorithm)
+        return _SingleAlgorithmKey(super().validate_server_host_key(key_data), self._host_key_algorithm)
 
     def _validate_openssh_host_certificate(self, host: str, addr: str, port: int, cert: Any) -> Any:
         """As asyncssh's; or the certificate's own key is trusted.
@@ -225,7 +227,7 @@ class ClientConnection(SSHClientConnection):
         raise ValueError(refusal)
 
     @property
-    def dead(self) -> bool:
+    def transport_closed(self) -> bool:
         """Whether asyncssh has let go of the packet_transport."""
         return self._transport is None
 
@@ -233,7 +235,10 @@ class ClientConnection(SSHClientConnection):
     def native_ready(self) -> bool:
         """Whether the plane may take over what arrives from here on."""
         return (
-            bool(self._auth_complete) and self.seals is not None and self.opens is not None and self.between_packets
+            bool(self._auth_complete)
+            and self.send_cipher is not None
+            and self.receive_cipher is not None
+            and self.between_packets
         )
 
     # Receiving.
@@ -244,15 +249,15 @@ class ClientConnection(SSHClientConnection):
         return not self._inpbuf and self._recv_handler == self._recv_pkthdr
 
     @property
-    def max_packet(self) -> int:
+    def max_packet_length(self) -> int:
         """The longest packet that asyncssh accepts, in bytes."""
         return self._max_recv_pktlen
 
-    def expect_packets_of(self, size: int) -> None:
+    def allow_packet_size(self, size: int) -> None:
         """Accept channel data of so many bytes a packet."""
         self._update_recv_pktlen(size)
 
-    def received(self, count: int) -> None:
+    def count_received(self, count: int) -> None:
         """Note that the plane took `count` packets."""
         self._recv_seq = (self._recv_seq + count) & 0xFFFFFFFF
 
@@ -267,7 +272,7 @@ class ClientConnection(SSHClientConnection):
         """Whether channel data may be sent now: not while keys are exchanged (RFC 4253, 7.1)."""
         return bool(self._kex_complete)
 
-    def sent(self, count: int, size: int) -> None:
+    def count_sent(self, count: int, size: int) -> None:
         """Note that the plane sent `count` packets of `size` bytes together; starts a key exchange when it is due."""
         self._send_seq = (self._send_seq + count) & 0xFFFFFFFF
         self._rekey_bytes_sent += size
@@ -282,19 +287,23 @@ class ClientConnection(SSHClientConnection):
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
         """As asyncssh's, without the empty MSG_IGNORE before each packet: a remedy for CBC, useless with AEAD."""
-        if pkttype == MSG_IGNORE and self.seals is not None:
+        if pkttype == MSG_IGNORE and self.send_cipher is not None:
             return
         super().send_packet(pkttype, *args, handler=handler)
-        if len(self._deferred_packets) > _DEFERRED_LIMIT:
+        if len(self._deferred_packets) > _MAX_DEFERRED_PACKETS:
             self._deferred_packets.clear()
-            self.violated("asks for too many answers during a key exchange")
+            self.disconnect_on_violation("asks for too many answers during a key exchange")
 
     def _send_kexinit(self) -> None:
         now = time.monotonic()
-        received = self._rekey_bytes - self.until_rekey
-        soon = self._auth_complete and now - self.kex_began < _OFTEN_SECONDS and received < _OFTEN_BYTES
-        self.rekeys_often, self._rekeyed_soon = soon and self._rekeyed_soon, soon
-        self.kex_began, self.until_rekey = now, self._rekey_bytes
+        received = self._rekey_bytes - self.bytes_until_rekey
+        soon = (
+            self._auth_complete
+            and now - self.kex_started < _FREQUENT_REKEY_SECONDS
+            and received < _FREQUENT_REKEY_BYTES
+        )
+        self.rekeys_often, self._last_rekey_soon = soon and self._last_rekey_soon, soon
+        self.kex_started, self.bytes_until_rekey = now, self._rekey_bytes
         super()._send_kexinit()
         self.packet_transport.writer.update_may_send()
 
@@ -315,7 +324,7 @@ class ClientConnection(SSHClientConnection):
         super()._force_close(exc)  # which closes the packet_transport a turn later
         self.packet_transport.writer.update_may_send()
 
-    def violated(self, detail: str) -> None:
+    def disconnect_on_violation(self, detail: str) -> None:
         """The peer broke the protocol: tell it, and close the connection with everything on it."""
         error = asyncssh.ProtocolError(detail)
         self._send_disconnect(error.code, error.reason, error.lang)
@@ -332,22 +341,22 @@ class ClientConnection(SSHClientConnection):
             asyncssh.ChannelOpenError: The connection is closed.
         """
         number = self.add_channel(channel)
-        self.expect_packets_of(max_packet)
+        self.allow_packet_size(max_packet)
         unix = host.startswith("/")
         kind = b"direct-streamlocal@openssh.com" if unix else b"direct-tcpip"
-        where = _NOTHING if unix else UInt32(port) + _ORIGIN
+        where = _STREAMLOCAL_RESERVED if unix else UInt32(port) + _ORIGIN
         self.packet_transport.writer.send_control(
             MSG_CHANNEL_OPEN,
             b"".join((String(kind), UInt32(number), UInt32(window), UInt32(max_packet), String(host), where)),
         )
         return number
 
-    def forget_channel(self, number: int) -> None:
+    def free_channel(self, number: int) -> None:
         """The channel is closed on both sides: its number may be used again."""
         self._channels.pop(number, None)
 
 
-class _Signer:
+class _SingleAlgorithmKey:
     """A host key that verifies signatures of one algorithm only: asyncssh takes any that the key can make.
 
     Args:
@@ -388,12 +397,12 @@ async def log_in(
         await options.waiter
     except BaseException:
         options.waiter.cancel()
-        drop(conn)
+        close_now(conn)
         raise
     return conn
 
 
-def drop(conn: ClientConnection) -> None:
+def close_now(conn: ClientConnection) -> None:
     """Close a connection now: its socket, its place in the event loop, its tasks. Nothing is waited for."""
     conn.packet_transport.abort()
     for task in list(conn._tasks):  # noqa: SLF001 - no public door to them

@@ -10,7 +10,7 @@ import asyncssh
 
 from gateway.contracts import Ending, Endpoint
 from gateway.measure import Histogram, Tap
-from gateway.ssh.asyncssh_internals import grant, grant_nothing, send_window, undelivered
+from gateway.ssh.asyncssh_internals import disable_auto_adjust, send_window, send_window_adjust, take_unread_data
 from gateway.ssh.flow_control import INITIAL_BUDGET, Budget, Window
 from gateway.ssh.packet_writer import MAX_SEND_PACKET, PacketWriter
 from gateway.ssh.relay import ClientSide
@@ -101,7 +101,7 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
     def connection_lost(self, exc: Exception | None) -> None:
         """The channel is closed, or the SSH connection under it is lost; what it still held is the client's."""
         del exc
-        rest = undelivered(self._channel)
+        rest = take_unread_data(self._channel)
         for piece in rest.data:
             self._hold(piece)
         if rest.closed:
@@ -169,7 +169,7 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
             and self._channel is not None
             and not (self._got_eof or self._channel_done)
         ):
-            grant(self._channel, window.grant(now, None))
+            send_window_adjust(self._channel, window.grant(now, None))
 
 
 class StockChannels:
@@ -183,7 +183,7 @@ class StockChannels:
     def __init__(self, conn: asyncssh.SSHClientConnection, writer: PacketWriter | None = None) -> None:
         self._conn = conn
         self._writer = writer
-        grant_nothing(conn)
+        disable_auto_adjust(conn)
         self._opening: set[asyncio.Task[_Opened]] = set()
         self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

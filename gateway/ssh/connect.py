@@ -122,7 +122,7 @@ async def _log_in(
         "keepalive_interval": 0,  # the pool asks by itself
         **login,
     }
-    if asyncssh_internals.known():
+    if asyncssh_internals.is_supported():
         return await asyncssh_internals.log_in(
             sock, PacketTransport, native=options.data_plane == "auto", **arguments
         )
@@ -132,7 +132,7 @@ async def _log_in(
 def _discard(conn: asyncssh.SSHClientConnection | None, sock: socket.socket) -> None:
     """Close what a login that failed has opened, without waiting: nothing can come in between."""
     if isinstance(conn, asyncssh_internals.ClientConnection):
-        asyncssh_internals.drop(conn)
+        asyncssh_internals.close_now(conn)
     elif conn is not None:
         conn.abort()
         return  # asyncio's transport closes the socket

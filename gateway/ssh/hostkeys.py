@@ -183,7 +183,7 @@ class Verifier(asyncssh.SSHClient):
             asyncssh.KeyExchangeFailed: One of these was agreed, and the server lacks it.
         """
         del username
-        if asyncssh_internals.strict_key_exchange(self._conn):
+        if asyncssh_internals.has_strict_kex(self._conn):
             return
         for way in ("send", "recv"):
             cipher, mac = (str(self._conn.get_extra_info(f"{way}_{what}")) for what in ("cipher", "mac"))

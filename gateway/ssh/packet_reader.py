@@ -114,16 +114,16 @@ class PacketReader:
         self._end += count
         self.resume()
         conn = self._conn
-        conn.until_rekey -= count
-        if conn.until_rekey <= 0:
+        conn.bytes_until_rekey -= count
+        if conn.bytes_until_rekey <= 0:
             conn.rekey()
 
     def resume(self) -> None:
         """Pass on what is whole of what is buffered."""
         conn = self._conn
-        if self._closed or conn.dead:
+        if self._closed or conn.transport_closed:
             return
-        if self._native and conn.opens is not None:
+        if self._native and conn.receive_cipher is not None:
             if conn.between_packets:
                 self._parse()
         else:
@@ -152,13 +152,13 @@ class PacketReader:
                 break
             length = _unpack_length(buffer, start)[0]
             stop = start + 4 + length + TAG
-            if length > conn.max_packet:
+            if length > conn.max_packet_length:
                 self._finish_batch(touched, taken)
-                conn.violated(f"Max packet size exceeded: {length} bytes")
+                conn.disconnect_on_violation(f"Max packet size exceeded: {length} bytes")
                 return
             if stop > end:
                 break
-            cipher = conn.opens
+            cipher = conn.receive_cipher
             if cipher is None:
                 self._finish_batch(touched, taken)
                 self._feed_asyncssh(end)
@@ -189,7 +189,7 @@ class PacketReader:
                     window.remaining -= size
                     if window.remaining < 0:
                         self._finish_batch(touched, taken)
-                        conn.violated(f"channel {number}: more data than its window allows")
+                        conn.disconnect_on_violation(f"channel {number}: more data than its window allows")
                         return
                     fresh = relay.fresh
                     if not fresh:
@@ -229,10 +229,10 @@ class PacketReader:
                     continue
             self._deliver(touched)
             used = 0
-            conn.received(taken)
+            conn.count_received(taken)
             taken = 0
             self._feed_asyncssh(stop)
-            if self._closed or conn.dead or not conn.between_packets:
+            if self._closed or conn.transport_closed or not conn.between_packets:
                 return
         self._finish_batch(touched, taken)
         if self._start == self._end:
@@ -240,7 +240,7 @@ class PacketReader:
 
     def _finish_batch(self, touched: "list[PlaneRelay]", taken: int) -> None:
         self._deliver(touched)
-        self._conn.received(taken)
+        self._conn.count_received(taken)
 
     def _deliver(self, touched: "list[PlaneRelay]") -> None:
         for relay in touched:

@@ -82,7 +82,7 @@ class PacketTransport(asyncio.Transport):
         """
         if self._conn.may_send_data:
             return self.reader.last_received
-        return min(self.reader.last_received, self._conn.kex_began + within)
+        return min(self.reader.last_received, self._conn.kex_started + within)
 
     # What asyncssh's side calls.
 

@@ -122,7 +122,7 @@ class PacketWriter:
 
     def update_may_send(self) -> None:
         """Decide whether channel data may be sent: not into a full socket, nor while keys are exchanged."""
-        self.may_send = not (self.blocked or self._closed or self._conn.dead) and self._conn.may_send_data
+        self.may_send = not (self.blocked or self._closed or self._conn.transport_closed) and self._conn.may_send_data
 
     def write(self, data: Any) -> None:
         """Take a sealed packet, or the plain text of the first ones."""
@@ -140,9 +140,9 @@ class PacketWriter:
 
     def send_control(self, kind: int, payload: bytes) -> None:
         """Seal a short packet of the channel protocol; asyncssh sends it, or keeps it, where the plane may not."""
-        if self._closed or self._conn.dead:
+        if self._closed or self._conn.transport_closed:
             return
-        cipher = self._conn.seals
+        cipher = self._conn.send_cipher
         if cipher is None or not self._conn.may_send_data:
             self._conn.send_packet(kind, payload)
             return
@@ -167,7 +167,7 @@ class PacketWriter:
 
     def send_data(self, channel: int, slot: int, size: int) -> None:
         """Seal `size` bytes of `SLOT_VIEWS[slot]` as data for the peer's `channel`."""
-        cipher = self._conn.seals
+        cipher = self._conn.send_cipher
         if cipher is None:  # the cipher on_blocked_changed with the last key exchange: asyncssh's way works with any
             self._conn.send_packet(
                 MSG_CHANNEL_DATA, channel.to_bytes(4, "big"), size.to_bytes(4, "big"), bytes(SLOT_VIEWS[slot][:size])
@@ -262,7 +262,7 @@ class PacketWriter:
             packets, self._packets_sent = self._packets_sent, 0
             size, self._bytes_sent = self._bytes_sent, 0
             # Only here: between the request for new keys and the keys themselves no data may be sent.
-            self._conn.sent(packets, size)
+            self._conn.count_sent(packets, size)
         self.flush()
 
     def _append_backlog(self, data: bytes | memoryview) -> None:

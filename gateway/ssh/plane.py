@@ -328,7 +328,7 @@ class PlaneRelay(ClientSide):
             self._reader.opening.pop(self._number, None)
             self._reader.relays.pop(self._number, None)
             self._writer.dequeue(self)
-            self._conn.forget_channel(self._number)
+            self._conn.free_channel(self._number)
 
 
 class PlaneChannels:

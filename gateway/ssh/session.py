@@ -93,7 +93,7 @@ class Session:
         self._why: str | None = None
         self._ending: asyncio.Task[None] | None = None
         self._channels: Channels
-        if isinstance(conn, ClientConnection) and conn.seals is not None and conn.opens is not None:
+        if isinstance(conn, ClientConnection) and conn.send_cipher is not None and conn.receive_cipher is not None:
             self._channels = PlaneChannels(conn, lambda: self.round_trip)
         else:
             self._channels = StockChannels(
@@ -111,7 +111,7 @@ class Session:
         if self.closing or self._conn.is_closed():
             return False
         # asyncssh takes a turn of the loop to notice.
-        return not (isinstance(self._conn, ClientConnection) and self._conn.dead)
+        return not (isinstance(self._conn, ClientConnection) and self._conn.transport_closed)
 
     async def join(
         self, client: socket.socket, to: Endpoint, latency: Histogram, within: float, tap: Tap | None = None

@@ -116,7 +116,7 @@ async def test_a_fault_at_any_wait_of_a_login_leaves_nothing(
     server: Bastion, agent: Path, monkeypatch: pytest.MonkeyPatch, fault: str, plane: str
 ) -> None:
     if plane != "native":
-        monkeypatch.setattr(asyncssh_internals, "KNOWN_VERSIONS", ())
+        monkeypatch.setattr(asyncssh_internals, "SUPPORTED_VERSIONS", ())
     chosen = options(server, identity_files=(), agent=agent)
     await (await connecting(chosen)).close()
     await until_only(before := open_things(), server)

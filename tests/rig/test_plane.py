@@ -102,7 +102,7 @@ def test_the_plane_and_asyncssh_carry_the_same_bytes(
     async def through(*, own: bool, port: int) -> list[bytes]:
         with pytest.MonkeyPatch.context() as patch:
             if not own:
-                patch.setattr(asyncssh_internals, "KNOWN_VERSIONS", ())
+                patch.setattr(asyncssh_internals, "SUPPORTED_VERSIONS", ())
             async with opened(options(bastions[server])) as link, asyncio.timeout(30):
                 assert plane(link) == ("native" if own else "asyncssh")
                 return await asyncio.gather(*(exchange(link, port, each, end_first=end_first) for each in traffic))
@@ -513,7 +513,7 @@ def test_any_sequence_of_well_sealed_packets_is_survived(
                 sock = await victim.socket(Endpoint("127.0.0.1", port))
                 conn = victim._sessions[0]._conn
                 transport = conn.packet_transport  # type: ignore[attr-defined]
-                cipher = conn.opens  # type: ignore[attr-defined]
+                cipher = conn.receive_cipher  # type: ignore[attr-defined]
                 key = AESGCM(keys[id(cipher)])
                 nonce, counter = bytearray(cipher.nonce), cipher.counter
                 for kind, number, body in packets:
@@ -523,7 +523,7 @@ def test_any_sequence_of_well_sealed_packets_is_survived(
                     gcm_module.put_counter(nonce, gcm_module.COUNTER_AT, counter)
                     counter += 1
                     sealed = head + key.encrypt(bytes(nonce), bytes([padding]) + payload + bytes(padding), head)
-                    if transport.is_closing() or conn.dead:  # type: ignore[attr-defined]
+                    if transport.is_closing() or conn.transport_closed:  # type: ignore[attr-defined]
                         break
                     transport.reader._view[transport.reader._end : transport.reader._end + len(sealed)] = sealed
                     transport.reader._end += len(sealed)
@@ -549,7 +549,7 @@ async def test_garbage_instead_of_packets_never_raises_beyond_the_connection(
             noise = rng.randbytes(size)
             for at in range(0, size, 100_000):
                 piece = noise[at : at + 100_000]
-                if transport.is_closing() or transport._conn.dead:
+                if transport.is_closing() or transport._conn.transport_closed:
                     break
                 transport.reader._view[transport.reader._end : transport.reader._end + len(piece)] = piece
                 transport.reader._end += len(piece)

@@ -126,11 +126,11 @@ async def test_answers_that_wait_for_the_end_of_a_key_exchange_are_bounded(tmp_p
         conn = link._sessions[0]._conn
         assert isinstance(conn, asyncssh_internals.ClientConnection)
         conn.rekey()
-        for _ in range(asyncssh_internals._DEFERRED_LIMIT):
+        for _ in range(asyncssh_internals._MAX_DEFERRED_PACKETS):
             conn.send_packet(asyncssh_internals.MSG_CHANNEL_FAILURE, UInt32(0))
-        assert not conn.dead
+        assert not conn.transport_closed
         conn.send_packet(asyncssh_internals.MSG_CHANNEL_FAILURE, UInt32(0))
-        assert conn.dead
+        assert conn.transport_closed
         assert not conn._deferred_packets
         assert "too many answers" in await link.lost()
 
