@@ -1,7 +1,7 @@
-"""What arrives on one SSH connection: opened packet by packet, and taken to where it belongs.
+"""Receives packets on one SSH connection, and dispatches each to its channel or to asyncssh.
 
-Once an AES-GCM cipher is agreed and asyncssh is between packets, channel data goes straight to its relay; anything
-else is handed to asyncssh, still sealed.
+Once AES-GCM is negotiated and asyncssh is between two packets, channel packets go directly to their channel. Every
+other packet goes to asyncssh, still encrypted.
 """
 
 import socket
@@ -25,13 +25,13 @@ from gateway.ssh.asyncssh_internals import (
 from gateway.ssh.gcm import BLOCK, COUNTER_AT, MASK, MIN_PADDING, TAG, put_counter
 
 if TYPE_CHECKING:
-    from gateway.ssh.plane import PlaneRelay
+    from gateway.ssh.native_channel import NativeChannel
 
 _BUFFER_SIZE = 512 * 1024
 _PLAIN_SIZE = _BUFFER_SIZE + 64 * 1024
 _MAX_GREETING = 255
 
-# One turn's scratch space, shared by all connections: nothing stays in it between two events.
+# Scratch space for decrypted packets, shared by all connections: it holds nothing between two events.
 _PLAIN = pages(_PLAIN_SIZE)
 _PLAIN_VIEW = memoryview(_PLAIN)
 
@@ -45,53 +45,55 @@ _END_TYPES = (MSG_CHANNEL_EOF, MSG_CHANNEL_CLOSE)
 
 
 class PacketReader:
-    """Receives and opens on one SSH connection.
+    """Receives and decrypts packets of one SSH connection.
 
     Args:
-        sock: Connected and non-blocking; the packet_transport's, which closes it.
-        conn: asyncssh's side.
-        ended: Told that nothing more arrives, with the socket's error if there was one.
+        sock: A connected, non-blocking socket, owned by `PacketTransport`.
+        conn: The asyncssh connection.
+        on_end: Called at the end of the stream, with the socket's error if there is one.
     """
 
     def __init__(
         self, sock: socket.socket, conn: ClientConnection, on_end: Callable[[Exception | None], None]
     ) -> None:
-        self.relays: dict[int, PlaneRelay] = {}
-        """By our channel number, those that are open."""
-        self.opening: dict[int, PlaneRelay] = {}
-        """Those that are being opened."""
+        self.channels: dict[int, NativeChannel] = {}
+        """Open channels, by their local channel number."""
+        self.opening: dict[int, NativeChannel] = {}
+        """Channels whose open is pending, by their local channel number."""
         self.last_received = time.monotonic()
+        """The monotonic time of the last received data, in seconds."""
         self.greeting = b""
-        """The first that the peer said: where it refuses us, perhaps why."""
+        """The start of the peer's first data. A server that refuses the connection may give the reason here."""
         self._sock = sock
         self._conn = conn
-        self._on_end = ended
+        self._on_end = on_end
         self._closed = False
         self._native = False
+        """Whether this reader parses packets itself; before that, asyncssh gets all data."""
         self._buffer = pages(_BUFFER_SIZE)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
 
     @property
     def buffered(self) -> int:
-        """Bytes that arrived and that nobody has taken."""
+        """Bytes received and not yet dispatched."""
         return self._end - self._start
 
     @property
     def full(self) -> bool:
-        """Whether nothing more can be received before something is taken."""
+        """Whether the buffer is full, so that nothing can be received."""
         return self._end - self._start == _BUFFER_SIZE
 
     def is_closed(self) -> bool:
-        """Whether the socket is closed, perhaps by what a packet led to."""
+        """Whether the socket is closed; handling a packet may close it."""
         return self._closed
 
     def close(self) -> None:
-        """The socket is closed: nothing arrives any more."""
+        """Stop receiving; called when the socket is closed."""
         self._closed = True
 
     def receive(self) -> None:
-        """Take what the socket has, and pass on what is whole."""
+        """Read from the socket once, and dispatch complete packets. Starts a key exchange when it is due."""
         if self._start:
             size = self._end - self._start
             self._view[:size] = bytes(self._view[self._start : self._end])
@@ -119,7 +121,7 @@ class PacketReader:
             conn.rekey()
 
     def resume(self) -> None:
-        """Pass on what is whole of what is buffered."""
+        """Dispatch the complete packets in the buffer."""
         conn = self._conn
         if self._closed or conn.transport_closed:
             return
@@ -130,10 +132,8 @@ class PacketReader:
             self._feed_asyncssh(self._end)
             self._native = conn.native_ready
 
-    # The inside.
-
     def _feed_asyncssh(self, stop: int) -> None:
-        """Give asyncssh what is buffered up to `stop`."""
+        """Pass the buffered data up to `stop` to asyncssh."""
         data = bytes(self._view[self._start : stop])
         self._start = stop
         if stop == self._end:
@@ -142,10 +142,10 @@ class PacketReader:
             self._conn.data_received(data)
 
     def _parse(self) -> None:
-        """Open whole packets one after the other, and take each to where it belongs."""
-        conn, relays, buffer, view = self._conn, self.relays, self._buffer, self._view
-        touched: list[PlaneRelay] = []
-        taken = used = 0
+        """Decrypt and dispatch complete packets until one needs asyncssh to finish it first."""
+        conn, channels, buffer, view = self._conn, self.channels, self._buffer, self._view
+        with_data: list[NativeChannel] = []
+        packets = used = 0
         while True:
             start, end = self._start, self._end
             if end - start < 4 or self.is_closed():
@@ -153,18 +153,18 @@ class PacketReader:
             length = _unpack_length(buffer, start)[0]
             stop = start + 4 + length + TAG
             if length > conn.max_packet_length:
-                self._finish_batch(touched, taken)
+                self._finish_batch(with_data, packets)
                 conn.disconnect_on_violation(f"Max packet size exceeded: {length} bytes")
                 return
             if stop > end:
                 break
             cipher = conn.receive_cipher
             if cipher is None:
-                self._finish_batch(touched, taken)
+                self._finish_batch(with_data, packets)
                 self._feed_asyncssh(end)
                 return
             if used + length > _PLAIN_SIZE:
-                self._deliver(touched)
+                self._deliver(with_data)
                 used = 0
             try:
                 cipher.open_into(
@@ -174,76 +174,78 @@ class PacketReader:
                     _PLAIN_VIEW[used : used + length],
                 )
             except InvalidTag:
-                kind = -1
+                msg_type = -1
             else:
-                kind = _PLAIN[used + 1] if length >= BLOCK else -1
-            if kind == MSG_CHANNEL_DATA:
+                msg_type = _PLAIN[used + 1] if length >= BLOCK else -1
+            if msg_type == MSG_CHANNEL_DATA:
                 padding, _, number, size = _unpack_data(_PLAIN, used)
-                relay = relays.get(number)
-                if relay is not None and DATA_OVERHEAD + size + padding == length and padding >= MIN_PADDING:
+                channel = channels.get(number)
+                if channel is not None and DATA_OVERHEAD + size + padding == length and padding >= MIN_PADDING:
                     cipher.counter = counter = (cipher.counter + 1) & MASK
                     put_counter(cipher.nonce, COUNTER_AT, counter)
-                    taken += 1
+                    packets += 1
                     self._start = stop
-                    window = relay.window
+                    window = channel.window
                     window.remaining -= size
                     if window.remaining < 0:
-                        self._finish_batch(touched, taken)
+                        self._finish_batch(with_data, packets)
                         conn.disconnect_on_violation(f"channel {number}: more data than its window allows")
                         return
-                    fresh = relay.fresh
-                    if not fresh:
-                        touched.append(relay)
+                    incoming = channel.incoming
+                    if not incoming:
+                        with_data.append(channel)
                     begin = used + DATA_OVERHEAD
-                    fresh.append(_PLAIN_VIEW[begin : begin + size])
+                    incoming.append(_PLAIN_VIEW[begin : begin + size])
                     used += length
                     continue
-            elif kind == MSG_CHANNEL_WINDOW_ADJUST:
+            elif msg_type == MSG_CHANNEL_WINDOW_ADJUST:
                 padding, _, number, size = _unpack_adjust(_PLAIN, used)
-                relay = relays.get(number)
-                if relay is not None and _ADJUST_LENGTH + padding == length:
+                channel = channels.get(number)
+                if channel is not None and _ADJUST_LENGTH + padding == length:
                     cipher.advance()
-                    taken += 1
+                    packets += 1
                     self._start = stop
-                    relay.adjust(size)
+                    channel.on_window_adjust(size)
                     continue
-            elif kind in _END_TYPES:
+            elif msg_type in _END_TYPES:
                 padding, _, number = _unpack_end(_PLAIN, used)
-                relay = relays.get(number)
-                if relay is not None and _END_LENGTH + padding == length:
+                channel = channels.get(number)
+                if channel is not None and _END_LENGTH + padding == length:
                     cipher.advance()
-                    taken += 1
+                    packets += 1
                     self._start = stop
-                    if relay.fresh:
-                        relay.deliver()
-                    relay.ended_by_peer(close=kind == MSG_CHANNEL_CLOSE)
+                    if channel.incoming:
+                        channel.deliver()
+                    channel.on_peer_end(close=msg_type == MSG_CHANNEL_CLOSE)
                     continue
-            elif kind == MSG_CHANNEL_OPEN_CONFIRMATION:
+            elif msg_type == MSG_CHANNEL_OPEN_CONFIRMATION:
                 padding, _, number, peer, window, size = _unpack_confirmation(_PLAIN, used)
-                relay = self.opening.get(number)
-                if relay is not None and _CONFIRMATION_LENGTH + padding == length and size:
+                channel = self.opening.get(number)
+                if channel is not None and _CONFIRMATION_LENGTH + padding == length and size:
                     cipher.advance()
-                    taken += 1
+                    packets += 1
                     self._start = stop
-                    relay.confirmed(peer, window, size)
+                    channel.on_open_confirmed(peer, window, size)
                     continue
-            self._deliver(touched)
+            self._deliver(with_data)
             used = 0
-            conn.count_received(taken)
-            taken = 0
+            conn.count_received(packets)
+            packets = 0
             self._feed_asyncssh(stop)
             if self._closed or conn.transport_closed or not conn.between_packets:
                 return
-        self._finish_batch(touched, taken)
+        self._finish_batch(with_data, packets)
         if self._start == self._end:
             self._start = self._end = 0
 
-    def _finish_batch(self, touched: "list[PlaneRelay]", taken: int) -> None:
-        self._deliver(touched)
-        self._conn.count_received(taken)
+    def _finish_batch(self, with_data: "list[NativeChannel]", packets: int) -> None:
+        """Deliver pending data, and count `packets` that asyncssh has not seen."""
+        self._deliver(with_data)
+        self._conn.count_received(packets)
 
-    def _deliver(self, touched: "list[PlaneRelay]") -> None:
-        for relay in touched:
-            if relay.fresh:
-                relay.deliver()
-        touched.clear()
+    def _deliver(self, with_data: "list[NativeChannel]") -> None:
+        """Let channels deliver their incoming data, and clear the list."""
+        for channel in with_data:
+            if channel.incoming:
+                channel.deliver()
+        with_data.clear()

@@ -14,15 +14,15 @@ from gateway.ssh.packet_writer import PacketWriter
 log = logging.getLogger(__name__)
 
 _FAILED = "the data plane failed; its SSH connection is closed"
-"""What its relays were about to take is not to be trusted any more."""
+"""After an unexpected exception, the state of the reader and of the relays cannot be trusted."""
 
 
 class PacketTransport(asyncio.Transport):
-    """Owns the socket of one SSH connection.
+    """Owns the socket of one SSH connection. asyncssh uses it as the transport of the connection.
 
     Args:
-        sock: Connected and non-blocking.
-        conn: asyncssh's side.
+        sock: A connected, non-blocking socket; closed with the transport.
+        conn: The asyncssh connection.
     """
 
     def __init__(self, sock: socket.socket, conn: ClientConnection) -> None:
@@ -39,10 +39,10 @@ class PacketTransport(asyncio.Transport):
         self._mask = READ
         self._ready.add(self._fd, self._on_event, READ)
 
-    # What asyncssh calls.
+    # asyncssh calls these methods.
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """The socket and its addresses."""
+        """Return `socket`, `sockname` or `peername`; see `asyncio.BaseTransport.get_extra_info`."""
         if name == "socket":
             return self._sock
         try:
@@ -59,11 +59,11 @@ class PacketTransport(asyncio.Transport):
         return self._closed
 
     def write(self, data: Any) -> None:
-        """Take a sealed packet, or the plain text of the first ones."""
+        """See `PacketWriter.write`."""
         self.writer.write(data)
 
     def abort(self) -> None:
-        """Close the socket, once what is batched has been offered to it."""
+        """Close the socket, after an attempt to write the batch. Does not wait."""
         if self._closed:
             return
         self.writer.flush()
@@ -72,26 +72,27 @@ class PacketTransport(asyncio.Transport):
     close = abort
 
     def last_heard(self, within: float) -> float:
-        """Say when the peer last showed that it lives, in `time.monotonic()`.
+        """Return when the peer last showed that it is alive.
 
-        What arrives during a key exchange counts for a limited time: nothing can be sent until the peer finishes it,
-        but on a slow path everything that was queued before has to pass first.
+        During a key exchange, received data counts for a limited time only. Nothing can be sent until the peer
+        completes the exchange, but on a slow path the peer first sends everything that it has queued.
 
         Args:
             within: Seconds that a key exchange may take.
+
+        Returns:
+            The monotonic time, in seconds.
         """
         if self._conn.may_send_data:
             return self.reader.last_received
         return min(self.reader.last_received, self._conn.kex_started + within)
 
-    # What asyncssh's side calls.
+    # ClientConnection calls this method.
 
     def schedule_resume(self) -> None:
-        """Asyncssh finished a packet that it had to wait for: go on with what came after it."""
+        """Dispatch the buffered packets soon, after asyncssh has finished the packet before them."""
         if self.reader.buffered:
             self._loop.call_soon(self._resume)
-
-    # The inside.
 
     def _resume(self) -> None:
         try:
@@ -102,9 +103,9 @@ class PacketTransport(asyncio.Transport):
             self._close(error)
 
     def _update(self) -> None:
-        # A buffer that is full and that nobody takes from must not make epoll report the socket without end.
-        deaf = self.reader.full or self.writer.congested
-        mask = (0 if deaf else READ) | (WRITE if self.writer.blocked else 0)
+        # Without this, epoll would report the socket again and again while the receive buffer is full.
+        paused = self.reader.full or self.writer.congested
+        mask = (0 if paused else READ) | (WRITE if self.writer.blocked else 0)
         if mask != self._mask and not self._closed:
             self._mask = mask
             self._ready.modify(self._fd, mask)
@@ -116,7 +117,7 @@ class PacketTransport(asyncio.Transport):
                 self._update()
             if event & ~WRITE and not self._closed:
                 self.reader.receive()
-                # The usual case: while data may be sent, nothing waits for the socket.
+                # In the common case, data may be sent and there is no backlog, so the mask stays.
                 if self._mask != READ or not self.writer.may_send or self.reader.full:
                     self._update()
         except Exception as error:

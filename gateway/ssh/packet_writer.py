@@ -1,8 +1,8 @@
-"""What leaves by one SSH connection: sealed packet by packet, many packets per system call.
+"""Encrypts and sends packets on one SSH connection, many packets per system call.
 
-Packets of asyncssh and of the plane go into one batch, in the order in which they were sealed. The batch is offered
-to the socket at the end of the turn, or when it is full; what the socket does not take waits. Meanwhile the relays
-that want to send wait in a queue: each gets one turn before another gets its second.
+Packets of asyncssh and of the native data plane go into one batch, in the order of encryption. The batch is written to
+the socket at the end of the event loop's turn, or when it is full. The rest waits in a backlog. While there is a
+backlog, relays that have data to send wait in a queue, and get one turn each in round-robin order.
 """
 
 import logging
@@ -23,51 +23,52 @@ from gateway.ssh.gcm import BLOCK, COUNTER_AT, MASK, MIN_PADDING, TAG, put_count
 log = logging.getLogger(__name__)
 
 MAX_SEND_PACKET = 32 * 1024
-"""The most data that OpenSSH takes in one packet, and so what we send in one."""
+"""Data bytes per sent packet: the maximum that OpenSSH accepts."""
 SLOTS = 4
-"""Packets read from one client in a turn; one packet where others wait on a slow path."""
+"""Packets that one relay may read and send in a turn; one packet if others wait on a slow path."""
 DATA_HEADER = 14
-"""Bytes before the data: length, padding length, type, channel, data length (RFC 4253, 6; RFC 4254, 5.2)."""
+"""Bytes before the data: packet length, padding length, message number, channel, data length (RFC 4253, section 6;
+RFC 4254, section 5.2)."""
 _CONTROL_OVERHEAD = 2
-"""What any packet holds besides its payload: padding length, type."""
+"""Bytes of padding length and message number, which every packet has beside its payload."""
 _SLOT_SIZE = DATA_HEADER + MAX_SEND_PACKET + 2 * TAG
 _BATCH_SIZE = 8 * (MAX_SEND_PACKET + 64)
 _SLOW_BATCH_SIZE = 2 * (MAX_SEND_PACKET + 64)
 _SLOW_DRAIN = 0.02
-"""Seconds: a backlog that takes longer to leave is on a slow path, where turns and backlogs are kept short."""
+"""Seconds for writing a backlog, above which the path counts as slow. On a slow path, turns and batches are short."""
 MAX_CONTROL_BACKLOG = 1024 * 1024
-"""Bytes that wait for the socket beyond which nothing is received: a peer that asks and does not read its answers."""
+"""Bytes of backlog above which receiving stops. This bounds replies to a peer that sends requests but does not read."""
 
-# One turn's scratch space, shared by all connections: nothing stays in it between two events.
+# Scratch space for packets to encrypt, shared by all connections: it holds nothing between two events.
 _SCRATCH = pages(_SLOT_SIZE * SLOTS)
 _SCRATCH_VIEW = memoryview(_SCRATCH)
 SLOT_VIEWS = [
     _SCRATCH_VIEW[at * _SLOT_SIZE + DATA_HEADER : at * _SLOT_SIZE + DATA_HEADER + MAX_SEND_PACKET]
     for at in range(SLOTS)
 ]
-"""Where a relay reads what it wants sent; `PacketWriter.send_data` seals it from there."""
+"""Buffers that relays read client data into; `PacketWriter.send_data` encrypts it from there."""
 _PADDING = os.urandom(2 * BLOCK)
 _pack_data_header = struct.Struct(">IBBII").pack_into
 
 
 class Sender(Protocol):
-    """A relay that has channel data to send."""
+    """A relay that waits to send channel data."""
 
     def resume_sending(self) -> None:
-        """Send one turn's data now."""
+        """Send the data of one turn now."""
 
     def abort(self, ending: Ending) -> None:
         """Reset both ends now."""
 
 
 class PacketWriter:
-    """Seals, batches and sends on one SSH connection.
+    """Encrypts, batches and sends packets of one SSH connection.
 
     Args:
-        sock: Connected and non-blocking; the packet_transport's, which closes it.
-        conn: asyncssh's side.
-        on_blocked_changed: Told when `blocked` has on_blocked_changed.
-        on_error: Told of an error of the socket.
+        sock: A connected, non-blocking socket, owned by `PacketTransport`.
+        conn: The asyncssh connection.
+        on_blocked_changed: Called after `blocked` changes.
+        on_error: Called with an error of the socket.
     """
 
     def __init__(
@@ -78,11 +79,11 @@ class PacketWriter:
         on_error: Callable[[Exception], None],
     ) -> None:
         self._queue: dict[Sender, None] = {}
-        """Relays that have something to send and may not, in order of arrival."""
+        """Relays that wait to send, in order of arrival."""
         self.may_send = False
         """Whether channel data may be sent now; see `update_may_send`."""
         self.blocked = False
-        """Whether something waits for the socket to take it."""
+        """Whether there is a backlog."""
         self._sock = sock
         self._conn = conn
         self._on_blocked_changed = on_blocked_changed
@@ -92,24 +93,25 @@ class PacketWriter:
         self._batched = 0
         self._batch_limit = _BATCH_SIZE
         self._backlog = SendBuffer()
-        """What the socket has not taken; `blocked` while there is some."""
+        """Encrypted data that the socket has not taken."""
         self._blocked_at = 0.0
+        """The monotonic time at which `blocked` last became true, in seconds."""
         self._flush_scheduled = False
         self._packets_sent = self._bytes_sent = 0
         self._ready = readiness()
 
     @property
     def contended(self) -> bool:
-        """Whether turns are to be short: others wait, and the path is slow."""
+        """Whether turns must be short: the path is slow, and relays wait in the queue."""
         return self._batch_limit == _SLOW_BATCH_SIZE and bool(self._queue)
 
     @property
     def congested(self) -> bool:
-        """Whether so much waits for the peer that nothing more should be received from it, which adds to that."""
+        """Whether the backlog is so large that receiving must stop, since replies would add to it."""
         return self.blocked and len(self._backlog) > MAX_CONTROL_BACKLOG
 
     def enqueue(self, sender: Sender) -> None:
-        """Queue `sender` for its next turn; one that waits already keeps its place."""
+        """Queue `sender` for its next turn. A sender that is already queued keeps its position."""
         self._queue.setdefault(sender)
 
     def is_queued(self, sender: Sender) -> bool:
@@ -117,15 +119,15 @@ class PacketWriter:
         return sender in self._queue
 
     def dequeue(self, sender: Sender) -> None:
-        """Take `sender` out of the queue; no error when it is not in it."""
+        """Remove `sender` from the queue, if it is in it."""
         self._queue.pop(sender, None)
 
     def update_may_send(self) -> None:
-        """Decide whether channel data may be sent: not into a full socket, nor while keys are exchanged."""
+        """Set `may_send`: false while the socket is full or closed, and during a key exchange."""
         self.may_send = not (self.blocked or self._closed or self._conn.transport_closed) and self._conn.may_send_data
 
     def write(self, data: Any) -> None:
-        """Take a sealed packet, or the plain text of the first ones."""
+        """Add a packet from asyncssh to the batch, encrypted or, before the first key exchange, in plain text."""
         size = len(data)
         if self._closed:
             return
@@ -138,13 +140,20 @@ class PacketWriter:
         self._batched += size
         self._schedule_flush()
 
-    def send_control(self, kind: int, payload: bytes) -> None:
-        """Seal a short packet of the channel protocol; asyncssh sends it, or keeps it, where the plane may not."""
+    def send_control(self, msg_type: int, payload: bytes) -> None:
+        """Encrypt and batch a short packet of the connection protocol.
+
+        With another cipher than AES-GCM, or during a key exchange, asyncssh gets the packet and sends it when allowed.
+
+        Args:
+            msg_type: The SSH message number.
+            payload: The rest of the packet.
+        """
         if self._closed or self._conn.transport_closed:
             return
         cipher = self._conn.send_cipher
         if cipher is None or not self._conn.may_send_data:
-            self._conn.send_packet(kind, payload)
+            self._conn.send_packet(msg_type, payload)
             return
         padding = -(_CONTROL_OVERHEAD + len(payload)) % BLOCK
         if padding < MIN_PADDING:
@@ -158,7 +167,7 @@ class PacketWriter:
         batch[out : out + 4] = head
         cipher.seal_into(
             cipher.nonce,
-            b"%c%c%b%b" % (padding, kind, payload, _PADDING[:padding]),
+            b"%c%c%b%b" % (padding, msg_type, payload, _PADDING[:padding]),
             head,
             batch[out + 4 : out + 4 + length + TAG],
         )
@@ -166,7 +175,13 @@ class PacketWriter:
         self._count_sealed(out, length)
 
     def send_data(self, channel: int, slot: int, size: int) -> None:
-        """Seal `size` bytes of `SLOT_VIEWS[slot]` as data for the peer's `channel`."""
+        """Encrypt and batch channel data.
+
+        Args:
+            channel: The peer's channel number.
+            slot: Index in `SLOT_VIEWS` of the buffer that holds the data.
+            size: Bytes to send, up to `MAX_SEND_PACKET`.
+        """
         cipher = self._conn.send_cipher
         if cipher is None:  # the cipher on_blocked_changed with the last key exchange: asyncssh's way works with any
             self._conn.send_packet(
@@ -197,7 +212,7 @@ class PacketWriter:
         self._count_sealed(out, length)
 
     def flush(self) -> None:
-        """Offer the batch to the socket; keep what it does not take."""
+        """Write the batch to the socket, and append what it does not take to the backlog."""
         size, self._batched = self._batched, 0
         if not size or self._closed:
             return
@@ -215,7 +230,7 @@ class PacketWriter:
             self._append_backlog(self._batch_view[sent:size])
 
     def drain(self) -> None:
-        """The socket takes again: give it what waits."""
+        """Write the backlog to the socket, which is writable again; then serve the queue."""
         try:
             self._backlog.send_to(self._sock)
         except OSError as error:
@@ -230,24 +245,22 @@ class PacketWriter:
         self._serve_queue()
 
     def schedule_queue(self) -> None:
-        """Serve the relays that wait, at the end of this turn: keys are exchanged."""
+        """Serve the queue at the end of this turn; called when a key exchange has finished."""
         self._ready.at_turn_end(self._serve_queue)
 
     def close(self) -> None:
-        """The socket is closed: nothing leaves any more."""
+        """Stop sending, and drop all data; called when the socket is closed."""
         self._closed = True
         self._backlog = SendBuffer()
         self._batched = 0
         self._queue.clear()
         self.update_may_send()
 
-    # The inside.
-
     def _count_sealed(self, out: int, length: int) -> None:
         self._batched = out + 4 + length + TAG
         self._packets_sent += 1
         self._bytes_sent += length
-        if not self._flush_scheduled:  # as _schedule_flush, without its call
+        if not self._flush_scheduled:  # inlined _schedule_flush: this runs for every packet
             self._flush_scheduled = True
             self._ready.at_turn_end(self._end_turn)
 
@@ -261,12 +274,12 @@ class PacketWriter:
         if self._packets_sent and not self._closed:
             packets, self._packets_sent = self._packets_sent, 0
             size, self._bytes_sent = self._bytes_sent, 0
-            # Only here: between the request for new keys and the keys themselves no data may be sent.
+            # Not earlier: this may start a key exchange, during which no data may be sent.
             self._conn.count_sent(packets, size)
         self.flush()
 
     def _append_backlog(self, data: bytes | memoryview) -> None:
-        if self._batched:  # the socket is full in the middle of a relay's turn
+        if self._batched:  # the socket has become full during a relay's turn
             self._backlog.append(self._batch_view[: self._batched])
             self._batched = 0
         self._backlog.append(data)
@@ -277,12 +290,12 @@ class PacketWriter:
             self._on_blocked_changed()
 
     def _serve_queue(self) -> None:
-        """Give each relay that waits one turn, in order of arrival, for as long as the socket takes it."""
+        """Give each queued relay one turn, in order of arrival, until the socket is full."""
         while self._queue and self.may_send:
             sender = next(iter(self._queue))
             del self._queue[sender]
             try:
                 sender.resume_sending()
             except Exception:
-                log.exception("a relay on_error; its client is reset")
+                log.exception("a relay failed; its client is reset")
                 sender.abort(Ending.ABORTED)

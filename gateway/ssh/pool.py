@@ -13,9 +13,10 @@ from gateway.errors import LinkLostError, ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
 from gateway.relay.attempts import persist
 from gateway.relay.pair import pair
+from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, evaluate
-from gateway.ssh.session import ChannelRelay, Session
+from gateway.ssh.session import Session
 from gateway.text import one_line
 
 log = logging.getLogger(__name__)

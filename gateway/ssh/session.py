@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Protocol
 
 import asyncssh
 
-from gateway.contracts import Ending, Endpoint, Relay
+from gateway.contracts import Ending, Endpoint
 from gateway.errors import DialError, LinkLostError, MovedOnError, Reason
 from gateway.measure import Histogram, Tap
+from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
 from gateway.ssh.asyncssh_internals import ClientConnection
-from gateway.ssh.channel import StockChannels
+from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.hostkeys import Verifier
+from gateway.ssh.native_channel import NativeChannelOpener
 from gateway.ssh.options import SshOptions
-from gateway.ssh.plane import PlaneChannels
 from gateway.text import one_line
 
 if TYPE_CHECKING:
@@ -27,23 +28,12 @@ _KEEPALIVE = b"keepalive@openssh.com"
 _SURE = 0.3
 
 
-class ChannelRelay(Relay, Protocol):
-    """A relay whose channel is open and that waits for its client."""
-
-    @property
-    def cut_short(self) -> bool:
-        """Whether the relay has ended before the client was sent the backend's end."""
-
-    def attach(self, client: socket.socket) -> None:
-        """Take over `client` and start."""
-
-
-class Channels(Protocol):
+class ChannelOpener(Protocol):
     """A way to open channels on one SSH connection."""
 
     @property
-    def opening(self) -> int:
-        """Channels that are being opened, given up or not."""
+    def opening_count(self) -> int:
+        """ChannelOpener that are being opened, given up or not."""
 
     async def open(
         self,
@@ -59,7 +49,7 @@ class Channels(Protocol):
             asyncssh.Error, OSError: It cannot be opened.
         """
 
-    def give_up(self, error: Exception) -> None:
+    def fail_opens(self, error: Exception) -> None:
         """Let every `open` that is under way raise `error`."""
 
 
@@ -92,18 +82,18 @@ class Session:
         self._asking: asyncio.Task[None] | None = None
         self._why: str | None = None
         self._ending: asyncio.Task[None] | None = None
-        self._channels: Channels
+        self._opener: ChannelOpener
         if isinstance(conn, ClientConnection) and conn.send_cipher is not None and conn.receive_cipher is not None:
-            self._channels = PlaneChannels(conn, lambda: self.round_trip)
+            self._opener = NativeChannelOpener(conn, lambda: self.round_trip)
         else:
-            self._channels = StockChannels(
+            self._opener = AsyncsshChannelOpener(
                 conn, self._packet_transport.writer if self._packet_transport is not None else None
             )
 
     @property
     def load(self) -> int:
-        """Channels that are open or being opened."""
-        return len(self._relays) + self._channels.opening
+        """ChannelOpener that are open or being opened."""
+        return len(self._relays) + self._opener.opening_count
 
     @property
     def alive(self) -> bool:
@@ -120,7 +110,7 @@ class Session:
         timeout = min(self._options.dial_timeout, within)
         dialled = self.alive
         try:
-            relay = await self._channels.open(to, latency, timeout, tap)
+            relay = await self._opener.open(to, latency, timeout, tap)
         except TimeoutError as error:
             raise DialError(Reason.TIMEOUT, f"no channel to {to} within {timeout:.3g} s") from error
         except ValueError as error:
@@ -193,8 +183,8 @@ class Session:
 
     def move_on(self) -> None:
         """Let everybody who waits for a channel here go to another connection."""
-        if self._channels.opening:
-            self._channels.give_up(MovedOnError())
+        if self._opener.opening_count:
+            self._opener.fail_opens(MovedOnError())
 
     async def lost(self) -> str:
         """Wait until the connection is closed, by whom ever; says why."""
@@ -233,7 +223,7 @@ class Session:
 
     def data_plane(self) -> str:
         """What carries the channels: `native`, the gateway's own data plane, or `asyncssh`."""
-        return "native" if isinstance(self._channels, PlaneChannels) else "asyncssh"
+        return "native" if isinstance(self._opener, NativeChannelOpener) else "asyncssh"
 
     def cipher(self) -> str:
         """The encryption that was agreed for sending."""

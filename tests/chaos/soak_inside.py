@@ -8,11 +8,12 @@ import pytest
 
 from gateway.relay.linger import lingerer
 from gateway.ssh import asyncssh_internals, flow_control
-from gateway.ssh.channel import StockRelay
+from gateway.ssh.asyncssh_channel import AsyncsshChannel
+from gateway.ssh.channel_relay import ChannelRelay
+from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.packet_writer import MAX_SEND_PACKET
-from gateway.ssh.plane import PlaneRelay
 from gateway.ssh.pool import SshLink
-from gateway.ssh.session import ChannelRelay, Session
+from gateway.ssh.session import Session
 
 CIPHERS: tuple[str, ...] = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
 """One for the project's own plane, and one for asyncssh's channels."""
@@ -67,20 +68,22 @@ def look(session: Session) -> list[Seen]:
 def _look(relay: Any) -> Seen | None:
     if relay.ended.done() or relay._client is None:
         return None
-    if isinstance(relay, PlaneRelay):
+    if isinstance(relay, NativeChannel):
         window = relay.window
-        may_send = relay._peer_window > 0 and not (relay._client_done or relay._sent_close or relay._channel_done)
+        may_send = relay._remote_window > 0 and not (
+            relay._client_eof or relay._sent_close or relay._channel_unwritable
+        )
         return Seen(
-            relay, relay._client.fileno(), window.size, window.remaining, window.consumed, relay.held,
-            relay.to_backend, relay.from_backend, may_send, relay._got_eof,
+            relay, relay._client.fileno(), window.size, window.remaining, window.consumed, relay.buffered,
+            relay.to_backend, relay.from_backend, may_send, relay._backend_eof,
         )  # fmt: skip
-    if isinstance(relay, StockRelay) and relay._channel is not None:
+    if isinstance(relay, AsyncsshChannel) and relay._channel is not None:
         channel: Any = relay._channel
-        held = relay.held + sum(len(data) for data, _ in channel._recv_buf)
-        may_send = channel._send_window > 0 and not (relay._client_done or relay._channel_done)
+        held = relay.buffered + sum(len(data) for data, _ in channel._recv_buf)
+        may_send = channel._send_window > 0 and not (relay._client_eof or relay._channel_unwritable)
         return Seen(
             relay, relay._client.fileno(), relay.window.size, channel._recv_window, relay.window.consumed, held,
-            relay.to_backend - channel._send_buf_len, relay.from_backend, may_send, relay._got_eof,
+            relay.to_backend - channel._send_buf_len, relay.from_backend, may_send, relay._backend_eof,
         )  # fmt: skip
     return None
 
@@ -97,7 +100,7 @@ def channels(link: SshLink) -> int:
 
 def _unknown(session: Session) -> int:
     """How many channels are being opened whose windows cannot be seen: those of asyncssh's."""
-    return 0 if session.data_plane() == "native" else session._channels.opening
+    return 0 if session.data_plane() == "native" else session._opener.opening_count
 
 
 def _windows(session: Session) -> dict[int, flow_control.Window]:
@@ -105,7 +108,7 @@ def _windows(session: Session) -> dict[int, flow_control.Window]:
     relays: list[Any] = list(session._relays.values())
     channels: list[Any] = list(session._conn._channels.values())
     for channel in channels:
-        relay = channel if isinstance(channel, PlaneRelay) else getattr(channel, "_session", None)
+        relay = channel if isinstance(channel, NativeChannel) else getattr(channel, "_session", None)
         if relay is not None:
             relays.append(relay)
     return {id(relay): relay.window for relay in relays}

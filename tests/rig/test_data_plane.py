@@ -14,8 +14,8 @@ from test_ssh import echo_once, opened, options
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.ssh import asyncssh_internals
+from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
 from gateway.ssh.asyncssh_internals import ClientConnection
-from gateway.ssh.channel import StockChannels
 from gateway.ssh.packet_transport import PacketTransport
 
 pytestmark = pytest.mark.rig
@@ -51,7 +51,7 @@ async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
             conn: Any = session._conn
             assert isinstance(conn, ClientConnection)
             assert isinstance(conn.packet_transport, PacketTransport)
-            assert isinstance(session._channels, StockChannels)
+            assert isinstance(session._channels, AsyncsshChannelOpener)
             async with asyncio.timeout(50):
                 await asyncio.gather(*(echo_once(link, port, os.urandom(size)) for size in (1, 32769, 3_000_000)))
                 await echo_once(link, port, os.urandom(3_000_000))

@@ -29,8 +29,8 @@ from gateway.relay.readiness import RelayLoop
 from gateway.relay.sockets import tune
 from gateway.ssh import asyncssh_internals
 from gateway.ssh import gcm as gcm_module
+from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.options import Connections
-from gateway.ssh.plane import PlaneRelay
 from gateway.ssh.pool import SshLink
 
 pytestmark = pytest.mark.rig
@@ -184,7 +184,7 @@ async def test_thousands_of_channels_and_their_numbers_again(bastions: dict[str,
             async with asyncio.timeout(15):
                 while conn._channels:
                     await asyncio.sleep(0.01)
-            assert not conn.packet_transport.reader.relays  # type: ignore[attr-defined]
+            assert not conn.packet_transport.reader.channels  # type: ignore[attr-defined]
             assert not conn.packet_transport.reader.opening  # type: ignore[attr-defined]
 
 
@@ -199,7 +199,7 @@ async def test_a_query_is_answered_beside_clients_that_do_not_read(bastions: dic
             deaf = [await link.socket(Endpoint("127.0.0.1", flooding)) for _ in range(20)]
 
             def held() -> int:
-                return sum(relay.held for relay in link._sessions[0]._relays.values())  # type: ignore[attr-defined]
+                return sum(relay.buffered for relay in link._sessions[0]._relays.values())  # type: ignore[attr-defined]
 
             before, now = -1, 0
             async with asyncio.timeout(20):
@@ -322,7 +322,7 @@ async def test_a_peer_that_breaks_the_protocol_loses_this_connection_and_no_othe
         tune(ours)
         tune(theirs)
         relay = await victim.join(theirs, Endpoint("db", 1), Histogram())
-        assert isinstance(relay, PlaneRelay)
+        assert isinstance(relay, NativeChannel)
         await loop.sock_sendall(ours, b"attack")
         assert told in await victim.lost()
         assert await relay.ended is Ending.LINK_LOST

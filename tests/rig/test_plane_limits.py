@@ -24,8 +24,8 @@ from gateway.measure import Histogram
 from gateway.relay.sockets import reset, tune
 from gateway.ssh import asyncssh_internals, packet_writer
 from gateway.ssh.flow_control import GROWTH_BUDGET, INITIAL_BUDGET
+from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.options import Connections
-from gateway.ssh.plane import PlaneRelay
 from gateway.ssh.pool import SshLink
 
 pytestmark = pytest.mark.rig
@@ -74,9 +74,9 @@ async def attacked(folder: Path, attack: Callable[..., None]) -> AsyncIterator[S
         yield link
 
 
-async def join(link: SshLink, client: socket.socket) -> PlaneRelay:
+async def join(link: SshLink, client: socket.socket) -> NativeChannel:
     relay = await link.join(client, Endpoint("db", 1), Histogram())
-    assert isinstance(relay, PlaneRelay)
+    assert isinstance(relay, NativeChannel)
     return relay
 
 
@@ -150,12 +150,12 @@ async def test_a_byte_a_packet_costs_little_more_than_the_byte(tmp_path: Path, c
         client, ours = clients()
         relay = await join(link, ours)
         await asyncio.get_running_loop().sock_sendall(client, b"attack")
-        await until(lambda: relay.held + relay.from_backend == len(said))
-        assert relay.held > 20_000
-        assert relay._held is not None
-        assert len(relay._held._chunks) <= 4
+        await until(lambda: relay.buffered + relay.from_backend == len(said))
+        assert relay.buffered > 20_000
+        assert relay._send_buffer is not None
+        assert len(relay._send_buffer._chunks) <= 4
         window = relay.window
-        assert window.remaining + window.consumed + relay.held == window.size
+        assert window.remaining + window.consumed + relay.buffered == window.size
         got = bytearray()
         while len(got) < len(said):
             got += await asyncio.get_running_loop().sock_recv(client, 65536)
@@ -177,13 +177,13 @@ async def test_what_is_held_after_the_channels_close_stays_accounted_until_it_is
         client, ours = clients()
         relay = await join(link, ours)
         await asyncio.get_running_loop().sock_sendall(client, b"attack")
-        await until(lambda: relay._got_close)
-        assert relay.held > 500_000
-        assert relay.window.size >= relay.held
-        assert before - INITIAL_BUDGET.available >= relay.held
+        await until(lambda: relay._channel_closed)
+        assert relay.buffered > 500_000
+        assert relay.window.size >= relay.buffered
+        assert before - INITIAL_BUDGET.available >= relay.buffered
         assert await read_all(client) == said  # and a clean end: a close needs no EOF before it
         assert await relay.ended is Ending.FINISHED
-        assert relay.held == 0
+        assert relay.buffered == 0
     assert before == INITIAL_BUDGET.available
 
 

@@ -21,9 +21,9 @@ from test_ssh import opened, options
 from gateway.contracts import Duration
 from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
+from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.options import Connections, Keepalive, SshOptions
 from gateway.ssh.packet_writer import _BATCH_SIZE, MAX_SEND_PACKET, PacketWriter, Sender
-from gateway.ssh.relay import ClientSide
 from tests.chaos import soak_inside as inside
 from tests.chaos.front import fronting
 from tests.chaos.share import Backend, Clients, measure
@@ -31,7 +31,7 @@ from tests.chaos.slow_link import Shape, SlowLink
 
 pytestmark = pytest.mark.rig
 
-PLANE, STOCK = inside.CIPHERS
+NATIVE, ASYNCSSH = inside.CIPHERS
 
 
 @pytest.fixture
@@ -73,13 +73,13 @@ async def test_turns_are_short_where_others_wait_on_a_slow_path(
     between: list[int] = []
     """Bytes that the others sent while one waited."""
     enqueue, serve = PacketWriter.enqueue, PacketWriter._serve_queue
-    relays: set[ClientSide] = set()
+    relays: set[ChannelRelay] = set()
 
     def total() -> int:
         return sum(each.to_backend for each in relays)
 
     def noted(writer: PacketWriter, sender: Sender) -> None:
-        assert isinstance(sender, ClientSide)
+        assert isinstance(sender, ChannelRelay)
         relays.add(sender)
         if writer._batch_limit < _BATCH_SIZE and not writer.is_queued(sender):
             waiting[sender] = total()
@@ -102,7 +102,7 @@ async def test_turns_are_short_where_others_wait_on_a_slow_path(
     assert settled[len(settled) // 2] <= (uploads + 1) * MAX_SEND_PACKET, settled
 
 
-@pytest.mark.parametrize(("who", "cipher"), [("us", PLANE), ("sshd", PLANE), ("us", STOCK)])
+@pytest.mark.parametrize(("who", "cipher"), [("us", NATIVE), ("sshd", NATIVE), ("us", ASYNCSSH)])
 async def test_new_keys_on_a_full_slow_uplink_cost_nothing(tmp_path: Path, who: str, cipher: str) -> None:
     """What is under way delays them, and must not look like silence."""
     need(find("sshd") is not None, "sshd (package openssh-server)")

@@ -29,7 +29,7 @@ from gateway.measure import Histogram
 from gateway.relay.direct import DirectLink
 from gateway.relay.sockets import reset, tune
 from gateway.ssh import pool
-from gateway.ssh.channel import StockChannels
+from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
 from gateway.ssh.options import Connections, Keepalive, SshOptions
 from gateway.ssh.pool import SshLink
 from gateway.tunnels.ssh import SshTunnel
@@ -533,11 +533,11 @@ async def test_an_answer_that_is_complete_outlives_the_ssh_connection_and_one_th
             theirs, _ = door.accept()
             theirs.setblocking(False)
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
-            relay = await StockChannels(connected).open(Endpoint("127.0.0.1", port), Histogram(), 5)
+            relay = await AsyncsshChannelOpener(connected).open(Endpoint("127.0.0.1", port), Histogram(), 5)
             relay.attach(theirs)
             client.sendall(b"ask")
             async with asyncio.timeout(10):
-                while not (relay._got_eof if complete else relay.held + relay.from_backend == len(answer)):
+                while not (relay._backend_eof if complete else relay.buffered + relay.from_backend == len(answer)):
                     await asyncio.sleep(0.02)
             conns[0].abort()
             client.setblocking(False)
@@ -558,7 +558,7 @@ async def test_an_open_that_is_cancelled_as_it_completes_leaks_no_channel(sshd: 
         async with opened(options(sshd, ciphers=("chacha20-poly1305@openssh.com",))) as link:
             session = link._sessions[0]
             channels = session._channels
-            assert isinstance(channels, StockChannels)
+            assert isinstance(channels, AsyncsshChannelOpener)
             opening = asyncio.ensure_future(channels.open(Endpoint("127.0.0.1", port), Histogram(), 5))
             while not channels._opening:
                 await asyncio.sleep(0)

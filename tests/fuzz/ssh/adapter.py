@@ -1,7 +1,7 @@
 """Everything that the fuzzer uses of the gateway's and asyncssh's internals.
 
 A connection made here is logged in already: its keys are set rather than exchanged, so that one execution takes
-milliseconds. `plane` carries its channels on the gateway's own data plane, `stock` on asyncssh's channels.
+milliseconds. `native` carries its channels on the gateway's native data plane, `asyncssh` on asyncssh's channels.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from asyncssh.encryption import get_encryption
 
 import gateway
 from gateway.ssh import flow_control
+from gateway.ssh.asyncssh_channel import AsyncsshChannel
 from gateway.ssh.asyncssh_internals import ClientConnection
-from gateway.ssh.channel import StockRelay
+from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.options import SshOptions
 from gateway.ssh.packet_transport import PacketTransport
-from gateway.ssh.relay import ClientSide
 from gateway.ssh.session import Session
 from tests.fuzz.ssh.peer import SERVER_VERSION, SESSION_ID
 from tests.fuzz.ssh.pipe import Pipe
@@ -97,7 +97,7 @@ class Connection:
     """One SSH connection as its peer sees it, and its session.
 
     Args:
-        name: `plane` or `stock`.
+        name: `native` or `asyncssh`.
         conn: asyncssh's connection, logged in.
         pipe: Its transport, where it has no socket.
         sock: The peer's end of its socket otherwise.
@@ -193,8 +193,8 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
     """Return a connection that is logged in.
 
     Args:
-        name: `plane` or `stock`.
-        wired: Whether `stock` has the gateway's own transport, as in production; `plane` always does.
+        name: `native` or `asyncssh`.
+        wired: Whether `asyncssh` has the gateway's own transport, as in production; `native` always does.
         keys: The first ones.
         narrow: Whether the gateway's socket has a small send buffer.
         problems: See `Connection`.
@@ -203,15 +203,15 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
     pipe: Pipe | None = None
     far: socket.socket | None = None
     conn: SSHClientConnection
-    if name == "plane" or wired:
+    if name == "native" or wired:
         near, far = socket.socketpair()
         for sock in (near, far):
             sock.setblocking(False)
         if narrow:
             near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        plane = ClientConnection(options, native=name == "plane")
-        plane.packet_transport = PacketTransport(near, plane)
-        conn, transport = plane, plane.packet_transport
+        extended = ClientConnection(options, native=name == "native")
+        extended.packet_transport = PacketTransport(near, extended)
+        conn, transport = extended, extended.packet_transport
     else:
         pipe = Pipe()
         conn = pipe.conn = SSHClientConnection(asyncio.get_running_loop(), options)
@@ -240,21 +240,21 @@ def _log_in(conn: Any, keys: Keys) -> None:
     conn._send_seq = conn._recv_seq = 7
     conn._rekey_time = time.monotonic() + _FAR_AWAY
     conn._wait = None
-    conn._send_deferred_packets()  # which also lets the plane send
+    conn._send_deferred_packets()  # which also lets the native data plane send
 
 
 def _waiting(relay: object) -> list[Any]:
     """Return what asyncssh holds for a relay that does not read."""
-    channel = relay._channel if isinstance(relay, StockRelay) else None
+    channel = relay._channel if isinstance(relay, AsyncsshChannel) else None
     return [] if channel is None else [data for data, _ in channel._recv_buf]
 
 
-def holds(relay: ClientSide) -> int:
+def holds(relay: ChannelRelay) -> int:
     """Return the bytes that a relay, and asyncssh for it, hold for a client that does not take them."""
-    return relay.held + sum(map(len, _waiting(relay)))
+    return relay.buffered + sum(map(len, _waiting(relay)))
 
 
-def costs(relay: ClientSide) -> int:
+def costs(relay: ChannelRelay) -> int:
     """Return the bytes of memory that these take, but for the first piece, which may be sent except for its end."""
-    chunks = relay._held._chunks if relay._held is not None else ()
+    chunks = relay._send_buffer._chunks if relay._send_buffer is not None else ()
     return sum(map(sys.getsizeof, [*chunks, *_waiting(relay)][1:]))

@@ -10,7 +10,7 @@ from gateway.contracts import Ending, Endpoint
 from gateway.errors import ReachError
 from gateway.measure import Histogram
 from gateway.relay.sockets import reset, tune
-from gateway.ssh.relay import ClientSide
+from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.session import Session
 from tests.fuzz.ssh.peer import Line
 from tests.fuzz.ssh.seal import OracleError
@@ -63,7 +63,7 @@ class End:
         self.unix = unix
         self.client, self._ours = _pair(unix=unix)
         self.line: Line | None = None
-        self.relay: ClientSide | None = None
+        self.relay: ChannelRelay | None = None
         self.failed: BaseException | None = None
         self.joining = asyncio.ensure_future(self._join(session))
         self.fed = self.complete = 0
@@ -80,7 +80,7 @@ class End:
     async def _join(self, session: Session) -> None:
         try:
             relay = await session.join(self._ours, _TARGET, Histogram(), inf)
-            assert isinstance(relay, ClientSide)
+            assert isinstance(relay, ChannelRelay)
             self.relay = relay
         except (ReachError, asyncio.CancelledError) as error:
             self.failed = error

@@ -20,7 +20,7 @@ _PLENTY = 1 << 20
 _CLOSED_BY_BOTH = frozenset(
     {"window", "packets of no bytes", "confirmation", "refusal", "adjust", "request", "close"}
 )
-"""Illegal steps after which plane and stock both close the connection."""
+"""Illegal steps after which native and asyncssh both close the connection."""
 
 
 async def settle(drive: Drive) -> None:
@@ -158,9 +158,9 @@ def compare(drive: Drive) -> None:
     What happens within one turn of the event loop may be seen in either order. So nothing is compared of a channel
     that was given up or cut off meanwhile, nothing of a client that left, and no upload to a peer that closed.
 
-    Once the peer has done something illegal, only the ends of the connections are compared: asyncssh and the plane
-    close them for the same reasons, but for those that `_CLOSED_BY_BOTH` leaves out. The plane ignores a second
-    CHANNEL_EOF, data of length zero after it, extended data, which a TCP channel has no use for, and bytes beyond the
+    Once the peer has done something illegal, only the ends of the connections are compared: asyncssh and the native data
+    plane close them for the same reasons, but for those that `_CLOSED_BY_BOTH` leaves out. The native data plane
+    ignores a second CHANNEL_EOF, data of length zero after it, extended data, which a TCP channel has no use for, and bytes beyond the
     end of a packet; and it answers a reply that it has not asked for with MSG_UNIMPLEMENTED. None of these does harm.
 
     Raises:
@@ -174,9 +174,9 @@ def compare(drive: Drive) -> None:
     if not all(alive):
         return
     for slot in drive.slots:
-        plane, stock = (_outcome(slot, side.ends[slot.index]) for side in drive.sides)
-        if plane != stock and not (slot.given_up or slot.aborted):
-            raise OracleError(f"plane and stock differ\nchannel {slot.index}: {plane}, {stock}")
+        native, other = (_outcome(slot, side.ends[slot.index]) for side in drive.sides)
+        if native != other and not (slot.given_up or slot.aborted):
+            raise OracleError(f"native and asyncssh differ\nchannel {slot.index}: {native}, {other}")
 
 
 def _outcome(slot: Slot, end: End) -> dict[str, object]:

@@ -52,7 +52,7 @@ async def _run(chosen: script.Script, problems: list[str]) -> None:
     drive = Drive(chosen, lambda: not loop._ready and not watcher.poll(0))  # type: ignore[attr-defined]
     sides = drive.sides
     try:
-        for name in ("plane", "stock"):
+        for name in ("native", "asyncssh"):
             connection = await adapter.connect(
                 name, wired=chosen.wired, keys=Keys(), narrow=chosen.narrow, problems=problems
             )
