@@ -1,8 +1,8 @@
 """Every use of asyncssh internals, except the round trip of a keepalive, in one module.
 
-asyncssh keeps handshake, rekeying, global requests and disconnecting. It writes through the packet_transport as
-through any transport, and is fed every packet that is not the plane's, still sealed, so that all its own checks
-apply.
+asyncssh handles the handshake, key exchanges, global requests and disconnects. It writes through `PacketTransport` as
+through any transport. It receives every packet that the native data plane does not handle, still encrypted, so all of
+its checks apply.
 """
 
 import asyncio
@@ -23,67 +23,69 @@ if TYPE_CHECKING:
     from gateway.ssh.packet_transport import PacketTransport
 
 SUPPORTED_VERSIONS = ("2.24.",)
-"""The releases that the data plane was written for; with any other, asyncssh's channels carry the connections."""
+"""Releases of asyncssh whose internals the native data plane supports; with others, asyncssh carries the channels."""
 
 _ORIGIN = String("127.0.0.1") + UInt32(0)
 _STREAMLOCAL_RESERVED = String("") + UInt32(0)
 REKEY_BYTES = 16 << 30
-"""Each way. Well below what one AES-GCM key may protect, and rare enough not to be felt (NIST SP 800-38D, 8.3)."""
+"""Bytes in each direction between two key exchanges. Far below the limit of one AES-GCM key (NIST SP 800-38D, section
+8.3), and large enough that key exchanges do not affect throughput."""
 _FREQUENT_REKEY_BYTES, _FREQUENT_REKEY_SECONDS = 4 << 20, 10.0
-"""A key exchange after fewer bytes and seconds than these comes often. OpenSSH counts the bytes of the next packet as
-blocks (packet.c, ssh_packet_need_rekeying), so that with a small RekeyLimit each long packet brings an exchange."""
+"""A key exchange after fewer bytes and fewer seconds than these counts as frequent. OpenSSH counts the bytes of the
+next packet as blocks (packet.c, ssh_packet_need_rekeying). With a small RekeyLimit, every long packet therefore starts
+a key exchange."""
 
 _MAX_DEFERRED_PACKETS = 16 * 1024
-"""Packets that wait for the end of a key exchange; a peer that asks for more answers breaks the protocol."""
+"""Packets that asyncssh may hold back during a key exchange; a peer that causes more replies is disconnected."""
 
 MSG_IGNORE, MSG_KEXINIT = 2, 20
 MSG_CHANNEL_OPEN, MSG_CHANNEL_OPEN_CONFIRMATION = 90, 91
 MSG_CHANNEL_WINDOW_ADJUST, MSG_CHANNEL_DATA, MSG_CHANNEL_EXTENDED_DATA, MSG_CHANNEL_EOF = 93, 94, 95, 96
 MSG_CHANNEL_CLOSE, MSG_CHANNEL_REQUEST, MSG_CHANNEL_FAILURE = 97, 98, 100
 DATA_OVERHEAD = 10
-"""What a data packet holds besides its data: padding length, type, channel, data length."""
+"""Bytes of a CHANNEL_DATA packet before the data: padding length, message number, channel, data length."""
 
 
 def is_supported() -> bool:
-    """Whether this asyncssh is one that the plane knows."""
+    """Return whether the native data plane supports the installed asyncssh."""
     return asyncssh.__version__.startswith(SUPPORTED_VERSIONS)
 
 
 def has_strict_kex(conn: asyncssh.SSHClientConnection) -> bool:
-    """Whether the server agreed to it (OpenSSH's PROTOCOL, section 1.10)."""
-    return bool(getattr(conn, "_strict_kex", False))  # no public door to it
+    """Return whether strict key exchange was negotiated (OpenSSH's PROTOCOL, section 1.10)."""
+    return bool(getattr(conn, "_strict_kex", False))  # asyncssh has no public API for it
 
 
 class UnreadData(NamedTuple):
-    """What a channel of asyncssh's leaves behind.
+    """Data that an asyncssh channel has received and not delivered.
 
     Args:
-        data: Bytes that its session did not read, in order.
-        ended: Whether nothing came after them: the peer said so.
-        closed: Whether the peer closed the channel; if not, the connection ended, perhaps without an error.
+        data: The received pieces, in order.
+        eof: Whether the data is complete: the peer has sent EOF or closed the channel.
+        closed: Whether the peer has closed the channel; if not, the connection has ended.
     """
 
     data: list[Any]
-    ended: bool
+    eof: bool
     closed: bool
 
 
 def take_unread_data(channel: Any) -> UnreadData:
-    """Take what `channel`, which is closed or lost, did not deliver; None leaves nothing."""
+    """Remove and return the undelivered data of a closed or lost channel; empty for None."""
     if channel is None:
-        return UnreadData([], ended=False, closed=False)
-    data, channel._recv_buf = [piece for piece, _ in channel._recv_buf], []  # noqa: SLF001 - no public way to it
-    state = channel._recv_state  # noqa: SLF001 - no public way to it
+        return UnreadData([], eof=False, closed=False)
+    data, channel._recv_buf = [piece for piece, _ in channel._recv_buf], []  # noqa: SLF001 - asyncssh has no public API for it
+    state = channel._recv_state  # noqa: SLF001 - asyncssh has no public API for it
     closed = state in ("close_pending", "closed")
     return UnreadData(data, closed or state == "eof_pending", closed)
 
 
 def disable_auto_adjust(conn: asyncssh.SSHClientConnection) -> None:
-    """Let channels that `conn` makes from now on grant no window by themselves; `grant` does.
+    """Stop new channels of `conn` from sending window adjusts; the caller uses `send_window_adjust` instead.
 
-    asyncssh grants the whole window for each packet that a session takes, whatever still waits for the session: one
-    that takes little at a time lets a peer send without bound. Their sessions get `resume_writing` whenever the
-    peer's window is open: by itself, asyncssh calls it for its own buffer only.
+    asyncssh grants a full window for each packet that a session reads, regardless of the data that it still buffers.
+    A session that reads slowly would let the peer send without limit. In addition, the sessions of these channels get
+    `resume_writing` whenever the window for sending opens; asyncssh itself calls it only for its own buffer.
     """
     for name in ("create_tcp_channel", "create_unix_channel"):
         setattr(conn, name, partial(_create_without_auto_adjust, getattr(conn, name)))
@@ -93,40 +95,40 @@ def _create_without_auto_adjust(make: Callable[..., Any], *args: Any, **kwargs: 
     channel = make(*args, **kwargs)
 
     def deliver(data: bytes, datatype: Any) -> None:
-        session = channel._session  # noqa: SLF001 - no public way to it
+        session = channel._session  # noqa: SLF001 - asyncssh has no public API for it
         if session is not None:
             session.data_received(data, datatype)
 
-    flush = channel._flush_send_buf  # noqa: SLF001 - no public way to it
+    flush = channel._flush_send_buf  # noqa: SLF001 - asyncssh has no public API for it
 
     def flush_and_resume() -> None:
         flush()
-        session = channel._session  # noqa: SLF001 - no public way to it
-        if session is not None and channel._send_window:  # noqa: SLF001 - no public way to it
+        session = channel._session  # noqa: SLF001 - asyncssh has no public API for it
+        if session is not None and channel._send_window:  # noqa: SLF001 - asyncssh has no public API for it
             session.resume_writing()
 
-    channel._deliver_data = deliver  # noqa: SLF001 - no public way to it
-    channel._flush_send_buf = flush_and_resume  # noqa: SLF001 - no public way to it
+    channel._deliver_data = deliver  # noqa: SLF001 - asyncssh has no public API for it
+    channel._flush_send_buf = flush_and_resume  # noqa: SLF001 - asyncssh has no public API for it
     return channel
 
 
 def send_window(channel: Any) -> int:
-    """How many bytes a channel of asyncssh's may send now."""
-    return int(channel._send_window)  # noqa: SLF001 - no public way to it
+    """Return how many bytes an asyncssh channel may send now."""
+    return int(channel._send_window)  # noqa: SLF001 - asyncssh has no public API for it
 
 
 def send_window_adjust(channel: Any, count: int) -> None:
-    """Allow the peer to send `count` bytes more on a channel of asyncssh's."""
-    channel._recv_window += count  # noqa: SLF001 - no public way to it
+    """Allow the peer to send `count` more bytes on an asyncssh channel."""
+    channel._recv_window += count  # noqa: SLF001 - asyncssh has no public API for it
     channel.send_packet(MSG_CHANNEL_WINDOW_ADJUST, UInt32(count))
 
 
 class ClientConnection(SSHClientConnection):
-    """asyncssh's connection, opened for the plane.
+    """asyncssh's connection, extended for the native data plane and with stricter host key checks.
 
     Args:
-        options: asyncssh's own.
-        native: Whether the plane may carry the channels, where the ciphers allow it.
+        options: asyncssh's options.
+        native: Whether the native data plane may carry the channels if AES-GCM is negotiated.
     """
 
     packet_transport: "PacketTransport"
@@ -135,23 +137,23 @@ class ClientConnection(SSHClientConnection):
         self._native = native
         self._host_key_algorithm = ""
         self.host_keys_offered: list[str] = []
-        """The host key algorithms that the server has."""
+        """The host key algorithms that the server proposed."""
         self._negotiated_send_cipher: Any = None
         self._negotiated_receive_cipher: Any = None
         self.send_cipher: Gcm | None = None
-        """The cipher for what we send, where the plane can use it."""
+        """The cipher for sending, if the native data plane supports it."""
         self.receive_cipher: Gcm | None = None
-        """The cipher for what we receive, where the plane can use it."""
+        """The cipher for receiving, if the native data plane supports it."""
         self.kex_started = 0.0
-        """When the last key exchange began, in `time.monotonic()`."""
+        """The monotonic time at which the last key exchange started, in seconds."""
         self.rekeys_often = False
-        """Whether the last two exchanges of keys were so close together that the peer should send short packets."""
+        """Whether the last two key exchanges were frequent, so that the peer should send short packets."""
         self._last_rekey_soon = False
         super().__init__(asyncio.get_running_loop(), options, wait="auth")
         self.bytes_until_rekey = self._rekey_bytes
-        """Bytes that the peer may send before `rekey` is due."""
+        """Bytes to receive before `rekey` is due."""
 
-    # Keys: asyncssh sets these two at each key exchange.
+    # Keys: asyncssh sets these two attributes at each key exchange.
 
     @property
     def _send_encryption(self) -> Any:
@@ -176,10 +178,10 @@ class ClientConnection(SSHClientConnection):
     # Host keys.
 
     def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
-        """As asyncssh's; of a proposal, first see what it leads to.
+        """Negotiate algorithms when the server's proposal arrives, then call asyncssh's method.
 
-        asyncssh does that in a task, when a server that finds nothing in common may have hung up; and it does not
-        look at what the server has for host keys.
+        asyncssh negotiates later, in a task. By then, a server without a common algorithm may have disconnected. Also,
+        asyncssh does not report the server's host key algorithms.
         """
         if pkttype == MSG_KEXINIT:
             proposal = SSHPacket(packet.get_remaining_payload())
@@ -194,21 +196,21 @@ class ClientConnection(SSHClientConnection):
         return super().process_packet(pkttype, pktid, packet)
 
     def validate_server_host_key(self, key_data: bytes) -> Any:
-        """As asyncssh's, for a key that is what was agreed, and signs as was agreed (RFC 4253, 7.1; RFC 8332, 3).
+        """Check that key type and signature are those negotiated (RFC 4253, section 7.1; RFC 8332, section 3).
 
         Raises:
-            asyncssh.HostKeyNotVerifiable: It is not trusted.
-            asyncssh.KeyExchangeFailed: It is of another kind.
+            asyncssh.HostKeyNotVerifiable: The key is not trusted.
+            asyncssh.KeyExchangeFailed: The key has another type.
         """
         if SSHPacket(key_data).get_string() != algorithms.blob_of(self._host_key_algorithm).encode():
             raise asyncssh.KeyExchangeFailed(f"sends another kind of host key than {self._host_key_algorithm}")
         return _SingleAlgorithmKey(super().validate_server_host_key(key_data), self._host_key_algorithm)
 
     def _validate_openssh_host_certificate(self, host: str, addr: str, port: int, cert: Any) -> Any:
-        """As asyncssh's; or the certificate's own key is trusted.
+        """Validate a host certificate; if it is not valid, accept its key when that key itself is trusted.
 
-        OpenSSH takes a certificate that it does not accept for the plain key in it (sshconnect.c, check_host_key). So
-        the pin of a key holds when its certificate has expired: it vouches for the key, whatever an authority says.
+        OpenSSH does the same (sshconnect.c, check_host_key). So a pinned key stays trusted when its certificate has
+        expired.
         """
         verifier: Any = self._owner
         refusal = verifier.weakness(cert)
@@ -228,12 +230,12 @@ class ClientConnection(SSHClientConnection):
 
     @property
     def transport_closed(self) -> bool:
-        """Whether asyncssh has let go of the packet_transport."""
+        """Whether asyncssh has released the transport."""
         return self._transport is None
 
     @property
     def native_ready(self) -> bool:
-        """Whether the plane may take over what arrives from here on."""
+        """Whether the native data plane may handle the packets that follow."""
         return (
             bool(self._auth_complete)
             and self.send_cipher is not None
@@ -245,20 +247,20 @@ class ClientConnection(SSHClientConnection):
 
     @property
     def between_packets(self) -> bool:
-        """Whether asyncssh is done with every packet it got, so that the next one is anybody's."""
+        """Whether asyncssh has processed every packet it received."""
         return not self._inpbuf and self._recv_handler == self._recv_pkthdr
 
     @property
     def max_packet_length(self) -> int:
-        """The longest packet that asyncssh accepts, in bytes."""
+        """The maximum length of a packet that asyncssh accepts, in bytes."""
         return self._max_recv_pktlen
 
     def allow_packet_size(self, size: int) -> None:
-        """Accept channel data of so many bytes a packet."""
+        """Accept packets with up to `size` bytes of channel data."""
         self._update_recv_pktlen(size)
 
     def count_received(self, count: int) -> None:
-        """Note that the plane took `count` packets."""
+        """Advance the sequence number by `count` packets that the native data plane received."""
         self._recv_seq = (self._recv_seq + count) & 0xFFFFFFFF
 
     def _finish_recv_packet(self, *args: Any, **kwargs: Any) -> None:
@@ -273,7 +275,12 @@ class ClientConnection(SSHClientConnection):
         return bool(self._kex_complete)
 
     def count_sent(self, count: int, size: int) -> None:
-        """Note that the plane sent `count` packets of `size` bytes together; starts a key exchange when it is due."""
+        """Advance the sequence number for packets that the native data plane sent. Starts a key exchange when due.
+
+        Args:
+            count: The number of packets.
+            size: Their total length in bytes.
+        """
         self._send_seq = (self._send_seq + count) & 0xFFFFFFFF
         self._rekey_bytes_sent += size
         if self._rekey_bytes_sent >= self._rekey_bytes:
@@ -286,13 +293,13 @@ class ClientConnection(SSHClientConnection):
             self._kexinit_sent = True
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
-        """As asyncssh's, without the empty MSG_IGNORE before each packet: a remedy for CBC, useless with AEAD."""
+        """Send a packet, without the empty MSG_IGNORE that asyncssh sends before it: only CBC needs that."""
         if pkttype == MSG_IGNORE and self.send_cipher is not None:
             return
         super().send_packet(pkttype, *args, handler=handler)
         if len(self._deferred_packets) > _MAX_DEFERRED_PACKETS:
             self._deferred_packets.clear()
-            self.disconnect_on_violation("asks for too many answers during a key exchange")
+            self.disconnect_on_violation("requests too many answers during a key exchange")
 
     def _send_kexinit(self) -> None:
         now = time.monotonic()
@@ -313,19 +320,19 @@ class ClientConnection(SSHClientConnection):
         self.packet_transport.writer.schedule_queue()
 
     def log_sent_packet(self, *args: Any) -> None:
-        """Not logged: it would cost more than sending does."""
+        """Do nothing: logging would cost more than sending."""
 
     def log_received_packet(self, *args: Any) -> None:
-        """Not logged: it would cost more than receiving does."""
+        """Do nothing: logging would cost more than receiving."""
 
-    # Living and dying.
+    # Closing.
 
     def _force_close(self, exc: Exception | None) -> None:
-        super()._force_close(exc)  # which closes the packet_transport a turn later
+        super()._force_close(exc)  # closes the transport in the next turn of the loop
         self.packet_transport.writer.update_may_send()
 
     def disconnect_on_violation(self, detail: str) -> None:
-        """The peer broke the protocol: tell it, and close the connection with everything on it."""
+        """Send a disconnect message for a protocol violation by the peer, and close the connection."""
         error = asyncssh.ProtocolError(detail)
         self._send_disconnect(error.code, error.reason, error.lang)
         self._force_close(error)
@@ -333,9 +340,17 @@ class ClientConnection(SSHClientConnection):
     # Channels.
 
     def request_channel(self, channel: Any, host: str, port: int, window: int, max_packet: int) -> int:
-        """Ask for a connection from the far side to `host:port` (RFC 4254, 7.2); gives our channel's number.
+        """Send a CHANNEL_OPEN for a TCP port or unix socket of the server's network (RFC 4254, section 7.2).
 
-        A host that begins with a slash is a unix socket there (OpenSSH's PROTOCOL, section 2.4).
+        Args:
+            channel: Handles the channel's packets.
+            host: A host name or address; with a leading slash, a unix socket (OpenSSH's PROTOCOL, section 2.4).
+            port: The TCP port; ignored for a unix socket.
+            window: The initial window in bytes.
+            max_packet: The maximum packet size in bytes.
+
+        Returns:
+            The local channel number.
 
         Raises:
             asyncssh.ChannelOpenError: The connection is closed.
@@ -352,16 +367,16 @@ class ClientConnection(SSHClientConnection):
         return number
 
     def free_channel(self, number: int) -> None:
-        """The channel is closed on both sides: its number may be used again."""
+        """Free the number of a channel that is closed on both sides."""
         self._channels.pop(number, None)
 
 
 class _SingleAlgorithmKey:
-    """A host key that verifies signatures of one algorithm only: asyncssh takes any that the key can make.
+    """A host key that verifies signatures of one algorithm. asyncssh accepts any algorithm that the key supports.
 
     Args:
-        key: Trusted.
-        algorithm: The host key algorithm that was agreed.
+        key: The trusted key.
+        algorithm: The negotiated host key algorithm.
     """
 
     def __init__(self, key: asyncssh.SSHKey, algorithm: str) -> None:
@@ -369,28 +384,28 @@ class _SingleAlgorithmKey:
         self._signature = algorithms.signature_of(algorithm).encode()
 
     def verify(self, data: bytes, sig: bytes) -> bool:
-        """Whether `sig` is the key's signature of `data` (RFC 4253, 6.6)."""
+        """Return whether `sig` is a valid signature of `data` (RFC 4253, section 6.6)."""
         return SSHPacket(sig).get_string() == self._signature and self._key.verify(data, sig)
 
 
 async def log_in(
-    sock: Any, packet_transport: type["PacketTransport"], *, native: bool, **arguments: Any
+    sock: Any, transport_factory: type["PacketTransport"], *, native: bool, **arguments: Any
 ) -> ClientConnection:
-    """As `asyncssh.connect` over `sock`, with a packet_transport for its transport.
+    """Connect and log in over `sock`, as `asyncssh.connect` does, with a `ClientConnection` and its transport.
 
     Args:
-        sock: Connected and non-blocking; closed with the connection, and when this fails.
-        packet_transport: What makes the transport.
-        native: Whether the plane may carry the channels.
-        arguments: asyncssh's.
+        sock: A connected, non-blocking socket; closed with the connection, or when this function raises.
+        transport_factory: Creates the transport from the socket and the connection.
+        native: Whether the native data plane may carry the channels.
+        arguments: Arguments of `asyncssh.connect`.
 
     Raises:
-        asyncssh.Error, OSError, ValueError: As `asyncssh.connect`.
+        asyncssh.Error, OSError, ValueError: See `asyncssh.connect`.
     """
     options = await SSHClientConnectionOptions.construct(None, rekey_bytes=REKEY_BYTES, **arguments)
     options.waiter = asyncio.get_running_loop().create_future()
     conn = ClientConnection(options, native=native)
-    conn.packet_transport = packet_transport(sock, conn)
+    conn.packet_transport = transport_factory(sock, conn)
     try:
         conn.connection_made(conn.packet_transport)
         conn.set_extra_info(host=arguments["host"], port=arguments["port"])
@@ -403,7 +418,7 @@ async def log_in(
 
 
 def close_now(conn: ClientConnection) -> None:
-    """Close a connection now: its socket, its place in the event loop, its tasks. Nothing is waited for."""
+    """Close a connection's socket and cancel its tasks, without waiting."""
     conn.packet_transport.abort()
-    for task in list(conn._tasks):  # noqa: SLF001 - no public door to them
+    for task in list(conn._tasks):  # noqa: SLF001 - asyncssh has no public API for them
         task.cancel()

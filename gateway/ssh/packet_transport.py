@@ -1,4 +1,4 @@
-"""The socket under one SSH connection: to asyncssh a transport, to the relays an reader and an writer."""
+"""The asyncio transport of one SSH connection, with a packet reader and a packet writer for the native data plane."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ class PacketTransport(asyncio.Transport):
     def __init__(self, sock: socket.socket, conn: ClientConnection) -> None:
         super().__init__()
         self.reader = PacketReader(sock, conn, self._close)
-        self.writer = PacketWriter(sock, conn, self._update, self._close)
+        self.writer = PacketWriter(sock, conn, self._update_interest, self._close)
         self._sock = sock
         self._conn = conn
         self._fd = sock.fileno()
@@ -97,12 +97,12 @@ class PacketTransport(asyncio.Transport):
     def _resume(self) -> None:
         try:
             self.reader.resume()
-            self._update()
+            self._update_interest()
         except Exception as error:
             log.exception(_FAILED)
             self._close(error)
 
-    def _update(self) -> None:
+    def _update_interest(self) -> None:
         # Without this, epoll would report the socket again and again while the receive buffer is full.
         paused = self.reader.full or self.writer.congested
         mask = (0 if paused else READ) | (WRITE if self.writer.blocked else 0)
@@ -114,12 +114,12 @@ class PacketTransport(asyncio.Transport):
         try:
             if event & WRITE and self.writer.blocked:
                 self.writer.drain()
-                self._update()
+                self._update_interest()
             if event & ~WRITE and not self._closed:
                 self.reader.receive()
                 # In the common case, data may be sent and there is no backlog, so the mask stays.
                 if self._mask != READ or not self.writer.may_send or self.reader.full:
-                    self._update()
+                    self._update_interest()
         except Exception as error:
             log.exception(_FAILED)
             self._close(error)

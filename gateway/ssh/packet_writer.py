@@ -183,7 +183,7 @@ class PacketWriter:
             size: Bytes to send, up to `MAX_SEND_PACKET`.
         """
         cipher = self._conn.send_cipher
-        if cipher is None:  # the cipher on_blocked_changed with the last key exchange: asyncssh's way works with any
+        if cipher is None:  # a key exchange has changed the cipher: asyncssh supports all of them
             self._conn.send_packet(
                 MSG_CHANNEL_DATA, channel.to_bytes(4, "big"), size.to_bytes(4, "big"), bytes(SLOT_VIEWS[slot][:size])
             )
