@@ -13,7 +13,7 @@ from gateway.ssh.connect import connect
 from gateway.ssh.handshakes import handshakes
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool import SshLink
-from gateway.ssh.session import Session
+from gateway.ssh.pooled_connection import PooledConnection
 from gateway.tunnels import TunnelKind
 
 
@@ -36,18 +36,18 @@ class SshTunnel:
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
         """Connect through `via`, log in, and keep the pool until the context ends."""
-        first = await self._session(via, progress)
+        first = await self._connect(via, progress)
         there = f"{via.leads_to} > {self.far_side}"
-        link = SshLink(self._options, there, lambda: self._session(via, _quiet), progress)
+        link = SshLink(self._options, there, lambda: self._connect(via, _quiet), progress)
         async with link.running(first):
             yield link
 
-    async def _session(self, via: Link, progress: Progress) -> Session:
+    async def _connect(self, via: Link, progress: Progress) -> PooledConnection:
         options = self._options
         progress(TunnelState.CONNECTING)
         async with handshakes().turn(options.endpoint, via.leads_to):
             conn = await connect(options, lambda: self._dial(via), progress, self._memory)
-            return Session(conn, options)
+            return PooledConnection(conn, options)
 
     async def _dial(self, via: Link) -> socket.socket:
         options = self._options

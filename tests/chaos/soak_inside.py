@@ -13,7 +13,7 @@ from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.packet_writer import MAX_SEND_PACKET
 from gateway.ssh.pool import SshLink
-from gateway.ssh.session import Session
+from gateway.ssh.pooled_connection import PooledConnection
 
 CIPHERS: tuple[str, ...] = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
 """One for the project's own plane, and one for asyncssh's channels."""
@@ -60,7 +60,7 @@ class Seen:
         return None if self.size == self.granted + self.owed + self.held else f"does not add up: {account}"
 
 
-def look(session: Session) -> list[Seen]:
+def look(session: PooledConnection) -> list[Seen]:
     """The relays of a connection that have a client and have not ended."""
     return [seen for relay in session._relays.values() if (seen := _look(relay)) is not None]
 
@@ -88,22 +88,22 @@ def _look(relay: Any) -> Seen | None:
     return None
 
 
-def sessions(link: SshLink) -> list[Session]:
+def sessions(link: SshLink) -> list[PooledConnection]:
     """Its connections."""
-    return list(link._sessions)
+    return list(link._connections)
 
 
 def channels(link: SshLink) -> int:
     """How many channels there are, with those that are being opened and closed."""
-    return sum(len(_windows(session)) + _unknown(session) for session in link._sessions)
+    return sum(len(_windows(session)) + _unknown(session) for session in link._connections)
 
 
-def _unknown(session: Session) -> int:
+def _unknown(session: PooledConnection) -> int:
     """How many channels are being opened whose windows cannot be seen: those of asyncssh's."""
     return 0 if session.data_plane() == "native" else session._opener.opening_count
 
 
-def _windows(session: Session) -> dict[int, flow_control.Window]:
+def _windows(session: PooledConnection) -> dict[int, flow_control.Window]:
     """All windows that are not closed, also of channels whose client is gone."""
     relays: list[Any] = list(session._relays.values())
     channels: list[Any] = list(session._conn._channels.values())
@@ -160,10 +160,10 @@ class Budgets:
         """What is taken, and belongs to no channel; 0 where it may belong to those that are being opened."""
         accounted = sum(
             max(0, window.size - flow_control.MIN_WINDOW)
-            for each in link._sessions
+            for each in link._connections
             for window in _windows(each).values()
         )
-        opening = sum(map(_unknown, link._sessions))
+        opening = sum(map(_unknown, link._connections))
         return 0 if opening and self.taken >= accounted else self.taken - accounted
 
 

@@ -326,7 +326,7 @@ class OpenSsh(Straight):
                 ["a channel"] if self._conn._channels or transport.reader.channels or transport.reader.opening else []
             )
             left += ["a relay that waits for its turn"] if transport.writer.contended else []
-            left += ["a relay in the session"] if self._ssh_link._sessions[0]._relays else []
+            left += ["a relay in the session"] if self._ssh_link._connections[0]._relays else []
         left += ["held bytes"] if cast("NativeChannel | AsyncsshChannel", relay).buffered else []
         budgets = (flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available)
         return left + ([f"budgets of {budgets}, not {self._budgets}"] if budgets != self._budgets else [])
@@ -350,12 +350,12 @@ class OpenSsh(Straight):
 
     @property
     def _alive(self) -> bool:
-        return bool(self._ssh_link._sessions) and self._ssh_link._sessions[0].alive
+        return bool(self._ssh_link._connections) and self._ssh_link._connections[0].alive
 
     @property
     def _conn(self) -> Any:
         """asyncssh's connection."""
-        return self._ssh_link._sessions[0]._conn
+        return self._ssh_link._connections[0]._conn
 
 
 @contextlib.asynccontextmanager

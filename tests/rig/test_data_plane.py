@@ -47,18 +47,18 @@ async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
     with serving(echoing) as port:
         async with opened(options(bastion, data_plane="asyncssh", ciphers=(cipher,))) as link:
             assert (link.details()["data_plane"], link.details()["cipher"]) == ("asyncssh", cipher)
-            session = link._sessions[0]
+            session = link._connections[0]
             conn: Any = session._conn
             assert isinstance(conn, ClientConnection)
             assert isinstance(conn.packet_transport, PacketTransport)
-            assert isinstance(session._channels, AsyncsshChannelOpener)
+            assert isinstance(session._opener, AsyncsshChannelOpener)
             async with asyncio.timeout(50):
                 await asyncio.gather(*(echo_once(link, port, os.urandom(size)) for size in (1, 32769, 3_000_000)))
                 await echo_once(link, port, os.urandom(3_000_000))
                 while link.details()["channels"]:
                     await asyncio.sleep(0.01)
             assert session.alive
-            assert len(link._sessions) == 1
+            assert len(link._connections) == 1
     assert exchanges > 2
 
 

@@ -77,7 +77,7 @@ def fingerprint(server: Bastion, kind: str) -> str:
 
 
 def kind_of(link: SshLink) -> str:
-    key = link._sessions[0]._conn.get_server_host_key()
+    key = link._connections[0]._conn.get_server_host_key()
     assert key is not None
     return key.get_algorithm()
 
@@ -257,7 +257,7 @@ async def test_an_authority_comes_before_plain_keys(tmp_path: Path) -> None:
             (f"* {key}", "ssh-ed25519"),
         ):
             async with opened(trusting(server, listed=listed)) as link:
-                assert link._sessions[0]._conn._host_key_algorithm == algorithm  # type: ignore[attr-defined]
+                assert link._connections[0]._conn._host_key_algorithm == algorithm  # type: ignore[attr-defined]
     finally:
         server.stop()
 

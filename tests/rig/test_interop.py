@@ -340,7 +340,7 @@ async def test_any_host_key_of_several_may_be_the_known_one(tmp_path: Path, back
 async def test_a_server_that_asks_whether_we_live_is_answered(tmp_path: Path, backend: int) -> None:
     with serving(OpenSsh(tmp_path / "peer", first="ClientAliveInterval 1\nClientAliveCountMax 2")) as peer:
         async with opened(options(peer, keepalive=PATIENT)) as link, asyncio.timeout(40):
-            reader = link._sessions[0]._conn.packet_transport.reader  # type: ignore[attr-defined]
+            reader = link._connections[0]._conn.packet_transport.reader  # type: ignore[attr-defined]
             heard: set[float] = set()
             while len(heard) < 6:  # two of before; without an answer, the connection ends after the third question
                 assert link.details()["connections"] == 1

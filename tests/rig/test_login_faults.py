@@ -17,7 +17,7 @@ from gateway.errors import Reason, TunnelError
 from gateway.relay.direct import DirectLink
 from gateway.ssh import asyncssh_internals
 from gateway.ssh.options import SshOptions
-from gateway.ssh.session import Session
+from gateway.ssh.pooled_connection import PooledConnection
 from gateway.tunnels.ssh import SshTunnel
 
 pytestmark = pytest.mark.rig
@@ -100,7 +100,7 @@ def open_things() -> tuple[int, int, int, int]:
     )
 
 
-def connecting(chosen: SshOptions) -> Coroutine[Any, Any, Session]:
+def connecting(chosen: SshOptions) -> Coroutine[Any, Any, PooledConnection]:
     return SshTunnel(chosen)._session(DirectLink(), lambda *_: None)
 
 
@@ -131,7 +131,7 @@ async def test_a_fault_at_any_wait_of_a_login_leaves_nothing(
         monkeypatch.setattr(asyncio, "timeout", noted)
         struck = Struck(connecting(chosen), at, fault, made)
         (outcome,) = await asyncio.gather(struck, return_exceptions=True)
-        if isinstance(outcome, Session):
+        if isinstance(outcome, PooledConnection):
             await outcome.close()
             if not struck.struck:
                 break

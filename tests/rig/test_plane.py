@@ -177,7 +177,7 @@ async def test_new_keys_in_the_middle_of_bulk_traffic_both_ways(
 async def test_thousands_of_channels_and_their_numbers_again(bastions: dict[str, Bastion]) -> None:
     with serving(echoing) as port:
         async with opened(options(bastions["openssh"], connections=Connections(1, 1))) as link:
-            conn = link._sessions[0]._conn
+            conn = link._connections[0]._conn
             conn._next_recv_chan = 0xFFFFFFFF - 500  # the numbers wrap on the way
             for _ in range(20):
                 await asyncio.gather(*(echo_once(link, port, os.urandom(50)) for _ in range(100)))
@@ -199,7 +199,7 @@ async def test_a_query_is_answered_beside_clients_that_do_not_read(bastions: dic
             deaf = [await link.socket(Endpoint("127.0.0.1", flooding)) for _ in range(20)]
 
             def held() -> int:
-                return sum(relay.buffered for relay in link._sessions[0]._relays.values())  # type: ignore[attr-defined]
+                return sum(relay.buffered for relay in link._connections[0]._relays.values())  # type: ignore[attr-defined]
 
             before, now = -1, 0
             async with asyncio.timeout(20):
@@ -511,7 +511,7 @@ def test_any_sequence_of_well_sealed_packets_is_survived(
             one = options(bastions["openssh"], connections=Connections(1, 1), keepalive=PATIENT)
             async with opened(one) as victim, opened(one) as bystander, asyncio.timeout(20):
                 sock = await victim.socket(Endpoint("127.0.0.1", port))
-                conn = victim._sessions[0]._conn
+                conn = victim._connections[0]._conn
                 transport = conn.packet_transport  # type: ignore[attr-defined]
                 cipher = conn.receive_cipher  # type: ignore[attr-defined]
                 key = AESGCM(keys[id(cipher)])
@@ -545,7 +545,7 @@ async def test_garbage_instead_of_packets_never_raises_beyond_the_connection(
     rng = random.Random(7)
     for size in (1, 3, 4, 19, 20, 36, 100, 5000, 600_000):
         async with opened(options(bastions["openssh"], keepalive=PATIENT)) as link:
-            transport = link._sessions[0]._conn.packet_transport  # type: ignore[attr-defined]
+            transport = link._connections[0]._conn.packet_transport  # type: ignore[attr-defined]
             noise = rng.randbytes(size)
             for at in range(0, size, 100_000):
                 piece = noise[at : at + 100_000]

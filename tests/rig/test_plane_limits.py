@@ -108,7 +108,7 @@ async def test_answers_for_a_peer_that_does_not_read_are_bounded(tmp_path: Path,
     async with attacked(tmp_path, flood) as link:
         client, ours = clients()
         await join(link, ours)
-        writer = link._sessions[0]._conn.packet_transport.writer  # type: ignore[attr-defined]
+        writer = link._connections[0]._conn.packet_transport.writer  # type: ignore[attr-defined]
         await asyncio.get_running_loop().sock_sendall(client, b"attack")
         await until(lambda: writer.congested)
         most = 0
@@ -123,7 +123,7 @@ async def test_answers_for_a_peer_that_does_not_read_are_bounded(tmp_path: Path,
 async def test_answers_that_wait_for_the_end_of_a_key_exchange_are_bounded(tmp_path: Path) -> None:
     """What waits can only leave once the peer has sent its keys; one that asks on instead is cut off."""
     async with attacked(tmp_path, lambda *_: None) as link:
-        conn = link._sessions[0]._conn
+        conn = link._connections[0]._conn
         assert isinstance(conn, asyncssh_internals.ClientConnection)
         conn.rekey()
         for _ in range(asyncssh_internals._MAX_DEFERRED_PACKETS):

@@ -147,7 +147,7 @@ async def test_the_pool_grows_with_its_channels_and_never_beyond_max(sshd: Basti
                 while link.details()["connections"] != 2:
                     await asyncio.sleep(0.05)
             held += [await link.socket(Endpoint("127.0.0.1", port)) for _ in range(70)]
-            loads = [session.load for session in link._sessions]
+            loads = [session.load for session in link._connections]
             assert sum(loads) == 140
             assert max(loads) - min(loads) <= 1
             assert len(sshd.sessions()) == 2
@@ -192,7 +192,7 @@ async def test_a_server_that_forwards_nothing_is_named(sshd: Bastion) -> None:
         async with opened(options(sshd, port=port, known_hosts=(), insecure_host_key=True)) as link:
             result = await probe_once(tcp, link, Endpoint("127.0.0.1", 9), 0.5)
             assert result.reason is Reason.TIMEOUT
-            assert result.detail.endswith(pool._MUTE)
+            assert result.detail.endswith(pool._NO_ANSWER_HINT)
     async with opened(options(sshd)) as link:
         closed = Endpoint("127.0.0.1", free_port())
         assert (await probe_once(tcp, link, closed, 10)).reason is Reason.REFUSED
@@ -459,7 +459,7 @@ async def test_a_frozen_bastion_costs_a_dial_its_deadline_and_leaks_no_channel(s
             async with asyncio.timeout(15):
                 while link.details()["channels"]:
                     await asyncio.sleep(0.02)
-            conn = link._sessions[0]._conn
+            conn = link._connections[0]._conn
             async with asyncio.timeout(15):
                 while conn._channels:
                     await asyncio.sleep(0.02)
@@ -556,8 +556,8 @@ async def test_an_answer_that_is_complete_outlives_the_ssh_connection_and_one_th
 async def test_an_open_that_is_cancelled_as_it_completes_leaks_no_channel(sshd: Bastion) -> None:
     with serving(echoing) as port:
         async with opened(options(sshd, ciphers=("chacha20-poly1305@openssh.com",))) as link:
-            session = link._sessions[0]
-            channels = session._channels
+            session = link._connections[0]
+            channels = session._opener
             assert isinstance(channels, AsyncsshChannelOpener)
             opening = asyncio.ensure_future(channels.open(Endpoint("127.0.0.1", port), Histogram(), 5))
             while not channels._opening:
@@ -573,7 +573,7 @@ async def test_an_open_that_is_cancelled_as_it_completes_leaks_no_channel(sshd: 
 
 async def test_a_connection_whose_socket_has_just_ended_is_no_targets_failure(sshd: Bastion) -> None:
     async with opened(options(sshd)) as link:
-        session = link._sessions[0]
+        session = link._connections[0]
         client, theirs = socket.socketpair()
         with client, theirs:
             session._conn.packet_transport._close(None)  # type: ignore[attr-defined]
@@ -588,7 +588,7 @@ async def test_a_frozen_connection_is_replaced_and_its_clients_are_let_go(sshd: 
         keepalive = replace(HASTY, replace=Duration(1.0), lost=Duration(10.0))
         async with opened(options(sshd, keepalive=keepalive)) as link:
             held = await link.socket(Endpoint("127.0.0.1", port))
-            silent_one = link._sessions[0]
+            silent_one = link._connections[0]
             started = time.monotonic()
             sshd.kill_sessions(signal.SIGSTOP)
             await echo_once(link, port)  # its channel is asked for on the frozen connection, and moves on
@@ -602,7 +602,7 @@ async def test_a_frozen_connection_is_replaced_and_its_clients_are_let_go(sshd: 
 
 
 async def test_a_dial_leaves_a_frozen_connection_at_once(sshd: Bastion, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "_TICK", 60.0)  # nobody else looks
+    monkeypatch.setattr(pool, "_TICK_SECONDS", 60.0)  # no other check runs
     with serving(echoing) as port:
         patient = options(sshd, connections=Connections(min=2, max=2), keepalive=PATIENT)
         async with opened(patient) as link:
@@ -677,7 +677,7 @@ async def test_a_dial_that_is_under_way_when_its_connection_ends_is_reported(ssh
                 link.socket(Endpoint("127.0.0.1", 9), Phases(given_up=lambda: reported.append(1)))
             )
             await asyncio.sleep(0.1)
-            link._sessions[0].abort("it is enough")
+            link._connections[0].abort("it is enough")
             with pytest.raises(LinkLostError):
                 await check
             assert reported == [1]
@@ -881,7 +881,7 @@ async def test_ten_thousand_clients_that_give_up_leave_nothing_behind(sshd: Bast
             for batch in range(0, 10_000, 100):
                 await asyncio.gather(*(abort_one(batch + at) for at in range(100)))
             async with asyncio.timeout(10):
-                while link.details()["channels"] or any(session._conn._channels for session in link._sessions):
+                while link.details()["channels"] or any(session._conn._channels for session in link._connections):
                     await asyncio.sleep(0.05)
             await echo_once(link, port)
             others = [task for task in asyncio.all_tasks() if "join" in repr(task) or "_channel" in repr(task)]

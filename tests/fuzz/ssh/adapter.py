@@ -25,7 +25,7 @@ from gateway.ssh.asyncssh_internals import ClientConnection
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.options import SshOptions
 from gateway.ssh.packet_transport import PacketTransport
-from gateway.ssh.session import Session
+from gateway.ssh.pooled_connection import PooledConnection
 from tests.fuzz.ssh.peer import SERVER_VERSION, SESSION_ID
 from tests.fuzz.ssh.pipe import Pipe
 from tests.fuzz.ssh.seal import CIPHER, Keys
@@ -114,7 +114,7 @@ class Connection:
     ) -> None:
         self.name = name
         self.conn = conn
-        self.session = Session(conn, _SSH)
+        self.pooled = PooledConnection(conn, _SSH)
         self._pipe = pipe
         self._sock = sock
         self._unsent = bytearray()

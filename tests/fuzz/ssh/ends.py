@@ -11,7 +11,7 @@ from gateway.errors import ReachError
 from gateway.measure import Histogram
 from gateway.relay.sockets import reset, tune
 from gateway.ssh.channel_relay import ChannelRelay
-from gateway.ssh.session import Session
+from gateway.ssh.pooled_connection import PooledConnection
 from tests.fuzz.ssh.peer import Line
 from tests.fuzz.ssh.seal import OracleError
 
@@ -58,7 +58,7 @@ class End:
         unix: Whether the client comes by a socket pair.
     """
 
-    def __init__(self, stream: int, session: Session, *, unix: bool) -> None:
+    def __init__(self, stream: int, session: PooledConnection, *, unix: bool) -> None:
         self.stream = stream
         self.unix = unix
         self.client, self._ours = _pair(unix=unix)
@@ -77,7 +77,7 @@ class End:
         self._checked = 0
         self._refused = False
 
-    async def _join(self, session: Session) -> None:
+    async def _join(self, session: PooledConnection) -> None:
         try:
             relay = await session.join(self._ours, _TARGET, Histogram(), inf)
             assert isinstance(relay, ChannelRelay)

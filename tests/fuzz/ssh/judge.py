@@ -105,7 +105,7 @@ def _confirm_closes(drive: Drive) -> None:
 
 def _missing(drive: Drive, side: Side) -> list[str]:
     """Return what is still to come on one connection; nothing after an illegal step or a close."""
-    if drive.illegal or not side.alive or side.connection.session.closing:
+    if drive.illegal or not side.alive or side.connection.pooled.closing:
         return []
     return [
         f"{side.connection.name}, channel {slot.index}: {what}"
@@ -146,7 +146,7 @@ def judge_open(drive: Drive) -> None:
     for side in drive.sides:
         if found := _missing(drive, side):
             raise OracleError("; ".join(found))
-        over = side.lost or side.connection.session.closing
+        over = side.lost or side.connection.pooled.closing
         if side.connection.dead and not (drive.illegal or over):
             detail = side.peer.goodbye
             raise OracleError(f"{side.connection.name}: the connection is closed without a reason\n{detail}")
@@ -193,13 +193,13 @@ def judge_closed(drive: Drive) -> None:
 
     Raises:
         OracleError: Something does not hold.
-        Exception: What `Session.join` raised and must not raise.
+        Exception: What `PooledConnection.join` raised and must not raise.
     """
     for side in drive.sides:
         for slot, end in zip(drive.slots, side.ends, strict=True):
             if what := _wrong(slot, end):
                 raise OracleError(f"{side.connection.name}, channel {slot.index}: {what}")
-        if side.connection.session.load or not side.connection.forgotten:
+        if side.connection.pooled.load or not side.connection.forgotten:
             raise OracleError(f"{side.connection.name}: a closed connection has channels")
     if adapter.budget_taken():
         raise OracleError(f"{adapter.budget_taken()} bytes of the budgets are not given back")

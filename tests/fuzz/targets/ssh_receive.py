@@ -84,9 +84,9 @@ async def _end(drive: Drive) -> None:
     """End the connection in the way that the script chose; at last the peer hangs up in any case."""
     for side in drive.sides:
         if drive.script.end == 1:
-            await side.connection.session.close()
+            await side.connection.pooled.close()
         elif drive.script.end == 2:
-            side.connection.session.abort("the script ends")
+            side.connection.pooled.abort("the script ends")
         elif drive.script.end == 3 and side.alive:
             side.peer.say(_GOODBYE, now=True)
     await drive.turn()
