@@ -69,12 +69,12 @@ _SUPPORTED: dict[str, Callable[[], Sequence[bytes]]] = {
     "macs": get_mac_algs,
     "host_key_algorithms": lambda: [*get_certificate_algs(), *get_public_key_algs()],
 }
-_SORTS = {"kex": "key exchange", "ciphers": "cipher", "macs": "MAC", "host_key_algorithms": "host key algorithm"}
-_TOLD = 400
+_LABELS = {"kex": "key exchange", "ciphers": "cipher", "macs": "MAC", "host_key_algorithms": "host key algorithm"}
+_MAX_LISTED = 400
 """Characters of a server's list that an error repeats."""
 
 
-class NothingInCommonError(asyncssh.KeyExchangeFailed):
+class NoCommonAlgorithmError(asyncssh.KeyExchangeFailed):
     """The server has none of the algorithms of one sort that we accept.
 
     Args:
@@ -84,9 +84,9 @@ class NothingInCommonError(asyncssh.KeyExchangeFailed):
 
     def __init__(self, key: str, offered: Sequence[bytes]) -> None:
         names = ", ".join(name.decode("ascii", "backslashreplace") for name in offered) or "none"
-        listed = one_line(names, _TOLD)
+        listed = one_line(names, _MAX_LISTED)
         super().__init__(
-            f"no {_SORTS[key]} in common: the server offers {listed}; choose one that you trust in {key}"
+            f"no {_LABELS[key]} in common: the server offers {listed}; choose one that you trust in {key}"
         )
         self.key = key
 
@@ -96,7 +96,7 @@ def supported(key: str) -> list[str]:
     return [name.decode("ascii") for name in _SUPPORTED[key]() if not name.startswith(b"gss-")]
 
 
-def check(key: str, names: Sequence[str]) -> None:
+def validate(key: str, names: Sequence[str]) -> None:
     """Check what a configuration lists.
 
     Raises:
@@ -125,7 +125,7 @@ def is_certificate(algorithm: str) -> bool:
     return algorithm.endswith(_CERTIFICATE)
 
 
-def signature_of(algorithm: str) -> str:
+def signature_algorithm_of(algorithm: str) -> str:
     """How the server signs with a host key: the algorithm without the certificate."""
     if not is_certificate(algorithm):
         return algorithm
@@ -133,19 +133,19 @@ def signature_of(algorithm: str) -> str:
     return f"{name}@openssh.com" if name.startswith("sk-") else name
 
 
-def kind_of(algorithm: str) -> str:
+def key_type_of(algorithm: str) -> str:
     """The kind of key, as in the key itself: RSA keys sign in several ways (RFC 8332, 3)."""
-    name = signature_of(algorithm).removeprefix("webauthn-")
+    name = signature_algorithm_of(algorithm).removeprefix("webauthn-")
     return "ssh-rsa" if name.startswith(("rsa-sha2-", "ssh-rsa-sha")) else name
 
 
-def blob_of(algorithm: str) -> str:
+def key_blob_type(algorithm: str) -> str:
     """The name with which the key, or its certificate, begins."""
-    kind = kind_of(algorithm)
+    kind = key_type_of(algorithm)
     return f"{kind.removesuffix('@openssh.com')}{_CERTIFICATE}" if is_certificate(algorithm) else kind
 
 
-def certificate_signature(certificate: Any) -> str:
+def ca_signature_algorithm(certificate: Any) -> str:
     """The algorithm with which an authority signed an OpenSSH certificate (OpenSSH's PROTOCOL.certkeys)."""
     packet = SSHPacket(certificate.public_data)
     packet.get_string()  # its name
@@ -163,7 +163,7 @@ def certificate_signature(certificate: Any) -> str:
 # What both sides have.
 
 
-def agree(proposal: SSHPacket, ours: Mapping[str, Sequence[bytes]]) -> tuple[str, list[str]]:
+def negotiate(proposal: SSHPacket, ours: Mapping[str, Sequence[bytes]]) -> tuple[str, list[str]]:
     """The host key algorithm that a server's proposal leads to, and all of them that it offers (RFC 4253, 7.1).
 
     Args:
@@ -171,7 +171,7 @@ def agree(proposal: SSHPacket, ours: Mapping[str, Sequence[bytes]]) -> tuple[str
         ours: What we propose, by the key of the configuration, in order of preference.
 
     Raises:
-        NothingInCommonError: Of one sort they have nothing in common.
+        NoCommonAlgorithmError: Of one sort they have nothing in common.
     """
     _choose("kex", ours, proposal.get_namelist())
     offered = proposal.get_namelist()
@@ -188,10 +188,10 @@ def _choose(key: str, ours: Mapping[str, Sequence[bytes]], theirs: Sequence[byte
     for name in ours[key]:
         if name in theirs:
             return name
-    raise NothingInCommonError(key, theirs)
+    raise NoCommonAlgorithmError(key, theirs)
 
 
-def needs_strict_exchange(cipher: str, mac: str) -> bool:
+def needs_strict_kex(cipher: str, mac: str) -> bool:
     """Whether packets can be dropped unseen unless the key exchange was strict (CVE-2023-48795).
 
     So it is with ChaCha20, and with any other cipher whose MAC covers what is encrypted; AES-GCM counts by itself.

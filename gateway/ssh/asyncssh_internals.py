@@ -192,7 +192,7 @@ class ClientConnection(SSHClientConnection):
                 "ciphers": self._enc_algs,
                 "macs": self._mac_algs,
             }
-            self._host_key_algorithm, self.host_keys_offered = algorithms.agree(proposal, ours)
+            self._host_key_algorithm, self.host_keys_offered = algorithms.negotiate(proposal, ours)
         return super().process_packet(pkttype, pktid, packet)
 
     def validate_server_host_key(self, key_data: bytes) -> Any:
@@ -202,7 +202,7 @@ class ClientConnection(SSHClientConnection):
             asyncssh.HostKeyNotVerifiable: The key is not trusted.
             asyncssh.KeyExchangeFailed: The key has another type.
         """
-        if SSHPacket(key_data).get_string() != algorithms.blob_of(self._host_key_algorithm).encode():
+        if SSHPacket(key_data).get_string() != algorithms.key_blob_type(self._host_key_algorithm).encode():
             raise asyncssh.KeyExchangeFailed(f"sends another kind of host key than {self._host_key_algorithm}")
         return _SingleAlgorithmKey(super().validate_server_host_key(key_data), self._host_key_algorithm)
 
@@ -213,7 +213,7 @@ class ClientConnection(SSHClientConnection):
         expired.
         """
         verifier: Any = self._owner
-        refusal = verifier.weakness(cert)
+        refusal = verifier.signature_problem(cert)
         if refusal is None:
             try:
                 return super()._validate_openssh_host_certificate(host, addr, port, cert)
@@ -225,7 +225,7 @@ class ClientConnection(SSHClientConnection):
             host, addr, port, cert.key
         ):
             return cert.key
-        verifier.certificate_refused(cert, refusal)
+        verifier.record_refused_certificate(cert, refusal)
         raise ValueError(refusal)
 
     @property
@@ -381,7 +381,7 @@ class _SingleAlgorithmKey:
 
     def __init__(self, key: asyncssh.SSHKey, algorithm: str) -> None:
         self._key = key
-        self._signature = algorithms.signature_of(algorithm).encode()
+        self._signature = algorithms.signature_algorithm_of(algorithm).encode()
 
     def verify(self, data: bytes, sig: bytes) -> bool:
         """Return whether `sig` is a valid signature of `data` (RFC 4253, section 6.6)."""

@@ -13,17 +13,17 @@ import asyncssh
 from gateway.contracts import Progress, TunnelState
 from gateway.errors import Reason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals, credentials
-from gateway.ssh.hostkeys import Memory, Verifier, read_trust
+from gateway.ssh.hostkeys import HostKeyMemory, HostKeyVerifier, read_trust
 from gateway.ssh.options import SshOptions
 from gateway.ssh.packet_transport import PacketTransport
 
 
-class _OtherKindsLeftError(TunnelError):
+class _TryOtherKeyTypeError(TunnelError):
     """The host key is not trusted, and the server may have one of another kind that is."""
 
 
 async def connect(
-    options: SshOptions, dial: Callable[[], Awaitable[socket.socket]], progress: Progress, memory: Memory
+    options: SshOptions, dial: Callable[[], Awaitable[socket.socket]], progress: Progress, memory: HostKeyMemory
 ) -> asyncssh.SSHClientConnection:
     """Exchange keys and log in.
 
@@ -39,28 +39,28 @@ async def connect(
     Raises:
         TunnelError: With the reason; fatal where only a person can correct it.
     """
-    seen: list[Verifier] = []
+    seen: list[HostKeyVerifier] = []
     while True:
         try:
             return await _connect(options, await dial(), progress, memory, seen)
-        except _OtherKindsLeftError:
+        except _TryOtherKeyTypeError:
             continue
 
 
 async def _connect(
-    options: SshOptions, sock: socket.socket, progress: Progress, memory: Memory, seen: list[Verifier]
+    options: SshOptions, sock: socket.socket, progress: Progress, memory: HostKeyMemory, seen: list[HostKeyVerifier]
 ) -> asyncssh.SSHClientConnection:
     """Try once, and leave nothing behind where that fails; `seen` gets the verifier where other kinds are left."""
     conn: asyncssh.SSHClientConnection | None = None
-    verifier: Verifier | None = None
+    verifier: HostKeyVerifier | None = None
     deadline = asyncio.timeout(options.login_timeout)
     try:
-        _be_somebody()
+        _ensure_user_environment()
         progress(TunnelState.AUTHENTICATING)
         async with deadline:
-            trust = await asyncio.to_thread(read_trust, options, _address(sock))
-            verifier = Verifier(trust, options, memory, seen)
-            async with credentials.login(options) as login:
+            trust = await asyncio.to_thread(read_trust, options, _peer_address(sock))
+            verifier = HostKeyVerifier(trust, options, memory, seen)
+            async with credentials.login_arguments(options) as login:
                 conn = await _log_in(options, sock, verifier, login)
         verifier.trusted(conn)
         conn.set_extra_info(verifier=verifier)
@@ -71,15 +71,15 @@ async def _connect(
                 Reason.TIMEOUT, f"no login within {options.login_timeout:g} s (login_timeout)"
             ) from error
         if verifier is not None and isinstance(error, (asyncssh.Error, OSError, ValueError)):
-            explained = _explain(error, options, verifier)
-            if isinstance(explained, _OtherKindsLeftError):
+            explained = _tunnel_error(error, options, verifier)
+            if isinstance(explained, _TryOtherKeyTypeError):
                 seen.append(verifier)
             raise explained from error
         raise
     return conn
 
 
-def _be_somebody() -> None:
+def _ensure_user_environment() -> None:
     """Have a name and a home: asyncssh asks for both, though it needs neither, and some users have none."""
     try:
         getpass.getuser()
@@ -91,7 +91,7 @@ def _be_somebody() -> None:
         os.environ["HOME"] = "/"
 
 
-def _address(sock: socket.socket) -> str:
+def _peer_address(sock: socket.socket) -> str:
     """Where the connection leads, as far as this host sees it."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return ""
@@ -102,7 +102,7 @@ def _address(sock: socket.socket) -> str:
 
 
 async def _log_in(
-    options: SshOptions, sock: socket.socket, verifier: Verifier, login: dict[str, Any]
+    options: SshOptions, sock: socket.socket, verifier: HostKeyVerifier, login: dict[str, Any]
 ) -> asyncssh.SSHClientConnection:
     trust = verifier.trust
     arguments: dict[str, Any] = {
@@ -139,7 +139,7 @@ def _discard(conn: asyncssh.SSHClientConnection | None, sock: socket.socket) -> 
     sock.close()
 
 
-def _explain(error: Exception, options: SshOptions, verifier: Verifier) -> TunnelError:
+def _tunnel_error(error: Exception, options: SshOptions, verifier: HostKeyVerifier) -> TunnelError:
     where = str(options.endpoint)
     match error:
         case asyncssh.HostKeyNotVerifiable() if verifier.offered is None:
@@ -148,7 +148,7 @@ def _explain(error: Exception, options: SshOptions, verifier: Verifier) -> Tunne
             listed = verifier.trust.listed
             known = listed.keys or listed.authorities
             what = "the host key has CHANGED" if known else "the host key is not known"
-            kind = _OtherKindsLeftError if verifier.others_left else TunnelError
+            kind = _TryOtherKeyTypeError if verifier.has_other_key_types else TunnelError
             remedy = (
                 ""
                 if known
@@ -170,7 +170,7 @@ def _explain(error: Exception, options: SshOptions, verifier: Verifier) -> Tunne
             return TunnelError(Reason.TIMEOUT, f"{where}: {error}")
         case asyncssh.ConnectionLost() | OSError():
             said = verifier.greeting().decode("ascii", "replace").strip()
-            if said.startswith(_TURNED_AWAY):
+            if said.startswith(_OPENSSH_REFUSALS):
                 return TunnelError(Reason.TOO_MANY_CONNECTIONS, f"{where}: it says {said!r}")
             return TunnelError(Reason.RESET, f"{where}: {error}")
         case _:
@@ -182,5 +182,5 @@ _LOGIN_REFUSED = {
     asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE,
     asyncssh.DISC_ILLEGAL_USER_NAME,
 }
-_TURNED_AWAY = ("Not allowed at this time", "Exceeded MaxStartups")
+_OPENSSH_REFUSALS = ("Not allowed at this time", "Exceeded MaxStartups")
 """What OpenSSH says instead of its version, for a source with penalties and when it is busy."""

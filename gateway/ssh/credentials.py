@@ -15,12 +15,12 @@ from gateway.ssh.options import SshOptions
 
 _FOREVER = 2**64 - 1
 """The end of a certificate that does not expire (OpenSSH's PROTOCOL.certkeys)."""
-_LATEST = 253402300799
+_MAX_TIME = 253402300799
 """The last second of the year 9999: times are not written later than that."""
 
 
 @contextlib.asynccontextmanager
-async def login(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
+async def login_arguments(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
     """The arguments for `asyncssh.connect` that prove who we are; good until the block ends.
 
     Raises:
@@ -33,7 +33,7 @@ async def login(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
                 agent = await stack.enter_async_context(asyncssh.connect_agent(str(options.agent)))
                 keys += await agent.get_keys()
             except (OSError, ValueError) as error:
-                raise TunnelError(Reason.AUTH, f"agent {options.agent}: {told(error)}", fatal=True) from error
+                raise TunnelError(Reason.AUTH, f"agent {options.agent}: {error_text(error)}", fatal=True) from error
         yield {
             "username": options.user,
             "client_keys": keys or None,
@@ -67,7 +67,7 @@ def load_keys(options: SshOptions) -> list[Any]:
             ) from error
         except (asyncssh.KeyImportError, OSError) as error:
             hint = "" if passphrase else " (an encrypted key needs passphrase_file)"
-            raise TunnelError(Reason.AUTH, f"{path}: {told(error)}{hint}", fatal=True) from error
+            raise TunnelError(Reason.AUTH, f"{path}: {error_text(error)}{hint}", fatal=True) from error
     if options.certificate_files:
         certificates = [each for path in options.certificate_files for each in _certificates(path)]
         try:
@@ -79,7 +79,7 @@ def load_keys(options: SshOptions) -> list[Any]:
 
 def certificate_files(options: SshOptions) -> set[Path]:
     """Where certificates are, or may appear: the files of the options, and those beside the keys."""
-    return {*options.certificate_files, *map(_beside, options.identity_files)}
+    return {*options.certificate_files, *map(_certificate_path, options.identity_files)}
 
 
 def certificates(options: SshOptions) -> list[Credential]:
@@ -100,16 +100,16 @@ def certificates(options: SshOptions) -> list[Credential]:
 
 def _validity(certificate: Any) -> Validity:
     begins, expires = certificate._valid_after, certificate._valid_before  # noqa: SLF001 - no public door
-    return Validity(min(begins, _LATEST), min(expires, _LATEST))
+    return Validity(min(begins, _MAX_TIME), min(expires, _MAX_TIME))
 
 
-def _beside(path: Path) -> Path:
+def _certificate_path(path: Path) -> Path:
     return path.with_name(f"{path.name}-cert.pub")
 
 
 def _key_pairs(path: Path, content: bytes, passphrase: str | None) -> Sequence[Any]:
     """That of a file's content, with and without the certificate that lies beside the file."""
-    beside = _beside(path)
+    beside = _certificate_path(path)
     return asyncssh.load_keypairs([(content, _certificates(beside)[0] if beside.exists() else b"")], passphrase)
 
 
@@ -117,13 +117,13 @@ def _certificates(path: Path) -> Sequence[Any]:
     try:
         found = asyncssh.load_certificates(str(path))
     except (asyncssh.KeyImportError, OSError, ValueError) as error:
-        raise TunnelError(Reason.AUTH, f"{path}: {told(error)}", fatal=True) from error
+        raise TunnelError(Reason.AUTH, f"{path}: {error_text(error)}", fatal=True) from error
     if not found:
         raise TunnelError(Reason.AUTH, f"{path}: holds no certificate (ssh-keygen -s makes KEY-cert.pub)", fatal=True)
     return found
 
 
-def told(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     """What a system error says, without its number."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 

@@ -8,7 +8,7 @@ import asyncssh
 
 from gateway.errors import Reason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals
-from gateway.ssh.knownhosts import Listed, known_hosts
+from gateway.ssh.knownhosts import KnownHostEntries, known_hosts
 from gateway.ssh.options import SshOptions
 
 
@@ -25,10 +25,10 @@ class Trust:
 
     keys: tuple[Any, ...] = ()
     fingerprints: frozenset[str] = frozenset()
-    listed: Listed = field(default_factory=Listed)
+    listed: KnownHostEntries = field(default_factory=KnownHostEntries)
     insecure: bool = False
 
-    def order(
+    def propose(
         self, allowed: Sequence[str], remembered: str | None, refused: Collection[str | None] = ()
     ) -> list[str]:
         """The host key algorithms to propose: first those for which a key is trusted, as OpenSSH does.
@@ -43,11 +43,11 @@ class Trust:
         kinds = {key.get_algorithm() for key in self.keys}
 
         def rank(algorithm: str) -> tuple[bool, int]:
-            kind, certified = algorithms.kind_of(algorithm), algorithms.is_certificate(algorithm)
+            kind, certified = algorithms.key_type_of(algorithm), algorithms.is_certificate(algorithm)
             place = 0 if certified and self.listed.authorities else (1 if kind in kinds else 3) + certified
             return kind != remembered, place
 
-        return sorted((each for each in allowed if algorithms.kind_of(each) not in refused), key=rank)
+        return sorted((each for each in allowed if algorithms.key_type_of(each) not in refused), key=rank)
 
 
 def read_trust(options: SshOptions, address: str = "") -> Trust:
@@ -75,7 +75,7 @@ def read_trust(options: SshOptions, address: str = "") -> Trust:
         listed=listed,
         insecure=options.insecure_host_key,
     )
-    accepted = {algorithms.kind_of(each) for each in options.host_key_algorithms}
+    accepted = {algorithms.key_type_of(each) for each in options.host_key_algorithms}
     kinds = {key.get_algorithm() for key in trust.keys}
     if kinds and not (kinds & accepted or trust.fingerprints or listed.authorities or trust.insecure):
         raise TunnelError(
@@ -87,7 +87,7 @@ def read_trust(options: SshOptions, address: str = "") -> Trust:
 
 
 @dataclass
-class Memory:
+class HostKeyMemory:
     """What a tunnel remembers between connections.
 
     Args:
@@ -97,7 +97,7 @@ class Memory:
     kind: str | None = None
 
 
-class Verifier(asyncssh.SSHClient):
+class HostKeyVerifier(asyncssh.SSHClient):
     """Judges what asyncssh does not find among the trusted keys, and remembers what the server offered.
 
     Args:
@@ -107,9 +107,11 @@ class Verifier(asyncssh.SSHClient):
         before: The verifiers of earlier connections to this server, whose keys were not trusted.
     """
 
-    def __init__(self, trust: Trust, options: SshOptions, memory: Memory, before: "Sequence[Verifier]" = ()) -> None:
+    def __init__(
+        self, trust: Trust, options: SshOptions, memory: HostKeyMemory, before: "Sequence[HostKeyVerifier]" = ()
+    ) -> None:
         self.trust = trust
-        self.refused_kind: str | None = None
+        self.refused_key_type: str | None = None
         """The kind of the key that the server showed and that is not trusted."""
         self.shown: str | None = None
         """That key, for a person."""
@@ -119,9 +121,9 @@ class Verifier(asyncssh.SSHClient):
         self._memory = memory
         self._conn: Any = None
         self._shown_before = [each.shown for each in before if each.shown]
-        self._signatures = {algorithms.signature_of(each) for each in options.host_key_algorithms}
+        self._signatures = {algorithms.signature_algorithm_of(each) for each in options.host_key_algorithms}
         allowed = algorithms.usable("host_key_algorithms", options.host_key_algorithms)
-        self.proposal = trust.order(allowed, memory.kind, {each.refused_kind for each in before})
+        self.proposal = trust.propose(allowed, memory.kind, {each.refused_key_type for each in before})
         """The host key algorithms to propose."""
 
     @property
@@ -130,12 +132,12 @@ class Verifier(asyncssh.SSHClient):
         return ", ".join(filter(None, [*self._shown_before, self.shown])) or None
 
     @property
-    def others_left(self) -> bool:
+    def has_other_key_types(self) -> bool:
         """Whether the server has a key of another kind, for which a fingerprint may stand."""
-        if self.refused_kind is None or not self.trust.fingerprints:
+        if self.refused_key_type is None or not self.trust.fingerprints:
             return False
         theirs = getattr(self._conn, "host_keys_offered", ())
-        return any(each in theirs and algorithms.kind_of(each) != self.refused_kind for each in self.proposal)
+        return any(each in theirs and algorithms.key_type_of(each) != self.refused_key_type for each in self.proposal)
 
     def trusted(self, conn: asyncssh.SSHClientConnection) -> None:
         """Remember what kind of key a connection that is open was trusted for."""
@@ -155,7 +157,7 @@ class Verifier(asyncssh.SSHClient):
         del host, addr, port
         if key.get_fingerprint() in self.trust.fingerprints or self.trust.insecure:
             return True
-        self.refused_kind = key.get_algorithm()
+        self.refused_key_type = key.get_algorithm()
         self.shown = _described(key)
         return False
 
@@ -165,13 +167,13 @@ class Verifier(asyncssh.SSHClient):
         self.shown = f"a certificate of {_described(key)}"
         return self.trust.insecure
 
-    def weakness(self, certificate: Any) -> str | None:
+    def signature_problem(self, certificate: Any) -> str | None:
         """What is wrong with how an authority signed a certificate: by default SHA-1 proves nothing."""
-        name = algorithms.certificate_signature(certificate)
+        name = algorithms.ca_signature_algorithm(certificate)
         accepted = name in self._signatures or self.trust.insecure
         return None if accepted else f"it is signed with {name}, which host_key_algorithms leaves out"
 
-    def certificate_refused(self, certificate: Any, why: str) -> None:
+    def record_refused_certificate(self, certificate: Any, why: str) -> None:
         """Note what a certificate was refused for, whose own key is not trusted either."""
         key, authority = _described(certificate.key), _described(certificate.signing_key)
         self.shown = f"{key} with a certificate of {authority} ({why})"
@@ -187,7 +189,7 @@ class Verifier(asyncssh.SSHClient):
             return
         for way in ("send", "recv"):
             cipher, mac = (str(self._conn.get_extra_info(f"{way}_{what}")) for what in ("cipher", "mac"))
-            if algorithms.needs_strict_exchange(cipher, mac):
+            if algorithms.needs_strict_kex(cipher, mac):
                 raise asyncssh.KeyExchangeFailed(
                     f"offers {cipher}{'' if cipher == mac else f' with {mac}'} without strict key exchange"
                     " (CVE-2023-48795): update it, or list only AES-GCM in ciphers"

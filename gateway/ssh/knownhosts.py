@@ -12,20 +12,20 @@ import asyncssh
 from asyncssh.public_key import import_certificate_subject
 
 from gateway.errors import Reason, TunnelError
-from gateway.ssh.credentials import told
+from gateway.ssh.credentials import error_text
 
 _MARKERS = ("@cert-authority", "@revoked")
-_UNREADABLE = (ValueError, NameError)
+_PARSE_ERRORS = (ValueError, NameError)
 """What asyncssh raises for a line; the latter for what looks like an X.509 certificate, without a library for it."""
 _SSH_PORT = 22
-_SETTLED = 2_000_000_000
+_MTIME_SETTLED_NS = 2_000_000_000
 """Nanoseconds after which a file's times tell of every later change; clocks of file systems are coarse."""
-_MOST_PLACES = 64
+_MAX_CACHED_LOOKUPS = 64
 _Stamp = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
-class Listed:
+class KnownHostEntries:
     """What the files say about one server."""
 
     keys: tuple[Any, ...] = ()
@@ -44,9 +44,9 @@ class KnownHosts:
 
     hosts: Any
     stamp: _Stamp | None
-    _places: dict[tuple[str, int, str], Listed] = field(default_factory=dict)
+    _places: dict[tuple[str, int, str], KnownHostEntries] = field(default_factory=dict)
 
-    def look_up(self, name: str, port: int, address: str) -> Listed:
+    def look_up(self, name: str, port: int, address: str) -> KnownHostEntries:
         """What stands there about a server.
 
         A key is trusted for the name that was configured, as OpenSSH does without CheckHostIP, and not for an address
@@ -64,12 +64,12 @@ class KnownHosts:
         place = (name.lower(), port, address.lower())
         found = self._places.get(place)
         if found is None:
-            if len(self._places) >= _MOST_PLACES:
+            if len(self._places) >= _MAX_CACHED_LOOKUPS:
                 self._places.clear()
             found = self._places[place] = self._find(*place)
         return found
 
-    def _find(self, name: str, port: int, address: str) -> Listed:
+    def _find(self, name: str, port: int, address: str) -> KnownHostEntries:
         match = self.hosts.match
         found = match(name, _literal(name), None if port == _SSH_PORT else port)
         if any(not each.is_x509 for each in found[3]):
@@ -83,7 +83,7 @@ class KnownHosts:
             for form in (each, f"[{each}]:{port}"):
                 listed = match(form, "", None)
                 revoked += [*listed[2], *(certificate.key for certificate in listed[4])]
-        return Listed(tuple(found[0]), tuple(found[1]), tuple(revoked))
+        return KnownHostEntries(tuple(found[0]), tuple(found[1]), tuple(revoked))
 
 
 _parsed: dict[tuple[Path, ...], KnownHosts] = {}
@@ -105,7 +105,7 @@ def known_hosts(paths: tuple[Path, ...]) -> KnownHosts:
         stamps.append(stamp)
     try:
         hosts = asyncssh.import_known_hosts("\n".join(map(_with_lower_hosts, texts)))
-    except _UNREADABLE as error:
+    except _PARSE_ERRORS as error:
         place = _place_of_error(paths, texts)
         raise TunnelError(Reason.HOST_KEY, f"{place}: {error}: correct it or delete it", fatal=True) from error
     made = KnownHosts(hosts, None if None in stamps else tuple(each for each in stamps if each is not None))
@@ -130,7 +130,7 @@ def _place_of_error(paths: tuple[Path, ...], texts: list[str]) -> str:
         for number, line in enumerate(text.splitlines(), 1):
             try:
                 asyncssh.import_known_hosts(line)
-            except _UNREADABLE:
+            except _PARSE_ERRORS:
                 return f"{path}:{number}"
     return "known_hosts"
 
@@ -151,10 +151,10 @@ def _read(path: Path) -> tuple[str, tuple[int, ...] | None]:
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED
+            settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _MTIME_SETTLED_NS
             text = file.read().decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise TunnelError(Reason.HOST_KEY, f"{path}: {told(error)}", fatal=True) from error
+        raise TunnelError(Reason.HOST_KEY, f"{path}: {error_text(error)}", fatal=True) from error
     for number, line in enumerate(text.splitlines(), 1):
         if not _is_understood(line.strip()):
             detail = f"{path}:{number}: is no line of known_hosts (hosts, kind of key, key): correct it or delete it"
@@ -176,7 +176,7 @@ def _is_key(data: str) -> bool:
     for read in (asyncssh.import_public_key, asyncssh.import_certificate, import_certificate_subject):
         try:
             read(data)
-        except _UNREADABLE:
+        except _PARSE_ERRORS:
             continue
         return True
     return False

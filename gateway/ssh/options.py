@@ -116,7 +116,7 @@ class SshOptions:
             if pin.startswith("SHA256:") and not _FINGERPRINT.fullmatch(pin):
                 raise ValueError(f"host_keys: {pin!r} is no fingerprint: SHA256: and 43 characters (ssh-keygen -lf)")
         for key in algorithms.DEFAULTS:
-            algorithms.check(key, getattr(self, key))
+            algorithms.validate(key, getattr(self, key))
 
     @property
     def endpoint(self) -> Endpoint:

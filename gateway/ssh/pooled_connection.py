@@ -14,7 +14,7 @@ from gateway.measure import Histogram, Tap
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
 from gateway.ssh.asyncssh_internals import ClientConnection
 from gateway.ssh.channel_relay import ChannelRelay
-from gateway.ssh.hostkeys import Verifier
+from gateway.ssh.hostkeys import HostKeyVerifier
 from gateway.ssh.native_channel import NativeChannelOpener
 from gateway.ssh.options import SshOptions
 from gateway.text import one_line
@@ -74,7 +74,7 @@ class PooledConnection:
     def __init__(self, conn: asyncssh.SSHClientConnection, options: SshOptions) -> None:
         self._conn = conn
         self._options = options
-        self._verifier: Verifier = conn.get_extra_info("verifier")
+        self._verifier: HostKeyVerifier = conn.get_extra_info("verifier")
         self._relays: dict[asyncio.Future[Ending], ChannelRelay] = {}
         self._on_relay_ended = self._remove_relay  # saves a bound method for each relay
         self.round_trip: float | None = None

@@ -10,7 +10,7 @@ from gateway.errors import DialError, Reason, TunnelError
 from gateway.relay.sockets import hurry_retransmits
 from gateway.ssh import credentials, hostkeys
 from gateway.ssh.connect import connect
-from gateway.ssh.handshakes import handshakes
+from gateway.ssh.handshake_limiter import handshake_limiter
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool import SshLink
 from gateway.ssh.pooled_connection import PooledConnection
@@ -26,7 +26,7 @@ class SshTunnel:
 
     def __init__(self, options: SshOptions) -> None:
         self._options = options
-        self._memory = hostkeys.Memory()
+        self._memory = hostkeys.HostKeyMemory()
 
     @property
     def far_side(self) -> str:
@@ -45,7 +45,7 @@ class SshTunnel:
     async def _connect(self, via: Link, progress: Progress) -> PooledConnection:
         options = self._options
         progress(TunnelState.CONNECTING)
-        async with handshakes().turn(options.endpoint, via.leads_to):
+        async with handshake_limiter().slot(options.endpoint, via.leads_to):
             conn = await connect(options, lambda: self._dial(via), progress, self._memory)
             return PooledConnection(conn, options)
 
