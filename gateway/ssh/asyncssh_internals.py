@@ -203,7 +203,9 @@ class ClientConnection(SSHClientConnection):
             asyncssh.KeyExchangeFailed: The key has another type.
         """
         if SSHPacket(key_data).get_string() != algorithms.key_blob_type(self._host_key_algorithm).encode():
-            raise asyncssh.KeyExchangeFailed(f"sends another kind of host key than {self._host_key_algorithm}")
+            raise asyncssh.KeyExchangeFailed(
+                f"the server sent a host key of another type than {self._host_key_algorithm}"
+            )
         return _SingleAlgorithmKey(super().validate_server_host_key(key_data), self._host_key_algorithm)
 
     def _validate_openssh_host_certificate(self, host: str, addr: str, port: int, cert: Any) -> Any:

@@ -212,7 +212,7 @@ class PooledConnection:
         await self._conn.wait_closed()
         if self._closing_task is not None:
             await asyncio.wait({self._closing_task})
-        error = self._verifier.lost
+        error = self._verifier.close_error
         return self._close_reason or (str(error) if error else "the SSH connection was closed")
 
     def abort(self, reason: str) -> None:

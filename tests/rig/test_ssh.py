@@ -230,7 +230,7 @@ async def test_a_line_of_known_hosts_that_is_none_is_named(sshd: Bastion) -> Non
     error = await refused(options(sshd))
     assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
     number = len(sshd.known_hosts.read_text().splitlines())
-    assert error.detail.startswith(f"{sshd.known_hosts}:{number}: is no line of known_hosts")
+    assert error.detail.startswith(f"{sshd.known_hosts}:{number}: not a valid known_hosts line")
     assert "garbage" not in error.detail
 
 
@@ -240,7 +240,7 @@ async def test_a_line_of_known_hosts_that_is_none_is_named(sshd: Bastion) -> Non
 async def test_what_should_revoke_a_key_and_does_not_is_named(sshd: Bastion, line: str) -> None:
     sshd.known_hosts.write_text(f"{line}\n{sshd.known_hosts.read_text()}")
     error = await refused(options(sshd))
-    assert error.detail.startswith(f"{sshd.known_hosts}:1: is no line of known_hosts")
+    assert error.detail.startswith(f"{sshd.known_hosts}:1: not a valid known_hosts line")
 
 
 async def test_a_key_of_a_kind_that_is_not_known_is_no_error(sshd: Bastion) -> None:

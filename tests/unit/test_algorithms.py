@@ -77,7 +77,7 @@ def test_what_is_old_may_be_configured(key: str, name: str) -> None:
 def test_what_is_not_known_is_told_with_what_is(key: str) -> None:
     with pytest.raises(ValueError, match=rf"^{key}: 'rot13' is not one of .*{algorithms.DEFAULTS[key][-1]}"):
         SshOptions(host="h", user="u", **{key: ("rot13",)})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=rf"^{key}: lists nothing that can be used here"):
+    with pytest.raises(ValueError, match=rf"^{key}: this machine supports none of these"):
         SshOptions(host="h", user="u", **{key: ()})  # type: ignore[arg-type]
 
 
@@ -85,7 +85,7 @@ def test_a_default_that_this_machine_lacks_is_passed_over(monkeypatch: pytest.Mo
     monkeypatch.setitem(algorithms._SUPPORTED, "kex", lambda: [b"curve25519-sha256", b"gss-group14-sha256"])
     SshOptions(host="h", user="u")
     assert algorithms.usable("kex", algorithms.KEX) == ["curve25519-sha256"]
-    with pytest.raises(ValueError, match=r"lists nothing that can be used here; there is curve25519-sha256$"):
+    with pytest.raises(ValueError, match=r"this machine supports none of these; it supports curve25519-sha256$"):
         SshOptions(host="h", user="u", kex=("mlkem768x25519-sha256",))
 
 
@@ -199,7 +199,7 @@ def test_the_clients_preference_decides() -> None:
     ],
 )
 def test_nothing_in_common_names_the_key_and_what_there_is(packet: SSHPacket, key: str, offered: str) -> None:
-    with pytest.raises(algorithms.NoCommonAlgorithmError, match=rf"the server offers {offered}; .* in {key}$"):
+    with pytest.raises(algorithms.NoCommonAlgorithmError, match=rf"the server offers {offered}; .* to {key}$"):
         algorithms.negotiate(packet, OURS)
 
 

@@ -39,13 +39,13 @@ _SSH = SshOptions(host="127.0.0.1", user="fuzz", insecure_host_key=True)
 class Owner(asyncssh.SSHClient):
     """Accepts every host key: the handshake is not what is fuzzed."""
 
-    lost: Exception | None = None
+    close_error: Exception | None = None
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = exc
+        self.close_error = exc
 
 
 @contextmanager
