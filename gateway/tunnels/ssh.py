@@ -1,4 +1,4 @@
-"""`kind: ssh`: an SSH server that opens TCP connections for us (RFC 4254, 7.2)."""
+"""`kind: ssh`: an SSH server that forwards TCP connections (RFC 4254, section 7.2)."""
 
 import asyncio
 import contextlib
@@ -18,10 +18,10 @@ from gateway.tunnels import TunnelKind
 
 
 class SshTunnel:
-    """See `gateway.contracts.Tunnel`.
+    """A tunnel of kind `ssh`; see `gateway.contracts.Tunnel`.
 
     Args:
-        options: What the configuration says.
+        options: The tunnel's options.
     """
 
     def __init__(self, options: SshOptions) -> None:
@@ -35,10 +35,10 @@ class SshTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
-        """Connect through `via`, log in, and keep the pool until the context ends."""
+        """See `gateway.contracts.Tunnel`. Keeps a pool of connections until the context ends."""
         first = await self._connect(via, progress)
-        there = f"{via.leads_to} > {self.far_side}"
-        link = SshLink(self._options, there, lambda: self._connect(via, _quiet), progress)
+        network = f"{via.leads_to} > {self.far_side}"
+        link = SshLink(self._options, network, lambda: self._connect(via, _ignore_progress), progress)
         async with link.running(first):
             yield link
 
@@ -65,12 +65,13 @@ class SshTunnel:
         return sock
 
 
-def _quiet(state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
-    """A further connection of the pool does not change the tunnel's state."""
+def _ignore_progress(state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
+    """Ignore progress: opening another connection of the pool does not change the tunnel's state."""
     del state, reason, detail
 
 
 def _verify(options: SshOptions) -> None:
+    """Load credentials and trusted host keys, to report errors in these files early."""
     credentials.load_keys(options)
     hostkeys.read_trust(options)
 
