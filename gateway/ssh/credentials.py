@@ -10,7 +10,7 @@ import asyncssh
 
 from gateway.contracts import Credential, Validity
 from gateway.errors import Reason, TunnelError
-from gateway.keyfiles import check_private
+from gateway.secret_files import read_private_key
 from gateway.ssh.options import SshOptions
 
 _FOREVER = 2**64 - 1
@@ -59,7 +59,7 @@ def load_keys(options: SshOptions) -> list[Any]:
         )
     keys: list[Any] = []
     for path in options.identity_files:
-        content = check_private(path)
+        content = read_private_key(path)
         try:
             keys.extend(_key_pairs(path, content, passphrase))
         except asyncssh.KeyEncryptionError as error:

@@ -14,7 +14,7 @@ import pytest
 from asyncssh.packet import Boolean, String, UInt32
 from conftest import need
 from servers import serving
-from test_plane import hostile
+from test_native_data_plane import hostile
 from test_ssh import opened, options
 
 from gateway.contracts import Ending, Endpoint
