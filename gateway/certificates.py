@@ -39,8 +39,8 @@ def pem_validities(data: bytes) -> list[Validity]:
 def file_validities(path: Path | None) -> list[Validity]:
     """Return the validity of each PEM certificate in a file.
 
-    The result is empty for None and for a file that is unreadable, too large or not a regular file. The code that uses
-    the file reports such errors.
+    The result is empty for None and for a file that is unreadable, too large or not a regular file. The code that
+    uses the file reports such errors.
     """
     try:
         return pem_validities(_content(path)) if path is not None else []

@@ -1,12 +1,12 @@
 """Checks who can read files that contain secrets, and reads them.
 
-Private keys follow OpenSSH's rule: only the owner may read them. Passwords and configurations with secrets must not be
-readable by everybody. A file is readable by everybody if its mode lets others read it and every directory above it
+Private keys follow OpenSSH's rule: only the owner may read them. Passwords and configurations with secrets must not
+be readable by everybody. A file is readable by everybody if its mode lets others read it and every directory above it
 lets others pass.
 
-Container runtimes mount secrets with mode 0444 (Docker) or 0644 (Kubernetes) into a container that has no other users.
-Such mounts are accepted: a mount of a single file (Docker, Compose, swarm) or, in a pod, an in-memory file system
-(Kubernetes). On a host, an in-memory file system gives no protection from other users.
+Container runtimes mount secrets with mode 0444 (Docker) or 0644 (Kubernetes) into a container that has no other
+users. Such mounts are accepted: a mount of a single file (Docker, Compose, swarm) or, in a pod, an in-memory file
+system (Kubernetes). On a host, an in-memory file system gives no protection from other users.
 """
 
 import errno

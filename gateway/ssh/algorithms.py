@@ -90,7 +90,7 @@ class NoCommonAlgorithmError(asyncssh.KeyExchangeFailed):
 
 
 def supported(key: str) -> list[str]:
-    """Return the algorithms that asyncssh supports on this machine for a configuration key, without those of GSSAPI."""
+    """Return the algorithms that asyncssh supports on this machine for a configuration key, except GSSAPI."""
     return [name.decode("ascii") for name in _SUPPORTED[key]() if not name.startswith(b"gss-")]
 
 

@@ -32,8 +32,8 @@ REKEY_BYTES = 16 << 30
 8.3), and large enough that key exchanges do not affect throughput."""
 _FREQUENT_REKEY_BYTES, _FREQUENT_REKEY_SECONDS = 4 << 20, 10.0
 """A key exchange after fewer bytes and fewer seconds than these counts as frequent. OpenSSH counts the bytes of the
-next packet as blocks (packet.c, ssh_packet_need_rekeying). With a small RekeyLimit, every long packet therefore starts
-a key exchange."""
+next packet as blocks (packet.c, ssh_packet_need_rekeying). With a small RekeyLimit, every long packet therefore
+starts a key exchange."""
 
 _MAX_DEFERRED_PACKETS = 16 * 1024
 """Packets that asyncssh may hold back during a key exchange; a peer that causes more replies is disconnected."""
@@ -180,8 +180,8 @@ class ClientConnection(SSHClientConnection):
     def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
         """Negotiate algorithms when the server's proposal arrives, then call asyncssh's method.
 
-        asyncssh negotiates later, in a task. By then, a server without a common algorithm may have disconnected. Also,
-        asyncssh does not report the server's host key algorithms.
+        asyncssh negotiates later, in a task. By then, a server without a common algorithm may have disconnected.
+        Also, asyncssh does not report the server's host key algorithms.
         """
         if pkttype == MSG_KEXINIT:
             proposal = SSHPacket(packet.get_remaining_payload())

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from gateway.errors import UsageError
 
 _NO_LISTENER = "none.invalid:1"
-"""Value of permitlisten that allows no listener. Without a permitlisten, sshd allows all listeners, and `none` is valid
-in sshd_config (PermitListen) only. The name never resolves (RFC 6761, section 6.4). Only root may use the port, and
-then gets it on loopback."""
+"""Value of permitlisten that allows no listener. Without a permitlisten, sshd allows all listeners, and `none` is
+valid in sshd_config (PermitListen) only. The name never resolves (RFC 6761, section 6.4). Only root may use the port,
+and then gets it on loopback."""
 _HOST = re.compile(r"[\w.:%\[\]-]+")
 _SOURCE = re.compile(r"!?[\w.:/*?%-]+")
 

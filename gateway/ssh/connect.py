@@ -27,8 +27,8 @@ async def connect(
 ) -> asyncssh.SSHClientConnection:
     """Connect, verify the host key and log in.
 
-    A pinned fingerprint does not reveal the type of its key, and a server presents one key per connection. If that key
-    is not trusted, this function connects again and proposes the remaining key types.
+    A pinned fingerprint does not reveal the type of its key, and a server presents one key per connection. If that
+    key is not trusted, this function connects again and proposes the remaining key types.
 
     Args:
         options: The tunnel's options.

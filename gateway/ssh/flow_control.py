@@ -1,8 +1,8 @@
 """Receive windows of SSH channels: initial sizes, growth from measured throughput, and memory budgets. Pure.
 
-A window of W bytes limits a channel to W bytes per round trip (RFC 4254, section 5.2). A window costs memory only when
-the client reads slowly. So a window grows only on a long path, and only when the channel uses most of it within one
-round trip.
+A window of W bytes limits a channel to W bytes per round trip (RFC 4254, section 5.2). A window costs memory only
+when the client reads slowly. So a window grows only on a long path, and only when the channel uses most of it within
+one round trip.
 
 The budgets bound the memory that slow clients can occupy. N channels hold at most `INITIAL_BUDGET_BYTES` +
 `GROWTH_BUDGET_BYTES` + N * `MIN_WINDOW`, plus a tenth of that for the Python objects. In numbers: 2 MiB for each of

@@ -24,7 +24,7 @@ from gateway.ssh.flow_control import (
 from gateway.ssh.packet_writer import MAX_SEND_PACKET, SLOT_VIEWS, SLOTS
 
 _SAMPLE_EVERY = 4
-"""The latency of one response in this many is recorded, starting with the first. Recording all costs 3 % throughput."""
+"""The latency of one response in this many is recorded, starting with the first. All would cost 3 % of the rate."""
 _MAX_PIECES = 64
 """Buffers for one sendmsg(2). With more, joining them is cheaper; the kernel refuses more than 1024."""
 RoundTrip = Callable[[], float | None]

@@ -117,7 +117,7 @@ class SshOptions:
         for pin in self.host_keys:
             if pin.startswith("SHA256:") and not _FINGERPRINT.fullmatch(pin):
                 raise ValueError(
-                    f"host_keys: {pin!r} is not a fingerprint: write SHA256: and 43 characters, as ssh-keygen -lf does"
+                    f"host_keys: {pin!r} is not a fingerprint (SHA256: and 43 characters, as ssh-keygen -lf prints)"
                 )
         for key in algorithms.DEFAULTS:
             algorithms.validate(key, getattr(self, key))

@@ -1,7 +1,7 @@
 """Encrypts and sends packets on one SSH connection, many packets per system call.
 
-Packets of asyncssh and of the native data plane go into one batch, in the order of encryption. The batch is written to
-the socket at the end of the event loop's turn, or when it is full. The rest waits in a backlog. While there is a
+Packets of asyncssh and of the native data plane go into one batch, in the order of encryption. The batch is written
+to the socket at the end of the event loop's turn, or when it is full. The rest waits in a backlog. While there is a
 backlog, relays that have data to send wait in a queue, and get one turn each in round-robin order.
 """
 
@@ -37,7 +37,7 @@ _SLOW_BATCH_SIZE = 2 * (MAX_SEND_PACKET + 64)
 _SLOW_DRAIN = 0.02
 """Seconds for writing a backlog, above which the path counts as slow. On a slow path, turns and batches are short."""
 MAX_CONTROL_BACKLOG = 1024 * 1024
-"""Bytes of backlog above which receiving stops. This bounds replies to a peer that sends requests but does not read."""
+"""Bytes of backlog above which receiving stops, to bound the replies to a peer that does not read."""
 
 # Scratch space for packets to encrypt, shared by all connections: it holds nothing between two events.
 _SCRATCH = pages(_SLOT_SIZE * SLOTS)
@@ -143,7 +143,7 @@ class PacketWriter:
     def send_control(self, msg_type: int, payload: bytes) -> None:
         """Encrypt and batch a short packet of the connection protocol.
 
-        With another cipher than AES-GCM, or during a key exchange, asyncssh gets the packet and sends it when allowed.
+        With another cipher than AES-GCM, or during a key exchange, asyncssh takes the packet and sends it later.
 
         Args:
             msg_type: The SSH message number.

@@ -37,7 +37,8 @@ _IDLE_BEFORE_SHRINK = 60.0
 _MIN_RETRY, _MAX_RETRY = 0.25, 10.0
 """Bounds of the upper limit of the random retry delay, in seconds."""
 _FATAL_RETRY = 60.0
-"""Seconds before the next login after a refused one, because sshd penalizes repeated failures (PerSourcePenalties)."""
+"""Seconds before the next login after a refused one, because sshd penalizes repeated failures
+(PerSourcePenalties)."""
 
 Dial = Callable[[], Awaitable[PooledConnection]]
 
@@ -271,7 +272,7 @@ class SshLink:
             self._apply_policy(now)
 
     async def _dial_missing_connections(self) -> None:
-        """Dial while connections are missing. The dials run in parallel, so one that hangs does not delay the others."""
+        """Dial while connections are missing; in parallel, so that one dial that hangs does not delay the others."""
         while True:
             self._wake_dialler.clear()
             while self._missing_count() > len(self._dial_tasks):

@@ -1,8 +1,8 @@
 """Decides what a pool of SSH connections needs: which to use, how many to dial, which to abort. Pure.
 
-A silent connection is suspect: it gets no new channels, and the pool dials a replacement. If other connections answer,
-only this connection is broken, and the pool aborts it soon. If no connection answers, the path itself has stalled:
-the pool keeps its connections for long, because they resume with all their channels when the stall ends.
+A silent connection is suspect: it gets no new channels, and the pool dials a replacement. If other connections
+answer, only this connection is broken, and the pool aborts it soon. If no connection answers, the path itself has
+stalled: the pool keeps its connections for long, because they resume with all their channels when the stall ends.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from gateway.ssh.options import Keepalive
 CHANNELS_PER_CONNECTION = 64
 """sshd polls all channels of a connection in each turn, so latency grows with their number."""
 REPLACEMENT_TIME = 1.0
-"""Seconds within which a replacement connects if only the old connections are broken. If it takes longer, the path has
-stalled."""
+"""Seconds within which a replacement connects if only the old connections are broken. If it takes longer, the path
+has stalled."""
 SLOW_KEEPALIVE = 0.8
 """Seconds without a keepalive reply after which new channels use another connection."""
 

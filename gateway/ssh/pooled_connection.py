@@ -187,7 +187,7 @@ class PooledConnection:
             self.round_trip = self._last_heard - self._keepalive_sent
 
     def keepalive_wait(self, now: float) -> float:
-        """Return the seconds for which the keepalive has had no reply and nothing else was heard; 0 if none is pending.
+        """Return the seconds for which a keepalive has had no reply and nothing else was heard; 0 if none is pending.
 
         Args:
             now: The monotonic time, in seconds.
@@ -235,7 +235,7 @@ class PooledConnection:
             self._closing_task = asyncio.ensure_future(self.close())
 
     async def close(self) -> None:
-        """Reset every client and close the connection; wait up to one second for the disconnect message to be sent."""
+        """Reset every client and close the connection. Waits up to one second for asyncssh to close it cleanly."""
         self.closing = True
         for relay in list(self._relays.values()):
             relay.abort(Ending.LINK_LOST)

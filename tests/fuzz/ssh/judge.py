@@ -158,10 +158,10 @@ def compare(drive: Drive) -> None:
     What happens within one turn of the event loop may be seen in either order. So nothing is compared of a channel
     that was given up or cut off meanwhile, nothing of a client that left, and no upload to a peer that closed.
 
-    After an illegal step of the peer, only the ends of the connections are compared. asyncssh and the native data plane
-    close them for the same reasons, except those that `_CLOSED_BY_BOTH` leaves out. The native data plane ignores a
-    second CHANNEL_EOF, data of length zero after it, extended data, which a TCP channel does not use, and bytes beyond
-    the end of a packet. It answers an unexpected reply with MSG_UNIMPLEMENTED. None of these is harmful.
+    After an illegal step of the peer, only the ends of the connections are compared. asyncssh and the native data
+    plane close them for the same reasons, except those that `_CLOSED_BY_BOTH` leaves out. The native data plane
+    ignores a second CHANNEL_EOF, data of length zero after it, extended data, which a TCP channel does not use, and
+    bytes beyond the end of a packet. It answers an unexpected reply with MSG_UNIMPLEMENTED. None of these is harmful.
 
     Raises:
         OracleError: They differ.
