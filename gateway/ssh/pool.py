@@ -11,7 +11,7 @@ from math import inf
 from gateway.contracts import Endpoint, Phases, Progress, Stream, TunnelState
 from gateway.errors import LinkLostError, ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
-from gateway.relay.attempts import persist
+from gateway.relay.attempts import retry_dial
 from gateway.relay.pair import pair
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.options import SshOptions
@@ -125,7 +125,7 @@ class SshLink:
         timed.hint = "" if any(connection.has_answered_open for connection in self._connections) else _NO_ANSWER_HINT
         try:
             with timed("channel"):
-                relay = await persist(
+                relay = await retry_dial(
                     lambda within: self.join(theirs, to, Histogram(), within),
                     timed.given_up,
                     self._options.dial_timeout,

@@ -39,7 +39,7 @@ from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Address, Listener
 from gateway.measure import Histogram
 from gateway.ops import logs
-from gateway.relay.attempts import persist
+from gateway.relay.attempts import retry_dial
 from gateway.relay.readiness import RelayLoop
 from gateway.relay.sockets import reset, tune
 from gateway.ssh.handshake_limiter import handshake_limiter
@@ -188,7 +188,7 @@ class Worker:
             return
         link = uplink.link
         try:
-            await persist(
+            await retry_dial(
                 lambda within: link.join(client, message.to, Histogram(), within),
                 lambda: site.given_up(message.tunnel, message.to),
             )
