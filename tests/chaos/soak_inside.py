@@ -16,7 +16,7 @@ from gateway.ssh.pool import SshLink
 from gateway.ssh.pooled_connection import PooledConnection
 
 CIPHERS: tuple[str, ...] = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
-"""One for the project's own plane, and one for asyncssh's channels."""
+"""One for the native data plane, and one for asyncssh's channels."""
 QUANTUM = MAX_SEND_PACKET
 """The most that one client sends before another's turn, where several wait."""
 MIB = 1 << 20
