@@ -27,13 +27,13 @@ def der_validity(data: bytes) -> Validity | None:
 
 def pem_validities(data: bytes) -> list[Validity]:
     """Return the validity of each PEM certificate in `data`; skip those that cannot be parsed."""
-    found = []
+    validities = []
     for body in _PEM.findall(data):
         try:
-            found.append(der_validity(base64.b64decode(body)))
+            validities.append(der_validity(base64.b64decode(body)))
         except ValueError:
             continue
-    return [each for each in found if each is not None]
+    return [each for each in validities if each is not None]
 
 
 def file_validities(path: Path | None) -> list[Validity]:
@@ -62,5 +62,5 @@ def ca_credentials(path: Path | None) -> list[Credential]:
     Its validity is that of the certificate that expires last: any CA in the file may have signed the peer's
     certificate.
     """
-    found = file_validities(path)
-    return [Credential("tls", str(path), max(found, key=lambda each: each.expires))] if found else []
+    validities = file_validities(path)
+    return [Credential("tls", str(path), max(validities, key=lambda each: each.expires))] if validities else []

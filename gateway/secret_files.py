@@ -96,10 +96,10 @@ def check_owner_only(path: Path, status: os.stat_result, what: str = "private ke
     Raises:
         TunnelError: Others can read the file; fatal. The message names the fix.
     """
-    ours = status.st_uid == os.geteuid()
+    owned = status.st_uid == os.geteuid()
     mode = stat.S_IMODE(status.st_mode)
-    if mode & (0o077 if ours else 0o007) and not _is_runtime_mount(path):
-        remedy = f"chmod 600 {path}" if ours else "mount it with mode 0400 (or 0440 for its group)"
+    if mode & (0o077 if owned else 0o007) and not _is_runtime_mount(path):
+        remedy = f"chmod 600 {path}" if owned else "mount it with mode 0400 (or 0440 for its group)"
         raise TunnelError(
             Reason.AUTH,
             f"{path}: the {what} is readable by others (mode {mode:04o}): {remedy}",
@@ -144,15 +144,15 @@ def _is_runtime_mount(path: Path) -> bool:
 def _mount(path: Path) -> tuple[str, str]:
     """Return mount point and file system type of a file's mount (proc_pid_mountinfo(5)); empty if not known."""
     ancestors = {str(path), *map(str, path.parents)}
-    found = ("", "")
+    mount = ("", "")
     try:
         lines = _MOUNTS.read_text(errors="surrogateescape").splitlines()
     except OSError:
-        return found
+        return mount
     for line in lines:
         fields, _, source = line.partition(" - ")
         point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields.split()[4])
         # A later mount at the same point covers the earlier one.
-        if point in ancestors and len(point) >= len(found[0]):
-            found = (point, source.split()[0])
-    return found
+        if point in ancestors and len(point) >= len(mount[0]):
+            mount = (point, source.split()[0])
+    return mount

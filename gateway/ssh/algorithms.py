@@ -104,19 +104,19 @@ def validate(key: str, names: Sequence[str]) -> None:
     Raises:
         ValueError: asyncssh does not know a name, or supports none of them on this machine.
     """
-    known = supported(key)
+    available = supported(key)
     # Defaults that this machine's OpenSSL lacks are not errors: a configuration may be used on several machines.
     for name in names:
-        if name not in known and name not in DEFAULTS[key]:
-            raise ValueError(f"{key}: {name!r} is not one of {', '.join(known)}")
-    if not any(name in known for name in names):
-        raise ValueError(f"{key}: this machine supports none of these; it supports {', '.join(known)}")
+        if name not in available and name not in DEFAULTS[key]:
+            raise ValueError(f"{key}: {name!r} is not one of {', '.join(available)}")
+    if not any(name in available for name in names):
+        raise ValueError(f"{key}: this machine supports none of these; it supports {', '.join(available)}")
 
 
 def usable(key: str, names: Sequence[str]) -> list[str]:
     """Return the `names` that asyncssh supports on this machine, in the same order."""
-    known = supported(key)
-    return [name for name in names if name in known]
+    available = supported(key)
+    return [name for name in names if name in available]
 
 
 # Host keys.
@@ -165,12 +165,12 @@ def ca_signature_algorithm(certificate: Any) -> str:
 # Negotiation.
 
 
-def negotiate(proposal: SSHPacket, ours: Mapping[str, Sequence[bytes]]) -> tuple[str, list[str]]:
+def negotiate(proposal: SSHPacket, client: Mapping[str, Sequence[bytes]]) -> tuple[str, list[str]]:
     """Negotiate algorithms with a server's proposal (RFC 4253, section 7.1).
 
     Args:
         proposal: The server's SSH_MSG_KEXINIT, after its cookie.
-        ours: The client's proposal by configuration key, in order of preference.
+        client: The client's proposal by configuration key, in order of preference.
 
     Returns:
         The negotiated host key algorithm, and all host key algorithms that the server offers.
@@ -178,22 +178,22 @@ def negotiate(proposal: SSHPacket, ours: Mapping[str, Sequence[bytes]]) -> tuple
     Raises:
         NoCommonAlgorithmError: There is no common algorithm in one category.
     """
-    _choose("kex", ours, proposal.get_namelist())
+    _choose("kex", client, proposal.get_namelist())
     offered = proposal.get_namelist()
-    chosen = _choose("host_key_algorithms", ours, offered)
-    both_ways = [_choose("ciphers", ours, proposal.get_namelist()) for _ in range(2)]
-    for cipher in both_ways:
+    chosen = _choose("host_key_algorithms", client, offered)
+    ciphers = [_choose("ciphers", client, proposal.get_namelist()) for _ in range(2)]
+    for cipher in ciphers:
         macs = proposal.get_namelist()
         if encryption_needs_mac(cipher):
-            _choose("macs", ours, macs)
+            _choose("macs", client, macs)
     return chosen.decode("ascii"), [name.decode("ascii", "backslashreplace") for name in offered]
 
 
-def _choose(key: str, ours: Mapping[str, Sequence[bytes]], theirs: Sequence[bytes]) -> bytes:
-    for name in ours[key]:
-        if name in theirs:
+def _choose(key: str, client: Mapping[str, Sequence[bytes]], server: Sequence[bytes]) -> bytes:
+    for name in client[key]:
+        if name in server:
             return name
-    raise NoCommonAlgorithmError(key, theirs)
+    raise NoCommonAlgorithmError(key, server)
 
 
 def needs_strict_kex(cipher: str, mac: str) -> bool:

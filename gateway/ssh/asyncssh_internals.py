@@ -138,8 +138,8 @@ class ClientConnection(SSHClientConnection):
         self._host_key_algorithm = ""
         self.host_keys_offered: list[str] = []
         """The host key algorithms that the server proposed."""
-        self._negotiated_send_cipher: Any = None
-        self._negotiated_receive_cipher: Any = None
+        self._send_encryption_object: Any = None
+        self._recv_encryption_object: Any = None
         self.send_cipher: Gcm | None = None
         """The cipher for sending, if the native data plane supports it."""
         self.receive_cipher: Gcm | None = None
@@ -157,23 +157,23 @@ class ClientConnection(SSHClientConnection):
 
     @property
     def _send_encryption(self) -> Any:
-        return self._negotiated_send_cipher
+        return self._send_encryption_object
 
     @_send_encryption.setter
-    def _send_encryption(self, made: Any) -> None:
-        self._negotiated_send_cipher = Gcm(made) if self._native and isinstance(made, GCMEncryption) else made
-        self.send_cipher = self._negotiated_send_cipher if isinstance(self._negotiated_send_cipher, Gcm) else None
+    def _send_encryption(self, cipher: Any) -> None:
+        replaced = Gcm(cipher) if self._native and isinstance(cipher, GCMEncryption) else cipher
+        self._send_encryption_object = replaced
+        self.send_cipher = replaced if isinstance(replaced, Gcm) else None
 
     @property
     def _recv_encryption(self) -> Any:
-        return self._negotiated_receive_cipher
+        return self._recv_encryption_object
 
     @_recv_encryption.setter
-    def _recv_encryption(self, made: Any) -> None:
-        self._negotiated_receive_cipher = Gcm(made) if self._native and isinstance(made, GCMEncryption) else made
-        self.receive_cipher = (
-            self._negotiated_receive_cipher if isinstance(self._negotiated_receive_cipher, Gcm) else None
-        )
+    def _recv_encryption(self, cipher: Any) -> None:
+        replaced = Gcm(cipher) if self._native and isinstance(cipher, GCMEncryption) else cipher
+        self._recv_encryption_object = replaced
+        self.receive_cipher = replaced if isinstance(replaced, Gcm) else None
 
     # Host keys.
 
@@ -186,13 +186,13 @@ class ClientConnection(SSHClientConnection):
         if pkttype == MSG_KEXINIT:
             proposal = SSHPacket(packet.get_remaining_payload())
             proposal.get_bytes(16)  # cookie
-            ours = {
+            proposed = {
                 "kex": self._kex_algs,
                 "host_key_algorithms": self._server_host_key_algs or [],
                 "ciphers": self._enc_algs,
                 "macs": self._mac_algs,
             }
-            self._host_key_algorithm, self.host_keys_offered = algorithms.negotiate(proposal, ours)
+            self._host_key_algorithm, self.host_keys_offered = algorithms.negotiate(proposal, proposed)
         return super().process_packet(pkttype, pktid, packet)
 
     def validate_server_host_key(self, key_data: bytes) -> Any:
@@ -360,11 +360,11 @@ class ClientConnection(SSHClientConnection):
         number = self.add_channel(channel)
         self.allow_packet_size(max_packet)
         unix = host.startswith("/")
-        kind = b"direct-streamlocal@openssh.com" if unix else b"direct-tcpip"
+        channel_type = b"direct-streamlocal@openssh.com" if unix else b"direct-tcpip"
         where = _STREAMLOCAL_RESERVED if unix else UInt32(port) + _ORIGIN
         self.packet_transport.writer.send_control(
             MSG_CHANNEL_OPEN,
-            b"".join((String(kind), UInt32(number), UInt32(window), UInt32(max_packet), String(host), where)),
+            b"".join((String(channel_type), UInt32(number), UInt32(window), UInt32(max_packet), String(host), where)),
         )
         return number
 

@@ -162,12 +162,12 @@ def _tunnel_error(error: Exception, options: SshOptions, verifier: HostKeyVerifi
             return TunnelError(Reason.HOST_KEY, f"{where}: {error.reason}", fatal=True)
         case asyncssh.HostKeyNotVerifiable():
             listed = verifier.trust.listed
-            known = listed.keys or listed.authorities
-            what = "the host key has CHANGED" if known else "the host key is not known"
+            is_listed = listed.keys or listed.authorities
+            what = "the host key has CHANGED" if is_listed else "the host key is not known"
             error_type = _TryOtherKeyTypeError if verifier.has_other_key_types else TunnelError
             remedy = (
                 ""
-                if known
+                if is_listed
                 else (
                     f"; compare it with the output of ssh-keygen -l on the server, then add the key"
                     f" (ssh-keyscan -p {options.endpoint.port} {options.endpoint.host}) to known_hosts or host_keys"

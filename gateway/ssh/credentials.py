@@ -85,18 +85,18 @@ def certificate_files(options: SshOptions) -> set[Path]:
 
 def certificates(options: SshOptions) -> list[Credential]:
     """Return the certificates that expire. Files that cannot be read are skipped. Blocks."""
-    found = []
+    credentials = []
     for path in sorted(certificate_files(options)):
         try:
             certificates_in_file = _certificates(path) if path.exists() else ()
         except TunnelError:
             continue
-        found += [
+        credentials += [
             Credential("ssh_certificate", str(path), _validity(each))
             for each in certificates_in_file
             if getattr(each, "_valid_before", _FOREVER) != _FOREVER
         ]
-    return found
+    return credentials
 
 
 def _validity(certificate: Any) -> Validity:
@@ -118,14 +118,14 @@ def _key_pairs(path: Path, content: bytes, passphrase: str | None) -> Sequence[A
 
 def _certificates(path: Path) -> Sequence[Any]:
     try:
-        found = asyncssh.load_certificates(str(path))
+        certificates = asyncssh.load_certificates(str(path))
     except (asyncssh.KeyImportError, OSError, ValueError) as error:
         raise TunnelError(Reason.AUTH, f"{path}: {error_text(error)}", fatal=True) from error
-    if not found:
+    if not certificates:
         raise TunnelError(
             Reason.AUTH, f"{path}: contains no certificate (ssh-keygen -s creates KEY-cert.pub)", fatal=True
         )
-    return found
+    return certificates
 
 
 def error_text(error: Exception) -> str:

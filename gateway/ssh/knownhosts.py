@@ -71,8 +71,8 @@ class KnownHosts:
 
     def _find(self, name: str, port: int, address: str) -> KnownHostEntries:
         match = self.hosts.match
-        found = match(name, _literal(name), None if port == _SSH_PORT else port)
-        if any(not each.is_x509 for each in found[3]):
+        matches = match(name, _literal(name), None if port == _SSH_PORT else port)
+        if any(not each.is_x509 for each in matches[3]):
             raise TunnelError(
                 Reason.HOST_KEY,
                 f"known_hosts: a line for {name} trusts a certificate: list its key, or its CA with @cert-authority",
@@ -83,7 +83,7 @@ class KnownHosts:
             for form in (each, f"[{each}]:{port}"):
                 listed = match(form, "", None)
                 revoked += [*listed[2], *(certificate.key for certificate in listed[4])]
-        return KnownHostEntries(tuple(found[0]), tuple(found[1]), tuple(revoked))
+        return KnownHostEntries(tuple(matches[0]), tuple(matches[1]), tuple(revoked))
 
 
 _parsed: dict[tuple[Path, ...], KnownHosts] = {}

@@ -212,7 +212,7 @@ class NativeChannel(ChannelRelay):
         self.fail_open(asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "connection lost"))
         self._on_link_lost()
 
-    def process_packet(self, kind: int, number: int, packet: SSHPacket) -> bool:
+    def process_packet(self, pkttype: int, number: int, packet: SSHPacket) -> bool:
         """Handle a packet that `PacketReader` passed to asyncssh; return whether its type is supported.
 
         Raises:
@@ -221,7 +221,7 @@ class NativeChannel(ChannelRelay):
         del number
         if self._remote_id < 0:
             raise asyncssh.ProtocolError("Channel not open")
-        if kind == asyncssh_internals.MSG_CHANNEL_DATA:
+        if pkttype == asyncssh_internals.MSG_CHANNEL_DATA:
             data = memoryview(packet.get_string())
             packet.check_end()
             self.window.remaining -= len(data)
@@ -229,18 +229,18 @@ class NativeChannel(ChannelRelay):
                 raise asyncssh.ProtocolError("more data than the window allows")
             self.incoming.append(data)
             self.deliver()
-        elif kind == asyncssh_internals.MSG_CHANNEL_WINDOW_ADJUST:
+        elif pkttype == asyncssh_internals.MSG_CHANNEL_WINDOW_ADJUST:
             self.on_window_adjust(packet.get_uint32())
-        elif kind in (asyncssh_internals.MSG_CHANNEL_EOF, asyncssh_internals.MSG_CHANNEL_CLOSE):
-            self.on_peer_end(close=kind == asyncssh_internals.MSG_CHANNEL_CLOSE)
-        elif kind == asyncssh_internals.MSG_CHANNEL_EXTENDED_DATA:
+        elif pkttype in (asyncssh_internals.MSG_CHANNEL_EOF, asyncssh_internals.MSG_CHANNEL_CLOSE):
+            self.on_peer_end(close=pkttype == asyncssh_internals.MSG_CHANNEL_CLOSE)
+        elif pkttype == asyncssh_internals.MSG_CHANNEL_EXTENDED_DATA:
             packet.get_uint32()
             size = len(packet.get_string())  # forwarded channels have no stderr: drop the data
             self.window.remaining -= size
             if self.window.remaining < 0:
                 raise asyncssh.ProtocolError("more data than the window allows")
             self._consumed(size, self.last_active)
-        elif kind == asyncssh_internals.MSG_CHANNEL_REQUEST:
+        elif pkttype == asyncssh_internals.MSG_CHANNEL_REQUEST:
             packet.get_string()
             if packet.get_boolean() and not self._sent_close:
                 self._writer.send_control(asyncssh_internals.MSG_CHANNEL_FAILURE, UInt32(self._remote_id))

@@ -120,23 +120,23 @@ class SshLink:
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """See `gateway.contracts.Link`. Records the phase `channel`."""
-        ours, theirs = pair()
+        caller_end, relay_end = pair()
         timed = phases or Phases()
         timed.hint = "" if any(connection.has_answered_open for connection in self._connections) else _NO_ANSWER_HINT
         try:
             with timed("channel"):
                 relay = await retry_dial(
-                    lambda within: self.join(theirs, to, Histogram(), within),
+                    lambda within: self.join(relay_end, to, Histogram(), within),
                     timed.given_up,
                     self._options.dial_timeout,
                 )
         except BaseException:
-            ours.close()
-            theirs.close()
+            caller_end.close()
+            relay_end.close()
             raise
         timed.hint = ""
-        ours.broken = lambda: relay.cut_short
-        return ours
+        caller_end.broken = lambda: relay.cut_short
+        return caller_end
 
     async def lost(self) -> str:
         """See `gateway.contracts.Link`."""

@@ -493,7 +493,7 @@ def test_any_sequence_of_well_sealed_packets_is_survived(
 ) -> None:
     """A peer that has the keys and sends what it likes: its connection may end, a clean end or an error, and no more.
 
-    The native data plane decrypts the packets as if they had come from the peer; a bystander on another connection goes on.
+    The native data plane decrypts the packets as if the peer had sent them; another connection stays unaffected.
     """
 
     keys: dict[int, bytes] = {}
