@@ -1,4 +1,4 @@
-"""Every use of asyncssh internals, except the round trip of a keepalive, in one module.
+"""The asyncssh internals that the native data plane and the host key checks depend on, in one module.
 
 asyncssh handles the handshake, key exchanges, global requests and disconnects. It writes through `PacketTransport` as
 through any transport. It receives every packet that the native data plane does not handle, still encrypted, so all of

@@ -101,7 +101,7 @@ def open_things() -> tuple[int, int, int, int]:
 
 
 def connecting(chosen: SshOptions) -> Coroutine[Any, Any, PooledConnection]:
-    return SshTunnel(chosen)._session(DirectLink(), lambda *_: None)
+    return SshTunnel(chosen)._connect(DirectLink(), lambda *_: None)
 
 
 @pytest.mark.parametrize(

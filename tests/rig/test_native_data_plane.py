@@ -199,7 +199,7 @@ async def test_a_query_is_answered_beside_clients_that_do_not_read(bastions: dic
             deaf = [await link.socket(Endpoint("127.0.0.1", flooding)) for _ in range(20)]
 
             def held() -> int:
-                return sum(relay.buffered for relay in link._connections[0]._relays.values())  # type: ignore[attr-defined]
+                return sum(relay.buffered for relay in link._connections[0]._relays.values())
 
             before, now = -1, 0
             async with asyncio.timeout(20):
