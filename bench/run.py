@@ -200,7 +200,7 @@ SSHTUNNEL = [
     Row("new connections/s, 8 at once", lambda way: load("conn", way.port, 8, 100)),
 ]
 CIPHERS = ("chacha20-poly1305@openssh.com", "aes128-ctr")
-"""Those that the gateway's own data plane does not speak."""
+"""Ciphers that the native data plane does not support."""
 OF_A_CIPHER = [
     Row("ciphers: bulk to the backend, 1 flow, MB/s", bulk("up", 1, 300_000_000)),
     Row("ciphers: bulk from the backend, 1 flow, MB/s", bulk("down", 1, 300_000_000)),

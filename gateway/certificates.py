@@ -1,4 +1,4 @@
-"""How long X.509 certificates are valid (RFC 5280, section 4.1.2.5)."""
+"""Reads the validity periods of X.509 certificates (RFC 5280, section 4.1.2.5)."""
 
 import base64
 import os
@@ -11,11 +11,11 @@ from gateway.contracts import Credential, Validity
 _PEM = re.compile(rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----(.*?)-----END", re.DOTALL)
 
 _LARGEST = 4 << 20
-"""Bytes of a file; the system's authorities have a quarter of a megabyte."""
+"""Maximum size of a file in bytes; a system's CA bundle has a quarter of a megabyte."""
 
 
-def of_der(data: bytes) -> Validity | None:
-    """How long one certificate is valid; None: it is not a certificate."""
+def der_validity(data: bytes) -> Validity | None:
+    """Return the validity of a DER certificate; None if `data` is not a certificate."""
     from cryptography import x509  # noqa: PLC0415 - only where there are certificates
 
     try:
@@ -25,34 +25,42 @@ def of_der(data: bytes) -> Validity | None:
         return None
 
 
-def of_pem(data: bytes) -> list[Validity]:
-    """How long each certificate in a file's content is valid; those that cannot be read are left out."""
-    found = []
+def pem_validities(data: bytes) -> list[Validity]:
+    """Return the validity of each PEM certificate in `data`; skip those that cannot be parsed."""
+    validities = []
     for body in _PEM.findall(data):
         try:
-            found.append(of_der(base64.b64decode(body)))
+            validities.append(der_validity(base64.b64decode(body)))
         except ValueError:
             continue
-    return [each for each in found if each is not None]
+    return [each for each in validities if each is not None]
 
 
-def of_file(path: Path | None) -> list[Validity]:
-    """The same of a file; empty where it cannot be read, is too large or no regular file: its user reports that."""
+def file_validities(path: Path | None) -> list[Validity]:
+    """Return the validity of each PEM certificate in a file.
+
+    The result is empty for None and for a file that is unreadable, too large or not a regular file. The code that
+    uses the file reports such errors.
+    """
     try:
-        return of_pem(_content(path)) if path is not None else []
+        return pem_validities(_content(path)) if path is not None else []
     except OSError:
         return []
 
 
 def _content(path: Path) -> bytes:
-    """Read a regular file; nothing of anything else, such as a FIFO, which is opened without a wait."""
+    """Read a regular file. Returns nothing for other files, such as a FIFO, and does not block on them."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
         usable = stat.S_ISREG(status.st_mode) and status.st_size <= _LARGEST
         return file.read(_LARGEST) if usable else b""
 
 
-def authority(path: Path | None) -> list[Credential]:
-    """A file of authorities: it is good until the last of them expires, since any of them may have signed."""
-    found = of_file(path)
-    return [Credential("tls", str(path), max(found, key=lambda each: each.expires))] if found else []
+def ca_credentials(path: Path | None) -> list[Credential]:
+    """Return a CA file as one credential, or nothing if it has no certificate.
+
+    Its validity is that of the certificate that expires last: any CA in the file may have signed the peer's
+    certificate.
+    """
+    validities = file_validities(path)
+    return [Credential("tls", str(path), max(validities, key=lambda each: each.expires))] if validities else []

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple, NewType, Protocol
 
 from gateway.errors import Reason
-from gateway.keyfiles import read_secret
 from gateway.measure import Histogram, Tap
+from gateway.secret_files import read_secret
 from gateway.text import one_line
 
 Duration = NewType("Duration", float)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gateway.app.running import Running
-from gateway.certificates import authority, of_file
+from gateway.certificates import ca_credentials, file_validities
 from gateway.config import Config
 from gateway.contracts import Credential
 from gateway.ops.answers import iso
@@ -43,8 +43,8 @@ def read(config: Config) -> list[Named]:
 
 
 def _own(name: str, ca_file: Path | None, cert_file: Path | None) -> list[Named]:
-    ours = [Credential("tls", str(cert_file), each) for each in of_file(cert_file)]
-    return [(name, credential) for credential in (*authority(ca_file), *ours)]
+    ours = [Credential("tls", str(cert_file), each) for each in file_validities(cert_file)]
+    return [(name, credential) for credential in (*ca_credentials(ca_file), *ours)]
 
 
 def shown(backends: list[Running]) -> Iterator[Named]:

@@ -27,7 +27,7 @@ from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Address, Listener
 from gateway.health.monitor import Check, Schedule
 from gateway.relay.direct import DirectTunnel
-from gateway.ssh.handshakes import PER_SERVER, handshakes
+from gateway.ssh.handshake_limiter import PER_SERVER, handshake_limiter
 from gateway.supervision.supervisor import Supervisor
 from gateway.supervision.uplink import Uplink
 
@@ -83,7 +83,7 @@ class Site:
         self._apart = checker is None  # a worker is for one sort of traffic anyway
         self.workers = Workers(config.gateway.workers if checker is None else 0, self._failed, self._recorder)
         if self.workers.units:
-            handshakes().per_server = max(1, PER_SERVER - len(self.workers.units))
+            handshake_limiter().per_server = max(1, PER_SERVER - len(self.workers.units))
         self._units.start("tunnel direct", self.direct)
         for unit in self.workers.units:
             supervisor.start(f"worker {unit.number}", unit)

@@ -9,7 +9,7 @@ import click
 from gateway.errors import UsageError
 
 if TYPE_CHECKING:
-    from gateway.importing.found import Found
+    from gateway.importing.result import ImportResult
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -25,7 +25,7 @@ def ssh_command(command: str) -> None:
     """Print the configuration that replaces an `ssh -L` command, given as one word."""
     from gateway.importing import ssh  # noqa: PLC0415 - slow to import
 
-    _tell(ssh.command, command)
+    _tell(ssh.import_command, command)
 
 
 @import_.command("ssh-config")
@@ -34,7 +34,7 @@ def ssh_config(file: Path) -> None:
     """Print the configuration that replaces the hosts with a LocalForward in an ssh_config file."""
     from gateway.importing import ssh  # noqa: PLC0415 - slow to import
 
-    _tell(ssh.config, _text(file))
+    _tell(ssh.import_config, _text(file))
 
 
 @import_.command("compose")
@@ -43,7 +43,7 @@ def compose_file(file: Path) -> None:
     """Print the configuration that replaces a compose file's ssh services and NFS volumes."""
     from gateway.importing import compose  # noqa: PLC0415 - slow to import
 
-    _tell(compose.services, _text(file))
+    _tell(compose.import_compose, _text(file))
 
 
 def _text(file: Path) -> str:
@@ -53,11 +53,11 @@ def _text(file: Path) -> str:
         raise UsageError(f"{file}: {error}") from error
 
 
-def _tell(read: "Callable[[str, Found], None]", text: str) -> None:
-    from gateway.importing.found import Found  # noqa: PLC0415 - slow to import
+def _tell(read: "Callable[[str, ImportResult], None]", text: str) -> None:
+    from gateway.importing.result import ImportResult  # noqa: PLC0415 - slow to import
 
-    found = Found()
-    read(text, found)
-    click.echo(found.text().rstrip())
-    for note in found.notes:
+    result = ImportResult()
+    read(text, result)
+    click.echo(result.to_yaml().rstrip())
+    for note in result.notes:
         click.secho(f"# {note}", err=True, fg="yellow")

@@ -39,9 +39,9 @@ def authorized_keys(
     For OpenSSH 7.8 and later. Without the lines in sshd_config, the key opens listeners on unix sockets.
     """
     from gateway.config import load  # noqa: PLC0415 - slow to import
-    from gateway.ssh import authorized  # noqa: PLC0415 - slow to import
+    from gateway.ssh.authorized_keys import key_options, sshd_config_lines  # noqa: PLC0415 - slow to import
     from gateway.ssh.options import SshOptions  # noqa: PLC0415 - slow to import
-    from gateway.ssh.public import public_keys  # noqa: PLC0415 - slow to import
+    from gateway.ssh.public_keys import public_keys  # noqa: PLC0415 - slow to import
 
     config = load(sources(file, tunnels, backends, settings))
     lines: list[str] = []  # printed when all are known
@@ -54,14 +54,14 @@ def authorized_keys(
             "# At the end of sshd_config there, since authorized_keys cannot forbid listeners on unix sockets:"
         )
         unix_sockets = config.docker is not None and config.docker.host.startswith(f"ssh://{name}/")
-        permitted = authorized.server_settings(spec.options.user, unix_sockets=unix_sockets)
+        permitted = sshd_config_lines(spec.options.user, unix_sockets=unix_sockets)
         lines += [f"#   {line}" for line in permitted]
         if unix_sockets:
             lines.append("# authorized_keys cannot permit a unix socket alone: docker.host needs a user of its own")
         if not targets:
             lines.append(f"# nothing goes through {name} yet: add a backend with via: {name}")
             continue
-        lines += [f"{authorized.options(targets, origins)} {key}" for key in public_keys(spec.options)]
+        lines += [f"{key_options(targets, origins)} {key}" for key in public_keys(spec.options)]
     if not lines:
         raise GatewayError("no SSH tunnel is configured")
     click.echo("\n".join(lines))

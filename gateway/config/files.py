@@ -11,7 +11,7 @@ from gateway.config.decode import at_key
 from gateway.config.model import SECTIONS, Config
 from gateway.contracts import Secret
 from gateway.errors import GatewayError, Problem
-from gateway.keyfiles import ExposedError, refuse_exposed
+from gateway.secret_files import ExposedError, check_not_exposed
 
 
 def files_of(options: Any) -> set[Path]:
@@ -92,7 +92,7 @@ def _secrets(value: Any, key: str) -> Iterator[tuple[str, Secret]]:
 def _exposed(path: Path | None) -> str | None:
     try:
         if path is not None:
-            refuse_exposed(path)
+            check_not_exposed(path)
     except ExposedError as error:
         return error.strerror
     except OSError:  # it is not there, which its user reports

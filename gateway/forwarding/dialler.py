@@ -14,7 +14,7 @@ from gateway.forwarding.cancels import Cancelling, copy
 from gateway.forwarding.path import Path, Place
 from gateway.forwarding.vigil import Vigil
 from gateway.measure import Histogram, MakeTap, Tap
-from gateway.relay.attempts import persist
+from gateway.relay.attempts import retry_dial
 
 _FIRST_RETRY = 0.05
 _LAST_RETRY = 1.0
@@ -251,7 +251,7 @@ class Dialler:
         else:
             await turn.acquire()
         try:
-            return await persist(
+            return await retry_dial(
                 lambda left: link.join(wish.client, target, wish.latency, left, tap),
                 lambda: self._count(target, AbortBudget.given_up),
                 max(deadline - time.monotonic(), _LEAST_DIAL),

@@ -1,1 +1,1 @@
-"""Configurations from what people run today: ssh commands, ssh_config files, compose files. Pure."""
+"""Converts existing setups to configurations: ssh commands, ssh_config files, compose files. Pure."""

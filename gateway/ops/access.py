@@ -8,7 +8,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from gateway.errors import GatewayError, TunnelError
-from gateway.keyfiles import check_private
+from gateway.secret_files import read_private_key
 
 _SHORTEST = 16
 """Characters of a token."""
@@ -93,7 +93,7 @@ def read_token(path: Path | None, key: str) -> str | None:
     if path is None:
         return None
     try:
-        token = check_private(path, "token").decode("ascii", "replace").strip()
+        token = read_private_key(path, "token").decode("ascii", "replace").strip()
     except TunnelError as error:
         raise GatewayError(f"{key}: {error}") from error
     if len(token) < _SHORTEST or not all("!" <= each <= "~" for each in token):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.errors import GatewayError, TunnelError
-from gateway.keyfiles import check_private
+from gateway.secret_files import read_private_key
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def context(files: TlsFiles) -> ssl.SSLContext:
     made.set_alpn_protocols(["http/1.1"])
     key = "key_file"
     try:
-        check_private(files.key_file)
+        read_private_key(files.key_file)
         key = "cert_file"
         made.load_cert_chain(files.cert_file, files.key_file, password=_no_passphrase)
         if files.client_ca_file is not None:

@@ -21,7 +21,7 @@ from gateway.proxy.options import ProxyOptions
 from gateway.proxy.splice import Splice
 from gateway.proxy.streams import PlainStream, TlsStream
 from gateway.proxy.tls import TlsSocket
-from gateway.relay.attempts import persist
+from gateway.relay.attempts import retry_dial
 from gateway.relay.straight import StraightRelay
 from gateway.tls_client import client_context
 
@@ -59,7 +59,7 @@ class ProxyLink:
         """See `gateway.contracts.Link`; counts the phase `channel`."""
         timed = phases or Phases()
         with timed("channel"):
-            sock, _ = await persist(
+            sock, _ = await retry_dial(
                 lambda within: self._dial(to, within, short=True), timed.given_up, self._options.dial_timeout
             )
         return sock

@@ -11,7 +11,7 @@ from gateway.errors import DialError, LinkLostError, MovedOnError, Reason
 _Dialled = TypeVar("_Dialled")
 
 
-async def persist(
+async def retry_dial(
     dial: Callable[[float], Awaitable[_Dialled]], given_up: Callable[[], None] = lambda: None, within: float = inf
 ) -> _Dialled:
     """Dial, and dial again at once after a `MovedOnError`.

@@ -1,4 +1,4 @@
-"""The algorithms of an SSH connection: the modern ones, those that asyncssh has, and what two sides agree on."""
+"""SSH algorithms: the defaults, what asyncssh supports on this machine, and the negotiation with a server."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -28,7 +28,7 @@ KEX = (
     "diffie-hellman-group18-sha512",
     "diffie-hellman-group14-sha256",
 )
-"""Hybrids with a post-quantum part first. Group exchange is left out: asyncssh accepts a group of 1024 bits."""
+"""Post-quantum hybrids come first. Group exchange is left out, because asyncssh accepts groups of 1024 bits."""
 CIPHERS = (
     "aes128-gcm@openssh.com",
     "aes256-gcm@openssh.com",
@@ -37,7 +37,7 @@ CIPHERS = (
     "aes192-ctr",
     "aes128-ctr",
 )
-"""AES-GCM is several times faster than the rest on any processor with AES."""
+"""AES-GCM is several times faster than the others on processors with AES instructions."""
 MACS = (
     "hmac-sha2-256-etm@openssh.com",
     "hmac-sha2-512-etm@openssh.com",
@@ -62,138 +62,143 @@ HOST_KEYS = (*(f"{name.removesuffix('@openssh.com')}{_CERTIFICATE}" for name in 
 """In OpenSSH's order (ssh_config(5), HostKeyAlgorithms)."""
 
 DEFAULTS = {"kex": KEX, "ciphers": CIPHERS, "macs": MACS, "host_key_algorithms": HOST_KEYS}
-"""By the key of the configuration, in order of preference: no SHA-1, no DSA, no MD5, no tag of 64 bits."""
+"""Defaults by configuration key, in order of preference: no SHA-1, DSA or MD5, and no 64-bit tags."""
 _SUPPORTED: dict[str, Callable[[], Sequence[bytes]]] = {
     "kex": get_kex_algs,
     "ciphers": get_encryption_algs,
     "macs": get_mac_algs,
     "host_key_algorithms": lambda: [*get_certificate_algs(), *get_public_key_algs()],
 }
-_SORTS = {"kex": "key exchange", "ciphers": "cipher", "macs": "MAC", "host_key_algorithms": "host key algorithm"}
-_TOLD = 400
-"""Characters of a server's list that an error repeats."""
+_LABELS = {"kex": "key exchange", "ciphers": "cipher", "macs": "MAC", "host_key_algorithms": "host key algorithm"}
+_MAX_LISTED = 400
+"""Maximum length of a server's list in an error message, in characters."""
 
 
-class NothingInCommonError(asyncssh.KeyExchangeFailed):
-    """The server has none of the algorithms of one sort that we accept.
+class NoCommonAlgorithmError(asyncssh.KeyExchangeFailed):
+    """The server supports none of the configured algorithms of one category.
 
     Args:
-        key: The key of the configuration that lists those.
+        key: The configuration key of the category.
         offered: The server's list.
     """
 
     def __init__(self, key: str, offered: Sequence[bytes]) -> None:
         names = ", ".join(name.decode("ascii", "backslashreplace") for name in offered) or "none"
-        listed = one_line(names, _TOLD)
-        super().__init__(
-            f"no {_SORTS[key]} in common: the server offers {listed}; choose one that you trust in {key}"
-        )
+        listed = one_line(names, _MAX_LISTED)
+        super().__init__(f"no {_LABELS[key]} in common: the server offers {listed}; add one that you trust to {key}")
         self.key = key
 
 
 def supported(key: str) -> list[str]:
-    """Every algorithm that asyncssh has on this machine for a key of the configuration; without GSSAPI's."""
+    """Return the algorithms that asyncssh supports on this machine for a configuration key, except GSSAPI."""
     return [name.decode("ascii") for name in _SUPPORTED[key]() if not name.startswith(b"gss-")]
 
 
-def check(key: str, names: Sequence[str]) -> None:
-    """Check what a configuration lists.
+def validate(key: str, names: Sequence[str]) -> None:
+    """Check a configured list of algorithms.
+
+    Args:
+        key: The configuration key.
+        names: The list.
 
     Raises:
-        ValueError: There is nothing, or something that asyncssh does not have.
+        ValueError: asyncssh does not know a name, or supports none of them on this machine.
     """
-    known = supported(key)
-    # A default that this machine's OpenSSL lacks is passed over: a configuration may be used on several machines.
+    available = supported(key)
+    # Defaults that this machine's OpenSSL lacks are not errors: a configuration may be used on several machines.
     for name in names:
-        if name not in known and name not in DEFAULTS[key]:
-            raise ValueError(f"{key}: {name!r} is not one of {', '.join(known)}")
-    if not any(name in known for name in names):
-        raise ValueError(f"{key}: lists nothing that can be used here; there is {', '.join(known)}")
+        if name not in available and name not in DEFAULTS[key]:
+            raise ValueError(f"{key}: {name!r} is not one of {', '.join(available)}")
+    if not any(name in available for name in names):
+        raise ValueError(f"{key}: this machine supports none of these; it supports {', '.join(available)}")
 
 
 def usable(key: str, names: Sequence[str]) -> list[str]:
-    """Those of `names` that asyncssh has on this machine."""
-    known = supported(key)
-    return [name for name in names if name in known]
+    """Return the `names` that asyncssh supports on this machine, in the same order."""
+    available = supported(key)
+    return [name for name in names if name in available]
 
 
 # Host keys.
 
 
 def is_certificate(algorithm: str) -> bool:
-    """Whether a host key comes as an OpenSSH certificate."""
+    """Return whether a host key algorithm uses OpenSSH certificates."""
     return algorithm.endswith(_CERTIFICATE)
 
 
-def signature_of(algorithm: str) -> str:
-    """How the server signs with a host key: the algorithm without the certificate."""
+def signature_algorithm_of(algorithm: str) -> str:
+    """Return the signature algorithm of a host key algorithm."""
     if not is_certificate(algorithm):
         return algorithm
     name = algorithm.removesuffix(_CERTIFICATE)
     return f"{name}@openssh.com" if name.startswith("sk-") else name
 
 
-def kind_of(algorithm: str) -> str:
-    """The kind of key, as in the key itself: RSA keys sign in several ways (RFC 8332, 3)."""
-    name = signature_of(algorithm).removeprefix("webauthn-")
+def key_type_of(algorithm: str) -> str:
+    """Return the key type of a host key algorithm; several algorithms use RSA keys (RFC 8332, section 3)."""
+    name = signature_algorithm_of(algorithm).removeprefix("webauthn-")
     return "ssh-rsa" if name.startswith(("rsa-sha2-", "ssh-rsa-sha")) else name
 
 
-def blob_of(algorithm: str) -> str:
-    """The name with which the key, or its certificate, begins."""
-    kind = kind_of(algorithm)
-    return f"{kind.removesuffix('@openssh.com')}{_CERTIFICATE}" if is_certificate(algorithm) else kind
+def key_blob_type(algorithm: str) -> str:
+    """Return the type name at the start of an encoded host key or certificate."""
+    key_type = key_type_of(algorithm)
+    return f"{key_type.removesuffix('@openssh.com')}{_CERTIFICATE}" if is_certificate(algorithm) else key_type
 
 
-def certificate_signature(certificate: Any) -> str:
-    """The algorithm with which an authority signed an OpenSSH certificate (OpenSSH's PROTOCOL.certkeys)."""
+def ca_signature_algorithm(certificate: Any) -> str:
+    """Return the algorithm with which the CA signed an OpenSSH certificate (OpenSSH's PROTOCOL.certkeys)."""
     packet = SSHPacket(certificate.public_data)
-    packet.get_string()  # its name
+    packet.get_string()  # type name
     packet.get_string()  # nonce
     packet.get_bytes(len(certificate.key.encode_ssh_public()))
     packet.get_bytes(12)  # serial, type
     packet.get_string()  # key ID
     packet.get_string()  # principals
     packet.get_bytes(16)  # valid after, valid before
-    for _ in range(4):  # critical options, extensions, reserved, authority
+    for _ in range(4):  # critical options, extensions, reserved, CA key
         packet.get_string()
     return SSHPacket(packet.get_string()).get_string().decode("ascii", "backslashreplace")
 
 
-# What both sides have.
+# Negotiation.
 
 
-def agree(proposal: SSHPacket, ours: Mapping[str, Sequence[bytes]]) -> tuple[str, list[str]]:
-    """The host key algorithm that a server's proposal leads to, and all of them that it offers (RFC 4253, 7.1).
+def negotiate(proposal: SSHPacket, client: Mapping[str, Sequence[bytes]]) -> tuple[str, list[str]]:
+    """Negotiate algorithms with a server's proposal (RFC 4253, section 7.1).
 
     Args:
         proposal: The server's SSH_MSG_KEXINIT, after its cookie.
-        ours: What we propose, by the key of the configuration, in order of preference.
+        client: The client's proposal by configuration key, in order of preference.
+
+    Returns:
+        The negotiated host key algorithm, and all host key algorithms that the server offers.
 
     Raises:
-        NothingInCommonError: Of one sort they have nothing in common.
+        NoCommonAlgorithmError: There is no common algorithm in one category.
     """
-    _choose("kex", ours, proposal.get_namelist())
+    _choose("kex", client, proposal.get_namelist())
     offered = proposal.get_namelist()
-    chosen = _choose("host_key_algorithms", ours, offered)
-    both_ways = [_choose("ciphers", ours, proposal.get_namelist()) for _ in range(2)]
-    for cipher in both_ways:
+    chosen = _choose("host_key_algorithms", client, offered)
+    ciphers = [_choose("ciphers", client, proposal.get_namelist()) for _ in range(2)]
+    for cipher in ciphers:
         macs = proposal.get_namelist()
         if encryption_needs_mac(cipher):
-            _choose("macs", ours, macs)
+            _choose("macs", client, macs)
     return chosen.decode("ascii"), [name.decode("ascii", "backslashreplace") for name in offered]
 
 
-def _choose(key: str, ours: Mapping[str, Sequence[bytes]], theirs: Sequence[bytes]) -> bytes:
-    for name in ours[key]:
-        if name in theirs:
+def _choose(key: str, client: Mapping[str, Sequence[bytes]], server: Sequence[bytes]) -> bytes:
+    for name in client[key]:
+        if name in server:
             return name
-    raise NothingInCommonError(key, theirs)
+    raise NoCommonAlgorithmError(key, server)
 
 
-def needs_strict_exchange(cipher: str, mac: str) -> bool:
-    """Whether packets can be dropped unseen unless the key exchange was strict (CVE-2023-48795).
+def needs_strict_kex(cipher: str, mac: str) -> bool:
+    """Return whether an attacker can drop packets unless the key exchange is strict (CVE-2023-48795).
 
-    So it is with ChaCha20, and with any other cipher whose MAC covers what is encrypted; AES-GCM counts by itself.
+    This applies to ChaCha20 and to ciphers with an encrypt-then-MAC algorithm. AES-GCM has its own packet counter.
     """
     return cipher.startswith("chacha20") or mac.endswith("-etm@openssh.com")

@@ -1,4 +1,4 @@
-"""One SSH connection over a socket that another link opens."""
+"""Connects and logs in to an SSH server over a socket of another link."""
 
 import asyncio
 import getpass
@@ -12,57 +12,72 @@ import asyncssh
 
 from gateway.contracts import Progress, TunnelState
 from gateway.errors import Reason, TunnelError
-from gateway.ssh import algorithms, credentials, doors
-from gateway.ssh.hostkeys import Memory, Verifier, read_trust
+from gateway.ssh import algorithms, asyncssh_internals, credentials
+from gateway.ssh.hostkeys import HostKeyMemory, HostKeyVerifier, read_trust
 from gateway.ssh.options import SshOptions
-from gateway.ssh.wire import Wire
+from gateway.ssh.packet_transport import PacketTransport
 
 
-class _OtherKindsLeftError(TunnelError):
-    """The host key is not trusted, and the server may have one of another kind that is."""
+class _TryOtherKeyTypeError(TunnelError):
+    """The host key is not trusted, but the server may have a trusted one of another type."""
 
 
 async def connect(
-    options: SshOptions, dial: Callable[[], Awaitable[socket.socket]], progress: Progress, memory: Memory
+    options: SshOptions, dial: Callable[[], Awaitable[socket.socket]], progress: Progress, memory: HostKeyMemory
 ) -> asyncssh.SSHClientConnection:
-    """Exchange keys and log in.
+    """Connect, verify the host key and log in.
 
-    A fingerprint does not tell the kind of its key, and a server shows one key a connection: where it is not the one,
-    the next connection asks for the kinds that are left. Each connection rules out one kind.
+    A pinned fingerprint does not reveal the type of its key, and a server presents one key per connection. If that
+    key is not trusted, this function connects again and proposes the remaining key types.
 
     Args:
         options: The tunnel's options.
-        dial: Opens a connected, non-blocking socket to the server; closed with the connection.
-        progress: Called when the login begins.
-        memory: The tunnel's.
+        dial: Opens a connected, non-blocking socket to the server. The SSH connection owns it.
+        progress: Called when the login starts.
+        memory: The tunnel's host key memory; updated after a success.
+
+    Returns:
+        An authenticated connection; the caller must close it. Its extra info `verifier` is a `HostKeyVerifier`.
 
     Raises:
-        TunnelError: With the reason; fatal where only a person can correct it.
+        TunnelError: The login failed; fatal if a retry cannot help.
     """
-    seen: list[Verifier] = []
+    refusals: list[HostKeyVerifier] = []
     while True:
         try:
-            return await _connect(options, await dial(), progress, memory, seen)
-        except _OtherKindsLeftError:
+            return await _connect(options, await dial(), progress, memory, refusals)
+        except _TryOtherKeyTypeError:
             continue
 
 
 async def _connect(
-    options: SshOptions, sock: socket.socket, progress: Progress, memory: Memory, seen: list[Verifier]
+    options: SshOptions,
+    sock: socket.socket,
+    progress: Progress,
+    memory: HostKeyMemory,
+    refusals: list[HostKeyVerifier],
 ) -> asyncssh.SSHClientConnection:
-    """Try once, and leave nothing behind where that fails; `seen` gets the verifier where other kinds are left."""
+    """Connect once, and free everything on failure.
+
+    Args:
+        options: The tunnel's options.
+        sock: The socket to the server; owned by this function.
+        progress: Called when the login starts.
+        memory: The tunnel's host key memory.
+        refusals: Verifiers of earlier connections; gets this one if another key type may be trusted.
+    """
     conn: asyncssh.SSHClientConnection | None = None
-    verifier: Verifier | None = None
+    verifier: HostKeyVerifier | None = None
     deadline = asyncio.timeout(options.login_timeout)
     try:
-        _be_somebody()
+        _ensure_user_environment()
         progress(TunnelState.AUTHENTICATING)
         async with deadline:
-            trust = await asyncio.to_thread(read_trust, options, _address(sock))
-            verifier = Verifier(trust, options, memory, seen)
-            async with credentials.login(options) as login:
+            trust = await asyncio.to_thread(read_trust, options, _peer_address(sock))
+            verifier = HostKeyVerifier(trust, options, memory, refusals)
+            async with credentials.login_arguments(options) as login:
                 conn = await _log_in(options, sock, verifier, login)
-        verifier.trusted(conn)
+        verifier.remember_key_type(conn)
         conn.set_extra_info(verifier=verifier)
     except BaseException as error:
         _discard(conn, sock)
@@ -71,16 +86,16 @@ async def _connect(
                 Reason.TIMEOUT, f"no login within {options.login_timeout:g} s (login_timeout)"
             ) from error
         if verifier is not None and isinstance(error, (asyncssh.Error, OSError, ValueError)):
-            explained = _explain(error, options, verifier)
-            if isinstance(explained, _OtherKindsLeftError):
-                seen.append(verifier)
-            raise explained from error
+            translated = _tunnel_error(error, options, verifier)
+            if isinstance(translated, _TryOtherKeyTypeError):
+                refusals.append(verifier)
+            raise translated from error
         raise
     return conn
 
 
-def _be_somebody() -> None:
-    """Have a name and a home: asyncssh asks for both, though it needs neither, and some users have none."""
+def _ensure_user_environment() -> None:
+    """Set LOGNAME and HOME if the user has neither: asyncssh reads both, although it does not need them here."""
     try:
         getpass.getuser()
     except (KeyError, OSError):
@@ -91,18 +106,18 @@ def _be_somebody() -> None:
         os.environ["HOME"] = "/"
 
 
-def _address(sock: socket.socket) -> str:
-    """Where the connection leads, as far as this host sees it."""
+def _peer_address(sock: socket.socket) -> str:
+    """Return the IP address of the peer; empty for a socket that is not TCP or not connected."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return ""
     try:
         return str(sock.getpeername()[0])
-    except OSError:  # it is lost already
+    except OSError:  # the connection is already lost
         return ""
 
 
 async def _log_in(
-    options: SshOptions, sock: socket.socket, verifier: Verifier, login: dict[str, Any]
+    options: SshOptions, sock: socket.socket, verifier: HostKeyVerifier, login: dict[str, Any]
 ) -> asyncssh.SSHClientConnection:
     trust = verifier.trust
     arguments: dict[str, Any] = {
@@ -119,43 +134,48 @@ async def _log_in(
         "mac_algs": algorithms.usable("macs", options.macs),
         "compression_algs": ["none"],
         "login_timeout": 0,
-        "keepalive_interval": 0,  # the pool asks by itself
+        "keepalive_interval": 0,  # the pool sends its own keepalives
         **login,
     }
-    if doors.known():
-        return await doors.log_in(sock, Wire, native=options.data_plane == "auto", **arguments)
+    if asyncssh_internals.is_supported():
+        return await asyncssh_internals.log_in(
+            sock, PacketTransport, native=options.data_plane == "auto", **arguments
+        )
     return await asyncssh.connect(sock=sock, **arguments)
 
 
 def _discard(conn: asyncssh.SSHClientConnection | None, sock: socket.socket) -> None:
-    """Close what a login that failed has opened, without waiting: nothing can come in between."""
-    if isinstance(conn, doors.PlaneConnection):
-        doors.drop(conn)
+    """Close the connection and socket of a failed login, without an await that could be cancelled."""
+    if isinstance(conn, asyncssh_internals.ClientConnection):
+        asyncssh_internals.close_now(conn)
     elif conn is not None:
         conn.abort()
-        return  # asyncio's transport closes the socket
+        return  # asyncio's transport owns the socket
     sock.close()
 
 
-def _explain(error: Exception, options: SshOptions, verifier: Verifier) -> TunnelError:
+def _tunnel_error(error: Exception, options: SshOptions, verifier: HostKeyVerifier) -> TunnelError:
+    """Translate an error of the login."""
     where = str(options.endpoint)
     match error:
         case asyncssh.HostKeyNotVerifiable() if verifier.offered is None:
             return TunnelError(Reason.HOST_KEY, f"{where}: {error.reason}", fatal=True)
         case asyncssh.HostKeyNotVerifiable():
             listed = verifier.trust.listed
-            known = listed.keys or listed.authorities
-            what = "the host key has CHANGED" if known else "the host key is not known"
-            kind = _OtherKindsLeftError if verifier.others_left else TunnelError
+            is_listed = listed.keys or listed.authorities
+            what = "the host key has CHANGED" if is_listed else "the host key is not known"
+            error_type = _TryOtherKeyTypeError if verifier.has_other_key_types else TunnelError
             remedy = (
                 ""
-                if known
+                if is_listed
                 else (
-                    f"; compare it with what ssh-keygen -l shows of the key on the server itself, then add it"
+                    f"; compare it with the output of ssh-keygen -l on the server, then add the key"
                     f" (ssh-keyscan -p {options.endpoint.port} {options.endpoint.host}) to known_hosts or host_keys"
                 )
             )
-            return kind(Reason.HOST_KEY, f"{where}: {what}: it offers {verifier.offered}{remedy}", fatal=True)
+            return error_type(
+                Reason.HOST_KEY, f"{where}: {what}: the server offers {verifier.offered}{remedy}", fatal=True
+            )
         case asyncssh.PermissionDenied():
             return TunnelError(Reason.AUTH, f"{options.user}@{where}: {error.reason}", fatal=True)
         case asyncssh.KeyExchangeFailed() | asyncssh.ProtocolNotSupported():
@@ -167,9 +187,9 @@ def _explain(error: Exception, options: SshOptions, verifier: Verifier) -> Tunne
         case TimeoutError():
             return TunnelError(Reason.TIMEOUT, f"{where}: {error}")
         case asyncssh.ConnectionLost() | OSError():
-            said = verifier.greeting().decode("ascii", "replace").strip()
-            if said.startswith(_TURNED_AWAY):
-                return TunnelError(Reason.TOO_MANY_CONNECTIONS, f"{where}: it says {said!r}")
+            greeting = verifier.greeting().decode("ascii", "replace").strip()
+            if greeting.startswith(_OPENSSH_REFUSALS):
+                return TunnelError(Reason.TOO_MANY_CONNECTIONS, f"{where}: the server says {greeting!r}")
             return TunnelError(Reason.RESET, f"{where}: {error}")
         case _:
             return TunnelError(Reason.PROTOCOL, f"{where}: {error}")
@@ -180,5 +200,5 @@ _LOGIN_REFUSED = {
     asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE,
     asyncssh.DISC_ILLEGAL_USER_NAME,
 }
-_TURNED_AWAY = ("Not allowed at this time", "Exceeded MaxStartups")
-"""What OpenSSH says instead of its version, for a source with penalties and when it is busy."""
+_OPENSSH_REFUSALS = ("Not allowed at this time", "Exceeded MaxStartups")
+"""What OpenSSH sends instead of its version to a penalized source, and when it is busy."""

@@ -1,4 +1,4 @@
-"""Private keys, certificates and passphrases, read at each connect so that they can rotate."""
+"""Loads private keys, certificates and passwords. They are read at each login, so that they can be rotated."""
 
 import asyncio
 import contextlib
@@ -10,18 +10,18 @@ import asyncssh
 
 from gateway.contracts import Credential, Validity
 from gateway.errors import Reason, TunnelError
-from gateway.keyfiles import check_private
+from gateway.secret_files import read_private_key
 from gateway.ssh.options import SshOptions
 
 _FOREVER = 2**64 - 1
-"""The end of a certificate that does not expire (OpenSSH's PROTOCOL.certkeys)."""
-_LATEST = 253402300799
-"""The last second of the year 9999: times are not written later than that."""
+"""The `valid before` time of a certificate that does not expire (OpenSSH's PROTOCOL.certkeys)."""
+_MAX_TIME = 253402300799
+"""The last second of the year 9999, the latest time that Python can format."""
 
 
 @contextlib.asynccontextmanager
-async def login(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
-    """The arguments for `asyncssh.connect` that prove who we are; good until the block ends.
+async def login_arguments(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
+    """Yield the authentication arguments for `asyncssh.connect`; they are valid until the context ends.
 
     Raises:
         TunnelError: A file or the agent cannot be used; fatal.
@@ -33,7 +33,7 @@ async def login(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
                 agent = await stack.enter_async_context(asyncssh.connect_agent(str(options.agent)))
                 keys += await agent.get_keys()
             except (OSError, ValueError) as error:
-                raise TunnelError(Reason.AUTH, f"agent {options.agent}: {told(error)}", fatal=True) from error
+                raise TunnelError(Reason.AUTH, f"agent {options.agent}: {error_text(error)}", fatal=True) from error
         yield {
             "username": options.user,
             "client_keys": keys or None,
@@ -46,19 +46,20 @@ async def login(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
 
 
 def load_keys(options: SshOptions) -> list[Any]:
-    """The key pairs of the identity files, with their certificates.
+    """Load the key pairs of the identity files, with their certificates. Blocks.
 
     Raises:
-        TunnelError: A file is missing, readable by others, encrypted without a passphrase, or no key; fatal.
+        TunnelError: No credential is configured; or a file is missing, readable by others, encrypted without a
+            passphrase, or not a key. Fatal.
     """
     passphrase = _read("passphrase_file", options.passphrase.reveal) if options.passphrase else None
     if not (options.identity_files or options.agent or options.password):
         raise TunnelError(
-            Reason.AUTH, "there is nothing to log in with: set identity_files, agent or password_file", fatal=True
+            Reason.AUTH, "no credentials are configured: set identity_files, agent or password_file", fatal=True
         )
     keys: list[Any] = []
     for path in options.identity_files:
-        content = check_private(path)
+        content = read_private_key(path)
         try:
             keys.extend(_key_pairs(path, content, passphrase))
         except asyncssh.KeyEncryptionError as error:
@@ -67,7 +68,7 @@ def load_keys(options: SshOptions) -> list[Any]:
             ) from error
         except (asyncssh.KeyImportError, OSError) as error:
             hint = "" if passphrase else " (an encrypted key needs passphrase_file)"
-            raise TunnelError(Reason.AUTH, f"{path}: {told(error)}{hint}", fatal=True) from error
+            raise TunnelError(Reason.AUTH, f"{path}: {error_text(error)}{hint}", fatal=True) from error
     if options.certificate_files:
         certificates = [each for path in options.certificate_files for each in _certificates(path)]
         try:
@@ -78,53 +79,57 @@ def load_keys(options: SshOptions) -> list[Any]:
 
 
 def certificate_files(options: SshOptions) -> set[Path]:
-    """Where certificates are, or may appear: the files of the options, and those beside the keys."""
-    return {*options.certificate_files, *map(_beside, options.identity_files)}
+    """Return the paths where certificates exist or may appear: the configured files, and those beside the keys."""
+    return {*options.certificate_files, *map(_certificate_path, options.identity_files)}
 
 
 def certificates(options: SshOptions) -> list[Credential]:
-    """The certificates that expire; those that cannot be read are left out."""
-    found = []
+    """Return the certificates that expire. Files that cannot be read are skipped. Blocks."""
+    credentials = []
     for path in sorted(certificate_files(options)):
         try:
-            held = _certificates(path) if path.exists() else ()
+            certificates_in_file = _certificates(path) if path.exists() else ()
         except TunnelError:
             continue
-        found += [
+        credentials += [
             Credential("ssh_certificate", str(path), _validity(each))
-            for each in held
+            for each in certificates_in_file
             if getattr(each, "_valid_before", _FOREVER) != _FOREVER
         ]
-    return found
+    return credentials
 
 
 def _validity(certificate: Any) -> Validity:
-    begins, expires = certificate._valid_after, certificate._valid_before  # noqa: SLF001 - no public door
-    return Validity(min(begins, _LATEST), min(expires, _LATEST))
+    begins, expires = certificate._valid_after, certificate._valid_before  # noqa: SLF001 - asyncssh has no public API
+    return Validity(min(begins, _MAX_TIME), min(expires, _MAX_TIME))
 
 
-def _beside(path: Path) -> Path:
+def _certificate_path(path: Path) -> Path:
     return path.with_name(f"{path.name}-cert.pub")
 
 
 def _key_pairs(path: Path, content: bytes, passphrase: str | None) -> Sequence[Any]:
-    """That of a file's content, with and without the certificate that lies beside the file."""
-    beside = _beside(path)
-    return asyncssh.load_keypairs([(content, _certificates(beside)[0] if beside.exists() else b"")], passphrase)
+    """Return the key pairs of an identity file: with the certificate beside it if there is one, and without."""
+    certificate = _certificate_path(path)
+    return asyncssh.load_keypairs(
+        [(content, _certificates(certificate)[0] if certificate.exists() else b"")], passphrase
+    )
 
 
 def _certificates(path: Path) -> Sequence[Any]:
     try:
-        found = asyncssh.load_certificates(str(path))
+        certificates = asyncssh.load_certificates(str(path))
     except (asyncssh.KeyImportError, OSError, ValueError) as error:
-        raise TunnelError(Reason.AUTH, f"{path}: {told(error)}", fatal=True) from error
-    if not found:
-        raise TunnelError(Reason.AUTH, f"{path}: holds no certificate (ssh-keygen -s makes KEY-cert.pub)", fatal=True)
-    return found
+        raise TunnelError(Reason.AUTH, f"{path}: {error_text(error)}", fatal=True) from error
+    if not certificates:
+        raise TunnelError(
+            Reason.AUTH, f"{path}: contains no certificate (ssh-keygen -s creates KEY-cert.pub)", fatal=True
+        )
+    return certificates
 
 
-def told(error: Exception) -> str:
-    """What a system error says, without its number."""
+def error_text(error: Exception) -> str:
+    """Return the message of an error; for a system error, without its number and file name."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 

@@ -1,4 +1,4 @@
-"""AES-GCM as SSH uses it (RFC 5647): one cipher object per direction, an integer for the nonce, no copies."""
+"""AES-GCM for SSH (RFC 5647): one cipher object per direction, an integer nonce counter, no copies of packets."""
 
 import struct
 
@@ -7,20 +7,23 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 TAG = 16
+"""Length of the authentication tag, in bytes."""
 BLOCK, MIN_PADDING = 16, 4
-"""What a packet is padded to, and by how much at least (RFC 5647, 7.2; RFC 4253, 6)."""
+"""Block size and minimum padding of a packet, in bytes (RFC 5647, section 7.2; RFC 4253, section 6)."""
 COUNTER_AT = 4
+"""Offset of the invocation counter in the nonce (RFC 5647, section 7.1)."""
 MASK = (1 << 64) - 1
 put_counter = struct.Struct(">Q").pack_into
+"""Writes the invocation counter: `put_counter(nonce, COUNTER_AT, counter)`."""
 
 
 class Gcm(Encryption):
-    """Stands in for asyncssh's `GCMEncryption`, and seals and opens into buffers besides.
+    """Replaces asyncssh's `GCMEncryption`, and can also encrypt and decrypt into buffers.
 
-    asyncssh's own packets and the plane's share the nonce, which moves on with every packet of either.
+    Packets of asyncssh and of the native data plane share one nonce, which advances with each packet.
 
     Args:
-        theirs: What asyncssh made of the negotiated keys.
+        theirs: The cipher that asyncssh created from the negotiated keys.
     """
 
     __slots__ = ("_decrypt", "_encrypt", "counter", "nonce", "open_into", "seal_into")
@@ -29,35 +32,35 @@ class Gcm(Encryption):
         key, iv = theirs._cipher._key, theirs._cipher._iv  # noqa: SLF001 - asyncssh keeps them nowhere else
         aes = AESGCM(key)
         self.nonce = bytearray(iv)
-        """For the next packet, as `seal_into` and `open_into` want it."""
+        """The nonce of the next packet, for `seal_into` and `open_into`."""
         self.counter = int.from_bytes(iv[COUNTER_AT:], "big")
-        """The part of the nonce that moves on with each packet."""
+        """The invocation counter of the nonce, as an integer."""
         self._encrypt = aes.encrypt
         self._decrypt = aes.decrypt
         self.seal_into = aes.encrypt_into
         self.open_into = aes.decrypt_into
 
     def advance(self) -> None:
-        """The packet that had this nonce is done."""
+        """Advance the nonce to the next packet."""
         self.counter = (self.counter + 1) & MASK
         put_counter(self.nonce, COUNTER_AT, self.counter)
 
-    # What asyncssh calls.
+    # asyncssh calls these methods.
 
     def encrypt_packet(self, seq: int, header: bytes, packet: bytes) -> tuple[bytes, bytes]:
-        """Encrypt and sign a packet."""
+        """Encrypt a packet; return header with ciphertext, and the tag."""
         del seq
         sealed = self._encrypt(self.nonce, packet, header)
         self.advance()
         return header + sealed[:-TAG], sealed[-TAG:]
 
     def decrypt_header(self, seq: int, first_block: bytes, header_len: int) -> tuple[bytes, bytes]:
-        """The length stands in the clear."""
+        """Return the header as it is: AES-GCM does not encrypt the packet length."""
         del seq
         return first_block, first_block[:header_len]
 
     def decrypt_packet(self, seq: int, first: bytes, rest: bytes, header_len: int, mac: bytes) -> bytes | None:
-        """Verify and decrypt a packet; None when it was tampered with."""
+        """Verify and decrypt a packet. Returns None if the tag does not match."""
         del seq
         try:
             opened = self._decrypt(self.nonce, first[header_len:] + rest + mac, first[:header_len])

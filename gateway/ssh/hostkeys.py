@@ -1,4 +1,4 @@
-"""Which host keys are trusted, and which kind to ask a server for: files and pins, fail closed, per hop."""
+"""Verifies host keys against known_hosts files and pinned keys, and orders the host key algorithms to propose."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -7,63 +7,63 @@ from typing import Any
 import asyncssh
 
 from gateway.errors import Reason, TunnelError
-from gateway.ssh import algorithms, doors
-from gateway.ssh.knownhosts import Listed, known_hosts
+from gateway.ssh import algorithms, asyncssh_internals
+from gateway.ssh.knownhosts import KnownHostEntries, known_hosts
 from gateway.ssh.options import SshOptions
 
 
 @dataclass(frozen=True)
 class Trust:
-    """What a tunnel trusts of one server, from its pins and its files together.
+    """The host keys that a tunnel trusts for one server.
 
     Args:
-        keys: Keys pinned or listed.
-        fingerprints: Pins that do not tell which kind of key they stand for.
-        listed: What the files say.
-        insecure: Any key is accepted.
+        keys: Keys that are pinned or listed in known_hosts.
+        fingerprints: Pinned fingerprints, which do not reveal the type of their key.
+        listed: The entries of the known_hosts files.
+        insecure: Whether every key is accepted.
     """
 
     keys: tuple[Any, ...] = ()
     fingerprints: frozenset[str] = frozenset()
-    listed: Listed = field(default_factory=Listed)
+    listed: KnownHostEntries = field(default_factory=KnownHostEntries)
     insecure: bool = False
 
-    def order(
+    def propose(
         self, allowed: Sequence[str], remembered: str | None, refused: Collection[str | None] = ()
     ) -> list[str]:
-        """The host key algorithms to propose: first those for which a key is trusted, as OpenSSH does.
+        """Return the host key algorithms to propose. Algorithms with a trusted key come first, as in OpenSSH.
 
-        The rest follows, so that a server without such a key shows what it has.
+        The others follow, so that a server without a trusted key presents one that an error can name.
 
         Args:
-            allowed: What the configuration accepts, in order of preference.
-            remembered: The kind of key that was trusted last.
-            refused: Kinds of keys that the server has shown, and that are not trusted.
+            allowed: The configured algorithms, in order of preference.
+            remembered: The type of the key that was trusted last.
+            refused: Types of keys that the server has presented and that are not trusted.
         """
-        kinds = {key.get_algorithm() for key in self.keys}
+        key_types = {key.get_algorithm() for key in self.keys}
 
         def rank(algorithm: str) -> tuple[bool, int]:
-            kind, certified = algorithms.kind_of(algorithm), algorithms.is_certificate(algorithm)
-            place = 0 if certified and self.listed.authorities else (1 if kind in kinds else 3) + certified
-            return kind != remembered, place
+            key_type, certified = algorithms.key_type_of(algorithm), algorithms.is_certificate(algorithm)
+            position = 0 if certified and self.listed.authorities else (1 if key_type in key_types else 3) + certified
+            return key_type != remembered, position
 
-        return sorted((each for each in allowed if algorithms.kind_of(each) not in refused), key=rank)
+        return sorted((each for each in allowed if algorithms.key_type_of(each) not in refused), key=rank)
 
 
 def read_trust(options: SshOptions, address: str = "") -> Trust:
-    """What the options and the files that they name trust. Blocks: to be called in a thread.
+    """Collect the trusted host keys from the options and the known_hosts files. Blocks; call it in a thread.
 
     Args:
         options: The tunnel's options.
-        address: Where the connection leads: what is revoked there is revoked for the name as well.
+        address: The server's IP address, if known. Keys revoked for the address are revoked for the name, too.
 
     Raises:
-        TunnelError: A file or a pin cannot be used, or nothing at all is trusted; fatal.
+        TunnelError: A file or a pinned key is not valid, or no key is trusted; fatal.
     """
     if not (options.known_hosts or options.host_keys or options.insecure_host_key):
         raise TunnelError(
             Reason.HOST_KEY,
-            "no host key is trusted: set known_hosts or host_keys (ssh-keyscan shows them)",
+            "no host key is trusted: set known_hosts or host_keys (ssh-keyscan prints a server's keys)",
             fatal=True,
         )
     pins = tuple(_public_key(pin) for pin in options.host_keys if not pin.startswith("SHA256:"))
@@ -75,127 +75,130 @@ def read_trust(options: SshOptions, address: str = "") -> Trust:
         listed=listed,
         insecure=options.insecure_host_key,
     )
-    accepted = {algorithms.kind_of(each) for each in options.host_key_algorithms}
-    kinds = {key.get_algorithm() for key in trust.keys}
-    if kinds and not (kinds & accepted or trust.fingerprints or listed.authorities or trust.insecure):
+    accepted = {algorithms.key_type_of(each) for each in options.host_key_algorithms}
+    key_types = {key.get_algorithm() for key in trust.keys}
+    if key_types and not (key_types & accepted or trust.fingerprints or listed.authorities or trust.insecure):
         raise TunnelError(
             Reason.HOST_KEY,
-            f"every trusted host key is of a kind that host_key_algorithms leaves out: {', '.join(sorted(kinds))}",
+            f"host_key_algorithms excludes the types of all trusted host keys: {', '.join(sorted(key_types))}",
             fatal=True,
         )
     return trust
 
 
 @dataclass
-class Memory:
-    """What a tunnel remembers between connections.
+class HostKeyMemory:
+    """The part of host key verification that a tunnel keeps between connections.
 
     Args:
-        kind: The kind of host key that was trusted last, where fingerprints do not tell it.
+        key_type: The type of the host key that matched a pinned fingerprint last; None before the first match.
     """
 
-    kind: str | None = None
+    key_type: str | None = None
 
 
-class Verifier(asyncssh.SSHClient):
-    """Judges what asyncssh does not find among the trusted keys, and remembers what the server offered.
+class HostKeyVerifier(asyncssh.SSHClient):
+    """Decides on host keys that are not in asyncssh's trusted list, and records what the server offered.
 
     Args:
-        trust: What is trusted.
+        trust: The trusted host keys.
         options: The tunnel's options.
-        memory: The tunnel's.
+        memory: The tunnel's host key memory.
         before: The verifiers of earlier connections to this server, whose keys were not trusted.
     """
 
-    def __init__(self, trust: Trust, options: SshOptions, memory: Memory, before: "Sequence[Verifier]" = ()) -> None:
+    def __init__(
+        self, trust: Trust, options: SshOptions, memory: HostKeyMemory, before: "Sequence[HostKeyVerifier]" = ()
+    ) -> None:
         self.trust = trust
-        self.refused_kind: str | None = None
-        """The kind of the key that the server showed and that is not trusted."""
-        self.shown: str | None = None
-        """That key, for a person."""
-        self.lost: Exception | None = None
+        self.refused_key_type: str | None = None
+        """The type of the untrusted key that the server presented."""
+        self.refused_key: str | None = None
+        """A description of that key, for messages."""
+        self.close_error: Exception | None = None
+        """The error that closed the connection, if any."""
         self.greeting: Callable[[], bytes] = bytes
-        """What the server said first."""
+        """Returns the start of the server's first data."""
         self._memory = memory
         self._conn: Any = None
-        self._shown_before = [each.shown for each in before if each.shown]
-        self._signatures = {algorithms.signature_of(each) for each in options.host_key_algorithms}
+        self._refused_before = [each.refused_key for each in before if each.refused_key]
+        self._signatures = {algorithms.signature_algorithm_of(each) for each in options.host_key_algorithms}
         allowed = algorithms.usable("host_key_algorithms", options.host_key_algorithms)
-        self.proposal = trust.order(allowed, memory.kind, {each.refused_kind for each in before})
+        self.proposal = trust.propose(allowed, memory.key_type, {each.refused_key_type for each in before})
         """The host key algorithms to propose."""
 
     @property
     def offered(self) -> str | None:
-        """Every key that was offered and is not trusted, on this connection and on those before it."""
-        return ", ".join(filter(None, [*self._shown_before, self.shown])) or None
+        """The untrusted keys of this connection and of those before it, or None."""
+        return ", ".join(filter(None, [*self._refused_before, self.refused_key])) or None
 
     @property
-    def others_left(self) -> bool:
-        """Whether the server has a key of another kind, for which a fingerprint may stand."""
-        if self.refused_kind is None or not self.trust.fingerprints:
+    def has_other_key_types(self) -> bool:
+        """Whether the server has a key of another type, which may match a pinned fingerprint."""
+        if self.refused_key_type is None or not self.trust.fingerprints:
             return False
         theirs = getattr(self._conn, "host_keys_offered", ())
-        return any(each in theirs and algorithms.kind_of(each) != self.refused_kind for each in self.proposal)
+        return any(each in theirs and algorithms.key_type_of(each) != self.refused_key_type for each in self.proposal)
 
-    def trusted(self, conn: asyncssh.SSHClientConnection) -> None:
-        """Remember what kind of key a connection that is open was trusted for."""
+    def remember_key_type(self, conn: asyncssh.SSHClientConnection) -> None:
+        """Store the type of the host key of an authenticated connection in the tunnel's memory."""
         key = conn.get_server_host_key()
         if self.trust.fingerprints and key is not None:
-            self._memory.kind = key.get_algorithm()
+            self._memory.key_type = key.get_algorithm()
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
-        """Note where the server's first words are kept."""
+        """Store the connection, and where its greeting is."""
         self._conn = conn
-        wire = getattr(conn, "wire", None)
-        if wire is not None:
-            self.greeting = lambda: bytes(wire.inbox.greeting)
+        packet_transport = getattr(conn, "packet_transport", None)
+        if packet_transport is not None:
+            self.greeting = lambda: bytes(packet_transport.reader.greeting)
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        """Called for a key that is neither pinned nor listed."""
+        """Return whether to accept a key that is not in the trusted list."""
         del host, addr, port
         if key.get_fingerprint() in self.trust.fingerprints or self.trust.insecure:
             return True
-        self.refused_kind = key.get_algorithm()
-        self.shown = _described(key)
+        self.refused_key_type = key.get_algorithm()
+        self.refused_key = _described(key)
         return False
 
     def validate_host_ca_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        """Called for a certificate whose authority is not listed."""
+        """Return whether to accept a certificate of an unlisted CA."""
         del host, addr, port
-        self.shown = f"a certificate of {_described(key)}"
+        self.refused_key = f"a certificate signed by {_described(key)}"
         return self.trust.insecure
 
-    def weakness(self, certificate: Any) -> str | None:
-        """What is wrong with how an authority signed a certificate: by default SHA-1 proves nothing."""
-        name = algorithms.certificate_signature(certificate)
+    def signature_problem(self, certificate: Any) -> str | None:
+        """Return why the signature of a certificate is refused; None if its algorithm is accepted."""
+        name = algorithms.ca_signature_algorithm(certificate)
         accepted = name in self._signatures or self.trust.insecure
-        return None if accepted else f"it is signed with {name}, which host_key_algorithms leaves out"
+        return None if accepted else f"it is signed with {name}, which is not in host_key_algorithms"
 
-    def certificate_refused(self, certificate: Any, why: str) -> None:
-        """Note what a certificate was refused for, whose own key is not trusted either."""
+    def record_refused_certificate(self, certificate: Any, reason: str) -> None:
+        """Record a refused certificate whose key is not trusted either, for messages."""
         key, authority = _described(certificate.key), _described(certificate.signing_key)
-        self.shown = f"{key} with a certificate of {authority} ({why})"
+        self.refused_key = f"{key} with a certificate signed by {authority} ({reason})"
 
     def begin_auth(self, username: str) -> None:
-        """Called before the user name or a credential is sent: some ciphers are safe only with strict key exchange.
+        """Refuse ciphers that need strict key exchange, before a user name or credential is sent.
 
         Raises:
-            asyncssh.KeyExchangeFailed: One of these was agreed, and the server lacks it.
+            asyncssh.KeyExchangeFailed: Such a cipher was negotiated, and the server lacks strict key exchange.
         """
         del username
-        if doors.strict_key_exchange(self._conn):
+        if asyncssh_internals.has_strict_kex(self._conn):
             return
-        for way in ("send", "recv"):
-            cipher, mac = (str(self._conn.get_extra_info(f"{way}_{what}")) for what in ("cipher", "mac"))
-            if algorithms.needs_strict_exchange(cipher, mac):
+        for direction in ("send", "recv"):
+            cipher, mac = (str(self._conn.get_extra_info(f"{direction}_{what}")) for what in ("cipher", "mac"))
+            if algorithms.needs_strict_kex(cipher, mac):
                 raise asyncssh.KeyExchangeFailed(
-                    f"offers {cipher}{'' if cipher == mac else f' with {mac}'} without strict key exchange"
-                    " (CVE-2023-48795): update it, or list only AES-GCM in ciphers"
+                    f"the server offers {cipher}{'' if cipher == mac else f' with {mac}'} without strict key exchange"
+                    " (CVE-2023-48795): update the server, or list only AES-GCM in ciphers"
                 )
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Remember why the connection ended."""
-        self.lost = exc
+        """Store the error that closed the connection."""
+        self.close_error = exc
 
 
 def _described(key: asyncssh.SSHKey) -> str:
@@ -207,5 +210,5 @@ def _public_key(pin: str) -> asyncssh.SSHKey:
         return asyncssh.import_public_key(pin)
     except asyncssh.KeyImportError as error:
         raise TunnelError(
-            Reason.HOST_KEY, f"host_keys: {pin[:40]!r} is neither a public key nor SHA256:…", fatal=True
+            Reason.HOST_KEY, f"host_keys: {pin[:40]!r} is neither a public key nor a SHA256:… fingerprint", fatal=True
         ) from error

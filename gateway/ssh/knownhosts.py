@@ -1,4 +1,4 @@
-"""known_hosts files (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT): read in a thread, parsed once, fail closed."""
+"""Reads known_hosts files (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"). A file with an invalid line is refused."""
 
 import ipaddress
 import os
@@ -12,21 +12,21 @@ import asyncssh
 from asyncssh.public_key import import_certificate_subject
 
 from gateway.errors import Reason, TunnelError
-from gateway.ssh.credentials import told
+from gateway.ssh.credentials import error_text
 
 _MARKERS = ("@cert-authority", "@revoked")
-_UNREADABLE = (ValueError, NameError)
-"""What asyncssh raises for a line; the latter for what looks like an X.509 certificate, without a library for it."""
+_PARSE_ERRORS = (ValueError, NameError)
+"""What asyncssh raises for an invalid line. NameError is for an X.509 certificate without the library for it."""
 _SSH_PORT = 22
-_SETTLED = 2_000_000_000
-"""Nanoseconds after which a file's times tell of every later change; clocks of file systems are coarse."""
-_MOST_PLACES = 64
+_MTIME_SETTLED_NS = 2_000_000_000
+"""Nanoseconds since the last change after which another change surely alters the file's times, which are coarse."""
+_MAX_CACHED_LOOKUPS = 64
 _Stamp = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
-class Listed:
-    """What the files say about one server."""
+class KnownHostEntries:
+    """The known_hosts entries that match one server."""
 
     keys: tuple[Any, ...] = ()
     authorities: tuple[Any, ...] = ()
@@ -35,47 +35,47 @@ class Listed:
 
 @dataclass
 class KnownHosts:
-    """The parsed lines of some files.
+    """The parsed content of known_hosts files.
 
     Args:
-        hosts: As asyncssh reads them.
-        stamp: Of the files that they were read from; None: they changed so recently that they must be read again.
+        hosts: asyncssh's representation.
+        stamp: Identifies the version of the files; None if they changed so recently that they must be read again.
     """
 
     hosts: Any
     stamp: _Stamp | None
-    _places: dict[tuple[str, int, str], Listed] = field(default_factory=dict)
+    _cache: dict[tuple[str, int, str], KnownHostEntries] = field(default_factory=dict)
 
-    def look_up(self, name: str, port: int, address: str) -> Listed:
-        """What stands there about a server.
+    def look_up(self, name: str, port: int, address: str) -> KnownHostEntries:
+        """Return the entries for a server.
 
-        A key is trusted for the name that was configured, as OpenSSH does without CheckHostIP, and not for an address
-        to which it happens to resolve. A revoked one is revoked under any of them, with the port or without. The
-        case of names does not matter, as in OpenSSH.
+        A key is trusted for the configured name only, as in OpenSSH without CheckHostIP, and not for the address that
+        the name resolves to. A key is revoked if it is revoked for the name or the address, with or without the port.
+        Names are not case-sensitive, as in OpenSSH.
 
         Args:
-            name: What was configured: a name, or an address.
-            port: Where it listens.
-            address: Where the connection leads; empty when that is not known.
+            name: The configured host name or address.
+            port: The server's port.
+            address: The server's IP address; empty if not known.
 
         Raises:
-            TunnelError: A line trusts a certificate; fatal.
+            TunnelError: A line lists an OpenSSH certificate instead of a key; fatal.
         """
-        place = (name.lower(), port, address.lower())
-        found = self._places.get(place)
-        if found is None:
-            if len(self._places) >= _MOST_PLACES:
-                self._places.clear()
-            found = self._places[place] = self._find(*place)
-        return found
+        key = (name.lower(), port, address.lower())
+        entries = self._cache.get(key)
+        if entries is None:
+            if len(self._cache) >= _MAX_CACHED_LOOKUPS:
+                self._cache.clear()
+            entries = self._cache[key] = self._find(*key)
+        return entries
 
-    def _find(self, name: str, port: int, address: str) -> Listed:
+    def _find(self, name: str, port: int, address: str) -> KnownHostEntries:
         match = self.hosts.match
-        found = match(name, _literal(name), None if port == _SSH_PORT else port)
-        if any(not each.is_x509 for each in found[3]):
+        matches = match(name, _literal(name), None if port == _SSH_PORT else port)
+        if any(not each.is_x509 for each in matches[3]):
             raise TunnelError(
                 Reason.HOST_KEY,
-                f"known_hosts: a line for {name} trusts a certificate: list its key, or its @cert-authority",
+                f"known_hosts: a line for {name} trusts a certificate: list its key, or its CA with @cert-authority",
                 fatal=True,
             )
         revoked = []
@@ -83,17 +83,17 @@ class KnownHosts:
             for form in (each, f"[{each}]:{port}"):
                 listed = match(form, "", None)
                 revoked += [*listed[2], *(certificate.key for certificate in listed[4])]
-        return Listed(tuple(found[0]), tuple(found[1]), tuple(revoked))
+        return KnownHostEntries(tuple(matches[0]), tuple(matches[1]), tuple(revoked))
 
 
 _parsed: dict[tuple[Path, ...], KnownHosts] = {}
 
 
 def known_hosts(paths: tuple[Path, ...]) -> KnownHosts:
-    """The lines of these files, parsed again only when one of them has changed. Blocks: to be called in a thread.
+    """Return the content of known_hosts files; parse them only if a file has changed. Blocks; call it in a thread.
 
     Raises:
-        TunnelError: A file cannot be read, or has a line that is not understood; fatal.
+        TunnelError: A file cannot be read or has an invalid line; fatal.
     """
     cached = _parsed.get(paths)
     if cached is not None and cached.stamp is not None and cached.stamp == _stamps(paths):
@@ -105,16 +105,16 @@ def known_hosts(paths: tuple[Path, ...]) -> KnownHosts:
         stamps.append(stamp)
     try:
         hosts = asyncssh.import_known_hosts("\n".join(map(_with_lower_hosts, texts)))
-    except _UNREADABLE as error:
-        place = _place_of_error(paths, texts)
-        raise TunnelError(Reason.HOST_KEY, f"{place}: {error}: correct it or delete it", fatal=True) from error
-    made = KnownHosts(hosts, None if None in stamps else tuple(each for each in stamps if each is not None))
-    _parsed[paths] = made
-    return made
+    except _PARSE_ERRORS as error:
+        location = _error_location(paths, texts)
+        raise TunnelError(Reason.HOST_KEY, f"{location}: {error}: fix or remove this line", fatal=True) from error
+    parsed = KnownHosts(hosts, None if None in stamps else tuple(each for each in stamps if each is not None))
+    _parsed[paths] = parsed
+    return parsed
 
 
 def _with_lower_hosts(text: str) -> str:
-    """Lower the host patterns, which asyncssh compares as they are; a hash is of a name in lower case already."""
+    """Convert host patterns to lower case, because asyncssh is case-sensitive. Hashes are of lower-case names."""
     return "\n".join(map(_with_lower_host, text.splitlines()))
 
 
@@ -124,13 +124,13 @@ def _with_lower_host(line: str) -> str:
     return line if hosts.startswith(("|", "#")) else line.replace(hosts, hosts.lower(), 1)
 
 
-def _place_of_error(paths: tuple[Path, ...], texts: list[str]) -> str:
-    """Return the file and line that asyncssh cannot read."""
+def _error_location(paths: tuple[Path, ...], texts: list[str]) -> str:
+    """Return file and line number of the first line that asyncssh cannot parse."""
     for path, text in zip(paths, texts, strict=True):
         for number, line in enumerate(text.splitlines(), 1):
             try:
                 asyncssh.import_known_hosts(line)
-            except _UNREADABLE:
+            except _PARSE_ERRORS:
                 return f"{path}:{number}"
     return "known_hosts"
 
@@ -147,23 +147,29 @@ def _stamp(status: os.stat_result) -> tuple[int, ...]:
 
 
 def _read(path: Path) -> tuple[str, tuple[int, ...] | None]:
-    """A file whose every line is understood, and its stamp: a line that is not might be what revokes a key."""
+    """Read and validate a file.
+
+    Invalid lines are errors: such a line might be meant to revoke a key.
+
+    Returns:
+        The text, and a stamp of the file's version; None as stamp if the file changed recently.
+    """
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED
+            settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _MTIME_SETTLED_NS
             text = file.read().decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise TunnelError(Reason.HOST_KEY, f"{path}: {told(error)}", fatal=True) from error
+        raise TunnelError(Reason.HOST_KEY, f"{path}: {error_text(error)}", fatal=True) from error
     for number, line in enumerate(text.splitlines(), 1):
-        if not _is_understood(line.strip()):
-            detail = f"{path}:{number}: is no line of known_hosts (hosts, kind of key, key): correct it or delete it"
+        if not _is_valid(line.strip()):
+            detail = f"{path}:{number}: not a valid known_hosts line (hosts, key type, key): fix or remove it"
             raise TunnelError(Reason.HOST_KEY, detail, fatal=True)
     return text, _stamp(status) if settled else None
 
 
-def _is_understood(line: str) -> bool:
-    """Whether asyncssh reads it; it may do without a kind of key that it does not know, unless that is revoked."""
+def _is_valid(line: str) -> bool:
+    """Return whether a line is valid. A key type that asyncssh does not know is valid, unless the line revokes it."""
     words = line.split(None, 2)
     if not words or line.startswith("#"):
         return True
@@ -176,14 +182,14 @@ def _is_key(data: str) -> bool:
     for read in (asyncssh.import_public_key, asyncssh.import_certificate, import_certificate_subject):
         try:
             read(data)
-        except _UNREADABLE:
+        except _PARSE_ERRORS:
             continue
         return True
     return False
 
 
 def _literal(name: str) -> str:
-    """A configured address as known_hosts files spell it; empty for a name."""
+    """Return an IP address in canonical form; empty for a name."""
     try:
         return str(ipaddress.ip_address(name))
     except ValueError:

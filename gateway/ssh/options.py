@@ -1,4 +1,4 @@
-"""What a configuration may say about an SSH tunnel."""
+"""Options of SSH tunnels."""
 
 import re
 from dataclasses import dataclass, field
@@ -14,14 +14,14 @@ _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 
 @dataclass(frozen=True)
 class Keepalive:
-    """What becomes of an SSH connection that falls silent.
+    """How an SSH connection that falls silent is detected and replaced.
 
     Args:
-        interval: Between two requests for a sign of life.
-        suspect: Silence after which new clients go elsewhere, and a replacement is dialled.
-        replace: Further silence after which it is given up, when others answer.
-        lost: Silence after which it is given up although nothing else answers either: a stall that is over by
-            then costs nobody's connection.
+        interval: Between two keepalives.
+        suspect: Silence after which new clients use another connection, and a replacement is dialled.
+        replace: Further silence after which the connection is closed, if other connections answer.
+        lost: Silence after which the connection is closed even if no other connection answers. A stall that ends
+            earlier breaks no client's connection.
     """
 
     interval: Duration = field(default=Duration(2.0), metadata=POSITIVE)
@@ -31,17 +31,19 @@ class Keepalive:
 
     def __post_init__(self) -> None:
         if self.interval >= min(self.suspect, self.lost):
-            told = f"interval {self.interval:g} s, suspect {self.suspect:g} s, lost {self.lost:g} s"
-            raise ValueError(f"interval must be less than suspect and lost, or what is healthy seems silent: {told}")
+            values = f"interval {self.interval:g} s, suspect {self.suspect:g} s, lost {self.lost:g} s"
+            raise ValueError(
+                f"interval must be less than suspect and lost, or idle connections count as silent: {values}"
+            )
 
 
 @dataclass(frozen=True)
 class Connections:
-    """How many SSH connections a tunnel keeps for each sort of traffic.
+    """How many SSH connections a tunnel keeps for each traffic class.
 
     Args:
-        min: Kept open always; with two, losing one costs no time.
-        max: Opened at most, when the open ones carry many channels.
+        min: Connections to keep open. With two, losing one does not delay new clients.
+        max: Upper limit; further connections are opened when the open ones carry many channels.
     """
 
     min: int = field(default=2, metadata=AT_LEAST_ONE)
@@ -50,34 +52,34 @@ class Connections:
 
 @dataclass(frozen=True)
 class SshOptions:
-    """An SSH server that tunnels for us.
+    """An SSH server that forwards connections.
 
     Args:
-        host: Name or address of the server, as its `via` tunnel sees it.
+        host: Name or address of the server, as its `via` tunnel resolves it.
         user: The user to log in as.
         port: TCP port of the server.
-        identity_files: Private keys, tried in order; a certificate beside a key (`KEY-cert.pub`) is used too.
-        certificate_files: OpenSSH certificates for these keys, where they lie elsewhere.
-        passphrase: Opens encrypted private keys.
-        password: Password login, for servers that ask for nothing better.
+        identity_files: Private keys, tried in order; a certificate beside a key (`KEY-cert.pub`) is used, too.
+        certificate_files: OpenSSH certificates for these keys, if they are in other places.
+        passphrase: Decrypts private keys.
+        password: Password login, for servers without public key authentication.
         agent: Path of an SSH agent's socket, such as `${SSH_AUTH_SOCK}`.
-        known_hosts: Files in OpenSSH's format; `@cert-authority` and `@revoked` lines count.
-        host_keys: Keys pinned here: `ssh-ed25519 AAAA…` or a fingerprint `SHA256:…`; they count beside `known_hosts`.
+        known_hosts: Files in OpenSSH's format, including `@cert-authority` and `@revoked` lines.
+        host_keys: Pinned keys, in addition to `known_hosts`: `ssh-ed25519 AAAA…` or a fingerprint `SHA256:…`.
         host_key_alias: The name to look up in `known_hosts` instead of `host`.
-        insecure_host_key: Accept any host key: whoever is on the path can read and change everything.
-        kex: Key exchange algorithms in order of preference, named as `ssh -Q kex` does. A default that this machine's
-            OpenSSL lacks is passed over.
+        insecure_host_key: Accept any host key. An attacker on the path can then read and change all traffic.
+        kex: Key exchange algorithms in order of preference, with the names of `ssh -Q kex`. Defaults that this
+            machine's OpenSSL does not support are skipped.
         ciphers: Encryption algorithms in order of preference.
         macs: Message authentication codes in order of preference, for ciphers other than AES-GCM and ChaCha20.
-        host_key_algorithms: What the server may prove itself with, and an authority sign with, in order of
-            preference; those for which a key is trusted come first.
-        data_plane: What carries the channels: `auto` is the gateway's own data plane with AES-GCM and asyncssh's
-            channels with other ciphers; `asyncssh` is always the latter, which are slower.
-        connect_timeout: For the TCP connection.
-        login_timeout: For key exchange and authentication.
-        dial_timeout: For a channel to a target.
-        keepalive: Detection of a silent connection.
-        connections: Size of the pool.
+        host_key_algorithms: Algorithms for host keys and for CA signatures, in order of preference. Algorithms with a
+            trusted key are proposed first.
+        data_plane: What carries the channels. `auto`: the gateway's native data plane with AES-GCM, and asyncssh's
+            channels with other ciphers. `asyncssh`: always asyncssh's channels, which are slower.
+        connect_timeout: Timeout of the TCP connection.
+        login_timeout: Timeout of key exchange and authentication.
+        dial_timeout: Timeout for opening a channel to a target.
+        keepalive: Detection of silent connections.
+        connections: Size of the connection pool.
     """
 
     host: str
@@ -105,27 +107,29 @@ class SshOptions:
 
     def __post_init__(self) -> None:
         if "@" in self.host:
-            raise ValueError(f"host: {self.host!r} names a user: that goes to user")
+            raise ValueError(f"host: {self.host!r} contains a user: set user instead")
         if "://" in self.host or re.search(r"[\s/\[\]]", self.host):
             raise ValueError(
-                f"host: {self.host!r} is neither a name nor an address (an IPv6 address without brackets)"
+                f"host: {self.host!r} is neither a name nor an address (write an IPv6 address without brackets)"
             )
         if ":" in self.host and not is_address(self.host):
-            raise ValueError(f"host: {self.host!r} is no IPv6 address (a port goes to port)")
+            raise ValueError(f"host: {self.host!r} is not an IPv6 address (set the port with port)")
         for pin in self.host_keys:
             if pin.startswith("SHA256:") and not _FINGERPRINT.fullmatch(pin):
-                raise ValueError(f"host_keys: {pin!r} is no fingerprint: SHA256: and 43 characters (ssh-keygen -lf)")
+                raise ValueError(
+                    f"host_keys: {pin!r} is not a fingerprint (SHA256: and 43 characters, as ssh-keygen -lf prints)"
+                )
         for key in algorithms.DEFAULTS:
-            algorithms.check(key, getattr(self, key))
+            algorithms.validate(key, getattr(self, key))
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where the server listens."""
+        """The server's address."""
         return Endpoint(self.host, self.port)
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every file the tunnel reads when it connects."""
+        """The files that the tunnel reads when it connects."""
         secrets = (self.passphrase, self.password)
         return (
             *self.identity_files,

@@ -1,4 +1,4 @@
-"""The link of an SSH tunnel: several SSH connections to one server, channels placed by load."""
+"""The link of an SSH tunnel: a pool of SSH connections to one server; each new channel uses the least loaded one."""
 
 import asyncio
 import contextlib
@@ -11,42 +11,46 @@ from math import inf
 from gateway.contracts import Endpoint, Phases, Progress, Stream, TunnelState
 from gateway.errors import LinkLostError, ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
-from gateway.relay.attempts import persist
+from gateway.relay.attempts import retry_dial
 from gateway.relay.pair import pair
+from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.options import SshOptions
-from gateway.ssh.session import ChannelRelay, Session
-from gateway.ssh.upkeep import DOUBT, Standing, judge, place
+from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, evaluate
+from gateway.ssh.pooled_connection import PooledConnection
 from gateway.text import one_line
 
 log = logging.getLogger(__name__)
 
-_TICK = 0.5
-_PROMPT = 0.4
-"""Seconds after which a channel that is not open makes us ask whether its connection is alive."""
-_A_LITTLE = 0.01
-"""A timer may come a moment before it is due."""
-_LATE = 1.0
-"""A tick that is this much late, or by half of `suspect`, tells that we slept, not that the others were silent."""
-_MUTE = (
-    "the SSH server has answered no request for a connection so far: does it allow forwarding, "
-    "and does the target's firewall drop packets?"
+_TICK_SECONDS = 0.5
+_SLOW_OPEN = 0.4
+"""Seconds for which an open may be pending before the pool checks whether its connection is alive."""
+_TIMER_SLACK = 0.01
+"""Seconds by which a timer may fire early."""
+_LATE_TICK = 1.0
+"""A tick that is this many seconds late, or by half of `suspect`, means that this process was suspended."""
+_NO_ANSWER_HINT = (
+    "the SSH server has not answered any channel open yet: check that it allows TCP forwarding, "
+    "and that the target's firewall does not drop packets"
 )
 _IDLE_BEFORE_SHRINK = 60.0
-_FIRST_RETRY, _LAST_RETRY = 0.25, 10.0
-_RETRY_FATAL = 60.0
-"""Seconds before another login after a refused one: sshd counts them against us (PerSourcePenalties)."""
+"""Seconds with an idle connection before the pool closes it."""
+_MIN_RETRY, _MAX_RETRY = 0.25, 10.0
+"""Bounds of the upper limit of the random retry delay, in seconds."""
+_FATAL_RETRY = 60.0
+"""Seconds before the next login after a refused one, because sshd penalizes repeated failures
+(PerSourcePenalties)."""
 
-Dial = Callable[[], Awaitable[Session]]
+Dial = Callable[[], Awaitable[PooledConnection]]
 
 
 class SshLink:
-    """A pool of SSH connections; lost when the last of them is.
+    """A pool of SSH connections. The link is lost when the last connection is lost.
 
     Args:
         options: The tunnel's options.
         leads_to: See `gateway.contracts.Link`.
-        dial: Opens one more connection; raises `ReachError`.
-        progress: Told when all connections are silent, and when one is heard again.
+        dial: Opens a connection; raises `ReachError`.
+        progress: Called when all connections become silent, and when one is heard again.
     """
 
     dial_phase = "channel"
@@ -57,32 +61,36 @@ class SshLink:
         self._loop = asyncio.get_running_loop()
         self._dial = dial
         self._progress = progress
-        self._sessions: list[Session] = []
-        self._usable: list[Session] = []
+        self._connections: list[PooledConnection] = []
+        self._usable: list[PooledConnection] = []
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._wanted = options.connections.min
-        self._due = asyncio.Event()
-        self._suspect = False
-        self._trouble = ""
-        """Why the last attempt to open a further connection failed."""
+        self._target_size = options.connections.min
+        self._wake_dialler = asyncio.Event()
+        self._all_silent = False
+        self._last_error = ""
+        """Why the last dial failed; empty after a success, and while the pool is complete."""
         self._idle_since = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._dialling: set[asyncio.Task[None]] = set()
-        self._retry_within = _FIRST_RETRY
+        self._dial_tasks: set[asyncio.Task[None]] = set()
+        self._retry_delay = _MIN_RETRY
         self._renewals = 0
         self._renewed = asyncio.Event()
 
     @contextlib.asynccontextmanager
-    async def running(self, first: Session) -> AsyncIterator["SshLink"]:
-        """Keep the pool while the context lasts, starting from one open connection."""
-        self._adopt(first)
-        keepers = {self._own(self._keep()), self._own(self._dial_missing())}
+    async def running(self, first: PooledConnection) -> AsyncIterator["SshLink"]:
+        """Maintain the pool until the context ends, then close its connections.
+
+        Args:
+            first: An open connection, which the pool takes over.
+        """
+        self._add(first)
+        background = {self._start_task(self._send_keepalives()), self._start_task(self._dial_missing_connections())}
         try:
             yield self
         finally:
-            for keeper in keepers | self._dialling:
-                keeper.cancel()
-            await asyncio.gather(*(session.close() for session in self._sessions))
+            for task in background | self._dial_tasks:
+                task.cancel()
+            await asyncio.gather(*(connection.close() for connection in self._connections))
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -91,212 +99,221 @@ class SshLink:
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> ChannelRelay:
         """See `gateway.contracts.Link`."""
-        usable = [session for session in self._usable if session.alive]
+        usable = [connection for connection in self._usable if connection.alive]
         if not usable:
             raise LinkLostError
-        chosen, grow = place([session.load for session in usable], self._options.connections.max)
-        if grow and self._wanted <= len(usable):
-            self._wanted = len(usable) + 1
-            self._due.set()
-        session = usable[chosen]
-        doubt = self._loop.call_later(_PROMPT, self._doubt, session)
+        chosen, grow = choose_connection([connection.load for connection in usable], self._options.connections.max)
+        if grow and self._target_size <= len(usable):
+            self._target_size = len(usable) + 1
+            self._wake_dialler.set()
+        connection = usable[chosen]
+        timer = self._loop.call_later(_SLOW_OPEN, self._check_alive, connection)
         try:
-            return await session.join(client, to, latency, within, tap)
+            return await connection.join(client, to, latency, within, tap)
         finally:
-            doubt.cancel()
+            timer.cancel()
 
-    def _doubt(self, session: Session) -> None:
-        session.doubt()
-        # The next tick may come too late for a client that would then be sent to another target.
-        self._loop.call_later(DOUBT + _A_LITTLE, lambda: self._look(time.monotonic()))
+    def _check_alive(self, connection: PooledConnection) -> None:
+        connection.check_alive()
+        # Do not wait for the next tick: before it, the client might be sent to another target.
+        self._loop.call_later(SLOW_KEEPALIVE + _TIMER_SLACK, lambda: self._apply_policy(time.monotonic()))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """See `gateway.contracts.Link`; counts the phase `channel`."""
-        ours, theirs = pair()
+        """See `gateway.contracts.Link`. Records the phase `channel`."""
+        caller_end, relay_end = pair()
         timed = phases or Phases()
-        timed.hint = "" if any(session.answers_opens for session in self._sessions) else _MUTE
+        timed.hint = "" if any(connection.has_answered_open for connection in self._connections) else _NO_ANSWER_HINT
         try:
             with timed("channel"):
-                relay = await persist(
-                    lambda within: self.join(theirs, to, Histogram(), within),
+                relay = await retry_dial(
+                    lambda within: self.join(relay_end, to, Histogram(), within),
                     timed.given_up,
                     self._options.dial_timeout,
                 )
         except BaseException:
-            ours.close()
-            theirs.close()
+            caller_end.close()
+            relay_end.close()
             raise
         timed.hint = ""
-        ours.broken = lambda: relay.cut_short
-        return ours
+        caller_end.broken = lambda: relay.cut_short
+        return caller_end
 
     async def lost(self) -> str:
         """See `gateway.contracts.Link`."""
         return await asyncio.shield(self._lost)
 
     def renew(self) -> None:
-        """See `gateway.contracts.Link`: new connections take over, and the old ones drain."""
-        for session in self._sessions:
-            session.outdated = True
+        """See `gateway.contracts.Link`. Dials new connections, and lets the old ones drain."""
+        for connection in self._connections:
+            connection.outdated = True
         self._renewals += 1
         self._renewed.set()
-        self._due.set()
+        self._wake_dialler.set()
 
     def rtt(self) -> float | None:
-        """Round trip of the last channel-less request, in seconds."""
+        """Return the round trip of the last keepalive in seconds, or None if no connection has one."""
         return next((each.round_trip for each in self._usable if each.round_trip is not None), None)
 
     def details(self) -> dict[str, object]:
-        """Connections, channels, cipher and server."""
-        alive = [session for session in self._sessions if session.alive]
+        """See `gateway.contracts.Link`."""
+        alive = [connection for connection in self._connections if connection.alive]
         now = time.monotonic()
         return {
             "connections": len(alive),
-            "suspect_connections": sum(session.silence(now) >= self._options.keepalive.suspect for session in alive),
-            "draining_connections": sum(session.outdated for session in alive),
-            "channels": sum(session.load for session in alive),
+            "suspect_connections": sum(
+                connection.silence(now) >= self._options.keepalive.suspect for connection in alive
+            ),
+            "draining_connections": sum(connection.outdated for connection in alive),
+            "channels": sum(connection.load for connection in alive),
             "cipher": alive[0].cipher() if alive else None,
             "data_plane": alive[0].data_plane() if alive else None,
             "server": alive[0].server_version() if alive else None,
-            "pool_error": self._trouble or None,
+            "pool_error": self._last_error or None,
         }
 
-    def _own(self, job: Coroutine[None, None, None]) -> asyncio.Task[None]:
+    def _start_task(self, job: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(job)
         self._tasks.add(task)
-        task.add_done_callback(self._disown)
+        task.add_done_callback(self._on_task_done)
         return task
 
-    def _disown(self, task: asyncio.Task[None]) -> None:
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # Nobody would keep the pool any more: better to lose it, and open it anew.
-            log.error("the pool of %s failed", self._options.endpoint, exc_info=error)
+            # Nothing maintains the pool now: report the link as lost, so that the tunnel is opened again.
+            log.error("the connection pool of %s failed", self._options.endpoint, exc_info=error)
             if not self._lost.done():
                 self._lost.set_result(f"{type(error).__name__}: {error}")
 
-    def _adopt(self, session: Session) -> None:
-        self._sessions.append(session)
-        session.ask()
-        self._own(self._watch(session))
-        self._look(time.monotonic())
+    def _add(self, connection: PooledConnection) -> None:
+        self._connections.append(connection)
+        connection.send_keepalive()
+        self._start_task(self._remove_when_lost(connection))
+        self._apply_policy(time.monotonic())
 
-    async def _watch(self, session: Session) -> None:
-        why = await session.lost()
-        self._sessions.remove(session)
-        self._look(time.monotonic())
-        self._due.set()
-        if not any(other.alive for other in self._sessions) and not self._lost.done():
-            self._lost.set_result(why)
+    async def _remove_when_lost(self, connection: PooledConnection) -> None:
+        reason = await connection.lost()
+        self._connections.remove(connection)
+        self._apply_policy(time.monotonic())
+        self._wake_dialler.set()
+        if not any(other.alive for other in self._connections) and not self._lost.done():
+            self._lost.set_result(reason)
 
-    async def _keep(self) -> None:
-        """Ask for signs of life, and act on silence."""
+    async def _send_keepalives(self) -> None:
+        """Send keepalives, and apply the pool policy at each tick."""
         last = time.monotonic()
-        tick = min(_TICK, self._options.keepalive.interval)
-        late = min(_LATE, self._options.keepalive.suspect / 2)
+        tick = min(_TICK_SECONDS, self._options.keepalive.interval)
+        late = min(_LATE_TICK, self._options.keepalive.suspect / 2)
         while True:
             await asyncio.sleep(tick)
             now = time.monotonic()
             if now - last > tick + late:
-                for session in self._sessions:
-                    session.forgive(now - last - tick)
+                for connection in self._connections:
+                    connection.discount_suspension(now - last - tick)
             last = now
-            for session in self._sessions:
-                if session.asked_before(now - self._options.keepalive.interval):
-                    session.ask()
-            self._look(now)
+            for connection in self._connections:
+                if connection.keepalive_due(now - self._options.keepalive.interval):
+                    connection.send_keepalive()
+            self._apply_policy(now)
             self._shrink(now)
 
-    def _look(self, now: float) -> None:
-        """Judge the connections, and do what needs no waiting."""
-        alive = [session for session in self._sessions if session.alive]
+    def _apply_policy(self, now: float) -> None:
+        """Evaluate the pool, and start the resulting actions."""
+        alive = [connection for connection in self._connections if connection.alive]
         pool = [
-            Standing(
-                session.silence(now), session.load, session.outdated, session.stalled, session.stalled_until,
-                session.unanswered(now),
+            ConnectionHealth(
+                connection.silence(now), connection.load, connection.outdated, connection.stalled,
+                connection.silence_at_recovery, connection.keepalive_wait(now),
             )
-            for session in alive
+            for connection in alive
         ]  # fmt: skip
-        needs = judge(pool, self._options.keepalive, self._wanted)
-        self._usable = [alive[at] for at in needs.usable]
-        for at, session in enumerate(alive):
-            session.stalled = at in needs.suspect and (session.stalled or at in needs.stalled)
-            if not session.stalled:
-                session.stalled_until = 0.0
-            elif self._usable and not session.stalled_until:
-                session.stalled_until = pool[at].silent
-        for at in needs.give_up:
-            alive[at].abort(f"silent for {pool[at].silent:.0f} s")
+        actions = evaluate(pool, self._options.keepalive, self._target_size)
+        self._usable = [alive[at] for at in actions.usable]
+        for at, connection in enumerate(alive):
+            connection.stalled = at in actions.suspect and (connection.stalled or at in actions.stalled)
+            if not connection.stalled:
+                connection.silence_at_recovery = 0.0
+            elif self._usable and not connection.silence_at_recovery:
+                connection.silence_at_recovery = pool[at].silence
+        for at in actions.abort:
+            alive[at].abort(f"silent for {pool[at].silence:.0f} s")
         if self._usable:
-            for at in (*needs.suspect, *needs.doubtful):
-                alive[at].move_on()
-        for at in needs.done:
-            alive[at].close_soon()
-        if needs.dial:
-            self._due.set()
+            for at in (*actions.suspect, *actions.slow):
+                alive[at].fail_over_opens()
+        for at in actions.close:
+            alive[at].start_closing()
+        if actions.dial:
+            self._wake_dialler.set()
         else:
-            self._trouble = ""
-        self._tell(min(pool[at].silent for at in needs.suspect) if needs.suspect and not self._usable else None)
+            self._last_error = ""
+        all_silent = bool(actions.suspect) and not self._usable
+        self._report_silence(min(pool[at].silence for at in actions.suspect) if all_silent else None)
 
-    def _tell(self, silence: float | None) -> None:
-        """Say when all connections have been silent for so many seconds, and when one is heard again."""
-        if silence is not None and not self._suspect:
-            self._progress(TunnelState.SUSPECT, Reason.TIMEOUT, f"nothing was heard for {silence:.0f} s")
-        elif self._suspect and self._usable:
+    def _report_silence(self, silence: float | None) -> None:
+        """Report when all connections become silent, and when one is heard again.
+
+        Args:
+            silence: The shortest silence in seconds if all connections are silent; otherwise None.
+        """
+        if silence is not None and not self._all_silent:
+            self._progress(TunnelState.SUSPECT, Reason.TIMEOUT, f"no data received for {silence:.0f} s")
+        elif self._all_silent and self._usable:
             self._progress(TunnelState.UP)
-        self._suspect = silence is not None
+        self._all_silent = silence is not None
 
     def _shrink(self, now: float) -> None:
-        spare = [session for session in self._usable if session.load == 0]
+        spare = [connection for connection in self._usable if connection.load == 0]
         if len(self._usable) <= self._options.connections.min or not spare:
             self._idle_since = now
         elif now - self._idle_since > _IDLE_BEFORE_SHRINK:
             self._idle_since = now
-            self._wanted = max(self._options.connections.min, len(self._usable) - 1)
-            spare[-1].close_soon()
-            self._look(now)
+            self._target_size = max(self._options.connections.min, len(self._usable) - 1)
+            spare[-1].start_closing()
+            self._apply_policy(now)
 
-    async def _dial_missing(self) -> None:
-        """Open further connections while some are missing; one that hangs does not hold up the others."""
+    async def _dial_missing_connections(self) -> None:
+        """Dial while connections are missing; in parallel, so that one dial that hangs does not delay the others."""
         while True:
-            self._due.clear()
-            while self._missing() > len(self._dialling):
-                dialling = self._own(self._dial_one())
-                self._dialling.add(dialling)
-                dialling.add_done_callback(self._dialled)
-            await self._due.wait()
+            self._wake_dialler.clear()
+            while self._missing_count() > len(self._dial_tasks):
+                task = self._start_task(self._dial_one_connection())
+                self._dial_tasks.add(task)
+                task.add_done_callback(self._on_dial_done)
+            await self._wake_dialler.wait()
 
-    def _dialled(self, dialling: asyncio.Task[None]) -> None:
-        self._dialling.discard(dialling)
-        self._due.set()
+    def _on_dial_done(self, task: asyncio.Task[None]) -> None:
+        self._dial_tasks.discard(task)
+        self._wake_dialler.set()
 
-    async def _dial_one(self) -> None:
-        """Open one more connection, or wait a while for the next attempt."""
+    async def _dial_one_connection(self) -> None:
+        """Open one connection; after a failure, wait before the next attempt."""
         self._renewed.clear()
         renewals = self._renewals
         try:
-            session = await self._dial()
+            connection = await self._dial()
         except Exception as error:
-            self._trouble = one_line(str(error))
-            foreseen = isinstance(error, (ReachError, OSError))
-            # Whatever it is, those connections that stand go on.
+            self._last_error = one_line(str(error))
+            expected = isinstance(error, (ReachError, OSError))
+            # The open connections stay in use, so not even an unexpected error ends the pool.
             log.log(
-                logging.INFO if foreseen else logging.ERROR,
-                "a further SSH connection to %s failed: %s", self._options.endpoint, self._trouble,
-                exc_info=not foreseen,
+                logging.INFO if expected else logging.ERROR,
+                "opening another SSH connection to %s failed: %s", self._options.endpoint, self._last_error,
+                exc_info=not expected,
             )  # fmt: skip
-            fatal = not foreseen or (isinstance(error, TunnelError) and error.fatal)
-            pause = _RETRY_FATAL if fatal else random.uniform(0, self._retry_within)  # noqa: S311 - jitter
-            self._retry_within = min(self._retry_within * 2, _LAST_RETRY)
+            fatal = not expected or (isinstance(error, TunnelError) and error.fatal)
+            pause = _FATAL_RETRY if fatal else random.uniform(0, self._retry_delay)  # noqa: S311 - jitter
+            self._retry_delay = min(self._retry_delay * 2, _MAX_RETRY)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._renewed.wait(), pause)
         else:
-            self._retry_within, self._trouble = _FIRST_RETRY, ""
-            session.outdated = renewals != self._renewals  # it may have logged in with what is no more
-            self._adopt(session)
+            self._retry_delay, self._last_error = _MIN_RETRY, ""
+            connection.outdated = renewals != self._renewals  # it may have used the old credentials
+            self._add(connection)
 
-    def _missing(self) -> int:
+    def _missing_count(self) -> int:
         now = time.monotonic()
         suspect = self._options.keepalive.suspect
-        fresh = [each for each in self._sessions if each.alive and not each.outdated and each.silence(now) < suspect]
-        return 0 if self._lost.done() else self._wanted - len(fresh)
+        current = [
+            each for each in self._connections if each.alive and not each.outdated and each.silence(now) < suspect
+        ]
+        return 0 if self._lost.done() else self._target_size - len(current)

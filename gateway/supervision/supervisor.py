@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from gateway.cancelling import asked_to_end
+from gateway.cancellation import is_being_cancelled
 from gateway.contracts import Unit
 from gateway.supervision.backoff import RESTART, Backoff
 
@@ -51,13 +51,13 @@ class Supervisor:
             try:
                 await unit.run(ready.set)
             except asyncio.CancelledError:
-                if asked_to_end():
+                if is_being_cancelled():
                     raise
                 # Something that it waited for was cancelled: it would be gone for ever, and nobody would know.
                 log.exception("unit crashed", extra={"unit": name})
             except Exception:
                 log.exception("unit crashed", extra={"unit": name})
-                if asked_to_end():
+                if is_being_cancelled():
                     return  # it was being stopped, and failed at that
             else:
                 log.warning("unit ended by itself", extra={"unit": name})

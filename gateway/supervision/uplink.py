@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
-from gateway.cancelling import asked_to_end
+from gateway.cancellation import is_being_cancelled
 from gateway.contracts import Link, Tunnel, TunnelState
 from gateway.errors import ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tally
@@ -89,7 +89,7 @@ class Uplink:
                     quarantine.attempts = 0
                     raise why
                 except ReachError as error:
-                    if asked_to_end():
+                    if is_being_cancelled():
                         raise asyncio.CancelledError from error  # closing the tunnel failed, and it was to end
                     fatal = isinstance(error, TunnelError) and error.fatal
                     self.failures[error.reason] += 1

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
-from gateway.certificates import of_pem
+from gateway.certificates import pem_validities
 from gateway.contracts import Credential, Endpoint, Link, Progress, TunnelState
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.tunnels import TunnelKind
@@ -206,7 +206,7 @@ def _credentials(options: OpenVpnOptions) -> list[Credential]:
         Credential("vpn", f"{options.config}: {each.name}", validity)
         for each in file.kept
         if each.name in _CERTIFICATES and each.block is not None
-        for validity in of_pem("\n".join(each.block).encode())
+        for validity in pem_validities("\n".join(each.block).encode())
     ]
 
 

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from urllib.parse import unquote
 
-from gateway.certificates import authority
+from gateway.certificates import ca_credentials
 from gateway.contracts import Credential, Link, Progress, TunnelState
 from gateway.errors import GatewayError
 from gateway.proxy.link import ProxyLink
@@ -56,7 +56,7 @@ def _read_url(scheme: str, authority: str) -> dict[str, str]:
 
 
 def _credentials(options: ProxyOptions) -> list[Credential]:
-    return authority(options.ca_file)
+    return ca_credentials(options.ca_file)
 
 
 KIND = TunnelKind(

@@ -1,4 +1,4 @@
-"""`kind: ssh`: an SSH server that opens TCP connections for us (RFC 4254, 7.2)."""
+"""`kind: ssh`: an SSH server that forwards TCP connections (RFC 4254, section 7.2)."""
 
 import asyncio
 import contextlib
@@ -10,23 +10,23 @@ from gateway.errors import DialError, Reason, TunnelError
 from gateway.relay.sockets import hurry_retransmits
 from gateway.ssh import credentials, hostkeys
 from gateway.ssh.connect import connect
-from gateway.ssh.handshakes import handshakes
+from gateway.ssh.handshake_limiter import handshake_limiter
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool import SshLink
-from gateway.ssh.session import Session
+from gateway.ssh.pooled_connection import PooledConnection
 from gateway.tunnels import TunnelKind
 
 
 class SshTunnel:
-    """See `gateway.contracts.Tunnel`.
+    """A tunnel of kind `ssh`; see `gateway.contracts.Tunnel`.
 
     Args:
-        options: What the configuration says.
+        options: The tunnel's options.
     """
 
     def __init__(self, options: SshOptions) -> None:
         self._options = options
-        self._memory = hostkeys.Memory()
+        self._memory = hostkeys.HostKeyMemory()
 
     @property
     def far_side(self) -> str:
@@ -35,19 +35,19 @@ class SshTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
-        """Connect through `via`, log in, and keep the pool until the context ends."""
-        first = await self._session(via, progress)
-        there = f"{via.leads_to} > {self.far_side}"
-        link = SshLink(self._options, there, lambda: self._session(via, _quiet), progress)
+        """See `gateway.contracts.Tunnel`. Keeps a pool of connections until the context ends."""
+        first = await self._connect(via, progress)
+        network = f"{via.leads_to} > {self.far_side}"
+        link = SshLink(self._options, network, lambda: self._connect(via, _ignore_progress), progress)
         async with link.running(first):
             yield link
 
-    async def _session(self, via: Link, progress: Progress) -> Session:
+    async def _connect(self, via: Link, progress: Progress) -> PooledConnection:
         options = self._options
         progress(TunnelState.CONNECTING)
-        async with handshakes().turn(options.endpoint, via.leads_to):
+        async with handshake_limiter().slot(options.endpoint, via.leads_to):
             conn = await connect(options, lambda: self._dial(via), progress, self._memory)
-            return Session(conn, options)
+            return PooledConnection(conn, options)
 
     async def _dial(self, via: Link) -> socket.socket:
         options = self._options
@@ -65,12 +65,13 @@ class SshTunnel:
         return sock
 
 
-def _quiet(state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
-    """A further connection of the pool does not change the tunnel's state."""
+def _ignore_progress(state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
+    """Ignore progress: opening another connection of the pool does not change the tunnel's state."""
     del state, reason, detail
 
 
 def _verify(options: SshOptions) -> None:
+    """Load credentials and trusted host keys, to report errors in these files early."""
     credentials.load_keys(options)
     hostkeys.read_trust(options)
 

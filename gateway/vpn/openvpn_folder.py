@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.errors import GatewayError, Reason, TunnelError
-from gateway.keyfiles import refuse_readable
+from gateway.secret_files import check_owner_only
 from gateway.vpn.openvpn_file import ClientFile, read
 from gateway.vpn.openvpn_lines import directives
 from gateway.vpn.openvpn_shapes import FILES
@@ -55,9 +55,9 @@ def client_file(options: OpenVpnOptions) -> ClientFile:
     except (OSError, GatewayError) as error:
         raise TunnelError(Reason.PROTOCOL, f"config: {options.config}: {error}", fatal=True) from error
     if file.private:
-        refuse_readable(options.config, config.status)
+        check_owner_only(options.config, config.status)
     for name in file.private_files:
-        refuse_readable(config.path.parent / name, named[name].status)
+        check_owner_only(config.path.parent / name, named[name].status)
     return file
 
 

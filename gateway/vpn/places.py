@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from gateway.cancelling import asked_to_end
+from gateway.cancellation import is_being_cancelled
 from gateway.errors import TunnelError
 from gateway.vpn import devices
 from gateway.vpn.addressing import Addressing
@@ -91,7 +91,7 @@ class PrivatePlace:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            if future.cancelled() and not asked_to_end():  # the namespace was closed before the job's turn came
+            if future.cancelled() and not is_being_cancelled():  # the namespace was closed before the job's turn came
                 raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from None
             raise
 

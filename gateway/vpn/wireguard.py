@@ -13,8 +13,8 @@ from pathlib import Path
 
 from gateway.contracts import Endpoint, Secret
 from gateway.errors import GatewayError, Reason, TunnelError
-from gateway.keyfiles import check_private, refuse_readable
 from gateway.relay.resolver import resolve
+from gateway.secret_files import check_owner_only, read_private_key
 from gateway.vpn import devices, leftovers
 from gateway.vpn.addressing import Addressing, probable_peers
 from gateway.vpn.child import Child, clean_environment, program
@@ -48,7 +48,7 @@ def device_file(options: WireGuardOptions) -> DeviceFile:
         with options.config.open() as opened:
             status, file = os.fstat(opened.fileno()), read(opened.read())
         if file.private_key or any(peer.preshared_key for peer in file.peers):
-            refuse_readable(options.config, status)
+            check_owner_only(options.config, status)
         return _with_keys(file, options)
     except TunnelError:
         raise
@@ -70,7 +70,7 @@ def _with_keys(file: DeviceFile, options: WireGuardOptions) -> DeviceFile:
 
 
 def _revealed(secret: Secret) -> str:
-    text = secret.reveal() if secret.path is None else check_private(secret.path).decode()
+    text = secret.reveal() if secret.path is None else read_private_key(secret.path).decode()
     return text.strip()
 
 

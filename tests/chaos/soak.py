@@ -1,6 +1,6 @@
 """Loads SSH connections over slow, long and lossy paths, with invariants looked at each second: `make soak`.
 
-Rounds with clients of many sorts go over AES-GCM (the project's own plane) and ChaCha20 (asyncssh's channels) in
+Rounds with clients of many sorts go over AES-GCM (the native data plane) and ChaCha20 (asyncssh's channels) in
 turn, each over another path, undisturbed, with stalls, or with connections that are cut. New keys are agreed all the
 time.
 """

@@ -7,16 +7,17 @@ from typing import Any, Self
 import pytest
 
 from gateway.relay.linger import lingerer
-from gateway.ssh import doors, windows
-from gateway.ssh.channel import StockRelay
-from gateway.ssh.outbox import PACKET
-from gateway.ssh.plane import PlaneRelay
+from gateway.ssh import asyncssh_internals, flow_control
+from gateway.ssh.asyncssh_channel import AsyncsshChannel
+from gateway.ssh.channel_relay import ChannelRelay
+from gateway.ssh.native_channel import NativeChannel
+from gateway.ssh.packet_writer import MAX_SEND_PACKET
 from gateway.ssh.pool import SshLink
-from gateway.ssh.session import ChannelRelay, Session
+from gateway.ssh.pooled_connection import PooledConnection
 
 CIPHERS: tuple[str, ...] = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
-"""One for the project's own plane, and one for asyncssh's channels."""
-QUANTUM = PACKET
+"""One for the native data plane, and one for asyncssh's channels."""
+QUANTUM = MAX_SEND_PACKET
 """The most that one client sends before another's turn, where several wait."""
 MIB = 1 << 20
 
@@ -59,7 +60,7 @@ class Seen:
         return None if self.size == self.granted + self.owed + self.held else f"does not add up: {account}"
 
 
-def look(session: Session) -> list[Seen]:
+def look(session: PooledConnection) -> list[Seen]:
     """The relays of a connection that have a client and have not ended."""
     return [seen for relay in session._relays.values() if (seen := _look(relay)) is not None]
 
@@ -67,45 +68,47 @@ def look(session: Session) -> list[Seen]:
 def _look(relay: Any) -> Seen | None:
     if relay.ended.done() or relay._client is None:
         return None
-    if isinstance(relay, PlaneRelay):
+    if isinstance(relay, NativeChannel):
         window = relay.window
-        may_send = relay._peer_window > 0 and not (relay._client_done or relay._sent_close or relay._channel_done)
+        may_send = relay._remote_window > 0 and not (
+            relay._client_eof or relay._sent_close or relay._channel_unwritable
+        )
         return Seen(
-            relay, relay._client.fileno(), window.size, window.granted, window.owed, relay.held,
-            relay.to_backend, relay.from_backend, may_send, relay._got_eof,
+            relay, relay._client.fileno(), window.size, window.remaining, window.consumed, relay.buffered,
+            relay.to_backend, relay.from_backend, may_send, relay._backend_eof,
         )  # fmt: skip
-    if isinstance(relay, StockRelay) and relay._channel is not None:
+    if isinstance(relay, AsyncsshChannel) and relay._channel is not None:
         channel: Any = relay._channel
-        held = relay.held + sum(len(data) for data, _ in channel._recv_buf)
-        may_send = channel._send_window > 0 and not (relay._client_done or relay._channel_done)
+        held = relay.buffered + sum(len(data) for data, _ in channel._recv_buf)
+        may_send = channel._send_window > 0 and not (relay._client_eof or relay._channel_unwritable)
         return Seen(
-            relay, relay._client.fileno(), relay.window.size, channel._recv_window, relay.window.owed, held,
-            relay.to_backend - channel._send_buf_len, relay.from_backend, may_send, relay._got_eof,
+            relay, relay._client.fileno(), relay.window.size, channel._recv_window, relay.window.consumed, held,
+            relay.to_backend - channel._send_buf_len, relay.from_backend, may_send, relay._backend_eof,
         )  # fmt: skip
     return None
 
 
-def sessions(link: SshLink) -> list[Session]:
+def sessions(link: SshLink) -> list[PooledConnection]:
     """Its connections."""
-    return list(link._sessions)
+    return list(link._connections)
 
 
 def channels(link: SshLink) -> int:
     """How many channels there are, with those that are being opened and closed."""
-    return sum(len(_windows(session)) + _unknown(session) for session in link._sessions)
+    return sum(len(_windows(session)) + _unknown(session) for session in link._connections)
 
 
-def _unknown(session: Session) -> int:
+def _unknown(session: PooledConnection) -> int:
     """How many channels are being opened whose windows cannot be seen: those of asyncssh's."""
-    return 0 if session.data_plane() == "native" else session._channels.opening
+    return 0 if session.data_plane() == "native" else session._opener.opening_count
 
 
-def _windows(session: Session) -> dict[int, windows.Window]:
+def _windows(session: PooledConnection) -> dict[int, flow_control.Window]:
     """All windows that are not closed, also of channels whose client is gone."""
     relays: list[Any] = list(session._relays.values())
     channels: list[Any] = list(session._conn._channels.values())
     for channel in channels:
-        relay = channel if isinstance(channel, PlaneRelay) else getattr(channel, "_session", None)
+        relay = channel if isinstance(channel, NativeChannel) else getattr(channel, "_session", None)
         if relay is not None:
             relays.append(relay)
     return {id(relay): relay.window for relay in relays}
@@ -125,28 +128,42 @@ class Budgets:
         self._before = (0, 0, 0)
 
     def __enter__(self) -> Self:
-        self._before = windows.FIRST.left, windows.PROCESS.left, windows.LEAST
-        windows.FIRST.left, windows.PROCESS.left, windows.LEAST = self._first, self._process, self._least
+        self._before = (
+            flow_control.INITIAL_BUDGET.available,
+            flow_control.GROWTH_BUDGET.available,
+            flow_control.MIN_WINDOW,
+        )
+        flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available, flow_control.MIN_WINDOW = (
+            self._first,
+            self._process,
+            self._least,
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
-        windows.FIRST.left, windows.PROCESS.left, windows.LEAST = self._before
+        flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available, flow_control.MIN_WINDOW = (
+            self._before
+        )
 
     def bound(self, count: int) -> int:
-        """What slow clients of `count` channels can make the process hold; see `gateway.ssh.windows`."""
-        return self._first + self._process + count * windows.LEAST
+        """What slow clients of `count` channels can make the process hold; see `gateway.ssh.flow_control`."""
+        return self._first + self._process + count * flow_control.MIN_WINDOW
 
     @property
     def taken(self) -> int:
-        """What windows have taken beyond `LEAST` each."""
-        return self._first + self._process - windows.FIRST.left - windows.PROCESS.left
+        """What windows have taken beyond `MIN_WINDOW` each."""
+        return (
+            self._first + self._process - flow_control.INITIAL_BUDGET.available - flow_control.GROWTH_BUDGET.available
+        )
 
     def unaccounted(self, link: SshLink) -> int:
         """What is taken, and belongs to no channel; 0 where it may belong to those that are being opened."""
         accounted = sum(
-            max(0, window.size - windows.LEAST) for each in link._sessions for window in _windows(each).values()
+            max(0, window.size - flow_control.MIN_WINDOW)
+            for each in link._connections
+            for window in _windows(each).values()
         )
-        opening = sum(map(_unknown, link._sessions))
+        opening = sum(map(_unknown, link._connections))
         return 0 if opening and self.taken >= accounted else self.taken - accounted
 
 
@@ -163,14 +180,14 @@ class Exchanges:
         self._patch = pytest.MonkeyPatch()
 
     def __enter__(self) -> Self:
-        original = doors.PlaneConnection.send_newkeys
+        original = asyncssh_internals.ClientConnection.send_newkeys
 
-        def counted(conn: doors.PlaneConnection, k: bytes, h: bytes) -> None:
+        def counted(conn: asyncssh_internals.ClientConnection, k: bytes, h: bytes) -> None:
             self.count += 1
             original(conn, k, h)
 
-        self._patch.setattr(doors.PlaneConnection, "send_newkeys", counted)
-        self._patch.setattr(doors, "REKEY_BYTES", self._every)
+        self._patch.setattr(asyncssh_internals.ClientConnection, "send_newkeys", counted)
+        self._patch.setattr(asyncssh_internals, "REKEY_BYTES", self._every)
         return self
 
     def __exit__(self, *_: object) -> None:

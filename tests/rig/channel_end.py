@@ -7,7 +7,7 @@ from asyncssh.packet import Boolean, SSHPacket, String, UInt32
 from ends import BACK, FORTH, End, Seen
 from plans import Setup
 
-from gateway.ssh.doors import (
+from gateway.ssh.asyncssh_internals import (
     MSG_CHANNEL_CLOSE,
     MSG_CHANNEL_DATA,
     MSG_CHANNEL_EOF,

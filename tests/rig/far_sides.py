@@ -31,10 +31,10 @@ from gateway.relay.direct import DirectLink
 from gateway.relay.linger import lingerer
 from gateway.relay.readiness import RelayLoop
 from gateway.relay.sockets import reset_when_killed, tune
-from gateway.ssh import windows
-from gateway.ssh.channel import StockRelay
+from gateway.ssh import flow_control
+from gateway.ssh.asyncssh_channel import AsyncsshChannel
+from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.options import Connections, Keepalive, SshOptions
-from gateway.ssh.plane import PlaneRelay
 from gateway.ssh.pool import SshLink
 from gateway.tunnels.ssh import SshTunnel
 
@@ -42,8 +42,8 @@ _SMALL = 16384
 _SEGMENT = 1400
 """Bytes in a segment where buffers are small: with loopback's 64 KiB, a small window opens only after 200 ms."""
 _PATIENT = Keepalive(Duration(55.0), Duration(60.0), Duration(60.0), Duration(60.0))
-_CIPHERS: dict[str, str] = {"own": "aes128-gcm@openssh.com", "asyncssh's": "chacha20-poly1305@openssh.com"}
-_RELAYS: dict[str, type[Relay]] = {"own": PlaneRelay, "asyncssh's": StockRelay}
+_CIPHERS: dict[str, str] = {"native": "aes128-gcm@openssh.com", "asyncssh": "chacha20-poly1305@openssh.com"}
+_RELAYS: dict[str, type[Relay]] = {"native": NativeChannel, "asyncssh": AsyncsshChannel}
 
 
 class Listener:
@@ -268,7 +268,7 @@ class OpenSsh(Straight):
 
     Args:
         folder: Where keys go.
-        channels: Whose channels: `own`, or `asyncssh's`; the cipher decides that.
+        channels: Which data plane: `native` or `asyncssh`; the cipher decides that.
     """
 
     link_verbs: tuple[str, ...] = ("rekey",)
@@ -284,7 +284,7 @@ class OpenSsh(Straight):
         self._bastion = self._make_bastion(folder)
         self._stack = contextlib.AsyncExitStack()
         self._ssh_link: SshLink
-        self._budgets = (windows.FIRST.left, windows.PROCESS.left)
+        self._budgets = (flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available)
 
     def _make_bastion(self, folder: Path) -> Bastion:
         return Bastion(folder, extra="RekeyLimit 1M")
@@ -321,12 +321,14 @@ class OpenSsh(Straight):
     def leftovers(self, relay: Relay) -> list[str]:
         left = super().leftovers(relay)
         if self._alive:
-            wire = self._conn.wire
-            left += ["a channel"] if self._conn._channels or wire.inbox.relays or wire.inbox.opening else []
-            left += ["a relay that waits for its turn"] if wire.outbox.contended else []
-            left += ["a relay in the session"] if self._ssh_link._sessions[0]._relays else []
-        left += ["held bytes"] if cast("PlaneRelay | StockRelay", relay).held else []
-        budgets = (windows.FIRST.left, windows.PROCESS.left)
+            transport = self._conn.packet_transport
+            left += (
+                ["a channel"] if self._conn._channels or transport.reader.channels or transport.reader.opening else []
+            )
+            left += ["a relay that waits for its turn"] if transport.writer.contended else []
+            left += ["a relay in the session"] if self._ssh_link._connections[0]._relays else []
+        left += ["held bytes"] if cast("NativeChannel | AsyncsshChannel", relay).buffered else []
+        budgets = (flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available)
         return left + ([f"budgets of {budgets}, not {self._budgets}"] if budgets != self._budgets else [])
 
     async def _connect(self) -> None:
@@ -348,12 +350,12 @@ class OpenSsh(Straight):
 
     @property
     def _alive(self) -> bool:
-        return bool(self._ssh_link._sessions) and self._ssh_link._sessions[0].alive
+        return bool(self._ssh_link._connections) and self._ssh_link._connections[0].alive
 
     @property
     def _conn(self) -> Any:
         """asyncssh's connection."""
-        return self._ssh_link._sessions[0]._conn
+        return self._ssh_link._connections[0]._conn
 
 
 @contextlib.asynccontextmanager

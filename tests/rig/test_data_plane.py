@@ -13,10 +13,10 @@ from test_ssh import echo_once, opened, options
 
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.ssh import doors
-from gateway.ssh.channel import StockChannels
-from gateway.ssh.doors import PlaneConnection
-from gateway.ssh.wire import Wire
+from gateway.ssh import asyncssh_internals
+from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
+from gateway.ssh.asyncssh_internals import ClientConnection
+from gateway.ssh.packet_transport import PacketTransport
 
 pytestmark = pytest.mark.rig
 
@@ -34,31 +34,31 @@ async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
     bastion: Bastion, monkeypatch: pytest.MonkeyPatch, cipher: str
 ) -> None:
     """Over the same transport, with new keys now and then: only the channels are others."""
-    monkeypatch.setattr(doors, "REKEY_BYTES", 2 << 20)
+    monkeypatch.setattr(asyncssh_internals, "REKEY_BYTES", 2 << 20)
     exchanges = 0
-    original = PlaneConnection.send_newkeys
+    original = ClientConnection.send_newkeys
 
-    def counted(self: PlaneConnection, k: bytes, h: bytes) -> None:
+    def counted(self: ClientConnection, k: bytes, h: bytes) -> None:
         nonlocal exchanges
         exchanges += 1
         original(self, k, h)
 
-    monkeypatch.setattr(PlaneConnection, "send_newkeys", counted)
+    monkeypatch.setattr(ClientConnection, "send_newkeys", counted)
     with serving(echoing) as port:
         async with opened(options(bastion, data_plane="asyncssh", ciphers=(cipher,))) as link:
             assert (link.details()["data_plane"], link.details()["cipher"]) == ("asyncssh", cipher)
-            session = link._sessions[0]
+            session = link._connections[0]
             conn: Any = session._conn
-            assert isinstance(conn, PlaneConnection)
-            assert isinstance(conn.wire, Wire)
-            assert isinstance(session._channels, StockChannels)
+            assert isinstance(conn, ClientConnection)
+            assert isinstance(conn.packet_transport, PacketTransport)
+            assert isinstance(session._opener, AsyncsshChannelOpener)
             async with asyncio.timeout(50):
                 await asyncio.gather(*(echo_once(link, port, os.urandom(size)) for size in (1, 32769, 3_000_000)))
                 await echo_once(link, port, os.urandom(3_000_000))
                 while link.details()["channels"]:
                     await asyncio.sleep(0.01)
             assert session.alive
-            assert len(link._sessions) == 1
+            assert len(link._connections) == 1
     assert exchanges > 2
 
 

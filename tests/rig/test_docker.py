@@ -519,7 +519,7 @@ def test_each_option_of_a_volume_that_somebody_changed_is_found(site: Site) -> N
 
 @pytest.mark.parametrize("ciphers", ["aes128-gcm@openssh.com", "aes256-ctr"])
 def test_an_engine_behind_a_tunnel(site: Site, shared_bastion: Bastion, ciphers: str) -> None:
-    """Its unix socket through SSH, by the project's own data plane and by asyncssh's channels."""
+    """Its unix socket through SSH, by the native data plane and by asyncssh's channels."""
     site.write(host=f"ssh://bastion{site.engine.socket}")
     with (site.folder / "gateway.yaml").open("a") as file:
         file.write(f"tunnels: {{bastion: {ssh_tunnel(shared_bastion, more=f', ciphers: [{ciphers}]')}}}\n")

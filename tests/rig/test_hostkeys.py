@@ -77,7 +77,7 @@ def fingerprint(server: Bastion, kind: str) -> str:
 
 
 def kind_of(link: SshLink) -> str:
-    key = link._sessions[0]._conn.get_server_host_key()
+    key = link._connections[0]._conn.get_server_host_key()
     assert key is not None
     return key.get_algorithm()
 
@@ -139,7 +139,7 @@ async def test_a_key_that_is_not_trusted_costs_one_connection(usual: Bastion, tm
         async with opened(trusting(usual, (tmp_path / "other.pub").read_text()), via):
             """Never."""
     assert via.opened == 1
-    assert f"it offers ssh-ed25519 {fingerprint(usual, 'ssh-ed25519')};" in caught.value.detail
+    assert f"the server offers ssh-ed25519 {fingerprint(usual, 'ssh-ed25519')};" in caught.value.detail
 
 
 async def test_pins_and_files_count_together(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ async def test_keys_of_kinds_that_are_not_accepted_are_told_before_connecting(us
     only = trusting(usual, public(usual, "ssh-rsa"), host_key_algorithms=("ssh-ed25519",))
     error = await refused(only)
     assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
-    assert error.detail == "every trusted host key is of a kind that host_key_algorithms leaves out: ssh-rsa"
+    assert error.detail == "host_key_algorithms excludes the types of all trusted host keys: ssh-rsa"
 
 
 # Certificates.
@@ -257,7 +257,7 @@ async def test_an_authority_comes_before_plain_keys(tmp_path: Path) -> None:
             (f"* {key}", "ssh-ed25519"),
         ):
             async with opened(trusting(server, listed=listed)) as link:
-                assert link._sessions[0]._conn._host_key_algorithm == algorithm  # type: ignore[attr-defined]
+                assert link._connections[0]._conn._host_key_algorithm == algorithm  # type: ignore[attr-defined]
     finally:
         server.stop()
 
@@ -381,4 +381,4 @@ async def test_a_server_that_sends_another_kind_of_key_than_agreed_is_refused(
         monkeypatch.setattr(asyncssh.connection.SSHServerConnection, "get_server_host_key", lambda _: theirs)
         error = await refused(trusting(bastion, *pins))
         assert (error.reason, error.fatal) == (Reason.PROTOCOL, True)
-        assert "sends another kind of host key than ssh-ed25519" in error.detail
+        assert "the server sent a host key of another type than ssh-ed25519" in error.detail

@@ -29,7 +29,7 @@ from gateway.demo.process import Process, find, free_port
 from gateway.errors import ReachError
 from gateway.measure import Histogram
 from gateway.relay.sockets import reset, tune
-from gateway.ssh import doors
+from gateway.ssh import asyncssh_internals
 from gateway.ssh.algorithms import CIPHERS
 from gateway.ssh.pool import SshLink
 
@@ -208,7 +208,10 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     asked = {"us": 0, "them": 0}
     ours: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
     answered: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
-    start, finish = doors.PlaneConnection._send_kexinit, doors.PlaneConnection.send_newkeys
+    start, finish = (
+        asyncssh_internals.ClientConnection._send_kexinit,
+        asyncssh_internals.ClientConnection.send_newkeys,
+    )
 
     def starting(self: Any) -> None:
         # Where we answer, asyncssh has kept the peer's new request already.
@@ -221,8 +224,8 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         answered[self] = self._server_kexinit
         finish(self, k, h)
 
-    monkeypatch.setattr(doors.PlaneConnection, "_send_kexinit", starting)
-    monkeypatch.setattr(doors.PlaneConnection, "send_newkeys", finishing)
+    monkeypatch.setattr(asyncssh_internals.ClientConnection, "_send_kexinit", starting)
+    monkeypatch.setattr(asyncssh_internals.ClientConnection, "send_newkeys", finishing)
     return asked
 
 
@@ -292,7 +295,7 @@ async def test_new_keys(
             await run("both-ways", port, peer.moves_for_keys)
         theirs = exchanges["them"]
         assert (theirs > 0, exchanges["us"]) == (True, 0)
-        monkeypatch.setattr(doors, "REKEY_BYTES", 512 << 10)
+        monkeypatch.setattr(asyncssh_internals, "REKEY_BYTES", 512 << 10)
         async with opened(options(peer)) as link, forwarding(link, backend) as port:
             await run("both-ways", port, 16 << 20)
     note(row, **{"new keys: asked by it + by us": f"{theirs} + {exchanges['us']}"})
@@ -337,11 +340,11 @@ async def test_any_host_key_of_several_may_be_the_known_one(tmp_path: Path, back
 async def test_a_server_that_asks_whether_we_live_is_answered(tmp_path: Path, backend: int) -> None:
     with serving(OpenSsh(tmp_path / "peer", first="ClientAliveInterval 1\nClientAliveCountMax 2")) as peer:
         async with opened(options(peer, keepalive=PATIENT)) as link, asyncio.timeout(40):
-            inbox = link._sessions[0]._conn.wire.inbox  # type: ignore[attr-defined]
+            reader = link._connections[0]._conn.packet_transport.reader  # type: ignore[attr-defined]
             heard: set[float] = set()
             while len(heard) < 6:  # two of before; without an answer, the connection ends after the third question
                 assert link.details()["connections"] == 1
-                heard.add(inbox.last_received)
+                heard.add(reader.last_received)
                 await asyncio.sleep(0.02)
             async with forwarding(link, backend) as port:
                 await run("echoes", port, 1, "half")

@@ -15,9 +15,9 @@ from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
 from gateway.errors import Reason, TunnelError
 from gateway.relay.direct import DirectLink
-from gateway.ssh import doors
+from gateway.ssh import asyncssh_internals
 from gateway.ssh.options import SshOptions
-from gateway.ssh.session import Session
+from gateway.ssh.pooled_connection import PooledConnection
 from gateway.tunnels.ssh import SshTunnel
 
 pytestmark = pytest.mark.rig
@@ -100,8 +100,8 @@ def open_things() -> tuple[int, int, int, int]:
     )
 
 
-def connecting(chosen: SshOptions) -> Coroutine[Any, Any, Session]:
-    return SshTunnel(chosen)._session(DirectLink(), lambda *_: None)
+def connecting(chosen: SshOptions) -> Coroutine[Any, Any, PooledConnection]:
+    return SshTunnel(chosen)._connect(DirectLink(), lambda *_: None)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ async def test_a_fault_at_any_wait_of_a_login_leaves_nothing(
     server: Bastion, agent: Path, monkeypatch: pytest.MonkeyPatch, fault: str, plane: str
 ) -> None:
     if plane != "native":
-        monkeypatch.setattr(doors, "KNOWN_VERSIONS", ())
+        monkeypatch.setattr(asyncssh_internals, "SUPPORTED_VERSIONS", ())
     chosen = options(server, identity_files=(), agent=agent)
     await (await connecting(chosen)).close()
     await until_only(before := open_things(), server)
@@ -131,7 +131,7 @@ async def test_a_fault_at_any_wait_of_a_login_leaves_nothing(
         monkeypatch.setattr(asyncio, "timeout", noted)
         struck = Struck(connecting(chosen), at, fault, made)
         (outcome,) = await asyncio.gather(struck, return_exceptions=True)
-        if isinstance(outcome, Session):
+        if isinstance(outcome, PooledConnection):
             await outcome.close()
             if not struck.struck:
                 break

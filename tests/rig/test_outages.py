@@ -389,7 +389,7 @@ def test_ten_broken_targets_of_a_hundred_delay_nobody(gateway: Gateway, bastion:
 
 
 def test_slow_readers_hold_no_more_than_was_computed(gateway: Gateway, bastion: Bastion) -> None:
-    """Two MiB each, and what the sockets hold: see `gateway/ssh/windows.py`."""
+    """Two MiB each, and what the sockets hold: see `gateway/ssh/flow_control.py`."""
 
     def flood(client: socket.socket) -> None:
         with contextlib.suppress(OSError):

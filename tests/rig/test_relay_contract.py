@@ -45,12 +45,12 @@ KINDS = {
     "socks5": Kind(Socks, share=3),
     "tls": Kind(Tls, share=3),
     "tls 1.2": Kind(Tls12),
-    "own": Kind(Scripted, ("own",), share=3),
-    "asyncssh": Kind(Scripted, ("asyncssh's",)),
-    "own, sshd": Kind(OpenSsh, ("own",)),
-    "asyncssh, sshd": Kind(OpenSsh, ("asyncssh's",)),
+    "native": Kind(Scripted, ("native",), share=3),
+    "asyncssh": Kind(Scripted, ("asyncssh",)),
+    "native, sshd": Kind(OpenSsh, ("native",)),
+    "asyncssh, sshd": Kind(OpenSsh, ("asyncssh",)),
 }
-"""`own` and `asyncssh` are SSH, by whose channels carry the connection."""
+"""`native` and `asyncssh` are SSH, named by the data plane that carries the channels."""
 
 
 @dataclass

@@ -173,7 +173,7 @@ async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before
 
 async def test_asyncsshs_channels_keep_nothing_that_a_close_would_lose(tmp_path: Path) -> None:
     """A peer that closes while its window is used up has not taken everything: its client must see a reset."""
-    adaptor = Scripted(tmp_path / "scripted", "asyncssh's")
+    adaptor = Scripted(tmp_path / "scripted", "asyncssh")
     await adaptor.open()
     try:
         async with asyncio.timeout(30):
@@ -396,7 +396,7 @@ async def test_little_waits_between_a_tunnel_and_a_tls_proxy(tmp_path: Path) -> 
 
 async def test_asyncsshs_channels_lose_no_upload_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A channel that the peer has closed refuses what was just read; its client gets the answer, and a reset."""
-    adaptor = Scripted(tmp_path / "scripted", "asyncssh's")
+    adaptor = Scripted(tmp_path / "scripted", "asyncssh")
     await adaptor.open()
     try:
         async with asyncio.timeout(30):

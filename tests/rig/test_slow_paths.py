@@ -21,9 +21,9 @@ from test_ssh import opened, options
 from gateway.contracts import Duration
 from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
+from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.options import Connections, Keepalive, SshOptions
-from gateway.ssh.outbox import _BATCH, PACKET, Outbox, Sender
-from gateway.ssh.relay import ClientSide
+from gateway.ssh.packet_writer import _BATCH_SIZE, MAX_SEND_PACKET, PacketWriter, Sender
 from tests.chaos import soak_inside as inside
 from tests.chaos.front import fronting
 from tests.chaos.share import Backend, Clients, measure
@@ -31,7 +31,7 @@ from tests.chaos.slow_link import Shape, SlowLink
 
 pytestmark = pytest.mark.rig
 
-PLANE, STOCK = inside.CIPHERS
+NATIVE, ASYNCSSH = inside.CIPHERS
 
 
 @pytest.fixture
@@ -72,26 +72,26 @@ async def test_turns_are_short_where_others_wait_on_a_slow_path(
     waiting: dict[Sender, int] = {}
     between: list[int] = []
     """Bytes that the others sent while one waited."""
-    wait, serve = Outbox.wait, Outbox._serve
-    relays: set[ClientSide] = set()
+    enqueue, serve = PacketWriter.enqueue, PacketWriter._serve_queue
+    relays: set[ChannelRelay] = set()
 
     def total() -> int:
         return sum(each.to_backend for each in relays)
 
-    def noted(outbox: Outbox, sender: Sender) -> None:
-        assert isinstance(sender, ClientSide)
+    def noted(writer: PacketWriter, sender: Sender) -> None:
+        assert isinstance(sender, ChannelRelay)
         relays.add(sender)
-        if outbox._batch_limit < _BATCH and not outbox.waits(sender):
+        if writer._batch_limit < _BATCH_SIZE and not writer.is_queued(sender):
             waiting[sender] = total()
-        wait(outbox, sender)
+        enqueue(writer, sender)
 
-    def served(outbox: Outbox) -> None:
-        serve(outbox)
-        done = [each for each in waiting if not outbox.waits(each)]
+    def served(writer: PacketWriter) -> None:
+        serve(writer)
+        done = [each for each in waiting if not writer.is_queued(each)]
         between.extend(total() - waiting.pop(each) for each in done)
 
-    monkeypatch.setattr(Outbox, "wait", noted)
-    monkeypatch.setattr(Outbox, "_serve", served)
+    monkeypatch.setattr(PacketWriter, "enqueue", noted)
+    monkeypatch.setattr(PacketWriter, "_serve_queue", served)
     with Backend() as backend, SlowLink(sshd.port, Shape(up=2e6)) as path:
         async with opened(over(path, sshd, ciphers=(cipher,))) as link, fronting(link, backend.port) as front:
             with Clients([front.port] * uploads, uploads=uploads):
@@ -99,10 +99,10 @@ async def test_turns_are_short_where_others_wait_on_a_slow_path(
                     while len(between) < 40:
                         await asyncio.sleep(0.02)
     settled = sorted(between[20:])
-    assert settled[len(settled) // 2] <= (uploads + 1) * PACKET, settled
+    assert settled[len(settled) // 2] <= (uploads + 1) * MAX_SEND_PACKET, settled
 
 
-@pytest.mark.parametrize(("who", "cipher"), [("us", PLANE), ("sshd", PLANE), ("us", STOCK)])
+@pytest.mark.parametrize(("who", "cipher"), [("us", NATIVE), ("sshd", NATIVE), ("us", ASYNCSSH)])
 async def test_new_keys_on_a_full_slow_uplink_cost_nothing(tmp_path: Path, who: str, cipher: str) -> None:
     """What is under way delays them, and must not look like silence."""
     need(find("sshd") is not None, "sshd (package openssh-server)")

@@ -29,7 +29,7 @@ from gateway.measure import Histogram
 from gateway.relay.direct import DirectLink
 from gateway.relay.sockets import reset, tune
 from gateway.ssh import pool
-from gateway.ssh.channel import StockChannels
+from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
 from gateway.ssh.options import Connections, Keepalive, SshOptions
 from gateway.ssh.pool import SshLink
 from gateway.tunnels.ssh import SshTunnel
@@ -147,7 +147,7 @@ async def test_the_pool_grows_with_its_channels_and_never_beyond_max(sshd: Basti
                 while link.details()["connections"] != 2:
                     await asyncio.sleep(0.05)
             held += [await link.socket(Endpoint("127.0.0.1", port)) for _ in range(70)]
-            loads = [session.load for session in link._sessions]
+            loads = [session.load for session in link._connections]
             assert sum(loads) == 140
             assert max(loads) - min(loads) <= 1
             assert len(sshd.sessions()) == 2
@@ -192,7 +192,7 @@ async def test_a_server_that_forwards_nothing_is_named(sshd: Bastion) -> None:
         async with opened(options(sshd, port=port, known_hosts=(), insecure_host_key=True)) as link:
             result = await probe_once(tcp, link, Endpoint("127.0.0.1", 9), 0.5)
             assert result.reason is Reason.TIMEOUT
-            assert result.detail.endswith(pool._MUTE)
+            assert result.detail.endswith(pool._NO_ANSWER_HINT)
     async with opened(options(sshd)) as link:
         closed = Endpoint("127.0.0.1", free_port())
         assert (await probe_once(tcp, link, closed, 10)).reason is Reason.REFUSED
@@ -230,7 +230,7 @@ async def test_a_line_of_known_hosts_that_is_none_is_named(sshd: Bastion) -> Non
     error = await refused(options(sshd))
     assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
     number = len(sshd.known_hosts.read_text().splitlines())
-    assert error.detail.startswith(f"{sshd.known_hosts}:{number}: is no line of known_hosts")
+    assert error.detail.startswith(f"{sshd.known_hosts}:{number}: not a valid known_hosts line")
     assert "garbage" not in error.detail
 
 
@@ -240,7 +240,7 @@ async def test_a_line_of_known_hosts_that_is_none_is_named(sshd: Bastion) -> Non
 async def test_what_should_revoke_a_key_and_does_not_is_named(sshd: Bastion, line: str) -> None:
     sshd.known_hosts.write_text(f"{line}\n{sshd.known_hosts.read_text()}")
     error = await refused(options(sshd))
-    assert error.detail.startswith(f"{sshd.known_hosts}:1: is no line of known_hosts")
+    assert error.detail.startswith(f"{sshd.known_hosts}:1: not a valid known_hosts line")
 
 
 async def test_a_key_of_a_kind_that_is_not_known_is_no_error(sshd: Bastion) -> None:
@@ -459,7 +459,7 @@ async def test_a_frozen_bastion_costs_a_dial_its_deadline_and_leaks_no_channel(s
             async with asyncio.timeout(15):
                 while link.details()["channels"]:
                     await asyncio.sleep(0.02)
-            conn = link._sessions[0]._conn
+            conn = link._connections[0]._conn
             async with asyncio.timeout(15):
                 while conn._channels:
                     await asyncio.sleep(0.02)
@@ -533,11 +533,11 @@ async def test_an_answer_that_is_complete_outlives_the_ssh_connection_and_one_th
             theirs, _ = door.accept()
             theirs.setblocking(False)
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
-            relay = await StockChannels(connected).open(Endpoint("127.0.0.1", port), Histogram(), 5)
+            relay = await AsyncsshChannelOpener(connected).open(Endpoint("127.0.0.1", port), Histogram(), 5)
             relay.attach(theirs)
             client.sendall(b"ask")
             async with asyncio.timeout(10):
-                while not (relay._got_eof if complete else relay.held + relay.from_backend == len(answer)):
+                while not (relay._backend_eof if complete else relay.buffered + relay.from_backend == len(answer)):
                     await asyncio.sleep(0.02)
             conns[0].abort()
             client.setblocking(False)
@@ -556,9 +556,9 @@ async def test_an_answer_that_is_complete_outlives_the_ssh_connection_and_one_th
 async def test_an_open_that_is_cancelled_as_it_completes_leaks_no_channel(sshd: Bastion) -> None:
     with serving(echoing) as port:
         async with opened(options(sshd, ciphers=("chacha20-poly1305@openssh.com",))) as link:
-            session = link._sessions[0]
-            channels = session._channels
-            assert isinstance(channels, StockChannels)
+            session = link._connections[0]
+            channels = session._opener
+            assert isinstance(channels, AsyncsshChannelOpener)
             opening = asyncio.ensure_future(channels.open(Endpoint("127.0.0.1", port), Histogram(), 5))
             while not channels._opening:
                 await asyncio.sleep(0)
@@ -573,10 +573,10 @@ async def test_an_open_that_is_cancelled_as_it_completes_leaks_no_channel(sshd: 
 
 async def test_a_connection_whose_socket_has_just_ended_is_no_targets_failure(sshd: Bastion) -> None:
     async with opened(options(sshd)) as link:
-        session = link._sessions[0]
+        session = link._connections[0]
         client, theirs = socket.socketpair()
         with client, theirs:
-            session._conn.wire._drop(None)  # type: ignore[attr-defined]
+            session._conn.packet_transport._close(None)  # type: ignore[attr-defined]
             assert not session.alive
             with pytest.raises(LinkLostError):
                 await session.join(theirs, Endpoint("127.0.0.1", 9), Histogram(), 5)
@@ -588,7 +588,7 @@ async def test_a_frozen_connection_is_replaced_and_its_clients_are_let_go(sshd: 
         keepalive = replace(HASTY, replace=Duration(1.0), lost=Duration(10.0))
         async with opened(options(sshd, keepalive=keepalive)) as link:
             held = await link.socket(Endpoint("127.0.0.1", port))
-            silent_one = link._sessions[0]
+            silent_one = link._connections[0]
             started = time.monotonic()
             sshd.kill_sessions(signal.SIGSTOP)
             await echo_once(link, port)  # its channel is asked for on the frozen connection, and moves on
@@ -602,7 +602,7 @@ async def test_a_frozen_connection_is_replaced_and_its_clients_are_let_go(sshd: 
 
 
 async def test_a_dial_leaves_a_frozen_connection_at_once(sshd: Bastion, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "_TICK", 60.0)  # nobody else looks
+    monkeypatch.setattr(pool, "_TICK_SECONDS", 60.0)  # no other check runs
     with serving(echoing) as port:
         patient = options(sshd, connections=Connections(min=2, max=2), keepalive=PATIENT)
         async with opened(patient) as link:
@@ -677,7 +677,7 @@ async def test_a_dial_that_is_under_way_when_its_connection_ends_is_reported(ssh
                 link.socket(Endpoint("127.0.0.1", 9), Phases(given_up=lambda: reported.append(1)))
             )
             await asyncio.sleep(0.1)
-            link._sessions[0].abort("it is enough")
+            link._connections[0].abort("it is enough")
             with pytest.raises(LinkLostError):
                 await check
             assert reported == [1]
@@ -881,7 +881,7 @@ async def test_ten_thousand_clients_that_give_up_leave_nothing_behind(sshd: Bast
             for batch in range(0, 10_000, 100):
                 await asyncio.gather(*(abort_one(batch + at) for at in range(100)))
             async with asyncio.timeout(10):
-                while link.details()["channels"] or any(session._conn._channels for session in link._sessions):
+                while link.details()["channels"] or any(session._conn._channels for session in link._connections):
                     await asyncio.sleep(0.05)
             await echo_once(link, port)
             others = [task for task in asyncio.all_tasks() if "join" in repr(task) or "_channel" in repr(task)]

@@ -17,7 +17,7 @@ from test_ssh import opened, options, refused
 from gateway.demo.sshd import Bastion
 from gateway.errors import Reason
 from gateway.ssh import algorithms
-from gateway.ssh.doors import MSG_KEXINIT
+from gateway.ssh.asyncssh_internals import MSG_KEXINIT
 
 pytestmark = pytest.mark.rig
 
@@ -38,7 +38,7 @@ async def test_an_old_server_is_told_apart_by_what_it_lacks(tmp_path: Path) -> N
             error = await refused(trusting(server, public(server, "ssh-rsa"), **chosen))
             assert (error.reason, error.fatal) == (Reason.PROTOCOL, True)
             assert error.detail.startswith(f"127.0.0.1:{server.port}: no {sort} in common: the server offers {name}")
-            assert error.detail.endswith(f" in {key}")
+            assert error.detail.endswith(f" to {key}")
             chosen[key] = (name,)
         async with opened(trusting(server, public(server, "ssh-rsa"), **chosen)) as link:
             assert link.details()["cipher"] == "aes128-cbc"

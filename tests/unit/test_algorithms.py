@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.ssh import algorithms
 from gateway.ssh.hostkeys import Trust
-from gateway.ssh.knownhosts import Listed
+from gateway.ssh.knownhosts import KnownHostEntries
 from gateway.ssh.options import SshOptions
 
 WEAK = (
@@ -77,7 +77,7 @@ def test_what_is_old_may_be_configured(key: str, name: str) -> None:
 def test_what_is_not_known_is_told_with_what_is(key: str) -> None:
     with pytest.raises(ValueError, match=rf"^{key}: 'rot13' is not one of .*{algorithms.DEFAULTS[key][-1]}"):
         SshOptions(host="h", user="u", **{key: ("rot13",)})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=rf"^{key}: lists nothing that can be used here"):
+    with pytest.raises(ValueError, match=rf"^{key}: this machine supports none of these"):
         SshOptions(host="h", user="u", **{key: ()})  # type: ignore[arg-type]
 
 
@@ -85,7 +85,7 @@ def test_a_default_that_this_machine_lacks_is_passed_over(monkeypatch: pytest.Mo
     monkeypatch.setitem(algorithms._SUPPORTED, "kex", lambda: [b"curve25519-sha256", b"gss-group14-sha256"])
     SshOptions(host="h", user="u")
     assert algorithms.usable("kex", algorithms.KEX) == ["curve25519-sha256"]
-    with pytest.raises(ValueError, match=r"lists nothing that can be used here; there is curve25519-sha256$"):
+    with pytest.raises(ValueError, match=r"this machine supports none of these; it supports curve25519-sha256$"):
         SshOptions(host="h", user="u", kex=("mlkem768x25519-sha256",))
 
 
@@ -114,19 +114,19 @@ def test_a_default_that_this_machine_lacks_is_passed_over(monkeypatch: pytest.Mo
     ],
 )
 def test_an_algorithm_is_a_kind_of_key_and_a_signature(algorithm: str, signature: str, kind: str, blob: str) -> None:
-    assert algorithms.signature_of(algorithm) == signature
-    assert algorithms.kind_of(algorithm) == kind
-    assert algorithms.blob_of(algorithm) == blob
+    assert algorithms.signature_algorithm_of(algorithm) == signature
+    assert algorithms.key_type_of(algorithm) == kind
+    assert algorithms.key_blob_type(algorithm) == blob
 
 
 @pytest.mark.parametrize("certified", ["ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp521"])
 @pytest.mark.parametrize("sign", ["ssh-ed25519", "rsa-sha2-512", "ssh-rsa", "ecdsa-sha2-nistp256"])
 def test_how_an_authority_signed(certified: str, sign: str) -> None:
-    authority = asyncssh.generate_private_key(algorithms.kind_of(sign))
+    authority = asyncssh.generate_private_key(algorithms.key_type_of(sign))
     key = asyncssh.generate_private_key(certified)
     made = authority.generate_host_certificate(key, "id", principals=["a", "b"], sig_alg=sign)
     read = asyncssh.import_certificate(made.export_certificate())
-    assert algorithms.certificate_signature(read) == sign
+    assert algorithms.ca_signature_algorithm(read) == sign
 
 
 @given(
@@ -139,16 +139,16 @@ def test_how_an_authority_signed(certified: str, sign: str) -> None:
 def test_what_is_trusted_is_asked_for_first(
     known: set[str], authority: bool, remembered: str | None, refused: set[str], allowed: Sequence[str]
 ) -> None:
-    listed = Listed(authorities=(KEYS["ssh-ed25519"],) if authority else ())
-    order = Trust(keys=tuple(KEYS[kind] for kind in known), listed=listed).order(allowed, remembered, refused)
-    kinds = [algorithms.kind_of(each) for each in order]
-    assert set(order) == {each for each in allowed if algorithms.kind_of(each) not in refused}
+    listed = KnownHostEntries(authorities=(KEYS["ssh-ed25519"],) if authority else ())
+    order = Trust(keys=tuple(KEYS[kind] for kind in known), listed=listed).propose(allowed, remembered, refused)
+    kinds = [algorithms.key_type_of(each) for each in order]
+    assert set(order) == {each for each in allowed if algorithms.key_type_of(each) not in refused}
     if remembered in kinds:
         assert kinds[0] == remembered
-        order = [each for each in order if algorithms.kind_of(each) != remembered]
+        order = [each for each in order if algorithms.key_type_of(each) != remembered]
 
     def trusted(name: str) -> bool:
-        return (authority and algorithms.is_certificate(name)) or algorithms.kind_of(name) in known
+        return (authority and algorithms.is_certificate(name)) or algorithms.key_type_of(name) in known
 
     assert [trusted(each) for each in order] == sorted(map(trusted, order), reverse=True)
     if authority:
@@ -179,9 +179,11 @@ GCM, CTR, CURVE = "aes128-gcm@openssh.com", "aes128-ctr", "curve25519-sha256"
 
 
 def test_the_clients_preference_decides() -> None:
-    agreed = algorithms.agree(proposal(CURVE, "rsa-sha2-512,x,ssh-ed25519", (CTR, GCM), ("hmac-sha2-256", "")), OURS)
+    agreed = algorithms.negotiate(
+        proposal(CURVE, "rsa-sha2-512,x,ssh-ed25519", (CTR, GCM), ("hmac-sha2-256", "")), OURS
+    )
     assert agreed == ("ssh-ed25519", ["rsa-sha2-512", "x", "ssh-ed25519"])
-    agreed = algorithms.agree(proposal(CURVE, "rsa-sha2-512", (GCM, GCM), ("", "")), OURS)
+    agreed = algorithms.negotiate(proposal(CURVE, "rsa-sha2-512", (GCM, GCM), ("", "")), OURS)
     assert agreed == ("rsa-sha2-512", ["rsa-sha2-512"])
 
 
@@ -197,12 +199,12 @@ def test_the_clients_preference_decides() -> None:
     ],
 )
 def test_nothing_in_common_names_the_key_and_what_there_is(packet: SSHPacket, key: str, offered: str) -> None:
-    with pytest.raises(algorithms.NothingInCommonError, match=rf"the server offers {offered}; .* in {key}$"):
-        algorithms.agree(packet, OURS)
+    with pytest.raises(algorithms.NoCommonAlgorithmError, match=rf"the server offers {offered}; .* to {key}$"):
+        algorithms.negotiate(packet, OURS)
 
 
 def test_what_a_server_offers_is_no_way_to_a_terminal() -> None:
-    with pytest.raises(algorithms.NothingInCommonError) as caught:
-        algorithms.agree(proposal("\x1b]0;x\x07\n" + "y" * 5000, "", ("", ""), ("", "")), OURS)
+    with pytest.raises(algorithms.NoCommonAlgorithmError) as caught:
+        algorithms.negotiate(proposal("\x1b]0;x\x07\n" + "y" * 5000, "", ("", ""), ("", "")), OURS)
     assert caught.value.reason.isprintable()
     assert len(caught.value.reason) < 600

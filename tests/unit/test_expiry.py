@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from gateway.app import expiry
-from gateway.certificates import authority, of_der, of_pem
+from gateway.certificates import ca_credentials, der_validity, pem_validities
 from gateway.config import Config, Sources, load
 from gateway.contracts import Credential, Validity
 from gateway.demo.sshd import make_key
@@ -104,18 +104,20 @@ def test_a_file_of_authorities_is_good_until_the_last_expires(tmp_path: Path) ->
     path.write_bytes(
         pem(NOW, NOW + 10) + b"words\n" + pem(NOW, NOW + 20) + b"-----BEGIN CERTIFICATE-----\n!\n-----END"
     )
-    assert authority(path) == [Credential("tls", str(path), Validity(NOW, NOW + 20))]
-    assert authority(tmp_path / "none") == []
-    assert authority(None) == []
+    assert ca_credentials(path) == [Credential("tls", str(path), Validity(NOW, NOW + 20))]
+    assert ca_credentials(tmp_path / "none") == []
+    assert ca_credentials(None) == []
     fifo, large = tmp_path / "fifo", tmp_path / "large"
     os.mkfifo(fifo)
     large.write_bytes(path.read_bytes() + b"x" * (4 << 20))
-    assert authority(fifo) == authority(large) == []
-    assert of_pem(b"nothing") == []
-    assert of_der(b"nothing") is None
+    assert ca_credentials(fifo) == ca_credentials(large) == []
+    assert pem_validities(b"nothing") == []
+    assert der_validity(b"nothing") is None
     data = x509.load_pem_x509_certificate(pem(NOW, dt.datetime(2060, 1, 2, tzinfo=dt.UTC).timestamp()))
     der = data.public_bytes(serialization.Encoding.DER)
-    assert of_der(der.replace(b"20600102000000Z", b"00000102000000Z")) is None  # year 0, which Python does not have
+    assert (
+        der_validity(der.replace(b"20600102000000Z", b"00000102000000Z")) is None
+    )  # year 0, which Python does not have
 
 
 def test_the_certificates_of_a_configuration(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from gateway.relay.send_buffer import SendBuffer
-from gateway.ssh.channel import StockRelay
-from gateway.ssh.inbox import Inbox
-from gateway.ssh.outbox import Outbox
-from gateway.ssh.plane import PlaneRelay
-from gateway.ssh.windows import Window
+from gateway.ssh.asyncssh_channel import AsyncsshChannel
+from gateway.ssh.flow_control import Window
+from gateway.ssh.native_channel import NativeChannel
+from gateway.ssh.packet_reader import PacketReader
+from gateway.ssh.packet_writer import PacketWriter
 from tests.fuzz import run
 from tests.fuzz.findings import failure, file_name, minimise, name_of
 from tests.fuzz.ssh.script import LONGEST, Op, Script, Step, decode, encode, mutate
@@ -52,29 +52,29 @@ def a_grant_too_much(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_grant(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(StockRelay, "_took", lambda *_: None)
+    patch.setattr(AsyncsshChannel, "_consumed", lambda *_: None)
 
 
 def an_end_that_is_lost(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(PlaneRelay, "ended_by_peer", lambda self, *, close: self._release() if close else None)
+    patch.setattr(NativeChannel, "on_peer_end", lambda self, *, close: self._free() if close else None)
 
 
 def no_close(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(PlaneRelay, "_send_close", lambda _: None)
+    patch.setattr(NativeChannel, "_send_close", lambda _: None)
 
 
 def an_exception(patch: pytest.MonkeyPatch) -> None:
-    def deliver(self: Any, touched: list[PlaneRelay]) -> None:
+    def deliver(self: Any, touched: list[NativeChannel]) -> None:
         raise ZeroDivisionError
 
-    patch.setattr(Inbox, "_deliver", deliver)
+    patch.setattr(PacketReader, "_deliver", deliver)
 
 
 def data_between_keys(patch: pytest.MonkeyPatch) -> None:
-    def judge(self: Any) -> None:
+    def update_may_send(self: Any) -> None:
         self.may_send = not self.blocked
 
-    patch.setattr(Outbox, "judge", judge)
+    patch.setattr(PacketWriter, "update_may_send", update_may_send)
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,9 @@ def data_between_keys(patch: pytest.MonkeyPatch) -> None:
     [
         (one_less, (*OPEN, FULL), "received at .* what was not sent"),
         (a_grant_too_much, (*OPEN, FULL, *[Step(Op.READ, b=9)] * 3), "held and"),
-        (no_grant, (*OPEN, FULL), "stock, channel 0: .* bytes are granted"),
-        (an_end_that_is_lost, (*OPEN, SOME, Step(Op.EOF)), "plane, channel 0: the client saw no end"),
-        (no_close, (*OPEN, Step(Op.CLOSE)), "plane, channel 0: the channel is not closed"),
+        (no_grant, (*OPEN, FULL), "asyncssh, channel 0: .* bytes are granted"),
+        (an_end_that_is_lost, (*OPEN, SOME, Step(Op.EOF)), "native, channel 0: the client saw no end"),
+        (no_close, (*OPEN, Step(Op.CLOSE)), "native, channel 0: the channel is not closed"),
         (an_exception, (*OPEN, SOME), "the data plane failed"),
         (data_between_keys, (*OPEN, *REKEYING, *[Step(Op.SEND, b=4)] * 2), "between KEXINIT and NEWKEYS"),
     ],

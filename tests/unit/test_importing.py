@@ -9,75 +9,75 @@ from gateway.cli import cli
 from gateway.config import Sources, load
 from gateway.errors import UsageError
 from gateway.importing import compose, ssh
-from gateway.importing.found import Found
+from gateway.importing.result import ImportResult
 
 
-def imported(text: str, tmp_path: Path) -> Found:
+def imported(text: str, tmp_path: Path) -> ImportResult:
     """What a command gives, after the gateway itself has read it."""
-    found = Found()
-    ssh.command(text, found)
-    readable(found, tmp_path)
-    return found
+    result = ImportResult()
+    ssh.import_command(text, result)
+    readable(result, tmp_path)
+    return result
 
 
-def readable(found: Found, tmp_path: Path) -> None:
+def readable(result: ImportResult, tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
-    path.write_text(found.text())
+    path.write_text(result.to_yaml())
     environment = {"HOME": "/home/me", "USER": "me", "SSH_AUTH_SOCK": "/run/agent"}
     config = load(Sources(file=path, environment=environment))
-    assert config.backends.keys() == found.backends.keys()
+    assert config.backends.keys() == result.backends.keys()
 
 
 def test_the_command_that_everybody_types(tmp_path: Path) -> None:
-    found = imported("ssh -i ~/.ssh/tunnel -L 3306:db.internal:3306 -N -f tunnel@bastion.example.com", tmp_path)
-    assert found.tunnels == {
+    result = imported("ssh -i ~/.ssh/tunnel -L 3306:db.internal:3306 -N -f tunnel@bastion.example.com", tmp_path)
+    assert result.tunnels == {
         "bastion": {
             "kind": "ssh", "host": "bastion.example.com", "user": "tunnel",
             "identity_files": ["${HOME}/.ssh/tunnel"], "known_hosts": ["${HOME}/.ssh/known_hosts"],
         }
     }  # fmt: skip
-    assert found.backends == {
+    assert result.backends == {
         "db": {"kind": "mysql", "via": "bastion", "targets": ["db.internal:3306"], "listen": "127.0.0.1:3306"}
     }
 
 
 def test_jumps_ports_options_and_many_forwards(tmp_path: Path) -> None:
-    found = imported(
+    result = imported(
         "autossh -M 0 -fNT -J ops@edge:2200,mid -p 2222 -l tunnel -o IdentityFile=/k -oStrictHostKeyChecking=no "
         "-L 0.0.0.0:15432:pg.internal:5432 -L '[::1]:9000:[fd00::5]:9000' -L8080:localhost:80 -g inner.example.com",
         tmp_path,
     )
-    assert list(found.tunnels) == ["edge", "mid", "inner"]
-    assert found.tunnels["edge"]["port"] == 2200
-    assert found.tunnels["mid"]["via"] == "edge"
-    assert (found.tunnels["inner"]["via"], found.tunnels["inner"]["port"]) == ("mid", 2222)
-    assert {name: (each["kind"], each["listen"]) for name, each in found.backends.items()} == {
+    assert list(result.tunnels) == ["edge", "mid", "inner"]
+    assert result.tunnels["edge"]["port"] == 2200
+    assert result.tunnels["mid"]["via"] == "edge"
+    assert (result.tunnels["inner"]["via"], result.tunnels["inner"]["port"]) == ("mid", 2222)
+    assert {name: (each["kind"], each["listen"]) for name, each in result.backends.items()} == {
         "pg": ("postgres", "0.0.0.0:15432"), "fd00--5": ("tcp", "[::1]:9000"), "tcp-80": ("tcp", "0.0.0.0:8080"),
     }  # fmt: skip
-    assert any("host keys are always checked" in note for note in found.notes)
+    assert any("host keys are always checked" in note for note in result.notes)
 
 
 def test_a_config_file_with_defaults_and_a_jump_that_is_a_host_of_it(tmp_path: Path) -> None:
-    found = Found()
-    ssh.config(
+    result = ImportResult()
+    ssh.import_config(
         "Host edge\n  HostName edge.example.com\n  User ops\n"
         "Host db !other\n  HostName 10.0.0.5\n  ProxyJump edge\n  LocalForward 3306 db:3306\n"
         "  LocalForward 127.0.0.1:5432 pg:5432\nHost plain\n  User x\n"
         "Host *\n  User tunnel\n  IdentityFile = ~/.ssh/id\n",
-        found,
+        result,
     )
-    readable(found, tmp_path)
-    assert found.tunnels["edge"] == {
+    readable(result, tmp_path)
+    assert result.tunnels["edge"] == {
         "kind": "ssh", "host": "edge.example.com", "user": "ops", "identity_files": ["${HOME}/.ssh/id"],
         "known_hosts": ["${HOME}/.ssh/known_hosts"],
     }  # fmt: skip
-    assert found.tunnels["10-0-0-5" if "10-0-0-5" in found.tunnels else "db"]["via"] == "edge"
-    assert {each["listen"] for each in found.backends.values()} == {"127.0.0.1:3306", "127.0.0.1:5432"}
+    assert result.tunnels["10-0-0-5" if "10-0-0-5" in result.tunnels else "db"]["via"] == "edge"
+    assert {each["listen"] for each in result.backends.values()} == {"127.0.0.1:3306", "127.0.0.1:5432"}
 
 
 def test_a_compose_file_with_a_tunnel_container_and_an_nfs_volume(tmp_path: Path) -> None:
-    found = Found()
-    compose.services(
+    result = ImportResult()
+    compose.import_compose(
         yaml.safe_dump(
             {
                 "services": {
@@ -93,34 +93,34 @@ def test_a_compose_file_with_a_tunnel_container_and_an_nfs_volume(tmp_path: Path
                 },
             }
         ),
-        found,
+        result,
     )
-    readable(found, tmp_path)
-    assert found.backends["db"]["listen"] == "127.0.0.1:3306"
-    assert found.backends["media"]["volume"] == {"name": "media", "read_only": True}
+    readable(result, tmp_path)
+    assert result.backends["db"]["listen"] == "127.0.0.1:3306"
+    assert result.backends["media"]["volume"] == {"name": "media", "read_only": True}
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("ssh user@host", "forwards nothing"),
+        ("ssh user@host", "there is no local forward"),
         ("ssh -L 3306:db:3306", "names no server"),
         ("ssh -L nonsense u@h", "needs"),
-        ("ssh -L 99999:db:3306 u@h", "no port"),
+        ("ssh -L 99999:db:3306 u@h", "not a port"),
         ("ssh -L", "needs a value"),
-        ("ssh 'unclosed", "cannot be read"),
+        ("ssh 'unclosed", "cannot be parsed"),
     ],
 )
 def test_what_cannot_be_imported(text: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        ssh.command(text, Found())
+        ssh.import_command(text, ImportResult())
 
 
 def test_the_commands(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["import", "ssh", "ssh -R 1:a:2 -L 3306:db:3306 u@h"])
     assert done.exit_code == 0
     assert yaml.safe_load(done.stdout)["backends"]["db"]["kind"] == "mysql"
-    assert "only forwards by -L" in done.stderr
+    assert "only -L is supported" in done.stderr
     file = tmp_path / "config"
     file.write_text("Host a\n  LocalForward 1000 b:1000\n  User u\n")
     assert CliRunner().invoke(cli, ["import", "ssh-config", str(file)]).exit_code == 0
@@ -138,28 +138,28 @@ def test_the_commands(tmp_path: Path) -> None:
         ('services: {a: {command: "ssh \'x"}}', "services.a.command: No closing quotation"),
         (
             "volumes: {n: {driver_opts: {type: nfs, o: 'addr=h,port=x', device: ':/m'}}}",
-            "volumes.n: port=x is no port",
+            "volumes.n: port=x is not a port number",
         ),
-        ("volumes: {n: {driver_opts: {type: nfs, o: rw, device: ':/m'}}}", "volumes.n: names no server"),
-        ("- a", "this is no compose file"),
-        ("{", "this is no YAML"),
+        ("volumes: {n: {driver_opts: {type: nfs, o: rw, device: ':/m'}}}", "volumes.n: the server"),
+        ("- a", "not a compose file"),
+        ("{", "not valid YAML"),
     ],
 )
 def test_a_compose_file_that_is_none_says_where(document: str, words: str) -> None:
     with pytest.raises(UsageError, match=re.escape(words)):
-        compose.services(document, Found())
+        compose.import_compose(document, ImportResult())
 
 
 def test_what_is_empty_in_a_compose_file_and_what_was_mounted_otherwise(tmp_path: Path) -> None:
-    found = Found()
-    compose.services(
+    result = ImportResult()
+    compose.import_compose(
         "services: {a: }\n"
         "volumes: {nas: {driver_opts: {type: nfs, o: 'addr=fd00::1,nfsvers=3', device: ':/m'}}, p: }\n",
-        found,
+        result,
     )
-    readable(found, tmp_path)
-    assert found.backends["nas"]["targets"] == ["[fd00::1]:2049"]
-    assert any("NFS version 3" in note for note in found.notes)
+    readable(result, tmp_path)
+    assert result.backends["nas"]["targets"] == ["[fd00::1]:2049"]
+    assert any("NFS version 3" in note for note in result.notes)
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:

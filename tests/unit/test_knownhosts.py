@@ -136,7 +136,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_files_that_have_not_changed_are_not_parsed_again(
     tmp_path: Path, parsed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(knownhosts, "_SETTLED", -1)
+    monkeypatch.setattr(knownhosts, "_MTIME_SETTLED_NS", -1)
     paths = (tmp_path / "a", tmp_path / "b")
     for path in paths:
         path.write_text(f"{path.name} {LINE}\n")
@@ -148,7 +148,7 @@ def test_files_that_have_not_changed_are_not_parsed_again(
 
 @pytest.mark.parametrize("how", ["appended", "replaced", "rewritten in the same size"])
 def test_a_change_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    monkeypatch.setattr(knownhosts, "_SETTLED", -1)
+    monkeypatch.setattr(knownhosts, "_MTIME_SETTLED_NS", -1)
     path = tmp_path / "known_hosts"
     text = f"@revoked h {LINE}\n"
     path.write_text(f"h {LINE}\n".ljust(len(text)))
@@ -182,7 +182,7 @@ def test_a_file_that_has_just_changed_is_read_again(tmp_path: Path, parsed: list
 def test_a_file_that_is_gone_is_an_error_although_it_was_read_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(knownhosts, "_SETTLED", -1)
+    monkeypatch.setattr(knownhosts, "_MTIME_SETTLED_NS", -1)
     path = tmp_path / "known_hosts"
     path.write_text(f"h {LINE}\n")
     assert trusted(path, "h")

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from gateway import keyfiles
+from gateway import secret_files
 from gateway.app.ops import file_problems, settings_of
 from gateway.config import Sources, load
 from gateway.config.files import check_files
 from gateway.config.hiding import hide
 from gateway.contracts import Secret
 from gateway.errors import ConfigError, GatewayError, TunnelError
-from gateway.keyfiles import ExposedError, check_private, read_secret, refuse_exposed
 from gateway.ops.settings import read_secrets
+from gateway.secret_files import ExposedError, check_not_exposed, read_private_key, read_secret
 
 VALUE = "hunter2'/\\x"
 
@@ -21,7 +21,7 @@ VALUE = "hunter2'/\\x"
 @pytest.fixture
 def open_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that everybody reaches, as far as the code is concerned: what is above it belongs to the machine."""
-    monkeypatch.setattr(keyfiles, "_reachable", lambda path: path.is_relative_to(tmp_path / "open"))
+    monkeypatch.setattr(secret_files, "_is_traversable", lambda path: path.is_relative_to(tmp_path / "open"))
     folder = tmp_path / "open"
     folder.mkdir()
     return folder
@@ -211,9 +211,9 @@ def test_a_folder_that_others_cannot_pass_keeps_its_files(tmp_path: Path) -> Non
     path = tmp_path / "password"
     path.write_text("x")
     path.chmod(0o644)
-    refuse_exposed(path)
-    assert not keyfiles._reachable(path)
-    assert keyfiles._reachable(Path("/etc/passwd"))
+    check_not_exposed(path)
+    assert not secret_files._is_traversable(path)
+    assert secret_files._is_traversable(Path("/etc/passwd"))
     with pytest.raises(ExposedError):
         read_secret(Path("/etc/passwd"))
 
@@ -246,12 +246,12 @@ def test_the_mode_of_a_file_that_a_container_runtime_mounts_is_accepted(
 ) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS)
-    monkeypatch.setattr(keyfiles, "_MOUNTS", mounts)
+    monkeypatch.setattr(secret_files, "_MOUNTS", mounts)
     monkeypatch.setattr(Path, "resolve", lambda path: path)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    assert keyfiles._mounted_by_runtime(Path(path)) is on_host
+    assert secret_files._is_runtime_mount(Path(path)) is on_host
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
-    assert keyfiles._mounted_by_runtime(Path(path)) is in_pod
+    assert secret_files._is_runtime_mount(Path(path)) is in_pod
 
 
 def test_a_key_that_a_runtime_mounts_for_everybody_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,11 +259,11 @@ def test_a_key_that_a_runtime_mounts_for_everybody_is_used(tmp_path: Path, monke
     key.write_bytes(b"secret")
     key.chmod(0o444)
     with pytest.raises(TunnelError, match="chmod 600"):
-        check_private(key)
+        read_private_key(key)
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"1 0 0:1 / / rw - ext4 x rw\n2 1 0:1 / {key} ro - ext4 x rw\n")
-    monkeypatch.setattr(keyfiles, "_MOUNTS", mounts)
-    assert check_private(key) == b"secret"
+    monkeypatch.setattr(secret_files, "_MOUNTS", mounts)
+    assert read_private_key(key) == b"secret"
 
 
 # Documents that are too large.

@@ -39,10 +39,10 @@ from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Address, Listener
 from gateway.measure import Histogram
 from gateway.ops import logs
-from gateway.relay.attempts import persist
+from gateway.relay.attempts import retry_dial
 from gateway.relay.readiness import RelayLoop
 from gateway.relay.sockets import reset, tune
-from gateway.ssh.handshakes import handshakes
+from gateway.ssh.handshake_limiter import handshake_limiter
 from gateway.supervision.supervisor import supervise
 
 log = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ class Worker:
             return
         link = uplink.link
         try:
-            await persist(
+            await retry_dial(
                 lambda within: link.join(client, message.to, Histogram(), within),
                 lambda: site.given_up(message.tunnel, message.to),
             )
@@ -275,7 +275,7 @@ def main() -> None:
 
 async def _work(sock: socket.socket) -> None:
     prepare_loop()
-    handshakes().per_server = 1  # the owner and its workers share what a server takes
+    handshake_limiter().per_server = 1  # the owner and its workers share what a server takes
     await Worker(sock).run()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from gateway.backends.common import tls
 from gateway.backends.common.tls import Tls
 from gateway.backends.common.token import executable
-from gateway.certificates import authority
+from gateway.certificates import ca_credentials
 from gateway.contracts import POSITIVE, Credential, Duration, Secret
 from gateway.errors import GatewayError
 from gateway.vpn.child import program
@@ -73,7 +73,7 @@ def seconds(value: Any) -> float:
 def credentials(options: object, check: Any) -> list[Credential]:
     """The authorities that the check trusts; for `BackendKind.credentials`."""
     del options
-    return authority(check.tls.ca_file) if check.tls.mode == "verify" else []
+    return ca_credentials(check.tls.ca_file) if check.tls.mode == "verify" else []
 
 
 def verify(options: object, check: Any) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gateway.contracts import Ending, Endpoint, Link, Phases, Relay
 from gateway.measure import Histogram
-from gateway.relay.attempts import persist
+from gateway.relay.attempts import retry_dial
 from gateway.relay.sockets import tune
 
 
@@ -62,7 +62,7 @@ async def _admit(
     tune(accepted)
     try:
         with phases(link.dial_phase):
-            return await persist(lambda within: link.join(accepted, target, Histogram(), within), phases.given_up)
+            return await retry_dial(lambda within: link.join(accepted, target, Histogram(), within), phases.given_up)
     except BaseException:
         accepted.close()
         raise

@@ -15,7 +15,7 @@ from pymysql import _auth
 from pymysql.cursors import DictCursor
 from pymysql.protocol import MysqlPacket
 
-from gateway.certificates import of_der
+from gateway.certificates import der_validity
 from gateway.contracts import Phases, Validity
 from gateway.errors import ProbeError, Reason
 
@@ -239,7 +239,7 @@ class _TimedContext:
         started = time.perf_counter()
         try:
             made = self._context.wrap_socket(sock, server_hostname=server_hostname)
-            self.certificate = of_der(made.getpeercert(binary_form=True) or b"")
+            self.certificate = der_validity(made.getpeercert(binary_form=True) or b"")
             return made
         finally:
             self.seconds = time.perf_counter() - started

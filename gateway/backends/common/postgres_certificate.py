@@ -6,7 +6,7 @@ import ssl
 import struct
 import time
 
-from gateway.certificates import of_der
+from gateway.certificates import der_validity
 from gateway.contracts import Endpoint, Link, Validity
 from gateway.errors import ReachError
 
@@ -64,7 +64,7 @@ async def _shown(link: Link, target: Endpoint) -> Validity | None:
         sock.close()
         raise
     try:
-        validity = of_der(writer.get_extra_info("ssl_object").getpeercert(binary_form=True) or b"")
+        validity = der_validity(writer.get_extra_info("ssl_object").getpeercert(binary_form=True) or b"")
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()

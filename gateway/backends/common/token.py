@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateway.errors import ReachError, Reason
-from gateway.keyfiles import changeable
+from gateway.secret_files import world_writable_problem
 from gateway.text import one_line
 from gateway.vpn import leash
 from gateway.vpn.child import clean_environment, program
@@ -39,7 +39,7 @@ def executable(name: str) -> str:
     found = program(name)
     if found is None:
         raise _failed(f"{name} is not installed")
-    trouble = changeable(Path(found).absolute())
+    trouble = world_writable_problem(Path(found).absolute())
     if trouble:
         raise _failed(trouble)
     return found

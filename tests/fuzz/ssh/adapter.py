@@ -1,7 +1,7 @@
 """Everything that the fuzzer uses of the gateway's and asyncssh's internals.
 
 A connection made here is logged in already: its keys are set rather than exchanged, so that one execution takes
-milliseconds. `plane` carries its channels on the gateway's own data plane, `stock` on asyncssh's channels.
+milliseconds. `native` carries its channels on the gateway's native data plane, `asyncssh` on asyncssh's channels.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from asyncssh.connection import SSHClientConnection, SSHClientConnectionOptions
 from asyncssh.encryption import get_encryption
 
 import gateway
-from gateway.ssh import windows
-from gateway.ssh.channel import StockRelay
-from gateway.ssh.doors import PlaneConnection
+from gateway.ssh import flow_control
+from gateway.ssh.asyncssh_channel import AsyncsshChannel
+from gateway.ssh.asyncssh_internals import ClientConnection
+from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.options import SshOptions
-from gateway.ssh.relay import ClientSide
-from gateway.ssh.session import Session
-from gateway.ssh.wire import Wire
+from gateway.ssh.packet_transport import PacketTransport
+from gateway.ssh.pooled_connection import PooledConnection
 from tests.fuzz.ssh.peer import SERVER_VERSION, SESSION_ID
 from tests.fuzz.ssh.pipe import Pipe
 from tests.fuzz.ssh.seal import CIPHER, Keys
@@ -39,38 +39,46 @@ _SSH = SshOptions(host="127.0.0.1", user="fuzz", insecure_host_key=True)
 class Owner(asyncssh.SSHClient):
     """Accepts every host key: the handshake is not what is fuzzed."""
 
-    lost: Exception | None = None
+    close_error: Exception | None = None
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = exc
+        self.close_error = exc
 
 
 @contextmanager
 def small_windows(size: int) -> Iterator[None]:
     """Give each new channel a window of `size` bytes, so that filling one is quick, and reset the budgets."""
-    windows.FIRST.left, windows.PROCESS.left = windows.FIRST_BUDGET, windows.PROCESS_BUDGET
-    names = {"INITIAL": size, "LEAST": size // 4, "ADJUST": size // 8}
-    before = {name: getattr(windows, name) for name in names}
+    flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available = (
+        flow_control.INITIAL_BUDGET_BYTES,
+        flow_control.GROWTH_BUDGET_BYTES,
+    )
+    names = {"INITIAL_WINDOW": size, "MIN_WINDOW": size // 4, "ADJUST_BYTES": size // 8}
+    before = {name: getattr(flow_control, name) for name in names}
     try:
         for name, value in names.items():
-            setattr(windows, name, value)
+            setattr(flow_control, name, value)
         yield
     finally:
         for name, value in before.items():
-            setattr(windows, name, value)
+            setattr(flow_control, name, value)
 
 
 def budget_taken() -> int:
     """Return the bytes of the process's budgets that channels have taken and not given back."""
-    return windows.FIRST_BUDGET - windows.FIRST.left + windows.PROCESS_BUDGET - windows.PROCESS.left
+    return (
+        flow_control.INITIAL_BUDGET_BYTES
+        - flow_control.INITIAL_BUDGET.available
+        + flow_control.GROWTH_BUDGET_BYTES
+        - flow_control.GROWTH_BUDGET.available
+    )
 
 
 def least() -> int:
     """Return the bytes that a channel may hold beyond the budgets."""
-    return windows.LEAST
+    return flow_control.MIN_WINDOW
 
 
 async def _options() -> SSHClientConnectionOptions:
@@ -89,7 +97,7 @@ class Connection:
     """One SSH connection as its peer sees it, and its session.
 
     Args:
-        name: `plane` or `stock`.
+        name: `native` or `asyncssh`.
         conn: asyncssh's connection, logged in.
         pipe: Its transport, where it has no socket.
         sock: The peer's end of its socket otherwise.
@@ -106,7 +114,7 @@ class Connection:
     ) -> None:
         self.name = name
         self.conn = conn
-        self.session = Session(conn, _SSH)
+        self.pooled = PooledConnection(conn, _SSH)
         self._pipe = pipe
         self._sock = sock
         self._unsent = bytearray()
@@ -185,8 +193,8 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
     """Return a connection that is logged in.
 
     Args:
-        name: `plane` or `stock`.
-        wired: Whether `stock` has the gateway's own transport, as in production; `plane` always does.
+        name: `native` or `asyncssh`.
+        wired: Whether `asyncssh` has the gateway's own transport, as in production; `native` always does.
         keys: The first ones.
         narrow: Whether the gateway's socket has a small send buffer.
         problems: See `Connection`.
@@ -195,23 +203,23 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
     pipe: Pipe | None = None
     far: socket.socket | None = None
     conn: SSHClientConnection
-    if name == "plane" or wired:
+    if name == "native" or wired:
         near, far = socket.socketpair()
         for sock in (near, far):
             sock.setblocking(False)
         if narrow:
             near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        plane = PlaneConnection(options, native=name == "plane")
-        plane.wire = Wire(near, plane)
-        conn, transport = plane, plane.wire
+        extended = ClientConnection(options, native=name == "native")
+        extended.packet_transport = PacketTransport(near, extended)
+        conn, transport = extended, extended.packet_transport
     else:
         pipe = Pipe()
         conn = pipe.conn = SSHClientConnection(asyncio.get_running_loop(), options)
         transport = pipe  # type: ignore[assignment]
     conn.connection_made(transport)
     _log_in(conn, keys)
-    if isinstance(conn, PlaneConnection):
-        conn.wire.inbox.resume()  # asyncssh is done with the login
+    if isinstance(conn, ClientConnection):
+        conn.packet_transport.reader.resume()  # asyncssh is done with the login
     conn.set_extra_info(verifier=conn._owner)
     made = Connection(name, conn, pipe, far, problems)
     await asyncio.sleep(0)
@@ -232,21 +240,21 @@ def _log_in(conn: Any, keys: Keys) -> None:
     conn._send_seq = conn._recv_seq = 7
     conn._rekey_time = time.monotonic() + _FAR_AWAY
     conn._wait = None
-    conn._send_deferred_packets()  # which also lets the plane send
+    conn._send_deferred_packets()  # which also lets the native data plane send
 
 
 def _waiting(relay: object) -> list[Any]:
     """Return what asyncssh holds for a relay that does not read."""
-    channel = relay._channel if isinstance(relay, StockRelay) else None
+    channel = relay._channel if isinstance(relay, AsyncsshChannel) else None
     return [] if channel is None else [data for data, _ in channel._recv_buf]
 
 
-def holds(relay: ClientSide) -> int:
+def holds(relay: ChannelRelay) -> int:
     """Return the bytes that a relay, and asyncssh for it, hold for a client that does not take them."""
-    return relay.held + sum(map(len, _waiting(relay)))
+    return relay.buffered + sum(map(len, _waiting(relay)))
 
 
-def costs(relay: ClientSide) -> int:
+def costs(relay: ChannelRelay) -> int:
     """Return the bytes of memory that these take, but for the first piece, which may be sent except for its end."""
-    chunks = relay._held._chunks if relay._held is not None else ()
+    chunks = relay._send_buffer._chunks if relay._send_buffer is not None else ()
     return sum(map(sys.getsizeof, [*chunks, *_waiting(relay)][1:]))

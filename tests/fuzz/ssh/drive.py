@@ -64,7 +64,7 @@ class Drive(PeerSteps):
             return
         slot = Slot(len(self.slots))
         for side in self.sides:
-            side.ends.append(End(2 * slot.index, side.connection.session, unix=self.script.unix))
+            side.ends.append(End(2 * slot.index, side.connection.pooled, unix=self.script.unix))
         self.current[step.slot] = slot
         self.slots.append(slot)
         await asyncio.sleep(0)  # so that channels are asked for in the order of the steps
@@ -86,7 +86,7 @@ class Drive(PeerSteps):
         for side in self.sides:
             for slot, end in zip(self.slots, side.ends, strict=True):
                 slot.given_up |= not end.joining.done()
-            side.connection.session.move_on()
+            side.connection.pooled.fail_over_opens()
 
     def cancel(self, step: Step) -> None:
         for end in self._ends(step):
@@ -106,4 +106,4 @@ class Drive(PeerSteps):
     def shut_down(self, step: Step) -> None:
         del step
         for side in self.sides:
-            side.connection.session.close_soon()
+            side.connection.pooled.start_closing()

@@ -10,8 +10,8 @@ from gateway.contracts import Ending, Endpoint
 from gateway.errors import ReachError
 from gateway.measure import Histogram
 from gateway.relay.sockets import reset, tune
-from gateway.ssh.relay import ClientSide
-from gateway.ssh.session import Session
+from gateway.ssh.channel_relay import ChannelRelay
+from gateway.ssh.pooled_connection import PooledConnection
 from tests.fuzz.ssh.peer import Line
 from tests.fuzz.ssh.seal import OracleError
 
@@ -58,12 +58,12 @@ class End:
         unix: Whether the client comes by a socket pair.
     """
 
-    def __init__(self, stream: int, session: Session, *, unix: bool) -> None:
+    def __init__(self, stream: int, session: PooledConnection, *, unix: bool) -> None:
         self.stream = stream
         self.unix = unix
         self.client, self._ours = _pair(unix=unix)
         self.line: Line | None = None
-        self.relay: ClientSide | None = None
+        self.relay: ChannelRelay | None = None
         self.failed: BaseException | None = None
         self.joining = asyncio.ensure_future(self._join(session))
         self.fed = self.complete = 0
@@ -77,10 +77,10 @@ class End:
         self._checked = 0
         self._refused = False
 
-    async def _join(self, session: Session) -> None:
+    async def _join(self, session: PooledConnection) -> None:
         try:
             relay = await session.join(self._ours, _TARGET, Histogram(), inf)
-            assert isinstance(relay, ClientSide)
+            assert isinstance(relay, ChannelRelay)
             self.relay = relay
         except (ReachError, asyncio.CancelledError) as error:
             self.failed = error

@@ -20,7 +20,7 @@ _PLENTY = 1 << 20
 _CLOSED_BY_BOTH = frozenset(
     {"window", "packets of no bytes", "confirmation", "refusal", "adjust", "request", "close"}
 )
-"""Illegal steps after which plane and stock both close the connection."""
+"""Illegal steps after which native and asyncssh both close the connection."""
 
 
 async def settle(drive: Drive) -> None:
@@ -105,7 +105,7 @@ def _confirm_closes(drive: Drive) -> None:
 
 def _missing(drive: Drive, side: Side) -> list[str]:
     """Return what is still to come on one connection; nothing after an illegal step or a close."""
-    if drive.illegal or not side.alive or side.connection.session.closing:
+    if drive.illegal or not side.alive or side.connection.pooled.closing:
         return []
     return [
         f"{side.connection.name}, channel {slot.index}: {what}"
@@ -146,7 +146,7 @@ def judge_open(drive: Drive) -> None:
     for side in drive.sides:
         if found := _missing(drive, side):
             raise OracleError("; ".join(found))
-        over = side.lost or side.connection.session.closing
+        over = side.lost or side.connection.pooled.closing
         if side.connection.dead and not (drive.illegal or over):
             detail = side.peer.goodbye
             raise OracleError(f"{side.connection.name}: the connection is closed without a reason\n{detail}")
@@ -158,10 +158,10 @@ def compare(drive: Drive) -> None:
     What happens within one turn of the event loop may be seen in either order. So nothing is compared of a channel
     that was given up or cut off meanwhile, nothing of a client that left, and no upload to a peer that closed.
 
-    Once the peer has done something illegal, only the ends of the connections are compared: asyncssh and the plane
-    close them for the same reasons, but for those that `_CLOSED_BY_BOTH` leaves out. The plane ignores a second
-    CHANNEL_EOF, data of length zero after it, extended data, which a TCP channel has no use for, and bytes beyond the
-    end of a packet; and it answers a reply that it has not asked for with MSG_UNIMPLEMENTED. None of these does harm.
+    After an illegal step of the peer, only the ends of the connections are compared. asyncssh and the native data
+    plane close them for the same reasons, except those that `_CLOSED_BY_BOTH` leaves out. The native data plane
+    ignores a second CHANNEL_EOF, data of length zero after it, extended data, which a TCP channel does not use, and
+    bytes beyond the end of a packet. It answers an unexpected reply with MSG_UNIMPLEMENTED. None of these is harmful.
 
     Raises:
         OracleError: They differ.
@@ -174,9 +174,9 @@ def compare(drive: Drive) -> None:
     if not all(alive):
         return
     for slot in drive.slots:
-        plane, stock = (_outcome(slot, side.ends[slot.index]) for side in drive.sides)
-        if plane != stock and not (slot.given_up or slot.aborted):
-            raise OracleError(f"plane and stock differ\nchannel {slot.index}: {plane}, {stock}")
+        native, other = (_outcome(slot, side.ends[slot.index]) for side in drive.sides)
+        if native != other and not (slot.given_up or slot.aborted):
+            raise OracleError(f"native and asyncssh differ\nchannel {slot.index}: {native}, {other}")
 
 
 def _outcome(slot: Slot, end: End) -> dict[str, object]:
@@ -193,13 +193,13 @@ def judge_closed(drive: Drive) -> None:
 
     Raises:
         OracleError: Something does not hold.
-        Exception: What `Session.join` raised and must not raise.
+        Exception: What `PooledConnection.join` raised and must not raise.
     """
     for side in drive.sides:
         for slot, end in zip(drive.slots, side.ends, strict=True):
             if what := _wrong(slot, end):
                 raise OracleError(f"{side.connection.name}, channel {slot.index}: {what}")
-        if side.connection.session.load or not side.connection.forgotten:
+        if side.connection.pooled.load or not side.connection.forgotten:
             raise OracleError(f"{side.connection.name}: a closed connection has channels")
     if adapter.budget_taken():
         raise OracleError(f"{adapter.budget_taken()} bytes of the budgets are not given back")

@@ -30,7 +30,7 @@ class PeerSteps(Turns):
         return legal or step.illegal
 
     def _closing(self, step: Step) -> bool:
-        """Whether the gateway may have closed the step's channel: asyncssh ignores then what the plane checks."""
+        """Whether the gateway may have closed the channel; asyncssh then skips a check of the native data plane."""
         slot = self.current.get(step.slot)
         if slot is None:
             return False

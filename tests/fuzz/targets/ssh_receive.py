@@ -52,7 +52,7 @@ async def _run(chosen: script.Script, problems: list[str]) -> None:
     drive = Drive(chosen, lambda: not loop._ready and not watcher.poll(0))  # type: ignore[attr-defined]
     sides = drive.sides
     try:
-        for name in ("plane", "stock"):
+        for name in ("native", "asyncssh"):
             connection = await adapter.connect(
                 name, wired=chosen.wired, keys=Keys(), narrow=chosen.narrow, problems=problems
             )
@@ -84,9 +84,9 @@ async def _end(drive: Drive) -> None:
     """End the connection in the way that the script chose; at last the peer hangs up in any case."""
     for side in drive.sides:
         if drive.script.end == 1:
-            await side.connection.session.close()
+            await side.connection.pooled.close()
         elif drive.script.end == 2:
-            side.connection.session.abort("the script ends")
+            side.connection.pooled.abort("the script ends")
         elif drive.script.end == 3 and side.alive:
             side.peer.say(_GOODBYE, now=True)
     await drive.turn()

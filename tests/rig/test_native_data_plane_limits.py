@@ -14,7 +14,7 @@ import pytest
 from asyncssh.packet import Boolean, String, UInt32
 from conftest import need
 from servers import serving
-from test_plane import hostile
+from test_native_data_plane import hostile
 from test_ssh import opened, options
 
 from gateway.contracts import Ending, Endpoint
@@ -22,11 +22,11 @@ from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.relay.sockets import reset, tune
-from gateway.ssh import doors, outbox
+from gateway.ssh import asyncssh_internals, packet_writer
+from gateway.ssh.flow_control import GROWTH_BUDGET, INITIAL_BUDGET
+from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.options import Connections
-from gateway.ssh.plane import PlaneRelay
 from gateway.ssh.pool import SshLink
-from gateway.ssh.windows import FIRST, PROCESS
 
 pytestmark = pytest.mark.rig
 
@@ -54,13 +54,13 @@ def clients() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
 def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """When keys were exchanged, in `time.monotonic()`."""
     seen: list[float] = []
-    original = doors.PlaneConnection.send_newkeys
+    original = asyncssh_internals.ClientConnection.send_newkeys
 
-    def noted(self: doors.PlaneConnection, k: bytes, h: bytes) -> None:
+    def noted(self: asyncssh_internals.ClientConnection, k: bytes, h: bytes) -> None:
         seen.append(time.monotonic())
         original(self, k, h)
 
-    monkeypatch.setattr(doors.PlaneConnection, "send_newkeys", noted)
+    monkeypatch.setattr(asyncssh_internals.ClientConnection, "send_newkeys", noted)
     return seen
 
 
@@ -74,9 +74,9 @@ async def attacked(folder: Path, attack: Callable[..., None]) -> AsyncIterator[S
         yield link
 
 
-async def join(link: SshLink, client: socket.socket) -> PlaneRelay:
+async def join(link: SshLink, client: socket.socket) -> NativeChannel:
     relay = await link.join(client, Endpoint("db", 1), Histogram())
-    assert isinstance(relay, PlaneRelay)
+    assert isinstance(relay, NativeChannel)
     return relay
 
 
@@ -102,35 +102,35 @@ async def test_answers_for_a_peer_that_does_not_read_are_bounded(tmp_path: Path,
         with pytest.MonkeyPatch.context() as patch:  # asyncio's transport takes quadratic time for many writes
             patch.setattr(conn, "_send", packets.append)
             for _ in range(80_000):
-                conn.send_packet(doors.MSG_CHANNEL_REQUEST, UInt32(number), String("x"), Boolean(True))
+                conn.send_packet(asyncssh_internals.MSG_CHANNEL_REQUEST, UInt32(number), String("x"), Boolean(True))
         conn._send(b"".join(packets))
 
     async with attacked(tmp_path, flood) as link:
         client, ours = clients()
         await join(link, ours)
-        box = link._sessions[0]._conn.wire.outbox  # type: ignore[attr-defined]
+        writer = link._connections[0]._conn.packet_transport.writer  # type: ignore[attr-defined]
         await asyncio.get_running_loop().sock_sendall(client, b"attack")
-        await until(lambda: box.congested)
+        await until(lambda: writer.congested)
         most = 0
         for _ in range(100):
             await asyncio.sleep(0.01)
-            most = max(most, len(box._backlog))
-        assert most < outbox.CONTROL_LIMIT + (1 << 20)  # one more receive's answers
+            most = max(most, len(writer._backlog))
+        assert most < packet_writer.MAX_CONTROL_BACKLOG + (1 << 20)  # one more receive's answers
         held[0]._transport.resume_reading()  # type: ignore[union-attr]
-        await until(lambda: not box.congested)
+        await until(lambda: not writer.congested)
 
 
 async def test_answers_that_wait_for_the_end_of_a_key_exchange_are_bounded(tmp_path: Path) -> None:
     """What waits can only leave once the peer has sent its keys; one that asks on instead is cut off."""
     async with attacked(tmp_path, lambda *_: None) as link:
-        conn = link._sessions[0]._conn
-        assert isinstance(conn, doors.PlaneConnection)
+        conn = link._connections[0]._conn
+        assert isinstance(conn, asyncssh_internals.ClientConnection)
         conn.rekey()
-        for _ in range(doors._DEFERRED_LIMIT):
-            conn.send_packet(doors.MSG_CHANNEL_FAILURE, UInt32(0))
-        assert not conn.dead
-        conn.send_packet(doors.MSG_CHANNEL_FAILURE, UInt32(0))
-        assert conn.dead
+        for _ in range(asyncssh_internals._MAX_DEFERRED_PACKETS):
+            conn.send_packet(asyncssh_internals.MSG_CHANNEL_FAILURE, UInt32(0))
+        assert not conn.transport_closed
+        conn.send_packet(asyncssh_internals.MSG_CHANNEL_FAILURE, UInt32(0))
+        assert conn.transport_closed
         assert not conn._deferred_packets
         assert "too many answers" in await link.lost()
 
@@ -140,22 +140,22 @@ async def test_a_byte_a_packet_costs_little_more_than_the_byte(tmp_path: Path, c
     said = full + bytes(at % 256 for at in range(20_000))
 
     def drizzle(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
-        conn.send_packet(doors.MSG_CHANNEL_DATA, UInt32(number), String(full))
+        conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), String(full))
         for at in range(20_000):
-            conn.send_packet(doors.MSG_CHANNEL_DATA, UInt32(number), String(bytes([at % 256])))
+            conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), String(bytes([at % 256])))
             if at % 6 == 0:
-                conn.send_packet(doors.MSG_CHANNEL_DATA, UInt32(number), String(b""))
+                conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), String(b""))
 
     async with attacked(tmp_path, drizzle) as link:
         client, ours = clients()
         relay = await join(link, ours)
         await asyncio.get_running_loop().sock_sendall(client, b"attack")
-        await until(lambda: relay.held + relay.from_backend == len(said))
-        assert relay.held > 20_000
-        assert relay._held is not None
-        assert len(relay._held._chunks) <= 4
+        await until(lambda: relay.buffered + relay.from_backend == len(said))
+        assert relay.buffered > 20_000
+        assert relay._send_buffer is not None
+        assert len(relay._send_buffer._chunks) <= 4
         window = relay.window
-        assert window.granted + window.owed + relay.held == window.size
+        assert window.remaining + window.consumed + relay.buffered == window.size
         got = bytearray()
         while len(got) < len(said):
             got += await asyncio.get_running_loop().sock_recv(client, 65536)
@@ -169,33 +169,33 @@ async def test_what_is_held_after_the_channels_close_stays_accounted_until_it_is
 
     def last_words(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
         for at in range(0, len(said), 32768):
-            conn.send_packet(doors.MSG_CHANNEL_DATA, UInt32(number), String(said[at : at + 32768]))
-        conn.send_packet(doors.MSG_CHANNEL_CLOSE, UInt32(number))
+            conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), String(said[at : at + 32768]))
+        conn.send_packet(asyncssh_internals.MSG_CHANNEL_CLOSE, UInt32(number))
 
-    before = FIRST.left
+    before = INITIAL_BUDGET.available
     async with attacked(tmp_path, last_words) as link:
         client, ours = clients()
         relay = await join(link, ours)
         await asyncio.get_running_loop().sock_sendall(client, b"attack")
-        await until(lambda: relay._got_close)
-        assert relay.held > 500_000
-        assert relay.window.size >= relay.held
-        assert before - FIRST.left >= relay.held
+        await until(lambda: relay._channel_closed)
+        assert relay.buffered > 500_000
+        assert relay.window.size >= relay.buffered
+        assert before - INITIAL_BUDGET.available >= relay.buffered
         assert await read_all(client) == said  # and a clean end: a close needs no EOF before it
         assert await relay.ended is Ending.FINISHED
-        assert relay.held == 0
-    assert before == FIRST.left
+        assert relay.buffered == 0
+    assert before == INITIAL_BUDGET.available
 
 
 async def test_windows_that_grew_are_given_back_when_their_bytes_are_delivered(tmp_path: Path, clients: Any) -> None:
-    before = FIRST.left, PROCESS.left
+    before = INITIAL_BUDGET.available, GROWTH_BUDGET.available
     async with attacked(tmp_path, lambda *_: None) as link:
         for _ in range(20):
             client, ours = clients()
             relay = await join(link, ours)
             reset(client)
             await relay.ended
-    assert before == (FIRST.left, PROCESS.left)
+    assert before == (INITIAL_BUDGET.available, GROWTH_BUDGET.available)
 
 
 @pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"])
@@ -203,7 +203,7 @@ async def test_what_is_received_counts_towards_new_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: list[float], cipher: str
 ) -> None:
     need(find("sshd") is not None, "sshd (package openssh-server)")
-    monkeypatch.setattr(doors, "REKEY_BYTES", 1 << 20)
+    monkeypatch.setattr(asyncssh_internals, "REKEY_BYTES", 1 << 20)
     said = os.urandom(8 << 20)
     bastion = Bastion(tmp_path / "bastion").start()
     try:

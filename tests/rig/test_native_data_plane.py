@@ -27,10 +27,10 @@ from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.relay.readiness import RelayLoop
 from gateway.relay.sockets import tune
-from gateway.ssh import doors
-from gateway.ssh import gcm as doors_gcm
+from gateway.ssh import asyncssh_internals
+from gateway.ssh import gcm as gcm_module
+from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.options import Connections
-from gateway.ssh.plane import PlaneRelay
 from gateway.ssh.pool import SshLink
 
 pytestmark = pytest.mark.rig
@@ -102,7 +102,7 @@ def test_the_plane_and_asyncssh_carry_the_same_bytes(
     async def through(*, own: bool, port: int) -> list[bytes]:
         with pytest.MonkeyPatch.context() as patch:
             if not own:
-                patch.setattr(doors, "KNOWN_VERSIONS", ())
+                patch.setattr(asyncssh_internals, "SUPPORTED_VERSIONS", ())
             async with opened(options(bastions[server])) as link, asyncio.timeout(30):
                 assert plane(link) == ("native" if own else "asyncssh")
                 return await asyncio.gather(*(exchange(link, port, each, end_first=end_first) for each in traffic))
@@ -146,15 +146,15 @@ async def test_new_keys_in_the_middle_of_bulk_traffic_both_ways(
     need(find("sshd") is not None, "sshd (package openssh-server)")
     exchanges = 0
     if who in ("us", "both"):
-        monkeypatch.setattr(doors, "REKEY_BYTES", 3 << 20)
-    original = doors.PlaneConnection.send_newkeys
+        monkeypatch.setattr(asyncssh_internals, "REKEY_BYTES", 3 << 20)
+    original = asyncssh_internals.ClientConnection.send_newkeys
 
-    def counted(self: doors.PlaneConnection, k: bytes, h: bytes) -> None:
+    def counted(self: asyncssh_internals.ClientConnection, k: bytes, h: bytes) -> None:
         nonlocal exchanges
         exchanges += 1
         original(self, k, h)
 
-    monkeypatch.setattr(doors.PlaneConnection, "send_newkeys", counted)
+    monkeypatch.setattr(asyncssh_internals.ClientConnection, "send_newkeys", counted)
     bastion = Bastion(tmp_path / "bastion", extra="RekeyLimit 4M" if who in ("sshd", "both") else "").start()
     try:
         with serving(echoing) as port:
@@ -177,15 +177,15 @@ async def test_new_keys_in_the_middle_of_bulk_traffic_both_ways(
 async def test_thousands_of_channels_and_their_numbers_again(bastions: dict[str, Bastion]) -> None:
     with serving(echoing) as port:
         async with opened(options(bastions["openssh"], connections=Connections(1, 1))) as link:
-            conn = link._sessions[0]._conn
+            conn = link._connections[0]._conn
             conn._next_recv_chan = 0xFFFFFFFF - 500  # the numbers wrap on the way
             for _ in range(20):
                 await asyncio.gather(*(echo_once(link, port, os.urandom(50)) for _ in range(100)))
             async with asyncio.timeout(15):
                 while conn._channels:
                     await asyncio.sleep(0.01)
-            assert not conn.wire.inbox.relays  # type: ignore[attr-defined]
-            assert not conn.wire.inbox.opening  # type: ignore[attr-defined]
+            assert not conn.packet_transport.reader.channels  # type: ignore[attr-defined]
+            assert not conn.packet_transport.reader.opening  # type: ignore[attr-defined]
 
 
 async def test_a_query_is_answered_beside_clients_that_do_not_read(bastions: dict[str, Bastion]) -> None:
@@ -199,7 +199,7 @@ async def test_a_query_is_answered_beside_clients_that_do_not_read(bastions: dic
             deaf = [await link.socket(Endpoint("127.0.0.1", flooding)) for _ in range(20)]
 
             def held() -> int:
-                return sum(relay.held for relay in link._sessions[0]._relays.values())  # type: ignore[attr-defined]
+                return sum(relay.buffered for relay in link._connections[0]._relays.values())
 
             before, now = -1, 0
             async with asyncio.timeout(20):
@@ -267,28 +267,28 @@ async def hostile(folder: Path, attack: Attack) -> AsyncIterator[Bastion]:
 
 
 def unknown_channel(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
-    conn.send_packet(doors.MSG_CHANNEL_DATA, UInt32(number + 1000), String(b"x"))
+    conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number + 1000), String(b"x"))
 
 
 def overlong_packet(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
-    conn.send_packet(doors.MSG_CHANNEL_DATA, UInt32(number), String(bytes(300_000)))
+    conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), String(bytes(300_000)))
 
 
 def window_overrun(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
     for _ in range(200):
-        conn.send_packet(doors.MSG_CHANNEL_DATA, UInt32(number), String(bytes(32768)))
+        conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), String(bytes(32768)))
 
 
 def wrong_length(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
-    conn.send_packet(doors.MSG_CHANNEL_DATA, UInt32(number), UInt32(5000) + b"short")
+    conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), UInt32(5000) + b"short")
 
 
 def empty_packet(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
-    conn.send_packet(doors.MSG_CHANNEL_DATA)
+    conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA)
 
 
 def window_of_nobody(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
-    conn.send_packet(doors.MSG_CHANNEL_WINDOW_ADJUST, UInt32(number + 1000), UInt32(1))
+    conn.send_packet(asyncssh_internals.MSG_CHANNEL_WINDOW_ADJUST, UInt32(number + 1000), UInt32(1))
 
 
 def strange_type(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
@@ -322,7 +322,7 @@ async def test_a_peer_that_breaks_the_protocol_loses_this_connection_and_no_othe
         tune(ours)
         tune(theirs)
         relay = await victim.join(theirs, Endpoint("db", 1), Histogram())
-        assert isinstance(relay, PlaneRelay)
+        assert isinstance(relay, NativeChannel)
         await loop.sock_sendall(ours, b"attack")
         assert told in await victim.lost()
         assert await relay.ended is Ending.LINK_LOST
@@ -493,13 +493,13 @@ def test_any_sequence_of_well_sealed_packets_is_survived(
 ) -> None:
     """A peer that has the keys and sends what it likes: its connection may end, a clean end or an error, and no more.
 
-    The packets are opened by the plane as if they had come from the peer; a bystander on another connection goes on.
+    The native data plane decrypts the packets as if the peer had sent them; another connection stays unaffected.
     """
 
     keys: dict[int, bytes] = {}
-    original = doors_gcm.Gcm.__init__
+    original = gcm_module.Gcm.__init__
 
-    def remembering(self: doors_gcm.Gcm, theirs: Any) -> None:
+    def remembering(self: gcm_module.Gcm, theirs: Any) -> None:
         original(self, theirs)
         keys[id(self)] = theirs._cipher._key
 
@@ -511,30 +511,30 @@ def test_any_sequence_of_well_sealed_packets_is_survived(
             one = options(bastions["openssh"], connections=Connections(1, 1), keepalive=PATIENT)
             async with opened(one) as victim, opened(one) as bystander, asyncio.timeout(20):
                 sock = await victim.socket(Endpoint("127.0.0.1", port))
-                conn = victim._sessions[0]._conn
-                wire = conn.wire  # type: ignore[attr-defined]
-                cipher = conn.opens  # type: ignore[attr-defined]
+                conn = victim._connections[0]._conn
+                transport = conn.packet_transport  # type: ignore[attr-defined]
+                cipher = conn.receive_cipher  # type: ignore[attr-defined]
                 key = AESGCM(keys[id(cipher)])
                 nonce, counter = bytearray(cipher.nonce), cipher.counter
                 for kind, number, body in packets:
                     payload = bytes([kind]) + UInt32(number) + body
                     padding = 16 + -(1 + len(payload)) % 16
                     head = UInt32(1 + len(payload) + padding)
-                    doors_gcm.put_counter(nonce, doors_gcm.COUNTER_AT, counter)
+                    gcm_module.put_counter(nonce, gcm_module.COUNTER_AT, counter)
                     counter += 1
                     sealed = head + key.encrypt(bytes(nonce), bytes([padding]) + payload + bytes(padding), head)
-                    if wire.is_closing() or conn.dead:  # type: ignore[attr-defined]
+                    if transport.is_closing() or conn.transport_closed:  # type: ignore[attr-defined]
                         break
-                    wire.inbox._view[wire.inbox._end : wire.inbox._end + len(sealed)] = sealed
-                    wire.inbox._end += len(sealed)
-                    wire._resume()
+                    transport.reader._view[transport.reader._end : transport.reader._end + len(sealed)] = sealed
+                    transport.reader._end += len(sealed)
+                    transport._resume()
                 await asyncio.sleep(0)
                 await echo_once(bystander, port)
                 sock.close()
         assert not problems, problems
 
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=RelayLoop) as runner:
-        patch.setattr(doors_gcm.Gcm, "__init__", remembering)
+        patch.setattr(gcm_module.Gcm, "__init__", remembering)
         runner.run(run())
 
 
@@ -545,15 +545,15 @@ async def test_garbage_instead_of_packets_never_raises_beyond_the_connection(
     rng = random.Random(7)
     for size in (1, 3, 4, 19, 20, 36, 100, 5000, 600_000):
         async with opened(options(bastions["openssh"], keepalive=PATIENT)) as link:
-            wire = link._sessions[0]._conn.wire  # type: ignore[attr-defined]
+            transport = link._connections[0]._conn.packet_transport  # type: ignore[attr-defined]
             noise = rng.randbytes(size)
             for at in range(0, size, 100_000):
                 piece = noise[at : at + 100_000]
-                if wire.is_closing() or wire._conn.dead:
+                if transport.is_closing() or transport._conn.transport_closed:
                     break
-                wire.inbox._view[wire.inbox._end : wire.inbox._end + len(piece)] = piece
-                wire.inbox._end += len(piece)
-                wire._resume()
+                transport.reader._view[transport.reader._end : transport.reader._end + len(piece)] = piece
+                transport.reader._end += len(piece)
+                transport._resume()
             if size >= 4:
                 async with asyncio.timeout(15):
                     assert await link.lost()

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.demo.sshd import make_key
 from gateway.errors import Reason, TunnelError
-from gateway.keyfiles import check_private
+from gateway.secret_files import read_private_key
 from gateway.ssh.credentials import load_keys
 from gateway.ssh.options import SshOptions
 
@@ -50,17 +50,17 @@ def test_only_its_owner_may_read_a_key(tmp_path: Path, mode: int, *, private: bo
     path.write_bytes(b"secret")
     path.chmod(mode)
     if private:
-        assert check_private(path) == b"secret"
+        assert read_private_key(path) == b"secret"
         return
     with pytest.raises(TunnelError, match=f"chmod 600 {path}") as caught:
-        check_private(path)
+        read_private_key(path)
     assert (caught.value.reason, caught.value.fatal) == (Reason.AUTH, True)
 
 
 def test_what_is_no_file_is_told(tmp_path: Path) -> None:
     for path, why in ((tmp_path, "Is a directory"), (tmp_path / "none", "No such file")):
         with pytest.raises(TunnelError, match=why):
-            check_private(path)
+            read_private_key(path)
 
 
 def test_the_certificate_beside_a_key_is_used_and_one_that_cannot_be_read_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,158 @@
+"""Checks who can read files that contain secrets, and reads them.
+
+Private keys follow OpenSSH's rule: only the owner may read them. Passwords and configurations with secrets must not
+be readable by everybody. A file is readable by everybody if its mode lets others read it and every directory above it
+lets others pass.
+
+Container runtimes mount secrets with mode 0444 (Docker) or 0644 (Kubernetes) into a container that has no other
+users. Such mounts are accepted: a mount of a single file (Docker, Compose, swarm) or, in a pod, an in-memory file
+system (Kubernetes). On a host, an in-memory file system gives no protection from other users.
+"""
+
+import errno
+import os
+import re
+import stat
+from pathlib import Path
+
+from gateway.errors import Reason, TunnelError
+
+_MOUNTS = Path("/proc/self/mountinfo")
+_IN_MEMORY = {"tmpfs", "ramfs"}
+_IN_POD = "KUBERNETES_SERVICE_HOST"
+"""The kubelet sets this variable in every container (Kubernetes, "Accessing the Kubernetes API from a Pod")."""
+
+
+class ExposedError(OSError):
+    """Everybody can read a file that contains a secret.
+
+    Args:
+        path: The file.
+        mode: Its permission bits.
+    """
+
+    def __init__(self, path: Path, mode: int) -> None:
+        message = f"everybody can read it (mode {mode:04o}): chmod {mode & 0o770:o} {path}"
+        super().__init__(errno.EACCES, message, str(path))
+
+
+def check_not_exposed(path: Path, status: os.stat_result | None = None) -> None:
+    """Raise an error if everybody can read a file.
+
+    Args:
+        path: The file.
+        status: The file's status; None to call `stat`.
+
+    Raises:
+        ExposedError: Everybody can read the file.
+        OSError: The file's status cannot be read.
+    """
+    mode = stat.S_IMODE((status or path.stat()).st_mode)
+    if mode & stat.S_IROTH and _is_traversable(path) and not _is_runtime_mount(path):
+        raise ExposedError(path, mode)
+
+
+def read_secret(path: Path) -> bytes:
+    """Read a password file. Opens the file once, so that the checked file is the one that is read.
+
+    Raises:
+        ExposedError: Everybody can read the file.
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        check_not_exposed(path, os.fstat(file.fileno()))
+        return file.read()
+
+
+def read_private_key(path: Path, what: str = "private key") -> bytes:
+    """Read a file that only its owner may read, as OpenSSH does.
+
+    A file of another user (a mounted secret) may be readable by its group, but not by everybody. The function opens
+    the file once, so that the checked file is the one that is read.
+
+    Args:
+        path: The file.
+        what: What the file contains, for the message.
+
+    Raises:
+        TunnelError: The file cannot be read, or others can read it; fatal. The message names the fix.
+    """
+    try:
+        with path.open("rb") as file:
+            check_owner_only(path, os.fstat(file.fileno()), what)
+            return file.read()
+    except OSError as error:
+        raise TunnelError(Reason.AUTH, f"{path}: {error.strerror}", fatal=True) from error
+
+
+def check_owner_only(path: Path, status: os.stat_result, what: str = "private key") -> None:
+    """Raise an error if others can read a file whose content has turned out to be secret.
+
+    Args:
+        path: The file.
+        status: The status of the descriptor from which the content was read.
+        what: What the file contains, for the message.
+
+    Raises:
+        TunnelError: Others can read the file; fatal. The message names the fix.
+    """
+    owned = status.st_uid == os.geteuid()
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & (0o077 if owned else 0o007) and not _is_runtime_mount(path):
+        remedy = f"chmod 600 {path}" if owned else "mount it with mode 0400 (or 0440 for its group)"
+        raise TunnelError(
+            Reason.AUTH,
+            f"{path}: the {what} is readable by others (mode {mode:04o}): {remedy}",
+            fatal=True,
+        )
+
+
+def world_writable_problem(path: Path) -> str | None:
+    """Check whether everybody can change or replace a program.
+
+    Args:
+        path: The absolute path of the program; symbolic links are followed.
+
+    Returns:
+        The problem and its fix, or None.
+
+    Raises:
+        OSError: The program does not exist.
+    """
+    real = path.resolve(strict=True)
+    for each in dict.fromkeys((real, *real.parents, *path.parents)):
+        mode = each.stat().st_mode
+        is_sticky = stat.S_ISDIR(mode) and mode & stat.S_ISVTX
+        if mode & stat.S_IWOTH and not is_sticky and _is_traversable(each):
+            what = "change it" if each == real else f"replace it in {each}"
+            return f"{path}: everybody can {what} (mode {stat.S_IMODE(mode):04o}): chmod o-w {each}"
+    return None
+
+
+def _is_traversable(path: Path) -> bool:
+    """Return whether every directory above a file lets others pass."""
+    return all(each.stat().st_mode & stat.S_IXOTH for each in path.resolve().parents)
+
+
+def _is_runtime_mount(path: Path) -> bool:
+    """Return whether a container runtime has mounted the file for this container."""
+    real = path.resolve()
+    mount_point, fs_type = _mount(real)
+    return mount_point == str(real) or (fs_type in _IN_MEMORY and _IN_POD in os.environ)
+
+
+def _mount(path: Path) -> tuple[str, str]:
+    """Return mount point and file system type of a file's mount (proc_pid_mountinfo(5)); empty if not known."""
+    ancestors = {str(path), *map(str, path.parents)}
+    mount = ("", "")
+    try:
+        lines = _MOUNTS.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return mount
+    for line in lines:
+        fields, _, source = line.partition(" - ")
+        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields.split()[4])
+        # A later mount at the same point covers the earlier one.
+        if point in ancestors and len(point) >= len(mount[0]):
+            mount = (point, source.split()[0])
+    return mount

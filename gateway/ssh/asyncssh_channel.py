@@ -1,0 +1,248 @@
+"""Relays between a client and an asyncssh channel. Slower than the native data plane, but works with every cipher."""
+
+import asyncio
+import socket
+import time
+from functools import partial
+from typing import Any, cast
+
+import asyncssh
+
+from gateway.contracts import Ending, Endpoint
+from gateway.measure import Histogram, Tap
+from gateway.ssh.asyncssh_internals import disable_auto_adjust, send_window, send_window_adjust, take_unread_data
+from gateway.ssh.channel_relay import ChannelRelay
+from gateway.ssh.flow_control import INITIAL_BUDGET, Budget, Window
+from gateway.ssh.packet_writer import MAX_SEND_PACKET, PacketWriter
+
+_NO_GROWTH = Budget(0)
+MAX_PACKET = 32 * 1024
+"""Maximum packet size that the gateway offers, in bytes."""
+_Opened = tuple["asyncssh.SSHTCPChannel[bytes]", "asyncssh.SSHTCPSession[bytes]"]
+_READ_SIZE = 64 * 1024
+
+
+class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
+    """Relays between a client socket and an asyncssh channel; see `gateway.contracts.Relay`.
+
+    asyncssh calls it as the channel's session. These methods must not raise: an exception would close the whole SSH
+    connection. The relay owns the client from `attach` on.
+
+    Args:
+        latency: The histogram for response latency.
+        writer: Schedules the relays of the connection for sending; None if the gateway does not own the SSH socket.
+        tap: Observes the bytes, until it is finished.
+    """
+
+    def __init__(self, latency: Histogram, writer: PacketWriter | None, tap: Tap | None = None) -> None:
+        super().__init__(latency, Window(_NO_GROWTH, INITIAL_BUDGET), tap)
+        self._writer = writer
+        self._channel: asyncssh.SSHTCPChannel[bytes] | None = None
+        self._window_full = False
+
+    # asyncssh calls these methods, except `attach`.
+
+    def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
+        """Pause the new channel until a client is attached."""
+        chan.pause_reading()
+        self._channel = chan
+
+    def attach(self, client: socket.socket) -> None:
+        """See `ChannelRelay.attach`."""
+        super().attach(client)
+        if self._channel is not None and not self._channel_unwritable:
+            self._channel.resume_reading()
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        """Send `data` from the backend to the client, and buffer what its socket does not take."""
+        del datatype
+        client = self._client
+        if client is None or self.ended.done():
+            return
+        self._record_received(data)
+        sent = 0
+        if not self._send_buffer:
+            try:
+                sent = client.send(data)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                self._on_client_unwritable(error)
+            self.from_backend += sent
+            self._consumed(sent, self.last_active)
+        if self._client_unwritable:
+            self._consumed(len(data), self.last_active)
+        elif sent < len(data):
+            self._buffer(memoryview(data)[sent:])
+            self._update_interest()
+
+    def _record_received(self, data: bytes) -> None:
+        self.last_active = now = time.monotonic()
+        if self._tap is not None:
+            self._tap.back(memoryview(data), now)
+            if self._tap.finished:
+                self._tap = None
+        if self._request_time:
+            if self._tap is None or self._tap.meter is None:
+                self._latency.observe(now - self._request_time)
+            self._request_time = 0.0
+            self.answers += 1
+
+    def eof_received(self) -> bool:
+        """Handle CHANNEL_EOF. Returns True, which keeps the other direction open."""
+        self._on_backend_eof(close=False)
+        return True
+
+    def resume_writing(self) -> None:
+        """Resume reading from the client: the window for sending is open again."""
+        if self._window_full:
+            self._window_full = False
+            self._update_interest()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Handle the close of the channel or the loss of its connection; buffer what asyncssh still held."""
+        del exc
+        unread = take_unread_data(self._channel)
+        for piece in unread.data:
+            self._buffer(piece)
+        if unread.closed:
+            self._on_backend_eof(close=True)
+        else:
+            self._backend_eof |= unread.eof
+            self._on_link_lost()
+
+    # ChannelRelay calls these methods.
+
+    def _read_client(self) -> None:
+        client, channel, writer = self._client, self._channel, self._writer
+        if client is None or channel is None or self._channel_unwritable:
+            return
+        if writer is not None and not writer.may_send:
+            writer.enqueue(self)
+            self._update_interest()
+            return
+        room = send_window(channel)
+        if not room:  # asyncssh would buffer the data, bypass the send queue, and lose it if the peer closes
+            self._window_full = True
+            self._update_interest()
+            return
+        try:
+            data = client.recv(min(room, MAX_SEND_PACKET if writer is not None and writer.contended else _READ_SIZE))
+        except BlockingIOError:
+            return
+        except OSError:
+            self._on_client_reset()
+            return
+        self.last_active = time.monotonic()
+        if not data:
+            self._on_client_eof()
+            return
+        self._request_time = self.last_active
+        if self._tap is not None:
+            self._tap.forth(memoryview(data), self.last_active)
+        self.to_backend += len(data)
+        try:
+            channel.write(data)
+        except BrokenPipeError:  # the peer closed the channel; its earlier data is still on the way to the client
+            self._client_data_lost = self._window_full = True
+            self._update_interest()
+
+    def _accepts_data(self) -> bool:
+        return not self._window_full and (self._writer is None or not self._writer.is_queued(self))
+
+    def _send_eof(self) -> None:
+        if self._channel is not None:
+            self._channel.write_eof()
+
+    def _send_close(self) -> None:
+        if self._channel is not None and not self._channel_unwritable:
+            self._channel.close()
+
+    def _leave_send_queue(self) -> None:
+        if self._writer is not None:
+            self._writer.dequeue(self)
+
+    def _consumed(self, count: int, now: float) -> None:
+        window = self.window
+        window.consumed += count
+        if (
+            window.consumed >= window.adjust_threshold
+            and self._channel is not None
+            and not (self._backend_eof or self._channel_unwritable)
+        ):
+            send_window_adjust(self._channel, window.grant(now, None))
+
+
+class AsyncsshChannelOpener:
+    """Opens asyncssh channels; see `gateway.ssh.pooled_connection.ChannelOpener`.
+
+    Args:
+        conn: The SSH connection.
+        writer: Schedules the relays of the connection for sending; None if the gateway does not own the SSH socket.
+    """
+
+    def __init__(self, conn: asyncssh.SSHClientConnection, writer: PacketWriter | None = None) -> None:
+        self._conn = conn
+        self._writer = writer
+        disable_auto_adjust(conn)
+        self._opening: set[asyncio.Task[_Opened]] = set()
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def opening_count(self) -> int:
+        """Number of pending opens, including those that already failed for their callers."""
+        return len(self._opening)
+
+    async def open(
+        self,
+        to: Endpoint,
+        latency: Histogram,
+        timeout: float,  # noqa: ASYNC109 - see the protocol
+        tap: Tap | None = None,
+    ) -> AsyncsshChannel:
+        """See `gateway.ssh.pooled_connection.ChannelOpener`."""
+        relay = AsyncsshChannel(latency, self._writer, tap)
+        # Cancelling an open leaks its channel (asyncssh #823). So the open runs in its own task, and if the caller
+        # stops waiting, the channel is aborted once it is open.
+        opening: asyncio.Task[_Opened] = asyncio.ensure_future(self._open_channel(relay, to))
+        self._opening.add(opening)
+        opening.add_done_callback(self._opening.discard)
+        failure = self._failure
+        try:
+            both: set[asyncio.Future[Any]] = {opening, failure}
+            await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        except BaseException:
+            opening.add_done_callback(partial(_abort_late, relay))  # also if it completes in this turn of the loop
+            raise
+        if opening.done():
+            opening.result()
+            return relay
+        opening.add_done_callback(partial(_abort_late, relay))
+        if failure.done():
+            failure.result()
+        raise TimeoutError
+
+    def fail_opens(self, error: Exception) -> None:
+        """See `gateway.ssh.pooled_connection.ChannelOpener`."""
+        failure, self._failure = self._failure, asyncio.get_running_loop().create_future()
+        failure.set_exception(error)
+        failure.exception()  # asyncio logs an exception that no caller retrieves
+
+    async def _open_channel(self, relay: AsyncsshChannel, to: Endpoint) -> _Opened:
+        try:
+            if to.is_unix:
+                opened: Any = await self._conn.create_unix_connection(
+                    cast("Any", lambda: relay), to.host, window=relay.window.size, max_pktsize=MAX_PACKET
+                )
+                return cast("_Opened", opened)
+            return await self._conn.create_connection(
+                lambda: relay, to.host, to.port, "127.0.0.1", 0, window=relay.window.size, max_pktsize=MAX_PACKET
+            )
+        except BaseException:
+            relay.window.close()
+            raise
+
+
+def _abort_late(relay: AsyncsshChannel, opening: asyncio.Task[_Opened]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        relay.abort(Ending.ABORTED)

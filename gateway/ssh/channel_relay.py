@@ -1,0 +1,325 @@
+"""The client side of a channel relay: delivers data to the client and ends its connection.
+
+The two directions end independently (RFC 4254, section 5.3). A client that has sent EOF still gets the response, and
+data that the backend sent before it stopped reading is still delivered. CHANNEL_CLOSE ends the backend's stream, with
+or without CHANNEL_EOF before it.
+"""
+
+import asyncio
+import logging
+import socket
+import time
+
+from gateway.contracts import Ending
+from gateway.measure import Histogram, Tap, waiting_since
+from gateway.relay.linger import lingerer
+from gateway.relay.readiness import GONE, READ, WRITE
+from gateway.relay.send_buffer import SendBuffer
+from gateway.relay.sockets import finish, reset, shut_write, was_reset
+from gateway.relay.watch import Watch
+from gateway.ssh.flow_control import Window
+
+log = logging.getLogger(__name__)
+
+
+class ChannelRelay:
+    """Relays between a client and one channel; see `gateway.contracts.Relay`. Subclasses own the channel.
+
+    Args:
+        latency: The histogram for response latency.
+        window: The channel's receive window. The relay closes it when it ends.
+        tap: Observes the bytes, until it is finished.
+    """
+
+    __slots__ = (
+        "_backend_eof", "_channel_closed", "_channel_unwritable", "_client", "_client_data_lost",
+        "_client_eof", "_client_unwritable", "_client_was_reset", "_eof_delivered", "_latency", "_link_lost",
+        "_request_time", "_send_buffer", "_tap", "_watch", "answers", "ended", "from_backend", "last_active",
+        "to_backend", "window",
+    )  # fmt: skip
+
+    def __init__(self, latency: Histogram, window: Window, tap: Tap | None = None) -> None:
+        self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self.last_active = time.monotonic()
+        self.answers = 0
+        self.to_backend = self.from_backend = 0
+        self.window = window
+        self._latency = latency
+        self._tap = tap
+        self._request_time = 0.0
+        self._client: socket.socket | None = None
+        self._watch: Watch | None = None
+        self._send_buffer: SendBuffer | None = None
+        """Data that the client's socket has not taken; created on first use, since most clients never need it."""
+        self._client_eof = False
+        """The client has ended its stream."""
+        self._client_unwritable = False
+        """The client accepts no more data."""
+        self._client_was_reset = False
+        """The client's connection was reset: its stream ended without EOF."""
+        self._backend_eof = False
+        """The backend has ended its stream, by CHANNEL_EOF or CHANNEL_CLOSE."""
+        self._channel_closed = False
+        """The peer has sent CHANNEL_CLOSE."""
+        self._link_lost = False
+        """The SSH connection is lost."""
+        self._channel_unwritable = False
+        """The channel accepts no more data."""
+        self._client_data_lost = False
+        """Some of the client's data did not reach the backend."""
+        self._eof_delivered = False
+        """The end of the backend's stream was passed on to the client."""
+
+    @property
+    def asked(self) -> bool:
+        """See `gateway.contracts.Relay`."""
+        return self._request_time > 0
+
+    @property
+    def waiting_since(self) -> float | None:
+        """See `gateway.contracts.Relay`."""
+        return waiting_since(self._tap, self._request_time)
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait for the client's socket."""
+        return len(self._send_buffer) if self._send_buffer is not None else 0
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the relay ended before the end of the backend's stream was passed on to the client."""
+        return self.ended.done() and not self._eof_delivered
+
+    def attach(self, client: socket.socket) -> None:
+        """Start relaying for `client`, after the channel has opened. The relay owns `client` from now on."""
+        self._client = client
+        self._watch = Watch(client, self._on_client_event, READ)
+        if self._link_lost and not self._backend_eof:
+            self._finish(Ending.LINK_LOST)
+            return
+        if self._send_buffer:
+            self._flush_send_buffer()
+        self._propagate_end()
+
+    def abort(self, ending: Ending) -> None:
+        """Reset the client and close the channel now.
+
+        Exception: with `LINK_LOST`, a client whose response is complete first gets the rest of it.
+        """
+        if self.ended.done():
+            return
+        if ending is Ending.LINK_LOST and self._backend_eof:
+            self._on_link_lost()
+            return
+        self._send_close()
+        self._finish(ending)
+
+    # Subclasses implement these methods for their channel.
+
+    def _read_client(self) -> None:
+        """Read from the client once, and send the data on the channel."""
+        raise NotImplementedError
+
+    def _accepts_data(self) -> bool:
+        """Return whether the channel accepts data now."""
+        raise NotImplementedError
+
+    def _send_eof(self) -> None:
+        """Send CHANNEL_EOF."""
+        raise NotImplementedError
+
+    def _send_close(self) -> None:
+        """Close the channel. Further calls have no effect."""
+        raise NotImplementedError
+
+    def _leave_send_queue(self) -> None:
+        """Leave the queue of relays that wait to send."""
+        raise NotImplementedError
+
+    def _consumed(self, count: int, now: float) -> None:
+        """Count bytes as consumed, and send a window adjust when one is due.
+
+        Args:
+            count: Bytes that were delivered to the client, or dropped because it accepts no more.
+            now: The monotonic time, in seconds.
+        """
+        raise NotImplementedError
+
+    # From the channel.
+
+    def _on_backend_eof(self, *, close: bool) -> None:
+        """Handle the end of the backend's stream; with `close`, the peer has closed the channel."""
+        self._backend_eof = True
+        if close:
+            self._channel_closed = self._channel_unwritable = True
+            self._leave_send_queue()
+        self._propagate_end()
+
+    def _on_link_lost(self) -> None:
+        """Handle the loss of the SSH connection: reset the client, but deliver a complete response first."""
+        if self._channel_closed:
+            return  # the channel no longer needs the connection
+        self._link_lost = self._channel_unwritable = True
+        self._leave_send_queue()
+        if self._client is None:
+            if not self._send_buffer:  # `attach` may never be called
+                self.window.close()
+            return
+        if self._backend_eof and not self._client_unwritable:
+            self._propagate_end()
+        else:
+            self._finish(Ending.LINK_LOST)
+
+    # From the client.
+
+    def resume_sending(self) -> None:
+        """Read from the client and send once; `PacketWriter` calls this when it is the relay's turn."""
+        if not self.ended.done():
+            self._read_client()
+            self._update_interest()
+
+    def _on_client_event(self, event: int) -> None:
+        watch = self._watch
+        if watch is None:
+            return
+        try:
+            if event == watch.mask == READ:
+                self._read_client()  # common case, without `_update_interest`: the callees call it when needed
+            else:
+                self._handle_client_event(event, watch)
+        except Exception:
+            log.exception("a relay failed; its client is reset")
+            self.abort(Ending.ABORTED)
+
+    def _handle_client_event(self, event: int, watch: Watch) -> None:
+        mask = watch.mask
+        if not mask & (READ | WRITE):
+            if watch.failed(event):
+                self._on_client_unwritable()
+            return
+        if event & (WRITE | GONE) and self._send_buffer:
+            self._flush_send_buffer()
+        if event & ~WRITE and mask & READ and not self.ended.done():
+            self._read_client()
+        self._update_interest()
+
+    def _on_client_eof(self) -> None:
+        """Handle the end of the client's stream: send CHANNEL_EOF."""
+        if self._client_was_reset:
+            self._on_client_reset()
+            return
+        self._client_eof = True
+        self._send_eof()
+        if self._client_unwritable:
+            self._send_close()
+            self._finish(Ending.CLIENT_RESET)
+        else:
+            self._propagate_end()
+
+    def _on_client_reset(self) -> None:
+        """Handle a reset by the client."""
+        self._client_unwritable = self._client_was_reset = True
+        self.abort(Ending.CLIENT_RESET)
+
+    def _on_client_unwritable(self, error: OSError | None = None) -> None:
+        """Stop sending to the client.
+
+        A client that ended its stream earlier may have closed normally: its data is still delivered to the backend.
+        After a reset, the relay forwards what it can send at once and aborts: SSH cannot forward a reset (RFC 4254,
+        section 5.3).
+
+        Args:
+            error: The socket's error, if the caller saw one; the kernel reports it only once.
+        """
+        client = self._client
+        if client is None or self.ended.done():
+            return
+        self._client_unwritable = True
+        self._client_was_reset |= was_reset(client, error)
+        if self._send_buffer:
+            dropped, self._send_buffer = self._send_buffer, None
+            self._consumed(len(dropped), time.monotonic())
+        if self._client_eof or self._channel_unwritable:
+            self._send_close()
+            self._finish(Ending.CLIENT_RESET)
+        elif self._client_was_reset:
+            sent = -1
+            while sent != self.to_backend and not self.ended.done():
+                sent = self.to_backend
+                self._read_client()
+            self.abort(Ending.CLIENT_RESET)
+        else:
+            self._update_interest()
+
+    def _flush_send_buffer(self) -> None:
+        client, buffer = self._client, self._send_buffer
+        if client is None or buffer is None:
+            return
+        try:
+            sent = buffer.send_to(client)
+        except OSError as error:
+            self._on_client_unwritable(error)
+            return
+        self.last_active = now = time.monotonic()
+        self._consumed(sent, now)
+        self.from_backend += sent
+        if not buffer:
+            self._propagate_end()
+
+    def _buffer(self, data: bytes | memoryview) -> None:
+        """Append `data` to the send buffer; drop it if the client accepts no more data."""
+        if self.ended.done() or self._client_unwritable:
+            return
+        if self._send_buffer is None:
+            self._send_buffer = SendBuffer()
+        self._send_buffer.append(data)
+
+    # Ending, in any order of events.
+
+    def _propagate_end(self) -> None:
+        """Pass the backend's EOF on once the send buffer is empty; finish when both directions have ended."""
+        if self._client is None or self.ended.done():
+            return
+        if self._send_buffer:
+            self._update_interest()
+            return
+        if self._backend_eof and not self._eof_delivered:
+            self._eof_delivered = True
+            shut_write(self._client)
+        if self._link_lost:
+            self._finish(Ending.LINK_LOST)
+        elif self._channel_closed:
+            self._finish(Ending.FINISHED)
+        elif self._backend_eof and self._client_eof:
+            self._send_close()
+            self._finish(Ending.FINISHED)
+        else:
+            self._update_interest()
+
+    def _finish(self, ending: Ending) -> None:
+        """Release the client, with a clean end or with a reset, and resolve `ended`."""
+        if self.ended.done():
+            return
+        self._leave_send_queue()
+        client = self._client
+        if client is not None:
+            if self._watch is not None:
+                self._watch.close()
+            if not self._eof_delivered or ending not in (Ending.FINISHED, Ending.LINK_LOST):
+                reset(client)
+            elif self._client_eof and not (self._link_lost or self._client_data_lost):
+                finish(client)
+            else:
+                lingerer().take(client, lost=self._link_lost or self._client_data_lost)
+        self._send_buffer = None
+        self.window.close()
+        self.ended.set_result(ending)
+
+    def _update_interest(self) -> None:
+        if self._watch is None or self.ended.done():
+            return
+        reading = not (self._client_eof or self._channel_unwritable) and self._accepts_data()
+        self._watch.want(
+            (READ if reading else 0) | (WRITE if self._send_buffer else 0),
+            shut=self._eof_delivered or self._client_unwritable,
+        )

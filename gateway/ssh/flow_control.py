@@ -1,0 +1,129 @@
+"""Receive windows of SSH channels: initial sizes, growth from measured throughput, and memory budgets. Pure.
+
+A window of W bytes limits a channel to W bytes per round trip (RFC 4254, section 5.2). A window costs memory only
+when the client reads slowly. So a window grows only on a long path, and only when the channel uses most of it within
+one round trip.
+
+The budgets bound the memory that slow clients can occupy. N channels hold at most `INITIAL_BUDGET_BYTES` +
+`GROWTH_BUDGET_BYTES` + N * `MIN_WINDOW`, plus a tenth of that for the Python objects. In numbers: 2 MiB for each of
+the first channels (at least 256 of them), 256 KiB for each further channel, and 512 MiB for all grown windows
+together. A window counts until its last byte is delivered to the client, even if its channel closes earlier.
+"""
+
+INITIAL_WINDOW = 2 * 1024 * 1024
+MIN_WINDOW = 256 * 1024
+"""The initial window of a channel, in bytes, when `INITIAL_BUDGET_BYTES` is used up."""
+INITIAL_BUDGET_BYTES = 512 * 1024 * 1024
+"""Limit on the initial windows of all channels together, beyond `MIN_WINDOW` for each."""
+MAX_WINDOW = 32 * 1024 * 1024
+MAX_RECEIVE_PACKET = 128 * 1024
+"""Maximum packet size that the gateway offers. With 32 KiB and a large window, sshd needs several times the CPU."""
+ADJUST_BYTES = 256 * 1024
+"""Bytes consumed before a window adjust. Adjusting at half of the window, as is common, idles the sender for half of
+each round trip."""
+GROWTH_BUDGET_BYTES = 512 * 1024 * 1024
+"""Limit on what the windows of this process may grow by, beyond their initial sizes."""
+CONNECTION_GROWTH_BYTES = 128 * 1024 * 1024
+"""The same limit for one SSH connection, so that one long path does not use up the growth budget."""
+
+
+class Budget:
+    """A number of bytes that windows take from and release to.
+
+    Args:
+        size: Bytes that are available at the start.
+        parent: A larger budget; what this one hands out is also taken from the parent.
+    """
+
+    def __init__(self, size: int, parent: "Budget | None" = None) -> None:
+        self.available = size
+        self._parent = parent
+
+    def take(self, size: int) -> int:
+        """Take up to `size` bytes.
+
+        Returns:
+            The bytes taken; fewer than `size` when the budget or its parent runs out.
+        """
+        taken = min(size, self.available)
+        if self._parent is not None:
+            taken = self._parent.take(taken)
+        self.available -= taken
+        return taken
+
+    def release(self, size: int) -> None:
+        """Return `size` bytes that `take` handed out."""
+        self.available += size
+        if self._parent is not None:
+            self._parent.release(size)
+
+
+INITIAL_BUDGET = Budget(INITIAL_BUDGET_BYTES)
+"""The budget for initial windows, shared by all channels of this process."""
+GROWTH_BUDGET = Budget(GROWTH_BUDGET_BYTES)
+"""The budget for window growth, shared by all channels of this process."""
+
+
+class Window:
+    """The receive window of one channel. The owner must call `close`.
+
+    Args:
+        growth_budget: The budget for growth.
+        initial_budget: The budget for the initial size.
+    """
+
+    __slots__ = (
+        "_growth_budget", "_initial_budget", "_initial_size", "_period_bytes", "_period_start", "adjust_threshold",
+        "consumed", "remaining", "size",
+    )  # fmt: skip
+
+    def __init__(self, growth_budget: Budget, initial_budget: Budget) -> None:
+        extra = initial_budget.take(INITIAL_WINDOW - MIN_WINDOW)
+        if extra < INITIAL_WINDOW - MIN_WINDOW:
+            initial_budget.release(extra)
+            extra = 0
+        self.size = self._initial_size = MIN_WINDOW + extra
+        self.adjust_threshold = min(ADJUST_BYTES, self.size // 4)
+        """Value of `consumed` at which the owner sends a window adjust."""
+        self._initial_budget = initial_budget
+        self.remaining = self.size
+        """Bytes that the peer may still send; a negative value is a protocol violation by the peer."""
+        self.consumed = 0
+        """Bytes delivered to the client since the last window adjust."""
+        self._growth_budget = growth_budget
+        self._period_bytes = 0
+        self._period_start = 0.0
+
+    def grant(self, now: float, round_trip: float | None) -> int:
+        """Return the size of the next window adjust, and count it as granted.
+
+        The adjust covers the consumed bytes, plus growth where the window is too small for the path.
+
+        Args:
+            now: The monotonic time, in seconds.
+            round_trip: The measured round trip to the peer, in seconds; None when unknown, which prevents growth.
+        """
+        count, self.consumed = self.consumed, 0
+        count += self._growth(count, now, round_trip)
+        self.remaining += count
+        return count
+
+    def close(self) -> None:
+        """Release everything to the budgets. Further calls have no effect."""
+        self._growth_budget.release(self.size - self._initial_size)
+        self._initial_budget.release(self._initial_size - MIN_WINDOW)
+        self.size = self._initial_size = MIN_WINDOW
+
+    def _growth(self, count: int, now: float, round_trip: float | None) -> int:
+        """Double the window if the peer used more than half of it within one round trip; return the growth."""
+        self._period_bytes += count
+        if round_trip is None or now - self._period_start < round_trip:
+            return 0
+        used = self._period_bytes * round_trip / (now - self._period_start)
+        self._period_start, self._period_bytes = now, 0
+        if used * 2 < self.size or self.size >= MAX_WINDOW:
+            return 0
+        growth = self._growth_budget.take(min(self.size, MAX_WINDOW - self.size))
+        self.size += growth
+        self.adjust_threshold = min(ADJUST_BYTES, self.size // 4)
+        return growth

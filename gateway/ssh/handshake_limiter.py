@@ -1,0 +1,50 @@
+"""Limits how many SSH handshakes run at the same time: per server, and per event loop."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from weakref import WeakKeyDictionary
+
+from gateway.contracts import Endpoint
+
+PER_SERVER = 4
+"""Well below sshd's MaxStartups, above which it drops connections at random (sshd_config(5))."""
+PER_PROCESS = 64
+"""A handshake blocks the event loop for milliseconds. One that waits for a dead server costs nothing."""
+
+
+class HandshakeLimiter:
+    """Limits the handshakes of one event loop. Each handshake must end by its own deadline."""
+
+    def __init__(self) -> None:
+        self.per_server = PER_SERVER
+        """The limit for each server; a change applies to a server once it has no pending handshake."""
+        self._servers: dict[tuple[str, Endpoint], tuple[asyncio.Semaphore, list[None]]] = {}
+        self._all = asyncio.Semaphore(PER_PROCESS)
+
+    @asynccontextmanager
+    async def slot(self, server: Endpoint, network: str) -> AsyncIterator[None]:
+        """Wait for a slot, and hold it until the context ends.
+
+        Args:
+            server: The server's address.
+            network: The network in which that address is valid; see `Link.leads_to`.
+        """
+        key = (network, server)
+        semaphore, users = self._servers.setdefault(key, (asyncio.Semaphore(self.per_server), []))
+        users.append(None)
+        try:
+            async with semaphore, self._all:
+                yield
+        finally:
+            users.pop()
+            if not users:
+                self._servers.pop(key, None)
+
+
+_LIMITERS: WeakKeyDictionary[asyncio.AbstractEventLoop, HandshakeLimiter] = WeakKeyDictionary()
+
+
+def handshake_limiter() -> HandshakeLimiter:
+    """Return the limiter of the running event loop."""
+    return _LIMITERS.setdefault(asyncio.get_running_loop(), HandshakeLimiter())

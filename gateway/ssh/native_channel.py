@@ -1,0 +1,381 @@
+"""Native data plane: relays between a client and an SSH channel without a task, a queue or an unneeded copy."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import asyncssh
+from asyncssh.packet import SSHPacket, UInt32
+
+from gateway.contracts import Ending, Endpoint
+from gateway.measure import Histogram, Tap
+from gateway.ssh import asyncssh_internals
+from gateway.ssh.channel_relay import ChannelRelay
+from gateway.ssh.flow_control import (
+    CONNECTION_GROWTH_BYTES,
+    GROWTH_BUDGET,
+    INITIAL_BUDGET,
+    MAX_RECEIVE_PACKET,
+    Budget,
+    Window,
+)
+from gateway.ssh.packet_writer import MAX_SEND_PACKET, SLOT_VIEWS, SLOTS
+
+_SAMPLE_EVERY = 4
+"""The latency of one response in this many is recorded, starting with the first. All would cost 3 % of the rate."""
+_MAX_PIECES = 64
+"""Buffers for one sendmsg(2). With more, joining them is cheaper; the kernel refuses more than 1024."""
+RoundTrip = Callable[[], float | None]
+"""Returns the last measured round trip of a connection in seconds, or None."""
+
+
+class NativeChannel(ChannelRelay):
+    """A channel of the native data plane; see `gateway.contracts.Relay`. asyncssh calls it as a channel's handler.
+
+    Args:
+        conn: The SSH connection.
+        latency: The histogram for response latency.
+        round_trip: Returns the connection's last measured round trip.
+        growth_budget: The budget for growth of the receive window.
+        tap: Observes the bytes, until it is finished.
+    """
+
+    __slots__ = (
+        "_bulk", "_conn", "_freed", "_local_id", "_reader", "_remote_id", "_remote_max_packet", "_remote_window",
+        "_round_trip", "_sent_close", "_until_sample", "_writer", "incoming", "opened",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        conn: asyncssh_internals.ClientConnection,
+        latency: Histogram,
+        round_trip: RoundTrip,
+        growth_budget: Budget,
+        tap: Tap | None = None,
+    ) -> None:
+        super().__init__(latency, Window(growth_budget, INITIAL_BUDGET), tap)
+        self.opened: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
+        """Result of the channel open; None after `attach`."""
+        self._conn = conn
+        self._reader, self._writer = conn.packet_transport.reader, conn.packet_transport.writer
+        self._round_trip = round_trip
+        self._until_sample = 0
+        self._local_id = self._remote_id = -1
+        self._remote_window = self._remote_max_packet = 0
+        self.incoming: list[memoryview] = []
+        """Channel data received in this turn of the event loop; valid until `deliver`."""
+        self._bulk = self._sent_close = self._freed = False
+
+    def request(self, host: str, port: int) -> None:
+        """Send the channel open for `host:port`. `opened` gets the result.
+
+        Raises:
+            asyncssh.ChannelOpenError: The connection is closed.
+        """
+        max_packet = MAX_SEND_PACKET if self._conn.rekeys_often else MAX_RECEIVE_PACKET
+        self._local_id = self._conn.request_channel(self, host, port, self.window.size, max_packet)
+        self._reader.opening[self._local_id] = self
+
+    def attach(self, client: socket.socket) -> None:
+        """See `ChannelRelay.attach`."""
+        self.opened = None
+        super().attach(client)
+
+    def fail_open(self, error: Exception) -> None:
+        """Fail the pending open with `error`. A channel that opens later is closed at once."""
+        if self.opened is not None and not self.opened.done():
+            self.opened.set_exception(error)
+
+    # From the channel to the client. PacketReader calls these methods.
+
+    def deliver(self) -> None:
+        """Send `incoming` to the client, and buffer a copy of what its socket does not take."""
+        incoming, client = self.incoming, self._client
+        now = time.monotonic()
+        if self._tap is not None:
+            for piece in incoming:
+                self._tap.back(piece, now)
+            if self._tap.finished:
+                self._tap = None
+        if client is None or self._send_buffer or self._client_unwritable or self.ended.done():
+            self._buffer_incoming(0)
+            return
+        self.last_active = now
+        if self._request_time:
+            self._record_latency(now)
+        try:
+            if len(incoming) == 1:
+                size = len(incoming[0])
+                sent = client.send(incoming[0])
+            else:
+                size = sum(map(len, incoming))
+                sent = client.sendmsg(incoming) if len(incoming) <= _MAX_PIECES else client.send(b"".join(incoming))
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._on_client_unwritable(error)
+            self._buffer_incoming(0)
+            return
+        self.from_backend += sent
+        self._consumed(sent, now)
+        if sent < size:
+            self._buffer_incoming(sent)
+        else:
+            incoming.clear()
+
+    def _record_latency(self, now: float) -> None:
+        """Record the time since the client's last byte, for one response in `_SAMPLE_EVERY`."""
+        self.answers += 1
+        if self._tap is None or self._tap.meter is None:
+            if self._until_sample == 0:
+                self._latency.observe(now - self._request_time)
+                self._until_sample = _SAMPLE_EVERY
+            self._until_sample -= 1
+        self._request_time = 0.0
+
+    def _buffer_incoming(self, sent: int) -> None:
+        """Buffer `incoming` without its first `sent` bytes; drop it if the client accepts no more data."""
+        if self._client_unwritable or self.ended.done():
+            self._consumed(sum(map(len, self.incoming)), self.last_active)
+        else:
+            for piece in self.incoming:
+                if sent < len(piece):
+                    self._buffer(piece[sent:] if sent else piece)
+                sent = max(0, sent - len(piece))
+        self.incoming.clear()
+        self._update_interest()
+
+    def on_window_adjust(self, count: int) -> None:
+        """Add `count` bytes to the window for sending."""
+        stalled = self._remote_window == 0
+        self._remote_window += count
+        if stalled:
+            self._update_interest()
+
+    def on_open_confirmed(self, peer: int, window: int, max_packet: int) -> None:
+        """Mark the channel as open. It is closed at once if its open has failed meanwhile, for example by timeout.
+
+        Raises:
+            asyncssh.ProtocolError: The peer's maximum packet size is 0.
+        """
+        if max_packet == 0:
+            raise asyncssh.ProtocolError("a channel with a maximum packet size of 0")
+        del self._reader.opening[self._local_id]
+        self._remote_id, self._remote_window, self._remote_max_packet = peer, window, min(max_packet, MAX_SEND_PACKET)
+        self._reader.channels[self._local_id] = self
+        if self.opened is None or self.opened.done():  # `fail_open` was called
+            self._send_close()
+        else:
+            self.opened.set_result(None)
+
+    def on_peer_end(self, *, close: bool) -> None:
+        """Handle CHANNEL_EOF or, with `close`, CHANNEL_CLOSE (RFC 4254, section 5.3)."""
+        self.window.remaining = 0  # data after EOF violates the protocol, as data beyond the window does
+        if close:
+            self._send_close()
+            self._free()
+        self._on_backend_eof(close=close)
+
+    # asyncssh calls these methods.
+
+    def log_received_packet(self, *args: Any) -> None:
+        """Do nothing: logging would cost more than receiving."""
+
+    log_sent_packet = log_received_packet
+
+    def close(self) -> None:
+        """Close the channel before its connection is closed."""
+        self._send_close()
+
+    def process_open_confirmation(self, peer: int, window: int, max_packet: int, packet: SSHPacket) -> None:
+        """Handle CHANNEL_OPEN_CONFIRMATION."""
+        del packet
+        self._require_opening()
+        self.on_open_confirmed(peer, window, max_packet)
+
+    def process_open_failure(self, code: int, reason: str, lang: str) -> None:
+        """Handle CHANNEL_OPEN_FAILURE."""
+        self._require_opening()
+        self._free()
+        self.fail_open(asyncssh.ChannelOpenError(code, reason, lang))
+
+    def _require_opening(self) -> None:
+        if self._local_id not in self._reader.opening:
+            raise asyncssh.ProtocolError("Channel not being opened")
+
+    def process_connection_close(self, exc: Exception | None) -> None:
+        """Handle the loss of the SSH connection."""
+        del exc
+        self._free()
+        self.fail_open(asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "connection lost"))
+        self._on_link_lost()
+
+    def process_packet(self, pkttype: int, number: int, packet: SSHPacket) -> bool:
+        """Handle a packet that `PacketReader` passed to asyncssh; return whether its type is supported.
+
+        Raises:
+            asyncssh.ProtocolError: The peer may not send this packet now.
+        """
+        del number
+        if self._remote_id < 0:
+            raise asyncssh.ProtocolError("Channel not open")
+        if pkttype == asyncssh_internals.MSG_CHANNEL_DATA:
+            data = memoryview(packet.get_string())
+            packet.check_end()
+            self.window.remaining -= len(data)
+            if self.window.remaining < 0:
+                raise asyncssh.ProtocolError("more data than the window allows")
+            self.incoming.append(data)
+            self.deliver()
+        elif pkttype == asyncssh_internals.MSG_CHANNEL_WINDOW_ADJUST:
+            self.on_window_adjust(packet.get_uint32())
+        elif pkttype in (asyncssh_internals.MSG_CHANNEL_EOF, asyncssh_internals.MSG_CHANNEL_CLOSE):
+            self.on_peer_end(close=pkttype == asyncssh_internals.MSG_CHANNEL_CLOSE)
+        elif pkttype == asyncssh_internals.MSG_CHANNEL_EXTENDED_DATA:
+            packet.get_uint32()
+            size = len(packet.get_string())  # forwarded channels have no stderr: drop the data
+            self.window.remaining -= size
+            if self.window.remaining < 0:
+                raise asyncssh.ProtocolError("more data than the window allows")
+            self._consumed(size, self.last_active)
+        elif pkttype == asyncssh_internals.MSG_CHANNEL_REQUEST:
+            packet.get_string()
+            if packet.get_boolean() and not self._sent_close:
+                self._writer.send_control(asyncssh_internals.MSG_CHANNEL_FAILURE, UInt32(self._remote_id))
+        else:
+            return False
+        return True
+
+    # From the client to the channel.
+
+    def _read_client(self) -> None:
+        client, writer, window = self._client, self._writer, self._remote_window
+        if client is None or self._sent_close or self._channel_unwritable or not window:
+            return
+        if not writer.may_send:
+            writer.enqueue(self)
+            self._update_interest()
+            return
+        limit = min(window, self._remote_max_packet)
+        several = (
+            self._bulk and window >= MAX_SEND_PACKET * SLOTS and limit == MAX_SEND_PACKET and not writer.contended
+        )
+        try:
+            count = client.recvmsg_into(SLOT_VIEWS)[0] if several else client.recv_into(SLOT_VIEWS[0], limit)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._on_client_reset()
+            return
+        self.last_active = time.monotonic()
+        if count == 0:
+            self._on_client_eof()
+            return
+        self._request_time = self.last_active
+        self.to_backend += count
+        if self._tap is not None:
+            self._feed_tap(count)
+        self._remote_window = window - count
+        if count == window:
+            self._update_interest()
+        # A full read indicates a bulk transfer: the next read may fill several packets.
+        self._bulk = count >= limit == MAX_SEND_PACKET
+        slot = 0
+        while count > MAX_SEND_PACKET:
+            writer.send_data(self._remote_id, slot, MAX_SEND_PACKET)
+            slot += 1
+            count -= MAX_SEND_PACKET
+        writer.send_data(self._remote_id, slot, count)
+
+    def _feed_tap(self, count: int) -> None:
+        """Show the tap the `count` bytes that were read."""
+        tap = self._tap
+        for slot in SLOT_VIEWS:
+            if count <= 0 or tap is None:
+                break
+            tap.forth(slot[: min(count, MAX_SEND_PACKET)], self.last_active)
+            count -= MAX_SEND_PACKET
+
+    def _accepts_data(self) -> bool:
+        return self._remote_window > 0 and not self._sent_close and not self._writer.is_queued(self)
+
+    def _send_eof(self) -> None:
+        self._writer.send_control(asyncssh_internals.MSG_CHANNEL_EOF, UInt32(self._remote_id))
+
+    def _leave_send_queue(self) -> None:
+        self._writer.dequeue(self)
+
+    def _consumed(self, count: int, now: float) -> None:
+        window = self.window
+        window.consumed += count
+        # After EOF no more data comes, so no window adjust is due.
+        if window.consumed >= window.adjust_threshold and not (self._backend_eof or self._sent_close or self._freed):
+            grant = window.grant(now, self._round_trip())
+            self._writer.send_control(
+                asyncssh_internals.MSG_CHANNEL_WINDOW_ADJUST, UInt32(self._remote_id) + UInt32(grant)
+            )
+
+    def _send_close(self) -> None:
+        if self._remote_id >= 0 and not (self._sent_close or self._freed):
+            self._sent_close = True
+            self._writer.send_control(asyncssh_internals.MSG_CHANNEL_CLOSE, UInt32(self._remote_id))
+
+    def _free(self) -> None:
+        """Free the channel's number: it is closed on both sides, or lost with its connection."""
+        if not self._freed:
+            self._freed = True
+            self._reader.opening.pop(self._local_id, None)
+            self._reader.channels.pop(self._local_id, None)
+            self._writer.dequeue(self)
+            self._conn.free_channel(self._local_id)
+
+
+class NativeChannelOpener:
+    """Opens channels of the native data plane; see `gateway.ssh.pooled_connection.ChannelOpener`.
+
+    Args:
+        conn: The SSH connection.
+        round_trip: Returns the connection's last measured round trip.
+    """
+
+    def __init__(self, conn: asyncssh_internals.ClientConnection, round_trip: RoundTrip) -> None:
+        self._conn = conn
+        self._round_trip = round_trip
+        self._growth_budget = Budget(CONNECTION_GROWTH_BYTES, GROWTH_BUDGET)
+
+    @property
+    def opening_count(self) -> int:
+        """Number of pending opens, including those that already failed for their callers."""
+        return len(self._conn.packet_transport.reader.opening)
+
+    async def open(
+        self,
+        to: Endpoint,
+        latency: Histogram,
+        timeout: float,  # noqa: ASYNC109 - see the protocol
+        tap: Tap | None = None,
+    ) -> NativeChannel:
+        """See `gateway.ssh.pooled_connection.ChannelOpener`."""
+        relay = NativeChannel(self._conn, latency, self._round_trip, self._growth_budget, tap)
+        try:
+            relay.request(to.host, to.port)
+        except BaseException:
+            relay.window.close()
+            raise
+        timer = asyncio.get_running_loop().call_later(timeout, relay.fail_open, TimeoutError())
+        try:
+            if relay.opened is not None:
+                await relay.opened
+        except BaseException:
+            relay.abort(Ending.ABORTED)
+            raise
+        finally:
+            timer.cancel()
+        return relay
+
+    def fail_opens(self, error: Exception) -> None:
+        """See `gateway.ssh.pooled_connection.ChannelOpener`."""
+        for relay in list(self._conn.packet_transport.reader.opening.values()):
+            relay.fail_open(error)

@@ -1,0 +1,133 @@
+"""The asyncio transport of one SSH connection, with a packet reader and a packet writer for the native data plane."""
+
+import asyncio
+import logging
+import socket
+from typing import Any
+
+from gateway.relay.readiness import READ, WRITE, readiness
+from gateway.ssh.asyncssh_internals import ClientConnection
+from gateway.ssh.packet_reader import PacketReader
+from gateway.ssh.packet_writer import PacketWriter
+
+log = logging.getLogger(__name__)
+
+_FAILED = "the data plane failed; its SSH connection is closed"
+"""After an unexpected exception, the state of the reader and of the relays cannot be trusted."""
+
+
+class PacketTransport(asyncio.Transport):
+    """Owns the socket of one SSH connection. asyncssh uses it as the transport of the connection.
+
+    Args:
+        sock: A connected, non-blocking socket; closed with the transport.
+        conn: The asyncssh connection.
+    """
+
+    def __init__(self, sock: socket.socket, conn: ClientConnection) -> None:
+        super().__init__()
+        self.reader = PacketReader(sock, conn, self._close)
+        self.writer = PacketWriter(sock, conn, self._update_interest, self._close)
+        self._sock = sock
+        self._conn = conn
+        self._fd = sock.fileno()
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
+        self._ready = readiness()
+        self._mask = READ
+        self._ready.add(self._fd, self._on_event, READ)
+
+    # asyncssh calls these methods.
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return `socket`, `sockname` or `peername`; see `asyncio.BaseTransport.get_extra_info`."""
+        if name == "socket":
+            return self._sock
+        try:
+            if name == "sockname":
+                return self._sock.getsockname() or default
+            if name == "peername":
+                return self._sock.getpeername() or default
+        except OSError:
+            return default
+        return default
+
+    def is_closing(self) -> bool:
+        """Whether the socket is closed."""
+        return self._closed
+
+    def write(self, data: Any) -> None:
+        """See `PacketWriter.write`."""
+        self.writer.write(data)
+
+    def abort(self) -> None:
+        """Close the socket, after an attempt to write the batch. Does not wait."""
+        if self._closed:
+            return
+        self.writer.flush()
+        self._close(None)
+
+    close = abort
+
+    def last_heard(self, within: float) -> float:
+        """Return when the peer last showed that it is alive.
+
+        During a key exchange, received data counts for a limited time only. Nothing can be sent until the peer
+        completes the exchange, but on a slow path the peer first sends everything that it has queued.
+
+        Args:
+            within: Seconds that a key exchange may take.
+
+        Returns:
+            The monotonic time, in seconds.
+        """
+        if self._conn.may_send_data:
+            return self.reader.last_received
+        return min(self.reader.last_received, self._conn.kex_started + within)
+
+    # ClientConnection calls this method.
+
+    def schedule_resume(self) -> None:
+        """Dispatch the buffered packets soon, after asyncssh has finished the packet before them."""
+        if self.reader.buffered:
+            self._loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        try:
+            self.reader.resume()
+            self._update_interest()
+        except Exception as error:
+            log.exception(_FAILED)
+            self._close(error)
+
+    def _update_interest(self) -> None:
+        # Without this, epoll would report the socket again and again while the receive buffer is full.
+        paused = self.reader.full or self.writer.congested
+        mask = (0 if paused else READ) | (WRITE if self.writer.blocked else 0)
+        if mask != self._mask and not self._closed:
+            self._mask = mask
+            self._ready.modify(self._fd, mask)
+
+    def _on_event(self, event: int) -> None:
+        try:
+            if event & WRITE and self.writer.blocked:
+                self.writer.drain()
+                self._update_interest()
+            if event & ~WRITE and not self._closed:
+                self.reader.receive()
+                # In the common case, data may be sent and there is no backlog, so the mask stays.
+                if self._mask != READ or not self.writer.may_send or self.reader.full:
+                    self._update_interest()
+        except Exception as error:
+            log.exception(_FAILED)
+            self._close(error)
+
+    def _close(self, error: Exception | None) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._ready.remove(self._fd)
+        self._sock.close()
+        self.reader.close()
+        self.writer.close()
+        self._conn.connection_lost(error)

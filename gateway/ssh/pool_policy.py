@@ -1,0 +1,116 @@
+"""Decides what a pool of SSH connections needs: which to use, how many to dial, which to abort. Pure.
+
+A silent connection is suspect: it gets no new channels, and the pool dials a replacement. If other connections
+answer, only this connection is broken, and the pool aborts it soon. If no connection answers, the path itself has
+stalled: the pool keeps its connections for long, because they resume with all their channels when the stall ends.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.ssh.options import Keepalive
+
+CHANNELS_PER_CONNECTION = 64
+"""sshd polls all channels of a connection in each turn, so latency grows with their number."""
+REPLACEMENT_TIME = 1.0
+"""Seconds within which a replacement connects if only the old connections are broken. If it takes longer, the path
+has stalled."""
+SLOW_KEEPALIVE = 0.8
+"""Seconds without a keepalive reply after which new channels use another connection."""
+
+
+@dataclass
+class ConnectionHealth:
+    """The state of one connection.
+
+    Args:
+        silence: Seconds since the peer was last heard.
+        load: Channels that are open or opening.
+        outdated: Its credentials were replaced: it gets no new channels, and closes when its last channel has ended.
+        stalled: It fell silent together with all other connections, so the path is at fault.
+        silence_at_recovery: Its seconds of silence when another connection was heard again; 0 before that.
+        keepalive_wait: Seconds for which a keepalive has had no reply.
+    """
+
+    silence: float
+    load: int
+    outdated: bool = False
+    stalled: bool = False
+    silence_at_recovery: float = 0.0
+    keepalive_wait: float = 0.0
+
+
+@dataclass(frozen=True)
+class PoolActions:
+    """What to do with the pool; the lists hold positions of connections.
+
+    Args:
+        usable: Connections that may get new channels.
+        suspect: Connections that are silent.
+        slow: Connections whose pending opens go elsewhere, because other connections reply sooner.
+        abort: Connections to abort: silent for too long.
+        close: Connections to close: outdated, without channels.
+        dial: How many connections to open.
+        stalled: Connections to mark as stalled: silent together with all others.
+    """
+
+    usable: list[int]
+    suspect: list[int]
+    slow: list[int]
+    abort: list[int]
+    close: list[int]
+    dial: int
+    stalled: list[int]
+
+
+def evaluate(pool: Sequence[ConnectionHealth], keepalive: Keepalive, target_size: int) -> PoolActions:
+    """Decide what to do with a pool.
+
+    Args:
+        pool: The live connections.
+        keepalive: The limits on silence.
+        target_size: How many connections the pool should have.
+    """
+    suspect = [at for at, each in enumerate(pool) if each.silence >= keepalive.suspect]
+    heard = [at for at in range(len(pool)) if at not in suspect]
+    current = [at for at in heard if not pool[at].outdated]
+    prompt = [at for at in current if pool[at].keepalive_wait < SLOW_KEEPALIVE]
+    abort_after = keepalive.suspect + keepalive.replace
+    abort: list[int] = []
+    stalled: list[int] = []
+    for at in suspect:
+        each = pool[at]
+        if each.silence >= keepalive.lost:
+            abort.append(at)
+        elif each.stalled:
+            # Others have recovered. TCP doubles its timeout: it retransmits within the length of the stall.
+            if each.silence_at_recovery and each.silence >= 2 * each.silence_at_recovery + keepalive.replace:
+                abort.append(at)
+        elif not heard and each.silence >= keepalive.suspect + min(REPLACEMENT_TIME, keepalive.replace):
+            stalled.append(at)
+        elif heard and each.silence >= abort_after:
+            abort.append(at)
+    enough = len(current) >= max(1, target_size)
+    return PoolActions(
+        usable=prompt or current or heard,
+        suspect=suspect,
+        slow=[at for at in current if at not in prompt] if prompt else [],
+        abort=abort,
+        close=[at for at in heard if pool[at].outdated and not pool[at].load and enough],
+        dial=max(0, target_size - len(current)),
+        stalled=stalled,
+    )
+
+
+def choose_connection(loads: Sequence[int], max_connections: int) -> tuple[int, bool]:
+    """Choose the connection for the next channel.
+
+    Args:
+        loads: Channels of each usable connection; at least one connection.
+        max_connections: Upper limit of the pool.
+
+    Returns:
+        The position of the least loaded connection, and whether the pool should grow.
+    """
+    chosen = min(range(len(loads)), key=loads.__getitem__)
+    return chosen, loads[chosen] >= CHANNELS_PER_CONNECTION - 1 and len(loads) < max_connections

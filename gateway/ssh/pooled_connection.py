@@ -1,0 +1,281 @@
+"""One SSH connection of a pool: opens channels, measures liveness, and closes."""
+
+import asyncio
+import logging
+import socket
+import time
+from typing import TYPE_CHECKING, Protocol
+
+import asyncssh
+
+from gateway.contracts import Ending, Endpoint
+from gateway.errors import DialError, LinkLostError, MovedOnError, Reason
+from gateway.measure import Histogram, Tap
+from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
+from gateway.ssh.asyncssh_internals import ClientConnection
+from gateway.ssh.channel_relay import ChannelRelay
+from gateway.ssh.hostkeys import HostKeyVerifier
+from gateway.ssh.native_channel import NativeChannelOpener
+from gateway.ssh.options import SshOptions
+from gateway.text import one_line
+
+if TYPE_CHECKING:
+    from gateway.ssh.packet_transport import PacketTransport
+
+log = logging.getLogger(__name__)
+
+_KEEPALIVE = b"keepalive@openssh.com"
+_RECENTLY_HEARD = 0.3
+"""Seconds of silence up to which a connection needs no extra keepalive."""
+
+
+class ChannelOpener(Protocol):
+    """Opens channels on one SSH connection."""
+
+    @property
+    def opening_count(self) -> int:
+        """Number of pending opens, including those that already failed for their callers."""
+
+    async def open(
+        self,
+        to: Endpoint,
+        latency: Histogram,
+        timeout: float,  # noqa: ASYNC109 - as everywhere here
+        tap: Tap | None = None,
+    ) -> ChannelRelay:
+        """Open a channel to `to`. A channel that opens after this method has raised is closed at once.
+
+        Args:
+            to: The target.
+            latency: The histogram for response latency.
+            timeout: Seconds to wait for the open.
+            tap: Observes the bytes, until it is finished.
+
+        Returns:
+            A relay without a client; the caller must call `attach` or `abort`.
+
+        Raises:
+            TimeoutError: The channel did not open within `timeout`.
+            asyncssh.Error, OSError, ValueError: The channel cannot be opened.
+        """
+
+    def fail_opens(self, error: Exception) -> None:
+        """Make every pending `open` raise `error`."""
+
+
+class PooledConnection:
+    """Opens channels on one SSH connection, and tracks whether the peer is alive.
+
+    Args:
+        conn: An authenticated connection; this object closes it.
+        options: The tunnel's options.
+    """
+
+    def __init__(self, conn: asyncssh.SSHClientConnection, options: SshOptions) -> None:
+        self._conn = conn
+        self._options = options
+        self._verifier: HostKeyVerifier = conn.get_extra_info("verifier")
+        self._relays: dict[asyncio.Future[Ending], ChannelRelay] = {}
+        self._on_relay_ended = self._remove_relay  # saves a bound method for each relay
+        self.round_trip: float | None = None
+        """The round trip of the last keepalive, in seconds."""
+        self.closing = False
+        self.outdated = False
+        """Whether its credentials have changed since the login."""
+        self.stalled = False
+        """See `ConnectionHealth.stalled`."""
+        self.silence_at_recovery = 0.0
+        """See `ConnectionHealth.silence_at_recovery`."""
+        self.has_answered_open = False
+        """Whether the server has answered a channel open."""
+        self._packet_transport: PacketTransport | None = getattr(conn, "packet_transport", None)
+        self._last_heard = self._keepalive_sent = time.monotonic()
+        self._keepalive_task: asyncio.Task[None] | None = None
+        self._close_reason: str | None = None
+        self._closing_task: asyncio.Task[None] | None = None
+        self._opener: ChannelOpener
+        if isinstance(conn, ClientConnection) and conn.send_cipher is not None and conn.receive_cipher is not None:
+            self._opener = NativeChannelOpener(conn, lambda: self.round_trip)
+        else:
+            self._opener = AsyncsshChannelOpener(
+                conn, self._packet_transport.writer if self._packet_transport is not None else None
+            )
+
+    @property
+    def load(self) -> int:
+        """Number of channels that are open or opening."""
+        return len(self._relays) + self._opener.opening_count
+
+    @property
+    def alive(self) -> bool:
+        """Whether channels can still be opened."""
+        if self.closing or self._conn.is_closed():
+            return False
+        # `is_closed` changes one turn of the loop after the transport has closed.
+        return not (isinstance(self._conn, ClientConnection) and self._conn.transport_closed)
+
+    async def join(
+        self, client: socket.socket, to: Endpoint, latency: Histogram, within: float, tap: Tap | None = None
+    ) -> ChannelRelay:
+        """Open a channel to `to` and join `client` to it; see `gateway.contracts.Link.join`."""
+        timeout = min(self._options.dial_timeout, within)
+        dialled = self.alive
+        try:
+            relay = await self._opener.open(to, latency, timeout, tap)
+        except TimeoutError as error:
+            raise DialError(Reason.TIMEOUT, f"no channel to {to} within {timeout:.3g} s") from error
+        except ValueError as error:
+            raise DialError(Reason.PROTOCOL, f"{to}: invalid reply from the SSH server: {error}") from error
+        except asyncssh.ChannelOpenError as error:
+            self.has_answered_open = self.alive
+            raise self._open_error(error, to, dialled=dialled) from error
+        except (asyncssh.Error, OSError) as error:
+            raise LinkLostError(str(error), dialled=dialled) from error
+        self.has_answered_open = True
+        if self.closing:  # asyncssh may have dropped data of the channel
+            relay.abort(Ending.ABORTED)
+            raise LinkLostError(dialled=dialled)
+        self._relays[relay.ended] = relay
+        relay.ended.add_done_callback(self._on_relay_ended)
+        relay.attach(client)
+        return relay
+
+    def _remove_relay(self, ended: asyncio.Future[Ending]) -> None:
+        del self._relays[ended]
+
+    def _open_error(
+        self, error: asyncssh.ChannelOpenError, to: Endpoint, *, dialled: bool
+    ) -> DialError | LinkLostError:
+        if not self.alive:
+            return LinkLostError(dialled=dialled)
+        text = error.reason
+        if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
+            return DialError(
+                Reason.CHANNEL_PROHIBITED,
+                f"the SSH server forbids {to} (permitopen, AllowTcpForwarding): {text}",
+            )
+        return DialError(_connect_reason(text), f"{to}: {text}")
+
+    def silence(self, now: float) -> float:
+        """Return the seconds since the peer was last heard.
+
+        Args:
+            now: The monotonic time, in seconds.
+        """
+        if self._packet_transport is not None:
+            self._last_heard = max(self._last_heard, self._packet_transport.last_heard(self._options.keepalive.lost))
+        return now - self._last_heard
+
+    def discount_suspension(self, seconds: float) -> None:
+        """Ignore `seconds` of silence during which this process was suspended."""
+        self._last_heard += seconds
+
+    def keepalive_due(self, before: float) -> bool:
+        """Return whether the last keepalive is answered and was sent before the monotonic time `before`."""
+        return self._keepalive_sent < before and (self._keepalive_task is None or self._keepalive_task.done())
+
+    def send_keepalive(self) -> None:
+        """Send a keepalive. Its reply updates `silence` and `round_trip`."""
+        self._keepalive_sent = time.monotonic()
+        # The task must not be cancelled: asyncssh matches replies to requests by their order.
+        self._keepalive_task = self._conn.create_task(self._measure_keepalive())
+
+    async def _measure_keepalive(self) -> None:
+        await self._conn._make_global_request(_KEEPALIVE)  # noqa: SLF001 - asyncssh has no public API for it
+        if self.alive:
+            self._last_heard = time.monotonic()
+            self.round_trip = self._last_heard - self._keepalive_sent
+
+    def keepalive_wait(self, now: float) -> float:
+        """Return the seconds for which a keepalive has had no reply and nothing else was heard; 0 if none is pending.
+
+        Args:
+            now: The monotonic time, in seconds.
+        """
+        if self._keepalive_task is None or self._keepalive_task.done():
+            return 0.0
+        return min(now - self._keepalive_sent, self.silence(now))
+
+    def check_alive(self) -> None:
+        """Send a keepalive because a channel opens slowly, unless the peer was heard recently."""
+        now = time.monotonic()
+        if self.alive and self.silence(now) > _RECENTLY_HEARD and self.keepalive_due(now):
+            self.send_keepalive()
+
+    def fail_over_opens(self) -> None:
+        """Fail pending opens with `MovedOnError`, so that their callers dial again on another connection."""
+        if self._opener.opening_count:
+            self._opener.fail_opens(MovedOnError())
+
+    async def lost(self) -> str:
+        """Wait until the connection is closed by either side; return the reason."""
+        await self._conn.wait_closed()
+        if self._closing_task is not None:
+            await asyncio.wait({self._closing_task})
+        error = self._verifier.close_error
+        return self._close_reason or (str(error) if error else "the SSH connection was closed")
+
+    def abort(self, reason: str) -> None:
+        """Reset every client and close the connection at once, without a disconnect message.
+
+        Args:
+            reason: The cause, for the log and for `lost`.
+        """
+        log.warning("closing an SSH connection to %s: %s", self._options.endpoint, reason)
+        self._close_reason = reason
+        self.closing = True
+        for relay in list(self._relays.values()):
+            relay.abort(Ending.LINK_LOST)
+        self._conn.abort()
+
+    def start_closing(self) -> None:
+        """Start `close` in a task; `lost` waits for it."""
+        if not self.closing:
+            self.closing = True
+            self._closing_task = asyncio.ensure_future(self.close())
+
+    async def close(self) -> None:
+        """Reset every client and close the connection. Waits up to one second for asyncssh to close it cleanly."""
+        self.closing = True
+        for relay in list(self._relays.values()):
+            relay.abort(Ending.LINK_LOST)
+        self._conn.close()
+        try:
+            async with asyncio.timeout(1):
+                await self._conn.wait_closed()
+        except TimeoutError:
+            self._conn.abort()
+
+    def data_plane(self) -> str:
+        """Return what carries the channels: `native` or `asyncssh`."""
+        return "native" if isinstance(self._opener, NativeChannelOpener) else "asyncssh"
+
+    def cipher(self) -> str:
+        """Return the negotiated cipher for sending."""
+        return str(self._conn.get_extra_info("send_cipher"))
+
+    def server_version(self) -> str:
+        """Return the server's version string (RFC 4253, section 4.2)."""
+        return one_line(str(self._conn.get_extra_info("server_version")))
+
+
+_CONNECT_REASONS = {
+    "refused": Reason.REFUSED,
+    "timed out": Reason.TIMEOUT,
+    "timeout": Reason.TIMEOUT,
+    "name or service not known": Reason.DNS,
+    "name resolution": Reason.DNS,
+    "no address": Reason.DNS,
+    "unknown host": Reason.DNS,
+    "could not resolve": Reason.DNS,
+    "reset": Reason.RESET,
+}
+
+
+def _connect_reason(text: str) -> Reason:
+    """Map the text of a CHANNEL_OPEN_FAILURE to a reason; OpenSSH sends the text of strerror or gai_strerror."""
+    lowered = text.lower()
+    for phrase, reason in _CONNECT_REASONS.items():
+        if phrase in lowered:
+            return reason
+    return Reason.CHANNEL_FAILED
