@@ -30,7 +30,7 @@ from gateway.docker.reconciler import Reconciler
 from gateway.docker.trouble import Blocked, EngineError, Kind
 from tests.unit.fake_engine import FakeContainer, FakeEngine
 
-BRIDGE = NetworkInfo("n1", "apps", "bridge", "local", attachable=False)
+BRIDGE = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, internal=True)
 OPT_IN = {"gateway.enable": "true"}
 
 
@@ -252,7 +252,7 @@ def test_we_never_take_ourselves_off_and_keep_our_address() -> None:
         serving = Desired("site-a", desired().options, backends, serving=True)
         assert made(plan(serving, Observed((there,), (BRIDGE,), own=there.id), ledger)) == []
     labels = {"gateway.managed-by": "gateway", "gateway.instance": "site-a"}
-    ours = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, labels=labels)
+    ours = replace(BRIDGE, labels=labels)
     again = plan(Desired("site-a", desired().options, ("orders",)), Observed((there,), (ours,), own=there.id), ledger)
     assert again.actions[0].address == "10.0.0.2"
 
