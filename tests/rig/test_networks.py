@@ -6,7 +6,9 @@ tests/unit/test_docker_networks.py.
 
 import contextlib
 import os
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +22,9 @@ from test_docker import OPT_IN, Site
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(240)]
 
 MIDDLE = f"gw-{os.getpid()}-nets"
-OUTSIDE = "10.79.0.254"
-"""A server that is in no engine's network."""
+OUTSIDE, NAMED = "10.79.0.254", "outside.test"
+"""A server that is in no engine's network, and its name in the DNS, which it serves itself."""
+DNS = ("--dns", OUTSIDE)
 PER_PROJECT = "{apps: {per: project}}"
 
 
@@ -29,60 +32,90 @@ def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, timeout=10, capture_output=True)
 
 
+def serve_dns(sock: socket.socket, stop: threading.Event) -> None:
+    """Answer every question with the server's address, or with nothing where it is not for an IPv4 address."""
+    sock.settimeout(0.2)
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            asked, client = sock.recvfrom(512)
+            end = asked.index(b"\0", 12) + 5
+            is_a = asked[end - 4 : end - 2] == b"\0\1"
+            answer = b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4" + socket.inet_aton(OUTSIDE) if is_a else b""
+            counts = b"\0\1" + (b"\0\1" if is_a else b"\0\0") + b"\0\0\0\0"
+            sock.sendto(asked[:2] + b"\x81\x80" + counts + asked[12:end] + answer, client)
+
+
+@contextlib.contextmanager
+def namespace(name: str) -> Iterator[str]:
+    """A network namespace."""
+    ip("netns", "add", name)
+    try:
+        ip("-n", name, "link", "set", "lo", "up")
+        yield name
+    finally:
+        ip("netns", "del", name)
+
+
+@contextlib.contextmanager
+def outside(words: Path) -> Iterator[None]:
+    """A web server and a name server between the engines."""
+    (words / "name").write_text("outside")
+    stop = threading.Event()
+    with inside(MIDDLE):
+        # Both stay where they were made.
+        dns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server = subprocess.Popen(["busybox", "httpd", "-f", "-p", "8080", "-h", words], stdin=subprocess.DEVNULL)
+    names = threading.Thread(target=serve_dns, args=(dns, stop))
+    try:
+        dns.bind((OUTSIDE, 53))
+        names.start()
+        yield
+    finally:
+        stop.set()
+        if names.ident is not None:
+            names.join(10)
+        dns.close()
+        server.kill()
+        server.wait(10)
+
+
+@contextlib.contextmanager
+def started(folder: Path, at: int) -> Iterator[Engine]:
+    """An engine in a namespace of its own, with a cable to the middle."""
+    with namespace(f"{MIDDLE}{at}") as space:
+        ip("link", "add", f"to{at}", "netns", MIDDLE, "type", "veth", "peer", "name", "eth0", "netns", space)
+        ip("-n", MIDDLE, "link", "set", f"to{at}", "master", "between", "up")
+        ip("-n", space, "addr", "add", f"10.79.0.{at}/24", "dev", "eth0")
+        ip("-n", space, "link", "set", "eth0", "up")
+        ip("-n", space, "route", "add", "default", "via", OUTSIDE)
+        with inside(space):
+            # No registry is there, and that shall show at once.
+            for proto in ("udp", "tcp"):
+                run(f"iptables -A OUTPUT -o eth0 -p {proto} --dport 53 -j REJECT")
+        engine = Engine(folder, space).start()
+        try:
+            engine.load_busybox()
+            engine.load_host()
+            yield engine
+        finally:
+            engine.docker("swarm", "leave", "--force", check=False)
+            engine.stop()
+
+
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Engine]]:
-    """Two engines, each in a namespace of its own, and a server between them."""
+    """Two engines, and a server between them."""
     need_engine()
-    spaces = [MIDDLE, f"{MIDDLE}1", f"{MIDDLE}2"]
-    started: list[Engine] = []
-    server: subprocess.Popen[bytes] | None = None
-    try:
-        for space in spaces:
-            ip("netns", "add", space)
-            ip("-n", space, "link", "set", "lo", "up")
+    with namespace(MIDDLE):
         ip("-n", MIDDLE, "link", "add", "between", "type", "bridge")
         ip("-n", MIDDLE, "addr", "add", f"{OUTSIDE}/24", "dev", "between")
         ip("-n", MIDDLE, "link", "set", "between", "up")
-        for at, space in enumerate(spaces[1:], 1):
-            veth = ("link", "add", f"to{at}", "netns", MIDDLE, "type", "veth", "peer", "name", "eth0", "netns", space)
-            ip(*veth)
-            ip("-n", MIDDLE, "link", "set", f"to{at}", "master", "between", "up")
-            ip("-n", space, "addr", "add", f"10.79.0.{at}/24", "dev", "eth0")
-            ip("-n", space, "link", "set", "eth0", "up")
-            ip("-n", space, "route", "add", "default", "via", OUTSIDE)
-            with inside(space):
-                # No name server and no registry are there, and that shall show at once.
-                for proto in ("udp", "tcp"):
-                    run(f"iptables -A OUTPUT -o eth0 -p {proto} --dport 53 -j REJECT")
-            engine = Engine(tmp_path_factory.mktemp(f"engine{at}"), space).start()
-            started.append(engine)
-            engine.load_busybox()
-            engine.load_host()
-        words = tmp_path_factory.mktemp("outside")
-        (words / "name").write_text("outside")
-        serve = [
-            "nsenter",
-            f"--net=/var/run/netns/{MIDDLE}",
-            "busybox",
-            "httpd",
-            "-f",
-            "-p",
-            "8080",
-            "-h",
-            str(words),
-        ]
-        server = subprocess.Popen(serve, stdin=subprocess.DEVNULL)
-        yield started[0], started[1]
-    finally:
-        if server is not None:
-            server.kill()
-            server.wait(10)
-        for engine in reversed(started):
-            engine.docker("swarm", "leave", "--force", check=False)
-            engine.stop()
-        for space in spaces:
-            with contextlib.suppress(subprocess.CalledProcessError):
-                ip("netns", "del", space)
+        with (
+            outside(tmp_path_factory.mktemp("outside")),
+            started(tmp_path_factory.mktemp("engine1"), 1) as first,
+            started(tmp_path_factory.mktemp("engine2"), 2) as second,
+        ):
+            yield first, second
 
 
 @pytest.fixture
@@ -112,7 +145,7 @@ class Networks(Site):
     def begin(self, networks: str = PER_PROJECT, backend: str = "", own: str = "far") -> "Networks":
         self.networks = networks
         self.write(backend=backend)
-        self.engine.run_gateway("gateway", self.folder, "--network", own)
+        self.engine.run_gateway("gateway", self.folder, "--network", own, *DNS)
         self.wait(lambda: self.get("/api/v1/status")["docker"]["reachable"])
         return self
 
@@ -158,7 +191,7 @@ def deploy(engine: Engine, *options: str) -> None:
         serve = ("sh", "-c", f"echo {name} >/tmp/name && exec httpd -f -p 8080 -h /tmp")
         engine.run(
             name, "--network", network, "--ip", address, "--label", f"com.docker.compose.project={project}",
-            *published, *options, command=serve,
+            *published, *DNS, *options, command=serve,
         )  # fmt: skip
 
 
@@ -199,11 +232,11 @@ class Seen:
         self.names = {
             (address, each): network for each in APPS for network, address in addresses(engine, each).items()
         }
-        targets = {address for address, _ in self.names} | {OUTSIDE}
+        targets = {address for address, _ in self.names} | {OUTSIDE, NAMED}
         told = {each: answers(engine, each, targets) for each in containers}
         owner = {address: (each, self.names[address, each]) for address, each in self.names}
         self.reaches = {
-            (each, *owner.get(address, ("outside", ""))): word
+            (each, *owner.get(address, ("outside", address))): word
             for each, found in told.items()
             for address, word in found.items()
             if owner.get(address, ("", ""))[0] != each
@@ -222,8 +255,10 @@ def test_labelling_changes_nothing_but_the_backend(site: Networks) -> None:
     # What is measured shows what it should: apps reach their project and the world, except for the sealed one.
     assert before.reaches["shop-web", "shop-db", "shop_default"] == "shop-db"
     assert before.reaches["shop-web", "blog-web", "blog_default"] == ""
-    assert before.reaches["shop-web", "outside", ""] == before.reaches["gateway", "outside", ""] == "outside"
-    assert before.reaches["sealed", "outside", ""] == ""
+    for place in (OUTSIDE, NAMED):
+        assert {name: before.reaches[name, "outside", place] for name in (*APPS, "gateway")} == {
+            "shop-web": "outside", "shop-db": "outside", "blog-web": "outside", "sealed": "", "gateway": "outside",
+        }  # fmt: skip
     assert before.published == "shop-web"
     assert {len(before.routes[each]["default"]) for each in APPS} == {0, 1, 2}  # sealed, blog; shop has IPv6 too
 
@@ -289,7 +324,7 @@ def test_a_network_with_a_way_out_does_what_internal_prevents(site: Networks) ->
     for name in APPS:
         site.reaches(name)
     after = Seen(engine, tuple(APPS))
-    assert after.reaches["sealed", "outside", ""] == "outside"
+    assert after.reaches["sealed", "outside", OUTSIDE] == "outside"
     assert after.routes["blog-web"]["default"] != before.routes["blog-web"]["default"]
     assert site.warnings() == []  # it is what the configuration says
     # A name that sorts last leaves the routes of those that have one.
@@ -299,7 +334,7 @@ def test_a_network_with_a_way_out_does_what_internal_prevents(site: Networks) ->
         site.reaches(name)
     late = Seen(engine, tuple(APPS))
     assert late.routes["blog-web"]["default"] == before.routes["blog-web"]["default"]
-    assert late.reaches["sealed", "outside", ""] == "outside"
+    assert late.reaches["sealed", "outside", OUTSIDE] == "outside"
 
 
 def test_a_network_of_an_earlier_version_is_kept_and_replaced_by_another_name(site: Networks) -> None:
@@ -448,41 +483,57 @@ def test_internal_overlays_carry_queries_across_nodes_and_keep_stacks_apart(
     assert answers(worker, "app", {OUTSIDE}) == {OUTSIDE: ""}
     # Neither agent sees the other's network as one that has a way out.
     assert not any("not internal" in line for site in sites for line in site.warnings())
-    # Stacks on both nodes: each has a network of its own, with the agents of the nodes that its tasks are on.
+    # Stacks on both nodes, with an own way out, with the default one, and with none.
+    manager.docker("network", "create", "-d", "overlay", "front")
+    manager.docker("network", "create", "-d", "overlay", "--internal", "back")
     serve = "echo $(hostname) >/tmp/name && exec httpd -f -p 8080 -h /tmp"
-    for stack in ("shop", "blog"):
+    for stack, network in STACKS.items():
+        own = ("--network", network) if network else ()
         manager.docker(
             "service", "create", "--detach", "--name", f"{stack}_web", "--mode", "global", "--endpoint-mode", "dnsrr",
-            "--no-resolve-image", "--stop-grace-period", "1s", "--label", "gateway.enable=true",
-            "--label", "gateway.network=apps", "--label", f"com.docker.stack.namespace={stack}",
-            "busybox", "sh", "-c", serve,
+            "--no-resolve-image", "--stop-grace-period", "1s", *own, *DNS,
+            "--label", f"com.docker.stack.namespace={stack}", "busybox", "sh", "-c", serve,
         )  # fmt: skip
-
-    def task(engine: Engine, stack: str) -> str:
-        network = f"apps-stack.{stack}"
-        listed = engine.docker("ps", "-q", "--filter", f"name={stack}_web", "--filter", f"network={network}")
-        return next(iter(listed.stdout.split()), "")
-
+    places = {(each, stack) for each in swarm for stack in STACKS}
     try:
-        for stack in ("shop", "blog"):
-            for site in sites:
+        until(lambda: all(task(each, stack) for each, stack in places))
+        before = {(each, stack): outside_of(each, task(each, stack)) for each, stack in places}
+        expected = {"shop": "outside", "blog": "outside", "vault": ""}
+        assert before == {(each, stack): {OUTSIDE: expected[stack], NAMED: expected[stack]} for each, stack in places}
+        opt_in = ("--label-add", "gateway.enable=true", "--label-add", "gateway.network=apps")
+        for stack in STACKS:
+            manager.docker("service", "update", "--detach", "--no-resolve-image", *opt_in, f"{stack}_web")
+        for site in sites:
+            for stack in STACKS:
                 site.wait(
-                    lambda site=site, stack=stack: site.says(task(site.engine, stack)) == "orders-here",  # type: ignore[misc]
-                    timeout=60,
+                    lambda site=site, stack=stack: (  # type: ignore[misc]
+                        site.says(task(site.engine, stack, f"apps-stack.{stack}")) == "orders-here"
+                    ),
+                    timeout=90,
                 )
-        places = {
-            (each, stack): addresses(each, task(each, stack))[f"apps-stack.{stack}"]
-            for each in swarm
-            for stack in ("shop", "blog")
-        }
-        assert all("gateway" in each.docker("network", "inspect", "apps-stack.shop").stdout for each in swarm)
-        targets = {*places.values(), OUTSIDE}
-        for each in swarm:
-            found = answers(each, task(each, "shop"), targets)
-            assert {address for address, word in found.items() if word} == {
-                places[manager, "shop"],
-                places[worker, "shop"],
-            }
+        tasks = {(each, stack): task(each, stack, f"apps-stack.{stack}") for each, stack in places}
+        assert {place: outside_of(place[0], name) for place, name in tasks.items()} == before
+        # The stacks' own networks keep them apart, and join each over both nodes.
+        at = {place: addresses(place[0], name)[f"apps-stack.{place[1]}"] for place, name in tasks.items()}
+        for each, stack in places:
+            found = answers(each, tasks[each, stack], set(at.values()))
+            assert {address for address, word in found.items() if word} == {at[node, stack] for node in swarm}
     finally:
-        manager.docker("service", "rm", "shop_web", "blog_web")
+        manager.docker("service", "rm", *(f"{stack}_web" for stack in STACKS))
     until(lambda: not any(each.startswith("apps-stack.") for each in leader.names()), timeout=90)
+
+
+STACKS = {"shop": "", "blog": "front", "vault": "back"}
+"""Swarm stacks with the network that each has of its own."""
+
+
+def task(engine: Engine, stack: str, network: str | None = None) -> str:
+    """The ID of the running task of a stack on a node, on a network; empty: there is none."""
+    on = ("--filter", f"network={network}") if network else ()
+    running = ("--filter", "status=running", "--filter", f"name={stack}_web")
+    return next(iter(engine.docker("ps", "-q", *running, *on).stdout.split()), "")
+
+
+def outside_of(engine: Engine, container: str) -> dict[str, str]:
+    """What a container gets from outside, by address and by name."""
+    return answers(engine, container, {OUTSIDE, NAMED})
