@@ -7,11 +7,12 @@ from gateway.docker.grants import PROJECT, SWARM_SERVICE
 from gateway.docker.options import NetworkOptions
 
 STACK = "com.docker.stack.namespace"
-_KINDS = (("", PROJECT), ("stack.", STACK), ("service.", SWARM_SERVICE))
-"""Prefixes keep a container from sharing a network with a project of its name: a project's name has no dot."""
+_KINDS = (("", PROJECT), ("-stack-", STACK), ("-service-", SWARM_SERVICE))
+"""Prefixes keep a container from sharing a network with a project of its name, which never begins with a dash. Names
+of overlays are DNS labels: they have no dot."""
 PROJECT_BITS = {4: 24, 6: 64}
 """Length of the prefix of a project's network, by the version of IP."""
-_PART_OF_A_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_PART_OF_A_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def group(name: str, labels: Mapping[str, str]) -> str:
@@ -29,7 +30,7 @@ def group(name: str, labels: Mapping[str, str]) -> str:
             if not _PART_OF_A_NAME.fullmatch(labels[label]):
                 raise ValueError(f"label {label}: {labels[label]!r} cannot be part of a network's name")
             return kind + labels[label]
-    return f"container.{name}"
+    return f"-container-{name}"
 
 
 def network_of(configured: str, options: NetworkOptions, name: str, labels: Mapping[str, str]) -> str:

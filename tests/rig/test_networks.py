@@ -395,7 +395,7 @@ def test_networks_of_projects_come_and_go_and_consumers_are_known_on_each(site: 
     assert {each for each in site.names() if each.startswith("apps")} == {
         "apps-shop",
         "apps-blog",
-        "apps-container.lone",
+        "apps--container-lone",
     }
     told = site.get("/api/v1/consumers")["consumers"]
     assert {name: each["backends"]["orders"]["total"] > 0 for name, each in told.items() if each["backends"]} == {
@@ -507,20 +507,20 @@ def test_internal_overlays_carry_queries_across_nodes_and_keep_stacks_apart(
             for stack in STACKS:
                 site.wait(
                     lambda site=site, stack=stack: (  # type: ignore[misc]
-                        site.says(task(site.engine, stack, f"apps-stack.{stack}")) == "orders-here"
+                        site.says(task(site.engine, stack, f"apps--stack-{stack}")) == "orders-here"
                     ),
                     timeout=90,
                 )
-        tasks = {(each, stack): task(each, stack, f"apps-stack.{stack}") for each, stack in places}
+        tasks = {(each, stack): task(each, stack, f"apps--stack-{stack}") for each, stack in places}
         assert {place: outside_of(place[0], name) for place, name in tasks.items()} == before
         # The stacks' own networks keep them apart, and join each over both nodes.
-        at = {place: addresses(place[0], name)[f"apps-stack.{place[1]}"] for place, name in tasks.items()}
+        at = {place: addresses(place[0], name)[f"apps--stack-{place[1]}"] for place, name in tasks.items()}
         for each, stack in places:
             found = answers(each, tasks[each, stack], set(at.values()))
             assert {address for address, word in found.items() if word} == {at[node, stack] for node in swarm}
     finally:
         manager.docker("service", "rm", *(f"{stack}_web" for stack in STACKS))
-    until(lambda: not any(each.startswith("apps-stack.") for each in leader.names()), timeout=90)
+    until(lambda: not any(each.startswith("apps--stack-") for each in leader.names()), timeout=90)
 
 
 STACKS = {"shop": "", "blog": "front", "vault": "back"}

@@ -168,16 +168,16 @@ def test_each_project_gets_a_network_and_the_gateway_joins_all() -> None:
     lone, shop, blog = container("web"), container("shop-1", "shop"), container("blog-1", "blog")
     found = planned(gateway("far"), lone, shop, container("shop-2", "shop"), blog, there=(network("far"),))
     assert [each for each in made(found) if each[0] == "create_network"] == [
+        ("create_network", "apps--container-web", ""),
         ("create_network", "apps-blog", ""),
-        ("create_network", "apps-container.web", ""),
         ("create_network", "apps-shop", ""),
     ]
     ranges = [each.body["IPAM"]["Config"][0]["Subnet"] for each in found.actions if each.body]
     assert ranges == ["10.201.0.0/24", "10.201.1.0/24", "10.201.2.0/24"]
     joins = {(each.container, each.network): each.aliases for each in found.actions if each.verb is Verb.CONNECT}
     assert joins.keys() == {
-        ("web", "apps-container.web"), ("shop-1", "apps-shop"), ("shop-2", "apps-shop"), ("blog-1", "apps-blog"),
-        ("gateway", "apps-blog"), ("gateway", "apps-container.web"), ("gateway", "apps-shop"),
+        ("web", "apps--container-web"), ("shop-1", "apps-shop"), ("shop-2", "apps-shop"), ("blog-1", "apps-blog"),
+        ("gateway", "apps-blog"), ("gateway", "apps--container-web"), ("gateway", "apps-shop"),
     }  # fmt: skip
     assert joins["gateway", "apps-shop"] == ("orders", "media", MARK)
 
@@ -231,36 +231,36 @@ def service(name: str, **labels: str) -> Service:
 def test_stacks_and_services_get_overlays_of_their_own() -> None:
     there = (service("jobs"), service("shop_web", **{STACK: "shop"}), service("shop_db", **{STACK: "shop"}))
     found = planned(services=there, swarm=LEADER)
-    assert made(found) == [("create_network", "apps-service.jobs", ""), ("create_network", "apps-stack.shop", "")]
+    assert made(found) == [("create_network", "apps--service-jobs", ""), ("create_network", "apps--stack-shop", "")]
     assert {each.body["Driver"] for each in found.actions} == {"overlay"}
     overlays = tuple(
         network(name, driver="overlay", scope="swarm", attachable=True, internal=True, labels=OURS)
-        for name in ("apps-service.jobs", "apps-stack.shop")
+        for name in ("apps--service-jobs", "apps--stack-shop")
     )
     joined = planned(services=there, swarm=LEADER, there=overlays)
     assert made(joined) == [
-        ("update_service", "apps-service.jobs", "service jobs"),
-        ("update_service", "apps-stack.shop", "service shop_web"),
-        ("update_service", "apps-stack.shop", "service shop_db"),
+        ("update_service", "apps--service-jobs", "service jobs"),
+        ("update_service", "apps--stack-shop", "service shop_web"),
+        ("update_service", "apps--stack-shop", "service shop_db"),
     ]
     # A task says its stack and service, too: on a worker its network is the one that the gateway there joins.
     task = container(
         "jobs.1", labels={SWARM_SERVICE: "jobs", "com.docker.swarm.task.id": "t"},
-        endpoints={"apps-service.jobs": on("apps-service.jobs", "gw-owner-leader")},
+        endpoints={"apps--service-jobs": on("apps--service-jobs", "gw-owner-leader")},
     )  # fmt: skip
     own = gateway("far")
     on_worker = planned(own, task, there=(network("far"), overlays[0]), swarm=Swarm(active=True))
-    assert ("connect", "apps-service.jobs", "gateway") in made(on_worker)
+    assert ("connect", "apps--service-jobs", "gateway") in made(on_worker)
     # Without services, bridges do: no agent has to know the containers of another node.
     alone = planned(container("web", "shop"), swarm=Swarm(active=True))
     assert [each.body["Driver"] for each in alone.actions if each.verb is Verb.CREATE_NETWORK] == ["bridge"]
 
 
 def test_a_network_that_a_service_is_on_is_not_removed() -> None:
-    overlay = network("apps-stack.shop", driver="overlay", scope="swarm", attachable=True, labels=OURS)
+    overlay = network("apps--stack-shop", driver="overlay", scope="swarm", attachable=True, labels=OURS)
     leaves = replace(service("shop_web"), labels={}, networks={overlay.id: frozenset({MARK})})
     found = planned(services=(leaves,), swarm=LEADER, there=(overlay,))
-    assert made(found) == [("update_service", "apps-stack.shop", "service shop_web")]
+    assert made(found) == [("update_service", "apps--stack-shop", "service shop_web")]
 
 
 def test_ranges_that_are_used_up_block_with_the_setting_to_change() -> None:
