@@ -514,10 +514,10 @@ def test_internal_overlays_carry_queries_across_nodes_and_keep_stacks_apart(
         tasks = {(each, stack): task(each, stack, f"apps--stack-{stack}") for each, stack in places}
         assert {place: outside_of(place[0], name) for place, name in tasks.items()} == before
         # The stacks' own networks keep them apart, and join each over both nodes.
-        at = {place: addresses(place[0], name)[f"apps--stack-{place[1]}"] for place, name in tasks.items()}
+        places_at = {place: addresses(place[0], name)[f"apps--stack-{place[1]}"] for place, name in tasks.items()}
         for each, stack in places:
-            found = answers(each, tasks[each, stack], set(at.values()))
-            assert {address for address, word in found.items() if word} == {at[node, stack] for node in swarm}
+            found = answers(each, tasks[each, stack], set(places_at.values()))
+            assert {address for address, word in found.items() if word} == {places_at[node, stack] for node in swarm}
     finally:
         manager.docker("service", "rm", *(f"{stack}_web" for stack in STACKS))
     until(lambda: not any(each.startswith("apps--stack-") for each in leader.names()), timeout=90)

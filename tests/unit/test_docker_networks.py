@@ -256,6 +256,28 @@ def test_stacks_and_services_get_overlays_of_their_own() -> None:
     assert [each.body["Driver"] for each in alone.actions if each.verb is Verb.CREATE_NETWORK] == ["bridge"]
 
 
+def test_a_service_keeps_its_way_out_and_gets_none() -> None:
+    overlay: dict[str, Any] = {"driver": "overlay", "scope": "swarm", "attachable": True}
+    inner = network("inner", **overlay, internal=True, labels=OURS)
+    back, front = network("back", **overlay, internal=True), network("front", **overlay)
+    there = (inner, back, front, network("old", **overlay, labels=OURS))
+
+    def targets(*before: str) -> list[str]:
+        aliases = {"old": frozenset({MARK})}
+        on = {f"id-{each}": aliases.get(each, frozenset()) for each in before}
+        spec = {"TaskTemplate": {"Networks": [{"Target": key, "Aliases": sorted(on[key])} for key in on]}}
+        jobs = replace(service("jobs"), networks=on, spec=spec)
+        found = planned(services=(jobs,), swarm=LEADER, there=there, networks={"inner": NetworkOptions()})
+        (update,) = [each for each in found.actions if each.verb is Verb.UPDATE_SERVICE]
+        return [each["Target"] for each in update.body["TaskTemplate"]["Networks"]]
+
+    assert targets() == ["bridge", "id-inner"]
+    assert targets("old") == ["bridge", "id-inner"]  # which was its way out
+    assert targets("front") == ["id-front", "id-inner"]
+    assert targets("back") == ["id-back", "id-inner"]
+    assert targets("the-bridge-of-every-node", "back") == ["id-the-bridge-of-every-node", "id-back", "id-inner"]
+
+
 def test_a_network_that_a_service_is_on_is_not_removed() -> None:
     overlay = network("apps--stack-shop", driver="overlay", scope="swarm", attachable=True, labels=OURS)
     leaves = replace(service("shop_web"), labels={}, networks={overlay.id: frozenset({MARK})})

@@ -127,9 +127,10 @@ def _update(draft: Draft, service: Service, networks: Mapping[str, frozenset[str
 
 
 def _kept(draft: Draft, service: Service, networks: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
-    """What a service loses with its first networks: without any, its way out is the default bridge of each node."""
+    """What keeps the way out of a service: without any network that is the default bridge of each node."""
     internal = {each.id for each in draft.observed.networks if each.internal}
-    return ("bridge",) if not service.networks and networks.keys() <= internal else ()
+    has_way_out = not service.networks or not service.networks.keys() <= internal
+    return ("bridge",) if has_way_out and networks and networks.keys() <= internal else ()
 
 
 def _with_networks(
