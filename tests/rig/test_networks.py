@@ -8,6 +8,7 @@ import contextlib
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -142,10 +143,10 @@ class Networks(Site):
         path = self.folder / "gateway.yaml"
         path.write_text(path.read_text().replace("networks: {apps: {}}", f"networks: {self.networks}"))
 
-    def begin(self, networks: str = PER_PROJECT, backend: str = "", own: str = "far") -> "Networks":
+    def begin(self, networks: str = PER_PROJECT, *options: str, backend: str = "", own: str = "far") -> "Networks":
         self.networks = networks
         self.write(backend=backend)
-        self.engine.run_gateway("gateway", self.folder, "--network", own, *DNS)
+        self.engine.run_gateway("gateway", self.folder, "--network", own, *DNS, *options)
         self.wait(lambda: self.get("/api/v1/status")["docker"]["reachable"])
         return self
 
@@ -290,6 +291,48 @@ def test_labelling_changes_nothing_but_the_backend(site: Networks) -> None:
     site.reaches("shop-web")
     engine.docker("exec", "shop-web", "ip", "route", "add", blog, "via", through)
     assert answers(engine, "shop-web", {blog}) == {blog: ""}
+
+
+@pytest.fixture
+def skips_iptables(engine: Engine) -> Iterator[None]:
+    """Packets within a bridge skip iptables, as they do where nothing has loaded br_netfilter."""
+    setting = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+    with inside(engine.namespace):
+        before = setting.read_text()
+        setting.write_text("0")
+    yield
+    with inside(engine.namespace):
+        setting.write_text(before)
+
+
+SENDING = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'{word}', ('{to}', 9999))"
+
+
+@pytest.mark.usefixtures("skips_iptables")
+@pytest.mark.parametrize("forwards", [True, False])
+def test_a_gateway_without_forwarding_is_no_way_out(site: Networks, forwards: bool) -> None:
+    """With forwarding, and where bridged packets skip iptables, packets leave through it; no answer comes back."""
+    engine = site.engine
+    site.begin(PER_PROJECT, "--sysctl", f"net.ipv4.ip_forward={forwards:d}")
+    engine.docker("network", "create", "--internal", "inner")
+    sleeping = "import time; time.sleep(9999)"
+    engine.run_python("shop", sleeping, *OPT_IN, "--network", "inner", "--cap-add", "NET_ADMIN")
+    site.wait(lambda: "apps--container-shop" in addresses(engine, "gateway"))
+    site.wait(lambda: "apps--container-shop" in addresses(engine, "shop"))
+    gateway = addresses(engine, "gateway")["apps--container-shop"]
+    engine.docker("exec", "shop", "ip", "route", "add", OUTSIDE, "via", gateway)
+    with inside(MIDDLE):
+        listening = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with listening:
+        listening.bind((OUTSIDE, 9999))
+        listening.settimeout(20)
+        for word, container in (("from-shop", "shop"), ("from-gateway", "gateway")):
+            program = SENDING.format(word=word, to=OUTSIDE)
+            engine.docker("exec", container, sys.executable, "-c", program)
+        heard = {listening.recv(100).decode()}
+        if forwards:
+            heard.add(listening.recv(100).decode())
+    assert heard == {"from-gateway", *(["from-shop"] if forwards else [])}
 
 
 def test_without_isolation_projects_share_the_network_and_nothing_else_changes(site: Networks) -> None:
