@@ -40,8 +40,8 @@ class NetworkOptions:
         attachable: Containers, not only services, may join an overlay.
         internal: The network has no way out, so that it never becomes a container's default route. With false,
             containers that have no other network reach the world through it.
-        per: `project`: in place of this network, one for each Compose project, swarm stack or swarm service, named
-            `NAME-PROJECT`; and one for each container outside of these.
+        per: `project`: instead of one network, one for each Compose project, named `NAME-PROJECT`, swarm stack, swarm
+            service, and container outside of these.
         encrypted: Encrypt an overlay between nodes.
         subnet: Its addresses; absent: a free /22 of 10.201.0.0/16. With `per`, the range of which each project gets a
             free /24 (IPv6: /64); absent: 10.201.0.0/16.

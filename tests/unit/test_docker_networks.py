@@ -15,7 +15,7 @@ from gateway.docker.act import act
 from gateway.docker.grants import PROJECT, SWARM_SERVICE
 from gateway.docker.model import ENCRYPTED, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.observe import Observer
-from gateway.docker.options import DockerOptions, NetworkOptions
+from gateway.docker.options import DockerOptions, Grant, NetworkOptions
 from gateway.docker.plan import Action, Desired, Plan, Standing, Verb
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
@@ -190,6 +190,15 @@ def test_labels_and_rules_name_the_network_of_the_configuration() -> None:
     other = container("web", "shop", labels={"gateway.network": "apps-blog"})
     assert "web: network 'apps-blog' is not configured" in planned(other).warnings
     assert made(planned(other)) == []
+
+
+def test_grants_attach_to_the_network_of_the_project() -> None:
+    options = DockerOptions(networks=PER_PROJECT, grants=(Grant(("orders",), project="shop"),))
+    wanted = Desired("site-a", options, ("orders", "media"), strict=True)
+    labels = {PROJECT: "shop", "gateway.network": "apps"}
+    shop = replace(container("web"), labels=labels)
+    found = plan(wanted, Observed((shop, replace(container("other"), labels={PROJECT: "blog"}))), frozenset())
+    assert made(found) == [("create_network", "apps-shop", ""), ("connect", "apps-shop", "web")]
 
 
 def test_a_network_of_a_project_goes_with_its_last_container() -> None:
