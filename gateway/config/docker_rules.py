@@ -6,7 +6,8 @@ from gateway.config import values
 from gateway.config.decode import suggest
 from gateway.config.model import Config
 from gateway.docker.labels import ALIAS
-from gateway.docker.options import DockerOptions, Grant
+from gateway.docker.options import DockerOptions, Grant, NetworkOptions
+from gateway.docker.projects import PROJECT_BITS
 
 Found = tuple[tuple[str, ...], str]
 """The keys below `docker` that lead to the place, and what is wrong there."""
@@ -22,6 +23,7 @@ def docker_problems(config: Config, docker: DockerOptions, tunnels: set[str]) ->
     """
     yield from _address(docker, tunnels)
     for name, network in docker.networks.items():
+        yield from _per_project(docker, name, network)
         yield from _unknown(network.backends, config.backends, "backend", "networks", name, "backends")
     for rule in docker.attach:
         if not (rule.names or rule.labels):
@@ -32,6 +34,20 @@ def docker_problems(config: Config, docker: DockerOptions, tunnels: set[str]) ->
         yield ("attach",), "does not count with gateway.strict: write the rules as docker.grants"
     for at, grant in enumerate(docker.grants):
         yield from _grant(config, grant, f"grants[{at}]")
+
+
+def _per_project(docker: DockerOptions, name: str, network: NetworkOptions) -> Iterator[Found]:
+    if network.per is None:
+        return
+    for other in docker.networks:
+        if other.startswith(f"{name}-"):
+            yield ("networks", other), f"begins with {name}-, as the networks of {name} (per: project) do: rename one"
+    bits = PROJECT_BITS[network.subnet.version] if network.subnet is not None else 0
+    if network.subnet is not None and network.subnet.prefixlen > bits:
+        yield (
+            ("networks", name, "subnet"),
+            f"each project gets a /{bits} of it (per: project): make it a /{bits} or wider",
+        )
 
 
 def _grant(config: Config, grant: Grant, key: str) -> Iterator[Found]:

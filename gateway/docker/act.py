@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable
 
-from gateway.docker.engine import Engine
+from gateway.docker.engine import Engine, has_gateway_priority
 from gateway.docker.plan import Action, Verb
 from gateway.docker.trouble import EngineError, Kind
 
@@ -46,8 +46,8 @@ async def _reattach(engine: Engine, action: Action) -> None:
 
 async def _connect(engine: Engine, action: Action) -> None:
     settings: dict[str, object] = {"Aliases": list(action.aliases)}
-    if tuple(map(int, engine.api_version.split("."))) >= (1, 48):
-        settings["GwPriority"] = -1  # never the container's default route
+    if has_gateway_priority(engine.api_version):
+        settings["GwPriority"] = -1  # of networks with a way out, the container's others come first
     if action.address:
         settings["IPAMConfig"] = {"IPv4Address": action.address}
     body = {"Container": action.container_id, "EndpointConfig": settings}

@@ -225,6 +225,11 @@ def _tls(options: DockerOptions) -> ssl.SSLContext | None:
     return context
 
 
+def has_gateway_priority(api_version: str) -> bool:
+    """Whether the priority of an endpoint decides which network is the default route (API 1.48, Docker 28)."""
+    return _version(api_version) >= (1, 48)
+
+
 def _version(text: str) -> tuple[int, int]:
     major, _, minor = text.partition(".")
     return int(major), int(minor)

@@ -124,3 +124,5 @@ class Observed:
     swarm: Swarm = Swarm()
     own: str | None = None
     """The ID of the gateway's own container."""
+    gateway_priority: bool = False
+    """Whether the engine keeps a network of ours from becoming a default route, although it has a way out."""

@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gateway.docker.engine import Engine
+from gateway.docker.engine import Engine, has_gateway_priority
 from gateway.docker.exposure import can_spoof
 from gateway.docker.grants import granted
 from gateway.docker.images import Images
 from gateway.docker.labels import MANAGED_BY
 from gateway.docker.model import RUNNING, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.options import DockerOptions
+from gateway.docker.projects import configured_as
 from gateway.docker.trouble import EXPECTED, EngineError, Kind, explain
 from gateway.docker.volumes import VolumeInfo
 from gateway.text import one_line
@@ -86,11 +87,12 @@ class Observer:
         self._images.keep({str(each.get("ImageID", "")) for each in listed})
         ids = {each.id for each in containers}
         self._can_spoof = {key: able for key, able in self._can_spoof.items() if key in ids}
-        return Observed(containers, networks, services, volumes, info, swarm, own)
+        priority = has_gateway_priority(engine.api_version)
+        return Observed(containers, networks, services, volumes, info, swarm, own, priority)
 
     async def _container(self, engine: Engine, listed: Mapping[str, Any]) -> Container:
         networks = (listed.get("NetworkSettings") or {}).get("Networks") or {}
-        ours = [name for name in networks if name in self._matter]
+        ours = [name for name in networks if self._matters(name)]
         unknown = [name for name in ours if networks[name].get("EndpointID") not in self._aliases]
         name = one_line(str(listed["Names"][0]).lstrip("/")) if listed.get("Names") else listed["Id"][:12]
         labels, image_labels = await self._images.split_labels(engine, listed)
@@ -150,8 +152,11 @@ class Observer:
                 self._aliases[each["EndpointID"]] = frozenset(each.get("Aliases") or ())
         return networks
 
+    def _matters(self, network: str) -> bool:
+        return network in self._matter or configured_as(self._options.networks, network) is not None
+
     def _aliases_of(self, name: str, each: Mapping[str, Any]) -> frozenset[str] | None:
-        if name not in self._matter:
+        if not self._matters(name):
             return None
         known = self._aliases.get(each.get("EndpointID") or "")
         return known if known is not None else frozenset(each.get("Aliases") or ())

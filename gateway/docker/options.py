@@ -38,9 +38,13 @@ class NetworkOptions:
         driver: `auto` is an overlay on a swarm, and a bridge on an engine of its own.
         create: Make it when it is missing; an overlay is made by the agent on the leading manager.
         attachable: Containers, not only services, may join an overlay.
-        internal: No way out of the network: it never becomes a container's default route.
+        internal: The network has no way out, so that it never becomes a container's default route. With false,
+            containers that have no other network reach the world through it.
+        per: `project`: instead of one network, one for each Compose project, named `NAME-PROJECT`, swarm stack, swarm
+            service, and container outside of these.
         encrypted: Encrypt an overlay between nodes.
-        subnet: Its addresses; absent: a free /22 of 10.201.0.0/16.
+        subnet: Its addresses; absent: a free /22 of 10.201.0.0/16. With `per`, the range of which each project gets a
+            free /24 (IPv6: /64); absent: 10.201.0.0/16.
         mtu: Largest packet in bytes; absent: the driver's own choice.
         backends: Those that are reached by name on it; absent: all.
     """
@@ -48,7 +52,8 @@ class NetworkOptions:
     driver: Literal["auto", "overlay", "bridge"] = "auto"
     create: bool = True
     attachable: bool = True
-    internal: bool = False
+    internal: bool = True
+    per: Literal["project"] | None = None
     encrypted: bool = False
     subnet: Subnet | None = None
     mtu: int | None = field(default=None, metadata={"least": 576, "most": 65535})

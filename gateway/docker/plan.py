@@ -8,7 +8,8 @@ from typing import Any
 
 from gateway.backends.common.volume import VolumeSpec
 from gateway.docker.model import Observed
-from gateway.docker.options import DockerOptions
+from gateway.docker.options import DockerOptions, NetworkOptions
+from gateway.docker.projects import configured_as
 from gateway.docker.trouble import Blocked
 from gateway.docker.volumes import VolumeStanding
 
@@ -105,6 +106,7 @@ class Desired:
         serving: Whether anybody at all has connections through us.
         by_label: The label that each backend asks for which lets in containers by label.
         strict: Whether only grants say who may use what.
+        configured: The configuration's networks, where `options` has those of projects in place of some of them.
     """
 
     instance: str
@@ -115,6 +117,16 @@ class Desired:
     serving: bool = False
     by_label: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
+    configured: Mapping[str, NetworkOptions] = field(default_factory=dict)
+
+    @property
+    def networks(self) -> Mapping[str, NetworkOptions]:
+        """The networks by the names that the configuration, labels and rules use."""
+        return self.configured or self.options.networks
+
+    def network(self, name: str) -> NetworkOptions:
+        """Return the options of a network, by its own name or that in the configuration."""
+        return self.networks[configured_as(self.networks, name) or name]
 
     @property
     def mark(self) -> str:
@@ -138,7 +150,7 @@ class Plan:
 
 def carried(desired: Desired, network: str) -> tuple[str, ...]:
     """The backends that are reached by name on a network."""
-    wanted = desired.options.networks[network].backends
+    wanted = desired.network(network).backends
     return tuple(name for name in desired.backends if not wanted or name in wanted)
 
 

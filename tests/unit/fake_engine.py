@@ -34,6 +34,7 @@ class FakeNetwork:
     attachable: bool = False
     labels: dict[str, str] = field(default_factory=dict)
     subnet: str = ""
+    internal: bool = False
     full: bool = False
 
 
@@ -96,7 +97,7 @@ class FakeEngine:
             return [
                 {"Id": each.id, "Name": each.name, "Driver": each.driver, "Attachable": each.attachable,
                  "Scope": "swarm" if each.driver == "overlay" else "local", "Labels": dict(each.labels),
-                 "IPAM": {"Config": [{"Subnet": each.subnet}] if each.subnet else None}}
+                 "Internal": each.internal, "IPAM": {"Config": [{"Subnet": each.subnet}] if each.subnet else None}}
                 for each in self.networks.values()
             ]  # fmt: skip
         if path == "containers/json":
@@ -135,7 +136,7 @@ class FakeEngine:
                 raise EngineError(Kind.CONFLICT, f"network with name {body['Name']} already exists")
             self.add_network(
                 body["Name"], driver=body["Driver"], attachable=body["Attachable"], labels=body["Labels"],
-                subnet=body["IPAM"]["Config"][0]["Subnet"],
+                subnet=body["IPAM"]["Config"][0]["Subnet"], internal=body["Internal"],
             )  # fmt: skip
             return
         _, network_id, verb = path.split("/")

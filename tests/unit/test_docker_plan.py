@@ -26,11 +26,12 @@ from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.docker.plan import Action, Desired, Plan, Standing, Verb
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
+from gateway.docker.projects import network_of
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.trouble import Blocked, EngineError, Kind
 from tests.unit.fake_engine import FakeContainer, FakeEngine
 
-BRIDGE = NetworkInfo("n1", "apps", "bridge", "local", attachable=False)
+BRIDGE = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, internal=True)
 OPT_IN = {"gateway.enable": "true"}
 
 
@@ -252,7 +253,7 @@ def test_we_never_take_ourselves_off_and_keep_our_address() -> None:
         serving = Desired("site-a", desired().options, backends, serving=True)
         assert made(plan(serving, Observed((there,), (BRIDGE,), own=there.id), ledger)) == []
     labels = {"gateway.managed-by": "gateway", "gateway.instance": "site-a"}
-    ours = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, labels=labels)
+    ours = replace(BRIDGE, labels=labels)
     again = plan(Desired("site-a", desired().options, ("orders",)), Observed((there,), (ours,), own=there.id), ledger)
     assert again.actions[0].address == "10.0.0.2"
 
@@ -527,7 +528,8 @@ class Fleet(RuleBasedStateMachine):
         name=st.sampled_from(NAMES),
         labels=st.sampled_from([
             {}, OPT_IN, *({**OPT_IN, f"gateway.{key}": text} for key, text in (
-                ("backends", "media"), ("on-stop", "detach"), ("aliases", "www"), ("aliases", "a")))]),
+                ("backends", "media"), ("on-stop", "detach"), ("aliases", "www"), ("aliases", "a"))),
+            {**OPT_IN, PROJECT: "shop"}]),
         mode=st.sampled_from(["bridge", "bridge", "bridge", "host", "container:x"]),
     )  # fmt: skip
     def recreate(self, name: str, labels: dict[str, str], mode: str) -> None:
@@ -557,12 +559,12 @@ class Fleet(RuleBasedStateMachine):
         if found is not None and network is not None and name not in found.endpoints and found.mode == "bridge":
             self.engine.join(found, network, [alias], foreign=True)
 
-    @rule(at=st.integers(0, 4), name=st.sampled_from(["apps", "more"]))
+    @rule(at=st.integers(0, 4), name=st.sampled_from(["apps", "more", "apps-shop"]))
     def somebody_detaches(self, at: int, name: str) -> None:
         if (found := self.pick(at)) is not None:
             found.endpoints.pop(name, None)
 
-    @rule(name=st.sampled_from(["apps", "more", "elsewhere"]))
+    @rule(name=st.sampled_from(["apps", "more", "apps-shop", "elsewhere"]))
     def somebody_makes_a_network(self, name: str) -> None:
         if all(each.name != name for each in self.engine.networks.values()):
             self.engine.add_network(name)
@@ -577,10 +579,12 @@ class Fleet(RuleBasedStateMachine):
         found = self.pick(at)
         self.busy = frozenset({found.id}) if found is not None else frozenset()
 
-    @rule(which=st.sampled_from(["both", "one", "none"]))
+    @rule(which=st.sampled_from(["both", "one", "none", "projects"]))
     def reconfigure(self, which: str) -> None:
         networks = {"apps": NetworkOptions(), "more": NetworkOptions(backends=("media",))}
-        keep = {"both": ("apps", "more"), "one": ("apps",), "none": ()}[which]
+        keep = {"both": ("apps", "more"), "one": ("apps",), "none": (), "projects": ("apps", "more")}[which]
+        if which == "projects":
+            networks["apps"] = NetworkOptions(per="project")
         self.options = DockerOptions(networks={name: networks[name] for name in keep})
         self.restart_gateway()
 
@@ -611,7 +615,8 @@ class Fleet(RuleBasedStateMachine):
             for state in Standing
         }
         for each in self.engine.containers.values():
-            for name in self.options.networks:
+            for configured, options in self.options.networks.items():
+                name = network_of(configured, options, each.name, each.labels)
                 key = (name, each.name)
                 if each.labels.get("gateway.enable") == "true" and each.state == "running":
                     assert (name in each.endpoints) or key in by_state[Standing.BLOCKED], (each, self.reconciler.plan)

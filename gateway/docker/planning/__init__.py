@@ -8,7 +8,9 @@ from gateway.docker.plan import Action, Desired, Plan, Verb
 from gateway.docker.planning.attachments import attach, detach
 from gateway.docker.planning.draft import Draft
 from gateway.docker.planning.networks import make_networks, remove_networks
+from gateway.docker.planning.projects import spread
 from gateway.docker.planning.services import update_services
+from gateway.docker.planning.way_out import own_way_out
 from gateway.docker.volumes import VolumeStanding, body, hindrances, judge
 
 
@@ -20,6 +22,7 @@ def plan(desired: Desired, observed: Observed, ours: frozenset[tuple[str, str]])
         observed: What there is.
         ours: Endpoints that we made, by the container's ID and the network's name.
     """
+    desired = spread(desired, observed)
     draft = Draft(desired, observed, ours)
     make_networks(draft)
     if draft.options.networks and desired.backends and observed.own is None:
@@ -27,6 +30,7 @@ def plan(desired: Desired, observed: Observed, ours: frozenset[tuple[str, str]])
             "the gateway is in no container of this engine: nobody answers to the backends' names "
             "(docker.container tells which one it is)"
         )
+    draft.warnings += own_way_out(draft)
     draft.warnings += image_labels(desired, observed)
     attach(draft)
     if draft.options.services and observed.swarm.leader:

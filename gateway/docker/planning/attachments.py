@@ -37,12 +37,17 @@ def _wanted(draft: Draft, container: Container) -> dict[str, tuple[str, ...]]:
     wish = draft.wish(container.name, container.name, container.labels)
     if wish is None or (wish.detach_on_stop and container.state not in LIVE):
         return {}
-    networks = draft.networks_of(wish, container.name)
+    networks = draft.networks_of(wish, container.name, container.name, container.labels)
     if wish.refused:
         for name in networks:
             _tell(draft, container, name, Standing.BLOCKED, Blocked.NOT_GRANTED, wish.refused)
         return {}
     return dict.fromkeys(networks, wish.aliases)
+
+
+def networks_wanted(draft: Draft, container: Container) -> set[str]:
+    """The networks that a container, other than the gateway's own, is to be on and can be attached to."""
+    return set() if _hindrance_of(container)[0] else set(_wanted(draft, container))
 
 
 def _age(container: Container) -> tuple[int, str]:
@@ -114,7 +119,8 @@ def _connect(draft: Draft, container: Container, name: str, aliases: tuple[str, 
     )
 
 
-def _hindrance(draft: Draft, container: Container, name: str) -> tuple[Blocked | None, str]:
+def _hindrance_of(container: Container) -> tuple[Blocked | None, str]:
+    """Why a container cannot be attached to any network."""
     mode = container.network_mode
     if mode.startswith("container:"):
         return Blocked.SHARED_NETWORK, "it lives in another container's network: attach that one"
@@ -124,11 +130,20 @@ def _hindrance(draft: Draft, container: Container, name: str) -> tuple[Blocked |
         return Blocked.NO_NETWORK, "it was created with --network none"
     if container.is_task:
         return Blocked.SWARM_TASK, "it belongs to a service: label the service, and set docker.services"
+    return None, ""
+
+
+def _hindrance(draft: Draft, container: Container, name: str) -> tuple[Blocked | None, str]:
+    blocked, message = _hindrance_of(container)
+    if blocked is not None:
+        return blocked, message
     network = draft.known.get(name)
-    options = draft.options.networks[name]
+    options = draft.desired.network(name)
     overlay = network.driver == "overlay" if network else draft.driver(options) == "overlay"
     if network is not None and overlay and not network.attachable:
         return Blocked.NOT_ATTACHABLE, f"network {name} admits services only: make it anew with --attachable"
+    if name in draft.without_range:
+        return Blocked.IP_EXHAUSTED, draft.without_range[name]
     if network is None and name not in draft.creatable:
         swarm = draft.observed.swarm
         if overlay and not swarm.active:

@@ -9,6 +9,7 @@ from gateway.docker.labels import Wish
 from gateway.docker.model import Container, NetworkInfo, Observed
 from gateway.docker.options import NetworkOptions
 from gateway.docker.plan import Action, Condition, Desired, Standing, carried
+from gateway.docker.projects import network_of
 from gateway.docker.trouble import Blocked
 
 
@@ -53,6 +54,8 @@ class Draft:
         """What is taken, by those networks too that are to be made."""
         self.creatable: set[str] = set()
         """Networks that are missing, and will be made."""
+        self.without_range: dict[str, str] = {}
+        """Networks that are missing, and for which no addresses are free, with what to do about it."""
         self.actions: list[Action] = []
         self.conditions: list[Condition] = []
         self.warnings: list[str] = []
@@ -63,7 +66,9 @@ class Draft:
         """The driver that a network of these options has."""
         if options.driver != "auto":
             return options.driver
-        return "overlay" if self.observed.swarm.active else "bridge"
+        # A bridge for each project needs no leader that knows the containers of all nodes; services need an overlay.
+        overlay = self.observed.swarm.active and (options.per is None or self.options.services)
+        return "overlay" if overlay else "bridge"
 
     def label(self, key: str) -> str:
         """One of our labels, with its prefix."""
@@ -110,7 +115,7 @@ class Draft:
     def _closed(self, given: Granted | None) -> frozenset[str]:
         """The configured networks that carry none of the granted backends."""
         backends = set(given.backends) if given is not None else set()
-        return frozenset(name for name in self.options.networks if not backends & set(carried(self.desired, name)))
+        return frozenset(name for name in self.desired.networks if not backends & set(carried(self.desired, name)))
 
     def by_configuration(self, name: str | None, found: Mapping[str, str]) -> frozenset[str]:
         """The aliases that the configuration gives a container or service, in lower case."""
@@ -123,16 +128,30 @@ class Draft:
         listed = self.by_configuration(container.name, container.labels)
         return Holder(f"container {container.name}", owner(container.id, container.labels), listed)
 
-    def networks_of(self, wish: Wish, who: str) -> list[str]:
-        """The configured networks that a wish means."""
-        configured = self.options.networks
+    def networks_of(self, wish: Wish, who: str, name: str, found: Mapping[str, str]) -> list[str]:
+        """The networks that a wish means.
+
+        Args:
+            wish: Of a container or service.
+            who: For messages.
+            name: Its name.
+            found: Its labels that count.
+        """
+        configured = self.desired.networks
         self.warnings += [
-            f"{who}: network {name!r} is not configured" for name in wish.networks if name not in configured
+            f"{who}: network {each!r} is not configured" for each in wish.networks if each not in configured
         ]
-        if wish.networks:
-            return [name for name in wish.networks if name in configured]
         wanted = set(wish.backends or self.desired.backends)
-        return [name for name in configured if wanted & set(carried(self.desired, name))]
+        meant = (
+            [each for each in wish.networks if each in configured]
+            if wish.networks
+            else [each for each in configured if wanted & set(carried(self.desired, each))]
+        )
+        try:
+            return [network_of(each, configured[each], name, found) for each in meant]
+        except ValueError as error:
+            self.warnings.append(f"{who}: {error}: it gets no network of its own")
+            return []
 
     def taken(self, network: str) -> set[str]:
         """The names on a network that are backends'; names of hosts have no case (RFC 4343)."""

@@ -1,17 +1,16 @@
 """Networks that are to be made, and those that are not wanted any more."""
 
-import hashlib
 import ipaddress
-import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from typing import Any
 
 from gateway.docker import labels
 from gateway.docker.model import ENCRYPTED, MTU, NetworkInfo
-from gateway.docker.options import NetworkOptions
+from gateway.docker.options import NetworkOptions, Subnet
 from gateway.docker.plan import Action, Verb
 from gateway.docker.planning.draft import Draft
+from gateway.docker.planning.way_out import NOT_INTERNAL, leaves_no_way_out
+from gateway.docker.projects import PROJECT_BITS, configured_as
 
 _POOL = ipaddress.ip_network("10.201.0.0/16")
 _SUBNET_BITS = 22
@@ -29,77 +28,126 @@ def remove_networks(draft: Draft) -> None:
     # By name too: a container that was never started knows its network by no ID yet.
     used = {each.network_id for container in draft.observed.containers for each in container.endpoints.values()}
     used |= {name for container in draft.observed.containers for name in container.endpoints}
+    used |= {network_id for service in draft.observed.services for network_id in service.networks}
     for network in draft.observed.networks:
         wanted = network.name in draft.options.networks
         here = network.scope == "local" or draft.observed.swarm.leader
         if draft.is_ours(network.labels) and not wanted and here and not used & {network.id, network.name}:
-            draft.actions.append(
-                Action(Verb.REMOVE_NETWORK, network.name, network.id, why="it is not configured any more")
-            )
+            draft.actions.append(Action(Verb.REMOVE_NETWORK, network.name, network.id, why="nothing asks for it"))
 
 
-def _spec_hash(options: NetworkOptions, driver: str) -> str:
-    """What tells whether a network was made from the same options."""
-    told = {**asdict(options), "driver": driver, "backends": None, "create": None, "subnet": str(options.subnet)}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+def choose_subnet(subnets: Iterable[str], pool: Subnet = _POOL, bits: int = _SUBNET_BITS) -> str | None:
+    """Return the first free range for a new network; None when all are taken.
+
+    Args:
+        subnets: Those that are taken.
+        pool: Where it is taken from.
+        bits: The length of its prefix.
+    """
+    size = 1 << (pool.max_prefixlen - bits)
+    first = int(pool.network_address)
+    for start, end in sorted(
+        (int(each.network_address), int(each.broadcast_address))
+        for each in (ipaddress.ip_network(subnet, strict=False) for subnet in subnets)
+        if each.version == pool.version
+    ):
+        if start >= first + size:
+            break
+        if end >= first:
+            first = (end // size + 1) * size
+    return str(type(pool)((first, bits))) if first + size - 1 <= int(pool.broadcast_address) else None
 
 
-def choose_subnet(subnets: Iterable[str]) -> str | None:
-    """A free range for a new network, beside those; None when all are taken."""
-    taken = [ipaddress.ip_network(subnet, strict=False) for subnet in subnets]
-    for subnet in _POOL.subnets(new_prefix=_SUBNET_BITS):
-        if not any(subnet.version == other.version and subnet.overlaps(other) for other in taken):
-            return str(subnet)
-    return None
+def _subnet(draft: Draft, options: NetworkOptions) -> tuple[str | None, str]:
+    """A range for a new network, None when none is free, and which ranges it can be."""
+    if options.per is None:
+        subnet = str(options.subnet) if options.subnet else choose_subnet(draft.subnets)
+        return subnet, f"/{_SUBNET_BITS} of {_POOL}"
+    pool = options.subnet or _POOL
+    bits = PROJECT_BITS[pool.version]
+    return choose_subnet(draft.subnets, pool, bits), f"/{bits} of {pool}"
 
 
 def _network(draft: Draft, name: str, options: NetworkOptions) -> None:
     driver = draft.driver(options)
-    digest = _spec_hash(options, driver)
     there = draft.known.get(name)
-    if options.subnet is not None and options.subnet.version == 4 and options.subnet.prefixlen < _WIDE:
+    wide = options.subnet is not None and options.subnet.version == 4 and options.subnet.prefixlen < _WIDE
+    if wide and options.per is None:
         draft.warnings.append(f"network {name}: {options.subnet} is wider than a /{_WIDE}: overlays get slow")
     if there is not None:
-        if not draft.is_ours(there.labels):
-            draft.warnings += [
-                f"network {name} is not ours, and {differs}: change the configuration, or make the network anew"
-                for differs in _differences(options, there)
-            ]
-        elif there.labels.get(draft.label(labels.SPEC_HASH)) != digest:
-            draft.warnings.append(
-                f"network {name} was made from other options: remove it when nothing is attached; it is made anew"
-            )
+        draft.warnings += _warnings(draft, options, there)
         return
     if not options.create or (driver == "overlay" and not draft.observed.swarm.leader):
         return
-    subnet = str(options.subnet) if options.subnet else choose_subnet(draft.subnets)
+    subnet, ranges = _subnet(draft, options)
     if subnet is None:
-        draft.warnings.append(f"network {name}: every /{_SUBNET_BITS} of {_POOL} is taken: set its subnet")
+        fix = f"set docker.networks.{configured_as(draft.desired.networks, name)}.subnet to a"
+        draft.without_range[name] = f"every {ranges} is taken: {fix} {'wider' if options.per else 'free'} range"
+        draft.warnings.append(f"network {name}: {draft.without_range[name]}")
         return
     draft.creatable.add(name)
     draft.subnets.append(subnet)
     draft.actions.append(
-        Action(
-            Verb.CREATE_NETWORK, name, why="it is missing", body=_spec(draft, name, options, driver, subnet, digest)
-        )
+        Action(Verb.CREATE_NETWORK, name, why="it is missing", body=_spec(draft, name, options, driver, subnet))
     )
 
 
-def _differences(options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
-    """What somebody else's network lacks of what is asked for; it may well be more than that."""
-    if options.driver not in ("auto", there.driver):
-        yield f"its driver is {there.driver} instead of {options.driver}"
+def _warnings(draft: Draft, options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
+    """What an existing network is not, and how to keep or replace it, since nobody can edit it."""
+    ours = draft.is_ours(there.labels)
+    for differs, keep in _differences(draft, options, there, ours=ours):
+        if ours:
+            alone = keep == NOT_INTERNAL and leaves_no_way_out(draft, there.name)
+            first = "attach the gateway's container to another network with a way out, then " if alone else ""
+            yield (
+                f"network {there.name}: {differs}: set {keep} to keep it; to replace it, {first}give it another name "
+                "in docker.networks: the gateway creates that, moves containers to it and removes this one"
+            )
+        else:
+            yield (
+                f"network {there.name} is not ours, and {differs}: set {keep} to accept that, or create the network "
+                "again with other options"
+            )
+
+
+def _differences(
+    draft: Draft, options: NetworkOptions, there: NetworkInfo, *, ours: bool
+) -> Iterator[tuple[str, str]]:
+    """What a network is not, and the setting that accepts it; somebody else's may be more than is asked for."""
+    driver = draft.driver(options)
+    if there.driver != driver and (ours or options.driver != "auto"):
+        yield f"its driver is {there.driver} instead of {driver}", f"driver: {there.driver}"
     if options.internal and not there.internal:
-        yield "it is not internal: containers have a way out through it"
-    if options.encrypted and there.driver == "overlay" and ENCRYPTED not in there.options:
-        yield "it is not encrypted between nodes"
-    if options.subnet is not None and there.subnets and str(options.subnet) not in there.subnets:
-        yield f"its addresses are {', '.join(there.subnets)} instead of {options.subnet}"
+        route = "" if draft.observed.gateway_priority else ", and it can become their default route"
+        yield f"it is not internal: containers have a way out through it{route}", NOT_INTERNAL
+    if ours and there.internal and not options.internal:
+        yield "it is internal: there is no way out through it", "internal: true"
+    encrypted = ENCRYPTED in there.options
+    if options.encrypted and there.driver == "overlay" and not encrypted:
+        yield "it is not encrypted between nodes", "encrypted: false"
+    if ours and encrypted and not options.encrypted:
+        yield "it is encrypted between nodes", "encrypted: true"
+    if ours and there.driver == "overlay" and options.attachable and not there.attachable:
+        yield "it is not attachable: only services can join it", "attachable: false"
+    if options.subnet is not None and there.subnets and not any(_within(each, options) for each in there.subnets):
+        yield (
+            f"its addresses are {', '.join(there.subnets)} instead of {options.subnet}",
+            f"subnet: {there.subnets[0]}",
+        )
     if options.mtu is not None and there.options.get(MTU) != str(options.mtu):
-        yield f"its MTU is {there.options.get(MTU, 'of its driver')} instead of {options.mtu}"
+        mtu = there.options.get(MTU)
+        yield f"its MTU is {mtu or 'of its driver'} instead of {options.mtu}", f"mtu: {mtu}" if mtu else "no mtu"
 
 
-def _spec(draft: Draft, name: str, options: NetworkOptions, driver: str, subnet: str, digest: str) -> dict[str, Any]:
+def _within(subnet: str, options: NetworkOptions) -> bool:
+    """Whether a network's range is the one that is configured, or a project's part of it."""
+    asked, found = options.subnet, ipaddress.ip_network(subnet, strict=False)
+    if asked is None or options.per is None or asked.version != found.version:
+        return asked == found
+    return int(asked[0]) <= int(found[0]) and int(found[-1]) <= int(asked[-1])
+
+
+def _spec(draft: Draft, name: str, options: NetworkOptions, driver: str, subnet: str) -> dict[str, Any]:
     driver_options = {}
     if options.mtu is not None:
         driver_options[MTU] = str(options.mtu)
@@ -116,6 +164,5 @@ def _spec(draft: Draft, name: str, options: NetworkOptions, driver: str, subnet:
         "Labels": {
             draft.label(labels.MANAGED_BY): "gateway",
             draft.label(labels.INSTANCE): draft.desired.instance,
-            draft.label(labels.SPEC_HASH): digest,
         },
     }

@@ -21,6 +21,19 @@ def update_services(draft: Draft) -> None:
         _update(draft, service, networks)
 
 
+def networks_wanted(draft: Draft, service: Service) -> list[str]:
+    """The networks that a service is to be on."""
+    wish, names = _wanted(draft, service)
+    return [] if wish is None or wish.refused else names
+
+
+def _wanted(draft: Draft, service: Service) -> tuple[Wish | None, list[str]]:
+    """What a service asks for or gets, and the networks that this means."""
+    who, labels = f"service {service.name}", {**service.labels, SWARM_SERVICE: service.name}
+    wish = draft.wish(who, None, labels)
+    return wish, [] if wish is None else draft.networks_of(wish, who, service.name, labels)
+
+
 def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]], set[str]]:
     """Its networks with their aliases, those added that it asks for; and the IDs of all that it asks for."""
     mark, who = draft.desired.mark, f"service {service.name}"
@@ -28,16 +41,19 @@ def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]]
     def tell(name: str, state: Standing, reason: Blocked | None = None, message: str = "") -> None:
         draft.tell(who, service.id, name, state, reason, message)
 
-    wish = draft.wish(who, None, {**service.labels, SWARM_SERVICE: service.name})
+    wish, names = _wanted(draft, service)
     networks = dict(service.networks)
     wanted: set[str] = set()
     if wish is None:
         return networks, wanted
-    for name in draft.networks_of(wish, who):
+    for name in names:
         if wish.refused:
             tell(name, Standing.BLOCKED, Blocked.NOT_GRANTED, wish.refused)
             continue
         there = draft.known.get(name)
+        if name in draft.without_range:
+            tell(name, Standing.BLOCKED, Blocked.IP_EXHAUSTED, draft.without_range[name])
+            continue
         if there is None:
             tell(name, Standing.PENDING, None, f"there is no network {name} yet")
             continue
@@ -100,20 +116,30 @@ def _update(draft: Draft, service: Service, networks: Mapping[str, frozenset[str
                      if networks.get(each) != service.networks.get(each))  # fmt: skip
     if changed:
         name = next((each.name for each in draft.observed.networks if each.id == changed[0]), changed[0])
+        body = _with_networks(service.spec, networks, _kept(draft, service, networks))
         draft.actions.append(
             Action(
                 Verb.UPDATE_SERVICE, name, changed[0], f"service {service.name}", service.id,
-                why="its networks change", body=_with_networks(service.spec, networks), version=service.version,
+                why="its networks change", body=body, version=service.version,
                 detaches=len(service.networks.keys() - networks.keys()),
             )
         )  # fmt: skip
 
 
-def _with_networks(spec: Mapping[str, Any], networks: Mapping[str, frozenset[str]]) -> dict[str, Any]:
-    """The specification with these networks; what is there already stays as it is written."""
+def _kept(draft: Draft, service: Service, networks: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
+    """What keeps the way out of a service: without any network that is the default bridge of each node."""
+    internal = {each.id for each in draft.observed.networks if each.internal}
+    has_way_out = not service.networks or not service.networks.keys() <= internal
+    return ("bridge",) if has_way_out and networks and networks.keys() <= internal else ()
+
+
+def _with_networks(
+    spec: Mapping[str, Any], networks: Mapping[str, frozenset[str]], kept: tuple[str, ...]
+) -> dict[str, Any]:
+    """The specification with these networks and those kept; what is there already stays as it is written."""
     template = dict(spec.get("TaskTemplate", {}))
     before = {each["Target"]: each for each in template.get("Networks") or []}
-    template["Networks"] = [
+    template["Networks"] = [{"Target": each} for each in kept] + [
         before[target]
         if target in before and frozenset(before[target].get("Aliases") or ()) == aliases
         else {"Target": target, "Aliases": sorted(aliases)}
