@@ -77,7 +77,29 @@ def check_private(path: Path, what: str = "private key") -> bytes:
             refuse_readable(path, os.fstat(file.fileno()), what)
             return file.read()
     except OSError as error:
-        raise TunnelError(Reason.AUTH, f"{path}: {error.strerror}", fatal=True) from error
+        raise TunnelError(Reason.AUTH, f"{path}: {unreadable(path, error)}", fatal=True) from error
+
+
+def unreadable(path: Path, error: OSError, shown: str | None = None) -> str:
+    """Why a file cannot be read, and what to do about it.
+
+    Args:
+        path: The file.
+        error: What opening or reading it raised.
+        shown: How messages name it; None: by its path.
+    """
+    if error.errno not in (errno.EACCES, errno.EPERM) or isinstance(error, ExposedError):
+        return error.strerror or str(error)
+    uid = os.geteuid()
+    try:
+        status = path.stat()
+    except OSError:
+        return f"uid {uid}, as which the gateway runs, may not enter a folder above it: chmod o+x the folder"
+    mode = stat.S_IMODE(status.st_mode)
+    return (
+        f"uid {uid}, as which the gateway runs, may not read it (owner {status.st_uid}, mode {mode:04o}): chown {uid}"
+        f" {shown or path}, or run the gateway as uid {status.st_uid}"
+    )
 
 
 def refuse_readable(path: Path, status: os.stat_result, what: str = "private key") -> None:

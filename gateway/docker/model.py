@@ -43,6 +43,7 @@ class Container:
         image_labels: Those that came with its image and do not count.
         created: When, in seconds since the epoch.
         can_spoof: Whether it can send from an address that is not its own; None: not known.
+        hosts: Names that it resolves by itself, see `gateway.docker.names`; empty while they are not known.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Container:
     image_labels: Mapping[str, str] = field(default_factory=dict)
     created: int = 0
     can_spoof: bool | None = None
+    hosts: frozenset[str] = frozenset()
 
     @property
     def joins(self) -> str:
@@ -124,3 +126,13 @@ class Observed:
     swarm: Swarm = Swarm()
     own: str | None = None
     """The ID of the gateway's own container."""
+
+    def base(self, container: Container) -> Container | None:
+        """The container whose network a container uses: another one, or itself; None: that one is gone."""
+        found: Container | None = container
+        by_key = {key: each for each in self.containers for key in (each.name, each.id)}
+        for _ in self.containers:
+            if found is None or not found.joins:
+                break
+            found = by_key.get(found.joins)
+        return found

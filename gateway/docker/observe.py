@@ -11,8 +11,9 @@ from gateway.docker.engine import Engine
 from gateway.docker.exposure import can_spoof
 from gateway.docker.grants import granted
 from gateway.docker.images import Images
-from gateway.docker.labels import MANAGED_BY
+from gateway.docker.labels import MANAGED_BY, by_rules
 from gateway.docker.model import RUNNING, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
+from gateway.docker.names import WITHOUT_NAMES, hosts_of
 from gateway.docker.options import DockerOptions
 from gateway.docker.trouble import EXPECTED, EngineError, Kind, explain
 from gateway.docker.volumes import VolumeInfo
@@ -49,6 +50,8 @@ class Observer:
         self._images = Images()
         self._can_spoof: dict[str, bool] = {}
         """By the container's ID."""
+        self._hosts: dict[str, frozenset[str]] = {}
+        """By the container's ID."""
 
     async def look(self, engine: Engine) -> Observed:
         """Everything at this moment; half of it is nothing.
@@ -69,6 +72,8 @@ class Observer:
             listed = await engine.get("containers/json", all="true")
             own = _own(self._options.container, listed)
             containers = tuple([await self._container(engine, each) for each in listed])
+            if self._options.networks:
+                containers = await self._with_names(engine, containers, own)
             volumes: tuple[VolumeInfo, ...] = ()
             if self._volumes():
                 volumes = tuple(_volumes(await engine.get("volumes"), listed))
@@ -86,6 +91,7 @@ class Observer:
         self._images.keep({str(each.get("ImageID", "")) for each in listed})
         ids = {each.id for each in containers}
         self._can_spoof = {key: able for key, able in self._can_spoof.items() if key in ids}
+        self._hosts = {key: names for key, names in self._hosts.items() if key in ids}
         return Observed(containers, networks, services, volumes, info, swarm, own)
 
     async def _container(self, engine: Engine, listed: Mapping[str, Any]) -> Container:
@@ -128,6 +134,39 @@ class Observer:
                 await self._inspected(engine, each.id, {})
         return tuple(replace(each, can_spoof=self._can_spoof.get(each.id)) for each in containers)
 
+    async def _with_names(
+        self, engine: Engine, containers: tuple[Container, ...], own: str | None
+    ) -> tuple[Container, ...]:
+        """Learn the names that those resolve which are to be attached, on each of their networks."""
+        attached = [each for each in containers if each.id == own or self._asks(each)]
+        networks = {name for each in attached for name in each.endpoints} - WITHOUT_NAMES
+        unknown = {each.id for each in attached if each.id not in self._hosts}
+        for each in containers:
+            there = [endpoint.endpoint_id for name, endpoint in each.endpoints.items() if name in networks]
+            if each.id in unknown or any(key and key not in self._aliases for key in there):
+                await self._inspected(engine, each.id, {})
+        return tuple(
+            replace(
+                each,
+                hosts=self._hosts.get(each.id, frozenset()),
+                endpoints={
+                    name: replace(endpoint, aliases=self._aliases.get(endpoint.endpoint_id))
+                    if endpoint.aliases is None
+                    else endpoint
+                    for name, endpoint in each.endpoints.items()
+                },
+            )
+            for each in containers
+        )
+
+    def _asks(self, container: Container) -> bool:
+        """Whether a label, a grant or a rule may attach it."""
+        return (
+            f"{self._options.label_prefix}.enable" in container.labels
+            or granted(self._options.grants, container.name, container.labels) is not None
+            or by_rules(container.name, container.labels, self._options.attach) is not None
+        )
+
     def _takes_part(self, container: Container, labels: Collection[str]) -> bool:
         """Whether it asks for something by label, or is granted something."""
         prefix = f"{self._options.label_prefix}."
@@ -143,6 +182,7 @@ class Observer:
                 return listed
             raise
         self._can_spoof[container] = can_spoof(told.get("HostConfig") or {})
+        self._hosts[container] = hosts_of(told)
         networks: Mapping[str, Any] = (told.get("NetworkSettings") or {}).get("Networks") or {}
         for each in networks.values():
             # One that is not running has no endpoint yet, and may get other aliases until it has.

@@ -5,6 +5,7 @@ from pathlib import Path
 import asyncssh
 
 from gateway.errors import GatewayError
+from gateway.keyfiles import unreadable
 from gateway.ssh.credentials import told
 from gateway.ssh.options import SshOptions
 
@@ -26,4 +27,5 @@ def _public(path: Path, passphrase: str | None) -> str:
             return beside.read_text().strip()
         return asyncssh.read_private_key(path, passphrase).export_public_key().decode().strip()
     except (OSError, asyncssh.KeyImportError) as error:
-        raise GatewayError(f"{path}: {told(error)}") from error
+        why = unreadable(path, error) if isinstance(error, OSError) else told(error)
+        raise GatewayError(f"{path}: {why}") from error

@@ -63,11 +63,15 @@ def _network(draft: Draft, name: str, options: NetworkOptions) -> None:
         if not draft.is_ours(there.labels):
             draft.warnings += [
                 f"network {name} is not ours, and {differs}: change the configuration, or make the network anew"
+                " while the gateway is stopped"
                 for differs in _differences(options, there)
             ]
         elif there.labels.get(draft.label(labels.SPEC_HASH)) != digest:
+            draft.outdated.add(name)
             draft.warnings.append(
-                f"network {name} was made from other options: remove it when nothing is attached; it is made anew"
+                f"network {name} was made from other options: take every container off it, the gateway's last (docker"
+                f" network disconnect {name} CONTAINER), and remove it (docker network rm {name}): then it is made"
+                " anew, and all are attached to it"
             )
         return
     if not options.create or (driver == "overlay" and not draft.observed.swarm.leader):

@@ -1,0 +1,125 @@
+"""Names that a container resolves on a network of ours and elsewhere to something else. Pure."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from gateway.docker.grants import SERVICE, SWARM_SERVICE
+from gateway.docker.model import Container, EndpointInfo, Observed
+from gateway.docker.plan import OWNER_ALIAS, Desired, Shadow
+
+WITHOUT_NAMES = frozenset({"bridge", "host", "none"})
+"""Docker's own networks, on which its DNS server answers to no names."""
+_GATEWAY = "gateway"
+"""The holder of every backend's name."""
+_SHORT_ID = 12
+
+
+def hosts_of(told: Mapping[str, Any]) -> frozenset[str]:
+    """The names that a container resolves by itself: its host name, its extra hosts and its links, in lower case.
+
+    Args:
+        told: Its inspection.
+    """
+    config, host = told.get("Config") or {}, told.get("HostConfig") or {}
+    networks: Mapping[str, Any] = (told.get("NetworkSettings") or {}).get("Networks") or {}
+    found = [str(config.get("Hostname") or "")]
+    found += [str(each).replace("=", ":").partition(":")[0] for each in host.get("ExtraHosts") or ()]
+    links = [
+        *(host.get("Links") or ()),
+        *(each for network in networks.values() for each in network.get("Links") or ()),
+    ]
+    found += [str(each).rpartition(":")[2].rpartition("/")[2] for each in links]
+    own = str(told.get("Id", ""))[:_SHORT_ID]
+    return frozenset(each.lower() for each in found if each and each != own)
+
+
+class Names:
+    """Who answers to which name on each network.
+
+    Args:
+        desired: What is wanted: the backends, and our own alias.
+        observed: What there is.
+    """
+
+    def __init__(self, desired: Desired, observed: Observed) -> None:
+        self._desired = desired
+        self._own = observed.own
+        self._holders: dict[str, dict[str, dict[str, str]]] = {}
+        """By network and name, each holder's ID with what it is."""
+        own_service = ""
+        for container in observed.containers:
+            if container.id == observed.own:
+                own_service = container.labels.get(SWARM_SERVICE, "")
+            for network, endpoint in container.endpoints.items():
+                self._add(network, called(container, endpoint), self._holder(container, endpoint))
+        networks = {each.id: each.name for each in observed.networks}
+        for service in observed.services:
+            holder = (service.id, f"service {service.name}")
+            if service.name == own_service:
+                holder = (_GATEWAY, "the gateway")
+            for network_id, aliases in service.networks.items():
+                if network_id in networks:
+                    self._add(networks[network_id], {service.name.lower(), *_lower(aliases)}, holder)
+
+    def shadows(
+        self,
+        who: tuple[str, str],
+        network: str,
+        given: Mapping[str, str],
+        elsewhere: Iterable[str],
+        hosts: Collection[str] = (),
+    ) -> Iterator[Shadow]:
+        """The names with two meanings.
+
+        Args:
+            who: The ID and the name of the container or service that resolves them.
+            network: One of ours.
+            given: What the gateway gives on it: names in lower case, with what they are.
+            elsewhere: The other networks of the container or service.
+            hosts: Names that it resolves by itself.
+        """
+        _, title = who
+        there: dict[str, dict[str, str]] = {
+            name: dict(holders) for name, holders in self._holders.get(network, {}).items()
+        }
+        there |= {name: {_GATEWAY: what} for name, what in given.items()}
+        for name in sorted(hosts & there.keys()):
+            if name in given:
+                other = "its own host name, an extra host or a link of the container"
+                yield Shadow(title, network, name, given[name], other)
+        for place in elsewhere:
+            if place == network or place in WITHOUT_NAMES:
+                continue
+            for name, others in self._holders.get(place, {}).items():
+                ours = there.get(name, {})
+                # Whoever answers to it in both places is the same for the container.
+                if ours.keys() - others.keys():
+                    told = next(iter(sorted(others.values())))
+                    what = next(text for key, text in ours.items() if key not in others)
+                    yield Shadow(title, network, name, what, f"{told} on network {place}")
+
+    def _holder(self, container: Container, endpoint: EndpointInfo) -> tuple[str, str]:
+        aliases = endpoint.aliases or frozenset()
+        ours = self._desired.mark in aliases and bool(_lower(aliases) & _lower(self._desired.backends))
+        if container.id == self._own or ours:
+            return _GATEWAY, "the gateway"
+        return container.id, f"container {container.name}"
+
+    def _add(self, network: str, names: Iterable[str], holder: tuple[str, str]) -> None:
+        if network not in WITHOUT_NAMES:
+            known = self._holders.setdefault(network, {})
+            for name in names:
+                known.setdefault(name, {}).setdefault(*holder)
+
+
+def called(container: Container, endpoint: EndpointInfo) -> set[str]:
+    """The names to which a container answers on a network, in lower case, without those that Docker and we add."""
+    names = {container.name.lower()}
+    if endpoint.aliases is None and SERVICE in container.labels:  # it is not running: Compose gives it this one
+        names.add(container.labels[SERVICE].lower())
+    names |= {each for each in _lower(endpoint.aliases or ()) if not each.startswith(OWNER_ALIAS)}
+    return names - {container.id[:_SHORT_ID]}
+
+
+def _lower(names: Iterable[str]) -> set[str]:
+    return {each.lower() for each in names}

@@ -1,0 +1,46 @@
+"""Names that would get a second meaning for a container: it is warned of, or not attached (`on_name_conflict`)."""
+
+from collections.abc import Iterable
+
+from gateway.docker.model import Container, Service
+from gateway.docker.plan import Shadow, carried
+from gateway.docker.planning.draft import Draft
+
+
+def container_shadows(draft: Draft, container: Container, network: str, aliases: Iterable[str]) -> str:
+    """Note the names of a container with two meanings; gives why it must not be attached, empty: it may."""
+    own = container.id == draft.observed.own
+    given = _given(draft, network, () if own else aliases)
+    who = (container.id, container.name)
+    found = list(draft.names.shadows(who, network, given, _elsewhere(draft, container, network), container.hosts))
+    return _noted(draft, found, refusable=not own)
+
+
+def service_shadows(draft: Draft, service: Service, network: str, aliases: Iterable[str]) -> str:
+    """As `container_shadows`, for a swarm service."""
+    names = {each.id: each.name for each in draft.observed.networks}
+    elsewhere = [names[each] for each in service.networks if each in names]
+    who = (service.id, f"service {service.name}")
+    return _noted(draft, list(draft.names.shadows(who, network, _given(draft, network, aliases), elsewhere)))
+
+
+def _elsewhere(draft: Draft, container: Container, network: str) -> list[str]:
+    """Its other networks; of two that are ours, one is enough."""
+    return [each for each in container.endpoints if each not in draft.options.networks or each < network]
+
+
+def _given(draft: Draft, network: str, aliases: Iterable[str]) -> dict[str, str]:
+    given = {each.lower(): "an alias that it asks for" for each in aliases}
+    return given | {each.lower(): "a backend" for each in carried(draft.desired, network)}
+
+
+def _noted(draft: Draft, found: list[Shadow], *, refusable: bool = True) -> str:
+    if not found:
+        return ""
+    draft.shadows += found
+    told = "; ".join(map(str, found))
+    remedy = f"rename one of them, or keep the backend off the network (docker.networks.{found[0].network}.backends)"
+    refused = refusable and draft.options.on_name_conflict == "refuse"
+    if not refused:
+        draft.warnings.append(f"{found[0].container}: {told}: it reaches only one of them by that name: {remedy}")
+    return f"{told}: {remedy}" if refused else ""
