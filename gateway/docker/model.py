@@ -43,7 +43,9 @@ class Container:
         image_labels: Those that came with its image and do not count.
         created: When, in seconds since the epoch.
         can_spoof: Whether it can send from an address that is not its own; None: not known.
-        hosts: Names that it resolves by itself, see `gateway.docker.names`; empty while they are not known.
+        hostname: The host name that it was given, in lower case, to which it answers on each network as to its name;
+            empty: none, or not known.
+        hosts: Names that it resolves by itself, in lower case; empty while they are not known.
     """
 
     id: str
@@ -55,6 +57,7 @@ class Container:
     image_labels: Mapping[str, str] = field(default_factory=dict)
     created: int = 0
     can_spoof: bool | None = None
+    hostname: str = ""
     hosts: frozenset[str] = frozenset()
 
     @property

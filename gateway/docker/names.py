@@ -14,23 +14,31 @@ _GATEWAY = "gateway"
 _SHORT_ID = 12
 
 
-def hosts_of(told: Mapping[str, Any]) -> frozenset[str]:
-    """The names that a container resolves by itself: its host name, its extra hosts and its links, in lower case.
+def hostname_of(told: Mapping[str, Any]) -> str:
+    """The host name that a container was given, in lower case; empty: it is its ID.
 
     Args:
         told: Its inspection.
     """
-    config, host = told.get("Config") or {}, told.get("HostConfig") or {}
+    name = str((told.get("Config") or {}).get("Hostname") or "").lower()
+    return "" if str(told.get("Id", "")).startswith(name) else name
+
+
+def hosts_of(told: Mapping[str, Any]) -> frozenset[str]:
+    """The names that a container resolves by itself: its extra hosts and its links, in lower case.
+
+    Args:
+        told: Its inspection.
+    """
+    host = told.get("HostConfig") or {}
     networks: Mapping[str, Any] = (told.get("NetworkSettings") or {}).get("Networks") or {}
-    found = [str(config.get("Hostname") or "")]
-    found += [str(each).replace("=", ":").partition(":")[0] for each in host.get("ExtraHosts") or ()]
+    found = [str(each).replace("=", ":").partition(":")[0] for each in host.get("ExtraHosts") or ()]
     links = [
         *(host.get("Links") or ()),
         *(each for network in networks.values() for each in network.get("Links") or ()),
     ]
     found += [str(each).rpartition(":")[2].rpartition("/")[2] for each in links]
-    own = str(told.get("Id", ""))[:_SHORT_ID]
-    return frozenset(each.lower() for each in found if each and each != own)
+    return frozenset(each.lower() for each in found if each)
 
 
 class Names:
@@ -85,7 +93,7 @@ class Names:
         there |= {name: {_GATEWAY: what} for name, what in given.items()}
         for name in sorted(hosts & there.keys()):
             if name in given:
-                other = "its own host name, an extra host or a link of the container"
+                other = "an extra host or a link of the container"
                 yield Shadow(title, network, name, given[name], other)
         for place in elsewhere:
             if place == network or place in WITHOUT_NAMES:
@@ -114,7 +122,7 @@ class Names:
 
 def called(container: Container, endpoint: EndpointInfo) -> set[str]:
     """The names to which a container answers on a network, in lower case, without those that Docker and we add."""
-    names = {container.name.lower()}
+    names = {container.name.lower(), container.hostname} - {""}
     if endpoint.aliases is None and SERVICE in container.labels:  # it is not running: Compose gives it this one
         names.add(container.labels[SERVICE].lower())
     names |= {each for each in _lower(endpoint.aliases or ()) if not each.startswith(OWNER_ALIAS)}

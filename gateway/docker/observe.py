@@ -13,7 +13,7 @@ from gateway.docker.grants import granted
 from gateway.docker.images import Images
 from gateway.docker.labels import MANAGED_BY, by_rules
 from gateway.docker.model import RUNNING, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
-from gateway.docker.names import WITHOUT_NAMES, hosts_of
+from gateway.docker.names import WITHOUT_NAMES, hostname_of, hosts_of
 from gateway.docker.options import DockerOptions
 from gateway.docker.trouble import EXPECTED, EngineError, Kind, explain
 from gateway.docker.volumes import VolumeInfo
@@ -50,8 +50,8 @@ class Observer:
         self._images = Images()
         self._can_spoof: dict[str, bool] = {}
         """By the container's ID."""
-        self._hosts: dict[str, frozenset[str]] = {}
-        """By the container's ID."""
+        self._hosts: dict[str, tuple[str, frozenset[str]]] = {}
+        """Its host name, and the names that it resolves by itself, by the container's ID."""
 
     async def look(self, engine: Engine) -> Observed:
         """Everything at this moment; half of it is nothing.
@@ -145,10 +145,12 @@ class Observer:
             there = [endpoint.endpoint_id for name, endpoint in each.endpoints.items() if name in networks]
             if each.id in unknown or any(key and key not in self._aliases for key in there):
                 await self._inspected(engine, each.id, {})
+        own_names = {each.id: self._hosts.get(each.id, ("", frozenset[str]())) for each in containers}
         return tuple(
             replace(
                 each,
-                hosts=self._hosts.get(each.id, frozenset()),
+                hostname=own_names[each.id][0],
+                hosts=own_names[each.id][1],
                 endpoints={
                     name: replace(endpoint, aliases=self._aliases.get(endpoint.endpoint_id))
                     if endpoint.aliases is None
@@ -182,7 +184,7 @@ class Observer:
                 return listed
             raise
         self._can_spoof[container] = can_spoof(told.get("HostConfig") or {})
-        self._hosts[container] = hosts_of(told)
+        self._hosts[container] = (hostname_of(told), hosts_of(told))
         networks: Mapping[str, Any] = (told.get("NetworkSettings") or {}).get("Networks") or {}
         for each in networks.values():
             # One that is not running has no endpoint yet, and may get other aliases until it has.

@@ -12,7 +12,7 @@ import pytest
 from gateway.docker import labels
 from gateway.docker.grants import SERVICE
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
-from gateway.docker.names import hosts_of
+from gateway.docker.names import hostname_of, hosts_of
 from gateway.docker.news import News
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import Desired, Plan, Standing, Verb
@@ -84,12 +84,23 @@ def test_a_container_with_the_name_itself_or_in_its_hosts_file_is_told() -> None
     found = planned(named, hosted)
     assert [(each.container, each.name) for each in found.shadows] == [("x", "media"), ("y", "orders")]
     told = hosts_of({
-        "Id": "0123456789abcdef", "Config": {"Hostname": "Orders"},
+        "Id": "0123456789abcdef",
         "HostConfig": {"ExtraHosts": ["media:10.0.0.1", "other=::1"], "Links": ["/db:/web/database"]},
         "NetworkSettings": {"Networks": {"shop": {"Links": ["pg:postgres"]}, "none": {"Links": None}}},
     })  # fmt: skip
-    assert told == {"orders", "media", "other", "database", "postgres"}
-    assert hosts_of({"Id": "0123456789abcdef", "Config": {"Hostname": "0123456789ab"}}) == frozenset()
+    assert told == {"media", "other", "database", "postgres"}
+
+
+def test_nobody_answers_to_the_name_of_a_backend_by_its_host_name() -> None:
+    """Docker's DNS server gives the host name of a container to everybody on its networks."""
+    assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "Orders"}}) == "orders"
+    assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "0123456789ab"}}) == ""
+    thief = replace(WEB, hostname="orders")
+    assert standing(planned(thief), "web") == (Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
+    guest = container("guest", hostname="orders", endpoints={"apps": endpoint()})
+    found = planned(guest)
+    assert standing(found, "gateway") == (Standing.ATTACHED, None)  # it does not give way
+    assert found.warnings[0].startswith("guest: its host name is that of backend orders, so that clients on network")
 
 
 def test_the_same_container_under_one_name_on_both_networks_is_no_conflict() -> None:

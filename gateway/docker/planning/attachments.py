@@ -71,8 +71,8 @@ def _age(container: Container) -> tuple[int, str]:
 
 def _attachment(draft: Draft, container: Container, name: str, aliases: tuple[str, ...]) -> None:
     endpoint = container.endpoints.get(name)
-    if container.id != draft.observed.own and container.name.lower() in draft.taken(name):
-        message = "a backend has the name of the container: rename one of them"
+    if container.id != draft.observed.own and {container.name.lower(), container.hostname} & draft.taken(name):
+        message = "a backend has the name or host name of the container: rename one of them"
         _tell(draft, container, name, Standing.BLOCKED, Blocked.ALIAS_CONFLICT, message)
         return
     if conflict := container_shadows(draft, container, name, aliases):
@@ -212,7 +212,8 @@ def _clash(draft: Draft, container: Container, name: str, alias: str) -> str | N
         endpoint = other.endpoints.get(name)
         if other.id == container.id or endpoint is None or other.id == own:
             continue
-        if other.name.lower() == alias:
+        # The gateway does not give way to a host name, which is warned of.
+        if alias == other.name.lower() or (alias == other.hostname and container.id != own):
             return f"container {other.name}"
         if alias in _called(endpoint) and not _gives_way(draft, other, container, name, alias):
             return f"container {other.name}"

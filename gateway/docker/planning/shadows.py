@@ -10,10 +10,23 @@ from gateway.docker.planning.draft import Draft
 def container_shadows(draft: Draft, container: Container, network: str, aliases: Iterable[str]) -> str:
     """Note the names of a container with two meanings; gives why it must not be attached, empty: it may."""
     own = container.id == draft.observed.own
+    if own:
+        _warn_of_hostnames(draft, network)
     given = _given(draft, network, () if own else aliases)
     who = (container.id, container.name)
     found = list(draft.names.shadows(who, network, given, _elsewhere(draft, container, network), container.hosts))
     return _noted(draft, found, refusable=not own)
+
+
+def _warn_of_hostnames(draft: Draft, network: str) -> None:
+    """Warn of containers that somebody attached, and that answer to a backend's name by their host name."""
+    taken = draft.taken(network)
+    draft.warnings += [
+        f"{each.name}: its host name is that of backend {each.hostname}, so that clients on network {network} reach"
+        " either: give it another host name, or take it off the network"
+        for each in draft.observed.containers
+        if each.hostname in taken and network in each.endpoints and each.id != draft.observed.own
+    ]
 
 
 def service_shadows(draft: Draft, service: Service, network: str, aliases: Iterable[str]) -> str:
