@@ -228,6 +228,7 @@ class GatewayService:
                 origin = error.origin if isinstance(error, ConfigError) else origin
                 if trigger == "file" and origin and origin.sha256 == tried:
                     raise
+                await self._find_replaced(self._config)  # the file that was corrected may not be the one that is read
                 self._auditing.refused(error, trigger, origin)
                 self._reload_good, self._reload_error = False, str(error)
                 if not isinstance(error, GatewayError):
@@ -276,6 +277,7 @@ class GatewayService:
         return str(changes)
 
     async def _find_replaced(self, config: Config) -> list[str]:
+        """Log and return which files this container no longer shares with the host."""
         files = {*named_files(config), *([self._file] if self._file else [])}
         self._replaced = await asyncio.to_thread(replaced.look, files)
         for sentence in self._replaced:

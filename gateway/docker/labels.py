@@ -103,9 +103,9 @@ def _ours(labels: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 def _mistakes(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> Iterator[str]:
     """What is wrong with keys and with `enable`; where it takes no part, another program may use the prefix."""
-    for key in mine:
+    for key in sorted(mine.keys() - KEYS):
         close = difflib.get_close_matches(key.lower().replace("_", "-"), KEYS, n=1, cutoff=_CLOSE)
-        if key not in KEYS and (close or takes_part):
+        if close or takes_part:
             hint = f": did you mean {prefix}.{close[0]}?" if close else ""
             yield f"unknown label {prefix}.{key}{hint}"
     text = mine.get("enable", "true")

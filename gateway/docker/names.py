@@ -1,6 +1,7 @@
 """Names that a container resolves on a network of ours and elsewhere to something else. Pure."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from gateway.docker.grants import SERVICE, SWARM_SERVICE
@@ -11,6 +12,7 @@ WITHOUT_NAMES = frozenset({"bridge", "host", "none"})
 """Docker's own networks, on which its DNS server answers to no names."""
 _GATEWAY = "gateway"
 """The holder of every backend's name."""
+_BACKEND = "a backend"
 _SHORT_ID = 12
 
 
@@ -39,6 +41,23 @@ def hosts_of(told: Mapping[str, Any]) -> frozenset[str]:
     ]
     found += [str(each).rpartition(":")[2].rpartition("/")[2] for each in links]
     return frozenset(each.lower() for each in found if each)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A container or service that resolves names.
+
+    Args:
+        id: Its ID.
+        title: Its name, for people.
+        aliases: Those that it asks for on the network, in lower case.
+        hosts: Names that it resolves by itself.
+    """
+
+    id: str
+    title: str
+    aliases: frozenset[str] = frozenset()
+    hosts: frozenset[str] = frozenset()
 
 
 class Names:
@@ -71,40 +90,35 @@ class Names:
 
     def shadows(
         self,
-        who: tuple[str, str],
+        who: Asking,
         network: str,
-        given: Mapping[str, str],
+        backends: Collection[str],
         elsewhere: Iterable[str],
-        hosts: Collection[str] = (),
     ) -> Iterator[Shadow]:
         """The names with two meanings.
 
         Args:
-            who: The ID and the name of the container or service that resolves them.
+            who: The container or service that resolves them.
             network: One of ours.
-            given: What the gateway gives on it: names in lower case, with what they are.
+            backends: Those that are reached by name on it, in lower case.
             elsewhere: The other networks of the container or service.
-            hosts: Names that it resolves by itself.
         """
-        _, title = who
-        there: dict[str, dict[str, str]] = {
-            name: dict(holders) for name, holders in self._holders.get(network, {}).items()
-        }
-        there |= {name: {_GATEWAY: what} for name, what in given.items()}
-        for name in sorted(hosts & there.keys()):
-            if name in given:
-                other = "an extra host or a link of the container"
-                yield Shadow(title, network, name, given[name], other)
+        there = self._holders.get(network, {})
+        for name in sorted(who.hosts & set(backends)):
+            yield Shadow(who.title, network, name, _BACKEND, "an extra host or a link of the container")
         for place in elsewhere:
             if place == network or place in WITHOUT_NAMES:
                 continue
             for name, others in self._holders.get(place, {}).items():
                 ours = there.get(name, {})
+                if name in who.aliases:
+                    ours = {**ours, who.id: "an alias that it asks for"}
+                if name in backends:
+                    ours = {_GATEWAY: _BACKEND}
                 # Whoever answers to it in both places is the same for the container.
-                if ours.keys() - others.keys():
-                    told = next(iter(sorted(others.values())))
-                    what = next(text for key, text in ours.items() if key not in others)
-                    yield Shadow(title, network, name, what, f"{told} on network {place}")
+                what = next((text for key, text in ours.items() if key not in others), None)
+                if what is not None:
+                    yield Shadow(who.title, network, name, what, f"{min(others.values())} on network {place}")
 
     def _holder(self, container: Container, endpoint: EndpointInfo) -> tuple[str, str]:
         aliases = endpoint.aliases or frozenset()

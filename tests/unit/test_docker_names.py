@@ -111,6 +111,13 @@ def test_the_same_container_under_one_name_on_both_networks_is_no_conflict() -> 
     )
     observed = Observed((gateway_there, WEB, peer), (APPS, SHOP), own=GATEWAY.id)
     assert plan(desired(), observed, frozenset()).shadows == ()
+    # It may ask for the name that it has in its project, alone or with its replicas.
+    asking = replace(WEB, labels={**OPT_IN, "gateway.aliases": "app"})
+    replica = container("web-2", endpoints={"apps": endpoint("app", MARK), **WEB.endpoints})
+    assert planned(asking).shadows == planned(asking, replica).shadows == ()
+    stranger = container("other", endpoints={"shop_default": endpoint("www", network="n2")})
+    asking = replace(asking, labels={**OPT_IN, "gateway.aliases": "www"})
+    assert [each.ours for each in planned(asking, stranger).shadows] == ["an alias that it asks for"]
     # Docker's default bridge answers to no names.
     bridged = replace(WEB, endpoints={"bridge": endpoint(network="b")})
     assert (

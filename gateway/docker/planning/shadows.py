@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 
 from gateway.docker.model import Container, Service
-from gateway.docker.plan import Shadow, carried
+from gateway.docker.names import Asking
+from gateway.docker.plan import Shadow
 from gateway.docker.planning.draft import Draft
 
 
@@ -12,10 +13,9 @@ def container_shadows(draft: Draft, container: Container, network: str, aliases:
     own = container.id == draft.observed.own
     if own:
         _warn_of_hostnames(draft, network)
-    given = _given(draft, network, () if own else aliases)
-    who = (container.id, container.name)
-    found = list(draft.names.shadows(who, network, given, _elsewhere(draft, container, network), container.hosts))
-    return _noted(draft, found, refusable=not own)
+    who = Asking(container.id, container.name, _lower(() if own else aliases), container.hosts)
+    found = draft.names.shadows(who, network, draft.taken(network), _elsewhere(draft, container, network))
+    return _noted(draft, list(found), refusable=not own)
 
 
 def _warn_of_hostnames(draft: Draft, network: str) -> None:
@@ -33,8 +33,8 @@ def service_shadows(draft: Draft, service: Service, network: str, aliases: Itera
     """As `container_shadows`, for a swarm service."""
     names = {each.id: each.name for each in draft.observed.networks}
     elsewhere = [names[each] for each in service.networks if each in names]
-    who = (service.id, f"service {service.name}")
-    return _noted(draft, list(draft.names.shadows(who, network, _given(draft, network, aliases), elsewhere)))
+    who = Asking(service.id, f"service {service.name}", _lower(aliases))
+    return _noted(draft, list(draft.names.shadows(who, network, draft.taken(network), elsewhere)))
 
 
 def _elsewhere(draft: Draft, container: Container, network: str) -> list[str]:
@@ -42,9 +42,8 @@ def _elsewhere(draft: Draft, container: Container, network: str) -> list[str]:
     return [each for each in container.endpoints if each not in draft.options.networks or each < network]
 
 
-def _given(draft: Draft, network: str, aliases: Iterable[str]) -> dict[str, str]:
-    given = {each.lower(): "an alias that it asks for" for each in aliases}
-    return given | {each.lower(): "a backend" for each in carried(draft.desired, network)}
+def _lower(aliases: Iterable[str]) -> frozenset[str]:
+    return frozenset(each.lower() for each in aliases)
 
 
 def _noted(draft: Draft, found: list[Shadow], *, refusable: bool = True) -> str:
