@@ -14,7 +14,7 @@ from typing import NamedTuple, NewType, Protocol
 
 from gateway.errors import Reason
 from gateway.measure import Histogram, Tap
-from gateway.secret_files import read_secret
+from gateway.secret_files import read_secret, unreadable
 from gateway.text import one_line
 
 Duration = NewType("Duration", float)
@@ -88,7 +88,7 @@ class Secret:
         except UnicodeDecodeError as error:
             raise OSError(errno.EILSEQ, "is no text in UTF-8", self.shown) from error
         except OSError as error:
-            raise OSError(error.errno, error.strerror, self.shown) from error
+            raise OSError(error.errno, unreadable(self.path, error, self.shown), self.shown) from error
 
     def __repr__(self) -> str:
         return f"Secret(path={self.shown!r})" if self.path else "Secret(***)"

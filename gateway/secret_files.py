@@ -82,7 +82,29 @@ def read_private_key(path: Path, what: str = "private key") -> bytes:
             check_owner_only(path, os.fstat(file.fileno()), what)
             return file.read()
     except OSError as error:
-        raise TunnelError(Reason.AUTH, f"{path}: {error.strerror}", fatal=True) from error
+        raise TunnelError(Reason.AUTH, f"{path}: {unreadable(path, error)}", fatal=True) from error
+
+
+def unreadable(path: Path, error: OSError, shown: str | None = None) -> str:
+    """Say why a file cannot be read, and what to do.
+
+    Args:
+        path: The file.
+        error: The error of opening or reading it.
+        shown: The file's name for messages; None to use the path.
+    """
+    if error.errno not in (errno.EACCES, errno.EPERM) or isinstance(error, ExposedError):
+        return error.strerror or str(error)
+    uid = os.geteuid()
+    try:
+        status = path.stat()
+    except OSError:
+        return f"the gateway runs as uid {uid}, which may not enter a folder above it: chmod o+x the folder"
+    mode = stat.S_IMODE(status.st_mode)
+    return (
+        f"the gateway runs as uid {uid}, which may not read it (owner {status.st_uid}, mode {mode:04o}):"
+        f" chown {uid} {shown or path}, or run the gateway as uid {status.st_uid}"
+    )
 
 
 def check_owner_only(path: Path, status: os.stat_result, what: str = "private key") -> None:

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.app.site import Site
 from gateway.audit_log.recorder import Recorder
@@ -71,6 +71,14 @@ class Fleet:
     async def find(self, address: str, within: float) -> Consumer | None:
         """See `gateway.forwarding.admission.Identity`."""
         return await self.reconciler.directory.find(address, within) if self.reconciler else None
+
+    def explain(self, name: str) -> list[dict[str, Any]] | None:
+        """Why each container that `name` means reaches backends or not; None: Docker is not configured."""
+        if self.reconciler is None or self._site is None:
+            return None
+        from gateway.app.containers import explained  # noqa: PLC0415 - as above
+
+        return explained(self.reconciler, self._site.backends.values(), name)
 
     def desired(self) -> "Desired":
         """What the configuration wants now."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gateway.app import views
+from gateway.app import replaced, views
 from gateway.app.auditing import Auditing
 from gateway.app.binding import bind_all, narrow, widen
 from gateway.app.changes import compare
@@ -23,7 +23,7 @@ from gateway.app.stopping import wind_down
 from gateway.app.worker.messages import Command
 from gateway.config import Config, TunnelSpec
 from gateway.config.advice import advice
-from gateway.config.files import files_of
+from gateway.config.files import files_of, named_files
 from gateway.contracts import Endpoint
 from gateway.errors import ConfigError, GatewayError
 from gateway.measure import Histogram
@@ -71,6 +71,8 @@ class GatewayService:
         """The hash of the file that was read last, whether it was taken or refused."""
         self._reload_at = time.time()
         self._reload_error = ""
+        self._replaced: list[str] = []
+        """Files that this container no longer shares with the host, as of the last reload."""
         self._startup_done = False
         self._flushes = False
         self._notifier = Notifier()
@@ -178,7 +180,12 @@ class GatewayService:
             tasks=len(asyncio.all_tasks()),
             io_flusher=self._flushes,
             docker=views.docker_view(self._fleet) if self._fleet else None,
-            warnings=[*advice(self._config), *warnings(certificates, time.time()), *self._auditing.trouble],
+            warnings=[
+                *advice(self._config),
+                *warnings(certificates, time.time()),
+                *self._auditing.trouble,
+                *self._replaced,
+            ],
             credentials=views.credential_views(certificates),
             audit_dropped=self._auditing.dropped,
             workers={unit.number: unit.pid if unit.running else None for unit in site.workers.units} if site else {},
@@ -188,6 +195,10 @@ class GatewayService:
         """See `gateway.ops.control.Service`."""
         running = self._site.backends.get(backend) if self._site else None
         return views.history(running) if running else None
+
+    def containers(self, name: str) -> list[dict[str, Any]] | None:
+        """See `gateway.ops.control.Service`."""
+        return self._fleet.explain(name) if self._fleet else None
 
     def commanded(self, command: str, peer: Peer | None, result: str) -> None:
         """See `gateway.ops.control.Service`."""
@@ -211,11 +222,13 @@ class GatewayService:
                 origin = config.origin
                 if trigger == "file" and origin.sha256 == tried:  # a command or signal came first
                     return "no change"
-                return await self._reload(self._site, config, trigger)
+                changes = await self._reload(self._site, config, trigger)
+                return "; ".join((changes, *await self._find_replaced(config)))
             except Exception as error:
                 origin = error.origin if isinstance(error, ConfigError) else origin
                 if trigger == "file" and origin and origin.sha256 == tried:
                     raise
+                await self._find_replaced(self._config)  # the file that was corrected may not be the one that is read
                 self._auditing.refused(error, trigger, origin)
                 self._reload_good, self._reload_error = False, str(error)
                 if not isinstance(error, GatewayError):
@@ -262,6 +275,14 @@ class GatewayService:
             log.warning("a worker is slow to apply the configuration")
         log.info("reloaded", extra={"changes": str(changes)})
         return str(changes)
+
+    async def _find_replaced(self, config: Config) -> list[str]:
+        """Log and return which files this container no longer shares with the host."""
+        files = {*named_files(config), *([self._file] if self._file else [])}
+        self._replaced = await asyncio.to_thread(replaced.look, files)
+        for sentence in self._replaced:
+            log.warning(sentence)
+        return self._replaced
 
     async def _widen_late(self, site: Site) -> None:
         """Set the modes of sockets that had to wait for a slow worker."""

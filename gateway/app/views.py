@@ -29,6 +29,7 @@ from gateway.ops.view import (
     CredentialView,
     DockerView,
     KnownConsumer,
+    ShadowView,
     Standing,
     TargetView,
     TunnelView,
@@ -158,6 +159,7 @@ def docker_view(fleet: Fleet) -> DockerView | None:
         actions=[
             ActionView(each.verb, each.network, each.container, list(each.aliases), each.why) for each in plan.actions
         ],
+        shadows=[ShadowView(each.container, each.network, each.name, each.ours, each.other) for each in plan.shadows],
         warnings=[*plan.warnings, *plan.exposures],
         postponed=plan.postponed,
         writes=dict(reconciler.writes),

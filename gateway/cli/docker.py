@@ -54,7 +54,7 @@ def audit(
     """Show where each container's data lives, what would lose it, and who can pass for others; change nothing."""
     from gateway.app import once  # noqa: PLC0415 - slow to import
 
-    found, exposures = once.audit(_config(file, tunnels, backends, settings, record=False))
+    found, exposures = once.audit(_config(file, tunnels, backends, settings, record=False, serves=False))
     for line in exposures:
         say(f"warning: {line}", fg="yellow", err=output == "json")
     if output == "json":
@@ -74,13 +74,14 @@ def _config(
     settings: dict[str, str | None],
     *,
     record: bool,
+    serves: bool = True,
 ) -> "Config":
     from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 
     logs.configure("error", "auto")
-    config = load(sources(file, tunnels, backends, settings))
+    config = load(sources(file, tunnels, backends, settings), serves=serves)
     if config.docker is None:
         raise UsageError("the configuration has no section docker: there is nothing to plan")
     return with_ports(config, record=record)
@@ -132,6 +133,7 @@ def _json(made: "Plan") -> dict[str, object]:
              "options": each.spec.driver_options}
             for each in made.volumes
         ],
+        "shadowed_names": [vars(each) for each in made.shadows],
         "warnings": [*made.warnings, *made.exposures],
         "postponed": made.postponed,
     }  # fmt: skip

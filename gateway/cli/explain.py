@@ -1,4 +1,4 @@
-"""The chain from a listener to its targets, with the root cause of what is wrong. Pure."""
+"""What `explain` prints: a backend's chain with the root cause of what is wrong, or a container's facts. Pure."""
 
 from typing import Any
 
@@ -23,7 +23,35 @@ def chain(status: dict[str, Any], name: str) -> list[list[str]]:
             f"lease of {target['lease_seconds']} s" if target["lease_seconds"] else None,
         ]
         rows.append(["target", target["target"], target["state"], _why(target) or ", ".join(filter(None, facts))])
+    rows += [
+        ["name", each["container"], "shadowed", f"{each['ours']} on network {each['network']}, and {each['other']}"]
+        for each in (status.get("docker") or {}).get("shadowed_names", ())
+        if each["name"] == name.lower()
+    ]
     return rows
+
+
+def chain_json(backend: dict[str, Any], name: str, rows: list[list[str]], cause: str | None) -> dict[str, Any]:
+    """The same as one object."""
+    keys = ("part", "name", "state", "why")
+    return {
+        "backend": name,
+        "kind": backend["kind"],
+        "state": backend["state"],
+        "since": backend["since"],
+        "chain": [dict(zip(keys, row, strict=True)) for row in rows],
+        "root_cause": cause,
+    }
+
+
+def facts(told: dict[str, Any]) -> list[list[str]]:
+    """Rows of what there is to say of a container."""
+    return [[each["part"], each["name"], each["state"], each["why"]] for each in told["facts"]]
+
+
+def backends(told: dict[str, Any]) -> list[list[str]]:
+    """Rows of the backends that a container reaches, or does not."""
+    return [[each["backend"], each["reached"], each["network"] or "-", each["why"]] for each in told["backends"]]
 
 
 def hops(status: dict[str, Any], via: str | None) -> list[str]:

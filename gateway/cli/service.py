@@ -48,17 +48,49 @@ def status(client: Client, output: str, watch: bool) -> None:
 @click.command()
 @click.argument("name")
 @url_option
-def explain(name: str, client: Client) -> None:
-    """Show the chain from the listener of NAME to its targets, and the root cause of what is wrong."""
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print.")
+def explain(name: str, client: Client, output: str) -> None:
+    """Show why backend NAME is as it is, or why container NAME reaches a backend or does not.
+
+    For a backend: the chain from its listener to its targets, and the root cause of what is wrong. For a container,
+    by its name or the beginning of its ID: its labels, networks and names, what it reaches, and what to do. A backend
+    goes before a container of the same name.
+    """
     _, site = client.get_json("/api/v1/status")
     if name not in site["backends"]:
-        raise UsageError(f"there is no backend {name!r} (known: {', '.join(site['backends']) or 'none'})")
-    backend = site["backends"][name]
+        _explain_container(client, name, site, output)
+        return
+    backend, cause = site["backends"][name], explanation.root_cause(site, name)
+    rows = explanation.chain(site, name)
+    if output == "json":
+        click.echo(json.dumps(explanation.chain_json(backend, name, rows, cause), indent=1))
+        return
     say(f"{name} ({backend['kind']}) is {backend['state']} for {_ago(backend['since'])}")
-    print_table(["PART", "NAME", "STATE", "WHY"], explanation.chain(site, name))
-    cause = explanation.root_cause(site, name)
+    print_table(["PART", "NAME", "STATE", "WHY"], rows)
     if cause:
         say(f"root cause: {cause}")
+
+
+def _explain_container(client: Client, name: str, site: dict[str, Any], output: str) -> None:
+    code, told = client.get(f"/api/v1/containers/{quote(name, safe='')}")
+    if code == 409:
+        raise UsageError(told["detail"])
+    if code != 200:
+        container = "" if site.get("docker") is None else f" and no container {name!r}"
+        raise UsageError(f"there is no backend {name!r}{container} (known: {', '.join(site['backends']) or 'none'})")
+    if output == "json":
+        click.echo(json.dumps(told, indent=1))
+        return
+    if told["trouble"]:
+        say(f"docker: {told['trouble']} (as it was at {told['looked_at']})", fg="red")
+    print_table(["PART", "NAME", "STATE", "WHY"], explanation.facts(told))
+    click.echo()
+    print_table(["BACKEND", "REACHED", "NETWORK", "WHY"], explanation.backends(told))
+    click.echo()
+    for line in told["remedies"]:
+        say(f"to do: {line}")
+    if not told["remedies"]:
+        click.echo("nothing to do")
 
 
 @click.command()

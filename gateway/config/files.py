@@ -11,12 +11,20 @@ from gateway.config.decode import at_key
 from gateway.config.model import SECTIONS, Config
 from gateway.contracts import Secret
 from gateway.errors import GatewayError, Problem
-from gateway.secret_files import ExposedError, check_not_exposed
+from gateway.secret_files import ExposedError, check_not_exposed, unreadable
 
 
 def files_of(options: Any) -> set[Path]:
     """Every file that a tunnel's or backend's options name."""
     return {path for _, path, _ in _paths(options, "")}
+
+
+def named_files(config: Config) -> set[Path]:
+    """Every file that a configuration names."""
+    parts = [config.ops, config.docker.tls if config.docker else None]
+    parts += [spec.options for spec in config.tunnels.values()]
+    parts += [part for spec in config.backends.values() for part in (spec.options, spec.check_options)]
+    return set().union(*map(files_of, parts))
 
 
 def check_files(config: Config) -> list[Problem]:
@@ -149,5 +157,5 @@ def _trouble(path: Path, shown: str) -> str | None:
         with path.open("rb") as file:
             file.read(1)
     except OSError as error:
-        return f"{shown}: {error.strerror}"
+        return f"{shown}: {unreadable(path, error, shown)}"
     return None

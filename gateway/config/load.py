@@ -58,8 +58,12 @@ def setting_names() -> dict[str, tuple[str, ...]]:
     return {"-".join(path if path[0] != "gateway" else path[1:]).replace("_", "-"): path for path in paths}
 
 
-def load(sources: Sources) -> Config:
+def load(sources: Sources, *, serves: bool = True) -> Config:
     """Read, merge and check everything.
+
+    Args:
+        sources: What to read.
+        serves: Whether a backend is needed.
 
     Raises:
         ConfigError: With every problem found.
@@ -88,7 +92,7 @@ def load(sources: Sources) -> Config:
     problems += secrecy(config, sources.file, decoder.literal_secrets)
     if config.gateway.strict:
         problems += [each.problem for each in weaknesses(config)]
-    if not (problems or config.backends):
+    if serves and not (problems or config.backends):
         problems.append(Problem(place, "backends", "there is nothing to serve: add a backend"))
     origin = Origin(str(sources.file) if sources.file else None, digest, _variables(sources, text), _flags(sources))
     if problems:

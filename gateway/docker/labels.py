@@ -1,8 +1,9 @@
 """What a container's labels ask for. Pure; a label chooses among what the configuration permits."""
 
+import difflib
 import fnmatch
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from gateway.docker.grants import Granted
@@ -12,6 +13,9 @@ KEYS = ("enable", "backends", "network", "aliases", "on-stop", "instance")
 MANAGED_BY, INSTANCE, SPEC_HASH = "managed-by", "instance", "spec-hash"
 """Labels that we put on what we make; not for containers."""
 _TRUE = {"true", "1", "yes", "on"}
+_FALSE = {"false", "0", "no", "off", ""}
+_CLOSE = 0.75
+"""How alike an unknown label and a known one are when it is a slip of the pen."""
 ALIAS = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE)
 """A host name's label (RFC 1123, section 2.1); Docker takes dots, too, which nobody resolves."""
 
@@ -36,7 +40,7 @@ class Wish:
 
 
 def read(
-    labels: Mapping[str, str], prefix: str, instance: str, backends: Iterable[str], *, enabled: bool = False
+    labels: Mapping[str, str], prefix: str, instance: str, backends: Iterable[str], *, granted: bool = False
 ) -> tuple[Wish | None, list[str]]:
     """What the labels ask of this gateway, and what is wrong with them.
 
@@ -45,15 +49,15 @@ def read(
         prefix: Of the labels that are ours.
         instance: This gateway's name: labels may be meant for another.
         backends: Those that are configured.
-        enabled: Whether it takes part although no label says so.
+        granted: Whether it takes part although no label says so.
     """
-    mine = {key.removeprefix(f"{prefix}."): text for key, text in labels.items() if key.startswith(f"{prefix}.")}
-    if (
-        mine.get("enable", "true" if enabled else "").lower() not in _TRUE
-        or mine.get("instance", instance) != instance
-    ):
+    mine = _ours(labels, prefix)
+    if mine.get("instance", instance) != instance:
         return None, []
-    problems = [f"unknown label {prefix}.{key}" for key in mine if key not in KEYS]
+    takes_part = mine.get("enable", "true" if granted else "").lower() in _TRUE
+    problems = list(_mistakes(mine, prefix, takes_part=takes_part))
+    if not takes_part:
+        return None, problems
     wanted = listed(mine.get("backends", ""))
     known = set(backends)
     problems += [f"{prefix}.backends: there is no backend {name!r}" for name in wanted if name not in known]
@@ -71,6 +75,42 @@ def read(
         detach_on_stop=on_stop == "detach",
     )
     return wish, problems
+
+
+def enabled(text: str) -> bool:
+    """Whether the label `enable` opts in."""
+    return text.lower() in _TRUE
+
+
+def idle(labels: Mapping[str, str], prefix: str, instance: str) -> list[str]:
+    """What is wrong with the labels of a container that is attached nowhere: they ask for something without `enable`.
+
+    Args:
+        labels: Those that count.
+        prefix: Of the labels that are ours.
+        instance: This gateway's name.
+    """
+    mine = _ours(labels, prefix)
+    asking = [key for key in ("backends", "network", "aliases", "on-stop") if key in mine]
+    if not asking or "enable" in mine or mine.get("instance", instance) != instance:
+        return []
+    return [f"{prefix}.{asking[0]} does nothing without {prefix}.enable=true"]
+
+
+def _ours(labels: Mapping[str, str], prefix: str) -> dict[str, str]:
+    return {key.removeprefix(f"{prefix}."): text for key, text in labels.items() if key.startswith(f"{prefix}.")}
+
+
+def _mistakes(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> Iterator[str]:
+    """What is wrong with keys and with `enable`; where it takes no part, another program may use the prefix."""
+    for key in sorted(mine.keys() - KEYS):
+        close = difflib.get_close_matches(key.lower().replace("_", "-"), KEYS, n=1, cutoff=_CLOSE)
+        if close or takes_part:
+            hint = f": did you mean {prefix}.{close[0]}?" if close else ""
+            yield f"unknown label {prefix}.{key}{hint}"
+    text = mine.get("enable", "true")
+    if text.lower() not in _TRUE | _FALSE:
+        yield f"{prefix}.enable: {text!r} is neither true nor false"
 
 
 def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) -> Wish | None:

@@ -43,6 +43,9 @@ class Container:
         image_labels: Those that came with its image and do not count.
         created: When, in seconds since the epoch.
         can_spoof: Whether it can send from an address that is not its own; None: not known.
+        hostname: The host name that it was given, in lower case, to which it answers on each network as to its name;
+            empty: none, or not known.
+        hosts: Names that it resolves by itself, in lower case; empty while they are not known.
     """
 
     id: str
@@ -54,6 +57,8 @@ class Container:
     image_labels: Mapping[str, str] = field(default_factory=dict)
     created: int = 0
     can_spoof: bool | None = None
+    hostname: str = ""
+    hosts: frozenset[str] = frozenset()
 
     @property
     def joins(self) -> str:
@@ -126,3 +131,13 @@ class Observed:
     """The ID of the gateway's own container."""
     gateway_priority: bool = False
     """Whether the engine keeps a network of ours from becoming a default route, although it has a way out."""
+
+    def base(self, container: Container) -> Container | None:
+        """The container whose network a container uses: another one, or itself; None: that one is gone."""
+        found: Container | None = container
+        by_key = {key: each for each in self.containers for key in (each.name, each.id)}
+        for _ in self.containers:
+            if found is None or not found.joins:
+                break
+            found = by_key.get(found.joins)
+        return found

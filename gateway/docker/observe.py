@@ -11,8 +11,9 @@ from gateway.docker.engine import Engine, has_gateway_priority
 from gateway.docker.exposure import can_spoof
 from gateway.docker.grants import granted
 from gateway.docker.images import Images
-from gateway.docker.labels import MANAGED_BY
+from gateway.docker.labels import MANAGED_BY, by_rules
 from gateway.docker.model import RUNNING, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
+from gateway.docker.names import WITHOUT_NAMES, hostname_of, hosts_of
 from gateway.docker.options import DockerOptions
 from gateway.docker.projects import configured_as
 from gateway.docker.trouble import EXPECTED, EngineError, Kind, explain
@@ -50,6 +51,8 @@ class Observer:
         self._images = Images()
         self._can_spoof: dict[str, bool] = {}
         """By the container's ID."""
+        self._hosts: dict[str, tuple[str, frozenset[str]]] = {}
+        """Its host name, and the names that it resolves by itself, by the container's ID."""
 
     async def look(self, engine: Engine) -> Observed:
         """Everything at this moment; half of it is nothing.
@@ -70,6 +73,8 @@ class Observer:
             listed = await engine.get("containers/json", all="true")
             own = _own(self._options.container, listed)
             containers = tuple([await self._container(engine, each) for each in listed])
+            if self._options.networks:
+                containers = await self._with_names(engine, containers, own)
             volumes: tuple[VolumeInfo, ...] = ()
             if self._volumes():
                 volumes = tuple(_volumes(await engine.get("volumes"), listed))
@@ -88,6 +93,7 @@ class Observer:
         ids = {each.id for each in containers}
         self._can_spoof = {key: able for key, able in self._can_spoof.items() if key in ids}
         priority = has_gateway_priority(engine.api_version)
+        self._hosts = {key: names for key, names in self._hosts.items() if key in ids}
         return Observed(containers, networks, services, volumes, info, swarm, own, priority)
 
     async def _container(self, engine: Engine, listed: Mapping[str, Any]) -> Container:
@@ -130,6 +136,41 @@ class Observer:
                 await self._inspected(engine, each.id, {})
         return tuple(replace(each, can_spoof=self._can_spoof.get(each.id)) for each in containers)
 
+    async def _with_names(
+        self, engine: Engine, containers: tuple[Container, ...], own: str | None
+    ) -> tuple[Container, ...]:
+        """Learn the names that those resolve which are to be attached, on each of their networks."""
+        attached = [each for each in containers if each.id == own or self._asks(each)]
+        networks = {name for each in attached for name in each.endpoints} - WITHOUT_NAMES
+        unknown = {each.id for each in attached if each.id not in self._hosts}
+        for each in containers:
+            there = [endpoint.endpoint_id for name, endpoint in each.endpoints.items() if name in networks]
+            if each.id in unknown or any(key and key not in self._aliases for key in there):
+                await self._inspected(engine, each.id, {})
+        own_names = {each.id: self._hosts.get(each.id, ("", frozenset[str]())) for each in containers}
+        return tuple(
+            replace(
+                each,
+                hostname=own_names[each.id][0],
+                hosts=own_names[each.id][1],
+                endpoints={
+                    name: replace(endpoint, aliases=self._aliases.get(endpoint.endpoint_id))
+                    if endpoint.aliases is None
+                    else endpoint
+                    for name, endpoint in each.endpoints.items()
+                },
+            )
+            for each in containers
+        )
+
+    def _asks(self, container: Container) -> bool:
+        """Whether a label, a grant or a rule may attach it."""
+        return (
+            f"{self._options.label_prefix}.enable" in container.labels
+            or granted(self._options.grants, container.name, container.labels) is not None
+            or by_rules(container.name, container.labels, self._options.attach) is not None
+        )
+
     def _takes_part(self, container: Container, labels: Collection[str]) -> bool:
         """Whether it asks for something by label, or is granted something."""
         prefix = f"{self._options.label_prefix}."
@@ -145,6 +186,7 @@ class Observer:
                 return listed
             raise
         self._can_spoof[container] = can_spoof(told.get("HostConfig") or {})
+        self._hosts[container] = (hostname_of(told), hosts_of(told))
         networks: Mapping[str, Any] = (told.get("NetworkSettings") or {}).get("Networks") or {}
         for each in networks.values():
             # One that is not running has no endpoint yet, and may get other aliases until it has.

@@ -116,6 +116,8 @@ class DockerOptions:
         networks: The networks that the gateway keeps.
         attach: Containers to attach without labels.
         grants: Who may use what, by the operator; with `gateway.strict` nothing else counts.
+        on_name_conflict: What to do when a name on a network of the gateway means something else to a container that
+            is to be attached, on another of its networks or by its own host name: warn, or refuse to attach it.
         services: Attach swarm services too, by changing their specification: their tasks restart.
         repair: Whether an attachment with wrong aliases is made anew, which breaks its connections: when it has none,
             always, or never.
@@ -132,6 +134,7 @@ class DockerOptions:
     networks: dict[str, NetworkOptions] = field(default_factory=dict)
     attach: tuple[AttachRule, ...] = ()
     grants: tuple[Grant, ...] = ()
+    on_name_conflict: Literal["warn", "refuse"] = "warn"
     services: bool = False
     repair: Literal["idle", "disruptive", "never"] = "idle"
     max_detaches: int = field(default=10, metadata=AT_LEAST_ONE)

@@ -135,6 +135,28 @@ class Desired:
 
 
 @dataclass(frozen=True)
+class Shadow:
+    """A name with two meanings for one container.
+
+    Args:
+        container: The container or service that resolves it.
+        network: The network of the gateway on which it has one meaning.
+        name: The name.
+        ours: What it means there.
+        other: What else it means, and where.
+    """
+
+    container: str
+    network: str
+    name: str
+    ours: str
+    other: str
+
+    def __str__(self) -> str:
+        return f"{self.name!r} is {self.ours} on network {self.network}, and {self.other}"
+
+
+@dataclass(frozen=True)
 class Plan:
     """What must be done, what stands, and what is strange."""
 
@@ -144,6 +166,9 @@ class Plan:
     postponed: int = 0
     """Endpoints that are to be taken off for good, and may not be for now."""
     volumes: tuple[VolumeStanding, ...] = ()
+    mistakes: frozenset[str] = frozenset()
+    """Those of the warnings that are about labels."""
+    shadows: tuple[Shadow, ...] = ()
     exposures: tuple[str, ...] = ()
     """Warnings of containers that can pass for others; they change with every container that comes or goes."""
 

@@ -18,6 +18,7 @@ from gateway.docker.engine import Engine, connected
 from gateway.docker.exposure import image_labels, spoofing
 from gateway.docker.ledger import Ledger
 from gateway.docker.model import Observed
+from gateway.docker.news import News
 from gateway.docker.observe import Observer
 from gateway.docker.options import DockerOptions
 from gateway.docker.plan import Action, Condition, Desired, Plan, Standing, Verb, marked
@@ -69,7 +70,8 @@ class Reconciler:
     ) -> None:
         self._recorder = recorder or Recorder()
         self._options = options
-        self._desired = desired
+        self.desired = desired
+        """Gives what is wanted now."""
         self._link_of = link_of
         self._ledger = Ledger(state_dir)
         self._observer = Observer(
@@ -90,7 +92,9 @@ class Reconciler:
         """Why the engine cannot be used now."""
         self.writes: Tally = Tally()
         self.errors: dict[tuple[str, str], int] = {}
-        self._logged: set[object] = set()
+        self._news = News()
+        self._been: set[tuple[str, str]] = set()
+        """Endpoints of ours that were seen, and that we did not take off."""
 
     def hurry(self) -> None:
         """Look soon."""
@@ -161,7 +165,7 @@ class Reconciler:
             EngineError: The engine did not answer all of it.
         """
         observed = await self._observer.look(engine)
-        desired = self._desired()
+        desired = self.desired()
         ours = frozenset(marked(desired, observed)) if self._ledger.adopting else self._ledger.endpoints
         planned = plan(desired, observed, ours)
         return _without(planned, self._brake.admit(planned.actions, time.monotonic())[1])
@@ -190,19 +194,22 @@ class Reconciler:
         """
         began = time.monotonic()
         observed = await self._observer.look(engine)
-        desired = self._desired()
+        desired = self.desired()
         sources = networks_of_sources(observed, self._options)
         self.directory.renew(observed.containers, began, sources, self._options.grants, strict=desired.strict)
         if self._ledger.adopting:
             self._ledger.adopt(marked(desired, observed))
-        planned = plan(desired, observed, self._ledger.endpoints)
+        there = {each.id for each in observed.containers}
+        self._been |= marked(desired, observed) & self._ledger.endpoints
+        self._been = {key for key in self._been if key[0] in there}
+        planned = plan(desired, observed, self._ledger.endpoints, frozenset(self._been))
         if self.trouble is not None:
             log.info("docker is back")
         self.observed, self.looked_at, self.trouble = observed, time.time(), None
         now = time.monotonic()
         # Only what would be done now takes of what the brake has left.
         due, held = self._brake.admit([each for each in planned.actions if self._not_before(each) <= now], now)
-        self._log_news(planned)
+        self._log_news(planned, now)
         self.plan = self._with_failures(_without(planned, held))
         done = await self._act_all(engine, planned.actions, due)
         if not due:
@@ -213,21 +220,23 @@ class Reconciler:
             waits.append(self._brake.wait(now))
         return max(0.05, min(waits, default=self._options.resync)), done
 
-    def _log_news(self, planned: Plan) -> None:
-        """Log the warnings and refusals that the last plan did not have."""
+    def _log_news(self, planned: Plan, now: float) -> None:
+        """Log the warnings and refusals that are new."""
         refused = [
             (each.network, each.container, str(each.reason), each.message)
             for each in planned.conditions
             if each.state is Standing.BLOCKED
         ]
-        for line in planned.warnings:
-            if line not in self._logged:
-                log.warning("docker: what is asked for is not done", extra={"detail": line})
-        for network, container, reason, detail in refused:
-            if (network, container, reason, detail) not in self._logged:
-                extra = {"network": network, "container": container, "reason": reason, "detail": detail}
+        if count := self._news.left_out(now):
+            log.info("docker: changes are missing in this log", extra={"count": count})
+        for each in self._news.fresh((*planned.warnings, *refused), now):
+            if isinstance(each, tuple):
+                extra = dict(zip(("network", "container", "reason", "detail"), each, strict=True))
                 log.info("docker: an attachment is refused", extra=extra)
-        self._logged = {*planned.warnings, *refused}
+            elif each in planned.mistakes:
+                log.info("docker: a label is wrong", extra={"detail": each})
+            else:
+                log.warning("docker: what is asked for is not done", extra={"detail": each})
 
     async def exposures(self, engine: Engine) -> list[str]:
         """Containers that can spoof an address, and labels that come from images, a line each.
@@ -235,7 +244,7 @@ class Reconciler:
         Raises:
             EngineError: The engine did not answer all of it.
         """
-        desired, observed = self._desired(), await self._observer.look(engine)
+        desired, observed = self.desired(), await self._observer.look(engine)
         return [*image_labels(desired, observed), *spoofing(desired, observed)]
 
     async def _act_all(self, engine: Engine, planned: Sequence[Action], due: Sequence[Action]) -> list[Action]:
@@ -271,6 +280,7 @@ class Reconciler:
         if action.verb in (Verb.CONNECT, Verb.REATTACH):
             self._ledger.add(action.container_id, action.network)
         if action.verb in (Verb.DISCONNECT, Verb.REATTACH):
+            self._been.discard((action.container_id, action.network))
             self.directory.forget(action.container_id)
         told = {"action": action.verb, "network": action.network, "container": action.container, "why": action.why}
         self.writes[action.verb] += 1
@@ -294,7 +304,8 @@ class Reconciler:
         self._backoffs.pop(action.key, None)
         if action.verb in _FIRST:  # what waited for it may be tried at once
             self._backoffs = {key: each for key, each in self._backoffs.items() if key[0] != action.key[0]}
-        log.info("docker changed", extra=told)
+        if self._news.admit(time.monotonic()):
+            log.info("docker changed", extra=told)
         return True
 
     def _record(self, action: Action, result: str, trouble: EngineError | None = None) -> None:

@@ -34,6 +34,7 @@ class Blocked(StrEnum):
     IP_EXHAUSTED = "ip_exhausted"
     NOT_MANAGER = "not_a_manager"
     ALIAS_CONFLICT = "alias_conflict"
+    NAME_CONFLICT = "name_conflict"
     UNKNOWN_NETWORK = "unknown_network"
     NOT_GRANTED = "not_granted"
     REFUSED = "refused"

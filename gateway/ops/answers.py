@@ -94,6 +94,7 @@ def plan_json(view: DockerView | None) -> dict[str, Any]:
         "actions": [asdict(action) for action in view.actions],
         "attachments": [asdict(attachment) for attachment in view.attachments],
         "volumes": [asdict(volume) for volume in view.volumes],
+        "shadowed_names": [asdict(each) for each in view.shadows],
         "warnings": view.warnings,
         "postponed": view.postponed,
     }
@@ -129,6 +130,7 @@ def docker_json(view: DockerView | None) -> dict[str, Any] | None:
         "container": view.container,
         "attachments": [asdict(attachment) for attachment in view.attachments],
         "volumes": [asdict(volume) for volume in view.volumes],
+        "shadowed_names": [asdict(each) for each in view.shadows],
         "pending_actions": len(view.actions),
         "warnings": view.warnings,
         "writes": view.writes,

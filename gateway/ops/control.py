@@ -28,6 +28,13 @@ class Service(Protocol):
             ConfigError, BindError: Nothing was changed.
         """
 
+    def containers(self, name: str) -> list[dict[str, Any]] | None:
+        """Why each container that `name` means reaches backends or not; None where Docker is not configured.
+
+        Args:
+            name: A container's name, or the beginning of its ID.
+        """
+
     def commanded(self, command: str, peer: Peer | None, result: str) -> None:
         """Record an admin command.
 

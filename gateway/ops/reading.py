@@ -21,6 +21,8 @@ from gateway.ops.view import ServiceView
 _MOMENT = 1.0
 _READINESS_MOMENT = 0.25
 """Seconds for which an answer stays good."""
+_SHORT_ID = 12
+_MOST_MEANT = 5
 _LARGEST_COUNT = 9
 """Digits of `min-ready`."""
 
@@ -113,6 +115,19 @@ class Reading:
     async def _consumers(self, _: web.Request) -> web.Response:
         return await self._json("/api/v1/consumers", consumers_json)
 
+    async def _container(self, request: web.Request) -> web.Response:
+        name = request.match_info["container"]
+        found = self._service.containers(name)
+        if found is None:
+            return json_response({"status": "unknown", "detail": "docker is not configured"}, status=404)
+        if not found:
+            return unknown("container", name)
+        if len(found) > 1:
+            meant = ", ".join(f"{each['container']} ({each['id'][:_SHORT_ID]})" for each in found[:_MOST_MEANT])
+            detail = f"{name!r} is the beginning of {len(found)} IDs: {meant}"
+            return json_response({"status": "ambiguous", "detail": detail}, status=409)
+        return json_response(found[0])
+
     async def _history(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         found = self._service.history(name)
@@ -151,6 +166,7 @@ class Reading:
         "/api/v1/status": (_status, Role.EVERYTHING),
         "/api/v1/checks/{name}/history": (_history, Role.EVERYTHING),
         "/api/v1/plan": (_plan, Role.EVERYTHING),
+        "/api/v1/containers/{container}": (_container, Role.EVERYTHING),
         "/api/v1/consumers": (_consumers, Role.EVERYTHING),
         "/": (_index, Role.PROBES),
     }

@@ -102,6 +102,17 @@ class ActionView:
 
 
 @dataclass(frozen=True)
+class ShadowView:
+    """One name that means something else to a container elsewhere."""
+
+    container: str
+    network: str
+    name: str
+    ours: str
+    other: str
+
+
+@dataclass(frozen=True)
 class KnownConsumer:
     """A container that may use backends."""
 
@@ -125,6 +136,7 @@ class DockerView:
     writes: dict[str, int]
     errors: dict[tuple[str, str], int]
     consumers: dict[str, KnownConsumer]
+    shadows: list[ShadowView] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ def load_keys(options: SshOptions) -> list[Any]:
                 Reason.AUTH, f"{path}: the key cannot be decrypted: check passphrase_file", fatal=True
             ) from error
         except (asyncssh.KeyImportError, OSError) as error:
-            hint = "" if passphrase else " (an encrypted key needs passphrase_file)"
+            encrypted = isinstance(error, asyncssh.KeyImportError) and "assphrase" in str(error)
+            hint = " (an encrypted key needs passphrase_file)" if encrypted else ""
             raise TunnelError(Reason.AUTH, f"{path}: {error_text(error)}{hint}", fatal=True) from error
     if options.certificate_files:
         certificates = [each for path in options.certificate_files for each in _certificates(path)]

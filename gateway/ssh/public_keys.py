@@ -5,6 +5,7 @@ from pathlib import Path
 import asyncssh
 
 from gateway.errors import GatewayError
+from gateway.secret_files import unreadable
 from gateway.ssh.credentials import error_text
 from gateway.ssh.options import SshOptions
 
@@ -28,4 +29,5 @@ def _public_key(path: Path, passphrase: str | None) -> str:
             return pub_file.read_text().strip()
         return asyncssh.read_private_key(path, passphrase).export_public_key().decode().strip()
     except (OSError, asyncssh.KeyImportError) as error:
-        raise GatewayError(f"{path}: {error_text(error)}") from error
+        why = unreadable(path, error) if isinstance(error, OSError) else error_text(error)
+        raise GatewayError(f"{path}: {why}") from error

@@ -88,6 +88,10 @@ def test_status_and_explain(running: Gateway) -> None:
     explained = running.command("explain", "bad")
     assert "root cause: target 127.0.0.1" in explained.stdout
     assert "root cause" not in running.command("explain", "good").stdout
+    as_json = command("explain", "bad", "-o", "json", "--url", f"http://127.0.0.1:{running.ops_port}")
+    told = json.loads(as_json.stdout)
+    assert (told["state"], told["root_cause"].split(":")[0]) == ("down", "target 127.0.0.1")
+    assert {"part", "name", "state", "why"} == told["chain"][0].keys()
     unknown = running.command("explain", "gone")
     assert (unknown.returncode, "known: bad, good" in unknown.stderr) == (2, True)
 

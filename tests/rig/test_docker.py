@@ -220,7 +220,7 @@ def test_every_blocked_attachment_says_why(site: Site) -> None:
         site.wait(lambda name=name, reason=reason: site.attachment(name) == ("blocked", reason))  # type: ignore[misc]
     assert 'gateway_attachment_state{container="shared",network="apps",state="blocked"} 1.0' in site.get("/metrics")
     status = command("status", "--admin-socket", str(site.folder / "admin.sock")).stdout
-    assert "lives in another container's network" in status
+    assert "it uses the network of container shared-with, which is not attached" in status
 
 
 def test_only_containers_whose_label_names_the_backend_are_let_in(site: Site) -> None:

@@ -35,6 +35,7 @@ class FakeNetwork:
     labels: dict[str, str] = field(default_factory=dict)
     subnet: str = ""
     internal: bool = False
+    options: dict[str, str] = field(default_factory=dict)
     full: bool = False
 
 
@@ -97,7 +98,7 @@ class FakeEngine:
             return [
                 {"Id": each.id, "Name": each.name, "Driver": each.driver, "Attachable": each.attachable,
                  "Scope": "swarm" if each.driver == "overlay" else "local", "Labels": dict(each.labels),
-                 "Internal": each.internal, "IPAM": {"Config": [{"Subnet": each.subnet}] if each.subnet else None}}
+                 "Internal": each.internal, "Options": dict(each.options), "IPAM": {"Config": [{"Subnet": each.subnet}] if each.subnet else None}}
                 for each in self.networks.values()
             ]  # fmt: skip
         if path == "containers/json":
@@ -136,7 +137,7 @@ class FakeEngine:
                 raise EngineError(Kind.CONFLICT, f"network with name {body['Name']} already exists")
             self.add_network(
                 body["Name"], driver=body["Driver"], attachable=body["Attachable"], labels=body["Labels"],
-                subnet=body["IPAM"]["Config"][0]["Subnet"], internal=body["Internal"],
+                subnet=body["IPAM"]["Config"][0]["Subnet"], internal=body["Internal"], options=body["Options"],
             )  # fmt: skip
             return
         _, network_id, verb = path.split("/")

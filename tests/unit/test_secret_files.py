@@ -1,12 +1,18 @@
 """Private keys are read once: what was checked is what is used."""
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import asyncssh
 import pytest
 
+from gateway.config.files import check_files
+from gateway.config.load import Sources, load
+from gateway.contracts import Secret
 from gateway.demo.sshd import make_key
 from gateway.errors import Reason, TunnelError
 from gateway.secret_files import read_private_key
@@ -76,3 +82,65 @@ def test_the_certificate_beside_a_key_is_used_and_one_that_cannot_be_read_is_tol
     beside.write_text("garbage")
     with pytest.raises(TunnelError, match=r"key-cert\.pub"):
         load_keys(options(path))
+
+
+_NOBODY = 65534
+
+
+@contextmanager
+def as_nobody() -> Iterator[int]:
+    """As a user who may read nothing; gives the user's number."""
+    uid = os.geteuid()
+    if uid == 0:
+        os.seteuid(_NOBODY)
+    try:
+        yield os.geteuid()
+    finally:
+        os.seteuid(uid)
+
+
+def test_a_key_that_may_not_be_read_says_by_whom_and_what_to_do() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "key"
+        make_key(path)
+        path.chmod(0o200)
+        owner = path.stat().st_uid
+        with as_nobody() as uid, pytest.raises(TunnelError) as caught:
+            load_keys(options(path))
+        assert caught.value.detail == (
+            f"{path}: the gateway runs as uid {uid}, which may not read it (owner {owner}, mode 0200): chown {uid}"
+            f" {path}, or run the gateway as uid {owner}"
+        )
+        # The same from `validate`, and for passwords.
+        with as_nobody():
+            url = f"bastion=ssh://u@h?identity_files={path}&known_hosts={path}"
+            problems = check_files(
+                load(Sources(tunnels=(url,), backends=("a=tcp://h:1?via=bastion",), environment={}))
+            )
+            with pytest.raises(OSError, match=f"the gateway runs as uid {uid}") as refused:
+                Secret(path=path).reveal()
+        assert str(path) in str(refused.value.filename)
+        assert any(f"chown {uid} {path}" in each.message for each in problems)
+        # What is written otherwise in the configuration shows nowhere.
+        with as_nobody(), pytest.raises(OSError, match=r"chown \d+ \$\{KEY\}") as hidden:
+            Secret(path=path, written="${KEY}").reveal()
+        assert str(path) not in str(hidden.value)
+        Path(folder).chmod(0o600)
+        with as_nobody(), pytest.raises(TunnelError, match="may not enter a folder above it"):
+            load_keys(options(path))
+        Path(folder).chmod(0o700)
+
+
+def test_a_passphrase_is_asked_for_only_where_one_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("no key at all\n")
+    path.chmod(0o600)
+    with pytest.raises(TunnelError) as caught:
+        load_keys(options(path))
+    assert "passphrase_file" not in caught.value.detail
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    for form in ("openssh", "pkcs8-pem"):
+        path.write_bytes(key.export_private_key(form, passphrase="open sesame"))
+        with pytest.raises(TunnelError, match="an encrypted key needs passphrase_file"):
+            load_keys(options(path))

@@ -14,16 +14,22 @@ from gateway.docker.planning.way_out import own_way_out
 from gateway.docker.volumes import VolumeStanding, body, hindrances, judge
 
 
-def plan(desired: Desired, observed: Observed, ours: frozenset[tuple[str, str]]) -> Plan:
+def plan(
+    desired: Desired,
+    observed: Observed,
+    ours: frozenset[tuple[str, str]],
+    been: frozenset[tuple[str, str]] = frozenset(),
+) -> Plan:
     """What must be done.
 
     Args:
         desired: What is wanted.
         observed: What there is.
         ours: Endpoints that we made, by the container's ID and the network's name.
+        been: Those of them that were seen, and that we did not take off: where one is missing, somebody else did.
     """
     desired = spread(desired, observed)
-    draft = Draft(desired, observed, ours)
+    draft = Draft(desired, observed, ours, been)
     make_networks(draft)
     if draft.options.networks and desired.backends and observed.own is None:
         draft.warnings.append(
@@ -40,7 +46,13 @@ def plan(desired: Desired, observed: Observed, ours: frozenset[tuple[str, str]])
     volumes = tuple(_volumes(draft))
     exposures = tuple(spoofing(desired, observed))
     return Plan(
-        tuple(draft.actions), tuple(draft.conditions), tuple(draft.warnings), volumes=volumes, exposures=exposures
+        tuple(draft.actions),
+        tuple(draft.conditions),
+        tuple(draft.warnings),
+        volumes=volumes,
+        mistakes=frozenset(draft.mistakes),
+        shadows=tuple(draft.shadows),
+        exposures=exposures,
     )
 
 

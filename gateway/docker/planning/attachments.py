@@ -1,8 +1,12 @@
 """Containers that are to be attached, attached anew, or let go."""
 
+from gateway.docker import labels
+from gateway.docker.consumers import networks_of_sources
 from gateway.docker.model import LIVE, Container, EndpointInfo
 from gateway.docker.plan import Action, Standing, Verb, carried
 from gateway.docker.planning.draft import Draft
+from gateway.docker.planning.joined import joined
+from gateway.docker.planning.shadows import container_shadows
 from gateway.docker.trouble import Blocked
 
 
@@ -10,7 +14,12 @@ def attach(draft: Draft) -> None:
     """Every container that should be on a network; the oldest first, which keep their aliases."""
     for container in sorted(draft.observed.containers, key=_age):
         for name, aliases in _wanted(draft, container).items():
-            _attachment(draft, container, name, aliases)
+            if container.joins:
+                base = draft.observed.base(container)
+                coming = base is not None and name in _quietly_wanted(draft, base)
+                joined(draft, container, name, aliases, coming=coming)
+            else:
+                _attachment(draft, container, name, aliases)
 
 
 def detach(draft: Draft) -> None:
@@ -35,6 +44,8 @@ def _wanted(draft: Draft, container: Container) -> dict[str, tuple[str, ...]]:
     if container.id == draft.observed.own:
         return {name: carried(draft.desired, name) for name in draft.options.networks}
     wish = draft.wish(container.name, container.name, container.labels)
+    if wish is None:
+        _idle(draft, container)
     if wish is None or (wish.detach_on_stop and container.state not in LIVE):
         return {}
     networks = draft.networks_of(wish, container.name, container.name, container.labels)
@@ -47,7 +58,15 @@ def _wanted(draft: Draft, container: Container) -> dict[str, tuple[str, ...]]:
 
 def networks_wanted(draft: Draft, container: Container) -> set[str]:
     """The networks that a container, other than the gateway's own, is to be on and can be attached to."""
-    return set() if _hindrance_of(container)[0] else set(_wanted(draft, container))
+    return set() if container.joins or _hindrance_of(container)[0] else set(_wanted(draft, container))
+
+
+def _idle(draft: Draft, container: Container) -> None:
+    """Note labels that do nothing; on a network that the gateway shares, they may admit the container to backends."""
+    told = labels.idle(container.labels, draft.options.label_prefix, draft.desired.instance)
+    shared = networks_of_sources(draft.observed, draft.options) if told else None
+    if shared is not None and not container.endpoints.keys() & {*shared, *draft.options.networks}:
+        draft.mistaken(container.name, told)
 
 
 def _age(container: Container) -> tuple[int, str]:
@@ -57,9 +76,12 @@ def _age(container: Container) -> tuple[int, str]:
 
 def _attachment(draft: Draft, container: Container, name: str, aliases: tuple[str, ...]) -> None:
     endpoint = container.endpoints.get(name)
-    if container.id != draft.observed.own and container.name.lower() in draft.taken(name):
-        message = "a backend has the name of the container: rename one of them"
+    if container.id != draft.observed.own and {container.name.lower(), container.hostname} & draft.taken(name):
+        message = "a backend has the name or host name of the container: rename one of them"
         _tell(draft, container, name, Standing.BLOCKED, Blocked.ALIAS_CONFLICT, message)
+        return
+    if conflict := container_shadows(draft, container, name, aliases):
+        _refuse_name(draft, container, name, conflict)
         return
     clash = {alias: other for alias in aliases if (other := _clash(draft, container, name, alias))}
     free = tuple(alias for alias in aliases if alias not in clash)
@@ -95,6 +117,37 @@ def _attachment(draft: Draft, container: Container, name: str, aliases: tuple[st
         _tell(draft, container, name, Standing.ATTACHED)
 
 
+def _refuse_name(draft: Draft, container: Container, name: str, conflict: str) -> None:
+    """Do not attach a container for which a name would have two meanings, or detach it, where that is ours to do."""
+    endpoint = container.endpoints.get(name)
+    if endpoint is None:
+        _tell(draft, container, name, Standing.BLOCKED, Blocked.NAME_CONFLICT, conflict)
+        return
+    ours = _is_our_endpoint(draft, container, name, endpoint)
+    kept = _kept_by(draft, container) if ours else "somebody else attached it"
+    if kept:
+        _tell(
+            draft, container, name, Standing.DRIFTED, Blocked.NAME_CONFLICT, f"{conflict}; it stays attached: {kept}"
+        )
+        return
+    _tell(draft, container, name, Standing.BLOCKED, Blocked.NAME_CONFLICT, conflict)
+    draft.actions.append(
+        Action(
+            Verb.DISCONNECT, name, endpoint.network_id, container.name, container.id,
+            why="a name has two meanings for it", detaches=1,
+        )
+    )  # fmt: skip
+
+
+def _kept_by(draft: Draft, container: Container) -> str:
+    """Why an endpoint must not be broken; empty: it may be."""
+    own = container.id == draft.observed.own
+    busy = container.id in draft.desired.busy or (own and draft.desired.serving)
+    if draft.options.repair == "disruptive" or (draft.options.repair == "idle" and not busy):
+        return ""
+    return "it has connections" if draft.options.repair == "idle" else "docker.repair is never"
+
+
 def _connect(draft: Draft, container: Container, name: str, aliases: tuple[str, ...]) -> None:
     blocked, message = _hindrance(draft, container, name)
     if blocked is not None:
@@ -102,6 +155,10 @@ def _connect(draft: Draft, container: Container, name: str, aliases: tuple[str, 
         return
     if container.state not in LIVE:
         _tell(draft, container, name, Standing.PENDING, None, f"it is {container.state}")
+        return
+    if _makes_way(draft, container, name):
+        message = "it was taken off the network, which is to be made anew: it is attached to the new one"
+        _tell(draft, container, name, Standing.PENDING, None, message)
         return
     _tell(draft, container, name, Standing.PENDING)
     _promise(draft, container, name, aliases)
@@ -119,11 +176,18 @@ def _connect(draft: Draft, container: Container, name: str, aliases: tuple[str, 
     )
 
 
+def _makes_way(draft: Draft, container: Container, name: str) -> bool:
+    """Whether somebody took it off a network that is to be removed and made again: with it there, that cannot be."""
+    if name not in draft.outdated or (container.id, name) not in draft.been:
+        return False
+    # The gateway itself stays as long as somebody on the network may use it.
+    own = container.id == draft.observed.own
+    return not own or not any(name in each.endpoints for each in draft.observed.containers)
+
+
 def _hindrance_of(container: Container) -> tuple[Blocked | None, str]:
     """Why a container cannot be attached to any network."""
     mode = container.network_mode
-    if mode.startswith("container:"):
-        return Blocked.SHARED_NETWORK, "it lives in another container's network: attach that one"
     if mode == "host":
         return Blocked.HOST_NETWORK, "it uses the host's network: it reaches listeners at the host's addresses"
     if mode == "none":
@@ -163,7 +227,8 @@ def _clash(draft: Draft, container: Container, name: str, alias: str) -> str | N
         endpoint = other.endpoints.get(name)
         if other.id == container.id or endpoint is None or other.id == own:
             continue
-        if other.name.lower() == alias:
+        # The gateway does not give way to a host name, which is warned of.
+        if alias == other.name.lower() or (alias == other.hostname and container.id != own):
             return f"container {other.name}"
         if alias in _called(endpoint) and not _gives_way(draft, other, container, name, alias):
             return f"container {other.name}"
@@ -214,12 +279,8 @@ def _is_our_endpoint(draft: Draft, container: Container, name: str, endpoint: En
 def _repair(
     draft: Draft, container: Container, name: str, endpoint: EndpointInfo, aliases: tuple[str, ...], told: str
 ) -> None:
-    own = container.id == draft.observed.own
-    busy = container.id in draft.desired.busy or (own and draft.desired.serving)
-    allowed = draft.options.repair == "disruptive" or (draft.options.repair == "idle" and not busy)
-    if not allowed:
-        why = "it has connections" if draft.options.repair == "idle" else "docker.repair is never"
-        _tell(draft, container, name, Standing.DRIFTED, None, f"{told}, and is left alone: {why}")
+    if kept := _kept_by(draft, container):
+        _tell(draft, container, name, Standing.DRIFTED, None, f"{told}, and is left alone: {kept}")
         return
     _tell(draft, container, name, Standing.DRIFTED, None, told)
     _promise(draft, container, name, aliases)
@@ -243,9 +304,9 @@ def _may_be_ourselves(draft: Draft, endpoint: EndpointInfo) -> bool:
 
 
 def _quietly_wanted(draft: Draft, container: Container) -> dict[str, tuple[str, ...]]:
-    warnings, conditions = len(draft.warnings), len(draft.conditions)
+    warnings, mistakes, conditions = len(draft.warnings), len(draft.mistakes), len(draft.conditions)
     wanted = _wanted(draft, container)
-    del draft.warnings[warnings:], draft.conditions[conditions:]
+    del draft.warnings[warnings:], draft.mistakes[mistakes:], draft.conditions[conditions:]
     return wanted
 
 

@@ -1,14 +1,15 @@
 """A plan in the making: what its parts share."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gateway.docker import labels
 from gateway.docker.grants import Granted, granted, owner
 from gateway.docker.labels import Wish
 from gateway.docker.model import Container, NetworkInfo, Observed
+from gateway.docker.names import Names
 from gateway.docker.options import NetworkOptions
-from gateway.docker.plan import Action, Condition, Desired, Standing, carried
+from gateway.docker.plan import Action, Condition, Desired, Shadow, Standing, carried
 from gateway.docker.projects import network_of
 from gateway.docker.trouble import Blocked
 
@@ -39,12 +40,20 @@ class Draft:
         desired: What is wanted.
         observed: What there is.
         ours: Endpoints that we made, by the container's ID and the network's name.
+        been: Those of them that were seen, and that we did not take off.
     """
 
-    def __init__(self, desired: Desired, observed: Observed, ours: frozenset[tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        desired: Desired,
+        observed: Observed,
+        ours: frozenset[tuple[str, str]],
+        been: frozenset[tuple[str, str]] = frozenset(),
+    ) -> None:
         self.desired = desired
         self.observed = observed
         self.ours = ours
+        self.been = been
         self.options = desired.options
         self.known: dict[str, NetworkInfo] = {}
         """Networks by name."""
@@ -59,6 +68,12 @@ class Draft:
         self.actions: list[Action] = []
         self.conditions: list[Condition] = []
         self.warnings: list[str] = []
+        self.mistakes: list[str] = []
+        """Those of the warnings that are about labels."""
+        self.names = Names(desired, observed)
+        self.shadows: list[Shadow] = []
+        self.outdated: set[str] = set()
+        """Networks of ours that were made from other options."""
         self.promised: dict[tuple[str, str], Holder] = {}
         """Who gets an alias on a network by what is to be done."""
 
@@ -92,7 +107,7 @@ class Draft:
         prefix, strict = self.options.label_prefix, self.desired.strict
         given = granted(self.options.grants, name, found)
         wish, problems = labels.read(
-            found, prefix, self.desired.instance, self.desired.backends, enabled=given is not None
+            found, prefix, self.desired.instance, self.desired.backends, granted=given is not None
         )
         explicit = f"{prefix}.enable" in found
         if wish is not None and strict:
@@ -100,11 +115,17 @@ class Draft:
             problems += more
         elif wish is not None and given is not None:
             wish = labels.with_grants(wish, given, explicit=explicit)
-        self.warnings += [f"{who}: {problem}" for problem in problems]
+        self.mistaken(who, problems)
         instance = found.get(f"{prefix}.instance", self.desired.instance)
         if explicit or given is not None or strict or instance != self.desired.instance:
             return wish  # what a container says of itself goes before what is said of many
         return labels.by_rules(who, found, self.options.attach)
+
+    def mistaken(self, who: str, problems: Iterable[str]) -> None:
+        """Note what is wrong with the labels of a container or service."""
+        told = [f"{who}: {problem}" for problem in problems]
+        self.warnings += told
+        self.mistakes += told
 
     def why(self, container: Container) -> str:
         """What a container that is to be attached owes it to."""

@@ -97,11 +97,13 @@ def _warnings(draft: Draft, options: NetworkOptions, there: NetworkInfo) -> Iter
     ours = draft.is_ours(there.labels)
     for differs, keep in _differences(draft, options, there, ours=ours):
         if ours:
+            draft.outdated.add(there.name)
             alone = keep == NOT_INTERNAL and leaves_no_way_out(draft, there.name)
             first = "attach the gateway's container to another network with a way out, then " if alone else ""
             yield (
                 f"network {there.name}: {differs}: set {keep} to keep it; to replace it, {first}give it another name "
-                "in docker.networks: the gateway creates that, moves containers to it and removes this one"
+                "in docker.networks: the gateway creates that, moves containers to it and removes this one; or "
+                f"disconnect every container, the gateway's last, and run docker network rm {there.name}"
             )
         else:
             yield (

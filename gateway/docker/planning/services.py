@@ -8,6 +8,7 @@ from gateway.docker.labels import Wish
 from gateway.docker.model import Service
 from gateway.docker.plan import Action, Standing, Verb
 from gateway.docker.planning.draft import Draft, Holder
+from gateway.docker.planning.shadows import service_shadows
 from gateway.docker.trouble import Blocked
 
 
@@ -59,9 +60,9 @@ def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]]
             continue
         wanted.add(there.id)
         found = networks.get(there.id)
-        conflict = _conflict(draft, service, name, wish, found or frozenset())
-        if conflict:
-            tell(name, Standing.BLOCKED, Blocked.ALIAS_CONFLICT, conflict)
+        hindrance = _hindrance(draft, service, name, wish, found)
+        if hindrance is not None:
+            tell(name, *hindrance)
             continue
         aliases = frozenset(wish.aliases) | {mark}
         if found is None or (mark in found and found != aliases):
@@ -72,6 +73,18 @@ def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]]
         else:
             tell(name, Standing.DRIFTED, None, "somebody else attached it, with other aliases")
     return networks, wanted
+
+
+def _hindrance(
+    draft: Draft, service: Service, name: str, wish: Wish, found: frozenset[str] | None
+) -> tuple[Standing, Blocked, str] | None:
+    """How it stands on a network where it cannot have what it asks for; None: it can."""
+    if told := service_shadows(draft, service, name, wish.aliases):
+        if found is None:
+            return Standing.BLOCKED, Blocked.NAME_CONFLICT, told
+        return Standing.DRIFTED, Blocked.NAME_CONFLICT, f"{told}; it stays attached: its tasks would restart"
+    conflict = _conflict(draft, service, name, wish, found or frozenset())
+    return (Standing.BLOCKED, Blocked.ALIAS_CONFLICT, conflict) if conflict else None
 
 
 def _conflict(draft: Draft, service: Service, name: str, wish: Wish, found: frozenset[str]) -> str:

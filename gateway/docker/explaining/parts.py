@@ -1,0 +1,51 @@
+"""What matters of a container for the backends that it reaches: its state, labels, grants, networks and names."""
+
+from collections.abc import Iterator
+
+from gateway.docker import labels
+from gateway.docker.explaining.model import Part
+from gateway.docker.explaining.subject import Subject, reason
+
+
+def parts(subject: Subject) -> Iterator[Part]:
+    """Each fact, in the order in which they matter."""
+    container, base = subject.container, subject.base
+    yield Part("container", container.name, container.state)
+    if base is None:
+        yield Part("network of", container.joins, "gone", "it uses the network of a container that is gone")
+    elif base is not container:
+        yield Part("network of", base.name, base.state, "it uses this container's network, and counts as it")
+    yield from _labels(subject)
+    if subject.grant is not None:
+        given = f"backends {', '.join(subject.grant.backends)}"
+        given += f"; aliases {', '.join(subject.grant.aliases)}" if subject.grant.aliases else ""
+        yield Part("grants", "docker.grants", "given", given)
+    elif subject.desired.strict:
+        yield Part("grants", "docker.grants", "none", "with gateway.strict, nothing but grants counts")
+    for name in subject.options.networks:
+        yield _network(subject, name)
+    for shadow in subject.shadows:
+        yield Part("name", shadow.name, "shadowed", str(shadow))
+
+
+def _labels(subject: Subject) -> Iterator[Part]:
+    prefix = f"{subject.options.label_prefix}."
+    asked = set(subject.desired.by_label.values())
+    for source, state, why in (
+        (subject.container.labels, "counts", ""),
+        (subject.container.image_labels, "ignored", "it comes from the image"),
+    ):
+        for key in sorted(source):
+            known = key.removeprefix(prefix) in labels.KEYS or key in asked
+            if key in asked or key.startswith(prefix):
+                yield Part("label", f"{key}={source[key]}", state if known else "unknown", why)
+    for mistake in subject.mistakes:
+        yield Part("label", "", "wrong", mistake)
+
+
+def _network(subject: Subject, name: str) -> Part:
+    condition, endpoint = subject.conditions.get(name), subject.endpoint(name)
+    where = ", ".join(endpoint.addresses) if endpoint is not None else ""
+    if condition is None:
+        return Part("network", name, "attached" if endpoint else "not attached", where)
+    return Part("network", name, str(condition.state), ", ".join(filter(None, (where, reason(condition)))))

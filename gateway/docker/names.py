@@ -1,0 +1,147 @@
+"""Names that a container resolves on a network of ours and elsewhere to something else. Pure."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.docker.grants import SERVICE, SWARM_SERVICE
+from gateway.docker.model import Container, EndpointInfo, Observed
+from gateway.docker.plan import OWNER_ALIAS, Desired, Shadow
+
+WITHOUT_NAMES = frozenset({"bridge", "host", "none"})
+"""Docker's own networks, on which its DNS server answers to no names."""
+_GATEWAY = "gateway"
+"""The holder of every backend's name."""
+_BACKEND = "a backend"
+_SHORT_ID = 12
+
+
+def hostname_of(told: Mapping[str, Any]) -> str:
+    """The host name that a container was given, in lower case; empty: it is its ID.
+
+    Args:
+        told: Its inspection.
+    """
+    name = str((told.get("Config") or {}).get("Hostname") or "").lower()
+    return "" if str(told.get("Id", "")).startswith(name) else name
+
+
+def hosts_of(told: Mapping[str, Any]) -> frozenset[str]:
+    """The names that a container resolves by itself: its extra hosts and its links, in lower case.
+
+    Args:
+        told: Its inspection.
+    """
+    host = told.get("HostConfig") or {}
+    networks: Mapping[str, Any] = (told.get("NetworkSettings") or {}).get("Networks") or {}
+    found = [str(each).replace("=", ":").partition(":")[0] for each in host.get("ExtraHosts") or ()]
+    links = [
+        *(host.get("Links") or ()),
+        *(each for network in networks.values() for each in network.get("Links") or ()),
+    ]
+    found += [str(each).rpartition(":")[2].rpartition("/")[2] for each in links]
+    return frozenset(each.lower() for each in found if each)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A container or service that resolves names.
+
+    Args:
+        id: Its ID.
+        title: Its name, for people.
+        aliases: Those that it asks for on the network, in lower case.
+        hosts: Names that it resolves by itself.
+    """
+
+    id: str
+    title: str
+    aliases: frozenset[str] = frozenset()
+    hosts: frozenset[str] = frozenset()
+
+
+class Names:
+    """Who answers to which name on each network.
+
+    Args:
+        desired: What is wanted: the backends, and our own alias.
+        observed: What there is.
+    """
+
+    def __init__(self, desired: Desired, observed: Observed) -> None:
+        self._desired = desired
+        self._own = observed.own
+        self._holders: dict[str, dict[str, dict[str, str]]] = {}
+        """By network and name, each holder's ID with what it is."""
+        own_service = ""
+        for container in observed.containers:
+            if container.id == observed.own:
+                own_service = container.labels.get(SWARM_SERVICE, "")
+            for network, endpoint in container.endpoints.items():
+                self._add(network, called(container, endpoint), self._holder(container, endpoint))
+        networks = {each.id: each.name for each in observed.networks}
+        for service in observed.services:
+            holder = (service.id, f"service {service.name}")
+            if service.name == own_service:
+                holder = (_GATEWAY, "the gateway")
+            for network_id, aliases in service.networks.items():
+                if network_id in networks:
+                    self._add(networks[network_id], {service.name.lower(), *_lower(aliases)}, holder)
+
+    def shadows(
+        self,
+        who: Asking,
+        network: str,
+        backends: Collection[str],
+        elsewhere: Iterable[str],
+    ) -> Iterator[Shadow]:
+        """The names with two meanings.
+
+        Args:
+            who: The container or service that resolves them.
+            network: One of ours.
+            backends: Those that are reached by name on it, in lower case.
+            elsewhere: The other networks of the container or service.
+        """
+        there = self._holders.get(network, {})
+        for name in sorted(who.hosts & set(backends)):
+            yield Shadow(who.title, network, name, _BACKEND, "an extra host or a link of the container")
+        for place in elsewhere:
+            if place == network or place in WITHOUT_NAMES:
+                continue
+            for name, others in self._holders.get(place, {}).items():
+                ours = there.get(name, {})
+                if name in who.aliases:
+                    ours = {**ours, who.id: "an alias that it asks for"}
+                if name in backends:
+                    ours = {_GATEWAY: _BACKEND}
+                # Whoever answers to it in both places is the same for the container.
+                what = next((text for key, text in ours.items() if key not in others), None)
+                if what is not None:
+                    yield Shadow(who.title, network, name, what, f"{min(others.values())} on network {place}")
+
+    def _holder(self, container: Container, endpoint: EndpointInfo) -> tuple[str, str]:
+        aliases = endpoint.aliases or frozenset()
+        ours = self._desired.mark in aliases and bool(_lower(aliases) & _lower(self._desired.backends))
+        if container.id == self._own or ours:
+            return _GATEWAY, "the gateway"
+        return container.id, f"container {container.name}"
+
+    def _add(self, network: str, names: Iterable[str], holder: tuple[str, str]) -> None:
+        if network not in WITHOUT_NAMES:
+            known = self._holders.setdefault(network, {})
+            for name in names:
+                known.setdefault(name, {}).setdefault(*holder)
+
+
+def called(container: Container, endpoint: EndpointInfo) -> set[str]:
+    """The names to which a container answers on a network, in lower case, without those that Docker and we add."""
+    names = {container.name.lower(), container.hostname} - {""}
+    if endpoint.aliases is None and SERVICE in container.labels:  # it is not running: Compose gives it this one
+        names.add(container.labels[SERVICE].lower())
+    names |= {each for each in _lower(endpoint.aliases or ()) if not each.startswith(OWNER_ALIAS)}
+    return names - {container.id[:_SHORT_ID]}
+
+
+def _lower(names: Iterable[str]) -> set[str]:
+    return {each.lower() for each in names}

@@ -1,0 +1,56 @@
+"""What of the plans goes into the log: each line once while it holds, and only so many a minute."""
+
+from collections import deque
+from collections.abc import Hashable, Iterable
+
+
+class News:
+    """Decides only; the times are monotonic, in seconds.
+
+    Args:
+        most: Lines within `window`.
+        window: In seconds.
+        again: Seconds for which a line must be gone to be news again: what comes and goes is logged once.
+    """
+
+    def __init__(self, most: int = 60, window: float = 60.0, again: float = 600.0) -> None:
+        self._most = most
+        self._window = window
+        self._again = again
+        self._seen: dict[Hashable, float] = {}
+        self._lines: deque[float] = deque()
+        self._left_out = 0
+
+    def fresh(self, standing: Iterable[Hashable], now: float) -> list[Hashable]:
+        """Those of what holds now that are to be logged; what finds no room now is tried again at the next call."""
+        found = []
+        for each in standing:
+            if each in self._seen:
+                self._seen[each] = now
+            elif self._room(now):
+                self._seen[each] = now
+                found.append(each)
+        self._seen = {key: at for key, at in self._seen.items() if at + self._again > now}
+        return found
+
+    def admit(self, now: float) -> bool:
+        """Whether something that happened is to be logged; what is not is counted."""
+        if self._room(now):
+            return True
+        self._left_out += 1
+        return False
+
+    def left_out(self, now: float) -> int:
+        """How much was left out since the last time; 0 while there is no room to say so."""
+        if not self._left_out or not self._room(now):
+            return 0
+        count, self._left_out = self._left_out, 0
+        return count
+
+    def _room(self, now: float) -> bool:
+        while self._lines and self._lines[0] <= now - self._window:
+            self._lines.popleft()
+        if len(self._lines) >= self._most:
+            return False
+        self._lines.append(now)
+        return True

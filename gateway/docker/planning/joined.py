@@ -1,0 +1,43 @@
+"""Containers that use another container's network (`network_mode: service:…`): they are where that one is."""
+
+from gateway.docker.model import Container
+from gateway.docker.plan import Standing
+from gateway.docker.planning.draft import Draft
+from gateway.docker.trouble import Blocked
+
+
+def joined(draft: Draft, container: Container, network: str, aliases: tuple[str, ...], *, coming: bool) -> None:
+    """Note how such a container stands on a network.
+
+    Args:
+        draft: The plan.
+        container: Uses another one's network.
+        network: One that it asks for.
+        aliases: Those that it asks for.
+        coming: Whether the other one is wanted there.
+    """
+
+    def tell(state: Standing, reason: Blocked | None, message: str) -> None:
+        draft.tell(container.name, container.id, network, state, reason, message)
+
+    base = draft.observed.base(container)
+    if base is None:
+        message = "it uses the network of a container that is gone: create it again"
+        tell(Standing.BLOCKED, Blocked.SHARED_NETWORK, message)
+        return
+    through = f"it uses the network of container {base.name}"
+    endpoint = base.endpoints.get(network)
+    if endpoint is None:
+        if coming:
+            tell(Standing.PENDING, None, f"{through}, which is attached first")
+        else:
+            message = f"{through}, which is not attached: set the labels on that one"
+            tell(Standing.BLOCKED, Blocked.SHARED_NETWORK, message)
+        return
+    known = {each.lower() for each in endpoint.aliases or ()}
+    missing = [each for each in aliases if each.lower() not in known] if endpoint.aliases is not None else []
+    if missing:
+        message = f"{through}, which lacks {', '.join(missing)}: set the aliases on that one"
+        tell(Standing.DRIFTED, Blocked.SHARED_NETWORK, message)
+    else:
+        tell(Standing.ATTACHED, None, f"{through}, which is attached")

@@ -1,0 +1,58 @@
+"""Names that would get a second meaning for a container: it is warned of, or not attached (`on_name_conflict`)."""
+
+from collections.abc import Iterable
+
+from gateway.docker.model import Container, Service
+from gateway.docker.names import Asking
+from gateway.docker.plan import Shadow
+from gateway.docker.planning.draft import Draft
+
+
+def container_shadows(draft: Draft, container: Container, network: str, aliases: Iterable[str]) -> str:
+    """Note the names of a container with two meanings; gives why it must not be attached, empty: it may."""
+    own = container.id == draft.observed.own
+    if own:
+        _warn_of_hostnames(draft, network)
+    who = Asking(container.id, container.name, _lower(() if own else aliases), container.hosts)
+    found = draft.names.shadows(who, network, draft.taken(network), _elsewhere(draft, container, network))
+    return _noted(draft, list(found), refusable=not own)
+
+
+def _warn_of_hostnames(draft: Draft, network: str) -> None:
+    """Warn of containers that somebody attached, and that answer to a backend's name by their host name."""
+    taken = draft.taken(network)
+    draft.warnings += [
+        f"{each.name}: its host name is that of backend {each.hostname}, so that clients on network {network} reach"
+        " either: give it another host name, or take it off the network"
+        for each in draft.observed.containers
+        if each.hostname in taken and network in each.endpoints and each.id != draft.observed.own
+    ]
+
+
+def service_shadows(draft: Draft, service: Service, network: str, aliases: Iterable[str]) -> str:
+    """As `container_shadows`, for a swarm service."""
+    names = {each.id: each.name for each in draft.observed.networks}
+    elsewhere = [names[each] for each in service.networks if each in names]
+    who = Asking(service.id, f"service {service.name}", _lower(aliases))
+    return _noted(draft, list(draft.names.shadows(who, network, draft.taken(network), elsewhere)))
+
+
+def _elsewhere(draft: Draft, container: Container, network: str) -> list[str]:
+    """Its other networks; of two that are ours, one is enough."""
+    return [each for each in container.endpoints if each not in draft.options.networks or each < network]
+
+
+def _lower(aliases: Iterable[str]) -> frozenset[str]:
+    return frozenset(each.lower() for each in aliases)
+
+
+def _noted(draft: Draft, found: list[Shadow], *, refusable: bool = True) -> str:
+    if not found:
+        return ""
+    draft.shadows += found
+    told = "; ".join(map(str, found))
+    remedy = f"rename one of them, or keep the backend off the network (docker.networks.{found[0].network}.backends)"
+    refused = refusable and draft.options.on_name_conflict == "refuse"
+    if not refused:
+        draft.warnings.append(f"{found[0].container}: {told}: it reaches only one of them by that name: {remedy}")
+    return f"{told}: {remedy}" if refused else ""

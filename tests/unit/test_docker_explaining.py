@@ -1,0 +1,146 @@
+"""What is said about a container that reaches a backend, or does not."""
+
+import ipaddress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.docker.explaining import explain, find
+from gateway.docker.explaining.model import BackendFact, Explanation, Reached
+from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
+from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
+from gateway.docker.plan import Desired
+from gateway.docker.planning import plan
+
+MARK = "gw-owner-site-a"
+OPT_IN = {"gateway.enable": "true"}
+UP = BackendFact("orders", "up", "", ("0.0.0.0:3306",))
+
+
+def endpoint(*aliases: str, network: str = "n1", address: str = "10.201.0.5") -> EndpointInfo:
+    return EndpointInfo(network, f"e-{network}", (address,), frozenset(aliases))
+
+
+def container(name: str, **more: Any) -> Container:
+    plain: dict[str, Any] = {"state": "running", "labels": OPT_IN, "network_mode": "bridge", "endpoints": {}}
+    return Container(id=f"id-{name}", name=name, **{**plain, **more})
+
+
+GATEWAY = container("gateway", labels={}, endpoints={"apps": endpoint("orders", "media", MARK, address="10.201.0.2")})
+ATTACHED = container("web", endpoints={"apps": endpoint(MARK)})
+NETWORKS = tuple(
+    NetworkInfo(key, name, "bridge", "local", attachable=False)
+    for key, name in (("n1", "apps"), ("n2", "shop_default"))
+)
+
+
+def told(
+    web: Container, *others: Container, fact: BackendFact = UP, own: Container | None = GATEWAY,
+    options: dict[str, Any] | None = None, **more: Any,
+) -> Explanation:  # fmt: skip
+    made = DockerOptions(**{"networks": {"apps": NetworkOptions()}, **(options or {})})
+    by_label = {fact.name: fact.label} if fact.label is not None else {}
+    wanted = replace(Desired("site-a", made, ("orders", "media"), by_label=by_label), **more)
+    there = (*((own,) if own is not None else ()), web, *others)
+    observed = Observed(there, NETWORKS, own=own.id if own is not None else None)
+    ours = frozenset({(web.id, "apps"), (GATEWAY.id, "apps")})
+    return explain(wanted, observed, plan(wanted, observed, ours), web, [fact])
+
+
+def verdict(*arguments: Any, **more: Any) -> Reached:
+    (found,) = told(*arguments, **more).backends
+    return found
+
+
+def test_one_that_reaches_it_says_how_and_has_nothing_to_do() -> None:
+    found = told(ATTACHED)
+    assert found.backends == [Reached("orders", "yes", "apps", "by the name orders; the backend is up")]
+    assert found.remedies == []
+    assert [(each.part, each.name, each.state, each.why) for each in found.parts] == [
+        ("container", "web", "running", ""),
+        ("label", "gateway.enable=true", "counts", ""),
+        ("network", "apps", "attached", "10.201.0.5"),
+    ]
+
+
+CLASH = container("shop-1", labels={}, endpoints={"shop_default": endpoint("orders", network="n2")})
+SHOPPING = replace(ATTACHED, endpoints={**ATTACHED.endpoints, "shop_default": endpoint(network="n2")})
+BY_LABEL = replace(UP, label="gateway.backends")
+BY_NETWORK = replace(UP, allow=(ipaddress.ip_network("192.168.0.0/16"),))
+ORDERS = {"gateway.backends": "orders"}
+ON_SHOP = {"shop_default": endpoint(network="n2")}
+
+
+@pytest.mark.parametrize(
+    ("web", "more", "reached", "why", "remedy"),
+    [
+        (replace(ATTACHED, state="exited"), {}, "no", "the container is exited", "docker start web"),
+        (container("web", labels={}), {}, "no", "has no label gateway.enable", "gateway.enable=true"),
+        (container("web", labels={"gateway.enabled": "true"}), {}, "no", "did you mean gateway.enable?", "correct"),
+        (container("web", labels={"gateway.enable": "false"}), {}, "no", "is false", "gateway.enable=true"),
+        (container("web", labels=ORDERS, endpoints=ON_SHOP), {}, "no", "does nothing without", "correct its labels"),
+        (container("web", labels={}, image_labels=OPT_IN), {}, "no", "comes from its image", "docker.grants"),
+        (container("web", labels={**OPT_IN, "gateway.instance": "b"}), {}, "no", "gateway, b", "ask that one"),
+        (container("web", labels={**OPT_IN, "gateway.backends": "media"}), {"options": {"networks": {
+            "apps": NetworkOptions(backends=("orders",)), "other": NetworkOptions(backends=("media",)),
+        }}}, "no", "gateway.backends names only media", "add orders to its label"),
+        (container("web", labels={**OPT_IN, "gateway.network": "other"}), {"options": {"networks": {
+            "apps": NetworkOptions(), "other": NetworkOptions(),
+        }}}, "no", "attached to network other", "in a moment"),
+        (container("web"), {}, "no", "about to be attached", "in a moment"),
+        (container("web"), {"strict": True}, "no", "docker.grants", "docker.grants"),
+        (container("web", labels={}), {"options": {"networks": {
+            "apps": NetworkOptions(backends=("orders",)), "other": NetworkOptions(backends=("media",)),
+        }, "grants": (Grant(("media",), container="web"),)}}, "no", "give it only media", "backends: [orders]"),
+        (container("web", labels={}), {"options": {"networks": {
+            "apps": NetworkOptions(backends=("orders",)), "other": NetworkOptions(backends=("media",)),
+        }, "attach": (AttachRule(("web",), backends=("media",)),)}}, "no", "its rule in docker.attach", "the rule"),
+        (container("web", network_mode="none"), {}, "no", "no_network", "--network none"),
+        (container("web", network_mode="host"), {}, "maybe", "the host's network", "address of a listener"),
+        (container("web", network_mode="container:gone"), {}, "no", "that is gone", "create container web again"),
+        (container("web", network_mode="container:base"), {}, "no", "container base, which is not", "set the labels"),
+        (container("web", network_mode="container:on"), {}, "yes", "by the name orders", ""),
+        (SHOPPING, {}, "maybe", "container shop-1 on network shop_default", "rename backend orders"),
+        (replace(SHOPPING, endpoints=ON_SHOP), {"options": {"on_name_conflict": "refuse"}}, "no", "name_conflict",
+         "rename one of them"),
+        (ATTACHED, {"fact": BY_LABEL}, "no", "which container web does not have", "add orders to label"),
+        (replace(ATTACHED, labels={**OPT_IN, "gateway.backends": "media"}), {"fact": BY_LABEL}, "no",
+         "does not name it", "add orders to label"),
+        (replace(ATTACHED, image_labels=ORDERS), {"fact": BY_LABEL}, "no", "from its image", "docker.grants"),
+        (replace(ATTACHED, labels={**OPT_IN, **ORDERS}), {"fact": BY_LABEL}, "yes", "", ""),
+        (replace(ATTACHED, labels={}), {"fact": BY_LABEL, "strict": True, "options": {
+            "grants": (Grant(("orders",), container="web"),),
+        }}, "yes", "", ""),
+        (ATTACHED, {"fact": BY_NETWORK}, "no", "10.201.0.5 is in none", "backends.orders.allow"),
+        (ATTACHED, {"fact": replace(UP, state="down", why="refused: no")}, "no", "the backend is down: refused: no",
+         "gateway explain orders"),
+        (ATTACHED, {"fact": replace(UP, state="degraded")}, "yes", "", ""),
+        (ATTACHED, {"fact": BackendFact("local", "up", "", ("127.0.0.1:1",))}, "no", "(127.0.0.1:1)", "0.0.0.0:PORT"),
+        (ATTACHED, {"options": {"networks": {"apps": NetworkOptions(backends=("media",))}},
+                    "own": replace(GATEWAY, endpoints={"apps": endpoint("media", MARK)})}, "no",
+         "no network of docker.networks", "docker.networks.NETWORK.backends"),
+        (ATTACHED, {"own": replace(GATEWAY, endpoints={})}, "no", "does not have the name orders", "explain gateway"),
+        (ATTACHED, {"own": None}, "no", "in no container of this engine", "docker.container"),
+        (GATEWAY, {"own": GATEWAY}, "no", "the gateway's own", ""),
+    ],
+)  # fmt: skip
+def test_each_cause_is_named_with_what_to_do(
+    web: Container, more: dict[str, Any], reached: str, why: str, remedy: str
+) -> None:
+    others = [
+        container("base", labels={}),
+        container("on", endpoints={"apps": endpoint(MARK)}),
+        *([CLASH] if web.endpoints.keys() & {"shop_default"} else []),
+    ]
+    found = verdict(web, *others, **more)
+    assert (found.reached, why in found.why, remedy in found.remedy) == (reached, True, True), found
+    assert bool(found.remedy) == bool(remedy), found
+
+
+def test_a_container_is_found_by_name_or_by_the_beginning_of_its_id() -> None:
+    one, two = replace(ATTACHED, id="abc1", name="abc2"), replace(ATTACHED, id="abc2", name="two")
+    observed = Observed((one, two))
+    assert find(observed, "abc2") == [one]
+    assert find(observed, "abc") == [one, two]
+    assert (find(observed, "x"), find(observed, "")) == ([], [])

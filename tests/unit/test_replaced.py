@@ -1,0 +1,35 @@
+"""Files that a container does not share with its host any more."""
+
+from pathlib import Path
+
+from gateway.app.replaced import replaced
+
+MOUNTS = """\
+22 1 0:20 / / rw - overlay overlay rw
+30 22 8:1 /srv/gateway.yaml//deleted /etc/gateway/gateway.yaml ro - ext4 /dev/sda1 rw
+31 22 8:1 /srv/key /run/secrets/key ro - ext4 /dev/sda1 rw
+32 22 8:1 /srv/old//deleted /run/my\\040keys ro - ext4 /dev/sda1 rw
+33 22 8:1 /srv/a//deleted /etc/covered ro - ext4 /dev/sda1 rw
+34 33 8:1 /srv/b /etc/covered ro - ext4 /dev/sda1 rw
+"""
+
+
+def test_a_file_or_a_folder_that_was_replaced_is_named() -> None:
+    found = replaced([Path("/etc/gateway/gateway.yaml"), Path("/run/my keys/one"), Path("/run/my keys/two")], MOUNTS)
+    file, folder = found
+    assert file == (
+        "/etc/gateway/gateway.yaml was replaced on the host, and this container still sees the old one: restart the"
+        " container, and mount the folder of the file instead of the file"
+    )
+    assert folder == (
+        "/run/my keys was replaced on the host, and this container still sees the old one: restart the container, and"
+        " mount a folder that stays"
+    )
+
+
+def test_files_that_are_still_the_hosts_are_not() -> None:
+    assert (
+        replaced([Path("/run/secrets/key"), Path("/etc/covered"), Path("/etc/gateway/other"), Path("/x")], MOUNTS)
+        == []
+    )
+    assert replaced([Path("/x")], "") == []
