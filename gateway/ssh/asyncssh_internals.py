@@ -273,7 +273,7 @@ class ClientConnection(SSHClientConnection):
 
     @property
     def may_send_data(self) -> bool:
-        """Whether channel data may be sent now: not while keys are exchanged (RFC 4253, 7.1)."""
+        """Whether channel data may be sent now: not during a key exchange (RFC 4253, section 7.1)."""
         return bool(self._kex_complete)
 
     def count_sent(self, count: int, size: int) -> None:

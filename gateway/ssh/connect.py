@@ -95,7 +95,7 @@ async def _connect(
 
 
 def _ensure_user_environment() -> None:
-    """Set LOGNAME and HOME if the user has neither: asyncssh reads both, although it does not need them here."""
+    """Set LOGNAME and HOME where they are missing: asyncssh reads both, although it does not need them here."""
     try:
         getpass.getuser()
     except (KeyError, OSError):

@@ -28,7 +28,7 @@ CONNECTION_GROWTH_BYTES = 128 * 1024 * 1024
 
 
 class Budget:
-    """A number of bytes that windows take from and release to.
+    """A byte budget that windows take from and return to.
 
     Args:
         size: Bytes that are available at the start.

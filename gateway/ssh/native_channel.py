@@ -69,7 +69,7 @@ class NativeChannel(ChannelRelay):
         self._bulk = self._sent_close = self._freed = False
 
     def request(self, host: str, port: int) -> None:
-        """Send the channel open for `host:port`. `opened` gets the result.
+        """Send CHANNEL_OPEN for `host:port`. `opened` gets the result.
 
         Raises:
             asyncssh.ChannelOpenError: The connection is closed.
