@@ -6,7 +6,7 @@ from gateway.config import values
 from gateway.config.decode import suggest
 from gateway.config.model import Config
 from gateway.docker.labels import ALIAS
-from gateway.docker.options import DockerOptions, Grant
+from gateway.docker.options import DockerOptions, Grant, NetworkOptions
 
 Found = tuple[tuple[str, ...], str]
 """The keys below `docker` that lead to the place, and what is wrong there."""
@@ -23,6 +23,8 @@ def docker_problems(config: Config, docker: DockerOptions, tunnels: set[str]) ->
     yield from _address(docker, tunnels)
     for name, network in docker.networks.items():
         yield from _unknown(network.backends, config.backends, "backend", "networks", name, "backends")
+        for key, message in _addresses(network):
+            yield ("networks", name, key), message
     for rule in docker.attach:
         if not (rule.names or rule.labels):
             yield ("attach",), "a rule needs names or labels: it would attach every container"
@@ -32,6 +34,18 @@ def docker_problems(config: Config, docker: DockerOptions, tunnels: set[str]) ->
         yield ("attach",), "does not count with gateway.strict: write the rules as docker.grants"
     for at, grant in enumerate(docker.grants):
         yield from _grant(config, grant, f"grants[{at}]")
+
+
+def _addresses(network: NetworkOptions) -> Iterator[tuple[str, str]]:
+    subnet, inner, address = network.subnet, network.ip_range, network.address
+    if inner is not None and subnet is None:
+        yield "ip_range", "is a part of a subnet: set subnet, too"
+    elif inner is not None and subnet is not None and (inner[0] not in subnet or inner.prefixlen <= subnet.prefixlen):
+        yield "ip_range", f"{inner} must be a part of the subnet {subnet}, and not all of it"
+    if address is not None and subnet is not None and address.version == subnet.version and address not in subnet:
+        yield "address", f"{address} is not in the subnet {subnet}"
+    elif address is not None and inner is not None and address in inner:
+        yield "address", f"{address} is in ip_range, from where other containers get their addresses"
 
 
 def _grant(config: Config, grant: Grant, key: str) -> Iterator[Found]:

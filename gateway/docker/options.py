@@ -8,6 +8,7 @@ from typing import Literal
 from gateway.contracts import AT_LEAST_ONE, POSITIVE, Duration
 
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class NetworkOptions:
         internal: No way out of the network: it never becomes a container's default route.
         encrypted: Encrypt an overlay between nodes.
         subnet: Its addresses; absent: a free /22 of 10.201.0.0/16.
+        ip_range: The part of the subnet that containers get their addresses from; absent: its upper half.
+        address: The gateway's own; absent: one outside of `ip_range`, which stays the same.
         mtu: Largest packet in bytes; absent: the driver's own choice.
         backends: Those that are reached by name on it; absent: all.
     """
@@ -51,6 +54,8 @@ class NetworkOptions:
     internal: bool = False
     encrypted: bool = False
     subnet: Subnet | None = None
+    ip_range: Subnet | None = None
+    address: Address | None = None
     mtu: int | None = field(default=None, metadata={"least": 576, "most": 65535})
     backends: tuple[str, ...] = ()
 

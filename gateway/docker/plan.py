@@ -54,8 +54,8 @@ class Action:
     why: str = ""
     body: Mapping[str, Any] = field(default_factory=dict, compare=False)
     version: int = 0
-    address: str = ""
-    """To have again, for an attachment that is made anew."""
+    addresses: tuple[str, ...] = ()
+    """Which an attachment is to have; of an address family without one, the engine chooses."""
     detaches: int = field(default=0, compare=False)
     """How many endpoints it takes off for good."""
 
@@ -105,6 +105,8 @@ class Desired:
         serving: Whether anybody at all has connections through us.
         by_label: The label that each backend asks for which lets in containers by label.
         strict: Whether only grants say who may use what.
+        claimed: The gateway's own addresses by network, as they were last.
+        refused: Those that the engine has refused, by network.
     """
 
     instance: str
@@ -115,6 +117,8 @@ class Desired:
     serving: bool = False
     by_label: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
+    claimed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def mark(self) -> str:

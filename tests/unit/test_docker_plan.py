@@ -81,7 +81,7 @@ def test_a_missing_network_is_made_and_what_opted_in_is_attached_by_id() -> None
     labels = {**OPT_IN, "gateway.aliases": "web,www"}
     found = plan(desired(), Observed((container(labels=labels), container("other", labels={}))), NOTHING)
     assert made(found) == [(Verb.CREATE_NETWORK, "apps", ""), (Verb.CONNECT, "apps", "web")]
-    assert found.actions[0].body["IPAM"] == {"Config": [{"Subnet": "10.201.0.0/22"}]}
+    assert found.actions[0].body["IPAM"] == {"Config": [{"Subnet": "10.201.0.0/22", "IPRange": "10.201.2.0/23"}]}
     assert found.actions[1].aliases == ("web", "www", "gw-owner-site-a")
     assert standing(found) == [("web", Standing.PENDING, None)]
 
@@ -254,7 +254,7 @@ def test_we_never_take_ourselves_off_and_keep_our_address() -> None:
     labels = {"gateway.managed-by": "gateway", "gateway.instance": "site-a"}
     ours = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, labels=labels)
     again = plan(Desired("site-a", desired().options, ("orders",)), Observed((there,), (ours,), own=there.id), ledger)
-    assert again.actions[0].address == "10.0.0.2"
+    assert again.actions[0].addresses == ("10.0.0.2",)
 
 
 def test_an_endpoint_on_a_network_that_is_gone_is_made_anew() -> None:
@@ -385,7 +385,7 @@ def test_a_volume_and_a_network_of_one_name_wait_for_themselves_only() -> None:
 
 
 def test_a_free_range_is_chosen() -> None:
-    assert choose_subnet(["10.201.0.0/22", "10.201.5.0/24"]) == "10.201.8.0/22"
+    assert str(choose_subnet(["10.201.0.0/22", "10.201.5.0/24"])) == "10.201.8.0/22"
     assert choose_subnet(["10.0.0.0/8"]) is None
 
 

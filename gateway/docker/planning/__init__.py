@@ -8,6 +8,7 @@ from gateway.docker.plan import Action, Desired, Plan, Verb
 from gateway.docker.planning.attachments import attach, detach
 from gateway.docker.planning.draft import Draft
 from gateway.docker.planning.networks import make_networks, remove_networks
+from gateway.docker.planning.own import address_warnings, reattach_stopped_gateway
 from gateway.docker.planning.services import update_services
 from gateway.docker.volumes import VolumeStanding, body, hindrances, judge
 
@@ -28,7 +29,9 @@ def plan(desired: Desired, observed: Observed, ours: frozenset[tuple[str, str]])
             "(docker.container tells which one it is)"
         )
     draft.warnings += image_labels(desired, observed)
+    draft.warnings += address_warnings(draft)
     attach(draft)
+    reattach_stopped_gateway(draft)
     if draft.options.services and observed.swarm.leader:
         update_services(draft)
     detach(draft)

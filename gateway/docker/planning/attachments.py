@@ -1,8 +1,9 @@
 """Containers that are to be attached, attached anew, or let go."""
 
-from gateway.docker.model import LIVE, Container, EndpointInfo
+from gateway.docker.model import LIVE, RUNNING, Container, EndpointInfo
 from gateway.docker.plan import Action, Standing, Verb, carried
 from gateway.docker.planning.draft import Draft
+from gateway.docker.planning.own import other_address, own_addresses, without_network
 from gateway.docker.trouble import Blocked
 
 
@@ -73,12 +74,17 @@ def _attachment(draft: Draft, container: Container, name: str, aliases: tuple[st
     if there is not None and endpoint.network_id not in ("", there.id):
         _stale(draft, container, name, free, ours=ours)
         return
+    if name in draft.creatable and container.state not in RUNNING:
+        _tell(draft, container, name, Standing.DRIFTED, None, without_network(container, name, ours=ours))
+        return
     missing = [alias for alias in free if endpoint.aliases is not None and alias not in endpoint.aliases]
     beyond = (
         sorted((endpoint.aliases or frozenset()) - {*free, draft.desired.mark, container.id[:12]}) if ours else []
     )
-    if ours and (missing or beyond):
-        wrong = [f"it lacks {', '.join(missing)}"] if missing else []
+    moves = other_address(draft, name, endpoint) if ours and own else ""
+    if ours and (missing or beyond or moves):
+        wrong = [moves] if moves else []
+        wrong += [f"it lacks {', '.join(missing)}"] if missing else []
         wrong += [f"it is still called {', '.join(beyond)}"] if beyond else []
         _repair(draft, container, name, endpoint, free, " and ".join(wrong))
     elif missing:
@@ -101,6 +107,7 @@ def _connect(draft: Draft, container: Container, name: str, aliases: tuple[str, 
     _tell(draft, container, name, Standing.PENDING)
     _promise(draft, container, name, aliases)
     there = draft.known.get(name)
+    own = container.id == draft.observed.own
     draft.actions.append(
         Action(
             Verb.CONNECT,
@@ -109,7 +116,8 @@ def _connect(draft: Draft, container: Container, name: str, aliases: tuple[str, 
             container.name,
             container.id,
             (*aliases, draft.desired.mark),
-            draft.why(container) if container.id != draft.observed.own else "backends are reached through it",
+            draft.why(container) if not own else "backends are reached through it",
+            addresses=own_addresses(draft, name) if own else (),
         )
     )
 
@@ -182,13 +190,16 @@ def _promise(draft: Draft, container: Container, name: str, aliases: tuple[str, 
 
 def _stale(draft: Draft, container: Container, name: str, aliases: tuple[str, ...], *, ours: bool) -> None:
     """It was on another network of that name, which is gone: it could not even be started."""
-    told = "it was attached to a network of that name that is gone"
-    _tell(draft, container, name, Standing.DRIFTED, None, told)
+    _tell(draft, container, name, Standing.DRIFTED, None, without_network(container, name, ours=ours))
     if ours:
         _promise(draft, container, name, aliases)
         again = (*aliases, draft.desired.mark)
         there = draft.known[name].id
-        draft.actions.append(Action(Verb.REATTACH, name, there, container.name, container.id, again, told))
+        addresses = own_addresses(draft, name) if container.id == draft.observed.own else ()
+        told = "it was attached to a network of that name that is gone"
+        draft.actions.append(
+            Action(Verb.REATTACH, name, there, container.name, container.id, again, told, addresses=addresses)
+        )
 
 
 def _is_our_endpoint(draft: Draft, container: Container, name: str, endpoint: EndpointInfo) -> bool:
@@ -210,13 +221,15 @@ def _repair(
     _promise(draft, container, name, aliases)
     marked_aliases = (*aliases, draft.desired.mark)
     # The same address again, where it can be asked for, so that nobody has to resolve anew.
-    kept = next((each for each in endpoint.addresses if "." in each), "")
+    kept = tuple(each for each in endpoint.addresses if "." in each)[:1]
     there = draft.known.get(name)
-    address = kept if there is not None and draft.is_ours(there.labels) else ""
+    addresses = kept if there is not None and draft.is_ours(there.labels) else ()
+    if own:
+        addresses = own_addresses(draft, name) or addresses
     draft.actions.append(
         Action(
             Verb.REATTACH, name, endpoint.network_id, container.name, container.id, marked_aliases, told,
-            address=address,
+            addresses=addresses,
         )
     )  # fmt: skip
 

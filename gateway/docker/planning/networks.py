@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from gateway.docker import labels
+from gateway.docker.addresses import range_for_others
 from gateway.docker.model import ENCRYPTED, MTU, NetworkInfo
-from gateway.docker.options import NetworkOptions
+from gateway.docker.options import NetworkOptions, Subnet
 from gateway.docker.plan import Action, Verb
 from gateway.docker.planning.draft import Draft
 
@@ -41,15 +42,18 @@ def remove_networks(draft: Draft) -> None:
 def _spec_hash(options: NetworkOptions, driver: str) -> str:
     """What tells whether a network was made from the same options."""
     told = {**asdict(options), "driver": driver, "backends": None, "create": None, "subnet": str(options.subnet)}
+    del told["address"], told["ip_range"]
+    if options.ip_range is not None:  # networks of before these keys have the same hash without them
+        told["ip_range"] = str(options.ip_range)
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def choose_subnet(subnets: Iterable[str]) -> str | None:
+def choose_subnet(subnets: Iterable[str]) -> Subnet | None:
     """A free range for a new network, beside those; None when all are taken."""
     taken = [ipaddress.ip_network(subnet, strict=False) for subnet in subnets]
     for subnet in _POOL.subnets(new_prefix=_SUBNET_BITS):
         if not any(subnet.version == other.version and subnet.overlaps(other) for other in taken):
-            return str(subnet)
+            return subnet
     return None
 
 
@@ -72,17 +76,32 @@ def _network(draft: Draft, name: str, options: NetworkOptions) -> None:
         return
     if not options.create or (driver == "overlay" and not draft.observed.swarm.leader):
         return
-    subnet = str(options.subnet) if options.subnet else choose_subnet(draft.subnets)
-    if subnet is None:
+    pools = _pools(draft, options)
+    if not pools:
         draft.warnings.append(f"network {name}: every /{_SUBNET_BITS} of {_POOL} is taken: set its subnet")
         return
-    draft.creatable.add(name)
-    draft.subnets.append(subnet)
-    draft.actions.append(
-        Action(
-            Verb.CREATE_NETWORK, name, why="it is missing", body=_spec(draft, name, options, driver, subnet, digest)
-        )
-    )
+    draft.creatable[name] = NetworkInfo(
+        "", name, driver, "", options.attachable, subnets=tuple(each["Subnet"] for each in pools),
+        ip_ranges=tuple(each["IPRange"] for each in pools if "IPRange" in each),
+    )  # fmt: skip
+    draft.subnets += draft.creatable[name].subnets
+    spec = _spec(draft, name, options, driver, digest, pools)
+    draft.actions.append(Action(Verb.CREATE_NETWORK, name, why="it is missing", body=spec))
+
+
+def _pools(draft: Draft, options: NetworkOptions) -> list[dict[str, str]]:
+    """Its subnets, each with the part that containers get addresses from; an IPv6 network has an IPv4 one, too."""
+    subnets = [options.subnet] if options.subnet is not None else []
+    if options.subnet is None or options.subnet.version == 6:
+        free = choose_subnet(draft.subnets)
+        if free is None:
+            return []
+        subnets.append(free)
+    pools = []
+    for subnet in subnets:
+        inner = options.ip_range if options.ip_range and options.ip_range[0] in subnet else range_for_others(subnet)
+        pools.append({"Subnet": str(subnet), **({"IPRange": str(inner)} if inner else {})})
+    return pools
 
 
 def _differences(options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
@@ -95,11 +114,16 @@ def _differences(options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
         yield "it is not encrypted between nodes"
     if options.subnet is not None and there.subnets and str(options.subnet) not in there.subnets:
         yield f"its addresses are {', '.join(there.subnets)} instead of {options.subnet}"
+    if options.ip_range is not None and str(options.ip_range) not in there.ip_ranges:
+        given = ", ".join(there.ip_ranges) or "all of its subnet"
+        yield f"containers get addresses from {given} instead of {options.ip_range}"
     if options.mtu is not None and there.options.get(MTU) != str(options.mtu):
         yield f"its MTU is {there.options.get(MTU, 'of its driver')} instead of {options.mtu}"
 
 
-def _spec(draft: Draft, name: str, options: NetworkOptions, driver: str, subnet: str, digest: str) -> dict[str, Any]:
+def _spec(
+    draft: Draft, name: str, options: NetworkOptions, driver: str, digest: str, pools: list[dict[str, str]]
+) -> dict[str, Any]:
     driver_options = {}
     if options.mtu is not None:
         driver_options[MTU] = str(options.mtu)
@@ -110,8 +134,8 @@ def _spec(draft: Draft, name: str, options: NetworkOptions, driver: str, subnet:
         "Driver": driver,
         "Attachable": options.attachable and driver == "overlay",
         "Internal": options.internal,
-        "EnableIPv6": ":" in subnet,
-        "IPAM": {"Config": [{"Subnet": subnet}]},
+        "EnableIPv6": ":" in pools[0]["Subnet"],
+        "IPAM": {"Config": pools},
         "Options": driver_options,
         "Labels": {
             draft.label(labels.MANAGED_BY): "gateway",
