@@ -43,9 +43,9 @@ def with_instance(config: Config, *, record: bool = True, refuse: bool = True) -
         return replace(config, gateway=replace(config.gateway, instance=kept))
     if refuse and _is_container_id(name):
         message = (
-            f"the hostname {name} is this container's ID, which changes when it is recreated: the gateway would not know"
-            " what it has made before. Set gateway.instance (GATEWAY_INSTANCE), or start the container with a hostname"
-            " (hostname: in Compose, --hostname)"
+            f"the hostname {name} is this container's ID, which changes when it is recreated: the gateway would not"
+            " know what it has made before. Set gateway.instance (GATEWAY_INSTANCE), or start the container with a"
+            " hostname (hostname: in Compose, --hostname)"
         )
         raise ConfigError([Problem(config.places.get(_KEY, "configuration"), _KEY, message)])
     if record and not configured:

@@ -237,7 +237,8 @@ def test_the_ledger_of_before_is_read(tmp_path: Path) -> None:
 def test_addresses_that_cannot_be_are_refused(tmp_path: Path, network: str, place: str, words: str) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text(
-        f"backends: {{a: {{kind: tcp, targets: [h:1], listen: 0.0.0.0:1}}}}\ndocker: {{networks: {{n: {{{network}}}}}}}\n"
+        "backends: {a: {kind: tcp, targets: [h:1], listen: 0.0.0.0:1}}\n"
+        f"docker: {{networks: {{n: {{{network}}}}}}}\n"
     )
     with pytest.raises(ConfigError) as caught:
         load(Sources(file, environment={}))

@@ -108,7 +108,7 @@ def test_a_file_that_holds_no_name_is_an_error(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "state").touch()
-    with pytest.raises(GatewayError, match="repair it, or set gateway.instance"):
+    with pytest.raises(GatewayError, match=r"repair it, or set gateway\.instance"):
         with_instance(configured(tmp_path))
 
 
