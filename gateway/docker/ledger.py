@@ -29,7 +29,7 @@ class Ledger:
             self.adopting = False
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             self.adopting = False
             self.problem = f"{self._path}: {error}"
             with contextlib.suppress(OSError):  # for whoever wants to repair it
@@ -43,7 +43,7 @@ class Ledger:
 
     def _merge(self) -> None:
         """Take in what another process, such as `gateway apply`, has written beside us."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             self._endpoints |= self._read()[0]
 
     @property

@@ -221,6 +221,8 @@ def test_the_ledger_of_before_is_read(tmp_path: Path) -> None:
     (tmp_path / "docker.json").write_text('{"endpoints": [["c", "apps"]]}')
     ledger = Ledger(tmp_path)
     assert (ledger.endpoints, ledger.addresses, ledger.problem) == (frozenset({("c", "apps")}), {}, None)
+    (tmp_path / "docker.json").write_text('{"endpoints": [], "addresses": []}')
+    assert Ledger(tmp_path).problem
 
 
 @pytest.mark.parametrize(

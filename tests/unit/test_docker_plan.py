@@ -385,7 +385,7 @@ def test_a_volume_and_a_network_of_one_name_wait_for_themselves_only() -> None:
 
 
 def test_a_free_range_is_chosen() -> None:
-    assert str(choose_subnet(["10.201.0.0/22", "10.201.5.0/24"])) == "10.201.8.0/22"
+    assert choose_subnet(["10.201.0.0/22", "10.201.5.0/24"]) == "10.201.8.0/22"
     assert choose_subnet(["10.0.0.0/8"]) is None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from gateway.docker import labels
 from gateway.docker.addresses import range_for_others
 from gateway.docker.model import ENCRYPTED, MTU, NetworkInfo
-from gateway.docker.options import NetworkOptions, Subnet
+from gateway.docker.options import NetworkOptions
 from gateway.docker.plan import Action, Verb
 from gateway.docker.planning.draft import Draft
 
@@ -48,12 +48,12 @@ def _spec_hash(options: NetworkOptions, driver: str) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def choose_subnet(subnets: Iterable[str]) -> Subnet | None:
+def choose_subnet(subnets: Iterable[str]) -> str | None:
     """A free range for a new network, beside those; None when all are taken."""
     taken = [ipaddress.ip_network(subnet, strict=False) for subnet in subnets]
     for subnet in _POOL.subnets(new_prefix=_SUBNET_BITS):
         if not any(subnet.version == other.version and subnet.overlaps(other) for other in taken):
-            return subnet
+            return str(subnet)
     return None
 
 
@@ -76,31 +76,33 @@ def _network(draft: Draft, name: str, options: NetworkOptions) -> None:
         return
     if not options.create or (driver == "overlay" and not draft.observed.swarm.leader):
         return
-    pools = _pools(draft, options)
-    if not pools:
+    subnet = str(options.subnet) if options.subnet else choose_subnet(draft.subnets)
+    if subnet is None:
         draft.warnings.append(f"network {name}: every /{_SUBNET_BITS} of {_POOL} is taken: set its subnet")
         return
+    draft.subnets.append(subnet)
+    pools = _pools(draft, options, subnet)
     draft.creatable[name] = NetworkInfo(
         "", name, driver, "", options.attachable, subnets=tuple(each["Subnet"] for each in pools),
         ip_ranges=tuple(each["IPRange"] for each in pools if "IPRange" in each),
     )  # fmt: skip
-    draft.subnets += draft.creatable[name].subnets
-    spec = _spec(draft, name, options, driver, digest, pools)
-    draft.actions.append(Action(Verb.CREATE_NETWORK, name, why="it is missing", body=spec))
+    draft.actions.append(
+        Action(
+            Verb.CREATE_NETWORK, name, why="it is missing", body=_spec(draft, name, options, driver, pools, digest)
+        )
+    )
 
 
-def _pools(draft: Draft, options: NetworkOptions) -> list[dict[str, str]]:
+def _pools(draft: Draft, options: NetworkOptions, subnet: str) -> list[dict[str, str]]:
     """Its subnets, each with the part that containers get addresses from; an IPv6 network has an IPv4 one, too."""
-    subnets = [options.subnet] if options.subnet is not None else []
-    if options.subnet is None or options.subnet.version == 6:
-        free = choose_subnet(draft.subnets)
-        if free is None:
-            return []
+    subnets = [subnet]
+    if ":" in subnet and (free := choose_subnet(draft.subnets)) is not None:
         subnets.append(free)
+        draft.subnets.append(free)
     pools = []
-    for subnet in subnets:
-        inner = options.ip_range if options.ip_range and options.ip_range[0] in subnet else range_for_others(subnet)
-        pools.append({"Subnet": str(subnet), **({"IPRange": str(inner)} if inner else {})})
+    for each in map(ipaddress.ip_network, subnets):
+        inner = options.ip_range if options.ip_range and options.ip_range[0] in each else range_for_others(each)
+        pools.append({"Subnet": str(each), **({"IPRange": str(inner)} if inner else {})})
     return pools
 
 
@@ -122,7 +124,7 @@ def _differences(options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
 
 
 def _spec(
-    draft: Draft, name: str, options: NetworkOptions, driver: str, digest: str, pools: list[dict[str, str]]
+    draft: Draft, name: str, options: NetworkOptions, driver: str, pools: list[dict[str, str]], digest: str
 ) -> dict[str, Any]:
     driver_options = {}
     if options.mtu is not None:
