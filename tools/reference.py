@@ -22,7 +22,7 @@ from gateway import backends, tunnels
 from gateway.backends.common.tls import Tls
 from gateway.cli import cli
 from gateway.config.model import SECTIONS, Allow, BackendCommon, CheckCommon, OpsTls, TunnelCommon, UnixListener
-from gateway.config.values import LogTarget, Network
+from gateway.config.values import Address, LogTarget, Network
 from gateway.contracts import Duration, Endpoint, Secret, Size, State, TunnelState
 from gateway.docker.options import AttachRule, DockerOptions, DockerTls, Grant, NetworkOptions
 from gateway.docker.plan import Standing, Verb
@@ -46,7 +46,7 @@ _NEEDS = {
 _NAMES = {
     str: "text", int: "number", bool: "true or false", Duration: "duration", Size: "size", Path: "path",
     Secret: "secret", Endpoint: "host:port", Endpoint | Path: "address or path", Network: "network",
-    LogTarget: "path, `stdout` or `stderr`",
+    Address: "IP address", LogTarget: "path, `stdout` or `stderr`",
 }  # fmt: skip
 
 

@@ -60,6 +60,11 @@ class Fleet:
             self._unit = f"docker #{next(self._numbers)}"
             self._supervisor.start(self._unit, self.reconciler)
 
+    async def settled(self) -> None:
+        """Wait until the gateway's own container is on its networks, or cannot be for now."""
+        if self.reconciler is not None:
+            await self.reconciler.settled.wait()
+
     def known(self, address: str) -> Consumer | None:
         """See `gateway.forwarding.admission.Identity`."""
         return self.reconciler.directory.known(address) if self.reconciler else None

@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 _PULSE = 0.25
 """Seconds between two measurements of the loop's lag."""
 _VIEWS_PER_TURN = 5
+_DOCKER = 10.0
+"""Seconds that the start waits for the gateway's own attachments: without Docker, it serves all the same."""
 _LOAD = 30.0
 """Seconds for reading the configuration: a file system may hang."""
 
@@ -425,6 +427,12 @@ class GatewayService:
     async def _await_startup(self) -> None:
         if self._site is not None:
             await self._site.wait_started()
+        if self._fleet is not None:
+            try:
+                async with asyncio.timeout(_DOCKER):
+                    await self._fleet.settled()
+            except TimeoutError:
+                log.warning("docker is slow: backends may not have their names yet")
         self._startup_done = True
         log.info("started: the first round of checks is finished")
 

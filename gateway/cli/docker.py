@@ -54,7 +54,9 @@ def audit(
     """Show where each container's data lives, what would lose it, and who can pass for others; change nothing."""
     from gateway.app import once  # noqa: PLC0415 - slow to import
 
-    found, exposures = once.audit(_config(file, tunnels, backends, settings, record=False, serves=False))
+    found, exposures = once.audit(
+        _config(file, tunnels, backends, settings, record=False, refuse=False, serves=False)
+    )
     for line in exposures:
         say(f"warning: {line}", fg="yellow", err=output == "json")
     if output == "json":
@@ -74,8 +76,10 @@ def _config(
     settings: dict[str, str | None],
     *,
     record: bool,
+    refuse: bool = True,
     serves: bool = True,
 ) -> "Config":
+    from gateway.app.identity import with_instance  # noqa: PLC0415 - slow to import
     from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
@@ -84,7 +88,7 @@ def _config(
     config = load(sources(file, tunnels, backends, settings), serves=serves)
     if config.docker is None:
         raise UsageError("the configuration has no section docker: there is nothing to plan")
-    return with_ports(config, record=record)
+    return with_ports(with_instance(config, record=record, refuse=refuse), record=record)
 
 
 def _print(made: "Plan", output: str) -> None:

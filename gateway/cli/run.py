@@ -16,6 +16,7 @@ from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
     from gateway.app.once import Checked
+    from gateway.config import Config
 
 _NAGIOS = {"up": 0, "degraded": 1, "down": 2, "blocked": 2}
 _NAGIOS_WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
@@ -28,6 +29,7 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
     """Run the service until TERM or INT; HUP reloads."""
     from gateway.app import service  # noqa: PLC0415 - slow to import
     from gateway.app.filewatch import look  # noqa: PLC0415 - slow to import
+    from gateway.app.identity import with_instance  # noqa: PLC0415 - slow to import
     from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
@@ -37,7 +39,11 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
     marks = look([given.file] if given.file else [])
     config = load(given)
     logs.configure(config.log.level, config.log.format)
-    service.run(with_ports(config), lambda: with_ports(load(given)), file=given.file, marks=marks)
+
+    def completed(read: "Config") -> "Config":
+        return with_ports(with_instance(read))
+
+    service.run(completed(config), lambda: completed(load(given)), file=given.file, marks=marks)
     _exit(0)
 
 

@@ -128,11 +128,18 @@ def wait(names: tuple[str, ...], client: Client, longest: str) -> None:
 
 @click.command()
 @url_option
-def healthcheck(client: Client) -> None:
+@click.option(
+    "--started", is_flag=True, help="And has started: checked each backend once, and is on its Docker networks."
+)
+def healthcheck(client: Client, started: bool) -> None:
     """Exit with 0 when the service is alive: for images without a shell."""
     code, body = client.get("/livez")
     if code != 200 or body != "alive\n":
         raise ServiceUnreachableError(f"what answers is not a gateway: /livez says {code} {str(body)[:60]!r}")
+    if started:
+        code, body = client.get("/startupz")
+        if code != 200:
+            raise GatewayError(f"it has not started yet: /startupz says {code} {str(body)[:60].strip()!r}")
 
 
 def _lacking(body: dict[str, Any], names: tuple[str, ...]) -> str:

@@ -27,6 +27,7 @@ _SCALARS: dict[Any, Callable[[str], Any]] = {
     Endpoint: values.endpoint,
     Endpoint | Path: values.listener,
     values.Network: values.network,
+    values.Address: values.address,
     values.LogTarget: values.log_target,
 }
 

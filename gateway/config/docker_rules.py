@@ -25,6 +25,8 @@ def docker_problems(config: Config, docker: DockerOptions, tunnels: set[str]) ->
     for name, network in docker.networks.items():
         yield from _per_project(docker, name, network)
         yield from _unknown(network.backends, config.backends, "backend", "networks", name, "backends")
+        for key, message in _addresses(network):
+            yield ("networks", name, key), message
     for rule in docker.attach:
         if not (rule.names or rule.labels):
             yield ("attach",), "a rule needs names or labels: it would attach every container"
@@ -42,12 +44,27 @@ def _per_project(docker: DockerOptions, name: str, network: NetworkOptions) -> I
     for other in docker.networks:
         if other.startswith(f"{name}-"):
             yield ("networks", other), f"begins with {name}-, as the networks of {name} (per: project) do: rename one"
+    for key in ("ip_range", "address"):
+        if getattr(network, key) is not None:
+            yield ("networks", name, key), "is for one network, and per: project makes several: remove it"
     bits = PROJECT_BITS[network.subnet.version] if network.subnet is not None else 0
     if network.subnet is not None and network.subnet.prefixlen > bits:
         yield (
             ("networks", name, "subnet"),
             f"each project gets a /{bits} of it (per: project): make it a /{bits} or wider",
         )
+
+
+def _addresses(network: NetworkOptions) -> Iterator[tuple[str, str]]:
+    subnet, inner, address = network.subnet, network.ip_range, network.address
+    if inner is not None and subnet is None:
+        yield "ip_range", "is a part of a subnet: set subnet, too"
+    elif inner is not None and subnet is not None and (inner[0] not in subnet or inner.prefixlen <= subnet.prefixlen):
+        yield "ip_range", f"{inner} must be a part of the subnet {subnet}, and not all of it"
+    if address is not None and subnet is not None and address.version == subnet.version and address not in subnet:
+        yield "address", f"{address} is not in the subnet {subnet}"
+    elif address is not None and inner is not None and address in inner:
+        yield "address", f"{address} is in ip_range, from where other containers get their addresses"
 
 
 def _grant(config: Config, grant: Grant, key: str) -> Iterator[Found]:

@@ -19,7 +19,8 @@ class GatewaySection:
     """This gateway itself.
 
     Args:
-        instance: Its name in logs, status and labels.
+        instance: Its name in logs, status and labels. With a section `docker`, a hostname is written to `state_dir`
+            and stays, and one that is only the container's ID is refused.
         state_dir: Where it keeps what must outlive it.
         workers: Processes that carry the bulk backends' bytes beside this one; 0: one process does everything.
         reload_on_change: Reload when the configuration file changes, and log in anew when a tunnel's key does.

@@ -19,6 +19,7 @@ _MAX_PORT = 65535
 _MAX_UNIX_PATH = 107
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 LogTarget = Literal["stdout", "stderr"] | Path
 """Where a log goes: a standard stream or a file."""
 _STREAMS: dict[str, LogTarget] = {"stdout": "stdout", "stderr": "stderr"}
@@ -127,6 +128,14 @@ def unix_path(path: Path) -> Path:
     if len(bytes(path)) > _MAX_UNIX_PATH:
         raise ValueError(f"{path} is longer than the {_MAX_UNIX_PATH} bytes that a unix socket's path may have")
     return path
+
+
+def address(text: str) -> Address:
+    """`10.0.0.7` or `fd00::7`."""
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an IP address such as 10.0.0.7") from None
 
 
 def network(text: str) -> Network:

@@ -48,8 +48,8 @@ async def _connect(engine: Engine, action: Action) -> None:
     settings: dict[str, object] = {"Aliases": list(action.aliases)}
     if has_gateway_priority(engine.api_version):
         settings["GwPriority"] = -1  # of networks with a way out, the container's others come first
-    if action.address:
-        settings["IPAMConfig"] = {"IPv4Address": action.address}
+    if action.addresses:
+        settings["IPAMConfig"] = {"IPv6Address" if ":" in each else "IPv4Address": each for each in action.addresses}
     body = {"Container": action.container_id, "EndpointConfig": settings}
     # "Already exists" is an error too: when it is there as it should be, the next look shows it, and if not, we wait.
     await engine.post(f"networks/{action.network_id}/connect", body)

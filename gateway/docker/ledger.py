@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 FILE = "docker.json"
@@ -18,34 +19,50 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
         self._endpoints: set[tuple[str, str]] = set()
+        self._addresses: dict[str, tuple[str, ...]] = {}
         self.adopting = True
         """Whether there was no record: what carries our mark is then ours."""
         self.problem: str | None = None
         """Why the file cannot be used; without it, nothing of an earlier life is ever detached."""
         try:
-            self._endpoints = self._read()
+            self._endpoints, self._addresses = self._read()
             self.adopting = False
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             self.adopting = False
             self.problem = f"{self._path}: {error}"
             with contextlib.suppress(OSError):  # for whoever wants to repair it
                 self._path.rename(self._path.with_suffix(".broken"))
 
-    def _read(self) -> set[tuple[str, str]]:
+    def _read(self) -> tuple[set[tuple[str, str]], dict[str, tuple[str, ...]]]:
         written = json.loads(self._path.read_text())
-        return {(str(container), str(network)) for container, network in written["endpoints"]}
+        endpoints = {(str(container), str(network)) for container, network in written["endpoints"]}
+        addresses = written.get("addresses", {})  # absent: an earlier version wrote it
+        return endpoints, {str(name): tuple(map(str, each)) for name, each in addresses.items()}
 
     def _merge(self) -> None:
         """Take in what another process, such as `gateway apply`, has written beside us."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            self._endpoints |= self._read()
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            self._endpoints |= self._read()[0]
 
     @property
     def endpoints(self) -> frozenset[tuple[str, str]]:
         """By the container's ID and the network's name."""
         return frozenset(self._endpoints)
+
+    @property
+    def addresses(self) -> dict[str, tuple[str, ...]]:
+        """The gateway's own by network, as they were last."""
+        return dict(self._addresses)
+
+    def note_addresses(self, addresses: Mapping[str, tuple[str, ...]]) -> None:
+        """Note the gateway's own addresses by network; those on other networks stay noted."""
+        noted = {**self._addresses, **addresses}
+        if noted != self._addresses:
+            self._merge()
+            self._addresses = noted
+            self._write()
 
     def add(self, container: str, network: str) -> None:
         """Note an endpoint that is about to be made."""
@@ -73,7 +90,7 @@ class Ledger:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with beside.open("w") as file:
-                json.dump({"endpoints": sorted(self._endpoints)}, file)
+                json.dump({"endpoints": sorted(self._endpoints), "addresses": self._addresses}, file)
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(self._path)

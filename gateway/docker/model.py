@@ -78,6 +78,8 @@ class NetworkInfo:
 
     Args:
         options: The driver's, as the engine tells them.
+        ip_ranges: The parts of the subnets that the engine gives addresses from; absent: all of the subnet.
+        gateways: Addresses of the engine's own.
     """
 
     id: str
@@ -89,6 +91,8 @@ class NetworkInfo:
     subnets: tuple[str, ...] = ()
     internal: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
+    ip_ranges: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

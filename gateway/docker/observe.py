@@ -222,6 +222,8 @@ def _network(told: Mapping[str, Any]) -> NetworkInfo:
         subnets=tuple(each["Subnet"] for each in ranges if each.get("Subnet")),
         internal=bool(told.get("Internal")),
         options=told.get("Options") or {},
+        ip_ranges=tuple(each["IPRange"] for each in ranges if each.get("IPRange")),
+        gateways=tuple(each["Gateway"].partition("/")[0] for each in ranges if each.get("Gateway")),
     )
 
 
@@ -263,14 +265,14 @@ def _own(configured: str | None, listed: Iterable[Mapping[str, Any]]) -> str | N
     if configured:
         return next((each for each, names in ids.items() if configured in names or each.startswith(configured)), None)
     hostname = os.environ.get("HOSTNAME", "")
-    for name in (*_mounted_id(), hostname if _SHORT_ID.fullmatch(hostname) else ""):
+    for name in (*mounted_id(), hostname if _SHORT_ID.fullmatch(hostname) else ""):
         found = next((each for each in ids if name and each.startswith(name)), None)
         if found is not None:
             return found
     return None
 
 
-def _mounted_id() -> list[str]:
+def mounted_id() -> list[str]:
     """The ID in the paths of the files that Docker mounts into each container."""
     try:
         return _ID.findall(Path("/proc/self/mountinfo").read_text())[:1]

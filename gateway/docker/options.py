@@ -8,6 +8,7 @@ from typing import Literal
 from gateway.contracts import AT_LEAST_ONE, POSITIVE, Duration
 
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class NetworkOptions:
         encrypted: Encrypt an overlay between nodes.
         subnet: Its addresses; absent: a free /22 of 10.201.0.0/16. With `per`, the range of which each project gets a
             free /24 (IPv6: /64); absent: 10.201.0.0/16.
+        ip_range: The part of the subnet that containers get their addresses from; absent: its upper half.
+        address: The gateway's own; absent: one outside of `ip_range`, which stays the same.
         mtu: Largest packet in bytes; absent: the driver's own choice.
         backends: Those that are reached by name on it; absent: all.
     """
@@ -56,6 +59,8 @@ class NetworkOptions:
     per: Literal["project"] | None = None
     encrypted: bool = False
     subnet: Subnet | None = None
+    ip_range: Subnet | None = None
+    address: Address | None = None
     mtu: int | None = field(default=None, metadata={"least": 576, "most": 65535})
     backends: tuple[str, ...] = ()
 

@@ -55,8 +55,8 @@ class Action:
     why: str = ""
     body: Mapping[str, Any] = field(default_factory=dict, compare=False)
     version: int = 0
-    address: str = ""
-    """To have again, for an attachment that is made anew."""
+    addresses: tuple[str, ...] = ()
+    """Which an attachment is to have; of an address family without one, the engine chooses."""
     detaches: int = field(default=0, compare=False)
     """How many endpoints it takes off for good."""
 
@@ -107,6 +107,8 @@ class Desired:
         by_label: The label that each backend asks for which lets in containers by label.
         strict: Whether only grants say who may use what.
         configured: The configuration's networks, where `options` has those of projects in place of some of them.
+        claimed: The gateway's own addresses by network, as they were last.
+        refused: Those that the engine has refused, by network.
     """
 
     instance: str
@@ -118,6 +120,8 @@ class Desired:
     by_label: Mapping[str, str] = field(default_factory=dict)
     strict: bool = False
     configured: Mapping[str, NetworkOptions] = field(default_factory=dict)
+    claimed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def networks(self) -> Mapping[str, NetworkOptions]:

@@ -23,7 +23,8 @@ from gateway.docker.observe import Observer
 from gateway.docker.options import DockerOptions
 from gateway.docker.plan import Action, Condition, Desired, Plan, Standing, Verb, marked
 from gateway.docker.planning import plan
-from gateway.docker.trouble import EngineError, Kind
+from gateway.docker.planning.own import lasting_addresses
+from gateway.docker.trouble import Blocked, EngineError, Kind
 from gateway.measure import Tally
 from gateway.supervision.backoff import Backoff, BackoffPolicy
 
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 _DEBOUNCE, _AT_LATEST = 0.2, 2.0
 _RECYCLE = 600.0
+_PATIENCE = 3
+"""Attempts at an address that was ours: a swarm's manager that does not answer must not change it."""
 _BEFORE = 5.0
 """Seconds that an event stream reaches back, so that none falls between two of them."""
 _PARALLEL = 4
@@ -70,8 +73,7 @@ class Reconciler:
     ) -> None:
         self._recorder = recorder or Recorder()
         self._options = options
-        self.desired = desired
-        """Gives what is wanted now."""
+        self._wanted = desired
         self._link_of = link_of
         self._ledger = Ledger(state_dir)
         self._observer = Observer(
@@ -95,6 +97,16 @@ class Reconciler:
         self._news = News()
         self._been: set[tuple[str, str]] = set()
         """Endpoints of ours that were seen, and that we did not take off."""
+        self._refused: dict[str, frozenset[str]] = {}
+        """Addresses that the engine did not give us, by network."""
+        self._doubts: dict[tuple[str, tuple[str, ...]], int] = {}
+        """How often these were not got, by network and addresses."""
+        self.settled = asyncio.Event()
+        """Set once the gateway's own container is attached, or cannot be for now."""
+
+    def desired(self) -> Desired:
+        """Return what is wanted now."""
+        return replace(self._wanted(), claimed=self._ledger.addresses, refused=self._refused)
 
     def hurry(self) -> None:
         """Look soon."""
@@ -102,6 +114,12 @@ class Reconciler:
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Keep it until cancelled."""
+        try:
+            await self._run(ready)
+        finally:
+            self.settled.set()
+
+    async def _run(self, ready: Callable[[], None]) -> None:
         backoff = Backoff(_RECONNECT)
         while True:
             started = time.monotonic()
@@ -113,6 +131,7 @@ class Reconciler:
                 if str(trouble) != self.trouble:
                     log.warning("docker cannot be used", extra={"reason": trouble.kind, "detail": str(trouble)})
                 self.trouble = str(trouble)
+                self.settled.set()
             backoff.succeeded(time.monotonic() - started)
             await asyncio.sleep(backoff.next())
 
@@ -211,7 +230,11 @@ class Reconciler:
         due, held = self._brake.admit([each for each in planned.actions if self._not_before(each) <= now], now)
         self._log_news(planned, now)
         self.plan = self._with_failures(_without(planned, held))
+        self._ledger.note_addresses(lasting_addresses(desired, observed))
         done = await self._act_all(engine, planned.actions, due)
+        undone = [each for each in planned.actions if each.container_id == observed.own and each not in done]
+        if all(self._is_refused(each) for each in undone):
+            self.settled.set()
         if not due:
             self._ledger.keep({container.id for container in observed.containers})
         self._forget_failures(planned)
@@ -294,6 +317,8 @@ class Reconciler:
             if trouble.kind in _UNCERTAIN:
                 self._brake.took(action.detaches, time.monotonic())
             self._count(action.verb, trouble)
+            if action.addresses and trouble.may_be_address:
+                self._doubt(action, certain=trouble.blocked is Blocked.ADDRESS_REFUSED)
             backoff = self._backoffs[action.key][0] if action.key in self._backoffs else Backoff(_PER_OBJECT)
             if action.key not in self._backoffs or str(trouble) != str(self._backoffs[action.key][2]):
                 log.warning("docker refused", extra={**told, "reason": trouble.kind, "detail": str(trouble)})
@@ -307,6 +332,15 @@ class Reconciler:
         if self._news.admit(time.monotonic()):
             log.info("docker changed", extra=told)
         return True
+
+    def _doubt(self, action: Action, *, certain: bool) -> None:
+        """Ask for another address next time; for one that was ours, only when it was not got several times."""
+        wanted = (action.network, action.addresses)
+        self._doubts[wanted] = self._doubts.get(wanted, 0) + 1
+        was_ours = action.addresses == self._ledger.addresses.get(action.network)
+        if certain or self._doubts[wanted] >= (_PATIENCE if was_ours else 1):
+            before = self._refused.get(action.network, frozenset())
+            self._refused[action.network] = before | set(action.addresses)
 
     def _record(self, action: Action, result: str, trouble: EngineError | None = None) -> None:
         self._recorder.record(
@@ -327,6 +361,11 @@ class Reconciler:
 
     def _not_before(self, action: Action) -> float:
         return self._backoffs[action.key][1] if action.key in self._backoffs else 0.0
+
+    def _is_refused(self, action: Action) -> bool:
+        """Whether it failed, and not for an address in whose place another one is tried."""
+        failure = self._backoffs.get(action.key) or self._backoffs.get((action.network, ""))
+        return failure is not None and failure[2].blocked is not Blocked.ADDRESS_REFUSED
 
     def _forget_failures(self, planned: Plan) -> None:
         """What is not to be done any more need not be tried again."""
@@ -349,6 +388,9 @@ class Reconciler:
         if condition.state is not Standing.PENDING or failure is None:
             return condition
         trouble = failure[2]
+        if trouble.blocked is Blocked.ADDRESS_REFUSED:
+            told = f"{trouble.message}: free the address, or set another docker.networks.{condition.network}.address"
+            return replace(condition, state=Standing.BLOCKED, reason=trouble.blocked, message=told)
         return replace(condition, state=Standing.BLOCKED, reason=trouble.blocked, message=trouble.message)
 
 

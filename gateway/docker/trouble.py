@@ -32,6 +32,7 @@ class Blocked(StrEnum):
     SWARM_TASK = "swarm_task"
     NOT_ATTACHABLE = "not_attachable"
     IP_EXHAUSTED = "ip_exhausted"
+    ADDRESS_REFUSED = "address_refused"
     NOT_MANAGER = "not_a_manager"
     ALIAS_CONFLICT = "alias_conflict"
     NAME_CONFLICT = "name_conflict"
@@ -58,10 +59,16 @@ class EngineError(GatewayError):
         """Why an attachment failed, from what the engine said about it."""
         return next((reason for pattern, reason in _BLOCKED if pattern.search(self.message)), Blocked.REFUSED)
 
+    @property
+    def may_be_address(self) -> bool:
+        """Whether the address that was asked for may be why: a swarm's manager does not say so, and lets one wait."""
+        return self.blocked is Blocked.ADDRESS_REFUSED or "attaching to network failed" in self.message
+
 
 _BLOCKED = [
     (re.compile(r"no available (IPv[46] )?address|find an available", re.IGNORECASE), Blocked.IP_EXHAUSTED),
     (re.compile(r"address pools have been fully subnetted", re.IGNORECASE), Blocked.IP_EXHAUSTED),
+    (re.compile(r"address already in use|no configured subnet", re.IGNORECASE), Blocked.ADDRESS_REFUSED),
     (re.compile(r"not manually attachable|not attachable", re.IGNORECASE), Blocked.NOT_ATTACHABLE),
     (re.compile(r"sharing network namespace|container sharing", re.IGNORECASE), Blocked.SHARED_NETWORK),
     (re.compile(r"host network", re.IGNORECASE), Blocked.HOST_NETWORK),

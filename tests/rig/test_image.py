@@ -109,7 +109,7 @@ class Yard:
             "healthcheck": {"test": ["CMD", "python3", "-c", "pass"], "interval": "1s"},
             "environment": {"DB_PASSWORD": self.mariadb.password},
         }  # fmt: skip
-        apps = {"sidecar": ["app"], "shared": ["shop"], "sockets": ["shop"]}.get(example, [])
+        apps = {"sidecar": ["app"], "labels": ["app"], "shared": ["shop"], "sockets": ["shop"]}.get(example, [])
         services = dict.fromkeys(apps, app)
         if example in ("shared", "sockets"):
             services["analysis"] = {**app, "environment": {"DB_PASSWORD": self.postgres.password}}
@@ -142,6 +142,8 @@ class Yard:
             "BASTION_USER": self.bastion.user, "COMPOSE_PROJECT_NAME": f"gw{example}",
         }  # fmt: skip
         shared["GATEWAY_USER"] = str(self.user(example))
+        shared["DOCKER_SOCKET_FOLDER"] = str(self.engine.folder)
+        shared["DOCKER_GROUP"] = str(self.engine.socket.stat().st_gid)
         return {**shared, "BASTION": f"{self.bastion.user}@{REMOTE}:{self.bastion.port}"}
 
 
@@ -494,6 +496,97 @@ def test_a_unix_socket_for_each_app(yard: Yard, up: str) -> None:
     yard.compose(up, "restart", "gateway")
     yard.compose(up, "up", "-d", "--wait", "--wait-timeout", "60")
     assert ask("shop", QUERY_SOCKET).stdout.startswith("rows ")
+
+
+@pytest.mark.parametrize("up", ["labels"], indirect=True)
+def test_labelled_apps_of_an_engine(yard: Yard, up: str) -> None:
+    engine = yard.engine
+
+    def at_once() -> subprocess.CompletedProcess[str]:
+        """A query as the first thing that a new container of the app does."""
+        return yard.compose(up, "run", "--rm", "-T", "--no-deps", "--entrypoint", "python3", "app", "-c", QUERY)
+
+    def address() -> str:
+        networks = engine.inspect("gwlabels-gateway-1")["NetworkSettings"]["Networks"]
+        return str(networks["apps"]["IPAddress"])
+
+    for _ in range(3):
+        assert at_once().stdout.startswith("rows "), yard.compose(up, "logs", "gateway").stdout
+    before = address()
+    assert before in {f"10.201.0.{at}" for at in range(2, 128)}
+    assert query(yard).returncode == 1
+    told = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
+    assert json.loads(told)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
+    # Networks that were removed while all was stopped.
+    yard.compose(up, "stop")
+    engine.docker("network", "prune", "-f")
+    assert yard.compose(up, "up", "-d").returncode == 1
+    done = yard.compose(up, "up", "-d", "--force-recreate", "--wait", "--wait-timeout", "60")
+    assert done.returncode == 0, done.stderr
+    assert at_once().stdout.startswith("rows ")
+    assert address() == before
+    # A crash of the engine: both come back by themselves.
+    engine.kill()
+    engine.start()
+    deadline = time.monotonic() + 60
+    while not yard.compose(up, "exec", "-T", "app", "python3", "-c", QUERY).stdout.startswith("rows "):
+        assert time.monotonic() < deadline, engine.docker("ps", "-a").stdout
+        time.sleep(0.5)
+    assert address() == before
+
+
+def test_labelled_apps_of_a_swarm(yard: Yard) -> None:
+    engine = yard.engine
+    yard.prepare("labels")
+    folder = yard.folder / "labels"
+    with contextlib.ExitStack() as stack:
+        engine.load_busybox()
+        engine.docker("swarm", "init", "--advertise-addr", "127.0.0.1")
+        stack.callback(engine.docker, "swarm", "leave", "--force")
+        for name in ("tunnel_key", "known_hosts", "orders_check"):
+            engine.docker("secret", "create", name, str(folder / "secrets" / name))
+        environment = {**os.environ, **yard.variables("labels"), "APP_IMAGE": "busybox"}
+        done = subprocess.run(
+            ["docker", "-H", engine.url, "stack", "deploy", "-c", "stack.yaml", "ways"], cwd=folder, env=environment,
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        stack.callback(_remove_stack, engine, "ways")
+        deadline = time.monotonic() + 90
+        for filters in (("name=ways_gateway", "health=healthy"), ("name=ways_app", "status=running")):
+            listed = [word for each in filters for word in ("--filter", each)]
+            while not (found := engine.docker("ps", "-q", *listed).stdout.split()):
+                told = engine.docker("service", "ps", "--no-trunc", filters[0].removeprefix("name=")).stdout
+                assert time.monotonic() < deadline, told
+                time.sleep(0.5)
+        greeting = engine.docker("exec", found[0], "sh", "-c", "timeout 5 nc -w 5 orders 3306 </dev/null | cat -v")
+        assert "MariaDB" in greeting.stdout, engine.docker("service", "logs", "ways_gateway").stderr
+        labelled = query(yard, "--label", "gateway.enable=true", "--label", "gateway.backends=orders")
+        assert labelled.stdout.startswith("rows "), labelled.stderr
+        assert query(yard).returncode == 1
+        node = engine.docker("info", "-f", "{{.Name}}").stdout.strip()
+        (gateway,) = engine.docker("ps", "-q", "--filter", "name=ways_gateway").stdout.split()
+        told = engine.docker("exec", gateway, "gateway", "status", "-o", "json").stdout
+        assert json.loads(told)["instance"] == node
+        assert json.loads(told)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
+
+
+def query(yard: Yard, *options: str) -> subprocess.CompletedProcess[str]:
+    """A query of a new container on the network `apps` of the examples."""
+    environment = {"DB_HOST": "orders", "DB_PORT": "3306", "DB_PASSWORD": yard.mariadb.password}
+    given = [f"--env={name}={value}" for name, value in environment.items()]
+    return yard.engine.docker(
+        "run", "--rm", "--network", "apps", "--entrypoint", "python3", *given, *options, "gateway", "-c", QUERY,
+        check=False,
+    )  # fmt: skip
+
+
+def _remove_stack(engine: Engine, name: str) -> None:
+    engine.docker("stack", "rm", name)
+    deadline = time.monotonic() + 60
+    while engine.docker("ps", "-aq", "--filter", f"name={name}_").stdout.strip():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
 
 
 @pytest.mark.parametrize("up", ["nfs"], indirect=True)

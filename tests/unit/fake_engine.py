@@ -98,7 +98,8 @@ class FakeEngine:
             return [
                 {"Id": each.id, "Name": each.name, "Driver": each.driver, "Attachable": each.attachable,
                  "Scope": "swarm" if each.driver == "overlay" else "local", "Labels": dict(each.labels),
-                 "Internal": each.internal, "Options": dict(each.options), "IPAM": {"Config": [{"Subnet": each.subnet}] if each.subnet else None}}
+                 "Internal": each.internal, "Options": dict(each.options),
+                 "IPAM": {"Config": [{"Subnet": each.subnet}] if each.subnet else None}}
                 for each in self.networks.values()
             ]  # fmt: skip
         if path == "containers/json":

@@ -22,7 +22,10 @@ from gateway.docker.trouble import Blocked
 from tests.unit.fake_engine import FakeContainer, FakeEngine
 
 MARK = "gw-owner-site-a"
-APPS = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, internal=True)
+APPS = NetworkInfo(
+    "n1", "apps", "bridge", "local", attachable=False, internal=True, subnets=("10.0.0.0/24",),
+    ip_ranges=("10.0.0.128/25",),
+)  # fmt: skip
 SHOP = NetworkInfo("n2", "shop_default", "bridge", "local", attachable=False)
 OPT_IN = {"gateway.enable": "true"}
 
@@ -294,7 +297,7 @@ async def test_what_is_taken_off_a_network_that_is_to_be_made_anew_stays_off_unt
     await engine.delete(f"networks/{network.id}")
     await settle()
     assert all("apps" in each.endpoints for each in (*there, newcomer))
-    assert not any("network apps" in each for each in reconciler.plan.warnings)
+    assert not any("docker network rm apps" in each for each in reconciler.plan.warnings)
 
 
 async def test_what_we_take_off_ourselves_is_attached_again(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def on(network: str, *aliases: str) -> EndpointInfo:
 
 def network(name: str, **more: Any) -> NetworkInfo:
     plain: dict[str, Any] = {"driver": "bridge", "scope": "local", "attachable": False}
+    plain |= {"subnets": ("10.0.0.0/24",), "ip_ranges": ("10.0.0.128/25",)}
     return NetworkInfo(f"id-{name}", name, **{**plain, **more})
 
 

@@ -82,7 +82,7 @@ def test_a_missing_network_is_made_and_what_opted_in_is_attached_by_id() -> None
     labels = {**OPT_IN, "gateway.aliases": "web,www"}
     found = plan(desired(), Observed((container(labels=labels), container("other", labels={}))), NOTHING)
     assert made(found) == [(Verb.CREATE_NETWORK, "apps", ""), (Verb.CONNECT, "apps", "web")]
-    assert found.actions[0].body["IPAM"] == {"Config": [{"Subnet": "10.201.0.0/22"}]}
+    assert found.actions[0].body["IPAM"] == {"Config": [{"Subnet": "10.201.0.0/22", "IPRange": "10.201.2.0/23"}]}
     assert found.actions[1].aliases == ("web", "www", "gw-owner-site-a")
     assert standing(found) == [("web", Standing.PENDING, None)]
 
@@ -255,7 +255,7 @@ def test_we_never_take_ourselves_off_and_keep_our_address() -> None:
     labels = {"gateway.managed-by": "gateway", "gateway.instance": "site-a"}
     ours = replace(BRIDGE, labels=labels)
     again = plan(Desired("site-a", desired().options, ("orders",)), Observed((there,), (ours,), own=there.id), ledger)
-    assert again.actions[0].address == "10.0.0.2"
+    assert again.actions[0].addresses == ("10.0.0.2",)
 
 
 def test_an_endpoint_on_a_network_that_is_gone_is_made_anew() -> None:

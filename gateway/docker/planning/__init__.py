@@ -8,6 +8,7 @@ from gateway.docker.plan import Action, Desired, Plan, Verb
 from gateway.docker.planning.attachments import attach, detach
 from gateway.docker.planning.draft import Draft
 from gateway.docker.planning.networks import make_networks, remove_networks
+from gateway.docker.planning.own import address_warnings, reattach_stopped_gateway
 from gateway.docker.planning.projects import spread
 from gateway.docker.planning.services import update_services
 from gateway.docker.planning.way_out import own_way_out
@@ -38,7 +39,9 @@ def plan(
         )
     draft.warnings += own_way_out(draft)
     draft.warnings += image_labels(desired, observed)
+    draft.warnings += address_warnings(draft)
     attach(draft)
+    reattach_stopped_gateway(draft)
     if draft.options.services and observed.swarm.leader:
         update_services(draft)
     detach(draft)

@@ -2,10 +2,11 @@
 
 from gateway.docker import labels
 from gateway.docker.consumers import networks_of_sources
-from gateway.docker.model import LIVE, Container, EndpointInfo
+from gateway.docker.model import LIVE, RUNNING, Container, EndpointInfo
 from gateway.docker.plan import Action, Standing, Verb, carried
 from gateway.docker.planning.draft import Draft
 from gateway.docker.planning.joined import joined
+from gateway.docker.planning.own import other_address, own_addresses, without_network
 from gateway.docker.planning.shadows import container_shadows
 from gateway.docker.trouble import Blocked
 
@@ -85,34 +86,61 @@ def _attachment(draft: Draft, container: Container, name: str, aliases: tuple[st
         return
     clash = {alias: other for alias in aliases if (other := _clash(draft, container, name, alias))}
     free = tuple(alias for alias in aliases if alias not in clash)
+    taken = "; ".join(f"{alias!r} belongs to {other}" for alias, other in clash.items())
     own = container.id == draft.observed.own
     ours = endpoint is not None and _is_our_endpoint(draft, container, name, endpoint)
-    if clash:
-        told = "; ".join(f"{alias!r} is {other}'s" for alias, other in clash.items())
-        if (endpoint is None and not own) or (not free and (own or not ours)):
-            message = f"{told}: choose another alias, or list it for both in docker.grants"
-            _tell(draft, container, name, Standing.BLOCKED, Blocked.ALIAS_CONFLICT, message)
-            return
-    if endpoint is None:
+    if clash and ((endpoint is None and not own) or (not free and (own or not ours))):
+        message = f"{taken}: choose another alias, or list it for both in docker.grants"
+        _tell(draft, container, name, Standing.BLOCKED, Blocked.ALIAS_CONFLICT, message)
+    elif endpoint is None:
         _connect(draft, container, name, free)
-        return
+    else:
+        _keep(draft, container, name, endpoint, free, taken, ours=ours)
+
+
+def _keep(
+    draft: Draft,
+    container: Container,
+    name: str,
+    endpoint: EndpointInfo,
+    free: tuple[str, ...],
+    taken: str,
+    *,
+    ours: bool,
+) -> None:
+    """Compare an endpoint with what it should be.
+
+    Args:
+        draft: The plan in the making.
+        container: Whose endpoint it is.
+        name: The network's.
+        endpoint: What there is.
+        free: The aliases that it should have.
+        taken: Which others it should have, and who has them; empty: none.
+        ours: Whether the gateway made it.
+    """
     there = draft.known.get(name)
     if there is not None and endpoint.network_id not in ("", there.id):
         _stale(draft, container, name, free, ours=ours)
+        return
+    if name in draft.creatable and container.state not in RUNNING:
+        _tell(draft, container, name, Standing.DRIFTED, None, without_network(container, name, ours=ours))
         return
     missing = [alias for alias in free if endpoint.aliases is not None and alias not in endpoint.aliases]
     beyond = (
         sorted((endpoint.aliases or frozenset()) - {*free, draft.desired.mark, container.id[:12]}) if ours else []
     )
-    if ours and (missing or beyond):
-        wrong = [f"it lacks {', '.join(missing)}"] if missing else []
+    moves = other_address(draft, name, endpoint) if ours and container.id == draft.observed.own else ""
+    if ours and (missing or beyond or moves):
+        wrong = [moves] if moves else []
+        wrong += [f"it lacks {', '.join(missing)}"] if missing else []
         wrong += [f"it is still called {', '.join(beyond)}"] if beyond else []
         _repair(draft, container, name, endpoint, free, " and ".join(wrong))
     elif missing:
         message = f"somebody else attached it, without {', '.join(missing)}"
         _tell(draft, container, name, Standing.DRIFTED, None, message)
-    elif clash:
-        _tell(draft, container, name, Standing.DRIFTED, Blocked.ALIAS_CONFLICT, told)
+    elif taken:
+        _tell(draft, container, name, Standing.DRIFTED, Blocked.ALIAS_CONFLICT, taken)
     else:
         _tell(draft, container, name, Standing.ATTACHED)
 
@@ -163,6 +191,7 @@ def _connect(draft: Draft, container: Container, name: str, aliases: tuple[str, 
     _tell(draft, container, name, Standing.PENDING)
     _promise(draft, container, name, aliases)
     there = draft.known.get(name)
+    own = container.id == draft.observed.own
     draft.actions.append(
         Action(
             Verb.CONNECT,
@@ -171,7 +200,8 @@ def _connect(draft: Draft, container: Container, name: str, aliases: tuple[str, 
             container.name,
             container.id,
             (*aliases, draft.desired.mark),
-            draft.why(container) if container.id != draft.observed.own else "backends are reached through it",
+            draft.why(container) if not own else "backends are reached through it",
+            addresses=own_addresses(draft, name) if own else (),
         )
     )
 
@@ -262,13 +292,16 @@ def _promise(draft: Draft, container: Container, name: str, aliases: tuple[str, 
 
 def _stale(draft: Draft, container: Container, name: str, aliases: tuple[str, ...], *, ours: bool) -> None:
     """It was on another network of that name, which is gone: it could not even be started."""
-    told = "it was attached to a network of that name that is gone"
-    _tell(draft, container, name, Standing.DRIFTED, None, told)
+    _tell(draft, container, name, Standing.DRIFTED, None, without_network(container, name, ours=ours))
     if ours:
         _promise(draft, container, name, aliases)
         again = (*aliases, draft.desired.mark)
         there = draft.known[name].id
-        draft.actions.append(Action(Verb.REATTACH, name, there, container.name, container.id, again, told))
+        addresses = own_addresses(draft, name) if container.id == draft.observed.own else ()
+        told = "it was attached to a network of that name that is gone"
+        draft.actions.append(
+            Action(Verb.REATTACH, name, there, container.name, container.id, again, told, addresses=addresses)
+        )
 
 
 def _is_our_endpoint(draft: Draft, container: Container, name: str, endpoint: EndpointInfo) -> bool:
@@ -285,14 +318,16 @@ def _repair(
     _tell(draft, container, name, Standing.DRIFTED, None, told)
     _promise(draft, container, name, aliases)
     marked_aliases = (*aliases, draft.desired.mark)
-    # The same address again, where it can be asked for, so that nobody has to resolve anew.
-    kept = next((each for each in endpoint.addresses if "." in each), "")
+    # The same address again, where it can be asked for, so that clients need not resolve the name again.
+    current = tuple(each for each in endpoint.addresses if "." in each)[:1]
     there = draft.known.get(name)
-    address = kept if there is not None and draft.is_ours(there.labels) else ""
+    addresses = current if there is not None and draft.is_ours(there.labels) else ()
+    if container.id == draft.observed.own:
+        addresses = own_addresses(draft, name) or addresses
     draft.actions.append(
         Action(
             Verb.REATTACH, name, endpoint.network_id, container.name, container.id, marked_aliases, told,
-            address=address,
+            addresses=addresses,
         )
     )  # fmt: skip
 

@@ -61,8 +61,8 @@ class Draft:
             self.known.setdefault(network.name, network)
         self.subnets = [subnet for network in observed.networks for subnet in network.subnets]
         """What is taken, by those networks too that are to be made."""
-        self.creatable: set[str] = set()
-        """Networks that are missing, and will be made."""
+        self.creatable: dict[str, NetworkInfo] = {}
+        """Networks that are missing, and will be made, as they will be; without an ID yet."""
         self.without_range: dict[str, str] = {}
         """Networks that are missing, and for which no addresses are free, with what to do about it."""
         self.actions: list[Action] = []

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from gateway.docker import labels
+from gateway.docker.addresses import range_for_others
 from gateway.docker.model import ENCRYPTED, MTU, NetworkInfo
 from gateway.docker.options import NetworkOptions, Subnet
 from gateway.docker.plan import Action, Verb
@@ -85,11 +86,28 @@ def _network(draft: Draft, name: str, options: NetworkOptions) -> None:
         draft.without_range[name] = f"every {ranges} is taken: {fix} {'wider' if options.per else 'free'} range"
         draft.warnings.append(f"network {name}: {draft.without_range[name]}")
         return
-    draft.creatable.add(name)
     draft.subnets.append(subnet)
+    pools = _pools(draft, options, subnet)
+    draft.creatable[name] = NetworkInfo(
+        "", name, driver, "", options.attachable, subnets=tuple(each["Subnet"] for each in pools),
+        ip_ranges=tuple(each["IPRange"] for each in pools if "IPRange" in each),
+    )  # fmt: skip
     draft.actions.append(
-        Action(Verb.CREATE_NETWORK, name, why="it is missing", body=_spec(draft, name, options, driver, subnet))
+        Action(Verb.CREATE_NETWORK, name, why="it is missing", body=_spec(draft, name, options, driver, pools))
     )
+
+
+def _pools(draft: Draft, options: NetworkOptions, subnet: str) -> list[dict[str, str]]:
+    """Its subnets, each with the part that containers get addresses from; an IPv6 network has an IPv4 one, too."""
+    subnets = [subnet]
+    if ":" in subnet and (free := choose_subnet(draft.subnets)) is not None:
+        subnets.append(free)
+        draft.subnets.append(free)
+    pools = []
+    for each in map(ipaddress.ip_network, subnets):
+        inner = options.ip_range if options.ip_range and options.ip_range[0] in each else range_for_others(each)
+        pools.append({"Subnet": str(each), **({"IPRange": str(inner)} if inner else {})})
+    return pools
 
 
 def _warnings(draft: Draft, options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
@@ -136,6 +154,12 @@ def _differences(
             f"its addresses are {', '.join(there.subnets)} instead of {options.subnet}",
             f"subnet: {there.subnets[0]}",
         )
+    if options.ip_range is not None and str(options.ip_range) not in there.ip_ranges:
+        given = ", ".join(there.ip_ranges)
+        yield (
+            f"containers get addresses from {given or 'all of its subnet'} instead of {options.ip_range}",
+            f"ip_range: {given}" if given else "no ip_range",
+        )
     if options.mtu is not None and there.options.get(MTU) != str(options.mtu):
         mtu = there.options.get(MTU)
         yield f"its MTU is {mtu or 'of its driver'} instead of {options.mtu}", f"mtu: {mtu}" if mtu else "no mtu"
@@ -149,7 +173,9 @@ def _within(subnet: str, options: NetworkOptions) -> bool:
     return int(asked[0]) <= int(found[0]) and int(found[-1]) <= int(asked[-1])
 
 
-def _spec(draft: Draft, name: str, options: NetworkOptions, driver: str, subnet: str) -> dict[str, Any]:
+def _spec(
+    draft: Draft, name: str, options: NetworkOptions, driver: str, pools: list[dict[str, str]]
+) -> dict[str, Any]:
     driver_options = {}
     if options.mtu is not None:
         driver_options[MTU] = str(options.mtu)
@@ -160,8 +186,8 @@ def _spec(draft: Draft, name: str, options: NetworkOptions, driver: str, subnet:
         "Driver": driver,
         "Attachable": options.attachable and driver == "overlay",
         "Internal": options.internal,
-        "EnableIPv6": ":" in subnet,
-        "IPAM": {"Config": [{"Subnet": subnet}]},
+        "EnableIPv6": ":" in pools[0]["Subnet"],
+        "IPAM": {"Config": pools},
         "Options": driver_options,
         "Labels": {
             draft.label(labels.MANAGED_BY): "gateway",

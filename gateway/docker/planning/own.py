@@ -1,0 +1,130 @@
+"""The gateway's own address on each network, and what endangers it."""
+
+from collections.abc import Iterator
+
+from gateway.docker.addresses import choose, protected
+from gateway.docker.model import RUNNING, Container, EndpointInfo, NetworkInfo, Observed
+from gateway.docker.plan import Action, Desired, Standing, Verb, carried
+from gateway.docker.planning.draft import Draft
+
+_FIX = 'docs/docker.md, "The gateway\'s address", says how to give the network one'
+
+
+def own_addresses(draft: Draft, name: str) -> tuple[str, ...]:
+    """Give the addresses that the gateway's container is to have on a network; of the others the engine chooses.
+
+    Args:
+        draft: The plan in the making.
+        name: The network's; one that this engine does not see yet is known by what the gateway had on it before.
+    """
+    desired, options = draft.desired, draft.options.networks[name]
+    claimed, refused = desired.claimed.get(name, ()), desired.refused.get(name, frozenset())
+    network = draft.known.get(name) or draft.creatable.get(name)
+    if network is not None:
+        return choose(network, desired.instance, options.address, claimed, refused)
+    if options.address is not None:
+        return (str(options.address),)
+    return tuple(each for each in claimed if each not in refused)
+
+
+def lasting_addresses(desired: Desired, observed: Observed) -> dict[str, tuple[str, ...]]:
+    """Give the addresses, by network, at which the gateway attached itself, and that no other container gets."""
+    own = next((each for each in observed.containers if each.id == observed.own), None)
+    networks = {each.name: each for each in observed.networks}
+    found = {}
+    for name, endpoint in own.endpoints.items() if own is not None else ():
+        if name in networks and desired.mark in (endpoint.aliases or ()):
+            lasting = tuple(each for each in endpoint.addresses if protected(networks[name], each))
+            found.update({name: lasting} if lasting else {})
+    return found
+
+
+def other_address(draft: Draft, name: str, endpoint: EndpointInfo) -> str:
+    """Say why the gateway's endpoint is to have another address than it has; empty: it is as it should be."""
+    network, fixed = draft.known.get(name), draft.options.networks[name].address
+    if network is None or not endpoint.addresses:
+        return ""
+    if fixed is not None and str(fixed) not in endpoint.addresses:
+        return f"its address is {', '.join(endpoint.addresses)} instead of {fixed}"
+    versions = {":" in each for each in own_addresses(draft, name)}
+    loose = [each for each in endpoint.addresses if each != str(fixed) and not protected(network, each)]
+    loose = [each for each in loose if (":" in each) in versions]
+    return f"the engine may give its address {', '.join(loose)} to another container" if loose else ""
+
+
+def without_network(container: Container, name: str, *, ours: bool) -> str:
+    """Say what becomes of a stopped container whose network was removed, as by `docker network prune`.
+
+    Args:
+        container: Which.
+        name: The network's.
+        ours: Whether the gateway attached it, and so does it again.
+    """
+    told = "it was attached to a network of that name that is gone, and cannot start"
+    if ours:
+        return f"{told} until the gateway attaches it again"
+    who = container.name
+    return f"{told}: docker network disconnect {name} {who} && docker network connect {name} {who}, or recreate it"
+
+
+def reattach_stopped_gateway(draft: Draft) -> None:
+    """Let `gateway apply` repair the gateway's stopped container, whose network is gone: it cannot start."""
+    if draft.observed.own is not None:
+        return
+    for container in draft.observed.containers:
+        for name, endpoint in container.endpoints.items():
+            aliases = endpoint.aliases or frozenset()
+            ours = draft.desired.mark in aliases and bool(aliases & set(draft.desired.backends))
+            there = draft.known.get(name)
+            missing = there is None and name in draft.creatable
+            stale = there is not None and endpoint.network_id not in ("", there.id)
+            if not ours or container.state in RUNNING or not (missing or stale):
+                continue
+            told = (
+                f"it is the gateway's, its network is gone, and it cannot start: docker network disconnect {name}"
+                f" {container.name}, or gateway apply"
+            )
+            draft.tell(container.name, container.id, name, Standing.DRIFTED, None, told)
+            if there is not None:
+                again = (*carried(draft.desired, name), draft.desired.mark)
+                draft.actions.append(
+                    Action(
+                        Verb.REATTACH, name, there.id, container.name, container.id, again, "its network is gone",
+                        addresses=own_addresses(draft, name),
+                    )
+                )  # fmt: skip
+
+
+def address_warnings(draft: Draft) -> Iterator[str]:
+    """Give a line for each network on which the gateway's address may change, or become another container's."""
+    own = next((each for each in draft.observed.containers if each.id == draft.observed.own), None)
+    for name, options in draft.options.networks.items():
+        network = draft.known.get(name)
+        if network is None or own is None or own.is_task:  # the engine gives no service a fixed address
+            continue
+        endpoint = own.endpoints.get(name)
+        if options.address is not None:
+            if not protected(network, str(options.address)):
+                yield (
+                    f"network {name}: the engine may give {options.address}, the gateway's address, to another"
+                    f" container while the gateway is stopped: {_outside(network)}"
+                )
+        elif not network.ip_ranges:
+            yield (
+                f"network {name} has no --ip-range: the gateway's address may change when its container is recreated,"
+                f" and another container may get the one that clients remember: {_FIX}"
+            )
+        elif endpoint is not None and draft.desired.mark not in (endpoint.aliases or ()):
+            loose = [each for each in endpoint.addresses if not protected(network, each)]
+            if loose:
+                yield (
+                    f"network {name}: somebody else attached the gateway's container, at {', '.join(loose)}, which"
+                    f" the engine may give to another container: {_outside(network)}, or leave the attachment to"
+                    " the gateway"
+                )
+
+
+def _outside(network: NetworkInfo) -> str:
+    if not network.ip_ranges:
+        return f"it has no --ip-range; {_FIX}"
+    return f"choose one of {', '.join(network.subnets)} outside of {', '.join(network.ip_ranges)}"
