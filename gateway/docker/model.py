@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.docker.flavour import DOCKER, Flavour
 from gateway.docker.volumes import VolumeInfo
 
 TASK_LABEL = "com.docker.swarm.task.id"
@@ -124,3 +125,4 @@ class Observed:
     swarm: Swarm = Swarm()
     own: str | None = None
     """The ID of the gateway's own container."""
+    flavour: Flavour = DOCKER

@@ -59,7 +59,8 @@ class EngineError(GatewayError):
 
 
 _BLOCKED = [
-    (re.compile(r"no available (IPv[46] )?address|find an available", re.IGNORECASE), Blocked.IP_EXHAUSTED),
+    (re.compile(r"no available (IPv[46] )?address|find an available|find free IP", re.IGNORECASE),
+     Blocked.IP_EXHAUSTED),
     (re.compile(r"not manually attachable|not attachable", re.IGNORECASE), Blocked.NOT_ATTACHABLE),
     (re.compile(r"sharing network namespace|container sharing", re.IGNORECASE), Blocked.SHARED_NETWORK),
     (re.compile(r"host network", re.IGNORECASE), Blocked.HOST_NETWORK),

@@ -27,6 +27,10 @@ def plan(desired: Desired, observed: Observed, ours: frozenset[tuple[str, str]])
             "the gateway is in no container of this engine: nobody answers to the backends' names "
             "(docker.container tells which one it is)"
         )
+    if draft.options.services and not observed.flavour.has_swarm:
+        draft.warnings.append(
+            f"docker.services: {observed.flavour.name} has no swarm services: remove it, and label containers"
+        )
     draft.warnings += image_labels(desired, observed)
     attach(draft)
     if draft.options.services and observed.swarm.leader:

@@ -3,7 +3,11 @@
 from gateway.docker.model import LIVE, Container, EndpointInfo
 from gateway.docker.plan import Action, Standing, Verb, carried
 from gateway.docker.planning.draft import Draft
+from gateway.docker.planning.networks import no_overlay
 from gateway.docker.trouble import Blocked
+
+_USER_MODE = {"pasta", "slirp4netns"}
+"""Network modes of Podman without root, the first of which is its default there."""
 
 
 def attach(draft: Draft) -> None:
@@ -122,6 +126,9 @@ def _hindrance(draft: Draft, container: Container, name: str) -> tuple[Blocked |
         return Blocked.HOST_NETWORK, "it uses the host's network: it reaches listeners at the host's addresses"
     if mode == "none":
         return Blocked.NO_NETWORK, "it was created with --network none"
+    if mode in _USER_MODE:
+        message = f"it uses {mode}, with which Podman joins no network: create it with --network bridge"
+        return Blocked.NOT_ATTACHABLE, message
     if container.is_task:
         return Blocked.SWARM_TASK, "it belongs to a service: label the service, and set docker.services"
     network = draft.known.get(name)
@@ -131,6 +138,8 @@ def _hindrance(draft: Draft, container: Container, name: str) -> tuple[Blocked |
         return Blocked.NOT_ATTACHABLE, f"network {name} admits services only: make it anew with --attachable"
     if network is None and name not in draft.creatable:
         swarm = draft.observed.swarm
+        if overlay and not draft.observed.flavour.has_swarm:
+            return Blocked.NOT_MANAGER, no_overlay(draft, name)
         if overlay and not swarm.active:
             return Blocked.NOT_MANAGER, f"network {name} is an overlay, and this engine is in no swarm"
         if not overlay or swarm.leader:

@@ -70,6 +70,9 @@ def _network(draft: Draft, name: str, options: NetworkOptions) -> None:
                 f"network {name} was made from other options: remove it when nothing is attached; it is made anew"
             )
         return
+    if driver == "overlay" and not draft.observed.flavour.has_swarm:
+        draft.warnings.append(no_overlay(draft, name))
+        return
     if not options.create or (driver == "overlay" and not draft.observed.swarm.leader):
         return
     subnet = str(options.subnet) if options.subnet else choose_subnet(draft.subnets)
@@ -83,6 +86,12 @@ def _network(draft: Draft, name: str, options: NetworkOptions) -> None:
             Verb.CREATE_NETWORK, name, why="it is missing", body=_spec(draft, name, options, driver, subnet, digest)
         )
     )
+
+
+def no_overlay(draft: Draft, name: str) -> str:
+    """Why the network cannot be an overlay on this engine, and what to do."""
+    engine = draft.observed.flavour.name
+    return f"network {name}: {engine} has no overlay networks: set its driver to bridge, or use Docker in a swarm"
 
 
 def _differences(options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
