@@ -80,7 +80,9 @@ class Engine:
             needed = f"{self.flavour.release} or later is needed"
             raise EngineError(Kind.API, f"{name} has API {told['ApiVersion']}: {needed}, update it")
         if oldest > NEWEST:
-            message = f"{name} wants API {told['MinAPIVersion']} or newer; this gateway knows 1.48: update the gateway"
+            message = (
+                f"{name} wants API {told['MinAPIVersion']} or newer; this gateway knows 1.48: update the gateway"
+            )
             raise EngineError(Kind.API, message)
         chosen = min(newest, NEWEST)
         self.api_version = f"{chosen[0]}.{chosen[1]}"

@@ -49,10 +49,11 @@ class Podman(Engine):
 
     Args:
         folder: Where its data goes.
+        namespace: The network namespace to run it in; None: one of its own.
     """
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, namespace: str | None = None) -> None:
+        super().__init__(folder, namespace)
         self._init: subprocess.Popen[str] | None = None
         self._api: subprocess.Popen[bytes] | None = None
         (folder / "containers.conf").write_text(_CONF)
@@ -74,8 +75,9 @@ class Podman(Engine):
         return self
 
     def _begin(self) -> None:
-        subprocess.run(["ip", "netns", "add", self.namespace], check=True, timeout=10)
-        subprocess.run(["ip", "-n", self.namespace, "link", "set", "lo", "up"], check=True, timeout=10)
+        if self._own_namespace:
+            subprocess.run(["ip", "netns", "add", self.namespace], check=True, timeout=10)
+            subprocess.run(["ip", "-n", self.namespace, "link", "set", "lo", "up"], check=True, timeout=10)
         Path("/run/containers").mkdir(exist_ok=True)
         self._init = subprocess.Popen(
             ["nsenter", f"--net=/var/run/netns/{self.namespace}", "unshare", "--mount", "--pid", "--fork",
@@ -134,10 +136,9 @@ class Podman(Engine):
 
     def stop(self) -> None:
         """End it with everything it runs."""
-        init, self._init = self._init, None
+        init = self._init
         if init is None:
             return
-        self._init = init
         with contextlib.suppress(subprocess.SubprocessError):
             self.podman("pod", "rm", "-fa", "-t", "0", check=False)
             self.podman("rm", "-fa", "-t", "0", check=False)  # and their cgroups
@@ -150,7 +151,8 @@ class Podman(Engine):
             self._api.wait(_DIE)
         for folder in (self.folder, self._runtime):
             shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run(["ip", "netns", "del", self.namespace], check=False, timeout=10)
+        if self._own_namespace:
+            subprocess.run(["ip", "netns", "del", self.namespace], check=False, timeout=10)
 
 
 def _children(pid: int) -> list[int]:

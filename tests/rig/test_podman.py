@@ -31,6 +31,27 @@ from test_docker import (
     test_without_any_event_everything_is_found_within_35_seconds,
 )
 
+__all__ = [
+    "site",
+    "test_a_labelled_container_reaches_backends_by_name_and_again_after_whatever_happens",
+    "test_an_alias_is_shared_within_one_project_only_and_who_could_pass_for_others_is_told",
+    "test_an_attachment_ends_with_its_policy_and_a_foreign_one_never",
+    "test_an_engine_behind_a_tunnel",
+    "test_an_image_admits_nobody",
+    "test_audit_tells_what_would_lose_data",
+    "test_containers_that_did_not_opt_in_are_left_alone_and_others_are_told_apart",
+    "test_docker_that_is_not_there_stops_nothing",
+    "test_each_option_of_a_volume_that_somebody_changed_is_found",
+    "test_every_blocked_attachment_says_why",
+    "test_one_leaking_consumer_leaves_room_for_the_others",
+    "test_only_containers_whose_label_names_the_backend_are_let_in",
+    "test_plan_shows_and_apply_does_once",
+    "test_strict_takes_grants_only",
+    "test_volumes_are_made_kept_and_never_taken_from_others",
+    "test_without_any_event_everything_is_found_within_35_seconds",
+]
+"""What runs here as it does on Docker."""
+
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(120)]
 
 

@@ -131,6 +131,10 @@ def _hindrance(draft: Draft, container: Container, name: str) -> tuple[Blocked |
         return Blocked.NOT_ATTACHABLE, message
     if container.is_task:
         return Blocked.SWARM_TASK, "it belongs to a service: label the service, and set docker.services"
+    return _hindrance_of_network(draft, name)
+
+
+def _hindrance_of_network(draft: Draft, name: str) -> tuple[Blocked | None, str]:
     network = draft.known.get(name)
     options = draft.options.networks[name]
     overlay = network.driver == "overlay" if network else draft.driver(options) == "overlay"
