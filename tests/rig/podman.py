@@ -21,6 +21,13 @@ mount -t tmpfs none /run/containers && mount -t tmpfs none /dev/shm
 echo ready
 while :; do sleep 3600; done
 """
+_ROOTLESS = """
+set -e
+mount --bind "$1/subid" /etc/subuid && mount --bind "$1/subid" /etc/subgid
+mknod -m 666 "$1/tun" c 10 200 && mount --bind "$1/tun" /dev/net/tun
+"""
+"""What a user needs: users for its containers, and /dev/net/tun with the mode that udev gives it."""
+NOBODY = 65534
 """The first process of the PID namespace. Podman keeps addresses, name servers and locks of all engines of a host in
 these two folders: each engine gets its own."""
 _CONF = """
@@ -50,10 +57,16 @@ class Podman(Engine):
     Args:
         folder: Where its data goes.
         namespace: The network namespace to run it in; None: one of its own.
+        rootless: Whether the user nobody runs it, who must be able to reach the folder.
     """
 
-    def __init__(self, folder: Path, namespace: str | None = None) -> None:
+    def __init__(self, folder: Path, namespace: str | None = None, *, rootless: bool = False) -> None:
         super().__init__(folder, namespace)
+        self._rootless = rootless
+        if rootless:
+            (folder / "subid").write_text(f"nobody:{1 << 20}:65536\n")
+            for each in (folder, self._runtime):
+                os.chown(each, NOBODY, NOBODY)
         self._init: subprocess.Popen[str] | None = None
         self._api: subprocess.Popen[bytes] | None = None
         (folder / "containers.conf").write_text(_CONF)
@@ -81,7 +94,8 @@ class Podman(Engine):
         Path("/run/containers").mkdir(exist_ok=True)
         self._init = subprocess.Popen(
             ["nsenter", f"--net=/var/run/netns/{self.namespace}", "unshare", "--mount", "--pid", "--fork",
-             "--kill-child", "--mount-proc", "sh", "-c", _INIT],
+             "--kill-child", "--mount-proc", "sh", "-c", (_ROOTLESS if self._rootless else "") + _INIT, "sh",
+             str(self.folder)],
             stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         assert self._init.stdout is not None
@@ -95,15 +109,16 @@ class Podman(Engine):
 
     def _command(self, *arguments: str) -> list[str]:
         """A `podman …` in the namespaces."""
+        user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if self._rootless else []
         return [
-            "nsenter", "-t", str(self._first()), "--net", "--mount", "--pid", "podman",
+            "nsenter", "-t", str(self._first()), "--net", "--mount", "--pid", *user, "podman",
             "--root", str(self.folder / "storage"), "--runroot", str(self._runtime / "run"),
             "--tmpdir", str(self._runtime / "tmp"), "--network-config-dir", str(self.folder / "networks"), *arguments,
         ]  # fmt: skip
 
     def _environment(self) -> dict[str, str]:
         own = {"CONTAINERS_CONF": str(self.folder / "containers.conf"), "PODMAN_IGNORE_CGROUPSV1_WARNING": "1"}
-        return {**os.environ, **own, "HOME": str(self.folder)}
+        return {**os.environ, **own, "HOME": str(self.folder), "XDG_RUNTIME_DIR": str(self._runtime)}
 
     def podman(
         self, *arguments: str, check: bool = True, timeout: float = 60, text: str | None = None

@@ -671,7 +671,6 @@ def test_podman_plays_what_render_kubernetes_prints(yard: Yard, pods: Podman, tm
         serves(yard, pods, "gateway")
     finally:
         pods.podman("pod", "rm", "-f", "-t", "5", "gateway-pod")
-        pods.podman("volume", "prune", "-f")
 
 
 def test_podman_plays_what_the_chart_prints(yard: Yard, pods: Podman, helms: dict[str, Path], tmp_path: Path) -> None:

@@ -1,14 +1,15 @@
 """The section `docker` on a real Podman: the cases of Docker, and what is Podman's own."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, command
+from conftest import REPOSITORY, command, need
 from docker_proxy import DockerProxy, allowlist
-from podman import Podman, need_podman
+from podman import NOBODY, Podman, need_podman
 from test_docker import (
     OPT_IN,
     Site,
@@ -30,6 +31,8 @@ from test_docker import (
     test_volumes_are_made_kept_and_never_taken_from_others,
     test_without_any_event_everything_is_found_within_35_seconds,
 )
+
+from gateway.demo.process import find
 
 __all__ = [
     "site",
@@ -76,6 +79,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
 def clean(engine: Podman) -> Iterator[None]:
     """As Docker's, but containers that share another's namespace go with it."""
     yield
+    engine.podman("pod", "rm", "-fa", "-t", "0")
     engine.podman("rm", "-fa", "-t", "0")
     engine.podman("network", "prune", "-f")
 
@@ -134,4 +138,46 @@ def test_the_shipped_allowlist_with_the_line_for_podman_is_enough(site: Site, tm
         site.start(host=f"unix://{tmp_path}/proxy.sock")
         site.engine.run("web", *OPT_IN)
         site.reaches("web")
+        path = site.folder / "gateway.yaml"
+        text = path.read_text()
+        path.write_text(text.replace("{apps: {}}", "{apps: {}, old: {internal: true}}"))
+        assert site.client.post("/-/reload")[0] == 200
+        site.wait(lambda: site.engine.attached("web", "old"))
+        path.write_text(text)
+        assert site.client.post("/-/reload")[0] == 200
+        site.wait(lambda: "old" not in site.engine.docker("network", "ls", "--format", "{{.Name}}").stdout.split())
         assert proxy.refused == []
+
+
+def test_a_pod_is_attached_by_its_infra_container(site: Site) -> None:
+    engine = site.engine
+    assert isinstance(engine, Podman)
+    site.start(docker="attach: [{names: ['shop-infra']}]")
+    engine.podman("pod", "create", "--name", "shop", "--infra-name", "shop-infra", "--network", "far")
+    engine.podman("run", "-d", "--pod", "shop", "--name", "web", *OPT_IN, "docker.io/library/busybox", "sleep", "999")
+    site.reaches("web")
+    site.wait(lambda: site.attachment("shop-infra") == ("attached", None))
+    assert site.attachment("web") == ("blocked", "shared_namespace")
+
+
+def test_without_root(rig_folder: Path) -> None:
+    need_podman()
+    need(all(find(each) is not None for each in ("newuidmap", "pasta")), "newuidmap, pasta (packages uidmap passt)")
+    engine, folder = Podman(rig_folder / "rootless", rootless=True), rig_folder / "rootless-site"
+    folder.mkdir()
+    os.chown(folder, NOBODY, NOBODY)
+    try:
+        engine.start()
+        engine.load_busybox()
+        engine.load_host()
+        site = Site(engine, folder)
+        site.start(backend=", allow: {label: gateway.backends}")
+        labels = (*OPT_IN, "--label", "gateway.backends=orders")
+        for name, network in (("web", "bridge"), ("usual", "pasta")):
+            engine.podman("run", "-d", "--name", name, "--network", network, *labels, "busybox", "sleep", "9999")
+        site.reaches("web")
+        site.wait(lambda: site.attachment("usual") == ("blocked", "not_attachable"))
+        assert site.get("/api/v1/consumers")["consumers"]["web"]["backends"]["orders"]["total"] >= 1
+        assert "create it with --network bridge" in json.dumps(site.get("/api/v1/plan"))
+    finally:
+        engine.stop()
