@@ -44,6 +44,7 @@ class Container:
         image_labels: Those that came with its image and do not count.
         created: When, in seconds since the epoch.
         can_spoof: Whether it can send from an address that is not its own; None: not known.
+        given_names: Aliases that the engine gives it by itself on every network, beside its short ID.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Container:
     image_labels: Mapping[str, str] = field(default_factory=dict)
     created: int = 0
     can_spoof: bool | None = None
+    given_names: frozenset[str] = frozenset()
 
     @property
     def joins(self) -> str:

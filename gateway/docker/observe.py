@@ -18,7 +18,7 @@ from gateway.docker.trouble import EXPECTED, EngineError, Kind, explain
 from gateway.docker.volumes import VolumeInfo
 from gateway.text import one_line
 
-_ID = re.compile(r"[/-]containers/([0-9a-f]{64})/\S+ /etc/(?:hostname|hosts|resolv\.conf) ")
+_ID = re.compile(r"containers/([0-9a-f]{64})/\S+ /etc/(?:hostname|hosts|resolv\.conf) ")
 """In /proc/self/mountinfo: files that Docker mounts into a container, and not those that a host has of others.
 
 Podman's are in `overlay-containers`, or another storage driver's."""
@@ -51,8 +51,8 @@ class Observer:
         self._images = Images()
         self._can_spoof: dict[str, bool] = {}
         """By the container's ID."""
-        self._modes: dict[str, str] = {}
-        """Network modes by the container's ID, where the list of containers does not tell them."""
+        self._modes: dict[str, tuple[str, str]] = {}
+        """Network modes and host names by the container's ID, where the list of containers does not tell them."""
 
     async def look(self, engine: Engine) -> Observed:
         """Everything at this moment; half of it is nothing.
@@ -95,11 +95,11 @@ class Observer:
 
     async def _container(self, engine: Engine, listed: Mapping[str, Any]) -> Container:
         networks = (listed.get("NetworkSettings") or {}).get("Networks") or {}
-        mode = str((listed.get("HostConfig") or {}).get("NetworkMode", ""))
+        mode, hostname = str((listed.get("HostConfig") or {}).get("NetworkMode", "")), ""
         name = one_line(str(listed["Names"][0]).lstrip("/")) if listed.get("Names") else listed["Id"][:12]
         labels, image_labels = await self._images.split_labels(engine, listed)
         if engine.flavour.lists_aliases:
-            mode = await self._mode(engine, listed["Id"])
+            mode, hostname = await self._mode(engine, listed["Id"])
             # Listed are the networks of the container whose network namespace it shares.
             networks = {} if mode.startswith("container:") else networks
         else:
@@ -122,6 +122,7 @@ class Observer:
             endpoints=endpoints,
             image_labels=image_labels,
             created=int(listed.get("Created") or 0),
+            given_names=frozenset(filter(None, (hostname,))),
         )
 
     async def _with_aliases(self, engine: Engine, container: str, listed: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -130,11 +131,11 @@ class Observer:
         known = all(listed[name].get("EndpointID") in self._aliases for name in ours)
         return listed if known else await self._inspected(engine, container, listed)
 
-    async def _mode(self, engine: Engine, container: str) -> str:
-        """The container's network mode, which never changes."""
+    async def _mode(self, engine: Engine, container: str) -> tuple[str, str]:
+        """The container's network mode and host name, which never change."""
         if container not in self._modes:
             await self._inspected(engine, container, {})
-        return self._modes.get(container, "")
+        return self._modes.get(container, ("", ""))
 
     async def _with_capabilities(
         self, engine: Engine, containers: tuple[Container, ...], labels: Collection[str]
@@ -168,7 +169,8 @@ class Observer:
             raise
         host: Mapping[str, Any] = told.get("HostConfig") or {}
         self._can_spoof[container] = can_spoof(host, told.get("BoundingCaps"))
-        self._modes[container] = str(host.get("NetworkMode", ""))
+        hostname = str((told.get("Config") or {}).get("Hostname", ""))
+        self._modes[container] = (str(host.get("NetworkMode", "")), hostname)
         networks: Mapping[str, Any] = (told.get("NetworkSettings") or {}).get("Networks") or {}
         for each in networks.values():
             # One that is not running has no endpoint yet, and may get other aliases until it has.

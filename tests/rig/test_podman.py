@@ -149,14 +149,18 @@ def test_the_shipped_allowlist_with_the_line_for_podman_is_enough(site: Site, tm
         assert proxy.refused == []
 
 
-def test_a_pod_is_attached_by_its_infra_container(site: Site) -> None:
+def test_a_pod_is_attached_by_its_infra_container_and_host_names_are_left_alone(site: Site) -> None:
     engine = site.engine
     assert isinstance(engine, Podman)
     site.start(docker="attach: [{names: ['shop-infra']}]")
     engine.podman("pod", "create", "--name", "shop", "--infra-name", "shop-infra", "--network", "far")
     engine.podman("run", "-d", "--pod", "shop", "--name", "web", *OPT_IN, "docker.io/library/busybox", "sleep", "999")
+    engine.podman("run", "-d", "--name", "named", "--hostname", "given", *OPT_IN, "busybox", "sleep", "999")
     site.reaches("web")
-    site.wait(lambda: site.attachment("shop-infra") == ("attached", None))
+    site.reaches("named")
+    # Podman calls a container by its host name on each network, and a pod by its own.
+    for name in ("shop-infra", "named"):
+        site.wait(lambda name=name: site.attachment(name) == ("attached", None))  # type: ignore[misc]
     assert site.attachment("web") == ("blocked", "shared_namespace")
 
 

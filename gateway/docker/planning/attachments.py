@@ -79,7 +79,11 @@ def _attachment(draft: Draft, container: Container, name: str, aliases: tuple[st
         return
     missing = [alias for alias in free if endpoint.aliases is not None and alias not in endpoint.aliases]
     beyond = (
-        sorted((endpoint.aliases or frozenset()) - {*free, draft.desired.mark, container.id[:12]}) if ours else []
+        sorted(
+            (endpoint.aliases or frozenset()) - {*free, draft.desired.mark, container.id[:12], *container.given_names}
+        )
+        if ours
+        else []
     )
     if ours and (missing or beyond):
         wrong = [f"it lacks {', '.join(missing)}"] if missing else []
