@@ -615,6 +615,8 @@ def pods(yard: Yard) -> Iterator[Podman]:
     engine = Podman(yard.folder / "podman", yard.engine.namespace)
     try:
         engine.start()
+        with inside(yard.engine.namespace):
+            run("iptables -I FORWARD -i podman+ -j ACCEPT")  # Docker's policy there is to drop
         kube.load(engine, yard.engine.url)
         yield engine
     finally:
