@@ -29,7 +29,7 @@ _RESTRICTED = {
 }
 
 
-def workload(config: Config, text: str, name: str, image: str) -> list[dict[str, Any]]:
+def workload(config: Config, text: str, name: str, image: str, *, podman: bool = False) -> list[dict[str, Any]]:
     """A ConfigMap with the configuration, and what runs it.
 
     That is a Deployment with a Service for each backend, or, where there is an NFS backend, a DaemonSet in the nodes'
@@ -40,6 +40,7 @@ def workload(config: Config, text: str, name: str, image: str) -> list[dict[str,
         text: The file as it is; it holds no secrets but names their files.
         name: Of every object but the Services.
         image: Of the container.
+        podman: Whether it is for `podman kube play` rather than for Kubernetes.
 
     Raises:
         UsageError: It holds a secret itself, or what these manifests cannot do.
@@ -60,14 +61,29 @@ def workload(config: Config, text: str, name: str, image: str) -> list[dict[str,
         },
         "spec": _pod(config, name, image, nodes=nodes, files=files),
     }
+    if podman:
+        _for_podman(template["spec"])
     spec: dict[str, Any] = {"selector": {"matchLabels": labels}, "template": template}
     running = {
         "apiVersion": "apps/v1",
         "kind": "DaemonSet" if nodes else "Deployment",
         "metadata": {"name": name, "labels": labels},
-        "spec": spec if nodes else {"replicas": 2, **spec},
+        "spec": spec if nodes else {"replicas": 1 if podman else 2, **spec},
     }
-    return [settings, running, *([] if nodes else _services(config, labels))]
+    return [settings, running, *([] if nodes or podman else _services(config, labels))]
+
+
+def _for_podman(pod: dict[str, Any]) -> None:
+    """Change a pod to what `podman kube play` runs."""
+    # It gives the files of a Secret to root and the group root, and knows no fsGroup.
+    del pod["securityContext"]["fsGroup"]
+    pod["securityContext"]["supplementalGroups"] = [0]
+    (container,) = pod["containers"]
+    for probe in ("startupProbe", "livenessProbe"):
+        # It runs httpGet as curl in the container, where there is none.
+        del container[probe]["httpGet"]
+        container[probe]["exec"] = {"command": ["gateway", "healthcheck"]}
+    del container["readinessProbe"]  # which it does not know
 
 
 def _check(config: Config, name: str) -> bool:

@@ -114,12 +114,14 @@ _rendered(
 @source_options
 @click.option("--image", metavar="IMAGE", default="gateway", show_default=True, help="Of the container.")
 @click.option("--name", metavar="NAME", default="gateway", show_default=True, help="Of the objects.")
+@click.option("--podman", is_flag=True, help="For `podman kube play`: docs/platforms.md.")
 def kubernetes(
     file: Path | None,
     tunnels: tuple[str, ...],
     backends: tuple[str, ...],
     image: str,
     name: str,
+    podman: bool,
     **settings: str | None,
 ) -> None:
     """Print manifests of the gateway, with a Service for each backend, or a volume and a claim for each NFS volume.
@@ -142,9 +144,12 @@ def kubernetes(
                 f"backends.{each}.listen: a pod keeps no port by itself: give one, such as 127.0.0.1:20490"
             )
     hint = f"kubectl create secret generic {name} --from-file=DIRECTORY, with the files that the configuration names"
+    if podman:
+        hint = f"for the files that the configuration names, play a Secret {name} with them first"
     click.secho(f"# {hint}", err=True, fg="yellow")
-    documents = manifests.workload(config, file.read_text(), name, image)
-    volumes = rendering.kubernetes(config).rstrip()  # before anything is printed, since it may refuse
+    documents = manifests.workload(config, file.read_text(), name, image, podman=podman)
+    # Before anything is printed, since it may refuse. Podman has its own volumes.
+    volumes = "" if podman else rendering.kubernetes(config).rstrip()
     click.echo(yaml.safe_dump_all(documents, sort_keys=False).rstrip())
     if volumes:
         click.echo(f"---\n{volumes}")

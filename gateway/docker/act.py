@@ -52,7 +52,21 @@ async def _connect(engine: Engine, action: Action) -> None:
         settings["IPAMConfig"] = {"IPv6Address" if ":" in each else "IPv4Address": each for each in action.addresses}
     body = {"Container": action.container_id, "EndpointConfig": settings}
     # "Already exists" is an error too: when it is there as it should be, the next look shows it, and if not, we wait.
-    await engine.post(f"networks/{action.network_id}/connect", body)
+    try:
+        await engine.post(f"networks/{action.network_id}/connect", body)
+    except EngineError as trouble:
+        if engine.flavour.leaves_failed_connects and trouble.kind is Kind.FAILED:
+            await _clear(engine, action)
+        raise
+
+
+async def _clear(engine: Engine, action: Action) -> None:
+    """Have Podman forget a connection that failed: until then it lists no container at all, of whatever network."""
+    try:
+        await _disconnect(engine, action.network_id, action.container_id)
+    except EngineError as trouble:  # it forgets, and fails to take down what was never set up
+        if trouble.kind is not Kind.FAILED:
+            raise
 
 
 async def _disconnect(engine: Engine, network: str, container: str) -> None:

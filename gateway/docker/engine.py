@@ -12,13 +12,14 @@ import aiohttp
 from aiohttp.client_reqrep import ClientRequest
 
 from gateway.contracts import Endpoint, Link
+from gateway.docker.flavour import DOCKER, flavour
 from gateway.docker.options import DockerOptions
 from gateway.docker.trouble import EXPECTED, EngineError, Kind, explain
 from gateway.errors import ReachError
 from gateway.tls_client import client_context
 
-OLDEST, NEWEST = (1, 44), (1, 48)
-"""API versions that this was written for; Docker Engine 25 is the first with 1.44."""
+NEWEST = (1, 48)
+"""The newest API version that this was written for; a flavour has the oldest."""
 _CONNECT_TIMEOUT = 5.0
 PING_EVERY = 10.0
 """Seconds of silence after which an event stream is doubted."""
@@ -60,6 +61,7 @@ class Engine:
     def __init__(self, docker: aiodocker.Docker) -> None:
         self._docker = docker
         self.api_version = ""
+        self.flavour = DOCKER
 
     async def negotiate(self) -> None:
         """Agree on a version.
@@ -70,12 +72,18 @@ class Engine:
         told = await self._request("version", versioned=False)
         try:
             newest, oldest = _version(told["ApiVersion"]), _version(told.get("MinAPIVersion", "1.12"))
+            self.flavour = flavour(told)
+            name = f"{self.flavour.name} {told.get('Version', '')}".rstrip()
         except EXPECTED as error:
             raise EngineError(Kind.API, f"what answers is no Docker engine: {str(told)[:80]!r}") from error
-        if newest < OLDEST:
-            raise EngineError(Kind.API, f"the engine's API {told['ApiVersion']} is older than 1.44 (Docker 25)")
+        if newest < self.flavour.oldest:
+            needed = f"{self.flavour.release} or later is needed"
+            raise EngineError(Kind.API, f"{name} has API {told['ApiVersion']}: {needed}, update it")
         if oldest > NEWEST:
-            raise EngineError(Kind.API, f"the engine wants API {told['MinAPIVersion']} or newer; we know 1.48")
+            message = (
+                f"{name} wants API {told['MinAPIVersion']} or newer; this gateway knows 1.48: update the gateway"
+            )
+            raise EngineError(Kind.API, message)
         chosen = min(newest, NEWEST)
         self.api_version = f"{chosen[0]}.{chosen[1]}"
         self._docker.api_version = f"v{self.api_version}"

@@ -1,6 +1,6 @@
 """Containers that can spoof an address, and labels that come from images. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gateway.docker.consumers import consumer, networks_of_sources
@@ -12,16 +12,19 @@ from gateway.docker.plan import Desired
 _SPOOFING = {"NET_RAW", "NET_ADMIN"}
 """Capabilities (capabilities(7)) that let a container send from an address that is not its own."""
 _DEFAULTS = {"NET_RAW"}
-"""Those of them that a container has by default."""
+"""Those of them that a container has by default with Docker."""
 _MOST_NAMES = 5
 
 
-def can_spoof(host: Mapping[str, Any]) -> bool:
+def can_spoof(host: Mapping[str, Any], bounding: Sequence[str] | None = None) -> bool:
     """Whether a container can send from an address that is not its own.
 
     Args:
         host: `HostConfig` of its inspection.
+        bounding: Its bounding capabilities, which Podman gives: there, the defaults are a setting of the host.
     """
+    if bounding is not None:
+        return bool(_names(bounding) & _SPOOFING)
     added, dropped = _names(host.get("CapAdd")), _names(host.get("CapDrop"))
     if host.get("Privileged"):
         return True

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.docker.flavour import DOCKER, Flavour
 from gateway.docker.volumes import VolumeInfo
 
 TASK_LABEL = "com.docker.swarm.task.id"
@@ -46,6 +47,7 @@ class Container:
         hostname: The host name that it was given, in lower case, to which it answers on each network as to its name;
             empty: none, or not known.
         hosts: Names that it resolves by itself, in lower case; empty while they are not known.
+        given_names: Aliases that the engine gives it by itself on every network, beside its short ID.
     """
 
     id: str
@@ -59,6 +61,7 @@ class Container:
     can_spoof: bool | None = None
     hostname: str = ""
     hosts: frozenset[str] = frozenset()
+    given_names: frozenset[str] = frozenset()
 
     @property
     def joins(self) -> str:
@@ -135,6 +138,7 @@ class Observed:
     """The ID of the gateway's own container."""
     gateway_priority: bool = False
     """Whether the engine keeps a network of ours from becoming a default route, although it has a way out."""
+    flavour: Flavour = DOCKER
 
     def base(self, container: Container) -> Container | None:
         """The container whose network a container uses: another one, or itself; None: that one is gone."""

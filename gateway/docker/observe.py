@@ -20,8 +20,10 @@ from gateway.docker.trouble import EXPECTED, EngineError, Kind, explain
 from gateway.docker.volumes import VolumeInfo
 from gateway.text import one_line
 
-_ID = re.compile(r"/containers/([0-9a-f]{64})/\S+ /etc/(?:hostname|hosts|resolv\.conf) ")
-"""In /proc/self/mountinfo: files that Docker mounts into a container, and not those that a host has of others."""
+_ID = re.compile(r"containers/([0-9a-f]{64})/\S+ /etc/(?:hostname|hosts|resolv\.conf) ")
+"""In /proc/self/mountinfo: files that Docker mounts into a container, and not those that a host has of others.
+
+Podman's are in `overlay-containers`, or another storage driver's."""
 _SHORT_ID = re.compile(r"[0-9a-f]{12,64}")
 
 
@@ -53,6 +55,8 @@ class Observer:
         """By the container's ID."""
         self._hosts: dict[str, tuple[str, frozenset[str]]] = {}
         """Its host name, and the names that it resolves by itself, by the container's ID."""
+        self._modes: dict[str, tuple[str, str]] = {}
+        """Network modes and host names by the container's ID, where the list of containers does not tell them."""
 
     async def look(self, engine: Engine) -> Observed:
         """Everything at this moment; half of it is nothing.
@@ -92,18 +96,24 @@ class Observer:
         self._images.keep({str(each.get("ImageID", "")) for each in listed})
         ids = {each.id for each in containers}
         self._can_spoof = {key: able for key, able in self._can_spoof.items() if key in ids}
-        priority = has_gateway_priority(engine.api_version)
         self._hosts = {key: names for key, names in self._hosts.items() if key in ids}
-        return Observed(containers, networks, services, volumes, info, swarm, own, priority)
+        self._modes = {key: mode for key, mode in self._modes.items() if key in ids}
+        return Observed(
+            containers, networks, services, volumes, info, swarm, own,
+            gateway_priority=has_gateway_priority(engine.api_version), flavour=engine.flavour,
+        )  # fmt: skip
 
     async def _container(self, engine: Engine, listed: Mapping[str, Any]) -> Container:
         networks = (listed.get("NetworkSettings") or {}).get("Networks") or {}
-        ours = [name for name in networks if self._matters(name)]
-        unknown = [name for name in ours if networks[name].get("EndpointID") not in self._aliases]
+        mode, hostname = str((listed.get("HostConfig") or {}).get("NetworkMode", "")), ""
         name = one_line(str(listed["Names"][0]).lstrip("/")) if listed.get("Names") else listed["Id"][:12]
         labels, image_labels = await self._images.split_labels(engine, listed)
-        if unknown or (ours and not all(networks[name].get("EndpointID") for name in ours)):
-            networks = await self._inspected(engine, listed["Id"], networks)
+        if engine.flavour.lists_aliases:
+            mode, hostname = await self._mode(engine, listed["Id"])
+            # Listed are the networks of the container whose network namespace it shares.
+            networks = {} if mode.startswith("container:") else networks
+        else:
+            networks = await self._with_aliases(engine, listed["Id"], networks)
         endpoints = {
             name: EndpointInfo(
                 network_id=str(each.get("NetworkID", "")),
@@ -118,11 +128,24 @@ class Observer:
             name=name,
             state=str(listed.get("State", "")),
             labels=labels,
-            network_mode=str((listed.get("HostConfig") or {}).get("NetworkMode", "")),
+            network_mode=mode,
             endpoints=endpoints,
             image_labels=image_labels,
             created=int(listed.get("Created") or 0),
+            given_names=frozenset(filter(None, (hostname,))),
         )
+
+    async def _with_aliases(self, engine: Engine, container: str, listed: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The container's endpoints with their aliases, where these matter and the list does not have them."""
+        ours = [name for name in listed if self._matters(name)]
+        known = all(listed[name].get("EndpointID") in self._aliases for name in ours)
+        return listed if known else await self._inspected(engine, container, listed)
+
+    async def _mode(self, engine: Engine, container: str) -> tuple[str, str]:
+        """The container's network mode and host name, which never change."""
+        if container not in self._modes:
+            await self._inspected(engine, container, {})
+        return self._modes.get(container, ("", ""))
 
     async def _with_capabilities(
         self, engine: Engine, containers: tuple[Container, ...], labels: Collection[str]
@@ -179,14 +202,21 @@ class Observer:
 
     async def _inspected(self, engine: Engine, container: str, listed: Mapping[str, Any]) -> Mapping[str, Any]:
         """The container's endpoints from its own page, which tells aliases and capabilities, unlike the list."""
+        path = f"{engine.flavour.inspection}containers/{container}/json"
         try:
-            told = await engine.get(f"containers/{container}/json")
+            told = await engine.get(path)
         except EngineError as trouble:
             if trouble.kind is Kind.NOT_FOUND:  # gone since the list was made
                 return listed
+            if trouble.kind is Kind.FORBIDDEN:
+                message = f"{path} is refused ({trouble}): the proxy before the engine must allow it"
+                raise EngineError(trouble.kind, message) from trouble
             raise
-        self._can_spoof[container] = can_spoof(told.get("HostConfig") or {})
+        host: Mapping[str, Any] = told.get("HostConfig") or {}
+        self._can_spoof[container] = can_spoof(host, told.get("BoundingCaps"))
         self._hosts[container] = (hostname_of(told), hosts_of(told))
+        hostname = str((told.get("Config") or {}).get("Hostname", ""))
+        self._modes[container] = (str(host.get("NetworkMode", "")), hostname)
         networks: Mapping[str, Any] = (told.get("NetworkSettings") or {}).get("Networks") or {}
         for each in networks.values():
             # One that is not running has no endpoint yet, and may get other aliases until it has.

@@ -47,7 +47,7 @@ _FIRST = (Verb.CREATE_NETWORK, Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME)
 _THEN = (Verb.CONNECT, Verb.DISCONNECT, Verb.REATTACH, Verb.UPDATE_SERVICE)
 _UNCERTAIN = (Kind.TIMEOUT, Kind.UNREACHABLE, Kind.FAILED)
 """Troubles after which it may be done or not."""
-_ENDS = ("die", "destroy", "stop", "kill")
+_ENDS = ("die", "destroy", "stop", "kill", "remove")
 _NOISE = ("exec_", "health_status", "top", "attach", "resize", "export", "archive-path", "extract-to-dir")
 """Events of containers that change nothing here, some of them many times a minute."""
 
@@ -161,7 +161,7 @@ class Reconciler:
                 if action in _ENDS:
                     self.directory.forget(str(event.get("Actor", {}).get("ID", "")))
             elif action == "disconnect":
-                self.directory.forget(str(event.get("Actor", {}).get("Attributes", {}).get("container", "")))
+                self.directory.forget(engine.flavour.left(event))
             self._dirty.set()
 
     async def _pause(self, wake: float, watching: "asyncio.Task[None]") -> None:

@@ -66,7 +66,8 @@ class EngineError(GatewayError):
 
 
 _BLOCKED = [
-    (re.compile(r"no available (IPv[46] )?address|find an available", re.IGNORECASE), Blocked.IP_EXHAUSTED),
+    (re.compile(r"no available (IPv[46] )?address|find an available|find free IP", re.IGNORECASE),
+     Blocked.IP_EXHAUSTED),
     (re.compile(r"address pools have been fully subnetted", re.IGNORECASE), Blocked.IP_EXHAUSTED),
     (re.compile(r"address already in use|no configured subnet", re.IGNORECASE), Blocked.ADDRESS_REFUSED),
     (re.compile(r"not manually attachable|not attachable", re.IGNORECASE), Blocked.NOT_ATTACHABLE),

@@ -17,12 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import kube
 import pytest
-from conftest import REPOSITORY, Lateness, download, need
+import yaml
+from conftest import REPOSITORY, Lateness, command, download, need
 from engines import Engine, need_engine
 from guest import HOST, Guest, need_guest
 from netns import BEHIND, inside, run
-from test_chart import VPN_CAPABILITIES
+from podman import Podman, need_podman
+from test_chart import CHART, VPN_CAPABILITIES, helm, helms
 from test_nfs_volumes import ENGINE, ENGINE_PROGRAMS
 from test_swarm import BRIDGE, swarm
 from vpn import Authority, OpenVpnServer, WireGuardPeer
@@ -37,7 +40,7 @@ from gateway.vpn import rights
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(400)]
 
-__all__ = ["swarm"]  # a fixture
+__all__ = ["helms", "swarm"]  # fixtures
 
 Record = Callable[[str, object], None]
 COMPOSE = REPOSITORY / "configs" / "compose"
@@ -696,3 +699,89 @@ def test_a_swarm_with_a_gateway_on_every_node(yard: Yard, swarm: tuple[Engine, E
                 "DB_PORT=3306", "-e", f"DB_PASSWORD={database.password}", "gateway", "-c", QUERY, check=False,
             )  # fmt: skip
             assert found.stdout.startswith("rows "), found.stderr
+
+
+@pytest.fixture(scope="module")
+def pods(yard: Yard) -> Iterator[Podman]:
+    """A Podman with the image, in the namespace of the engine that built it: its pods reach the same servers."""
+    need_podman()
+    engine = Podman(yard.folder / "podman", yard.engine.namespace)
+    try:
+        engine.start()
+        with inside(yard.engine.namespace):
+            run("iptables -I FORWARD -i podman+ -j ACCEPT")  # Docker's policy there is to drop
+        kube.load(engine, yard.engine.url)
+        yield engine
+    finally:
+        engine.stop()
+
+
+def kube_config(yard: Yard) -> dict[str, Any]:
+    """A database behind a bastion."""
+    bastion = {
+        "kind": "ssh", "host": REMOTE, "port": yard.bastion.port, "user": yard.bastion.user,
+        "identity_files": ["/run/secrets/tunnel_key"], "known_hosts": ["/run/secrets/known_hosts"],
+    }  # fmt: skip
+    orders = {
+        "kind": "mysql", "via": "bastion", "targets": [f"127.0.0.1:{yard.mariadb.port}"], "listen": "0.0.0.0:3306",
+        "check": {"user": yard.mariadb.check_user, "password_file": "/run/secrets/orders_check"},
+    }  # fmt: skip
+    return {"tunnels": {"bastion": bastion}, "backends": {"orders": orders}}
+
+
+def kube_secret(yard: Yard, name: str) -> dict[str, Any]:
+    """The files that the configuration names."""
+    files = {
+        "tunnel_key": yard.bastion.client_key.read_text(), "orders_check": yard.mariadb.check_password,
+        "known_hosts": yard.bastion.known_hosts.read_text().replace("127.0.0.1", REMOTE),
+    }  # fmt: skip
+    return kube.secret(name, files)
+
+
+def serves(yard: Yard, pods: Podman, name: str) -> None:
+    """The pod's probes pass, asked as a kubelet asks and as Podman does, and a query goes through it."""
+    networks = pods.inspect(
+        pods.podman("pod", "inspect", f"{name}-pod", "-f", "{{.InfraContainerID}}").stdout.strip()
+    )
+    address = networks["NetworkSettings"]["Networks"]["podman-default-kube-network"]["IPAddress"]
+    with inside(yard.engine.namespace):
+        for path in ("/startupz", "/livez", "/readyz?require=orders"):
+            kube.probe(address, 9091, path)
+    assert pods.podman("healthcheck", "run", f"{name}-pod-gateway").returncode == 0
+    found = pods.podman(
+        "run", "--rm", "--network", "podman-default-kube-network", "--entrypoint", "python3", "-e",
+        f"DB_HOST={name}-pod", "-e", "DB_PORT=3306", "-e", f"DB_PASSWORD={yard.mariadb.password}", kube.IMAGE, "-c",
+        QUERY, check=False,
+    )  # fmt: skip
+    assert re.fullmatch(r"rows [1-9]\d*\n", found.stdout), found.stderr
+
+
+def test_podman_plays_what_render_kubernetes_prints(yard: Yard, pods: Podman, tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(yaml.safe_dump({**kube_config(yard), "ops": {"listen": "0.0.0.0:9090", "hosts": ["any"]}}))
+    rendered = command("render", "kubernetes", "--podman", "--image", kube.IMAGE, "-c", str(file))
+    assert rendered.returncode == 0, rendered.stderr
+    kube.play(pods, [kube_secret(yard, "gateway"), *yaml.safe_load_all(rendered.stdout)])
+    try:
+        serves(yard, pods, "gateway")
+    finally:
+        pods.podman("pod", "rm", "-f", "-t", "5", "gateway-pod")
+
+
+def test_podman_plays_what_the_chart_prints(yard: Yard, pods: Podman, helms: dict[str, Path], tmp_path: Path) -> None:
+    repository, tag = kube.IMAGE.split(":")
+    values = tmp_path / "values.yaml"
+    settings = {
+        "config": kube_config(yard), "image": {"repository": repository, "tag": tag},
+        "secrets": [{"name": "gateway-files", "mountPath": "/run/secrets"}],
+    }  # fmt: skip
+    values.write_text(yaml.safe_dump(settings))
+    printed = helm(helms["4"], "template", "ways", str(CHART), "-f", str(values))
+    assert printed.returncode == 0, printed.stderr
+    documents = [each for each in yaml.safe_load_all(printed.stdout) if each]
+    kube.play(pods, [kube_secret(yard, "gateway-files"), *kube.playable(documents)])
+    try:
+        name = next(each["metadata"]["name"] for each in documents if each["kind"] == "Deployment")
+        serves(yard, pods, name)
+    finally:
+        pods.podman("pod", "rm", "-f", "-t", "5", f"{name}-pod")

@@ -5,6 +5,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.docker.flavour import DOCKER
 from gateway.docker.trouble import EngineError, Kind
 
 
@@ -47,6 +48,7 @@ class FakeEngine:
     """
 
     api_version = "1.45"
+    flavour = DOCKER
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng

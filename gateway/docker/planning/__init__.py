@@ -38,6 +38,10 @@ def plan(
             "(docker.container tells which one it is)"
         )
     draft.warnings += own_way_out(draft)
+    if draft.options.services and not observed.flavour.has_swarm:
+        draft.warnings.append(
+            f"docker.services: {observed.flavour.name} has no swarm services: remove it, and label containers"
+        )
     draft.warnings += image_labels(desired, observed)
     draft.warnings += address_warnings(draft)
     attach(draft)

@@ -6,9 +6,13 @@ from gateway.docker.model import LIVE, RUNNING, Container, EndpointInfo
 from gateway.docker.plan import Action, Standing, Verb, carried
 from gateway.docker.planning.draft import Draft
 from gateway.docker.planning.joined import joined
+from gateway.docker.planning.networks import no_overlay
 from gateway.docker.planning.own import other_address, own_addresses, without_network
 from gateway.docker.planning.shadows import container_shadows
 from gateway.docker.trouble import Blocked
+
+_USER_MODE = {"pasta", "slirp4netns"}
+"""Network modes of Podman without root, the first of which is its default there."""
 
 
 def attach(draft: Draft) -> None:
@@ -128,7 +132,11 @@ def _keep(
         return
     missing = [alias for alias in free if endpoint.aliases is not None and alias not in endpoint.aliases]
     beyond = (
-        sorted((endpoint.aliases or frozenset()) - {*free, draft.desired.mark, container.id[:12]}) if ours else []
+        sorted(
+            (endpoint.aliases or frozenset()) - {*free, draft.desired.mark, container.id[:12], *container.given_names}
+        )
+        if ours
+        else []
     )
     moves = other_address(draft, name, endpoint) if ours and container.id == draft.observed.own else ""
     if ours and (missing or beyond or moves):
@@ -222,6 +230,9 @@ def _hindrance_of(container: Container) -> tuple[Blocked | None, str]:
         return Blocked.HOST_NETWORK, "it uses the host's network: it reaches listeners at the host's addresses"
     if mode == "none":
         return Blocked.NO_NETWORK, "it was created with --network none"
+    if mode in _USER_MODE:
+        message = f"it uses {mode}, with which Podman joins no network: create it with --network bridge"
+        return Blocked.NOT_ATTACHABLE, message
     if container.is_task:
         return Blocked.SWARM_TASK, "it belongs to a service: label the service, and set docker.services"
     return None, ""
@@ -229,8 +240,10 @@ def _hindrance_of(container: Container) -> tuple[Blocked | None, str]:
 
 def _hindrance(draft: Draft, container: Container, name: str) -> tuple[Blocked | None, str]:
     blocked, message = _hindrance_of(container)
-    if blocked is not None:
-        return blocked, message
+    return (blocked, message) if blocked is not None else _hindrance_of_network(draft, name)
+
+
+def _hindrance_of_network(draft: Draft, name: str) -> tuple[Blocked | None, str]:
     network = draft.known.get(name)
     options = draft.desired.network(name)
     overlay = network.driver == "overlay" if network else draft.driver(options) == "overlay"
@@ -240,6 +253,8 @@ def _hindrance(draft: Draft, container: Container, name: str) -> tuple[Blocked |
         return Blocked.IP_EXHAUSTED, draft.without_range[name]
     if network is None and name not in draft.creatable:
         swarm = draft.observed.swarm
+        if overlay and not draft.observed.flavour.has_swarm:
+            return Blocked.NOT_MANAGER, no_overlay(draft, name)
         if overlay and not swarm.active:
             return Blocked.NOT_MANAGER, f"network {name} is an overlay, and this engine is in no swarm"
         if not overlay or swarm.leader:

@@ -78,6 +78,9 @@ def _network(draft: Draft, name: str, options: NetworkOptions) -> None:
     if there is not None:
         draft.warnings += _warnings(draft, options, there)
         return
+    if driver == "overlay" and not draft.observed.flavour.has_swarm:
+        draft.warnings.append(no_overlay(draft, name))
+        return
     if not options.create or (driver == "overlay" and not draft.observed.swarm.leader):
         return
     subnet, ranges = _subnet(draft, options)
@@ -95,6 +98,12 @@ def _network(draft: Draft, name: str, options: NetworkOptions) -> None:
     draft.actions.append(
         Action(Verb.CREATE_NETWORK, name, why="it is missing", body=_spec(draft, name, options, driver, pools))
     )
+
+
+def no_overlay(draft: Draft, name: str) -> str:
+    """Why the network cannot be an overlay on this engine, and what to do."""
+    engine = draft.observed.flavour.name
+    return f"network {name}: {engine} has no overlay networks: set its driver to bridge, or use Docker in a swarm"
 
 
 def _pools(draft: Draft, options: NetworkOptions, subnet: str) -> list[dict[str, str]]:
