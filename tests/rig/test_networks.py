@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,13 @@ def answers(engine: Engine, container: str, targets: set[str]) -> dict[str, str]
     return found
 
 
+def everywhere(containers: Mapping[str, Engine], targets: set[str]) -> dict[str, dict[str, str]]:
+    """Who answers each of these containers."""
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda each: answers(containers[each], each, targets), containers)
+        return dict(zip(containers, found, strict=True))
+
+
 def routes(engine: Engine, container: str) -> dict[str, set[str]]:
     """Default routes, and the others without the addresses and numbers that change at each start."""
     told = [
@@ -234,7 +242,7 @@ class Seen:
             (address, each): network for each in APPS for network, address in addresses(engine, each).items()
         }
         targets = {address for address, _ in self.names} | {OUTSIDE, NAMED}
-        told = {each: answers(engine, each, targets) for each in containers}
+        told = everywhere(dict.fromkeys(containers, engine), targets)
         owner = {address: (each, self.names[address, each]) for address, each in self.names}
         self.reaches = {
             (each, *owner.get(address, ("outside", address))): word
@@ -540,7 +548,7 @@ def test_internal_overlays_carry_queries_across_nodes_and_keep_stacks_apart(
     places = {(each, stack) for each in swarm for stack in STACKS}
     try:
         until(lambda: all(task(each, stack) for each, stack in places))
-        before = {(each, stack): outside_of(each, task(each, stack)) for each, stack in places}
+        before = from_tasks({(each, stack): task(each, stack) for each, stack in places}, {OUTSIDE, NAMED})
         expected = {"shop": "outside", "blog": "outside", "vault": ""}
         assert before == {(each, stack): {OUTSIDE: expected[stack], NAMED: expected[stack]} for each, stack in places}
         opt_in = ("--label-add", "gateway.enable=true", "--label-add", "gateway.network=apps")
@@ -555,11 +563,10 @@ def test_internal_overlays_carry_queries_across_nodes_and_keep_stacks_apart(
                     timeout=90,
                 )
         tasks = {(each, stack): task(each, stack, f"apps--stack-{stack}") for each, stack in places}
-        assert {place: outside_of(place[0], name) for place, name in tasks.items()} == before
+        assert from_tasks(tasks, {OUTSIDE, NAMED}) == before
         # The stacks' own networks keep them apart, and join each over both nodes.
         places_at = {place: addresses(place[0], name)[f"apps--stack-{place[1]}"] for place, name in tasks.items()}
-        for each, stack in places:
-            found = answers(each, tasks[each, stack], set(places_at.values()))
+        for (_, stack), found in from_tasks(tasks, set(places_at.values())).items():
             assert {address for address, word in found.items() if word} == {places_at[node, stack] for node in swarm}
     finally:
         manager.docker("service", "rm", *(f"{stack}_web" for stack in STACKS))
@@ -577,6 +584,9 @@ def task(engine: Engine, stack: str, network: str | None = None) -> str:
     return next(iter(engine.docker("ps", "-q", *running, *on).stdout.split()), "")
 
 
-def outside_of(engine: Engine, container: str) -> dict[str, str]:
-    """What a container gets from outside, by address and by name."""
-    return answers(engine, container, {OUTSIDE, NAMED})
+def from_tasks(
+    tasks: Mapping[tuple[Engine, str], str], targets: set[str]
+) -> dict[tuple[Engine, str], dict[str, str]]:
+    """Who answers the tasks of a stack on a node."""
+    found = everywhere({name: place[0] for place, name in tasks.items()}, targets)
+    return {place: found[name] for place, name in tasks.items()}
