@@ -152,7 +152,7 @@ def _connect(draft: Draft, container: Container, name: str, aliases: tuple[str, 
         _tell(draft, container, name, Standing.PENDING, None, f"it is {container.state}")
         return
     if _makes_way(draft, container, name):
-        message = "it was taken off the network, which is to be made anew: it is attached to the new one"
+        message = "it was taken off the network, which is to be created again: it is attached to the new one"
         _tell(draft, container, name, Standing.PENDING, None, message)
         return
     _tell(draft, container, name, Standing.PENDING)
@@ -172,7 +172,7 @@ def _connect(draft: Draft, container: Container, name: str, aliases: tuple[str, 
 
 
 def _makes_way(draft: Draft, container: Container, name: str) -> bool:
-    """Whether somebody took it off a network that is to be removed and made anew: with it there, that cannot be."""
+    """Whether somebody took it off a network that is to be removed and created again: an endpoint prevents that."""
     if name not in draft.outdated or (container.id, name) not in draft.been:
         return False
     # The gateway itself stays as long as somebody on the network may use it.
