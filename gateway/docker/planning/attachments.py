@@ -172,7 +172,7 @@ def _connect(draft: Draft, container: Container, name: str, aliases: tuple[str, 
 
 
 def _makes_way(draft: Draft, container: Container, name: str) -> bool:
-    """Whether somebody took it off a network that is to be removed and created again: an endpoint prevents that."""
+    """Whether somebody took it off a network that is to be removed and made anew: with it there, that cannot be."""
     if name not in draft.outdated or (container.id, name) not in draft.been:
         return False
     # The gateway itself stays as long as somebody on the network may use it.
