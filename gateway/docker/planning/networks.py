@@ -70,8 +70,8 @@ def _network(draft: Draft, name: str, options: NetworkOptions) -> None:
             draft.outdated.add(name)
             draft.warnings.append(
                 f"network {name} was made from other options: take every container off it, the gateway's last (docker"
-                f" network disconnect {name} CONTAINER), and remove it (docker network rm {name}): then the"
-                " gateway creates it again and attaches all"
+                f" network disconnect {name} CONTAINER), and remove it (docker network rm {name}): then it is made"
+                " anew, and all are attached to it"
             )
         return
     if not options.create or (driver == "overlay" and not draft.observed.swarm.leader):
