@@ -173,6 +173,8 @@ class Plan:
     mistakes: frozenset[str] = frozenset()
     """Those of the warnings that are about labels."""
     shadows: tuple[Shadow, ...] = ()
+    networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The backends that are reached by name on each network that is kept."""
     exposures: tuple[str, ...] = ()
     """Warnings of containers that can pass for others; they change with every container that comes or goes."""
 

@@ -10,8 +10,9 @@ from gateway.docker.explaining import explain, find
 from gateway.docker.explaining.model import BackendFact, Explanation, Reached
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
-from gateway.docker.plan import Desired
+from gateway.docker.plan import Condition, Desired, Plan, Standing
 from gateway.docker.planning import plan
+from gateway.docker.trouble import Blocked
 
 MARK = "gw-owner-site-a"
 OPT_IN = {"gateway.enable": "true"}
@@ -144,3 +145,19 @@ def test_a_container_is_found_by_name_or_by_the_beginning_of_its_id() -> None:
     assert find(observed, "abc2") == [one]
     assert find(observed, "abc") == [one, two]
     assert (find(observed, "x"), find(observed, "")) == ([], [])
+
+
+def test_networks_are_those_of_the_plan_which_may_be_other_than_the_configured_ones() -> None:
+    """As one network for each project."""
+    web = container("web", endpoints={"apps-shop": endpoint(MARK)})
+    own = replace(GATEWAY, endpoints={"apps-shop": endpoint(MARK)})
+    wanted = Desired("site-a", DockerOptions(networks={"apps": NetworkOptions()}), ("orders",))
+    observed = Observed((own, web), own=own.id)
+    blocked = Condition("apps-shop", "web", Standing.BLOCKED, Blocked.IP_EXHAUSTED, "full", web.id)
+    planned = Plan(conditions=(blocked,), networks={"apps-shop": ("orders",), "apps-other": ("orders",)})
+    found = explain(wanted, observed, planned, web, [UP])
+    assert [each.name for each in found.parts if each.part == "network"] == ["apps-shop"]
+    assert found.backends[0].why == "the gateway does not have the name orders on network apps-shop"
+    off = replace(web, endpoints={})
+    found = explain(wanted, Observed((own, off), own=own.id), planned, off, [UP])
+    assert found.backends[0].why == "network apps-shop is blocked: ip_exhausted: full"

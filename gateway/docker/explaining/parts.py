@@ -22,7 +22,8 @@ def parts(subject: Subject) -> Iterator[Part]:
         yield Part("grants", "docker.grants", "given", given)
     elif subject.desired.strict:
         yield Part("grants", "docker.grants", "none", "with gateway.strict, nothing but grants counts")
-    for name in subject.options.networks:
+    concerned = [name for name in subject.networks if subject.endpoint(name) or name in subject.conditions]
+    for name in concerned or subject.options.networks:
         yield _network(subject, name)
     for shadow in subject.shadows:
         yield Part("name", shadow.name, "shadowed", str(shadow))

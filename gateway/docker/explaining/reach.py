@@ -90,16 +90,17 @@ def _without_label(subject: Subject, fact: BackendFact, label: str, who: Consume
 def _unattached(subject: Subject, fact: BackendFact) -> Reached:
     """Why it is on no network on which the gateway has the backend's name."""
     configured = [name for name in subject.options.networks if fact.name in carried(subject.desired, name)]
+    kept = [name for name, backends in subject.networks.items() if fact.name in backends]
     if not configured:
         return _no(fact, "no network of docker.networks carries it", "add it to docker.networks.NETWORK.backends")
     if subject.gateway is None:
         told = "the gateway is in no container of this engine, so that names of backends do not resolve"
         return _no(fact, told, "run it in a container of this engine, or set docker.container")
-    there = next((name for name in configured if subject.endpoint(name) is not None), None)
+    there = next((name for name in kept if subject.endpoint(name) is not None), None)
     if there is not None:
         told = f"the gateway does not have the name {fact.name} on network {there}"
         return _no(fact, told, f"see why: gateway explain {subject.gateway.name}")
-    waiting = [each for name in configured if (each := subject.conditions.get(name)) is not None]
+    waiting = [each for name in kept if (each := subject.conditions.get(name)) is not None]
     if not waiting:
         return _unasked(subject, fact, configured)
     found = next((each for each in waiting if each.state is Standing.PENDING), waiting[0])

@@ -24,6 +24,8 @@ class Subject:
         """The container whose network it uses, which may be itself; None: that one is gone."""
         self.gateway = next((each for each in observed.containers if each.id == observed.own), None)
         """The gateway's own container; None: it is in none of this engine."""
+        self.networks = planned.networks
+        """The backends that are reached by name on each network that is kept."""
         self.conditions = {each.network: each for each in planned.conditions if each.container_id == container.id}
         base = self.base.name if self.base is not None else None
         self.shadows = [each for each in planned.shadows if each.container == base]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from gateway.docker.exposure import image_labels, spoofing
 from gateway.docker.model import Observed
-from gateway.docker.plan import Action, Desired, Plan, Verb
+from gateway.docker.plan import Action, Desired, Plan, Verb, carried
 from gateway.docker.planning.attachments import attach, detach
 from gateway.docker.planning.draft import Draft
 from gateway.docker.planning.networks import make_networks, remove_networks
@@ -59,6 +59,7 @@ def plan(
         volumes=volumes,
         mistakes=frozenset(draft.mistakes),
         shadows=tuple(draft.shadows),
+        networks={name: carried(draft.desired, name) for name in draft.options.networks},
         exposures=exposures,
     )
 

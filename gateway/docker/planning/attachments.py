@@ -193,7 +193,7 @@ def _connect(draft: Draft, container: Container, name: str, aliases: tuple[str, 
         _tell(draft, container, name, Standing.PENDING, None, f"it is {container.state}")
         return
     if _makes_way(draft, container, name):
-        message = "it was taken off the network, which is to be made anew: it is attached to the new one"
+        message = "it was taken off the network, which is to be created again: it is attached to the new one"
         _tell(draft, container, name, Standing.PENDING, None, message)
         return
     _tell(draft, container, name, Standing.PENDING)
