@@ -502,7 +502,7 @@ def test_a_unix_socket_for_each_app(yard: Yard, up: str) -> None:
 
 
 @pytest.mark.parametrize("up", ["labels"], indirect=True)
-def test_labelled_apps_of_an_engine(yard: Yard, up: str) -> None:
+def test_apps_with_labels_on_one_engine(yard: Yard, up: str) -> None:
     engine = yard.engine
 
     def at_once() -> subprocess.CompletedProcess[str]:
@@ -538,7 +538,7 @@ def test_labelled_apps_of_an_engine(yard: Yard, up: str) -> None:
     assert address() == before
 
 
-def test_labelled_apps_of_a_swarm(yard: Yard) -> None:
+def test_apps_with_labels_on_a_swarm(yard: Yard) -> None:
     engine = yard.engine
     yard.prepare("labels")
     folder = yard.folder / "labels"
