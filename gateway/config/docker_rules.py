@@ -6,7 +6,8 @@ from gateway.config import values
 from gateway.config.decode import suggest
 from gateway.config.model import Config
 from gateway.docker.labels import ALIAS
-from gateway.docker.options import DockerOptions, Grant
+from gateway.docker.options import DockerOptions, Grant, PeerOptions
+from gateway.docker.peers.keys import SUPPORTED
 
 Found = tuple[tuple[str, ...], str]
 """The keys below `docker` that lead to the place, and what is wrong there."""
@@ -30,8 +31,19 @@ def docker_problems(config: Config, docker: DockerOptions, tunnels: set[str]) ->
         yield from _unknown(rule.backends, config.backends, "backend", "attach")
     if config.gateway.strict and docker.attach:
         yield ("attach",), "does not count with gateway.strict: write the rules as docker.grants"
+    if docker.peers is not None:
+        yield from _peers(config, docker.peers)
     for at, grant in enumerate(docker.grants):
         yield from _grant(config, grant, f"grants[{at}]")
+
+
+def _peers(config: Config, peers: PeerOptions) -> Iterator[Found]:
+    if not SUPPORTED:
+        yield ("peers",), "needs Python 3.13 or newer, for TLS with a shared key: the gateway's image has it"
+    if not ALIAS.fullmatch(peers.name):
+        yield ("peers", "name"), f"{peers.name!r} is not a host name: use letters, digits and '-', at most 63"
+    if peers.name in config.backends:
+        yield ("peers", "name"), f"{peers.name!r} is the name of a backend: choose another"
 
 
 def _grant(config: Config, grant: Grant, key: str) -> Iterator[Found]:

@@ -122,5 +122,7 @@ class Observed:
     volumes: tuple[VolumeInfo, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
     swarm: Swarm = Swarm()
+    services_hidden: bool = False
+    """Whether the engine, or a proxy before it, does not show the services of the swarm."""
     own: str | None = None
     """The ID of the gateway's own container."""

@@ -74,9 +74,7 @@ class Observer:
                 volumes = tuple(_volumes(await engine.get("volumes"), listed))
             if labels := self._consumers():
                 containers = await self._with_capabilities(engine, containers, labels)
-            services: tuple[Service, ...] = ()
-            if self._options.services and swarm.leader:
-                services = tuple(_service(each) for each in await engine.get("services"))
+            services = await self._services(engine) if swarm.manager else ()
         except EngineError:
             raise
         except EXPECTED as error:  # an answer in a form that we do not know
@@ -86,7 +84,17 @@ class Observer:
         self._images.keep({str(each.get("ImageID", "")) for each in listed})
         ids = {each.id for each in containers}
         self._can_spoof = {key: able for key, able in self._can_spoof.items() if key in ids}
-        return Observed(containers, networks, services, volumes, info, swarm, own)
+        hidden = services is None
+        return Observed(containers, networks, services or (), volumes, info, swarm, hidden, own)
+
+    async def _services(self, engine: Engine) -> tuple[Service, ...] | None:
+        """The services of the swarm; None: they may not be seen, and need not be."""
+        try:
+            return tuple(_service(each) for each in await engine.get("services"))
+        except EngineError as trouble:
+            if trouble.kind is Kind.FORBIDDEN and not self._options.services:
+                return None
+            raise
 
     async def _container(self, engine: Engine, listed: Mapping[str, Any]) -> Container:
         networks = (listed.get("NetworkSettings") or {}).get("Networks") or {}

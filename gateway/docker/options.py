@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from gateway.contracts import AT_LEAST_ONE, POSITIVE, Duration
+from gateway.contracts import AT_LEAST_ONE, POSITIVE, Duration, Secret
 
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -99,6 +99,21 @@ class Grant:
 
 
 @dataclass(frozen=True)
+class PeerOptions:
+    """How the agents of a swarm's nodes tell each other who is behind an address.
+
+    Args:
+        secret: The same on every node, of at least 32 characters: who has it is believed.
+        port: Where each agent listens, at its addresses on the networks of the swarm.
+        name: The name of every agent on these networks.
+    """
+
+    secret: Secret
+    port: int = field(default=9096, metadata={"least": 1, "most": 65535})
+    name: str = "gw-peers"
+
+
+@dataclass(frozen=True)
 class DockerOptions:
     """Docker networks, and the containers on them.
 
@@ -112,6 +127,7 @@ class DockerOptions:
         attach: Containers to attach without labels.
         grants: Who may use what, by the operator; with `gateway.strict` nothing else counts.
         services: Attach swarm services too, by changing their specification: their tasks restart.
+        peers: The agents of other nodes; absent: containers of other nodes are unknown.
         repair: Whether an attachment with wrong aliases is made anew, which breaks its connections: when it has none,
             always, or never.
         max_detaches: At most so many within `resync`: a mistake must not take every container off its network.
@@ -128,6 +144,7 @@ class DockerOptions:
     attach: tuple[AttachRule, ...] = ()
     grants: tuple[Grant, ...] = ()
     services: bool = False
+    peers: PeerOptions | None = None
     repair: Literal["idle", "disruptive", "never"] = "idle"
     max_detaches: int = field(default=10, metadata=AT_LEAST_ONE)
     resync: Duration = field(default=Duration(30.0), metadata=POSITIVE)

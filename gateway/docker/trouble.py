@@ -36,6 +36,8 @@ class Blocked(StrEnum):
     ALIAS_CONFLICT = "alias_conflict"
     UNKNOWN_NETWORK = "unknown_network"
     NOT_GRANTED = "not_granted"
+    LOCAL_NETWORK = "local_network"
+    SERVICES_OFF = "services_off"
     REFUSED = "refused"
 
 

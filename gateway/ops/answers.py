@@ -129,6 +129,7 @@ def docker_json(view: DockerView | None) -> dict[str, Any] | None:
         "container": view.container,
         "attachments": [asdict(attachment) for attachment in view.attachments],
         "volumes": [asdict(volume) for volume in view.volumes],
+        "peers": [asdict(peer) for peer in view.peers],
         "pending_actions": len(view.actions),
         "warnings": view.warnings,
         "writes": view.writes,

@@ -110,6 +110,17 @@ class KnownConsumer:
 
 
 @dataclass(frozen=True)
+class PeerView:
+    """The agent of another node, on one network."""
+
+    network: str
+    address: str
+    instance: str | None
+    containers: int
+    trouble: str | None
+
+
+@dataclass(frozen=True)
 class DockerView:
     """The engine, and what is kept in it."""
 
@@ -125,6 +136,7 @@ class DockerView:
     writes: dict[str, int]
     errors: dict[tuple[str, str], int]
     consumers: dict[str, KnownConsumer]
+    peers: list[PeerView] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

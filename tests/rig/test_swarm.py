@@ -1,81 +1,23 @@
 """Two engines in one swarm with a real overlay between them, and an agent on each."""
 
-import contextlib
-import subprocess
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from engines import Engine, need_engine
-from netns import inside, run
-from pyroute2 import netns  # type: ignore[import-untyped]
+from swarms import two_nodes
 from test_docker import OPT_IN, SAYING, Site
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(180)]
 
-BRIDGE = "gw-swbr"
-
-
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, timeout=10, capture_output=True)
-
 
 @pytest.fixture(scope="module")
 def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Engine]]:
-    """A manager and a worker, each in a namespace of its own, joined by a bridge in a third."""
+    """A manager and a worker."""
     need_engine()
-    engines: list[Engine] = []
-    spaces = ["gw-sw0", "gw-sw1", "gw-sw2"]
-    left_over = netns.listnetns()
-    for space in spaces:
-        if space in left_over:
-            ip("netns", "del", space)
-        ip("netns", "add", space)
-        ip("-n", space, "link", "set", "lo", "up")
-    try:
-        ip("-n", "gw-sw0", "link", "add", BRIDGE, "type", "bridge")
-        ip("-n", "gw-sw0", "link", "set", BRIDGE, "up")
-        for at in (1, 2):
-            ip(
-                "link",
-                "add",
-                f"gw-v{at}",
-                "netns",
-                "gw-sw0",
-                "type",
-                "veth",
-                "peer",
-                "name",
-                "eth0",
-                "netns",
-                f"gw-sw{at}",
-            )
-            ip("-n", "gw-sw0", "link", "set", f"gw-v{at}", "master", BRIDGE, "up")
-            ip("-n", f"gw-sw{at}", "addr", "add", f"10.77.0.{at}/24", "dev", "eth0")
-            ip("-n", f"gw-sw{at}", "link", "set", "eth0", "up")
-            ip("-n", f"gw-sw{at}", "route", "add", "default", "via", "10.77.0.254")
-            with inside(f"gw-sw{at}"):
-                # No name server and no registry are there, and that shall show at once.
-                for proto in ("udp", "tcp"):
-                    run(f"iptables -A OUTPUT -o eth0 -p {proto} --dport 53 -j REJECT")
-        for at in (1, 2):
-            engine = Engine(tmp_path_factory.mktemp(f"node{at}"), f"gw-sw{at}").start()
-            engines.append(engine)
-            engine.load_busybox()
-            engine.load_host()
-        manager, worker = engines
-        manager.docker("swarm", "init", "--advertise-addr", "10.77.0.1")
-        token = manager.docker("swarm", "join-token", "-q", "worker").stdout.strip()
-        worker.docker("swarm", "join", "--token", token, "10.77.0.1:2377")
-        yield manager, worker
-    finally:
-        for engine in reversed(engines):
-            engine.docker("swarm", "leave", "--force", check=False)
-            engine.stop()
-        for space in spaces:
-            with contextlib.suppress(subprocess.CalledProcessError):
-                ip("netns", "del", space)
+    with two_nodes(tmp_path_factory.mktemp("swarm")) as nodes:
+        yield nodes
 
 
 class Agent(Site):

@@ -1,7 +1,7 @@
 """Containers that are to be attached, attached anew, or let go."""
 
 from gateway.docker.model import LIVE, Container, EndpointInfo
-from gateway.docker.plan import Action, Standing, Verb, carried
+from gateway.docker.plan import Action, Standing, Verb
 from gateway.docker.planning.draft import Draft
 from gateway.docker.trouble import Blocked
 
@@ -33,7 +33,7 @@ def detach(draft: Draft) -> None:
 def _wanted(draft: Draft, container: Container) -> dict[str, tuple[str, ...]]:
     """The networks that a container should be on, with its aliases there."""
     if container.id == draft.observed.own:
-        return {name: carried(draft.desired, name) for name in draft.options.networks}
+        return {name: draft.own_names(name) for name in draft.options.networks}
     wish = draft.wish(container.name, container.name, container.labels)
     if wish is None or (wish.detach_on_stop and container.state not in LIVE):
         return {}

@@ -5,20 +5,31 @@ from typing import Any
 
 from gateway.docker.grants import SWARM_SERVICE, owner
 from gateway.docker.labels import Wish
-from gateway.docker.model import Service
+from gateway.docker.model import NetworkInfo, Service
 from gateway.docker.plan import Action, Standing, Verb
 from gateway.docker.planning.draft import Draft, Holder
 from gateway.docker.trouble import Blocked
 
 
 def update_services(draft: Draft) -> None:
-    """Every service whose networks are not those that it should have."""
+    """Every service whose networks are not those that it should have; a manager sees them, and the leader acts."""
+    if draft.observed.services_hidden:
+        draft.warnings.append(
+            "services that opted in are not shown: the proxy before the engine refuses GET /services"
+            " (configs/docker/socket-proxy-leader.yaml allows it)"
+        )
     for service in draft.observed.services:
         networks, wanted = _attached(draft, service)
-        for network_id, aliases in service.networks.items():
-            if draft.desired.mark in aliases and network_id not in wanted:
-                del networks[network_id]
-        _update(draft, service, networks)
+        if _acts(draft):
+            for network_id, aliases in service.networks.items():
+                if draft.desired.mark in aliases and network_id not in wanted:
+                    del networks[network_id]
+            _update(draft, service, networks)
+
+
+def _acts(draft: Draft) -> bool:
+    """Whether this agent changes services."""
+    return draft.options.services and draft.observed.swarm.leader
 
 
 def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]], set[str]]:
@@ -43,6 +54,9 @@ def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]]
             continue
         wanted.add(there.id)
         found = networks.get(there.id)
+        if found is None and there.scope != "swarm":
+            tell(name, Standing.BLOCKED, Blocked.LOCAL_NETWORK, _local(there))
+            continue
         conflict = _conflict(draft, service, name, wish, found or frozenset())
         if conflict:
             tell(name, Standing.BLOCKED, Blocked.ALIAS_CONFLICT, conflict)
@@ -50,12 +64,31 @@ def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]]
         aliases = frozenset(wish.aliases) | {mark}
         if found is None or (mark in found and found != aliases):
             networks[there.id] = aliases
-            tell(name, Standing.PENDING)
+            tell(name, *_to_change(draft))
         elif aliases - {mark} <= found:
             tell(name, Standing.ATTACHED)
         else:
             tell(name, Standing.DRIFTED, None, "somebody else attached it, with other aliases")
     return networks, wanted
+
+
+def _local(there: NetworkInfo) -> str:
+    return (
+        f"network {there.name} ({there.driver}) is of one node only, and tasks run on any: name an overlay in the"
+        " service's label for networks"
+    )
+
+
+def _to_change(draft: Draft) -> tuple[Standing, Blocked | None, str]:
+    """How an attachment stands that its specification lacks."""
+    if not draft.options.services:
+        message = (
+            "docker.services is false: set it to true, and the gateway adds the network; the service's tasks restart"
+        )
+        return Standing.BLOCKED, Blocked.SERVICES_OFF, message
+    if not draft.observed.swarm.leader:
+        return Standing.PENDING, None, "the agent on the swarm's leading manager adds the network"
+    return Standing.PENDING, None, ""
 
 
 def _conflict(draft: Draft, service: Service, name: str, wish: Wish, found: frozenset[str]) -> str:

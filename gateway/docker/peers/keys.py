@@ -1,0 +1,44 @@
+"""How agents know each other: TLS 1.3 with a key that both have (RFC 8446, section 2.2), and no certificate."""
+
+import hashlib
+import ssl
+
+from gateway.contracts import Secret
+from gateway.errors import GatewayError
+
+SUPPORTED = bool(getattr(ssl, "HAS_PSK", False))
+"""Whether Python's TLS can do this: from 3.13 on."""
+LEAST = 32
+"""Characters of the secret: whoever answers a handshake may try shorter ones at leisure."""
+_IDENTITY = "gateway"
+
+
+def contexts(secret: Secret) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """TLS for the side that listens and for the side that connects; may block.
+
+    Args:
+        secret: The same on every node.
+
+    Raises:
+        GatewayError: It cannot be read, or is too short.
+    """
+    try:
+        text = secret.reveal()
+    except OSError as error:
+        raise GatewayError(f"docker.peers.secret_file: {secret.shown}: {error.strerror}") from error
+    if len(text) < LEAST:
+        raise GatewayError(
+            f"docker.peers.secret_file: {secret.shown}: is shorter than {LEAST} characters: make one with"
+            " openssl rand -hex 32"
+        )
+    key = hashlib.sha256(b"gateway peers\0" + text.encode()).digest()
+    listening, connecting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for context in (listening, connecting):
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+    listening.num_tickets = 0
+    # A server with a certificate instead of the key is refused: the client trusts no authority at all.
+    connecting.check_hostname = False
+    connecting.verify_mode = ssl.CERT_REQUIRED
+    listening.set_psk_server_callback(lambda _: key, None)
+    connecting.set_psk_client_callback(lambda _: (_IDENTITY, key))
+    return listening, connecting

@@ -1,0 +1,116 @@
+"""Tells the agents of other nodes which container has which address here, and learns the same from them."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Iterator
+
+from gateway.docker.consumers import Consumer, Directory
+from gateway.docker.model import Observed
+from gateway.docker.options import Grant, PeerOptions
+from gateway.docker.peers.claims import consumers, meetings, report, written
+from gateway.docker.peers.exchange import Exchange, either
+from gateway.docker.peers.following import BEAT, Peer
+from gateway.docker.peers.keys import contexts
+from gateway.errors import GatewayError
+
+log = logging.getLogger(__name__)
+
+_AGAIN = 10.0
+"""Seconds between two attempts to read the secret."""
+
+
+class Peers:
+    """The agents of other nodes; a `gateway.contracts.Unit`.
+
+    Args:
+        options: What is configured.
+        instance: This agent's name.
+        grants: This gateway's.
+        strict: Tells whether only these say who may use what.
+        observed: Gives the last look at this node's engine.
+        directory: Who is behind an address: its own part is told, and what is learned is put beside it.
+    """
+
+    def __init__(
+        self,
+        options: PeerOptions,
+        instance: str,
+        grants: tuple[Grant, ...],
+        strict: Callable[[], bool],
+        observed: Callable[[], Observed | None],
+        directory: Directory,
+    ) -> None:
+        self._options = options
+        self._instance = instance
+        self._grants = grants
+        self._strict = strict
+        self._observed = observed
+        self._directory = directory
+        self._dirty = asyncio.Event()
+        self._exchange: Exchange | None = None
+        self._trouble = ""
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Keep it until cancelled."""
+        tls = await self._keys()
+        self._directory.watchers.append(self._wake)
+        try:
+            async with asyncio.TaskGroup() as group:
+                exchange = self._exchange = Exchange(self._options, group, tls, self._dirty.set)
+                try:
+                    group.create_task(exchange.discover())
+                    while True:
+                        self._dirty.clear()
+                        await self._look(exchange)
+                        ready()
+                        await either(self._dirty, BEAT)
+                finally:
+                    exchange.close()
+        finally:
+            self._exchange = None
+            self._directory.watchers.remove(self._wake)
+            self._directory.elsewhere({})
+
+    @property
+    def known(self) -> list[Peer]:
+        """Every agent that was found."""
+        return list(self._exchange.peers.values()) if self._exchange else []
+
+    def warnings(self) -> Iterator[str]:
+        """A line for each thing that is wrong."""
+        if self._trouble:
+            yield self._trouble
+        yield from self._exchange.trouble.values() if self._exchange else ()
+        for each in self.known:
+            who = f"agent {each.address} on network {each.meeting.name}"
+            if each.trouble:
+                yield f"{who}: {each.trouble}"
+            elif each.report is not None and each.report.instance == self._instance:
+                yield f"{who} is called {self._instance}, too: give each agent a gateway.instance of its own"
+
+    def _wake(self, _: dict[str, Consumer]) -> None:
+        self._dirty.set()
+
+    async def _keys(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        """The keys; waits for them, since the rest of the gateway works without."""
+        while True:
+            try:
+                found = await asyncio.to_thread(contexts, self._options.secret)
+            except GatewayError as error:
+                if self._trouble != str(error):
+                    log.warning("docker: agents of other nodes are not known", extra={"detail": str(error)})
+                self._trouble = str(error)
+                await asyncio.sleep(_AGAIN)
+            else:
+                self._trouble = ""
+                return found
+
+    async def _look(self, exchange: Exchange) -> None:
+        """Tell what has changed here, and take in what is told."""
+        observed = self._observed()
+        if observed is not None:
+            here = self._directory.here
+            lines = {each: written(report(self._instance, each, observed, here)) for each in meetings(observed)}
+            await exchange.update(lines)
+        self._directory.elsewhere(consumers(exchange.reports(), self._grants, strict=self._strict()))
