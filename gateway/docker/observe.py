@@ -12,7 +12,7 @@ from gateway.docker.exposure import can_spoof
 from gateway.docker.grants import granted
 from gateway.docker.images import Images
 from gateway.docker.labels import MANAGED_BY
-from gateway.docker.model import RUNNING, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
+from gateway.docker.model import RUNNING, TASK_LABEL, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.options import DockerOptions
 from gateway.docker.trouble import EXPECTED, EngineError, Kind, explain
 from gateway.docker.volumes import VolumeInfo
@@ -109,7 +109,8 @@ class Observer:
                 network_id=str(each.get("NetworkID", "")),
                 endpoint_id=str(each.get("EndpointID", "")),
                 addresses=tuple(filter(None, (each.get("IPAddress"), each.get("GlobalIPv6Address")))),
-                aliases=self._aliases_of(name, each),
+                # The engine does not tell a task's, which stand in the specification of its service.
+                aliases=None if TASK_LABEL in labels else self._aliases_of(name, each),
             )
             for name, each in networks.items()
         }

@@ -22,9 +22,9 @@ from conftest import REPOSITORY, Lateness, download, need
 from engines import Engine, need_engine
 from guest import HOST, Guest, need_guest
 from netns import BEHIND, inside, run
+from swarms import BRIDGE, SPACES
 from test_chart import VPN_CAPABILITIES
 from test_nfs_volumes import ENGINE, ENGINE_PROGRAMS
-from swarms import BRIDGE, SPACES
 from test_swarm import swarm
 from vpn import Authority, OpenVpnServer, WireGuardPeer
 

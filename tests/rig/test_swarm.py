@@ -29,8 +29,18 @@ class Agent(Site):
         self.database = "db"
         from gateway.ops.client import Client  # noqa: PLC0415 - as in the class above
 
+        self.peers = ""
         self.client = Client(None, str(folder / "admin.sock"))
         folder.mkdir(exist_ok=True)
+
+    def knows(self, name: str) -> bool:
+        """Whether a container is known as a consumer."""
+        return name in self.get("/api/v1/consumers")["consumers"]
+
+    def says_in(self, engine: Engine, container: str) -> str:
+        """What `orders` says to a container of any node."""
+        client = "timeout 5 nc -w 5 orders 3306 </dev/null"
+        return engine.docker("exec", container, "sh", "-c", client, check=False, timeout=20).stdout.strip()
 
     def begin(self, backends: str, docker: str = "") -> "Agent":
         (self.folder / "gateway.yaml").write_text(
@@ -43,11 +53,19 @@ class Agent(Site):
               host: {self.engine.url}
               networks: {{mesh: {{driver: overlay, subnet: 10.99.0.0/22}}}}
             """)
-            + textwrap.indent(textwrap.dedent(docker), "  ")
+            + textwrap.indent(self.peers + textwrap.dedent(docker), "  ")
         )
         self.engine.run_gateway("gateway", self.folder)
         self.wait(lambda: self.attachment("gateway") == ("attached", None), timeout=40)
         return self
+
+
+def with_peers(agent: Agent, secret: str = "0123456789abcdef" * 2) -> Agent:
+    """The agent, who knows the others."""
+    (agent.folder / "peers").write_text(secret)
+    (agent.folder / "peers").chmod(0o600)
+    agent.peers = f"peers: {{secret_file: {agent.folder}/peers}}\n"
+    return agent
 
 
 def test_a_consumer_on_one_node_uses_what_the_other_reaches(swarm: tuple[Engine, Engine], tmp_path: Path) -> None:

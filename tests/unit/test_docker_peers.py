@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +175,16 @@ def named(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return found
 
 
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.2, and its key."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subject = ("-subj", "/CN=127.0.0.2", "-addext", "subjectAltName=IP:127.0.0.2")
+    made = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", *subject)
+    subprocess.run([*made, "-keyout", key, "-out", cert], check=True, capture_output=True, timeout=20)
+    return cert, key
+
+
 SECRET = "0123456789abcdef" * 2
 
 
@@ -221,15 +232,8 @@ async def test_one_without_the_secret_is_neither_told_nor_believed(named: set[st
 
 
 @needs_psk
-async def test_a_certificate_does_not_stand_in_for_the_key(named: set[str], tmp_path: Path) -> None:
-    import subprocess  # noqa: PLC0415
-
-    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subject = ("-subj", "/CN=127.0.0.2", "-addext", "subjectAltName=IP:127.0.0.2")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", *subject,
-         "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True, timeout=20,
-    )  # fmt: skip
+async def test_a_certificate_does_not_stand_in_for_the_key(named: set[str], certificate: tuple[Path, Path]) -> None:
+    cert, key = certificate
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
     port, lie = free_port(), written(Report("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"),)))

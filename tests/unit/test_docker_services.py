@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from gateway.contracts import Secret
+from gateway.docker.grants import SWARM_SERVICE
 from gateway.docker.model import TASK_LABEL, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
+from gateway.docker.observe import Observer
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
 from gateway.docker.plan import Desired, Plan, Standing, Verb
 from gateway.docker.planning import plan
@@ -88,15 +90,37 @@ async def test_services_that_may_not_be_seen_hinder_nothing_unless_they_are_aske
             assert any("GET /services" in line for line in found.warnings)
 
 
-def gateway(*networks: NetworkInfo, aliases: frozenset[str] = frozenset()) -> Container:
-    endpoints = {each.name: EndpointInfo(each.id, f"e-{each.id}", ("10.0.0.2",), aliases) for each in networks}
-    return Container("g1", "gw.node.x", "running", {TASK_LABEL: "t1"}, "bridge", endpoints)
+def of_own(*networks: NetworkInfo, services: tuple[Service, ...] = ()) -> Plan:
+    """What is planned for a gateway that is a task of the service `jobs`."""
+    endpoints = {each.name: EndpointInfo(each.id, f"e-{each.id}", ("10.0.0.2",), None) for each in networks}
+    labels = {TASK_LABEL: "t1", SWARM_SERVICE: "jobs"}
+    own = Container("g1", "jobs.node.x", "running", labels, "bridge", endpoints)
+    made = DockerOptions(networks={"mesh": NetworkOptions()}, repair="disruptive")
+    seen = Observed((own,), (MESH,), services, swarm=MANAGER, own=own.id)
+    return plan(Desired("site-a", made, ("orders", "jobs")), seen, frozenset())
 
 
-def of_own(own: Container, **options: Any) -> Plan:
-    made = DockerOptions(**{"networks": {"mesh": NetworkOptions()}, **options})
-    observed = Observed((own,), (MESH,), swarm=Swarm(active=True), own=own.id)
-    return plan(Desired("site-a", made, ("orders", "media")), observed, frozenset())
+def test_a_gateway_that_is_a_service_has_the_names_that_its_service_gives_it() -> None:
+    for services in ((), (service({"m1": frozenset({"Orders"})}),)):
+        found = of_own(MESH, services=services)
+        assert (found.actions, standing(found)) == ((), [("jobs.node.x", "mesh", Standing.ATTACHED, None)])
+    lacks = of_own(MESH, services=(service({"m1": frozenset({"other"})}),))
+    assert (lacks.actions, standing(lacks)) == ((), [("jobs.node.x", "mesh", Standing.DRIFTED, None)])
+    assert "lacks the aliases orders on network mesh" in lacks.conditions[0].message
+    off = of_own()
+    assert (off.actions, standing(off)) == ((), [("jobs.node.x", "mesh", Standing.BLOCKED, Blocked.SWARM_TASK)])
+    assert "the aliases orders, jobs" in off.conditions[0].message
+
+
+async def test_the_aliases_of_a_task_are_not_known() -> None:
+    """The engine lists none of them (measured with 26.1.5), which is not the same as that it has none."""
+    engine = FakeEngine(random.Random(1))
+    network = engine.add_network("mesh")
+    task = engine.add_container("jobs.1.x", {TASK_LABEL: "t1"})
+    engine.join(task, network, [], foreign=True)
+    observer = Observer(DockerOptions(networks={"mesh": NetworkOptions()}), set)
+    (seen,) = (await observer.look(engine)).containers  # type: ignore[arg-type]
+    assert seen.endpoints["mesh"].aliases is None
 
 
 def test_agents_have_a_name_in_common_where_they_meet() -> None:

@@ -3,6 +3,7 @@
 from gateway.docker.model import LIVE, Container, EndpointInfo
 from gateway.docker.plan import Action, Standing, Verb
 from gateway.docker.planning.draft import Draft
+from gateway.docker.planning.own_service import own_task
 from gateway.docker.trouble import Blocked
 
 
@@ -52,6 +53,9 @@ def _age(container: Container) -> tuple[int, str]:
 
 def _attachment(draft: Draft, container: Container, name: str, aliases: tuple[str, ...]) -> None:
     endpoint = container.endpoints.get(name)
+    if container.id == draft.observed.own and container.is_task:
+        _tell(draft, container, name, *own_task(draft, container, name))
+        return
     if container.id != draft.observed.own and container.name.lower() in draft.taken(name):
         message = "a backend has the name of the container: rename one of them"
         _tell(draft, container, name, Standing.BLOCKED, Blocked.ALIAS_CONFLICT, message)
