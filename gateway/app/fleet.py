@@ -50,8 +50,8 @@ class Fleet:
         if same:
             self._hurry()  # the backends may be others
             return
-        for unit in self._units:
-            self._group.create_task(self._supervisor.stop(unit))
+        for name in self._units:
+            self._group.create_task(self._supervisor.stop(name))
         self._units, self.reconciler, self.peers = [], None, None
         if config.docker is not None:
             from gateway.docker.reconciler import Reconciler  # noqa: PLC0415 - its libraries only where it is used

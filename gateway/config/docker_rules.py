@@ -7,7 +7,6 @@ from gateway.config.decode import suggest
 from gateway.config.model import Config
 from gateway.docker.labels import ALIAS
 from gateway.docker.options import DockerOptions, Grant, PeerOptions
-from gateway.docker.peers.keys import SUPPORTED
 
 Found = tuple[tuple[str, ...], str]
 """The keys below `docker` that lead to the place, and what is wrong there."""
@@ -38,8 +37,6 @@ def docker_problems(config: Config, docker: DockerOptions, tunnels: set[str]) ->
 
 
 def _peers(config: Config, peers: PeerOptions) -> Iterator[Found]:
-    if not SUPPORTED:
-        yield ("peers",), "needs Python 3.13 or newer, for TLS with a shared key: the gateway's image has it"
     if not ALIAS.fullmatch(peers.name):
         yield ("peers", "name"), f"{peers.name!r} is not a host name: use letters, digits and '-', at most 63"
     if peers.name in config.backends:

@@ -248,7 +248,7 @@ def test_access_by_label_and_grant_holds_for_containers_and_tasks_of_another_nod
 def test_a_gateway_as_a_global_service_is_not_drifted_and_knows_the_clients_of_every_node(
     swarm: tuple[Engine, Engine], tmp_path: Path
 ) -> None:
-    manager, worker = swarm
+    manager, _ = swarm
     manager.docker("network", "create", "-d", "overlay", "--attachable", "--subnet", "10.99.0.0/24", "mesh")
     manager.run_python("db", SAYING.format(words="orders-here", seconds=0), "--network", "mesh", "--ip", "10.99.0.99")
     agents = []

@@ -120,6 +120,7 @@ async def test_what_this_engine_says_goes_before_what_others_tell() -> None:
     assert directory.here == {}
 
 
+@needs_psk
 def test_a_secret_must_be_there_and_long(tmp_path: Path) -> None:
     with pytest.raises(GatewayError, match=r"secret_file: .*gone: No such file"):
         contexts(Secret(path=tmp_path / "gone"))
@@ -273,3 +274,28 @@ async def test_an_agent_that_falls_silent_is_not_believed_any_more(
         server.close()
         await until(lambda: "app@node-2" not in one.names())
         silent.set()
+
+
+@needs_psk
+async def test_one_address_without_the_secret_takes_few_descriptors_and_keeps_no_agent_out(named: set[str]) -> None:
+    port = free_port()
+    one, two = Node(1, port, SECRET), Node(2, port, SECRET)
+    two.runs(container("app", mesh="127.0.0.7"))
+    async with running(one), contextlib.AsyncExitStack() as stack:
+        await until(lambda: not socket_is_free(port))
+        ended = 0
+        for _ in range(20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.9", 0))
+            stack.callback(writer.close)
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(0.2):
+                    ended += not await reader.read(1)
+        assert ended >= 18
+        named.add("127.0.0.1")
+        async with running(two):
+            await until(lambda: "app@node-2" in one.names())
+
+
+def socket_is_free(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) != 0

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable
 
 from gateway.docker.options import PeerOptions
@@ -15,6 +16,10 @@ log = logging.getLogger(__name__)
 _LOOK = 5.0
 """Seconds between two questions to the name server about who is there."""
 _LOOKUP = 30.0
+_HANDSHAKES = 2
+"""Of one address at once: who has not shown the key takes no more of our descriptors."""
+_BREATH = 0.1
+"""Seconds to wait when no connection can be accepted."""
 _NOTHING = b"\n"
 
 
@@ -42,7 +47,9 @@ class Exchange:
         self._news = asyncio.Event()
         self._lines: dict[str, bytes] = {}
         """What is told now, by the network's ID."""
-        self._servers: dict[Meeting, asyncio.Server] = {}
+        self._servers: dict[Meeting, asyncio.Task[None]] = {}
+        self._handshakes: Counter[str] = Counter()
+        """Those that go on, by address."""
         self._listed: dict[str, set[str]] = {}
         """Addresses of agents, by the network's ID, as the name server gives them."""
         self._following: set[tuple[str, str]] = set()
@@ -51,14 +58,14 @@ class Exchange:
         self.trouble: dict[Meeting, str] = {}
         """Why there is no listener on a network."""
 
-    async def update(self, lines: dict[Meeting, bytes]) -> None:
+    def update(self, lines: dict[Meeting, bytes]) -> None:
         """Listen on these networks only, and tell this there.
 
         Args:
             lines: What there is to tell, by the network.
         """
         for meeting in self._servers.keys() - lines.keys():
-            self._servers.pop(meeting).close()
+            self._servers.pop(meeting).cancel()
         self.trouble = {meeting: told for meeting, told in self.trouble.items() if meeting in lines}
         told = {meeting.network: line for meeting, line in lines.items()}
         if told != self._lines:
@@ -66,7 +73,7 @@ class Exchange:
             news, self._news = self._news, asyncio.Event()
             news.set()
         for meeting in lines.keys() - self._servers.keys():
-            await self._serve(meeting)
+            self._serve(meeting)
 
     def reports(self) -> list[Report]:
         """The last report of each agent that can be heard, on networks that this gateway is on."""
@@ -84,26 +91,51 @@ class Exchange:
                     self._meet(meeting, address)
             await asyncio.sleep(_LOOK if self._servers else BEAT)
 
-    def close(self) -> None:
-        """Listen no more; the tasks end with their group."""
-        for server in self._servers.values():
-            server.close()
-
-    async def _serve(self, meeting: Meeting) -> None:
-        def came(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            # Who has the key is an agent, and may be one that the name server has not told of yet.
-            self._meet(meeting, str(writer.get_extra_info("peername")[0]))
-            self._group.create_task(self._tell(meeting, writer))
-
+    def _serve(self, meeting: Meeting) -> None:
         port = self._options.port
         try:
-            self._servers[meeting] = await asyncio.start_server(
-                came, meeting.address, port, ssl=self._listening, ssl_handshake_timeout=SILENCE
-            )
+            sock = socket.create_server((meeting.address, port))
         except OSError as error:
             self.trouble[meeting] = f"docker.peers: cannot listen on {meeting.address}:{port}: {error.strerror}"
-        else:
-            self.trouble.pop(meeting, None)
+            return
+        self.trouble.pop(meeting, None)
+        sock.setblocking(False)
+        self._servers[meeting] = self._group.create_task(self._accept(meeting, sock))
+
+    async def _accept(self, meeting: Meeting, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with sock:
+            while True:
+                try:
+                    client, (address, *_) = await loop.sock_accept(sock)
+                except OSError as error:  # no descriptor is left, or the client is gone
+                    log.debug("docker: an agent of another node cannot be accepted", extra={"detail": str(error)})
+                    await asyncio.sleep(_BREATH)
+                    continue
+                if self._handshakes[address] >= _HANDSHAKES:
+                    client.close()
+                    continue
+                self._handshakes[address] += 1
+                self._group.create_task(self._greet(meeting, client, address))
+
+    async def _greet(self, meeting: Meeting, client: socket.socket, address: str) -> None:
+        """Let in who has the key, and tell what there is."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        try:
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol, client, ssl=self._listening, ssl_handshake_timeout=SILENCE
+            )
+        except (OSError, TimeoutError) as error:
+            detail = {"network": meeting.name, "address": address, "detail": str(error)}
+            log.debug("docker: one without the key was refused", extra=detail)
+            return
+        finally:
+            self._handshakes -= Counter({address: 1})
+        # Who has the key is an agent, and may be one that the name server has not told of yet.
+        self._meet(meeting, address)
+        await self._tell(meeting, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def _tell(self, meeting: Meeting, writer: asyncio.StreamWriter) -> None:
         """Tell one agent everything, then each change, and in between that there is none."""

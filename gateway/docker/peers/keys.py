@@ -8,6 +8,7 @@ from gateway.errors import GatewayError
 
 SUPPORTED = bool(getattr(ssl, "HAS_PSK", False))
 """Whether Python's TLS can do this: from 3.13 on."""
+NOT_SUPPORTED = "needs Python 3.13 or newer, for TLS with a shared key: the gateway's image has it"
 LEAST = 32
 """Characters of the secret: whoever answers a handshake may try shorter ones at leisure."""
 _IDENTITY = "gateway"
@@ -20,8 +21,10 @@ def contexts(secret: Secret) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         secret: The same on every node.
 
     Raises:
-        GatewayError: It cannot be read, or is too short.
+        GatewayError: It cannot be read, or is too short, or Python is too old.
     """
+    if not SUPPORTED:
+        raise GatewayError(f"docker.peers: {NOT_SUPPORTED}")
     try:
         text = secret.reveal()
     except OSError as error:

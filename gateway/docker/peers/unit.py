@@ -58,15 +58,12 @@ class Peers:
         try:
             async with asyncio.TaskGroup() as group:
                 exchange = self._exchange = Exchange(self._options, group, tls, self._dirty.set)
-                try:
-                    group.create_task(exchange.discover())
-                    while True:
-                        self._dirty.clear()
-                        await self._look(exchange)
-                        ready()
-                        await either(self._dirty, BEAT)
-                finally:
-                    exchange.close()
+                group.create_task(exchange.discover())
+                while True:
+                    self._dirty.clear()
+                    self._look(exchange)
+                    ready()
+                    await either(self._dirty, BEAT)
         finally:
             self._exchange = None
             self._directory.watchers.remove(self._wake)
@@ -106,11 +103,11 @@ class Peers:
                 self._trouble = ""
                 return found
 
-    async def _look(self, exchange: Exchange) -> None:
+    def _look(self, exchange: Exchange) -> None:
         """Tell what has changed here, and take in what is told."""
         observed = self._observed()
         if observed is not None:
             here = self._directory.here
             lines = {each: written(report(self._instance, each, observed, here)) for each in meetings(observed)}
-            await exchange.update(lines)
+            exchange.update(lines)
         self._directory.elsewhere(consumers(exchange.reports(), self._grants, strict=self._strict()))
