@@ -1,8 +1,8 @@
 """Two ways to know the clients of another node: a gateway of their own node by name, and agents that tell each other.
 
 For the first: which of two gateways Docker's name server gives to a container on an overlay and on a network of its
-node, and which when the gateway of the node has stopped. For the second: how soon a container of the other node is let
-in by label after its start and after a restart of either agent, and how soon it is forgotten.
+node, and which when the gateway of the node has stopped. For the second: how soon a container of the other node is
+let in by label after its start and after a restart of either agent, and how soon it is forgotten.
 
 Usage: python bench/swarm_ways.py [ROUNDS]     as root; starts two engines of its own
 """

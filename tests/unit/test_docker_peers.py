@@ -22,6 +22,7 @@ from gateway.docker.peers.claims import Claim, Meeting, Report, consumers, meeti
 from gateway.docker.peers.keys import SUPPORTED, contexts
 from gateway.docker.peers.unit import Peers
 from gateway.errors import GatewayError
+from gateway.supervision.backoff import BackoffPolicy
 
 MESH = NetworkInfo("n-mesh", "mesh", "overlay", "swarm", attachable=True, subnets=("127.0.0.0/24",))
 BRIDGE = NetworkInfo("n-bridge", "bridge", "bridge", "local", attachable=False, subnets=("172.17.0.0/16",))
@@ -216,6 +217,21 @@ async def test_an_agent_that_the_name_server_does_not_tell_of_is_met_when_it_con
     named.add("127.0.0.1")  # so that only node 2 finds node 1
     async with running(one, two):
         await until(lambda: "app@node-2" in one.names())
+
+
+@needs_psk
+async def test_an_agent_that_is_back_is_followed_when_it_connects_and_not_after_the_longest_wait(
+    named: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "_RECONNECT", BackoffPolicy(first=600.0, cap=600.0, floor=600.0))
+    port = free_port()
+    one, two = Node(1, port, SECRET), Node(2, port, SECRET)
+    two.runs(container("app", mesh="127.0.0.7"))
+    named.update({"127.0.0.1", "127.0.0.2"})
+    async with running(one):
+        await until(lambda: any("127.0.0.2" in line and "Connect" in line for line in one.peers.warnings()))
+        async with running(two):
+            await until(lambda: "app@node-2" in one.names())
 
 
 @needs_psk

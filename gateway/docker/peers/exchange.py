@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from gateway.docker.options import PeerOptions
 from gateway.docker.peers.claims import Meeting, Report
-from gateway.docker.peers.following import BEAT, SILENCE, Peer, follow
+from gateway.docker.peers.following import BEAT, SILENCE, Peer, either, follow
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,8 @@ class Exchange:
         self._lines: dict[str, bytes] = {}
         """What is told now, by the network's ID."""
         self._servers: dict[Meeting, asyncio.Task[None]] = {}
+        self._arrived = asyncio.Event()
+        """Set when there is another network to look at."""
         self._handshakes: Counter[str] = Counter()
         """Those that go on, by address."""
         self._listed: dict[str, set[str]] = {}
@@ -89,7 +91,8 @@ class Exchange:
                     self._listed[meeting.network] = found - {meeting.address}
                 for address in self._listed.get(meeting.network, ()):
                     self._meet(meeting, address)
-            await asyncio.sleep(_LOOK if self._servers else BEAT)
+            await either(self._arrived, _LOOK)
+            self._arrived.clear()
 
     def _serve(self, meeting: Meeting) -> None:
         port = self._options.port
@@ -100,6 +103,7 @@ class Exchange:
             return
         self.trouble.pop(meeting, None)
         sock.setblocking(False)
+        self._arrived.set()
         self._servers[meeting] = self._group.create_task(self._accept(meeting, sock))
 
     async def _accept(self, meeting: Meeting, sock: socket.socket) -> None:
@@ -135,6 +139,8 @@ class Exchange:
             self._handshakes -= Counter({address: 1})
         # Who has the key is an agent, and may be one that the name server has not told of yet.
         self._meet(meeting, address)
+        if (peer := self.peers.get((meeting.network, address))) is not None:
+            peer.seen.set()
         await self._tell(meeting, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def _tell(self, meeting: Meeting, writer: asyncio.StreamWriter) -> None:
@@ -183,12 +189,3 @@ class Exchange:
 
         task = self._group.create_task(follow(peer, self._options.port, self._connecting, self._changed, wanted))
         task.add_done_callback(over)
-
-
-async def either(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event, at most so long."""
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.docker.peers.claims import Meeting, Report, read
 from gateway.supervision.backoff import Backoff, BackoffPolicy
@@ -35,6 +35,8 @@ class Peer:
     address: str
     report: Report | None = None
     trouble: str = "not connected yet"
+    seen: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it has connected to us: it listens, then."""
 
 
 async def follow(
@@ -66,7 +68,8 @@ async def follow(
         if not wanted():
             return
         backoff.succeeded(loop.time() - began)
-        await asyncio.sleep(backoff.next())
+        await either(peer.seen, backoff.next())
+        peer.seen.clear()
 
 
 async def _listen(peer: Peer, port: int, tls: ssl.SSLContext, changed: Callable[[], None]) -> None:
@@ -103,3 +106,12 @@ def _told(error: Exception) -> str:
     if isinstance(error, ssl.SSLError) or (isinstance(error, ConnectionResetError) and not error.args):
         return "it does not have our key: docker.peers.secret_file must hold the same on every node"
     return str(error) or type(error).__name__
+
+
+async def either(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, at most so long."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

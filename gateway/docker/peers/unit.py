@@ -9,8 +9,8 @@ from gateway.docker.consumers import Consumer, Directory
 from gateway.docker.model import Observed
 from gateway.docker.options import Grant, PeerOptions
 from gateway.docker.peers.claims import consumers, meetings, report, written
-from gateway.docker.peers.exchange import Exchange, either
-from gateway.docker.peers.following import BEAT, Peer
+from gateway.docker.peers.exchange import Exchange
+from gateway.docker.peers.following import BEAT, Peer, either
 from gateway.docker.peers.keys import contexts
 from gateway.errors import GatewayError
 
