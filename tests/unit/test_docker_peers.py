@@ -18,7 +18,7 @@ from gateway.docker.consumers import Consumer, Directory
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
 from gateway.docker.options import Grant, PeerOptions
 from gateway.docker.peers import following
-from gateway.docker.peers.claims import Claim, Meeting, Report, consumers, meetings, read, report, written
+from gateway.docker.peers.claims import Claim, Meeting, Report, consumers, meetings, merged, read, report, written
 from gateway.docker.peers.keys import SUPPORTED, contexts
 from gateway.docker.peers.unit import Peers
 from gateway.errors import GatewayError
@@ -93,11 +93,12 @@ def test_a_container_of_another_node_is_admitted_as_one_of_this_node_is() -> Non
         Report("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"), claim("127.0.0.9", "batch-1"))),
         Report("node-3", "127.0.0.3", "n-mesh", (claim("127.0.0.8"),)),
     ]
-    found = consumers(told, (Grant(("reports",), container="batch-*"),), strict=False)
+    grants = (Grant(("reports",), container="batch-*"),)
+    found = merged(consumers(each, grants, strict=False) for each in told)
     assert [found[f"127.0.0.{at}"].name for at in (7, 8, 9)] == ["app@node-2", "app@node-3", "batch-1@node-2"]
     assert found["127.0.0.7"].has("gateway.backends", "orders")
     assert found["127.0.0.9"].has("gateway.backends", "reports")
-    strict = consumers(told, (Grant(("reports",), container="batch-*"),), strict=True)
+    strict = merged(consumers(each, grants, strict=True) for each in told)
     assert not strict["127.0.0.7"].has("gateway.backends", "orders")
     assert strict["127.0.0.9"].has("gateway.backends", "reports")
 
@@ -107,7 +108,7 @@ def test_an_address_that_two_nodes_claim_is_nobodys() -> None:
         Report("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"), claim("127.0.0.8", "same"))),
         Report("node-3", "127.0.0.3", "n-mesh", (claim("127.0.0.7", "thief"), claim("127.0.0.8", "same"))),
     ]
-    assert set(consumers(told, (), strict=False)) == {"127.0.0.8"}
+    assert set(merged(consumers(each, (), strict=False) for each in told)) == {"127.0.0.8"}
 
 
 async def test_what_this_engine_says_goes_before_what_others_tell() -> None:
@@ -135,9 +136,10 @@ class Node:
     def __init__(self, number: int, port: int, secret: str) -> None:
         self.address = f"127.0.0.{number}"
         self.directory = Directory(lambda: None)
+        self.strict = False
         self.seen = observed(address=self.address)
         options = PeerOptions(Secret(secret), port)
-        self.peers = Peers(options, f"node-{number}", (), lambda: False, lambda: self.seen, self.directory)
+        self.peers = Peers(options, f"node-{number}", (), lambda: self.strict, lambda: self.seen, self.directory)
 
     def runs(self, *there: Container) -> None:
         self.seen = observed(*there, address=self.address)
@@ -200,6 +202,9 @@ async def test_two_agents_know_each_others_containers_while_both_run(named: set[
     async with running(one, two) as (_, second):
         await until(lambda: "app@node-2" in one.names())
         assert [each.report.instance for each in one.peers.known if each.report] == ["node-2"]
+        assert one.directory.known("127.0.0.7").has("gateway.backends", "orders")  # type: ignore[union-attr]
+        one.strict = True  # a reload
+        await until(lambda: not one.directory.known("127.0.0.7").has("gateway.backends", "orders"))  # type: ignore[union-attr]
         two.directory.forget("id-app")  # an event
         await until(lambda: "app@node-2" not in one.names())
         two.runs(app, container("late", mesh="127.0.0.8"))

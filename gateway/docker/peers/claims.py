@@ -137,22 +137,30 @@ def read(line: bytes, meeting: Meeting, peer: str) -> Report:
     return found
 
 
-def consumers(reports: Iterable[Report], grants: tuple[Grant, ...], *, strict: bool) -> dict[str, Consumer]:
-    """The containers of other nodes by address; an address that two containers claim is nobody's.
+def consumers(told: Report, grants: tuple[Grant, ...], *, strict: bool) -> dict[str, Consumer]:
+    """The containers of one report by address.
 
     Args:
-        reports: The last one of each agent.
+        told: The report.
         grants: This gateway's.
         strict: Whether only these count.
     """
+    found = {}
+    for each in told.claims:
+        given = granted(grants, each.name, each.labels)
+        backends = frozenset(given.backends) if given else frozenset()
+        # Containers of two nodes may have the same name.
+        name = f"{each.name}@{told.instance}"
+        found[each.address] = Consumer(name, each.id, dict(each.labels), backends, strict)
+    return found
+
+
+def merged(parts: Iterable[Mapping[str, Consumer]]) -> dict[str, Consumer]:
+    """The containers of all agents by address; an address that two containers claim is nobody's."""
     found: dict[str, Consumer] = {}
     contested: set[str] = set()
-    for told in reports:
-        for each in told.claims:
-            given = granted(grants, each.name, each.labels)
-            backends = frozenset(given.backends) if given else frozenset()
-            # Containers of two nodes may have the same name.
-            who = Consumer(f"{each.name}@{told.instance}", each.id, dict(each.labels), backends, strict)
-            if found.setdefault(each.address, who).id != who.id:
-                contested.add(each.address)
+    for part in parts:
+        for address, who in part.items():
+            if found.setdefault(address, who).id != who.id:
+                contested.add(address)
     return {address: who for address, who in found.items() if address not in contested}

@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from gateway.docker.consumers import Consumer, Directory
 from gateway.docker.model import Observed
 from gateway.docker.options import Grant, PeerOptions
-from gateway.docker.peers.claims import consumers, meetings, report, written
+from gateway.docker.peers.claims import Meeting, Report, consumers, meetings, merged, report, written
 from gateway.docker.peers.exchange import Exchange
 from gateway.docker.peers.following import BEAT, Peer, either
 from gateway.docker.peers.keys import contexts
@@ -50,6 +50,12 @@ class Peers:
         self._dirty = asyncio.Event()
         self._exchange: Exchange | None = None
         self._trouble = ""
+        self._seen: tuple[Observed | None, Mapping[str, Consumer]] = None, {}
+        """What the lines were made from."""
+        self._lines: dict[Meeting, bytes] = {}
+        self._heard: list[tuple[Report, dict[str, Consumer]]] = []
+        """The last reports, and what they say."""
+        self._only_grants = False
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Keep it until cancelled."""
@@ -65,7 +71,7 @@ class Peers:
                     ready()
                     await either(self._dirty, BEAT)
         finally:
-            self._exchange = None
+            self._exchange, self._heard = None, []
             self._directory.watchers.remove(self._wake)
             self._directory.elsewhere({})
 
@@ -105,9 +111,19 @@ class Peers:
 
     def _look(self, exchange: Exchange) -> None:
         """Tell what has changed here, and take in what is told."""
-        observed = self._observed()
-        if observed is not None:
-            here = self._directory.here
-            lines = {each: written(report(self._instance, each, observed, here)) for each in meetings(observed)}
-            exchange.update(lines)
-        self._directory.elsewhere(consumers(exchange.reports(), self._grants, strict=self._strict()))
+        observed, here = self._observed(), self._directory.here
+        if observed is not None and (observed is not self._seen[0] or here is not self._seen[1]):
+            self._seen = observed, here
+            self._lines = {each: written(report(self._instance, each, observed, here)) for each in meetings(observed)}
+        exchange.update(self._lines)
+        reports, strict = exchange.reports(), self._strict()
+        if strict is not self._only_grants:
+            self._heard, self._only_grants = [], strict
+        if [id(told) for told in reports] == [id(told) for told, _ in self._heard]:
+            return
+        before = {id(told): found for told, found in self._heard}
+        self._heard = [
+            (told, before[id(told)] if id(told) in before else consumers(told, self._grants, strict=strict))
+            for told in reports
+        ]
+        self._directory.elsewhere(merged(found for _, found in self._heard))
