@@ -73,7 +73,7 @@ class Directory:
 
     def __init__(self, hurry: Callable[[], None]) -> None:
         self.here: dict[str, Consumer] = {}
-        """Those of this engine only."""
+        """Consumers of this engine only."""
         self._elsewhere: dict[str, Consumer] = {}
         self._by_address: dict[str, Consumer] = {}
         self._hurry = hurry
@@ -113,7 +113,7 @@ class Directory:
         self.take({**self._elsewhere, **self.here})
 
     def elsewhere(self, consumers: dict[str, Consumer]) -> None:
-        """Know these containers of other nodes, too; what this engine says goes before.
+        """Also know these containers of other nodes; this engine's own take precedence.
 
         Args:
             consumers: All of them, by address.

@@ -123,6 +123,6 @@ class Observed:
     info: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
     swarm: Swarm = Swarm()
     services_hidden: bool = False
-    """Whether the engine, or a proxy before it, does not show the services of the swarm."""
+    """Whether a proxy before the engine refuses to list the swarm's services."""
     own: str | None = None
     """The ID of the gateway's own container."""

@@ -88,7 +88,7 @@ class Observer:
         return Observed(containers, networks, services or (), volumes, info, swarm, hidden, own)
 
     async def _services(self, engine: Engine) -> tuple[Service, ...] | None:
-        """The services of the swarm; None: they may not be seen, and need not be."""
+        """Return the swarm's services; None: a proxy refuses the request, and `docker.services` does not need it."""
         try:
             return tuple(_service(each) for each in await engine.get("services"))
         except EngineError as trouble:
@@ -109,7 +109,7 @@ class Observer:
                 network_id=str(each.get("NetworkID", "")),
                 endpoint_id=str(each.get("EndpointID", "")),
                 addresses=tuple(filter(None, (each.get("IPAddress"), each.get("GlobalIPv6Address")))),
-                # The engine does not tell a task's, which stand in the specification of its service.
+                # The engine does not report a task's aliases: the specification of its service has them.
                 aliases=None if TASK_LABEL in labels else self._aliases_of(name, each),
             )
             for name, each in networks.items()

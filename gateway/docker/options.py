@@ -100,12 +100,12 @@ class Grant:
 
 @dataclass(frozen=True)
 class PeerOptions:
-    """How the agents of a swarm's nodes tell each other who is behind an address.
+    """The agents of other nodes of a swarm, which report the addresses of their containers.
 
     Args:
-        secret: The same on every node, of at least 32 characters: who has it is believed.
-        port: Where each agent listens, at its addresses on the networks of the swarm.
-        name: The name of every agent on these networks.
+        secret: The pre-shared secret that authenticates agents, at least 32 characters, the same on every node.
+        port: The port that each agent listens on, at its addresses on the swarm's networks.
+        name: The alias of every agent on these networks, by which agents find each other.
     """
 
     secret: Secret
@@ -127,7 +127,7 @@ class DockerOptions:
         attach: Containers to attach without labels.
         grants: Who may use what, by the operator; with `gateway.strict` nothing else counts.
         services: Attach swarm services too, by changing their specification: their tasks restart.
-        peers: The agents of other nodes; absent: containers of other nodes are unknown.
+        peers: Exchange of container addresses with the agents of other nodes; absent: their containers are unknown.
         repair: Whether an attachment with wrong aliases is made anew, which breaks its connections: when it has none,
             always, or never.
         max_detaches: At most so many within `resync`: a mistake must not take every container off its network.

@@ -236,7 +236,7 @@ def test_access_by_label_and_grant_holds_for_containers_and_tasks_of_another_nod
     with_peers(there, "f" * 32)
     worker.docker("start", "gateway")
     here.wait(
-        lambda: any("does not have our key" in line for line in here.get("/api/v1/status")["docker"]["warnings"]),
+        lambda: any("TLS handshake failed" in line for line in here.get("/api/v1/status")["docker"]["warnings"]),
         timeout=60,
     )
     assert here.says_in(worker, "app") == ""

@@ -49,7 +49,7 @@ def test_an_impossible_network_does_not_keep_a_service_from_the_others() -> None
         ("service jobs", "mesh", Standing.PENDING, None),
         ("service jobs", "conf", Standing.PENDING, None),
     ]
-    assert "of one node only" in found.conditions[0].message
+    assert "on one node only" in found.conditions[0].message
 
 
 def test_a_labelled_service_is_visible_where_nothing_is_done_about_it() -> None:

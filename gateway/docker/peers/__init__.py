@@ -1,1 +1,1 @@
-"""What the agents of a swarm's nodes tell each other: which container has which address on their overlays."""
+"""The exchange between the agents of a swarm's nodes: which container has which address on their shared overlays."""

@@ -1,4 +1,4 @@
-"""What agents tell each other, and what follows from it. Pure."""
+"""The reports that agents exchange, and the consumers that follow from them. Pure."""
 
 import ipaddress
 import json
@@ -82,7 +82,7 @@ def meetings(observed: Observed) -> tuple[Meeting, ...]:
 
 
 def report(instance: str, meeting: Meeting, observed: Observed, known: Mapping[str, Consumer]) -> Report:
-    """What this agent tells about one network.
+    """Make this agent's report about one network.
 
     Args:
         instance: This agent's name.
@@ -101,35 +101,35 @@ def report(instance: str, meeting: Meeting, observed: Observed, known: Mapping[s
     return Report(instance, meeting.address, meeting.network, tuple(claims))
 
 
-def written(told: Report) -> bytes:
-    """A report as one line."""
-    claims = [[each.address, each.id, each.name, dict(each.labels)] for each in told.claims]
-    line = {"instance": told.instance, "address": told.address, "network": told.network, "containers": claims}
+def written(sent: Report) -> bytes:
+    """Encode a report as one line."""
+    claims = [[each.address, each.id, each.name, dict(each.labels)] for each in sent.claims]
+    line = {"instance": sent.instance, "address": sent.address, "network": sent.network, "containers": claims}
     return json.dumps(line, separators=(",", ":")).encode() + b"\n"
 
 
 def read(line: bytes, meeting: Meeting, peer: str) -> Report:
-    """The report in a line.
+    """Decode a report.
 
     Args:
-        line: As it was received.
+        line: The received line.
         meeting: The network on which it was received.
         peer: The address that was connected to.
 
     Raises:
-        ValueError: It is none, or is about something else than the network.
+        ValueError: The line is not a report, or not one about this network from this peer.
     """
     try:
-        told = json.loads(line)
+        decoded = json.loads(line)
         claims = tuple(
             Claim(str(address), str(container), one_line(str(name)), {str(k): str(v) for k, v in labels.items()})
-            for address, container, name, labels in told["containers"]
+            for address, container, name, labels in decoded["containers"]
         )
-        found = Report(one_line(str(told["instance"])), str(told["address"]), str(told["network"]), claims)
+        found = Report(one_line(str(decoded["instance"])), str(decoded["address"]), str(decoded["network"]), claims)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"its report cannot be read ({type(error).__name__}): is it another version?") from error
     if (found.address, found.network) != (peer, meeting.network):
-        raise ValueError(f"its report is that of {found.address}, not of {peer}")
+        raise ValueError(f"its report is that of {one_line(found.address)}, not of {peer}")
     if strange := [each.address for each in claims if not meeting.holds(each.address)]:
         raise ValueError(
             f"its report names {one_line(strange[0])}, which is not an address of network {meeting.name}"
@@ -137,26 +137,26 @@ def read(line: bytes, meeting: Meeting, peer: str) -> Report:
     return found
 
 
-def consumers(told: Report, grants: tuple[Grant, ...], *, strict: bool) -> dict[str, Consumer]:
-    """The containers of one report by address.
+def consumers(sent: Report, grants: tuple[Grant, ...], *, strict: bool) -> dict[str, Consumer]:
+    """Map the addresses in one report to consumers.
 
     Args:
-        told: The report.
+        sent: The report.
         grants: This gateway's.
         strict: Whether only these count.
     """
     found = {}
-    for each in told.claims:
+    for each in sent.claims:
         given = granted(grants, each.name, each.labels)
         backends = frozenset(given.backends) if given else frozenset()
         # Containers of two nodes may have the same name.
-        name = f"{each.name}@{told.instance}"
+        name = f"{each.name}@{sent.instance}"
         found[each.address] = Consumer(name, each.id, dict(each.labels), backends, strict)
     return found
 
 
 def merged(parts: Iterable[Mapping[str, Consumer]]) -> dict[str, Consumer]:
-    """The containers of all agents by address; an address that two containers claim is nobody's."""
+    """Join the consumers of all agents; leave out an address that two containers claim."""
     found: dict[str, Consumer] = {}
     contested: set[str] = set()
     for part in parts:

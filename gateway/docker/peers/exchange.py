@@ -1,4 +1,4 @@
-"""Listening on the networks of the swarm, finding the other agents there, and following each of them."""
+"""Discovery of peers on the shared networks, the listener for them, and what they are sent."""
 
 import asyncio
 import logging
@@ -14,23 +14,24 @@ from gateway.docker.peers.following import BEAT, SILENCE, Peer, either, follow
 log = logging.getLogger(__name__)
 
 _LOOK = 5.0
-"""Seconds between two questions to the name server about who is there."""
+"""Seconds between two DNS lookups of the peers."""
 _LOOKUP = 30.0
+"""Seconds for one DNS lookup."""
 _HANDSHAKES = 2
-"""Of one address at once: who has not shown the key takes no more of our descriptors."""
+"""Concurrent TLS handshakes of one address: a client without the key takes no more descriptors."""
 _BREATH = 0.1
-"""Seconds to wait when no connection can be accepted."""
+"""Seconds to wait after a failed `accept`."""
 _NOTHING = b"\n"
 
 
 class Exchange:
-    """What is told to other agents, and who they are.
+    """The peers on all shared networks.
 
     Args:
         options: What is configured.
         group: Owns the tasks.
-        tls: For the side that listens, and for the side that connects.
-        changed: Called when another agent has told something, or cannot be heard any more.
+        tls: The server's and the client's context.
+        changed: Called when a peer's report changes or is dropped.
     """
 
     def __init__(
@@ -46,44 +47,44 @@ class Exchange:
         self._changed = changed
         self._news = asyncio.Event()
         self._lines: dict[str, bytes] = {}
-        """What is told now, by the network's ID."""
+        """The line to send, by the network's ID."""
         self._servers: dict[Meeting, asyncio.Task[None]] = {}
         self._arrived = asyncio.Event()
-        """Set when there is another network to look at."""
+        """Set when a network is added."""
         self._handshakes: Counter[str] = Counter()
-        """Those that go on, by address."""
+        """Handshakes in progress, by address."""
         self._listed: dict[str, set[str]] = {}
-        """Addresses of agents, by the network's ID, as the name server gives them."""
+        """Addresses of peers from DNS, by the network's ID."""
         self._following: set[tuple[str, str]] = set()
         self.peers: dict[tuple[str, str], Peer] = {}
         """By the network's ID and the address."""
         self.trouble: dict[Meeting, str] = {}
-        """Why there is no listener on a network."""
+        """Why a network has no listener."""
 
     def update(self, lines: dict[Meeting, bytes]) -> None:
-        """Listen on these networks only, and tell this there.
+        """Listen on exactly these networks, and send these lines to the peers there.
 
         Args:
-            lines: What there is to tell, by the network.
+            lines: The report to send, by network.
         """
         for meeting in self._servers.keys() - lines.keys():
             self._servers.pop(meeting).cancel()
-        self.trouble = {meeting: told for meeting, told in self.trouble.items() if meeting in lines}
-        told = {meeting.network: line for meeting, line in lines.items()}
-        if told != self._lines:
-            self._lines = told
+        self.trouble = {meeting: text for meeting, text in self.trouble.items() if meeting in lines}
+        by_id = {meeting.network: line for meeting, line in lines.items()}
+        if by_id != self._lines:
+            self._lines = by_id
             news, self._news = self._news, asyncio.Event()
             news.set()
         for meeting in lines.keys() - self._servers.keys():
             self._serve(meeting)
 
     def reports(self) -> list[Report]:
-        """The last report of each agent that can be heard, on networks that this gateway is on."""
+        """Return the last report of each connected peer on a network that this gateway listens on."""
         networks = {meeting.network for meeting in self._servers}
         return [each.report for (network, _), each in self.peers.items() if each.report and network in networks]
 
     async def discover(self) -> None:
-        """Ask the name server for the agents on each network, until cancelled."""
+        """Look up the peers on each network, until cancelled."""
         while True:
             for meeting in list(self._servers):
                 found = await self._resolve(meeting)
@@ -113,7 +114,7 @@ class Exchange:
                 try:
                     client, (address, *_) = await loop.sock_accept(sock)
                 except OSError as error:  # no descriptor is left, or the client is gone
-                    log.debug("docker: an agent of another node cannot be accepted", extra={"detail": str(error)})
+                    log.debug("docker: a connection of a peer cannot be accepted", extra={"detail": str(error)})
                     await asyncio.sleep(_BREATH)
                     continue
                 if self._handshakes[address] >= _HANDSHAKES:
@@ -123,7 +124,7 @@ class Exchange:
                 self._group.create_task(self._greet(meeting, client, address))
 
     async def _greet(self, meeting: Meeting, client: socket.socket, address: str) -> None:
-        """Let in who has the key, and tell what there is."""
+        """Complete the TLS handshake, and then send reports."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
@@ -133,18 +134,18 @@ class Exchange:
             )
         except (OSError, TimeoutError) as error:
             detail = {"network": meeting.name, "address": address, "detail": str(error)}
-            log.debug("docker: one without the key was refused", extra=detail)
+            log.debug("docker: TLS handshake of a peer failed", extra=detail)
             return
         finally:
             self._handshakes -= Counter({address: 1})
-        # Who has the key is an agent, and may be one that the name server has not told of yet.
+        # The client has the key, so it is a peer, perhaps one that DNS does not list yet.
         self._meet(meeting, address)
         if (peer := self.peers.get((meeting.network, address))) is not None:
             peer.seen.set()
         await self._tell(meeting, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def _tell(self, meeting: Meeting, writer: asyncio.StreamWriter) -> None:
-        """Tell one agent everything, then each change, and in between that there is none."""
+        """Send the report, each change of it, and empty lines in between."""
         sent = _NOTHING
         try:
             while meeting in self._servers:
@@ -155,12 +156,12 @@ class Exchange:
                     await writer.drain()
                 await either(news, BEAT)
         except (OSError, TimeoutError) as error:
-            log.debug("docker: an agent of another node does not listen any more", extra={"detail": str(error)})
+            log.debug("docker: a peer closed its connection", extra={"detail": str(error)})
         finally:
             writer.transport.abort()
 
     async def _resolve(self, meeting: Meeting) -> set[str] | None:
-        """The addresses of agents on a network; None: the name server did not answer."""
+        """Look up the peers on a network; None: the lookup failed."""
         name = f"{self._options.name}.{meeting.name}"
         loop = asyncio.get_running_loop()
         try:
@@ -173,7 +174,7 @@ class Exchange:
         return {str(each[4][0]) for each in found}
 
     def _meet(self, meeting: Meeting, address: str) -> None:
-        """Follow an agent, unless that is done already, or it is on no network of ours."""
+        """Follow a peer, unless it is followed already or its address is outside the network."""
         key = (meeting.network, address)
         if key in self._following or not meeting.holds(address):
             return

@@ -1,4 +1,4 @@
-"""The connection to one agent of another node: its reports, until it is silent or gone."""
+"""The connection to one peer, the agent of another node, and its reports."""
 
 import asyncio
 import logging
@@ -12,9 +12,9 @@ from gateway.supervision.backoff import Backoff, BackoffPolicy
 log = logging.getLogger(__name__)
 
 BEAT = 1.0
-"""Seconds after which an agent that has no news says so."""
+"""Seconds between two lines of an agent; an empty line means that nothing changed."""
 SILENCE = 5.0
-"""Seconds of silence after which nothing that an agent has said counts any more; also the limit for a connection."""
+"""Seconds without a line after which a peer's report is dropped; also the time limit for connecting."""
 _LONGEST = 64 * 1024 * 1024
 """Bytes of a report: a few hundred for each container of one node."""
 _RECONNECT = BackoffPolicy(first=0.25, cap=5.0, floor=0.05)
@@ -22,13 +22,13 @@ _RECONNECT = BackoffPolicy(first=0.25, cap=5.0, floor=0.05)
 
 @dataclass
 class Peer:
-    """An agent of another node, as it is known here.
+    """The agent of another node.
 
     Args:
-        meeting: The network on which it is met.
-        address: Its address there.
-        report: Its last one; None: there is none that counts.
-        trouble: Why there is none.
+        meeting: The shared network.
+        address: The peer's address on it.
+        report: The last report of the current connection; None: there is none.
+        trouble: Why there is no report; empty: there is one.
     """
 
     meeting: Meeting
@@ -36,20 +36,20 @@ class Peer:
     report: Report | None = None
     trouble: str = "not connected yet"
     seen: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when it has connected to us: it listens, then."""
+    """Set when the peer connects to this agent, so that it is worth trying at once."""
 
 
 async def follow(
     peer: Peer, port: int, tls: ssl.SSLContext, changed: Callable[[], None], wanted: Callable[[], bool]
 ) -> None:
-    """Keep what an agent reports, and connect again when that ends.
+    """Keep a peer's report current, and reconnect with backoff.
 
     Args:
-        peer: Who; is kept current.
-        port: Where it listens.
-        tls: For the side that connects.
-        changed: Called when what is known of it has changed.
-        wanted: Tells whether to try again after the connection has failed.
+        peer: The peer; its `report` and `trouble` are updated.
+        port: The port that it listens on.
+        tls: The client's context.
+        changed: Called when the report changes or is dropped.
+        wanted: Returns whether to reconnect after a failure.
     """
     backoff = Backoff(_RECONNECT)
     loop = asyncio.get_running_loop()
@@ -58,12 +58,12 @@ async def follow(
         try:
             await _listen(peer, port, tls, changed)
         except (OSError, TimeoutError, ValueError) as error:
-            trouble = _told(error)
+            trouble = _explained(error)
         finally:
             peer.report = None
             changed()
         if trouble != peer.trouble:
-            log.warning("docker: an agent of another node is not heard", extra={**_named(peer), "detail": trouble})
+            log.warning("docker: peer not connected", extra={**_named(peer), "detail": trouble})
         peer.trouble = trouble
         if not wanted():
             return
@@ -73,7 +73,7 @@ async def follow(
 
 
 async def _listen(peer: Peer, port: int, tls: ssl.SSLContext, changed: Callable[[], None]) -> None:
-    """Take in reports; ends with an error only."""
+    """Connect and read reports; ends only with an error."""
     async with asyncio.timeout(SILENCE):
         reader, writer = await asyncio.open_connection(
             peer.address, port, ssl=tls, limit=_LONGEST, local_addr=(peer.meeting.address, 0)
@@ -83,13 +83,13 @@ async def _listen(peer: Peer, port: int, tls: ssl.SSLContext, changed: Callable[
             async with asyncio.timeout(SILENCE):
                 line = await reader.readline()
             if not line.endswith(b"\n"):
-                raise ConnectionError("it ended the connection")
+                raise ConnectionError("the peer closed the connection")
             if line == b"\n":
                 continue
-            told = read(line, peer.meeting, peer.address)
+            received = read(line, peer.meeting, peer.address)
             if peer.report is None:
-                log.info("docker: an agent of another node is heard", extra={**_named(peer), "peer": told.instance})
-            peer.report, peer.trouble = told, ""
+                log.info("docker: peer connected", extra={**_named(peer), "peer": received.instance})
+            peer.report, peer.trouble = received, ""
             changed()
     finally:
         writer.transport.abort()
@@ -99,17 +99,17 @@ def _named(peer: Peer) -> dict[str, str]:
     return {"network": peer.meeting.name, "address": peer.address}
 
 
-def _told(error: Exception) -> str:
-    """What went wrong, and what to do."""
+def _explained(error: Exception) -> str:
+    """Say what went wrong, and what to do."""
     if isinstance(error, TimeoutError):
-        return f"it has said nothing for {SILENCE:g} s"
+        return f"no answer for {SILENCE:g} s"
     if isinstance(error, ssl.SSLError) or (isinstance(error, ConnectionResetError) and not error.args):
-        return "it does not have our key: docker.peers.secret_file must hold the same on every node"
+        return "the TLS handshake failed: docker.peers.secret_file must have the same content on every node"
     return str(error) or type(error).__name__
 
 
 async def either(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event, at most so long."""
+    """Wait for an event, for at most `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()

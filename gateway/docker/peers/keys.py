@@ -1,4 +1,4 @@
-"""How agents know each other: TLS 1.3 with a key that both have (RFC 8446, section 2.2), and no certificate."""
+"""TLS 1.3 between agents, authenticated by a pre-shared key (RFC 8446, section 2.2) and no certificate."""
 
 import hashlib
 import ssl
@@ -10,18 +10,18 @@ SUPPORTED = bool(getattr(ssl, "HAS_PSK", False))
 """Whether Python's TLS can do this: from 3.13 on."""
 NOT_SUPPORTED = "needs Python 3.13 or newer, for TLS with a shared key: the gateway's image has it"
 LEAST = 32
-"""Characters of the secret: whoever answers a handshake may try shorter ones at leisure."""
+"""Characters of the secret: a peer in a handshake can test guesses offline."""
 _IDENTITY = "gateway"
 
 
 def contexts(secret: Secret) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """TLS for the side that listens and for the side that connects; may block.
+    """Make the server's and the client's TLS context; may block.
 
     Args:
-        secret: The same on every node.
+        secret: The pre-shared secret, the same on every node.
 
     Raises:
-        GatewayError: It cannot be read, or is too short, or Python is too old.
+        GatewayError: The secret cannot be read or is too short, or Python is too old.
     """
     if not SUPPORTED:
         raise GatewayError(f"docker.peers: {NOT_SUPPORTED}")
@@ -39,7 +39,7 @@ def contexts(secret: Secret) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     for context in (listening, connecting):
         context.minimum_version = ssl.TLSVersion.TLSv1_3
     listening.num_tickets = 0
-    # A server with a certificate instead of the key is refused: the client trusts no authority at all.
+    # The client trusts no certificate authority, so a server with a certificate instead of the key is refused.
     connecting.check_hostname = False
     connecting.verify_mode = ssl.CERT_REQUIRED
     listening.set_psk_server_callback(lambda _: key, None)

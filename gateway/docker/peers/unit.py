@@ -1,4 +1,4 @@
-"""Tells the agents of other nodes which container has which address here, and learns the same from them."""
+"""Sends peers the addresses of this node's containers, and adds theirs to the directory of consumers."""
 
 import asyncio
 import logging
@@ -27,9 +27,9 @@ class Peers:
         options: What is configured.
         instance: This agent's name.
         grants: This gateway's.
-        strict: Tells whether only these say who may use what.
-        observed: Gives the last look at this node's engine.
-        directory: Who is behind an address: its own part is told, and what is learned is put beside it.
+        strict: Returns whether only grants count.
+        observed: Returns the last observation of this node's engine.
+        directory: Consumers by address: this node's part is sent to peers, and theirs is added to it.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ class Peers:
         self._seen: tuple[Observed | None, Mapping[str, Consumer]] = None, {}
         """What the lines were made from."""
         self._lines: dict[Meeting, bytes] = {}
-        self._heard: list[tuple[Report, dict[str, Consumer]]] = []
-        """The last reports, and what they say."""
+        self._reports: list[tuple[Report, dict[str, Consumer]]] = []
+        """The last reports, with their consumers."""
         self._only_grants = False
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Keep it until cancelled."""
+        """Exchange reports until cancelled."""
         tls = await self._keys()
         self._directory.watchers.append(self._wake)
         try:
@@ -71,38 +71,38 @@ class Peers:
                     ready()
                     await either(self._dirty, BEAT)
         finally:
-            self._exchange, self._heard = None, []
+            self._exchange, self._reports = None, []
             self._directory.watchers.remove(self._wake)
             self._directory.elsewhere({})
 
     @property
     def known(self) -> list[Peer]:
-        """Every agent that was found."""
+        """Every peer that was found."""
         return list(self._exchange.peers.values()) if self._exchange else []
 
     def warnings(self) -> Iterator[str]:
-        """A line for each thing that is wrong."""
+        """Yield a line for each problem."""
         if self._trouble:
             yield self._trouble
         yield from self._exchange.trouble.values() if self._exchange else ()
         for each in self.known:
-            who = f"agent {each.address} on network {each.meeting.name}"
+            who = f"peer {each.address} on network {each.meeting.name}"
             if each.trouble:
                 yield f"{who}: {each.trouble}"
             elif each.report is not None and each.report.instance == self._instance:
-                yield f"{who} is called {self._instance}, too: give each agent a gateway.instance of its own"
+                yield f"{who} has the same gateway.instance, {self._instance}: give each agent its own"
 
     def _wake(self, _: dict[str, Consumer]) -> None:
         self._dirty.set()
 
     async def _keys(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        """The keys; waits for them, since the rest of the gateway works without."""
+        """Read the secret; retry until it can be used, since the rest of the gateway works without it."""
         while True:
             try:
                 found = await asyncio.to_thread(contexts, self._options.secret)
             except GatewayError as error:
                 if self._trouble != str(error):
-                    log.warning("docker: agents of other nodes are not known", extra={"detail": str(error)})
+                    log.warning("docker: peers are not available", extra={"detail": str(error)})
                 self._trouble = str(error)
                 await asyncio.sleep(_AGAIN)
             else:
@@ -110,7 +110,7 @@ class Peers:
                 return found
 
     def _look(self, exchange: Exchange) -> None:
-        """Tell what has changed here, and take in what is told."""
+        """Send what changed on this node, and take over what peers report."""
         observed, here = self._observed(), self._directory.here
         if observed is not None and (observed is not self._seen[0] or here is not self._seen[1]):
             self._seen = observed, here
@@ -118,12 +118,12 @@ class Peers:
         exchange.update(self._lines)
         reports, strict = exchange.reports(), self._strict()
         if strict is not self._only_grants:
-            self._heard, self._only_grants = [], strict
-        if [id(told) for told in reports] == [id(told) for told, _ in self._heard]:
+            self._reports, self._only_grants = [], strict
+        if [id(each) for each in reports] == [id(each) for each, _ in self._reports]:
             return
-        before = {id(told): found for told, found in self._heard}
-        self._heard = [
-            (told, before[id(told)] if id(told) in before else consumers(told, self._grants, strict=strict))
-            for told in reports
+        before = {id(each): found for each, found in self._reports}
+        self._reports = [
+            (each, before[id(each)] if id(each) in before else consumers(each, self._grants, strict=strict))
+            for each in reports
         ]
-        self._directory.elsewhere(merged(found for _, found in self._heard))
+        self._directory.elsewhere(merged(found for _, found in self._reports))

@@ -135,7 +135,7 @@ class Draft:
         return [name for name in configured if wanted & set(carried(self.desired, name))]
 
     def own_names(self, network: str) -> tuple[str, ...]:
-        """What the gateway itself is called on a network."""
+        """Return the gateway's own aliases on a network."""
         peers, there = self.options.peers, self.known.get(network)
         of_swarm = there.scope == "swarm" if there else self.driver(self.options.networks[network]) == "overlay"
         return carried(self.desired, network) + ((peers.name,) if peers is not None and of_swarm else ())

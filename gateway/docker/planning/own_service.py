@@ -1,4 +1,4 @@
-"""The gateway as a swarm service: what its networks and names are, stands in the service's specification."""
+"""The gateway as a swarm service: the service's specification defines its networks and aliases."""
 
 from gateway.docker.grants import SWARM_SERVICE
 from gateway.docker.model import Container
@@ -8,12 +8,12 @@ from gateway.docker.trouble import Blocked
 
 
 def own_task(draft: Draft, own: Container, name: str) -> tuple[Standing, Blocked | None, str]:
-    """How the gateway's own attachment stands.
+    """Return the state of the gateway's own attachment to a network.
 
-    The engine does not tell a task's aliases; a manager knows those of its service.
+    The engine does not report a task's aliases; a manager knows those of its service.
 
     Args:
-        draft: What is known.
+        draft: The plan in the making.
         own: The gateway's container, a task.
         name: The network's name.
     """

@@ -15,7 +15,7 @@ def update_services(draft: Draft) -> None:
     """Every service whose networks are not those that it should have; a manager sees them, and the leader acts."""
     if draft.observed.services_hidden:
         draft.warnings.append(
-            "services that opted in are not shown: the proxy before the engine refuses GET /services"
+            "labelled services are not shown: the proxy before the engine refuses GET /services"
             " (configs/docker/socket-proxy-leader.yaml allows it)"
         )
     for service in draft.observed.services:
@@ -28,7 +28,7 @@ def update_services(draft: Draft) -> None:
 
 
 def _acts(draft: Draft) -> bool:
-    """Whether this agent changes services."""
+    """Return whether this agent updates services."""
     return draft.options.services and draft.observed.swarm.leader
 
 
@@ -55,7 +55,7 @@ def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]]
         wanted.add(there.id)
         found = networks.get(there.id)
         if found is None and there.scope != "swarm":
-            tell(name, Standing.BLOCKED, Blocked.LOCAL_NETWORK, _local(there))
+            tell(name, Standing.BLOCKED, Blocked.LOCAL_NETWORK, _local(draft, there))
             continue
         conflict = _conflict(draft, service, name, wish, found or frozenset())
         if conflict:
@@ -72,15 +72,15 @@ def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]]
     return networks, wanted
 
 
-def _local(there: NetworkInfo) -> str:
+def _local(draft: Draft, there: NetworkInfo) -> str:
     return (
-        f"network {there.name} ({there.driver}) is of one node only, and tasks run on any: name an overlay in the"
-        " service's label for networks"
+        f"network {there.name} ({there.driver}) exists on one node only, and tasks run on any node: name an overlay in"
+        f" the service's label {draft.label('network')}"
     )
 
 
 def _to_change(draft: Draft) -> tuple[Standing, Blocked | None, str]:
-    """How an attachment stands that its specification lacks."""
+    """Return the state of a network that the specification lacks."""
     if not draft.options.services:
         message = (
             "docker.services is false: set it to true, and the gateway adds the network; the service's tasks restart"
