@@ -74,8 +74,8 @@ def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]]
 
 def _local(draft: Draft, there: NetworkInfo) -> str:
     return (
-        f"network {there.name} ({there.driver}) exists on one node only, and tasks run on any node: name an overlay in"
-        f" the service's label {draft.label('network')}"
+        f"network {there.name} ({there.driver}) exists on one node only, and tasks run on any node: name an overlay"
+        f" in the service's label {draft.label('network')}"
     )
 
 
