@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from gateway.app.site import Site
 from gateway.audit_log.recorder import Recorder
 from gateway.config import Config
-from gateway.contracts import Link
+from gateway.contracts import Link, Unit
 from gateway.docker.consumers import Consumer
+from gateway.docker.options import DockerOptions, PeerOptions
 from gateway.forwarding.forward import Forward
 from gateway.supervision.supervisor import Supervisor
 
 if TYPE_CHECKING:
+    from gateway.docker.peers.unit import Peers
     from gateway.docker.plan import Desired
     from gateway.docker.reconciler import Reconciler
 
@@ -31,11 +33,12 @@ class Fleet:
     def __init__(self, supervisor: Supervisor, group: asyncio.TaskGroup, recorder: Recorder) -> None:
         self._recorder = recorder
         self.reconciler: Reconciler | None = None
+        self.peers: Peers | None = None
         self._supervisor = supervisor
         self._group = group
         self._site: Site | None = None
         self._config: Config | None = None
-        self._unit = ""
+        self._units: list[str] = []
         self._numbers = itertools.count(1)
 
     def apply(self, config: Config, site: Site) -> None:
@@ -47,9 +50,9 @@ class Fleet:
         if same:
             self._hurry()  # the backends may be others
             return
-        if self._unit:
-            self._group.create_task(self._supervisor.stop(self._unit))
-            self._unit, self.reconciler = "", None
+        for name in self._units:
+            self._group.create_task(self._supervisor.stop(name))
+        self._units, self.reconciler, self.peers = [], None, None
         if config.docker is not None:
             from gateway.docker.reconciler import Reconciler  # noqa: PLC0415 - its libraries only where it is used
 
@@ -57,8 +60,28 @@ class Fleet:
                 config.docker, self.desired, self._link, config.gateway.state_dir, self._recorder
             )
             self.reconciler.directory.watchers.append(self._introduce)
-            self._unit = f"docker #{next(self._numbers)}"
-            self._supervisor.start(self._unit, self.reconciler)
+            self._start(f"docker #{next(self._numbers)}", self.reconciler)
+            if config.docker.peers is not None:
+                self._follow_peers(config.docker, config.docker.peers, config.gateway.instance, self.reconciler)
+
+    def _follow_peers(
+        self, docker: DockerOptions, options: PeerOptions, instance: str, reconciler: "Reconciler"
+    ) -> None:
+        from gateway.docker.peers.unit import Peers  # noqa: PLC0415 - as above
+
+        self.peers = Peers(
+            options,
+            instance,
+            docker.grants,
+            lambda: self._config is not None and self._config.gateway.strict,
+            lambda: reconciler.observed,
+            reconciler.directory,
+        )
+        self._start(f"docker peers #{next(self._numbers)}", self.peers)
+
+    def _start(self, name: str, unit: Unit) -> None:
+        self._units.append(name)
+        self._supervisor.start(name, unit)
 
     async def settled(self) -> None:
         """Wait until the gateway's own container is on its networks, or cannot be for now."""

@@ -29,6 +29,7 @@ from gateway.ops.view import (
     CredentialView,
     DockerView,
     KnownConsumer,
+    PeerView,
     ShadowView,
     Standing,
     TargetView,
@@ -160,11 +161,21 @@ def docker_view(fleet: Fleet) -> DockerView | None:
             ActionView(each.verb, each.network, each.container, list(each.aliases), each.why) for each in plan.actions
         ],
         shadows=[ShadowView(each.container, each.network, each.name, each.ours, each.other) for each in plan.shadows],
-        warnings=[*plan.warnings, *plan.exposures],
+        warnings=[*plan.warnings, *plan.exposures, *(fleet.peers.warnings() if fleet.peers else ())],
         postponed=plan.postponed,
         writes=dict(reconciler.writes),
         errors=dict(reconciler.errors),
         consumers={each.name: KnownConsumer(each.id, each.labels) for each in reconciler.directory.everybody()},
+        peers=[
+            PeerView(
+                network=each.meeting.name,
+                address=each.address,
+                instance=each.report.instance if each.report else None,
+                containers=len(each.report.claims) if each.report else 0,
+                trouble=each.trouble or None,
+            )
+            for each in (fleet.peers.known if fleet.peers else ())
+        ],
     )
 
 

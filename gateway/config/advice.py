@@ -4,12 +4,18 @@ from collections.abc import Iterator
 
 from gateway.config.model import Config
 from gateway.config.strict import weaknesses
+from gateway.docker.peers.keys import NOT_SUPPORTED, SUPPORTED
 
 
 def advice(config: Config) -> list[str]:
     """A sentence each, which names the key and the remedy; empty where there is nothing to say."""
     weak = [f"{each.problem.key}: {each.problem.message}" for each in weaknesses(config) if each.advised]
-    return [*weak, *_nfs_servers(config), *_grants_without_label(config)]
+    return [*weak, *_nfs_servers(config), *_grants_without_label(config), *_peers(config)]
+
+
+def _peers(config: Config) -> Iterator[str]:
+    if config.docker is not None and config.docker.peers is not None and not SUPPORTED:
+        yield f"docker.peers: {NOT_SUPPORTED}"
 
 
 def _grants_without_label(config: Config) -> Iterator[str]:

@@ -6,7 +6,7 @@ from gateway.config import values
 from gateway.config.decode import suggest
 from gateway.config.model import Config
 from gateway.docker.labels import ALIAS
-from gateway.docker.options import DockerOptions, Grant, NetworkOptions
+from gateway.docker.options import DockerOptions, Grant, NetworkOptions, PeerOptions
 from gateway.docker.projects import PROJECT_BITS
 
 Found = tuple[tuple[str, ...], str]
@@ -34,6 +34,8 @@ def docker_problems(config: Config, docker: DockerOptions, tunnels: set[str]) ->
         yield from _unknown(rule.backends, config.backends, "backend", "attach")
     if config.gateway.strict and docker.attach:
         yield ("attach",), "does not count with gateway.strict: write the rules as docker.grants"
+    if docker.peers is not None:
+        yield from _peers(config, docker.peers)
     for at, grant in enumerate(docker.grants):
         yield from _grant(config, grant, f"grants[{at}]")
 
@@ -65,6 +67,13 @@ def _addresses(network: NetworkOptions) -> Iterator[tuple[str, str]]:
         yield "address", f"{address} is not in the subnet {subnet}"
     elif address is not None and inner is not None and address in inner:
         yield "address", f"{address} is in ip_range, from where other containers get their addresses"
+
+
+def _peers(config: Config, peers: PeerOptions) -> Iterator[Found]:
+    if not ALIAS.fullmatch(peers.name):
+        yield ("peers", "name"), f"{peers.name!r} is not a host name: use letters, digits and '-', at most 63"
+    if peers.name in config.backends:
+        yield ("peers", "name"), f"{peers.name!r} is the name of a backend: choose another"
 
 
 def _grant(config: Config, grant: Grant, key: str) -> Iterator[Found]:

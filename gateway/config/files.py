@@ -31,7 +31,7 @@ def check_files(config: Config) -> list[Problem]:
     """What is wrong with the files; a running service tells the same, tunnel by tunnel, and keeps the rest up."""
     problems = [
         Problem(_place(config, where, where), where, trouble)
-        for where, path, shown in _paths(config.docker.tls if config.docker else None, "docker.tls")
+        for where, path, shown in _paths(config.docker, "docker")
         if (trouble := _trouble(path, shown))
     ]
     if isinstance(config.audit.log, Path) and (trouble := _unwritable(config.audit.log)):

@@ -72,6 +72,9 @@ class Directory:
     """
 
     def __init__(self, hurry: Callable[[], None]) -> None:
+        self.here: dict[str, Consumer] = {}
+        """Consumers of this engine only."""
+        self._elsewhere: dict[str, Consumer] = {}
         self._by_address: dict[str, Consumer] = {}
         self._hurry = hurry
         self._strangers: dict[str, float] = {}
@@ -106,7 +109,18 @@ class Directory:
                 for name, endpoint in container.endpoints.items():
                     if networks is None or name in networks:
                         found.update(dict.fromkeys(endpoint.addresses, who))
-        self.take(found)
+        self.here = found
+        self.take({**self._elsewhere, **self.here})
+
+    def elsewhere(self, consumers: dict[str, Consumer]) -> None:
+        """Also know these containers of other nodes; this engine's own take precedence.
+
+        Args:
+            consumers: All of them, by address.
+        """
+        if consumers != self._elsewhere:
+            self._elsewhere = consumers
+            self.take({**self._elsewhere, **self.here})
 
     def everybody(self) -> set[Consumer]:
         """All of them."""
@@ -125,6 +139,7 @@ class Directory:
     def forget(self, container_id: str) -> None:
         """A container has ended, or left a network: its address may be somebody else's in the next moment."""
         self._forgotten[container_id] = time.monotonic()
+        self.here = {address: each for address, each in self.here.items() if each.id != container_id}
         if any(each.id == container_id for each in self._by_address.values()):
             self.take({address: each for address, each in self._by_address.items() if each.id != container_id})
 

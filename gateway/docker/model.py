@@ -134,6 +134,8 @@ class Observed:
     volumes: tuple[VolumeInfo, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
     swarm: Swarm = Swarm()
+    services_hidden: bool = False
+    """Whether a proxy before the engine refuses to list the swarm's services."""
     own: str | None = None
     """The ID of the gateway's own container."""
     gateway_priority: bool = False

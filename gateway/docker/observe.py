@@ -12,7 +12,7 @@ from gateway.docker.exposure import can_spoof
 from gateway.docker.grants import granted
 from gateway.docker.images import Images
 from gateway.docker.labels import MANAGED_BY, by_rules
-from gateway.docker.model import RUNNING, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
+from gateway.docker.model import RUNNING, TASK_LABEL, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.names import WITHOUT_NAMES, hostname_of, hosts_of
 from gateway.docker.options import DockerOptions
 from gateway.docker.projects import configured_as
@@ -84,9 +84,7 @@ class Observer:
                 volumes = tuple(_volumes(await engine.get("volumes"), listed))
             if labels := self._consumers():
                 containers = await self._with_capabilities(engine, containers, labels)
-            services: tuple[Service, ...] = ()
-            if self._options.services and swarm.leader:
-                services = tuple(_service(each) for each in await engine.get("services"))
+            services = await self._services(engine) if swarm.manager else ()
         except EngineError:
             raise
         except EXPECTED as error:  # an answer in a form that we do not know
@@ -99,9 +97,18 @@ class Observer:
         self._hosts = {key: names for key, names in self._hosts.items() if key in ids}
         self._modes = {key: mode for key, mode in self._modes.items() if key in ids}
         return Observed(
-            containers, networks, services, volumes, info, swarm, own,
+            containers, networks, services or (), volumes, info, swarm, own=own, services_hidden=services is None,
             gateway_priority=has_gateway_priority(engine.api_version), flavour=engine.flavour,
         )  # fmt: skip
+
+    async def _services(self, engine: Engine) -> tuple[Service, ...] | None:
+        """Return the swarm's services; None: a proxy refuses the request, and `docker.services` does not need it."""
+        try:
+            return tuple(_service(each) for each in await engine.get("services"))
+        except EngineError as trouble:
+            if trouble.kind is Kind.FORBIDDEN and not self._options.services:
+                return None
+            raise
 
     async def _container(self, engine: Engine, listed: Mapping[str, Any]) -> Container:
         networks = (listed.get("NetworkSettings") or {}).get("Networks") or {}
@@ -119,7 +126,8 @@ class Observer:
                 network_id=str(each.get("NetworkID", "")),
                 endpoint_id=str(each.get("EndpointID", "")),
                 addresses=tuple(filter(None, (each.get("IPAddress"), each.get("GlobalIPv6Address")))),
-                aliases=self._aliases_of(name, each),
+                # The engine does not report a task's aliases: the specification of its service has them.
+                aliases=None if TASK_LABEL in labels else self._aliases_of(name, each),
             )
             for name, each in networks.items()
         }

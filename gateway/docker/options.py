@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from gateway.contracts import AT_LEAST_ONE, POSITIVE, Duration
+from gateway.contracts import AT_LEAST_ONE, POSITIVE, Duration, Secret
 
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -109,6 +109,21 @@ class Grant:
 
 
 @dataclass(frozen=True)
+class PeerOptions:
+    """The agents of other nodes of a swarm, which report the addresses of their containers.
+
+    Args:
+        secret: The pre-shared secret that authenticates agents, at least 32 characters, the same on every node.
+        port: The port that each agent listens on, at its addresses on the swarm's networks.
+        name: The alias of every agent on these networks, by which agents find each other.
+    """
+
+    secret: Secret
+    port: int = field(default=9096, metadata={"least": 1, "most": 65535})
+    name: str = "gw-peers"
+
+
+@dataclass(frozen=True)
 class DockerOptions:
     """Docker networks, and the containers on them.
 
@@ -124,6 +139,7 @@ class DockerOptions:
         on_name_conflict: What to do when a name on a network of the gateway means something else to a container that
             is to be attached, on another of its networks or by its own host name: warn, or refuse to attach it.
         services: Attach swarm services too, by changing their specification: their tasks restart.
+        peers: Exchange of container addresses with the agents of other nodes; absent: their containers are unknown.
         repair: Whether an attachment with wrong aliases is made anew, which breaks its connections: when it has none,
             always, or never.
         max_detaches: At most so many within `resync`: a mistake must not take every container off its network.
@@ -141,6 +157,7 @@ class DockerOptions:
     grants: tuple[Grant, ...] = ()
     on_name_conflict: Literal["warn", "refuse"] = "warn"
     services: bool = False
+    peers: PeerOptions | None = None
     repair: Literal["idle", "disruptive", "never"] = "idle"
     max_detaches: int = field(default=10, metadata=AT_LEAST_ONE)
     resync: Duration = field(default=Duration(30.0), metadata=POSITIVE)

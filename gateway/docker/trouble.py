@@ -38,6 +38,8 @@ class Blocked(StrEnum):
     NAME_CONFLICT = "name_conflict"
     UNKNOWN_NETWORK = "unknown_network"
     NOT_GRANTED = "not_granted"
+    LOCAL_NETWORK = "local_network"
+    SERVICES_OFF = "services_off"
     REFUSED = "refused"
 
 

@@ -131,6 +131,7 @@ def docker_json(view: DockerView | None) -> dict[str, Any] | None:
         "attachments": [asdict(attachment) for attachment in view.attachments],
         "volumes": [asdict(volume) for volume in view.volumes],
         "shadowed_names": [asdict(each) for each in view.shadows],
+        "peers": [asdict(peer) for peer in view.peers],
         "pending_actions": len(view.actions),
         "warnings": view.warnings,
         "writes": view.writes,

@@ -121,6 +121,17 @@ class KnownConsumer:
 
 
 @dataclass(frozen=True)
+class PeerView:
+    """The agent of another node, on one network."""
+
+    network: str
+    address: str
+    instance: str | None
+    containers: int
+    trouble: str | None
+
+
+@dataclass(frozen=True)
 class DockerView:
     """The engine, and what is kept in it."""
 
@@ -137,6 +148,7 @@ class DockerView:
     errors: dict[tuple[str, str], int]
     consumers: dict[str, KnownConsumer]
     shadows: list[ShadowView] = field(default_factory=list)
+    peers: list[PeerView] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

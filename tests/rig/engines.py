@@ -191,10 +191,11 @@ class Engine:
 
     def run_python(self, name: str, program: str, *options: str) -> str:
         """Start a container that runs a program of Python's."""
-        volumes = [f"-v{path}:{path}:ro" for path in self._python()]
+        volumes = [f"-v{path}:{path}:ro" for path in self.python()]
         return self.run(name, *volumes, *options, image="host", command=(sys.executable, "-c", program))
 
-    def _python(self) -> set[Path]:
+    def python(self) -> set[Path]:
+        """The folders that this Python and the gateway need, to be mounted."""
         python = Path(sys.base_prefix)
         return {Path("/usr"), REPOSITORY, Path(sys.prefix)} | (
             {python} if not python.is_relative_to("/usr") else set()
@@ -203,7 +204,7 @@ class Engine:
     def run_gateway(self, name: str, folder: Path, *options: str) -> str:
         """Start the gateway in a container, with `folder` for its configuration, and this engine's socket."""
         volumes = [f"-v{path}:{path}" for path in (folder, self.folder)]
-        volumes += [f"-v{path}:{path}:ro" for path in self._python()]
+        volumes += [f"-v{path}:{path}:ro" for path in self.python()]
         return self.run(
             name, *volumes, "-e", f"PYTHONPATH={REPOSITORY}", *options, image="host",
             command=(sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")),

@@ -25,9 +25,10 @@ from engines import Engine, need_engine
 from guest import HOST, Guest, need_guest
 from netns import BEHIND, inside, run
 from podman import Podman, need_podman
+from swarms import BRIDGE, SPACES
 from test_chart import CHART, VPN_CAPABILITIES, helm, helms
 from test_nfs_volumes import ENGINE, ENGINE_PROGRAMS
-from test_swarm import BRIDGE, swarm
+from test_swarm import swarm
 from vpn import Authority, OpenVpnServer, WireGuardPeer
 
 from gateway.demo import mariadb, postgres
@@ -655,7 +656,7 @@ def test_a_swarm_with_a_gateway_on_every_node(yard: Yard, swarm: tuple[Engine, E
             node.load_busybox()
             copy = f"docker -H {yard.engine.url} save gateway | docker -H {node.url} load"
             subprocess.run(["sh", "-c", copy], check=True, timeout=120, capture_output=True)
-        with inside("gw-sw0"):
+        with inside(SPACES[0]):
             run(
                 f"set -e; ip addr add 10.77.0.254/24 dev {BRIDGE}; ip addr add {REMOTE}/32 dev lo;"
                 "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet;"

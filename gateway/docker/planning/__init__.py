@@ -46,8 +46,7 @@ def plan(
     draft.warnings += address_warnings(draft)
     attach(draft)
     reattach_stopped_gateway(draft)
-    if draft.options.services and observed.swarm.leader:
-        update_services(draft)
+    update_services(draft)
     detach(draft)
     remove_networks(draft)
     volumes = tuple(_volumes(draft))

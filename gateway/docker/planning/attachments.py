@@ -3,11 +3,12 @@
 from gateway.docker import labels
 from gateway.docker.consumers import networks_of_sources
 from gateway.docker.model import LIVE, RUNNING, Container, EndpointInfo
-from gateway.docker.plan import Action, Standing, Verb, carried
+from gateway.docker.plan import Action, Standing, Verb
 from gateway.docker.planning.draft import Draft
 from gateway.docker.planning.joined import joined
 from gateway.docker.planning.networks import no_overlay
 from gateway.docker.planning.own import other_address, own_addresses, without_network
+from gateway.docker.planning.own_service import own_task
 from gateway.docker.planning.shadows import container_shadows
 from gateway.docker.trouble import Blocked
 
@@ -47,7 +48,7 @@ def detach(draft: Draft) -> None:
 def _wanted(draft: Draft, container: Container) -> dict[str, tuple[str, ...]]:
     """The networks that a container should be on, with its aliases there."""
     if container.id == draft.observed.own:
-        return {name: carried(draft.desired, name) for name in draft.options.networks}
+        return {name: draft.own_names(name) for name in draft.options.networks}
     wish = draft.wish(container.name, container.name, container.labels)
     if wish is None:
         _idle(draft, container)
@@ -81,6 +82,9 @@ def _age(container: Container) -> tuple[int, str]:
 
 def _attachment(draft: Draft, container: Container, name: str, aliases: tuple[str, ...]) -> None:
     endpoint = container.endpoints.get(name)
+    if container.id == draft.observed.own and container.is_task:
+        _tell(draft, container, name, *own_task(draft, container, name))
+        return
     if container.id != draft.observed.own and {container.name.lower(), container.hostname} & draft.taken(name):
         message = "a backend has the name or host name of the container: rename one of them"
         _tell(draft, container, name, Standing.BLOCKED, Blocked.ALIAS_CONFLICT, message)

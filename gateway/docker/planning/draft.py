@@ -174,9 +174,15 @@ class Draft:
             self.warnings.append(f"{who}: {error}: it gets no network of its own")
             return []
 
+    def own_names(self, network: str) -> tuple[str, ...]:
+        """Return the gateway's own aliases on a network."""
+        peers, there = self.options.peers, self.known.get(network)
+        of_swarm = there.scope == "swarm" if there else self.driver(self.options.networks[network]) == "overlay"
+        return carried(self.desired, network) + ((peers.name,) if peers is not None and of_swarm else ())
+
     def taken(self, network: str) -> set[str]:
         """The names on a network that are backends'; names of hosts have no case (RFC 4343)."""
-        return {each.lower() for each in carried(self.desired, network)}
+        return {each.lower() for each in self.own_names(network)}
 
     def tell(
         self,

@@ -5,7 +5,7 @@ from typing import Any
 
 from gateway.docker.grants import SWARM_SERVICE, owner
 from gateway.docker.labels import Wish
-from gateway.docker.model import Service
+from gateway.docker.model import NetworkInfo, Service
 from gateway.docker.plan import Action, Standing, Verb
 from gateway.docker.planning.draft import Draft, Holder
 from gateway.docker.planning.shadows import service_shadows
@@ -13,13 +13,24 @@ from gateway.docker.trouble import Blocked
 
 
 def update_services(draft: Draft) -> None:
-    """Every service whose networks are not those that it should have."""
+    """Every service whose networks are not those that it should have; a manager sees them, and the leader acts."""
+    if draft.observed.services_hidden:
+        draft.warnings.append(
+            "labelled services are not shown: the proxy before the engine refuses GET /services"
+            " (configs/docker/socket-proxy-leader.yaml allows it)"
+        )
     for service in draft.observed.services:
         networks, wanted = _attached(draft, service)
-        for network_id, aliases in service.networks.items():
-            if draft.desired.mark in aliases and network_id not in wanted:
-                del networks[network_id]
-        _update(draft, service, networks)
+        if _acts(draft):
+            for network_id, aliases in service.networks.items():
+                if draft.desired.mark in aliases and network_id not in wanted:
+                    del networks[network_id]
+            _update(draft, service, networks)
+
+
+def _acts(draft: Draft) -> bool:
+    """Return whether this agent updates services."""
+    return draft.options.services and draft.observed.swarm.leader
 
 
 def networks_wanted(draft: Draft, service: Service) -> list[str]:
@@ -60,14 +71,14 @@ def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]]
             continue
         wanted.add(there.id)
         found = networks.get(there.id)
-        hindrance = _hindrance(draft, service, name, wish, found)
+        hindrance = _hindrance(draft, service, there, wish, found)
         if hindrance is not None:
             tell(name, *hindrance)
             continue
         aliases = frozenset(wish.aliases) | {mark}
         if found is None or (mark in found and found != aliases):
             networks[there.id] = aliases
-            tell(name, Standing.PENDING)
+            tell(name, *_to_change(draft))
         elif aliases - {mark} <= found:
             tell(name, Standing.ATTACHED)
         else:
@@ -76,15 +87,36 @@ def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]]
 
 
 def _hindrance(
-    draft: Draft, service: Service, name: str, wish: Wish, found: frozenset[str] | None
+    draft: Draft, service: Service, there: NetworkInfo, wish: Wish, found: frozenset[str] | None
 ) -> tuple[Standing, Blocked, str] | None:
     """How it stands on a network where it cannot have what it asks for; None: it can."""
-    if told := service_shadows(draft, service, name, wish.aliases):
+    if found is None and there.scope != "swarm":
+        return Standing.BLOCKED, Blocked.LOCAL_NETWORK, _local(draft, there)
+    if told := service_shadows(draft, service, there.name, wish.aliases):
         if found is None:
             return Standing.BLOCKED, Blocked.NAME_CONFLICT, told
         return Standing.DRIFTED, Blocked.NAME_CONFLICT, f"{told}; it stays attached: its tasks would restart"
-    conflict = _conflict(draft, service, name, wish, found or frozenset())
+    conflict = _conflict(draft, service, there.name, wish, found or frozenset())
     return (Standing.BLOCKED, Blocked.ALIAS_CONFLICT, conflict) if conflict else None
+
+
+def _local(draft: Draft, there: NetworkInfo) -> str:
+    return (
+        f"network {there.name} ({there.driver}) exists on one node only, and tasks run on any node: name an overlay"
+        f" in the service's label {draft.label('network')}"
+    )
+
+
+def _to_change(draft: Draft) -> tuple[Standing, Blocked | None, str]:
+    """Return the state of a network that the specification lacks."""
+    if not draft.options.services:
+        message = (
+            "docker.services is false: set it to true, and the gateway adds the network; the service's tasks restart"
+        )
+        return Standing.BLOCKED, Blocked.SERVICES_OFF, message
+    if not draft.observed.swarm.leader:
+        return Standing.PENDING, None, "the agent on the swarm's leading manager adds the network"
+    return Standing.PENDING, None, ""
 
 
 def _conflict(draft: Draft, service: Service, name: str, wish: Wish, found: frozenset[str]) -> str:

@@ -1,0 +1,127 @@
+"""Two ways to know the clients of another node: a gateway of their own node by name, and agents that tell each other.
+
+For the first: which of two gateways Docker's name server gives to a container on an overlay and on a network of its
+node, and which when the gateway of the node has stopped. For the second: how soon a container of the other node is
+let in by label after its start and after a restart of either agent, and how soon it is forgotten.
+
+Usage: python bench/swarm_ways.py [ROUNDS]     as root; starts two engines of its own
+"""
+
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "rig"), str(Path(__file__).parents[1])]
+
+from engines import Engine
+from swarms import two_nodes
+from test_docker import SAYING
+from test_swarm import Agent, with_peers
+
+ASKED = 20
+
+
+def main() -> None:
+    """Run and print."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    with tempfile.TemporaryDirectory(prefix="gateway-swarm-") as folder, two_nodes(Path(folder)) as (manager, worker):
+        by_name(manager, worker)
+        told(manager, worker, Path(folder), rounds)
+
+
+def by_name(manager: Engine, worker: Engine) -> None:
+    """A gateway of the node by name."""
+    print("a gateway of the node, by name: the first address of orders, of so many answers")
+    overlays = {"overlay": (), "overlay-internal": ("--internal",)}
+    locals_ = {"a-node": (), "z-node": (), "a-node-internal": ("--internal",)}
+    for name, options in overlays.items():
+        manager.docker("network", "create", "-d", "overlay", "--attachable", *options, name)
+    for number, engine in enumerate((manager, worker), 1):
+        engine.run(f"gateway-{number}")
+        for name, options in locals_.items():
+            engine.docker("network", "create", *options, name)
+        for name in (*overlays, *locals_):
+            engine.docker("network", "connect", "--alias", "orders", name, f"gateway-{number}")
+    own = worker.inspect("gateway-2")["NetworkSettings"]["Networks"]
+    other = manager.inspect("gateway-1")["NetworkSettings"]["Networks"]
+    whose = {other[name]["IPAddress"]: "of the other node, over the overlay" for name in overlays}
+    whose |= {own[name]["IPAddress"]: "of its node, over the overlay" for name in overlays}
+    whose |= {own[name]["IPAddress"]: "of its node, on the network of the node" for name in locals_}
+
+    def ask(label: str) -> None:
+        answers = Counter(whose.get(resolved(worker, "app"), "unknown") for _ in range(ASKED))
+        print(f"  {label}: {', '.join(f'{count} {who}' for who, count in answers.most_common())}")
+
+    for overlay, local, swapped in itertools.product(overlays, locals_, (False, True)):
+        first, second = (local, overlay) if swapped else (overlay, local)
+        worker.run("app", "--network", first)
+        worker.docker("network", "connect", second, "app")
+        ask(f"{first} and then {second}")
+        worker.docker("rm", "-f", "app")
+    worker.run("app", "--network", "overlay")
+    worker.docker("stop", "-t", "0", "gateway-2")
+    ask("overlay, its node's gateway stopped")
+    worker.docker("rm", "-f", "app")
+    for number, engine in enumerate((manager, worker), 1):
+        engine.docker("rm", "-f", f"gateway-{number}")
+
+
+def resolved(engine: Engine, container: str) -> str:
+    """The first address of `orders`."""
+    told = engine.docker("exec", container, "nslookup", "-type=a", "orders", check=False).stdout
+    found = [line.split()[-1] for line in told.partition("Name:")[2].splitlines() if line.startswith("Address")]
+    return found[0] if found else ""
+
+
+def told(manager: Engine, worker: Engine, folder: Path, rounds: int) -> None:
+    """Agents that tell each other."""
+    manager.docker("network", "create", "--subnet", "10.77.1.0/24", "far")
+    manager.run_python("db", SAYING.format(words="orders-here", seconds=0), "--network", "far", "--ip", "10.77.1.10")
+    backend = (
+        "{orders: {kind: tcp, targets: ['10.77.1.10:3306'], listen: 0.0.0.0:3306, allow: {label: gateway.backends}}}"
+    )
+    one = with_peers(Agent(manager, folder / "one", "node-1")).begin(backend)
+    manager.docker("network", "connect", "far", "gateway")
+    idle = '{idle: {kind: tcp, targets: ["127.0.0.1:9"], listen: 0.0.0.0:13306}}'
+    with_peers(Agent(worker, folder / "two", "node-2")).begin(idle)
+    one.wait(lambda: one.heard() == {"node-2": 1}, timeout=60)  # its own container
+    print("agents that tell each other")
+    took = []
+    for _ in range(rounds):
+        worker.run("app", "--network", "mesh", "--label", "gateway.backends=orders")
+        took.append(one.wait(lambda: one.says_in(worker, "app") == "orders-here", timeout=30))
+        worker.docker("rm", "-f", "app")
+    show(f"{rounds} starts: let in by label", took)
+    worker.run("app", "--network", "mesh", "--label", "gateway.backends=orders")
+    forgotten = []
+    for _ in range(rounds):
+        one.wait(lambda: one.heard() == {"node-2": 2}, timeout=30)
+        worker.docker("kill", "app")
+        forgotten.append(one.wait(lambda: one.heard() == {"node-2": 1}, timeout=30))
+        worker.docker("start", "app")
+    show(f"{rounds} kills: forgotten by the other node", forgotten)
+    took = []
+    for at in range(rounds):
+        (manager if at % 2 else worker).docker("restart", "-t", "1", "gateway", timeout=60)
+        took.append(one.wait(lambda: one.says_in(worker, "app") == "orders-here", timeout=60))
+    show(f"{rounds} restarts of either agent: let in again", took)
+    before = [one.wait(lambda: one.says_in(worker, "app") == "orders-here", timeout=30) for _ in range(rounds)]
+    show(f"{rounds} queries of a known container, with docker exec", before)
+    worker.docker("kill", "gateway")
+    lost = one.wait(lambda: one.heard() == {}, timeout=60)
+    show("its agent killed: not let in any more", [lost])
+
+
+def show(what: str, took: list[float]) -> None:
+    """Print a line."""
+    print(f"  {what} after {statistics.median(took):.2f} s, at worst {max(took):.2f} s")
+
+
+if __name__ == "__main__":
+    began = time.monotonic()
+    main()
+    print(f"in {time.monotonic() - began:.0f} s")

@@ -1,0 +1,166 @@
+"""The reports that agents exchange, and the consumers that follow from them. Pure."""
+
+import ipaddress
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from gateway.docker.consumers import Consumer
+from gateway.docker.grants import granted
+from gateway.docker.model import Observed
+from gateway.docker.options import Grant
+from gateway.text import one_line
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """A network of the swarm that this gateway is on, where it meets the agents of other nodes.
+
+    Args:
+        network: The network's ID, the same on every node.
+        name: The network's name.
+        address: The gateway's address on it.
+        subnets: The network's addresses.
+    """
+
+    network: str
+    name: str
+    address: str
+    subnets: tuple[str, ...] = ()
+
+    def holds(self, address: str) -> bool:
+        """Whether an address is one of the network's."""
+        found = ipaddress.ip_address(address)
+        return any(found in ipaddress.ip_network(subnet, strict=False) for subnet in self.subnets)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That a container has an address.
+
+    Args:
+        address: On the network that the claim is about.
+        id: The container's ID.
+        name: The container's name.
+        labels: Those that count, see `gateway.docker.images`.
+    """
+
+    address: str
+    id: str
+    name: str
+    labels: Mapping[str, str] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that one agent knows of one network.
+
+    Args:
+        instance: The agent's name.
+        address: The agent's address on the network.
+        network: The network's ID.
+        claims: The containers of the agent's engine on it.
+    """
+
+    instance: str
+    address: str
+    network: str
+    claims: tuple[Claim, ...] = ()
+
+
+def meetings(observed: Observed) -> tuple[Meeting, ...]:
+    """The networks of the swarm that the gateway's own container is on."""
+    own = next((each for each in observed.containers if each.id == observed.own), None)
+    by_id = {each.id: each for each in observed.networks if each.scope == "swarm"}
+    if own is None:
+        return ()
+    return tuple(
+        Meeting(endpoint.network_id, name, endpoint.addresses[0], by_id[endpoint.network_id].subnets)
+        for name, endpoint in sorted(own.endpoints.items())
+        if endpoint.network_id in by_id and endpoint.addresses
+    )
+
+
+def report(instance: str, meeting: Meeting, observed: Observed, known: Mapping[str, Consumer]) -> Report:
+    """Make this agent's report about one network.
+
+    Args:
+        instance: This agent's name.
+        meeting: The network.
+        observed: The last look at this engine.
+        known: This engine's containers by address: one that has ended since the look is not among them.
+    """
+    claims = (
+        Claim(address, each.id, each.name, dict(each.labels))
+        for each in observed.containers
+        for endpoint in each.endpoints.values()
+        if endpoint.network_id == meeting.network
+        for address in endpoint.addresses
+        if (who := known.get(address)) is not None and who.id == each.id
+    )
+    return Report(instance, meeting.address, meeting.network, tuple(claims))
+
+
+def written(sent: Report) -> bytes:
+    """Encode a report as one line."""
+    claims = [[each.address, each.id, each.name, dict(each.labels)] for each in sent.claims]
+    line = {"instance": sent.instance, "address": sent.address, "network": sent.network, "containers": claims}
+    return json.dumps(line, separators=(",", ":")).encode() + b"\n"
+
+
+def read(line: bytes, meeting: Meeting, peer: str) -> Report:
+    """Decode a report.
+
+    Args:
+        line: The received line.
+        meeting: The network on which it was received.
+        peer: The address that was connected to.
+
+    Raises:
+        ValueError: The line is not a report, or not one about this network from this peer.
+    """
+    try:
+        decoded = json.loads(line)
+        claims = tuple(
+            Claim(str(address), str(container), one_line(str(name)), {str(k): str(v) for k, v in labels.items()})
+            for address, container, name, labels in decoded["containers"]
+        )
+        found = Report(one_line(str(decoded["instance"])), str(decoded["address"]), str(decoded["network"]), claims)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"its report cannot be read ({type(error).__name__}): is it another version?") from error
+    if (found.address, found.network) != (peer, meeting.network):
+        raise ValueError(f"its report is that of {one_line(found.address)}, not of {peer}")
+    if strange := [each.address for each in claims if not meeting.holds(each.address)]:
+        raise ValueError(
+            f"its report names {one_line(strange[0])}, which is not an address of network {meeting.name}"
+        )
+    return found
+
+
+def consumers(sent: Report, grants: tuple[Grant, ...], *, strict: bool) -> dict[str, Consumer]:
+    """Map the addresses in one report to consumers.
+
+    Args:
+        sent: The report.
+        grants: This gateway's.
+        strict: Whether only these count.
+    """
+    found = {}
+    for each in sent.claims:
+        given = granted(grants, each.name, each.labels)
+        backends = frozenset(given.backends) if given else frozenset()
+        # Containers of two nodes may have the same name.
+        name = f"{each.name}@{sent.instance}"
+        found[each.address] = Consumer(name, each.id, dict(each.labels), backends, strict)
+    return found
+
+
+def merged(parts: Iterable[Mapping[str, Consumer]]) -> dict[str, Consumer]:
+    """Join the consumers of all agents; leave out an address that two containers claim."""
+    found: dict[str, Consumer] = {}
+    contested: set[str] = set()
+    for part in parts:
+        for address, who in part.items():
+            if found.setdefault(address, who).id != who.id:
+                contested.add(address)
+    return {address: who for address, who in found.items() if address not in contested}

@@ -1,0 +1,47 @@
+"""TLS 1.3 between agents, authenticated by a pre-shared key (RFC 8446, section 2.2) and no certificate."""
+
+import hashlib
+import ssl
+
+from gateway.contracts import Secret
+from gateway.errors import GatewayError
+
+SUPPORTED = bool(getattr(ssl, "HAS_PSK", False))
+"""Whether Python's TLS can do this: from 3.13 on."""
+NOT_SUPPORTED = "needs Python 3.13 or newer, for TLS with a shared key: the gateway's image has it"
+LEAST = 32
+"""Characters of the secret: a peer in a handshake can test guesses offline."""
+_IDENTITY = "gateway"
+
+
+def contexts(secret: Secret) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Make the server's and the client's TLS context; may block.
+
+    Args:
+        secret: The pre-shared secret, the same on every node.
+
+    Raises:
+        GatewayError: The secret cannot be read or is too short, or Python is too old.
+    """
+    if not SUPPORTED:
+        raise GatewayError(f"docker.peers: {NOT_SUPPORTED}")
+    try:
+        text = secret.reveal()
+    except OSError as error:
+        raise GatewayError(f"docker.peers.secret_file: {secret.shown}: {error.strerror}") from error
+    if len(text) < LEAST:
+        raise GatewayError(
+            f"docker.peers.secret_file: {secret.shown}: is shorter than {LEAST} characters: make one with"
+            " openssl rand -hex 32"
+        )
+    key = hashlib.sha256(b"gateway peers\0" + text.encode()).digest()
+    listening, connecting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for context in (listening, connecting):
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+    listening.num_tickets = 0
+    # The client trusts no certificate authority, so a server with a certificate instead of the key is refused.
+    connecting.check_hostname = False
+    connecting.verify_mode = ssl.CERT_REQUIRED
+    listening.set_psk_server_callback(lambda _: key, None)
+    connecting.set_psk_client_callback(lambda _: (_IDENTITY, key))
+    return listening, connecting

@@ -1,0 +1,64 @@
+"""Two engines in one swarm: a manager and a worker, each in a network namespace of its own, joined by a bridge."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from engines import Engine
+from netns import inside, run
+from pyroute2 import netns  # type: ignore[import-untyped]
+
+BRIDGE = "gw-swbr"
+"""Between the nodes, in the namespace `SPACES[0]`."""
+SPACES = [f"gw-{os.getpid()}-sw{number}" for number in range(3)]
+"""Namespaces: the middle, the manager's and the worker's; those of another run on this machine are others."""
+
+
+def ip(*arguments: str) -> None:
+    """Run `ip`."""
+    subprocess.run(["ip", *arguments], check=True, timeout=10, capture_output=True)
+
+
+@contextlib.contextmanager
+def two_nodes(folder: Path) -> Iterator[tuple[Engine, Engine]]:
+    """The manager and the worker, until the block ends."""
+    engines: list[Engine] = []
+    middle, *nodes = SPACES
+    for space in SPACES:
+        if space in netns.listnetns():
+            ip("netns", "del", space)
+        ip("netns", "add", space)
+        ip("-n", space, "link", "set", "lo", "up")
+    try:
+        ip("-n", middle, "link", "add", BRIDGE, "type", "bridge")
+        ip("-n", middle, "link", "set", BRIDGE, "up")
+        for at, space in enumerate(nodes, 1):
+            ends = ("netns", middle, "type", "veth", "peer", "name", "eth0", "netns", space)
+            ip("link", "add", f"gw-v{at}", *ends)
+            ip("-n", middle, "link", "set", f"gw-v{at}", "master", BRIDGE, "up")
+            ip("-n", space, "addr", "add", f"10.77.0.{at}/24", "dev", "eth0")
+            ip("-n", space, "link", "set", "eth0", "up")
+            ip("-n", space, "route", "add", "default", "via", "10.77.0.254")
+            with inside(space):
+                # No name server and no registry are there, and that shall show at once.
+                for proto in ("udp", "tcp"):
+                    run(f"iptables -A OUTPUT -o eth0 -p {proto} --dport 53 -j REJECT")
+        for at, space in enumerate(nodes, 1):
+            engine = Engine(folder / f"node{at}", space).start()
+            engines.append(engine)
+            engine.load_busybox()
+            engine.load_host()
+        manager, worker = engines
+        manager.docker("swarm", "init", "--advertise-addr", "10.77.0.1")
+        token = manager.docker("swarm", "join-token", "-q", "worker").stdout.strip()
+        worker.docker("swarm", "join", "--token", token, "10.77.0.1:2377")
+        yield manager, worker
+    finally:
+        for engine in reversed(engines):
+            engine.docker("swarm", "leave", "--force", check=False)
+            engine.stop()
+        for space in SPACES:
+            with contextlib.suppress(subprocess.CalledProcessError):
+                ip("netns", "del", space)

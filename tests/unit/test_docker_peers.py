@@ -1,0 +1,322 @@
+"""Peers that exchange container addresses: what an agent accepts, and from whom."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.contracts import Secret
+from gateway.demo.process import free_port
+from gateway.docker.consumers import Consumer, Directory
+from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
+from gateway.docker.options import Grant, PeerOptions
+from gateway.docker.peers import following
+from gateway.docker.peers.claims import Claim, Meeting, Report, consumers, meetings, merged, read, report, written
+from gateway.docker.peers.keys import SUPPORTED, contexts
+from gateway.docker.peers.unit import Peers
+from gateway.errors import GatewayError
+from gateway.supervision.backoff import BackoffPolicy
+
+MESH = NetworkInfo("n-mesh", "mesh", "overlay", "swarm", attachable=True, subnets=("127.0.0.0/24",))
+BRIDGE = NetworkInfo("n-bridge", "bridge", "bridge", "local", attachable=False, subnets=("172.17.0.0/16",))
+HERE = Meeting("n-mesh", "mesh", "127.0.0.1", MESH.subnets)
+NAMES_ORDERS = {"gateway.backends": "orders"}
+needs_psk = pytest.mark.skipif(not SUPPORTED, reason="TLS with a shared key: Python 3.13")
+
+
+def container(name: str, **addresses: str) -> Container:
+    endpoints = {
+        network: EndpointInfo(f"n-{network}", f"e-{name}", (address,)) for network, address in addresses.items()
+    }
+    return Container(f"id-{name}", name, "running", NAMES_ORDERS, "bridge", endpoints)
+
+
+def observed(*there: Container, address: str = "127.0.0.1") -> Observed:
+    own = container("gateway", mesh=address)
+    return Observed((own, *there), (MESH, BRIDGE), own=own.id)
+
+
+def known(*there: Container) -> dict[str, Consumer]:
+    return {
+        address: Consumer(each.name, each.id, dict(each.labels))
+        for each in there
+        for endpoint in each.endpoints.values()
+        for address in endpoint.addresses
+    }
+
+
+def claim(address: str, name: str = "app") -> Claim:
+    return Claim(address, f"id-{name}", name, NAMES_ORDERS)
+
+
+def test_only_what_is_on_a_network_of_the_swarm_is_told_and_not_what_has_ended() -> None:
+    app, other, gone = (
+        container("app", mesh="127.0.0.7", bridge="172.17.0.3"),
+        container("other", bridge="172.17.0.4"),
+        container("gone", mesh="127.0.0.8"),
+    )
+    seen = observed(app, other, gone)
+    (meeting,) = meetings(seen)
+    assert meeting == HERE
+    told = report("node-1", meeting, seen, known(app, other))
+    assert told == Report("node-1", "127.0.0.1", "n-mesh", (claim("127.0.0.7"),))
+    assert read(written(told), HERE, "127.0.0.1") == told
+    assert meetings(replace(seen, own=None)) == ()
+
+
+@pytest.mark.parametrize(
+    ("told", "wrong"),
+    [
+        (Report("node-2", "127.0.0.3", "n-mesh"), "is that of 127.0.0.3, not of 127.0.0.2"),
+        (Report("node-2", "127.0.0.2", "n-else"), "is that of"),
+        (Report("node-2", "127.0.0.2", "n-mesh", (claim("172.17.0.3"),)), "not an address of network mesh"),
+        (Report("node-2", "127.0.0.2", "n-mesh", (claim("nonsense"),)), "nonsense"),
+    ],
+)
+def test_a_report_about_anything_else_is_refused(told: Report, wrong: str) -> None:
+    with pytest.raises(ValueError, match=wrong):
+        read(written(told), HERE, "127.0.0.2")
+    for line in (b"[]\n", b"{}\n", b"\xff\n", b'{"containers": [1]}\n'):
+        with pytest.raises(ValueError, match="cannot be read"):
+            read(line, HERE, "127.0.0.2")
+
+
+def test_a_container_of_another_node_is_admitted_as_one_of_this_node_is() -> None:
+    told = [
+        Report("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"), claim("127.0.0.9", "batch-1"))),
+        Report("node-3", "127.0.0.3", "n-mesh", (claim("127.0.0.8"),)),
+    ]
+    grants = (Grant(("reports",), container="batch-*"),)
+    found = merged(consumers(each, grants, strict=False) for each in told)
+    assert [found[f"127.0.0.{at}"].name for at in (7, 8, 9)] == ["app@node-2", "app@node-3", "batch-1@node-2"]
+    assert found["127.0.0.7"].has("gateway.backends", "orders")
+    assert found["127.0.0.9"].has("gateway.backends", "reports")
+    strict = merged(consumers(each, grants, strict=True) for each in told)
+    assert not strict["127.0.0.7"].has("gateway.backends", "orders")
+    assert strict["127.0.0.9"].has("gateway.backends", "reports")
+
+
+def test_an_address_that_two_nodes_claim_is_nobodys() -> None:
+    told = [
+        Report("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"), claim("127.0.0.8", "same"))),
+        Report("node-3", "127.0.0.3", "n-mesh", (claim("127.0.0.7", "thief"), claim("127.0.0.8", "same"))),
+    ]
+    assert set(merged(consumers(each, (), strict=False) for each in told)) == {"127.0.0.8"}
+
+
+async def test_what_this_engine_says_goes_before_what_others_tell() -> None:
+    directory = Directory(lambda: None)
+    app = container("app", mesh="127.0.0.7")
+    directory.elsewhere({each: Consumer("far@node-2", "far", {}) for each in ("127.0.0.7", "127.0.0.8")})
+    directory.renew((app,), 0.0, None)
+    assert [directory.known(f"127.0.0.{at}").name for at in (7, 8)] == ["app", "far@node-2"]  # type: ignore[union-attr]
+    directory.forget("id-app")  # not "far", which may be anything now
+    assert directory.known("127.0.0.7") is None
+    assert directory.here == {}
+
+
+@needs_psk
+def test_a_secret_must_be_there_and_long(tmp_path: Path) -> None:
+    with pytest.raises(GatewayError, match=r"secret_file: .*gone: No such file"):
+        contexts(Secret(path=tmp_path / "gone"))
+    with pytest.raises(GatewayError, match="shorter than 32 characters"):
+        contexts(Secret("short"))
+
+
+class Node:
+    """An agent on an address of loopback, with an engine that is only what the test says."""
+
+    def __init__(self, number: int, port: int, secret: str) -> None:
+        self.address = f"127.0.0.{number}"
+        self.directory = Directory(lambda: None)
+        self.strict = False
+        self.seen = observed(address=self.address)
+        options = PeerOptions(Secret(secret), port)
+        self.peers = Peers(options, f"node-{number}", (), lambda: self.strict, lambda: self.seen, self.directory)
+
+    def runs(self, *there: Container) -> None:
+        self.seen = observed(*there, address=self.address)
+        self.directory.renew(self.seen.containers, 0.0, None)
+
+    def names(self) -> set[str]:
+        return {each.name for each in self.directory.everybody()}
+
+
+@contextlib.asynccontextmanager
+async def running(*nodes: Node) -> AsyncIterator[list["asyncio.Task[None]"]]:
+    tasks = [asyncio.ensure_future(each.peers.run(lambda: None)) for each in nodes]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until(condition: Callable[[], bool], within: float = 30.0) -> None:
+    async with asyncio.timeout(within):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def named(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The addresses that the name server gives: it is the engine's, and not here."""
+    found: set[str] = set()
+
+    async def lookup(_: Any, host: str, port: int, **__: Any) -> list[Any]:
+        assert host == "gw-peers.mesh"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in sorted(found)]
+
+    monkeypatch.setattr(asyncio.base_events.BaseEventLoop, "getaddrinfo", lookup)
+    return found
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.2, and its key."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subject = ("-subj", "/CN=127.0.0.2", "-addext", "subjectAltName=IP:127.0.0.2")
+    made = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", *subject)
+    subprocess.run([*made, "-keyout", key, "-out", cert], check=True, capture_output=True, timeout=20)
+    return cert, key
+
+
+SECRET = "0123456789abcdef" * 2
+
+
+@needs_psk
+async def test_two_agents_know_each_others_containers_while_both_run(named: set[str]) -> None:
+    port = free_port()
+    one, two = Node(1, port, SECRET), Node(2, port, SECRET)
+    app = container("app", mesh="127.0.0.7")
+    two.runs(app)
+    named.update({"127.0.0.1", "127.0.0.2"})
+    async with running(one, two) as (_, second):
+        await until(lambda: "app@node-2" in one.names())
+        assert [each.report.instance for each in one.peers.known if each.report] == ["node-2"]
+        assert one.directory.known("127.0.0.7").has("gateway.backends", "orders")  # type: ignore[union-attr]
+        one.strict = True  # a reload
+        await until(lambda: not one.directory.known("127.0.0.7").has("gateway.backends", "orders"))  # type: ignore[union-attr]
+        two.directory.forget("id-app")  # an event
+        await until(lambda: "app@node-2" not in one.names())
+        two.runs(app, container("late", mesh="127.0.0.8"))
+        await until(lambda: "late@node-2" in one.names())
+        second.cancel()
+        await until(lambda: "late@node-2" not in one.names())
+        assert any("127.0.0.2" in line for line in one.peers.warnings())
+
+
+@needs_psk
+async def test_an_agent_that_the_name_server_does_not_tell_of_is_met_when_it_connects(named: set[str]) -> None:
+    port = free_port()
+    one, two = Node(1, port, SECRET), Node(2, port, SECRET)
+    two.runs(container("app", mesh="127.0.0.7"))
+    named.add("127.0.0.1")  # so that only node 2 finds node 1
+    async with running(one, two):
+        await until(lambda: "app@node-2" in one.names())
+
+
+@needs_psk
+async def test_an_agent_that_is_back_is_followed_when_it_connects_and_not_after_the_longest_wait(
+    named: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "_RECONNECT", BackoffPolicy(first=600.0, cap=600.0, floor=600.0))
+    port = free_port()
+    one, two = Node(1, port, SECRET), Node(2, port, SECRET)
+    two.runs(container("app", mesh="127.0.0.7"))
+    named.update({"127.0.0.1", "127.0.0.2"})
+    async with running(one):
+        await until(lambda: any("127.0.0.2" in line and "Connect" in line for line in one.peers.warnings()))
+        async with running(two):
+            await until(lambda: "app@node-2" in one.names())
+
+
+@needs_psk
+async def test_one_without_the_secret_is_neither_told_nor_believed(named: set[str]) -> None:
+    port = free_port()
+    one, two = Node(1, port, SECRET), Node(2, port, SECRET[::-1])
+    for each, name in ((one, "mine"), (two, "app")):
+        each.runs(container(name, mesh=f"127.0.0.{7 if each is one else 8}"))
+    named.update({"127.0.0.1", "127.0.0.2"})
+    async with running(one, two):
+        await until(lambda: any("TLS handshake failed" in line for line in one.peers.warnings()))
+        await until(lambda: any("TLS handshake failed" in line for line in two.peers.warnings()))
+        assert one.names() == {"gateway", "mine"}
+        assert two.names() == {"gateway", "app"}
+
+
+@needs_psk
+async def test_a_certificate_does_not_stand_in_for_the_key(named: set[str], certificate: tuple[Path, Path]) -> None:
+    cert, key = certificate
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    port, lie = free_port(), written(Report("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"),)))
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(lie)
+        await writer.drain()
+
+    one = Node(1, port, SECRET)
+    named.add("127.0.0.2")
+    server = await asyncio.start_server(serve, "127.0.0.2", port, ssl=context)
+    async with server, running(one):
+        await until(lambda: any("127.0.0.2" in line and "handshake" in line for line in one.peers.warnings()))
+        assert "app@node-2" not in one.names()
+
+
+@needs_psk
+async def test_an_agent_that_falls_silent_is_not_believed_any_more(
+    named: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "SILENCE", 1.0)
+    port = free_port()
+    listening, _ = contexts(Secret(SECRET))
+    line = written(Report("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"),)))
+    silent = asyncio.Event()
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(line)
+        await writer.drain()
+        await silent.wait()
+
+    one = Node(1, port, SECRET)
+    named.add("127.0.0.2")
+    server = await asyncio.start_server(serve, "127.0.0.2", port, ssl=listening)
+    async with running(one):
+        await until(lambda: "app@node-2" in one.names())
+        server.close()
+        await until(lambda: "app@node-2" not in one.names())
+        silent.set()
+
+
+@needs_psk
+async def test_one_address_without_the_secret_takes_few_descriptors_and_keeps_no_agent_out(named: set[str]) -> None:
+    port = free_port()
+    one, two = Node(1, port, SECRET), Node(2, port, SECRET)
+    two.runs(container("app", mesh="127.0.0.7"))
+    async with running(one), contextlib.AsyncExitStack() as stack:
+        await until(lambda: not socket_is_free(port))
+        ended = 0
+        for _ in range(20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.9", 0))
+            stack.callback(writer.close)
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(0.2):
+                    ended += not await reader.read(1)
+        assert ended >= 18
+        named.add("127.0.0.1")
+        async with running(two):
+            await until(lambda: "app@node-2" in one.names())
+
+
+def socket_is_free(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) != 0
