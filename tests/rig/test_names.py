@@ -64,7 +64,7 @@ def shop(site: Site) -> None:
     """A Compose project with a service `orders` of its own, and an app that opted in."""
     compose = site.folder / "compose.yaml"
     program = SAYING.format(words="the-shops-own", seconds=0)
-    volumes = [f"{path}:{path}:ro" for path in site.engine._python()]
+    volumes = [f"{path}:{path}:ro" for path in site.engine.python()]
     services = {
         "orders": {"image": "host", "command": ["python3", "-c", program], "volumes": volumes},
         "app": {"image": "busybox", "command": ["sleep", "9999"], "labels": {"gateway.enable": "true"}},
@@ -190,7 +190,7 @@ def test_a_network_is_made_anew_by_hand_although_the_gateway_keeps_it(site: Site
 def test_reload_names_a_file_that_was_replaced_under_its_mount(site: Site) -> None:
     site.write()
     path, place = site.folder / "gateway.yaml", "/run/gateway.yaml"
-    volumes = [f"-v{each}:{each}:ro" for each in site.engine._python()]
+    volumes = [f"-v{each}:{each}:ro" for each in site.engine.python()]
     site.engine.run(
         "gateway", "--network", "far", *volumes, f"-v{site.folder}:{site.folder}",
         f"-v{site.engine.folder}:{site.engine.folder}", f"-v{path}:{place}:ro", "-e", f"PYTHONPATH={Path.cwd()}",

@@ -177,7 +177,7 @@ class Draft:
     def own_names(self, network: str) -> tuple[str, ...]:
         """Return the gateway's own aliases on a network."""
         peers, there = self.options.peers, self.known.get(network)
-        of_swarm = there.scope == "swarm" if there else self.driver(self.options.networks[network]) == "overlay"
+        of_swarm = there.scope == "swarm" if there else self.driver(self.desired.network(network)) == "overlay"
         return carried(self.desired, network) + ((peers.name,) if peers is not None and of_swarm else ())
 
     def taken(self, network: str) -> set[str]:
