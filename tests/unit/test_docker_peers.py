@@ -261,8 +261,9 @@ async def test_a_certificate_does_not_stand_in_for_the_key(named: set[str], cert
     port, lie = free_port(), written(Report("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"),)))
 
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(lie)
-        await writer.drain()
+        with contextlib.closing(writer):
+            writer.write(lie)
+            await writer.drain()
 
     one = Node(1, port, SECRET)
     named.add("127.0.0.2")
@@ -280,12 +281,16 @@ async def test_an_agent_that_falls_silent_is_not_believed_any_more(
     port = free_port()
     listening, _ = contexts(Secret(SECRET))
     line = written(Report("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"),)))
-    silent = asyncio.Event()
+    silent, ended = asyncio.Event(), asyncio.Event()
 
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(line)
-        await writer.drain()
-        await silent.wait()
+        try:
+            writer.write(line)
+            await writer.drain()
+            await silent.wait()
+        finally:
+            writer.transport.abort()
+            ended.set()
 
     one = Node(1, port, SECRET)
     named.add("127.0.0.2")
@@ -295,6 +300,7 @@ async def test_an_agent_that_falls_silent_is_not_believed_any_more(
         server.close()
         await until(lambda: "app@node-2" not in one.names())
         silent.set()
+        await ended.wait()
 
 
 @needs_psk
