@@ -186,7 +186,7 @@ class Observer:
                 hosts=own_names[each.id][1],
                 endpoints={
                     name: replace(endpoint, aliases=self._aliases.get(endpoint.endpoint_id))
-                    if endpoint.aliases is None
+                    if endpoint.aliases is None and not each.is_task
                     else endpoint
                     for name, endpoint in each.endpoints.items()
                 },
