@@ -60,17 +60,17 @@ class Fleet:
             self._unit = f"docker #{next(self._numbers)}"
             self._supervisor.start(self._unit, self.reconciler)
 
-    def known(self, address: str) -> Consumer | None:
+    def lookup(self, address: str) -> Consumer | None:
         """See `gateway.forwarding.admission.Identity`."""
-        return self.reconciler.directory.known(address) if self.reconciler else None
+        return self.reconciler.directory.lookup(address) if self.reconciler else None
 
-    def stranger(self, address: str) -> bool:
+    def recently_unknown(self, address: str) -> bool:
         """See `gateway.forwarding.admission.Identity`."""
-        return self.reconciler is None or self.reconciler.directory.stranger(address)
+        return self.reconciler is None or self.reconciler.directory.recently_unknown(address)
 
-    async def find(self, address: str, within: float) -> Consumer | None:
+    async def wait_for(self, address: str, within: float) -> Consumer | None:
         """See `gateway.forwarding.admission.Identity`."""
-        return await self.reconciler.directory.find(address, within) if self.reconciler else None
+        return await self.reconciler.directory.wait_for(address, within) if self.reconciler else None
 
     def desired(self) -> "Desired":
         """What the configuration wants now."""

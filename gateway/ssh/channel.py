@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import asyncssh
 
-from gateway.contracts import Ending, Endpoint
+from gateway.contracts import CloseReason, Endpoint
 from gateway.measure import Histogram, Tap
 from gateway.ssh.doors import grant, grant_nothing, send_window, undelivered
 from gateway.ssh.outbox import PACKET, Outbox
@@ -78,14 +78,14 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
     def _measure(self, data: bytes) -> None:
         self.last_active = now = time.monotonic()
         if self._tap is not None:
-            self._tap.back(memoryview(data), now)
+            self._tap.on_response(memoryview(data), now)
             if self._tap.finished:
                 self._tap = None
         if self._asked:
-            if self._tap is None or self._tap.meter is None:
+            if self._tap is None or self._tap.tracker is None:
                 self._latency.observe(now - self._asked)
             self._asked = 0.0
-            self.answers += 1
+            self.responses += 1
 
     def eof_received(self) -> bool:
         """The backend has said everything; the other direction stays open."""
@@ -138,7 +138,7 @@ class StockRelay(ClientSide, asyncssh.SSHTCPSession[bytes]):
             return
         self._asked = self.last_active
         if self._tap is not None:
-            self._tap.forth(memoryview(data), self.last_active)
+            self._tap.on_request(memoryview(data), self.last_active)
         self.to_backend += len(data)
         try:
             channel.write(data)
@@ -240,4 +240,4 @@ class StockChannels:
 
 def _abort_late(relay: StockRelay, opening: asyncio.Task[_Opened]) -> None:
     if not opening.cancelled() and opening.exception() is None:
-        relay.abort(Ending.ABORTED)
+        relay.abort(CloseReason.ABORTED)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
 
-from gateway.relay.pages import pages
+from gateway.relay.mmap_buffer import mmap_buffer
 from gateway.ssh.doors import (
     DATA_OVERHEAD,
     MSG_CHANNEL_CLOSE,
@@ -32,7 +32,7 @@ _PLAIN_SIZE = _RECEIVE + 64 * 1024
 _GREETING = 255
 
 # One turn's scratch space, shared by all connections: nothing stays in it between two events.
-_PLAIN = pages(_PLAIN_SIZE)
+_PLAIN = mmap_buffer(_PLAIN_SIZE)
 _PLAIN_VIEW = memoryview(_PLAIN)
 
 _read_length = struct.Struct(">I").unpack_from
@@ -66,7 +66,7 @@ class Inbox:
         self._ended = ended
         self._closed = False
         self._plane = False
-        self._buffer = pages(_RECEIVE)
+        self._buffer = mmap_buffer(_RECEIVE)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
 

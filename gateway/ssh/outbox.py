@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from gateway.contracts import Ending
-from gateway.relay.pages import pages
-from gateway.relay.readiness import readiness
+from gateway.contracts import CloseReason
+from gateway.relay.mmap_buffer import mmap_buffer
+from gateway.relay.poller import poller
 from gateway.relay.send_buffer import SendBuffer
 from gateway.ssh.doors import DATA_OVERHEAD, MSG_CHANNEL_DATA, PlaneConnection
 from gateway.ssh.gcm import BLOCK, COUNTER_AT, MASK, MIN_PADDING, TAG, put_counter
@@ -39,7 +39,7 @@ CONTROL_LIMIT = 1024 * 1024
 """Bytes that wait for the socket beyond which nothing is received: a peer that asks and does not read its answers."""
 
 # One turn's scratch space, shared by all connections: nothing stays in it between two events.
-_SCRATCH = pages(_SLOT * SLOTS)
+_SCRATCH = mmap_buffer(_SLOT * SLOTS)
 _SCRATCH_VIEW = memoryview(_SCRATCH)
 SLOT_VIEWS = [_SCRATCH_VIEW[at * _SLOT + HEAD : at * _SLOT + HEAD + PACKET] for at in range(SLOTS)]
 """Where a relay reads what it wants sent; `Outbox.send_data` seals it from there."""
@@ -53,7 +53,7 @@ class Sender(Protocol):
     def resume_sending(self) -> None:
         """Send one turn's data now."""
 
-    def abort(self, ending: Ending) -> None:
+    def abort(self, ending: CloseReason) -> None:
         """Reset both ends now."""
 
 
@@ -85,7 +85,7 @@ class Outbox:
         self._changed = changed
         self._failed = failed
         self._closed = False
-        self._batch_view = memoryview(pages(_BATCH))
+        self._batch_view = memoryview(mmap_buffer(_BATCH))
         self._batched = 0
         self._batch_limit = _BATCH
         self._backlog = SendBuffer()
@@ -93,7 +93,7 @@ class Outbox:
         self._blocked_at = 0.0
         self._due = False
         self._packets_sent = self._bytes_sent = 0
-        self._ready = readiness()
+        self._ready = poller()
 
     @property
     def contended(self) -> bool:
@@ -228,7 +228,7 @@ class Outbox:
 
     def serve_soon(self) -> None:
         """Serve the relays that wait, at the end of this turn: keys are exchanged."""
-        self._ready.at_turn_end(self._serve)
+        self._ready.at_iteration_end(self._serve)
 
     def close(self) -> None:
         """The socket is closed: nothing leaves any more."""
@@ -246,12 +246,12 @@ class Outbox:
         self._bytes_sent += length
         if not self._due:  # as _flush_due, without its call
             self._due = True
-            self._ready.at_turn_end(self._end_turn)
+            self._ready.at_iteration_end(self._end_turn)
 
     def _flush_due(self) -> None:
         if not self._due:
             self._due = True
-            self._ready.at_turn_end(self._end_turn)
+            self._ready.at_iteration_end(self._end_turn)
 
     def _end_turn(self) -> None:
         self._due = False
@@ -282,4 +282,4 @@ class Outbox:
                 sender.resume_sending()
             except Exception:
                 log.exception("a relay failed; its client is reset")
-                sender.abort(Ending.ABORTED)
+                sender.abort(CloseReason.ABORTED)

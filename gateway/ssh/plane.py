@@ -9,7 +9,7 @@ from typing import Any
 import asyncssh
 from asyncssh.packet import SSHPacket, UInt32
 
-from gateway.contracts import Ending, Endpoint
+from gateway.contracts import CloseReason, Endpoint
 from gateway.measure import Histogram, Tap
 from gateway.ssh import doors
 from gateway.ssh.outbox import PACKET, SLOT_VIEWS, SLOTS
@@ -88,7 +88,7 @@ class PlaneRelay(ClientSide):
         now = time.monotonic()
         if self._tap is not None:
             for piece in fresh:
-                self._tap.back(piece, now)
+                self._tap.on_response(piece, now)
             if self._tap.finished:
                 self._tap = None
         if client is None or self._held or self._client_deaf or self.ended.done():
@@ -119,8 +119,8 @@ class PlaneRelay(ClientSide):
 
     def _answered(self, now: float) -> None:
         """Record the time since the client's last byte, of one response in `_SAMPLED`."""
-        self.answers += 1
-        if self._tap is None or self._tap.meter is None:
+        self.responses += 1
+        if self._tap is None or self._tap.tracker is None:
             if self._unsampled == 0:
                 self._latency.observe(now - self._asked)
                 self._unsampled = _SAMPLED
@@ -285,7 +285,7 @@ class PlaneRelay(ClientSide):
         for slot in SLOT_VIEWS:
             if count <= 0 or tap is None:
                 break
-            tap.forth(slot[: min(count, PACKET)], self.last_active)
+            tap.on_request(slot[: min(count, PACKET)], self.last_active)
             count -= PACKET
 
     def _may_read(self) -> bool:
@@ -357,7 +357,7 @@ class PlaneChannels:
             if relay.opened is not None:
                 await relay.opened
         except BaseException:
-            relay.abort(Ending.ABORTED)
+            relay.abort(CloseReason.ABORTED)
             raise
         finally:
             late.cancel()

@@ -11,8 +11,8 @@ from math import inf
 from gateway.contracts import Endpoint, Phases, Progress, Stream, TunnelState
 from gateway.errors import LinkLostError, ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
-from gateway.relay.attempts import persist
-from gateway.relay.pair import pair
+from gateway.relay.redial import retry_dial
+from gateway.relay.socket_pair import socket_pair
 from gateway.ssh.options import SshOptions
 from gateway.ssh.session import ChannelRelay, Session
 from gateway.ssh.upkeep import DOUBT, Standing, judge, place
@@ -44,15 +44,15 @@ class SshLink:
 
     Args:
         options: The tunnel's options.
-        leads_to: See `gateway.contracts.Link`.
+        network_id: See `gateway.contracts.Link`.
         dial: Opens one more connection; raises `ReachError`.
         progress: Told when all connections are silent, and when one is heard again.
     """
 
     dial_phase = "channel"
 
-    def __init__(self, options: SshOptions, leads_to: str, dial: Dial, progress: Progress) -> None:
-        self.leads_to = leads_to
+    def __init__(self, options: SshOptions, network_id: str, dial: Dial, progress: Progress) -> None:
+        self.network_id = network_id
         self._options = options
         self._loop = asyncio.get_running_loop()
         self._dial = dial
@@ -112,21 +112,21 @@ class SshLink:
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """See `gateway.contracts.Link`; counts the phase `channel`."""
-        ours, theirs = pair()
+        ours, theirs = socket_pair()
         timed = phases or Phases()
-        timed.hint = "" if any(session.answers_opens for session in self._sessions) else _MUTE
+        timed.timeout_hint = "" if any(session.answers_opens for session in self._sessions) else _MUTE
         try:
             with timed("channel"):
-                relay = await persist(
+                relay = await retry_dial(
                     lambda within: self.join(theirs, to, Histogram(), within),
-                    timed.given_up,
+                    timed.on_abandoned,
                     self._options.dial_timeout,
                 )
         except BaseException:
             ours.close()
             theirs.close()
             raise
-        timed.hint = ""
+        timed.timeout_hint = ""
         ours.broken = lambda: relay.cut_short
         return ours
 

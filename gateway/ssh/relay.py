@@ -10,13 +10,13 @@ import logging
 import socket
 import time
 
-from gateway.contracts import Ending
+from gateway.contracts import CloseReason
 from gateway.measure import Histogram, Tap, waiting_since
-from gateway.relay.linger import lingerer
-from gateway.relay.readiness import GONE, READ, WRITE
+from gateway.relay.fd_registration import FdRegistration
+from gateway.relay.linger import lingering_closer
+from gateway.relay.poller import HANGUP, READ, WRITE
 from gateway.relay.send_buffer import SendBuffer
-from gateway.relay.sockets import finish, reset, shut_write, was_reset
-from gateway.relay.watch import Watch
+from gateway.relay.sockets import close_gracefully, reset, shutdown_write, was_reset
 from gateway.ssh.windows import Window
 
 log = logging.getLogger(__name__)
@@ -32,22 +32,40 @@ class ClientSide:
     """
 
     __slots__ = (
-        "_asked", "_channel_done", "_client", "_client_broken", "_client_deaf", "_client_done", "_got_close",
-        "_got_eof", "_held", "_latency", "_link_lost", "_shut", "_tap", "_upload_lost", "_watch", "answers", "ended",
-        "from_backend", "last_active", "to_backend", "window",
+        "_asked",
+        "_channel_done",
+        "_client",
+        "_client_broken",
+        "_client_deaf",
+        "_client_done",
+        "_got_close",
+        "_got_eof",
+        "_held",
+        "_latency",
+        "_link_lost",
+        "_shut",
+        "_tap",
+        "_upload_lost",
+        "_watch",
+        "ended",
+        "from_backend",
+        "last_active",
+        "responses",
+        "to_backend",
+        "window",
     )  # fmt: skip
 
     def __init__(self, latency: Histogram, window: Window, tap: Tap | None = None) -> None:
-        self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
         self.last_active = time.monotonic()
-        self.answers = 0
+        self.responses = 0
         self.to_backend = self.from_backend = 0
         self.window = window
         self._latency = latency
         self._tap = tap
         self._asked = 0.0
         self._client: socket.socket | None = None
-        self._watch: Watch | None = None
+        self._watch: FdRegistration | None = None
         self._held: SendBuffer | None = None
         """What the client has not taken yet; most clients never need one."""
         self._client_done = False
@@ -70,7 +88,7 @@ class ClientSide:
         """The client was sent the end of the backend's stream."""
 
     @property
-    def asked(self) -> bool:
+    def awaiting_response(self) -> bool:
         """See `gateway.contracts.Relay`."""
         return self._asked > 0
 
@@ -92,22 +110,22 @@ class ClientSide:
     def attach(self, client: socket.socket) -> None:
         """Take over `client` and start: the channel is open."""
         self._client = client
-        self._watch = Watch(client, self._on_client, READ)
+        self._watch = FdRegistration(client, self._on_client, READ)
         if self._link_lost and not self._got_eof:
-            self._finish(Ending.LINK_LOST)
+            self._finish(CloseReason.LINK_LOST)
             return
         if self._held:
             self._drain()
         self._settle()
 
-    def abort(self, ending: Ending) -> None:
+    def abort(self, ending: CloseReason) -> None:
         """Reset the client and close the channel now.
 
         Where only the link is lost and the response is complete, the client gets all of it before its reset.
         """
         if self.ended.done():
             return
-        if ending is Ending.LINK_LOST and self._got_eof:
+        if ending is CloseReason.LINK_LOST and self._got_eof:
             self._lose_link()
             return
         self._send_close()
@@ -162,7 +180,7 @@ class ClientSide:
         if self._got_eof and not self._client_deaf:
             self._settle()
         else:
-            self._finish(Ending.LINK_LOST)
+            self._finish(CloseReason.LINK_LOST)
 
     # From the client.
 
@@ -183,15 +201,15 @@ class ClientSide:
                 self._turn(event, watch)
         except Exception:
             log.exception("a relay failed; its client is reset")
-            self.abort(Ending.ABORTED)
+            self.abort(CloseReason.ABORTED)
 
-    def _turn(self, event: int, watch: Watch) -> None:
+    def _turn(self, event: int, watch: FdRegistration) -> None:
         mask = watch.mask
         if not mask & (READ | WRITE):
-            if watch.failed(event):
+            if watch.is_failure(event):
                 self._client_failed()
             return
-        if event & (WRITE | GONE) and self._held:
+        if event & (WRITE | HANGUP) and self._held:
             self._drain()
         if event & ~WRITE and mask & READ and not self.ended.done():
             self._read()
@@ -206,14 +224,14 @@ class ClientSide:
         self._send_eof()
         if self._client_deaf:
             self._send_close()
-            self._finish(Ending.CLIENT_RESET)
+            self._finish(CloseReason.CLIENT_RESET)
         else:
             self._settle()
 
     def _client_reset(self) -> None:
         """The client's stream broke off."""
         self._client_deaf = self._client_broken = True
-        self.abort(Ending.CLIENT_RESET)
+        self.abort(CloseReason.CLIENT_RESET)
 
     def _client_failed(self, error: OSError | None = None) -> None:
         """Give the client nothing more.
@@ -234,13 +252,13 @@ class ClientSide:
             self._took(len(held), time.monotonic())
         if self._client_done or self._channel_done:
             self._send_close()
-            self._finish(Ending.CLIENT_RESET)
+            self._finish(CloseReason.CLIENT_RESET)
         elif self._client_broken:
             sent = -1
             while sent != self.to_backend and not self.ended.done():
                 sent = self.to_backend
                 self._read()
-            self.abort(Ending.CLIENT_RESET)
+            self.abort(CloseReason.CLIENT_RESET)
         else:
             self._update()
 
@@ -278,18 +296,18 @@ class ClientSide:
             return
         if self._got_eof and not self._shut:
             self._shut = True
-            shut_write(self._client)
+            shutdown_write(self._client)
         if self._link_lost:
-            self._finish(Ending.LINK_LOST)
+            self._finish(CloseReason.LINK_LOST)
         elif self._got_close:
-            self._finish(Ending.FINISHED)
+            self._finish(CloseReason.FINISHED)
         elif self._got_eof and self._client_done:
             self._send_close()
-            self._finish(Ending.FINISHED)
+            self._finish(CloseReason.FINISHED)
         else:
             self._update()
 
-    def _finish(self, ending: Ending) -> None:
+    def _finish(self, ending: CloseReason) -> None:
         """Let the client go: with everything that the backend said, or with a reset."""
         if self.ended.done():
             return
@@ -298,12 +316,12 @@ class ClientSide:
         if client is not None:
             if self._watch is not None:
                 self._watch.close()
-            if not self._shut or ending not in (Ending.FINISHED, Ending.LINK_LOST):
+            if not self._shut or ending not in (CloseReason.FINISHED, CloseReason.LINK_LOST):
                 reset(client)
             elif self._client_done and not (self._link_lost or self._upload_lost):
-                finish(client)
+                close_gracefully(client)
             else:
-                lingerer().take(client, lost=self._link_lost or self._upload_lost)
+                lingering_closer().close_later(client, reset_after=self._link_lost or self._upload_lost)
         self._held = None
         self.window.close()
         self.ended.set_result(ending)
@@ -312,6 +330,6 @@ class ClientSide:
         if self._watch is None or self.ended.done():
             return
         reading = not (self._client_done or self._channel_done) and self._may_read()
-        self._watch.want(
+        self._watch.set_events(
             (READ if reading else 0) | (WRITE if self._held else 0), shut=self._shut or self._client_deaf
         )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import asyncssh
 
-from gateway.contracts import Ending, Endpoint, Relay
-from gateway.errors import DialError, LinkLostError, MovedOnError, Reason
+from gateway.contracts import CloseReason, Endpoint, Relay
+from gateway.errors import DialError, LinkLostError, Reason, RedialError
 from gateway.measure import Histogram, Tap
 from gateway.ssh.channel import StockChannels
 from gateway.ssh.doors import PlaneConnection
@@ -75,7 +75,7 @@ class Session:
         self._conn = conn
         self._options = options
         self._verifier: Verifier = conn.get_extra_info("verifier")
-        self._relays: dict[asyncio.Future[Ending], ChannelRelay] = {}
+        self._relays: dict[asyncio.Future[CloseReason], ChannelRelay] = {}
         self._forgets = self._forget  # one bound method for all of them
         self.round_trip: float | None = None
         self.closing = False
@@ -125,24 +125,26 @@ class Session:
             raise DialError(Reason.PROTOCOL, f"{to}: invalid reply from the SSH server: {error}") from error
         except asyncssh.ChannelOpenError as error:
             self.answers_opens = self.alive
-            raise self._explain(error, to, dialled=dialled) from error
+            raise self._explain(error, to, dial_in_progress=dialled) from error
         except (asyncssh.Error, OSError) as error:
-            raise LinkLostError(str(error), dialled=dialled) from error
+            raise LinkLostError(str(error), dial_in_progress=dialled) from error
         self.answers_opens = True
         if self.closing:  # asyncssh has dropped what its channel had received
-            relay.abort(Ending.ABORTED)
-            raise LinkLostError(dialled=dialled)
+            relay.abort(CloseReason.ABORTED)
+            raise LinkLostError(dial_in_progress=dialled)
         self._relays[relay.ended] = relay
         relay.ended.add_done_callback(self._forgets)
         relay.attach(client)
         return relay
 
-    def _forget(self, ended: asyncio.Future[Ending]) -> None:
+    def _forget(self, ended: asyncio.Future[CloseReason]) -> None:
         del self._relays[ended]
 
-    def _explain(self, error: asyncssh.ChannelOpenError, to: Endpoint, *, dialled: bool) -> DialError | LinkLostError:
+    def _explain(
+        self, error: asyncssh.ChannelOpenError, to: Endpoint, *, dial_in_progress: bool
+    ) -> DialError | LinkLostError:
         if not self.alive:
-            return LinkLostError(dialled=dialled)
+            return LinkLostError(dial_in_progress=dial_in_progress)
         text = error.reason
         if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
             return DialError(
@@ -192,7 +194,7 @@ class Session:
     def move_on(self) -> None:
         """Let everybody who waits for a channel here go to another connection."""
         if self._channels.opening:
-            self._channels.give_up(MovedOnError())
+            self._channels.give_up(RedialError())
 
     async def lost(self) -> str:
         """Wait until the connection is closed, by whom ever; says why."""
@@ -208,7 +210,7 @@ class Session:
         self._why = why
         self.closing = True
         for relay in list(self._relays.values()):
-            relay.abort(Ending.LINK_LOST)
+            relay.abort(CloseReason.LINK_LOST)
         self._conn.abort()
 
     def close_soon(self) -> None:
@@ -221,7 +223,7 @@ class Session:
         """Reset every client and close the connection, waiting a moment for a goodbye."""
         self.closing = True
         for relay in list(self._relays.values()):
-            relay.abort(Ending.LINK_LOST)
+            relay.abort(CloseReason.LINK_LOST)
         self._conn.close()
         try:
             async with asyncio.timeout(1):

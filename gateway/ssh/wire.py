@@ -5,8 +5,8 @@ import logging
 import socket
 from typing import Any
 
-from gateway.relay.readiness import READ, WRITE, readiness
-from gateway.relay.sockets import keep_backlog_short
+from gateway.relay.poller import READ, WRITE, poller
+from gateway.relay.sockets import limit_unsent
 from gateway.ssh.doors import PlaneConnection
 from gateway.ssh.inbox import Inbox
 from gateway.ssh.outbox import Outbox
@@ -32,10 +32,10 @@ class Wire(asyncio.Transport):
         self._sock = sock
         self._conn = conn
         self._fd = sock.fileno()
-        keep_backlog_short(sock)
+        limit_unsent(sock)
         self._closed = False
         self._loop = asyncio.get_running_loop()
-        self._ready = readiness()
+        self._ready = poller()
         self._mask = READ
         self._ready.add(self._fd, self._on_event, READ)
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from gateway.contracts import Link, Progress, TunnelState
 from gateway.errors import DialError, Reason, TunnelError
-from gateway.relay.sockets import hurry_retransmits
+from gateway.relay.sockets import cap_retransmit_interval
 from gateway.ssh import credentials, hostkeys
 from gateway.ssh.connect import connect
 from gateway.ssh.handshakes import handshakes
@@ -37,7 +37,7 @@ class SshTunnel:
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
         """Connect through `via`, log in, and keep the pool until the context ends."""
         first = await self._session(via, progress)
-        there = f"{via.leads_to} > {self.far_side}"
+        there = f"{via.network_id} > {self.far_side}"
         link = SshLink(self._options, there, lambda: self._session(via, _quiet), progress)
         async with link.running(first):
             yield link
@@ -45,7 +45,7 @@ class SshTunnel:
     async def _session(self, via: Link, progress: Progress) -> Session:
         options = self._options
         progress(TunnelState.CONNECTING)
-        async with handshakes().turn(options.endpoint, via.leads_to):
+        async with handshakes().turn(options.endpoint, via.network_id):
             conn = await connect(options, lambda: self._dial(via), progress, self._memory)
             return Session(conn, options)
 
@@ -61,7 +61,7 @@ class SshTunnel:
             ) from error
         except DialError as error:
             raise TunnelError(error.reason, error.detail) from error
-        hurry_retransmits(sock)
+        cap_retransmit_interval(sock)
         return sock
 
 

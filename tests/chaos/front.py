@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from gateway.contracts import Endpoint, Link, Relay
 from gateway.errors import ReachError
 from gateway.measure import Histogram
-from gateway.relay.attempts import persist
+from gateway.relay.redial import retry_dial
 from gateway.relay.sockets import reset, tune
 
 DIAL_WITHIN = 60.0
@@ -58,7 +58,7 @@ class Front:
 
     async def _join(self, client: socket.socket) -> None:
         try:
-            relay = await persist(
+            relay = await retry_dial(
                 lambda within: self._link.join(client, self._to, Histogram(), within), self._given_up, DIAL_WITHIN
             )
         except ReachError as error:

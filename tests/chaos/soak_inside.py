@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import pytest
 
-from gateway.relay.linger import lingerer
+from gateway.relay.linger import lingering_closer
 from gateway.ssh import doors, windows
 from gateway.ssh.channel import StockRelay
 from gateway.ssh.outbox import PACKET
@@ -179,7 +179,7 @@ class Exchanges:
 
 def lingering() -> int:
     """How many sockets of clients wait for the client's end."""
-    return len(lingerer())
+    return len(lingering_closer())
 
 
 def tasks() -> int:

@@ -8,7 +8,7 @@ from typing import cast
 
 from gateway.contracts import Backend, Endpoint, Finding, Link, Phases
 from gateway.errors import ProbeError
-from gateway.relay.readiness import RelayLoop
+from gateway.relay.poller import RelayLoop
 
 _TARGET = Endpoint("server", 1)
 _PATIENCE = 30

@@ -21,7 +21,7 @@ async def test_a_dead_port_that_we_happen_to_dial_from_is_refused() -> None:
         return sock
 
     with pytest.raises(DialError) as caught:
-        await dial(Endpoint("127.0.0.1", port), Phases(), 5, make=make)
+        await dial(Endpoint("127.0.0.1", port), Phases(), 5, socket_factory=make)
     assert caught.value.reason is Reason.REFUSED
 
 

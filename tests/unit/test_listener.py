@@ -15,8 +15,8 @@ import pytest
 from gateway.contracts import Endpoint
 from gateway.demo.process import free_port
 from gateway.forwarding import listener as listener_module
-from gateway.forwarding.listener import BindError, Listener, OnAccept
-from gateway.relay.readiness import Handler, readiness
+from gateway.forwarding.listener import AcceptHandler, BindError, Listener
+from gateway.relay.poller import Handler, poller
 
 
 def test_localhost_is_both_addresses_or_none() -> None:
@@ -56,7 +56,7 @@ def test_the_mode_is_set_on_the_socket_that_was_bound_and_on_no_other_file(
         secret.rename(path)
     listener.set_mode(open_to_all=True)
     assert mode(secret if secret.exists() else path) == 0o600
-    assert "the mode of a unix socket could not be set" in caplog.text
+    assert "cannot set the mode of a unix socket" in caplog.text
     other.close()
     listener.close()
 
@@ -109,7 +109,7 @@ async def ends(address: tuple[str, int]) -> bytes | None:
 
 
 @asynccontextmanager
-async def accepting(sock: socket.socket, on_accept: OnAccept) -> AsyncIterator[Listener]:
+async def accepting(sock: socket.socket, on_accept: AcceptHandler) -> AsyncIterator[Listener]:
     listener = Listener(Endpoint("127.0.0.1", sock.getsockname()[1]), [sock])
     listener.start(on_accept)
     try:
@@ -133,7 +133,7 @@ async def test_a_client_that_cannot_be_taken_in_is_reset_and_the_next_one_is_ser
         async with accepting(faulty(), serve) as listener:
             address = ("127.0.0.1", listener.address.port)  # type: ignore[union-attr]
             assert await ends(address) is None
-            assert "a client could not be taken in" in caplog.text
+            assert "cannot handle an accepted client" in caplog.text
             fails.append(False)
             assert await ends(address) == b"hello"
 
@@ -165,7 +165,7 @@ async def test_a_listener_that_cannot_be_watched_is_tried_again(monkeypatch: pyt
             client.send(b"hello")
 
     faults = [OSError(errno.ENOSPC, "No space left on device")]  # epoll_ctl(2): fs.epoll.max_user_watches
-    real = readiness()
+    real = poller()
 
     def add(fd: int, handler: Handler, mask: int) -> None:
         if faults:
@@ -173,7 +173,7 @@ async def test_a_listener_that_cannot_be_watched_is_tried_again(monkeypatch: pyt
         real.add(fd, handler, mask)
 
     watching = SimpleNamespace(add=add, remove=real.remove)
-    monkeypatch.setattr(listener_module, "readiness", lambda: watching)
+    monkeypatch.setattr(listener_module, "poller", lambda: watching)
     async with accepting(faulty(), serve) as listener:
         assert await ends(("127.0.0.1", listener.address.port)) == b"hello"  # type: ignore[union-attr]
     assert not faults

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.contracts import Endpoint, Finding, Link, Phases, State, TunnelState
+from gateway.contracts import Endpoint, Link, Phases, ProbeResult, State, TunnelState
 from gateway.docker.trouble import EngineError, Kind
 from gateway.errors import DialError, Reason
 from gateway.health.monitor import probe_once
@@ -93,10 +93,10 @@ async def test_what_a_child_prints_is_one_line_each() -> None:
 class Saying:
     """A backend that says something, or fails so."""
 
-    def __init__(self, said: Finding | Exception) -> None:
+    def __init__(self, said: ProbeResult | Exception) -> None:
         self.said = said
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
         if isinstance(self.said, Exception):
             raise self.said
         return self.said
@@ -107,15 +107,15 @@ class Saying:
     [
         (ValueError(HOSTILE), State.DOWN),
         (OSError(HOSTILE), State.DOWN),
-        (Finding(unusable=(Reason.LAG, HOSTILE)), State.DOWN),
-        (Finding(degraded=(Reason.LAG, HOSTILE)), State.DEGRADED),
-        (Finding(version=HOSTILE, identity=HOSTILE), State.UP),
+        (ProbeResult(unusable=(Reason.LAG, HOSTILE)), State.DOWN),
+        (ProbeResult(degraded=(Reason.LAG, HOSTILE)), State.DEGRADED),
+        (ProbeResult(version=HOSTILE, identity=HOSTILE), State.UP),
     ],
 )
-async def test_what_a_check_finds_is_one_line(said: Finding | Exception, state: State) -> None:
+async def test_what_a_check_finds_is_one_line(said: ProbeResult | Exception, state: State) -> None:
     result = await probe_once(Saying(said), DirectLink(), Endpoint("db", 1), 5.0)
     assert result.state is state
-    found = result.finding or Finding()
+    found = result.probe_result or ProbeResult()
     texts = [text for text in (result.detail, found.version, found.identity) if text]
     assert "?[2J?]0;owned?" in texts[0]
     assert all(text.isprintable() for text in texts)

@@ -67,5 +67,5 @@ def test_names_and_signatures_are_verified() -> None:
 
 def test_a_file_without_a_certificate_is_named_so(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("none")
-    with pytest.raises(OSError, match="holds no certificate"):
+    with pytest.raises(OSError, match="contains no usable PEM certificate"):
         client_context(tmp_path / "ca.pem")

@@ -3,12 +3,12 @@ from hypothesis import strategies as st
 
 from gateway.contracts import State
 from gateway.errors import Reason
-from gateway.health.verdict import History, Result, Verdict
+from gateway.health.verdict import CheckResult, History, Verdict
 
 
-def result(state: State, at: float = 0.0) -> Result:
+def result(state: State, at: float = 0.0) -> CheckResult:
     reason = None if state in (State.UP, State.UNKNOWN) else Reason.REFUSED
-    return Result(at=at, duration=0.01, state=state, reason=reason)
+    return CheckResult(at=at, duration=0.01, state=state, reason=reason)
 
 
 UP, DOWN = result(State.UP), result(State.DOWN)
@@ -114,13 +114,13 @@ def test_a_state_changes_only_after_as_many_in_a_row_as_asked(rise: int, fall: i
 def test_failed_traffic_counts_once_until_a_check_passes() -> None:
     verdict = Verdict(rise=2, fall=3)
     verdict.add(UP)
-    verdict.doubt()
-    verdict.doubt()
+    verdict.record_stall()
+    verdict.record_stall()
     assert verdict.pending
     assert [verdict.add(DOWN) for _ in range(2)] == [False, True]
-    verdict.doubt()  # it is down already
+    verdict.record_stall()  # it is down already
     assert [verdict.add(UP) for _ in range(2)] == [False, True]
-    verdict.doubt()
+    verdict.record_stall()
     verdict.add(UP)
     assert [verdict.add(DOWN) for _ in range(3)] == [False, False, True]
 
@@ -129,5 +129,5 @@ def test_a_full_or_read_only_export_is_down_at_once() -> None:
     for reason in (Reason.NO_SPACE, Reason.READ_ONLY):
         verdict = Verdict(rise=2, fall=3)
         verdict.add(UP)
-        assert verdict.add(Result(at=0.0, duration=0.01, state=State.DOWN, reason=reason))
+        assert verdict.add(CheckResult(at=0.0, duration=0.01, state=State.DOWN, reason=reason))
         assert (verdict.state, verdict.reason) == (State.DOWN, reason)

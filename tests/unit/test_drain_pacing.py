@@ -3,18 +3,18 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.forwarding.shedding import SHARE_PER_SECOND, Pace, first_to_go
+from gateway.forwarding.drain_pacing import SHARE_PER_SECOND, DrainPace, drain_order
 
 
 @dataclass
 class Quiet:
-    asked: bool
+    awaiting_response: bool
     last_active: float
 
 
 @given(st.integers(1, 5000), st.lists(st.floats(0.01, 2.0), min_size=1, max_size=200))
 def test_never_more_than_a_tenth_in_a_second_and_all_in_the_end(clients: int, steps: list[float]) -> None:
-    pace, now, gone = Pace(clients, 100.0), 100.0, 0
+    pace, now, gone = DrainPace(clients, 100.0), 100.0, 0
     for step in steps:
         now += step
         due = pace.due(now)
@@ -26,8 +26,8 @@ def test_never_more_than_a_tenth_in_a_second_and_all_in_the_end(clients: int, st
 
 def test_those_that_wait_for_nothing_and_are_silent_longest_go_first() -> None:
     asking, recent, old = (
-        Quiet(asked=True, last_active=1),
-        Quiet(asked=False, last_active=9),
-        Quiet(asked=False, last_active=2),
+        Quiet(awaiting_response=True, last_active=1),
+        Quiet(awaiting_response=False, last_active=9),
+        Quiet(awaiting_response=False, last_active=2),
     )
-    assert first_to_go([asking, recent, old], 2) == [old, recent]  # type: ignore[list-item, comparison-overlap]
+    assert drain_order([asking, recent, old], 2) == [old, recent]  # type: ignore[list-item, comparison-overlap]

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from gateway.errors import DialError, LinkLostError, MovedOnError, Reason
-from gateway.relay.attempts import persist
+from gateway.errors import DialError, LinkLostError, Reason, RedialError
+from gateway.relay.redial import retry_dial
 
 
 def failing(*errors: BaseException) -> tuple[Callable[[float], Awaitable[str]], list[float]]:
@@ -27,7 +27,7 @@ def failing(*errors: BaseException) -> tuple[Callable[[float], Awaitable[str]], 
     [
         (DialError(Reason.TIMEOUT, "late"), 1),
         (DialError(Reason.REFUSED, "no"), 0),
-        (LinkLostError(dialled=True), 1),
+        (LinkLostError(dial_in_progress=True), 1),
         (LinkLostError(), 0),
         (asyncio.CancelledError(), 1),
     ],
@@ -36,14 +36,14 @@ async def test_what_may_still_connect_is_reported(error: BaseException, reported
     counted: list[int] = []
     dial, _ = failing(error)
     with pytest.raises(type(error)):
-        await persist(dial, lambda: counted.append(1))
+        await retry_dial(dial, lambda: counted.append(1))
     assert len(counted) == reported
 
 
 async def test_a_dial_that_moved_on_is_repeated_within_the_time_that_is_left() -> None:
     counted: list[int] = []
-    dial, given = failing(MovedOnError(), MovedOnError())
-    assert await persist(dial, lambda: counted.append(1), 60.0) == "connected"
+    dial, given = failing(RedialError(), RedialError())
+    assert await retry_dial(dial, lambda: counted.append(1), 60.0) == "connected"
     assert len(counted) == 2
     assert given[0] == 60.0
     assert given[0] > given[1] > given[2] > 0
@@ -51,7 +51,7 @@ async def test_a_dial_that_moved_on_is_repeated_within_the_time_that_is_left() -
 
 async def test_a_dial_that_moved_on_is_not_repeated_without_time() -> None:
     counted: list[int] = []
-    dial, given = failing(MovedOnError())
-    with pytest.raises(MovedOnError):
-        await persist(dial, lambda: counted.append(1), 0.0)
+    dial, given = failing(RedialError())
+    with pytest.raises(RedialError):
+        await retry_dial(dial, lambda: counted.append(1), 0.0)
     assert (len(counted), len(given)) == (1, 1)

@@ -13,9 +13,9 @@ import pytest
 
 from gateway.backends.common.postgres_cancel import PostgresCancels
 from gateway.contracts import Endpoint, Link
-from gateway.forwarding import cancels, forward
+from gateway.forwarding import cancel_requests, forward
 from gateway.forwarding.admission import Admission
-from gateway.forwarding.dialler import Route
+from gateway.forwarding.dialer import Route
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
 from gateway.measure import Histogram
@@ -126,11 +126,13 @@ class Gate:
 
     async def session(self, *said: bytes) -> socket.socket:
         """A session whose login is over, and has been seen."""
-        before = len(self.forward.joined)
+        before = len(self.forward.connections)
         sock = self.connect(*(said or (START,)))
         assert await answer(sock) != b""
-        await until(lambda: len(self.forward.joined) > before)
-        await until(lambda: all(each.login is None or each.login.finished for each in self.forward.joined.values()))
+        await until(lambda: len(self.forward.connections) > before)
+        await until(
+            lambda: all(each.login is None or each.login.finished for each in self.forward.connections.values())
+        )
         return sock
 
     @property
@@ -182,7 +184,7 @@ async def test_whoever_says_nothing_beyond_the_limit_is_refused_and_keeps_nobody
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with Server().listening() as server, gate([server], max_connections=1) as at:
-        monkeypatch.setattr(cancels, "_FIRST_WORDS", 60.0)
+        monkeypatch.setattr(cancel_requests, "_CLASSIFY_TIMEOUT", 60.0)
         await at.session()
         silent = [at.connect() for _ in range(20)]
         await until(lambda: at.rejected == {"max_connections": 4})  # 16 of one address are heard
@@ -206,14 +208,14 @@ async def test_a_client_beyond_the_limit_takes_nobodys_place() -> None:
         at.connect()  # heard, and it says nothing
         await until(lambda: len(at.forward._reserve) == 1)
         session.close()
-        await until(lambda: not at.forward.joined)
+        await until(lambda: not at.forward.connections)
         await at.session()
         assert await is_reset(at.connect(START))
         assert at.rejected == {"max_connections": 1}
 
 
 async def test_a_request_may_come_in_pieces_but_must_come_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cancels, "_FIRST_WORDS", 30.0)
+    monkeypatch.setattr(cancel_requests, "_CLASSIFY_TIMEOUT", 30.0)
     async with Server().listening() as server, gate([server], max_connections=1) as at:
         await at.session()
         whole = request(server.name)
@@ -223,7 +225,7 @@ async def test_a_request_may_come_in_pieces_but_must_come_whole(monkeypatch: pyt
             await asyncio.sleep(0.005)
         assert await answer(dripping) == b""
         assert server.seen[-1] == whole
-        monkeypatch.setattr(cancels, "_FIRST_WORDS", 0.2)
+        monkeypatch.setattr(cancel_requests, "_CLASSIFY_TIMEOUT", 0.2)
         seen = len(server.seen)
         for late in (b"", whole[:-1]):
             assert await is_reset(at.connect(late))
@@ -242,13 +244,13 @@ async def test_whoever_may_not_come_in_may_not_cancel_either() -> None:
 
         name, id = "web", "1"
 
-        def known(self, address: str) -> Any:
+        def lookup(self, address: str) -> Any:
             return None
 
-        def stranger(self, address: str) -> bool:
+        def recently_unknown(self, address: str) -> bool:
             return address == "127.0.0.3"
 
-        async def find(self, address: str, within: float) -> Any:
+        async def wait_for(self, address: str, within: float) -> Any:
             self.name = address
             return self
 
@@ -283,7 +285,7 @@ async def test_a_quota_is_counted_where_it_was(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_request_whose_server_does_not_end_it_is_reset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "_RESERVED_FOR", 0.1)
+    monkeypatch.setattr(forward, "_RESERVE_TIMEOUT", 0.1)
     async with Server(closes=False).listening() as server, gate([server], max_connections=1) as at:
         await at.session()
         assert await is_reset(at.connect(request(server.name)))
@@ -320,17 +322,17 @@ async def test_a_unix_client_that_says_it_and_goes_is_understood(tmp_path: Path)
 
 
 async def test_nobody_is_waited_for_while_all_sessions_are_where_new_ones_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cancels, "_FIRST_WORDS", 1.0)
+    monkeypatch.setattr(cancel_requests, "_CLASSIFY_TIMEOUT", 1.0)
     async with Server().listening() as one, Server().listening() as other, gate([one, other]) as at:
         await at.session()
-        at.forward._cancels = at.forward._dialler._cancels
+        at.forward._cancels = at.forward._dialer._cancels
         calls: list[object] = []
-        monkeypatch.setattr(cancels.Cancelling, "hear", lambda *told: calls.append(told))
+        monkeypatch.setattr(cancel_requests.CancelRouter, "read_cancel_request", lambda *told: calls.append(told))
         at.connect()
         await until(lambda: one.accepted == 2)
         assert calls == []
         monkeypatch.undo()
-        monkeypatch.setattr(cancels, "_FIRST_WORDS", 0.3)
+        monkeypatch.setattr(cancel_requests, "_CLASSIFY_TIMEOUT", 0.3)
         at.targets = [other]
         silent = at.connect()
         await until(lambda: other.accepted == 1)  # after a while it is joined all the same
@@ -396,7 +398,7 @@ async def test_a_request_is_not_held_for_want_of_a_target_for_new_clients() -> N
 async def test_where_the_server_has_no_tls_what_a_client_wants_is_heard_after_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cancels, "_ANSWER_HOLDS", 60.0)
+    monkeypatch.setattr(cancel_requests, "_REPLY_TTL", 60.0)
     async with Server().listening() as one, Server(b"\0\0\0\2key2").listening() as other, gate([other]) as at:
         await at.session()
         at.targets = [one]
@@ -415,7 +417,7 @@ async def test_where_the_server_has_no_tls_what_a_client_wants_is_heard_after_th
 async def test_where_the_server_has_tls_a_client_talks_to_it_and_nothing_is_taken_from_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cancels, "_ANSWER_HOLDS", -1.0)
+    monkeypatch.setattr(cancel_requests, "_REPLY_TTL", -1.0)
     async with (
         Server(answer=b"S").listening() as one,
         Server(b"\0\0\0\2key2").listening() as other,
@@ -432,7 +434,7 @@ async def test_where_the_server_has_tls_a_client_talks_to_it_and_nothing_is_take
 async def test_at_the_limit_a_storm_of_clients_does_not_reach_the_server(
     monkeypatch: pytest.MonkeyPatch, says: bytes
 ) -> None:
-    monkeypatch.setattr(cancels, "_ANSWER_HOLDS", 60.0)
+    monkeypatch.setattr(cancel_requests, "_REPLY_TTL", 60.0)
     async with Server(answer=says).listening() as server, gate([server], max_connections=1) as at:
         await at.session()
 

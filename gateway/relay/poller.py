@@ -1,10 +1,10 @@
-"""An event loop whose selector runs relay callbacks itself.
+"""An event loop whose selector runs relay handlers itself.
 
-A relay reacts to readiness with one or two system calls. Sent through asyncio's handles and queues, that costs
-more than the calls. So the selector calls the relays' handlers inside `select()`, and returns to asyncio
-only when asyncio has work: a ready file of its own, a timer, or something that a handler scheduled.
+A relay handles an event with one or two system calls. Dispatching the event through asyncio's handles and queues
+costs more than these calls. So the selector calls the relay handlers inside `select()`, and returns to asyncio only
+when asyncio has work: a ready descriptor of its own, a timer, or a callback that a handler scheduled.
 
-On any other loop (`readiness()` finds out) the same interface is served by `add_reader` and `add_writer`.
+On any other loop, `poller()` provides the same interface on top of `add_reader` and `add_writer`.
 """
 
 import asyncio
@@ -20,58 +20,58 @@ from typing import Protocol
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 ERROR = select.EPOLLERR
-GONE = select.EPOLLHUP | ERROR
+HANGUP = select.EPOLLHUP | ERROR
 EDGE = select.EPOLLET
-"""Reports a condition when it begins, and not for as long as it lasts (epoll(7))."""
+"""Edge-triggered: reports a condition once, when it begins (epoll(7))."""
 
 Handler = Callable[[int], None]
-"""Called with a mask of READ, WRITE and GONE."""
+"""Called with the events that occurred: a mask of READ, WRITE and HANGUP."""
 
 log = logging.getLogger(__name__)
 _MAX_EVENTS = 128
 
 
-class Readiness(Protocol):
-    """Registration of file descriptors with handlers; level triggered."""
+class Poller(Protocol):
+    """Registers file descriptors with handlers. Level-triggered unless the mask contains EDGE."""
 
     def add(self, fd: int, handler: Handler, mask: int) -> None:
-        """Call `handler` whenever `fd` is ready for what `mask` says, or gone; takes over from another handler."""
+        """Call `handler` on each event of `mask`, hang-up or error of `fd`. Replaces an earlier handler."""
 
     def modify(self, fd: int, mask: int) -> None:
-        """Wait for something else from now on."""
+        """Replace the event mask of `fd`."""
 
     def remove(self, fd: int) -> None:
-        """Forget `fd`; its handler is not called again. No error when it is forgotten already."""
+        """Remove `fd`; its handler is not called again. Do nothing if `fd` is not registered."""
 
-    def at_turn_end(self, act: Callable[[], None]) -> None:
-        """Call `act` once the handlers that are due now have run: to send together what they gathered."""
+    def at_iteration_end(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after the handlers of this iteration, for example to send what they queued in one batch."""
 
 
 class RelaySelector(selectors.EpollSelector):
-    """An epoll selector with a fast path for relays; see the module."""
+    """Epoll selector that runs relay handlers inside `select()`."""
 
-    _selector: select.epoll  # what EpollSelector calls its epoll object, since Python 3.4
+    _selector: select.epoll  # a private attribute of EpollSelector, unchanged since Python 3.4
 
     def __init__(self) -> None:
         super().__init__()
         self._handlers: dict[int, Handler] = {}
         self.scheduled = False
-        self._turn_end: list[Callable[[], None]] = []
+        self._at_end: list[Callable[[], None]] = []
 
-    def at_turn_end(self, act: Callable[[], None]) -> None:
-        """See `Readiness`."""
-        self._turn_end.append(act)
+    def at_iteration_end(self, callback: Callable[[], None]) -> None:
+        """See `Poller`."""
+        self._at_end.append(callback)
 
-    def _end_turn(self) -> None:
-        acts, self._turn_end = self._turn_end, []
-        for act in acts:
+    def _end_iteration(self) -> None:
+        callbacks, self._at_end = self._at_end, []
+        for callback in callbacks:
             try:
-                act()
+                callback()
             except Exception:
-                log.exception("what was gathered in a turn could not be sent")
+                log.exception("a callback at the end of a loop iteration failed")
 
     def add(self, fd: int, handler: Handler, mask: int) -> None:
-        """See `Readiness`."""
+        """See `Poller`."""
         try:
             self._selector.register(fd, mask)
         except FileExistsError:
@@ -79,41 +79,41 @@ class RelaySelector(selectors.EpollSelector):
         self._handlers[fd] = handler
 
     def modify_mask(self, fd: int, mask: int) -> None:
-        """See `Readiness.modify`; named apart from the selector's own `modify`."""
+        """See `Poller.modify`; the selector itself already has a method `modify`."""
         self._selector.modify(fd, mask)
 
     def remove(self, fd: int) -> None:
-        """See `Readiness`."""
+        """See `Poller`."""
         if self._handlers.pop(fd, None) is None:
             return
-        with contextlib.suppress(OSError):  # closed already: the kernel forgot it then
+        with contextlib.suppress(OSError):  # the kernel removes a descriptor when it is closed
             self._selector.unregister(fd)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Run relay handlers until asyncio has something to do or `timeout` seconds have passed."""
+        """Run relay handlers until asyncio has work or `timeout` seconds have passed; None: no timeout."""
         deadline = math.inf if timeout is None else time.monotonic() + max(timeout, 0.0)
         wait = -1.0 if timeout is None else max(timeout, 0.0)
         poll = self._selector.poll
         handler_of = self._handlers.get
         ready: list[tuple[selectors.SelectorKey, int]] = []
         while True:
-            if self._turn_end:
-                self._end_turn()
-            # Rounded up, so that a timer is never waited for in a busy loop.
+            if self._at_end:
+                self._end_iteration()
+            # Round up to milliseconds: rounding down would busy-loop until the timer is due.
             for fd, event in poll(wait if wait < 0 else math.ceil(wait * 1e3) * 1e-3, _MAX_EVENTS):
                 handler = handler_of(fd)
                 if handler is None:
-                    self._note_asyncio(ready, fd, event)
+                    self._add_asyncio_event(ready, fd, event)
                     continue
                 try:
                     handler(event)
                 except Exception:
-                    # One relay's defect must not end the loop that all others live on.
-                    log.exception("a relay's handler failed; its descriptor is dropped")
+                    # A defect in one relay must not stop the loop, which all relays share.
+                    log.exception("a relay handler failed: its descriptor is no longer polled")
                     if self._handlers.get(fd) is handler:
                         self.remove(fd)
-            if self._turn_end:
-                self._end_turn()
+            if self._at_end:
+                self._end_iteration()
             if ready or self.scheduled:
                 self.scheduled = False
                 return ready
@@ -122,7 +122,7 @@ class RelaySelector(selectors.EpollSelector):
                 if wait <= 0:
                     return ready
 
-    def _note_asyncio(self, ready: list[tuple[selectors.SelectorKey, int]], fd: int, event: int) -> None:
+    def _add_asyncio_event(self, ready: list[tuple[selectors.SelectorKey, int]], fd: int, event: int) -> None:
         key = self.get_map().get(fd)
         if key is None:
             return
@@ -135,16 +135,16 @@ class RelaySelector(selectors.EpollSelector):
 
 
 class RelayLoop(asyncio.SelectorEventLoop):
-    """The event loop of the service: a `RelaySelector` that learns when asyncio gets work."""
+    """The service's event loop: tells its `RelaySelector` when a callback or timer is scheduled."""
 
     def __init__(self) -> None:
         self.relays = RelaySelector()
         self.on_close: list[Callable[[], None]] = []
-        """What to call before the loop closes, while descriptors can still be removed from it."""
+        """Callbacks to run before the loop closes, while descriptors can still be removed."""
         super().__init__(self.relays)
 
     def close(self) -> None:
-        """Close the loop, after what `on_close` asks for."""
+        """Run the callbacks of `on_close`, then close the loop."""
         if not self.is_running():
             while self.on_close:
                 self.on_close.pop()()
@@ -159,32 +159,32 @@ class RelayLoop(asyncio.SelectorEventLoop):
         return super().call_at(*args, **kwargs)
 
 
-class _SelectorReadiness:
-    """`Readiness` on the loop's own selector."""
+class _SelectorPoller:
+    """`Poller` on top of a `RelaySelector`."""
 
     def __init__(self, selector: RelaySelector) -> None:
         self.add = selector.add
         self.modify = selector.modify_mask
         self.remove = selector.remove
-        self.at_turn_end = selector.at_turn_end
+        self.at_iteration_end = selector.at_iteration_end
 
 
-class _LoopReadiness:
-    """`Readiness` on any loop that has `add_reader`."""
+class _LoopPoller:
+    """`Poller` on top of `add_reader` and `add_writer`, for any event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._known: dict[int, tuple[Handler, int]] = {}
+        self._registered: dict[int, tuple[Handler, int]] = {}
 
     def add(self, fd: int, handler: Handler, mask: int) -> None:
-        if fd in self._known:
+        if fd in self._registered:
             self.modify(fd, 0)
-        self._known[fd] = (handler, 0)
+        self._registered[fd] = (handler, 0)
         self.modify(fd, mask)
 
     def modify(self, fd: int, mask: int) -> None:
-        handler, old = self._known[fd]
-        self._known[fd] = (handler, mask)
+        handler, old = self._registered[fd]
+        self._registered[fd] = (handler, mask)
         if mask & READ and not old & READ:
             self._loop.add_reader(fd, handler, READ)
         elif old & READ and not mask & READ:
@@ -195,19 +195,19 @@ class _LoopReadiness:
             self._loop.remove_writer(fd)
 
     def remove(self, fd: int) -> None:
-        if fd in self._known:
+        if fd in self._registered:
             self.modify(fd, 0)
-            del self._known[fd]
+            del self._registered[fd]
 
-    def at_turn_end(self, act: Callable[[], None]) -> None:
-        self._loop.call_soon(act)
+    def at_iteration_end(self, callback: Callable[[], None]) -> None:
+        self._loop.call_soon(callback)
 
 
-def readiness() -> Readiness:
-    """The readiness of the running loop: the selector's own where it is a `RelayLoop`."""
+def poller() -> Poller:
+    """Return the poller of the running loop; on a `RelayLoop` it uses the loop's selector."""
     loop = asyncio.get_running_loop()
-    known: Readiness | None = getattr(loop, "_gateway_readiness", None)
-    if known is None:
-        known = _SelectorReadiness(loop.relays) if isinstance(loop, RelayLoop) else _LoopReadiness(loop)
-        loop._gateway_readiness = known  # type: ignore[attr-defined] # noqa: SLF001
-    return known
+    existing: Poller | None = getattr(loop, "_gateway_poller", None)
+    if existing is None:
+        existing = _SelectorPoller(loop.relays) if isinstance(loop, RelayLoop) else _LoopPoller(loop)
+        loop._gateway_poller = existing  # type: ignore[attr-defined] # noqa: SLF001
+    return existing
