@@ -21,6 +21,7 @@ READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 ERROR = select.EPOLLERR
 HANGUP = select.EPOLLHUP | ERROR
+"""Hang-up or error. epoll always reports both, whatever the mask."""
 EDGE = select.EPOLLET
 """Edge-triggered: reports a condition once, when it begins (epoll(7))."""
 

@@ -171,4 +171,4 @@ def _remove_stale(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink()
             return
-    raise OSError(errno.EADDRINUSE, "another process is listening there", str(path))
+    raise OSError(errno.EADDRINUSE, "another process listens on this socket", str(path))
