@@ -17,7 +17,7 @@ from plans import Setup, Step
 from gateway.contracts import CloseReason, Endpoint, Link, Phases, Relay, Stream
 from gateway.measure import Histogram, Tap
 from gateway.relay.dial import DIAL_TIMEOUT, dial
-from gateway.relay.sockets import finish, reset, tune
+from gateway.relay.sockets import close_gracefully, reset, tune
 
 _CHUNK = 65536
 
@@ -32,9 +32,9 @@ class SimpleRelay:
         fault: What it does wrong; empty: nothing.
     """
 
-    asked = False
+    awaiting_response = False
     waiting_since = None
-    answers = 0
+    responses = 0
 
     def __init__(self, client: Stream, backend: Stream, tap: Tap | None, fault: str) -> None:
         self.ended: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
@@ -128,7 +128,7 @@ class SimpleRelay:
             pump.cancel()
         clean = ending is CloseReason.FINISHED or self._fault == "an end for a reset"
         for sock in (self._client, self._backend):
-            (finish if clean else reset)(sock)
+            (close_gracefully if clean else reset)(sock)
         if self._fault == "a descriptor left":
             self.left.append(os.dup(0))
         self.ended.set_result(CloseReason.FINISHED if self._fault == "a wrong ending" else ending)

@@ -8,7 +8,7 @@ import pytest
 from gateway.contracts import Endpoint, Phases
 from gateway.demo.process import free_port
 from gateway.errors import DialError, Reason
-from gateway.relay.dial import _reason, _refuse_itself, dial
+from gateway.relay.dial import _reason, _reject_self_connection, dial
 
 
 async def test_a_dead_port_that_we_happen_to_dial_from_is_refused() -> None:
@@ -28,7 +28,7 @@ async def test_a_dead_port_that_we_happen_to_dial_from_is_refused() -> None:
 def test_a_connection_that_is_gone_at_once_leaves_no_socket_open() -> None:
     sock = socket.socket()  # as one whose peer has reset it: it has none
     with pytest.raises(OSError, match="not connected"):
-        _refuse_itself(sock)
+        _reject_self_connection(sock)
     assert sock.fileno() == -1
 
 
