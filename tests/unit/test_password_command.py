@@ -219,7 +219,7 @@ def test_a_placeholder_that_is_unknown_is_an_error() -> None:
         ("password_command: [t], password: x", "3:29: backends.a.check.password_command: is given beside password: "),
         (
             "tls: {mode: verify, ca_file: /etc/hostname}",
-            r"3:\d\d: backends.a.check.tls.ca_file: /etc/hostname: holds no",
+            r"3:\d\d: backends.a.check.tls.ca_file: /etc/hostname: contains no",
         ),
     ],
 )

@@ -65,7 +65,7 @@ async def test_a_failing_handler_is_dropped_and_told(caplog: pytest.LogCaptureFi
         poller().add(near.fileno(), lambda _: 1 // 0, READ)  # type: ignore[arg-type]
         far.send(b"x")
         await asyncio.sleep(0.02)
-        assert "a relay's handler failed" in caplog.text
+        assert "a relay handler failed" in caplog.text
         poller().add(near.fileno(), lambda _: None, READ)
         poller().remove(near.fileno())
 
