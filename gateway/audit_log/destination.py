@@ -80,7 +80,7 @@ class Destination:
         if self._file is None or isinstance(self._target, str):
             return False
         try:
-            status = os.stat(self._target)  # noqa: PTH116 - `target` may be a string
+            status = os.stat(self._target)  # noqa: PTH116 - the same as Path.stat
         except FileNotFoundError:
             return True
         return (status.st_dev, status.st_ino) != self._file

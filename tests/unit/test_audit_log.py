@@ -1,4 +1,4 @@
-"""The parts of the audit log that need no gateway: lines, refusals, destinations, what changed, the queue."""
+"""Tests of the parts of the audit log that need no gateway: encoding, refusals, destinations, queue."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ def test_a_line_is_plain_ascii_whatever_is_in_it() -> None:
     }  # fmt: skip
 
 
-def test_refusals_are_told_at_once_and_then_once_a_second() -> None:
+def test_refusals_are_written_immediately_and_then_once_a_second() -> None:
     refusals = RefusalLimiter()
     assert refusals.add(refused(), 10.0) == refused()
     assert [refusals.add(refused(), 10.0 + each / 10) for each in range(1, 5)] == [None] * 4
@@ -57,7 +57,7 @@ def test_refusals_are_told_at_once_and_then_once_a_second() -> None:
     assert refusals.add(refused(), 13.3) == refused()
 
 
-def test_a_flood_from_many_sources_is_counted_as_that_of_others() -> None:
+def test_refusals_from_too_many_sources_are_counted_as_others() -> None:
     refusals = RefusalLimiter()
     told = sum(refusals.add(refused(f"10.0.{each // 256}.{each % 256}"), 1.0) is not None for each in range(5000))
     rest = refusals.drain()
@@ -66,7 +66,7 @@ def test_a_flood_from_many_sources_is_counted_as_that_of_others() -> None:
     assert not refusals
 
 
-async def test_what_was_only_counted_is_recorded_at_the_end() -> None:
+async def test_flush_records_counted_refusals() -> None:
     class Kept(list[Event]):
         def put(self, event: Event) -> None:
             self.append(event)
@@ -85,7 +85,7 @@ async def test_what_was_only_counted_is_recorded_at_the_end() -> None:
     assert [(each.name, each.fields["count"]) for each in kept] == [("refused", 1), ("refused", 2)]
 
 
-def test_a_file_is_private_appended_to_and_followed_when_it_is_rotated(tmp_path: Path) -> None:
+def test_a_file_is_private_appended_to_and_reopened_after_rotation(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     destination = Destination(path)
     destination.write(deque([b"one\n", b"two\n"]))
@@ -98,7 +98,7 @@ def test_a_file_is_private_appended_to_and_followed_when_it_is_rotated(tmp_path:
     assert path.read_bytes() == b"three\nfour\n"
 
 
-def test_a_line_that_was_cut_short_is_completed_or_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_line_is_completed_or_terminated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "audit.jsonl"
     destination, lines = Destination(path), deque([b"one\n", b"two\n", b"three\n"])
     real = os.write
@@ -128,7 +128,9 @@ def test_a_line_that_was_cut_short_is_completed_or_ended(tmp_path: Path, monkeyp
     assert path.read_bytes() == b"three\n"
 
 
-def test_a_torn_line_is_ended_when_the_disk_has_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_line_is_terminated_when_the_disk_has_space_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "audit.jsonl"
     path.write_bytes(b'{"torn":')
     destination, lines = Destination(path), deque([b"{}\n"])
@@ -177,7 +179,7 @@ def soon(holds: Callable[[], bool]) -> None:
     assert holds()
 
 
-def test_an_event_that_cannot_be_encoded_is_counted_and_costs_no_other(tmp_path: Path) -> None:
+def test_an_event_that_cannot_be_encoded_is_dropped_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     writer = Writer(path, "site-a", max_queued=10)
     for each in (Event(0.0, "one", {}), Event(float("nan"), "two", {}), Event(0.0, "three", {})):
@@ -191,7 +193,7 @@ def test_an_event_that_cannot_be_encoded_is_counted_and_costs_no_other(tmp_path:
     soon(lambda: not writer.alive)
 
 
-def test_a_thread_that_ends_is_in_the_status_and_what_it_had_is_counted(
+def test_a_failed_thread_is_reported_and_its_events_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: Destination, lines: deque[bytes]) -> None:
@@ -206,7 +208,7 @@ def test_a_thread_that_ends_is_in_the_status_and_what_it_had_is_counted(
     assert "its thread has ended" in (writer.fault or "")
 
 
-def test_a_folder_that_comes_late_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_created_later_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.audit_log.writer._RETRY_DELAY", 0.01)
     path = tmp_path / "late" / "audit.jsonl"
     writer = Writer(path, "site-a", max_queued=10)
@@ -219,7 +221,7 @@ def test_a_folder_that_comes_late_is_used(tmp_path: Path, monkeypatch: pytest.Mo
     soon(lambda: not writer.alive)
 
 
-async def test_the_count_of_dropped_events_never_falls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_count_of_dropped_events_never_decreases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auditing, "_OPEN", 0.01)
     monkeypatch.setattr(auditing, "_CLOSE", 0.1)
     path = tmp_path / "fifo"
@@ -254,7 +256,7 @@ def configuration(*backends: str, environment: dict[str, str] | None = None, **s
 ONE = "one=mysql://db:3306?listen=127.0.0.1:1"
 
 
-def test_what_changed_is_named_and_its_values_are_not() -> None:
+def test_changes_are_named_without_values() -> None:
     old = configuration(ONE, "gone=tcp://a:1", environment={"GATEWAY_TUNNEL_T": "ssh://u@h"})
     secret = {"GATEWAY_BACKEND_TWO": "mysql://db:3306?check.user=u&check.password=very-secret"}
     new = configuration(
@@ -277,7 +279,7 @@ def test_what_changed_is_named_and_its_values_are_not() -> None:
     assert "backends.two.kind" in differences(other, kind)["changed"]
 
 
-def test_where_a_configuration_comes_from_is_named_without_values(tmp_path: Path) -> None:
+def test_the_origin_of_a_configuration_is_named_without_values(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text("backends: {one: {kind: tcp, targets: ['${HOST}:1']}}\n")
     environment = {"HOST": "db", "GATEWAY_LOG_LEVEL": "info", "OTHER": "x", "GATEWAY_BACKEND_TWO": "tcp://${PEER}:1"}

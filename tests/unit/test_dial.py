@@ -1,4 +1,4 @@
-"""What a connection is, and why there is none."""
+"""Tests of dialing: self-connections, leaks, reasons."""
 
 import errno
 import socket
@@ -11,7 +11,7 @@ from gateway.errors import DialError, Reason
 from gateway.relay.dial import _reason, _reject_self_connection, dial
 
 
-async def test_a_dead_port_that_we_happen_to_dial_from_is_refused() -> None:
+async def test_a_connection_to_itself_is_refused() -> None:
     port = free_port()
 
     def make(family: int, kind: int, protocol: int) -> socket.socket:
@@ -25,7 +25,7 @@ async def test_a_dead_port_that_we_happen_to_dial_from_is_refused() -> None:
     assert caught.value.reason is Reason.REFUSED
 
 
-def test_a_connection_that_is_gone_at_once_leaves_no_socket_open() -> None:
+def test_a_connection_that_fails_immediately_leaves_no_open_socket() -> None:
     sock = socket.socket()  # as one whose peer has reset it: it has none
     with pytest.raises(OSError, match="not connected"):
         _reject_self_connection(sock)
@@ -46,5 +46,5 @@ def test_a_connection_that_is_gone_at_once_leaves_no_socket_open() -> None:
         (OSError("whatever"), Reason.RESET),
     ],
 )
-def test_the_reason_is_that_of_all_addresses(error: OSError, reason: Reason) -> None:
+def test_the_reason_covers_all_addresses(error: OSError, reason: Reason) -> None:
     assert _reason(error) is reason

@@ -13,7 +13,7 @@ class Quiet:
 
 
 @given(st.integers(1, 5000), st.lists(st.floats(0.01, 2.0), min_size=1, max_size=200))
-def test_never_more_than_a_tenth_in_a_second_and_all_in_the_end(clients: int, steps: list[float]) -> None:
+def test_closes_at_most_a_tenth_per_second_and_finally_all(clients: int, steps: list[float]) -> None:
     pace, now, gone = DrainPace(clients, 100.0), 100.0, 0
     for step in steps:
         now += step
@@ -24,7 +24,7 @@ def test_never_more_than_a_tenth_in_a_second_and_all_in_the_end(clients: int, st
     assert gone + pace.due(now + 20 / SHARE_PER_SECOND) >= clients
 
 
-def test_those_that_wait_for_nothing_and_are_silent_longest_go_first() -> None:
+def test_closes_the_longest_idle_connections_first() -> None:
     asking, recent, old = (
         Quiet(awaiting_response=True, last_active=1),
         Quiet(awaiting_response=False, last_active=9),

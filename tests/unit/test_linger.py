@@ -1,4 +1,4 @@
-"""A client whose backend has closed gets the rest of the response, whatever it still says itself."""
+"""Tests of the lingering close: a client gets the whole response after its backend has closed."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def fill(sock: socket.socket) -> int:
-    """Send as much of the response as fits; gives how much."""
+    """Send as much of the response as the socket accepts; return the number of bytes."""
     sent = 0
     with contextlib.suppress(BlockingIOError):
         while sent < len(RESPONSE):
@@ -56,7 +56,7 @@ async def gone() -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_late_bytes_do_not_take_the_response_back_and_are_answered_with_a_reset() -> None:
+async def test_late_bytes_do_not_discard_the_response_and_cause_a_reset() -> None:
     with connected() as (ours, client):
         sent = fill(ours)
         client.sendall(b"more, which nothing reads")
@@ -70,7 +70,7 @@ async def test_late_bytes_do_not_take_the_response_back_and_are_answered_with_a_
                 client.sendall(b"x")
 
 
-async def test_a_client_that_ends_in_good_order_sees_a_clean_end() -> None:
+async def test_a_client_that_closes_normally_sees_end_of_file() -> None:
     with connected() as (ours, client):
         sent = fill(ours)
         lingering_closer().close_later(ours, reset_after=False)
@@ -81,7 +81,7 @@ async def test_a_client_that_ends_in_good_order_sees_a_clean_end() -> None:
         assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
 
-async def test_a_client_that_never_ends_is_left_to_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_never_closes_is_left_to_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linger, "LINGER_TIMEOUT", 0.3)
     with connected() as (ours, client):
         sent = fill(ours)
@@ -90,8 +90,7 @@ async def test_a_client_that_never_ends_is_left_to_the_kernel(monkeypatch: pytes
         assert await read_all(client) == RESPONSE[:sent]
 
 
-async def test_a_lost_upload_waits_for_a_slow_client_that_makes_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It gets the whole response before its reset, however long that takes."""
+async def test_a_slow_client_gets_the_whole_response_before_its_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linger, "LINGER_TIMEOUT", 0.4)
     monkeypatch.setattr(linger, "_SCAN_INTERVAL", 0.05)
     with connected() as (ours, client):
@@ -108,7 +107,7 @@ async def test_a_lost_upload_waits_for_a_slow_client_that_makes_progress(monkeyp
         await gone()
 
 
-async def test_one_socket_too_many_ends_no_lost_upload_cleanly(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_oldest_socket_beyond_the_limit_is_still_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linger, "_MAX_SOCKETS", 1)
     with connected() as (oldest, first), connected() as (ours, second):
         for sock in (oldest, ours):
@@ -123,7 +122,7 @@ async def test_one_socket_too_many_ends_no_lost_upload_cleanly(monkeypatch: pyte
                 first.sendall(b"x")
 
 
-async def test_a_client_that_resets_is_let_go() -> None:
+async def test_a_client_that_resets_is_removed() -> None:
     with connected() as (ours, client):
         fill(ours)
         lingering_closer().close_later(ours, reset_after=False)
@@ -131,7 +130,7 @@ async def test_a_client_that_resets_is_let_go() -> None:
         await gone()
 
 
-def test_what_lingers_when_the_loop_ends_is_still_delivered() -> None:
+def test_data_is_still_delivered_after_the_loop_closes() -> None:
     with connected() as (ours, client):
 
         async def leave() -> int:

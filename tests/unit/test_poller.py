@@ -9,7 +9,7 @@ from gateway.relay.poller import READ, RelayLoop, poller
 
 
 async def test_handlers_and_timers_share_the_loop() -> None:
-    """A socket that is always ready must not keep asyncio from its timers."""
+    """A socket that is always ready must not prevent asyncio from running its timers."""
     near, far = socket.socketpair()
     calls = 0
 
@@ -25,10 +25,10 @@ async def test_handlers_and_timers_share_the_loop() -> None:
         late = time.monotonic() - started - 0.05
         poller().remove(near.fileno())
     assert calls > 100
-    assert late < 20  # such a loop would never come to it
+    assert late < 20  # without the rule, the loop would never reach the timer
 
 
-async def test_a_handler_may_wake_a_task() -> None:
+async def test_a_handler_can_wake_a_task() -> None:
     near, far = socket.socketpair()
     with near, far:
         woken = asyncio.get_running_loop().create_future()
@@ -43,7 +43,7 @@ async def test_a_handler_may_wake_a_task() -> None:
             assert await woken == b"hello"
 
 
-async def test_a_handler_may_set_a_timer() -> None:
+async def test_a_handler_can_set_a_timer() -> None:
     near, far = socket.socketpair()
     with near, far:
         loop = asyncio.get_running_loop()
@@ -59,7 +59,7 @@ async def test_a_handler_may_set_a_timer() -> None:
             await fired
 
 
-async def test_a_failing_handler_is_dropped_and_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failing_handler_is_removed_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     near, far = socket.socketpair()
     with near, far, caplog.at_level(logging.ERROR):
         poller().add(near.fileno(), lambda _: 1 // 0, READ)  # type: ignore[arg-type]

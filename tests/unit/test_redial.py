@@ -1,4 +1,4 @@
-"""When a dial is repeated, and which ones are reported as given up."""
+"""Tests of `gateway.relay.redial`: retries and abandoned dials."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -32,7 +32,7 @@ def failing(*errors: BaseException) -> tuple[Callable[[float], Awaitable[str]], 
         (asyncio.CancelledError(), 1),
     ],
 )
-async def test_what_may_still_connect_is_reported(error: BaseException, reported: int) -> None:
+async def test_reports_dials_that_may_still_connect(error: BaseException, reported: int) -> None:
     counted: list[int] = []
     dial, _ = failing(error)
     with pytest.raises(type(error)):
@@ -40,7 +40,7 @@ async def test_what_may_still_connect_is_reported(error: BaseException, reported
     assert len(counted) == reported
 
 
-async def test_a_dial_that_moved_on_is_repeated_within_the_time_that_is_left() -> None:
+async def test_redials_within_the_remaining_time() -> None:
     counted: list[int] = []
     dial, given = failing(RedialError(), RedialError())
     assert await retry_dial(dial, lambda: counted.append(1), 60.0) == "connected"
@@ -49,7 +49,7 @@ async def test_a_dial_that_moved_on_is_repeated_within_the_time_that_is_left() -
     assert given[0] > given[1] > given[2] > 0
 
 
-async def test_a_dial_that_moved_on_is_not_repeated_without_time() -> None:
+async def test_does_not_redial_when_no_time_remains() -> None:
     counted: list[int] = []
     dial, given = failing(RedialError())
     with pytest.raises(RedialError):

@@ -19,7 +19,7 @@ def targets(candidates: list[Candidate]) -> list[Endpoint]:
     return [each.target for each in candidates]
 
 
-def test_order_takes_the_first_that_is_up_and_keeps_the_rest_for_later() -> None:
+def test_order_puts_targets_that_are_up_first_and_keeps_the_others() -> None:
     assert targets(order_targets([candidate(ONE, State.DOWN), candidate(TWO), candidate(THREE)], "order")) == [
         TWO,
         THREE,
@@ -27,7 +27,7 @@ def test_order_takes_the_first_that_is_up_and_keeps_the_rest_for_later() -> None
     ]
 
 
-def test_a_target_that_was_not_checked_yet_keeps_its_place_where_roles_do_not_matter() -> None:
+def test_an_unchecked_target_keeps_its_position_unless_roles_matter() -> None:
     assert targets(order_targets([candidate(ONE, State.UNKNOWN), candidate(TWO)], "order")) == [ONE, TWO]
     assert targets(order_targets([candidate(ONE, State.UNKNOWN), candidate(TWO, role="primary")], "primary")) == [
         TWO,
@@ -36,20 +36,20 @@ def test_a_target_that_was_not_checked_yet_keeps_its_place_where_roles_do_not_ma
     assert backend_state([candidate(ONE, State.UNKNOWN), candidate(TWO)], "order")[0] is State.UP
 
 
-def test_primary_never_offers_a_read_only_target() -> None:
+def test_primary_excludes_read_only_targets() -> None:
     given_ = [candidate(ONE, role="replica"), candidate(TWO, read_only=True), candidate(THREE, role="primary")]
     assert targets(order_targets(given_, "primary")) == [THREE]
     assert order_targets(given_[:2], "primary") == []
     assert backend_state(given_[:2], "primary")[:2] == (State.DOWN, Reason.ROLE)
 
 
-def test_clients_of_what_has_lost_its_role_are_to_go_also_while_it_is_down() -> None:
+def test_clients_leave_a_demoted_target_that_is_down() -> None:
     demoted = candidate(ONE, State.DOWN, role="replica", read_only=True)
     assert wrong_role_targets([demoted, candidate(TWO, role="primary")], "primary") == {ONE}
     assert targets(order_targets([demoted, candidate(TWO, State.DOWN, role="primary")], "primary")) == [TWO]
 
 
-def test_clients_stay_at_a_primary_that_newcomers_are_sent_to() -> None:
+def test_clients_stay_on_a_primary_that_new_clients_use() -> None:
     both = [candidate(ONE, State.DEGRADED, role="replica"), candidate(TWO, role="primary")]
     assert targets(order_targets(both, "replica")) == [TWO, ONE]
     assert wrong_role_targets(both, "replica") == frozenset()
@@ -88,7 +88,7 @@ CANDIDATES = st.lists(
 
 
 @given(CANDIDATES, st.sampled_from(["primary", "replica", "any", "order"]))
-def test_no_write_goes_to_a_replica_and_nothing_else_is_lost(candidates: list[Candidate], prefer: str) -> None:
+def test_primary_excludes_replicas_only(candidates: list[Candidate], prefer: str) -> None:
     chosen = order_targets(candidates, prefer)
     if prefer == "primary":
         assert not any(each.read_only or each.role == "replica" for each in chosen)
@@ -115,9 +115,7 @@ def test_clients_leave_a_target_that_lost_its_role() -> None:
 
 
 @given(CANDIDATES, st.sampled_from(["primary", "replica", "any", "order"]))
-def test_nobody_is_sent_away_from_a_target_that_newcomers_are_sent_to(
-    candidates: list[Candidate], prefer: str
-) -> None:
+def test_clients_never_leave_the_target_that_new_clients_use(candidates: list[Candidate], prefer: str) -> None:
     unwanted = wrong_role_targets(candidates, prefer)
     chosen = order_targets(candidates, prefer)
     assert not (

@@ -1,4 +1,4 @@
-"""The straight relay under arbitrary chunking, half-closes and resets."""
+"""Tests of the socket relay with arbitrary chunks, half-closes and resets."""
 
 import asyncio
 import random
@@ -97,7 +97,7 @@ async def test_a_half_close_leaves_the_other_direction_open(first: str) -> None:
 @pytest.mark.parametrize(
     ("who", "ending"), [("client", CloseReason.CLIENT_RESET), ("backend", CloseReason.BACKEND_RESET)]
 )
-async def test_a_reset_is_passed_on_as_a_reset(who: str, ending: CloseReason) -> None:
+async def test_a_reset_is_forwarded_as_a_reset(who: str, ending: CloseReason) -> None:
     client, backend, relay, _ = await joined()
     near, far = (client, backend) if who == "client" else (backend, client)
     with client, backend:
@@ -124,8 +124,7 @@ async def test_a_client_that_does_not_read_stops_the_backend() -> None:
         relay.abort(CloseReason.ABORTED)
 
 
-async def test_data_held_for_a_slow_reader_survives_the_senders_end() -> None:
-    """The sender closes both ways while its bytes are still held back by a slow reader: they arrive all the same."""
+async def test_pending_data_for_a_slow_reader_is_delivered_after_the_sender_closes() -> None:
     client, backend, relay, _ = await joined()
     loop = asyncio.get_running_loop()
     payload = random.Random(1).randbytes(4 << 20)
@@ -139,7 +138,7 @@ async def test_data_held_for_a_slow_reader_survives_the_senders_end() -> None:
         assert await loop.sock_recv(client, 10) == b""
 
 
-async def test_latency_counts_from_the_last_request_byte_to_the_first_answer_byte() -> None:
+async def test_latency_is_measured_from_the_last_request_byte_to_the_first_response_byte() -> None:
     client, backend, relay, latency = await joined()
     loop = asyncio.get_running_loop()
     began = time.monotonic()
@@ -156,7 +155,7 @@ async def test_latency_counts_from_the_last_request_byte_to_the_first_answer_byt
 
 
 class Ear:
-    """A tap that has seen enough after so many bytes."""
+    """Tap that is finished after a given number of bytes."""
 
     tracker = None
 
@@ -174,7 +173,7 @@ class Ear:
     on_response = on_request
 
 
-async def test_a_tap_that_has_seen_enough_is_dropped_and_costs_nothing_from_then_on() -> None:
+async def test_a_finished_tap_is_dropped() -> None:
     client, inner = await pair()
     outer, backend = await pair()
     latency, ear = Histogram(), Ear(5)
@@ -199,7 +198,7 @@ async def test_a_tap_that_has_seen_enough_is_dropped_and_costs_nothing_from_then
         relay.abort(CloseReason.ABORTED)
 
 
-async def test_what_measures_latency_itself_is_not_measured_by_turns() -> None:
+async def test_the_relay_does_not_measure_latency_if_the_tap_does() -> None:
     client, inner = await pair()
     outer, backend = await pair()
     latency, found = Histogram(), Histogram()
@@ -217,7 +216,7 @@ async def test_what_measures_latency_itself_is_not_measured_by_turns() -> None:
         relay.abort(CloseReason.ABORTED)
 
 
-async def test_a_client_that_pauses_for_longer_than_a_dead_one_may_loses_nothing(
+async def test_a_client_that_pauses_longer_than_the_user_timeout_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 4000)
@@ -244,7 +243,7 @@ async def test_a_client_that_pauses_for_longer_than_a_dead_one_may_loses_nothing
 
 @pytest.mark.parametrize("loop", ["own", "asyncio's"])
 def test_what_a_unix_client_sent_before_it_closed_arrives(loop: str) -> None:
-    """Its hang-up comes with its end, while much is still to be read."""
+    """On a unix socket, end-of-file and hang-up arrive together while data is still unread."""
 
     async def close_early() -> None:
         client, inner = socket.socketpair()

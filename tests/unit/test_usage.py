@@ -1,4 +1,4 @@
-"""Whose traffic is counted where, once there are more consumers than are told apart."""
+"""Tests of usage counters with more consumers than have counters of their own."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ from gateway.measure import Histogram
 from gateway.relay.poller import RelayLoop
 
 
-def test_the_relays_of_others_are_still_counted_after_one_more_joined_them() -> None:
+def test_relays_counted_as_others_are_still_counted_after_a_merge() -> None:
     consumers = ConsumerUsage()
     for number in range(MAX_CONSUMERS):
         consumers.usage_of(f"c{number}", "").waiting = 1
@@ -33,7 +33,7 @@ def test_the_relays_of_others_are_still_counted_after_one_more_joined_them() -> 
     assert (others.count, others.sum) == (2, 0.75)
 
 
-def test_the_quota_of_one_is_its_own_also_where_it_is_not_told_apart() -> None:
+def test_the_quota_applies_per_consumer_also_among_others() -> None:
     consumers = ConsumerUsage()
     for number in range(MAX_CONSUMERS):
         consumers.admit(f"c{number}", "")
@@ -46,9 +46,9 @@ def test_the_quota_of_one_is_its_own_also_where_it_is_not_told_apart() -> None:
 
 
 @pytest.mark.timeout(20)
-def test_a_burst_does_not_get_past_the_quota() -> None:
+def test_a_burst_does_not_exceed_the_quota() -> None:
     class NoLink:
-        """A path that is never there: clients are held."""
+        """An uplink that is always down, so that clients are held."""
 
         tunnel_name: str | None = None
         link: Link | None = None
