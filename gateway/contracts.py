@@ -352,6 +352,10 @@ class Tunnel(Protocol):
 
         An open tunnel whose peer stops answering reports `suspect` to `progress`, and `up` when it answers again.
 
+        Args:
+            via: The link to dial through.
+            progress: Receives the tunnel's states.
+
         Raises (on entry):
             TunnelError: The tunnel cannot be opened.
             DialError: `via` cannot reach the tunnel's server.

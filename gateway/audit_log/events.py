@@ -31,7 +31,12 @@ class Event(NamedTuple):
 
 
 def encode_line(event: Event, instance: str) -> bytes:
-    """Encode `event` as one line of printable ASCII, so that its content cannot forge lines or control a terminal."""
+    """Encode `event` as one line of printable ASCII, so that its content cannot forge lines or control a terminal.
+
+    Args:
+        event: The event.
+        instance: This gateway's name.
+    """
     second, part = divmod(event.at, 1)
     time = f"{_date(int(second))}.{int(part * 1000):03d}Z"
     text = _encode({"time": time, "event": event.name, "instance": instance, **event.fields})

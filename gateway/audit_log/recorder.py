@@ -16,7 +16,12 @@ class Sink(Protocol):
         """Queue an event, or count it as dropped."""
 
     def count_lost(self, count: int, why: str) -> None:
-        """Count events that were lost before they reached the sink, and record that in the log."""
+        """Count events that were lost before they reached the sink, and record that in the log.
+
+        Args:
+            count: The number of events.
+            why: The field `reason` of the `dropped` event.
+        """
 
 
 class Recorder:

@@ -72,6 +72,10 @@ class CancelRouter:
         That is the target of the session with its key. If no known session has this key, it is every target that has
         a session with a hidden key: a server ignores a key that is not one of its own. If there is none of these
         either, it is `default`.
+
+        Args:
+            request: The cancel request.
+            default: The target for a new session; None if there is none.
         """
         sessions = self._sessions.items()
         matching = [routed for routed, logins in sessions if any(login.matches(request) for login in logins)]

@@ -79,7 +79,13 @@ class ConnectionAudit:
             self._recorder.record_refusal(key)
 
     def not_joined(self, client: Stream, ending: str, reason: Reason | None = None) -> None:
-        """Record that a client ended without being joined. Do nothing if its end was recorded before."""
+        """Record that a client ended without being joined. Do nothing if its end was recorded before.
+
+        Args:
+            client: The client's socket.
+            ending: The field `ending` of the event: a `CloseReason` or `NOT_CONNECTED`.
+            reason: Why the client could not be joined, if that is the cause.
+        """
         record = self._remove(client)
         if record is not None:
             self._write(record, None, None, ending, reason)
@@ -91,7 +97,14 @@ class ConnectionAudit:
     def ended(
         self, record: ConnectionRecord | None, routed: RoutedTarget, relay: Relay, close_reason: CloseReason
     ) -> None:
-        """Record that a joined connection has ended."""
+        """Record that a joined connection has ended.
+
+        Args:
+            record: What `joined` returned.
+            routed: The target.
+            relay: The relay, for its byte counts.
+            close_reason: Why the connection ended.
+        """
         if record is not None:
             self._recorder.open_clients -= 1
             self._write(record, routed, relay, close_reason, None)

@@ -109,7 +109,14 @@ class Dialer:
         self._wake_waiting()
 
     async def read_cancel_request(self, client: Stream, watcher: DisconnectWatcher) -> CancelRequest | None:
-        """Return the client's cancel request; None if its connection is not one. The bytes stay unread.
+        """Read the client's cancel request. The bytes stay unread.
+
+        Args:
+            client: The client's socket.
+            watcher: Watches the client.
+
+        Returns:
+            None if the connection is not a cancel request.
 
         Raises:
             DialError: The client has disconnected.

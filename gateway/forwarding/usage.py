@@ -105,11 +105,24 @@ class ConsumerUsage(dict[str, Usage]):
         """Current connections of each consumer, including consumers that are counted as `OTHERS`."""
 
     def admit(self, name: str, container_id: str) -> ConnectionSlot:
-        """Count one more connection of the consumer `name`, and return its slot."""
+        """Count one more connection, and return its slot.
+
+        Args:
+            name: The consumer's name.
+            container_id: The container's ID; empty if there is none.
+        """
         return ConnectionSlot(self.active, name, self.usage_of(name, container_id))
 
     def usage_of(self, name: str, container_id: str) -> Usage:
-        """Return the counters of a consumer; create them if needed, in place of those of an idle consumer."""
+        """Return the counters of a consumer. If there are too many, replace those of an idle consumer.
+
+        Args:
+            name: The consumer's name.
+            container_id: The container's ID; empty if there is none.
+
+        Returns:
+            The counters of `OTHERS` if no consumer is idle.
+        """
         usage = self.get(name)
         if usage is None:
             if len(self) >= MAX_CONSUMERS:

@@ -43,7 +43,12 @@ def order_targets(candidates: list[Candidate], prefer: str) -> list[Candidate]:
 
 
 def wrong_role_targets(candidates: list[Candidate], prefer: str) -> frozenset[Endpoint]:
-    """Return the targets whose clients must move because of the role; this includes targets that are down."""
+    """Return the targets whose clients must move because of the role; this includes targets that are down.
+
+    Args:
+        candidates: The targets in the order of the configuration.
+        prefer: `primary`, `replica`, `any` or `order`.
+    """
     if prefer == "primary":
         return frozenset(each.target for each in candidates if each.read_only or each.role == "replica")
     first = next(iter(order_targets(candidates, prefer)), None)
@@ -54,7 +59,12 @@ def wrong_role_targets(candidates: list[Candidate], prefer: str) -> frozenset[En
 
 
 def backend_state(candidates: list[Candidate], prefer: str) -> tuple[State, Reason | None, str]:
-    """Return the state of a backend with these targets, its reason and one line of detail."""
+    """Return the state of a backend, its reason and one line of detail.
+
+    Args:
+        candidates: The targets in the order of the configuration.
+        prefer: `primary`, `replica`, `any` or `order`.
+    """
     chosen = order_targets(candidates, prefer)
     first = next((each for each in chosen if each.state in _USABLE), None)
     if first is not None:

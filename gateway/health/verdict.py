@@ -116,6 +116,11 @@ class Verdict:
     def override(self, state: State, reason: Reason | None, detail: str) -> bool:
         """Set a state that does not come from a check: blocked or paused. The next result replaces it immediately.
 
+        Args:
+            state: The new state.
+            reason: Its reason; None if it needs none.
+            detail: One line of text.
+
         Returns:
             Whether the state changed.
         """

@@ -36,7 +36,13 @@ class Poller(Protocol):
     """Registers file descriptors with handlers. Level-triggered unless the mask contains EDGE."""
 
     def add(self, fd: int, handler: Handler, mask: int) -> None:
-        """Call `handler` on each event of `mask`, hang-up or error of `fd`. Replaces an earlier handler."""
+        """Register `fd`, or replace its handler and mask.
+
+        Args:
+            fd: The file descriptor. Remove it before closing it.
+            handler: Called with the events that occurred. It must not block.
+            mask: READ, WRITE, EDGE or a combination. Hang-ups and errors are always reported.
+        """
 
     def modify(self, fd: int, mask: int) -> None:
         """Replace the event mask of `fd`."""

@@ -141,6 +141,13 @@ def bind_unix(path: Path, mode: int) -> socket.socket:
 
     Replaces the socket file of a process that has ended.
 
+    Args:
+        path: Where to create the socket file.
+        mode: Its permissions.
+
+    Returns:
+        The bound socket, which does not listen yet. The caller owns it.
+
     Raises:
         OSError: The file exists and is not a socket, another process listens on it, or the directory is not writable.
     """

@@ -26,6 +26,10 @@ class Supervisor:
     def start(self, name: str, unit: Unit) -> asyncio.Event:
         """Run `unit` until `stop(name)`.
 
+        Args:
+            name: A unique name, for `stop` and for the log.
+            unit: The unit.
+
         Returns:
             An event that is set once the unit is ready.
 

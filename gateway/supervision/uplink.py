@@ -75,7 +75,11 @@ class Uplink:
         self._after = after
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Open the tunnel, and reopen it each time it is lost, until cancelled."""
+        """Open the tunnel, and reopen it each time it is lost, until cancelled.
+
+        Args:
+            ready: Called each time the tunnel is open.
+        """
         reconnect, quarantine = Backoff(RECONNECT), Backoff(QUARANTINE)
         try:
             if self._after is not None:
