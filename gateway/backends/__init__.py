@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.backends.common.volume import VolumeSpec
-from gateway.contracts import Backend, Cancels, Credential, Duration, Endpoint
+from gateway.contracts import Backend, CancelProtocol, Credential, Duration, Endpoint
 from gateway.kinds import Kinds
-from gateway.measure import MakeTap
+from gateway.measure import TapFactory
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class BackendKind:
     bulk: bool = False
     privileged_only: Callable[[Any], bool] = lambda _: False
     abort_limit: int | None = None
-    tap: MakeTap | None = None
-    cancels: Cancels | None = None
+    tap: TapFactory | None = None
+    cancels: CancelProtocol | None = None
     prompt: float | None = None
     volume: Callable[[Any, Endpoint], VolumeSpec | None] = lambda _options, _listener: None
     credentials: Callable[[Any, Any], list[Credential]] = lambda _options, _check: []

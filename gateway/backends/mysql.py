@@ -25,7 +25,7 @@ from gateway.backends.common.database import DatabaseCheck, credentials, verify
 from gateway.backends.common.mysql_login import MysqlLogin
 from gateway.backends.common.mysql_status import look
 from gateway.backends.common.secrets import Passwords
-from gateway.contracts import Endpoint, Finding, Link, Phases
+from gateway.contracts import Endpoint, Link, Phases, ProbeResult
 from gateway.errors import ProbeError, ReachError, Reason
 
 _MAX_BLOCK = 3600.0
@@ -99,13 +99,13 @@ class MysqlBackend:
     )
     """Reads the files of a login: their file system may hang, which then holds one thread."""
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
         """Log in, and ask for role, version and lag; at a deadline, everything ends at once.
 
         A login that breaks off so counts in the server, and for us. After many in a row, the next ones wait.
         """
         if self.check.user is None:
-            return Finding(unprobed="no check.user is set, and a MySQL must not be probed without a login")
+            return ProbeResult(unprobed="no check.user is set, and a MySQL must not be probed without a login")
         broken = self._broken.setdefault(target, BrokenLogins(_ABORT_LIMIT))
         pause = broken.pause(time.monotonic())
         if pause:
@@ -129,20 +129,20 @@ class MysqlBackend:
             lambda asked: self._passwords.tried(self.check, target, None if asked.cancelled() else asked.exception())
         )
         try:
-            finding = await asyncio.shield(asking)
+            probe_result = await asyncio.shield(asking)
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):  # it may be closed already
                 handle.shutdown(socket.SHUT_RDWR)  # frees the thread, whatever it waits for
             if not login.logged_in:
-                phases.given_up()
+                phases.on_abandoned()
                 broken.broke_off(time.monotonic())
             await asyncio.wait({asking}, timeout=_ENDING)
             raise
         finally:
             if login.logged_in:
                 broken.logged_in()
-        broken.limit = finding.abort_limit or broken.limit
-        return finding
+        broken.limit = probe_result.abort_limit or broken.limit
+        return probe_result
 
     def _login(self, target: Endpoint, phases: Phases, password: str) -> MysqlLogin:
         check = self.check
@@ -164,7 +164,7 @@ class MysqlBackend:
             program_name="gateway-check",
         )
 
-    def _ask(self, login: MysqlLogin, sock: socket.socket, phases: Phases) -> Finding:
+    def _ask(self, login: MysqlLogin, sock: socket.socket, phases: Phases) -> ProbeResult:
         try:
             login.connect(sock)
             with phases("query"):
@@ -182,7 +182,7 @@ class MysqlBackend:
                 login.close()
 
 
-def _close(asked: "asyncio.Future[Finding]", *sockets: socket.socket) -> None:
+def _close(asked: "asyncio.Future[ProbeResult]", *sockets: socket.socket) -> None:
     """The thread has ended: its sockets are not used any more, and after a deadline neither is its result."""
     for each in sockets:
         each.close()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from gateway.backends import BackendKind
 from gateway.backends.common.volume import VolumeOptions, VolumeSpec, reached_at, volume_of
-from gateway.contracts import Duration, Endpoint, Finding, Link, Phases
+from gateway.contracts import Duration, Endpoint, Link, Phases, ProbeResult
 from gateway.errors import ProbeError, Reason
 from gateway.nfs import v4
 from gateway.nfs.rpc import RpcClient, RpcError
@@ -76,7 +76,7 @@ class NfsBackend:
     _seen: dict[Endpoint, v4.Export] = field(default_factory=dict, compare=False)
     """What each target showed first."""
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
         """RPC NULL, then a look at the export with its space; the canary where it is asked for."""
         with await link.socket(target, phases) as sock:
             client = RpcClient(sock, v4.PROGRAM, v4.VERSION)
@@ -98,7 +98,7 @@ class NfsBackend:
             except OSError as error:
                 raise ProbeError(Reason.RESET, str(error)) from error
         changed = self._changed(self._seen.setdefault(target, export), export)
-        return Finding(
+        return ProbeResult(
             read_only=False if self.check.write else None,
             identity=export.fsid,
             space={"total": export.total, "available": export.available},

@@ -30,7 +30,7 @@ from gateway.backends.common.postgres_certificate import ServerCertificates
 from gateway.backends.common.postgres_login import Login
 from gateway.backends.common.postgres_refusals import NO_PASSWORD, refusal
 from gateway.backends.common.secrets import Passwords
-from gateway.contracts import Endpoint, Finding, Link, Phases
+from gateway.contracts import Endpoint, Link, Phases, ProbeResult
 from gateway.errors import ProbeError, Reason
 
 _QUERY = b"""
@@ -89,26 +89,26 @@ class PostgresBackend:
     _logins: dict[Endpoint, Login] = field(default_factory=dict, compare=False)
     """The last of each target: one may still compute."""
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
         """Log in, and ask for role, version and lag."""
         if self.check.user is None:
-            return Finding(unprobed="no check.user is set")
+            return ProbeResult(unprobed="no check.user is set")
         if target in self._logins and self._logins[target].computes:
             raise ProbeError(Reason.PROTOCOL, _ENDLESS)
         password = await self._passwords.of(self.check, target, phases)
         try:
             row, asked = await self._ask(link, target, phases, password)
-            finding = self._judge(row, target, time.monotonic())
+            probe_result = self._judge(row, target, time.monotonic())
         except ProbeError as error:
             self._passwords.tried(self.check, target, error)
             raise
         except ValueError as error:
             raise ProbeError(Reason.PROTOCOL, f"not a PostgreSQL's answer: {error}") from error
         if password and not asked:
-            finding = replace(finding, degraded=(Reason.UNAUTHENTICATED, NO_PASSWORD))
+            probe_result = replace(probe_result, degraded=(Reason.UNAUTHENTICATED, NO_PASSWORD))
         if self.check.tls.mode == "off":
-            return finding
-        return replace(finding, certificate=await self._certificates.validity(link, target))
+            return probe_result
+        return replace(probe_result, certificate=await self._certificates.validity(link, target))
 
     async def _ask(
         self, link: Link, target: Endpoint, phases: Phases, password: str
@@ -154,7 +154,7 @@ class PostgresBackend:
             arguments["channel_binding"] = "require"
         return make_conninfo("", **arguments).encode()
 
-    def _judge(self, row: list[str | None], target: Endpoint, now: float) -> Finding:
+    def _judge(self, row: list[str | None], target: Endpoint, now: float) -> ProbeResult:
         in_recovery, read_only, version, lag_text, streaming = row
         lag = seconds(lag_text) if lag_text is not None else None
         if streaming == "t" and lag == 0:
@@ -167,7 +167,7 @@ class PostgresBackend:
         if in_recovery == "t" and max_lag is not None and (lag is None or lag > max_lag):
             told = "an unknown time" if lag is None else f"{lag:g} s"
             unusable = (Reason.LAG, f"{told} behind its primary (max_lag {max_lag:g} s)")
-        return Finding(
+        return ProbeResult(
             role="replica" if in_recovery == "t" else "primary",
             read_only=in_recovery == "t" or read_only == "t",
             lag=lag,

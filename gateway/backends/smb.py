@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gateway.backends import BackendKind, NoOptions
 from gateway.backends.common.volume import VolumeOptions, VolumeSpec, reached_at, volume_of
-from gateway.contracts import Duration, Endpoint, Finding, Link, Phases, Stream
+from gateway.contracts import Duration, Endpoint, Link, Phases, ProbeResult, Stream
 from gateway.errors import ProbeError, Reason
 
 _HEADER = struct.Struct("<4sHHIHHIIQIIQ16s")
@@ -49,21 +49,21 @@ class SmbBackend:
     options: SmbOptions
     check: NoOptions
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
         """Negotiate a dialect: there is an SMB server, and it answers. Who may use the share it does not tell."""
         with await link.socket(target, phases) as sock:
             try:
                 with phases("greeting"):
                     answer = await _negotiate(sock)
             except _NewerError:
-                return Finding(version="SMB newer than 3.0.2")
+                return ProbeResult(version="SMB newer than 3.0.2")
             except OSError as error:
                 raise ProbeError(Reason.RESET, str(error)) from error
         _, mode, dialect, _, guid = _FIXED.unpack_from(answer, _HEADER.size)
         if dialect not in _DIALECTS:
             raise ProbeError(Reason.PROTOCOL, f"it chose the dialect {dialect:#06x}, which was not offered")
         signing = ", signing required" if mode & 2 else ""
-        return Finding(version=f"SMB {_DIALECTS[dialect]}{signing}", identity=guid.hex())
+        return ProbeResult(version=f"SMB {_DIALECTS[dialect]}{signing}", identity=guid.hex())
 
 
 class _NewerError(Exception):

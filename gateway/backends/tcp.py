@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from gateway.backends import BackendKind, NoOptions
-from gateway.contracts import Endpoint, Finding, Link, Phases
+from gateway.contracts import Endpoint, Link, Phases, ProbeResult
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class TcpBackend:
     options: NoOptions
     check: NoOptions
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
         """Connect and close: all that can be known without a protocol."""
         (await link.socket(target, phases)).close()
-        return Finding()
+        return ProbeResult()
 
 
 KIND = BackendKind("tcp", NoOptions, NoOptions, TcpBackend, scheme="tcp", default_port=0)

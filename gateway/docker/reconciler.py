@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gateway.audit_log.events import MOST_TEXT
+from gateway.audit_log.events import MAX_TEXT
 from gateway.audit_log.recorder import Recorder
 from gateway.contracts import Link
 from gateway.docker.act import act
@@ -352,7 +352,7 @@ class Reconciler:
             why=action.why,
             result=result,
             reason=str(trouble.kind) if trouble else None,
-            detail=str(trouble)[:MOST_TEXT] if trouble else None,
+            detail=str(trouble)[:MAX_TEXT] if trouble else None,
         )
 
     def _count(self, action: str, trouble: EngineError) -> None:

@@ -18,19 +18,19 @@ _LONGEST = 64 << 20
 class Cursor:
     """Where one direction stands between two records."""
 
-    __slots__ = ("_first", "_head", "_left", "sense")
+    __slots__ = ("_first", "_head", "_left", "parseable")
 
     def __init__(self) -> None:
         self._left = 0
         self._head = b""
         self._first = True
-        self.sense = True
+        self.parseable = True
         """Whether what has passed was RPC."""
 
     def records(self, data: memoryview) -> Iterator[tuple[int, int]]:
         """XID and kind of the records that begin in `data`, the next bytes of the direction."""
         at, end = 0, len(data)
-        while at < end and self.sense:
+        while at < end and self.parseable:
             if self._left:
                 step = min(self._left, end - at)
                 self._left -= step
@@ -47,7 +47,7 @@ class Cursor:
             self._left = length - (_HEAD - _MARK if self._first else 0)
             kind = int.from_bytes(self._head[8:], "big")
             if not 0 <= self._left <= _LONGEST or kind not in (_CALL, _REPLY):
-                self.sense = False
+                self.parseable = False
                 return
             if self._first:
                 yield int.from_bytes(self._head[_MARK:8], "big"), kind
@@ -72,7 +72,7 @@ class RpcTap:
         self._back = Cursor()
         self._pending: dict[int, float] = {}
 
-    def forth(self, data: memoryview, now: float) -> None:
+    def on_request(self, data: memoryview, now: float) -> None:
         """The client sent `data` at the monotonic time `now`."""
         for xid, kind in self._forth.records(data):
             if kind != _CALL:
@@ -81,7 +81,7 @@ class RpcTap:
                 self._pending.clear()  # calls that are never answered
             self._pending.setdefault(xid, now)
 
-    def back(self, data: memoryview, now: float) -> None:
+    def on_response(self, data: memoryview, now: float) -> None:
         """The server sent `data` at the monotonic time `now`."""
         for xid, kind in self._back.records(data):
             asked = self._pending.pop(xid, None) if kind == _REPLY else None
@@ -89,15 +89,15 @@ class RpcTap:
                 self._observe(now - asked)
 
     @property
-    def meter(self) -> "RpcTap":
+    def tracker(self) -> "RpcTap":
         """See `gateway.measure.Tap`."""
         return self
 
     @property
-    def sense(self) -> bool:
-        """See `gateway.measure.Meter`."""
-        return self._forth.sense and self._back.sense
+    def parseable(self) -> bool:
+        """See `gateway.measure.RequestTracker`."""
+        return self._forth.parseable and self._back.parseable
 
-    def oldest(self) -> float | None:
-        """See `gateway.measure.Meter`."""
+    def oldest_pending(self) -> float | None:
+        """See `gateway.measure.RequestTracker`."""
         return next(iter(self._pending.values()), None)

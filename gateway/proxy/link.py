@@ -14,15 +14,15 @@ from python_socks._protocols import socks5
 from python_socks._protocols.errors import ReplyError
 from python_socks.async_.asyncio._resolver import Resolver
 
-from gateway.contracts import Ending, Endpoint, Link, Phases, Relay, Stream
+from gateway.contracts import CloseReason, Endpoint, Link, Phases, Relay, Stream
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.splice import Splice
 from gateway.proxy.streams import PlainStream, TlsStream
 from gateway.proxy.tls import TlsSocket
-from gateway.relay.attempts import retry_dial
-from gateway.relay.straight import StraightRelay
+from gateway.relay.redial import retry_dial
+from gateway.relay.socket_relay import SocketRelay
 from gateway.tls_client import client_context
 
 _HTTP_LOGIN = (401, 407)
@@ -53,14 +53,14 @@ class ProxyLink:
         self._options = options
         self._via = via
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.leads_to = f"{via.leads_to} > {options.url}"
+        self.network_id = f"{via.network_id} > {options.url}"
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """See `gateway.contracts.Link`; counts the phase `channel`."""
         timed = phases or Phases()
         with timed("channel"):
             sock, _ = await retry_dial(
-                lambda within: self._dial(to, within, short=True), timed.given_up, self._options.dial_timeout
+                lambda within: self._dial(to, within, short=True), timed.on_abandoned, self._options.dial_timeout
             )
         return sock
 
@@ -69,10 +69,10 @@ class ProxyLink:
     ) -> Relay:
         """See `gateway.contracts.Link`."""
         sock, splice = await self._dial(to, min(self._options.dial_timeout, within), short=False)
-        relay = StraightRelay(client, sock, latency, tap)
+        relay = SocketRelay(client, sock, latency, tap)
         if splice is not None:
-            splice.on_lost = relay.lose_upload
-            splice.ended_well = lambda: relay.upload_ended
+            splice.on_lost = relay.fail_upload
+            splice.ended_well = lambda: relay.upload_complete
             relay.ended.add_done_callback(lambda _: None if _delivers(relay) else splice.break_off())
         return relay
 
@@ -256,6 +256,6 @@ class ProxyLink:
         return {"encrypted": self._options.tls}
 
 
-def _delivers(relay: StraightRelay) -> bool:
+def _delivers(relay: SocketRelay) -> bool:
     """Whether a relay that has ended leaves an upload to be delivered: the client sent its end, then perhaps left."""
-    return relay.upload_ended and relay.ended.result() in (Ending.FINISHED, Ending.CLIENT_RESET)
+    return relay.upload_complete and relay.ended.result() in (CloseReason.FINISHED, CloseReason.CLIENT_RESET)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from math import inf
 
 from gateway.proxy.tls import TlsSocket
-from gateway.relay.linger import LINGER
-from gateway.relay.pair import pair
+from gateway.relay.linger import LINGER_TIMEOUT
+from gateway.relay.socket_pair import socket_pair
 
 _CHUNK = 128 * 1024
 _SHORT_CHUNK = 16 * 1024
@@ -43,9 +43,9 @@ class Splice:
 
     def __init__(self, tls: TlsSocket, *, short: bool) -> None:
         if short:
-            tls.keep_backlog_short()
+            tls.limit_unsent()
         self._chunk = _SHORT_CHUNK if short else _CHUNK
-        self.sock, self._ours = pair(_SHORT_BACKLOG if short else None)
+        self.sock, self._ours = socket_pair(_SHORT_BACKLOG if short else None)
         """The user's end, which the user owns, and ours."""
         self.sock.broken = lambda: self._broken
         self._broken = False
@@ -106,7 +106,7 @@ class Splice:
         before = -1
         while not forth.done() and self._sent != before:
             before = self._sent
-            await asyncio.wait({forth}, timeout=LINGER)
+            await asyncio.wait({forth}, timeout=LINGER_TIMEOUT)
 
     async def _until_response(self, back: "asyncio.Task[_Response]", patience: float) -> None:
         """Wait for the rest of the response, while the user is there to read it.

@@ -9,10 +9,10 @@ import select
 import socket
 import ssl
 
-from gateway.relay.linger import lingerer
+from gateway.relay.linger import lingering_closer
 from gateway.relay.send_buffer import SendBuffer
-from gateway.relay.slow import slow_peers
-from gateway.relay.sockets import hurry_retransmits, keep_backlog_short, reset
+from gateway.relay.sockets import cap_retransmit_interval, limit_unsent, reset
+from gateway.relay.stalled_peers import stalled_peers
 
 _CHUNK = 128 * 1024
 _BACKLOG = 64 * 1024
@@ -42,10 +42,10 @@ class TlsSocket:
         self._failed: ssl.SSLError | None = None
         self._read_done = False
 
-    def keep_backlog_short(self) -> None:
+    def limit_unsent(self) -> None:
         """Let little wait in the socket, and let a stalled one try again soon: for what is carried by SSH."""
-        hurry_retransmits(self._sock)
-        keep_backlog_short(self._sock, _BACKLOG)
+        cap_retransmit_interval(self._sock)
+        limit_unsent(self._sock, _BACKLOG)
 
     @property
     def half_closes(self) -> bool:
@@ -117,7 +117,7 @@ class TlsSocket:
     def close(self) -> None:
         """Close the socket so that what was sent arrives."""
         self._stop_sending()
-        lingerer().take(self._sock, lost=False)
+        lingering_closer().close_later(self._sock, reset_after=False)
 
     def abort(self) -> None:
         """Close the socket with a reset."""
@@ -183,7 +183,7 @@ class TlsSocket:
             self._unsent.append(memoryview(data)[count:])
             self._sent = self._loop.create_future()
             self._waits = True
-            slow_peers().bear_with(self._sock.fileno())
+            stalled_peers().mark_stalled(self._sock.fileno())
             self._loop.add_writer(self._sock, self._send_rest)
 
     def _send_rest(self) -> None:
@@ -213,4 +213,4 @@ class TlsSocket:
         if self._waits:
             self._waits = False
             self._loop.remove_writer(self._sock)
-            slow_peers().expect_again(self._sock.fileno())
+            stalled_peers().mark_progress(self._sock.fileno())

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from gateway.certificates import pem_validities
-from gateway.contracts import Credential, Endpoint, Link, Progress, TunnelState
+from gateway.contracts import LOCAL_NETWORK, Credential, Endpoint, Link, Progress, TunnelState
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.tunnels import TunnelKind
 from gateway.vpn.keeper import Keeper
@@ -56,7 +56,7 @@ class OpenVpnTunnel:
         async with AsyncExitStack() as stack:
             run = await _Run.start(options, via, stack)
             await run.connected(progress)
-            link = VpnLink(run.place, f"{via.leads_to} > {self.far_side}", options.silence.patience, run.renew)
+            link = VpnLink(run.place, f"{via.network_id} > {self.far_side}", options.silence.patience, run.renew)
             stack.callback(link.close)
             await run.adopt(link)
             keeper = Keeper(link, progress, run.received, run.restart_in_place)
@@ -82,14 +82,14 @@ class _Run:
     @classmethod
     async def start(cls, options: OpenVpnOptions, via: Link, stack: AsyncExitStack) -> "_Run":
         # A child cannot take a socket from another link, so it gets a door that leads there.
-        redirect = None if via.leads_to == "here" else await stack.enter_async_context(Redirect(via))
+        redirect = None if via.network_id == LOCAL_NETWORK else await stack.enter_async_context(Redirect(via))
         file = client_file(options)
         if redirect is not None and file.proxied:
             detail = (
-                f"{options.config}: http-proxy and socks-proxy would go around {via.leads_to}: remove them, or via"
+                f"{options.config}: http-proxy and socks-proxy would go around {via.network_id}: remove them, or via"
             )
             raise TunnelError(Reason.PROTOCOL, detail, fatal=True)
-        run = cls(options, file, redirect, via.leads_to)
+        run = cls(options, file, redirect, via.network_id)
         stack.callback(run.place.close)
         stack.push_async_callback(run.place.leave)
         stack.push_async_callback(run._vpn.stop)

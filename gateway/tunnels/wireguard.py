@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
-from gateway.contracts import Link, Progress, TunnelState
+from gateway.contracts import LOCAL_NETWORK, Link, Progress, TunnelState
 from gateway.errors import Reason, TunnelError
 from gateway.tunnels import TunnelKind
 from gateway.vpn.keeper import Keeper
@@ -42,8 +42,8 @@ class WireGuardTunnel:
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
         """Make the device, wait for a peer's handshake, and watch it until the context ends."""
         options = self._options
-        if via.leads_to != "here":
-            detail = f"WireGuard is UDP, which {via.leads_to} does not carry: remove via"
+        if via.network_id != LOCAL_NETWORK:
+            detail = f"WireGuard is UDP, which {via.network_id} does not carry: remove via"
             raise TunnelError(Reason.PROTOCOL, detail, fatal=True)
         progress(TunnelState.CONNECTING)
         async with AsyncExitStack() as stack:

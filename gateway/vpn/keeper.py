@@ -79,7 +79,7 @@ class Keeper:
                 self._link.ask()
             self._settle(vitals.stage(now))
             if self._connected and vitals.nudge_due(now):
-                log.info("%s: nothing comes through; connecting anew in place", self._link.leads_to)
+                log.info("%s: nothing comes through; connecting anew in place", self._link.network_id)
                 await self._nudge()
 
     def _settle(self, stage: Stage) -> None:

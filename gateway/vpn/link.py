@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from math import inf
 
-from gateway.contracts import Ending, Endpoint, Phases, Relay, Stream
+from gateway.contracts import CloseReason, Endpoint, Phases, Relay, Stream
 from gateway.errors import DialError
 from gateway.measure import Histogram, Tap
 from gateway.relay.dial import DIAL_TIMEOUT, dial
-from gateway.relay.straight import StraightRelay
+from gateway.relay.socket_relay import SocketRelay
 from gateway.vpn.addressing import Addressing
 from gateway.vpn.echo import Echo
 from gateway.vpn.names import Names
@@ -27,15 +27,15 @@ class VpnLink:
 
     Args:
         place: Where sockets are made.
-        leads_to: What it is called.
+        network_id: What it is called.
         patience: How long silence may last.
         renewed: Called when keys or certificates changed.
     """
 
     dial_phase = "tcp"
 
-    def __init__(self, place: Place, leads_to: str, patience: Patience, renewed: Callable[[], None]) -> None:
-        self.leads_to = leads_to
+    def __init__(self, place: Place, network_id: str, patience: Patience, renewed: Callable[[], None]) -> None:
+        self.network_id = network_id
         self.vitals = Vitals(patience, time.monotonic())
         self.told: dict[str, object] = {}
         """What the status tells; whoever keeps the link adds to it."""
@@ -67,7 +67,7 @@ class VpnLink:
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
         """See `gateway.contracts.Link`."""
-        relay = StraightRelay(client, await self._dial(to, Phases(), min(DIAL_TIMEOUT, within)), latency, tap)
+        relay = SocketRelay(client, await self._dial(to, Phases(), min(DIAL_TIMEOUT, within)), latency, tap)
         self._relays.add(relay)
         relay.ended.add_done_callback(lambda _: self._relays.discard(relay))
         return relay
@@ -107,7 +107,7 @@ class VpnLink:
     def reset_all(self) -> None:
         """Reset every client."""
         for relay in list(self._relays):
-            relay.abort(Ending.LINK_LOST)
+            relay.abort(CloseReason.LINK_LOST)
 
     async def lost(self) -> str:
         """See `gateway.contracts.Link`."""

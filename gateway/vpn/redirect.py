@@ -10,7 +10,7 @@ from typing import Self
 from gateway.contracts import Endpoint, Link, Relay
 from gateway.errors import ReachError
 from gateway.measure import Histogram
-from gateway.relay.attempts import retry_dial
+from gateway.relay.redial import retry_dial
 from gateway.relay.sockets import reset, tune
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Redirect:
         try:
             relay = await retry_dial(lambda within: self._via.join(client, to, Histogram(), within))
         except ReachError as error:
-            log.warning("%s cannot be reached through %s: %s", to, self._via.leads_to, error)
+            log.warning("%s cannot be reached through %s: %s", to, self._via.network_id, error)
             reset(client)
         except BaseException:
             reset(client)

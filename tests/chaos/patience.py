@@ -24,7 +24,7 @@ from gateway.demo.mariadb import MariaDB
 from gateway.errors import Reason
 from gateway.health.monitor import probe_once
 from gateway.relay.direct import DirectLink
-from gateway.relay.readiness import RelayLoop
+from gateway.relay.poller import RelayLoop
 from tests.chaos.rig import missing, scratch
 
 ADDRESS = "192.0.2.77"

@@ -245,8 +245,8 @@ async def test_a_mysql_that_asks_for_no_password_is_unauthenticated(rig_folder: 
     try:
         result = await probe(mysql_backend(open_to_all), open_to_all.port)
         assert (result.state, result.reason) == (State.DEGRADED, Reason.UNAUTHENTICATED), result.detail
-        assert result.finding is not None
-        assert result.finding.role == "primary"
+        assert result.probe_result is not None
+        assert result.probe_result.role == "primary"
         assert (await probe(mysql_backend(open_to_all, password=None), open_to_all.port)).state is State.UP
     finally:
         open_to_all.stop()
@@ -328,8 +328,8 @@ async def test_a_postgres_that_asks_for_no_password_is_unauthenticated(
     assert (result.state, result.reason) == (State.DEGRADED, Reason.UNAUTHENTICATED), result.detail
     assert "pg_hba.conf" in result.detail
     if mode != "require":
-        assert result.finding is not None
-        assert result.finding.role == "primary"
+        assert result.probe_result is not None
+        assert result.probe_result.role == "primary"
     without = postgres_backend(server, user="trusted", password=None, database="shop", tls=tls)
     assert (await probe(without, server.port)).state is State.UP  # which is what was configured
 

@@ -19,7 +19,7 @@ from plans import Setup, Step, plans
 from gateway.demo.process import find
 from gateway.proxy import splice
 from gateway.relay import linger
-from gateway.relay.readiness import RelayLoop
+from gateway.relay.poller import RelayLoop
 
 EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "200"))
 PHASES = (Phase.reuse, Phase.generate, Phase.shrink)
@@ -73,7 +73,7 @@ def benches(
     terminal: Any = request.config.pluginmanager.get_plugin("terminalreporter")
     capture: Any = request.config.pluginmanager.get_plugin("capturemanager")
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=RelayLoop) as runner:
-        patch.setattr(linger, "_LOOK", 0.01)  # or each connection that lingers would take 0.25 s
+        patch.setattr(linger, "_SCAN_INTERVAL", 0.01)  # or each connection that lingers would take 0.25 s
         patch.setattr(splice, "_LOOK", 0.01)
         patch.setattr(splice, "_PATIENCE", 0.1)  # seconds of silence, before TLS 1.3
 

@@ -20,7 +20,7 @@ from gateway.contracts import Endpoint, Phases, State, Stream
 from gateway.demo import mariadb, postgres
 from gateway.demo.process import run
 from gateway.errors import ProbeError, Reason
-from gateway.health.verdict import Result
+from gateway.health.verdict import CheckResult
 from gateway.relay.direct import DirectLink
 
 pytestmark = pytest.mark.rig
@@ -165,9 +165,9 @@ async def test_a_postgres_certificate_is_asked_for_rarely(
     assert len(dialled) == 1
 
 
-def shown(result: Result) -> float | None:
+def shown(result: CheckResult) -> float | None:
     """When the certificate expires that the server has shown."""
-    certificate = result.finding.certificate if result.finding else None
+    certificate = result.probe_result.certificate if result.probe_result else None
     return certificate.expires if certificate else None
 
 

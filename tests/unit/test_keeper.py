@@ -16,7 +16,7 @@ from gateway.vpn.vitals import Patience, Vitals
 class Link:
     """A VPN behind which nobody answers."""
 
-    leads_to = "far"
+    network_id = "far"
 
     def __init__(self, patience: Patience) -> None:
         self.vitals = Vitals(patience, time.monotonic())

@@ -168,7 +168,7 @@ async def test_a_check_that_ends_before_it_leaves_it_running_for_the_next(tmp_pa
     for _ in range(2):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(passwords.of(check, TARGET, phases), 0.3)
-        assert phases.hint == "password_command is still running"
+        assert phases.timeout_hint == "password_command is still running"
     go.touch()
     assert await passwords.of(check, TARGET, phases) == "token"
     assert (tmp_path / "runs").read_text().count("x") == 1
@@ -219,7 +219,7 @@ def test_a_placeholder_that_is_unknown_is_an_error() -> None:
         ("password_command: [t], password: x", "3:29: backends.a.check.password_command: is given beside password: "),
         (
             "tls: {mode: verify, ca_file: /etc/hostname}",
-            r"3:\d\d: backends.a.check.tls.ca_file: /etc/hostname: holds no",
+            r"3:\d\d: backends.a.check.tls.ca_file: /etc/hostname: contains no",
         ),
     ],
 )

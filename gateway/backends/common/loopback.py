@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from gateway.contracts import Ending, Endpoint, Link, Phases, Relay
+from gateway.contracts import CloseReason, Endpoint, Link, Phases, Relay
 from gateway.measure import Histogram
-from gateway.relay.attempts import retry_dial
+from gateway.relay.redial import retry_dial
 from gateway.relay.sockets import tune
 
 
@@ -47,7 +47,7 @@ async def doorway(link: Link, target: Endpoint, phases: Phases) -> AsyncIterator
             if not task.done():
                 task.cancel()
             elif not task.cancelled() and task.exception() is None:
-                task.result().abort(Ending.ABORTED)
+                task.result().abort(CloseReason.ABORTED)
         await asyncio.gather(*admissions, return_exceptions=True)
 
 
@@ -62,7 +62,9 @@ async def _admit(
     tune(accepted)
     try:
         with phases(link.dial_phase):
-            return await retry_dial(lambda within: link.join(accepted, target, Histogram(), within), phases.given_up)
+            return await retry_dial(
+                lambda within: link.join(accepted, target, Histogram(), within), phases.on_abandoned
+            )
     except BaseException:
         accepted.close()
         raise

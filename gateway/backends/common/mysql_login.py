@@ -126,7 +126,7 @@ class MysqlLogin(pymysql.connections.Connection):
         Raises:
             ProbeError: Always.
         """
-        self._phases.hint = why  # a server may take its time before it refuses
+        self._phases.timeout_hint = why  # a server may take its time before it refuses
         with contextlib.suppress(pymysql.err.MySQLError):  # which it is meant to be
             self.ask(answer)
         raise ProbeError(Reason.AUTH, why)

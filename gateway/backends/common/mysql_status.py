@@ -7,7 +7,7 @@ import pymysql
 from pymysql.cursors import DictCursor
 
 from gateway.backends.common.database import seconds
-from gateway.contracts import Finding
+from gateway.contracts import ProbeResult
 from gateway.errors import Reason
 
 _NO_GRANTS = ("skip-grants user@", "@")
@@ -16,7 +16,7 @@ _NO_GRANTS = ("skip-grants user@", "@")
 
 def look(
     connection: "pymysql.connections.Connection[Any]", max_lag: float | None, *, password: bool = True
-) -> Finding:
+) -> ProbeResult:
     """Ask for role, version and lag.
 
     Args:
@@ -47,7 +47,7 @@ def look(
         unusable = (Reason.LAG, f"{lag:g} s behind its source (max_lag {max_lag:g} s)")
     if password and str(row.get("account")).startswith(_NO_GRANTS):
         degraded = (Reason.UNAUTHENTICATED, "the server lets everybody in: it runs with --skip-grant-tables")
-    return Finding(
+    return ProbeResult(
         role="replica" if is_replica or read_only else "primary",
         read_only=read_only,
         lag=lag,

@@ -9,7 +9,7 @@ server speaks in messages, each with a type and a length; BackendKeyData is the 
 import struct
 from hmac import compare_digest
 
-from gateway.contracts import CancelRequest, Opening, Question
+from gateway.contracts import CancelRequest, Classification, EncryptionRequest
 
 _PACKET = struct.Struct("!II")
 _MESSAGE = struct.Struct("!cI")
@@ -34,12 +34,23 @@ class PostgresLogin:
     It holds a part of one message's head, or of one key, and nothing else of what passes by.
     """
 
-    __slots__ = ("_back", "_forth", "_key", "_left", "_need", "_questions", "_skip", "_started", "finished", "unseen")
-    meter = None
+    __slots__ = (
+        "_back",
+        "_forth",
+        "_key",
+        "_left",
+        "_need",
+        "_questions",
+        "_skip",
+        "_started",
+        "finished",
+        "key_hidden",
+    )
+    tracker = None
 
     def __init__(self) -> None:
         self.finished = False
-        self.unseen = False
+        self.key_hidden = False
         self._forth = b""
         self._back = b""
         self._need = _MESSAGE.size
@@ -51,11 +62,11 @@ class PostgresLogin:
         self._key: bytes | None = None
         """The process ID and the secret key, as a request to cancel has them."""
 
-    def named_by(self, request: CancelRequest) -> bool:
+    def matches(self, request: CancelRequest) -> bool:
         """See `gateway.contracts.LoginTap`."""
         return self._key is not None and compare_digest(self._key, request.data[_PACKET.size :])
 
-    def forth(self, data: memoryview, now: float) -> None:
+    def on_request(self, data: memoryview, now: float) -> None:
         """See `gateway.measure.Tap`; what follows StartupMessage, such as a password, is not looked at."""
         del now
         at = 0
@@ -73,9 +84,9 @@ class PostgresLogin:
         elif code in (_SSL, _GSS) and length == _PACKET.size:
             self._questions += 1
         else:
-            self._finish(unseen=code != _CANCEL)
+            self._finish(key_hidden=code != _CANCEL)
 
-    def back(self, data: memoryview, now: float) -> None:
+    def on_response(self, data: memoryview, now: float) -> None:
         """See `gateway.measure.Tap`."""
         del now
         self._left -= len(data)
@@ -85,7 +96,7 @@ class PostgresLogin:
                 self._questions -= 1
                 at += 1
                 if data[at - 1 : at] != _REFUSED:
-                    self._finish(unseen=True)  # the rest is encrypted
+                    self._finish(key_hidden=True)  # the rest is encrypted
             elif self._skip:
                 step = min(self._skip, len(data) - at)
                 self._skip -= step
@@ -97,50 +108,50 @@ class PostgresLogin:
                 if len(self._back) == self._need:
                     self._message()
         if self._left <= 0 and not self.finished:
-            self._finish(unseen=True)
+            self._finish(key_hidden=True)
 
     def _message(self) -> None:
         """A message's head is there, or all of one that has a key."""
         kind, length = _MESSAGE.unpack_from(self._back)
         body = length - (_MESSAGE.size - 1)
         if not self._started:
-            self._finish(unseen=True)
+            self._finish(key_hidden=True)
         elif len(self._back) > _MESSAGE.size:
             self._key = self._back[_MESSAGE.size :]
-            self._finish(unseen=False)
+            self._finish(key_hidden=False)
         elif kind == _KEY and body - _PID in _KEYS:
             self._need = _MESSAGE.size + body
         elif kind in (_READY, _ERROR):
-            self._finish(unseen=False)  # there is no key, or no session
+            self._finish(key_hidden=False)  # there is no key, or no session
         elif kind in _LOGIN and body >= 0:
             self._skip = body
             self._back = b""
         else:
-            self._finish(unseen=True)
+            self._finish(key_hidden=True)
 
-    def _finish(self, *, unseen: bool) -> None:
-        self.finished, self.unseen = True, unseen
+    def _finish(self, *, key_hidden: bool) -> None:
+        self.finished, self.key_hidden = True, key_hidden
         self._forth = self._back = b""
 
 
 class PostgresCancels:
-    """See `gateway.contracts.Cancels`."""
+    """See `gateway.contracts.CancelProtocol`."""
 
-    most = _PACKET.size + _PID + _KEYS[-1]
+    max_bytes = _PACKET.size + _PID + _KEYS[-1]
 
-    def watch(self) -> PostgresLogin:
-        """See `gateway.contracts.Cancels`."""
+    def login_tap(self) -> PostgresLogin:
+        """See `gateway.contracts.CancelProtocol`."""
         return PostgresLogin()
 
-    def read(self, first: bytes) -> CancelRequest | Question | Opening:
-        """See `gateway.contracts.Cancels`."""
+    def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | Classification:
+        """See `gateway.contracts.CancelProtocol`."""
         if first[0] != 0:
-            return Opening.SESSION  # TLS at once, or no PostgreSQL: no packet here is so long
+            return Classification.SESSION  # TLS at once, or no PostgreSQL: no packet here is so long
         if len(first) < _PACKET.size:
-            return Opening.UNCLEAR
+            return Classification.INCOMPLETE
         length, code = _PACKET.unpack_from(first)
         if code in (_SSL, _GSS) and length == _PACKET.size:
-            return Question(first[: _PACKET.size], _REFUSED)
+            return EncryptionRequest(first[: _PACKET.size], _REFUSED)
         if code != _CANCEL or length - _PACKET.size - _PID not in _KEYS:
-            return Opening.SESSION
-        return CancelRequest(first[:length]) if len(first) >= length else Opening.UNCLEAR
+            return Classification.SESSION
+        return CancelRequest(first[:length]) if len(first) >= length else Classification.INCOMPLETE

@@ -74,7 +74,7 @@ class Login:
         # A daemon, which the process does not wait for at its end.
         thread = threading.Thread(target=run, name="postgres-check", daemon=True)
         thread.start()
-        hint, phases.hint = phases.hint, _COMPUTING
+        hint, phases.timeout_hint = phases.timeout_hint, _COMPUTING
         try:
             polled: pq.PollingStatus = await asyncio.shield(step)
         except asyncio.CancelledError:
@@ -82,7 +82,7 @@ class Login:
                 with contextlib.suppress(OSError):  # it has ended, or may not
                     os.setpriority(os.PRIO_PROCESS, thread.native_id, _LOWEST_PRIORITY)
             raise
-        phases.hint = hint
+        phases.timeout_hint = hint
         return polled
 
     def finish(self) -> None:

@@ -21,7 +21,7 @@ def reveal(password: Secret | None) -> str:
     try:
         return password.reveal()
     except OSError as error:
-        raise ReachError(Reason.AUTH, f"check.password_file: {password.shown}: {error.strerror}") from error
+        raise ReachError(Reason.AUTH, f"check.password_file: {password.display_path}: {error.strerror}") from error
 
 
 class Passwords:
@@ -52,9 +52,9 @@ class Passwords:
             asking = asyncio.create_task(printed(command, check.password_environment, check.password_timeout))
             self._asking[command] = asking
             asking.add_done_callback(partial(self._done, command, time.monotonic()))
-        hint, phases.hint = phases.hint, "password_command is still running"
+        hint, phases.timeout_hint = phases.timeout_hint, "password_command is still running"
         password = await asyncio.shield(asking)
-        phases.hint = hint
+        phases.timeout_hint = hint
         return password
 
     def _done(self, command: tuple[str, ...], asked: float, asking: asyncio.Task[str]) -> None:

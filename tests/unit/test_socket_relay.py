@@ -1,4 +1,4 @@
-"""The straight relay under arbitrary chunking, half-closes and resets."""
+"""Tests of the socket relay with arbitrary chunks, half-closes and resets."""
 
 import asyncio
 import random
@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.contracts import Ending
+from gateway.contracts import CloseReason
 from gateway.measure import Histogram
 from gateway.nfs.tap import RpcTap
-from gateway.relay import slow, sockets
-from gateway.relay.readiness import RelayLoop
+from gateway.relay import sockets, stalled_peers
+from gateway.relay.poller import RelayLoop
+from gateway.relay.socket_relay import SocketRelay
 from gateway.relay.sockets import reset, tune
-from gateway.relay.straight import StraightRelay
 
 
 async def pair() -> tuple[socket.socket, socket.socket]:
@@ -29,11 +29,11 @@ async def pair() -> tuple[socket.socket, socket.socket]:
     return near, far
 
 
-async def joined() -> tuple[socket.socket, socket.socket, StraightRelay, Histogram]:
+async def joined() -> tuple[socket.socket, socket.socket, SocketRelay, Histogram]:
     client, inner = await pair()
     outer, backend = await pair()
     latency = Histogram()
-    return client, backend, StraightRelay(inner, outer, latency), latency
+    return client, backend, SocketRelay(inner, outer, latency), latency
 
 
 async def send(sock: socket.socket, chunks: list[bytes]) -> None:
@@ -70,7 +70,7 @@ def test_bytes_arrive_as_they_were_sent_in_both_directions(
                 _, _, got_forth, got_back = await asyncio.gather(
                     send(client, forth), send(backend, back), receive(backend, rng, most), receive(client, rng, most)
                 )
-                assert await relay.ended is Ending.FINISHED
+                assert await relay.ended is CloseReason.FINISHED
         assert got_forth == b"".join(forth)
         assert got_back == b"".join(back)
         assert (relay.to_backend, relay.from_backend) == (len(got_forth), len(got_back))
@@ -91,11 +91,13 @@ async def test_a_half_close_leaves_the_other_direction_open(first: str) -> None:
         assert await loop.sock_recv(near, 100) == b"still here"
         assert not relay.ended.done()
         far.shutdown(socket.SHUT_WR)
-        assert await relay.ended is Ending.FINISHED
+        assert await relay.ended is CloseReason.FINISHED
 
 
-@pytest.mark.parametrize(("who", "ending"), [("client", Ending.CLIENT_RESET), ("backend", Ending.BACKEND_RESET)])
-async def test_a_reset_is_passed_on_as_a_reset(who: str, ending: Ending) -> None:
+@pytest.mark.parametrize(
+    ("who", "ending"), [("client", CloseReason.CLIENT_RESET), ("backend", CloseReason.BACKEND_RESET)]
+)
+async def test_a_reset_is_forwarded_as_a_reset(who: str, ending: CloseReason) -> None:
     client, backend, relay, _ = await joined()
     near, far = (client, backend) if who == "client" else (backend, client)
     with client, backend:
@@ -119,11 +121,10 @@ async def test_a_client_that_does_not_read_stops_the_backend() -> None:
             pass
         held_by_kernels = 32 << 20
         assert sent < held_by_kernels
-        relay.abort(Ending.ABORTED)
+        relay.abort(CloseReason.ABORTED)
 
 
-async def test_data_held_for_a_slow_reader_survives_the_senders_end() -> None:
-    """The sender closes both ways while its bytes are still held back by a slow reader: they arrive all the same."""
+async def test_pending_data_for_a_slow_reader_is_delivered_after_the_sender_closes() -> None:
     client, backend, relay, _ = await joined()
     loop = asyncio.get_running_loop()
     payload = random.Random(1).randbytes(4 << 20)
@@ -133,11 +134,11 @@ async def test_data_held_for_a_slow_reader_survives_the_senders_end() -> None:
         await asyncio.sleep(0.2)
         assert await receive(backend, random.Random(2), 100_000) == payload
         await sending
-        assert await relay.ended is Ending.FINISHED
+        assert await relay.ended is CloseReason.FINISHED
         assert await loop.sock_recv(client, 10) == b""
 
 
-async def test_latency_counts_from_the_last_request_byte_to_the_first_answer_byte() -> None:
+async def test_latency_is_measured_from_the_last_request_byte_to_the_first_response_byte() -> None:
     client, backend, relay, latency = await joined()
     loop = asyncio.get_running_loop()
     began = time.monotonic()
@@ -148,15 +149,15 @@ async def test_latency_counts_from_the_last_request_byte_to_the_first_answer_byt
             await asyncio.sleep(0.02)
             await loop.sock_sendall(backend, b"answer")
             await loop.sock_recv(client, 10)
-        relay.abort(Ending.ABORTED)
+        relay.abort(CloseReason.ABORTED)
     assert latency.count == 3
     assert 0.05 < latency.sum < time.monotonic() - began
 
 
 class Ear:
-    """A tap that has seen enough after so many bytes."""
+    """Tap that is finished after a given number of bytes."""
 
-    meter = None
+    tracker = None
 
     def __init__(self, enough: int) -> None:
         self.enough = enough
@@ -166,17 +167,17 @@ class Ear:
     def finished(self) -> bool:
         return len(self.seen) >= self.enough
 
-    def forth(self, data: memoryview, now: float) -> None:
+    def on_request(self, data: memoryview, now: float) -> None:
         self.seen += bytes(data)
 
-    back = forth
+    on_response = on_request
 
 
-async def test_a_tap_that_has_seen_enough_is_dropped_and_costs_nothing_from_then_on() -> None:
+async def test_a_finished_tap_is_dropped() -> None:
     client, inner = await pair()
     outer, backend = await pair()
     latency, ear = Histogram(), Ear(5)
-    relay = StraightRelay(inner, outer, latency, ear)
+    relay = SocketRelay(inner, outer, latency, ear)
     loop = asyncio.get_running_loop()
     with client, backend:
         async with asyncio.timeout(20):
@@ -192,16 +193,16 @@ async def test_a_tap_that_has_seen_enough_is_dropped_and_costs_nothing_from_then
             while got < 8 << 20:
                 got += len(await loop.sock_recv(client, 1 << 20))
             await sending
-        assert relay._back.pipes is not None  # so that bulk is spliced
+        assert relay._download.pipe is not None  # so that bulk is spliced
         assert ear.seen == b"abcde"
-        relay.abort(Ending.ABORTED)
+        relay.abort(CloseReason.ABORTED)
 
 
-async def test_what_measures_latency_itself_is_not_measured_by_turns() -> None:
+async def test_the_relay_does_not_measure_latency_if_the_tap_does() -> None:
     client, inner = await pair()
     outer, backend = await pair()
     latency, found = Histogram(), Histogram()
-    relay = StraightRelay(inner, outer, latency, RpcTap(found.observe))
+    relay = SocketRelay(inner, outer, latency, RpcTap(found.observe))
     loop = asyncio.get_running_loop()
     with client, backend:
         async with asyncio.timeout(20):
@@ -212,15 +213,15 @@ async def test_what_measures_latency_itself_is_not_measured_by_turns() -> None:
                 assert await loop.sock_recv(far, 100) == record
                 assert (relay.waiting_since is None) == (kind == 1)
         assert (latency.count, found.count) == (0, 1)
-        relay.abort(Ending.ABORTED)
+        relay.abort(CloseReason.ABORTED)
 
 
-async def test_a_client_that_pauses_for_longer_than_a_dead_one_may_loses_nothing(
+async def test_a_client_that_pauses_longer_than_the_user_timeout_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 4000)
-    for name, seconds in (("_LOOK", 0.2), ("_FULL_FOR", 0.6), ("_MARGIN", 0.2)):
-        monkeypatch.setattr(slow, name, seconds)
+    for name, seconds in (("_SCAN_INTERVAL", 0.2), ("_STALLED_AFTER", 0.6), ("_ACK_MARGIN", 0.2)):
+        monkeypatch.setattr(stalled_peers, name, seconds)
     client, backend, relay, _ = await joined()
     with client, backend:
         for end in (client, backend):  # theirs have no such limit
@@ -237,12 +238,12 @@ async def test_a_client_that_pauses_for_longer_than_a_dead_one_may_loses_nothing
         assert got == answer
         inner = relay._client
         assert inner.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4000
-        relay.abort(Ending.ABORTED)
+        relay.abort(CloseReason.ABORTED)
 
 
 @pytest.mark.parametrize("loop", ["own", "asyncio's"])
 def test_what_a_unix_client_sent_before_it_closed_arrives(loop: str) -> None:
-    """Its hang-up comes with its end, while much is still to be read."""
+    """On a unix socket, end-of-file and hang-up arrive together while data is still unread."""
 
     async def close_early() -> None:
         client, inner = socket.socketpair()
@@ -250,7 +251,7 @@ def test_what_a_unix_client_sent_before_it_closed_arrives(loop: str) -> None:
         tune(inner)
         outer, backend = await pair()
         with backend:
-            relay = StraightRelay(inner, outer, Histogram())
+            relay = SocketRelay(inner, outer, Histogram())
             sent = random.Random(1).randbytes(3 << 20)
             reading = asyncio.ensure_future(slowly(backend))
             with client:
@@ -258,7 +259,7 @@ def test_what_a_unix_client_sent_before_it_closed_arrives(loop: str) -> None:
             assert await asyncio.wait_for(reading, 20) == sent
             backend.shutdown(socket.SHUT_WR)
             async with asyncio.timeout(5):
-                assert await relay.ended is Ending.FINISHED
+                assert await relay.ended is CloseReason.FINISHED
 
     async def slowly(sock: socket.socket) -> bytes:
         data = bytearray()

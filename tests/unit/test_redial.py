@@ -1,12 +1,12 @@
-"""When a dial is repeated, and which ones are reported as given up."""
+"""Tests of `gateway.relay.redial`: retries and abandoned dials."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from gateway.errors import DialError, LinkLostError, MovedOnError, Reason
-from gateway.relay.attempts import retry_dial
+from gateway.errors import DialError, LinkLostError, Reason, RedialError
+from gateway.relay.redial import retry_dial
 
 
 def failing(*errors: BaseException) -> tuple[Callable[[float], Awaitable[str]], list[float]]:
@@ -27,12 +27,12 @@ def failing(*errors: BaseException) -> tuple[Callable[[float], Awaitable[str]], 
     [
         (DialError(Reason.TIMEOUT, "late"), 1),
         (DialError(Reason.REFUSED, "no"), 0),
-        (LinkLostError(dialled=True), 1),
+        (LinkLostError(dial_in_progress=True), 1),
         (LinkLostError(), 0),
         (asyncio.CancelledError(), 1),
     ],
 )
-async def test_what_may_still_connect_is_reported(error: BaseException, reported: int) -> None:
+async def test_reports_dials_that_may_still_connect(error: BaseException, reported: int) -> None:
     counted: list[int] = []
     dial, _ = failing(error)
     with pytest.raises(type(error)):
@@ -40,18 +40,18 @@ async def test_what_may_still_connect_is_reported(error: BaseException, reported
     assert len(counted) == reported
 
 
-async def test_a_dial_that_moved_on_is_repeated_within_the_time_that_is_left() -> None:
+async def test_redials_within_the_remaining_time() -> None:
     counted: list[int] = []
-    dial, given = failing(MovedOnError(), MovedOnError())
+    dial, given = failing(RedialError(), RedialError())
     assert await retry_dial(dial, lambda: counted.append(1), 60.0) == "connected"
     assert len(counted) == 2
     assert given[0] == 60.0
     assert given[0] > given[1] > given[2] > 0
 
 
-async def test_a_dial_that_moved_on_is_not_repeated_without_time() -> None:
+async def test_does_not_redial_when_no_time_remains() -> None:
     counted: list[int] = []
-    dial, given = failing(MovedOnError())
-    with pytest.raises(MovedOnError):
+    dial, given = failing(RedialError())
+    with pytest.raises(RedialError):
         await retry_dial(dial, lambda: counted.append(1), 0.0)
     assert (len(counted), len(given)) == (1, 1)

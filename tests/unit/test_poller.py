@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from gateway.relay.readiness import READ, RelayLoop, readiness
+from gateway.relay.poller import READ, RelayLoop, poller
 
 
 async def test_handlers_and_timers_share_the_loop() -> None:
-    """A socket that is always ready must not keep asyncio from its timers."""
+    """A socket that is always ready must not prevent asyncio from running its timers."""
     near, far = socket.socketpair()
     calls = 0
 
@@ -19,55 +19,55 @@ async def test_handlers_and_timers_share_the_loop() -> None:
 
     with near, far:
         far.send(b"x")  # never read: level-triggered readiness without end
-        readiness().add(near.fileno(), busy, READ)
+        poller().add(near.fileno(), busy, READ)
         started = time.monotonic()
         await asyncio.sleep(0.05)
         late = time.monotonic() - started - 0.05
-        readiness().remove(near.fileno())
+        poller().remove(near.fileno())
     assert calls > 100
-    assert late < 20  # such a loop would never come to it
+    assert late < 20  # without the rule, the loop would never reach the timer
 
 
-async def test_a_handler_may_wake_a_task() -> None:
+async def test_a_handler_can_wake_a_task() -> None:
     near, far = socket.socketpair()
     with near, far:
         woken = asyncio.get_running_loop().create_future()
 
         def wake(_: int) -> None:
-            readiness().remove(near.fileno())
+            poller().remove(near.fileno())
             woken.set_result(near.recv(10))
 
-        readiness().add(near.fileno(), wake, READ)
+        poller().add(near.fileno(), wake, READ)
         far.send(b"hello")
         async with asyncio.timeout(1):
             assert await woken == b"hello"
 
 
-async def test_a_handler_may_set_a_timer() -> None:
+async def test_a_handler_can_set_a_timer() -> None:
     near, far = socket.socketpair()
     with near, far:
         loop = asyncio.get_running_loop()
         fired = loop.create_future()
 
         def later(_: int) -> None:
-            readiness().remove(near.fileno())
+            poller().remove(near.fileno())
             loop.call_later(0.01, fired.set_result, None)
 
-        readiness().add(near.fileno(), later, READ)
+        poller().add(near.fileno(), later, READ)
         far.send(b"x")
         async with asyncio.timeout(1):
             await fired
 
 
-async def test_a_failing_handler_is_dropped_and_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failing_handler_is_removed_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     near, far = socket.socketpair()
     with near, far, caplog.at_level(logging.ERROR):
-        readiness().add(near.fileno(), lambda _: 1 // 0, READ)  # type: ignore[arg-type]
+        poller().add(near.fileno(), lambda _: 1 // 0, READ)  # type: ignore[arg-type]
         far.send(b"x")
         await asyncio.sleep(0.02)
-        assert "a relay's handler failed" in caplog.text
-        readiness().add(near.fileno(), lambda _: None, READ)
-        readiness().remove(near.fileno())
+        assert "a relay handler failed" in caplog.text
+        poller().add(near.fileno(), lambda _: None, READ)
+        poller().remove(near.fileno())
 
 
 def test_the_same_interface_on_any_loop() -> None:
@@ -75,13 +75,13 @@ def test_the_same_interface_on_any_loop() -> None:
         near, far = socket.socketpair()
         with near, far:
             got = asyncio.get_running_loop().create_future()
-            readiness().add(near.fileno(), lambda _: None, READ)
+            poller().add(near.fileno(), lambda _: None, READ)
 
             def take(_: int) -> None:
-                readiness().remove(near.fileno())
+                poller().remove(near.fileno())
                 got.set_result(near.recv(10))
 
-            readiness().add(near.fileno(), take, READ)
+            poller().add(near.fileno(), take, READ)
             far.send(b"plain")
             return bytes(await got)
 

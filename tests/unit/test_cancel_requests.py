@@ -1,4 +1,4 @@
-"""Requests to cancel at a forward: who is heard, for how long, and where a request goes; servers made for it."""
+"""Tests of cancel requests at a forward: the reserve, the timeouts and the routing, with scripted servers."""
 
 import asyncio
 import contextlib
@@ -13,9 +13,9 @@ import pytest
 
 from gateway.backends.common.postgres_cancel import PostgresCancels
 from gateway.contracts import Endpoint, Link
-from gateway.forwarding import cancels, forward
+from gateway.forwarding import cancel_requests, forward
 from gateway.forwarding.admission import Admission
-from gateway.forwarding.dialler import Route
+from gateway.forwarding.dialer import Route
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
 from gateway.measure import Histogram
@@ -38,7 +38,7 @@ def request(name: bytes) -> bytes:
 
 
 class Server:
-    """Answers SSLRequest, lets everybody in, and closes a connection that comes to cancel something.
+    """Server that answers SSLRequest, accepts every login, and closes connections that send a cancel request.
 
     Args:
         answer: To SSLRequest.
@@ -85,8 +85,8 @@ class Server:
         writer.close()
 
 
-class Way:
-    """A path that is up."""
+class OpenUplink:
+    """An uplink that is up."""
 
     tunnel_name: str | None = None
 
@@ -100,12 +100,12 @@ class Way:
 
 
 class Gate:
-    """A forward with clients of its own."""
+    """A forward and its clients."""
 
     def __init__(self, targets: list[Server], **rules: Any) -> None:
         self.targets = targets
         self.failed: list[Endpoint] = []
-        route = Route(Way(), lambda: [each.endpoint for each in self.targets], self.failed.append, 20)
+        route = Route(OpenUplink(), lambda: [each.endpoint for each in self.targets], self.failed.append, 20)
         bound = socket.create_server(("127.0.0.1", 0), backlog=100)
         bound.setblocking(False)
         self.port = bound.getsockname()[1]
@@ -125,12 +125,14 @@ class Gate:
         return sock
 
     async def session(self, *said: bytes) -> socket.socket:
-        """A session whose login is over, and has been seen."""
-        before = len(self.forward.joined)
+        """Open a session, and wait until its login tap has finished."""
+        before = len(self.forward.connections)
         sock = self.connect(*(said or (START,)))
         assert await answer(sock) != b""
-        await until(lambda: len(self.forward.joined) > before)
-        await until(lambda: all(each.login is None or each.login.finished for each in self.forward.joined.values()))
+        await until(lambda: len(self.forward.connections) > before)
+        await until(
+            lambda: all(each.login is None or each.login.finished for each in self.forward.connections.values())
+        )
         return sock
 
     @property
@@ -155,7 +157,7 @@ async def gate(targets: list[Server], **rules: Any) -> AsyncIterator[Gate]:
     await until(lambda: made.forward.active == 0)
     assert len(made.forward._reserve) == 0
     assert made.forward._cancels is not None
-    assert made.forward._cancels._sessions == {}  # and with them what would cancel them
+    assert made.forward._cancels._sessions == {}  # and their cancel keys
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -178,11 +180,11 @@ async def is_reset(sock: socket.socket) -> bool:
 # Beyond a limit.
 
 
-async def test_whoever_says_nothing_beyond_the_limit_is_refused_and_keeps_nobody_from_cancelling(
+async def test_silent_clients_beyond_the_limit_do_not_block_cancel_requests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with Server().listening() as server, gate([server], max_connections=1) as at:
-        monkeypatch.setattr(cancels, "_FIRST_WORDS", 60.0)
+        monkeypatch.setattr(cancel_requests, "_CLASSIFY_TIMEOUT", 60.0)
         await at.session()
         silent = [at.connect() for _ in range(20)]
         await until(lambda: at.rejected == {"max_connections": 4})  # 16 of one address are heard
@@ -200,20 +202,20 @@ async def test_whoever_says_nothing_beyond_the_limit_is_refused_and_keeps_nobody
         await until(lambda: at.rejected == {"max_connections": 44})
 
 
-async def test_a_client_beyond_the_limit_takes_nobodys_place() -> None:
+async def test_a_client_beyond_the_limit_uses_no_regular_slot() -> None:
     async with Server().listening() as server, gate([server], max_connections=1) as at:
         session = await at.session()
         at.connect()  # heard, and it says nothing
         await until(lambda: len(at.forward._reserve) == 1)
         session.close()
-        await until(lambda: not at.forward.joined)
+        await until(lambda: not at.forward.connections)
         await at.session()
         assert await is_reset(at.connect(START))
         assert at.rejected == {"max_connections": 1}
 
 
-async def test_a_request_may_come_in_pieces_but_must_come_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cancels, "_FIRST_WORDS", 30.0)
+async def test_a_request_may_arrive_in_pieces_but_must_be_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cancel_requests, "_CLASSIFY_TIMEOUT", 30.0)
     async with Server().listening() as server, gate([server], max_connections=1) as at:
         await at.session()
         whole = request(server.name)
@@ -223,7 +225,7 @@ async def test_a_request_may_come_in_pieces_but_must_come_whole(monkeypatch: pyt
             await asyncio.sleep(0.005)
         assert await answer(dripping) == b""
         assert server.seen[-1] == whole
-        monkeypatch.setattr(cancels, "_FIRST_WORDS", 0.2)
+        monkeypatch.setattr(cancel_requests, "_CLASSIFY_TIMEOUT", 0.2)
         seen = len(server.seen)
         for late in (b"", whole[:-1]):
             assert await is_reset(at.connect(late))
@@ -236,19 +238,19 @@ async def test_a_request_may_come_in_pieces_but_must_come_whole(monkeypatch: pyt
         assert (len(server.seen), server.accepted) == (seen, 2)
 
 
-async def test_whoever_may_not_come_in_may_not_cancel_either() -> None:
-    class Known:
-        """Containers by address; one that is not known is a stranger."""
+async def test_a_client_that_is_not_admitted_may_not_cancel() -> None:
+    class Directory:
+        """Maps addresses to consumers. The address 127.0.0.3 is unknown."""
 
         name, id = "web", "1"
 
-        def known(self, address: str) -> Any:
+        def lookup(self, address: str) -> Any:
             return None
 
-        def stranger(self, address: str) -> bool:
+        def recently_unknown(self, address: str) -> bool:
             return address == "127.0.0.3"
 
-        async def find(self, address: str, within: float) -> Any:
+        async def wait_for(self, address: str, within: float) -> Any:
             self.name = address
             return self
 
@@ -264,7 +266,7 @@ async def test_whoever_may_not_come_in_may_not_cancel_either() -> None:
         seen = len(server.seen)
         async with gate([server], max_connections=1) as at:
             await at.session()
-            at.forward.admission = Admission("b", max_connections=1, label="uses", identity=Known())
+            at.forward.admission = Admission("b", max_connections=1, label="uses", identity=Directory())
             for source in ("127.0.0.1", "127.0.0.3"):
                 assert await is_reset(at.connect(request(server.name), source=source))
             assert at.rejected == {"max_connections": 2}
@@ -272,7 +274,7 @@ async def test_whoever_may_not_come_in_may_not_cancel_either() -> None:
         assert server.seen[seen:] == [START, request(server.name)]
 
 
-async def test_a_quota_is_counted_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refusal_beyond_the_quota_counts_for_its_consumer(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Server().listening() as server, gate([server], per_consumer=1) as at:
         await at.session()
         assert await is_reset(at.connect(START))
@@ -282,8 +284,8 @@ async def test_a_quota_is_counted_where_it_was(monkeypatch: pytest.MonkeyPatch) 
         assert at.forward.accepted == 3
 
 
-async def test_a_request_whose_server_does_not_end_it_is_reset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "_RESERVED_FOR", 0.1)
+async def test_a_request_that_its_server_does_not_close_is_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "_RESERVE_TIMEOUT", 0.1)
     async with Server(closes=False).listening() as server, gate([server], max_connections=1) as at:
         await at.session()
         assert await is_reset(at.connect(request(server.name)))
@@ -291,7 +293,7 @@ async def test_a_request_whose_server_does_not_end_it_is_reset(monkeypatch: pyte
         await until(lambda: len(at.forward._reserve) == 0)
 
 
-async def test_those_who_are_heard_are_reset_at_the_end() -> None:
+async def test_clients_in_the_reserve_are_reset_at_shutdown() -> None:
     async with Server().listening() as server:
         async with gate([server], max_connections=1) as at:
             session = await at.session()
@@ -303,7 +305,7 @@ async def test_those_who_are_heard_are_reset_at_the_end() -> None:
             assert await is_reset(silent)
 
 
-async def test_a_unix_client_that_says_it_and_goes_is_understood(tmp_path: Path) -> None:
+async def test_reads_the_request_of_a_unix_client_that_has_closed(tmp_path: Path) -> None:
     async with Server().listening() as server, gate([server], max_connections=1) as at:
         await at.session()
         bound = bind_unix(tmp_path / "sock", 0o600)
@@ -319,18 +321,20 @@ async def test_a_unix_client_that_says_it_and_goes_is_understood(tmp_path: Path)
 # Where it goes.
 
 
-async def test_nobody_is_waited_for_while_all_sessions_are_where_new_ones_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cancels, "_FIRST_WORDS", 1.0)
+async def test_does_not_wait_for_first_bytes_while_all_sessions_are_on_the_default_target(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cancel_requests, "_CLASSIFY_TIMEOUT", 1.0)
     async with Server().listening() as one, Server().listening() as other, gate([one, other]) as at:
         await at.session()
-        at.forward._cancels = at.forward._dialler._cancels
+        at.forward._cancels = at.forward._dialer._cancels
         calls: list[object] = []
-        monkeypatch.setattr(cancels.Cancelling, "hear", lambda *told: calls.append(told))
+        monkeypatch.setattr(cancel_requests.CancelRouter, "read_cancel_request", lambda *told: calls.append(told))
         at.connect()
         await until(lambda: one.accepted == 2)
         assert calls == []
         monkeypatch.undo()
-        monkeypatch.setattr(cancels, "_FIRST_WORDS", 0.3)
+        monkeypatch.setattr(cancel_requests, "_CLASSIFY_TIMEOUT", 0.3)
         at.targets = [other]
         silent = at.connect()
         await until(lambda: other.accepted == 1)  # after a while it is joined all the same
@@ -339,7 +343,7 @@ async def test_nobody_is_waited_for_while_all_sessions_are_where_new_ones_go(mon
         assert other.seen == [START]
 
 
-async def test_a_request_goes_to_the_session_that_it_names_and_an_unknown_one_to_those_unseen() -> None:
+async def test_routes_a_known_key_to_its_session_and_an_unknown_key_to_hidden_sessions() -> None:
     async with (
         Server(b"\0\0\0\1key1").listening() as one,
         Server(b"\0\0\0\2key2").listening() as other,
@@ -362,7 +366,7 @@ async def test_a_request_goes_to_the_session_that_it_names_and_an_unknown_one_to
         assert request(b"\0\0\0\7none") not in one.seen + other.seen
 
 
-async def test_a_request_is_reset_soon_where_its_target_is_out_of_reach() -> None:
+async def test_a_request_is_reset_soon_if_its_target_cannot_be_reached() -> None:
     async with Server().listening() as one, Server(b"\0\0\0\2key2").listening() as other, gate([other]) as at:
         await at.session()
         at.targets = [one]
@@ -373,7 +377,7 @@ async def test_a_request_is_reset_soon_where_its_target_is_out_of_reach() -> Non
         assert one.accepted == 0
 
 
-async def test_the_next_target_is_not_tried_for_what_runs_at_the_first() -> None:
+async def test_does_not_try_the_next_target_for_a_session_on_the_first() -> None:
     async with Server().listening() as one, Server().listening() as other, gate([one, other]) as at:
         await at.session()
         one.server.close()
@@ -382,7 +386,7 @@ async def test_the_next_target_is_not_tried_for_what_runs_at_the_first() -> None
         assert other.seen == [START]
 
 
-async def test_a_request_is_not_held_for_want_of_a_target_for_new_clients() -> None:
+async def test_a_request_does_not_wait_for_a_target_for_new_clients() -> None:
     async with Server().listening() as server, gate([server]) as at:
         await at.session()
         at.targets = []
@@ -393,10 +397,10 @@ async def test_a_request_is_not_held_for_want_of_a_target_for_new_clients() -> N
 # A client that asks for TLS first.
 
 
-async def test_where_the_server_has_no_tls_what_a_client_wants_is_heard_after_that(
+async def test_reads_the_request_after_refusing_encryption_for_a_server_without_tls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cancels, "_ANSWER_HOLDS", 60.0)
+    monkeypatch.setattr(cancel_requests, "_REPLY_TTL", 60.0)
     async with Server().listening() as one, Server(b"\0\0\0\2key2").listening() as other, gate([other]) as at:
         await at.session()
         at.targets = [one]
@@ -415,7 +419,7 @@ async def test_where_the_server_has_no_tls_what_a_client_wants_is_heard_after_th
 async def test_where_the_server_has_tls_a_client_talks_to_it_and_nothing_is_taken_from_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cancels, "_ANSWER_HOLDS", -1.0)
+    monkeypatch.setattr(cancel_requests, "_REPLY_TTL", -1.0)
     async with (
         Server(answer=b"S").listening() as one,
         Server(b"\0\0\0\2key2").listening() as other,
@@ -432,7 +436,7 @@ async def test_where_the_server_has_tls_a_client_talks_to_it_and_nothing_is_take
 async def test_at_the_limit_a_storm_of_clients_does_not_reach_the_server(
     monkeypatch: pytest.MonkeyPatch, says: bytes
 ) -> None:
-    monkeypatch.setattr(cancels, "_ANSWER_HOLDS", 60.0)
+    monkeypatch.setattr(cancel_requests, "_REPLY_TTL", 60.0)
     async with Server(answer=says).listening() as server, gate([server], max_connections=1) as at:
         await at.session()
 
