@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from gateway.backends import BackendKind, NoOptions
 from gateway.backends.common import tls
-from gateway.backends.common.broken_logins import BrokenLogins
+from gateway.backends.common.aborted_logins import BrokenLogins
 from gateway.backends.common.database import DatabaseCheck, credentials, verify
 from gateway.backends.common.mysql_login import MysqlLogin
 from gateway.backends.common.mysql_status import look

@@ -10,8 +10,8 @@ from gateway.backends.common.volume import VolumeOptions, VolumeSpec, reached_at
 from gateway.contracts import Duration, Endpoint, Finding, Link, Phases
 from gateway.errors import ProbeError, Reason
 from gateway.nfs import v4
+from gateway.nfs.nfs41_session import LOST, Session
 from gateway.nfs.rpc import RpcClient, RpcError
-from gateway.nfs.session import LOST, Session
 from gateway.nfs.tap import RpcTap
 from gateway.nfs.xdr import XdrError
 

@@ -27,8 +27,8 @@ from gateway.backends.common.database import DatabaseCheck, credentials, seconds
 from gateway.backends.common.loopback import doorway
 from gateway.backends.common.postgres_cancel import PostgresCancels
 from gateway.backends.common.postgres_certificate import ServerCertificates
+from gateway.backends.common.postgres_errors import NO_PASSWORD, refusal
 from gateway.backends.common.postgres_login import Login
-from gateway.backends.common.postgres_refusals import NO_PASSWORD, refusal
 from gateway.backends.common.secrets import Passwords
 from gateway.contracts import Endpoint, Finding, Link, Phases
 from gateway.errors import ProbeError, Reason

@@ -5,8 +5,8 @@ Without a session they are NFSv4.0's and stateless; with one, NFSv4.1's.
 
 from dataclasses import dataclass
 
+from gateway.nfs.nfs41_session import CREATE_SESSION, EXCHANGE_ID, SEQUENCE, Session
 from gateway.nfs.rpc import RpcClient
-from gateway.nfs.session import CREATE_SESSION, EXCHANGE_ID, SEQUENCE, Session
 from gateway.nfs.xdr import Reader, XdrError, opaque, uint
 
 PROGRAM = 100003

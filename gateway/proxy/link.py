@@ -18,9 +18,9 @@ from gateway.contracts import Ending, Endpoint, Link, Phases, Relay, Stream
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
 from gateway.proxy.options import ProxyOptions
-from gateway.proxy.splice import Splice
 from gateway.proxy.streams import PlainStream, TlsStream
 from gateway.proxy.tls import TlsSocket
+from gateway.proxy.tls_bridge import Splice
 from gateway.relay.attempts import persist
 from gateway.relay.straight import StraightRelay
 from gateway.tls_client import client_context

@@ -11,15 +11,15 @@ from gateway.certificates import of_pem
 from gateway.contracts import Credential, Endpoint, Link, Progress, TunnelState
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.tunnels import TunnelKind
-from gateway.vpn.keeper import Keeper
 from gateway.vpn.link import VpnLink
+from gateway.vpn.liveness_monitor import Keeper
+from gateway.vpn.local_forward import Redirect
+from gateway.vpn.network_context import Place, device_name, place_for
 from gateway.vpn.openvpn import OpenVpn
 from gateway.vpn.openvpn_file import ClientFile
-from gateway.vpn.openvpn_folder import client_file, named_files
+from gateway.vpn.openvpn_loader import client_file, named_files
 from gateway.vpn.options import OpenVpnOptions, read_path
-from gateway.vpn.places import Place, device_name, place_for
-from gateway.vpn.redirect import Redirect
-from gateway.vpn.watching import watching
+from gateway.vpn.task_scope import watching
 
 log = logging.getLogger(__name__)
 

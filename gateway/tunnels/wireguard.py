@@ -10,11 +10,11 @@ from contextlib import AsyncExitStack
 from gateway.contracts import Link, Progress, TunnelState
 from gateway.errors import Reason, TunnelError
 from gateway.tunnels import TunnelKind
-from gateway.vpn.keeper import Keeper
 from gateway.vpn.link import VpnLink
+from gateway.vpn.liveness_monitor import Keeper
+from gateway.vpn.network_context import device_name, place_for
 from gateway.vpn.options import WireGuardOptions, read_path
-from gateway.vpn.places import device_name, place_for
-from gateway.vpn.watching import watching
+from gateway.vpn.task_scope import watching
 from gateway.vpn.wireguard import WireGuard, device_file
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from gateway.text import one_line
 
 log = logging.getLogger(__name__)
 
-_LEASH = Path(__file__).with_name("leash.py")
+_PDEATHSIG_EXEC = Path(__file__).with_name("pdeathsig_exec.py")
 _GRACE = 3.0
 _LONGEST = 1000
 """Characters of a line that are looked at."""
@@ -65,7 +65,7 @@ class Child:
             heard: Called with each line it prints.
             environment: Added to `clean_environment`.
             pass_fds: Descriptors that it inherits.
-            rights: What it may do, as `leash.py` takes it.
+            rights: What it may do, as `pdeathsig_exec.py` takes it.
 
         Raises:
             TunnelError: It is not installed.
@@ -76,7 +76,7 @@ class Child:
                 Reason.PROTOCOL, f"{command[0]} is not installed: install the package {package}", fatal=True
             )
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), rights, found, *command[1:],
+            sys.executable, "-I", "-S", str(_PDEATHSIG_EXEC), str(os.getpid()), rights, found, *command[1:],
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

@@ -14,10 +14,10 @@ from gateway.measure import Histogram, Tap
 from gateway.relay.dial import DIAL_TIMEOUT, dial
 from gateway.relay.straight import StraightRelay
 from gateway.vpn.addressing import Addressing
-from gateway.vpn.echo import Echo
-from gateway.vpn.names import Names
-from gateway.vpn.places import Place
-from gateway.vpn.vitals import Patience, Vitals
+from gateway.vpn.dns import Names
+from gateway.vpn.icmp import Echo
+from gateway.vpn.liveness import Patience, Vitals
+from gateway.vpn.network_context import Place
 
 _SAID_BY_THE_PEER = (errno.ECONNREFUSED, errno.ECONNRESET)
 
@@ -92,7 +92,7 @@ class VpnLink:
             self.vitals.ask_echo(time.monotonic())
 
     def doubt_the_silent(self) -> None:
-        """Something came through: see `gateway.vpn.echo.Echo`."""
+        """Something came through: see `gateway.vpn.icmp.Echo`."""
         self._echo.doubt_the_silent()
 
     def _answered(self, seconds: float) -> None:

@@ -11,8 +11,8 @@ from gateway.errors import Reason, TunnelError
 from gateway.vpn.addressing import Addressing
 from gateway.vpn.child import Child
 from gateway.vpn.openvpn_file import ClientFile
+from gateway.vpn.openvpn_log import Trouble, addressing, graver, trouble_in
 from gateway.vpn.openvpn_management import Management
-from gateway.vpn.openvpn_words import Trouble, addressing, graver, trouble_in
 from gateway.vpn.options import OpenVpnOptions
 
 log = logging.getLogger(__name__)

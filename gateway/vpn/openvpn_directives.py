@@ -1,8 +1,8 @@
 """What becomes of OpenVPN's directives in a client's file: they stay, are left out, or are refused. Pure."""
 
 from gateway.errors import GatewayError
-from gateway.vpn.openvpn_lines import Directive, shown
-from gateway.vpn.openvpn_shapes import BLOCKS, NO_VARIABLES, check_shape, is_allowed
+from gateway.vpn.openvpn_grammar import BLOCKS, NO_VARIABLES, check_shape, is_allowed
+from gateway.vpn.openvpn_syntax import Directive, shown
 
 _OURS = {
     # The process and its output.

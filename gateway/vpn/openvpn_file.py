@@ -1,6 +1,6 @@
 """An OpenVPN client's configuration file: what of it is safe, written again. Pure but for the files that it names.
 
-Nothing of the file itself reaches OpenVPN. Each directive is found (`openvpn_lines.py`), checked
+Nothing of the file itself reaches OpenVPN. Each directive is found (`openvpn_syntax.py`), checked
 (`openvpn_directives.py`) and written in a form that has one reading; the content of blocks and of named files is
 taken apart and written in blocks (`openvpn_blocks.py`).
 """
@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from gateway.errors import GatewayError
 from gateway.vpn.openvpn_blocks import content, packed
 from gateway.vpn.openvpn_directives import REPORTED, check, is_known, is_left_out
-from gateway.vpn.openvpn_lines import Directive, at, directives, shown, within, written
-from gateway.vpn.openvpn_shapes import FILES, PRIVATE
+from gateway.vpn.openvpn_grammar import FILES, PRIVATE
+from gateway.vpn.openvpn_syntax import Directive, at, directives, shown, within, written
 
 _LOGIN = "auth-user-pass"
 _MOST_FILES = 32

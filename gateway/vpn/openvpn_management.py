@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.errors import Reason, TunnelError
-from gateway.vpn.leftovers import OwnFolder
-from gateway.vpn.rights import give, separate_user
+from gateway.vpn.privileges import give, separate_user
+from gateway.vpn.stale_cleanup import OwnFolder
 
 _PREFIX = "gateway-vpn-"
 _QUOTED = str.maketrans({"\\": "\\\\", '"': '\\"'})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from gateway.contracts import POSITIVE, Duration, Secret
-from gateway.vpn.vitals import Patience
+from gateway.vpn.liveness import Patience
 
 Isolation = Literal["namespace", "device"]
 

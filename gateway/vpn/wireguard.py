@@ -15,12 +15,12 @@ from gateway.contracts import Endpoint, Secret
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.keyfiles import check_private, refuse_readable
 from gateway.relay.resolver import resolve
-from gateway.vpn import devices, leftovers
+from gateway.vpn import devices, stale_cleanup
 from gateway.vpn.addressing import Addressing, probable_peers
 from gateway.vpn.child import Child, clean_environment, program
-from gateway.vpn.claims import Claim, is_claimed
+from gateway.vpn.device_lock import Claim, is_claimed
+from gateway.vpn.network_context import Place, device_prefix
 from gateway.vpn.options import WireGuardOptions
-from gateway.vpn.places import Place, device_prefix
 from gateway.vpn.wireguard_file import DeviceFile, Vital, for_wg, key_of, read, read_dump
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class WireGuard:
         except OSError as error:
             told = f"{error}: wireguard-go has its socket there, so it must be writable (mount a tmpfs)"
             raise TunnelError(Reason.PERMISSION, told, fatal=True) from error
-        leftovers.sweep_sockets(_SOCKETS, f"{_PREFIX}*.sock")
+        stale_cleanup.sweep_sockets(_SOCKETS, f"{_PREFIX}*.sock")
         self._child = await Child.start(
             ["wireguard-go", "-f", self._device], "wireguard-go", self._printed, {"LOG_LEVEL": "error"}
         )

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.backends import NoOptions
-from gateway.backends.common.broken_logins import BrokenLogins
+from gateway.backends.common.aborted_logins import BrokenLogins
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.contracts import Endpoint, Secret, State
 from gateway.demo.mariadb import MariaDB

@@ -28,9 +28,9 @@ from vpn import Authority, OpenVpnServer, WireGuardPeer, nothing_outside
 from gateway.demo import mariadb, nfs, postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.vpn import devices, rights
+from gateway.vpn import devices, privileges
 from gateway.vpn.addressing import Addressing
-from gateway.vpn.claims import Claim, is_claimed
+from gateway.vpn.device_lock import Claim, is_claimed
 from gateway.vpn.namespace import Namespace
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(120)]
@@ -764,7 +764,7 @@ def test_openvpn_has_one_capability_and_where_it_can_a_user_of_its_own(
     gateway.start(environment=environment).wait_up("orders", timeout=UP)
     (child,) = (line.split()[0] for line in vpn_children(gateway))
     found = process_status(child)
-    user = str(rights.USER) if case == "alone" else "0"
+    user = str(privileges.USER) if case == "alone" else "0"
     assert found["Uid"].split() == found["Gid"].split() == [user] * 4
     assert [int(found[f"Cap{each}"], 16) for each in ("Eff", "Prm", "Inh", "Amb", "Bnd")] == [NET_ADMIN] * 5
     assert (found["NoNewPrivs"], found["Groups"]) == (
@@ -781,7 +781,7 @@ def test_openvpn_has_one_capability_and_where_it_can_a_user_of_its_own(
 
 
 def test_a_user_that_our_user_namespace_lacks_is_not_taken() -> None:
-    script = "from pathlib import Path; from gateway.vpn.rights import separate_user; separate_user(Path('/tmp'))"
+    script = "from pathlib import Path; from gateway.vpn.privileges import separate_user; separate_user(Path('/tmp'))"
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", sys.executable, "-c", script],
         env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=20, check=True,
@@ -810,7 +810,7 @@ def test_openvpn_as_another_user_connects_again_makes_its_device_again_and_ends_
         until_a_query_succeeds(far, listen, 25)
         assert vpn_children(gateway) == child, "it reconnected in place"
         pid = int(child[0].split()[0])
-        assert process_status(str(pid))["Uid"].split()[0] == str(rights.USER)
+        assert process_status(str(pid))["Uid"].split()[0] == str(privileges.USER)
         os.kill(pid, signal.SIGSTOP)  # so that it does not notice by itself
         assert gateway.process is not None
         gateway.process.send(signal.SIGKILL)

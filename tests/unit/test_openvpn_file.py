@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from gateway.errors import GatewayError, TunnelError
 from gateway.vpn import openvpn_file
-from gateway.vpn.openvpn_folder import client_file, named_files
-from gateway.vpn.openvpn_lines import words_of
+from gateway.vpn.openvpn_loader import client_file, named_files
+from gateway.vpn.openvpn_syntax import words_of
 from gateway.vpn.options import OpenVpnOptions
 
 
@@ -425,7 +425,7 @@ def test_a_key_that_others_can_read_is_refused_although_another_file_takes_its_p
         swapped.append(planted.replace(open_to_all))
         return made
 
-    monkeypatch.setattr("gateway.vpn.openvpn_folder.read", swapping)
+    monkeypatch.setattr("gateway.vpn.openvpn_loader.read", swapping)
     with pytest.raises(TunnelError, match=f"{open_to_all}: the private key is readable by others"):
         client_file(OpenVpnOptions(config=config))
     assert swapped

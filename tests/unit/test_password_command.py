@@ -12,8 +12,8 @@ import pytest
 
 from gateway.backends import NoOptions
 from gateway.backends.common.database import DatabaseCheck, verify
+from gateway.backends.common.password_command import printed
 from gateway.backends.common.secrets import Passwords
-from gateway.backends.common.token import printed
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.postgres import PostgresBackend
 from gateway.config import Sources, load

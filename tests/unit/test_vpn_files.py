@@ -11,7 +11,7 @@ from gateway.contracts import Secret
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.vpn import wireguard_file
 from gateway.vpn.addressing import Addressing, probable_peers
-from gateway.vpn.openvpn_words import addressing, graver, trouble_in
+from gateway.vpn.openvpn_log import addressing, graver, trouble_in
 from gateway.vpn.options import WireGuardOptions
 from gateway.vpn.wireguard import device_file
 

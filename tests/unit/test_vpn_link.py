@@ -11,7 +11,7 @@ from gateway.contracts import Endpoint
 from gateway.errors import DialError
 from gateway.vpn.addressing import Addressing
 from gateway.vpn.link import VpnLink
-from gateway.vpn.vitals import UNSURE, Patience
+from gateway.vpn.liveness import UNSURE, Patience
 
 _T = TypeVar("_T")
 

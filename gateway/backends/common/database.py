@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway.backends.common import tls
+from gateway.backends.common.password_command import executable
 from gateway.backends.common.tls import Tls
-from gateway.backends.common.token import executable
 from gateway.certificates import authority
 from gateway.contracts import POSITIVE, Credential, Duration, Secret
 from gateway.errors import GatewayError

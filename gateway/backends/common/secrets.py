@@ -5,7 +5,7 @@ import time
 from functools import partial
 
 from gateway.backends.common.database import DatabaseCheck
-from gateway.backends.common.token import printed
+from gateway.backends.common.password_command import printed
 from gateway.contracts import Endpoint, Phases, Secret
 from gateway.errors import ProbeError, ReachError, Reason
 

@@ -1,4 +1,4 @@
-"""Runs a command that ends with its parent, even when that is killed: `python leash.py PARENT RIGHTS COMMAND…`.
+"""Runs a command that ends with its parent, even when that is killed: `python pdeathsig_exec.py PARENT RIGHTS COMMAND…`.
 
 A parent cannot ask for this on a child's behalf, and a function between fork and exec is not safe beside threads; so
 this small program stands between them (prctl(2), PR_SET_PDEATHSIG). Standard library only: it starts at once.

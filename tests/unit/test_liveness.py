@@ -3,7 +3,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.vpn.vitals import NUDGE_EVERY, UNSURE, Patience, Stage, Vitals
+from gateway.vpn.liveness import NUDGE_EVERY, UNSURE, Patience, Stage, Vitals
 
 PATIENCE = Patience()
 ORDER = list(Stage)

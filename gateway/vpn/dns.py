@@ -14,7 +14,7 @@ import dns.rdatatype
 from gateway.contracts import Endpoint
 from gateway.relay.resolver import is_address, resolve
 from gateway.vpn.addressing import Address, Addressing
-from gateway.vpn.places import Place
+from gateway.vpn.network_context import Place
 
 _ONE_SERVER = 2.0
 """Seconds for one answer of one server."""

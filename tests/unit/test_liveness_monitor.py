@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway.contracts import TunnelState
-from gateway.vpn import keeper as module
-from gateway.vpn.keeper import Keeper
-from gateway.vpn.vitals import Patience, Vitals
+from gateway.vpn import liveness_monitor as module
+from gateway.vpn.liveness import Patience, Vitals
+from gateway.vpn.liveness_monitor import Keeper
 
 
 class Link:

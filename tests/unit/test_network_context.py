@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gateway.vpn import places
+from gateway.vpn import network_context
 from gateway.vpn.namespace import Namespace
-from gateway.vpn.places import PrivatePlace
+from gateway.vpn.network_context import PrivatePlace
 
 
 class Here(Namespace):
@@ -22,7 +22,7 @@ class Here(Namespace):
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> PrivatePlace:
-    monkeypatch.setattr(places, "Namespace", Here)
+    monkeypatch.setattr(network_context, "Namespace", Here)
     return PrivatePlace()
 
 

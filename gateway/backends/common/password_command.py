@@ -12,7 +12,7 @@ from pathlib import Path
 from gateway.errors import ReachError, Reason
 from gateway.keyfiles import changeable
 from gateway.text import one_line
-from gateway.vpn import leash
+from gateway.vpn import pdeathsig_exec
 from gateway.vpn.child import clean_environment, program
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ async def printed(command: Sequence[str], inherited: Sequence[str], within: floa
     found = executable(command[0])
     variables = {each: os.environ[each] for each in ("HOME", *inherited) if each in os.environ}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), "all", found, *command[1:],
+        sys.executable, "-I", "-S", pdeathsig_exec.__file__, str(os.getpid()), "all", found, *command[1:],
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

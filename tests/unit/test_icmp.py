@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from gateway.vpn.addressing import Address, Addressing
-from gateway.vpn.echo import Echo
+from gateway.vpn.icmp import Echo
 
 _T = TypeVar("_T")
 HOST = ipaddress.ip_address("10.9.0.5")

@@ -11,8 +11,8 @@ from pathlib import Path
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.keyfiles import refuse_readable
 from gateway.vpn.openvpn_file import ClientFile, read
-from gateway.vpn.openvpn_lines import directives
-from gateway.vpn.openvpn_shapes import FILES
+from gateway.vpn.openvpn_grammar import FILES
+from gateway.vpn.openvpn_syntax import directives
 from gateway.vpn.options import OpenVpnOptions
 
 _LARGEST = 1 << 18

@@ -1,6 +1,6 @@
 """How soon a server is asked again that counts the logins which broke off."""
 
-from gateway.backends.common.broken_logins import BrokenLogins
+from gateway.backends.common.aborted_logins import BrokenLogins
 
 
 def broken(limit: int, count: int) -> BrokenLogins:

@@ -3,7 +3,7 @@
 import re
 
 from gateway.errors import GatewayError
-from gateway.vpn.openvpn_lines import Directive, shown
+from gateway.vpn.openvpn_syntax import Directive, shown
 
 FILES = {
     "ca": "FILE", "cert": "FILE", "key": "FILE", "extra-certs": "FILE", "crl-verify": "FILE", "pkcs12": "FILE",

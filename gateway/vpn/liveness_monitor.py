@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from gateway.contracts import Progress, TunnelState
 from gateway.errors import Reason
 from gateway.vpn.link import VpnLink
-from gateway.vpn.vitals import Stage
+from gateway.vpn.liveness import Stage
 
 log = logging.getLogger(__name__)
 

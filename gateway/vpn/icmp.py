@@ -12,7 +12,7 @@ from collections.abc import Callable
 from itertools import count
 
 from gateway.vpn.addressing import Address
-from gateway.vpn.places import Place
+from gateway.vpn.network_context import Place
 
 log = logging.getLogger(__name__)
 
