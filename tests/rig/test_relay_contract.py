@@ -74,8 +74,8 @@ def benches(
     capture: Any = request.config.pluginmanager.get_plugin("capturemanager")
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=RelayLoop) as runner:
         patch.setattr(linger, "_LOOK", 0.01)  # or each connection that lingers would take 0.25 s
-        patch.setattr(tls_bridge, "_LOOK", 0.01)
-        patch.setattr(tls_bridge, "_PATIENCE", 0.1)  # seconds of silence, before TLS 1.3
+        patch.setattr(tls_bridge, "_POLL_INTERVAL", 0.01)
+        patch.setattr(tls_bridge, "_SILENCE_TIMEOUT", 0.1)  # seconds of silence, before TLS 1.3
 
         def bench(kind: str) -> Bench:
             need(find("sshd") is not None, "sshd (package openssh-server)")
