@@ -1,21 +1,21 @@
-"""Which devices belong to a gateway that lives: a name that the kernel frees with the process.
+"""Locks on device names, which show whether the gateway that made a device still runs.
 
-An abstract unix socket (unix(7)) is known in just the network namespace where the device is, whatever container the
-gateway is in; a lock on a file would not be.
+A lock is an abstract unix socket (unix(7)). The kernel releases it when the process ends, and it is visible in
+exactly the network namespace of the device, from every container in that namespace. A lock file would not be.
 """
 
 import errno
 import socket
 
 
-class Claim:
-    """Holds a device's name until it is closed, or the process ends.
+class DeviceLock:
+    """A lock on a device name, held until it is closed or the process ends.
 
     Args:
-        device: The device's name.
+        device: Name of the device.
 
     Raises:
-        OSError: EADDRINUSE: somebody else does.
+        OSError: EADDRINUSE: another process holds the lock.
     """
 
     def __init__(self, device: str) -> None:
@@ -27,14 +27,14 @@ class Claim:
             raise
 
     def close(self) -> None:
-        """Give the name up."""
+        """Release the lock."""
         self._sock.close()
 
 
-def is_claimed(device: str) -> bool:
-    """Whether a gateway that lives has the device."""
+def is_locked(device: str) -> bool:
+    """Return whether a running gateway holds the lock on a device."""
     try:
-        Claim(device).close()
+        DeviceLock(device).close()
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             return True

@@ -1,108 +1,117 @@
-"""Whether anything still comes through a VPN: what was asked, what was heard, and what follows from that. Pure."""
+"""Liveness of a VPN: how long expected replies have been missing, and which stage that leads to. Pure."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 @dataclass(frozen=True)
-class Patience:
-    """Seconds of silence after a question, and what they lead to.
+class Thresholds:
+    """Seconds without an expected reply after which each stage begins.
 
     Args:
         suspect: New clients wait.
-        nudge: The connection is made anew in place, again and again.
-        down: It is called down.
-        lost: Its clients are reset.
-        restart: The child is replaced.
+        reconnect: The VPN reconnects in place, at an interval.
+        down: The tunnel is reported as down.
+        lost: Existing clients are reset.
+        restart: The child process and the device are replaced.
     """
 
     suspect: float = 5.0
-    nudge: float = 7.0
+    reconnect: float = 7.0
     down: float = 22.0
     lost: float = 60.0
     restart: float = 300.0
 
 
-UNSURE = 4.0
-"""Seconds more where only a connection to a target was asked for, which may be silent by itself: every VPN peer says
-something within ten."""
-NUDGE_EVERY = 6.0
+DIAL_GRACE = 4.0
+"""Seconds to add if the only expected reply is to a connection attempt: the target may be down, not the VPN. A VPN
+peer sends something at least every ten seconds."""
+RECONNECT_INTERVAL = 6.0
+"""Seconds between two attempts to reconnect in place."""
 
 
 class Stage(StrEnum):
-    """What silence of some length leads to."""
+    """The consequence of missing replies, from the mildest to the most severe."""
 
     FINE = "fine"
     SUSPECT = "suspect"
-    NUDGE = "nudge"
+    RECONNECT = "reconnect"
     DOWN = "down"
     LOST = "lost"
     RESTART = "restart"
 
 
-class Vitals:
-    """What was asked and heard, in monotonic seconds.
+class Liveness:
+    """The requests and replies of one VPN. All times are monotonic, in seconds.
 
     Args:
-        patience: When to lose it.
-        now: The time.
+        thresholds: When each stage begins.
+        now: The current time.
     """
 
-    def __init__(self, patience: Patience, now: float) -> None:
-        self._patience = patience
-        self.heard = now
-        self._echo_asked: float | None = None
-        self._dial_asked: float | None = None
+    def __init__(self, thresholds: Thresholds, now: float) -> None:
+        self._thresholds = thresholds
+        self.last_reply = now
+        self._echo_sent: float | None = None
+        self._dialled: float | None = None
         self._received = 0
-        self._nudged = 0.0
+        self._last_reconnect = 0.0
 
-    def hear(self, now: float) -> None:
-        """Something came through."""
-        self.heard = now
-        self._echo_asked = self._dial_asked = None
-        self._nudged = 0.0
+    def record_reply(self, now: float) -> None:
+        """Record that something arrived through the VPN: no reply is due any more."""
+        self.last_reply = now
+        self._echo_sent = self._dialled = None
+        self._last_reconnect = 0.0
 
-    def count(self, received: int, now: float) -> bool:
-        """So many bytes have been received in all; fewer than before: the count began anew. Says whether any came."""
-        came = received > self._received
-        if came:
-            self.hear(now)
-        self._received = received
-        return came
+    def record_received(self, total: int, now: float) -> bool:
+        """Record the receive counter; an increase counts as a reply.
 
-    def ask_echo(self, now: float) -> None:
-        """Somebody was asked who has answered before."""
-        if self._echo_asked is None:
-            self._echo_asked = now
+        Args:
+            total: Bytes received so far. A lower value than before means that the counter was reset.
+            now: The current time.
 
-    def ask_dial(self, now: float) -> None:
-        """A connection was asked for."""
-        if self._dial_asked is None:
-            self._dial_asked = now
+        Returns:
+            Whether the counter increased.
+        """
+        increased = total > self._received
+        if increased:
+            self.record_reply(now)
+        self._received = total
+        return increased
 
-    def silence(self, now: float) -> float:
-        """Seconds for which an answer has been due; 0: none is."""
-        echo = now - self._echo_asked if self._echo_asked is not None else 0.0
-        dial = now - self._dial_asked - UNSURE if self._dial_asked is not None else 0.0
+    def record_echo_request(self, now: float) -> None:
+        """Record an echo request to a host that has answered before, so that a reply is due."""
+        if self._echo_sent is None:
+            self._echo_sent = now
+
+    def record_dial(self, now: float) -> None:
+        """Record a connection attempt to a target."""
+        if self._dialled is None:
+            self._dialled = now
+
+    def overdue(self, now: float) -> float:
+        """Return for how many seconds a reply has been due; 0 if none is."""
+        echo = now - self._echo_sent if self._echo_sent is not None else 0.0
+        dial = now - self._dialled - DIAL_GRACE if self._dialled is not None else 0.0
         return max(0.0, echo, dial)
 
     def stage(self, now: float) -> Stage:
-        """What the silence leads to now."""
-        silence, patience = self.silence(now), self._patience
-        for bound, stage in (
-            (patience.restart, Stage.RESTART),
-            (patience.lost, Stage.LOST),
-            (patience.down, Stage.DOWN),
-            (patience.nudge, Stage.NUDGE),
-            (patience.suspect, Stage.SUSPECT),
+        """Return the current stage."""
+        overdue, thresholds = self.overdue(now), self._thresholds
+        for threshold, stage in (
+            (thresholds.restart, Stage.RESTART),
+            (thresholds.lost, Stage.LOST),
+            (thresholds.down, Stage.DOWN),
+            (thresholds.reconnect, Stage.RECONNECT),
+            (thresholds.suspect, Stage.SUSPECT),
         ):
-            if silence >= bound:
+            if overdue >= threshold:
                 return stage
         return Stage.FINE
 
-    def nudge_due(self, now: float) -> bool:
-        """Whether to make the connection anew now; notes that it was."""
-        if self.silence(now) < self._patience.nudge or now - self._nudged < NUDGE_EVERY:
+    def start_reconnect(self, now: float) -> bool:
+        """Return whether to reconnect in place now; if so, record it as the last attempt."""
+        if self.overdue(now) < self._thresholds.reconnect or now - self._last_reconnect < RECONNECT_INTERVAL:
             return False
-        self._nudged = now
+        self._last_reconnect = now
         return True

@@ -1,4 +1,4 @@
-"""Watches an open VPN: asks for signs of life, and acts on silence in place before anything is started anew."""
+"""Monitors an open VPN: sends echo requests, reports its state, and reconnects in place before it gives up."""
 
 import asyncio
 import logging
@@ -12,19 +12,19 @@ from gateway.vpn.liveness import Stage
 
 log = logging.getLogger(__name__)
 
-_LOOK = 1.0
-_ASK = 2.0
-_RTT = 10.0
+_INTERVAL = 1.0
+_ECHO_INTERVAL_QUIET = 2.0
+_ECHO_INTERVAL = 10.0
 
 
-class Keeper:
-    """One open link's watch.
+class LivenessMonitor:
+    """The liveness monitor of one link.
 
     Args:
         link: The link.
-        progress: Told when it falls silent, and when it is heard again.
-        received: Gives the bytes received in all.
-        nudge: Makes the connection anew, in place.
+        progress: Called when the VPN stops responding, and when it responds again.
+        received: Returns the number of bytes received so far.
+        reconnect: Reconnects in place, so that the device and the connections through it stay.
     """
 
     def __init__(
@@ -32,70 +32,76 @@ class Keeper:
         link: VpnLink,
         progress: Progress,
         received: Callable[[], Awaitable[int]],
-        nudge: Callable[[], Awaitable[None]],
+        reconnect: Callable[[], Awaitable[None]],
     ) -> None:
         self._link = link
         self._progress = progress
         self._received = received
-        self._nudge = nudge
+        self._reconnect = reconnect
         self._stage = Stage.FINE
         self._connected = True
 
-    def connected(self) -> None:
-        """The VPN itself says that its connection stands."""
+    def on_connected(self) -> None:
+        """Handle a report of the VPN client that it is connected."""
         self._connected = True
-        self._link.vitals.hear(time.monotonic())
+        self._link.liveness.record_reply(time.monotonic())
         self._stage = Stage.FINE
         self._progress(TunnelState.UP)
 
-    def disconnected(self, why: str) -> None:
-        """The VPN itself says that it is being connected anew: from now on an answer is due."""
+    def on_reconnecting(self, why: str) -> None:
+        """Handle a report of the VPN client that it reconnects: from now on a reply is due.
+
+        Args:
+            why: The cause, for the tunnel's `detail`.
+        """
         if self._connected:
             self._connected = False
-            self._link.vitals.ask_echo(time.monotonic())
+            self._link.liveness.record_echo_request(time.monotonic())
             self._progress(TunnelState.SUSPECT, Reason.RESET, why)
 
     async def run(self) -> None:
-        """Watch until cancelled."""
-        # At once, so that it is known who answers.
-        self._link.ask()
-        asked = time.monotonic()
+        """Monitor the link until cancelled."""
+        # At once, to find out which hosts answer.
+        self._link.send_echo_requests()
+        last_request = time.monotonic()
         while True:
             before = time.monotonic()
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_INTERVAL)
             now = time.monotonic()
-            if now - before > 2 * _LOOK + 1:
-                self._link.vitals.hear(now)  # it was we who slept
-            vitals = self._link.vitals
+            if now - before > 2 * _INTERVAL + 1:
+                self._link.liveness.record_reply(now)  # this process was suspended, not the VPN
+            liveness = self._link.liveness
             if not self._connected:
-                vitals.ask_echo(now)  # an answer stays due until it says that it is connected
+                liveness.record_echo_request(now)  # a reply stays due until the client reports that it is connected
             received = await self._received()
-            # What is said to connect anew is no sign of life.
-            if self._connected and vitals.count(received, now):
-                self._link.doubt_the_silent()
-            quiet = now - vitals.heard >= _ASK
-            if (quiet and now - asked >= _ASK) or now - asked >= _RTT:
-                asked = now
-                self._link.ask()
-            self._settle(vitals.stage(now))
-            if self._connected and vitals.nudge_due(now):
-                log.info("%s: nothing comes through; connecting anew in place", self._link.leads_to)
-                await self._nudge()
+            # Bytes that arrive during a reconnect belong to its handshake.
+            if self._connected and liveness.record_received(received, now):
+                self._link.ignore_unresponsive_hosts()
+            quiet = now - liveness.last_reply >= _ECHO_INTERVAL_QUIET
+            if (quiet and now - last_request >= _ECHO_INTERVAL_QUIET) or now - last_request >= _ECHO_INTERVAL:
+                last_request = now
+                self._link.send_echo_requests()
+            self._enter(liveness.stage(now))
+            if self._connected and liveness.start_reconnect(now):
+                log.info("%s: no replies arrive; reconnecting in place", self._link.leads_to)
+                await self._reconnect()
 
-    def _settle(self, stage: Stage) -> None:
-        """Tell what has changed."""
+    def _enter(self, stage: Stage) -> None:
+        """Report a change of the stage, and act on it."""
         before, self._stage = self._stage, stage
         if stage is before:
             return
         if stage is Stage.FINE:
-            # What is being connected anew is up when it says so, however long we slept meanwhile.
+            # During a reconnect only the client's report makes the tunnel `up`, however long the process was
+            # suspended.
             if self._connected:
                 self._progress(TunnelState.UP)
         elif before is Stage.FINE and self._connected:
-            self._progress(TunnelState.SUSPECT, Reason.TIMEOUT, "nothing comes through")
+            self._progress(TunnelState.SUSPECT, Reason.TIMEOUT, "no replies arrive through the VPN")
         if stage in (Stage.DOWN, Stage.LOST, Stage.RESTART) and before not in (Stage.DOWN, Stage.LOST):
-            self._progress(TunnelState.BACKOFF, Reason.TIMEOUT, "nothing has come through for long; still trying")
+            detail = "no replies have arrived through the VPN for some time; still trying"
+            self._progress(TunnelState.BACKOFF, Reason.TIMEOUT, detail)
         if stage is Stage.LOST:
             self._link.reset_all()
         elif stage is Stage.RESTART:
-            self._link.lose("nothing came through, however often it was connected anew")
+            self._link.mark_lost("no replies arrived through the VPN, and reconnecting in place did not help")

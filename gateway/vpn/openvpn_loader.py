@@ -1,6 +1,6 @@
-"""An OpenVPN client's file from disk, with the files that it names: those of its own folder, and no others.
+"""Loads an OpenVPN client's file from disk, with the files that it names: only those below its own directory.
 
-Each is opened once, and what is checked is what is read, whatever takes its place meanwhile.
+Each file is opened once. What is checked is what is read, even if another file replaces it meanwhile.
 """
 
 import os
@@ -10,25 +10,25 @@ from pathlib import Path
 
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.keyfiles import refuse_readable
-from gateway.vpn.openvpn_file import ClientFile, read
-from gateway.vpn.openvpn_grammar import FILES
-from gateway.vpn.openvpn_syntax import directives
+from gateway.vpn.openvpn_file import ClientFile, parse_client_file
+from gateway.vpn.openvpn_grammar import FILE_DIRECTIVES
+from gateway.vpn.openvpn_syntax import parse_directives
 from gateway.vpn.options import OpenVpnOptions
 
-_LARGEST = 1 << 18
-"""Bytes of the file itself, which takes a moment to be read."""
-_LARGEST_NAMED = 1 << 20
-"""Bytes of a file that it names: certificates that are revoked may be many."""
+_MAX_CONFIG_SIZE = 1 << 18
+"""Bytes of the configuration file. Parsing a file of this size takes a moment."""
+_MAX_NAMED_SIZE = 1 << 20
+"""Bytes of a named file. Certificate revocation lists can be long."""
 
 
 @dataclass(frozen=True)
-class _Content:
-    """What was read, and of what.
+class _File:
+    """A file that was read.
 
     Args:
-        path: Without symbolic links.
-        data: The bytes.
-        status: Of the file from which they were read.
+        path: Its path, without symbolic links.
+        data: Its content.
+        status: The status of the open file.
     """
 
     path: Path
@@ -36,48 +36,55 @@ class _Content:
     status: os.stat_result
 
 
-def client_file(options: OpenVpnOptions) -> ClientFile:
-    """Read the configuration file.
+def load_client_file(options: OpenVpnOptions) -> ClientFile:
+    """Load the configuration file. May block.
+
+    Args:
+        options: The options of the tunnel.
 
     Raises:
-        TunnelError: It is not there, or cannot be used.
+        TunnelError: The file cannot be read, or contains something that is not allowed; fatal.
     """
-    named: dict[str, _Content] = {}
+    named: dict[str, _File] = {}
     try:
-        config = _content(options.config, _LARGEST)
+        config = _read(options.config, _MAX_CONFIG_SIZE)
 
-        def inside(name: str) -> bytes:
+        def read_named(name: str) -> bytes:
             if name not in named:
-                named[name] = _inside(config.path.parent, name)
+                named[name] = _read_below(config.path.parent, name)
             return named[name].data
 
-        file = read(_text(config.data), inside)
+        file = parse_client_file(_decode(config.data), read_named)
     except (OSError, GatewayError) as error:
         raise TunnelError(Reason.PROTOCOL, f"config: {options.config}: {error}", fatal=True) from error
-    if file.private:
+    if file.has_secrets:
         refuse_readable(options.config, config.status)
-    for name in file.private_files:
+    for name in file.secret_files:
         refuse_readable(config.path.parent / name, named[name].status)
     return file
 
 
 def named_files(options: OpenVpnOptions) -> set[Path]:
-    """The files that the configuration file names, there or not; of one that cannot be read, those that were found.
+    """Return the files that the configuration file names, whether they exist or not. May block.
 
-    It reads the configuration file, which may block.
+    Args:
+        options: The options of the tunnel.
+
+    Returns:
+        The paths. If the configuration file cannot be parsed, those before the error.
     """
     found: set[Path] = set()
     try:
-        config = _content(options.config, _LARGEST)
-        for each in directives(_text(config.data)):
-            if each.name in FILES and each.block is None and each.values and each.values[0] != "[inline]":
+        config = _read(options.config, _MAX_CONFIG_SIZE)
+        for each in parse_directives(_decode(config.data)):
+            if each.name in FILE_DIRECTIVES and each.block is None and each.values and each.values[0] != "[inline]":
                 found.add(config.path.parent / each.values[0])
     except (OSError, GatewayError):
         return found
     return found
 
 
-def _text(data: bytes) -> str:
+def _decode(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -85,48 +92,49 @@ def _text(data: bytes) -> str:
         raise GatewayError(f"line {line}: is not UTF-8 text: convert the file") from None
 
 
-def _inside(folder: Path, name: str) -> _Content:
-    """A file that is in `folder` once symbolic links are followed.
+def _read_below(directory: Path, name: str) -> _File:
+    """Read a file below a directory.
 
     Args:
-        folder: Without symbolic links.
-        name: Relative to it, or absolute.
+        directory: The directory, without symbolic links.
+        name: Path of the file, absolute or relative to the directory.
 
     Raises:
-        GatewayError: It is elsewhere, or not a regular file, or too large.
+        GatewayError: The file is missing, outside the directory, not a regular file, or too large.
     """
     try:
-        return _content(folder / name, _LARGEST_NAMED, folder)
+        return _read(directory / name, _MAX_NAMED_SIZE, directory)
     except OSError as error:
         raise GatewayError(f"{name}: {error.strerror}") from None
 
 
-def _content(path: Path, largest: int, folder: Path | None = None) -> _Content:
+def _read(path: Path, max_size: int, directory: Path | None = None) -> _File:
     """Read a regular file.
 
-    The descriptor is checked before it is opened for reading, so that a device or a FIFO is left alone (O_PATH in
-    open(2)).
+    The descriptor is checked before the file is opened for reading, so that devices and FIFOs are never opened
+    (O_PATH in open(2)).
 
     Args:
-        path: Where it is.
-        largest: Bytes that it may have.
-        folder: Where it must be once symbolic links are followed, without such itself; None: anywhere.
+        path: Path of the file.
+        max_size: Largest size in bytes.
+        directory: The directory that must contain the file after symbolic links are followed; without symbolic links
+            itself. None: any.
 
     Raises:
-        OSError: It is not there, or may not be read.
-        GatewayError: It is elsewhere, or not a regular file, or too large.
+        OSError: The file is missing or not readable.
+        GatewayError: The file is outside the directory, not a regular file, or too large.
     """
     handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        itself = Path(f"/proc/self/fd/{handle}")
-        status, real = os.fstat(handle), itself.readlink()
-        if folder is not None and not real.is_relative_to(folder):
-            raise GatewayError(f"{path} is not in {folder}: copy it there, or put its content into a block")
+        link = Path(f"/proc/self/fd/{handle}")
+        status, target = os.fstat(handle), link.readlink()
+        if directory is not None and not target.is_relative_to(directory):
+            raise GatewayError(f"{path} is not in {directory}: copy it there, or put its content into a block")
         if stat.S_ISREG(status.st_mode):
-            with itself.open("rb") as file:
-                data = file.read(largest + 1)
-            if len(data) <= largest:
-                return _Content(real, data, status)
-        raise GatewayError(f"{real} is not a file of at most {largest >> 10} KiB")
+            with link.open("rb") as file:
+                data = file.read(max_size + 1)
+            if len(data) <= max_size:
+                return _File(target, data, status)
+        raise GatewayError(f"{target} is not a regular file of at most {max_size >> 10} KiB")
     finally:
         os.close(handle)

@@ -1,7 +1,7 @@
-"""OpenVPN's configuration language: lines, words and blocks as OpenVPN 2.6 finds them (options.c). Pure.
+"""The syntax of OpenVPN's configuration files: lines, words and blocks, as OpenVPN 2.6 parses them (options.c). Pure.
 
-Where OpenVPN reads something that its author can hardly have meant, it is an error here: a long line in two pieces, a
-seventeenth word that is dropped, a backslash that begins a comment.
+Input that OpenVPN parses in an unexpected way is an error here, for example a long line (two lines), a seventeenth
+word (dropped), or a backslash before a comment.
 """
 
 import re
@@ -11,27 +11,27 @@ from dataclasses import dataclass
 
 from gateway.errors import GatewayError
 
-LONGEST = 254
-"""Bytes of a line. OpenVPN reads 255 at a time (OPTION_LINE_SIZE) and takes the rest for another line."""
-_MOST_WORDS = 16
-"""Words of a line; OpenVPN drops the others (MAX_PARMS)."""
+_MAX_LINE = 254
+"""Bytes of a line. OpenVPN reads 255 at a time (OPTION_LINE_SIZE) and parses the rest as another line."""
+_MAX_WORDS = 16
+"""Words of a line. OpenVPN drops the others (MAX_PARMS)."""
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
-_SHOWN = re.compile(r"[a-z]+(-[a-z0-9]+)*")
-_LONGEST_NAME = 31
-"""Of OpenVPN's own; a key in hexadecimal has 32 digits a line."""
-_BARE = re.compile(r"[A-Za-z0-9_.:/@%+=,!?-]+")
+_PRINTABLE_NAME = re.compile(r"[a-z]+(-[a-z0-9]+)*")
+_MAX_NAME = 31
+"""Characters of OpenVPN's longest directive name. A line of a hexadecimal key has 32."""
+_UNQUOTED = re.compile(r"[A-Za-z0-9_.:/@%+=,!?-]+")
 
 
 @dataclass(frozen=True)
 class Directive:
-    """One directive, or one block.
+    """A directive or a block.
 
     Args:
-        line: Where it begins, from 1.
-        name: Without leading dashes.
-        values: The words after it.
-        block: The lines between `<name>` and `</name>`; None: it is not a block.
+        line: Number of its first line, from 1.
+        name: Its name, without leading dashes.
+        values: The words after the name.
+        block: The lines between `<name>` and `</name>`. None: not a block.
     """
 
     line: int
@@ -40,83 +40,105 @@ class Directive:
     block: tuple[str, ...] | None = None
 
 
-def directives(text: str) -> Iterator[Directive]:
-    """Read a file.
+def parse_directives(text: str) -> Iterator[Directive]:
+    """Parse a configuration file.
+
+    Args:
+        text: The text of the file.
 
     Raises:
-        GatewayError: With the line that OpenVPN does not read, or reads in another way than it looks.
+        GatewayError: OpenVPN rejects a line, or parses it in an unexpected way. The message names the line.
     """
     lines = text.removeprefix("\ufeff").removesuffix("\n").split("\n")
-    return _directives(enumerate(lines, 1))
+    return _parse_lines(enumerate(lines, 1))
 
 
-def within(block: Directive) -> Iterator[Directive]:
-    """The directives of a `<connection>`."""
-    return _directives(enumerate(block.block or (), block.line + 1))
+def connection_directives(block: Directive) -> Iterator[Directive]:
+    """Parse the directives in a `<connection>` block.
+
+    Args:
+        block: The block.
+
+    Raises:
+        GatewayError: As `parse_directives`.
+    """
+    return _parse_lines(enumerate(block.block or (), block.line + 1))
 
 
-def _directives(lines: Iterable[tuple[int, str]]) -> Iterator[Directive]:
+def _parse_lines(lines: Iterable[tuple[int, str]]) -> Iterator[Directive]:
     numbered = iter(lines)
     for number, line in numbered:
-        with at(number):
-            words = words_of(_checked(line))
+        with located(number):
+            words = split_words(_check_line(line))
             if not words:
                 continue
             name = words[0].removeprefix("--") if len(words[0]) > 2 else words[0]
-            opens = len(words) == 1 and name.startswith("<") and name.endswith(">")
-            if opens:
+            is_block = len(words) == 1 and name.startswith("<") and name.endswith(">")
+            if is_block:
                 name = name[1:-1]
                 if name.startswith("/"):
-                    raise GatewayError("closes a block that is not open: remove it, or add what opens it")
+                    raise GatewayError("closes a block that is not open: remove it, or add the start of the block")
             if not _NAME.fullmatch(name):
                 raise GatewayError("does not begin with a directive: correct or remove it")
-        block = tuple(_until(f"</{name}>", number, numbered)) if opens else None
+        block = tuple(_block_lines(f"</{name}>", number, numbered)) if is_block else None
         yield Directive(number, name, tuple(words[1:]), block)
 
 
-def _until(end: str, opened: int, lines: Iterable[tuple[int, str]]) -> Iterator[str]:
+def _block_lines(end: str, first: int, lines: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """Yield the lines up to the end of a block.
+
+    Args:
+        end: The end tag.
+        first: Line number of the start tag, for the error.
+        lines: The numbered lines after the start tag.
+    """
     for number, line in lines:
-        with at(number):
-            if _checked(line).lstrip(" \t").startswith(end):
+        with located(number):
+            if _check_line(line).lstrip(" \t").startswith(end):
                 return
             yield line.removesuffix("\r")
-    with at(opened):
-        raise GatewayError(f"<{shown(end[2:-1])}> is not closed: add </{shown(end[2:-1])}>")
+    with located(first):
+        name = printable_name(end[2:-1])
+        raise GatewayError(f"<{name}> is not closed: add </{name}>")
 
 
-class _PlacedError(GatewayError):
-    """Says where already."""
+class _LocatedError(GatewayError):
+    """An error whose message names the line."""
 
 
 @contextmanager
-def at(number: int) -> Iterator[None]:
-    """Say in which line an error is."""
+def located(line: int) -> Iterator[None]:
+    """Add the line number to the message of a `GatewayError`, unless it has one."""
     try:
         yield
-    except _PlacedError:
+    except _LocatedError:
         raise
     except GatewayError as error:
-        raise _PlacedError(f"line {number}: {error}") from None
+        raise _LocatedError(f"line {line}: {error}") from None
 
 
-def _checked(line: str) -> str:
-    if len(line.encode(errors="surrogatepass")) > LONGEST:
+def _check_line(line: str) -> str:
+    """Return a line without its carriage return; raise if it is too long or contains control characters."""
+    if len(line.encode(errors="surrogatepass")) > _MAX_LINE:
         why = "which OpenVPN reads as two lines: shorten it, or wrap a key at 64 characters"
-        raise GatewayError(f"has more than {LONGEST} bytes, {why}")
+        raise GatewayError(f"has more than {_MAX_LINE} bytes, {why}")
     line = line.removesuffix("\r")
     if _CONTROL.search(line):
         raise GatewayError("has a control character: remove it")
     return line
 
 
-def words_of(line: str) -> list[str]:
-    """The words of a line as OpenVPN finds them (`parse_line`).
+def split_words(line: str) -> list[str]:
+    """Split a line into words, as OpenVPN's `parse_line` does.
 
-    A quote counts only where a word begins, and where it closes, the word ends. A backslash takes the next character
-    as it is, but for single quotes. A comment begins where a word would.
+    A quote has its meaning only at the start of a word, and the closing quote ends the word. A backslash escapes the
+    next character, except in single quotes. A comment starts only where a word could start.
+
+    Args:
+        line: One line.
 
     Raises:
-        GatewayError: OpenVPN does not take it, or drops something of it.
+        GatewayError: OpenVPN rejects the line, or drops a part of it.
     """
     words: list[str] = []
     position = 0
@@ -125,25 +147,24 @@ def words_of(line: str) -> list[str]:
         if line[position : position + 1] in ("", "#", ";"):
             break
         quote = line[position] if line[position] in "\"'" else ""
-        word, position = _word(line, position + len(quote), quote)
+        word, position = _read_word(line, position + len(quote), quote)
         if not word.isprintable():
             raise GatewayError("has a character that is not printable: remove it")
         words.append(word)
-    if len(words) > _MOST_WORDS:
-        raise GatewayError(f"has more than {_MOST_WORDS} words, and OpenVPN drops the others: shorten it")
+    if len(words) > _MAX_WORDS:
+        raise GatewayError(f"has more than {_MAX_WORDS} words, and OpenVPN drops the others: shorten it")
     return words
 
 
-def _word(line: str, position: int, quote: str) -> tuple[str, int]:
+def _read_word(line: str, position: int, quote: str) -> tuple[str, int]:
+    """Return the word that starts at a position, and the position after it."""
     word = ""
     while position < len(line):
         character = line[position]
         if character == "\\" and quote != "'":
             character = line[position + 1 : position + 2]
             if character not in ("\\", '"', " ") or (character == " " and not word and not quote):
-                raise GatewayError(
-                    r"has a \ that OpenVPN does not take: write \\, or put the word into single quotes"
-                )
+                raise GatewayError(r"has a \ that OpenVPN rejects: write \\, or put the word into single quotes")
             position += 1
         elif character == quote or (not quote and character in " \t"):
             return word, position + 1
@@ -154,24 +175,27 @@ def _word(line: str, position: int, quote: str) -> tuple[str, int]:
     return word, position
 
 
-def written(directive: Directive) -> list[str]:
-    """The lines that OpenVPN reads as this directive.
+def to_lines(directive: Directive) -> list[str]:
+    """Return the lines of a directive.
+
+    Args:
+        directive: The directive.
 
     Raises:
-        GatewayError: A line would be too long.
+        GatewayError: A line is too long.
     """
     if directive.block is not None:
         return [f"<{directive.name}>", *directive.block, f"</{directive.name}>"]
-    with at(directive.line):
-        return [_checked(" ".join((directive.name, *map(_quoted, directive.values))))]
+    with located(directive.line):
+        return [_check_line(" ".join((directive.name, *map(_quote, directive.values))))]
 
 
-def _quoted(word: str) -> str:
-    if _BARE.fullmatch(word):
+def _quote(word: str) -> str:
+    if _UNQUOTED.fullmatch(word):
         return word
     return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def shown(name: str) -> str:
-    """A directive's name, unless it may be part of a key or a password in the wrong place."""
-    return name if len(name) <= _LONGEST_NAME and _SHOWN.fullmatch(name) else "it"
+def printable_name(name: str) -> str:
+    """Return a directive's name for a message; `it` if the name may be part of a misplaced key or password."""
+    return name if len(name) <= _MAX_NAME and _PRINTABLE_NAME.fullmatch(name) else "it"

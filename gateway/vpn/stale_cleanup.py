@@ -1,4 +1,4 @@
-"""Folders and sockets that a gateway which was killed left behind, told apart from those of one that lives."""
+"""Runtime directories and sockets, and the removal of those that killed gateways left behind."""
 
 import contextlib
 import errno
@@ -14,43 +14,45 @@ from gateway.errors import Reason, TunnelError
 
 _LOCK = "lock"
 _RUN = Path("/run/gateway")
-"""Where a container whose root is read-only, and which has no /tmp, can still write."""
-_YOUNG = 30.0
-"""Seconds for which something may still be about to be locked, or listened at."""
+"""Writable in a container with a read-only root file system and without /tmp."""
+_MIN_AGE = 30.0
+"""Seconds before something counts as stale: new directories may not be locked yet, new sockets may not listen yet."""
 
 
-class OwnFolder:
-    """A folder below the temporary one, which nobody sweeps while this process lives.
+class RuntimeDirectory:
+    """A temporary directory that is locked while this process runs.
+
+    Creating one removes the directories of killed gateways.
 
     Args:
-        prefix: What its name begins with; those of gateways that were killed are removed.
+        prefix: Prefix of the directory names. Only the gateway uses it.
 
     Raises:
-        TunnelError: It cannot be made anywhere.
+        TunnelError: The directory cannot be created; `fatal` if waiting does not help.
     """
 
     def __init__(self, prefix: str) -> None:
-        above = _writable()
-        for old in above.glob(f"{prefix}*"):
+        parent = _writable_directory()
+        for old in parent.glob(f"{prefix}*"):
             with contextlib.suppress(OSError):
-                _sweep(old)
+                _remove_if_stale(old)
         try:
-            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=above))  # mode 0700
+            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))  # mode 0700
         except OSError as error:
-            lasting = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
-            told = f"{error}: it needs a folder to write in, the temporary one or {_RUN}"
-            raise TunnelError(Reason.PERMISSION if lasting else Reason.PROTOCOL, told, fatal=lasting) from error
-        # Held as long as the descriptor, which ends with the process (flock(2)).
+            permanent = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
+            detail = f"{error}: make the directory for temporary files (TMPDIR) or {_RUN} writable"
+            raise TunnelError(Reason.PERMISSION if permanent else Reason.PROTOCOL, detail, fatal=permanent) from error
+        # Held until the descriptor is closed, at the latest when the process ends (flock(2)).
         self._lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def close(self) -> None:
-        """Remove it."""
+        """Remove the directory and release the lock."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
 
-def _writable() -> Path:
+def _writable_directory() -> Path:
     try:
         temporary = Path(tempfile.gettempdir())
     except FileNotFoundError:
@@ -58,35 +60,35 @@ def _writable() -> Path:
     return temporary if os.access(temporary, os.W_OK | os.X_OK) else _RUN
 
 
-def _sweep(folder: Path) -> None:
-    status = folder.lstat()
-    if status.st_uid != os.geteuid() or time.time() - status.st_mtime < _YOUNG:
+def _remove_if_stale(directory: Path) -> None:
+    status = directory.lstat()
+    if status.st_uid != os.geteuid() or time.time() - status.st_mtime < _MIN_AGE:
         return
-    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return
     else:
-        shutil.rmtree(folder)
+        shutil.rmtree(directory)
     finally:
         os.close(lock)
 
 
-def sweep_sockets(folder: Path, pattern: str) -> None:
-    """Remove sockets at which nobody listens any more.
+def remove_stale_sockets(directory: Path, pattern: str) -> None:
+    """Remove unix sockets on which no process listens.
 
     Args:
-        folder: Where they are.
-        pattern: What they are called; only we call anything so.
+        directory: The directory of the sockets.
+        pattern: Glob pattern of their names. Only the gateway uses such names.
     """
-    for path in folder.glob(pattern):
+    for path in directory.glob(pattern):
         with contextlib.suppress(OSError):
-            if time.time() - path.lstat().st_mtime > _YOUNG and _abandoned(path):
+            if time.time() - path.lstat().st_mtime > _MIN_AGE and _refuses_connections(path):
                 path.unlink()
 
 
-def _abandoned(path: Path) -> bool:
+def _refuses_connections(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.setblocking(False)
         try:

@@ -1,4 +1,4 @@
-"""What becomes of jobs whose place is closed."""
+"""What becomes of jobs whose context is closed."""
 
 import asyncio
 import threading
@@ -8,7 +8,7 @@ import pytest
 
 from gateway.vpn import network_context
 from gateway.vpn.namespace import Namespace
-from gateway.vpn.network_context import PrivatePlace
+from gateway.vpn.network_context import NetnsContext
 
 
 class Here(Namespace):
@@ -16,30 +16,30 @@ class Here(Namespace):
 
     def __init__(self) -> None:
         self.fd = -1
-        self._makers = ThreadPoolExecutor(1)
+        self._socket_thread = ThreadPoolExecutor(1)
         self._workers = ThreadPoolExecutor(1)
 
 
 @pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch) -> PrivatePlace:
+def context(monkeypatch: pytest.MonkeyPatch) -> NetnsContext:
     monkeypatch.setattr(network_context, "Namespace", Here)
-    return PrivatePlace()
+    return NetnsContext()
 
 
 class Busy:
-    """A place whose only thread is kept busy, and a job that waits for its turn."""
+    """A context whose only thread is kept busy, and a job that waits for its turn."""
 
-    def __init__(self, place: PrivatePlace) -> None:
+    def __init__(self, context: NetnsContext) -> None:
         self._begun, self._going = threading.Event(), threading.Event()
-        self._first = asyncio.ensure_future(place.run(self._hold))
-        self.queued = asyncio.ensure_future(place.run(lambda: None))
+        self._first = asyncio.ensure_future(context.run_blocking(self._hold))
+        self.queued = asyncio.ensure_future(context.run_blocking(lambda: None))
 
     def _hold(self) -> bool:
         self._begun.set()
         return self._going.wait(30)
 
     async def begun(self) -> None:
-        """Until the thread has taken the first job, which a place that is closed cancels otherwise."""
+        """Until the thread has taken the first job, which a context that is closed cancels otherwise."""
         assert await asyncio.to_thread(self._begun.wait, 30)
 
     async def finish(self) -> bool:
@@ -47,22 +47,22 @@ class Busy:
         return await self._first
 
 
-async def test_a_job_whose_turn_never_came_is_an_error_and_cancels_nobody(place: PrivatePlace) -> None:
-    busy = Busy(place)
+async def test_a_job_whose_turn_never_came_is_an_error_and_cancels_nobody(context: NetnsContext) -> None:
+    busy = Busy(context)
     await busy.begun()
-    place.close()
+    context.close()
     with pytest.raises(OSError, match="Network is down"):
         await busy.queued
     assert await busy.finish()
     with pytest.raises(OSError, match="Network is down"):
-        await place.run(lambda: None)
+        await context.run_blocking(lambda: None)
 
 
-async def test_who_is_cancelled_stays_cancelled(place: PrivatePlace) -> None:
-    busy = Busy(place)
+async def test_who_is_cancelled_stays_cancelled(context: NetnsContext) -> None:
+    busy = Busy(context)
     await busy.begun()
     busy.queued.cancel()
-    place.close()
+    context.close()
     with pytest.raises(asyncio.CancelledError):
         await busy.queued
     assert await busy.finish()

@@ -1,21 +1,21 @@
-"""How soon a server may be asked again, where it counts the logins that broke off. Pure.
+"""Pauses between logins to a server that counts aborted logins. Pure.
 
-A check that ends at its deadline breaks off its login where the server has not answered. A server that was frozen
-counts all of these once it runs again, and at `max_connect_errors` refuses everybody who comes from our address
-(MySQL Reference Manual, "The Host Cache"); a login starts the count at zero.
+A check aborts its login at its deadline if the server has not answered. A server that was suspended counts all
+aborted logins when it resumes, and blocks the source address at `max_connect_errors` (MySQL Reference Manual, "The
+Host Cache"). A successful login resets the count.
 """
 
-_FREELY = 4
-"""The part of the limit, as a divisor, up to which checks go on at their own pace."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 600.0
-"""Seconds without a login after that; twice as many each time."""
+_FREE_FRACTION = 4
+"""Divisor of the limit: up to this part of it there are no pauses."""
+_FIRST_PAUSE, _MAX_PAUSE = 10.0, 600.0
+"""Seconds of the first pause, and of the longest one. The pause doubles after each aborted login."""
 
 
-class BrokenLogins:
-    """The logins at one server that broke off since the last one that did not.
+class AbortedLogins:
+    """Counts the consecutive aborted logins to one server.
 
     Args:
-        limit: At how many the server refuses our address.
+        limit: The count at which the server blocks the source address.
     """
 
     def __init__(self, limit: int) -> None:
@@ -23,17 +23,17 @@ class BrokenLogins:
         self.limit = limit
         self._not_before = 0.0
 
-    def broke_off(self, now: float) -> None:
-        """A login broke off at the monotonic time `now`."""
+    def record_abort(self, now: float) -> None:
+        """Record a login that was aborted at the monotonic time `now`."""
         self.count += 1
-        beyond = self.count - max(1, self.limit // _FREELY)
-        if beyond > 0:
-            self._not_before = now + min(_FIRST_PAUSE * 2.0 ** (beyond - 1), _LONGEST_PAUSE)
+        excess = self.count - max(1, self.limit // _FREE_FRACTION)
+        if excess > 0:
+            self._not_before = now + min(_FIRST_PAUSE * 2.0 ** (excess - 1), _MAX_PAUSE)
 
-    def logged_in(self) -> None:
-        """A login succeeded."""
+    def record_success(self) -> None:
+        """Record a successful login."""
         self.count, self._not_before = 0, 0.0
 
     def pause(self, now: float) -> float:
-        """Seconds after the monotonic time `now` in which no login should be tried; 0: one may."""
+        """Return the seconds to wait before the next login, at the monotonic time `now`; 0 for none."""
         return max(0.0, self._not_before - now)
