@@ -132,7 +132,10 @@ class NfsBackend:
     async def _query_with(
         self, session: Nfs41Session | None, client: RpcClient, target: Endpoint, phases: Phases
     ) -> v4.Export:
-        """Query the export with a session, or with NFSv4.0; keep the session if the server still knows it."""
+        """Query the export with a session, or with NFSv4.0.
+
+        The session is kept only if the server has replied and still knows it. Otherwise its state is unknown.
+        """
         try:
             with phases("rpc"):
                 export = await v4.query_export(client, self.options.export, session)
@@ -147,7 +150,6 @@ class NfsBackend:
         except ProbeError:
             self._keep(session, target)
             raise
-        # After any other error, the state of the session is unknown, and the next probe opens another one.
         self._keep(session, target)
         return export
 
