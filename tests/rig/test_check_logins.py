@@ -180,7 +180,7 @@ def test_a_key_file_that_is_wrong_or_unused_is_refused(tmp_path: Path, key_file:
     elliptic.write_bytes(
         private.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
-    assert "no RSA key" in refusal(server_public_key_file=elliptic)
+    assert "is not an RSA key" in refusal(server_public_key_file=elliptic)
 
 
 async def test_mariadb_by_ed25519_and_by_a_plugin_that_is_not_supported(

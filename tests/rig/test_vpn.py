@@ -866,7 +866,7 @@ def test_openvpn_with_its_keys_in_files_beside_it_takes_over_a_changed_one(far: 
         (folder / "new.p12").chmod(0o600)
         (folder / "new.p12").replace(folder / "client.p12")
         gateway.wait(lambda: gateway.log.count('"tunnel up"') == 2, UP)
-        assert "its configuration file, or one that it names, has changed" in gateway.log
+        assert "the configuration file, or a file that it names, has changed" in gateway.log
         gateway.wait_up("orders", timeout=UP)
     finally:
         server.stop()
