@@ -19,7 +19,7 @@ from servers import Behaviour, serving
 from test_ssh import opened, options
 from test_tls import given_to, make_authority
 
-from gateway.backends.common.postgres_cancel import PostgresLogin
+from gateway.backends.common.postgres_cancel import PostgresLoginTap
 from gateway.contracts import CancelRequest, Endpoint, Link
 from gateway.demo.postgres import Postgres, available
 from gateway.demo.process import find, free_port
@@ -329,7 +329,7 @@ def recording(port: int, keys: list[bytes]) -> Behaviour:
     """Carry each connection to `port`, and keep what would cancel it."""
 
     def carry(client: socket.socket) -> None:
-        login = PostgresLogin()
+        login = PostgresLoginTap()
         with socket.create_connection(("127.0.0.1", port), timeout=30) as server:
 
             def back() -> None:
@@ -402,14 +402,14 @@ async def reached(path: str, bastion: Bastion) -> Any:
         yield link
 
 
-class Endless(PostgresLogin):
+class Endless(PostgresLoginTap):
     """Never has seen enough."""
 
     finished = property(lambda _: False, lambda *_: None)
 
 
 @contextlib.asynccontextmanager
-async def joined(link: Link, server: Postgres, latency: Histogram, tap: PostgresLogin) -> Any:
+async def joined(link: Link, server: Postgres, latency: Histogram, tap: PostgresLoginTap) -> Any:
     """A session whose login is over, and its relay."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
@@ -429,7 +429,7 @@ async def joined(link: Link, server: Postgres, latency: Histogram, tap: Postgres
 async def test_after_the_login_the_bytes_are_not_looked_at_any_more(
     shared_bastion: Bastion, servers: tuple[Postgres, Postgres], path: str
 ) -> None:
-    server, latency, login = servers[0], Histogram(), PostgresLogin()
+    server, latency, login = servers[0], Histogram(), PostgresLoginTap()
     link: Link
     async with reached(path, shared_bastion) as link, asyncio.timeout(40):
         async with joined(link, server, latency, login) as (session, relay):

@@ -303,7 +303,7 @@ def test_connections_through_tls_end_when_their_client_does(gateway: Gateway) ->
         for _ in range(20):
             with connect(listen) as client:
                 client.sendall(b"hello")
-        # They ended cleanly, so an answer might still have come, for splice._PATIENCE.
+        # They ended cleanly, so an answer might still have come, for tls_bridge._SILENCE_TIMEOUT.
         gateway.wait(lambda: gateway.descriptors() <= before + 6, 30)
 
 

@@ -19,7 +19,7 @@ from servers import dripping, resetting, serving, silent, talking
 
 from gateway.backends import NoOptions
 from gateway.backends.common.database import DatabaseCheck
-from gateway.backends.common.tls import Tls
+from gateway.backends.common.tls import TlsOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.nfs import CANARY, NfsBackend, NfsCheck, NfsOptions
 from gateway.backends.postgres import PostgresBackend
@@ -253,7 +253,7 @@ async def test_postgres_says_role_version_and_phases(shared_postgres: Postgres) 
         ({"password": Secret("wrong")}, Reason.AUTH),
         ({"user": "nobody"}, Reason.AUTH),
         ({"database": "nothing"}, Reason.QUERY),
-        ({"tls": Tls(mode="require")}, Reason.TLS),
+        ({"tls": TlsOptions(mode="require")}, Reason.TLS),
     ],
 )
 async def test_postgres_refusals(shared_postgres: Postgres, changes: dict[str, Any], reason: Reason) -> None:
@@ -342,22 +342,22 @@ async def test_postgres_replica_lag(rig_folder: Path, shared_postgres: Postgres)
 
     backend = Backend_(NoOptions(), DatabaseCheck(user="u", max_lag=Duration(10.0)))
     here, other = Endpoint("a", 1), Endpoint("b", 1)
-    good = backend._judge(["t", "on", "17", "1.5", "t"], here, 0)
+    good = backend._evaluate(["t", "on", "17", "1.5", "t"], here, 0)
     assert (good.role, good.read_only, good.lag, good.degraded) == ("replica", True, 1.5, None)
-    lonely = backend._judge(["t", "on", "17", "1.5", "f"], here, 0)
+    lonely = backend._evaluate(["t", "on", "17", "1.5", "f"], here, 0)
     assert lonely.degraded is not None
     assert lonely.degraded[0] is Reason.LAG
     for lag in ("11", None):
-        late = backend._judge(["t", "on", "17", lag, "t"], here, 0)
+        late = backend._evaluate(["t", "on", "17", lag, "t"], here, 0)
         assert late.role == "replica"
         assert late.unusable is not None
         assert late.unusable[0] is Reason.LAG
     # One that had everything a moment ago is not as far behind as its primary was idle before that.
-    assert backend._judge(["t", "on", "17", "0", "t"], here, 100).lag == 0
-    assert (backend._judge(["t", "on", "17", "3600", "f"], here, 105)).lag == 5
-    assert (backend._judge(["t", "on", "17", "3600", "f"], here, 105)).unusable is None
-    assert (backend._judge(["t", "on", "17", "3600", "f"], here, 111)).unusable is not None
-    assert (backend._judge(["t", "on", "17", "3600", "f"], other, 105)).unusable is not None
+    assert backend._evaluate(["t", "on", "17", "0", "t"], here, 100).lag == 0
+    assert (backend._evaluate(["t", "on", "17", "3600", "f"], here, 105)).lag == 5
+    assert (backend._evaluate(["t", "on", "17", "3600", "f"], here, 105)).unusable is None
+    assert (backend._evaluate(["t", "on", "17", "3600", "f"], here, 111)).unusable is not None
+    assert (backend._evaluate(["t", "on", "17", "3600", "f"], other, 105)).unusable is not None
 
 
 async def test_a_postgres_standby_that_is_cut_off_does_not_pass_for_one_that_keeps_up(
@@ -456,7 +456,7 @@ async def test_nfs_without_version_4_0_is_asked_with_one_long_session(tmp_path: 
         for _ in range(4):
             result = await probe(backend, server.port)
             assert (result.state, result.reason) == (State.UP, None), result.detail
-            sessions.update(session.identifier for session in backend._sessions.values())
+            sessions.update(session.session_id for session in backend._sessions.values())
         assert len(sessions) == 1
         assert (await probe(nfs_backend("/nowhere"), server.port)).reason is Reason.EXPORT
         server.stop()
@@ -473,7 +473,9 @@ async def test_nfs_another_file_system_than_before_is_told(tmp_path: Path, small
         assert (await probe(backend, first.port)).state is State.UP
         first.stop()
         second = NfsServer(tmp_path / "second", export=small_export)
-        backend._seen[Endpoint("127.0.0.1", second.port)] = backend._seen[Endpoint("127.0.0.1", first.port)]
+        backend._first_seen[Endpoint("127.0.0.1", second.port)] = backend._first_seen[
+            Endpoint("127.0.0.1", first.port)
+        ]
         second.start()
         first = second
         result = await probe(backend, second.port)

@@ -17,7 +17,7 @@ from hypothesis import Phase, given, settings
 from plans import Setup, Step, plans
 
 from gateway.demo.process import find
-from gateway.proxy import splice
+from gateway.proxy import tls_bridge
 from gateway.relay import linger
 from gateway.relay.poller import RelayLoop
 
@@ -74,8 +74,8 @@ def benches(
     capture: Any = request.config.pluginmanager.get_plugin("capturemanager")
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=RelayLoop) as runner:
         patch.setattr(linger, "_SCAN_INTERVAL", 0.01)  # or each connection that lingers would take 0.25 s
-        patch.setattr(splice, "_LOOK", 0.01)
-        patch.setattr(splice, "_PATIENCE", 0.1)  # seconds of silence, before TLS 1.3
+        patch.setattr(tls_bridge, "_POLL_INTERVAL", 0.01)
+        patch.setattr(tls_bridge, "_SILENCE_TIMEOUT", 0.1)  # seconds of silence, before TLS 1.3
 
         def bench(kind: str) -> Bench:
             need(find("sshd") is not None, "sshd (package openssh-server)")

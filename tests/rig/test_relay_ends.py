@@ -22,7 +22,7 @@ from gateway.contracts import CloseReason, Endpoint
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
-from gateway.proxy import splice
+from gateway.proxy import tls_bridge
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.tls import TlsSocket
@@ -138,8 +138,8 @@ async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What counts is the silence of the far side, not the pause of the client; then close_notify is sent."""
-    monkeypatch.setattr(splice, "_PATIENCE", 0.3)
-    monkeypatch.setattr(splice, "_LOOK", 0.05)
+    monkeypatch.setattr(tls_bridge, "_SILENCE_TIMEOUT", 0.3)
+    monkeypatch.setattr(tls_bridge, "_POLL_INTERVAL", 0.05)
     ends: list[bytes] = []
 
     def answer(far: ssl.SSLSocket) -> None:

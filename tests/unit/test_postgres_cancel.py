@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.backends.common.postgres_cancel import PostgresCancels, PostgresLogin
+from gateway.backends.common.postgres_cancel import PostgresCancels, PostgresLoginTap
 from gateway.contracts import CancelRequest, Classification, EncryptionRequest
 
 SSL, GSS = struct.pack("!II", 8, 80877103), struct.pack("!II", 8, 80877104)
@@ -42,7 +42,7 @@ BEFORE = st.lists(
 )  # fmt: skip
 
 
-def feed(tap: PostgresLogin, forth: bytes, back: bytes, cuts: list[int]) -> None:
+def feed(tap: PostgresLoginTap, forth: bytes, back: bytes, cuts: list[int]) -> None:
     """Show both directions, each in order and cut at these places; what the client says comes first."""
     for stream, show in ((forth, tap.on_request), (back, tap.on_response)):
         places = sorted({min(cut, len(stream)) for cut in cuts} | {0, len(stream)})
@@ -78,7 +78,7 @@ def test_the_key_is_found_wherever_the_bytes_are_split(
 @pytest.mark.parametrize("question", [SSL, GSS])
 @pytest.mark.parametrize("answer", [b"S", b"G", b"E", b"\0"])
 def test_an_encrypted_session_is_given_up_at_the_servers_answer(question: bytes, answer: bytes) -> None:
-    tap = PostgresLogin()
+    tap = PostgresLoginTap()
     tap.on_request(memoryview(question), 0.0)
     tap.on_response(memoryview(answer), 0.0)
     assert tap.finished
@@ -87,7 +87,7 @@ def test_an_encrypted_session_is_given_up_at_the_servers_answer(question: bytes,
 
 def test_a_login_without_a_key_is_finished_and_nothing_to_cancel() -> None:
     for last in (READY, message(b"E", b"SFATAL\0C28P01\0\0")):
-        tap = PostgresLogin()
+        tap = PostgresLoginTap()
         feed(tap, startup(), message(b"R", struct.pack("!I", 0)) + last + message(b"K", bytes(8)), [3, 9])
         assert tap.finished
         assert not tap.key_hidden
@@ -95,7 +95,7 @@ def test_a_login_without_a_key_is_finished_and_nothing_to_cancel() -> None:
 
 
 def test_a_request_to_cancel_is_no_session() -> None:
-    tap = PostgresLogin()
+    tap = PostgresLoginTap()
     tap.on_request(memoryview(SSL), 0.0)
     tap.on_response(memoryview(b"N"), 0.0)
     tap.on_request(memoryview(cancel(7, b"abcd")), 0.0)
@@ -119,7 +119,7 @@ def test_a_request_to_cancel_is_no_session() -> None:
     ],
 )
 def test_what_makes_no_sense_is_given_up(forth: bytes, back: bytes) -> None:
-    tap = PostgresLogin()
+    tap = PostgresLoginTap()
     feed(tap, forth, back, [1, 2, 3])
     assert tap.finished
     assert tap.key_hidden
@@ -128,15 +128,15 @@ def test_what_makes_no_sense_is_given_up(forth: bytes, back: bytes) -> None:
 
 @given(st.binary(max_size=600), st.binary(max_size=600), st.lists(st.integers(0, 600), max_size=20))
 def test_nothing_makes_it_raise(forth: bytes, back: bytes, cuts: list[int]) -> None:
-    feed(PostgresLogin(), forth, back, cuts)
-    feed(PostgresLogin(), startup() + forth, back, cuts)
-    feed(PostgresLogin(), SSL + startup() + forth, b"N" + back, cuts)
+    feed(PostgresLoginTap(), forth, back, cuts)
+    feed(PostgresLoginTap(), startup() + forth, back, cuts)
+    feed(PostgresLoginTap(), SSL + startup() + forth, b"N" + back, cuts)
     if forth:
         PostgresCancels().classify(forth)
 
 
 def test_it_keeps_nothing_of_a_stream_that_never_comes_to_its_key() -> None:
-    tap = PostgresLogin()
+    tap = PostgresLoginTap()
     tap.on_request(memoryview(startup()), 0.0)
     piece = memoryview(message(b"S", bytes(60_000)) * 2)
     tap.on_response(piece, 0.0)
@@ -186,7 +186,7 @@ def test_a_request_does_not_print_its_key() -> None:
     key = b"\xdeKEY"
     told = f"{CancelRequest(cancel(1, key))!r} {CancelRequest(cancel(1, key))}"
     assert "KEY" not in told
-    tap = PostgresLogin()
+    tap = PostgresLoginTap()
     feed(tap, startup(), message(b"K", bytes(4) + key), [])
     assert tap.matches(CancelRequest(cancel(0, key)))
     assert "KEY" not in f"{tap!r} {tap}"

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from gateway.backends.nfs import NfsBackend, NfsCheck, NfsOptions
 from gateway.contracts import ProbeResult
-from gateway.nfs.tap import Cursor, RpcTap
+from gateway.nfs.tap import RecordScanner, RpcTap
 from gateway.nfs.xdr import uint
 from tests.fuzz.peers import probe
 
@@ -66,10 +66,10 @@ def check(data: bytes) -> None:
         if isinstance(found, ProbeResult):
             assert found.identity is not None
     stream = b"".join(passed)
-    whole = list(Cursor().records(memoryview(stream)))
+    whole = list(RecordScanner().records(memoryview(stream)))
     cuts = sorted({0, len(stream), *(byte * len(stream) // 256 for byte in data[:64])})
-    cursor = Cursor()
-    assert [each for a, b in pairwise(cuts) for each in cursor.records(memoryview(stream)[a:b])] == whole
+    scanner = RecordScanner()
+    assert [each for a, b in pairwise(cuts) for each in scanner.records(memoryview(stream)[a:b])] == whole
     seen: list[float] = []
     tap = RpcTap(seen.append)
     tap.on_request(memoryview(b"".join(calls)), 1.0)

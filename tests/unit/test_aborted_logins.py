@@ -1,12 +1,12 @@
 """How soon a server is asked again that counts the logins which broke off."""
 
-from gateway.backends.common.broken_logins import BrokenLogins
+from gateway.backends.common.aborted_logins import AbortedLogins
 
 
-def broken(limit: int, count: int) -> BrokenLogins:
-    logins = BrokenLogins(limit)
+def broken(limit: int, count: int) -> AbortedLogins:
+    logins = AbortedLogins(limit)
     for _ in range(count):
-        logins.broke_off(1000.0)
+        logins.record_abort(1000.0)
     return logins
 
 
@@ -22,14 +22,14 @@ def test_pauses_double_up_to_ten_minutes() -> None:
 
 
 def test_a_server_frozen_for_ten_hours_is_not_asked_as_often_as_it_forgives() -> None:
-    logins, now = BrokenLogins(100), 0.0
+    logins, now = AbortedLogins(100), 0.0
     while now < 10 * 3600:
         now += max(5.0, logins.pause(now))
-        logins.broke_off(now)
+        logins.record_abort(now)
     assert logins.count < 100
 
 
 def test_a_login_resets_the_count() -> None:
     logins = broken(100, 30)
-    logins.logged_in()
+    logins.record_success()
     assert (logins.count, logins.pause(1000.0)) == (0, 0)

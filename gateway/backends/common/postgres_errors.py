@@ -1,9 +1,9 @@
-"""Why a login to PostgreSQL failed, from libpq's text: it gives no SQLSTATE for one."""
+"""Errors of failed PostgreSQL logins, from libpq's messages: libpq provides no SQLSTATE for them."""
 
 from gateway.errors import ProbeError, Reason
 
-NO_PASSWORD = "the server asks for no password: write scram-sha-256 in pg_hba.conf"  # noqa: S105 - says that there is none
-_CONNECT_PHRASES = {
+NO_PASSWORD = "the server requests no password: write scram-sha-256 in pg_hba.conf"  # noqa: S105 - a message
+_REASONS = {
     "too many clients": Reason.TOO_MANY_CONNECTIONS,
     "remaining connection slots": Reason.TOO_MANY_CONNECTIONS,
     "too many connections": Reason.TOO_MANY_CONNECTIONS,
@@ -31,21 +31,25 @@ _CONNECT_PHRASES = {
     "connection reset": Reason.RESET,
     "could not receive data": Reason.RESET,
 }
-"""In this order; both the server's words and libpq's own."""
+"""Reasons by a phrase in the message of the server or libpq. The first phrase that is found counts."""
 _REMEDIES = {
-    "requested a hashed password": "the server asks for MD5, which reveals too much: set password_encryption ="
+    "requested a hashed password": "the server requests MD5 authentication, which is weak: set password_encryption ="
     " 'scram-sha-256', set the user's password again, and write scram-sha-256 in pg_hba.conf",
-    "requested a cleartext password": "the server asks for the password itself: write scram-sha-256 in pg_hba.conf",
-    "did not offer an authentication method that supports channel binding": "nothing proves that this is the server:"
-    " with a pooler or proxy that has no channel binding, set check.tls.mode: verify",
+    "requested a cleartext password": "the server requests the password itself: write scram-sha-256 in pg_hba.conf",
+    "did not offer an authentication method that supports channel binding": "the server's identity is not verified:"
+    " for a pooler or proxy without channel binding, set check.tls.mode: verify",
     "authenticated client without channel binding": NO_PASSWORD,
 }
-"""What to do about a login that libpq refuses, by what it says."""
+"""What to do about an error, by a phrase in the message of libpq."""
 
 
-def refusal(text: str) -> ProbeError:
-    """The error for a failed login of which libpq says `text`, with what to do about it where that is known."""
+def login_error(text: str) -> ProbeError:
+    """Return the error for a failed login, with a remedy if one is known.
+
+    Args:
+        text: The message of libpq.
+    """
     lowered = text.lower()
-    reason = next((reason for phrase, reason in _CONNECT_PHRASES.items() if phrase in lowered), Reason.PROTOCOL)
+    reason = next((reason for phrase, reason in _REASONS.items() if phrase in lowered), Reason.PROTOCOL)
     remedy = next((remedy for phrase, remedy in _REMEDIES.items() if phrase in lowered), None)
     return ProbeError(reason, f"{remedy} ({text})" if remedy else text)

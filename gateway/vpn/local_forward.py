@@ -1,4 +1,4 @@
-"""A door on loopback that leads through another link: for a child that cannot take sockets."""
+"""A local forward: a port on 127.0.0.1 that leads through a link, for a child process that cannot use the link."""
 
 import asyncio
 import contextlib
@@ -15,11 +15,11 @@ from gateway.relay.sockets import reset, tune
 
 log = logging.getLogger(__name__)
 
-_PAUSE = 0.2
+_ACCEPT_RETRY = 0.2
 
 
-class Redirect:
-    """Takes connections at 127.0.0.1 and joins each to a target behind `via`.
+class LocalForward:
+    """Accepts connections on 127.0.0.1, and joins each to a target behind a link.
 
     Args:
         via: The link.
@@ -27,42 +27,42 @@ class Redirect:
 
     def __init__(self, via: Link) -> None:
         self._via = via
-        self._to: Endpoint | None = None
+        self._target: Endpoint | None = None
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.setblocking(False)
-        self._serving = asyncio.get_running_loop().create_task(self._serve())
-        self._joining: set[asyncio.Task[None]] = set()
+        self._acceptor = asyncio.get_running_loop().create_task(self._accept_clients())
+        self._joins: set[asyncio.Task[None]] = set()
         self._relays: set[Relay] = set()
 
-    def lead_to(self, to: Endpoint) -> Endpoint:
-        """From now on it leads to `to`; says where it is."""
-        self._to = to
+    def set_target(self, target: Endpoint) -> Endpoint:
+        """Set the target of new connections; return the local address to connect to."""
+        self._target = target
         host, port = self._listener.getsockname()
         return Endpoint(host, port)
 
-    async def _serve(self) -> None:
+    async def _accept_clients(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
                 client, _ = await loop.sock_accept(self._listener)
             except OSError as error:
-                log.warning("a connection of the VPN client is not taken: %s", error)
-                await asyncio.sleep(_PAUSE)
+                log.warning("cannot accept a connection of the VPN client: %s", error)
+                await asyncio.sleep(_ACCEPT_RETRY)
                 continue
             tune(client)
-            job = loop.create_task(self._join(client))
-            self._joining.add(job)
-            job.add_done_callback(self._joining.discard)
+            join = loop.create_task(self._join(client))
+            self._joins.add(join)
+            join.add_done_callback(self._joins.discard)
 
     async def _join(self, client: socket.socket) -> None:
-        to = self._to
-        if to is None:
+        target = self._target
+        if target is None:
             reset(client)
             return
         try:
-            relay = await retry_dial(lambda within: self._via.join(client, to, Histogram(), within))
+            relay = await retry_dial(lambda within: self._via.join(client, target, Histogram(), within))
         except ReachError as error:
-            log.warning("%s cannot be reached through %s: %s", to, self._via.network_id, error)
+            log.warning("cannot reach %s through %s: %s", target, self._via.network_id, error)
             reset(client)
         except BaseException:
             reset(client)
@@ -77,9 +77,9 @@ class Redirect:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        jobs = {self._serving, *self._joining}
-        for job in jobs:
-            job.cancel()
+        tasks = {self._acceptor, *self._joins}
+        for task in tasks:
+            task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait(jobs)
+            await asyncio.wait(tasks)
         self._listener.close()

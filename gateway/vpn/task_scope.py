@@ -1,4 +1,4 @@
-"""The tasks that look after an open link: they end with it, and it ends with them."""
+"""Background tasks of an open link: they end with the link, and the link ends with them."""
 
 import asyncio
 import contextlib
@@ -10,16 +10,24 @@ from gateway.vpn.link import VpnLink
 
 
 @contextlib.asynccontextmanager
-async def watching(link: VpnLink, *jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run `jobs` until the block ends; one that fails ends the link, and an error nobody foresaw is raised."""
+async def background_tasks(link: VpnLink, *jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run background tasks until the block ends; report the link as lost if one of them fails.
+
+    Args:
+        link: The link.
+        jobs: The coroutines to run.
+
+    Raises:
+        Exception: When the block ends, if a task failed with anything but a `ReachError`.
+    """
     tasks = [asyncio.create_task(job) for job in jobs]
 
-    def ended(task: "asyncio.Task[None]") -> None:
+    def on_done(task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            link.lose(str(error))
+            link.mark_lost(str(error))
 
     for task in tasks:
-        task.add_done_callback(ended)
+        task.add_done_callback(on_done)
     try:
         yield
     finally:
