@@ -17,6 +17,7 @@ from collections.abc import Callable
 from gateway.contracts import CloseReason
 from gateway.measure import Histogram, Tap, waiting_since
 from gateway.relay.fd_registration import FdRegistration
+from gateway.relay.fin_detector import FinDetector, can_detect
 from gateway.relay.linger import lingering_closer
 from gateway.relay.mmap_buffer import mmap_buffer
 from gateway.relay.poller import HANGUP, READ, WRITE
@@ -38,9 +39,12 @@ _BULK_AFTER = 2
 class _Direction:
     """One direction of a relay: from `source` to `sink`."""
 
+    reverse: "_Direction"
+    """The other direction, whose source is the sink; the relay sets it, and deletes it at the end."""
+
     __slots__ = (
-        "bulk_reads", "byte_count", "discarding", "on_data", "pending", "pipe", "pipe_bytes", "sink", "sink_shut",
-        "source", "source_eof", "undelivered",
+        "bulk_reads", "byte_count", "discarding", "fin_detector", "on_data", "pending", "pipe", "pipe_bytes",
+        "reverse", "sink", "sink_shut", "source", "source_eof", "undelivered",
     )  # fmt: skip
 
     def __init__(self, source: socket.socket, sink: socket.socket) -> None:
@@ -51,6 +55,8 @@ class _Direction:
         self.pipe_bytes = 0
         """Bytes in the pipe."""
         self.pipe: tuple[int, int] | None = None
+        self.fin_detector: FinDetector | None = None
+        """Detects whether the sink received the peer's FIN: `splice` may drop the error of a reset."""
         self.bulk_reads = 0
         """Consecutive bulk reads."""
         self.byte_count = 0
@@ -119,9 +125,9 @@ class _Direction:
         """Handle end-of-file from the source.
 
         Raises:
-            _SocketError: The stream behind a socket pair ended in a reset.
+            _SocketError: The stream ended in a reset that the kernel did not report.
         """
-        if isinstance(self.source, PairSocket) and self.source.broken():
+        if (isinstance(self.source, PairSocket) and self.source.broken()) or self.reverse.sink_was_reset():
             error = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
             raise _SocketError(self.source, error, writing=False)
         self.source_eof = True
@@ -136,6 +142,13 @@ class _Direction:
         self.close()
         self.pending, self.pipe_bytes = None, 0
         self.discarding = self.sink_shut = self.undelivered = True
+
+    def sink_was_reset(self) -> bool:
+        """Return whether `splice` has dropped a reset by the sink's peer, before the end of the peer's stream.
+
+        Only valid if the sink has failed, or if reading from it returns end-of-file.
+        """
+        return self.fin_detector is not None and not self.fin_detector.has_fin(self.reverse.byte_count)
 
     def close(self) -> None:
         if self.pipe:
@@ -156,14 +169,22 @@ class _Direction:
         except OSError as error:
             raise _SocketError(self.sink, error, writing=True) from error
 
+    def _start_splicing(self) -> tuple[int, int] | None:
+        """Open the pipe; return None if there are no descriptors, or the sink has failed already."""
+        if self.sink.family != socket.AF_UNIX:
+            if not can_detect(self.sink):
+                return None
+            self.fin_detector = FinDetector(self.sink, self.reverse.byte_count)
+        self.pipe = _open_pipe()
+        return self.pipe
+
     def _splice_in(self) -> None:
-        if self.pipe is None:
-            self.pipe = _open_pipe()
-            if self.pipe is None:
-                self.bulk_reads = -(1 << 30)  # out of descriptors: copy for the rest of this connection
-                return
+        pipe = self.pipe or self._start_splicing()
+        if pipe is None:
+            self.bulk_reads = -(1 << 30)  # copy for the rest of this connection
+            return
         try:
-            count = os.splice(self.source.fileno(), self.pipe[1], _PIPE_SIZE, flags=_SPLICE_FLAGS)
+            count = os.splice(self.source.fileno(), pipe[1], _PIPE_SIZE, flags=_SPLICE_FLAGS)
         except BlockingIOError:
             raise
         except OSError as error:
@@ -229,6 +250,7 @@ class SocketRelay:
         self._backend = backend
         self._upload = _Direction(client, backend)
         self._download = _Direction(backend, client)
+        self._upload.reverse, self._download.reverse = self._download, self._upload
         self._latency = latency
         self._tap = tap
         if tap is not None:
@@ -340,7 +362,7 @@ class SocketRelay:
         upload, download = self._upload, self._download
         reads, writes = (upload, download) if sock is self._client else (download, upload)
         reason = CloseReason.CLIENT_RESET if reads is upload else CloseReason.BACKEND_RESET
-        if not reads.source_eof and was_reset(sock, error):
+        if not reads.source_eof and (was_reset(sock, error) or writes.sink_was_reset()):
             self.abort(reason)
             return
         writes.abandon()
@@ -367,8 +389,9 @@ class SocketRelay:
     def _release(self) -> None:
         self._client_registration.close()
         self._backend_registration.close()
-        self._upload.close()
-        self._download.close()
+        for each in (self._upload, self._download):
+            each.close()
+            del each.reverse  # they refer to each other
 
 
 def _mask(reads: _Direction, writes: _Direction) -> int:

@@ -190,6 +190,14 @@ CASES: dict[str, tuple[Setup, list[Step]]] = {
         Setup(),
         [Step("far", "extra", 1), Step("link", "abort")],
     ),
+    "a backend answers and closes while a large upload is on its way": (
+        Setup(small=False),
+        [
+            Step("client", "pause"), *([Step("client", "send", 1)] * 5), Step("client", "send", 300_000),
+            Step("loop", "turns", 8), Step("loop", "turns", 3), Step("client", "send", 1),
+            Step("client", "send", 300_000), Step("far", "send", 300_000), Step("far", "close"),
+        ],
+    ),
     "both sides begin to exchange keys": (
         Setup(),
         [
