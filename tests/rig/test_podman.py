@@ -167,7 +167,7 @@ def test_a_pod_is_attached_by_its_infra_container_and_host_names_are_left_alone(
     # Podman calls a container by its host name on each network, and a pod by its own.
     for name in ("shop-infra", "named"):
         site.wait(lambda name=name: site.attachment(name) == ("attached", None))  # type: ignore[misc]
-    assert site.attachment("web") == ("blocked", "shared_namespace")
+    site.wait(lambda: site.attachment("web") == ("attached", None))
 
 
 def test_without_root(rig_folder: Path) -> None:
