@@ -18,7 +18,7 @@ class Flavour:
         lists_aliases: Whether its list of containers gives aliases, and an inspection is needed for the network mode;
             with Docker it is the other way round.
         inspection: What goes before the path of an inspection that gives a container's capabilities.
-        ranges: The path, with its own API version, of a list of networks with the ranges that containers get addresses
+        ranges: The path, with an API version, of a list of networks with the ranges that containers get addresses
             from; empty: the usual list has them.
         leaves_failed_connects: Whether a container counts as connected to a network after that failed.
     """
