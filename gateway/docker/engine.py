@@ -96,13 +96,18 @@ class Engine:
         """
         await self._request("_ping", versioned=False)
 
-    async def get(self, path: str, **params: Any) -> Any:
+    async def get(self, path: str, *, versioned: bool = True, **params: Any) -> Any:
         """The answer to a GET.
+
+        Args:
+            path: Below the version that is agreed.
+            versioned: With false, the path says the version itself.
+            params: The query.
 
         Raises:
             EngineError: With the engine's words.
         """
-        return await self._request(path, params=params)
+        return await self._request(path, params=params, versioned=versioned)
 
     async def post(self, path: str, body: Any = None, **params: Any) -> Any:
         """The answer to a POST.

@@ -9,6 +9,7 @@ from typing import Any
 
 from gateway.docker.engine import Engine, has_gateway_priority
 from gateway.docker.exposure import can_spoof
+from gateway.docker.flavour import lease_ranges
 from gateway.docker.grants import granted
 from gateway.docker.images import Images
 from gateway.docker.labels import MANAGED_BY, by_rules
@@ -70,7 +71,7 @@ class Observer:
             if swarm.manager:
                 told = await engine.get(f"nodes/{node}")
                 swarm = Swarm(active=True, manager=True, leader=bool(told.get("ManagerStatus", {}).get("Leader")))
-            networks = tuple(_network(each) for each in await engine.get("networks"))
+            networks = await _networks(engine)
             mark = f"{self._options.label_prefix}.{MANAGED_BY}"
             ours = {each.name for each in networks if mark in each.labels}
             self._matter = {*self._options.networks, *self._known(), *ours}
@@ -212,13 +213,10 @@ class Observer:
         """The container's endpoints from its own page, which tells aliases and capabilities, unlike the list."""
         path = f"{engine.flavour.inspection}containers/{container}/json"
         try:
-            told = await engine.get(path)
+            told = await _needed(engine, path)
         except EngineError as trouble:
             if trouble.kind is Kind.NOT_FOUND:  # gone since the list was made
                 return listed
-            if trouble.kind is Kind.FORBIDDEN:
-                message = f"{path} is refused ({trouble}): the proxy before the engine must allow it"
-                raise EngineError(trouble.kind, message) from trouble
             raise
         host: Mapping[str, Any] = told.get("HostConfig") or {}
         self._can_spoof[container] = can_spoof(host, told.get("BoundingCaps"))
@@ -246,6 +244,26 @@ def _swarm(info: Mapping[str, Any]) -> tuple[Swarm, str]:
     told = info.get("Swarm") or {}
     active = told.get("LocalNodeState") == "active"
     return Swarm(active, active and bool(told.get("ControlAvailable"))), str(told.get("NodeID", ""))
+
+
+async def _needed(engine: Engine, path: str, *, versioned: bool = True) -> Any:
+    """The answer to a GET that a proxy may refuse, and without which nothing is known."""
+    try:
+        return await engine.get(path, versioned=versioned)
+    except EngineError as trouble:
+        if trouble.kind is Kind.FORBIDDEN:
+            message = f"{path} is refused ({trouble}): the proxy before the engine must allow it"
+            raise EngineError(trouble.kind, message) from trouble
+        raise
+
+
+async def _networks(engine: Engine) -> tuple[NetworkInfo, ...]:
+    found = tuple(_network(each) for each in await engine.get("networks"))
+    if not engine.flavour.ranges:
+        return found
+    told = await _needed(engine, engine.flavour.ranges, versioned=False)
+    ranges = {each["id"]: lease_ranges(each) for each in told}
+    return tuple(replace(each, ip_ranges=ranges.get(each.id, ())) for each in found)
 
 
 def _network(told: Mapping[str, Any]) -> NetworkInfo:
