@@ -78,7 +78,7 @@ class Names:
             if container.id == observed.own:
                 own_service = container.labels.get(SWARM_SERVICE, "")
             for network, endpoint in container.endpoints.items():
-                self._add(network, called(container, endpoint), self._holder(container, endpoint))
+                self._add(network, called(container, endpoint), self._holder(container))
         networks = {each.id: each.name for each in observed.networks}
         for service in observed.services:
             holder = (service.id, f"service {service.name}")
@@ -120,9 +120,12 @@ class Names:
                 if what is not None:
                     yield Shadow(who.title, network, name, what, f"{min(others.values())} on network {place}")
 
-    def _holder(self, container: Container, endpoint: EndpointInfo) -> tuple[str, str]:
-        aliases = endpoint.aliases or frozenset()
-        ours = self._desired.mark in aliases and bool(_lower(aliases) & _lower(self._desired.backends))
+    def _holder(self, container: Container) -> tuple[str, str]:
+        # On its other networks, too, such a container is the same one.
+        ours = any(
+            self._desired.mark in (each.aliases or ()) and _lower(each.aliases or ()) & _lower(self._desired.backends)
+            for each in container.endpoints.values()
+        )
         if container.id == self._own or ours:
             return _GATEWAY, "the gateway"
         return container.id, f"container {container.name}"

@@ -114,7 +114,7 @@ class Observer:
     async def _container(self, engine: Engine, listed: Mapping[str, Any]) -> Container:
         networks = (listed.get("NetworkSettings") or {}).get("Networks") or {}
         mode, hostname = str((listed.get("HostConfig") or {}).get("NetworkMode", "")), ""
-        name = one_line(str(listed["Names"][0]).lstrip("/")) if listed.get("Names") else listed["Id"][:12]
+        name = _name(listed)
         labels, image_labels = await self._images.split_labels(engine, listed)
         if engine.flavour.lists_aliases:
             mode, hostname = await self._mode(engine, listed["Id"])
@@ -311,6 +311,13 @@ def _service(told: Mapping[str, Any]) -> Service:
         networks={each["Target"]: frozenset(each.get("Aliases") or ()) for each in networks},
         spec=spec,
     )
+
+
+def _name(listed: Mapping[str, Any]) -> str:
+    """Return a container's own name; a container that links to it gives it another one, `/THAT/ALIAS`."""
+    names = [str(each).lstrip("/") for each in listed.get("Names") or ()]
+    own = next((each for each in names if "/" not in each), None) or next(iter(names), "")
+    return one_line(own) or str(listed["Id"])[:12]
 
 
 def _own(configured: str | None, listed: Iterable[Mapping[str, Any]]) -> str | None:

@@ -320,7 +320,8 @@ class Reconciler:
             if action.addresses and trouble.may_be_address:
                 self._doubt(action, certain=trouble.blocked is Blocked.ADDRESS_REFUSED)
             backoff = self._backoffs[action.key][0] if action.key in self._backoffs else Backoff(_PER_OBJECT)
-            if action.key not in self._backoffs or str(trouble) != str(self._backoffs[action.key][2]):
+            is_new = action.key not in self._backoffs or str(trouble) != str(self._backoffs[action.key][2])
+            if is_new and self._news.admit(time.monotonic()):
                 log.warning("docker refused", extra={**told, "reason": trouble.kind, "detail": str(trouble)})
             self._backoffs[action.key] = (backoff, time.monotonic() + backoff.next(), trouble)
             return False

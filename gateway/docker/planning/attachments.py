@@ -7,7 +7,7 @@ from gateway.docker.plan import Action, Standing, Verb
 from gateway.docker.planning.draft import Draft
 from gateway.docker.planning.joined import joined
 from gateway.docker.planning.networks import no_overlay
-from gateway.docker.planning.own import other_address, own_addresses, without_network
+from gateway.docker.planning.own import is_namesake, other_address, own_addresses, without_network
 from gateway.docker.planning.own_service import own_task
 from gateway.docker.planning.shadows import container_shadows
 from gateway.docker.trouble import Blocked
@@ -36,6 +36,7 @@ def detach(draft: Draft) -> None:
                 _is_our_endpoint(draft, container, name, endpoint)
                 and name not in _quietly_wanted(draft, container)
                 and not _may_be_ourselves(draft, endpoint)
+                and not (container.state in RUNNING and is_namesake(draft, container))
             ):
                 draft.actions.append(
                     Action(
@@ -272,14 +273,13 @@ def _clash(draft: Draft, container: Container, name: str, alias: str) -> str | N
     alias = alias.lower()
     if container.id != own and alias in draft.taken(name):
         return "a backend of the gateway"
-    for other in draft.observed.containers:
-        endpoint = other.endpoints.get(name)
-        if other.id == container.id or endpoint is None or other.id == own:
+    for other, by_alias in draft.called(name, alias):
+        if other.id in (container.id, own):
             continue
         # The gateway does not give way to a host name, which is warned of.
         if alias == other.name.lower() or (alias == other.hostname and container.id != own):
             return f"container {other.name}"
-        if alias in _called(endpoint) and not _gives_way(draft, other, container, name, alias):
+        if by_alias and not _gives_way(draft, other, container, name, alias):
             return f"container {other.name}"
     promised = draft.promised.get((name, alias))
     if promised is not None and container.id != own and not promised.shares(alias, draft.holder(container)):
@@ -289,17 +289,13 @@ def _clash(draft: Draft, container: Container, name: str, alias: str) -> str | N
 
 def _gives_way(draft: Draft, other: Container, container: Container, name: str, alias: str) -> bool:
     """Whether a container that has the alias leaves it to another: it may share it, or got it from us and later."""
-    endpoint = container.endpoints.get(name)
     if draft.desired.mark not in (other.endpoints[name].aliases or ()):
         return False  # another program or person named it
     if container.id == draft.observed.own:
         return True
-    younger = endpoint is not None and alias in _called(endpoint) and _age(container) < _age(other)
+    has_it = any(each.id == container.id and by_alias for each, by_alias in draft.called(name, alias))
+    younger = has_it and _age(container) < _age(other)
     return younger or draft.holder(other).shares(alias, draft.holder(container))
-
-
-def _called(endpoint: EndpointInfo) -> set[str]:
-    return {each.lower() for each in endpoint.aliases or ()}
 
 
 def _promise(draft: Draft, container: Container, name: str, aliases: tuple[str, ...]) -> None:

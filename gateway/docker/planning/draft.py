@@ -12,6 +12,10 @@ from gateway.docker.options import NetworkOptions
 from gateway.docker.plan import Action, Condition, Desired, Shadow, Standing, carried
 from gateway.docker.projects import network_of
 from gateway.docker.trouble import Blocked
+from gateway.text import one_line
+
+_MOST_MISTAKES = 10
+"""Lines about one container: its labels must not hide what is said of others."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class Draft:
         self.shadows: list[Shadow] = []
         self.outdated: set[str] = set()
         """Networks of ours that were made from other options."""
+        self._called: dict[str, dict[str, list[tuple[Container, bool]]]] = {}
         self.promised: dict[tuple[str, str], Holder] = {}
         """Who gets an alias on a network by what is to be done."""
 
@@ -123,7 +128,9 @@ class Draft:
 
     def mistaken(self, who: str, problems: Iterable[str]) -> None:
         """Note what is wrong with the labels of a container or service."""
-        told = [f"{who}: {problem}" for problem in problems]
+        told = [one_line(f"{who}: {problem}") for problem in problems]
+        if len(told) > _MOST_MISTAKES:
+            told[_MOST_MISTAKES:] = [f"{who}: {len(told) - _MOST_MISTAKES} more mistakes in its labels"]
         self.warnings += told
         self.mistakes += told
 
@@ -159,9 +166,8 @@ class Draft:
             found: Its labels that count.
         """
         configured = self.desired.networks
-        self.warnings += [
-            f"{who}: network {each!r} is not configured" for each in wish.networks if each not in configured
-        ]
+        unknown = [each for each in wish.networks if each not in configured]
+        self.mistaken(who, [f"network {each!r} is not configured" for each in unknown])
         wanted = set(wish.backends or self.desired.backends)
         meant = (
             [each for each in wish.networks if each in configured]
@@ -183,6 +189,22 @@ class Draft:
     def taken(self, network: str) -> set[str]:
         """The names on a network that are backends'; names of hosts have no case (RFC 4343)."""
         return {each.lower() for each in self.own_names(network)}
+
+    def called(self, network: str, name: str) -> list[tuple[Container, bool]]:
+        """Return the containers that answer to a name on a network, each with whether it has it as an alias.
+
+        Args:
+            network: The network's name.
+            name: An alias, a name or a host name, in lower case.
+        """
+        if network not in self._called:
+            found = self._called[network] = {}
+            for each in self.observed.containers:
+                if (endpoint := each.endpoints.get(network)) is not None:
+                    aliases = {alias.lower() for alias in endpoint.aliases or ()}
+                    for key in {each.name.lower(), each.hostname, *aliases}:
+                        found.setdefault(key, []).append((each, key in aliases))
+        return self._called[network].get(name, [])
 
     def tell(
         self,

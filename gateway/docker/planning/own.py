@@ -124,6 +124,24 @@ def address_warnings(draft: Draft) -> Iterator[str]:
                 )
 
 
+def is_namesake(draft: Draft, container: Container) -> bool:
+    """Tell whether a container is a gateway of the same name: it has our mark, and names of backends."""
+    backends = {each.lower() for each in draft.desired.backends}
+    ours = [each.aliases for each in container.endpoints.values() if draft.desired.mark in (each.aliases or ())]
+    called = {alias.lower() for aliases in ours for alias in aliases or ()}
+    return container.id != draft.observed.own and not backends.isdisjoint(called)
+
+
+def namesakes(draft: Draft) -> Iterator[str]:
+    """Give a line for each other gateway of the same name: either would repair and remove what the other one made."""
+    for container in draft.observed.containers:
+        if draft.observed.own is not None and container.state in RUNNING and is_namesake(draft, container):
+            yield (
+                f"container {container.name} is a gateway of the same name, {draft.desired.instance}, and answers to"
+                " the same backends: give each its own gateway.instance, or remove one of them"
+            )
+
+
 def _outside(network: NetworkInfo) -> str:
     if not network.ip_ranges:
         return f"it has no --ip-range; {_FIX}"
