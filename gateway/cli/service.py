@@ -75,7 +75,7 @@ def _explain_container(client: Client, name: str, site: dict[str, Any], output: 
     code, told = client.get(f"/api/v1/containers/{quote(name, safe='')}")
     if code == 409:
         raise UsageError(told["detail"])
-    if code != 200:
+    if code != 200 or not isinstance(told, dict) or "remedies" not in told:
         container = "" if site.get("docker") is None else f" and no container {name!r}"
         raise UsageError(f"there is no backend {name!r}{container} (known: {', '.join(site['backends']) or 'none'})")
     if output == "json":

@@ -14,6 +14,8 @@ from pathlib import Path
 from gateway.errors import GatewayError
 
 _PR_SET_PDEATHSIG = 1
+_STOPPING = 5.0
+"""Seconds that a SIGSTOP may take until it has reached every thread."""
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -111,8 +113,15 @@ class Process:
             time.sleep(0.02)
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the child."""
+        """Send a signal to the child; after SIGSTOP, wait until all of its threads have stopped."""
         os.kill(self.pid, number)
+        deadline = time.monotonic() + _STOPPING
+        while number is signal.SIGSTOP and not self._is_stopped() and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def _is_stopped(self) -> bool:
+        stats = [each.read_text() for each in Path(f"/proc/{self.pid}/task").glob("*/stat")]
+        return all(stat.rpartition(")")[2].split()[0] in "TtZ" for stat in stats)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 10.0) -> None:
         """End the child and everything it started."""
