@@ -56,7 +56,7 @@ def networks_of_sources(observed: Observed, options: DockerOptions) -> AbstractS
 
     An address on another network, or of another host's engine, may be anybody's here.
     """
-    own = next((each for each in observed.containers if each.id == observed.own), None)
+    own = observed.own_container
     if own is not None:
         return None if own.network_mode == "host" else own.endpoints.keys()
     if options.container is None and options.is_local:

@@ -59,12 +59,11 @@ def image_labels(desired: Desired, observed: Observed) -> Iterator[str]:
 def spoofing(desired: Desired, observed: Observed) -> Iterator[str]:
     """A line for each network on which a container can pass for a consumer that is let in by label or grant."""
     sources = networks_of_sources(observed, desired.options)
-    by_key = {key: each for each in observed.containers for key in (each.id, each.name)}
     by_network: dict[str, list[tuple[Container, Container]]] = {}
     for container in observed.containers:
         if not _is_gateway(desired, observed, container) and container.state in RUNNING:
             # One that joins another's network namespace has its addresses.
-            base = by_key.get(container.joins, container)
+            base = observed.base(container) or container
             for name in base.endpoints:
                 if name not in ("host", "none") and (sources is None or name in sources):
                     by_network.setdefault(name, []).append((base, container))
@@ -89,6 +88,4 @@ def spoofing(desired: Desired, observed: Observed) -> Iterator[str]:
 
 def _is_gateway(desired: Desired, observed: Observed, container: Container) -> bool:
     """Whether it is the gateway's container: `audit` may run in none, and knows it by its aliases."""
-    names = {*desired.backends}
-    ours = [each.aliases for each in container.endpoints.values() if each.aliases and desired.mark in each.aliases]
-    return container.id == observed.own or any(names & aliases for aliases in ours)
+    return container.id == observed.own or any(map(desired.is_gateway, container.endpoints.values()))

@@ -32,6 +32,11 @@ class EndpointInfo:
     addresses: tuple[str, ...] = ()
     aliases: frozenset[str] | None = None
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The aliases in lower case, since host names have no case (RFC 4343); empty while they are not known."""
+        return frozenset(each.lower() for each in self.aliases or ())
+
 
 @dataclass(frozen=True)
 class Container:
@@ -142,8 +147,15 @@ class Observed:
     """Whether the engine keeps a network of ours from becoming a default route, although it has a way out."""
     flavour: Flavour = DOCKER
 
+    @property
+    def own_container(self) -> Container | None:
+        """The gateway's own container; None: it is in none of this engine."""
+        return next((each for each in self.containers if each.id == self.own), None)
+
     def base(self, container: Container) -> Container | None:
         """The container whose network a container uses: another one, or itself; None: that one is gone."""
+        if not container.joins:
+            return container
         found: Container | None = container
         by_key = {key: each for each in self.containers for key in (each.name, each.id)}
         for _ in self.containers:

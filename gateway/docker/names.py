@@ -121,9 +121,7 @@ class Names:
                     yield Shadow(who.title, network, name, what, f"{min(others.values())} on network {place}")
 
     def _holder(self, container: Container, endpoint: EndpointInfo) -> tuple[str, str]:
-        aliases = endpoint.aliases or frozenset()
-        ours = self._desired.mark in aliases and bool(_lower(aliases) & _lower(self._desired.backends))
-        if container.id == self._own or ours:
+        if container.id == self._own or self._desired.is_gateway(endpoint):
             return _GATEWAY, "the gateway"
         return container.id, f"container {container.name}"
 
@@ -139,7 +137,7 @@ def called(container: Container, endpoint: EndpointInfo) -> set[str]:
     names = {container.name.lower(), container.hostname} - {""}
     if endpoint.aliases is None and SERVICE in container.labels:  # it is not running: Compose gives it this one
         names.add(container.labels[SERVICE].lower())
-    names |= {each for each in _lower(endpoint.aliases or ()) if not each.startswith(OWNER_ALIAS)}
+    names |= {each for each in endpoint.names if not each.startswith(OWNER_ALIAS)}
     return names - {container.id[:_SHORT_ID]}
 
 

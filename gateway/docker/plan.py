@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from gateway.backends.common.volume import VolumeSpec
-from gateway.docker.model import Observed
+from gateway.docker.model import EndpointInfo, Observed
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.projects import configured_as
 from gateway.docker.trouble import Blocked
@@ -136,6 +136,10 @@ class Desired:
     def mark(self) -> str:
         """The alias that every endpoint of ours carries."""
         return OWNER_ALIAS + _NO_HOST_NAME.sub("-", self.instance.lower())[:_MARK_LENGTH]
+
+    def is_gateway(self, endpoint: EndpointInfo) -> bool:
+        """Whether this gateway attached the endpoint, with the name of a backend: only its own container has one."""
+        return self.mark in endpoint.names and not endpoint.names.isdisjoint(map(str.lower, self.backends))
 
 
 @dataclass(frozen=True)

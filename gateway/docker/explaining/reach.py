@@ -56,8 +56,7 @@ def _shared(subject: Subject, base: Container, backend: str) -> str | None:
     there = subject.gateway.endpoints if subject.gateway is not None else {}
     for name, endpoint in base.endpoints.items():
         ours = there.get(name)
-        names = {each.lower() for each in ours.aliases or ()} if ours is not None else set()
-        if ours is not None and ours.network_id == endpoint.network_id and backend.lower() in names:
+        if ours is not None and ours.network_id == endpoint.network_id and backend.lower() in ours.names:
             return name
     return None
 

@@ -22,7 +22,7 @@ class Subject:
         self.container = container
         self.base = observed.base(container)
         """The container whose network it uses, which may be itself; None: that one is gone."""
-        self.gateway = next((each for each in observed.containers if each.id == observed.own), None)
+        self.gateway = observed.own_container
         """The gateway's own container; None: it is in none of this engine."""
         self.networks = planned.networks
         """The backends that are reached by name on each network that is kept."""

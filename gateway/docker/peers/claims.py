@@ -70,7 +70,7 @@ class Report:
 
 def meetings(observed: Observed) -> tuple[Meeting, ...]:
     """The networks of the swarm that the gateway's own container is on."""
-    own = next((each for each in observed.containers if each.id == observed.own), None)
+    own = observed.own_container
     by_id = {each.id: each for each in observed.networks if each.scope == "swarm"}
     if own is None:
         return ()

@@ -66,8 +66,9 @@ def plan(
 def _volumes(draft: Draft) -> Iterator[VolumeStanding]:
     prefix, instance = draft.options.label_prefix, draft.desired.instance
     there = {each.name: each for each in draft.observed.volumes}
-    own = next((each.network_mode for each in draft.observed.containers if each.id == draft.observed.own), None)
-    draft.warnings += hindrances(draft.observed.info, draft.options.host, own, draft.desired.volumes)
+    own = draft.observed.own_container
+    mode = own.network_mode if own is not None else None
+    draft.warnings += hindrances(draft.observed.info, draft.options.host, mode, draft.desired.volumes)
     for spec in draft.desired.volumes:
         standing = judge(spec, there.get(spec.name), prefix, instance)
         yield standing

@@ -35,7 +35,8 @@ def detach(draft: Draft) -> None:
             if (
                 _is_our_endpoint(draft, container, name, endpoint)
                 and name not in _quietly_wanted(draft, container)
-                and not _may_be_ourselves(draft, endpoint)
+                # It may be the gateway's own, while the gateway does not know which container it is in.
+                and not (draft.observed.own is None and draft.desired.is_gateway(endpoint))
             ):
                 draft.actions.append(
                     Action(
@@ -279,7 +280,7 @@ def _clash(draft: Draft, container: Container, name: str, alias: str) -> str | N
         # The gateway does not give way to a host name, which is warned of.
         if alias == other.name.lower() or (alias == other.hostname and container.id != own):
             return f"container {other.name}"
-        if alias in _called(endpoint) and not _gives_way(draft, other, container, name, alias):
+        if alias in endpoint.names and not _gives_way(draft, other, container, name, alias):
             return f"container {other.name}"
     promised = draft.promised.get((name, alias))
     if promised is not None and container.id != own and not promised.shares(alias, draft.holder(container)):
@@ -294,12 +295,8 @@ def _gives_way(draft: Draft, other: Container, container: Container, name: str, 
         return False  # another program or person named it
     if container.id == draft.observed.own:
         return True
-    younger = endpoint is not None and alias in _called(endpoint) and _age(container) < _age(other)
+    younger = endpoint is not None and alias in endpoint.names and _age(container) < _age(other)
     return younger or draft.holder(other).shares(alias, draft.holder(container))
-
-
-def _called(endpoint: EndpointInfo) -> set[str]:
-    return {each.lower() for each in endpoint.aliases or ()}
 
 
 def _promise(draft: Draft, container: Container, name: str, aliases: tuple[str, ...]) -> None:
@@ -349,12 +346,6 @@ def _repair(
             addresses=addresses,
         )
     )  # fmt: skip
-
-
-def _may_be_ourselves(draft: Draft, endpoint: EndpointInfo) -> bool:
-    """Whether it is called like a backend, and we do not know which container we are."""
-    backends = {each.lower() for each in draft.desired.backends}
-    return draft.observed.own is None and bool(backends & {each.lower() for each in endpoint.aliases or ()})
 
 
 def _quietly_wanted(draft: Draft, container: Container) -> dict[str, tuple[str, ...]]:

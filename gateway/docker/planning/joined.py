@@ -34,8 +34,7 @@ def joined(draft: Draft, container: Container, network: str, aliases: tuple[str,
             message = f"{through}, which is not attached: set the labels on that one"
             tell(Standing.BLOCKED, Blocked.SHARED_NETWORK, message)
         return
-    known = {each.lower() for each in endpoint.aliases or ()}
-    missing = [each for each in aliases if each.lower() not in known] if endpoint.aliases is not None else []
+    missing = [each for each in aliases if endpoint.aliases is not None and each.lower() not in endpoint.names]
     if missing:
         message = f"{through}, which lacks {', '.join(missing)}: set the aliases on that one"
         tell(Standing.DRIFTED, Blocked.SHARED_NETWORK, message)

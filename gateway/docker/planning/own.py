@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from gateway.docker.addresses import choose, protected
 from gateway.docker.model import RUNNING, Container, EndpointInfo, NetworkInfo, Observed
-from gateway.docker.plan import Action, Desired, Standing, Verb, carried
+from gateway.docker.plan import Action, Desired, Standing, Verb
 from gateway.docker.planning.draft import Draft
 
 _FIX = 'docs/docker.md, "The gateway\'s address", says how to give the network one'
@@ -29,7 +29,7 @@ def own_addresses(draft: Draft, name: str) -> tuple[str, ...]:
 
 def lasting_addresses(desired: Desired, observed: Observed) -> dict[str, tuple[str, ...]]:
     """Give the addresses, by network, at which the gateway attached itself, and that no other container gets."""
-    own = next((each for each in observed.containers if each.id == observed.own), None)
+    own = observed.own_container
     networks = {each.name: each for each in observed.networks}
     found = {}
     for name, endpoint in own.endpoints.items() if own is not None else ():
@@ -73,12 +73,10 @@ def reattach_stopped_gateway(draft: Draft) -> None:
         return
     for container in draft.observed.containers:
         for name, endpoint in container.endpoints.items():
-            aliases = endpoint.aliases or frozenset()
-            ours = draft.desired.mark in aliases and bool(aliases & set(draft.desired.backends))
             there = draft.known.get(name)
             missing = there is None and name in draft.creatable
             stale = there is not None and endpoint.network_id not in ("", there.id)
-            if not ours or container.state in RUNNING or not (missing or stale):
+            if not draft.desired.is_gateway(endpoint) or container.state in RUNNING or not (missing or stale):
                 continue
             told = (
                 f"it is the gateway's, its network is gone, and it cannot start: docker network disconnect {name}"
@@ -86,7 +84,7 @@ def reattach_stopped_gateway(draft: Draft) -> None:
             )
             draft.tell(container.name, container.id, name, Standing.DRIFTED, None, told)
             if there is not None:
-                again = (*carried(draft.desired, name), draft.desired.mark)
+                again = (*draft.own_names(name), draft.desired.mark)
                 draft.actions.append(
                     Action(
                         Verb.REATTACH, name, there.id, container.name, container.id, again, "its network is gone",
@@ -97,7 +95,7 @@ def reattach_stopped_gateway(draft: Draft) -> None:
 
 def address_warnings(draft: Draft) -> Iterator[str]:
     """Give a line for each network on which the gateway's address may change, or become another container's."""
-    own = next((each for each in draft.observed.containers if each.id == draft.observed.own), None)
+    own = draft.observed.own_container
     for name, options in draft.options.networks.items():
         network = draft.known.get(name)
         if network is None or own is None or own.is_task:  # the engine gives no service a fixed address

@@ -143,7 +143,7 @@ def _held(draft: Draft, service: Service, name: str, alias: str) -> str | None:
     ]
     for container in draft.observed.containers:
         endpoint = container.endpoints.get(name)
-        if endpoint is not None and alias in {each.lower() for each in endpoint.aliases or ()}:
+        if endpoint is not None and alias in endpoint.names:
             holders.append(draft.holder(container))
     promised = draft.promised.get((name, alias))
     holders += [promised] if promised is not None else []

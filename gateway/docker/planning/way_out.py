@@ -14,7 +14,7 @@ def own_way_out(draft: Draft) -> Iterator[str]:
     Args:
         draft: The plan in the making.
     """
-    own = _own(draft)
+    own = draft.observed.own_container
     if own is not None and own.endpoints and not _outside(draft, own):
         yield (
             f"the gateway's container is on internal networks only ({', '.join(sorted(own.endpoints))}) and reaches"
@@ -30,12 +30,8 @@ def leaves_no_way_out(draft: Draft, name: str) -> bool:
         draft: The plan in the making.
         name: The network's.
     """
-    own = _own(draft)
+    own = draft.observed.own_container
     return own is not None and _outside(draft, own) <= {name}
-
-
-def _own(draft: Draft) -> Container | None:
-    return next((each for each in draft.observed.containers if each.id == draft.observed.own), None)
 
 
 def _outside(draft: Draft, own: Container) -> set[str]:
