@@ -10,10 +10,11 @@ import pytest
 
 from gateway.config import load
 from gateway.config.load import Sources
+from gateway.contracts import Secret
 from gateway.docker.addresses import choose, protected, range_for_others
 from gateway.docker.ledger import Ledger
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
-from gateway.docker.options import DockerOptions, NetworkOptions
+from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
 from gateway.docker.plan import Action, Desired, Plan, Standing, Verb
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
@@ -259,6 +260,14 @@ def test_a_stopped_gateway_whose_network_was_pruned_is_named_with_the_repair_and
         addresses=choose(NET, "site-a"),
     )  # fmt: skip
     assert after.actions == (expected,)
+
+
+def test_a_repaired_gateway_on_an_overlay_has_the_name_of_the_peers_too() -> None:
+    mesh = replace(NET, driver="overlay", scope="swarm", attachable=True)
+    peers = PeerOptions(Secret("x" * 32))
+    wanted = Desired("site-a", DockerOptions(networks={"apps": NetworkOptions()}, peers=peers), ("orders",))
+    (action,) = plan(wanted, Observed((STOPPED,), (mesh,)), frozenset({("id-old", "apps")})).actions
+    assert action.aliases == ("orders", "gw-peers", MARK)
 
 
 def test_stopped_apps_whose_network_was_pruned_are_not_called_attached() -> None:

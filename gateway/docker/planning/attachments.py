@@ -84,6 +84,7 @@ def _age(container: Container) -> tuple[int, str]:
 def _attachment(draft: Draft, container: Container, name: str, aliases: tuple[str, ...]) -> None:
     endpoint = container.endpoints.get(name)
     if container.id == draft.observed.own and container.is_task:
+        container_shadows(draft, container, name, aliases)
         _tell(draft, container, name, *own_task(draft, container, name))
         return
     if container.id != draft.observed.own and {container.name.lower(), container.hostname} & draft.taken(name):
