@@ -102,6 +102,13 @@ def test_nobody_answers_to_the_name_of_a_backend_by_its_host_name() -> None:
     assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "0123456789ab"}}) == ""
     thief = replace(WEB, hostname="orders")
     assert standing(planned(thief), "web") == (Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
+    # One that was attached before there was a backend of its name does not stay attached, unless it is in use.
+    there = replace(thief, endpoints={**WEB.endpoints, "apps": endpoint(MARK)})
+    found = planned(there, ours=("gateway", "web"))
+    assert standing(found, "web") == (Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
+    assert [(each.verb, each.container) for each in found.actions] == [(Verb.DISCONNECT, "web")]
+    found = planned(there, ours=("gateway", "web"), wanted=replace(desired(), busy=frozenset({WEB.id})))
+    assert (standing(found, "web"), found.actions) == ((Standing.DRIFTED, Blocked.ALIAS_CONFLICT), ())
     guest = container("guest", hostname="orders", endpoints={"apps": endpoint()})
     found = planned(guest)
     assert standing(found, "gateway") == (Standing.ATTACHED, None)  # it does not give way

@@ -184,7 +184,7 @@ class Draft:
         """The names on a network that are backends'; names of hosts have no case (RFC 4343)."""
         return {each.lower() for each in self.own_names(network)}
 
-    def tell(
+    def report(
         self,
         who: str,
         who_id: str,
@@ -193,5 +193,11 @@ class Draft:
         reason: Blocked | None = None,
         message: str = "",
     ) -> None:
-        """Note how an attachment stands."""
+        """Note how an attachment of a container or service stands."""
         self.conditions.append(Condition(network, who, state, reason, message, who_id))
+
+    def report_container(
+        self, container: Container, network: str, state: Standing, reason: Blocked | None = None, message: str = ""
+    ) -> None:
+        """Note how an attachment of a container stands."""
+        self.report(container.name, container.id, network, state, reason, message)

@@ -18,7 +18,7 @@ def joined(draft: Draft, container: Container, network: str, aliases: tuple[str,
     """
 
     def tell(state: Standing, reason: Blocked | None, message: str) -> None:
-        draft.tell(container.name, container.id, network, state, reason, message)
+        draft.report_container(container, network, state, reason, message)
 
     base = draft.observed.base(container)
     if base is None:

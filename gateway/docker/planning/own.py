@@ -82,7 +82,7 @@ def reattach_stopped_gateway(draft: Draft) -> None:
                 f"it is the gateway's, its network is gone, and it cannot start: docker network disconnect {name}"
                 f" {container.name}, or gateway apply"
             )
-            draft.tell(container.name, container.id, name, Standing.DRIFTED, None, told)
+            draft.report_container(container, name, Standing.DRIFTED, None, told)
             if there is not None:
                 again = (*draft.own_names(name), draft.desired.mark)
                 draft.actions.append(

@@ -51,7 +51,7 @@ def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]]
     mark, who = draft.desired.mark, f"service {service.name}"
 
     def tell(name: str, state: Standing, reason: Blocked | None = None, message: str = "") -> None:
-        draft.tell(who, service.id, name, state, reason, message)
+        draft.report(who, service.id, name, state, reason, message)
 
     wish, names = _wanted(draft, service)
     networks = dict(service.networks)

@@ -1,0 +1,48 @@
+"""Who has an alias on a network: the backends first, then the oldest container that asks for it."""
+
+from gateway.docker.model import Container
+from gateway.docker.planning.draft import Draft
+
+
+def age(container: Container) -> tuple[int, str]:
+    """Sorts containers by when they were created; who was first among those of one second does not change."""
+    return container.created, container.id
+
+
+def clash(draft: Draft, container: Container, name: str, alias: str) -> str | None:
+    """Who has the alias already on that network, other than those who may share it."""
+    own = draft.observed.own
+    alias = alias.lower()
+    if container.id != own and alias in draft.taken(name):
+        return "a backend of the gateway"
+    for other in draft.observed.containers:
+        endpoint = other.endpoints.get(name)
+        if other.id == container.id or endpoint is None or other.id == own:
+            continue
+        # The gateway does not give way to a host name, which is warned of.
+        if alias == other.name.lower() or (alias == other.hostname and container.id != own):
+            return f"container {other.name}"
+        if alias in endpoint.names and not _gives_way(draft, other, container, name, alias):
+            return f"container {other.name}"
+    promised = draft.promised.get((name, alias))
+    if promised is not None and container.id != own and not promised.shares(alias, draft.holder(container)):
+        return promised.who
+    return None
+
+
+def promise(draft: Draft, container: Container, name: str, aliases: tuple[str, ...]) -> None:
+    """Keep aliases from containers whose turn comes later."""
+    if container.id != draft.observed.own:
+        for alias in aliases:
+            draft.promised.setdefault((name, alias.lower()), draft.holder(container))
+
+
+def _gives_way(draft: Draft, other: Container, container: Container, name: str, alias: str) -> bool:
+    """Whether a container that has the alias leaves it to another: it may share it, or got it from us and later."""
+    endpoint = container.endpoints.get(name)
+    if draft.desired.mark not in (other.endpoints[name].aliases or ()):
+        return False  # another program or person named it
+    if container.id == draft.observed.own:
+        return True
+    younger = endpoint is not None and alias in endpoint.names and age(container) < age(other)
+    return younger or draft.holder(other).shares(alias, draft.holder(container))
