@@ -10,7 +10,7 @@ from gateway.docker.options import Address, Subnet
 _LEAST_BITS = 3
 """Bits for hosts that a subnet must have to be divided."""
 _MOST = 1 << 16
-"""Addresses of a block that are considered: an IPv6 subnet has more than anybody can try."""
+"""Addresses of a block that are considered: an IPv6 subnet has too many to try."""
 
 
 def range_for_others(subnet: Subnet) -> Subnet | None:

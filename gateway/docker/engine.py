@@ -26,7 +26,7 @@ PING_EVERY = 10.0
 
 
 class LinkConnector(aiohttp.BaseConnector):
-    """Connects through a link of ours, rather than by itself.
+    """Connects through a tunnel's link.
 
     Args:
         dial: Gives a connected socket.
@@ -41,7 +41,7 @@ class LinkConnector(aiohttp.BaseConnector):
         self._host = host
 
     async def _create_connection(self, req: ClientRequest, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
-        """As aiohttp's UnixConnector does it, on a socket that is connected already."""
+        """As aiohttp's UnixConnector, on a connected socket."""
         del req, traces, timeout
         sock = await self._dial()
         server_hostname = self._host if self._context else None
@@ -69,30 +69,28 @@ class Engine:
         Raises:
             EngineError: The engine cannot be reached, or is too old or too new.
         """
-        told = await self._request("version", versioned=False)
+        answer = await self._request("version", versioned=False)
         try:
-            newest, oldest = _version(told["ApiVersion"]), _version(told.get("MinAPIVersion", "1.12"))
-            self.flavour = flavour(told)
-            name = f"{self.flavour.name} {told.get('Version', '')}".rstrip()
+            newest, oldest = _version(answer["ApiVersion"]), _version(answer.get("MinAPIVersion", "1.12"))
+            self.flavour = flavour(answer)
+            name = f"{self.flavour.name} {answer.get('Version', '')}".rstrip()
         except EXPECTED as error:
-            raise EngineError(Kind.API, f"what answers is no Docker engine: {str(told)[:80]!r}") from error
+            raise EngineError(Kind.API, f"the answer is not that of a Docker engine: {str(answer)[:80]!r}") from error
         if newest < self.flavour.oldest:
             needed = f"{self.flavour.release} or later is needed"
-            raise EngineError(Kind.API, f"{name} has API {told['ApiVersion']}: {needed}, update it")
+            raise EngineError(Kind.API, f"{name} has API {answer['ApiVersion']}: {needed}, update it")
         if oldest > NEWEST:
-            message = (
-                f"{name} wants API {told['MinAPIVersion']} or newer; this gateway knows 1.48: update the gateway"
-            )
-            raise EngineError(Kind.API, message)
+            supported = f"this gateway supports API {NEWEST[0]}.{NEWEST[1]}: update the gateway"
+            raise EngineError(Kind.API, f"{name} requires API {answer['MinAPIVersion']} or newer; {supported}")
         chosen = min(newest, NEWEST)
         self.api_version = f"{chosen[0]}.{chosen[1]}"
         self._docker.api_version = f"v{self.api_version}"
 
     async def ping(self) -> None:
-        """Ask for a sign of life.
+        """Ping the engine.
 
         Raises:
-            EngineError: There is none.
+            EngineError: It does not answer.
         """
         await self._request("_ping", versioned=False)
 
@@ -160,7 +158,7 @@ class Engine:
                 versioned_api=versioned,
             ) as response:
                 text = await response.text()
-                # What a proxy or a dying engine cut off is no answer.
+                # An answer that a proxy or a stopping engine cut off raises.
                 is_json = "json" in response.headers.get("Content-Type", "")
                 return json.loads(text) if is_json and text else text
         except EXPECTED as error:

@@ -59,7 +59,7 @@ class Images:
 
 async def _of_image(engine: Engine, image: str) -> Mapping[str, str] | None:
     try:
-        told = await engine.get(f"images/{image}/json")
+        answer = await engine.get(f"images/{image}/json")
     except EngineError as trouble:
         if trouble.kind is Kind.NOT_FOUND:  # removed with force, under a container that was stopped
             return None
@@ -67,5 +67,5 @@ async def _of_image(engine: Engine, image: str) -> Mapping[str, str] | None:
             message = f"images/ID/json is refused ({trouble}): the proxy before the engine must allow it"
             raise EngineError(trouble.kind, message) from trouble
         raise
-    labels: Mapping[str, str] = (told.get("Config") or {}).get("Labels") or {}
+    labels: Mapping[str, str] = (answer.get("Config") or {}).get("Labels") or {}
     return labels

@@ -1,4 +1,4 @@
-"""Which endpoints and volumes are ours: a file that outlives us, and is written before anything is done."""
+"""The ownership record: the endpoints that the gateway made, in a file that is written before each attachment."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ FILE = "docker.json"
 
 
 class Ledger:
-    """The record of what we made in one engine.
+    """The ownership record of one engine.
 
     Args:
         folder: Where its file goes; made when it is missing.
@@ -21,9 +21,9 @@ class Ledger:
         self._endpoints: set[tuple[str, str]] = set()
         self._addresses: dict[str, tuple[str, ...]] = {}
         self.adopting = True
-        """Whether there was no record: what carries our mark is then ours."""
+        """Whether there was no record: endpoints with the gateway's mark are then its own."""
         self.problem: str | None = None
-        """Why the file cannot be used; without it, nothing of an earlier life is ever detached."""
+        """Why the file cannot be used; without it, nothing that an earlier process attached is detached."""
         try:
             self._endpoints, self._addresses = self._read()
             self.adopting = False
@@ -42,22 +42,22 @@ class Ledger:
         return endpoints, {str(name): tuple(map(str, each)) for name, each in addresses.items()}
 
     def _merge(self) -> None:
-        """Take in what another process, such as `gateway apply`, has written beside us."""
+        """Add what another process, such as `gateway apply`, has written since."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             self._endpoints |= self._read()[0]
 
     @property
     def endpoints(self) -> frozenset[tuple[str, str]]:
-        """By the container's ID and the network's name."""
+        """Endpoints by the container's ID and the network's name."""
         return frozenset(self._endpoints)
 
     @property
     def addresses(self) -> dict[str, tuple[str, ...]]:
-        """The gateway's own by network, as they were last."""
+        """The gateway's last addresses, by network."""
         return dict(self._addresses)
 
     def note_addresses(self, addresses: Mapping[str, tuple[str, ...]]) -> None:
-        """Note the gateway's own addresses by network; those on other networks stay noted."""
+        """Record the gateway's addresses by network; those on other networks stay recorded."""
         noted = {**self._addresses, **addresses}
         if noted != self._addresses:
             self._merge()
@@ -65,7 +65,7 @@ class Ledger:
             self._write()
 
     def add(self, container: str, network: str) -> None:
-        """Note an endpoint that is about to be made."""
+        """Record an endpoint that is about to be made."""
         if (container, network) not in self._endpoints:
             self._merge()
             self._endpoints.add((container, network))
@@ -80,7 +80,7 @@ class Ledger:
             self._write()
 
     def adopt(self, endpoints: set[tuple[str, str]]) -> None:
-        """Take these over from an earlier life whose record is gone."""
+        """Record endpoints that an earlier process made, whose record is gone."""
         self._endpoints |= endpoints
         self.adopting = False
         self._write()

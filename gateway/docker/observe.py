@@ -25,9 +25,9 @@ class Observer:
 
     Args:
         options: What is configured.
-        known: Networks that we once attached something to, whether they are configured or not.
-        volumes: Tells whether volumes matter.
-        consumers: Gives the labels by which backends let in consumers; empty: none does, and nobody passes for one.
+        known: Returns the networks in the ownership record, whether they are configured or not.
+        volumes: Returns whether volumes are configured.
+        consumers: Returns the labels by which backends admit consumers; empty: capabilities do not matter.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class Observer:
         self._inspections = Inspections()
 
     async def look(self, engine: Engine) -> Observed:
-        """Everything at this moment; half of it is nothing.
+        """Return the state of the engine now; a partial state is an error.
 
         Raises:
-            EngineError: A question was not answered.
+            EngineError: A request was not answered.
         """
         try:
             info = await engine.get("info")
@@ -75,7 +75,7 @@ class Observer:
             services = await self._services(engine) if swarm.manager else ()
         except EngineError:
             raise
-        except EXPECTED as error:  # an answer in a form that we do not know
+        except EXPECTED as error:  # an answer in an unknown form
             raise explain(error) from error
         endpoints = {each.endpoint_id for container in containers for each in container.endpoints.values()}
         self._inspections.keep({each.id for each in containers}, endpoints)
@@ -139,7 +139,7 @@ class Observer:
     async def _with_capabilities(
         self, engine: Engine, containers: tuple[Container, ...], labels: Collection[str]
     ) -> tuple[Container, ...]:
-        """Learn what those can do that share a network with a consumer, or another container's network namespace."""
+        """Add the capabilities of containers that share a network with a consumer, or another container's network."""
         running = [each for each in containers if each.state in RUNNING]
         shared = {name for each in running if self._takes_part(each, labels) for name in each.endpoints}
         for each in running:
@@ -153,7 +153,7 @@ class Observer:
     async def _with_names(
         self, engine: Engine, containers: tuple[Container, ...], own: str | None
     ) -> tuple[Container, ...]:
-        """Learn the names that those resolve which are to be attached, on each of their networks."""
+        """Add the names that resolve on the networks of each container that is to be attached."""
         attached = [each for each in containers if each.id == own or self._asks(each)]
         networks = {name for each in attached for name in each.endpoints} - WITHOUT_NAMES
         asking = {each.id for each in attached}
@@ -178,7 +178,7 @@ class Observer:
         return replace(container, endpoints=endpoints)
 
     def _asks(self, container: Container) -> bool:
-        """Whether a label, a grant or a rule may attach it."""
+        """Return whether a label, a grant or a rule may attach it."""
         return (
             f"{self._options.label_prefix}.enable" in container.labels
             or granted(self._options.grants, container.name, container.labels) is not None
@@ -186,7 +186,7 @@ class Observer:
         )
 
     def _takes_part(self, container: Container, labels: Collection[str]) -> bool:
-        """Whether it asks for something by label, or is granted something."""
+        """Return whether it asks for something by label, or is granted something."""
         prefix = f"{self._options.label_prefix}."
         asks = any(key.startswith(prefix) or key in labels for key in container.labels)
         return asks or granted(self._options.grants, container.name, container.labels) is not None

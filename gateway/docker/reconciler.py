@@ -1,4 +1,4 @@
-"""Keeps an engine as it should be: looks when something happens, and from time to time, plans, and acts."""
+"""Keeps an engine as configured: looks on events and at intervals, plans, and acts."""
 
 import asyncio
 import logging
@@ -31,18 +31,18 @@ log = logging.getLogger(__name__)
 _DEBOUNCE, _AT_LATEST = 0.2, 2.0
 _RECYCLE = 600.0
 _BEFORE = 5.0
-"""Seconds that an event stream reaches back, so that none falls between two of them."""
+"""Seconds that an event stream reaches back, so that no event is missed between two streams."""
 _JITTER = 0.1
 _RECONNECT = BackoffPolicy(first=0.5, cap=10.0, floor=0.1)
 _ROUNDS = 20
-"""Of looking and acting, after which somebody else must be undoing what is done."""
+"""Rounds of looking and acting, after which another program must be undoing the changes."""
 _ENDS = ("die", "destroy", "stop", "kill", "remove")
 _NOISE = ("exec_", "health_status", "top", "attach", "resize", "export", "archive-path", "extract-to-dir")
-"""Events of containers that change nothing here, some of them many times a minute."""
+"""Events of containers that do not matter, some of them many times a minute."""
 
 
 class Reconciler:
-    """One engine's; a `gateway.contracts.Unit`.
+    """Reconciles one engine; a `gateway.contracts.Unit`.
 
     Args:
         options: What is configured.
@@ -97,7 +97,7 @@ class Reconciler:
         self._dirty.set()
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Keep it until cancelled."""
+        """Reconcile until cancelled."""
         try:
             await self._run(ready)
         finally:
@@ -149,7 +149,7 @@ class Reconciler:
             self._dirty.set()
 
     async def _pause(self, wake: float, watching: "asyncio.Task[None]") -> None:
-        """Until something happens, and is over, or until it is time."""
+        """Wait until an event and a pause after it, or until `wake` or `resync` seconds have passed."""
         resync = self._options.resync * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter
         dirty = asyncio.ensure_future(self._dirty.wait())
         try:
@@ -162,7 +162,7 @@ class Reconciler:
             await asyncio.sleep(_DEBOUNCE)
 
     async def consider(self, engine: Engine) -> Plan:
-        """What would be done; does nothing.
+        """Return the plan, and do nothing.
 
         Raises:
             EngineError: The engine did not answer all of it.
@@ -174,7 +174,7 @@ class Reconciler:
         return _without(planned, self._brake.admit(planned.actions, time.monotonic())[1])
 
     async def settle(self, engine: Engine) -> tuple[Plan, list[str]]:
-        """Do all there is to do, once; gives what was done, how it stands, and what was refused.
+        """Do everything once, and return what was done, with the states, and what was refused.
 
         Raises:
             EngineError: The engine did not answer.
@@ -189,7 +189,7 @@ class Reconciler:
         return replace(self.plan, actions=tuple(done)), self._failures.lines()
 
     async def cycle(self, engine: Engine) -> tuple[float, list[Action]]:
-        """Look, plan, and act once; gives the seconds until the next action may be tried, and what was done.
+        """Look, plan, and act once; return the seconds until the next action may be tried, and what was done.
 
         Raises:
             EngineError: The engine did not answer all of it: nothing was done.
@@ -206,10 +206,10 @@ class Reconciler:
         self._writer.been = {key for key in been if key[0] in there}
         planned = plan(desired, observed, self._ledger.endpoints, frozenset(self._writer.been))
         if self.trouble is not None:
-            log.info("docker is back")
+            log.info("docker is available again")
         self.observed, self.looked_at, self.trouble = observed, time.time(), None
         now = time.monotonic()
-        # Only what would be done now takes of what the brake has left.
+        # Only actions that are due count against the brake.
         ripe = [each for each in planned.actions if self._failures.not_before(each) <= now]
         due, held = self._brake.admit(ripe, now)
         self._log_news(planned, now)
@@ -235,7 +235,7 @@ class Reconciler:
             if each.state is Standing.BLOCKED
         ]
         if count := self._news.left_out(now):
-            log.info("docker: changes are missing in this log", extra={"count": count})
+            log.info("docker: log lines were left out", extra={"count": count})
         for each in self._news.fresh((*planned.warnings, *refused), now):
             if isinstance(each, tuple):
                 extra = dict(zip(("network", "container", "reason", "detail"), each, strict=True))
@@ -243,10 +243,10 @@ class Reconciler:
             elif each in planned.mistakes:
                 log.info("docker: a label is wrong", extra={"detail": each})
             else:
-                log.warning("docker: what is asked for is not done", extra={"detail": each})
+                log.warning("docker: attention needed", extra={"detail": each})
 
     async def exposures(self, engine: Engine) -> list[str]:
-        """Containers that can spoof an address, and labels that come from images, a line each.
+        """Return a line for each container that can spoof an address, and for each label from an image.
 
         Raises:
             EngineError: The engine did not answer all of it.
@@ -255,17 +255,18 @@ class Reconciler:
         return [*image_labels(desired, observed), *spoofing(desired, observed)]
 
     def _with_failures(self, planned: Plan) -> Plan:
-        """The plan, whose conditions also tell why what is to be done has failed so far."""
+        """Return the plan, with the reasons why its actions failed so far."""
         conditions = tuple(map(self._failures.explained, planned.conditions))
         warnings = planned.warnings
         if self._ledger.problem:
             warnings += (
-                f"the ledger cannot be used, and nothing of before is ever detached: {self._ledger.problem}",
+                "the ownership record cannot be used, and nothing that an earlier process attached is detached: "
+                f"{self._ledger.problem}",
             )
         return replace(planned, conditions=conditions, warnings=warnings)
 
 
 def _without(planned: Plan, held: list[Action]) -> Plan:
-    """The plan, where what is held is told as postponed."""
+    """Return the plan, where held actions count as postponed."""
     actions = tuple(action for action in planned.actions if action not in held)
     return replace(planned, actions=actions, postponed=sum(action.detaches for action in held))

@@ -129,7 +129,9 @@ def test_an_existing_network_with_a_way_out_is_kept_and_named_with_the_ways_to_g
 
 def test_a_network_of_somebody_else_with_a_way_out_is_named() -> None:
     (line,) = planned(networks={"apps": NetworkOptions()}, there=(network("apps"),)).warnings
-    assert line.startswith("network apps is not ours, and it is not internal: containers have a way out through it")
+    assert line.startswith(
+        "network apps was not created by this gateway, and it is not internal: containers have a way out through it"
+    )
     assert "set internal: false to accept that" in line
 
 

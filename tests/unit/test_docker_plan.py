@@ -470,7 +470,7 @@ def test_what_a_network_of_somebody_else_lacks_is_told() -> None:
 
     def told(network: NetworkInfo) -> list[str]:
         found = plan(desired(networks={"apps": asked}), Observed((), (network,)), NOTHING).warnings
-        return [line for line in found if line.startswith("network apps is not ours, and ")]
+        return [line for line in found if line.startswith("network apps was not created by this gateway, and ")]
 
     for line, word in zip(told(there), ("its driver is", "internal", "its addresses", "its MTU"), strict=True):
         assert word in line

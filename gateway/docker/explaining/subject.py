@@ -30,8 +30,8 @@ class Subject:
         base = self.base.name if self.base is not None else None
         self.shadows = [each for each in planned.shadows if each.container == base]
         prefix = f"{container.name}: "
-        told = sorted(each for each in planned.mistakes if each.startswith(prefix))
-        self.mistakes = [each.removeprefix(prefix) for each in told]
+        found = sorted(each for each in planned.mistakes if each.startswith(prefix))
+        self.mistakes = [each.removeprefix(prefix) for each in found]
         """What is wrong with its labels."""
         self.grant = granted(self.options.grants, container.name, container.labels)
         rules = () if desired.strict else self.options.attach
@@ -42,7 +42,7 @@ class Subject:
         return self.base.endpoints.get(network) if self.base is not None else None
 
     def label(self, key: str) -> str:
-        """One of our labels, with its prefix."""
+        """Return one of the gateway's labels, with its prefix."""
         return f"{self.options.label_prefix}.{key}"
 
 

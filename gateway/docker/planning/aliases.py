@@ -5,12 +5,12 @@ from gateway.docker.planning.draft import Draft
 
 
 def age(container: Container) -> tuple[int, str]:
-    """Sorts containers by when they were created; who was first among those of one second does not change."""
+    """Return a key that sorts containers by age; the order of those created in one second is stable."""
     return container.created, container.id
 
 
 def clash(draft: Draft, container: Container, name: str, alias: str) -> str | None:
-    """Who has the alias already on that network, other than those who may share it."""
+    """Return the holder of an alias on a network that does not share it with the container; None: it is free."""
     own = draft.observed.own
     alias = alias.lower()
     if container.id != own and alias in draft.taken(name):
@@ -31,14 +31,14 @@ def clash(draft: Draft, container: Container, name: str, alias: str) -> str | No
 
 
 def promise(draft: Draft, container: Container, name: str, aliases: tuple[str, ...]) -> None:
-    """Keep aliases from containers whose turn comes later."""
+    """Reserve aliases, so that containers that are considered later do not get them."""
     if container.id != draft.observed.own:
         for alias in aliases:
             draft.promised.setdefault((name, alias.lower()), draft.holder(container))
 
 
 def _gives_way(draft: Draft, other: Container, container: Container, name: str, alias: str) -> bool:
-    """Whether a container that has the alias leaves it to another: it may share it, or got it from us and later."""
+    """Return whether a container shares its alias with another, or is younger and got it from the gateway."""
     endpoint = container.endpoints.get(name)
     if draft.desired.mark not in (other.endpoints[name].aliases or ()):
         return False  # another program or person named it

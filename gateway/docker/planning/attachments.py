@@ -15,7 +15,7 @@ from gateway.docker.trouble import Blocked
 
 
 def attach(draft: Draft) -> None:
-    """Every container that should be on a network; the oldest first, which keep their aliases."""
+    """Attach every container that should be on a network; the oldest first, which keep their aliases."""
     for container in sorted(draft.observed.containers, key=age):
         for name, aliases in wanted(draft, container).items():
             if container.joins:
@@ -27,7 +27,7 @@ def attach(draft: Draft) -> None:
 
 
 def detach(draft: Draft) -> None:
-    """Endpoints of ours that nobody wants any more."""
+    """Detach what the gateway attached and nothing asks for any more."""
     for container in draft.observed.containers:
         for name, endpoint in container.endpoints.items():
             if (
@@ -80,7 +80,7 @@ def _connect(draft: Draft, container: Container, name: str, aliases: tuple[str, 
         draft.report_container(container, name, Standing.PENDING, None, f"it is {container.state}")
         return
     if _makes_way(draft, container, name):
-        message = "it was taken off the network, which is to be created again: it is attached to the new one"
+        message = "it was detached from the network, which is to be replaced: it is attached to the new one"
         draft.report_container(container, name, Standing.PENDING, None, message)
         return
     draft.report_container(container, name, Standing.PENDING)
@@ -102,9 +102,9 @@ def _connect(draft: Draft, container: Container, name: str, aliases: tuple[str, 
 
 
 def _makes_way(draft: Draft, container: Container, name: str) -> bool:
-    """Whether somebody took it off a network that is to be removed and made again: with it there, that cannot be."""
+    """Return whether it was detached by hand from a network that is to be replaced, and must stay off until then."""
     if name not in draft.outdated or (container.id, name) not in draft.been:
         return False
-    # The gateway itself stays as long as somebody on the network may use it.
+    # The gateway itself stays as long as another container is on the network.
     own = container.id == draft.observed.own
     return not own or not any(name in each.endpoints for each in draft.observed.containers)

@@ -1,4 +1,4 @@
-"""What an existing network is not, and how to accept or replace it: an engine cannot change a network."""
+"""Differences of existing networks from the configuration: an engine cannot change a network."""
 
 import ipaddress
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from gateway.docker.planning.way_out import NOT_INTERNAL, leaves_no_way_out
 
 
 def differing(draft: Draft, options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
-    """What an existing network is not, and how to keep or replace it, since nobody can edit it."""
+    """Yield each difference, with the ways to keep or replace the network."""
     ours = draft.is_ours(there.labels)
     for differs, keep in _differences(draft, options, there, ours=ours):
         if ours:
@@ -24,15 +24,15 @@ def differing(draft: Draft, options: NetworkOptions, there: NetworkInfo) -> Iter
             )
         else:
             yield (
-                f"network {there.name} is not ours, and {differs}: set {keep} to accept that, or create the network "
-                "again with other options"
+                f"network {there.name} was not created by this gateway, and {differs}: set {keep} to accept that, or "
+                "create the network again with other options"
             )
 
 
 def _differences(
     draft: Draft, options: NetworkOptions, there: NetworkInfo, *, ours: bool
 ) -> Iterator[tuple[str, str]]:
-    """What a network is not, and the setting that accepts it; somebody else's may be more than is asked for."""
+    """Yield each difference, and the setting that accepts it; a foreign network may have more than is asked for."""
     driver = draft.driver(options)
     if there.driver != driver and (ours or options.driver != "auto"):
         yield f"its driver is {there.driver} instead of {driver}", f"driver: {there.driver}"
@@ -65,7 +65,7 @@ def _differences(
 
 
 def _within(subnet: str, options: NetworkOptions) -> bool:
-    """Whether a network's range is the one that is configured, or a project's part of it."""
+    """Return whether a network's range is the one that is configured, or a project's part of it."""
     asked, found = options.subnet, ipaddress.ip_network(subnet, strict=False)
     if asked is None or options.per is None or asked.version != found.version:
         return asked == found

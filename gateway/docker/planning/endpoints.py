@@ -51,7 +51,7 @@ def keep(
         wrong += [f"it is still called {', '.join(beyond)}"] if beyond else []
         _repair(draft, container, name, endpoint, free, " and ".join(wrong))
     elif missing:
-        message = f"somebody else attached it, without {', '.join(missing)}"
+        message = f"it was attached by other means, without {', '.join(missing)}"
         draft.report_container(container, name, Standing.DRIFTED, None, message)
     elif taken:
         draft.report_container(container, name, Standing.DRIFTED, Blocked.ALIAS_CONFLICT, taken)
@@ -66,7 +66,7 @@ def refuse(draft: Draft, container: Container, name: str, reason: Blocked, messa
         draft.report_container(container, name, Standing.BLOCKED, reason, message)
         return
     ours = is_ours(draft, container, name, endpoint)
-    kept = _kept_by(draft, container) if ours else "somebody else attached it"
+    kept = _kept_by(draft, container) if ours else "it was attached by other means"
     if kept:
         draft.report_container(container, name, Standing.DRIFTED, reason, f"{message}; it stays attached: {kept}")
         return
@@ -80,13 +80,13 @@ def refuse(draft: Draft, container: Container, name: str, reason: Blocked, messa
 
 
 def is_ours(draft: Draft, container: Container, name: str, endpoint: EndpointInfo) -> bool:
-    """Whether the gateway attached the container to the network."""
+    """Return whether the gateway attached the container to the network."""
     known = endpoint.aliases is not None and draft.desired.mark in endpoint.aliases
     return known and (container.id, name) in draft.ours
 
 
 def _kept_by(draft: Draft, container: Container) -> str:
-    """Why an endpoint must not be broken; empty: it may be."""
+    """Return why an endpoint must not be detached; empty: it may be."""
     own = container.id == draft.observed.own
     busy = container.id in draft.desired.busy or (own and draft.desired.serving)
     if draft.options.repair == "disruptive" or (draft.options.repair == "idle" and not busy):
@@ -95,26 +95,26 @@ def _kept_by(draft: Draft, container: Container) -> str:
 
 
 def _stale(draft: Draft, container: Container, name: str, aliases: tuple[str, ...], *, ours: bool) -> None:
-    """It was on another network of that name, which is gone: it could not even be started."""
+    """Attach a container again whose endpoint is on a removed network of that name: it could not start."""
     draft.report_container(container, name, Standing.DRIFTED, None, without_network(container, name, ours=ours))
     if ours:
         promise(draft, container, name, aliases)
         again = (*aliases, draft.desired.mark)
         there = draft.known[name].id
         addresses = own_addresses(draft, name) if container.id == draft.observed.own else ()
-        told = "it was attached to a network of that name that is gone"
+        why = "it was attached to a network of that name that is gone"
         draft.actions.append(
-            Action(Verb.REATTACH, name, there, container.name, container.id, again, told, addresses=addresses)
+            Action(Verb.REATTACH, name, there, container.name, container.id, again, why, addresses=addresses)
         )
 
 
 def _repair(
-    draft: Draft, container: Container, name: str, endpoint: EndpointInfo, aliases: tuple[str, ...], told: str
+    draft: Draft, container: Container, name: str, endpoint: EndpointInfo, aliases: tuple[str, ...], why: str
 ) -> None:
     if kept := _kept_by(draft, container):
-        draft.report_container(container, name, Standing.DRIFTED, None, f"{told}, and is left alone: {kept}")
+        draft.report_container(container, name, Standing.DRIFTED, None, f"{why}, and is left alone: {kept}")
         return
-    draft.report_container(container, name, Standing.DRIFTED, None, told)
+    draft.report_container(container, name, Standing.DRIFTED, None, why)
     promise(draft, container, name, aliases)
     marked_aliases = (*aliases, draft.desired.mark)
     # The same address again, where it can be asked for, so that clients need not resolve the name again.
@@ -125,7 +125,7 @@ def _repair(
         addresses = own_addresses(draft, name) or addresses
     draft.actions.append(
         Action(
-            Verb.REATTACH, name, endpoint.network_id, container.name, container.id, marked_aliases, told,
+            Verb.REATTACH, name, endpoint.network_id, container.name, container.id, marked_aliases, why,
             addresses=addresses,
         )
     )  # fmt: skip

@@ -6,7 +6,7 @@ from gateway.docker.planning.networks import no_overlay
 from gateway.docker.trouble import Blocked
 
 _USER_MODE = {"pasta", "slirp4netns"}
-"""Network modes of Podman without root, the first of which is its default there."""
+"""Network modes of Podman without root, where pasta is the default."""
 
 
 def hindrance(draft: Draft, container: Container, name: str) -> tuple[Blocked | None, str]:
@@ -26,7 +26,7 @@ def of_container(container: Container) -> tuple[Blocked | None, str]:
         message = f"it uses {mode}, with which Podman joins no network: create it with --network bridge"
         return Blocked.NOT_ATTACHABLE, message
     if container.is_task:
-        return Blocked.SWARM_TASK, "it belongs to a service: label the service, and set docker.services"
+        return Blocked.SWARM_TASK, "it belongs to a service: set the labels on the service, and set docker.services"
     return None, ""
 
 
@@ -35,7 +35,7 @@ def _of_network(draft: Draft, name: str) -> tuple[Blocked | None, str]:
     options = draft.desired.network(name)
     overlay = network.driver == "overlay" if network else draft.driver(options) == "overlay"
     if network is not None and overlay and not network.attachable:
-        return Blocked.NOT_ATTACHABLE, f"network {name} admits services only: make it anew with --attachable"
+        return Blocked.NOT_ATTACHABLE, f"network {name} admits services only: create it again with --attachable"
     if name in draft.without_range:
         return Blocked.IP_EXHAUSTED, draft.without_range[name]
     if network is None and name not in draft.creatable:
@@ -45,5 +45,5 @@ def _of_network(draft: Draft, name: str) -> tuple[Blocked | None, str]:
         if overlay and not swarm.active:
             return Blocked.NOT_MANAGER, f"network {name} is an overlay, and this engine is in no swarm"
         if not overlay or swarm.leader:
-            return Blocked.UNKNOWN_NETWORK, f"there is no network {name}, and it is not to be created"
+            return Blocked.UNKNOWN_NETWORK, f"network {name} does not exist, and docker.networks.NAME.create is false"
     return None, ""

@@ -1,4 +1,4 @@
-"""Networks that are to be made, and those that are not wanted any more."""
+"""Networks that are to be created, and those that are to be removed."""
 
 import ipaddress
 from collections.abc import Iterable
@@ -19,13 +19,13 @@ _WIDE = 20
 
 
 def make_networks(draft: Draft) -> None:
-    """Those that are configured and missing."""
+    """Create the networks that are configured and missing."""
     for name, options in draft.options.networks.items():
         _network(draft, name, options)
 
 
 def remove_networks(draft: Draft) -> None:
-    """Those of ours that nobody wants and nobody is on; the engine refuses where others are."""
+    """Remove this gateway's networks that are not configured and not used; the engine refuses if others use them."""
     # By name too: a container that was never started knows its network by no ID yet.
     used = {each.network_id for container in draft.observed.containers for each in container.endpoints.values()}
     used |= {name for container in draft.observed.containers for name in container.endpoints}
@@ -60,7 +60,7 @@ def choose_subnet(subnets: Iterable[str], pool: Subnet = _POOL, bits: int = _SUB
 
 
 def _subnet(draft: Draft, options: NetworkOptions) -> tuple[str | None, str]:
-    """A range for a new network, None when none is free, and which ranges it can be."""
+    """Return a range for a new network, None if none is free, and which ranges it can be."""
     if options.per is None:
         subnet = str(options.subnet) if options.subnet else choose_subnet(draft.subnets)
         return subnet, f"/{_SUBNET_BITS} of {_POOL}"
@@ -101,13 +101,13 @@ def _network(draft: Draft, name: str, options: NetworkOptions) -> None:
 
 
 def no_overlay(draft: Draft, name: str) -> str:
-    """Why the network cannot be an overlay on this engine, and what to do."""
+    """Say why the network cannot be an overlay on this engine, and what to do."""
     engine = draft.observed.flavour.name
     return f"network {name}: {engine} has no overlay networks: set its driver to bridge, or use Docker in a swarm"
 
 
 def _pools(draft: Draft, options: NetworkOptions, subnet: str) -> list[dict[str, str]]:
-    """Its subnets, each with the part that containers get addresses from; an IPv6 network has an IPv4 one, too."""
+    """Return its subnets, each with its `--ip-range`; an IPv6 network has an IPv4 subnet, too."""
     subnets = [subnet]
     if ":" in subnet and (free := choose_subnet(draft.subnets)) is not None:
         subnets.append(free)

@@ -53,18 +53,18 @@ def other_address(draft: Draft, name: str, endpoint: EndpointInfo) -> str:
 
 
 def without_network(container: Container, name: str, *, ours: bool) -> str:
-    """Say what becomes of a stopped container whose network was removed, as by `docker network prune`.
+    """Say what happens to a stopped container whose network was removed, as by `docker network prune`.
 
     Args:
         container: Which.
         name: The network's.
         ours: Whether the gateway attached it, and so does it again.
     """
-    told = "it was attached to a network of that name that is gone, and cannot start"
+    message = "it was attached to a network of that name that is gone, and cannot start"
     if ours:
-        return f"{told} until the gateway attaches it again"
+        return f"{message} until the gateway attaches it again"
     who = container.name
-    return f"{told}: docker network disconnect {name} {who} && docker network connect {name} {who}, or recreate it"
+    return f"{message}: docker network disconnect {name} {who} && docker network connect {name} {who}, or recreate it"
 
 
 def reattach_stopped_gateway(draft: Draft) -> None:
@@ -78,11 +78,11 @@ def reattach_stopped_gateway(draft: Draft) -> None:
             stale = there is not None and endpoint.network_id not in ("", there.id)
             if not draft.desired.is_gateway(endpoint) or container.state in RUNNING or not (missing or stale):
                 continue
-            told = (
+            message = (
                 f"it is the gateway's, its network is gone, and it cannot start: docker network disconnect {name}"
                 f" {container.name}, or gateway apply"
             )
-            draft.report_container(container, name, Standing.DRIFTED, None, told)
+            draft.report_container(container, name, Standing.DRIFTED, None, message)
             if there is not None:
                 again = (*draft.own_names(name), draft.desired.mark)
                 draft.actions.append(
@@ -116,9 +116,9 @@ def address_warnings(draft: Draft) -> Iterator[str]:
             loose = [each for each in endpoint.addresses if not protected(network, each)]
             if loose:
                 yield (
-                    f"network {name}: somebody else attached the gateway's container, at {', '.join(loose)}, which"
-                    f" the engine may give to another container: {_outside(network)}, or leave the attachment to"
-                    " the gateway"
+                    f"network {name}: the gateway's container was attached by other means, at {', '.join(loose)},"
+                    f" which the engine may give to another container: {_outside(network)}, or leave the attachment"
+                    " to the gateway"
                 )
 
 

@@ -13,17 +13,17 @@ def wanted(draft: Draft, container: Container) -> dict[str, tuple[str, ...]]:
     """Return the networks that a container should be on, with its aliases there, and note what is refused."""
     if container.id == draft.observed.own:
         return {name: draft.own_names(name) for name in draft.options.networks}
-    wish = draft.wish(container.name, container.name, container.labels)
-    if wish is None:
+    request = draft.request(container.name, container.name, container.labels)
+    if request is None:
         _idle(draft, container)
-    if wish is None or (wish.detach_on_stop and container.state not in LIVE):
+    if request is None or (request.detach_on_stop and container.state not in LIVE):
         return {}
-    networks = draft.networks_of(wish, container.name, container.name, container.labels)
-    if wish.refused:
+    networks = draft.networks_of(request, container.name, container.name, container.labels)
+    if request.refused:
         for name in networks:
-            draft.report_container(container, name, Standing.BLOCKED, Blocked.NOT_GRANTED, wish.refused)
+            draft.report_container(container, name, Standing.BLOCKED, Blocked.NOT_GRANTED, request.refused)
         return {}
-    return dict.fromkeys(networks, wish.aliases)
+    return dict.fromkeys(networks, request.aliases)
 
 
 def quietly_wanted(draft: Draft, container: Container) -> dict[str, tuple[str, ...]]:
@@ -40,8 +40,8 @@ def networks_wanted(draft: Draft, container: Container) -> set[str]:
 
 
 def _idle(draft: Draft, container: Container) -> None:
-    """Note labels that do nothing; on a network that the gateway shares, they may admit the container to backends."""
-    told = labels.idle(container.labels, draft.options.label_prefix, draft.desired.instance)
-    shared = networks_of_sources(draft.observed, draft.options) if told else None
+    """Note labels without effect, unless they may admit the container on a network shared with the gateway."""
+    mistakes = labels.idle(container.labels, draft.options.label_prefix, draft.desired.instance)
+    shared = networks_of_sources(draft.observed, draft.options) if mistakes else None
     if shared is not None and not container.endpoints.keys() & {*shared, *draft.options.networks}:
-        draft.mistaken(container.name, told)
+        draft.mistaken(container.name, mistakes)
