@@ -47,7 +47,7 @@ async def _reattach(engine: Engine, action: Action) -> None:
 async def _connect(engine: Engine, action: Action) -> None:
     settings: dict[str, object] = {"Aliases": list(action.aliases)}
     if has_gateway_priority(engine.api_version):
-        settings["GwPriority"] = -1  # of networks with a way out, the container's others come first
+        settings["GwPriority"] = -1  # of networks with a route out, the container's others come first
     if action.addresses:
         settings["IPAMConfig"] = {"IPv6Address" if ":" in each else "IPv4Address": each for each in action.addresses}
     body = {"Container": action.container_id, "EndpointConfig": settings}

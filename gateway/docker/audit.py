@@ -37,7 +37,7 @@ class Stored:
 
 
 async def look(engine: Engine, forwards: Mapping[int, str]) -> list[Stored]:
-    """Every container's data, the most endangered first.
+    """Return every container's data, the most endangered first.
 
     Args:
         engine: The engine.

@@ -95,7 +95,7 @@ class Engine:
         await self._request("_ping", versioned=False)
 
     async def get(self, path: str, **params: Any) -> Any:
-        """The answer to a GET.
+        """Return the answer to a GET.
 
         Raises:
             EngineError: With the engine's words.
@@ -103,7 +103,7 @@ class Engine:
         return await self._request(path, params=params)
 
     async def post(self, path: str, body: Any = None, **params: Any) -> Any:
-        """The answer to a POST.
+        """Return the answer to a POST.
 
         Raises:
             EngineError: With the engine's words.
@@ -111,7 +111,7 @@ class Engine:
         return await self._request(path, "POST", body=body, params=params)
 
     async def delete(self, path: str, **params: Any) -> Any:
-        """The answer to a DELETE.
+        """Return the answer to a DELETE.
 
         Raises:
             EngineError: With the engine's words.
@@ -119,7 +119,7 @@ class Engine:
         return await self._request(path, "DELETE", params=params)
 
     async def events(self, since: float, kinds: tuple[str, ...]) -> AsyncIterator[dict[str, Any]]:
-        """Every event of these kinds since then; ends when the engine ends it, or is silent and does not answer.
+        """Yield every event of these kinds, until the engine ends the stream or does not answer a ping.
 
         Args:
             since: In seconds since the epoch.
@@ -167,7 +167,7 @@ class Engine:
 
 @asynccontextmanager
 async def connected(options: DockerOptions, link_of: Callable[[str], Link | None]) -> AsyncIterator[Engine]:
-    """An engine whose version is agreed, until the block ends.
+    """Yield an engine whose version is agreed, until the block ends.
 
     Args:
         options: Where it is.
@@ -232,7 +232,7 @@ def _tls(options: DockerOptions) -> ssl.SSLContext | None:
 
 
 def has_gateway_priority(api_version: str) -> bool:
-    """Whether the priority of an endpoint decides which network is the default route (API 1.48, Docker 28)."""
+    """Return whether the priority of an endpoint decides which network is the default route (API 1.48, Docker 28)."""
     return _version(api_version) >= (1, 48)
 
 

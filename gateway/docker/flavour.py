@@ -29,7 +29,7 @@ class Flavour:
     leaves_failed_connects: bool = False
 
     def left(self, event: Mapping[str, Any]) -> str:
-        """The ID of the container that left a network.
+        """Return the ID of the container that left a network.
 
         Args:
             event: A `disconnect` of a network.
@@ -54,7 +54,7 @@ _COMPONENT = "Podman Engine"
 
 
 def flavour(version: Mapping[str, Any]) -> Flavour:
-    """The implementation that answered.
+    """Return the implementation that answered.
 
     Args:
         version: Its answer to `/version`.

@@ -13,7 +13,7 @@ that they write on containers only. Compose also writes its project and service 
 
 
 def split(labels: Mapping[str, str], image: Mapping[str, str] | None) -> tuple[dict[str, str], dict[str, str]]:
-    """The labels of a container that count, and those that do not.
+    """Return the labels of a container that count, and those that do not.
 
     A label with the key and value of one of the image's does not count, whoever wrote it: the engine does not say
     which. Where Compose or Swarm created the container, what they wrote on it counts in any case.

@@ -39,7 +39,7 @@ class NetworkOptions:
         driver: `auto` is an overlay on a swarm, and a bridge on an engine of its own.
         create: Make it when it is missing; an overlay is made by the agent on the leading manager.
         attachable: Containers, not only services, may join an overlay.
-        internal: The network has no way out, so that it never becomes a container's default route. With false,
+        internal: The network has no route out, so that it never becomes a container's default route. With false,
             containers that have no other network reach the world through it.
         per: `project`: instead of one network, one for each Compose project, named `NAME-PROJECT`, swarm stack, swarm
             service, and container outside of these.

@@ -138,7 +138,7 @@ class Desired:
         return OWNER_ALIAS + _NO_HOST_NAME.sub("-", self.instance.lower())[:_MARK_LENGTH]
 
     def is_gateway(self, endpoint: EndpointInfo) -> bool:
-        """Whether this gateway attached the endpoint, with the name of a backend: only its own container has one."""
+        """Return whether the endpoint is of this gateway's own container: it has the mark and a backend's name."""
         return self.mark in endpoint.names and not endpoint.names.isdisjoint(map(str.lower, self.backends))
 
 

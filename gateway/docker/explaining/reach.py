@@ -52,7 +52,7 @@ def _served(subject: Subject, fact: BackendFact, network: str, base: Container) 
 
 
 def _shared(subject: Subject, base: Container, backend: str) -> str | None:
-    """A network on which the container is, and the gateway has the backend's name."""
+    """Return a network on which the container is, and the gateway has the backend's name."""
     there = subject.gateway.endpoints if subject.gateway is not None else {}
     for name, endpoint in base.endpoints.items():
         ours = there.get(name)
@@ -87,7 +87,7 @@ def _without_label(subject: Subject, fact: BackendFact, label: str, who: Consume
 
 
 def _unattached(subject: Subject, fact: BackendFact) -> Reached:
-    """Why it is on no network on which the gateway has the backend's name."""
+    """Return why it is on no network on which the gateway has the backend's name."""
     configured = [name for name in subject.options.networks if fact.name in carried(subject.desired, name)]
     kept = [name for name, backends in subject.networks.items() if fact.name in backends]
     if not configured:
@@ -110,7 +110,7 @@ def _unattached(subject: Subject, fact: BackendFact) -> Reached:
 
 
 def _unasked(subject: Subject, fact: BackendFact, configured: list[str]) -> Reached:
-    """Why it is not to be attached to a network with the backend."""
+    """Return why it is not to be attached to a network with the backend."""
     container, mine, enable = subject.container, subject.container.labels, subject.label("enable")
     grant = _grant(container.name, fact)
     instance = mine.get(subject.label("instance"), subject.desired.instance)

@@ -38,7 +38,7 @@ class Subject:
         self.rule = labels.by_rules(container.name, container.labels, rules)
 
     def endpoint(self, network: str) -> EndpointInfo | None:
-        """Where it is on a network; None: it is not."""
+        """Return where it is on a network; None: it is not."""
         return self.base.endpoints.get(network) if self.base is not None else None
 
     def label(self, key: str) -> str:
@@ -47,5 +47,5 @@ class Subject:
 
 
 def reason(condition: Condition) -> str:
-    """Why an attachment stands as it does; empty: there is nothing to say."""
+    """Return why an attachment stands as it does; empty: there is nothing to say."""
     return ": ".join(filter(None, (condition.reason and str(condition.reason), condition.message)))

@@ -16,7 +16,7 @@ def differing(draft: Draft, options: NetworkOptions, there: NetworkInfo) -> Iter
         if ours:
             draft.outdated.add(there.name)
             alone = keep == NOT_INTERNAL and leaves_no_way_out(draft, there.name)
-            first = "attach the gateway's container to another network with a way out, then " if alone else ""
+            first = "attach the gateway's container to another network with a route out, then " if alone else ""
             yield (
                 f"network {there.name}: {differs}: set {keep} to keep it; to replace it, {first}give it another name "
                 "in docker.networks: the gateway creates that, moves containers to it and removes this one; or "
@@ -38,9 +38,9 @@ def _differences(
         yield f"its driver is {there.driver} instead of {driver}", f"driver: {there.driver}"
     if options.internal and not there.internal:
         route = "" if draft.observed.gateway_priority else ", and it can become their default route"
-        yield f"it is not internal: containers have a way out through it{route}", NOT_INTERNAL
+        yield f"it is not internal: containers have a route out through it{route}", NOT_INTERNAL
     if ours and there.internal and not options.internal:
-        yield "it is internal: there is no way out through it", "internal: true"
+        yield "it is internal: there is no route out through it", "internal: true"
     encrypted = ENCRYPTED in there.options
     if options.encrypted and there.driver == "overlay" and not encrypted:
         yield "it is not encrypted between nodes", "encrypted: false"

@@ -18,13 +18,13 @@ def own_way_out(draft: Draft) -> Iterator[str]:
     if own is not None and own.endpoints and not _outside(draft, own):
         yield (
             f"the gateway's container is on internal networks only ({', '.join(sorted(own.endpoints))}) and reaches"
-            " nothing outside of them: attach it to a network with a way out"
+            " nothing outside of them: attach it to a network with a route out"
             f" (docker network connect bridge {own.name})"
         )
 
 
 def leaves_no_way_out(draft: Draft, name: str) -> bool:
-    """Return whether the gateway's container has no other way out than a network.
+    """Return whether the gateway's container has no other route out than a network.
 
     Args:
         draft: The plan in the making.
@@ -35,5 +35,5 @@ def leaves_no_way_out(draft: Draft, name: str) -> bool:
 
 
 def _outside(draft: Draft, own: Container) -> set[str]:
-    """The networks that may have a way out, those included that this node does not see."""
+    """Return the networks that may have a route out, those included that this node does not see."""
     return {name for name in own.endpoints if name not in draft.known or not draft.known[name].internal}
