@@ -259,10 +259,8 @@ class Reconciler:
         conditions = tuple(map(self._failures.explained, planned.conditions))
         warnings = planned.warnings
         if self._ledger.problem:
-            warnings += (
-                "the ownership record cannot be used, and nothing that an earlier process attached is detached: "
-                f"{self._ledger.problem}",
-            )
+            consequence = "nothing that an earlier process attached is detached"
+            warnings += (f"the ownership record cannot be used, and {consequence}: {self._ledger.problem}",)
         return replace(planned, conditions=conditions, warnings=warnings)
 
 
