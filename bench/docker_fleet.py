@@ -3,9 +3,12 @@
 How soon all are attached, what the gateway costs when idle, and how soon a new container is served: after its start,
 a recreate, a kill of the engine, and without any event.
 
-Usage: python bench/docker_fleet.py [CONTAINERS] [KILLS]     as root; starts an engine of its own
+Usage: python bench/docker_fleet.py [CONTAINERS] [KILLS] [--projects N] [--per-project]
+
+It runs as root, and starts an engine of its own.
 """
 
+import argparse
 import os
 import statistics
 import sys
@@ -23,6 +26,23 @@ from test_docker import OPT_IN, Site
 IDLE = 60
 
 
+class Fleet(Site):
+    """A gateway with one overlay, or with one for each Compose project."""
+
+    per_project = False
+
+    def write(self, docker: str = "", backend: str = "", host: str | None = None) -> None:
+        """Write the configuration."""
+        super().write(docker, backend, host)
+        if self.per_project:
+            path, one, each = self.folder / "gateway.yaml", "{apps: {}}", "{apps: {per: project, driver: overlay}}"
+            path.write_text(path.read_text().replace(one, each))
+
+    def attachment(self, name: str) -> tuple[str, str | None] | None:
+        """How an attachment stands; while there is no project, the gateway has none to wait for."""
+        return super().attachment(name) or (("attached", None) if self.per_project else None)
+
+
 def cpu(pid: int) -> float:
     """Seconds of processor time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -31,35 +51,49 @@ def cpu(pid: int) -> float:
 
 def main() -> None:
     """Run and print."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 300
-    kills = int(sys.argv[2]) if len(sys.argv) > 2 else 20
+    parser = argparse.ArgumentParser()
+    parser.add_argument("containers", type=int, nargs="?", default=300)
+    parser.add_argument("kills", type=int, nargs="?", default=20)
+    parser.add_argument("--projects", type=int, default=0, help="spread the containers over so many Compose projects")
+    parser.add_argument("--per-project", action="store_true", help="a network for each project")
+    given = parser.parse_args()
+    if given.per_project and not given.projects:
+        parser.error("--per-project needs --projects")
     with tempfile.TemporaryDirectory(prefix="gateway-fleet-") as folder:
         engine = Engine(Path(folder) / "engine").start()
         try:
             engine.load_busybox()
             engine.load_host()
             engine.docker("swarm", "init", "--advertise-addr", "127.0.0.1")
-            site = Site(engine, Path(folder))
+            site = Fleet(engine, Path(folder))
+            site.per_project = given.per_project
             site.start()
-            fleet(engine, site, count)
+            fleet(engine, site, given.containers, given.projects)
             started(engine, site)
-            killed(engine, site, kills)
+            killed(engine, site, given.kills)
             deaf(engine, site, Path(folder))
         finally:
             engine.stop()
 
 
-def fleet(engine: Engine, site: Site, count: int) -> None:
+def fleet(engine: Engine, site: Fleet, count: int, projects: int) -> None:
     """Start so many containers, and wait until all are attached."""
+
+    def run(at: int) -> None:
+        project = ("--label", f"com.docker.compose.project=p{at % projects}") if projects else ()
+        engine.run(f"c{at}", *OPT_IN, *project)
+
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda at: engine.run(f"c{at}", *OPT_IN), range(count)))
+        list(pool.map(run, range(count)))
     started = time.monotonic()
+    own = min(count, projects) if site.per_project else 1
 
     def attached() -> int:
         return sum(each["state"] == "attached" for each in site.get("/api/v1/plan")["attachments"])
 
-    site.wait(lambda: attached() == count + 1, timeout=300)
-    print(f"{count} containers: all attached {time.monotonic() - started:.1f} s after the last was started")
+    site.wait(lambda: attached() == count + own, timeout=300)
+    took = time.monotonic() - started
+    print(f"{count} containers, networks: {own}: all attached {took:.1f} s after the last was started")
     pid = int(engine.inspect("gateway")["State"]["Pid"])
     time.sleep(5)
     writes, before, since = site.get("/api/v1/status")["docker"]["writes"], cpu(pid), time.monotonic()

@@ -94,13 +94,18 @@ class Engine:
         """
         await self._request("_ping", versioned=False)
 
-    async def get(self, path: str, **params: Any) -> Any:
+    async def get(self, path: str, *, versioned: bool = True, **params: Any) -> Any:
         """Return the answer to a GET.
+
+        Args:
+            path: Below the version that is agreed.
+            versioned: With false, the path says the version itself.
+            params: The query.
 
         Raises:
             EngineError: With the engine's words.
         """
-        return await self._request(path, params=params)
+        return await self._request(path, params=params, versioned=versioned)
 
     async def post(self, path: str, body: Any = None, **params: Any) -> Any:
         """Return the answer to a POST.
@@ -163,6 +168,26 @@ class Engine:
                 return json.loads(text) if is_json and text else text
         except EXPECTED as error:
             raise explain(error) from error
+
+
+async def needed(engine: Engine, path: str, *, versioned: bool = True) -> Any:
+    """Return the answer to a GET that a filter may refuse, and without which nothing is known.
+
+    Args:
+        engine: The engine.
+        path: See `Engine.get`.
+        versioned: See `Engine.get`.
+
+    Raises:
+        EngineError: It did not answer, or a filter refuses the request.
+    """
+    try:
+        return await engine.get(path, versioned=versioned)
+    except EngineError as trouble:
+        if trouble.kind is Kind.FORBIDDEN:
+            message = f"{path} is refused ({trouble}): the proxy before the engine must allow it"
+            raise EngineError(trouble.kind, message) from trouble
+        raise
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """What answers at the Docker API: Docker Engine, or Podman, which answers some requests in its own way. Pure."""
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ class Flavour:
         lists_aliases: Whether its list of containers gives aliases, and an inspection is needed for the network mode;
             with Docker it is the other way round.
         inspection: What goes before the path of an inspection that gives a container's capabilities.
+        ranges: The path, with an API version, of a list of networks with the ranges that containers get addresses
+            from; empty: the usual list has them.
         leaves_failed_connects: Whether a container counts as connected to a network after that failed.
     """
 
@@ -26,6 +29,7 @@ class Flavour:
     has_swarm: bool = True
     lists_aliases: bool = False
     inspection: str = ""
+    ranges: str = ""
     leaves_failed_connects: bool = False
 
     def left(self, event: Mapping[str, Any]) -> str:
@@ -48,6 +52,7 @@ PODMAN = Flavour(
     has_swarm=False,
     lists_aliases=True,
     inspection="libpod/",
+    ranges="v4.0.0/libpod/networks/json",
     leaves_failed_connects=True,
 )
 _COMPONENT = "Podman Engine"
@@ -61,3 +66,20 @@ def flavour(version: Mapping[str, Any]) -> Flavour:
     """
     components = version.get("Components") or ()
     return PODMAN if any(each.get("Name") == _COMPONENT for each in components) else DOCKER
+
+
+def lease_ranges(network: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the ranges that Podman gives a network's addresses from; each is the smallest CIDR block that holds one.
+
+    Args:
+        network: An item of the list at `Flavour.ranges`.
+    """
+    found = []
+    for each in network.get("subnets") or ():
+        if lease := each.get("lease_range"):
+            subnet = ipaddress.ip_network(each["subnet"], strict=False)
+            first = ipaddress.ip_address(lease.get("start_ip") or subnet[0])
+            last = ipaddress.ip_address(lease.get("end_ip") or subnet[-1])
+            bits = subnet.max_prefixlen - (int(first) ^ int(last)).bit_length()
+            found.append(str(ipaddress.ip_network(f"{first}/{bits}", strict=False)))
+    return tuple(found)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.docker.engine import Engine
+from gateway.docker.engine import Engine, needed
 from gateway.docker.exposure import can_spoof
 from gateway.docker.names import hostname_of, hosts_of
 from gateway.docker.trouble import EngineError, Kind
@@ -67,13 +67,10 @@ class Inspections:
         """
         path = f"{engine.flavour.inspection}containers/{container}/json"
         try:
-            found = await engine.get(path)
+            found = await needed(engine, path)
         except EngineError as trouble:
             if trouble.kind is Kind.NOT_FOUND:
                 return None
-            if trouble.kind is Kind.FORBIDDEN:
-                message = f"{path} is refused ({trouble}): the proxy before the engine must allow it"
-                raise EngineError(trouble.kind, message) from trouble
             raise
         host: Mapping[str, Any] = found.get("HostConfig") or {}
         self._found[container] = Inspection(

@@ -5,12 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.docker import answers
-from gateway.docker.engine import Engine, has_gateway_priority
+from gateway.docker.engine import Engine, has_gateway_priority, needed
+from gateway.docker.flavour import lease_ranges
 from gateway.docker.grants import granted
 from gateway.docker.images import Images
 from gateway.docker.inspections import Inspections
 from gateway.docker.labels import MANAGED_BY, by_rules
-from gateway.docker.model import RUNNING, TASK_LABEL, Container, EndpointInfo, Observed, Service, Swarm
+from gateway.docker.model import RUNNING, TASK_LABEL, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.names import WITHOUT_NAMES
 from gateway.docker.options import DockerOptions
 from gateway.docker.own_id import own_id
@@ -58,7 +59,7 @@ class Observer:
             if swarm.manager:
                 found = await engine.get(f"nodes/{node}")
                 swarm = Swarm(active=True, manager=True, leader=bool(found.get("ManagerStatus", {}).get("Leader")))
-            networks = tuple(answers.network(each) for each in await engine.get("networks"))
+            networks = await _networks(engine)
             mark = f"{self._options.label_prefix}.{MANAGED_BY}"
             ours = {each.name for each in networks if mark in each.labels}
             self._matter = {*self._options.networks, *self._known(), *ours}
@@ -199,3 +200,11 @@ class Observer:
             return None
         known = self._inspections.aliases(each.get("EndpointID") or "")
         return known if known is not None else frozenset(each.get("Aliases") or ())
+
+
+async def _networks(engine: Engine) -> tuple[NetworkInfo, ...]:
+    found = tuple(answers.network(each) for each in await engine.get("networks"))
+    if not engine.flavour.ranges:
+        return found
+    ranges = {each["id"]: lease_ranges(each) for each in await needed(engine, engine.flavour.ranges, versioned=False)}
+    return tuple(replace(each, ip_ranges=ranges.get(each.id, ())) for each in found)

@@ -128,9 +128,13 @@ class Desired:
         """The networks by the names that the configuration, labels and rules use."""
         return self.configured or self.options.networks
 
+    def called(self, name: str) -> str:
+        """Return a network's name in the configuration; where it has none there, its own."""
+        return configured_as(self.networks, name) or name
+
     def network(self, name: str) -> NetworkOptions:
         """Return the options of a network, by its own name or that in the configuration."""
-        return self.networks[configured_as(self.networks, name) or name]
+        return self.networks[self.called(name)]
 
     @property
     def mark(self) -> str:

@@ -72,6 +72,9 @@ _BLOCKED = [
      Blocked.IP_EXHAUSTED),
     (re.compile(r"address pools have been fully subnetted", re.IGNORECASE), Blocked.IP_EXHAUSTED),
     (re.compile(r"address already in use|no configured subnet", re.IGNORECASE), Blocked.ADDRESS_REFUSED),
+    # Podman's words:
+    (re.compile(r"ip address \S+ is already allocated|static ip \S+ not in any subnet", re.IGNORECASE),
+     Blocked.ADDRESS_REFUSED),
     (re.compile(r"not manually attachable|not attachable", re.IGNORECASE), Blocked.NOT_ATTACHABLE),
     (re.compile(r"sharing network namespace|container sharing", re.IGNORECASE), Blocked.SHARED_NETWORK),
     (re.compile(r"host network", re.IGNORECASE), Blocked.HOST_NETWORK),

@@ -1,4 +1,4 @@
-"""Two engines in one swarm: a manager and a worker, each in a network namespace of its own, joined by a bridge."""
+"""Two engines, each in a network namespace of its own, joined by a bridge; and both in one swarm."""
 
 import contextlib
 import os
@@ -11,9 +11,9 @@ from netns import inside, run
 from pyroute2 import netns  # type: ignore[import-untyped]
 
 BRIDGE = "gw-swbr"
-"""Between the nodes, in the namespace `SPACES[0]`."""
+"""Between the engines, in the namespace `SPACES[0]`."""
 SPACES = [f"gw-{os.getpid()}-sw{number}" for number in range(3)]
-"""Namespaces: the middle, the manager's and the worker's; those of another run on this machine are others."""
+"""Namespaces: the middle, and those of the engines; those of another run on this machine are others."""
 
 
 def ip(*arguments: str) -> None:
@@ -22,8 +22,8 @@ def ip(*arguments: str) -> None:
 
 
 @contextlib.contextmanager
-def two_nodes(folder: Path) -> Iterator[tuple[Engine, Engine]]:
-    """The manager and the worker, until the block ends."""
+def two_engines(folder: Path) -> Iterator[tuple[Engine, Engine]]:
+    """Engines at 10.77.0.1 and 10.77.0.2, until the block ends."""
     engines: list[Engine] = []
     middle, *nodes = SPACES
     for space in SPACES:
@@ -50,11 +50,8 @@ def two_nodes(folder: Path) -> Iterator[tuple[Engine, Engine]]:
             engines.append(engine)
             engine.load_busybox()
             engine.load_host()
-        manager, worker = engines
-        manager.docker("swarm", "init", "--advertise-addr", "10.77.0.1")
-        token = manager.docker("swarm", "join-token", "-q", "worker").stdout.strip()
-        worker.docker("swarm", "join", "--token", token, "10.77.0.1:2377")
-        yield manager, worker
+        first, second = engines
+        yield first, second
     finally:
         for engine in reversed(engines):
             engine.docker("swarm", "leave", "--force", check=False)
@@ -62,3 +59,18 @@ def two_nodes(folder: Path) -> Iterator[tuple[Engine, Engine]]:
         for space in SPACES:
             with contextlib.suppress(subprocess.CalledProcessError):
                 ip("netns", "del", space)
+
+
+def join(manager: Engine, worker: Engine) -> None:
+    """Make one swarm of both engines."""
+    manager.docker("swarm", "init", "--advertise-addr", "10.77.0.1")
+    token = manager.docker("swarm", "join-token", "-q", "worker").stdout.strip()
+    worker.docker("swarm", "join", "--token", token, "10.77.0.1:2377")
+
+
+@contextlib.contextmanager
+def two_nodes(folder: Path) -> Iterator[tuple[Engine, Engine]]:
+    """The manager and the worker of a swarm, until the block ends."""
+    with two_engines(folder) as (manager, worker):
+        join(manager, worker)
+        yield manager, worker

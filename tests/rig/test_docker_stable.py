@@ -114,17 +114,17 @@ def networks(site: Site, options: str) -> None:
 
 def test_a_configured_address_is_taken_or_none(site: Site) -> None:
     engine = site.engine
-    networks(site, "subnet: 10.90.0.0/24, ip_range: 10.90.0.128/25, address: 10.90.0.9")
+    networks(site, "subnet: 10.96.0.0/24, ip_range: 10.96.0.128/25, address: 10.96.0.9")
     engine.run_gateway("gateway", site.folder, "--network", "far")
     site.wait(lambda: site.attachment("gateway") == ("attached", None))
-    assert address(engine, "gateway") == "10.90.0.9"
+    assert address(engine, "gateway") == "10.96.0.9"
     engine.docker("rm", "-f", "gateway")
-    engine.run("intruder", "--network", "apps", "--ip", "10.90.0.9")
+    engine.run("intruder", "--network", "apps", "--ip", "10.96.0.9")
     engine.run_gateway("gateway", site.folder, "--network", "far")
     site.wait(lambda: site.attachment("gateway") == ("blocked", "address_refused"))
     engine.docker("rm", "-f", "intruder")
     site.wait(lambda: site.attachment("gateway") == ("attached", None))
-    assert address(engine, "gateway") == "10.90.0.9"
+    assert address(engine, "gateway") == "10.96.0.9"
 
 
 def test_a_network_of_before_stays_and_is_replaced_as_the_docs_say(site: Site) -> None:

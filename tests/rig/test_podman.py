@@ -31,12 +31,18 @@ from test_docker import (
     test_volumes_are_made_kept_and_never_taken_from_others,
     test_without_any_event_everything_is_found_within_35_seconds,
 )
+from test_docker_stable import (
+    test_a_configured_address_is_taken_or_none,
+    test_an_address_that_is_taken_is_followed_by_the_next_one_and_that_one_stays,
+)
 
 from gateway.demo.process import find
 
 __all__ = [
     "site",
+    "test_a_configured_address_is_taken_or_none",
     "test_a_labelled_container_reaches_backends_by_name_and_again_after_whatever_happens",
+    "test_an_address_that_is_taken_is_followed_by_the_next_one_and_that_one_stays",
     "test_an_alias_is_shared_within_one_project_only_and_who_could_pass_for_others_is_told",
     "test_an_attachment_ends_with_its_policy_and_a_foreign_one_never",
     "test_an_engine_behind_a_tunnel",
@@ -161,7 +167,7 @@ def test_a_pod_is_attached_by_its_infra_container_and_host_names_are_left_alone(
     # Podman calls a container by its host name on each network, and a pod by its own.
     for name in ("shop-infra", "named"):
         site.wait(lambda name=name: site.attachment(name) == ("attached", None))  # type: ignore[misc]
-    assert site.attachment("web") == ("attached", None)  # as the container whose network it uses
+    site.wait(lambda: site.attachment("web") == ("attached", None))
 
 
 def test_without_root(rig_folder: Path) -> None:

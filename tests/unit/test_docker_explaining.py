@@ -139,6 +139,17 @@ def test_each_cause_is_named_with_what_to_do(
     assert bool(found.remedy) == bool(remedy), found
 
 
+@pytest.mark.parametrize("on_conflict", ["warn", "refuse"])
+def test_remedies_name_networks_of_projects_as_the_configuration_does(on_conflict: str) -> None:
+    there = {"apps-shop": endpoint(MARK), **ON_SHOP} if on_conflict == "warn" else ON_SHOP
+    web = container("web", labels={**OPT_IN, "com.docker.compose.project": "shop"}, endpoints=there)
+    options = {"networks": {"apps": NetworkOptions(per="project")}, "on_name_conflict": on_conflict}
+    own = replace(GATEWAY, endpoints={"apps-shop": endpoint("orders", "media", MARK)})
+    found = verdict(web, CLASH, own=own, options=options)
+    assert "network apps-shop" in found.why
+    assert "docker.networks.apps.backends" in found.remedy
+
+
 def test_a_container_is_found_by_name_or_by_the_beginning_of_its_id() -> None:
     one, two = replace(ATTACHED, id="abc1", name="abc2"), replace(ATTACHED, id="abc2", name="two")
     observed = Observed((one, two))

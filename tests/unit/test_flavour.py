@@ -8,7 +8,7 @@ import pytest
 from gateway.docker.act import act
 from gateway.docker.engine import Engine
 from gateway.docker.exposure import can_spoof
-from gateway.docker.flavour import DOCKER, PODMAN, Flavour, flavour
+from gateway.docker.flavour import DOCKER, PODMAN, Flavour, flavour, lease_ranges
 from gateway.docker.model import Container, Observed
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import Action, Desired, Verb
@@ -77,6 +77,22 @@ def test_who_left_a_network() -> None:
     assert DOCKER.left({"Actor": {"ID": "network", "Attributes": {"container": "c", "name": "apps"}}}) == "c"
     assert PODMAN.left({"Actor": {"ID": "c", "Attributes": {"name": "web", "network": "apps"}}}) == "c"
     assert DOCKER.left({}) == PODMAN.left({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("lease", "expected"),
+    [
+        ({"start_ip": "10.95.0.129", "end_ip": "10.95.0.255"}, ("10.95.0.128/25",)),  # of --ip-range 10.95.0.128/25
+        ({"start_ip": "10.95.0.129"}, ("10.95.0.128/25",)),
+        ({"end_ip": "10.95.0.100"}, ("10.95.0.0/25",)),
+        ({"start_ip": "10.95.0.100", "end_ip": "10.95.0.200"}, ("10.95.0.0/24",)),
+        (None, ()),
+    ],
+)
+def test_podman_says_where_containers_get_addresses_from(
+    lease: dict[str, str] | None, expected: tuple[str, ...]
+) -> None:
+    assert lease_ranges({"subnets": [{"subnet": "10.95.0.0/24", "lease_range": lease}]}) == expected
 
 
 def test_podman_says_which_capabilities_a_container_has() -> None:

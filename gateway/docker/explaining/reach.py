@@ -45,7 +45,7 @@ def _served(subject: Subject, fact: BackendFact, network: str, base: Container) 
     if shadow is not None:
         remedy = (
             f"rename backend {fact.name} or the other one, or keep the backend off network {shadow.network}"
-            f" (docker.networks.{shadow.network}.backends)"
+            f" (docker.networks.{subject.desired.called(shadow.network)}.backends)"
         )
         return Reached(fact.name, "maybe", network, f"{shadow}: it reaches one of them by that name", remedy)
     return Reached(fact.name, "yes", network, f"by the name {fact.name}; the backend is {fact.state}")

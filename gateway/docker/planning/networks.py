@@ -11,7 +11,7 @@ from gateway.docker.options import NetworkOptions, Subnet
 from gateway.docker.plan import Action, Verb
 from gateway.docker.planning.differences import differing
 from gateway.docker.planning.draft import Draft
-from gateway.docker.projects import PROJECT_BITS, configured_as
+from gateway.docker.projects import PROJECT_BITS
 
 _POOL = ipaddress.ip_network("10.201.0.0/16")
 _SUBNET_BITS = 22
@@ -85,7 +85,7 @@ def _network(draft: Draft, name: str, options: NetworkOptions) -> None:
         return
     subnet, ranges = _subnet(draft, options)
     if subnet is None:
-        fix = f"set docker.networks.{configured_as(draft.desired.networks, name)}.subnet to a"
+        fix = f"set docker.networks.{draft.desired.called(name)}.subnet to a"
         draft.without_range[name] = f"every {ranges} is taken: {fix} {'wider' if options.per else 'free'} range"
         draft.warnings.append(f"network {name}: {draft.without_range[name]}")
         return

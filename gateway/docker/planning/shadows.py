@@ -51,7 +51,8 @@ def _noted(draft: Draft, found: list[Shadow], *, refusable: bool = True) -> str:
         return ""
     draft.shadows += found
     conflicts = "; ".join(map(str, found))
-    remedy = f"rename one of them, or keep the backend off the network (docker.networks.{found[0].network}.backends)"
+    network = draft.desired.called(found[0].network)
+    remedy = f"rename one of them, or keep the backend off the network (docker.networks.{network}.backends)"
     refused = refusable and draft.options.on_name_conflict == "refuse"
     if not refused:
         draft.warnings.append(
