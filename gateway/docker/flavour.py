@@ -18,6 +18,8 @@ class Flavour:
             with Docker it is the other way round.
         inspection: What goes before the path of an inspection that gives a container's capabilities.
         leaves_failed_connects: Whether a container counts as connected to a network after that failed.
+        command: Its command line client, for messages.
+        way_out: Its own network with a way out, for messages.
     """
 
     name: str
@@ -27,6 +29,8 @@ class Flavour:
     lists_aliases: bool = False
     inspection: str = ""
     leaves_failed_connects: bool = False
+    command: str = "docker"
+    way_out: str = "bridge"
 
     def left(self, event: Mapping[str, Any]) -> str:
         """The ID of the container that left a network.
@@ -49,6 +53,8 @@ PODMAN = Flavour(
     lists_aliases=True,
     inspection="libpod/",
     leaves_failed_connects=True,
+    command="podman",
+    way_out="podman",
 )
 _COMPONENT = "Podman Engine"
 

@@ -16,6 +16,7 @@ _TRUE = {"true", "1", "yes", "on"}
 _FALSE = {"false", "0", "no", "off", ""}
 _CLOSE = 0.75
 """How alike an unknown label and a known one are when it is a slip of the pen."""
+_LONGEST_SLIP = 2 * max(map(len, KEYS))
 ALIAS = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE)
 """A host name's label (RFC 1123, section 2.1); Docker takes dots, too, which nobody resolves."""
 
@@ -104,7 +105,9 @@ def _ours(labels: Mapping[str, str], prefix: str) -> dict[str, str]:
 def _mistakes(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> Iterator[str]:
     """What is wrong with keys and with `enable`; where it takes no part, another program may use the prefix."""
     for key in sorted(mine.keys() - KEYS):
-        close = difflib.get_close_matches(key.lower().replace("_", "-"), KEYS, n=1, cutoff=_CLOSE)
+        # A long one is like none, and as long as whoever wrote it likes.
+        slip = key.lower().replace("_", "-") if len(key) <= _LONGEST_SLIP else ""
+        close = difflib.get_close_matches(slip, KEYS, n=1, cutoff=_CLOSE)
         if close or takes_part:
             hint = f": did you mean {prefix}.{close[0]}?" if close else ""
             yield f"unknown label {prefix}.{key}{hint}"
@@ -165,8 +168,8 @@ def only_granted(wish: Wish, given: Granted | None, closed: Collection[str]) -> 
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """The items of a comma-separated list."""
-    return tuple(item.strip() for item in text.split(",") if item.strip())
+    """The items of a comma-separated list, each once."""
+    return tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
 
 
 def _has(labels: Mapping[str, str], wanted: str) -> bool:

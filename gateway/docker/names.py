@@ -109,8 +109,11 @@ class Names:
         for place in elsewhere:
             if place == network or place in WITHOUT_NAMES:
                 continue
-            for name, others in self._holders.get(place, {}).items():
-                ours = there.get(name, {})
+            held = self._holders.get(place, {})
+            # Each costs as much as the smaller of both sides: a container may have thousands of aliases.
+            both = [held.keys() & each for each in (there.keys(), who.aliases, set(backends))]
+            for name in sorted(set().union(*both)):
+                others, ours = held[name], there.get(name, {})
                 if name in who.aliases:
                     ours = {**ours, who.id: "an alias that it asks for"}
                 if name in backends:

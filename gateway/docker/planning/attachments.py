@@ -133,7 +133,7 @@ def _keep(
         _stale(draft, container, name, free, ours=ours)
         return
     if name in draft.creatable and container.state not in RUNNING:
-        _tell(draft, container, name, Standing.DRIFTED, None, without_network(container, name, ours=ours))
+        _tell(draft, container, name, Standing.DRIFTED, None, without_network(draft, container, name, ours=ours))
         return
     missing = [alias for alias in free if endpoint.aliases is not None and alias not in endpoint.aliases]
     beyond = (
@@ -307,7 +307,7 @@ def _promise(draft: Draft, container: Container, name: str, aliases: tuple[str, 
 
 def _stale(draft: Draft, container: Container, name: str, aliases: tuple[str, ...], *, ours: bool) -> None:
     """It was on another network of that name, which is gone: it could not even be started."""
-    _tell(draft, container, name, Standing.DRIFTED, None, without_network(container, name, ours=ours))
+    _tell(draft, container, name, Standing.DRIFTED, None, without_network(draft, container, name, ours=ours))
     if ours:
         _promise(draft, container, name, aliases)
         again = (*aliases, draft.desired.mark)

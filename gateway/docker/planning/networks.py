@@ -121,7 +121,7 @@ def _pools(draft: Draft, options: NetworkOptions, subnet: str) -> list[dict[str,
 
 def _warnings(draft: Draft, options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
     """What an existing network is not, and how to keep or replace it, since nobody can edit it."""
-    ours = draft.is_ours(there.labels)
+    ours, command = draft.is_ours(there.labels), draft.observed.flavour.command
     for differs, keep in _differences(draft, options, there, ours=ours):
         if ours:
             draft.outdated.add(there.name)
@@ -130,7 +130,7 @@ def _warnings(draft: Draft, options: NetworkOptions, there: NetworkInfo) -> Iter
             yield (
                 f"network {there.name}: {differs}: set {keep} to keep it; to replace it, {first}give it another name "
                 "in docker.networks: the gateway creates that, moves containers to it and removes this one; or "
-                f"disconnect every container, the gateway's last, and run docker network rm {there.name}"
+                f"disconnect every container, the gateway's last, and run {command} network rm {there.name}"
             )
         else:
             yield (

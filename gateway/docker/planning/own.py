@@ -1,10 +1,11 @@
 """The gateway's own address on each network, and what endangers it."""
 
+import shlex
 from collections.abc import Iterator
 
 from gateway.docker.addresses import choose, protected
 from gateway.docker.model import RUNNING, Container, EndpointInfo, NetworkInfo, Observed
-from gateway.docker.plan import Action, Desired, Standing, Verb, carried
+from gateway.docker.plan import OWNER_ALIAS, Action, Desired, Standing, Verb, carried
 from gateway.docker.planning.draft import Draft
 
 _FIX = 'docs/docker.md, "The gateway\'s address", says how to give the network one'
@@ -52,10 +53,11 @@ def other_address(draft: Draft, name: str, endpoint: EndpointInfo) -> str:
     return f"the engine may give its address {', '.join(loose)} to another container" if loose else ""
 
 
-def without_network(container: Container, name: str, *, ours: bool) -> str:
+def without_network(draft: Draft, container: Container, name: str, *, ours: bool) -> str:
     """Say what becomes of a stopped container whose network was removed, as by `docker network prune`.
 
     Args:
+        draft: The plan in the making.
         container: Which.
         name: The network's.
         ours: Whether the gateway attached it, and so does it again.
@@ -63,8 +65,11 @@ def without_network(container: Container, name: str, *, ours: bool) -> str:
     told = "it was attached to a network of that name that is gone, and cannot start"
     if ours:
         return f"{told} until the gateway attaches it again"
-    who = container.name
-    return f"{told}: docker network disconnect {name} {who} && docker network connect {name} {who}, or recreate it"
+    who, network = container.name, f"{draft.observed.flavour.command} network"
+    known = {container.id[:12], container.name, *container.given_names}
+    aliases = (container.endpoints[name].aliases or frozenset()) - known
+    options = "".join(f"--alias {shlex.quote(each)} " for each in sorted(aliases))
+    return f"{told}: {network} disconnect {name} {who} && {network} connect {options}{name} {who}, or recreate it"
 
 
 def reattach_stopped_gateway(draft: Draft) -> None:
@@ -81,8 +86,8 @@ def reattach_stopped_gateway(draft: Draft) -> None:
             if not ours or container.state in RUNNING or not (missing or stale):
                 continue
             told = (
-                f"it is the gateway's, its network is gone, and it cannot start: docker network disconnect {name}"
-                f" {container.name}, or gateway apply"
+                f"it is the gateway's, its network is gone, and it cannot start: {draft.observed.flavour.command}"
+                f" network disconnect {name} {container.name}, or gateway apply"
             )
             draft.tell(container.name, container.id, name, Standing.DRIFTED, None, told)
             if there is not None:
@@ -102,6 +107,7 @@ def address_warnings(draft: Draft) -> Iterator[str]:
         network = draft.known.get(name)
         if network is None or own is None or own.is_task:  # the engine gives no service a fixed address
             continue
+        yield from _taken(draft, own, name)
         endpoint = own.endpoints.get(name)
         if options.address is not None:
             if not protected(network, str(options.address)):
@@ -122,6 +128,21 @@ def address_warnings(draft: Draft) -> Iterator[str]:
                     f" the engine may give to another container: {_outside(network)}, or leave the attachment to"
                     " the gateway"
                 )
+
+
+def _taken(draft: Draft, own: Container, name: str) -> Iterator[str]:
+    """Give a line for each container with an address that the gateway asked for, and did not get."""
+    for container in draft.observed.containers:
+        endpoint = container.endpoints.get(name)
+        if endpoint is None or container.id == own.id:
+            continue
+        got = sorted(draft.desired.refused.get(name, frozenset()).intersection(endpoint.addresses))
+        # Gateways give way to each other: that one had it first.
+        if got and not any(each.startswith(OWNER_ALIAS) for each in endpoint.aliases or ()):
+            yield (
+                f"network {name}: container {container.name} has {', '.join(got)}, for which the gateway asked:"
+                " clients that remember it as the gateway's address reach that container: give it another address"
+            )
 
 
 def is_namesake(draft: Draft, container: Container) -> bool:

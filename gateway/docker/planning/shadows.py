@@ -8,6 +8,10 @@ from gateway.docker.plan import Shadow
 from gateway.docker.planning.draft import Draft
 
 
+_MOST = 5
+"""Names in one message."""
+
+
 def container_shadows(draft: Draft, container: Container, network: str, aliases: Iterable[str]) -> str:
     """Note the names of a container with two meanings; gives why it must not be attached, empty: it may."""
     own = container.id == draft.observed.own
@@ -50,7 +54,8 @@ def _noted(draft: Draft, found: list[Shadow], *, refusable: bool = True) -> str:
     if not found:
         return ""
     draft.shadows += found
-    told = "; ".join(map(str, found))
+    told = "; ".join(map(str, found[:_MOST]))
+    told += f"; and {len(found) - _MOST} more names" if len(found) > _MOST else ""
     remedy = f"rename one of them, or keep the backend off the network (docker.networks.{found[0].network}.backends)"
     refused = refusable and draft.options.on_name_conflict == "refuse"
     if not refused:
