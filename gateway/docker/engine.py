@@ -137,19 +137,29 @@ class Engine:
         forever = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT)
         try:
             async with self._docker._query("events", params=params, timeout=forever) as response:  # noqa: SLF001
-                while True:
-                    try:
-                        async with asyncio.timeout(PING_EVERY):
-                            line = await response.content.readline()
-                    except TimeoutError:
-                        await self.ping()
-                        continue
-                    if not line:
-                        return
-                    if line.strip():
-                        yield json.loads(line)
+                async for line in self._lines(response.content):
+                    yield json.loads(line)
         except EXPECTED as error:
             raise explain(error) from error
+
+    async def _lines(self, content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+        """Give each line of a stream; aiohttp bounds lines, and an event has all labels of its container."""
+        pending = bytearray()
+        while True:
+            try:
+                async with asyncio.timeout(PING_EVERY):
+                    chunk = await content.readany()
+            except TimeoutError:
+                await self.ping()
+                continue
+            if not chunk:
+                return
+            pending += chunk
+            if b"\n" in chunk:
+                *lines, rest = bytes(pending).split(b"\n")
+                pending = bytearray(rest)
+                for line in filter(bytes.strip, lines):
+                    yield line
 
     async def _request(
         self, path: str, method: str = "GET", *, body: Any = None, params: Any = None, versioned: bool = True

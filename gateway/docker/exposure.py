@@ -88,4 +88,4 @@ def spoofing(desired: Desired, observed: Observed) -> Iterator[str]:
 
 def _is_gateway(desired: Desired, observed: Observed, container: Container) -> bool:
     """Return whether it is the gateway's container: `audit` may run in none, and recognizes it by its aliases."""
-    return container.id == observed.own or any(map(desired.is_gateway, container.endpoints.values()))
+    return container.id == observed.own or desired.is_gateway(container)

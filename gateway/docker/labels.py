@@ -16,6 +16,8 @@ _TRUE = {"true", "1", "yes", "on"}
 _FALSE = {"false", "0", "no", "off", ""}
 _CLOSE = 0.75
 """How similar an unknown label and a known one are for a suggestion."""
+_LONGEST_SLIP = 2 * max(map(len, KEYS))
+"""Characters of a key for which a known one is suggested."""
 ALIAS = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE)
 """A host name's label (RFC 1123, section 2.1); Docker also accepts dots, with which names do not resolve."""
 
@@ -104,7 +106,9 @@ def _ours(labels: Mapping[str, str], prefix: str) -> dict[str, str]:
 def _mistakes(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> Iterator[str]:
     """Yield mistakes in keys and in `enable`; without opt-in, another program may use the prefix."""
     for key in sorted(mine.keys() - KEYS):
-        close = difflib.get_close_matches(key.lower().replace("_", "-"), KEYS, n=1, cutoff=_CLOSE)
+        # Comparing takes time that grows with the length, and whoever starts a container chooses it.
+        slip = key.lower().replace("_", "-") if len(key) <= _LONGEST_SLIP else ""
+        close = difflib.get_close_matches(slip, KEYS, n=1, cutoff=_CLOSE)
         if close or takes_part:
             hint = f": did you mean {prefix}.{close[0]}?" if close else ""
             yield f"unknown label {prefix}.{key}{hint}"
@@ -171,8 +175,8 @@ def only_granted(request: Request, given: Granted | None, closed: Collection[str
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """Return the items of a comma-separated list."""
-    return tuple(item.strip() for item in text.split(",") if item.strip())
+    """Return the items of a comma-separated list, each once."""
+    return tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
 
 
 def _has(labels: Mapping[str, str], wanted: str) -> bool:

@@ -1,12 +1,15 @@
 """The ownership record: the endpoints that the gateway made, in a file that is written before each attachment."""
 
 import contextlib
+import ipaddress
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 FILE = "docker.json"
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading a file with other contents raises."""
 
 
 class Ledger:
@@ -29,7 +32,7 @@ class Ledger:
             self.adopting = False
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, *_UNREADABLE) as error:
             self.adopting = False
             self.problem = f"{self._path}: {error}"
             with contextlib.suppress(OSError):  # for whoever wants to repair it
@@ -39,11 +42,14 @@ class Ledger:
         written = json.loads(self._path.read_text())
         endpoints = {(str(container), str(network)) for container, network in written["endpoints"]}
         addresses = written.get("addresses", {})  # absent: an earlier version wrote it
-        return endpoints, {str(name): tuple(map(str, each)) for name, each in addresses.items()}
+        return endpoints, {
+            str(name): tuple(str(ipaddress.ip_address(address)) for address in each)
+            for name, each in addresses.items()
+        }
 
     def _merge(self) -> None:
         """Add what another process, such as `gateway apply`, has written since."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        with contextlib.suppress(OSError, *_UNREADABLE):
             self._endpoints |= self._read()[0]
 
     @property

@@ -78,7 +78,7 @@ class Names:
             if container.id == observed.own:
                 own_service = container.labels.get(SWARM_SERVICE, "")
             for network, endpoint in container.endpoints.items():
-                self._add(network, called(container, endpoint), self._holder(container, endpoint))
+                self._add(network, called(container, endpoint), self._holder(container))
         networks = {each.id: each.name for each in observed.networks}
         for service in observed.services:
             holder = (service.id, f"service {service.name}")
@@ -109,8 +109,11 @@ class Names:
         for place in elsewhere:
             if place == network or place in WITHOUT_NAMES:
                 continue
-            for name, others in self._holders.get(place, {}).items():
-                ours = there.get(name, {})
+            held = self._holders.get(place, {})
+            # Each costs as much as the smaller of both sides: a container may have thousands of aliases.
+            both = [held.keys() & each for each in (there.keys(), who.aliases, set(backends))]
+            for name in sorted(set().union(*both)):
+                others, ours = held[name], there.get(name, {})
                 if name in who.aliases:
                     ours = {**ours, who.id: "an alias that it asks for"}
                 if name in backends:
@@ -120,8 +123,9 @@ class Names:
                 if what is not None:
                     yield Shadow(who.title, network, name, what, f"{min(others.values())} on network {place}")
 
-    def _holder(self, container: Container, endpoint: EndpointInfo) -> tuple[str, str]:
-        if container.id == self._own or self._desired.is_gateway(endpoint):
+    def _holder(self, container: Container) -> tuple[str, str]:
+        # On its other networks, too, such a container is the same one.
+        if container.id == self._own or self._desired.is_gateway(container):
             return _GATEWAY, "the gateway"
         return container.id, f"container {container.name}"
 

@@ -98,7 +98,7 @@ class Observer:
     async def _container(self, engine: Engine, listed: Mapping[str, Any]) -> Container:
         networks = (listed.get("NetworkSettings") or {}).get("Networks") or {}
         mode, hostname = str((listed.get("HostConfig") or {}).get("NetworkMode", "")), ""
-        name = one_line(str(listed["Names"][0]).lstrip("/")) if listed.get("Names") else listed["Id"][:12]
+        name = _name(listed)
         labels, image_labels = await self._images.split_labels(engine, listed)
         if engine.flavour.lists_aliases:
             inspection = await self._inspections.once(engine, listed["Id"])
@@ -208,3 +208,10 @@ async def _networks(engine: Engine) -> tuple[NetworkInfo, ...]:
         return found
     ranges = {each["id"]: lease_ranges(each) for each in await needed(engine, engine.flavour.ranges, versioned=False)}
     return tuple(replace(each, ip_ranges=ranges.get(each.id, ())) for each in found)
+
+
+def _name(listed: Mapping[str, Any]) -> str:
+    """Return a container's own name; a container that links to it gives it another one, `/THAT/ALIAS`."""
+    names = [str(each).lstrip("/") for each in listed.get("Names") or ()]
+    own = next((each for each in names if "/" not in each), None) or next(iter(names), "")
+    return one_line(own) or str(listed["Id"])[:12]

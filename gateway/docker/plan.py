@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from gateway.backends.common.volume import VolumeSpec
-from gateway.docker.model import EndpointInfo, Observed
+from gateway.docker.model import Container, Observed
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.projects import configured_as
 from gateway.docker.trouble import Blocked
@@ -141,9 +141,12 @@ class Desired:
         """The alias of every endpoint that the gateway makes."""
         return OWNER_ALIAS + _NO_HOST_NAME.sub("-", self.instance.lower())[:_MARK_LENGTH]
 
-    def is_gateway(self, endpoint: EndpointInfo) -> bool:
-        """Return whether the endpoint is of this gateway's own container: it has the mark and a backend's name."""
-        return self.mark in endpoint.names and not endpoint.names.isdisjoint(map(str.lower, self.backends))
+    def is_gateway(self, container: Container) -> bool:
+        """Return whether a container is a gateway of this name: it has the mark and a backend's name on a network."""
+        backends = {each.lower() for each in self.backends}
+        return any(
+            self.mark in each.names and not backends.isdisjoint(each.names) for each in container.endpoints.values()
+        )
 
 
 @dataclass(frozen=True)

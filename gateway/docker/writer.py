@@ -111,7 +111,8 @@ class Writer:
             if trouble.kind in _UNCERTAIN:
                 self._brake.took(action.detaches, time.monotonic())
             self.count(action.verb, trouble)
-            if self.failures.failed(action, trouble, time.monotonic(), self._ledger.addresses):
+            is_new = self.failures.failed(action, trouble, time.monotonic(), self._ledger.addresses)
+            if is_new and self._news.admit(time.monotonic()):
                 log.warning("docker refused", extra={**extra, "reason": trouble.kind, "detail": str(trouble)})
             return False
         self._record(action, "ok")

@@ -12,6 +12,7 @@ from gateway.config import load
 from gateway.config.load import Sources
 from gateway.contracts import Secret
 from gateway.docker.addresses import choose, protected, range_for_others
+from gateway.docker.flavour import PODMAN
 from gateway.docker.ledger import Ledger
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
@@ -288,3 +289,19 @@ def test_stopped_apps_whose_network_was_pruned_are_not_called_attached() -> None
         (condition,) = plan(desired(), Observed((foreign,), network), ledger).conditions
         assert condition.state is Standing.DRIFTED
         assert "docker network disconnect apps web && docker network connect apps web" in condition.message
+        (condition,) = plan(desired(), Observed((web("web", "www", "a;b"),), network), ledger).conditions
+        assert "connect --alias 'a;b' --alias www apps web, or" in condition.message
+        podman = Observed((foreign,), network, flavour=PODMAN)
+        (condition,) = plan(desired(), podman, ledger).conditions
+        assert "podman network disconnect apps web && podman network connect apps web" in condition.message
+
+
+def test_a_container_that_has_the_address_of_the_gateway_is_named() -> None:
+    asked = choose(NET, "site-a")
+    wanted = replace(desired(), refused={"apps": frozenset(asked)})
+    own = Container("id-own", "gateway-1", "running", {}, "bridge", {})
+    for mark, named in ((), True), (("gw-owner-other",), False):
+        there = {"apps": EndpointInfo("n1", "e", asked, frozenset(mark))}
+        other = Container("id-evil", "evil", "running", {}, "bridge", there)
+        found = plan(wanted, Observed((own, other), (NET,), own="id-own"), frozenset()).warnings
+        assert any(f"container evil has {asked[0]}" in each for each in found) is named

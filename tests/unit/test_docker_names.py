@@ -383,3 +383,28 @@ async def test_names_are_learnt_where_they_matter_only(tmp_path: Path, asks: boo
     asked.clear()
     await reconciler.consider(engine)  # type: ignore[arg-type]
     assert [path for path in asked if path in pages] == []
+
+
+async def test_refusals_of_the_engine_are_bounded_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = FakeEngine(random.Random(1))
+    engine.add_network("apps", full=True)
+    for at in range(100):
+        engine.add_container(f"c{at}", OPT_IN)
+    reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
+    with caplog.at_level(logging.INFO):
+        await reconciler.cycle(engine)  # type: ignore[arg-type]
+    assert sum(reconciler.errors.values()) == 100
+    assert len([each for each in caplog.records if each.getMessage() == "docker refused"]) <= 60
+
+
+def test_a_message_about_many_names_is_bounded() -> None:
+    names = [f"n{at}" for at in range(300)]
+    other = container("other", endpoints={"apps": endpoint(*names)})
+    shop = container("shop-1", endpoints={"shop_default": endpoint(*names, network="n2")})
+    found = planned(WEB, other, shop)
+    (told,) = [each for each in found.warnings if each.startswith("web:")]
+    assert "and 295 more names" in told
+    assert len(told) < 1000
+    assert len(found.shadows) == 300

@@ -83,7 +83,7 @@ def test_only_what_is_on_a_network_of_the_swarm_is_told_and_not_what_has_ended()
 def test_a_report_about_anything_else_is_refused(told: Report, wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong):
         read(written(told), HERE, "127.0.0.2")
-    for line in (b"[]\n", b"{}\n", b"\xff\n", b'{"containers": [1]}\n'):
+    for line in (b"[]\n", b"{}\n", b"\xff\n", b'{"containers": [1]}\n', b"[" * 100_000 + b"\n"):
         with pytest.raises(ValueError, match="cannot be read"):
             read(line, HERE, "127.0.0.2")
 

@@ -643,3 +643,74 @@ def test_a_fleet_in_turmoil(monkeypatch: pytest.MonkeyPatch) -> None:
             max_examples=100, stateful_step_count=100, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
+
+
+class CountedEndpoints(dict[str, EndpointInfo]):
+    """Endpoints that count how often they are asked for."""
+
+    asked = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        CountedEndpoints.asked += 1
+        return super().get(key, default)
+
+
+def test_the_aliases_that_a_container_asks_for_cost_no_look_at_every_other_container_each() -> None:
+    there = [
+        container(f"c{at}", endpoints=CountedEndpoints(apps=EndpointInfo("n1", f"e{at}", ("10.0.0.2",), frozenset())))
+        for at in range(50)
+    ]
+    asked = []
+    for count in (1, 500):
+        CountedEndpoints.asked = 0
+        labels = {**OPT_IN, "gateway.aliases": ",".join(f"n{at}" for at in range(count))}
+        found = plan(desired(), Observed((*there, container(labels=labels)), (BRIDGE,)), NOTHING)
+        assert (Verb.CONNECT, "apps", "web") in made(found)
+        asked.append(CountedEndpoints.asked)
+    assert asked[0] == asked[1]
+
+
+@pytest.mark.parametrize("key", ["backends", "network"])
+def test_mistakes_in_the_labels_of_one_container_are_bounded_and_fit_for_a_terminal(key: str) -> None:
+    labels = {**OPT_IN, f"gateway.{key}": ",".join(f"n{at}" for at in range(500)), "gateway.x\n\x1b[31m": "y"}
+    found = plan(
+        desired(), Observed((container(labels=labels), container("z", labels={"gateway.enabled": ""}))), NOTHING
+    )
+    told = [each for each in found.warnings if each in found.mistakes]
+    assert len(told) < 30
+    assert any("more mistakes" in each for each in told)
+    assert all(each.isprintable() for each in told)
+    assert any(each.startswith("z: unknown label gateway.enabled") for each in told)
+
+
+def test_another_running_gateway_of_our_name_is_reported_and_never_detached() -> None:
+    own, other = (
+        container(name, labels={}, endpoints={"apps": endpoint("orders", "media", "gw-owner-site-a")})
+        for name in ("gateway", "second")
+    )
+    ledger = frozenset({(own.id, "apps"), (other.id, "apps")})
+    found = plan(desired(), Observed((own, other), (BRIDGE,), own=own.id), ledger)
+    assert made(found) == []
+    assert any("container second is a gateway of the same name" in each for each in found.warnings)
+    stopped = replace(other, state="exited")
+    found = plan(desired(), Observed((own, stopped), (BRIDGE,), own=own.id), ledger)
+    assert made(found) == [(Verb.DISCONNECT, "apps", "second")]
+    assert not any("same name" in each for each in found.warnings)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"endpoints": [], "addresses": {"apps": ["nonsense"]}}',
+        '{"endpoints": [], "addresses": {"apps": "10.0.0.1"}}',
+        "[" * 100_000,
+    ],
+)
+def test_a_ledger_with_nonsense_is_named_and_stops_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "docker.json").write_text(text)
+    ledger = Ledger(tmp_path)
+    assert ledger.problem is not None
+    own = container("gateway", labels={})
+    network = replace(BRIDGE, subnets=("10.0.0.0/24",), ip_ranges=("10.0.0.128/25",))
+    found = plan(replace(desired(), claimed=ledger.addresses), Observed((own,), (network,), own=own.id), NOTHING)
+    assert made(found) == [(Verb.CONNECT, "apps", "gateway")]

@@ -17,7 +17,7 @@ def reached(subject: Subject, fact: BackendFact) -> Reached:
     """Return whether the container reaches the backend by its name."""
     name, base = subject.container.name, subject.base
     if subject.container.state not in RUNNING:
-        return _no(fact, f"the container is {subject.container.state}", f"start it: docker start {name}")
+        return _no(fact, f"the container is {subject.container.state}", f"start it: {subject.command} start {name}")
     if subject.container is subject.gateway:
         return _no(fact, "it is the gateway's own container", "")
     if base is None:

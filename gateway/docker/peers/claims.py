@@ -126,7 +126,7 @@ def read(line: bytes, meeting: Meeting, peer: str) -> Report:
             for address, container, name, labels in decoded["containers"]
         )
         found = Report(one_line(str(decoded["instance"])), str(decoded["address"]), str(decoded["network"]), claims)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"its report cannot be read ({type(error).__name__}): is it another version?") from error
     if (found.address, found.network) != (peer, meeting.network):
         raise ValueError(f"its report is that of {one_line(found.address)}, not of {peer}")

@@ -8,7 +8,7 @@ from gateway.docker.plan import Action, Desired, Plan, Verb, carried
 from gateway.docker.planning.attachments import attach, detach
 from gateway.docker.planning.draft import Draft
 from gateway.docker.planning.networks import make_networks, remove_networks
-from gateway.docker.planning.own import address_warnings, reattach_stopped_gateway
+from gateway.docker.planning.own import address_warnings, namesakes, reattach_stopped_gateway
 from gateway.docker.planning.projects import spread
 from gateway.docker.planning.services import update_services
 from gateway.docker.planning.way_out import own_way_out
@@ -44,6 +44,7 @@ def plan(
             f"docker.services: {observed.flavour.name} has no swarm services: remove it, and label containers"
         )
     draft.warnings += image_labels(desired, observed)
+    draft.warnings += namesakes(draft)
     draft.warnings += address_warnings(draft)
     attach(draft)
     reattach_stopped_gateway(draft)

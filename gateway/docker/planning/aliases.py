@@ -15,14 +15,13 @@ def clash(draft: Draft, container: Container, name: str, alias: str) -> str | No
     alias = alias.lower()
     if container.id != own and alias in draft.taken(name):
         return "a backend of the gateway"
-    for other in draft.observed.containers:
-        endpoint = other.endpoints.get(name)
-        if other.id == container.id or endpoint is None or other.id == own:
+    for other, by_alias in draft.called(name, alias):
+        if other.id in (container.id, own):
             continue
         # The gateway does not give way to a host name, which is warned of.
         if alias == other.name.lower() or (alias == other.hostname and container.id != own):
             return f"container {other.name}"
-        if alias in endpoint.names and not _gives_way(draft, other, container, name, alias):
+        if by_alias and not _gives_way(draft, other, container, name, alias):
             return f"container {other.name}"
     promised = draft.promised.get((name, alias))
     if promised is not None and container.id != own and not promised.shares(alias, draft.holder(container)):
@@ -44,5 +43,6 @@ def _gives_way(draft: Draft, other: Container, container: Container, name: str, 
         return False  # another program or person named it
     if container.id == draft.observed.own:
         return True
-    younger = endpoint is not None and alias in endpoint.names and age(container) < age(other)
+    has_it = endpoint is not None and alias in endpoint.names
+    younger = has_it and age(container) < age(other)
     return younger or draft.holder(other).shares(alias, draft.holder(container))

@@ -1,6 +1,6 @@
 """Containers that are to be attached, attached again, or let go."""
 
-from gateway.docker.model import LIVE, Container
+from gateway.docker.model import LIVE, RUNNING, Container
 from gateway.docker.plan import Action, Standing, Verb
 from gateway.docker.planning.aliases import age, clash, promise
 from gateway.docker.planning.draft import Draft
@@ -33,8 +33,7 @@ def detach(draft: Draft) -> None:
             if (
                 is_ours(draft, container, name, endpoint)
                 and name not in quietly_wanted(draft, container)
-                # It may be the gateway's own, while the gateway does not know which container it is in.
-                and not (draft.observed.own is None and draft.desired.is_gateway(endpoint))
+                and not _may_be_gateway(draft, container)
             ):
                 draft.actions.append(
                     Action(
@@ -42,6 +41,12 @@ def detach(draft: Draft) -> None:
                         why="nothing asks for it", detaches=1,
                     )
                 )  # fmt: skip
+
+
+def _may_be_gateway(draft: Draft, container: Container) -> bool:
+    """Return whether it may be the gateway's own container, which is not known, or is a running namesake."""
+    own = draft.observed.own
+    return (own is None or container.state in RUNNING) and container.id != own and draft.desired.is_gateway(container)
 
 
 def _attachment(draft: Draft, container: Container, name: str, aliases: tuple[str, ...]) -> None:

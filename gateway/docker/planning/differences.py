@@ -11,7 +11,7 @@ from gateway.docker.planning.way_out import NOT_INTERNAL, leaves_no_way_out
 
 def differing(draft: Draft, options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
     """Yield each difference, with the ways to keep or replace the network."""
-    ours = draft.is_ours(there.labels)
+    ours, command = draft.is_ours(there.labels), draft.observed.flavour.command
     for differs, keep in _differences(draft, options, there, ours=ours):
         if ours:
             draft.outdated.add(there.name)
@@ -20,7 +20,7 @@ def differing(draft: Draft, options: NetworkOptions, there: NetworkInfo) -> Iter
             yield (
                 f"network {there.name}: {differs}: set {keep} to keep it; to replace it, {first}give it another name "
                 "in docker.networks: the gateway creates that, moves containers to it and removes this one; or "
-                f"disconnect every container, the gateway's last, and run docker network rm {there.name}"
+                f"disconnect every container, the gateway's last, and run {command} network rm {there.name}"
             )
         else:
             yield (

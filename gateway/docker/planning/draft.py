@@ -12,6 +12,10 @@ from gateway.docker.options import NetworkOptions
 from gateway.docker.plan import Action, Condition, Desired, Shadow, Standing, carried
 from gateway.docker.projects import network_of
 from gateway.docker.trouble import Blocked
+from gateway.text import one_line
+
+_MOST_MISTAKES = 10
+"""Lines about one container: its labels must not hide what is said of others."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ class Draft:
         self.shadows: list[Shadow] = []
         self.outdated: set[str] = set()
         """Networks of this gateway that were created with other options."""
+        self._called: dict[str, dict[str, list[tuple[Container, bool]]]] = {}
+        """See `called`: by network and name."""
         self.promised: dict[tuple[str, str], Holder] = {}
         """Who gets an alias on a network by this plan."""
 
@@ -123,7 +129,9 @@ class Draft:
 
     def mistaken(self, who: str, problems: Iterable[str]) -> None:
         """Note what is wrong with the labels of a container or service."""
-        lines = [f"{who}: {problem}" for problem in problems]
+        lines = [one_line(f"{who}: {problem}") for problem in problems]
+        if len(lines) > _MOST_MISTAKES:
+            lines[_MOST_MISTAKES:] = [f"{who}: {len(lines) - _MOST_MISTAKES} more mistakes in its labels"]
         self.warnings += lines
         self.mistakes += lines
 
@@ -159,9 +167,8 @@ class Draft:
             found: Its labels that count.
         """
         configured = self.desired.networks
-        self.warnings += [
-            f"{who}: network {each!r} is not configured" for each in request.networks if each not in configured
-        ]
+        unknown = [each for each in request.networks if each not in configured]
+        self.mistaken(who, [f"network {each!r} is not configured" for each in unknown])
         wanted = set(request.backends or self.desired.backends)
         meant = (
             [each for each in request.networks if each in configured]
@@ -183,6 +190,21 @@ class Draft:
     def taken(self, network: str) -> set[str]:
         """Return the backends' names on a network, in lower case (RFC 4343)."""
         return {each.lower() for each in self.own_names(network)}
+
+    def called(self, network: str, name: str) -> list[tuple[Container, bool]]:
+        """Return the containers that answer to a name on a network, each with whether it is an alias.
+
+        Args:
+            network: The network's name.
+            name: An alias, a name or a host name, in lower case.
+        """
+        if network not in self._called:
+            found = self._called[network] = {}
+            for each in self.observed.containers:
+                if (endpoint := each.endpoints.get(network)) is not None:
+                    for key in {each.name.lower(), each.hostname, *endpoint.names}:
+                        found.setdefault(key, []).append((each, key in endpoint.names))
+        return self._called[network].get(name, [])
 
     def report(
         self,

@@ -34,7 +34,9 @@ def keep(
         _stale(draft, container, name, free, ours=ours)
         return
     if name in draft.creatable and container.state not in RUNNING:
-        draft.report_container(container, name, Standing.DRIFTED, None, without_network(container, name, ours=ours))
+        draft.report_container(
+            container, name, Standing.DRIFTED, None, without_network(draft, container, name, ours=ours)
+        )
         return
     missing = [alias for alias in free if endpoint.aliases is not None and alias not in endpoint.aliases]
     beyond = (
@@ -96,7 +98,9 @@ def _kept_by(draft: Draft, container: Container) -> str:
 
 def _stale(draft: Draft, container: Container, name: str, aliases: tuple[str, ...], *, ours: bool) -> None:
     """Attach a container again whose endpoint is on a removed network of that name: it could not start."""
-    draft.report_container(container, name, Standing.DRIFTED, None, without_network(container, name, ours=ours))
+    draft.report_container(
+        container, name, Standing.DRIFTED, None, without_network(draft, container, name, ours=ours)
+    )
     if ours:
         promise(draft, container, name, aliases)
         again = (*aliases, draft.desired.mark)

@@ -141,10 +141,7 @@ def _held(draft: Draft, service: Service, name: str, alias: str) -> str | None:
         for other in draft.observed.services
         if alias in {each.lower() for each in other.networks.get(network, ())}
     ]
-    for container in draft.observed.containers:
-        endpoint = container.endpoints.get(name)
-        if endpoint is not None and alias in endpoint.names:
-            holders.append(draft.holder(container))
+    holders += [draft.holder(container) for container, by_alias in draft.called(name, alias) if by_alias]
     promised = draft.promised.get((name, alias))
     holders += [promised] if promised is not None else []
     return next((other.who for other in holders if not other.shares(alias, holder)), None)

@@ -7,6 +7,9 @@ from gateway.docker.names import Asking
 from gateway.docker.plan import Shadow
 from gateway.docker.planning.draft import Draft
 
+_MOST = 5
+"""Names in one message."""
+
 
 def container_shadows(draft: Draft, container: Container, network: str, aliases: Iterable[str]) -> str:
     """Note the names of a container with two meanings, and return why it must not be attached; empty: it may."""
@@ -50,7 +53,8 @@ def _noted(draft: Draft, found: list[Shadow], *, refusable: bool = True) -> str:
     if not found:
         return ""
     draft.shadows += found
-    conflicts = "; ".join(map(str, found))
+    conflicts = "; ".join(map(str, found[:_MOST]))
+    conflicts += f"; and {len(found) - _MOST} more names" if len(found) > _MOST else ""
     network = draft.desired.called(found[0].network)
     remedy = f"rename one of them, or keep the backend off the network (docker.networks.{network}.backends)"
     refused = refusable and draft.options.on_name_conflict == "refuse"

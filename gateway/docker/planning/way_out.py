@@ -16,10 +16,11 @@ def own_way_out(draft: Draft) -> Iterator[str]:
     """
     own = draft.observed.own_container
     if own is not None and own.endpoints and not _outside(draft, own):
+        flavour = draft.observed.flavour
         yield (
             f"the gateway's container is on internal networks only ({', '.join(sorted(own.endpoints))}) and reaches"
             " nothing outside of them: attach it to a network with a route out"
-            f" (docker network connect bridge {own.name})"
+            f" ({flavour.command} network connect {flavour.way_out} {own.name})"
         )
 
 
