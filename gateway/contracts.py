@@ -1,4 +1,4 @@
-"""The nouns that the rooms share: a link, a tunnel, a backend, a unit. Standard library only."""
+"""Interfaces and value types shared by all packages: link, tunnel, backend, unit. Standard library only."""
 
 import asyncio
 import errno
@@ -25,25 +25,28 @@ Size = NewType("Size", int)
 _WEEK = 7 * 86400.0
 
 POSITIVE = {"above": 0}
-"""Metadata of a field whose value must be more than nothing."""
+"""Field metadata: the value must be greater than zero."""
 AT_LEAST_ONE = {"least": 1}
-"""Metadata of a field that counts something there must be one of."""
+"""Field metadata: the value must be at least one."""
 PORT = {"least": 1, "most": 65535}
-"""Metadata of a field that is a TCP port."""
+"""Field metadata: the value is a TCP port."""
 
 Stream = socket.socket
 """A connected, non-blocking stream socket."""
 
+LOCAL_NETWORK = "here"
+"""`Link.network_id` of the direct link: the network that this host is in."""
+
 
 class Endpoint(NamedTuple):
-    """A host (name or address) and a TCP port; or, where the host begins with a slash, a unix socket."""
+    """Host name or address and TCP port; a host that starts with a slash is the path of a unix socket."""
 
     host: str
     port: int
 
     @property
     def is_unix(self) -> bool:
-        """Whether it is a unix socket's path."""
+        """Whether the endpoint is a unix socket."""
         return self.host.startswith("/")
 
     def __str__(self) -> str:
@@ -53,45 +56,48 @@ class Endpoint(NamedTuple):
 
 
 class Secret:
-    """A secret that never prints itself; read from its file at each use, so that it can rotate.
+    """Secret that does not appear in its `repr`. It is read from its file at each use, so that it can be rotated.
 
     Args:
-        value: The secret itself, or None when `path` holds it.
-        path: A file whose content, less one trailing line end, is the secret.
-        written: How the configuration writes the path, where it takes it from the environment.
+        value: The secret; None if `path` contains it.
+        path: A file that contains the secret, optionally followed by one newline.
+        unexpanded_path: The path as written in the configuration, if it contains environment variables.
     """
 
-    __slots__ = ("_value", "path", "written")
+    __slots__ = ("_value", "path", "unexpanded_path")
 
-    def __init__(self, value: str | None = None, path: Path | None = None, written: str | None = None) -> None:
+    def __init__(
+        self, value: str | None = None, path: Path | None = None, unexpanded_path: str | None = None
+    ) -> None:
         self._value = value
         self.path = path
-        self.written = written
+        self.unexpanded_path = unexpanded_path
 
     @property
-    def shown(self) -> str:
-        """Its file, for messages. A password that was given as a file's name by mistake is not shown."""
-        if self.written is not None:
-            return self.written
+    def display_path(self) -> str:
+        """The path for messages. A path without a slash is hidden: it may be a password in the wrong key."""
+        if self.unexpanded_path is not None:
+            return self.unexpanded_path
         return str(self.path) if "/" in str(self.path) else "a file in the working directory"
 
     def reveal(self) -> str:
-        """The secret.
+        """Return the secret; read its file, if it has one.
 
         Raises:
-            OSError: The file cannot be read, everybody can read it, or it is no text; `filename` may be shown.
+            OSError: The file cannot be read, is readable by every user, or is not UTF-8. Its `filename` is
+                `display_path`.
         """
         if self.path is None:
             return self._value or ""
         try:
             return read_secret(self.path).decode().removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:
-            raise OSError(errno.EILSEQ, "is no text in UTF-8", self.shown) from error
+            raise OSError(errno.EILSEQ, "not valid UTF-8 text", self.display_path) from error
         except OSError as error:
-            raise OSError(error.errno, unreadable(self.path, error, self.shown), self.shown) from error
+            raise OSError(error.errno, unreadable(self.path, error, self.display_path), self.display_path) from error
 
     def __repr__(self) -> str:
-        return f"Secret(path={self.shown!r})" if self.path else "Secret(***)"
+        return f"Secret(path={self.display_path!r})" if self.path else "Secret(***)"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and (self._value, self.path) == (other._value, other.path)
@@ -101,33 +107,37 @@ class Secret:
 
 
 class Validity(NamedTuple):
-    """From when to when a certificate is valid, in seconds since the epoch (`time.time()`)."""
+    """Validity period of a certificate, in seconds since the epoch (`time.time()`)."""
 
     begins: float
     expires: float
 
     def expires_soon(self, now: float) -> bool:
-        """Whether it is time to renew it: in its last third, which is not more than a week."""
+        """Return whether to warn about renewal: in the last third of the period, but at most a week before its end.
+
+        Args:
+            now: Seconds since the epoch.
+        """
         return self.expires - now < min((self.expires - self.begins) / 3, _WEEK)
 
 
 @dataclass(frozen=True)
 class Credential:
-    """A certificate of ours, or one that others prove themselves with.
+    """Certificate whose expiry is monitored: our own, or one that a server presented.
 
     Args:
         kind: `ssh_certificate`, `tls` or `vpn`.
-        what: Its file, or the server that showed it.
-        validity: From when to when it is valid.
+        name: Its file, or the server that presented it.
+        validity: Its validity period.
     """
 
     kind: str
-    what: str
+    name: str
     validity: Validity
 
 
 class State(StrEnum):
-    """What a backend or one of its targets is."""
+    """State of a backend or of one of its targets."""
 
     UP = "up"
     DEGRADED = "degraded"
@@ -138,7 +148,7 @@ class State(StrEnum):
 
 
 class TunnelState(StrEnum):
-    """What a tunnel is doing."""
+    """State of a tunnel."""
 
     IDLE = "idle"
     WAITING = "waiting"
@@ -153,8 +163,8 @@ class TunnelState(StrEnum):
     STOPPED = "stopped"
 
 
-class Ending(StrEnum):
-    """How a joined connection ended."""
+class CloseReason(StrEnum):
+    """Why a joined connection ended."""
 
     FINISHED = "finished"
     CLIENT_RESET = "client_reset"
@@ -166,21 +176,21 @@ class Ending(StrEnum):
 
 @dataclass
 class Phases:
-    """How long each part of a probe took, in seconds, in the order in which they happened.
+    """Durations of the phases of a probe, in order.
 
     Args:
-        seconds: By phase.
-        given_up: Called for each dial of the probe that was given up and may still connect.
-        hint: What may be wrong if the phase that is under way takes too long; empty: nothing is known.
+        seconds: Duration of each phase in seconds.
+        on_abandoned: Called for each dial of the probe that was abandoned and may still connect.
+        timeout_hint: Likely cause if the current phase times out; empty: unknown.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
-    given_up: Callable[[], None] = lambda: None
-    hint: str = ""
+    on_abandoned: Callable[[], None] = lambda: None
+    timeout_hint: str = ""
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Time a `with` block as the phase `name`, whether or not it succeeds."""
+        """Time a `with` block as the phase `name`, also if it raises."""
         start = time.perf_counter()
         try:
             yield
@@ -188,29 +198,27 @@ class Phases:
             self.add(name, time.perf_counter() - start)
 
     def add(self, name: str, seconds: float) -> None:
-        """Add time to a phase that was measured elsewhere."""
+        """Add a duration in seconds to the phase `name`."""
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What a probe learned about a target that answers.
+class ProbeResult:
+    """What a probe reports about a target that answers. Text from the server is sanitized to one printable line.
 
     Args:
-        role: `primary` or `replica`; None where the kind has no roles.
+        role: `primary` or `replica`; None if the kind has no roles.
         read_only: Whether the database refuses writes.
-        lag: Replication lag in seconds, for a replica that knows it.
-        version: What the server calls itself.
-        identity: What stays the same as long as it is the same server.
-        space: Bytes by kind (`total`, `available`), for storage.
-        lease: Seconds that a file server keeps locks for a client that it does not hear.
-        degraded: A reason and a line that make the target `degraded` rather than `up`.
-        unusable: A reason and a line that make it `down`, although it told all this.
-        unprobed: Why nothing was asked; the target's state is then `unknown`.
-        abort_limit: How many broken handshakes in a row the server lets pass, where it counts them.
-        certificate: From when to when the server's certificate is valid, where it showed one.
-
-    What the server words itself is made one line that may be shown.
+        lag: Replication lag in seconds; None if the server does not report it.
+        version: The server's version string.
+        identity: An identifier that stays the same for as long as the server is the same.
+        space: Storage space in bytes, by `total` and `available`.
+        lease: Lease time of a file server in seconds: it keeps the locks of a silent client for this long.
+        degraded: Reason and detail that make the target `degraded` instead of `up`.
+        unusable: Reason and detail that make the target `down`, although it answers.
+        unprobed: Why the target was not probed; its state is then `unknown`.
+        abort_limit: Consecutive aborted handshakes after which the server blocks this host, if it counts them.
+        certificate: Validity of the server's certificate, if it presented one.
     """
 
     role: str | None = None
@@ -230,185 +238,207 @@ class Finding:
         for name in ("version", "identity"):
             text = getattr(self, name)
             if text is not None:
-                object.__setattr__(self, name, one_line(text))  # frozen, but not yet seen by anybody
+                object.__setattr__(self, name, one_line(text))  # frozen, but still under construction
 
 
 class Relay(Protocol):
-    """A client socket joined to a target: bytes move until both ends are done."""
+    """A client socket joined to a target. It forwards bytes until both directions have ended."""
 
     last_active: float
-    """`time.monotonic()` of the last byte."""
-    ended: "asyncio.Future[Ending]"
-    answers: int
-    """How often the backend answered something that the client had said."""
+    """Monotonic time of the last activity on either side."""
+    ended: "asyncio.Future[CloseReason]"
+    responses: int
+    """Number of times that the backend responded after the client had sent data."""
 
     @property
-    def asked(self) -> bool:
-        """Whether the client spoke last, and so probably waits for an answer."""
+    def awaiting_response(self) -> bool:
+        """Whether the client sent data last, and so probably waits for a response."""
 
     @property
     def waiting_since(self) -> float | None:
-        """Since when the client waits for an answer, in `time.monotonic()`, as far as is known; None: it does not."""
+        """Monotonic time since which the client has waited for a response; None if it does not wait or is unknown."""
 
     @property
     def to_backend(self) -> int:
-        """Bytes taken from the client."""
+        """Bytes read from the client."""
 
     @property
     def from_backend(self) -> int:
-        """Bytes taken from the backend."""
+        """Bytes read from the backend."""
 
-    def abort(self, ending: Ending) -> None:
-        """Reset both ends now.
+    def abort(self, reason: CloseReason) -> None:
+        """Reset both sides immediately.
 
-        After the loss of a link (`LINK_LOST`) a client whose response is complete gets the rest of it first; `ended`
-        comes then.
+        Exception: with `LINK_LOST`, a client whose response was received completely first gets the rest of it.
+        `ended` is set after that.
         """
 
 
 class Link(Protocol):
-    """A live path into a network."""
+    """An open connection into a network; dials targets there."""
 
     dial_phase: str
-    """What the time that `join` dials is called in a probe's phases."""
-    leads_to: str
-    """Which network that is, so that the same address in two networks is not taken for one."""
+    """Name of the phase in which `join` dials, for a probe's phases."""
+    network_id: str
+    """Identifies the network: the same address in two networks is two different hosts."""
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """A non-blocking socket connected to `to`; the caller owns it.
+        """Connect a non-blocking socket to `to`.
+
+        Args:
+            to: The target.
+            phases: Receives the durations of the phases of the dial.
+
+        Returns:
+            The connected socket. The caller owns it.
 
         Raises:
             DialError: The target cannot be reached.
-            LinkLostError: The link died meanwhile.
+            LinkLostError: The link failed during the dial.
         """
 
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
-        """Dial `to`, then pump between it and `client` until both are done.
+        """Dial `to` and forward bytes between it and `client`.
 
-        Nothing is read from `client` before the far side exists. The relay owns `client` once this returns;
-        when it raises, the caller still does.
+        Nothing is read from `client` until the target is connected.
 
         Args:
             client: A non-blocking stream socket.
             to: The target.
-            latency: Where to count the time from a request's last byte to its answer's first.
-            within: Seconds for dialling, where the link's own deadline is not shorter.
-            tap: Sees the bytes, until it is finished.
+            latency: Receives the response latencies: from the last byte of a request to the first of its response.
+            within: Seconds for the dial. The link's own deadline may be shorter.
+            tap: Sees the bytes until it is finished.
+
+        Returns:
+            The relay. It owns `client`. If this method raises, the caller still owns `client`.
 
         Raises:
             DialError: The target cannot be reached.
-            LinkLostError: The link died meanwhile.
-            MovedOnError: Part of it did; see `gateway.relay.attempts`.
+            LinkLostError: The link failed during the dial.
+            RedialError: Only the connection that carried the dial failed; see `gateway.relay.redial`.
         """
 
     async def lost(self) -> str:
-        """Wait until the link is dead; says why."""
+        """Wait until the link is lost, and return the cause."""
 
     def renew(self) -> None:
-        """Keys or certificates changed: prove anew who we are, without ending what runs."""
+        """Use keys or certificates that have changed on disk, without closing connections."""
 
     def rtt(self) -> float | None:
-        """The last measured round trip to the link's far side in seconds, where it is known."""
+        """Return the last measured round-trip time to the far side in seconds; None if it is unknown."""
 
     def details(self) -> dict[str, object]:
-        """What a status page should tell about the link: ciphers, connections, without secrets."""
+        """Return details for the status page, such as ciphers and connections. They contain no secrets."""
 
 
 class Progress(Protocol):
-    """Hears what a tunnel is doing: while it opens, and later whether it is still `up` or `suspect`."""
+    """Callback for state changes of a tunnel: its progress while it opens, then `up` and `suspect`."""
 
     def __call__(self, state: TunnelState, reason: Reason | None = None, detail: str = "", /) -> None:
-        """A new state, and why."""
+        """Report a new state, its reason and one line of detail."""
 
 
 class Tunnel(Protocol):
-    """A way into a remote network, not opened yet."""
+    """A configured way into a remote network. `open` yields a link."""
 
     @property
     def far_side(self) -> str:
-        """Where it leads, for people: `user@host:port`."""
+        """The remote end, for messages: `user@host:port`."""
 
     def open(self, via: Link, progress: Progress) -> AbstractAsyncContextManager[Link]:
-        """Open it through `via`; the link closes with the context.
+        """Open the tunnel through `via`. The link closes when the context exits.
 
-        An open tunnel that falls silent says `suspect` to `progress`, and `up` once it is heard again.
+        An open tunnel whose peer stops answering reports `suspect` to `progress`, and `up` when it answers again.
+
+        Args:
+            via: The link to dial through.
+            progress: Receives the tunnel's states.
 
         Raises (on entry):
-            TunnelError: It cannot be opened.
-            DialError: `via` cannot reach it.
-            LinkLostError: `via` died meanwhile.
+            TunnelError: The tunnel cannot be opened.
+            DialError: `via` cannot reach the tunnel's server.
+            LinkLostError: `via` was lost while the tunnel opened.
         """
 
 
 class Backend(Protocol):
-    """A kind of service that containers want, with its options."""
+    """A service that containers use, with its options; knows how to probe a target."""
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
-        """Ask the target, through the link that traffic takes, whether it can be used.
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
+        """Check through `link`, as real traffic would, whether clients can use `target`.
 
-        The caller sets the deadline and cancels; the probe frees everything at once then.
+        The caller sets the deadline by cancelling; the probe then releases all its resources immediately.
+
+        Args:
+            link: The link that carries the traffic.
+            target: The target.
+            phases: Receives the durations of the phases.
 
         Raises:
-            ReachError: With the reason.
+            ReachError: The target cannot be used.
         """
 
 
-class Opening(Enum):
-    """What a connection's first bytes are, where they are neither a request to cancel nor a question."""
+class Classification(Enum):
+    """Classification of a connection's first bytes that are neither a cancel request nor an encryption request."""
 
     SESSION = "session"
-    UNCLEAR = "unclear"
-    """More of them are needed."""
+    INCOMPLETE = "incomplete"
+    """More bytes are needed."""
 
 
 @dataclass(frozen=True)
 class CancelRequest:
-    """What cancels a session's query, on a connection of its own; whoever knows it can do that, so it is a secret."""
+    """Request that cancels the query of another session, sent on a connection of its own. Contains a secret key."""
 
     data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a client asks before it says what it wants.
+class EncryptionRequest:
+    """Request for encryption that a client sends before its actual request.
 
     Args:
-        asked: The bytes.
-        no: The answer after which it says that in the clear.
+        request: The client's bytes.
+        refusal: The server's response after which the client continues unencrypted.
     """
 
-    asked: bytes
-    no: bytes
+    request: bytes
+    refusal: bytes
 
 
 class LoginTap(Tap, Protocol):
-    """Watches a session begin, until it knows what a request to cancel it would say."""
+    """Tap that watches a login until it has seen the key that cancels the session's queries."""
 
     @property
-    def unseen(self) -> bool:
-        """Whether it is a session, and what cancels it could not be seen."""
+    def key_hidden(self) -> bool:
+        """Whether this is a session whose cancel key could not be read, for example because it is encrypted."""
 
-    def named_by(self, request: CancelRequest) -> bool:
-        """Whether `request` is for this session."""
+    def matches(self, request: CancelRequest) -> bool:
+        """Return whether `request` cancels a query of this session."""
 
 
-class Cancels(Protocol):
-    """What requests to cancel look like, where a client sends them on connections of their own."""
+class CancelProtocol(Protocol):
+    """Protocol whose clients send cancel requests on separate connections."""
 
-    most: int
-    """Bytes that `read` needs at most."""
+    max_bytes: int
+    """Maximum number of bytes that `classify` needs."""
 
-    def watch(self) -> LoginTap:
-        """A tap for one connection."""
+    def login_tap(self) -> LoginTap:
+        """Return a tap for one new connection."""
 
-    def read(self, first: bytes) -> CancelRequest | Question | Opening:
-        """What a connection that begins with the bytes `first`, one at least, is for."""
+    def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | Classification:
+        """Classify a connection by its first bytes.
+
+        Args:
+            first: One byte or more.
+        """
 
 
 class Unit(Protocol):
-    """Something long-lived that the supervisor runs."""
+    """A long-running component that the supervisor starts and restarts."""
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Run until cancelled; call `ready` once when first of use."""
+        """Run until cancelled. Call `ready` once, when the unit first works."""

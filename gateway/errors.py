@@ -1,17 +1,17 @@
-"""The errors, named by who must act.
+"""Exceptions, grouped by who must act.
 
 ::
 
     GatewayError
-    ├── ConfigError          the operator: the configuration is wrong
-    ├── UsageError           the caller of a command: its arguments are wrong
+    ├── ConfigError          the operator: the configuration is invalid
+    ├── UsageError           the caller of a command: its arguments are invalid
     ├── ServiceUnreachable   the caller of a command: the service does not answer
-    └── ReachError           somebody on the path; carries a reason of the closed list
-        ├── TunnelError      the operator of the bastion; `fatal` when waiting does not help
-        ├── LinkLostError    nobody yet: the path broke and is being rebuilt
-        │   └── MovedOnError the caller: dial again at once
-        ├── DialError        the operator of the target: the path works, the target cannot be reached
-        └── ProbeError       the operator of the target: it answers, and the answer is wrong
+    └── ReachError           depends on the subclass; has a `Reason`
+        ├── TunnelError      the operator of the tunnel; `fatal` if a retry cannot succeed soon
+        ├── LinkLostError    no one: the link is being reopened
+        │   └── RedialError the caller: dial again immediately
+        ├── DialError        the operator of the target: the link works, the target cannot be reached
+        └── ProbeError       the operator of the target: it answers, but clients cannot use it
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from gateway.text import one_line
 
 
 class Reason(StrEnum):
-    """Why a target, tunnel or connection failed: a closed list, used in metrics, status and HTTP."""
+    """Why a target, tunnel or connection failed. Metrics, status and HTTP responses use this closed list."""
 
     TIMEOUT = "timeout"
     REFUSED = "refused"
@@ -48,17 +48,17 @@ class Reason(StrEnum):
 
 
 class GatewayError(Exception):
-    """The root of every error that Gateway raises on purpose."""
+    """Base class of all exceptions that Gateway defines."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a configuration.
+    """One error in a configuration.
 
     Args:
-        place: `FILE:line:column`, or the flag or variable that carried the value.
-        key: The dotted key, such as `backends.orders.listen`; empty for the document as a whole.
-        message: What is wrong, and what to do about it.
+        place: `FILE:line:column`, or the flag or environment variable that set the value.
+        key: The dotted key, such as `backends.orders.listen`; empty for the whole document.
+        message: What is wrong and how to fix it.
     """
 
     place: str
@@ -71,13 +71,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a configuration was read from; names only, since values may be secret.
+    """Sources of a configuration. Contains names only, because values may be secret.
 
     Args:
-        file: The file; None: there is none.
-        sha256: The SHA-256 of the file's bytes in hexadecimal, as `sha256sum` prints it; None: it was not read.
-        environment: The variables that were used.
-        flags: The flags that were used.
+        file: The configuration file; None if there is none.
+        sha256: SHA-256 of the file's content in hexadecimal, as `sha256sum` prints it; None if it was not read.
+        environment: Names of the environment variables used.
+        flags: Names of the flags used.
     """
 
     file: str | None = None
@@ -87,11 +87,11 @@ class Origin:
 
 
 class ConfigError(GatewayError):
-    """The configuration cannot be used; carries every problem found, not only the first.
+    """The configuration is invalid. Contains all problems, not only the first.
 
     Args:
-        problems: All of them.
-        origin: What was read, where that is known.
+        problems: All problems found.
+        origin: The sources that were read, if known.
     """
 
     def __init__(self, problems: list[Problem], origin: Origin | None = None) -> None:
@@ -101,19 +101,19 @@ class ConfigError(GatewayError):
 
 
 class UsageError(GatewayError):
-    """A command was called with arguments that make no sense together."""
+    """A command was called with invalid or conflicting arguments."""
 
 
 class ServiceUnreachableError(GatewayError):
-    """The running service does not answer at the address that was asked."""
+    """The running service does not answer at the given address."""
 
 
 class ReachError(GatewayError):
-    """Something on the path to a target failed.
+    """A step on the way to a target failed.
 
     Args:
-        reason: Which of the closed list.
-        detail: What happened, without secrets; made one line that may be shown, wherever it comes from.
+        reason: The reason, for metrics and status.
+        detail: What happened, without secrets. It may come from a server: it is sanitized to one printable line.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -126,9 +126,9 @@ class TunnelError(ReachError):
     """A tunnel could not be opened.
 
     Args:
-        reason: Which of the closed list.
-        detail: One line for a person, without secrets.
-        fatal: Whether trying again soon is useless (a wrong host key, a refused login).
+        reason: The reason, for metrics and status.
+        detail: One line of text, without secrets.
+        fatal: Whether a retry cannot succeed until an operator acts (host key mismatch, authentication failure).
     """
 
     def __init__(self, reason: Reason, detail: str, *, fatal: bool = False) -> None:
@@ -137,28 +137,28 @@ class TunnelError(ReachError):
 
 
 class LinkLostError(ReachError):
-    """The link died under whoever used it.
+    """The link failed while it was in use.
 
     Args:
-        detail: One line for a person, without secrets.
-        dialled: Whether a dial was under way. The far side may still connect it, and closes the connection then.
+        detail: One line of text, without secrets.
+        dial_in_progress: Whether the far side may still complete the dial. It then closes the connection.
     """
 
-    def __init__(self, detail: str = "the link was lost", *, dialled: bool = False) -> None:
+    def __init__(self, detail: str = "the link was lost", *, dial_in_progress: bool = False) -> None:
         super().__init__(Reason.TUNNEL, detail)
-        self.dialled = dialled
+        self.dial_in_progress = dial_in_progress
 
 
-class MovedOnError(LinkLostError):
-    """The connection that dialled fell silent, and the link has another one: dial again at once."""
+class RedialError(LinkLostError):
+    """The connection that carried the dial stopped responding, but the link has another: dial again immediately."""
 
     def __init__(self) -> None:
-        super().__init__("the connection fell silent during the dial", dialled=True)
+        super().__init__("the connection stopped responding during the dial", dial_in_progress=True)
 
 
 class DialError(ReachError):
-    """The link works, and the target at its far side cannot be reached."""
+    """The link works, but the target cannot be reached."""
 
 
 class ProbeError(ReachError):
-    """The target answers, and the answer says that it cannot be used."""
+    """The target answers, but its answer shows that clients cannot use it."""

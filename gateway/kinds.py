@@ -1,4 +1,4 @@
-"""The kinds that a room knows: one module each, imported when it is first asked for."""
+"""Registry of the kinds in a package: one module per kind, imported on first use."""
 
 import importlib
 import pkgutil
@@ -9,13 +9,13 @@ K = TypeVar("K")
 
 
 class Kinds(Mapping[str, K]):
-    """The kinds of a package by name: each is `KIND` in the module of its name.
+    """Maps the name of each kind to the attribute `KIND` of the module with that name.
 
-    Only what a configuration uses is imported: a gateway without a VPN carries none of a VPN's libraries.
+    A module is imported on first access, so the process loads only the libraries that its configuration needs.
 
     Args:
-        package: Its name.
-        path: Its `__path__`; packages inside it are no kinds.
+        package: The package's name.
+        path: The package's `__path__`. Subpackages are ignored.
     """
 
     def __init__(self, package: str, path: list[str]) -> None:
@@ -25,8 +25,8 @@ class Kinds(Mapping[str, K]):
     def __getitem__(self, name: str) -> K:
         if name not in self._names:
             raise KeyError(name)
-        found: K = importlib.import_module(f"{self._package}.{name}").KIND
-        return found
+        kind: K = importlib.import_module(f"{self._package}.{name}").KIND
+        return kind
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -1,4 +1,4 @@
-"""Plain counters that hot code adds to and that a scrape reads: no metrics library below this line."""
+"""Counters and histograms that hot paths update and a scrape reads, without a metrics library; protocols of taps."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -8,60 +8,60 @@ from typing import Protocol
 LATENCY_BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
-"""Upper bounds in seconds: from a round trip on one host to the longest deadline in common use."""
+"""Upper bounds in seconds, from a round trip on one host to the longest common timeout."""
 
 
 class Tap(Protocol):
-    """Sees the bytes of one connection pass by; what it does must not raise."""
+    """Observes the bytes of one connection. Its methods must not raise."""
 
     @property
     def finished(self) -> bool:
-        """Whether it has seen enough: its relay drops it, at the backend's next bytes at the latest."""
+        """Whether it needs no more bytes. The relay then drops it, at the latest when the backend next sends data."""
 
     @property
-    def meter(self) -> "Meter | None":
-        """What finds requests and answers in the bytes; None: taking turns tells them apart."""
+    def tracker(self) -> "RequestTracker | None":
+        """Matches requests with responses; None: the direction of the bytes is enough."""
 
-    def forth(self, data: memoryview, now: float, /) -> None:
-        """The client sent `data` at the monotonic time `now`."""
+    def on_request(self, data: memoryview, now: float, /) -> None:
+        """Observe `data` from the client, received at the monotonic time `now`."""
 
-    def back(self, data: memoryview, now: float, /) -> None:
-        """The backend sent `data` at the monotonic time `now`."""
+    def on_response(self, data: memoryview, now: float, /) -> None:
+        """Observe `data` from the backend, received at the monotonic time `now`."""
 
 
-class Meter(Protocol):
-    """Finds requests and answers in the bytes of one connection, where taking turns does not tell them apart."""
+class RequestTracker(Protocol):
+    """Matches requests with responses on a connection that carries several requests at once."""
 
     @property
-    def sense(self) -> bool:
-        """Whether the bytes are what it understands."""
+    def parseable(self) -> bool:
+        """Whether the bytes so far follow the expected protocol."""
 
-    def oldest(self) -> float | None:
-        """When the oldest request that is not answered yet was made, as a monotonic time; None: all are answered."""
-
-
-MakeTap = Callable[[Callable[[float], None]], Tap]
-"""Makes one that tells each latency, in seconds, to the function that it is given."""
+    def oldest_pending(self) -> float | None:
+        """Return the monotonic time of the oldest request without a response; None if there is none."""
 
 
-def waiting_since(tap: Tap | None, asked: float) -> float | None:
-    """Since when a client waits for an answer, as a monotonic time; None: it waits for none.
+TapFactory = Callable[[Callable[[float], None]], Tap]
+"""Creates a tap that calls the given function with each response latency, in seconds."""
+
+
+def waiting_since(tap: Tap | None, request_at: float) -> float | None:
+    """Return the monotonic time since which a client has waited for a response; None if it does not wait.
 
     Args:
-        tap: What sees the connection's bytes, if anything does.
-        asked: When the client spoke last without an answer since; 0: never.
+        tap: The connection's tap, if it has one.
+        request_at: Monotonic time of the last request byte that has no response yet; 0: there is none.
     """
-    meter = tap.meter if tap is not None else None
-    if meter is not None:
-        return meter.oldest() if meter.sense else None
-    return asked or None
+    tracker = tap.tracker if tap is not None else None
+    if tracker is not None:
+        return tracker.oldest_pending() if tracker.parseable else None
+    return request_at or None
 
 
 class Histogram:
-    """Counts of observations by upper bound, as Prometheus wants them.
+    """Histogram with the semantics of Prometheus.
 
     Args:
-        bounds: Upper bounds in seconds, ascending, without the infinite one.
+        bounds: Upper bounds of the buckets in seconds, ascending, without infinity.
     """
 
     __slots__ = ("bounds", "counts", "sum")
@@ -72,35 +72,35 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Count one observation, in seconds."""
+        """Add one observation, in seconds."""
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.sum += seconds
 
     def copy(self) -> "Histogram":
-        """A snapshot that later observations do not change."""
+        """Return a copy that later observations do not change."""
         other = Histogram(self.bounds)
         other.counts = self.counts.copy()
         other.sum = self.sum
         return other
 
     def plus(self, other: "Histogram") -> "Histogram":
-        """Both together, as a snapshot."""
+        """Return a new histogram with the observations of both."""
         both = self.copy()
         both.add(other)
         return both
 
     def add(self, other: "Histogram") -> None:
-        """Count what `other` has counted, too; whoever observes into this one goes on."""
-        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        """Add the observations of `other` to this histogram."""
+        self.counts = [own + added for own, added in zip(self.counts, other.counts, strict=True)]
         self.sum += other.sum
 
     @property
     def count(self) -> int:
-        """How many observations there were."""
+        """Number of observations."""
         return sum(self.counts)
 
     def cumulative(self) -> list[tuple[str, int]]:
-        """`(le, count)` pairs ending with `+Inf`."""
+        """Return cumulative `(le, count)` pairs; the last `le` is `+Inf`."""
         total = 0
         pairs = []
         for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
@@ -110,7 +110,7 @@ class Histogram:
 
 
 class Summary:
-    """A sum and a count, for phases that need no buckets."""
+    """Sum and count of observations, without buckets."""
 
     __slots__ = ("count", "sum")
 
@@ -119,10 +119,10 @@ class Summary:
         self.sum = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Count one observation, in seconds."""
+        """Add one observation, in seconds."""
         self.count += 1
         self.sum += seconds
 
 
 Tally = Counter[str]
-"""Counts by a label of a closed list."""
+"""Counts by label value."""

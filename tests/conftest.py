@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Mapping
 import hypothesis
 import pytest
 
-from gateway.relay.readiness import RelayLoop
+from gateway.relay.poller import RelayLoop
 
 # A machine that is busy for a moment is no finding. In CI the examples are the same each time.
 hypothesis.settings.register_profile(

@@ -19,7 +19,7 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway import backends, tunnels
-from gateway.backends.common.tls import Tls
+from gateway.backends.common.tls import TlsOptions
 from gateway.cli import cli
 from gateway.config.model import SECTIONS, Allow, BackendCommon, CheckCommon, OpsTls, TunnelCommon, UnixListener
 from gateway.config.values import Address, LogTarget, Network
@@ -88,7 +88,7 @@ def _configuration() -> Iterator[str]:
         for title, cls in ((f"kind `{name}`", backend.options), (f"kind `{name}`, `check`", backend.check)):
             if dataclasses.fields(cls):
                 yield from _table(f"`backends.NAME`, {title}", cls)
-    yield from _table("`check.tls`", Tls)
+    yield from _table("`check.tls`", TlsOptions)
     yield from _table("`docker`", DockerOptions)
     yield from _table("`docker.networks.NAME`", NetworkOptions)
     yield from _table("`docker.attach`, each rule", AttachRule)

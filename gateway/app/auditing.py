@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gateway import __version__
 from gateway.app.differences import differences
-from gateway.audit_log.events import MOST_TEXT
+from gateway.audit_log.events import MAX_TEXT
 from gateway.audit_log.recorder import Recorder
 from gateway.audit_log.writer import MISCONFIGURED, Writer
 from gateway.config import Config
@@ -46,7 +46,7 @@ class Auditing:
     @property
     def trouble(self) -> list[str]:
         """Why lines are not written now; empty: they are, or there is no audit log."""
-        trouble = self._writer.trouble if self._writer else None
+        trouble = self._writer.fault if self._writer else None
         return [trouble] if trouble else []
 
     async def prepare(self, section: AuditSection) -> Writer | None:
@@ -112,11 +112,11 @@ class Auditing:
             result: What came of it.
         """
         who = peer._asdict() if peer else {"pid": None, "uid": None, "gid": None}
-        self.recorder.record("admin", command=command[:MOST_TEXT], **who, result=result)
+        self.recorder.record("admin", command=command[:MAX_TEXT], **who, result=result)
 
     def configured(self, old: Config, new: Config, trigger: str) -> None:
         """Record that `new` runs instead of `old`."""
-        if self.recorder.on:
+        if self.recorder.enabled:
             origin = new.origin
             self.recorder.record(
                 "configuration",
@@ -145,7 +145,7 @@ class Auditing:
             result="error",
             file=origin.file if origin else None,
             sha256=origin.sha256 if origin else None,
-            detail="the configuration has errors" if places else str(error)[:MOST_TEXT],
+            detail="the configuration has errors" if places else str(error)[:MAX_TEXT],
             problems=places,
         )
 

@@ -1,16 +1,16 @@
 """The listeners of a configuration, bound before anything else."""
 
 from gateway.config import Config
-from gateway.forwarding.listener import Address, Listener
+from gateway.forwarding.listener import ListenAddress, Listener
 
 
-def bind_all(config: Config, kept: dict[Address, Listener]) -> dict[Address, Listener]:
+def bind_all(config: Config, kept: dict[ListenAddress, Listener]) -> dict[ListenAddress, Listener]:
     """A listener for every address of `config`, taking from `kept` what is bound already.
 
     Raises:
         BindError: One cannot be bound; those made here are closed again.
     """
-    bound: dict[Address, Listener] = {}
+    bound: dict[ListenAddress, Listener] = {}
     try:
         for spec in config.backends.values():
             for address in spec.listen:
@@ -23,13 +23,13 @@ def bind_all(config: Config, kept: dict[Address, Listener]) -> dict[Address, Lis
     return bound
 
 
-def narrow(config: Config, bound: dict[Address, Listener]) -> None:
+def narrow(config: Config, bound: dict[ListenAddress, Listener]) -> None:
     """Set the mode of the unix sockets that `config` does not open to every process."""
     for address in bound.keys() - _open_to_all(config):
         bound[address].set_mode(open_to_all=False)
 
 
-def widen(config: Config, bound: dict[Address, Listener]) -> None:
+def widen(config: Config, bound: dict[ListenAddress, Listener]) -> None:
     """Set the mode of the unix sockets that every process may open, whose peers' credentials decide.
 
     Only for a configuration that is in force: the rules of the one before may ask for no credentials.
@@ -38,5 +38,5 @@ def widen(config: Config, bound: dict[Address, Listener]) -> None:
         bound[address].set_mode(open_to_all=True)
 
 
-def _open_to_all(config: Config) -> set[Address]:
+def _open_to_all(config: Config) -> set[ListenAddress]:
     return {each.unix for spec in config.backends.values() for each in spec.sockets if each.uid or each.gid}

@@ -51,8 +51,8 @@ def shown(backends: list[Running]) -> Iterator[Named]:
     """The certificates that servers have shown to checks."""
     for running in backends:
         for check in running.checks:
-            if check.finding.certificate is not None:
-                yield running.spec.name, Credential("tls", str(check.target), check.finding.certificate)
+            if check.probe_result.certificate is not None:
+                yield running.spec.name, Credential("tls", str(check.target), check.probe_result.certificate)
 
 
 def warnings(found: list[Named], now: float) -> list[str]:
@@ -68,7 +68,7 @@ def warnings(found: list[Named], now: float) -> list[str]:
         if validity.expires_soon(now):
             when = "has expired" if validity.expires <= now else "expires"
             sentences.append(
-                f"{name}: {credential.what}: the certificate {when} at {iso(validity.expires)}: renew it"
+                f"{name}: {credential.name}: the certificate {when} at {iso(validity.expires)}: renew it"
             )
     return sentences
 

@@ -88,17 +88,17 @@ class Fleet:
         if self.reconciler is not None:
             await self.reconciler.settled.wait()
 
-    def known(self, address: str) -> Consumer | None:
+    def lookup(self, address: str) -> Consumer | None:
         """See `gateway.forwarding.admission.Identity`."""
-        return self.reconciler.directory.known(address) if self.reconciler else None
+        return self.reconciler.directory.lookup(address) if self.reconciler else None
 
-    def stranger(self, address: str) -> bool:
+    def recently_unknown(self, address: str) -> bool:
         """See `gateway.forwarding.admission.Identity`."""
-        return self.reconciler is None or self.reconciler.directory.stranger(address)
+        return self.reconciler is None or self.reconciler.directory.recently_unknown(address)
 
-    async def find(self, address: str, within: float) -> Consumer | None:
+    async def wait_for(self, address: str, within: float) -> Consumer | None:
         """See `gateway.forwarding.admission.Identity`."""
-        return await self.reconciler.directory.find(address, within) if self.reconciler else None
+        return await self.reconciler.directory.wait_for(address, within) if self.reconciler else None
 
     def explain(self, name: str) -> list[dict[str, Any]] | None:
         """Why each container that `name` means reaches backends or not; None: Docker is not configured."""

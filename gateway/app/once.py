@@ -17,9 +17,9 @@ from gateway.docker.reconciler import Reconciler
 from gateway.docker.trouble import EngineError
 from gateway.errors import LinkLostError, Reason, UsageError
 from gateway.health.monitor import probe_once
-from gateway.health.verdict import Result
+from gateway.health.verdict import CheckResult
 from gateway.relay.direct import DirectTunnel
-from gateway.relay.readiness import RelayLoop
+from gateway.relay.poller import RelayLoop
 from gateway.supervision.supervisor import Supervisor, supervise
 from gateway.supervision.uplink import Uplink
 
@@ -30,7 +30,7 @@ class Checked:
 
     backend: str
     target: Endpoint
-    result: Result
+    result: CheckResult
 
 
 def check(config: Config, names: tuple[str, ...]) -> list[Checked]:
@@ -153,5 +153,5 @@ async def _one(spec: BackendSpec, target: Endpoint, uplink: Uplink) -> Checked:
             return Checked(spec.name, target, await probe_once(backend, uplink.link, target, spec.check.timeout))
         except LinkLostError:
             pass
-    blocked = Result(at=0, duration=0, state=State.BLOCKED, reason=Reason.TUNNEL, detail=uplink.describe())
+    blocked = CheckResult(at=0, duration=0, state=State.BLOCKED, reason=Reason.TUNNEL, detail=uplink.describe())
     return Checked(spec.name, target, blocked)

@@ -9,10 +9,10 @@ from gateway.app.worker.unit import WorkerUnit
 from gateway.config import BackendSpec
 from gateway.contracts import Endpoint, State
 from gateway.errors import Reason
-from gateway.forwarding.aborts import AbortBudget
 from gateway.forwarding.forward import Forward
+from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.health.monitor import Check
-from gateway.health.routing import Candidate, backend_state, misplaced, order
+from gateway.health.routing import Candidate, backend_state, order_targets, wrong_role_targets
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Running:
     forward: Forward | RemoteForward
     worker: WorkerUnit | None = None
     checks: list[Check] = field(default_factory=list)
-    budgets: dict[Endpoint, AbortBudget] = field(default_factory=dict)
+    budgets: dict[Endpoint, HandshakeBudget] = field(default_factory=dict)
     state: State = State.UNKNOWN
     since: float = field(default_factory=time.time)
 
@@ -35,8 +35,8 @@ class Running:
                 state=check.verdict.state,
                 reason=check.verdict.reason,
                 detail=check.verdict.detail,
-                role=check.finding.role,
-                read_only=check.finding.read_only,
+                role=check.probe_result.role,
+                read_only=check.probe_result.read_only,
             )
             for check in self.checks
         ]
@@ -54,15 +54,15 @@ class Running:
         logins = self._logins()
         for target, at, limit in logins:
             self.note_login(target, at, limit)
-        unwanted = misplaced(self.candidates(), self.spec.prefer)
+        unwanted = wrong_role_targets(self.candidates(), self.spec.prefer)
         if self.worker is not None:
             self.worker.order(Order(self.spec.name, tuple(self.targets()), unwanted, logins))
         elif isinstance(self.forward, Forward):
-            self.forward.shed(unwanted)
+            self.forward.drain_targets(unwanted)
 
     def _logins(self) -> tuple[Login, ...]:
         return tuple(
-            (check.target, check.last_success, check.finding.abort_limit)
+            (check.target, check.last_success, check.probe_result.abort_limit)
             for check in self.checks
             if check.target in self.budgets and check.last_success is not None
         )
@@ -71,22 +71,22 @@ class Running:
         """A login succeeded at `target` at the time `at`, where so many broken handshakes are let pass."""
         budget = self.budgets.get(target)
         if budget is not None:
-            budget.logged_in(at)
+            budget.record_login(at)
             budget.limit = limit or budget.limit
 
     def targets(self) -> list[Endpoint]:
         """The targets to try for a new client, best first."""
-        return [candidate.target for candidate in order(self.candidates(), self.spec.prefer)]
+        return [candidate.target for candidate in order_targets(self.candidates(), self.spec.prefer)]
 
     def failed(self, target: Endpoint) -> None:
         """Real traffic failed at `target`: look at it now, and at the others, which may have taken its role."""
         roles = self.spec.kind.has_roles
         for check in self.checks:
             if roles or check.target == target:
-                check.kick()
+                check.check_soon()
 
     def silent(self, target: Endpoint) -> None:
         """A client waits for an answer of `target`: look at it now, and let that count."""
         for check in self.checks:
             if check.target == target:
-                check.doubt()
+                check.report_stall()

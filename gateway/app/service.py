@@ -31,7 +31,7 @@ from gateway.ops import logs
 from gateway.ops.http import OpsServer
 from gateway.ops.notify import Notifier
 from gateway.ops.view import BackendView, ServiceView, Standing, phase
-from gateway.relay.readiness import RelayLoop
+from gateway.relay.poller import RelayLoop
 from gateway.relay.sockets import Peer
 from gateway.supervision.supervisor import supervise
 
@@ -354,7 +354,7 @@ class GatewayService:
         """See `gateway.ops.control.Service`."""
         running = self._site.backends.get(backend) if self._site else None
         if running is not None:
-            running.forward.hold_nobody(nobody=failing)
+            running.forward.set_fail_fast(enabled=failing)
         return running is not None
 
     def reconnect(self, tunnel: str) -> bool:

@@ -20,11 +20,11 @@ from gateway.app.worker.unit import WorkerUnit
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config, TunnelSpec
 from gateway.contracts import Backend, Endpoint, TunnelState
-from gateway.forwarding.aborts import AbortBudget
 from gateway.forwarding.admission import Admission, Identity, SocketConsumer, SocketRule
-from gateway.forwarding.dialler import Route
+from gateway.forwarding.dialer import Route
 from gateway.forwarding.forward import Forward
-from gateway.forwarding.listener import Address, Listener
+from gateway.forwarding.handshake_budget import HandshakeBudget
+from gateway.forwarding.listener import ListenAddress, Listener
 from gateway.health.monitor import Check, Schedule
 from gateway.relay.direct import DirectTunnel
 from gateway.ssh.handshake_limiter import PER_SERVER, handshake_limiter
@@ -74,10 +74,10 @@ class Site:
         self.uplinks: dict[Lane, Uplink] = {}
         self.backends: dict[str, Running] = {}
         self.direct = Uplink("direct", DirectTunnel(), None, quiet=True)
-        self.listeners: dict[Address, Listener] = {}
+        self.listeners: dict[ListenAddress, Listener] = {}
         self._units = Units(supervisor, group, self._busy)
         self._specs: WeakKeyDictionary[Uplink, TunnelSpec] = WeakKeyDictionary()
-        self._budgets: dict[tuple[str | None, Endpoint], AbortBudget] = {}
+        self._budgets: dict[tuple[str | None, Endpoint], HandshakeBudget] = {}
         """By tunnel and server: several backends may lead to the same one."""
         self._checker = checker
         self._apart = checker is None  # a worker is for one sort of traffic anyway
@@ -88,7 +88,7 @@ class Site:
         for unit in self.workers.units:
             supervisor.start(f"worker {unit.number}", unit)
 
-    def apply(self, config: Config, listeners: dict[Address, Listener]) -> Changes:
+    def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> Changes:
         """Change to `config`, whose listeners are bound already; what is the same goes on untouched.
 
         Raises:
@@ -134,10 +134,10 @@ class Site:
 
     async def wait_started(self) -> None:
         """Wait until every target has a first result, passed or not."""
-        while waiting := [check for check in self._checks() if not check.started.is_set()]:
+        while waiting := [check for check in self._checks() if not check.first_result.is_set()]:
             # Not for long at one: a reload may put another in its place.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(waiting[0].started.wait(), _STARTED_POLL)
+                await asyncio.wait_for(waiting[0].first_result.wait(), _STARTED_POLL)
 
     def _checks(self) -> Iterator[Check]:
         return (check for running in self.backends.values() for check in running.checks)
@@ -188,7 +188,7 @@ class Site:
         self._specs[uplink] = spec
         self._units.start(f"tunnel {spec.name}", uplink)
 
-    def _add(self, spec: BackendSpec, listeners: dict[Address, Listener], worker: WorkerUnit | None) -> None:
+    def _add(self, spec: BackendSpec, listeners: dict[ListenAddress, Listener], worker: WorkerUnit | None) -> None:
         if worker is not None:
             running = Running(spec, worker.forwards[spec.name], worker)
         else:
@@ -203,7 +203,7 @@ class Site:
         if isinstance(running.forward, Forward):
             self._units.start(f"forward {spec.name}", running.forward)
 
-    def _change(self, running: Running, spec: BackendSpec, listeners: dict[Address, Listener]) -> None:
+    def _change(self, running: Running, spec: BackendSpec, listeners: dict[ListenAddress, Listener]) -> None:
         same = (running.spec.kind, running.spec.options, running.spec.via) == (spec.kind, spec.options, spec.via)
         known = {check.target: check for check in running.checks} if same else {}
         running.spec = spec
@@ -235,14 +235,14 @@ class Site:
             },
         )
 
-    def _budget(self, spec: BackendSpec, target: Endpoint) -> AbortBudget:
-        return self._budgets.setdefault((spec.via, target), AbortBudget(spec.kind.abort_limit or 0))
+    def _budget(self, spec: BackendSpec, target: Endpoint) -> HandshakeBudget:
+        return self._budgets.setdefault((spec.via, target), HandshakeBudget(spec.kind.abort_limit or 0))
 
     def given_up(self, tunnel: str | None, target: Endpoint) -> None:
         """A dial of a check was given up, and may still connect: its handshake is broken off then."""
         budget = self._budgets.get((tunnel, target))
         if budget is not None:
-            budget.given_up(time.time())
+            budget.record_abandoned(time.time())
 
     def renew(self, tunnel: str) -> None:
         """A tunnel's keys or certificates changed on disk."""
@@ -280,7 +280,7 @@ class Site:
         ]
         for check in running.checks:
             if check.target in known:
-                check.adopt(known[check.target])
+                check.inherit(known[check.target])
             self._units.start(f"check {spec.name} {check.target}", check)
         running.checked()
 

@@ -15,10 +15,10 @@ from gateway.app.worker.messages import NO_UPLINK, UplinkReport, uplink_report, 
 from gateway.app.worker.remote import RemoteForward
 from gateway.config import TunnelSpec
 from gateway.contracts import State, TunnelState
-from gateway.forwarding.aborts import AbortBudget
 from gateway.forwarding.forward import Forward
+from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.health.monitor import Check
-from gateway.health.verdict import Result
+from gateway.health.verdict import CheckResult
 from gateway.measure import Histogram
 from gateway.ops.answers import iso
 from gateway.ops.view import (
@@ -84,7 +84,7 @@ def _details(all_details: list[dict[str, Any]]) -> dict[str, Any]:
 
 def credential_views(found: list[Named]) -> list[CredentialView]:
     """Certificates, those that expire first before the others."""
-    made = [CredentialView(each.kind, name, each.what, *each.validity) for name, each in found]
+    made = [CredentialView(each.kind, name, each.name, *each.validity) for name, each in found]
     return sorted(made, key=lambda each: each.expires)
 
 
@@ -116,7 +116,7 @@ def backend_view(running: Running, *, knows_containers: bool) -> BackendView:
         to_backend=forward.to_backend,
         from_backend=forward.from_backend,
         latency=forward.latency.copy(),
-        failing=forward.failing,
+        failing=forward.fail_fast,
         consumers={
             name: each
             for name, each in _consumers(forward).items()
@@ -179,29 +179,29 @@ def docker_view(fleet: Fleet) -> DockerView | None:
     )
 
 
-def _target(check: Check, budget: AbortBudget | None) -> TargetView:
-    verdict, finding, last = check.verdict, check.finding, check.last
+def _target(check: Check, budget: HandshakeBudget | None) -> TargetView:
+    verdict, probe_result, last = check.verdict, check.probe_result, check.last
     return TargetView(
         target=str(check.target),
         state=verdict.state,
         reason=verdict.reason,
-        detail=check.path.describe() if verdict.state is State.BLOCKED else verdict.detail,
+        detail=check.uplink.describe() if verdict.state is State.BLOCKED else verdict.detail,
         since=check.since,
         flapping=verdict.flapping,
-        role=finding.role,
-        read_only=finding.read_only,
-        lag=finding.lag,
-        version=finding.version,
-        identity=finding.identity,
-        space=finding.space,
-        lease=finding.lease,
+        role=probe_result.role,
+        read_only=probe_result.read_only,
+        lag=probe_result.lag,
+        version=probe_result.version,
+        identity=probe_result.identity,
+        space=probe_result.space,
+        lease=probe_result.lease,
         last_check=last.at if last else None,
         last_success=check.last_success,
         last_duration=last.duration if last else None,
         last_phases=last.phases if last else {},
         attempts=check.attempts,
         failures=dict(check.failures),
-        broken_handshakes=budget.broken if budget else None,
+        broken_handshakes=budget.aborted if budget else None,
         duration=check.duration.copy(),
         phases={name: (summary.count, summary.sum) for name, summary in check.phases.items()},
     )
@@ -212,7 +212,7 @@ def history(running: Running) -> dict[str, list[dict[str, Any]]]:
     return {str(check.target): list(_results(check.history.results())) for check in running.checks}
 
 
-def _results(results: list[Result]) -> Iterator[dict[str, Any]]:
+def _results(results: list[CheckResult]) -> Iterator[dict[str, Any]]:
     for result in results:
         yield {
             "time": iso(result.at),

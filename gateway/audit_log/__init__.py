@@ -1,1 +1,1 @@
-"""The audit log: who did what, one JSON line each. Standard library only; see docs/audit-log.md for the fields."""
+"""Audit log: one JSON line per event. Standard library only; see docs/audit-log.md for the fields."""

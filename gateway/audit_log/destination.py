@@ -1,4 +1,4 @@
-"""Where the lines go: a file that may be rotated, a FIFO, standard output or standard error. May block."""
+"""Destination of the audit log: a file that may be rotated, a FIFO, standard output or standard error."""
 
 import os
 import select
@@ -9,14 +9,14 @@ from pathlib import Path
 _STANDARD = {"stdout": 1, "stderr": 2}
 _MODE = 0o600
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
-_PIECE = 64 * 1024
-"""Bytes of one write to a file; to a pipe it is PIPE_BUF, within which lines of several writers do not mix."""
-_POLL = 1000
-"""Milliseconds of one wait for a pipe that somebody made non-blocking."""
+_MAX_WRITE = 64 * 1024
+"""Bytes per write to a file. Writes to a pipe are limited to PIPE_BUF: they are atomic if several processes write."""
+_POLL_TIMEOUT = 1000
+"""Milliseconds to wait for a pipe that another process has made non-blocking."""
 
 
 class Destination:
-    """One target of the log; used by one thread.
+    """One destination of the log. Its methods may block; call them from one thread only.
 
     Args:
         target: A path, or `stdout` or `stderr`.
@@ -28,10 +28,10 @@ class Destination:
         self._file: tuple[int, int] | None = None
         """Device and inode of a regular file."""
         self._first_line_written = 0
-        """Bytes of the first line that are written already."""
+        """Bytes of the first line that have been written."""
 
     def open(self) -> None:
-        """Open it again, or for the first time.
+        """Open or reopen the destination.
 
         Raises:
             OSError: It cannot be opened.
@@ -44,26 +44,27 @@ class Destination:
         status = os.fstat(fd)
         file = (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
         if file is None or file != self._file:
-            self._first_line_written = 0  # the rest of a line is of no use elsewhere
+            self._first_line_written = 0  # write the whole line again: the new file does not have its first part
         self._fd, self._file = fd, file
-        if file is not None and not self._first_line_written and status.st_size and _torn(self._target):
+        if file is not None and not self._first_line_written and status.st_size and _ends_mid_line(self._target):
             try:
-                os.write(fd, b"\n")  # a full disk ended a process in the middle of a line
+                os.write(fd, b"\n")  # an earlier process stopped in the middle of a line
             except OSError:
-                self.close()  # so that the next write begins with this again
+                self.close()  # the next write opens the file and retries this
                 raise
 
     def close(self) -> None:
-        """Close it; a standard stream stays open."""
+        """Close the file or FIFO. A standard stream stays open."""
         if self._fd is not None and not isinstance(self._target, str):
             os.close(self._fd)
         self._fd = None
 
     def write(self, lines: deque[bytes]) -> None:
-        """Write `lines` and remove each once all of it is written.
+        """Write `lines`, and remove each line once it is written completely.
 
         Raises:
-            OSError: What is left in `lines` is not written; of the first, the next call writes only the rest.
+            OSError: The lines that remain in `lines` are not written. The first may be written in part; the next call
+                writes the rest of it.
         """
         if self._fd is None or self._rotated():
             self.open()
@@ -75,29 +76,29 @@ class Destination:
             raise
 
     def _rotated(self) -> bool:
-        """Whether the path leads to another file now, or to none."""
+        """Return whether the path now refers to another file or to none."""
         if self._file is None or isinstance(self._target, str):
             return False
         try:
-            status = os.stat(self._target)  # noqa: PTH116 - a Path's would do the same
+            status = os.stat(self._target)  # noqa: PTH116 - the same as Path.stat
         except FileNotFoundError:
             return True
         return (status.st_dev, status.st_ino) != self._file
 
     def _write_some(self, lines: deque[bytes]) -> None:
-        most = _PIECE if self._file is not None else select.PIPE_BUF
-        piece = bytearray()
+        limit = _MAX_WRITE if self._file is not None else select.PIPE_BUF
+        batch = bytearray()
         for each in lines:
-            if piece and len(piece) + len(each) > most:
+            if batch and len(batch) + len(each) > limit:
                 break
-            piece += each
+            batch += each
         fd = self._fd if self._fd is not None else -1
         try:
-            written = os.write(fd, memoryview(piece)[self._first_line_written :])
+            written = os.write(fd, memoryview(batch)[self._first_line_written :])
         except BlockingIOError:
             poller = select.poll()
             poller.register(fd, select.POLLOUT)
-            poller.poll(_POLL)
+            poller.poll(_POLL_TIMEOUT)
             return
         written += self._first_line_written
         while lines and written >= len(lines[0]):
@@ -105,8 +106,8 @@ class Destination:
         self._first_line_written = written
 
 
-def _torn(path: Path) -> bool:
-    """Whether the last line of a file has no end, as far as this process may read it."""
+def _ends_mid_line(path: Path) -> bool:
+    """Return whether the file does not end with a newline; False if this process may not read it."""
     try:
         with path.open("rb") as file:
             file.seek(-1, os.SEEK_END)

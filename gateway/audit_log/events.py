@@ -1,18 +1,18 @@
-"""Events of the audit log, and the lines that they become. Pure."""
+"""Events of the audit log and their encoding. Pure."""
 
 import json
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-MOST_TEXT = 500
-"""Characters of a text that comes from outside and may have any length, such as a path that somebody asked for."""
+MAX_TEXT = 500
+"""Maximum number of characters of external text, such as a requested path."""
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=str).encode
 
 
 @lru_cache(maxsize=2)
 def _date(second: int) -> str:
-    """RFC 3339 without a fraction; many events share a second."""
+    """Format in RFC 3339 without a fraction. Cached, because many events share a second."""
     return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
 
 
@@ -20,9 +20,9 @@ class Event(NamedTuple):
     """One event.
 
     Args:
-        at: When, in seconds since the epoch.
-        name: What kind of event, such as `connection`.
-        fields: The rest; values that JSON can hold.
+        at: Time in seconds since the epoch.
+        name: The kind of event, such as `connection`.
+        fields: Further fields, with values that JSON can represent.
     """
 
     at: float
@@ -30,9 +30,14 @@ class Event(NamedTuple):
     fields: dict[str, Any]
 
 
-def line(event: Event, instance: str) -> bytes:
-    """`event` as one line of ASCII, with its line end: nothing in it controls a terminal or forges another line."""
+def encode_line(event: Event, instance: str) -> bytes:
+    """Encode `event` as one line of printable ASCII, so that its content cannot forge lines or control a terminal.
+
+    Args:
+        event: The event.
+        instance: This gateway's name.
+    """
     second, part = divmod(event.at, 1)
     time = f"{_date(int(second))}.{int(part * 1000):03d}Z"
     text = _encode({"time": time, "event": event.name, "instance": instance, **event.fields})
-    return text.replace("\x7f", "\\u007f").encode() + b"\n"  # DEL is the only control that JSON leaves as it is
+    return text.replace("\x7f", "\\u007f").encode() + b"\n"  # JSON escapes every other control character

@@ -1,4 +1,4 @@
-"""What the rooms call when something is to be recorded; nothing happens while there is no audit log."""
+"""Records audit events of one process. Does nothing while the audit log is disabled."""
 
 import asyncio
 import time
@@ -6,71 +6,76 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from gateway.audit_log.events import Event
-from gateway.audit_log.refusals import WINDOW, Refusals, Refused
+from gateway.audit_log.refusal_limiter import WINDOW, RefusalKey, RefusalLimiter
 
 
 class Sink(Protocol):
-    """Takes events; never blocks."""
+    """Receives events. Its methods never block."""
 
     def put(self, event: Event) -> None:
-        """Take one event, or count it as dropped."""
+        """Queue an event, or count it as dropped."""
 
-    def lost(self, count: int, why: str) -> None:
-        """Count events that were lost on their way here, and say so in the log."""
+    def count_lost(self, count: int, why: str) -> None:
+        """Count events that were lost before they reached the sink, and record that in the log.
+
+        Args:
+            count: The number of events.
+            why: The field `reason` of the `dropped` event.
+        """
 
 
 class Recorder:
-    """Records events of one process; used in its event loop only."""
+    """Records events of one process. Use it only in the event loop."""
 
     def __init__(self) -> None:
         self.sink: Sink | None = None
-        """Where events go; None: nowhere."""
-        self.open = 0
-        """Clients whose end is still to be recorded."""
-        self.opened: Callable[[], None] = lambda: None
-        """Called when `open` grows."""
-        self._refusals = Refusals()
+        """Receives the events; None: the audit log is disabled."""
+        self.open_clients = 0
+        """Clients whose end is not recorded yet."""
+        self.on_client_opened: Callable[[], None] = lambda: None
+        """Called when `open_clients` increases."""
+        self._refusals = RefusalLimiter()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
-    def on(self) -> bool:
-        """Whether anything is recorded."""
+    def enabled(self) -> bool:
+        """Whether events are recorded."""
         return self.sink is not None
 
     def record(self, event: str, /, **fields: Any) -> None:
-        """Record `event` as of now.
+        """Record an event with the current time.
 
         Args:
-            event: Its kind, as docs/audit-log.md lists them.
-            fields: The rest; no secrets, and values that JSON can hold.
+            event: The kind of event; see docs/audit-log.md.
+            fields: Further fields, with values that JSON can represent. They must not contain secrets.
         """
         if self.sink is not None:
             self.sink.put(Event(time.time(), event, fields))
 
-    def refused(self, refused: Refused) -> None:
-        """Record that a client was turned away; the same again within a second is counted, and recorded later."""
+    def record_refusal(self, key: RefusalKey) -> None:
+        """Record that a client was refused. Repetitions within a second are recorded later as one event."""
         if self.sink is None:
             return
-        first = self._refusals.note(refused, time.monotonic())
+        first = self._refusals.add(key, time.monotonic())
         if first is not None:
-            self._refused(first, 1)
+            self._record_refusals(first, 1)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(WINDOW, self._tick)
 
     def flush(self) -> None:
-        """Record the refusals that were only counted so far."""
-        for refused, count in self._refusals.rest():
-            self._refused(refused, count)
+        """Record the refusals that were counted but not recorded yet."""
+        for key, count in self._refusals.drain():
+            self._record_refusals(key, count)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _tick(self) -> None:
         self._timer = None
-        for refused, count in self._refusals.due(time.monotonic()):
-            self._refused(refused, count)
+        for key, count in self._refusals.due(time.monotonic()):
+            self._record_refusals(key, count)
         if self._refusals:
             self._timer = asyncio.get_running_loop().call_later(WINDOW, self._tick)
 
-    def _refused(self, refused: Refused, count: int) -> None:
-        self.record("refused", **refused._asdict(), count=count)
+    def _record_refusals(self, key: RefusalKey, count: int) -> None:
+        self.record("refused", **key._asdict(), count=count)

@@ -1,4 +1,4 @@
-"""Writes the audit log in a thread of its own, so that a disk that is full or hangs does not delay traffic."""
+"""Writes the audit log in a separate thread, so that a full or unresponsive disk does not delay traffic."""
 
 import errno
 import logging
@@ -9,91 +9,93 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.audit_log.destination import Destination
-from gateway.audit_log.events import Event, line
+from gateway.audit_log.events import Event, encode_line
 
 log = logging.getLogger(__name__)
 
-_GATHER = 0.05
-"""Seconds in which events are gathered for one write."""
-_RETRY = 1.0
-_SAY_EVERY = 60.0
-_STUCK = 5.0
-"""Seconds without progress after which the log is said to hang."""
+_BATCH_DELAY = 0.05
+"""Seconds for which events are collected into one write."""
+_RETRY_DELAY = 1.0
+_LOG_INTERVAL = 60.0
+_STUCK_AFTER = 5.0
+"""Seconds without progress after which the log is reported as stuck."""
 MISCONFIGURED = frozenset(
     {
         errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP,
         errno.ENAMETOOLONG, errno.ENXIO, errno.EBADF,
     }
 )  # fmt: skip
-"""Errors that are the operator's to correct, rather than of a disk that is full or broken."""
+"""Errors caused by the configuration. Other errors mean that the disk is full or faulty."""
 
 
 class Writer:
-    """Takes events in the event loop, and writes them in its thread; a `gateway.audit_log.recorder.Sink`.
+    """Queues events from the event loop and writes them in a thread; a `gateway.audit_log.recorder.Sink`.
 
     Args:
         target: A path, or `stdout` or `stderr`.
-        instance: This gateway's name, which is in each line.
-        most: Events that wait at most; those beyond are counted as dropped.
+        instance: This gateway's name, a field of each line.
+        max_queued: Limit on queued events. Further events are dropped and counted.
     """
 
-    def __init__(self, target: Path | str, instance: str, most: int) -> None:
+    def __init__(self, target: Path | str, instance: str, max_queued: int) -> None:
         self.dropped = 0
-        """Events that are not in the log."""
+        """Events that were not written."""
         self.opened = threading.Event()
         """Set after the first attempt to open the target."""
         self.error: OSError | None = None
-        """Why the last attempt to open or write failed; None: it did not."""
+        """Error of the last attempt to open or write; None if it succeeded."""
         self._target = target
         self._destination = Destination(target)
         self._instance = instance
-        self._most = most
+        self._max_queued = max_queued
         self._lock = threading.Lock()
-        self._waiting: list[Event] = []
-        self._unsaid = 0
-        """Events that were dropped since the last line about it."""
+        self._queue: list[Event] = []
+        self._unreported = 0
+        """Events dropped since the last `dropped` event."""
         self._writing: deque[bytes] = deque()
-        """Lines that the thread works on."""
+        """Lines that the thread is writing."""
         self._progress = time.monotonic()
         self._reopen = False
         self._closing = threading.Event()
         self._wake = threading.Event()
-        self._full = _Seldom()
-        self._failed = _Seldom()
+        self._queue_full_log = _RateLimiter()
+        self._write_error_log = _RateLimiter()
         self._thread = threading.Thread(target=self._run, name="audit log", daemon=True)
         self._thread.start()
 
     def put(self, event: Event) -> None:
         """See `gateway.audit_log.recorder.Sink`."""
         with self._lock:
-            full = len(self._waiting) >= self._most
+            full = len(self._queue) >= self._max_queued
             if full:
                 self.dropped += 1
-                self._unsaid += 1
+                self._unreported += 1
             else:
-                self._waiting.append(event)
+                self._queue.append(event)
         if full:
-            self._full.say(lambda: log.error("the audit log is full: events are dropped", extra=self._details()))
+            self._queue_full_log.call(
+                lambda: log.error("audit log queue full: events dropped", extra=self._details())
+            )
         elif not self._wake.is_set():
             self._wake.set()
 
-    def lost(self, count: int, why: str) -> None:
+    def count_lost(self, count: int, why: str) -> None:
         """See `gateway.audit_log.recorder.Sink`."""
         with self._lock:
             self.dropped += count
-            if len(self._waiting) >= self._most:
-                self._unsaid += count
+            if len(self._queue) >= self._max_queued:
+                self._unreported += count
             else:
-                self._waiting.append(Event(time.time(), "dropped", {"count": count, "reason": why}))
+                self._queue.append(Event(time.time(), "dropped", {"count": count, "reason": why}))
         self._wake.set()
 
     def reopen(self) -> None:
-        """Open the target again before the next write: it may have been rotated."""
+        """Reopen the target before the next write, because it may have been rotated."""
         self._reopen = True
 
     @property
-    def trouble(self) -> str | None:
-        """Why lines are not written now, in one line; None: they are."""
+    def fault(self) -> str | None:
+        """Why lines are currently not written, in one line; None if they are."""
         error = self.error
         if not self.alive and not self._closing.is_set():
             return f"the audit log {self._target} is not written: its thread has ended: restart the gateway"
@@ -101,42 +103,43 @@ class Writer:
             return f"the audit log {self._target} cannot be written: {error.strerror or error}"
         if not self.opened.is_set():
             return (
-                f"the audit log {self._target} cannot be opened: a FIFO without a reader, or a file system that hangs"
+                f"the audit log {self._target} cannot be opened: "
+                "it is a FIFO without a reader, or the file system does not respond"
             )
         stuck = time.monotonic() - self._progress
-        if self._writing and stuck > _STUCK:
-            return f"the audit log {self._target} has taken nothing for {stuck:.0f} s"
+        if self._writing and stuck > _STUCK_AFTER:
+            return f"the audit log {self._target} has accepted no data for {stuck:.0f} s"
         return None
 
     @property
     def alive(self) -> bool:
-        """Whether the thread still runs."""
+        """Whether the thread is running."""
         return self._thread.is_alive()
 
     def begin_close(self) -> None:
-        """Write what waits, and end the thread; `alive` says when."""
+        """Start to write the queued events and end the thread. `alive` becomes false when it has ended."""
         self._closing.set()
         self._wake.set()
 
     def abandon(self) -> int:
-        """Count what is not written, when the thread did not end in time; returns how many events that are."""
+        """Drop all unwritten events after the thread did not end in time; return their number."""
         with self._lock:
-            left = len(self._waiting) + len(self._writing)
+            left = len(self._queue) + len(self._writing)
             self.dropped += left
-            self._waiting = []
+            self._queue = []
         if left:
-            log.error("the audit log did not take its last events: they are lost", extra={"events": left})
+            log.error("audit log not written in time: last events lost", extra={"events": left})
         return left
 
     def _details(self) -> dict[str, object]:
-        return {"file": str(self._target), "dropped": self.dropped, "detail": self.trouble or "it is too slow"}
+        return {"file": str(self._target), "dropped": self.dropped, "detail": self.fault or "the disk is too slow"}
 
     def _run(self) -> None:
         try:
             self._work()
         except Exception:
-            log.exception("the audit log's thread has ended: its events are dropped")
-            self._most = 0
+            log.exception("audit log thread failed: events dropped")
+            self._max_queued = 0
             self.abandon()
 
     def _work(self) -> None:
@@ -145,33 +148,33 @@ class Writer:
         except OSError as error:
             self.error = error
         self.opened.set()
-        while not self._finished():
+        while not self._is_finished():
             self._wake.wait()
-            self._closing.wait(_GATHER)
+            self._closing.wait(_BATCH_DELAY)
             self._wake.clear()
-            self._take()
-            self._deliver()
+            self._encode_queued()
+            self._write_all()
         self._destination.close()
 
-    def _finished(self) -> bool:
-        return self._closing.is_set() and not self._waiting and not self._unsaid
+    def _is_finished(self) -> bool:
+        return self._closing.is_set() and not self._queue and not self._unreported
 
-    def _take(self) -> None:
+    def _encode_queued(self) -> None:
         with self._lock:
-            events, self._waiting = self._waiting, []
-            unsaid, self._unsaid = self._unsaid, 0
-        if unsaid:  # they came after those that were taken
-            events.append(Event(time.time(), "dropped", {"count": unsaid, "reason": "queue_full"}))
+            events, self._queue = self._queue, []
+            unreported, self._unreported = self._unreported, 0
+        if unreported:  # dropped after the queued events
+            events.append(Event(time.time(), "dropped", {"count": unreported, "reason": "queue_full"}))
         self._progress = time.monotonic()
         for each in events:
             try:
-                self._writing.append(line(each, self._instance))
+                self._writing.append(encode_line(each, self._instance))
             except Exception:
-                log.exception("an event cannot be written to the audit log", extra={"event": each.name})
-                self.lost(1, "not_encodable")
+                log.exception("audit event cannot be encoded", extra={"event": each.name})
+                self.count_lost(1, "not_encodable")
 
-    def _deliver(self) -> None:
-        """Write, again and again, until everything is written, or until the end is near."""
+    def _write_all(self) -> None:
+        """Retry until all lines are written. While closing, retry once, then drop them."""
         last = False
         while self._writing:
             try:
@@ -181,35 +184,35 @@ class Writer:
                 self._destination.write(self._writing)
             except OSError as error:
                 self.error = error
-                self._failed.say(lambda: log.error("the audit log cannot be written", extra=self._details()))
+                self._write_error_log.call(lambda: log.error("cannot write audit log", extra=self._details()))
                 if last:
-                    self._give_up()
+                    self._drop_all()
                     return
-                last = self._closing.wait(_RETRY)
+                last = self._closing.wait(_RETRY_DELAY)
             else:
                 self._progress = time.monotonic()
                 if self.error is not None:
                     self.error = None
-                    log.info("the audit log is written again", extra={"file": str(self._target)})
+                    log.info("audit log is written again", extra={"file": str(self._target)})
 
-    def _give_up(self) -> None:
-        """Lose what cannot be written before the end."""
+    def _drop_all(self) -> None:
+        """Drop everything that is not written."""
         with self._lock:
-            left = len(self._writing) + len(self._waiting)
+            left = len(self._writing) + len(self._queue)
             self.dropped += left
-            self._waiting, self._unsaid = [], 0
+            self._queue, self._unreported = [], 0
         self._writing.clear()
-        log.error("the audit log cannot be written: its last events are lost", extra={"events": left})
+        log.error("cannot write audit log: last events lost", extra={"events": left})
 
 
-class _Seldom:
-    """Says something at most once a minute."""
+class _RateLimiter:
+    """Limits calls to one per minute."""
 
     def __init__(self) -> None:
         self._next = 0.0
 
-    def say(self, what: Callable[[], None]) -> None:
-        """Call `what`, unless that was done a moment ago."""
+    def call(self, action: Callable[[], None]) -> None:
+        """Call `action` unless the last call was less than a minute ago."""
         if (now := time.monotonic()) >= self._next:
-            self._next = now + _SAY_EVERY
-            what()
+            self._next = now + _LOG_INTERVAL
+            action()

@@ -1,13 +1,13 @@
-"""The kinds of backend: one module each, as its `KIND`."""
+"""The kinds of backend: each is the `KIND` of one module."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from gateway.backends.common.volume import VolumeSpec
-from gateway.contracts import Backend, Cancels, Credential, Duration, Endpoint
+from gateway.contracts import Backend, CancelProtocol, Credential, Duration, Endpoint
 from gateway.kinds import Kinds
-from gateway.measure import MakeTap
+from gateway.measure import TapFactory
 
 
 @dataclass(frozen=True)
@@ -15,24 +15,27 @@ class BackendKind:
     """A kind of backend.
 
     Args:
-        name: What `kind:` says in a configuration.
-        options: A frozen dataclass: the keys of the backend that only this kind has.
-        check: A frozen dataclass: the keys of `check:` that only this kind has.
-        create: Makes a backend of `options`, `check` and the name to send where a protocol wants one.
-        scheme: The URL scheme of its short form.
-        default_port: Used where a target names no port.
-        hold: How long a client waits by default while the path is down.
-        has_roles: Whether targets are primary or replica.
-        bulk: Whether its clients move much and wait little, so that queries should not share a core with them.
-        privileged_only: Tells, from the options, whether only source ports below 1024 may connect.
-        prompt: Seconds after which a client that still waits for an answer makes the target doubtful; None: an answer
-            may take any time.
-        tap: Makes what measures latency in its protocol's traffic; None: taking turns tells enough.
-        cancels: What requests to cancel look like, where they come on connections of their own; instead of `tap`.
-        volume: Makes a Docker volume of the options and the listener's address, where one is configured.
-        credentials: Reads the certificates that options and check name. It may block, and leaves out what cannot be
-            read.
-        abort_limit: How many broken handshakes in a row a server takes before it refuses their source address.
+        name: The value of `kind` in a configuration.
+        options: A frozen dataclass with the keys that only this kind has.
+        check: A frozen dataclass with the keys of `check` that only this kind has.
+        create: Creates a backend from the options and the check.
+        scheme: The URL scheme of the short form.
+        default_port: The port of targets that name none. 0: every target must name one.
+        hold: How long clients wait by default while the path is down.
+        has_roles: Whether a target is either a primary or a replica.
+        bulk: Whether clients transfer much data, so that queries should not share a CPU core with them.
+        privileged_only: Returns, given the options, whether only source ports below 1024 may connect.
+        abort_limit: The number of consecutive aborted handshakes after which a server blocks their source address.
+            None: servers do not count them.
+        tap: Creates a tap that measures latency in the traffic. None: the protocol alternates requests and responses.
+        cancels: Recognizes cancel requests on connections of their own. Excludes `tap`.
+        prompt: Seconds without a response to a client after which the target is suspect. None: responses may take any
+            time.
+        volume: Returns the Docker volume for the options and the listener's address; None if none is configured.
+        credentials: Reads the certificates that options and check name, and skips those that cannot be read. May
+            block.
+        verify: Checks the options, the check, and the files that they name. Raises `GatewayError` if they can never
+            work.
     """
 
     name: str
@@ -46,13 +49,12 @@ class BackendKind:
     bulk: bool = False
     privileged_only: Callable[[Any], bool] = lambda _: False
     abort_limit: int | None = None
-    tap: MakeTap | None = None
-    cancels: Cancels | None = None
+    tap: TapFactory | None = None
+    cancels: CancelProtocol | None = None
     prompt: float | None = None
     volume: Callable[[Any, Endpoint], VolumeSpec | None] = lambda _options, _listener: None
     credentials: Callable[[Any, Any], list[Credential]] = lambda _options, _check: []
     verify: Callable[[Any, Any], None] = lambda _options, _check: None
-    """Raises `GatewayError` when options, or files that they name, can never work."""
 
     def __reduce__(self) -> tuple[Callable[[str], "BackendKind"], tuple[str]]:
         return (KINDS.__getitem__, (self.name,))
@@ -63,4 +65,4 @@ KINDS: Kinds[BackendKind] = Kinds(__name__, __path__)
 
 @dataclass(frozen=True)
 class NoOptions:
-    """A kind that needs no keys of its own."""
+    """No keys: for kinds without options or check keys of their own."""

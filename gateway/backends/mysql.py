@@ -1,7 +1,8 @@
-"""`kind: mysql`: MySQL and MariaDB, asked with a full login and a query.
+"""`kind: mysql`: MySQL and MariaDB. The probe logs in and runs a query.
 
-A server counts every connection that breaks off during its handshake, and at `max_connect_errors` refuses the
-whole host: through a bastion, that is every client. So nothing here ever connects just to close again.
+A server counts each connection that ends during its handshake, and blocks the source address at `max_connect_errors`.
+Through a bastion this affects every client. Therefore the probe never closes a connection before the login is
+complete, except at its deadline.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import ssl
 import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pymysql
@@ -20,25 +21,25 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from gateway.backends import BackendKind, NoOptions
 from gateway.backends.common import tls
-from gateway.backends.common.broken_logins import BrokenLogins
+from gateway.backends.common.aborted_logins import AbortedLogins
 from gateway.backends.common.database import DatabaseCheck, credentials, verify
 from gateway.backends.common.mysql_login import MysqlLogin
-from gateway.backends.common.mysql_status import look
-from gateway.backends.common.secrets import Passwords
-from gateway.contracts import Endpoint, Finding, Link, Phases
+from gateway.backends.common.mysql_status import query_status
+from gateway.backends.common.secrets import PasswordSource
+from gateway.contracts import Endpoint, Link, Phases, ProbeResult
 from gateway.errors import ProbeError, ReachError, Reason
 
-_MAX_BLOCK = 3600.0
-"""Seconds that a thread may block: its socket is shut down long before."""
-_ENDING = 1.0
-"""Seconds for a thread to end whose socket was shut down; it needs none, but the machine may be busy."""
-_NONSENSE = (
+_IO_TIMEOUT = 3600.0
+"""Seconds that PyMySQL may block in one operation. The socket is shut down at the deadline of the check."""
+_THREAD_TIMEOUT = 1.0
+"""Seconds to wait for a thread after its socket was shut down. It ends at once unless the machine is busy."""
+_PROTOCOL_ERRORS = (
     OSError, ValueError, LookupError, AssertionError, TypeError, AttributeError, RuntimeError, ArithmeticError,
     struct.error,
 )  # fmt: skip
-"""What PyMySQL raises at bytes that are no answer, such as a request for a local file."""
+"""What PyMySQL raises if a server violates the protocol, for example with a request for a local file."""
 _ABORT_LIMIT = 100
-"""`max_connect_errors` as it is by default."""
+"""The default of `max_connect_errors`."""
 
 _REASONS = {
     1040: Reason.TOO_MANY_CONNECTIONS,
@@ -62,139 +63,140 @@ _REASONS = {
     2006: Reason.RESET,
     2013: Reason.RESET,
 }
-"""Server and client error numbers, from the MySQL and MariaDB manuals; any other is a failed query.
+"""Server and client error numbers from the MySQL and MariaDB manuals. Any other number is a failed query.
 
-1130 refuses every user from an address, so that clients do not get in either.
+Error 1130 rejects all users from the source address, so that clients cannot connect either.
 """
 
 
 @dataclass(frozen=True)
 class MysqlCheck(DatabaseCheck):
-    """How a MySQL is checked.
+    """The check of a MySQL backend.
 
     Args:
-        server_public_key_file: The server's RSA key in PEM, as its status variable
-            `Caching_sha2_password_rsa_public_key` shows it. A server that asks for the password without TLS gets it
-            encrypted for this key; without the key, it gets none.
+        server_public_key_file: The server's public RSA key in PEM, as the status variable
+            `Caching_sha2_password_rsa_public_key` shows it. If the server requests the password without TLS, the
+            gateway encrypts it with this key. Without the key, it does not send the password.
     """
 
     server_public_key_file: Path | None = None
 
 
-@dataclass(frozen=True)
 class MysqlBackend:
     """See `gateway.contracts.Backend`.
 
     Args:
-        options: None of its own.
-        check: How to log in.
+        options: This kind has none.
+        check: The check of the backend.
     """
 
-    options: NoOptions
-    check: MysqlCheck
-    _broken: dict[Endpoint, BrokenLogins] = field(default_factory=dict, compare=False)
-    _passwords: Passwords = field(default_factory=Passwords, compare=False)
-    _files: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="mysql-files"), compare=False
-    )
-    """Reads the files of a login: their file system may hang, which then holds one thread."""
+    def __init__(self, options: NoOptions, check: MysqlCheck) -> None:
+        self.options = options
+        self.check = check
+        self._aborted: dict[Endpoint, AbortedLogins] = {}
+        self._passwords = PasswordSource()
+        self._file_thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-files")
+        """Reads the files of a login. If their file system hangs, it blocks only one thread."""
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
-        """Log in, and ask for role, version and lag; at a deadline, everything ends at once.
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
+        """See `gateway.contracts.Backend`: log in, and query role, version and lag.
 
-        A login that breaks off so counts in the server, and for us. After many in a row, the next ones wait.
+        A login that is aborted at the deadline counts in the server, and here. After several consecutive ones, probes
+        pause.
         """
         if self.check.user is None:
-            return Finding(unprobed="no check.user is set, and a MySQL must not be probed without a login")
-        broken = self._broken.setdefault(target, BrokenLogins(_ABORT_LIMIT))
-        pause = broken.pause(time.monotonic())
+            return ProbeResult(unprobed="check.user is not set, and MySQL must not be probed without a login")
+        aborted = self._aborted.setdefault(target, AbortedLogins(_ABORT_LIMIT))
+        pause = aborted.pause(time.monotonic())
         if pause:
             raise ReachError(
                 Reason.TIMEOUT,
-                f"the last {broken.count} logins were not answered in time, and the server counts them: the next one"
-                f" in {pause:.0f} s",
+                f"the last {aborted.count} logins timed out, and the server counts them (max_connect_errors): the"
+                f" next login follows in {pause:.0f} s",
             )
-        # Before anything is dialled: what breaks off after that, the server counts.
-        password = await self._passwords.of(self.check, target, phases)
+        # Before the connection: the server counts whatever fails after that.
+        password = await self._passwords.get(self.check, target, phases)
         loop = asyncio.get_running_loop()
-        login = await loop.run_in_executor(self._files, self._login, target, phases, password)
+        login = await loop.run_in_executor(self._file_thread, self._create_login, target, phases, password)
         sock = await link.socket(target, phases)
-        # A duplicate, since TLS takes the descriptor out of the first object.
+        # A duplicate, because TLS detaches the descriptor from the first object.
         handle = sock.dup()
         thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-check")  # PyMySQL blocks
-        asking = loop.run_in_executor(thread, self._ask, login, sock, phases)
+        query = loop.run_in_executor(thread, self._query, login, sock, phases)
         thread.shutdown(wait=False)
-        asking.add_done_callback(lambda asked: _close(asked, sock, handle))
-        asking.add_done_callback(
-            lambda asked: self._passwords.tried(self.check, target, None if asked.cancelled() else asked.exception())
+        query.add_done_callback(lambda done: _close(done, sock, handle))
+        query.add_done_callback(
+            lambda done: self._passwords.report(self.check, target, None if done.cancelled() else done.exception())
         )
         try:
-            finding = await asyncio.shield(asking)
+            finding = await asyncio.shield(query)
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):  # it may be closed already
-                handle.shutdown(socket.SHUT_RDWR)  # frees the thread, whatever it waits for
+                handle.shutdown(socket.SHUT_RDWR)  # unblocks the thread
             if not login.logged_in:
-                phases.given_up()
-                broken.broke_off(time.monotonic())
-            await asyncio.wait({asking}, timeout=_ENDING)
+                phases.on_abandoned()
+                aborted.record_abort(time.monotonic())
+            await asyncio.wait({query}, timeout=_THREAD_TIMEOUT)
             raise
         finally:
             if login.logged_in:
-                broken.logged_in()
-        broken.limit = finding.abort_limit or broken.limit
+                aborted.record_success()
+        aborted.limit = finding.abort_limit or aborted.limit
         return finding
 
-    def _login(self, target: Endpoint, phases: Phases, password: str) -> MysqlLogin:
+    def _create_login(self, target: Endpoint, phases: Phases, password: str) -> MysqlLogin:
+        """Return a login that is not connected yet. Reads files, and may block."""
         check = self.check
         context = tls.context(check.tls)
         return MysqlLogin(
             phases,
             verified=check.tls.mode == "verify",
-            server_public_key=_public_key(check.server_public_key_file) if context is None else None,
+            server_public_key=_read_public_key(check.server_public_key_file) if context is None else None,
             host=check.tls.server_name or target.host,
             user=check.user,
-            password=password.encode(),  # PyMySQL encodes text in Latin-1
+            password=password.encode(),  # PyMySQL encodes a str in Latin-1
             database=check.database,
             defer_connect=True,
             autocommit=True,
-            read_timeout=_MAX_BLOCK,
-            write_timeout=_MAX_BLOCK,
+            read_timeout=_IO_TIMEOUT,
+            write_timeout=_IO_TIMEOUT,
             ssl=context,
             ssl_disabled=context is None,
             program_name="gateway-check",
         )
 
-    def _ask(self, login: MysqlLogin, sock: socket.socket, phases: Phases) -> Finding:
+    def _query(self, login: MysqlLogin, sock: socket.socket, phases: Phases) -> ProbeResult:
+        """Log in and query the status. Blocks until `sock` is shut down."""
         try:
             login.connect(sock)
             with phases("query"):
                 has_password = self.check.password is not None or bool(self.check.password_command)
-                found = look(login, self.check.max_lag, password=has_password)
+                found = query_status(login, self.check.max_lag, has_password=has_password)
             return replace(found, certificate=login.certificate)
         except ssl.SSLError as error:
             raise ProbeError(Reason.TLS, str(error)) from error
         except pymysql.err.MySQLError as error:
-            raise _explain(error) from error
-        except _NONSENSE as error:
-            raise ProbeError(Reason.PROTOCOL, f"not a MySQL answer: {error}") from error
+            raise _probe_error(error) from error
+        except _PROTOCOL_ERRORS as error:
+            raise ProbeError(Reason.PROTOCOL, f"the response violates the MySQL protocol: {error}") from error
         finally:
             with contextlib.suppress(pymysql.err.MySQLError, OSError):
                 login.close()
 
 
-def _close(asked: "asyncio.Future[Finding]", *sockets: socket.socket) -> None:
-    """The thread has ended: its sockets are not used any more, and after a deadline neither is its result."""
+def _close(query: "asyncio.Future[ProbeResult]", *sockets: socket.socket) -> None:
+    """Close the sockets of a thread that has ended; mark its exception as retrieved: the check may be over."""
     for each in sockets:
         each.close()
-    if not asked.cancelled():
-        asked.exception()
+    if not query.cancelled():
+        query.exception()
 
 
-def _public_key(file: Path | None) -> bytes | None:
-    """What `file` holds, an RSA key in PEM.
+def _read_public_key(file: Path | None) -> bytes | None:
+    """Read a public RSA key in PEM.
 
     Raises:
-        ReachError: It cannot be read, or holds something else.
+        ReachError: The file cannot be read, or contains something else.
     """
     if file is None:
         return None
@@ -205,31 +207,33 @@ def _public_key(file: Path | None) -> bytes | None:
     try:
         key = load_pem_public_key(data)
     except ValueError as error:
-        raise ReachError(Reason.AUTH, f"check.server_public_key_file: {file}: no public key in PEM") from error
+        detail = f"check.server_public_key_file: {file}: contains no public key in PEM"
+        raise ReachError(Reason.AUTH, detail) from error
     if not isinstance(key, RSAPublicKey):
-        raise ReachError(Reason.AUTH, f"check.server_public_key_file: {file}: no RSA key")
+        raise ReachError(Reason.AUTH, f"check.server_public_key_file: {file}: is not an RSA key")
     return data
 
 
 def _verify(options: NoOptions, check: MysqlCheck) -> None:
-    """Raises `GatewayError` when a file or program cannot be used, or never is; for `BackendKind.verify`."""
+    """See `BackendKind.verify`."""
     verify(options, check)
-    _public_key(check.server_public_key_file)
+    _read_public_key(check.server_public_key_file)
     if check.server_public_key_file is not None and check.tls.mode != "off":
         raise ReachError(
             Reason.AUTH,
-            "check.server_public_key_file has no use with TLS, where a server takes the password itself: remove it,"
-            " and set check.tls.mode: verify",
+            "check.server_public_key_file is not used with TLS, which already encrypts the password: remove it, and"
+            " set check.tls.mode: verify",
         )
 
 
-def _explain(error: pymysql.err.MySQLError) -> ReachError:
+def _probe_error(error: pymysql.err.MySQLError) -> ReachError:
+    """Convert an error of PyMySQL."""
     original = getattr(error, "original_exception", None)
     if isinstance(original, ssl.SSLError):
         return ProbeError(Reason.TLS, str(original))
     number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = str(error.args[1]) if len(error.args) > 1 else str(error)
-    if not number:  # PyMySQL itself could not make sense of what it read
+    if not number:  # an error of PyMySQL itself: the server's data is not valid
         return ProbeError(Reason.PROTOCOL, str(error))
     return ProbeError(_REASONS.get(number, Reason.QUERY), f"{text} (error {number})")
 

@@ -1,23 +1,24 @@
-"""`kind: nfs`: an NFSv4 export, asked over RPC; nothing is ever mounted, so nothing can hang."""
+"""`kind: nfs`: an NFSv4 export. The probe sends RPC calls. It mounts nothing, and so cannot hang in the kernel."""
 
 import hashlib
 import secrets
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gateway.backends import BackendKind
-from gateway.backends.common.volume import VolumeOptions, VolumeSpec, reached_at, volume_of
-from gateway.contracts import Duration, Endpoint, Finding, Link, Phases
+from gateway.backends.common.volume import VolumeOptions, VolumeSpec, build_volume, mount_address
+from gateway.contracts import Duration, Endpoint, Link, Phases, ProbeResult
 from gateway.errors import ProbeError, Reason
 from gateway.nfs import v4
+from gateway.nfs.nfs41_session import SESSION_LOST, Nfs41Session
 from gateway.nfs.rpc import RpcClient, RpcError
-from gateway.nfs.session import LOST, Session
 from gateway.nfs.tap import RpcTap
 from gateway.nfs.xdr import XdrError
 
 CANARY = f".gateway-canary-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}"
-"""Each host has one of its own: many gateways may check one export."""
-_OWNER = secrets.token_hex(4)
+"""The directory that the write check creates. Its name depends on the host: many gateways may check an export."""
+_INSTANCE_ID = secrets.token_hex(4)
+"""Distinguishes this process in the client owner of NFSv4.1 sessions."""
 _REASONS = {
     v4.NFS4ERR_NOENT: Reason.EXPORT,
     v4.NFS4ERR_NOTDIR: Reason.EXPORT,
@@ -36,12 +37,12 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class NfsOptions:
-    """What only an NFS backend has.
+    """The options of an NFS backend.
 
     Args:
-        export: The directory to look at, as the server's pseudo file system names it.
+        export: Path of the exported directory in the server's pseudo file system.
         allow_unprivileged_ports: Accept clients from source ports above 1023, for containers behind NAT.
-        volume: A Docker volume that leads to it, kept by the gateway.
+        volume: A Docker volume for the export, managed by the gateway.
     """
 
     export: str
@@ -51,43 +52,43 @@ class NfsOptions:
 
 @dataclass(frozen=True)
 class NfsCheck:
-    """How an export is checked.
+    """The check of an NFS backend.
 
     Args:
-        write: Create and remove a directory at each check: finds full, read-only and over-quota exports.
+        write: Create and remove a directory at each check, to detect full, read-only and over-quota exports.
     """
 
     write: bool = False
 
 
-@dataclass(frozen=True)
 class NfsBackend:
     """See `gateway.contracts.Backend`.
 
     Args:
-        options: The export.
-        check: Whether to write.
+        options: The options of the backend.
+        check: The check of the backend.
     """
 
-    options: NfsOptions
-    check: NfsCheck
-    _sessions: dict[Endpoint, Session] = field(default_factory=dict, compare=False)
-    """Of targets that do not speak NFSv4.0: one for each, since a server remembers every new one for a while."""
-    _seen: dict[Endpoint, v4.Export] = field(default_factory=dict, compare=False)
-    """What each target showed first."""
+    def __init__(self, options: NfsOptions, check: NfsCheck) -> None:
+        self.options = options
+        self.check = check
+        self._sessions: dict[Endpoint, Nfs41Session] = {}
+        """A session for each target without NFSv4.0. It is reused, because servers keep each session for a while."""
+        self._first_seen: dict[Endpoint, v4.Export] = {}
+        """The export of each target at the first probe."""
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
-        """RPC NULL, then a look at the export with its space; the canary where it is asked for."""
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
+        """See `gateway.contracts.Backend`: query the export; with `check.write`, create and remove a directory."""
         with await link.socket(target, phases) as sock:
             client = RpcClient(sock, v4.PROGRAM, v4.VERSION)
             try:
                 with phases("greeting"):
                     await v4.null(client)
-                export = await self._look(client, target, phases)
+                export = await self._query(client, target, phases)
             except RpcError as error:
-                spoken = f" (it speaks {error.versions[0]} to {error.versions[1]})" if error.versions else ""
+                versions = f" (it supports {error.versions[0]} to {error.versions[1]})" if error.versions else ""
                 raise ProbeError(
-                    Reason.PERMISSION if error.denied else Reason.PROTOCOL, f"{error}{spoken}"
+                    Reason.PERMISSION if error.denied else Reason.PROTOCOL, f"{error}{versions}"
                 ) from error
             except v4.NfsError as error:
                 raise ProbeError(
@@ -97,69 +98,75 @@ class NfsBackend:
                 raise ProbeError(Reason.PROTOCOL, f"not an NFS server: {error}") from error
             except OSError as error:
                 raise ProbeError(Reason.RESET, str(error)) from error
-        changed = self._changed(self._seen.setdefault(target, export), export)
-        return Finding(
+        changed = _describe_change(self._first_seen.setdefault(target, export), export)
+        return ProbeResult(
             read_only=False if self.check.write else None,
             identity=export.fsid,
             space={"total": export.total, "available": export.available},
             lease=export.lease,
-            degraded=(Reason.EXPORT, f"{self.options.export}: {changed}: mount it anew") if changed else None,
-            unusable=(Reason.NO_SPACE, f"{self.options.export}: no space left of {export.total} bytes")
+            degraded=(Reason.EXPORT, f"{self.options.export}: {changed}: remount it") if changed else None,
+            unusable=(Reason.NO_SPACE, f"{self.options.export}: none of {export.total} bytes is free")
             if _is_full(export)
             else None,
         )
 
-    @staticmethod
-    def _changed(first: v4.Export, now: v4.Export) -> str:
-        """What makes mounts stale that were made when it was as at first."""
-        if first.fsid != now.fsid:
-            return f"another file system than before ({first.fsid}, now {now.fsid})"
-        return "another directory than before" if first.handle != now.handle else ""
-
-    async def _look(self, client: RpcClient, target: Endpoint, phases: Phases) -> v4.Export:
-        """With NFSv4.0, which needs no state; with 4.1 where the server refuses that."""
+    async def _query(self, client: RpcClient, target: Endpoint, phases: Phases) -> v4.Export:
+        """Query the export with NFSv4.0, which needs no session, or with NFSv4.1 if the server requires that."""
         if target not in self._sessions:
             try:
-                return await self._ask(client, None, target, phases)
+                return await self._query_with(None, client, target, phases)
             except v4.NfsError as error:
                 if error.status != v4.NFS4ERR_MINOR_VERS_MISMATCH:
                     raise
         session = self._sessions.pop(target, None)
         if session is not None:
             try:
-                return await self._ask(client, session, target, phases)
+                return await self._query_with(session, client, target, phases)
             except v4.NfsError as error:
-                if error.status not in LOST:
+                if error.status not in SESSION_LOST:
                     raise
-        session = Session(f"gateway-check {socket.gethostname()} {_OWNER} {target} {self.options.export}")
+        session = Nfs41Session(f"gateway-check {socket.gethostname()} {_INSTANCE_ID} {target} {self.options.export}")
         await v4.open_session(client, session)
-        return await self._ask(client, session, target, phases)
+        return await self._query_with(session, client, target, phases)
 
-    async def _ask(self, client: RpcClient, session: Session | None, target: Endpoint, phases: Phases) -> v4.Export:
+    async def _query_with(
+        self, session: Nfs41Session | None, client: RpcClient, target: Endpoint, phases: Phases
+    ) -> v4.Export:
+        """Query the export with a session, or with NFSv4.0.
+
+        The session is kept only if the server has replied and still knows it. Otherwise its state is unknown.
+        """
         try:
             with phases("rpc"):
-                export = await v4.look(client, self.options.export, session)
-            self._judge(export)
+                export = await v4.query_export(client, self.options.export, session)
+            self._check_readable(export)
             if self.check.write and not _is_full(export):
                 with phases("query"):
                     await v4.create_and_remove(client, self.options.export, CANARY, session)
         except v4.NfsError as error:
-            self._keep(session, target, known=error.status not in LOST)
+            if error.status not in SESSION_LOST:
+                self._keep(session, target)
             raise
         except ProbeError:
-            self._keep(session, target, known=True)
+            self._keep(session, target)
             raise
-        self._keep(session, target, known=True)
+        self._keep(session, target)
         return export
 
-    def _keep(self, session: Session | None, target: Endpoint, *, known: bool) -> None:
-        """Go on with a session that the server answered; one whose answer did not come is of unknown standing."""
-        if session is not None and known:
+    def _check_readable(self, export: v4.Export) -> None:
+        if not export.readable:
+            raise ProbeError(Reason.PERMISSION, f"{self.options.export}: permission to read is denied")
+
+    def _keep(self, session: Nfs41Session | None, target: Endpoint) -> None:
+        if session is not None:
             self._sessions[target] = session
 
-    def _judge(self, export: v4.Export) -> None:
-        if not export.readable:
-            raise ProbeError(Reason.PERMISSION, f"{self.options.export}: may not be read")
+
+def _describe_change(first: v4.Export, now: v4.Export) -> str:
+    """Return what has changed so that existing mounts are stale; empty if nothing has."""
+    if first.fsid != now.fsid:
+        return f"another file system than before ({first.fsid}, now {now.fsid})"
+    return "another directory than before" if first.handle != now.handle else ""
 
 
 def _is_full(export: v4.Export) -> bool:
@@ -167,18 +174,19 @@ def _is_full(export: v4.Export) -> bool:
 
 
 def _volume(options: NfsOptions, listener: Endpoint) -> VolumeSpec | None:
-    """The volume's options for mount(2), which is what Docker's driver calls: what only mount.nfs knows is no good.
+    """Return the volume.
 
-    The version is always there, since the kernel's own choice would be 3; `retry`, `bg` and `intr` never are.
+    Docker's driver calls mount(2), which rejects options that only mount.nfs implements, such as `retry` and `bg`.
+    The version is always set, because the default of the kernel is 3.
     """
-    wanted = options.volume
-    if wanted is None:
+    volume = options.volume
+    if volume is None:
         return None
-    address = reached_at(wanted, listener)
+    address = mount_address(volume, listener)
     device = f"{f'[{address}]' if ':' in address else address}:{options.export}"
     proto = "tcp6" if ":" in address else "tcp"
-    how = ("nfsvers=4.2", f"proto={proto}", "hard", "timeo=600", "retrans=2")
-    return volume_of(wanted, listener, "nfs", options.export, device, how)
+    mount_options = ("nfsvers=4.2", f"proto={proto}", "hard", "timeo=600", "retrans=2")
+    return build_volume(volume, listener, "nfs", options.export, device, mount_options)
 
 
 KIND = BackendKind(

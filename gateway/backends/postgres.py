@@ -1,11 +1,12 @@
-"""`kind: postgres`: PostgreSQL, asked with a full login and a query, on libpq's non-blocking interface.
+"""`kind: postgres`: PostgreSQL. The probe logs in and runs a query, with the non-blocking interface of libpq.
 
-The only login is SCRAM (RFC 5802), in which the server proves that it knows the password too. Over TLS it is bound to
-the server's certificate (RFC 5929, tls-server-end-point), so that an attacker in between cannot relay it. Where that
-certificate is not verified, this is required; where it is, it is used if the server offers it, as a pooler may not.
+The only permitted authentication is SCRAM (RFC 5802), in which the server also proves that it knows the password.
+Over TLS it is bound to the server's certificate (RFC 5929, tls-server-end-point), so that a man in the middle cannot
+relay it. This channel binding is required if the certificate is not verified. Otherwise it is optional, because
+poolers may not support it.
 
-psycopg's own connection waits for the server when it is cancelled: eleven seconds against a silent one. Here
-the loop drives libpq itself, and `finish()` ends everything at once, unless libpq is computing.
+psycopg's connection waits for the server when it is cancelled, for eleven seconds if the server is silent. Therefore
+the event loop drives libpq directly, and `finish()` ends the connection at once, unless libpq is computing.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import re
 import socket
 import struct
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -23,14 +24,14 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGconn
 
 from gateway.backends import BackendKind, NoOptions
-from gateway.backends.common.database import DatabaseCheck, credentials, seconds, verify
-from gateway.backends.common.loopback import doorway
+from gateway.backends.common.database import DatabaseCheck, credentials, parse_lag, verify
+from gateway.backends.common.loopback import loopback_port
 from gateway.backends.common.postgres_cancel import PostgresCancels
 from gateway.backends.common.postgres_certificate import ServerCertificates
+from gateway.backends.common.postgres_errors import NO_PASSWORD, login_error
 from gateway.backends.common.postgres_login import Login
-from gateway.backends.common.postgres_refusals import NO_PASSWORD, refusal
-from gateway.backends.common.secrets import Passwords
-from gateway.contracts import Endpoint, Finding, Link, Phases
+from gateway.backends.common.secrets import PasswordSource
+from gateway.contracts import Endpoint, Link, Phases, ProbeResult
 from gateway.errors import ProbeError, Reason
 
 _QUERY = b"""
@@ -54,11 +55,11 @@ _SQLSTATES = {
     "42501": Reason.AUTH,
 }
 """PostgreSQL manual, appendix A."""
-_MOST_BYTES = 64 * 1024
-"""Of all that a server sends in one login and its query: a usual check reads less than 8 KiB, with certificates."""
-_ENDLESS = (
-    "the last login still computes: the server asks for too many SCRAM iterations (on an honest one, set"
-    " scram_iterations and the user's password again)"
+_MAX_BYTES = 64 * 1024
+"""Bytes that a server may send for one login and its query. A usual check reads less than 8 KiB."""
+_STILL_COMPUTING = (
+    "the previous login is still computing: the server requests too many SCRAM iterations (if you trust the server,"
+    " lower scram_iterations and set the user's password again)"
 )
 _RECEIVED = struct.Struct("=128xQ")
 """`tcpi_bytes_received` in `struct tcp_info` (linux/tcp.h)."""
@@ -71,63 +72,62 @@ _STATUS_PHASE = {
 }
 
 
-@dataclass(frozen=True)
 class PostgresBackend:
     """See `gateway.contracts.Backend`.
 
     Args:
-        options: None of its own.
-        check: How to log in.
+        options: This kind has none.
+        check: The check of the backend.
     """
 
-    options: NoOptions
-    check: DatabaseCheck
-    _in_sync: dict[Endpoint, float] = field(default_factory=dict, compare=False)
-    """When each standby was last seen to have all that its primary had, in monotonic seconds."""
-    _passwords: Passwords = field(default_factory=Passwords, compare=False)
-    _certificates: ServerCertificates = field(default_factory=ServerCertificates, compare=False)
-    _logins: dict[Endpoint, Login] = field(default_factory=dict, compare=False)
-    """The last of each target: one may still compute."""
+    def __init__(self, options: NoOptions, check: DatabaseCheck) -> None:
+        self.options = options
+        self.check = check
+        self._last_in_sync: dict[Endpoint, float] = {}
+        """When each standby last had all data of its primary (monotonic)."""
+        self._passwords = PasswordSource()
+        self._certificates = ServerCertificates()
+        self._logins: dict[Endpoint, Login] = {}
+        """The last login to each target, which may still be computing."""
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
-        """Log in, and ask for role, version and lag."""
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
+        """See `gateway.contracts.Backend`: log in, and query role, version and lag."""
         if self.check.user is None:
-            return Finding(unprobed="no check.user is set")
-        if target in self._logins and self._logins[target].computes:
-            raise ProbeError(Reason.PROTOCOL, _ENDLESS)
-        password = await self._passwords.of(self.check, target, phases)
+            return ProbeResult(unprobed="check.user is not set")
+        if target in self._logins and self._logins[target].is_computing:
+            raise ProbeError(Reason.PROTOCOL, _STILL_COMPUTING)
+        password = await self._passwords.get(self.check, target, phases)
         try:
-            row, asked = await self._ask(link, target, phases, password)
-            finding = self._judge(row, target, time.monotonic())
+            row, password_was_used = await self._query(link, target, phases, password)
+            finding = self._evaluate(row, target, time.monotonic())
         except ProbeError as error:
-            self._passwords.tried(self.check, target, error)
+            self._passwords.report(self.check, target, error)
             raise
         except ValueError as error:
-            raise ProbeError(Reason.PROTOCOL, f"not a PostgreSQL's answer: {error}") from error
-        if password and not asked:
+            raise ProbeError(Reason.PROTOCOL, f"the response is not valid for PostgreSQL: {error}") from error
+        if password and not password_was_used:
             finding = replace(finding, degraded=(Reason.UNAUTHENTICATED, NO_PASSWORD))
         if self.check.tls.mode == "off":
             return finding
         return replace(finding, certificate=await self._certificates.validity(link, target))
 
-    async def _ask(
+    async def _query(
         self, link: Link, target: Endpoint, phases: Phases, password: str
     ) -> tuple[list[str | None], bool]:
-        """Give the answer, and whether the server asked for the password."""
-        async with doorway(link, target, phases) as door:
-            conn = pq.PGconn.connect_start(self._conninfo(target, door.port, password))
+        """Return the row that `_QUERY` selects, and whether the server requested the password."""
+        async with loopback_port(link, target, phases) as local:
+            conn = pq.PGconn.connect_start(self._conninfo(target, local.port, password))
             login = self._logins[target] = Login(conn)
             try:
                 if conn.status == pq.ConnStatus.BAD:
-                    raise ProbeError(Reason.PROTOCOL, _text(conn))
-                with socket.socket(fileno=socket.dup(conn.socket)) as ours:
-                    admitted = door.admit(ours.getsockname())
-                    await admitted
-                    await _connect(login, ours, phases)
+                    raise ProbeError(Reason.PROTOCOL, _error_message(conn))
+                with socket.socket(fileno=socket.dup(conn.socket)) as sock:
+                    await local.join(sock.getsockname())
+                    await _connect(login, sock, phases)
                     with phases("query"):
-                        return await _query(conn, ours, _QUERY), bool(conn.used_password)
+                        return await _run_query(conn, sock, _QUERY), bool(conn.used_password)
             except psycopg.Error as error:
-                raise refusal(str(error).strip()) from error
+                raise login_error(str(error).strip()) from error
             finally:
                 login.finish()
 
@@ -154,20 +154,21 @@ class PostgresBackend:
             arguments["channel_binding"] = "require"
         return make_conninfo("", **arguments).encode()
 
-    def _judge(self, row: list[str | None], target: Endpoint, now: float) -> Finding:
+    def _evaluate(self, row: list[str | None], target: Endpoint, now: float) -> ProbeResult:
+        """Convert the row that `_QUERY` selects; `now` is monotonic."""
         in_recovery, read_only, version, lag_text, streaming = row
-        lag = seconds(lag_text) if lag_text is not None else None
+        lag = parse_lag(lag_text) if lag_text is not None else None
         if streaming == "t" and lag == 0:
-            self._in_sync[target] = now
-        elif streaming == "f" and target in self._in_sync:
-            # Of a primary that has written nothing for an hour, its standby is not an hour behind.
-            lag = min(now - self._in_sync[target], math.inf if lag is None else lag)
+            self._last_in_sync[target] = now
+        elif streaming == "f" and target in self._last_in_sync:
+            # If the primary has written nothing for an hour, the standby is not an hour behind.
+            lag = min(now - self._last_in_sync[target], math.inf if lag is None else lag)
         max_lag = self.check.max_lag
         unusable = None
         if in_recovery == "t" and max_lag is not None and (lag is None or lag > max_lag):
-            told = "an unknown time" if lag is None else f"{lag:g} s"
-            unusable = (Reason.LAG, f"{told} behind its primary (max_lag {max_lag:g} s)")
-        return Finding(
+            behind = "an unknown time" if lag is None else f"{lag:g} s"
+            unusable = (Reason.LAG, f"{behind} behind its primary (max_lag {max_lag:g} s)")
+        return ProbeResult(
             role="replica" if in_recovery == "t" else "primary",
             read_only=in_recovery == "t" or read_only == "t",
             lag=lag,
@@ -177,32 +178,36 @@ class PostgresBackend:
         )
 
 
-async def _ready(sock: socket.socket, *, write: bool) -> None:
-    """Wait until libpq can go on with its connection, of which `sock` is a duplicate.
+async def _wait_ready(sock: socket.socket, *, write: bool) -> None:
+    """Wait until libpq can read from or write to its connection.
+
+    Args:
+        sock: A duplicate of the connection's socket.
+        write: Whether libpq waits to write. Otherwise it waits to read.
 
     Raises:
-        ProbeError: The server has sent more than any check needs.
+        ProbeError: The server has sent more than a check needs.
     """
-    await _event(sock.fileno(), write=write)
+    await _wait_event(sock.fileno(), write=write)
     (received,) = _RECEIVED.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVED.size))
-    if received > _MOST_BYTES:
-        raise ProbeError(Reason.PROTOCOL, f"the server sends more than {_MOST_BYTES >> 10} KiB for one check")
+    if received > _MAX_BYTES:
+        raise ProbeError(Reason.PROTOCOL, f"the server sends more than {_MAX_BYTES >> 10} KiB for one check")
 
 
-async def _event(fd: int, *, write: bool) -> None:
+async def _wait_event(fd: int, *, write: bool) -> None:
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
+    event: asyncio.Future[None] = loop.create_future()
 
     def wake() -> None:
-        if not done.done():
-            done.set_result(None)
+        if not event.done():
+            event.set_result(None)
 
     if write:
         loop.add_writer(fd, wake)
     else:
         loop.add_reader(fd, wake)
     try:
-        await done
+        await event
     finally:
         if write:
             loop.remove_writer(fd)
@@ -211,30 +216,32 @@ async def _event(fd: int, *, write: bool) -> None:
 
 
 async def _connect(login: Login, sock: socket.socket, phases: Phases) -> None:
-    # libpq's rule: wait for writing first, then for whatever the last poll said (manual, 34.1).
-    conn, waits_to_write = login.conn, True
+    """Log in, and time the phases of the login."""
+    # libpq requires to wait for writing first, and then for what the last poll returned (manual, section 34.1).
+    conn, write = login.conn, True
     while True:
         started = time.perf_counter()
         phase = _STATUS_PHASE.get(pq.ConnStatus(conn.status), "auth")
-        await _ready(sock, write=waits_to_write)
-        polled = await login.step(phases)
+        await _wait_ready(sock, write=write)
+        status = await login.poll(phases)
         phases.add(phase, time.perf_counter() - started)
-        if polled == pq.PollingStatus.OK:
+        if status == pq.PollingStatus.OK:
             conn.nonblocking = 1
             return
-        if polled == pq.PollingStatus.FAILED:
-            raise refusal(_text(conn))
-        waits_to_write = polled == pq.PollingStatus.WRITING
+        if status == pq.PollingStatus.FAILED:
+            raise login_error(_error_message(conn))
+        write = status == pq.PollingStatus.WRITING
 
 
-async def _query(conn: PGconn, sock: socket.socket, sql: bytes) -> list[str | None]:
+async def _run_query(conn: PGconn, sock: socket.socket, sql: bytes) -> list[str | None]:
+    """Run a query, and return the first row as text."""
     conn.send_query(sql)
     while conn.flush():
-        await _ready(sock, write=True)
+        await _wait_ready(sock, write=True)
     row: list[str | None] = []
     while True:
         while conn.is_busy():
-            await _ready(sock, write=False)
+            await _wait_ready(sock, write=False)
             conn.consume_input()
         result = conn.get_result()
         if result is None:
@@ -247,8 +254,8 @@ async def _query(conn: PGconn, sock: socket.socket, sql: bytes) -> list[str | No
         row = [value.decode() if value is not None else None for value in values]
 
 
-def _text(conn: PGconn) -> str:
-    # The address is our own doorway's; what matters is what follows it.
+def _error_message(conn: PGconn) -> str:
+    """Return libpq's error message, without the loopback address, which would mislead."""
     text = conn.error_message.decode(errors="replace").strip()
     return re.sub(r"^connection to server at .*?, port \d+ failed: ", "", text)
 

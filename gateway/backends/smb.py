@@ -1,4 +1,4 @@
-"""`kind: smb`: a share of SMB 2 or 3, asked for the protocol that it speaks ([MS-SMB2]); nothing is ever mounted."""
+"""`kind: smb`: an SMB 2 or SMB 3 share. The probe negotiates a dialect ([MS-SMB2]) and mounts nothing."""
 
 import asyncio
 import secrets
@@ -6,112 +6,110 @@ import struct
 from dataclasses import dataclass
 
 from gateway.backends import BackendKind, NoOptions
-from gateway.backends.common.volume import VolumeOptions, VolumeSpec, reached_at, volume_of
-from gateway.contracts import Duration, Endpoint, Finding, Link, Phases, Stream
+from gateway.backends.common.volume import VolumeOptions, VolumeSpec, build_volume, mount_address
+from gateway.contracts import Duration, Endpoint, Link, Phases, ProbeResult, Stream
 from gateway.errors import ProbeError, Reason
+from gateway.relay.receive import receive_exactly
 
 _HEADER = struct.Struct("<4sHHIHHIIQIIQ16s")
-"""[MS-SMB2] 2.2.1.2."""
+"""The SMB2 header ([MS-SMB2] 2.2.1.2)."""
 _MAGIC = b"\xfeSMB"
 _NEGOTIATE = 0
 _NOT_SUPPORTED = 0xC00000BB
-"""STATUS_NOT_SUPPORTED: it speaks none of the dialects that were offered (3.3.5.4)."""
+"""STATUS_NOT_SUPPORTED: the server supports none of the offered dialects (3.3.5.4)."""
 _DIALECTS = {0x0202: "2.0.2", 0x0210: "2.1", 0x0300: "3.0", 0x0302: "3.0.2"}
 _SIGNING_ENABLED = 1
-_FIXED = struct.Struct("<HHHH16s")
-"""The beginning of a negotiate response: structure size, security mode, dialect, contexts, server GUID (2.2.4)."""
-_MAX_ANSWER = 64 * 1024
+_SIGNING_REQUIRED = 2
+_RESPONSE = struct.Struct("<HHHH16s")
+"""The start of a NEGOTIATE response: structure size, security mode, dialect, context count, server GUID (2.2.4)."""
+_MAX_RESPONSE = 64 * 1024
 
 
 @dataclass(frozen=True)
 class SmbOptions:
-    """What only an SMB backend has.
+    """The options of an SMB backend.
 
     Args:
-        share: The share's name.
-        volume: A Docker volume that leads to it, kept by the gateway, for shares that let guests in: the kernel
-            reads no file with credentials, and a volume's options are for everybody to see.
+        share: Name of the share.
+        volume: A Docker volume for the share, managed by the gateway. Only for shares with guest access: the kernel
+            reads no credentials files, and every user of the engine can read the options of a volume.
     """
 
     share: str
     volume: VolumeOptions | None = None
 
 
-@dataclass(frozen=True)
 class SmbBackend:
     """See `gateway.contracts.Backend`.
 
     Args:
-        options: The share.
-        check: None of its own.
+        options: The options of the backend.
+        check: This kind has none.
     """
 
-    options: SmbOptions
-    check: NoOptions
+    def __init__(self, options: SmbOptions, check: NoOptions) -> None:
+        self.options = options
+        self.check = check
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
-        """Negotiate a dialect: there is an SMB server, and it answers. Who may use the share it does not tell."""
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
+        """See `gateway.contracts.Backend`: negotiate a dialect. This does not check the permissions of the share."""
         with await link.socket(target, phases) as sock:
             try:
                 with phases("greeting"):
-                    answer = await _negotiate(sock)
-            except _NewerError:
-                return Finding(version="SMB newer than 3.0.2")
+                    response = await _negotiate(sock)
+            except _NewerDialectError:
+                return ProbeResult(version="SMB newer than 3.0.2")
             except OSError as error:
                 raise ProbeError(Reason.RESET, str(error)) from error
-        _, mode, dialect, _, guid = _FIXED.unpack_from(answer, _HEADER.size)
+        _, mode, dialect, _, guid = _RESPONSE.unpack_from(response, _HEADER.size)
         if dialect not in _DIALECTS:
-            raise ProbeError(Reason.PROTOCOL, f"it chose the dialect {dialect:#06x}, which was not offered")
-        signing = ", signing required" if mode & 2 else ""
-        return Finding(version=f"SMB {_DIALECTS[dialect]}{signing}", identity=guid.hex())
+            raise ProbeError(Reason.PROTOCOL, f"the server chose dialect {dialect:#06x}, which was not offered")
+        signing = ", signing required" if mode & _SIGNING_REQUIRED else ""
+        return ProbeResult(version=f"SMB {_DIALECTS[dialect]}{signing}", identity=guid.hex())
 
 
-class _NewerError(Exception):
-    """The server is well, and speaks newer dialects only: 3.1.1 would have to be asked for in another way."""
+class _NewerDialectError(Exception):
+    """The server works, but supports only newer dialects. SMB 3.1.1 requires another form of the request."""
 
 
 async def _negotiate(sock: Stream) -> bytes:
+    """Send a NEGOTIATE request, and return the response with its header.
+
+    Raises:
+        ProbeError: The response is not valid, or the server refuses to negotiate.
+        _NewerDialectError: The server supports none of the offered dialects.
+        OSError: The connection failed.
+    """
     loop = asyncio.get_running_loop()
     header = _HEADER.pack(_MAGIC, 64, 0, 0, _NEGOTIATE, 1, 0, 0, 0, 0, 0, 0, bytes(16))
     body = struct.pack(
         f"<HHHHI16sQ{len(_DIALECTS)}H",
         36, len(_DIALECTS), _SIGNING_ENABLED, 0, 0, secrets.token_bytes(16), 0, *_DIALECTS,
     )  # fmt: skip
-    # Direct TCP transport: a zero byte and the length in three ([MS-SMB2] 2.1).
+    # Direct TCP transport: a zero byte, and the length in three bytes ([MS-SMB2] 2.1).
     await loop.sock_sendall(sock, struct.pack(">I", len(header) + len(body)) + header + body)
-    length = int.from_bytes(await _exactly(sock, 4), "big")
-    if not _HEADER.size <= length <= _MAX_ANSWER:
-        raise ProbeError(Reason.PROTOCOL, f"not an SMB server: an answer of {length} bytes")
-    answer = await _exactly(sock, length)
-    magic, size, _, status, command = _HEADER.unpack_from(answer)[:5]
+    length = int.from_bytes(await receive_exactly(sock, 4), "big")
+    if not _HEADER.size <= length <= _MAX_RESPONSE:
+        raise ProbeError(Reason.PROTOCOL, f"not an SMB server: it sent a response of {length} bytes")
+    response = await receive_exactly(sock, length)
+    magic, size, _, status, command = _HEADER.unpack_from(response)[:5]
     if magic != _MAGIC or size != _HEADER.size or command != _NEGOTIATE:
         raise ProbeError(Reason.PROTOCOL, "not an SMB 2 server")
     if status == _NOT_SUPPORTED:
-        raise _NewerError
+        raise _NewerDialectError
     if status != 0:
         raise ProbeError(Reason.PROTOCOL, f"the server refuses to negotiate (NTSTATUS {status:#010x})")
-    if length < _HEADER.size + _FIXED.size:
-        raise ProbeError(Reason.PROTOCOL, f"not an SMB server: an answer of {length} bytes")
-    return answer
-
-
-async def _exactly(sock: Stream, count: int) -> bytes:
-    loop = asyncio.get_running_loop()
-    data = bytearray()
-    while len(data) < count:
-        piece = await loop.sock_recv(sock, count - len(data))
-        if not piece:
-            raise ConnectionResetError("the server closed the connection")
-        data += piece
-    return bytes(data)
+    if length < _HEADER.size + _RESPONSE.size:
+        raise ProbeError(Reason.PROTOCOL, f"not an SMB server: it sent a response of {length} bytes")
+    return response
 
 
 def _volume(options: SmbOptions, listener: Endpoint) -> VolumeSpec | None:
-    wanted = options.volume
-    if wanted is None:
+    volume = options.volume
+    if volume is None:
         return None
-    device = f"//{reached_at(wanted, listener)}/{options.share}"
-    return volume_of(wanted, listener, "cifs", options.share, device, ("vers=3.0", "hard", "sec=none"))
+    device = f"//{mount_address(volume, listener)}/{options.share}"
+    return build_volume(volume, listener, "cifs", options.share, device, ("vers=3.0", "hard", "sec=none"))
 
 
 KIND = BackendKind(

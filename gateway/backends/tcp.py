@@ -1,27 +1,25 @@
-"""`kind: tcp`: anything that accepts a connection."""
-
-from dataclasses import dataclass
+"""`kind: tcp`: any TCP service."""
 
 from gateway.backends import BackendKind, NoOptions
-from gateway.contracts import Endpoint, Finding, Link, Phases
+from gateway.contracts import Endpoint, Link, Phases, ProbeResult
 
 
-@dataclass(frozen=True)
 class TcpBackend:
     """See `gateway.contracts.Backend`.
 
     Args:
-        options: None of its own.
-        check: None of its own.
+        options: This kind has none.
+        check: This kind has none.
     """
 
-    options: NoOptions
-    check: NoOptions
+    def __init__(self, options: NoOptions, check: NoOptions) -> None:
+        self.options = options
+        self.check = check
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
-        """Connect and close: all that can be known without a protocol."""
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
+        """See `gateway.contracts.Backend`: connect and close. Without a protocol, nothing else can be checked."""
         (await link.socket(target, phases)).close()
-        return Finding()
+        return ProbeResult()
 
 
 KIND = BackendKind("tcp", NoOptions, NoOptions, TcpBackend, scheme="tcp", default_port=0)

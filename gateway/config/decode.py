@@ -218,7 +218,11 @@ class Decoder:
         self.places[f"{key}_file"] = by_file[1].place
         tree = by_file[1]
         path = self._scalar(tree, values.path, f"{key}_file")
-        return path if path is BAD else Secret(path=path, written=tree.written if isinstance(tree, Scalar) else None)
+        return (
+            path
+            if path is BAD
+            else Secret(path=path, unexpanded_path=tree.written if isinstance(tree, Scalar) else None)
+        )
 
 
 def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> Problem:

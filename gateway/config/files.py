@@ -131,7 +131,7 @@ def _paths(value: Any, key: str) -> Iterator[tuple[str, Path, str]]:
     if isinstance(value, Path):
         yield key, value, str(value)
     elif isinstance(value, Secret) and value.path is not None:
-        yield f"{key}_file", value.path, value.shown
+        yield f"{key}_file", value.path, value.display_path
     elif isinstance(value, tuple):
         for number, item in enumerate(value):
             yield from _paths(item, f"{key}[{number}]" if len(value) > 1 else key)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import cast
 
-from gateway.backends.common.tls import Tls
+from gateway.backends.common.tls import TlsOptions
 from gateway.config.files import all_secrets, place_of
 from gateway.config.model import BackendSpec, Config
 from gateway.config.ops_rules import is_here, ops_advice
@@ -61,7 +61,7 @@ def _host_keys(config: Config) -> Iterator[Found]:
 def _plain_logins(config: Config) -> Iterator[Found]:
     for name, spec in config.backends.items():
         tls = getattr(spec.check_options, "tls", None)
-        if not isinstance(tls, Tls) or not _has_password(spec):
+        if not isinstance(tls, TlsOptions) or not _has_password(spec):
             continue
         key = f"backends.{name}.check.tls.mode"
         if tls.mode == "off":

@@ -143,15 +143,15 @@ class Directory:
         if any(each.id == container_id for each in self._by_address.values()):
             self.take({address: each for address, each in self._by_address.items() if each.id != container_id})
 
-    def known(self, address: str) -> Consumer | None:
+    def lookup(self, address: str) -> Consumer | None:
         """Return who has the address; None: it is unknown."""
         return self._by_address.get(address)
 
-    def stranger(self, address: str) -> bool:
+    def recently_unknown(self, address: str) -> bool:
         """Return whether the address was looked up within the last 30 s, and belongs to no container."""
         return self._strangers.get(address, 0.0) > time.monotonic()
 
-    async def find(self, address: str, within: float) -> Consumer | None:
+    async def wait_for(self, address: str, within: float) -> Consumer | None:
         """Return who has the address, and wait for a container that has just started.
 
         Args:
@@ -160,7 +160,7 @@ class Directory:
         """
         try:
             async with asyncio.timeout(within):
-                while (found := self.known(address)) is None:
+                while (found := self.lookup(address)) is None:
                     renewed = self._renewed
                     self._hurry()
                     await renewed.wait()
@@ -169,4 +169,4 @@ class Directory:
             if len(self._strangers) >= _MOST_STRANGERS:
                 self._strangers.clear()
             self._strangers[address] = time.monotonic() + _STRANGER_FOR
-            return self.known(address)
+            return self.lookup(address)

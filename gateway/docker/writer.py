@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from gateway.audit_log.events import MOST_TEXT
+from gateway.audit_log.events import MAX_TEXT
 from gateway.audit_log.recorder import Recorder
 from gateway.docker.act import act
 from gateway.docker.brake import Brake
@@ -132,7 +132,7 @@ class Writer:
             why=action.why,
             result=result,
             reason=str(trouble.kind) if trouble else None,
-            detail=str(trouble)[:MOST_TEXT] if trouble else None,
+            detail=str(trouble)[:MAX_TEXT] if trouble else None,
         )
 
     def count(self, action: str, trouble: EngineError) -> None:

@@ -1,1 +1,1 @@
-"""Where clients come in: listeners, admission, and the wait for a far side to join them to."""
+"""Accepts clients and joins them to targets: listeners, admission, dialing."""

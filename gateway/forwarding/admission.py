@@ -1,4 +1,4 @@
-"""Who may come in, and how many: decides only, and counts nothing."""
+"""Decides which clients are admitted, and how many. Pure: the caller counts connections."""
 
 import ipaddress
 import socket
@@ -14,7 +14,7 @@ _FIRST_UNPRIVILEGED_PORT = 1024
 
 
 class Refusal(StrEnum):
-    """Why a client was turned away before anything was dialled."""
+    """Why a client was refused before a target was dialed."""
 
     NOT_ALLOWED = "not_allowed"
     UNPRIVILEGED_PORT = "unprivileged_port"
@@ -24,36 +24,36 @@ class Refusal(StrEnum):
 
 
 class Consumer(Protocol):
-    """Who is behind a source address."""
+    """The container or application behind a source address."""
 
     @property
     def name(self) -> str:
-        """Its name, for people and metrics."""
+        """The name, for messages and metrics."""
 
     @property
     def id(self) -> str:
-        """What tells it from another of the same name."""
+        """Distinguishes consumers of the same name, for example the container ID."""
 
     def has(self, label: str, backend: str) -> bool:
-        """Whether a label of it names the backend."""
+        """Return whether the consumer may use `backend`, by its label `label` or by a grant."""
 
 
 class Identity(Protocol):
-    """Knows consumers by their addresses."""
+    """Maps source addresses to consumers."""
 
-    def known(self, address: str) -> Consumer | None:
-        """Who has the address, as far as is known."""
+    def lookup(self, address: str) -> Consumer | None:
+        """Return the consumer with this address; None if it is unknown."""
 
-    def stranger(self, address: str) -> bool:
-        """Whether the address was looked for a moment ago, and is nobody's."""
+    def recently_unknown(self, address: str) -> bool:
+        """Return whether a recent lookup found no consumer with this address."""
 
-    async def find(self, address: str, within: float) -> Consumer | None:
-        """Who has the address; waits so many seconds for one that has just started."""
+    async def wait_for(self, address: str, within: float) -> Consumer | None:
+        """Return the consumer with this address; wait up to `within` seconds for a container that is starting."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a client comes from: an IP address and port; or a unix socket's path, and the peer's process."""
+    """Source of a client: an IP address and port, or the path of a unix socket and the peer's credentials."""
 
     address: str | None = None
     port: int = 0
@@ -67,38 +67,38 @@ class Source:
 
     @classmethod
     def of(cls, client: socket.socket) -> "Source | None":
-        """The client's; None when it is gone already."""
+        """Return the source of `client`; None if it has disconnected."""
         try:
             if client.family == socket.AF_UNIX:
-                process = peer_of(client)
-                return cls(path=client.getsockname(), peer=process) if process is not None else None
-            peer = client.getpeername()
+                peer = peer_of(client)
+                return cls(path=client.getsockname(), peer=peer) if peer is not None else None
+            name = client.getpeername()
         except OSError:
             return None
-        return cls(peer[0].partition("%")[0], peer[1])
+        return cls(name[0].partition("%")[0], name[1])
 
 
 @dataclass(frozen=True)
 class SocketConsumer:
-    """A `Consumer` that is known by the unix socket that it connects to."""
+    """`Consumer` that is identified by the unix socket that it connects to."""
 
     name: str
     id: str = ""
 
     def has(self, label: str, backend: str) -> bool:
-        """Always: the configuration gave it the socket."""
+        """Return True: the configuration assigns the socket to this consumer."""
         del label, backend
         return True
 
 
 @dataclass(frozen=True)
 class SocketRule:
-    """Who may use a unix socket.
+    """Access rule of one unix socket.
 
     Args:
-        consumer: Whose connections these are; None: they are not counted apart.
-        uids: Users that may connect; empty: all.
-        gids: Main groups that may connect; empty: all.
+        consumer: The consumer that its connections are counted for; None if they are not counted separately.
+        uids: User IDs that may connect; empty: all.
+        gids: Primary group IDs that may connect; empty: all.
     """
 
     consumer: SocketConsumer | None = None
@@ -106,7 +106,7 @@ class SocketRule:
     gids: frozenset[int] = frozenset()
 
     def admits(self, source: Source) -> bool:
-        """Whether the peer's user and group are among these."""
+        """Return whether the peer's user and group may connect."""
         peer = source.peer
         if peer is None:
             return not self.uids and not self.gids
@@ -115,17 +115,17 @@ class SocketRule:
 
 @dataclass(frozen=True)
 class Admission:
-    """The rules of one backend.
+    """Admission rules of one backend.
 
     Args:
-        backend: Its name.
-        allow: Networks that may connect; empty: everybody.
-        label: The label that a consumer must have; None: none.
-        max_connections: Clients at once.
-        per_consumer: Clients of one consumer at once; None: as many as there may be.
-        privileged_only: Only source ports below 1024, which an unprivileged local user cannot have.
-        identity: Who knows consumers; None: nobody does.
-        sockets: Who may use which unix socket, by path; the others are the file system's affair.
+        backend: The backend's name.
+        allow: Networks that may connect; empty: all.
+        label: The label that must name the backend on a consumer; None: no label is required.
+        max_connections: Limit on concurrent connections.
+        per_consumer: Limit on concurrent connections of one consumer; None: no limit.
+        privileged_only: Whether to admit only source ports below 1024, which need privileges to bind.
+        identity: Maps source addresses to consumers; None: consumers are unknown.
+        sockets: Access rules of unix sockets by path. Only file permissions protect other sockets.
     """
 
     backend: str
@@ -138,22 +138,30 @@ class Admission:
     sockets: Mapping[str, SocketRule] = field(default_factory=dict)
 
     @property
-    def looks(self) -> bool:
-        """Whether it matters where a client comes from."""
-        matters = (self.allow, self.privileged_only, self.label, self.identity, self.per_consumer, self.sockets)
-        return any(matters)
+    def needs_source(self) -> bool:
+        """Whether any rule depends on the client's source."""
+        rules = (self.allow, self.privileged_only, self.label, self.identity, self.per_consumer, self.sockets)
+        return any(rules)
 
     def socket_consumer(self, source: Source | None) -> SocketConsumer | None:
-        """The consumer whose unix socket a client has connected to; None: there is none."""
+        """Return the consumer that is assigned to the client's unix socket; None if there is none."""
         rule = self.sockets.get(source.path) if source is not None else None
         return rule.consumer if rule is not None else None
 
     def refusal(self, source: Source | None, open_connections: int) -> Refusal | None:
-        """None when a client from there may come in, as far as its consumer does not matter; else why not."""
+        """Check the rules that do not depend on the consumer.
+
+        Args:
+            source: The client's source; None if it is unknown or does not matter.
+            open_connections: Current connections of the backend.
+
+        Returns:
+            Why to refuse the client; None if these rules admit it.
+        """
         if open_connections >= self.max_connections:
             return Refusal.MAX_CONNECTIONS
         if source is None:
-            return Refusal.NOT_ALLOWED if self.looks else None
+            return Refusal.NOT_ALLOWED if self.needs_source else None
         if source.address is None:
             rule = self.sockets.get(source.path)
             return None if rule is None or rule.admits(source) else Refusal.NOT_ALLOWED
@@ -166,7 +174,15 @@ class Admission:
         return None
 
     def consumer_refusal(self, consumer: Consumer | None, open_connections: int) -> Refusal | None:
-        """None when this consumer, with so many connections open, may have another one; else why not."""
+        """Check the rules that depend on the consumer.
+
+        Args:
+            consumer: The client's consumer; None if it is unknown.
+            open_connections: Current connections of this consumer.
+
+        Returns:
+            Why to refuse the client; None if these rules admit it.
+        """
         if self.label is not None:
             if consumer is None:
                 return Refusal.UNKNOWN_CONSUMER

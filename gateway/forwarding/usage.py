@@ -1,4 +1,4 @@
-"""What each consumer uses of a backend: connections, bytes, latency; bounded, however many there are."""
+"""Usage of one backend by consumer: connections, bytes, latency. The number of consumers is bounded."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -6,19 +6,19 @@ from dataclasses import dataclass, field
 from gateway.contracts import Relay
 from gateway.measure import Histogram, Tally
 
-MOST = 256
-"""Consumers that are told apart; the connections of any further one count as those of `OTHERS`."""
+MAX_CONSUMERS = 256
+"""Consumers with counters of their own; connections of further consumers are counted as `OTHERS`."""
 OTHERS = "others"
 UNKNOWN = "unknown"
-"""Who is no container that we know."""
+"""Name for clients that are not a known container."""
 
 
 @dataclass
 class Usage:
-    """One consumer's.
+    """Counters of one consumer.
 
     Args:
-        id: The container's ID; empty where there is none.
+        id: The container's ID; empty if there is none.
     """
 
     id: str = ""
@@ -32,104 +32,117 @@ class Usage:
 
     @property
     def active(self) -> int:
-        """Connections now, those included that wait."""
+        """Current connections, including those that wait for a target."""
         return self.waiting + len(self.relays)
 
     @property
     def to_backend(self) -> int:
-        """Bytes sent towards the backend."""
+        """Bytes sent to the backend."""
         return self.ended_to_backend + sum(relay.to_backend for relay in self.relays)
 
     @property
     def from_backend(self) -> int:
-        """Bytes sent towards the consumer."""
+        """Bytes received from the backend."""
         return self.ended_from_backend + sum(relay.from_backend for relay in self.relays)
 
     def ended(self, relay: Relay) -> None:
-        """A connection is over."""
+        """Add the bytes of a relay that has ended."""
         self.relays.discard(relay)
         self.ended_to_backend += relay.to_backend
         self.ended_from_backend += relay.from_backend
 
 
-class Seat:
-    """One connection of one consumer, from its admission to its end.
+class ConnectionSlot:
+    """One connection of one consumer, from admission to close.
 
     Args:
-        live: Connections of each consumer, this one to be counted among them.
-        name: The consumer's.
-        usage: Where it is accounted for, which may be that of `OTHERS`.
+        active: Current connections of each consumer. The slot adds itself.
+        name: The consumer's name.
+        usage: The counters for the connection; possibly those of `OTHERS`.
     """
 
-    def __init__(self, live: Counter[str], name: str, usage: Usage) -> None:
+    def __init__(self, active: Counter[str], name: str, usage: Usage) -> None:
         self.usage = usage
-        self._live = live
+        self._active = active
         self._name = name
         self._relay: Relay | None = None
-        self._taken = True
-        live[name] += 1
+        self._occupied = True
+        active[name] += 1
         usage.total += 1
         usage.waiting += 1
 
     def join(self, relay: Relay) -> None:
-        """It waits no longer."""
+        """Record that the connection no longer waits: `relay` carries it."""
         self.usage.waiting -= 1
         self.usage.relays.add(relay)
         self._relay = relay
 
-    def give_up(self) -> None:
-        """It will not come to anything, unless it has."""
-        if self._relay is None and self._taken:
+    def release_unjoined(self) -> None:
+        """Release the slot if the connection was never joined."""
+        if self._relay is None and self._occupied:
             self.usage.waiting -= 1
-            self._leave()
+            self._release()
 
-    def end(self) -> None:
-        """Its relay is over."""
-        if self._relay is not None and self._taken:
+    def release(self) -> None:
+        """Release the slot after the relay has ended."""
+        if self._relay is not None and self._occupied:
             self.usage.ended(self._relay)
-            self._leave()
+            self._release()
 
-    def _leave(self) -> None:
-        self._taken = False
-        self._live[self._name] -= 1
-        if not self._live[self._name]:
-            del self._live[self._name]
+    def _release(self) -> None:
+        self._occupied = False
+        self._active[self._name] -= 1
+        if not self._active[self._name]:
+            del self._active[self._name]
 
 
-class Ledger(dict[str, Usage]):
-    """By the consumer's name."""
+class ConsumerUsage(dict[str, Usage]):
+    """Usage by the consumer's name."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.live: Counter[str] = Counter()
-        """Connections now of each consumer, those too that are not told apart; nobody without one is in it."""
+        self.active: Counter[str] = Counter()
+        """Current connections of each consumer, including consumers that are counted as `OTHERS`."""
 
-    def admit(self, name: str, identifier: str) -> Seat:
-        """One more connection of a consumer's."""
-        return Seat(self.live, name, self.of(name, identifier))
+    def admit(self, name: str, container_id: str) -> ConnectionSlot:
+        """Count one more connection, and return its slot.
 
-    def of(self, name: str, identifier: str) -> Usage:
-        """A consumer's; one that is gone makes room for another."""
-        found = self.get(name)
-        if found is None:
-            if len(self) >= MOST:
+        Args:
+            name: The consumer's name.
+            container_id: The container's ID; empty if there is none.
+        """
+        return ConnectionSlot(self.active, name, self.usage_of(name, container_id))
+
+    def usage_of(self, name: str, container_id: str) -> Usage:
+        """Return the counters of a consumer. If there are too many, replace those of an idle consumer.
+
+        Args:
+            name: The consumer's name.
+            container_id: The container's ID; empty if there is none.
+
+        Returns:
+            The counters of `OTHERS` if no consumer is idle.
+        """
+        usage = self.get(name)
+        if usage is None:
+            if len(self) >= MAX_CONSUMERS:
                 idle = next((each for each, usage in self.items() if not usage.active and each != OTHERS), None)
                 if idle is None:
                     return self._others()
-                self._merge(self.pop(idle))
-            found = self[name] = Usage(identifier)
-        found.id = identifier or found.id  # a consumer may also come through a unix socket, which names no container
-        return found
+                self._merge_into_others(self.pop(idle))
+            usage = self[name] = Usage(container_id)
+        usage.id = container_id or usage.id  # a connection through a unix socket has no container ID
+        return usage
 
     def _others(self) -> Usage:
         return self.get(OTHERS) or self.setdefault(OTHERS, Usage())
 
-    def _merge(self, gone: Usage) -> None:
-        """What has been counted stays counted."""
+    def _merge_into_others(self, removed: Usage) -> None:
+        """Keep the counts of a consumer whose entry is removed."""
         others = self._others()
-        others.total += gone.total
-        others.rejected += gone.rejected
-        # In place: the relays of others hold on to their histogram.
-        others.latency.add(gone.latency)
-        others.ended_to_backend += gone.ended_to_backend
-        others.ended_from_backend += gone.ended_from_backend
+        others.total += removed.total
+        others.rejected += removed.rejected
+        # In place: the relays counted as OTHERS hold references to this histogram.
+        others.latency.add(removed.latency)
+        others.ended_to_backend += removed.ended_to_backend
+        others.ended_from_backend += removed.ended_from_backend

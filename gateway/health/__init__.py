@@ -1,1 +1,1 @@
-"""Checking targets on a schedule, judging the results, and choosing the target that new clients get."""
+"""Checks targets on a schedule, derives their states, and orders the targets for new clients."""

@@ -1,4 +1,4 @@
-"""Runs one target's check for ever: through the link that traffic takes, with a deadline in all."""
+"""Runs the scheduled check of one target, through the link that its traffic takes."""
 
 import asyncio
 import contextlib
@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.contracts import Backend, Endpoint, Finding, Link, Phases, State
+from gateway.contracts import Backend, Endpoint, Link, Phases, ProbeResult, State
 from gateway.errors import LinkLostError, ProbeError, ReachError, Reason
-from gateway.health.verdict import History, Result, Verdict
+from gateway.health.verdict import CheckResult, History, Verdict
 from gateway.measure import Histogram, Summary, Tally
 from gateway.text import one_line
 
@@ -21,15 +21,15 @@ _JITTER = 0.05
 _FIRST_SPREAD = 0.2
 """Seconds over which the first round of checks is spread."""
 
-_FAILING_EVERY = 1.0
-"""Seconds between two checks because of failing traffic, where the fast interval is longer."""
-_LOGIN = (Reason.AUTH, Reason.UNAUTHENTICATED)
-"""What concerns the check's own login: clients may be served all the same."""
+_MIN_INTERVAL = 1.0
+"""Limit, in seconds, on the minimum interval between checks that failing traffic triggers."""
+_LOGIN_REASONS = (Reason.AUTH, Reason.UNAUTHENTICATED)
+"""Failures of the check's own login. Logins of clients may succeed."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When to check, in seconds; see `check:` in the configuration."""
+    """When to check; durations in seconds. See `check:` in the configuration."""
 
     interval: float
     fast_interval: float
@@ -39,8 +39,8 @@ class Schedule:
     fall: int
 
 
-class Path(Protocol):
-    """What a check needs of a tunnel's uplink."""
+class MonitoredUplink(Protocol):
+    """The part of an uplink that a check uses."""
 
     name: str
     link: Link | None
@@ -48,74 +48,79 @@ class Path(Protocol):
     watchers: list[Callable[[], None]]
 
     def describe(self) -> str:
-        """The tunnel's state and its reason, in one line."""
+        """Return the tunnel's state and its cause in one line."""
 
 
 async def probe_once(
     backend: Backend,
     link: Link,
     target: Endpoint,
-    timeout: float,  # noqa: ASYNC109 - not the caller's own
-    given_up: Callable[[], None] = lambda: None,
-) -> Result:
-    """One check of one target, within `timeout` seconds; calls `given_up` as `gateway.contracts.Phases` does.
+    timeout: float,  # noqa: ASYNC109 - expiry is a result, not an exception
+    on_abandoned: Callable[[], None] = lambda: None,
+) -> CheckResult:
+    """Check a target once.
+
+    Args:
+        backend: The backend, which knows how to probe.
+        link: The link to the target.
+        target: The target.
+        timeout: Seconds for the whole check.
+        on_abandoned: See `gateway.contracts.Phases`.
 
     Raises:
-        LinkLostError: The link died: this says nothing about the target.
+        LinkLostError: The link was lost. This says nothing about the target.
     """
-    phases = Phases(given_up=given_up)
+    phases = Phases(on_abandoned=on_abandoned)
     started = time.perf_counter()
-    finding: Finding | None = None
+    probe_result: ProbeResult | None = None
     state, reason, detail = State.UP, None, ""
     try:
         async with asyncio.timeout(timeout):
-            finding = await backend.probe(link, target, phases)
-        if finding.unprobed:
-            state, detail = State.UNKNOWN, finding.unprobed
-        elif finding.unusable:
-            state, (reason, detail) = State.DOWN, finding.unusable
-        elif finding.degraded:
-            state, (reason, detail) = State.DEGRADED, finding.degraded
+            probe_result = await backend.probe(link, target, phases)
+        if probe_result.unprobed:
+            state, detail = State.UNKNOWN, probe_result.unprobed
+        elif probe_result.unusable:
+            state, (reason, detail) = State.DOWN, probe_result.unusable
+        elif probe_result.degraded:
+            state, (reason, detail) = State.DEGRADED, probe_result.degraded
     except TimeoutError:
-        done = ", ".join(phases.seconds) or "nothing"
-        state, reason, detail = (
-            State.DOWN,
-            Reason.TIMEOUT,
-            f"no answer within {timeout:g} s (got as far as: {done})" + (f": {phases.hint}" if phases.hint else ""),
-        )
+        completed = ", ".join(phases.seconds) or "nothing"
+        hint = f": {phases.timeout_hint}" if phases.timeout_hint else ""
+        state, reason = State.DOWN, Reason.TIMEOUT
+        detail = f"no answer within {timeout:g} s (got as far as: {completed}){hint}"
     except LinkLostError:
         raise
     except ReachError as error:
-        answers = isinstance(error, ProbeError) and error.reason in _LOGIN
-        state, reason, detail = State.DEGRADED if answers else State.DOWN, error.reason, error.detail
+        usable = isinstance(error, ProbeError) and error.reason in _LOGIN_REASONS
+        state, reason, detail = State.DEGRADED if usable else State.DOWN, error.reason, error.detail
     except OSError as error:
         state, reason, detail = State.DOWN, Reason.RESET, str(error)
     except Exception as error:
-        # Whatever a library makes of a strange server's bytes: the target is at fault, and the check goes on.
-        log.exception("a check failed in an unforeseen way", extra={"target": str(target)})
+        # A client library may raise anything on malformed data. That counts against the target; the check continues.
+        log.exception("a check raised an unexpected error", extra={"target": str(target)})
         state, reason, detail = State.DOWN, Reason.PROTOCOL, f"{type(error).__name__}: {error}"
-    return Result(
+    return CheckResult(
         at=time.time(),
         duration=time.perf_counter() - started,
         state=state,
         reason=reason,
         detail=one_line(detail),
         phases=phases.seconds,
-        finding=finding,
+        probe_result=probe_result,
     )
 
 
 class Check:
-    """The check of one target of one backend; a `gateway.contracts.Unit`.
+    """Scheduled check of one target of one backend; a `gateway.contracts.Unit`.
 
     Args:
         name: The backend's name.
-        backend: Its kind, which knows how to probe.
-        target: What to probe.
-        path: The uplink it is reached through.
-        schedule: When.
-        changed: Called after each check.
-        given_up: Called for each dial of a check that was given up and may still connect.
+        backend: The backend, which knows how to probe.
+        target: The target.
+        uplink: The uplink that leads to the target.
+        schedule: When to check.
+        on_change: Called after each check.
+        on_abandoned: Called for each dial of a check that was abandoned and may still connect.
     """
 
     def __init__(
@@ -123,10 +128,10 @@ class Check:
         name: str,
         backend: Backend,
         target: Endpoint,
-        path: Path,
+        uplink: MonitoredUplink,
         schedule: Schedule,
-        changed: Callable[[], object] = lambda: None,
-        given_up: Callable[[], None] = lambda: None,
+        on_change: Callable[[], object] = lambda: None,
+        on_abandoned: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.target = target
@@ -134,44 +139,46 @@ class Check:
         self.verdict = Verdict(schedule.rise, schedule.fall)
         self.history = History()
         self.since = time.time()
-        self.last: Result | None = None
-        self.finding = Finding()
+        self.last: CheckResult | None = None
+        self.probe_result = ProbeResult()
+        """From the last check that the target answered."""
         self.last_success: float | None = None
         self.attempts = 0
         self.failures: Tally = Tally()
         self.duration = Histogram()
         self.phases: dict[str, Summary] = {}
-        self.started = asyncio.Event()
-        """Set once there is a first result, passed or not."""
+        self.first_result = asyncio.Event()
+        """Set once the first check has finished, whether or not it succeeded."""
         self.paused = False
         self._backend = backend
-        self.path = path
-        self._changed = changed
-        self._given_up = given_up
-        self._kick = asyncio.Event()
-        self._at_once = False
-        self._began = 0.0
-        self._links_lost = 0
-        """How many probes in a row lost their connection while the path had others."""
+        self.uplink = uplink
+        self._on_change = on_change
+        self._on_abandoned = on_abandoned
+        self._wake = asyncio.Event()
+        self._immediate = False
+        """Whether the next check may follow without the minimum interval."""
+        self._probe_started = 0.0
+        self._lost_links = 0
+        """Consecutive probes that lost their connection while the uplink had others."""
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Check until cancelled."""
-        self.path.watchers.append(self._hurry)
+        self.uplink.watchers.append(self._check_now)
         try:
             await asyncio.sleep(random.uniform(0, _FIRST_SPREAD))  # noqa: S311 - spread, not a secret
             while True:
-                self._kick.clear()
-                self._at_once = False
-                changed = await self._turn()
-                self.started.set()
+                self._wake.clear()
+                self._immediate = False
+                changed = await self._check_once()
+                self.first_result.set()
                 ready()
-                await self._pause(changed=changed)
+                await self._wait_for_next(changed=changed)
         finally:
-            self.path.watchers.remove(self._hurry)
+            self.uplink.watchers.remove(self._check_now)
 
-    def adopt(self, other: "Check") -> None:
-        """Take over what another check of the same target learned: only the way of checking changed."""
-        self.finding, self.last, self.last_success = other.finding, other.last, other.last_success
+    def inherit(self, other: "Check") -> None:
+        """Take over the state and counters of the check of this target from before a reload."""
+        self.probe_result, self.last, self.last_success = other.probe_result, other.last, other.last_success
         self.history, self.since = other.history, other.since
         self.attempts, self.failures, self.duration, self.phases = (
             other.attempts, other.failures, other.duration, other.phases,
@@ -179,92 +186,93 @@ class Check:
         self.verdict = other.verdict
         self.verdict.rise, self.verdict.fall = self.schedule.rise, self.schedule.fall
         self.paused = other.paused
-        if other.started.is_set():
-            self.started.set()
+        if other.first_result.is_set():
+            self.first_result.set()
 
-    def kick(self) -> None:
-        """Check soon: real traffic failed. However often it does, some time lies between two checks."""
-        self._kick.set()
+    def check_soon(self) -> None:
+        """Check soon, because traffic failed. Repeated calls do not shorten the minimum interval between checks."""
+        self._wake.set()
 
-    def _hurry(self) -> None:
-        """Look at once: the path changed, or an operator asks."""
-        self._at_once = True
-        self._kick.set()
+    def _check_now(self) -> None:
+        """Check immediately: the uplink changed, or an operator requested it."""
+        self._immediate = True
+        self._wake.set()
 
-    def doubt(self) -> None:
-        """Check now: real traffic waits in vain, which counts as much as a check that failed."""
-        self.verdict.doubt()
-        self.kick()
+    def report_stall(self) -> None:
+        """Check soon, because traffic is stalled, and count the stall as one failed check."""
+        self.verdict.record_stall()
+        self.check_soon()
 
     def pause(self) -> None:
-        """Stop checking, and say so, until `resume`."""
+        """Stop checking, and set the state to paused, until `resume`."""
         self.paused = True
-        self._hurry()
+        self._check_now()
 
     def resume(self) -> None:
         """Check again."""
         self.paused = False
-        self._hurry()
+        self._check_now()
 
-    async def _turn(self) -> bool:
-        """One check, or the reason why there is none; tells whether the state changed."""
+    async def _check_once(self) -> bool:
+        """Check once, or set the state that prevents a check; return whether the state changed."""
         if self.paused:
-            return self._note(self.verdict.override(State.PAUSED, None, "paused by an operator"))
-        await self.path.settled.wait()
-        link = self.path.link
+            return self._publish(self.verdict.override(State.PAUSED, None, "paused by an operator"))
+        await self.uplink.settled.wait()
+        link = self.uplink.link
         if link is None:
-            return self._blocked()
-        self._began = time.monotonic()
+            return self._block()
+        self._probe_started = time.monotonic()
         try:
             timeout = self.schedule.timeout
-            result = await probe_once(self._backend, link, self.target, timeout, self._given_up)
-        except LinkLostError:  # nothing was learned about the target
-            self._links_lost += 1
-            if self.path.link is None or self._links_lost >= self.schedule.fall:
-                return self._blocked()
-            return False  # one of several connections ended: another is asked soon
-        self._links_lost = 0
-        if result.finding is not None and result.finding.unprobed:
-            return self._note(self.verdict.add(result))
+            result = await probe_once(self._backend, link, self.target, timeout, self._on_abandoned)
+        except LinkLostError:  # this says nothing about the target
+            self._lost_links += 1
+            if self.uplink.link is None or self._lost_links >= self.schedule.fall:
+                return self._block()
+            return False  # the next check soon uses another connection of the link
+        self._lost_links = 0
+        if result.probe_result is not None and result.probe_result.unprobed:
+            return self._publish(self.verdict.add(result))
         self._count(result)
-        return self._note(self.verdict.add(result))
+        return self._publish(self.verdict.add(result))
 
-    def _blocked(self) -> bool:
-        return self._note(self.verdict.override(State.BLOCKED, Reason.TUNNEL, self.path.describe()))
+    def _block(self) -> bool:
+        return self._publish(self.verdict.override(State.BLOCKED, Reason.TUNNEL, self.uplink.describe()))
 
-    def _count(self, result: Result) -> None:
+    def _count(self, result: CheckResult) -> None:
         self.attempts += 1
         self.last = result
         self.history.add(result)
         self.duration.observe(result.duration)
         for phase, seconds in result.phases.items():
             self.phases.setdefault(phase, Summary()).observe(seconds)
-        if result.finding is not None:
-            self.finding = result.finding
+        if result.probe_result is not None:
+            self.probe_result = result.probe_result
         if result.succeeded:
             self.last_success = result.at
         elif result.reason is not None:
             self.failures[result.reason] += 1
 
-    def _note(self, changed: bool) -> bool:
+    def _publish(self, changed: bool) -> bool:
+        """Log a changed state and call `on_change`; return `changed`."""
         if changed:
             self.since = time.time()
             verdict = self.verdict
             extra = {"backend": self.name, "target": str(self.target), "state": str(verdict.state)}
             if verdict.reason:
                 extra |= {"reason": str(verdict.reason), "detail": verdict.detail}
-            # A blocked target is told by its tunnel already.
+            # No warning for a blocked target: its tunnel has logged one.
             quiet = verdict.state in (State.UP, State.UNKNOWN, State.PAUSED, State.BLOCKED)
             log.log(logging.INFO if quiet else logging.WARNING, "target %s", verdict.state, extra=extra)
-        self._changed()
+        self._on_change()
         return changed
 
-    async def _pause(self, *, changed: bool) -> None:
+    async def _wait_for_next(self, *, changed: bool) -> None:
         schedule = self.schedule
-        if self.paused or self.path.link is None:
-            await self._kick.wait()
+        if self.paused or self.uplink.link is None:
+            await self._wake.wait()
             return
-        if changed or self.verdict.state is State.BLOCKED or self.verdict.pending or self._links_lost:
+        if changed or self.verdict.state is State.BLOCKED or self.verdict.pending or self._lost_links:
             seconds = schedule.fast_interval
         elif self.verdict.state is State.DOWN:
             seconds = min(schedule.down_interval, schedule.interval)
@@ -273,12 +281,12 @@ class Check:
         seconds *= random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter, not a secret
         try:
             async with asyncio.timeout(seconds):
-                await self._kick.wait()
+                await self._wake.wait()
         except TimeoutError:
             return
-        # Kicked, perhaps by a burst of failures, which are no reason for more checks than this.
-        soonest = self._began + min(schedule.fast_interval, _FAILING_EVERY)
-        while not self._at_once and (left := soonest - time.monotonic()) > 0:
-            self._kick.clear()
+        # A burst of traffic failures may have woken this check: keep the minimum interval.
+        earliest = self._probe_started + min(schedule.fast_interval, _MIN_INTERVAL)
+        while not self._immediate and (left := earliest - time.monotonic()) > 0:
+            self._wake.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._kick.wait(), left)
+                await asyncio.wait_for(self._wake.wait(), left)

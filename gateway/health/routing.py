@@ -1,4 +1,4 @@
-"""Which target new clients get, and what the targets' states make of the backend's. Pure."""
+"""Orders the targets for new clients, and derives a backend's state from the states of its targets. Pure."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ _USABLE = (State.UP, State.DEGRADED)
 
 @dataclass(frozen=True)
 class Candidate:
-    """A target as the last checks saw it."""
+    """A target and the result of its checks."""
 
     target: Endpoint
     state: State
@@ -21,15 +21,15 @@ class Candidate:
     read_only: bool | None = None
 
 
-def order(candidates: list[Candidate], prefer: str) -> list[Candidate]:
-    """The targets to try for a new client, best first.
+def order_targets(candidates: list[Candidate], prefer: str) -> list[Candidate]:
+    """Return the targets to try for a new client, best first.
 
-    A target that is down comes last rather than never: a check may fail where traffic would not, as with a wrong
-    check password. Where roles do not matter, one that was not checked yet keeps its place. Under `primary`, one
-    known to be read-only is left out altogether.
+    A target that is down comes last but stays in the list: its check may fail although traffic would succeed, for
+    example because of a wrong check password. If roles do not matter, a target that has not been checked keeps its
+    position. With `primary`, targets that are known to be read-only are excluded.
 
     Args:
-        candidates: In the order of the configuration.
+        candidates: The targets in the order of the configuration.
         prefer: `primary`, `replica`, `any` or `order`.
     """
     usable = [each for each in candidates if prefer != "primary" or not (each.read_only or each.role == "replica")]
@@ -42,20 +42,30 @@ def order(candidates: list[Candidate], prefer: str) -> list[Candidate]:
     return sorted(usable, key=rank)
 
 
-def misplaced(candidates: list[Candidate], prefer: str) -> frozenset[Endpoint]:
-    """The targets that have lost the role which their clients came for, those too that are down by now."""
+def wrong_role_targets(candidates: list[Candidate], prefer: str) -> frozenset[Endpoint]:
+    """Return the targets whose clients must move because of the role; this includes targets that are down.
+
+    Args:
+        candidates: The targets in the order of the configuration.
+        prefer: `primary`, `replica`, `any` or `order`.
+    """
     if prefer == "primary":
         return frozenset(each.target for each in candidates if each.read_only or each.role == "replica")
-    first = next(iter(order(candidates, prefer)), None)
-    # Where newcomers are sent to the primary, because every replica is worse off, the others may stay there too.
+    first = next(iter(order_targets(candidates, prefer)), None)
+    # While new clients go to the primary, because every replica ranks lower, existing clients may stay there.
     if prefer == "replica" and first is not None and first.role == "replica" and first.state in _USABLE:
         return frozenset(each.target for each in candidates if each.role == "primary")
     return frozenset()
 
 
 def backend_state(candidates: list[Candidate], prefer: str) -> tuple[State, Reason | None, str]:
-    """The state of a backend with these targets, and why."""
-    chosen = order(candidates, prefer)
+    """Return the state of a backend, its reason and one line of detail.
+
+    Args:
+        candidates: The targets in the order of the configuration.
+        prefer: `primary`, `replica`, `any` or `order`.
+    """
+    chosen = order_targets(candidates, prefer)
     first = next((each for each in chosen if each.state in _USABLE), None)
     if first is not None:
         if first.state is State.DEGRADED:

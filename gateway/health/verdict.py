@@ -1,34 +1,34 @@
-"""From single results to a state: rise and fall, flapping, history. Pure; time comes from outside."""
+"""Derives a target's state from check results: rise and fall, flapping, history. Pure."""
 
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from gateway.contracts import Finding, State
+from gateway.contracts import ProbeResult, State
 from gateway.errors import Reason
 
 HISTORY = 100
 _FLAP_WINDOW = 21
 _FLAP_START, _FLAP_STOP = 0.30, 0.20
-"""Nagios Core manual, "Detection and Handling of State Flapping"."""
+"""See Nagios Core manual, "Detection and Handling of State Flapping"."""
 
 
-_CERTAIN = (Reason.NO_SPACE, Reason.READ_ONLY)
-"""What a server says of its storage: it has answered, and would say the same again."""
+_IMMEDIATE = (Reason.NO_SPACE, Reason.READ_ONLY)
+"""Failures that take a target down at once: the server itself reports them, so repeating the check is useless."""
 
 
 @dataclass(frozen=True)
-class Result:
-    """One check's outcome.
+class CheckResult:
+    """Result of one check.
 
     Args:
-        at: When it ended, in seconds since the epoch.
-        duration: Seconds it took.
-        state: What this result alone says.
-        reason: Why not `up`.
-        detail: One line for a person.
-        phases: Seconds by phase.
-        finding: What was learned, when the target answered.
+        at: End of the check, in seconds since the epoch.
+        duration: Duration of the check in seconds.
+        state: The state that follows from this check alone.
+        reason: Why the state is not `up`.
+        detail: One line of text.
+        phases: Duration of each phase in seconds.
+        probe_result: The probe's result; None if the target did not answer.
     """
 
     at: float
@@ -37,7 +37,7 @@ class Result:
     reason: Reason | None = None
     detail: str = ""
     phases: dict[str, float] = field(default_factory=dict)
-    finding: Finding | None = None
+    probe_result: ProbeResult | None = None
 
     @property
     def passed(self) -> bool:
@@ -46,35 +46,35 @@ class Result:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the check worked too: its own login may fail where those of clients do not."""
+        """Whether the check itself succeeded. Its login may fail although logins of clients succeed."""
         return self.passed and self.reason is not Reason.AUTH
 
 
 class History:
-    """The last results; when it is full, successes make room before failures do."""
+    """The latest results. When it is full, the oldest success is dropped first, then the oldest failure."""
 
     def __init__(self, size: int = HISTORY) -> None:
         self._size = size
-        self._results: list[Result] = []
+        self._results: list[CheckResult] = []
 
-    def add(self, result: Result) -> None:
-        """Add the newest result."""
+    def add(self, result: CheckResult) -> None:
+        """Add a result."""
         if len(self._results) >= self._size:
-            oldest_success = next((at for at, old in enumerate(self._results) if old.succeeded), 0)
-            del self._results[oldest_success]
+            drop = next((at for at, each in enumerate(self._results) if each.succeeded), 0)
+            del self._results[drop]
         self._results.append(result)
 
-    def results(self) -> list[Result]:
-        """Oldest first."""
+    def results(self) -> list[CheckResult]:
+        """Return the results, oldest first."""
         return self._results.copy()
 
 
 class Verdict:
-    """The state of one target.
+    """State of one target.
 
     Args:
-        rise: Successes in a row that bring it up.
-        fall: Failures in a row that take it down; a full or read-only export is down at once.
+        rise: Consecutive successes that take the target up.
+        fall: Consecutive failures that take it down. A full or read-only file system takes it down at once.
     """
 
     def __init__(self, rise: int, fall: int) -> None:
@@ -84,57 +84,66 @@ class Verdict:
         self.reason: Reason | None = None
         self.detail = ""
         self.flapping = False
-        self._in_row = 0
+        self._consecutive = 0
         self._decided = False
         self._recent: deque[bool] = deque(maxlen=_FLAP_WINDOW)
 
-    def add(self, result: Result) -> bool:
-        """Take one result into account; tells whether the state changed."""
+    def add(self, result: CheckResult) -> bool:
+        """Update the state with a result; return whether it changed."""
         before = self.state
         if result.state is State.UNKNOWN:
             self._set(result)
             return self.state is not before
         self._recent.append(result.passed)
-        self._judge_flapping()
-        stands = self.state in (State.UP, State.DEGRADED)
-        if not self._decided or stands == result.passed:
+        self._update_flapping()
+        usable = self.state in (State.UP, State.DEGRADED)
+        if not self._decided or usable == result.passed:
             self._decided = True
-            self._in_row = 0
+            self._consecutive = 0
             self._set(result)
         else:
-            self._in_row += 1
-            if self._in_row >= (self.rise if result.passed else self.fall) or result.reason in _CERTAIN:
-                self._in_row = 0
+            self._consecutive += 1
+            if self._consecutive >= (self.rise if result.passed else self.fall) or result.reason in _IMMEDIATE:
+                self._consecutive = 0
                 self._set(result)
         return self.state is not before
 
-    def doubt(self) -> None:
-        """Real traffic waits in vain: that counts as one failure in a row, however many clients it is."""
+    def record_stall(self) -> None:
+        """Count stalled traffic as one consecutive failure, regardless of how many clients stall."""
         if self.state in (State.UP, State.DEGRADED):
-            self._in_row = max(self._in_row, 1)
+            self._consecutive = max(self._consecutive, 1)
 
     def override(self, state: State, reason: Reason | None, detail: str) -> bool:
-        """Blocked or paused: not judged by results; the first one after it decides again."""
+        """Set a state that does not come from a check: blocked or paused. The next result replaces it immediately.
+
+        Args:
+            state: The new state.
+            reason: Its reason; None if it needs none.
+            detail: One line of text.
+
+        Returns:
+            Whether the state changed.
+        """
         changed = self.state is not state
         self.state, self.reason, self.detail = state, reason, detail
         self._decided = False
-        self._in_row = 0
+        self._consecutive = 0
         return changed
 
     @property
     def pending(self) -> bool:
-        """Whether the last result disagreed with the state, so that the next one should come soon."""
-        return self._in_row > 0
+        """Whether the last result contradicts the state, so that the next check should follow soon."""
+        return self._consecutive > 0
 
-    def _set(self, result: Result) -> None:
+    def _set(self, result: CheckResult) -> None:
         self.state, self.reason, self.detail = result.state, result.reason, result.detail
 
-    def _judge_flapping(self) -> None:
+    def _update_flapping(self) -> None:
         results = list(self._recent)
         if len(results) < _FLAP_WINDOW:
             return
-        changes = [a != b for a, b in pairwise(results)]
-        # Later changes weigh more: from 0.8 to 1.2.
+        changes = [before != after for before, after in pairwise(results)]
+        # Weight changes from 0.8 (oldest) to 1.2 (newest), as Nagios does.
         weights = [0.8 + 0.4 * at / (len(changes) - 1) for at in range(len(changes))]
         share = sum(weight for weight, changed in zip(weights, changes, strict=True) if changed) / len(changes)
         self.flapping = share > (_FLAP_STOP if self.flapping else _FLAP_START)

@@ -1,1 +1,1 @@
-"""ONC RPC and NFSv4, as far as asking a server for its health needs them."""
+"""ONC RPC and NFSv4: the subset that health checks and latency measurement need."""

@@ -1,4 +1,4 @@
-"""ONC RPC version 2 over TCP (RFC 5531): one call at a time on one socket."""
+"""An ONC RPC version 2 client over TCP (RFC 5531): one call at a time on one socket."""
 
 import asyncio
 import secrets
@@ -6,29 +6,30 @@ import socket
 import struct
 
 from gateway.nfs.xdr import Reader, XdrError, opaque, uint
+from gateway.relay.receive import receive_exactly
 
 _CALL, _REPLY = 0, 1
 _AUTH_NONE, _AUTH_SYS = 0, 1
 _LAST_FRAGMENT = 0x80000000
 _MAX_REPLY = 1 << 20
 _MAX_FRAGMENTS = 1024
-"""Of one reply: without a bound, empty fragments would keep the event loop from everything else."""
+"""Fragments of one reply. Without a limit, empty fragments could block the event loop."""
 _ACCEPT_ERRORS = {
-    1: "the server has no such RPC program",
-    2: "the server speaks other versions",
-    3: "the server has no such procedure",
+    1: "the server does not support this RPC program",
+    2: "the server does not support this version of the RPC program",
+    3: "the server does not support this RPC procedure",
     4: "the server cannot decode the call",
     5: "the server reports a system error",
 }
 
 
 class RpcError(Exception):
-    """The server answered the call with an RPC error.
+    """An RPC error in the server's reply.
 
     Args:
-        message: One line for a person.
-        versions: The lowest and highest version that the server speaks, where it told.
-        denied: Whether the server refused our credentials.
+        message: One line for the operator.
+        versions: The lowest and the highest version that the server supports, if the reply contains them.
+        denied: Whether the server refused the credentials.
     """
 
     def __init__(self, message: str, *, versions: tuple[int, int] | None = None, denied: bool = False) -> None:
@@ -38,70 +39,65 @@ class RpcError(Exception):
 
 
 class RpcClient:
-    """Calls one program on a connected socket, which the caller closes.
+    """A client of one RPC program.
 
     Args:
-        sock: A non-blocking stream socket.
-        program: The RPC program's number.
-        version: Its version.
-        machine: The name to give with AUTH_SYS (RFC 5531, appendix A).
+        sock: A connected, non-blocking stream socket. The caller owns it.
+        program: Number of the RPC program.
+        version: Version of the RPC program.
+        machine: Machine name for AUTH_SYS (RFC 5531, appendix A).
     """
 
     def __init__(self, sock: socket.socket, program: int, version: int, machine: str = "gateway") -> None:
         self._sock = sock
         self._program = program
         self._version = version
-        self._sys = opaque(uint(0) + opaque(machine.encode()) + uint(0) + uint(0) + uint(0))
+        self._auth_sys = opaque(uint(0) + opaque(machine.encode()) + uint(0) + uint(0) + uint(0))
         self._xid = secrets.randbits(32)
 
-    async def call(self, procedure: int, arguments: bytes = b"", *, identify: bool = False) -> Reader:
-        """Call a procedure; the reader stands at its results.
+    async def call(self, procedure: int, arguments: bytes = b"", *, auth_sys: bool = False) -> Reader:
+        """Call a procedure.
 
         Args:
-            procedure: Its number.
-            arguments: Already encoded.
-            identify: Send AUTH_SYS as root, rather than AUTH_NONE.
+            procedure: Number of the procedure.
+            arguments: The encoded arguments.
+            auth_sys: Whether to send AUTH_SYS credentials of root instead of AUTH_NONE.
+
+        Returns:
+            A reader at the start of the procedure's results.
 
         Raises:
-            RpcError: The server refused or cannot do it.
-            XdrError: The answer is no RPC.
-            OSError: The connection broke.
+            RpcError: The server refuses the call or cannot execute it.
+            XdrError: The reply is not a valid RPC reply.
+            OSError: The connection failed.
         """
         self._xid = (self._xid + 1) & 0xFFFFFFFF
-        credentials = uint(_AUTH_SYS) + self._sys if identify else uint(_AUTH_NONE) + uint(0)
+        credentials = uint(_AUTH_SYS) + self._auth_sys if auth_sys else uint(_AUTH_NONE) + uint(0)
         header = struct.pack(">6I", self._xid, _CALL, 2, self._program, self._version, procedure)
         record = header + credentials + uint(_AUTH_NONE) + uint(0) + arguments
         await asyncio.get_running_loop().sock_sendall(self._sock, uint(_LAST_FRAGMENT | len(record)) + record)
-        return self._accepted(Reader(await self._record()))
+        return self._read_header(Reader(await self._receive_record()))
 
-    async def _record(self) -> bytes:
+    async def _receive_record(self) -> bytes:
+        """Receive the fragments of one record (RFC 5531, section 11)."""
         record = bytearray()
         for _ in range(_MAX_FRAGMENTS):
-            mark = struct.unpack(">I", await self._exactly(4))[0]
+            mark = struct.unpack(">I", await receive_exactly(self._sock, 4))[0]
             length = mark & ~_LAST_FRAGMENT
             if len(record) + length > _MAX_REPLY:
                 raise XdrError(f"a reply of {length} bytes: this is not RPC")
-            record += await self._exactly(length)
+            record += await receive_exactly(self._sock, length)
             if mark & _LAST_FRAGMENT:
                 return bytes(record)
         raise XdrError(f"a reply of more than {_MAX_FRAGMENTS} fragments: this is not RPC")
 
-    async def _exactly(self, count: int) -> bytes:
-        loop = asyncio.get_running_loop()
-        data = bytearray()
-        while len(data) < count:
-            piece = await loop.sock_recv(self._sock, count - len(data))
-            if not piece:
-                raise ConnectionResetError("the server closed the connection")
-            data += piece
-        return bytes(data)
-
-    def _accepted(self, reply: Reader) -> Reader:
+    def _read_header(self, reply: Reader) -> Reader:
+        """Read the header of a reply, and return the reader at the start of the results."""
         xid, kind = reply.uint(), reply.uint()
         if xid != self._xid or kind != _REPLY:
-            raise XdrError("the answer does not belong to the call")
+            raise XdrError("the reply does not match the call")
         if reply.uint() != 0:
-            raise RpcError("the server refuses our credentials (RPC MSG_DENIED)", denied=True)
+            raise RpcError("the server refuses the gateway's credentials (RPC MSG_DENIED)", denied=True)
         reply.uint()
         reply.opaque()
         status = reply.uint()

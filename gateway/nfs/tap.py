@@ -1,103 +1,110 @@
-"""Latency of NFS in real traffic: from a call to its reply, matched by XID (RFC 5531, sections 8 and 11).
+"""Latency of NFS traffic: the time from each call to its reply, matched by XID (RFC 5531, sections 8 and 11).
 
-Looks at the heads of records as they pass by, and copies nothing else. Where the bytes make no sense, because TLS
-hides them or because it lost its place, it looks no more.
+The tap reads the headers of RPC records as they pass, and copies nothing else. It stops when the bytes are not RPC,
+for example because of TLS.
 """
 
 from collections.abc import Callable, Iterator
 
-_LAST = 0x80000000
-_HEAD = 12
-"""A fragment's mark and, at the beginning of a record, its XID and whether it is a call or a reply."""
+_LAST_FRAGMENT = 0x80000000
+_FIRST_HEADER = 12
+"""Bytes of the fragment header, the XID and the message type at the start of a record."""
 _CALL, _REPLY = 0, 1
-_MARK = 4
-_MOST_PENDING = 1024
-_LONGEST = 64 << 20
+_FRAGMENT_HEADER = 4
+_MAX_PENDING = 1024
+_MAX_FRAGMENT = 64 << 20
 
 
-class Cursor:
-    """Where one direction stands between two records."""
+class RecordScanner:
+    """Finds the records in the stream of one direction."""
 
-    __slots__ = ("_first", "_head", "_left", "sense")
+    __slots__ = ("_first", "_header", "_remaining", "is_rpc")
 
     def __init__(self) -> None:
-        self._left = 0
-        self._head = b""
+        self._remaining = 0
+        """Bytes left in the current fragment."""
+        self._header = b""
         self._first = True
-        self.sense = True
-        """Whether what has passed was RPC."""
+        """Whether the next fragment is the first one of a record."""
+        self.is_rpc = True
+        """Whether all bytes so far were RPC."""
 
     def records(self, data: memoryview) -> Iterator[tuple[int, int]]:
-        """XID and kind of the records that begin in `data`, the next bytes of the direction."""
-        at, end = 0, len(data)
-        while at < end and self.sense:
-            if self._left:
-                step = min(self._left, end - at)
-                self._left -= step
-                at += step
+        """Yield the XID and the message type of each record that begins in `data`.
+
+        Args:
+            data: The next bytes of the direction.
+        """
+        position, end = 0, len(data)
+        while position < end and self.is_rpc:
+            if self._remaining:
+                step = min(self._remaining, end - position)
+                self._remaining -= step
+                position += step
                 continue
-            need = (_HEAD if self._first else _MARK) - len(self._head)
-            taken = bytes(data[at : at + need])
-            at += len(taken)
-            self._head += taken
-            if len(taken) < need:
+            missing = (_FIRST_HEADER if self._first else _FRAGMENT_HEADER) - len(self._header)
+            piece = bytes(data[position : position + missing])
+            position += len(piece)
+            self._header += piece
+            if len(piece) < missing:
                 return
-            mark = int.from_bytes(self._head[:_MARK], "big")
-            length = mark & ~_LAST
-            self._left = length - (_HEAD - _MARK if self._first else 0)
-            kind = int.from_bytes(self._head[8:], "big")
-            if not 0 <= self._left <= _LONGEST or kind not in (_CALL, _REPLY):
-                self.sense = False
+            mark = int.from_bytes(self._header[:_FRAGMENT_HEADER], "big")
+            length = mark & ~_LAST_FRAGMENT
+            self._remaining = length - (_FIRST_HEADER - _FRAGMENT_HEADER if self._first else 0)
+            kind = int.from_bytes(self._header[8:], "big")
+            if not 0 <= self._remaining <= _MAX_FRAGMENT or kind not in (_CALL, _REPLY):
+                self.is_rpc = False
                 return
             if self._first:
-                yield int.from_bytes(self._head[_MARK:8], "big"), kind
-            self._first = bool(mark & _LAST)
-            self._head = b""
+                yield int.from_bytes(self._header[_FRAGMENT_HEADER:8], "big"), kind
+            self._first = bool(mark & _LAST_FRAGMENT)
+            self._header = b""
 
 
 class RpcTap:
-    """Watches one connection.
+    """See `gateway.measure.Tap`: measures the latency of one connection.
 
     Args:
-        observe: Told each latency in seconds.
+        observe: Called with each latency in seconds.
     """
 
-    __slots__ = ("_back", "_forth", "_observe", "_pending")
+    __slots__ = ("_observe", "_pending", "_requests", "_responses")
     finished = False
     """It measures until the connection ends."""
 
     def __init__(self, observe: Callable[[float], None]) -> None:
         self._observe = observe
-        self._forth = Cursor()
-        self._back = Cursor()
+        self._requests = RecordScanner()
+        self._responses = RecordScanner()
         self._pending: dict[int, float] = {}
+        """When each call without a reply passed (monotonic), by XID."""
 
-    def forth(self, data: memoryview, now: float) -> None:
-        """The client sent `data` at the monotonic time `now`."""
-        for xid, kind in self._forth.records(data):
+    def on_request(self, data: memoryview, now: float) -> None:
+        """See `gateway.measure.Tap`."""
+        for xid, kind in self._requests.records(data):
             if kind != _CALL:
-                continue  # an answer to a call of the server's
-            if len(self._pending) >= _MOST_PENDING:
-                self._pending.clear()  # calls that are never answered
+                continue  # a reply to a callback of the server
+            if len(self._pending) >= _MAX_PENDING:
+                self._pending.clear()  # the server does not reply to these calls
             self._pending.setdefault(xid, now)
 
-    def back(self, data: memoryview, now: float) -> None:
-        """The server sent `data` at the monotonic time `now`."""
-        for xid, kind in self._back.records(data):
-            asked = self._pending.pop(xid, None) if kind == _REPLY else None
-            if asked is not None:
-                self._observe(now - asked)
+    def on_response(self, data: memoryview, now: float) -> None:
+        """See `gateway.measure.Tap`."""
+        for xid, kind in self._responses.records(data):
+            called_at = self._pending.pop(xid, None) if kind == _REPLY else None
+            if called_at is not None:
+                self._observe(now - called_at)
 
     @property
-    def meter(self) -> "RpcTap":
+    def tracker(self) -> "RpcTap":
         """See `gateway.measure.Tap`."""
         return self
 
     @property
-    def sense(self) -> bool:
-        """See `gateway.measure.Meter`."""
-        return self._forth.sense and self._back.sense
+    def parseable(self) -> bool:
+        """See `gateway.measure.RequestTracker`."""
+        return self._requests.is_rpc and self._responses.is_rpc
 
-    def oldest(self) -> float | None:
-        """See `gateway.measure.Meter`."""
+    def oldest_pending(self) -> float | None:
+        """See `gateway.measure.RequestTracker`."""
         return next(iter(self._pending.values()), None)

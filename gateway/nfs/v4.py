@@ -1,12 +1,12 @@
-"""NFSv4 (RFC 7530, RFC 8881): compounds that look at an export, and the create-and-remove canary.
+"""NFSv4 requests for health checks (RFC 7530, RFC 8881): query an export, and create and remove a directory.
 
-Without a session they are NFSv4.0's and stateless; with one, NFSv4.1's.
+Without a session the requests are NFSv4.0 and stateless. With a session they are NFSv4.1.
 """
 
 from dataclasses import dataclass
 
+from gateway.nfs.nfs41_session import CREATE_SESSION, EXCHANGE_ID, SEQUENCE, Nfs41Session
 from gateway.nfs.rpc import RpcClient
-from gateway.nfs.session import CREATE_SESSION, EXCHANGE_ID, SEQUENCE, Session
 from gateway.nfs.xdr import Reader, XdrError, opaque, uint
 
 PROGRAM = 100003
@@ -19,7 +19,7 @@ _ACCESS_READ, _ACCESS_LOOKUP = 0x1, 0x2
 _TYPE, _FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL = 1, 8, 10, 42, 44
 _MODE = 33
 _CREATE_ATTEMPTS = 5
-"""A server makes a directory and then looks at it: between the two, somebody else may take it away."""
+"""A server may report a missing directory if another client removes it immediately after its creation."""
 
 NFS4ERR_PERM, NFS4ERR_NOENT, NFS4ERR_ACCESS, NFS4ERR_EXIST = 1, 2, 13, 17
 NFS4ERR_NOTDIR, NFS4ERR_NOSPC, NFS4ERR_ROFS, NFS4ERR_DQUOT = 20, 28, 30, 69
@@ -29,39 +29,39 @@ NFS4ERR_MINOR_VERS_MISMATCH = 10021
 
 
 class NfsError(Exception):
-    """An operation of a compound failed.
+    """A failed operation of a COMPOUND request.
 
     Args:
-        status: The `nfsstat4` of RFC 7530, section 13.
-        operation: The operation that failed.
+        status: The `nfsstat4` value (RFC 7530, section 13).
+        operation: Name of the operation.
     """
 
     def __init__(self, status: int, operation: str) -> None:
-        super().__init__(f"{operation}: {_NAMES.get(status, f'nfsstat4 {status}')}")
+        super().__init__(f"{operation}: {_STATUS_TEXTS.get(status, f'nfsstat4 {status}')}")
         self.status = status
 
 
-_NAMES = {
+_STATUS_TEXTS = {
     1: "operation not permitted", 2: "no such directory", 5: "input/output error", 13: "permission denied",
     17: "exists", 20: "not a directory", 28: "no space left", 30: "read-only file system",
-    69: "quota exceeded", 70: "the directory is another one now",
-    10013: "the server waits for its clients to come back", 10014: "the directory is another one now",
-    10008: "the server asks to try later", 10016: "the export wants another security flavor",
-    10021: "the server does not speak NFSv4.0",
+    69: "quota exceeded", 70: "the directory was replaced",
+    10013: "the server is in its grace period after a restart", 10014: "the directory was replaced",
+    10008: "the server is temporarily busy", 10016: "the export requires another security flavor",
+    10021: "the server does not support NFSv4.0",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Export:
-    """What a look at an export tells.
+    """The properties of an export.
 
     Args:
-        readable: Whether its directory can be listed.
-        fsid: The file system's identity.
-        handle: The directory's: what a client that has mounted it goes on using.
-        total: Bytes it holds.
-        available: Bytes free for us.
-        lease: Seconds that the server keeps the state of a silent client.
+        readable: Whether its directory may be read.
+        fsid: The identity of the file system.
+        handle: The file handle of the directory. Clients keep using it while the export is mounted.
+        total: Size in bytes.
+        available: Free bytes for the gateway's user.
+        lease: Lease time in seconds: how long the server keeps the state of a client that it does not hear from.
     """
 
     readable: bool
@@ -73,52 +73,70 @@ class Export:
 
 
 async def null(client: RpcClient) -> None:
-    """The procedure that does nothing: is there an NFSv4 server at all?"""
+    """Call the procedure that does nothing, to find out whether the server supports NFSv4.
+
+    Args:
+        client: The RPC client.
+
+    Raises:
+        RpcError: As `RpcClient.call`.
+        XdrError: As `RpcClient.call`.
+        OSError: As `RpcClient.call`.
+    """
     await client.call(_NULL)
 
 
-async def open_session(client: RpcClient, session: Session) -> None:
-    """Make the session known to the server.
-
-    Raises:
-        NfsError: The server says no.
-        RpcError, XdrError, OSError: As `RpcClient.call`.
-    """
-    reply = await _compound(client, [(EXCHANGE_ID, session.exchange_id())], minor=1)
-    _next(reply)
-    session.exchanged(reply)
-    reply = await _compound(client, [(CREATE_SESSION, session.create_session())], minor=1)
-    _next(reply)
-    session.created(reply)
-
-
-async def look(client: RpcClient, path: str, session: Session | None = None) -> Export:
-    """Look at the directory `path`, counted from the server's pseudo-root.
+async def open_session(client: RpcClient, session: Nfs41Session) -> None:
+    """Register a session with the server.
 
     Args:
-        client: Connected.
-        path: The directory.
-        session: Of NFSv4.1, open; None: with NFSv4.0.
+        client: The RPC client.
+        session: A new session.
 
     Raises:
-        NfsError: The server says no.
-        RpcError, XdrError, OSError: As `RpcClient.call`.
+        NfsError: The server refuses it.
+        RpcError: As `RpcClient.call`.
+        XdrError: As `RpcClient.call`.
+        OSError: As `RpcClient.call`.
     """
-    wanted = _ACCESS_READ | _ACCESS_LOOKUP
+    reply = await _compound(client, [(EXCHANGE_ID, session.exchange_id_arguments())], minor=1)
+    _read_result_header(reply)
+    session.read_exchange_id(reply)
+    reply = await _compound(client, [(CREATE_SESSION, session.create_session_arguments())], minor=1)
+    _read_result_header(reply)
+    session.read_create_session(reply)
+
+
+async def query_export(client: RpcClient, path: str, session: Nfs41Session | None = None) -> Export:
+    """Query the properties of an exported directory.
+
+    Args:
+        client: The RPC client.
+        path: Path of the directory in the server's pseudo file system.
+        session: An open session for NFSv4.1. None: use NFSv4.0.
+
+    Raises:
+        NfsError: The server refuses an operation, or `path` is not a directory.
+        RpcError: As `RpcClient.call`.
+        XdrError: As `RpcClient.call`.
+        OSError: As `RpcClient.call`.
+    """
+    access_bits = _ACCESS_READ | _ACCESS_LOOKUP
     attributes = _bitmap(_TYPE, _FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL)
-    walk = _walk(path)
-    reply = await _compound(client, [*walk, (_ACCESS, uint(wanted)), (_GETFH, b""), (_GETATTR, attributes)], session)
-    for _ in walk:
-        _next(reply)
-    _next(reply)
+    lookups = _lookups(path)
+    operations = [*lookups, (_ACCESS, uint(access_bits)), (_GETFH, b""), (_GETATTR, attributes)]
+    reply = await _compound(client, operations, session)
+    for _ in lookups:
+        _read_result_header(reply)
+    _read_result_header(reply)
     reply.uint()
     access = reply.uint()
-    _next(reply)
+    _read_result_header(reply)
     handle = reply.opaque()
-    _next(reply)
+    _read_result_header(reply)
     present, values = reply.bitmap(), Reader(reply.opaque())
     fsid, lease, available, total = "", 0, 0, 0
-    for attribute in present:  # in ascending order (RFC 7530, 5.8)
+    for attribute in present:  # in ascending order (RFC 7530, section 5.8)
         if attribute == _TYPE:
             if values.uint() != _NF4DIR:
                 raise NfsError(NFS4ERR_NOTDIR, "GETATTR")
@@ -131,9 +149,9 @@ async def look(client: RpcClient, path: str, session: Session | None = None) -> 
         elif attribute == _SPACE_TOTAL:
             total = values.uhyper()
         else:
-            raise XdrError(f"attribute {attribute} was not asked for")
+            raise XdrError(f"the reply contains attribute {attribute}, which was not requested")
     return Export(
-        readable=bool(access & (_ACCESS_READ | _ACCESS_LOOKUP)),
+        readable=bool(access & access_bits),
         fsid=fsid,
         handle=handle,
         total=total,
@@ -142,36 +160,39 @@ async def look(client: RpcClient, path: str, session: Session | None = None) -> 
     )
 
 
-async def create_and_remove(client: RpcClient, path: str, name: str, session: Session | None = None) -> None:
-    """Make the directory `name` in `path` and take it away again.
+async def create_and_remove(client: RpcClient, path: str, name: str, session: Nfs41Session | None = None) -> None:
+    """Create a directory and remove it.
 
-    One that is there already, or that somebody else took away meanwhile, is no error; a file of that name is.
+    It is not an error if the directory exists already or another client removes it first. It is an error if a file of
+    this name exists.
 
     Args:
-        client: Connected.
-        path: The directory to make it in.
-        name: What to call it.
-        session: Of NFSv4.1, open; None: with NFSv4.0.
+        client: The RPC client.
+        path: Path of the parent directory in the server's pseudo file system.
+        name: Name of the directory.
+        session: An open session for NFSv4.1. None: use NFSv4.0.
 
     Raises:
-        NfsError: The server says no.
-        RpcError, XdrError, OSError: As `RpcClient.call`.
+        NfsError: The server refuses an operation.
+        RpcError: As `RpcClient.call`.
+        XdrError: As `RpcClient.call`.
+        OSError: As `RpcClient.call`.
     """
-    walk = _walk(path)
+    lookups = _lookups(path)
     mode = _bitmap(_MODE) + opaque(uint(0o700))
     create = uint(_NF4DIR) + opaque(name.encode()) + mode
-    for again in reversed(range(_CREATE_ATTEMPTS)):
+    for attempts_left in reversed(range(_CREATE_ATTEMPTS)):
         try:
-            await _compound(client, [*walk, (_CREATE, create)], session)
+            await _compound(client, [*lookups, (_CREATE, create)], session)
             break
         except NfsError as error:
             if error.status == NFS4ERR_EXIST:
                 break
-            if error.status != NFS4ERR_NOENT or not again:
+            if error.status != NFS4ERR_NOENT or not attempts_left:
                 raise
     try:
-        await look(client, f"{path}/{name}", session)  # says when it is no directory
-        await _compound(client, [*walk, (_REMOVE, opaque(name.encode()))], session)
+        await query_export(client, f"{path}/{name}", session)  # raises if it is not a directory
+        await _compound(client, [*lookups, (_REMOVE, opaque(name.encode()))], session)
     except NfsError as error:
         if error.status not in (NFS4ERR_NOENT, NFS4ERR_STALE):
             raise
@@ -185,7 +206,8 @@ _OPERATION_NAMES = {
 }  # fmt: skip
 
 
-def _walk(path: str) -> list[_Operation]:
+def _lookups(path: str) -> list[_Operation]:
+    """Return the operations that make `path` the current file handle."""
     parts = [part for part in path.split("/") if part]
     return [(_PUTROOTFH, b""), *((_LOOKUP, opaque(part.encode())) for part in parts)]
 
@@ -198,29 +220,29 @@ def _bitmap(*attributes: int) -> bytes:
 
 
 async def _compound(
-    client: RpcClient, operations: list[_Operation], session: Session | None = None, minor: int = 0
+    client: RpcClient, operations: list[_Operation], session: Nfs41Session | None = None, minor: int = 0
 ) -> Reader:
-    """Run operations in order; the reader stands at the first result."""
+    """Send a COMPOUND request; return a reader at the first result after that of SEQUENCE."""
     if session is not None:
-        minor, operations = 1, [(SEQUENCE, session.sequence()), *operations]
+        minor, operations = 1, [(SEQUENCE, session.sequence_arguments()), *operations]
     body = b"".join(uint(number) + arguments for number, arguments in operations)
     reply = await client.call(
-        _COMPOUND, opaque(b"gateway") + uint(minor) + uint(len(operations)) + body, identify=True
+        _COMPOUND, opaque(b"gateway") + uint(minor) + uint(len(operations)) + body, auth_sys=True
     )
     status = reply.uint()
     reply.opaque()
-    done = reply.uint()
+    result_count = reply.uint()
     if status != 0:
-        number = operations[min(done, len(operations)) - 1][0] if done else _PUTROOTFH
+        number = operations[min(result_count, len(operations)) - 1][0] if result_count else _PUTROOTFH
         raise NfsError(status, _OPERATION_NAMES[number])
     if session is not None:
-        _next(reply)
-        session.sequenced(reply)
+        _read_result_header(reply)
+        session.read_sequence(reply)
     return reply
 
 
-def _next(reply: Reader) -> None:
-    """Step over the head of one operation's result."""
+def _read_result_header(reply: Reader) -> None:
+    """Read the operation and the status of a result; raise if the operation failed."""
     operation, status = reply.uint(), reply.uint()
     if status != 0:
         raise NfsError(status, _OPERATION_NAMES.get(operation, str(operation)))

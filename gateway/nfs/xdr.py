@@ -1,32 +1,34 @@
-"""XDR (RFC 4506): the types that RPC and NFSv4 use."""
+"""XDR encoding (RFC 4506) of the types in ONC RPC and NFSv4."""
 
 import struct
 
-_MOST_WORDS = 8
-"""Of a bitmap: NFSv4.2 needs three (RFC 7862), and each costs the memory of 32 numbers."""
+_MAX_BITMAP_WORDS = 8
+"""NFSv4.2 needs three words (RFC 7862). Each word decodes to up to 32 numbers."""
 
 
 class XdrError(ValueError):
-    """The bytes are not what the protocol says."""
+    """Received data that does not conform to the protocol."""
 
 
 def uint(value: int) -> bytes:
-    """An unsigned 32-bit integer."""
+    """Encode an unsigned 32-bit integer."""
     return struct.pack(">I", value)
 
 
 def uhyper(value: int) -> bytes:
-    """An unsigned 64-bit integer."""
+    """Encode an unsigned 64-bit integer."""
     return struct.pack(">Q", value)
 
 
 def opaque(value: bytes) -> bytes:
-    """Variable-length bytes, padded to four."""
+    """Encode variable-length opaque data, padded to a multiple of four bytes."""
     return struct.pack(">I", len(value)) + value + bytes(-len(value) % 4)
 
 
 class Reader:
-    """Takes values off the front of a reply.
+    """Decodes the values of a reply in order.
+
+    Every method raises `XdrError` if the reply is too short.
 
     Args:
         data: The reply.
@@ -34,33 +36,41 @@ class Reader:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._at = 0
+        self._position = 0
 
     def fixed(self, count: int) -> bytes:
-        """`count` bytes, with their padding skipped."""
-        end = self._at + count
+        """Decode `count` bytes of opaque data, and skip the padding.
+
+        Raises:
+            XdrError: The reply is too short.
+        """
+        end = self._position + count
         if end > len(self._data):
-            raise XdrError(f"the reply ends {end - len(self._data)} bytes early")
-        value = self._data[self._at : end]
-        self._at = end + (-count % 4)
+            raise XdrError(f"the reply is {end - len(self._data)} bytes too short")
+        value = self._data[self._position : end]
+        self._position = end + (-count % 4)
         return value
 
     def uint(self) -> int:
-        """An unsigned 32-bit integer."""
+        """Decode an unsigned 32-bit integer."""
         return int(struct.unpack(">I", self.fixed(4))[0])
 
     def uhyper(self) -> int:
-        """An unsigned 64-bit integer."""
+        """Decode an unsigned 64-bit integer."""
         return int(struct.unpack(">Q", self.fixed(8))[0])
 
     def opaque(self) -> bytes:
-        """Variable-length bytes."""
+        """Decode variable-length opaque data."""
         return self.fixed(self.uint())
 
     def bitmap(self) -> list[int]:
-        """An NFSv4 attribute bitmap, as attribute numbers."""
+        """Decode an NFSv4 attribute bitmap to attribute numbers, in ascending order.
+
+        Raises:
+            XdrError: The bitmap is too long.
+        """
         count = self.uint()
-        if count > _MOST_WORDS:
-            raise XdrError(f"a bitmap of {count} words")
+        if count > _MAX_BITMAP_WORDS:
+            raise XdrError(f"a bitmap of {count} words, and at most {_MAX_BITMAP_WORDS} are allowed")
         words = [self.uint() for _ in range(count)]
         return [32 * index + bit for index, word in enumerate(words) for bit in range(32) if word >> bit & 1]

@@ -1,1 +1,1 @@
-"""SOCKS5 and HTTP CONNECT proxies, by python-socks: what to say to them, over a socket that another link gave."""
+"""SOCKS5 and HTTP CONNECT proxies: python-socks implements the protocols, over sockets of another link."""

@@ -1,4 +1,4 @@
-"""What a configuration may say about a proxy."""
+"""The configuration of proxy tunnels."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,22 +7,22 @@ from urllib.parse import urlsplit
 from gateway.contracts import POSITIVE, Duration, Endpoint, Secret
 
 DEFAULT_PORTS = {"socks5": 1080, "socks5h": 1080, "http": 8080, "https": 443}
-"""By the scheme of a proxy's URL; `https` means TLS to the proxy."""
+"""The default port for each URL scheme. `https` means TLS to the proxy."""
 
 
 @dataclass(frozen=True)
 class ProxyOptions:
-    """A proxy that opens TCP connections for us; names are looked up at its side.
+    """A proxy that opens TCP connections to targets, and resolves their names.
 
     Args:
-        url: `socks5://host:port`, `http://host:port` (CONNECT), or `https://host:port` (CONNECT, and TLS to the
+        url: `socks5://host:port`, `http://host:port` (CONNECT), or `https://host:port` (CONNECT, with TLS to the
             proxy).
-        user: Login; absent: none is tried, unless there is a password.
-        password: For `user`; where none is named, `user:password`.
-        ca_file: Authorities that may have signed an `https` proxy's certificate; absent: the system's.
-        connect_timeout: For reaching the proxy.
-        dial_timeout: For a connection to a target through it.
-        interval: Between two looks at whether the proxy still takes connections.
+        user: User name. Without `user` and `password` there is no login.
+        password: Password of `user`; without `user`, `user:password`.
+        ca_file: Certificate authorities for an `https` proxy, in PEM. Default: those of the system.
+        connect_timeout: Time limit for a connection to the proxy.
+        dial_timeout: Time limit for a connection to a target through the proxy.
+        interval: Time between two probes of the proxy.
     """
 
     url: str
@@ -37,9 +37,9 @@ class ProxyOptions:
         try:
             parts = urlsplit(self.url)
         except ValueError as error:
-            raise ValueError(f"url: {self.url!r}: {error}: only an IPv6 address goes in brackets") from error
+            raise ValueError(f"url: {self.url!r}: {error}: use brackets only for an IPv6 address") from error
         if parts.password is not None:
-            raise ValueError("url: holds a password, which would show in the status: use password_file")
+            raise ValueError("url: contains a password, which the status would show: use password_file")
         if parts.scheme not in DEFAULT_PORTS:
             raise ValueError(
                 f"url: {self.url!r} must begin with one of {', '.join(f'{name}://' for name in DEFAULT_PORTS)}"
@@ -51,25 +51,25 @@ class ProxyOptions:
         if not parts.hostname or port == 0 or parts.path.strip("/") or parts.query:
             raise ValueError(f"url: {self.url!r} must be {parts.scheme}://host:port")
         if parts.username is not None and self.user is not None:
-            raise ValueError("url: names a user, and so does user: remove one")
+            raise ValueError("url: contains a user name, and user is set as well: remove one of them")
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where the proxy listens."""
+        """The host and port of the proxy."""
         parts = urlsplit(self.url)
         return Endpoint(parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme])
 
     @property
-    def speaks_socks(self) -> bool:
-        """Whether it is SOCKS5, or else HTTP."""
+    def is_socks(self) -> bool:
+        """Whether the proxy is a SOCKS5 proxy. Otherwise it is an HTTP proxy."""
         return urlsplit(self.url).scheme.startswith("socks5")
 
     @property
     def tls(self) -> bool:
-        """Whether the way to the proxy is encrypted."""
+        """Whether the connection to the proxy uses TLS."""
         return urlsplit(self.url).scheme == "https"
 
     @property
     def login(self) -> str | None:
-        """The user, wherever it stands."""
+        """The user name, from `user` or the URL."""
         return self.user or urlsplit(self.url).username

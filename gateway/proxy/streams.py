@@ -1,7 +1,7 @@
-"""What python-socks reads and writes through: never a byte more than its protocol's own.
+"""Streams for python-socks that read exactly the proxy's response, and no byte after it.
 
-Its HTTP side asks for "what there is". A server that speaks first (MySQL, SSH) may have its greeting in the same
-segment as the proxy's answer, and that belongs to the client.
+python-socks reads whatever is available for an HTTP response. The first bytes of a server that speaks first (MySQL,
+SSH) may be in the same segment, and they belong to the client.
 """
 
 import asyncio
@@ -12,12 +12,12 @@ from python_socks._errors import IncompleteReadError
 
 from gateway.proxy.tls import TlsSocket
 
-_END = b"\r\n\r\n"
-_LONGEST_HEAD = 16 * 1024
+_END_OF_HEADERS = b"\r\n\r\n"
+_MAX_HEADERS = 16 * 1024
 
 
 class PlainStream(AsyncSocketStream):
-    """A socket without TLS.
+    """A stream over a plain socket.
 
     Args:
         sock: Connected and non-blocking.
@@ -28,42 +28,53 @@ class PlainStream(AsyncSocketStream):
         self._loop = asyncio.get_running_loop()
 
     async def write(self, data: bytes) -> None:
-        """Send all of it."""
+        """Send all of `data`."""
         await self._loop.sock_sendall(self._sock, data)
 
-    async def read(self, max_bytes: int = _LONGEST_HEAD) -> bytes:
-        """The head of an HTTP answer, up to and with its empty line."""
-        head = bytearray()
-        while len(head) < max_bytes:
-            head += await self.read_exactly(1)  # a head is some fifty bytes, once for each connection
-            if head.endswith(_END):
-                return bytes(head)
-        raise IncompleteReadError("the proxy's answer does not end")
+    async def read(self, max_bytes: int = _MAX_HEADERS) -> bytes:
+        """Read the status line and the headers of an HTTP response, up to the empty line.
+
+        Args:
+            max_bytes: Largest size of the response.
+
+        Raises:
+            IncompleteReadError: The response is larger, or the connection ends first.
+        """
+        headers = bytearray()
+        while len(headers) < max_bytes:
+            headers += await self.read_exactly(1)  # a response has about 50 bytes, once for each connection
+            if headers.endswith(_END_OF_HEADERS):
+                return bytes(headers)
+        raise IncompleteReadError("the headers of the proxy's response are too long")
 
     async def read_exactly(self, n: int) -> bytes:
-        """So many bytes."""
+        """Read `n` bytes.
+
+        Raises:
+            IncompleteReadError: The connection ends first.
+        """
         data = bytearray()
         while len(data) < n:
-            got = await self._receive(n - len(data))
-            if not got:
+            piece = await self._receive(n - len(data))
+            if not piece:
                 raise IncompleteReadError("the proxy closed the connection")
-            data += got
+            data += piece
         return bytes(data)
 
     async def close(self) -> None:
         """Close the socket."""
         self._sock.close()
 
-    async def _receive(self, most: int) -> bytes:
-        return await self._loop.sock_recv(self._sock, most)
+    async def _receive(self, max_bytes: int) -> bytes:
+        return await self._loop.sock_recv(self._sock, max_bytes)
 
 
 class TlsStream(PlainStream):
-    """A connection with TLS.
+    """A stream over a TLS connection.
 
     Args:
-        sock: Below TLS.
-        tls: The handshake is done.
+        sock: The socket below TLS.
+        tls: The connection, after its handshake.
     """
 
     def __init__(self, sock: socket.socket, tls: TlsSocket) -> None:
@@ -71,12 +82,12 @@ class TlsStream(PlainStream):
         self.tls = tls
 
     async def write(self, data: bytes) -> None:
-        """Send all of it."""
+        """Send all of `data`."""
         await self.tls.write(data)
 
     async def close(self) -> None:
-        """Close it without waiting."""
+        """Reset the connection."""
         self.tls.abort()
 
-    async def _receive(self, most: int) -> bytes:
-        return await self.tls.read(most)
+    async def _receive(self, max_bytes: int) -> bytes:
+        return await self.tls.read(max_bytes)

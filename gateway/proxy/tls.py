@@ -1,6 +1,6 @@
-"""A TLS connection whose two directions end one by one (RFC 8446, section 6.1).
+"""A TLS connection that supports half-close: each direction ends separately (RFC 8446, section 6.1).
 
-asyncio's TLS ends both at once, and drops what it has read when the connection fails.
+asyncio's TLS transport ends both directions together, and discards received data when the connection fails.
 """
 
 import asyncio
@@ -9,93 +9,96 @@ import select
 import socket
 import ssl
 
-from gateway.relay.linger import lingerer
+from gateway.relay.linger import lingering_closer
 from gateway.relay.send_buffer import SendBuffer
-from gateway.relay.slow import slow_peers
-from gateway.relay.sockets import hurry_retransmits, keep_backlog_short, reset
+from gateway.relay.sockets import cap_retransmit_interval, limit_unsent, reset
+from gateway.relay.stalled_peers import stalled_peers
 
 _CHUNK = 128 * 1024
 _BACKLOG = 64 * 1024
-"""Bytes that wait in the kernel before they are first sent: fewer than where SSH has the socket: more wait above."""
+"""Unsent bytes that may wait in the kernel. Less than for a plain SSH socket, because the bridge buffers more."""
 
 
 class TlsSocket:
-    """The client's side of a TLS connection; one task may read while another writes.
+    """The client side of a TLS connection. One task may read while another writes.
 
     Args:
-        sock: Connected and non-blocking. This object owns it.
-        context: The client's settings.
+        sock: Connected and non-blocking. The connection owns it.
+        context: The TLS settings of the client.
         name: The server name to verify.
     """
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str) -> None:
         self._sock = sock
         self._loop = asyncio.get_running_loop()
-        self._arrived, self._leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._arrived, self._leaving, server_hostname=name)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         self._unsent = SendBuffer()
         self._sent: asyncio.Future[None] | None = None
-        """Done once the socket has taken all of `_unsent`, or has failed; None: it has taken all."""
-        self._waits = False
-        """Whether the loop watches for the socket to take more."""
-        self._plain = bytearray()
-        self._failed: ssl.SSLError | None = None
-        self._read_done = False
+        """Done when the socket has accepted all of `_unsent`, or has failed. None: nothing is unsent."""
+        self._has_writer = False
+        """Whether the event loop waits until the socket accepts more data."""
+        self._plaintext = bytearray()
+        self._read_error: ssl.SSLError | None = None
+        self._at_end = False
 
-    def keep_backlog_short(self) -> None:
-        """Let little wait in the socket, and let a stalled one try again soon: for what is carried by SSH."""
-        hurry_retransmits(self._sock)
-        keep_backlog_short(self._sock, _BACKLOG)
+    def limit_unsent(self) -> None:
+        """Limit the unsent data in the kernel, and retransmit early after a stall: for SSH over this connection."""
+        cap_retransmit_interval(self._sock)
+        limit_unsent(self._sock, _BACKLOG)
 
     @property
-    def half_closes(self) -> bool:
-        """Whether the peer may go on sending after our end; before TLS 1.3 it must stop (RFC 5246, section 7.2.1)."""
+    def supports_half_close(self) -> bool:
+        """Whether the peer may send after it receives our close_notify: only in TLS 1.3 (RFC 5246, section 7.2.1)."""
         return self._tls.version() == "TLSv1.3"
 
     @property
     def was_reset(self) -> bool:
-        """Whether the connection failed, so that the peer may not have taken everything."""
+        """Whether the connection failed, so that sent data may be lost."""
         poller = select.poll()
-        poller.register(self._sock, 0)  # reports a failure only (poll(2))
+        poller.register(self._sock, 0)  # reports only errors (poll(2))
         return any(event & select.POLLERR for _, event in poller.poll(0))
 
     async def handshake(self) -> None:
-        """Agree on keys, and verify the server.
+        """Perform the handshake and verify the server.
 
         Raises:
-            ssl.SSLError: They do not agree, or the server's certificate is not accepted.
+            ssl.SSLError: The handshake failed, or the server's certificate is not valid.
             OSError: The connection failed.
         """
         try:
-            await self._shake_hands()
+            await self._do_handshake()
         except BaseException:
-            self._offer()  # the alert says why, if it arrives
+            self._send_outgoing()  # the alert, which tells the server the cause
             self._stop_sending()
             raise
-        self._open()
+        self._process_incoming()
 
-    async def read(self, most: int = _CHUNK) -> bytes:
-        """Wait for plaintext; empty once the peer has ended its direction with close_notify.
+    async def read(self, max_bytes: int = _CHUNK) -> bytes:
+        """Wait for plaintext.
 
         Args:
-            most: Bytes to return at most.
+            max_bytes: Largest number of bytes to return.
+
+        Returns:
+            The plaintext. Empty: the peer has ended its direction with close_notify.
 
         Raises:
-            OSError: The connection failed, or ended without close_notify: somebody may have cut it.
+            OSError: The connection failed, or ended without close_notify, which may be a truncation attack.
         """
-        while not self._plain:
-            if self._failed is not None:
-                raise self._failed
-            if self._read_done:
+        while not self._plaintext:
+            if self._read_error is not None:
+                raise self._read_error
+            if self._at_end:
                 return b""
             await self._receive()
-            self._open()
-        data = bytes(self._plain[:most])
-        del self._plain[:most]
+            self._process_incoming()
+        data = bytes(self._plaintext[:max_bytes])
+        del self._plaintext[:max_bytes]
         return data
 
     async def write(self, data: bytes) -> None:
-        """Send all of it.
+        """Send all of `data`.
 
         Raises:
             OSError: The connection failed.
@@ -109,22 +112,23 @@ class TlsSocket:
         Raises:
             OSError: The connection failed.
         """
-        # OpenSSL then looks for the peer's close_notify, too. `_open` has left no whole record that it could drop.
+        # OpenSSL also reads the peer's close_notify. `_process_incoming` has left no complete record that it could
+        # drop.
         with contextlib.suppress(ssl.SSLError):
             self._tls.unwrap()
         await self._flush()
 
     def close(self) -> None:
-        """Close the socket so that what was sent arrives."""
+        """Close the socket in a way that delivers all sent data."""
         self._stop_sending()
-        lingerer().take(self._sock, lost=False)
+        lingering_closer().close_later(self._sock, reset_after=False)
 
     def abort(self) -> None:
-        """Close the socket with a reset."""
+        """Reset the connection."""
         self._stop_sending()
         reset(self._sock)
 
-    async def _shake_hands(self) -> None:
+    async def _do_handshake(self) -> None:
         while True:
             try:
                 self._tls.do_handshake()
@@ -138,34 +142,35 @@ class TlsSocket:
         data = await self._loop.sock_recv(self._sock, _CHUNK)
         if not data:
             raise ConnectionResetError("the TLS connection ended without close_notify")
-        self._arrived.write(data)
+        self._incoming.write(data)
 
-    def _open(self) -> None:
-        """Decrypt all that has arrived; send the alert, or the answer to a KeyUpdate, to which that led."""
+    def _process_incoming(self) -> None:
+        """Decrypt all received data; send a resulting alert or KeyUpdate."""
         self._decrypt()
-        self._offer()
+        self._send_outgoing()
 
     def _decrypt(self) -> None:
         try:
             while data := self._tls.read(_CHUNK):
-                self._plain += data
+                self._plaintext += data
         except ssl.SSLWantReadError:
             return
         except ssl.SSLZeroReturnError:
-            self._read_done = True
+            self._at_end = True
         except ssl.SSLError as error:
-            self._failed = error
+            self._read_error = error
         else:
-            self._read_done = True
+            self._at_end = True
 
     async def _flush(self) -> None:
-        self._offer()
+        """Send all outgoing data, and wait until the socket has accepted it."""
+        self._send_outgoing()
         if self._sent is not None:
             await asyncio.shield(self._sent)
 
-    def _offer(self) -> None:
-        """Send what the socket takes now, and the rest as soon as it takes more."""
-        data = self._leaving.read()
+    def _send_outgoing(self) -> None:
+        """Send the outgoing data that the socket accepts now, and the rest when it accepts more."""
+        data = self._outgoing.read()
         if not data:
             return
         if self._sent is not None:
@@ -182,8 +187,8 @@ class TlsSocket:
         if count < len(data):
             self._unsent.append(memoryview(data)[count:])
             self._sent = self._loop.create_future()
-            self._waits = True
-            slow_peers().bear_with(self._sock.fileno())
+            self._has_writer = True
+            stalled_peers().mark_stalled(self._sock.fileno())
             self._loop.add_writer(self._sock, self._send_rest)
 
     def _send_rest(self) -> None:
@@ -200,17 +205,17 @@ class TlsSocket:
             sent.set_result(None)
 
     def _fail(self, error: OSError) -> None:
-        """Let this write and every later one fail."""
+        """Make this write and all later ones fail."""
         sent = self._sent
         self._stop_sending()
         self._sent = sent
         if sent is not None:
             sent.set_exception(error)
-            sent.exception()  # also where nothing waits for it
+            sent.exception()  # mark it as retrieved, because no task may wait for it
 
     def _stop_sending(self) -> None:
         self._sent = None
-        if self._waits:
-            self._waits = False
+        if self._has_writer:
+            self._has_writer = False
             self._loop.remove_writer(self._sock)
-            slow_peers().expect_again(self._sock.fileno())
+            stalled_peers().mark_progress(self._sock.fileno())

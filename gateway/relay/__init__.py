@@ -1,1 +1,1 @@
-"""Moving bytes between plain sockets: readiness, socket options, and the straight relay."""
+"""Moves bytes between sockets: the event loop's poller, socket options, and the socket relay."""

@@ -1,4 +1,4 @@
-"""A connected socket to a host and port, with the phases timed and every failure named."""
+"""Dials a host and port over TCP, times the phases, and maps every failure to a reason."""
 
 import asyncio
 import errno
@@ -16,63 +16,68 @@ from gateway.relay.resolver import resolve
 from gateway.relay.sockets import tune
 
 DIAL_TIMEOUT = 10.0
-"""Seconds for the lookup and the connection together."""
-Resolve = Callable[[Endpoint], Awaitable[list[Any]]]
-"""Gives the addresses of an endpoint, as `socket.getaddrinfo` does."""
-MakeSocket = Callable[[int, int, int], socket.socket]
-"""Makes a socket of a family, type and protocol, in the network that it is to dial from."""
-_NEXT_ADDRESS_AFTER = 0.25
-"""RFC 8305, section 8: when to try a name's next address beside a silent one."""
-_NUMBERS = re.compile(r"\[Errno (\d+)\]")
+"""Seconds for name resolution and connection establishment together."""
+Resolver = Callable[[Endpoint], Awaitable[list[Any]]]
+"""Resolves an endpoint to addresses in the format of `socket.getaddrinfo`."""
+SocketFactory = Callable[[int, int, int], socket.socket]
+"""Creates a socket from a family, type and protocol, in the network namespace or on the device to dial from."""
+_HAPPY_EYEBALLS_DELAY = 0.25
+"""Connection Attempt Delay in seconds (RFC 8305, section 8)."""
+_ERRNO_PATTERN = re.compile(r"\[Errno (\d+)\]")
 _REFUSED = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.EPERM}
 
 
 async def dial(
     to: Endpoint,
-    timed: Phases,
-    timeout: float,  # noqa: ASYNC109 - told apart from the caller's own
-    look_up: Resolve = resolve,
-    make: MakeSocket = socket.socket,
+    phases: Phases,
+    timeout: float,  # noqa: ASYNC109 - expiry raises DialError; the caller's own timeout raises TimeoutError
+    resolver: Resolver = resolve,
+    socket_factory: SocketFactory = socket.socket,
 ) -> Stream:
-    """A non-blocking socket connected to `to`; counts the phases `dns` and `tcp`.
+    """Connect a non-blocking socket to `to`.
 
     Args:
-        to: Where.
-        timed: Where to count.
-        timeout: Seconds for all of it.
-        look_up: Finds the addresses.
-        make: Makes the socket.
+        to: The host and port.
+        phases: Receives the durations of the phases `dns` and `tcp`.
+        timeout: Seconds for name resolution and connection together.
+        resolver: Resolves the host.
+        socket_factory: Creates the socket.
+
+    Returns:
+        The connected socket. The caller owns it.
 
     Raises:
-        DialError: It cannot be reached.
+        DialError: The name does not resolve, or the host does not accept the connection.
     """
     try:
         async with asyncio.timeout(timeout):
-            with timed("dns"):
-                addresses = await look_up(to)
-            with timed("tcp"):
-                sock = await _connect(addresses, make)
-                _refuse_itself(sock)
+            with phases("dns"):
+                addresses = await resolver(to)
+            with phases("tcp"):
+                sock = await _connect(addresses, socket_factory)
+                _reject_self_connection(sock)
     except TimeoutError as error:
         raise DialError(Reason.TIMEOUT, f"{to}: no connection within {timeout:.3g} s") from error
     except socket.gaierror as error:
         raise DialError(Reason.DNS, f"{to.host}: {error.strerror}") from error
     except UnicodeError as error:
-        raise DialError(Reason.DNS, f"{to.host}: no host name: {error}") from error
+        raise DialError(Reason.DNS, f"{to.host}: invalid host name: {error}") from error
     except OSError as error:
         raise DialError(_reason(error), f"{to}: {error.strerror or error}") from error
     tune(sock)
     return sock
 
 
-async def _connect(addresses: list[Any], make: MakeSocket) -> Stream:
-    """A connection to the first address that answers; several are tried side by side (RFC 8305)."""
+async def _connect(addresses: list[Any], socket_factory: SocketFactory) -> Stream:
+    """Connect to the first address that answers; race several addresses against each other (RFC 8305)."""
     if len(addresses) > 1:
         return await aiohappyeyeballs.start_connection(
-            addresses, happy_eyeballs_delay=_NEXT_ADDRESS_AFTER, socket_factory=lambda info: make(*info[:3])
+            addresses,
+            happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY,
+            socket_factory=lambda info: socket_factory(*info[:3]),
         )
     family, kind, protocol, _, address = addresses[0]
-    sock = make(family, kind, protocol)
+    sock = socket_factory(family, kind, protocol)
     try:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, address)
@@ -82,19 +87,27 @@ async def _connect(addresses: list[Any], make: MakeSocket) -> Stream:
     return sock
 
 
-def _refuse_itself(sock: Stream) -> None:
-    """Nobody listens, and we dialled from the very port (RFC 9293, section 3.5: simultaneous open)."""
+def _reject_self_connection(sock: Stream) -> None:
+    """Close a socket that connected to itself, and raise.
+
+    This happens on one host when nothing listens on the port and the kernel chose it as the source port (RFC 9293,
+    section 3.5: simultaneous open).
+
+    Raises:
+        ConnectionRefusedError: The socket is connected to itself.
+        OSError: The connection has already failed.
+    """
     try:
         if sock.getsockname() == sock.getpeername():
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-    except OSError:  # it may be gone already
+    except OSError:
         sock.close()
         raise
 
 
 def _reason(error: OSError) -> Reason:
-    # Of several addresses that fail differently, aiohappyeyeballs tells in its words only.
-    numbers = {error.errno} if error.errno else {int(each) for each in _NUMBERS.findall(str(error))}
+    # When several addresses fail with different errors, aiohappyeyeballs reports the numbers only in its message.
+    numbers = {error.errno} if error.errno else {int(each) for each in _ERRNO_PATTERN.findall(str(error))}
     if numbers == {errno.ETIMEDOUT}:
         return Reason.TIMEOUT
     return Reason.REFUSED if numbers and numbers <= _REFUSED else Reason.RESET

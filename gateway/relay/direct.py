@@ -1,58 +1,58 @@
-"""No tunnel: the network that this host is in. The outermost link of every chain."""
+"""The direct link: dials from this host without a tunnel. It is the outermost link of every chain."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from math import inf
 
-from gateway.contracts import Endpoint, Link, Phases, Progress, Relay, Stream, TunnelState
+from gateway.contracts import LOCAL_NETWORK, Endpoint, Link, Phases, Progress, Relay, Stream, TunnelState
 from gateway.measure import Histogram, Tap
 from gateway.relay.dial import DIAL_TIMEOUT, dial
-from gateway.relay.straight import StraightRelay
+from gateway.relay.socket_relay import SocketRelay
 
 
 class DirectLink:
-    """Dials from this host; never lost.
+    """Link that dials from this host and is never lost; a `gateway.contracts.Link`.
 
     Args:
         timeout: Seconds for one dial.
     """
 
     dial_phase = "tcp"
-    leads_to = "here"
+    network_id = LOCAL_NETWORK
 
     def __init__(self, timeout: float = DIAL_TIMEOUT) -> None:
         self._timeout = timeout
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """See `gateway.contracts.Link`; counts the phases `dns` and `tcp`."""
+        """See `gateway.contracts.Link`; times the phases `dns` and `tcp`."""
         return await dial(to, phases or Phases(), self._timeout)
 
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
         """See `gateway.contracts.Link`."""
-        return StraightRelay(client, await dial(to, Phases(), min(self._timeout, within)), latency, tap)
+        return SocketRelay(client, await dial(to, Phases(), min(self._timeout, within)), latency, tap)
 
     async def lost(self) -> str:
-        """Never returns."""
+        """Wait forever: this link cannot be lost."""
         await asyncio.Event().wait()
         return "never"
 
     def renew(self) -> None:
-        """Nothing was proved to anybody."""
+        """Do nothing: a direct link has no credentials."""
 
     def rtt(self) -> float | None:
-        """Not measured: there is no far side."""
+        """Return None: a direct link has no far side."""
         return None
 
     def details(self) -> dict[str, object]:
-        """Nothing to tell."""
+        """Return an empty dictionary."""
         return {}
 
 
 class DirectTunnel:
-    """The tunnel that is always open."""
+    """Tunnel that is always open and yields a `DirectLink`; a `gateway.contracts.Tunnel`."""
 
     far_side = "this host"
 

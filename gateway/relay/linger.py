@@ -1,9 +1,9 @@
-"""Closes a client's socket after its backend has closed, without taking back what the client was sent.
+"""Lingering close: keeps a client's socket open after its backend has closed, until the response is delivered.
 
-The kernel answers unread or late bytes with a reset once their socket is closed, and the reset destroys what is still
-on its way to the client (RFC 1122, section 4.2.2.13). So the socket stays open for a while: the client gets the rest
-of the response and its end, and its own late bytes are read and dropped. A client whose bytes were dropped gets its
-reset, but only once it has acknowledged everything.
+When a socket is closed with unread data, or receives data after the close, the kernel sends a reset, and the reset
+discards data that the client has not received (RFC 1122, section 4.2.2.13). So the socket stays open for a while: the
+client receives the rest of the response and end-of-file, and late data from the client is read and discarded. If data
+from the client was discarded, the client is reset, but only after it has acknowledged the whole response.
 """
 
 import asyncio
@@ -15,82 +15,82 @@ import time
 from dataclasses import dataclass
 from math import inf
 
-from gateway.relay.readiness import READ, RelayLoop, readiness
-from gateway.relay.sockets import finish, keep_after_close, reset, shut_write
+from gateway.relay.poller import READ, RelayLoop, poller
+from gateway.relay.sockets import close_gracefully, deliver_after_close, reset, shutdown_write
 
-LINGER = 60.0
-"""Seconds without progress until a socket is closed: as long as the kernel waits for a client's end (tcp(7))."""
-_MOST = 4096
-"""Sockets at once; beyond, the oldest is closed."""
-_LOOK = 0.25
-_DISCARD = 256 * 1024
+LINGER_TIMEOUT = 60.0
+"""Seconds without progress before a socket is closed: the kernel's default tcp_fin_timeout (tcp(7))."""
+_MAX_SOCKETS = 4096
+"""Limit per event loop. One more socket closes the oldest."""
+_SCAN_INTERVAL = 0.25
+_DISCARD_SIZE = 256 * 1024
 _TCP_CLOSE = 7
-"""Of enum tcp_state (linux/tcp_states.h)."""
+"""TCP_CLOSE of enum tcp_state (linux/tcp_states.h)."""
 
 
 @dataclass
-class _Lingering:
-    """One socket.
+class _LingeringSocket:
+    """One socket that waits for the client's end-of-file.
 
     Args:
-        sock: Its write side is shut.
-        until: When to stop, in `time.monotonic()`.
-        lost: Whether bytes of the client did not reach the backend.
-        reading: Whether the client may still send.
-        left: Bytes that the client had not acknowledged at the last look.
+        sock: The socket; its write side is shut.
+        deadline: Monotonic time at which to close it.
+        reset_after: Whether data from the client did not reach the backend, so that the client must be reset.
+        reading: Whether the poller watches it for data from the client.
+        unacknowledged: Bytes that the client had not acknowledged at the last extension of the deadline.
     """
 
     sock: socket.socket
-    until: float
-    lost: bool
+    deadline: float
+    reset_after: bool
     reading: bool = True
-    left: float = inf
+    unacknowledged: float = inf
 
 
-class Lingerer:
-    """The sockets of one event loop that wait for the client's end.
+class LingeringCloser:
+    """Sockets of one event loop that are being closed.
 
     Args:
-        loop: The loop.
+        loop: The event loop.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._sockets: dict[int, _Lingering] = {}
-        self._looking = False
-        self._scratch = bytearray(_DISCARD)
+        self._sockets: dict[int, _LingeringSocket] = {}
+        self._scanning = False
+        self._scratch = bytearray(_DISCARD_SIZE)
 
     def __len__(self) -> int:
         return len(self._sockets)
 
-    def take(self, sock: socket.socket, *, lost: bool) -> None:
-        """Take over `sock`: end its stream, and close it when the client has ended its own.
+    def close_later(self, sock: socket.socket, *, reset_after: bool) -> None:
+        """Take ownership of `sock`, shut its write side, and close it when the client sends end-of-file.
 
-        After `LINGER` without an acknowledgement it is closed anyway: the kernel still delivers what it has, but one
-        whose client must see a reset is reset.
+        After `LINGER_TIMEOUT` without progress the socket is closed in any case. The kernel still delivers the data
+        in its send buffer, unless `reset_after` is set.
 
         Args:
-            sock: Non-blocking, watched by no one else.
-            lost: Whether bytes of the client were lost, so that it must see a reset in the end.
+            sock: A non-blocking socket that is not registered with the poller.
+            reset_after: Whether to end with a reset, because data from the client was lost.
         """
-        shut_write(sock)
-        if len(self._sockets) >= _MOST:
+        shutdown_write(sock)
+        if len(self._sockets) >= _MAX_SOCKETS:
             self._close(next(iter(self._sockets)))
-        keep_after_close(sock)
+        deliver_after_close(sock)
         fd = sock.fileno()
-        self._sockets[fd] = _Lingering(sock, time.monotonic() + LINGER, lost)
-        readiness().add(fd, lambda _: self._readable(fd), READ)
-        if not self._looking:
-            self._looking = True
-            self._loop.call_later(_LOOK, self._look)
+        self._sockets[fd] = _LingeringSocket(sock, time.monotonic() + LINGER_TIMEOUT, reset_after)
+        poller().add(fd, lambda _: self._on_readable(fd), READ)
+        if not self._scanning:
+            self._scanning = True
+            self._loop.call_later(_SCAN_INTERVAL, self._scan)
 
-    def close(self) -> None:
-        """Leave every socket to the kernel, which still delivers what it has."""
+    def close_all(self) -> None:
+        """Close every socket; the kernel still delivers the data in its send buffers."""
         for each in self._sockets.values():
-            finish(each.sock)
+            close_gracefully(each.sock)
         self._sockets.clear()
 
-    def _readable(self, fd: int) -> None:
+    def _on_readable(self, fd: int) -> None:
         each = self._sockets[fd]
         try:
             count = each.sock.recv_into(self._scratch)
@@ -100,64 +100,69 @@ class Lingerer:
             self._close(fd)
             return
         if count:
-            each.lost = True
-        elif each.lost:
+            each.reset_after = True
+        elif each.reset_after:
             self._stop_reading(fd, each)
         else:
             self._close(fd)
 
-    def _stop_reading(self, fd: int, each: _Lingering) -> None:
+    def _stop_reading(self, fd: int, each: _LingeringSocket) -> None:
         if each.reading:
             each.reading = False
-            readiness().remove(fd)
+            poller().remove(fd)
 
     def _close(self, fd: int) -> None:
         each = self._sockets.pop(fd)
         self._stop_reading(fd, each)
-        if each.lost:
+        if each.reset_after:
             reset(each.sock)
         else:
-            finish(each.sock)
+            close_gracefully(each.sock)
 
-    def _look(self) -> None:
+    def _scan(self) -> None:
         now = time.monotonic()
         try:
             for fd, each in list(self._sockets.items()):
-                if now >= each.until or _is_reset(each.sock) or (each.lost and _unacknowledged(each.sock) == 0):
-                    self._close_unless_moving(fd, each, now)
+                if (
+                    now >= each.deadline
+                    or _is_closed(each.sock)
+                    or (each.reset_after and _unacknowledged(each.sock) == 0)
+                ):
+                    self._close_or_extend(fd, each, now)
         finally:
-            self._looking = bool(self._sockets)
-            if self._looking:
-                self._loop.call_later(_LOOK, self._look)
+            self._scanning = bool(self._sockets)
+            if self._scanning:
+                self._loop.call_later(_SCAN_INTERVAL, self._scan)
 
-    def _close_unless_moving(self, fd: int, each: _Lingering, now: float) -> None:
+    def _close_or_extend(self, fd: int, each: _LingeringSocket, now: float) -> None:
+        """Close a socket, or extend its deadline while a client that must be reset still acknowledges data."""
         left = _unacknowledged(each.sock)
-        if each.lost and 0 < left < each.left and not _is_reset(each.sock):
-            each.left, each.until = left, now + LINGER
+        if each.reset_after and 0 < left < each.unacknowledged and not _is_closed(each.sock):
+            each.unacknowledged, each.deadline = left, now + LINGER_TIMEOUT
         else:
             self._close(fd)
 
 
-def lingerer() -> Lingerer:
-    """The lingerer of the running loop."""
+def lingering_closer() -> LingeringCloser:
+    """Return the lingering closer of the running loop."""
     loop = asyncio.get_running_loop()
-    known: Lingerer | None = getattr(loop, "_gateway_lingerer", None)
-    if known is None:
-        known = loop._gateway_lingerer = Lingerer(loop)  # type: ignore[attr-defined] # noqa: SLF001
+    existing: LingeringCloser | None = getattr(loop, "_gateway_lingering_closer", None)
+    if existing is None:
+        existing = loop._gateway_lingering_closer = LingeringCloser(loop)  # type: ignore[attr-defined] # noqa: SLF001
         if isinstance(loop, RelayLoop):
-            loop.on_close.append(known.close)
-    return known
+            loop.on_close.append(existing.close_all)
+    return existing
 
 
-def _is_reset(sock: socket.socket) -> bool:
-    """Whether the connection is over for the kernel, which then keeps what was not acknowledged (tcp(7))."""
+def _is_closed(sock: socket.socket) -> bool:
+    """Return whether the kernel has closed the connection; unacknowledged data then stays in its buffer (tcp(7))."""
     if sock.family == socket.AF_UNIX:
         return False
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
 
 
 def _unacknowledged(sock: socket.socket) -> int:
-    """Bytes sent that the peer's kernel has not acknowledged, the end of the stream included (tcp(7), SIOCOUTQ)."""
+    """Return the bytes sent that the peer's kernel has not acknowledged, including our FIN (tcp(7), SIOCOUTQ)."""
     try:
         answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
     except OSError:

@@ -1,31 +1,31 @@
-"""The bytes that a socket has not taken yet."""
+"""Queue of bytes that a socket has not accepted yet."""
 
 import socket
 from collections import deque
 from itertools import islice
 
 _CHUNK = 64 * 1024
-"""Short pieces share a chunk of this size: an object for each would take many times their bytes."""
-_MOST_CHUNKS = 16
-"""In one sendmsg(2)."""
+"""Bytes per chunk. Short pieces share a chunk: one object per piece would use many times its size in memory."""
+_MAX_IOVECS = 16
+"""Chunks per call of sendmsg(2)."""
 
 
 class SendBuffer:
-    """A queue of bytes for one socket; `len` is what it holds, in bytes."""
+    """Queue of bytes for one socket; `len()` returns the number of queued bytes."""
 
     __slots__ = ("_chunks", "_sent", "_size")
 
     def __init__(self) -> None:
         self._chunks: deque[bytearray] = deque()
         self._sent = 0
-        """How much of the first chunk is sent."""
+        """Bytes of the first chunk that have been sent."""
         self._size = 0
 
     def __len__(self) -> int:
         return self._size
 
     def append(self, data: bytes | memoryview) -> None:
-        """Copy `data` to the end of the queue."""
+        """Append a copy of `data`."""
         if not data:
             return
         self._size += len(data)
@@ -35,30 +35,30 @@ class SendBuffer:
             self._chunks.append(bytearray(data))
 
     def send_to(self, sock: socket.socket) -> int:
-        """Send as much as `sock` takes without blocking.
+        """Send as much as `sock` accepts without blocking.
 
         Returns:
             The number of bytes sent.
 
         Raises:
-            OSError: The socket failed; the buffer is then of no more use.
+            OSError: The socket failed. Discard the buffer.
         """
         sent = 0
         while self._chunks:
             with memoryview(self._chunks[0]) as whole, memoryview(whole[self._sent :]) as first:
                 try:
-                    count = sock.sendmsg([first, *islice(self._chunks, 1, _MOST_CHUNKS)])
+                    count = sock.sendmsg([first, *islice(self._chunks, 1, _MAX_IOVECS)])
                 except BlockingIOError:
                     break
             sent += count
-            self._forget(count)
+            self._drop(count)
             if self._sent:
                 break
         self._size -= sent
         return sent
 
-    def _forget(self, count: int) -> None:
-        """Drop `count` bytes from the front."""
+    def _drop(self, count: int) -> None:
+        """Remove `count` bytes from the front."""
         count += self._sent
         while self._chunks and count >= len(self._chunks[0]):
             count -= len(self._chunks.popleft())

@@ -1,4 +1,4 @@
-"""What every socket of ours gets: no Nagle, dead-peer detection, a reset that is a reset."""
+"""Socket options and helpers: TCP_NODELAY, keepalive, resets, graceful close, unix sockets."""
 
 import contextlib
 import errno
@@ -16,11 +16,11 @@ KEEPALIVE_IDLE = 30
 KEEPALIVE_INTERVAL = 10
 KEEPALIVE_COUNT = 3
 USER_TIMEOUT_MS = 60_000
-"""After this long without an acknowledgement the kernel gives a peer up (RFC 5482)."""
+"""TCP_USER_TIMEOUT: the kernel closes a connection whose data stays unacknowledged for this long (RFC 5482)."""
 
 
 def tune(sock: socket.socket) -> None:
-    """Make `sock` non-blocking; on TCP, switch Nagle off and dead-peer detection on."""
+    """Make `sock` non-blocking. On TCP, set TCP_NODELAY, keepalive and TCP_USER_TIMEOUT."""
     sock.setblocking(False)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -32,36 +32,37 @@ def tune(sock: socket.socket) -> None:
 
 
 _TCP_RTO_MAX_MS = 44
-"""Linux 6.15; not in Python's `socket` yet."""
+"""Since Linux 6.15; Python's `socket` module does not define it."""
 _RTO_MAX_MS = 2000
 
 
-def hurry_retransmits(sock: socket.socket) -> None:
-    """Let a stalled connection try again every two seconds, where the kernel can.
+def cap_retransmit_interval(sock: socket.socket) -> None:
+    """Limit the retransmission timeout to two seconds, if the kernel supports it.
 
-    Otherwise it waits twice as long after each try, and sleeps through the end of a stall by as much as it lasted.
+    By default TCP doubles the timeout after each retransmission. After an outage, a connection then stays idle for up
+    to as long as the outage lasted.
     """
-    with contextlib.suppress(OSError):  # an older kernel, or no TCP
+    with contextlib.suppress(OSError):  # an older kernel, or not a TCP socket
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, _RTO_MAX_MS)
 
 
 NOTSENT_LOWAT = 128 * 1024
-"""Bytes of an SSH connection that wait in the kernel before they are first sent."""
+"""Default limit, in bytes, on unsent data of an SSH connection in the kernel (TCP_NOTSENT_LOWAT)."""
 
 
-def keep_backlog_short(sock: socket.socket, backlog: int = NOTSENT_LOWAT) -> None:
-    """Let the kernel take no more than it can send soon, so that what is urgent does not queue behind it (tcp(7)).
+def limit_unsent(sock: socket.socket, backlog: int = NOTSENT_LOWAT) -> None:
+    """Limit unsent data in the kernel, so that urgent data does not queue behind it (tcp(7), TCP_NOTSENT_LOWAT).
 
     Args:
-        sock: Any; nothing happens where it is no TCP socket.
+        sock: Any socket; a socket other than TCP is left unchanged.
         backlog: Bytes that may wait in the kernel before they are first sent.
     """
-    with contextlib.suppress(OSError):  # no TCP
+    with contextlib.suppress(OSError):  # not a TCP socket
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, backlog)
 
 
 def reset(sock: socket.socket) -> None:
-    """Close `sock` with a TCP reset, so that the peer sees a failure and never a clean end."""
+    """Close `sock` with a TCP reset, so that the peer sees an error instead of end-of-file."""
     if sock.fileno() < 0:
         return
     if sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -69,40 +70,43 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
-def reset_when_killed(listener: socket.socket) -> None:
-    """Let every socket that `listener` accepts end in a reset when nobody is left to end it: see `finish`.
+def reset_on_process_exit(listener: socket.socket) -> None:
+    """Make sockets that `listener` accepts end in a reset if the process is killed.
 
-    What the kernel closes for a process that was killed would otherwise look like a clean end.
+    Without this, the kernel closes the sockets of a killed process with a FIN, which looks like normal end-of-file.
+    Accepted sockets inherit the option. `close_gracefully` reverts it.
     """
     if listener.family in (socket.AF_INET, socket.AF_INET6):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOW)
 
 
-def keep_after_close(sock: socket.socket) -> None:
-    """Let what is still on its way to the peer arrive, whoever closes `sock`: undoes `reset_when_killed`."""
+def deliver_after_close(sock: socket.socket) -> None:
+    """Deliver data in the send buffer when `sock` is closed. Reverts `reset_on_process_exit`."""
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
 
 
-def finish(sock: socket.socket) -> None:
-    """Close `sock` cleanly: what is still on its way to the peer arrives."""
-    keep_after_close(sock)
+def close_gracefully(sock: socket.socket) -> None:
+    """Close `sock` with a FIN; the kernel delivers the data in its send buffer first."""
+    deliver_after_close(sock)
     sock.close()
 
 
 def was_reset(sock: socket.socket, error: OSError | None) -> bool:
-    """Whether the stream of a socket that failed broke off; the kernel says EPIPE where it had ended before.
+    """Return whether a failed socket was reset before the peer ended its stream.
+
+    EPIPE means that the peer had already ended its stream.
 
     Args:
-        sock: Which.
-        error: What it failed with, where that was seen; otherwise the socket is asked.
+        sock: The failed socket.
+        error: The error that a system call raised; None: read SO_ERROR.
     """
     code = error.errno if error is not None else sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     return code not in (0, errno.EPIPE)
 
 
-def shut_write(sock: socket.socket) -> None:
-    """Send the end of our stream; a peer that is gone already is no error."""
+def shutdown_write(sock: socket.socket) -> None:
+    """Shut the write side of `sock`. Do nothing if the connection has already failed."""
     try:
         sock.shutdown(socket.SHUT_WR)
     except OSError:
@@ -110,20 +114,20 @@ def shut_write(sock: socket.socket) -> None:
 
 
 _UCRED = struct.Struct("iII")
-"""`struct ucred` (unix(7)): the process, its user, its group."""
+"""`struct ucred` (unix(7)): process ID, user ID, group ID."""
 
 
 class Peer(NamedTuple):
-    """A process at the other end of a unix socket, as the kernel saw it when it connected (unix(7), SO_PEERCRED)."""
+    """Credentials of the process that connected to a unix socket, at the time it connected (unix(7), SO_PEERCRED)."""
 
     pid: int
-    """0: it is in a PID namespace that this process does not see."""
+    """0 if the process is in a PID namespace that is not visible from here."""
     uid: int
     gid: int
 
 
 def peer_of(sock: socket.socket | TransportSocket) -> Peer | None:
-    """The peer of a unix socket; None: it is gone, or this is another sort of socket."""
+    """Return the peer of a unix socket; None if the socket is closed or is not a unix socket."""
     if sock.family != socket.AF_UNIX:
         return None
     try:
@@ -133,12 +137,19 @@ def peer_of(sock: socket.socket | TransportSocket) -> Peer | None:
 
 
 def bind_unix(path: Path, mode: int) -> socket.socket:
-    """A non-blocking unix socket bound at `path` with these permissions from its first moment.
+    """Bind a non-blocking unix socket at `path`. The file has the permissions `mode` from its creation.
 
-    A socket that a dead process left behind is replaced.
+    Replaces the socket file of a process that has ended.
+
+    Args:
+        path: Where to create the socket file.
+        mode: Its permissions.
+
+    Returns:
+        The bound socket, which does not listen yet. The caller owns it.
 
     Raises:
-        OSError: Something else is there, another process listens, or the folder is not writable.
+        OSError: The file exists and is not a socket, another process listens on it, or the directory is not writable.
     """
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX)
@@ -160,11 +171,11 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(kind):
-        raise FileExistsError(errno.EEXIST, "exists and is no socket", str(path))
+        raise FileExistsError(errno.EEXIST, "the file exists and is not a socket", str(path))
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink()
             return
-    raise OSError(errno.EADDRINUSE, "another process is listening there", str(path))
+    raise OSError(errno.EADDRINUSE, "another process listens on this socket", str(path))

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import asyncssh
 
-from gateway.contracts import Ending, Endpoint
+from gateway.contracts import CloseReason, Endpoint
 from gateway.measure import Histogram, Tap
 from gateway.ssh.asyncssh_internals import disable_auto_adjust, send_window, send_window_adjust, take_unread_data
 from gateway.ssh.channel_relay import ChannelRelay
@@ -79,14 +79,14 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
     def _record_received(self, data: bytes) -> None:
         self.last_active = now = time.monotonic()
         if self._tap is not None:
-            self._tap.back(memoryview(data), now)
+            self._tap.on_response(memoryview(data), now)
             if self._tap.finished:
                 self._tap = None
         if self._request_time:
-            if self._tap is None or self._tap.meter is None:
+            if self._tap is None or self._tap.tracker is None:
                 self._latency.observe(now - self._request_time)
             self._request_time = 0.0
-            self.answers += 1
+            self.responses += 1
 
     def eof_received(self) -> bool:
         """Handle CHANNEL_EOF. Returns True, which keeps the other direction open."""
@@ -139,7 +139,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
             return
         self._request_time = self.last_active
         if self._tap is not None:
-            self._tap.forth(memoryview(data), self.last_active)
+            self._tap.on_request(memoryview(data), self.last_active)
         self.to_backend += len(data)
         try:
             channel.write(data)
@@ -245,4 +245,4 @@ class AsyncsshChannelOpener:
 
 def _abort_late(relay: AsyncsshChannel, opening: asyncio.Task[_Opened]) -> None:
     if not opening.cancelled() and opening.exception() is None:
-        relay.abort(Ending.ABORTED)
+        relay.abort(CloseReason.ABORTED)

@@ -10,13 +10,13 @@ import logging
 import socket
 import time
 
-from gateway.contracts import Ending
+from gateway.contracts import CloseReason
 from gateway.measure import Histogram, Tap, waiting_since
-from gateway.relay.linger import lingerer
-from gateway.relay.readiness import GONE, READ, WRITE
+from gateway.relay.fd_registration import FdRegistration
+from gateway.relay.linger import lingering_closer
+from gateway.relay.poller import HANGUP, READ, WRITE
 from gateway.relay.send_buffer import SendBuffer
-from gateway.relay.sockets import finish, reset, shut_write, was_reset
-from gateway.relay.watch import Watch
+from gateway.relay.sockets import close_gracefully, reset, shutdown_write, was_reset
 from gateway.ssh.flow_control import Window
 
 log = logging.getLogger(__name__)
@@ -32,23 +32,40 @@ class ChannelRelay:
     """
 
     __slots__ = (
-        "_backend_eof", "_channel_closed", "_channel_unwritable", "_client", "_client_data_lost",
-        "_client_eof", "_client_unwritable", "_client_was_reset", "_eof_delivered", "_latency", "_link_lost",
-        "_request_time", "_send_buffer", "_tap", "_watch", "answers", "ended", "from_backend", "last_active",
-        "to_backend", "window",
+        "_backend_eof",
+        "_channel_closed",
+        "_channel_unwritable",
+        "_client",
+        "_client_data_lost",
+        "_client_eof",
+        "_client_unwritable",
+        "_client_was_reset",
+        "_eof_delivered",
+        "_latency",
+        "_link_lost",
+        "_request_time",
+        "_send_buffer",
+        "_tap",
+        "_watch",
+        "ended",
+        "from_backend",
+        "last_active",
+        "responses",
+        "to_backend",
+        "window",
     )  # fmt: skip
 
     def __init__(self, latency: Histogram, window: Window, tap: Tap | None = None) -> None:
-        self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
         self.last_active = time.monotonic()
-        self.answers = 0
+        self.responses = 0
         self.to_backend = self.from_backend = 0
         self.window = window
         self._latency = latency
         self._tap = tap
         self._request_time = 0.0
         self._client: socket.socket | None = None
-        self._watch: Watch | None = None
+        self._watch: FdRegistration | None = None
         self._send_buffer: SendBuffer | None = None
         """Data that the client's socket has not taken; created on first use, since most clients never need it."""
         self._client_eof = False
@@ -71,7 +88,7 @@ class ChannelRelay:
         """The end of the backend's stream was passed on to the client."""
 
     @property
-    def asked(self) -> bool:
+    def awaiting_response(self) -> bool:
         """See `gateway.contracts.Relay`."""
         return self._request_time > 0
 
@@ -93,22 +110,22 @@ class ChannelRelay:
     def attach(self, client: socket.socket) -> None:
         """Start relaying for `client`, after the channel has opened. The relay owns `client` from now on."""
         self._client = client
-        self._watch = Watch(client, self._on_client_event, READ)
+        self._watch = FdRegistration(client, self._on_client_event, READ)
         if self._link_lost and not self._backend_eof:
-            self._finish(Ending.LINK_LOST)
+            self._finish(CloseReason.LINK_LOST)
             return
         if self._send_buffer:
             self._flush_send_buffer()
         self._propagate_end()
 
-    def abort(self, ending: Ending) -> None:
+    def abort(self, ending: CloseReason) -> None:
         """Reset the client and close the channel now.
 
         Exception: with `LINK_LOST`, a client whose response is complete first gets the rest of it.
         """
         if self.ended.done():
             return
-        if ending is Ending.LINK_LOST and self._backend_eof:
+        if ending is CloseReason.LINK_LOST and self._backend_eof:
             self._on_link_lost()
             return
         self._send_close()
@@ -168,7 +185,7 @@ class ChannelRelay:
         if self._backend_eof and not self._client_unwritable:
             self._propagate_end()
         else:
-            self._finish(Ending.LINK_LOST)
+            self._finish(CloseReason.LINK_LOST)
 
     # From the client.
 
@@ -189,15 +206,15 @@ class ChannelRelay:
                 self._handle_client_event(event, watch)
         except Exception:
             log.exception("a relay failed; its client is reset")
-            self.abort(Ending.ABORTED)
+            self.abort(CloseReason.ABORTED)
 
-    def _handle_client_event(self, event: int, watch: Watch) -> None:
+    def _handle_client_event(self, event: int, watch: FdRegistration) -> None:
         mask = watch.mask
         if not mask & (READ | WRITE):
-            if watch.failed(event):
+            if watch.is_failure(event):
                 self._on_client_unwritable()
             return
-        if event & (WRITE | GONE) and self._send_buffer:
+        if event & (WRITE | HANGUP) and self._send_buffer:
             self._flush_send_buffer()
         if event & ~WRITE and mask & READ and not self.ended.done():
             self._read_client()
@@ -212,14 +229,14 @@ class ChannelRelay:
         self._send_eof()
         if self._client_unwritable:
             self._send_close()
-            self._finish(Ending.CLIENT_RESET)
+            self._finish(CloseReason.CLIENT_RESET)
         else:
             self._propagate_end()
 
     def _on_client_reset(self) -> None:
         """Handle a reset by the client."""
         self._client_unwritable = self._client_was_reset = True
-        self.abort(Ending.CLIENT_RESET)
+        self.abort(CloseReason.CLIENT_RESET)
 
     def _on_client_unwritable(self, error: OSError | None = None) -> None:
         """Stop sending to the client.
@@ -241,13 +258,13 @@ class ChannelRelay:
             self._consumed(len(dropped), time.monotonic())
         if self._client_eof or self._channel_unwritable:
             self._send_close()
-            self._finish(Ending.CLIENT_RESET)
+            self._finish(CloseReason.CLIENT_RESET)
         elif self._client_was_reset:
             sent = -1
             while sent != self.to_backend and not self.ended.done():
                 sent = self.to_backend
                 self._read_client()
-            self.abort(Ending.CLIENT_RESET)
+            self.abort(CloseReason.CLIENT_RESET)
         else:
             self._update_interest()
 
@@ -274,7 +291,7 @@ class ChannelRelay:
             self._send_buffer = SendBuffer()
         self._send_buffer.append(data)
 
-    # Ending, in any order of events.
+    # CloseReason, in any order of events.
 
     def _propagate_end(self) -> None:
         """Pass the backend's EOF on once the send buffer is empty; finish when both directions have ended."""
@@ -285,18 +302,18 @@ class ChannelRelay:
             return
         if self._backend_eof and not self._eof_delivered:
             self._eof_delivered = True
-            shut_write(self._client)
+            shutdown_write(self._client)
         if self._link_lost:
-            self._finish(Ending.LINK_LOST)
+            self._finish(CloseReason.LINK_LOST)
         elif self._channel_closed:
-            self._finish(Ending.FINISHED)
+            self._finish(CloseReason.FINISHED)
         elif self._backend_eof and self._client_eof:
             self._send_close()
-            self._finish(Ending.FINISHED)
+            self._finish(CloseReason.FINISHED)
         else:
             self._update_interest()
 
-    def _finish(self, ending: Ending) -> None:
+    def _finish(self, ending: CloseReason) -> None:
         """Release the client, with a clean end or with a reset, and resolve `ended`."""
         if self.ended.done():
             return
@@ -305,12 +322,12 @@ class ChannelRelay:
         if client is not None:
             if self._watch is not None:
                 self._watch.close()
-            if not self._eof_delivered or ending not in (Ending.FINISHED, Ending.LINK_LOST):
+            if not self._eof_delivered or ending not in (CloseReason.FINISHED, CloseReason.LINK_LOST):
                 reset(client)
             elif self._client_eof and not (self._link_lost or self._client_data_lost):
-                finish(client)
+                close_gracefully(client)
             else:
-                lingerer().take(client, lost=self._link_lost or self._client_data_lost)
+                lingering_closer().close_later(client, reset_after=self._link_lost or self._client_data_lost)
         self._send_buffer = None
         self.window.close()
         self.ended.set_result(ending)
@@ -319,7 +336,7 @@ class ChannelRelay:
         if self._watch is None or self.ended.done():
             return
         reading = not (self._client_eof or self._channel_unwritable) and self._accepts_data()
-        self._watch.want(
+        self._watch.set_events(
             (READ if reading else 0) | (WRITE if self._send_buffer else 0),
             shut=self._eof_delivered or self._client_unwritable,
         )

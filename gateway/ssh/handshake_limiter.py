@@ -28,7 +28,7 @@ class HandshakeLimiter:
 
         Args:
             server: The server's address.
-            network: The network in which that address is valid; see `Link.leads_to`.
+            network: The network in which that address is valid; see `Link.network_id`.
         """
         key = (network, server)
         semaphore, users = self._servers.setdefault(key, (asyncio.Semaphore(self.per_server), []))

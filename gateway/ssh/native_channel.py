@@ -9,7 +9,7 @@ from typing import Any
 import asyncssh
 from asyncssh.packet import SSHPacket, UInt32
 
-from gateway.contracts import Ending, Endpoint
+from gateway.contracts import CloseReason, Endpoint
 from gateway.measure import Histogram, Tap
 from gateway.ssh import asyncssh_internals
 from gateway.ssh.channel_relay import ChannelRelay
@@ -96,7 +96,7 @@ class NativeChannel(ChannelRelay):
         now = time.monotonic()
         if self._tap is not None:
             for piece in incoming:
-                self._tap.back(piece, now)
+                self._tap.on_response(piece, now)
             if self._tap.finished:
                 self._tap = None
         if client is None or self._send_buffer or self._client_unwritable or self.ended.done():
@@ -127,8 +127,8 @@ class NativeChannel(ChannelRelay):
 
     def _record_latency(self, now: float) -> None:
         """Record the time since the client's last byte, for one response in `_SAMPLE_EVERY`."""
-        self.answers += 1
-        if self._tap is None or self._tap.meter is None:
+        self.responses += 1
+        if self._tap is None or self._tap.tracker is None:
             if self._until_sample == 0:
                 self._latency.observe(now - self._request_time)
                 self._until_sample = _SAMPLE_EVERY
@@ -295,7 +295,7 @@ class NativeChannel(ChannelRelay):
         for slot in SLOT_VIEWS:
             if count <= 0 or tap is None:
                 break
-            tap.forth(slot[: min(count, MAX_SEND_PACKET)], self.last_active)
+            tap.on_request(slot[: min(count, MAX_SEND_PACKET)], self.last_active)
             count -= MAX_SEND_PACKET
 
     def _accepts_data(self) -> bool:
@@ -369,7 +369,7 @@ class NativeChannelOpener:
             if relay.opened is not None:
                 await relay.opened
         except BaseException:
-            relay.abort(Ending.ABORTED)
+            relay.abort(CloseReason.ABORTED)
             raise
         finally:
             timer.cancel()

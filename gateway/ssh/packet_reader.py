@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
 
-from gateway.relay.pages import pages
+from gateway.relay.mmap_buffer import mmap_buffer
 from gateway.ssh.asyncssh_internals import (
     DATA_OVERHEAD,
     MSG_CHANNEL_CLOSE,
@@ -32,7 +32,7 @@ _PLAIN_SIZE = _BUFFER_SIZE + 64 * 1024
 _MAX_GREETING = 255
 
 # Scratch space for decrypted packets, shared by all connections: it holds nothing between two events.
-_PLAIN = pages(_PLAIN_SIZE)
+_PLAIN = mmap_buffer(_PLAIN_SIZE)
 _PLAIN_VIEW = memoryview(_PLAIN)
 
 _unpack_length = struct.Struct(">I").unpack_from
@@ -70,7 +70,7 @@ class PacketReader:
         self._closed = False
         self._native = False
         """Whether this reader parses packets itself; before that, asyncssh gets all data."""
-        self._buffer = pages(_BUFFER_SIZE)
+        self._buffer = mmap_buffer(_BUFFER_SIZE)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
 

@@ -5,7 +5,7 @@ import logging
 import socket
 from typing import Any
 
-from gateway.relay.readiness import READ, WRITE, readiness
+from gateway.relay.poller import READ, WRITE, poller
 from gateway.ssh.asyncssh_internals import ClientConnection
 from gateway.ssh.packet_reader import PacketReader
 from gateway.ssh.packet_writer import PacketWriter
@@ -33,7 +33,7 @@ class PacketTransport(asyncio.Transport):
         self._fd = sock.fileno()
         self._closed = False
         self._loop = asyncio.get_running_loop()
-        self._ready = readiness()
+        self._ready = poller()
         self._mask = READ
         self._ready.add(self._fd, self._on_event, READ)
 

@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from gateway.contracts import Ending
-from gateway.relay.pages import pages
-from gateway.relay.readiness import readiness
+from gateway.contracts import CloseReason
+from gateway.relay.mmap_buffer import mmap_buffer
+from gateway.relay.poller import poller
 from gateway.relay.send_buffer import SendBuffer
-from gateway.relay.sockets import NOTSENT_LOWAT, keep_backlog_short
+from gateway.relay.sockets import NOTSENT_LOWAT, limit_unsent
 from gateway.ssh.asyncssh_internals import DATA_OVERHEAD, MSG_CHANNEL_DATA, ClientConnection
 from gateway.ssh.gcm import BLOCK, COUNTER_AT, MASK, MIN_PADDING, TAG, put_counter
 
@@ -47,7 +47,7 @@ MAX_CONTROL_BACKLOG = 1024 * 1024
 """Bytes of backlog above which receiving stops, to bound the replies to a peer that does not read."""
 
 # Scratch space for packets to encrypt, shared by all connections: it holds nothing between two events.
-_SCRATCH = pages(_SLOT_SIZE * SLOTS)
+_SCRATCH = mmap_buffer(_SLOT_SIZE * SLOTS)
 _SCRATCH_VIEW = memoryview(_SCRATCH)
 SLOT_VIEWS = [
     _SCRATCH_VIEW[at * _SLOT_SIZE + DATA_HEADER : at * _SLOT_SIZE + DATA_HEADER + MAX_SEND_PACKET]
@@ -64,7 +64,7 @@ class Sender(Protocol):
     def resume_sending(self) -> None:
         """Send the data of one turn now."""
 
-    def abort(self, ending: Ending) -> None:
+    def abort(self, ending: CloseReason) -> None:
         """Reset both ends now."""
 
 
@@ -96,7 +96,7 @@ class PacketWriter:
         self._on_blocked_changed = on_blocked_changed
         self._on_error = on_error
         self._closed = False
-        self._batch_view = memoryview(pages(_BATCH_SIZE))
+        self._batch_view = memoryview(mmap_buffer(_BATCH_SIZE))
         self._batched = 0
         self._batch_limit = _BATCH_SIZE
         self._backlog = SendBuffer()
@@ -104,10 +104,10 @@ class PacketWriter:
         self._blocked_at = 0.0
         """The monotonic time at which `blocked` last became true, in seconds."""
         self._notsent_lowat = NOTSENT_LOWAT
-        keep_backlog_short(sock)
+        limit_unsent(sock)
         self._flush_scheduled = False
         self._packets_sent = self._bytes_sent = 0
-        self._ready = readiness()
+        self._ready = poller()
 
     @property
     def contended(self) -> bool:
@@ -255,7 +255,7 @@ class PacketWriter:
 
     def schedule_queue(self) -> None:
         """Serve the queue at the end of this turn; called when a key exchange has finished."""
-        self._ready.at_turn_end(self._serve_queue)
+        self._ready.at_iteration_end(self._serve_queue)
 
     def close(self) -> None:
         """Stop sending, and drop all data; called when the socket is closed."""
@@ -279,7 +279,7 @@ class PacketWriter:
             lowat = NOTSENT_LOWAT
         if lowat != self._notsent_lowat:
             self._notsent_lowat = lowat
-            keep_backlog_short(self._sock, lowat)
+            limit_unsent(self._sock, lowat)
 
     def _count_sealed(self, out: int, length: int) -> None:
         self._batched = out + 4 + length + TAG
@@ -287,12 +287,12 @@ class PacketWriter:
         self._bytes_sent += length
         if not self._flush_scheduled:  # inlined _schedule_flush: this runs for every packet
             self._flush_scheduled = True
-            self._ready.at_turn_end(self._end_turn)
+            self._ready.at_iteration_end(self._end_turn)
 
     def _schedule_flush(self) -> None:
         if not self._flush_scheduled:
             self._flush_scheduled = True
-            self._ready.at_turn_end(self._end_turn)
+            self._ready.at_iteration_end(self._end_turn)
 
     def _end_turn(self) -> None:
         self._flush_scheduled = False
@@ -323,4 +323,4 @@ class PacketWriter:
                 sender.resume_sending()
             except Exception:
                 log.exception("a relay failed; its client is reset")
-                sender.abort(Ending.ABORTED)
+                sender.abort(CloseReason.ABORTED)

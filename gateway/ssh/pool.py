@@ -11,8 +11,8 @@ from math import inf
 from gateway.contracts import Endpoint, Phases, Progress, Stream, TunnelState
 from gateway.errors import LinkLostError, ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
-from gateway.relay.attempts import retry_dial
-from gateway.relay.pair import pair
+from gateway.relay.redial import retry_dial
+from gateway.relay.socket_pair import socket_pair
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, evaluate
@@ -48,15 +48,15 @@ class SshLink:
 
     Args:
         options: The tunnel's options.
-        leads_to: See `gateway.contracts.Link`.
+        network_id: See `gateway.contracts.Link`.
         dial: Opens a connection; raises `ReachError`.
         progress: Called when all connections become silent, and when one is heard again.
     """
 
     dial_phase = "channel"
 
-    def __init__(self, options: SshOptions, leads_to: str, dial: Dial, progress: Progress) -> None:
-        self.leads_to = leads_to
+    def __init__(self, options: SshOptions, network_id: str, dial: Dial, progress: Progress) -> None:
+        self.network_id = network_id
         self._options = options
         self._loop = asyncio.get_running_loop()
         self._dial = dial
@@ -120,21 +120,23 @@ class SshLink:
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """See `gateway.contracts.Link`. Records the phase `channel`."""
-        caller_end, relay_end = pair()
+        caller_end, relay_end = socket_pair()
         timed = phases or Phases()
-        timed.hint = "" if any(connection.has_answered_open for connection in self._connections) else _NO_ANSWER_HINT
+        timed.timeout_hint = (
+            "" if any(connection.has_answered_open for connection in self._connections) else _NO_ANSWER_HINT
+        )
         try:
             with timed("channel"):
                 relay = await retry_dial(
                     lambda within: self.join(relay_end, to, Histogram(), within),
-                    timed.given_up,
+                    timed.on_abandoned,
                     self._options.dial_timeout,
                 )
         except BaseException:
             caller_end.close()
             relay_end.close()
             raise
-        timed.hint = ""
+        timed.timeout_hint = ""
         caller_end.broken = lambda: relay.cut_short
         return caller_end
 

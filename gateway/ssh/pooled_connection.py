@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import asyncssh
 
-from gateway.contracts import Ending, Endpoint
-from gateway.errors import DialError, LinkLostError, MovedOnError, Reason
+from gateway.contracts import CloseReason, Endpoint
+from gateway.errors import DialError, LinkLostError, Reason, RedialError
 from gateway.measure import Histogram, Tap
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
 from gateway.ssh.asyncssh_internals import ClientConnection
@@ -75,7 +75,7 @@ class PooledConnection:
         self._conn = conn
         self._options = options
         self._verifier: HostKeyVerifier = conn.get_extra_info("verifier")
-        self._relays: dict[asyncio.Future[Ending], ChannelRelay] = {}
+        self._relays: dict[asyncio.Future[CloseReason], ChannelRelay] = {}
         self._on_relay_ended = self._remove_relay  # saves a bound method for each relay
         self.round_trip: float | None = None
         """The round trip of the last keepalive, in seconds."""
@@ -128,26 +128,26 @@ class PooledConnection:
             raise DialError(Reason.PROTOCOL, f"{to}: invalid reply from the SSH server: {error}") from error
         except asyncssh.ChannelOpenError as error:
             self.has_answered_open = self.alive
-            raise self._open_error(error, to, dialled=dialled) from error
+            raise self._open_error(error, to, dial_in_progress=dialled) from error
         except (asyncssh.Error, OSError) as error:
-            raise LinkLostError(str(error), dialled=dialled) from error
+            raise LinkLostError(str(error), dial_in_progress=dialled) from error
         self.has_answered_open = True
         if self.closing:  # asyncssh may have dropped data of the channel
-            relay.abort(Ending.ABORTED)
-            raise LinkLostError(dialled=dialled)
+            relay.abort(CloseReason.ABORTED)
+            raise LinkLostError(dial_in_progress=dialled)
         self._relays[relay.ended] = relay
         relay.ended.add_done_callback(self._on_relay_ended)
         relay.attach(client)
         return relay
 
-    def _remove_relay(self, ended: asyncio.Future[Ending]) -> None:
+    def _remove_relay(self, ended: asyncio.Future[CloseReason]) -> None:
         del self._relays[ended]
 
     def _open_error(
-        self, error: asyncssh.ChannelOpenError, to: Endpoint, *, dialled: bool
+        self, error: asyncssh.ChannelOpenError, to: Endpoint, *, dial_in_progress: bool
     ) -> DialError | LinkLostError:
         if not self.alive:
-            return LinkLostError(dialled=dialled)
+            return LinkLostError(dial_in_progress=dial_in_progress)
         text = error.reason
         if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
             return DialError(
@@ -203,9 +203,9 @@ class PooledConnection:
             self.send_keepalive()
 
     def fail_over_opens(self) -> None:
-        """Fail pending opens with `MovedOnError`, so that their callers dial again on another connection."""
+        """Fail pending opens with `RedialError`, so that their callers dial again on another connection."""
         if self._opener.opening_count:
-            self._opener.fail_opens(MovedOnError())
+            self._opener.fail_opens(RedialError())
 
     async def lost(self) -> str:
         """Wait until the connection is closed by either side; return the reason."""
@@ -225,7 +225,7 @@ class PooledConnection:
         self._close_reason = reason
         self.closing = True
         for relay in list(self._relays.values()):
-            relay.abort(Ending.LINK_LOST)
+            relay.abort(CloseReason.LINK_LOST)
         self._conn.abort()
 
     def start_closing(self) -> None:
@@ -238,7 +238,7 @@ class PooledConnection:
         """Reset every client and close the connection. Waits up to one second for asyncssh to close it cleanly."""
         self.closing = True
         for relay in list(self._relays.values()):
-            relay.abort(Ending.LINK_LOST)
+            relay.abort(CloseReason.LINK_LOST)
         self._conn.close()
         try:
             async with asyncio.timeout(1):

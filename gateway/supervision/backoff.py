@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt: exponential with full jitter, pure arithmetic."""
+"""Exponential backoff with full jitter. Pure, except for random numbers."""
 
 import math
 import random
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BackoffPolicy:
-    """The bounds of a series of attempts, in seconds.
+    """Parameters of a backoff, in seconds.
 
     Args:
-        first: The ceiling of the first wait.
-        cap: The ceiling that doubling ends at.
-        floor: No wait is shorter.
-        forgive_every: So many seconds of success make up for one failure: what flaps is tried ever more rarely, and
-            what ran for a while is tried again at once.
+        first: Upper bound of the first delay. It doubles with each failure.
+        cap: Limit of the upper bound.
+        floor: Minimum delay.
+        forgive_every: Seconds of success that offset one failure. A flapping component is therefore retried at
+            increasing intervals, and a component that ran for a while is retried immediately.
     """
 
     first: float = 0.25
@@ -25,32 +25,32 @@ class BackoffPolicy:
 
 RECONNECT = BackoffPolicy()
 QUARANTINE = BackoffPolicy(first=60.0, cap=600.0, floor=60.0)
-"""For what only a person can mend: a wrong host key, a refused login."""
+"""For failures that only an operator can fix: a host key mismatch, an authentication failure."""
 RESTART = BackoffPolicy(first=0.5, cap=30.0, floor=0.1)
 """For a unit that crashed."""
 
 
 class Backoff:
-    """One series of attempts.
+    """Backoff state of one component.
 
     Args:
-        policy: Its bounds.
-        rng: Where the jitter comes from.
+        policy: The parameters.
+        rng: The source of jitter.
     """
 
     def __init__(self, policy: BackoffPolicy, rng: random.Random | None = None) -> None:
         self.policy = policy
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
         self.attempts = 0
-        self._enough = math.ceil(math.log2(policy.cap / policy.first))
-        """After so many, the ceiling is the cap."""
+        self._max_attempts = math.ceil(math.log2(policy.cap / policy.first))
+        """Failures after which the upper bound is the cap."""
 
     def next(self) -> float:
-        """Seconds to wait before the next attempt."""
+        """Count a failure, and return the seconds to wait before the next attempt."""
         ceiling = min(self.policy.cap, self.policy.first * 2**self.attempts)
-        self.attempts = min(self.attempts + 1, self._enough)
+        self.attempts = min(self.attempts + 1, self._max_attempts)
         return max(self.policy.floor, self._rng.uniform(0.0, ceiling))
 
     def succeeded(self, lasted: float) -> None:
-        """Tell how many seconds a success lasted."""
+        """Reduce the count of failures after a success that lasted this many seconds."""
         self.attempts = max(0, self.attempts - int(lasted / self.policy.forgive_every))

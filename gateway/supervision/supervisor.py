@@ -1,4 +1,4 @@
-"""Runs units, restarts those that crash, and never lets one take another down."""
+"""Runs units and restarts those that crash. A crash of one unit does not affect the others."""
 
 import asyncio
 import logging
@@ -13,10 +13,10 @@ log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Owns the task of every unit; use as `async with supervise() as supervisor`.
+    """Owns the task of every unit. Use `async with supervise() as supervisor`.
 
     Args:
-        group: The task group that the units live in.
+        group: The task group that runs the units.
     """
 
     def __init__(self, group: asyncio.TaskGroup) -> None:
@@ -24,26 +24,37 @@ class Supervisor:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def start(self, name: str, unit: Unit) -> asyncio.Event:
-        """Run `unit` until `stop(name)`; the event is set once it is ready."""
+        """Run `unit` until `stop(name)`.
+
+        Args:
+            name: A unique name, for `stop` and for the log.
+            unit: The unit.
+
+        Returns:
+            An event that is set once the unit is ready.
+
+        Raises:
+            ValueError: A unit with this name is running.
+        """
         if name in self._tasks:
-            raise ValueError(f"a unit named {name!r} runs already")
+            raise ValueError(f"a unit named {name!r} is already running")
         ready = asyncio.Event()
-        self._tasks[name] = self._group.create_task(self._keep(name, unit, ready), name=name)
+        self._tasks[name] = self._group.create_task(self._run_unit(name, unit, ready), name=name)
         return ready
 
     async def stop(self, name: str) -> None:
-        """Cancel the unit and wait until it has cleaned up; no error when it is stopped already."""
+        """Cancel the unit and wait until it has cleaned up. Do nothing if it is not running."""
         task = self._tasks.pop(name, None)
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
 
     async def stop_all(self) -> None:
-        """Cancel every unit and wait for them together."""
-        while self._tasks:  # one may be started by what another does at its end
+        """Cancel all units concurrently and wait for them."""
+        while self._tasks:  # the cleanup of one unit may start another
             await asyncio.gather(*(self.stop(name) for name in list(self._tasks)))
 
-    async def _keep(self, name: str, unit: Unit, ready: asyncio.Event) -> None:
+    async def _run_unit(self, name: str, unit: Unit, ready: asyncio.Event) -> None:
         backoff = Backoff(RESTART)
         loop = asyncio.get_running_loop()
         while True:
@@ -53,21 +64,21 @@ class Supervisor:
             except asyncio.CancelledError:
                 if is_being_cancelled():
                     raise
-                # Something that it waited for was cancelled: it would be gone for ever, and nobody would know.
+                # Cancelled from inside, not by `stop`: without a restart, the unit would stay down unnoticed.
                 log.exception("unit crashed", extra={"unit": name})
             except Exception:
                 log.exception("unit crashed", extra={"unit": name})
                 if is_being_cancelled():
-                    return  # it was being stopped, and failed at that
+                    return  # the unit failed while it was being stopped
             else:
-                log.warning("unit ended by itself", extra={"unit": name})
+                log.warning("unit ended unexpectedly", extra={"unit": name})
             backoff.succeeded(loop.time() - started)
             await asyncio.sleep(backoff.next())
 
 
 @asynccontextmanager
 async def supervise() -> AsyncIterator[Supervisor]:
-    """A supervisor whose units end with the block."""
+    """Yield a supervisor. When the block exits, its units are stopped."""
     async with asyncio.TaskGroup() as group:
         supervisor = Supervisor(group)
         try:

@@ -1,12 +1,12 @@
-"""Keeps one tunnel open: the state machine between a configuration's `tunnels:` and the links others use.
+"""Keeps one tunnel open: the state machine that turns a configured tunnel into a link that others use.
 
 ::
 
     idle → waiting (for its via) → connecting → authenticating → up ⇄ suspect → backoff → connecting …
-                                        └ host key, login refused → quarantined → connecting …
+                                        └ host key mismatch, authentication failure → quarantined → connecting …
 
-While it is suspect its link is withheld: users wait, as they do while it is down. Once it is no longer wanted and
-only drains, it says draining.
+While a tunnel is suspect, its link is withheld: users wait, as they do while it is down. A tunnel that was removed
+from the configuration stays open in the state draining until its clients have disconnected.
 """
 
 import asyncio
@@ -26,15 +26,15 @@ log = logging.getLogger(__name__)
 
 
 class Uplink:
-    """A tunnel's lifetime; a `gateway.contracts.Unit`.
+    """Keeps one tunnel open; a `gateway.contracts.Unit`.
 
     Args:
         name: The tunnel's name in the configuration.
-        tunnel: What to keep open.
-        via: The uplink it goes through; None for one that needs none.
-        quiet: Do not log its edges.
-        traffic: What it is for, where the tunnel is opened more than once; for the log.
-        after: Waits until what must not be open at the same time is closed.
+        tunnel: The tunnel.
+        via: The uplink that the tunnel goes through; None for the direct tunnel.
+        quiet: Whether not to log state changes.
+        traffic: The traffic class, for the log, if the tunnel is opened once per class.
+        after: Waits until tunnels that must not be open at the same time are closed; None: there are none.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Uplink:
         self.tunnel = tunnel
         self.via = via
         self.tunnel_name = name if via is not None else None
-        """Its name; None: it is the straight way, which every tunnel begins with."""
+        """The tunnel's name; None for the direct tunnel."""
         self.state = TunnelState.IDLE
         self.reason: Reason | None = None
         self.detail = ""
@@ -61,82 +61,86 @@ class Uplink:
         self.channel_open = Histogram()
         self.link: Link | None = None
         self.settled = asyncio.Event()
-        """Set once the first attempt succeeded or failed."""
+        """Set once the first attempt has succeeded or failed."""
         self.watchers: list[Callable[[], None]] = []
-        """Called at each change that users of the link should hear of."""
+        """Called after each change that matters to users of the link."""
         self._has_link = asyncio.Event()
         self._quiet = quiet
         self._traffic = traffic
-        self._told: tuple[TunnelState, Reason | None] | None = None
-        self._hurry = asyncio.Event()
-        self.open: Link | None = None
-        """The open link, offered to users or withheld."""
+        self._last_logged: tuple[TunnelState, Reason | None] | None = None
+        self._retry_now = asyncio.Event()
+        self.open_link: Link | None = None
+        """The open link, whether it is published in `link` or withheld."""
         self._draining = False
         self._after = after
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Open the tunnel, and again whenever it is lost, until cancelled."""
+        """Open the tunnel, and reopen it each time it is lost, until cancelled.
+
+        Args:
+            ready: Called each time the tunnel is open.
+        """
         reconnect, quarantine = Backoff(RECONNECT), Backoff(QUARANTINE)
         try:
             if self._after is not None:
                 await self._after()
             while True:
                 via = await self._wait_for_via()
-                self._hurry.clear()  # this attempt is what was asked for
+                self._retry_now.clear()  # this attempt fulfills the request
                 try:
-                    lasted, why = await self._hold(via, ready)
+                    lasted, cause = await self._keep_open(via, ready)
                     reconnect.succeeded(lasted)
                     quarantine.attempts = 0
-                    raise why
+                    raise cause
                 except ReachError as error:
                     if is_being_cancelled():
-                        raise asyncio.CancelledError from error  # closing the tunnel failed, and it was to end
+                        raise asyncio.CancelledError from error  # cancelled, but closing the tunnel failed
                     fatal = isinstance(error, TunnelError) and error.fatal
                     self.failures[error.reason] += 1
                     self._become(
                         TunnelState.QUARANTINED if fatal else TunnelState.BACKOFF, error.reason, error.detail
                     )
-                    await self._pause((quarantine if fatal else reconnect).next())
+                    await self._wait_to_retry((quarantine if fatal else reconnect).next())
         finally:
-            self.open = None
-            self._offer(None)
+            self.open_link = None
+            self._publish(None)
             self._become(TunnelState.STOPPED)
 
     async def wait_link(self) -> Link:
-        """Wait until the tunnel is open; the caller sets the deadline."""
+        """Wait until there is a link, and return it. The caller sets the deadline."""
         while self.link is None:
             await self._has_link.wait()
         return self.link
 
     def describe(self) -> str:
-        """The state and its reason, in one line."""
+        """Return the state and its cause in one line."""
         if self.state is TunnelState.WAITING and self.via is not None:
-            return self.via.describe()  # the root of it, as it is now
-        told = f": {self.detail}" if self.detail else ""
-        return f"tunnel {self.name} is {self.state}{told}"
+            return self.via.describe()  # the root cause
+        detail = f": {self.detail}" if self.detail else ""
+        return f"tunnel {self.name} is {self.state}{detail}"
 
     def renew(self) -> None:
-        """Its keys or certificates changed: use them from now on, without ending what runs."""
-        if self.open is not None:
-            log.info("tunnel renews its connections", extra={"tunnel": self.name})
-            self.open.renew()
+        """Use keys or certificates that have changed on disk, without closing connections."""
+        if self.open_link is not None:
+            log.info("tunnel reloads its credentials", extra={"tunnel": self.name})
+            self.open_link.renew()
         else:
-            self._hurry.set()
+            self._retry_now.set()
 
     def retry(self) -> None:
-        """Its certificates were renewed: each login reads them, so only an attempt that waits has to be made now."""
-        if self.open is None:
-            self._hurry.set()
+        """Retry now with renewed certificates, if the tunnel is down. An open tunnel reads them at its next login."""
+        if self.open_link is None:
+            self._retry_now.set()
 
     def drain(self) -> None:
-        """It is not wanted any more, and stays only for the clients it has."""
+        """Report `draining` instead of `up`: the tunnel stays open only for its existing clients."""
         self._draining = True
         if self.state is TunnelState.UP:
             self._become(TunnelState.DRAINING)
 
     def reconnect(self) -> None:
-        """Try now rather than when the backoff ends; an open tunnel is closed and opened anew."""
-        self._hurry.set()
+        """Reopen an open tunnel; retry a tunnel in backoff immediately."""
+        self._retry_now.set()
 
     async def _wait_for_via(self) -> Link | None:
         if self.via is None:
@@ -147,50 +151,51 @@ class Uplink:
                 self._become(TunnelState.WAITING, Reason.TUNNEL, self.via.describe())
         return await self.via.wait_link()
 
-    async def _hold(self, via: Link | None, ready: Callable[[], None]) -> tuple[float, TunnelError]:
-        """Open the tunnel and keep it until it is lost; says how many seconds it was open, and why it is not."""
+    async def _keep_open(self, via: Link | None, ready: Callable[[], None]) -> tuple[float, TunnelError]:
+        """Open the tunnel and wait until it is lost; return the seconds that it was open, and the cause."""
         async with AsyncExitStack() as stack:
-            # The direct tunnel is the only one without a via, and does not look at it.
+            # Only the direct tunnel has no `via`, and it ignores the argument.
             link = await stack.enter_async_context(self.tunnel.open(via, self._progress))  # type: ignore[arg-type]
             opened = time.monotonic()
-            self._hurry.clear()
+            self._retry_now.clear()
             self.connects += 1
-            self.open = link
+            self.open_link = link
             self._progress(TunnelState.UP)
             ready()
             try:
-                why = await self._lost(link)
+                cause = await self._wait_until_lost(link)
             finally:
-                self.open = None
-                self._offer(None)
-        return time.monotonic() - opened, TunnelError(Reason.RESET, why)
+                self.open_link = None
+                self._publish(None)
+        return time.monotonic() - opened, TunnelError(Reason.RESET, cause)
 
     def _progress(self, state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
-        """What the tunnel says of itself, while it opens and while it is open."""
-        if self.open is not None:
-            self._offer(self.open if state is TunnelState.UP else None)
+        """Handle a state that the tunnel reports while it opens or while it is open."""
+        if self.open_link is not None:
+            self._publish(self.open_link if state is TunnelState.UP else None)
         if state is TunnelState.UP and self._draining:
             state = TunnelState.DRAINING
         self._become(state, reason, detail)
 
-    async def _lost(self, link: Link) -> str:
+    async def _wait_until_lost(self, link: Link) -> str:
+        """Wait until the link is lost or a reconnect is requested; return the cause."""
         lost = asyncio.ensure_future(link.lost())
-        hurry = asyncio.ensure_future(self._hurry.wait())
+        requested = asyncio.ensure_future(self._retry_now.wait())
         try:
-            await asyncio.wait({lost, hurry}, return_when=asyncio.FIRST_COMPLETED)
-            return lost.result() if lost.done() else "reconnect was asked for"
+            await asyncio.wait({lost, requested}, return_when=asyncio.FIRST_COMPLETED)
+            return lost.result() if lost.done() else "reconnect requested"
         finally:
             lost.cancel()
-            hurry.cancel()
+            requested.cancel()
 
-    async def _pause(self, seconds: float) -> None:
+    async def _wait_to_retry(self, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
-                await self._hurry.wait()
+                await self._retry_now.wait()
         except TimeoutError:
             return
 
-    def _offer(self, link: Link | None) -> None:
+    def _publish(self, link: Link | None) -> None:
         self.link = link
         if link is None:
             self._has_link.clear()
@@ -198,27 +203,27 @@ class Uplink:
             self._has_link.set()
 
     def _become(self, state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
-        """The only place where the state changes; logs each edge once.
+        """Change the state; no other method does. Log each change once.
 
-        An attempt keeps the reason of the failure before it, and "since" tells how long the tunnel has been
-        up or not, whatever it is trying meanwhile.
+        A new attempt keeps the reason of the previous failure. `since` is when the tunnel last went up or down,
+        regardless of the attempts in between.
         """
-        if _standing(state) is not _standing(self.state):
+        if _availability(state) is not _availability(self.state):
             self.since = time.time()
         self.state = state
         if state in _ATTEMPTING:
             return
         self.reason, self.detail = reason, one_line(detail)
-        self._tell()
+        self._log_change()
         self.settled.set()
         for watcher in self.watchers.copy():
             watcher()
 
-    def _tell(self) -> None:
-        told = (self.state, self.reason)
-        if self._quiet or told == self._told:
+    def _log_change(self) -> None:
+        current = (self.state, self.reason)
+        if self._quiet or current == self._last_logged:
             return
-        self._told = told
+        self._last_logged = current
         extra = {"tunnel": self.name, "far_side": self.tunnel.far_side}
         if self._traffic:
             extra["traffic"] = self._traffic
@@ -235,7 +240,7 @@ class Uplink:
 _ATTEMPTING = {TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING}
 
 
-def _standing(state: TunnelState) -> TunnelState:
-    """The state, with all that is neither up nor final taken together."""
+def _availability(state: TunnelState) -> TunnelState:
+    """Map every state that is neither up nor final to `BACKOFF`."""
     final = {TunnelState.UP, TunnelState.DRAINING, TunnelState.QUARANTINED, TunnelState.STOPPED}
     return state if state in final else TunnelState.BACKOFF

@@ -1,4 +1,4 @@
-"""The kinds of tunnel: one module each, as its `KIND`."""
+"""The kinds of tunnel: each is the `KIND` of one module."""
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
@@ -14,18 +14,21 @@ class TunnelKind:
     """A kind of tunnel.
 
     Args:
-        name: What `kind:` says in a configuration.
-        options: A frozen dataclass: the keys that the kind accepts.
-        create: Makes a tunnel of the options.
-        schemes: The URL schemes of its short form.
-        verify: Raises `GatewayError` when the options, or files that they name, can never work.
-        read_url: Gives the keys that the scheme and the rest of a URL, up to its query, stand for; None: it names
+        name: The value of `kind` in a configuration.
+        options: A frozen dataclass with the keys that the kind accepts.
+        create: Creates a tunnel from the options.
+        schemes: The URL schemes of the short form.
+        verify: Checks the options and the files that they name. Raises `GatewayError` if they can never work.
+        read_url: Returns the keys in a URL, given its scheme and its rest without the query. None: the URL contains
             user, host and port.
-        identity: Gives of its options what must not be connected twice at once: its lanes are then one, no worker
-            opens it, and a successor waits; None: it may be open as often as one likes.
-        credentials: Reads the certificates that the options name. It may block, and leaves out what cannot be read.
-        renewed: Files of certificates that are renewed without a new key: what is open needs no new login.
-        files: Gives the files that the options' own files name, and whose change renews the tunnel. It may block.
+        identity: Returns an identity from the options, of which only one connection may exist at a time. Then the
+            tunnel has a single lane, no worker opens it, and a changed tunnel waits for its predecessor to close.
+            None: any number of connections is allowed.
+        credentials: Reads the certificates that the options name, and skips those that cannot be read. May block.
+        renewed: Returns the certificate files that are renewed without a new key, so that open connections need no
+            new login.
+        files: Returns the files that the files in the options name. A change of one of them renews the tunnel. May
+            block.
     """
 
     name: str
@@ -41,7 +44,7 @@ class TunnelKind:
 
     @property
     def single(self) -> bool:
-        """Whether it must not be open twice at once."""
+        """Whether only one connection may exist at a time."""
         return self.identity is not None
 
     def __reduce__(self) -> tuple[Callable[[str], "TunnelKind"], tuple[str]]:

@@ -1,4 +1,4 @@
-"""`kind: openvpn`: the OpenVPN client as a child process, its device in a network of its own."""
+"""`kind: openvpn`: the OpenVPN client as a child process, with its device in a network context."""
 
 import asyncio
 import contextlib
@@ -8,36 +8,37 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from gateway.certificates import pem_validities
-from gateway.contracts import Credential, Endpoint, Link, Progress, TunnelState
+from gateway.contracts import LOCAL_NETWORK, Credential, Endpoint, Link, Progress, TunnelState
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.tunnels import TunnelKind
-from gateway.vpn.keeper import Keeper
 from gateway.vpn.link import VpnLink
+from gateway.vpn.liveness_monitor import LivenessMonitor
+from gateway.vpn.local_forward import LocalForward
+from gateway.vpn.network_context import NetworkContext, create_context, new_device_name
 from gateway.vpn.openvpn import OpenVpn
 from gateway.vpn.openvpn_file import ClientFile
-from gateway.vpn.openvpn_folder import client_file, named_files
+from gateway.vpn.openvpn_loader import load_client_file, named_files
 from gateway.vpn.options import OpenVpnOptions, read_path
-from gateway.vpn.places import Place, device_name, place_for
-from gateway.vpn.redirect import Redirect
-from gateway.vpn.watching import watching
+from gateway.vpn.task_scope import background_tasks
 
 log = logging.getLogger(__name__)
 
 _CERTIFICATES = {"ca", "cert", "extra-certs"}
-_STEPS = {
+_TUNNEL_STATES = {
     "RESOLVE": TunnelState.RESOLVING,
     "WAIT": TunnelState.CONNECTING,
     "TCP_CONNECT": TunnelState.CONNECTING,
     "AUTH": TunnelState.AUTHENTICATING,
     "GET_CONFIG": TunnelState.AUTHENTICATING,
 }
+"""The tunnel's state for each state of OpenVPN before it is connected."""
 
 
 class OpenVpnTunnel:
     """See `gateway.contracts.Tunnel`.
 
     Args:
-        options: What the configuration says.
+        options: The options of the tunnel.
     """
 
     def __init__(self, options: OpenVpnOptions) -> None:
@@ -45,166 +46,189 @@ class OpenVpnTunnel:
 
     @property
     def far_side(self) -> str:
-        """The configuration file."""
+        """The path of the configuration file."""
         return str(self._options.config)
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
-        """Start the child, wait until it is connected, and watch it until the context ends."""
+        """See `gateway.contracts.Tunnel`: start the child, wait until it is connected, and monitor it."""
         options = self._options
         progress(TunnelState.CONNECTING)
         async with AsyncExitStack() as stack:
-            run = await _Run.start(options, via, stack)
-            await run.connected(progress)
-            link = VpnLink(run.place, f"{via.leads_to} > {self.far_side}", options.silence.patience, run.renew)
+            client = await _Client.start(options, via, stack)
+            await client.connect(progress)
+            name = f"{via.network_id} > {self.far_side}"
+            link = VpnLink(client.context, name, options.silence.thresholds, client.renew)
             stack.callback(link.close)
-            await run.adopt(link)
-            keeper = Keeper(link, progress, run.received, run.restart_in_place)
-            async with watching(link, keeper.run(), run.follow(link, keeper)):
+            await client.configure(link)
+            monitor = LivenessMonitor(link, progress, client.received, client.restart_in_place)
+            async with background_tasks(link, monitor.run(), client.follow_states(link, monitor)):
                 yield link
 
 
-class _Run:
-    """One child, from its start to its end."""
+class _Client:
+    """The OpenVPN client, from the start of its process to its end."""
 
-    def __init__(self, options: OpenVpnOptions, file: ClientFile, redirect: Redirect | None, via: str) -> None:
+    def __init__(self, options: OpenVpnOptions, file: ClientFile, forward: LocalForward | None, via: str) -> None:
         self._options = options
-        self._redirect = redirect
+        self._forward = forward
         self._via = via
-        self._device = device_name("o")
-        self._steps: asyncio.Queue[str] = asyncio.Queue()
+        self._device = new_device_name("o")
+        self._states: asyncio.Queue[str] = asyncio.Queue()
         self._file = file
-        self._vpn = OpenVpn(options, file, self._device, self._elsewhere, self._steps.put_nowait)
+        self._vpn = OpenVpn(options, file, self._device, self._redirect, self._states.put_nowait)
         self._link: VpnLink | None = None
         self._ended: asyncio.Future[TunnelError] = asyncio.get_running_loop().create_future()
-        self.place: Place = place_for(options.isolation, self._device)
+        self.context: NetworkContext = create_context(options.isolation, self._device)
 
     @classmethod
-    async def start(cls, options: OpenVpnOptions, via: Link, stack: AsyncExitStack) -> "_Run":
-        # A child cannot take a socket from another link, so it gets a door that leads there.
-        redirect = None if via.leads_to == "here" else await stack.enter_async_context(Redirect(via))
-        file = client_file(options)
-        if redirect is not None and file.proxied:
-            detail = (
-                f"{options.config}: http-proxy and socks-proxy would go around {via.leads_to}: remove them, or via"
-            )
-            raise TunnelError(Reason.PROTOCOL, detail, fatal=True)
-        run = cls(options, file, redirect, via.leads_to)
-        stack.callback(run.place.close)
-        stack.push_async_callback(run.place.leave)
-        stack.push_async_callback(run._vpn.stop)
-        await run._vpn.start()
-        run._ended = asyncio.ensure_future(run._vpn.ended())
-        stack.callback(run._ended.cancel)
-        return run
+    async def start(cls, options: OpenVpnOptions, via: Link, stack: AsyncExitStack) -> "_Client":
+        """Start the child process.
 
-    def _elsewhere(self, server: Endpoint, protocol: str) -> Endpoint | None:
-        if self._redirect is None:
-            return None
-        if not protocol.startswith("tcp"):
-            detail = f"{server} is reached by UDP, which {self._via} does not carry: use `proto tcp`"
-            raise TunnelError(Reason.PROTOCOL, detail, fatal=True)
-        return self._redirect.lead_to(server)
-
-    async def _step(self) -> str | None:
-        """Its next step; None once it has ended."""
-        step = asyncio.ensure_future(self._steps.get())
-        either: set[asyncio.Future[Any]] = {step, self._ended}
-        try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            return step.result() if step.done() else None
-        finally:
-            step.cancel()
-
-    async def connected(self, progress: Progress) -> None:
-        """Wait for the first connection.
+        Args:
+            options: The options of the tunnel.
+            via: The link through which the server is reached.
+            stack: Receives the callbacks that stop the child.
 
         Raises:
-            TunnelError: It has ended, or tried for long enough.
+            TunnelError: It cannot be started.
+        """
+        # The child cannot use another link, so it connects to a local forward.
+        forward = None if via.network_id == LOCAL_NETWORK else await stack.enter_async_context(LocalForward(via))
+        file = load_client_file(options)
+        if forward is not None and file.uses_proxy:
+            detail = (
+                f"{options.config}: http-proxy and socks-proxy would bypass {via.network_id}: remove them, or via"
+            )
+            raise TunnelError(Reason.PROTOCOL, detail, fatal=True)
+        client = cls(options, file, forward, via.network_id)
+        stack.callback(client.context.close)
+        stack.push_async_callback(client.context.release_device)
+        stack.push_async_callback(client._vpn.stop)
+        await client._vpn.start()
+        client._ended = asyncio.ensure_future(client._vpn.wait())
+        stack.callback(client._ended.cancel)
+        return client
+
+    def _redirect(self, server: Endpoint, protocol: str) -> Endpoint | None:
+        """See `OpenVpn`: redirect connections to the local forward, if there is one."""
+        if self._forward is None:
+            return None
+        if not protocol.startswith("tcp"):
+            detail = f"{server} uses UDP, which {self._via} cannot carry: use `proto tcp`"
+            raise TunnelError(Reason.PROTOCOL, detail, fatal=True)
+        return self._forward.set_target(server)
+
+    async def _next_state(self) -> str | None:
+        """Wait for the next state of OpenVPN; return None once the child has ended."""
+        state = asyncio.ensure_future(self._states.get())
+        either: set[asyncio.Future[Any]] = {state, self._ended}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            return state.result() if state.done() else None
+        finally:
+            state.cancel()
+
+    async def connect(self, progress: Progress) -> None:
+        """Wait for the first connection.
+
+        Args:
+            progress: Called with the states before that, and with failures.
+
+        Raises:
+            TunnelError: The child has ended, or `silence.restart` has elapsed.
         """
         options = self._options
-        self._complain_later(progress)
+        self._schedule_failure_report(progress)
         try:
             async with asyncio.timeout(options.silence.restart):
-                while (step := await self._step()) != "CONNECTED":
-                    if step is None:
+                while (state := await self._next_state()) != "CONNECTED":
+                    if state is None:
                         raise self._ended.result()
-                    if step in _STEPS:
-                        progress(_STEPS[step])
+                    if state in _TUNNEL_STATES:
+                        progress(_TUNNEL_STATES[state])
         except TimeoutError as error:
             raise self._vpn.error(f"no connection within {options.silence.restart:g} s (silence.restart)") from error
         finally:
-            self._patient.cancel()
+            self._failure_report.cancel()
 
-    def _complain_later(self, progress: Progress) -> None:
+    def _schedule_failure_report(self, progress: Progress) -> None:
         loop = asyncio.get_running_loop()
-        self._patient = loop.call_later(self._options.connect_timeout, self._complain, progress)
+        self._failure_report = loop.call_later(self._options.connect_timeout, self._report_failure, progress)
 
-    def _complain(self, progress: Progress) -> None:
-        """It goes on trying, which is quicker than a new child when the server comes back."""
+    def _report_failure(self, progress: Progress) -> None:
+        """Report why there is no connection. The child keeps trying: it reconnects faster than a new one."""
         error = self._vpn.error(f"no connection within {self._options.connect_timeout:g} s; still trying")
-        reason = error.reason if self._vpn.trouble else Reason.TIMEOUT
+        reason = error.reason if self._vpn.failure else Reason.TIMEOUT
         progress(TunnelState.BACKOFF, reason, error.detail)
-        self._complain_later(progress)  # by then it may have said more
+        self._schedule_failure_report(progress)  # a more specific failure may follow
 
-    async def adopt(self, link: VpnLink) -> None:
-        """Set the device up as the server says."""
-        if self._vpn.pushed is None or not self._vpn.pushed.addresses:
-            raise TunnelError(Reason.PROTOCOL, "the server gave the device no address")
-        await self.place.adopt(self._device, self._vpn.pushed)
-        link.address(self._vpn.pushed)
-        link.told["server"] = str(self._vpn.server)
+    async def configure(self, link: VpnLink) -> None:
+        """Configure the device with the settings that the server has pushed.
+
+        Args:
+            link: The link, which uses the same settings.
+
+        Raises:
+            TunnelError: The server has pushed no address, or the device cannot be configured.
+        """
+        addressing = self._vpn.addressing
+        if addressing is None or not addressing.addresses:
+            raise TunnelError(Reason.PROTOCOL, "the server has assigned no address")
+        await self.context.configure_device(self._device, addressing)
+        link.set_addressing(addressing)
+        link.status["server"] = str(self._vpn.server)
         self._link = link
 
-    async def follow(self, link: VpnLink, keeper: Keeper) -> None:
-        """Act on what it says, until it has ended."""
-        while (step := await self._step()) is not None:
-            if step == "CONNECTED":
-                await self.adopt(link)
-                keeper.connected()
-            elif step == "RECONNECTING":
-                keeper.disconnected(f"connecting anew: {self._vpn.why}")
-            elif step == "DOWN":
-                await self.place.leave()
-        link.lose(self._ended.result().detail)
+    async def follow_states(self, link: VpnLink, monitor: LivenessMonitor) -> None:
+        """Act on the states of OpenVPN until the child ends; then report the link as lost."""
+        while (state := await self._next_state()) is not None:
+            if state == "CONNECTED":
+                await self.configure(link)
+                monitor.on_connected()
+            elif state == "RECONNECTING":
+                monitor.on_reconnecting(f"reconnecting: {self._vpn.state_detail}")
+            elif state == "DOWN":
+                await self.context.release_device()
+        link.mark_lost(self._ended.result().detail)
 
     async def received(self) -> int:
-        """Bytes from the server."""
+        """Return the number of bytes received so far."""
         return self._vpn.received
 
     async def restart_in_place(self) -> None:
-        """Connect anew with the device as it is."""
+        """Reconnect; the device stays."""
         self._vpn.restart_in_place()
 
     def renew(self) -> None:
-        """A changed password is asked for by a new connection in place; a changed file needs a new child."""
+        """Apply changed files: reconnect in place for a new password, replace the child for a new configuration."""
         try:
-            same = client_file(self._options).text == self._file.text
+            same = load_client_file(self._options).text == self._file.text
         except TunnelError as error:
             log.error("%s", error.detail)
             return
         if same:
             self._vpn.restart_in_place()
         elif self._link is not None:
-            self._link.lose("its configuration file, or one that it names, has changed")
+            self._link.mark_lost("the configuration file, or a file that it names, has changed")
 
 
 def _verify(options: OpenVpnOptions) -> None:
-    file = client_file(options)
+    file = load_client_file(options)
     if (options.user is None) != (options.password is None):
-        raise GatewayError("user and password_file belong together")
-    if file.asks_login and options.user is None:
-        raise GatewayError(f"config: {options.config} has auth-user-pass without a file: give user and password_file")
+        raise GatewayError("user and password_file must be set together")
+    if file.requires_login and options.user is None:
+        raise GatewayError(f"config: {options.config} has auth-user-pass without a file: set user and password_file")
 
 
 def _credentials(options: OpenVpnOptions) -> list[Credential]:
     try:
-        file = client_file(options)
+        file = load_client_file(options)
     except TunnelError:
         return []
     return [
         Credential("vpn", f"{options.config}: {each.name}", validity)
-        for each in file.kept
+        for each in file.directives
         if each.name in _CERTIFICATES and each.block is not None
         for validity in pem_validities("\n".join(each.block).encode())
     ]

@@ -1,4 +1,4 @@
-"""`kind: proxy`: a SOCKS5 proxy (RFC 1928, 1929), or an HTTP proxy by CONNECT (RFC 9110, 9.3.6)."""
+"""`kind: proxy`: a SOCKS5 proxy (RFC 1928, RFC 1929) or an HTTP proxy with CONNECT (RFC 9110, section 9.3.6)."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ class ProxyTunnel:
     """See `gateway.contracts.Tunnel`.
 
     Args:
-        options: What the configuration says.
+        options: The options of the tunnel.
     """
 
     def __init__(self, options: ProxyOptions) -> None:
@@ -26,21 +26,21 @@ class ProxyTunnel:
 
     @property
     def far_side(self) -> str:
-        """The proxy's URL."""
+        """The URL of the proxy."""
         return self._options.url
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
-        """Reach the proxy through `via`, and look at it from time to time."""
+        """See `gateway.contracts.Tunnel`: connect to the proxy once, and then probe it periodically."""
         progress(TunnelState.CONNECTING)
         link = ProxyLink(self._options, via)
-        await link.look()
-        watch = asyncio.create_task(link.watch())
+        await link.probe()
+        monitor = asyncio.create_task(link.monitor())
         try:
             yield link
         finally:
-            watch.cancel()
-            await asyncio.wait({watch})
+            monitor.cancel()
+            await asyncio.wait({monitor})
 
 
 def _verify(options: ProxyOptions) -> None:
@@ -51,6 +51,7 @@ def _verify(options: ProxyOptions) -> None:
 
 
 def _read_url(scheme: str, authority: str) -> dict[str, str]:
+    """Return the options in a URL: everything but the user stays in `url`."""
     user, at, host = authority.rpartition("@")
     return {"url": f"{scheme}://{host}"} | ({"user": unquote(user)} if at else {})
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from gateway.contracts import Link, Progress, TunnelState
 from gateway.errors import DialError, Reason, TunnelError
-from gateway.relay.sockets import hurry_retransmits
+from gateway.relay.sockets import cap_retransmit_interval
 from gateway.ssh import credentials, hostkeys
 from gateway.ssh.connect import connect
 from gateway.ssh.handshake_limiter import handshake_limiter
@@ -37,7 +37,7 @@ class SshTunnel:
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
         """See `gateway.contracts.Tunnel`. Keeps a pool of connections until the context ends."""
         first = await self._connect(via, progress)
-        network = f"{via.leads_to} > {self.far_side}"
+        network = f"{via.network_id} > {self.far_side}"
         link = SshLink(self._options, network, lambda: self._connect(via, _ignore_progress), progress)
         async with link.running(first):
             yield link
@@ -45,7 +45,7 @@ class SshTunnel:
     async def _connect(self, via: Link, progress: Progress) -> PooledConnection:
         options = self._options
         progress(TunnelState.CONNECTING)
-        async with handshake_limiter().slot(options.endpoint, via.leads_to):
+        async with handshake_limiter().slot(options.endpoint, via.network_id):
             conn = await connect(options, lambda: self._dial(via), progress, self._memory)
             return PooledConnection(conn, options)
 
@@ -61,7 +61,7 @@ class SshTunnel:
             ) from error
         except DialError as error:
             raise TunnelError(error.reason, error.detail) from error
-        hurry_retransmits(sock)
+        cap_retransmit_interval(sock)
         return sock
 
 

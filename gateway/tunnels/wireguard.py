@@ -1,4 +1,4 @@
-"""`kind: wireguard`: the kernel's device or wireguard-go as a child, in a network of its own."""
+"""`kind: wireguard`: a WireGuard device of the kernel or of wireguard-go, in a network context."""
 
 import asyncio
 import contextlib
@@ -7,27 +7,27 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
-from gateway.contracts import Link, Progress, TunnelState
+from gateway.contracts import LOCAL_NETWORK, Link, Progress, TunnelState
 from gateway.errors import Reason, TunnelError
 from gateway.tunnels import TunnelKind
-from gateway.vpn.keeper import Keeper
 from gateway.vpn.link import VpnLink
+from gateway.vpn.liveness_monitor import LivenessMonitor
+from gateway.vpn.network_context import create_context, new_device_name
 from gateway.vpn.options import WireGuardOptions, read_path
-from gateway.vpn.places import device_name, place_for
-from gateway.vpn.watching import watching
-from gateway.vpn.wireguard import WireGuard, device_file
+from gateway.vpn.task_scope import background_tasks
+from gateway.vpn.wireguard import WireGuard, load_wireguard_file
 
 log = logging.getLogger(__name__)
 
-_ANEW = 5.0
-"""Seconds between two beginnings while no peer has answered: names may lead elsewhere by then."""
+_HANDSHAKE_TIMEOUT = 5.0
+"""Seconds to wait for the first handshake before resolving the endpoints again: their addresses may have changed."""
 
 
 class WireGuardTunnel:
     """See `gateway.contracts.Tunnel`.
 
     Args:
-        options: What the configuration says.
+        options: The options of the tunnel.
     """
 
     def __init__(self, options: WireGuardOptions) -> None:
@@ -35,110 +35,111 @@ class WireGuardTunnel:
 
     @property
     def far_side(self) -> str:
-        """The configuration file."""
+        """The path of the configuration file."""
         return str(self._options.config)
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
-        """Make the device, wait for a peer's handshake, and watch it until the context ends."""
+        """See `gateway.contracts.Tunnel`: create the device, wait for a handshake, and monitor it."""
         options = self._options
-        if via.leads_to != "here":
-            detail = f"WireGuard is UDP, which {via.leads_to} does not carry: remove via"
+        if via.network_id != LOCAL_NETWORK:
+            detail = f"WireGuard uses UDP, which {via.network_id} cannot carry: remove via"
             raise TunnelError(Reason.PROTOCOL, detail, fatal=True)
         progress(TunnelState.CONNECTING)
         async with AsyncExitStack() as stack:
-            device = device_name("w")
-            place = place_for(options.isolation, device)
-            stack.callback(place.close)
-            stack.push_async_callback(place.leave)
-            wireguard = WireGuard(options, device, place)
+            device = new_device_name("w")
+            context = create_context(options.isolation, device)
+            stack.callback(context.close)
+            stack.push_async_callback(context.release_device)
+            wireguard = WireGuard(options, device, context)
             stack.push_async_callback(wireguard.stop)
             addressing = await wireguard.start()
-            await self._connected(wireguard, progress)
-            run = _Run(wireguard)
-            stack.callback(run.close)
-            link = VpnLink(place, f"here > {self.far_side}", options.silence.patience, run.renew)
+            await self._wait_for_handshake(wireguard, progress)
+            active = _ActiveDevice(wireguard)
+            stack.callback(active.close)
+            link = VpnLink(context, f"here > {self.far_side}", options.silence.thresholds, active.renew)
             stack.callback(link.close)
-            run.link = link
-            link.address(addressing)
-            link.told["device"] = "kernel" if wireguard.kernel else "wireguard-go"
-            keeper = Keeper(link, progress, run.received, run.connect_anew)
-            async with watching(link, keeper.run(), run.follow()):
+            active.link = link
+            link.set_addressing(addressing)
+            link.status["device"] = "kernel" if wireguard.in_kernel else "wireguard-go"
+            monitor = LivenessMonitor(link, progress, active.received, active.reconnect)
+            async with background_tasks(link, monitor.run(), active.wait_for_child()):
                 yield link
 
-    async def _connected(self, wireguard: WireGuard, progress: Progress) -> None:
+    async def _wait_for_handshake(self, wireguard: WireGuard, progress: Progress) -> None:
         """Wait for the first handshake.
 
         Raises:
-            TunnelError: There was none for long enough.
+            TunnelError: There is none after `silence.restart`.
         """
-        silence, began = self._options.silence, time.monotonic()
-        told = False
+        silence, started = self._options.silence, time.monotonic()
+        reported = False
         while True:
             try:
-                async with asyncio.timeout(_ANEW):
-                    return await wireguard.handshake()
+                async with asyncio.timeout(_HANDSHAKE_TIMEOUT):
+                    return await wireguard.wait_for_handshake()
             except TimeoutError:
-                waited = time.monotonic() - began
-            detail = f"no handshake with {wireguard.server}: it is not reached, or a key is wrong"
+                waited = time.monotonic() - started
+            detail = f"no handshake with {wireguard.server}: the peer is unreachable, or a key is wrong"
             if waited >= silence.restart:
                 raise TunnelError(Reason.TIMEOUT, detail)
-            if waited >= self._options.connect_timeout and not told:
-                told = True
+            if waited >= self._options.connect_timeout and not reported:
+                reported = True
                 progress(TunnelState.BACKOFF, Reason.TIMEOUT, f"{detail}; still trying")
-            await wireguard.connect_anew()
+            await wireguard.reconnect()
 
 
-class _Run:
-    """What is done with an open device."""
+class _ActiveDevice:
+    """A device after its first handshake, and its link."""
 
     def __init__(self, wireguard: WireGuard) -> None:
         self._wireguard = wireguard
-        self._renewing: asyncio.Task[None] | None = None
+        self._renewal: asyncio.Task[None] | None = None
         self.link: VpnLink | None = None
 
     async def received(self) -> int:
-        """Bytes from the peers; the age of the last handshake goes to the status."""
-        vital = await self._wireguard.vital()
+        """Return the number of bytes received so far; update the endpoints and the handshake age in the status."""
+        status = await self._wireguard.status()
         if self.link is not None:
-            self.link.told["server"] = ", ".join(vital.endpoints)
-            if vital.handshake:
-                self.link.told["handshake_age_seconds"] = max(0.0, round(time.time() - vital.handshake, 1))
-        return vital.received
+            self.link.status["server"] = ", ".join(status.endpoints)
+            if status.last_handshake:
+                age = max(0.0, round(time.time() - status.last_handshake, 1))
+                self.link.status["handshake_age_seconds"] = age
+        return status.received
 
-    async def connect_anew(self) -> None:
-        """Begin again with every peer, at the address that its name has now."""
+    async def reconnect(self) -> None:
+        """Set the peers again, at the current addresses of their endpoints."""
         try:
-            await self._wireguard.connect_anew()
+            await self._wireguard.reconnect()
         except TunnelError as error:
-            log.warning("%s", error.detail)  # the next time, perhaps; without a child it ends by itself
+            log.warning("%s", error.detail)  # the monitor tries again, and replaces the device in the end
 
     def renew(self) -> None:
-        """The file or a key changed: keys and peers are set in place; for anything else the device is made anew."""
+        """Apply changed files: set new keys and peers in place, replace the device for other changes."""
         try:
-            same = self._wireguard.reread()
+            same = self._wireguard.reload_file()
         except TunnelError as error:
             log.error("%s", error.detail)
             return
         if same:
-            self._renewing = asyncio.create_task(self.connect_anew())
+            self._renewal = asyncio.create_task(self.reconnect())
         elif self.link is not None:
-            self.link.lose("its configuration file has changed")
+            self.link.mark_lost("the configuration file has changed")
 
     def close(self) -> None:
-        """Stop what is under way."""
-        if self._renewing is not None:
-            self._renewing.cancel()
+        """Cancel a renewal that is in progress."""
+        if self._renewal is not None:
+            self._renewal.cancel()
 
-    async def follow(self) -> None:
-        """Until the child is gone."""
-        why = await self._wireguard.ended()
+    async def wait_for_child(self) -> None:
+        """Report the link as lost when wireguard-go ends."""
+        why = await self._wireguard.wait()
         if self.link is not None:
-            self.link.lose(why)
+            self.link.mark_lost(why)
 
 
 def _verify(options: WireGuardOptions) -> None:
-    device_file(options)
+    load_wireguard_file(options)
 
 
 KIND = TunnelKind(

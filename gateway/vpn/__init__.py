@@ -1,1 +1,1 @@
-"""OpenVPN and WireGuard: the child, its device, the network it is in, and whether anything still comes through."""
+"""OpenVPN and WireGuard tunnels: child processes, network devices, network namespaces and liveness checks."""

@@ -1,4 +1,4 @@
-"""A child process: its lines go to a function, and it never outlives us."""
+"""Child processes: their output goes to a callback, and they end when the gateway ends."""
 
 import asyncio
 import logging
@@ -13,21 +13,21 @@ from gateway.text import one_line
 
 log = logging.getLogger(__name__)
 
-_LEASH = Path(__file__).with_name("leash.py")
-_GRACE = 3.0
-_LONGEST = 1000
-"""Characters of a line that are looked at."""
+_PDEATHSIG_EXEC = Path(__file__).with_name("pdeathsig_exec.py")
+_TERMINATE_TIMEOUT = 3.0
+_MAX_LINE = 1000
+"""Characters of an output line to pass on."""
 _INHERITED = ("LANG", "LC_ALL", "TZ")
-"""Of our environment, where there are passwords too (GATEWAY_…)."""
+"""Environment variables to pass on. The others may hold passwords (`GATEWAY_…`)."""
 
 
-def program(name: str) -> str | None:
-    """Where a program is, looked up on PATH and where Debian puts those of administrators."""
+def find_program(name: str) -> str | None:
+    """Return the path of a program from PATH, /usr/sbin or /sbin; None if it is not installed."""
     return shutil.which(name, path=_path())
 
 
-def clean_environment() -> dict[str, str]:
-    """The environment of programs that have nothing to do with our configuration."""
+def minimal_environment() -> dict[str, str]:
+    """Return an environment without the gateway's own variables: PATH, locale and time zone."""
     return {"PATH": _path()} | {name: os.environ[name] for name in _INHERITED if name in os.environ}
 
 
@@ -36,76 +36,76 @@ def _path() -> str:
 
 
 class Child:
-    """One running program.
+    """A running child process.
 
     Args:
-        process: It.
-        heard: Called with each line it prints.
+        process: The process, with its output on a pipe. The child owns it.
+        on_line: Called with each line of output.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, heard: Callable[[str], None]) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, on_line: Callable[[str], None]) -> None:
         self._process = process
-        self._reading = asyncio.create_task(self._read(heard))
+        self._reader = asyncio.create_task(self._read_output(on_line))
 
     @classmethod
     async def start(
         cls,
         command: Sequence[str],
         package: str,
-        heard: Callable[[str], None],
+        on_line: Callable[[str], None],
         environment: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
-        rights: str = "all",
+        privileges: str = "all",
     ) -> "Child":
-        """Start it.
+        """Start a program.
 
         Args:
             command: The program and its arguments.
-            package: What to install where it is missing.
-            heard: Called with each line it prints.
-            environment: Added to `clean_environment`.
-            pass_fds: Descriptors that it inherits.
-            rights: What it may do, as `leash.py` takes it.
+            package: The package to install if the program is missing.
+            on_line: Called with each line of output.
+            environment: Variables to add to `minimal_environment`.
+            pass_fds: File descriptors that the program inherits.
+            privileges: The PRIVILEGES argument of `pdeathsig_exec.py`.
 
         Raises:
-            TunnelError: It is not installed.
+            TunnelError: The program is not installed.
         """
-        found = program(command[0])
-        if found is None:
+        program = find_program(command[0])
+        if program is None:
             raise TunnelError(
                 Reason.PROTOCOL, f"{command[0]} is not installed: install the package {package}", fatal=True
             )
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), rights, found, *command[1:],
+            sys.executable, "-I", "-S", str(_PDEATHSIG_EXEC), str(os.getpid()), privileges, program, *command[1:],
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={**clean_environment(), **(environment or {})},
+            env={**minimal_environment(), **(environment or {})},
             cwd="/",
             pass_fds=pass_fds,
-            start_new_session=True,  # Ctrl-C is for us, who end it when nobody needs it any more
+            start_new_session=True,  # Ctrl-C must reach only the gateway, which stops its children in order
         )  # fmt: skip
-        return cls(process, heard)
+        return cls(process, on_line)
 
-    async def _read(self, heard: Callable[[str], None]) -> None:
+    async def _read_output(self, on_line: Callable[[str], None]) -> None:
         stream = self._process.stdout
         while stream is not None and (line := await stream.readline()):
-            heard(one_line(line.decode(errors="replace"), _LONGEST))
+            on_line(one_line(line.decode(errors="replace"), _MAX_LINE))
 
-    async def ended(self) -> int:
-        """Wait until it has ended and its last line was heard; gives its exit code."""
-        await asyncio.wait({self._reading})
+    async def wait(self) -> int:
+        """Wait until the process has ended and its output has been read; return its exit code."""
+        await asyncio.wait({self._reader})
         return await self._process.wait()
 
     async def stop(self) -> None:
-        """End it: asked first, then killed."""
+        """Terminate the process, and kill it if it does not end within 3 seconds."""
         if self._process.returncode is None:
             self._process.terminate()
             try:
-                async with asyncio.timeout(_GRACE):
+                async with asyncio.timeout(_TERMINATE_TIMEOUT):
                     await self._process.wait()
             except TimeoutError:
                 self._process.kill()
                 await self._process.wait()
-        self._reading.cancel()
-        await asyncio.wait({self._reading})
+        self._reader.cancel()
+        await asyncio.wait({self._reader})

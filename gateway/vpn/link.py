@@ -1,4 +1,4 @@
-"""A VPN as a link: sockets that leave by its device."""
+"""A VPN as a link: its sockets leave through the VPN device."""
 
 import asyncio
 import contextlib
@@ -8,56 +8,63 @@ import time
 from collections.abc import Callable
 from math import inf
 
-from gateway.contracts import Ending, Endpoint, Phases, Relay, Stream
+from gateway.contracts import CloseReason, Endpoint, Phases, Relay, Stream
 from gateway.errors import DialError
 from gateway.measure import Histogram, Tap
 from gateway.relay.dial import DIAL_TIMEOUT, dial
-from gateway.relay.straight import StraightRelay
+from gateway.relay.socket_relay import SocketRelay
 from gateway.vpn.addressing import Addressing
-from gateway.vpn.echo import Echo
-from gateway.vpn.names import Names
-from gateway.vpn.places import Place
-from gateway.vpn.vitals import Patience, Vitals
+from gateway.vpn.dns import VpnResolver
+from gateway.vpn.icmp import EchoMonitor
+from gateway.vpn.liveness import Liveness, Thresholds
+from gateway.vpn.network_context import NetworkContext
 
-_SAID_BY_THE_PEER = (errno.ECONNREFUSED, errno.ECONNRESET)
+_ERRORS_FROM_PEER = (errno.ECONNREFUSED, errno.ECONNRESET)
+"""Errors that only a packet from the far side causes. The local kernel reports a missing route with others."""
 
 
 class VpnLink:
     """See `gateway.contracts.Link`.
 
     Args:
-        place: Where sockets are made.
-        leads_to: What it is called.
-        patience: How long silence may last.
-        renewed: Called when keys or certificates changed.
+        context: The network context that creates the sockets. The caller closes it.
+        network_id: See `gateway.contracts.Link`.
+        thresholds: When the VPN counts as unresponsive.
+        on_renew: Called when keys or certificates have changed.
     """
 
     dial_phase = "tcp"
 
-    def __init__(self, place: Place, leads_to: str, patience: Patience, renewed: Callable[[], None]) -> None:
-        self.leads_to = leads_to
-        self.vitals = Vitals(patience, time.monotonic())
-        self.told: dict[str, object] = {}
-        """What the status tells; whoever keeps the link adds to it."""
-        self._place = place
-        self._names = Names(place)
-        self._echo = Echo(place, self._answered)
+    def __init__(
+        self, context: NetworkContext, network_id: str, thresholds: Thresholds, on_renew: Callable[[], None]
+    ) -> None:
+        self.network_id = network_id
+        self.liveness = Liveness(thresholds, time.monotonic())
+        self.status: dict[str, object] = {}
+        """Entries of `details` that the tunnel adds."""
+        self._context = context
+        self._resolver = VpnResolver(context)
+        self._echo = EchoMonitor(context, self._on_echo_reply)
         self._rtt: float | None = None
-        self._renewed = renewed
+        self._on_renew = on_renew
         self._relays: set[Relay] = set()
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._addresses: tuple[object, ...] | None = None
 
-    def address(self, wanted: Addressing) -> None:
-        """The device has been set up like this; connections from an address that it had before are reset."""
-        if self._addresses is not None and self._addresses != wanted.addresses:
+    def set_addressing(self, addressing: Addressing) -> None:
+        """Use the name servers and echo hosts of new device settings; reset all clients if the addresses changed.
+
+        Args:
+            addressing: The settings that the device has now.
+        """
+        if self._addresses is not None and self._addresses != addressing.addresses:
             self.reset_all()
-        self._addresses = wanted.addresses
-        self._names.learn(wanted)
-        for peer in (*wanted.gateways, *wanted.peers, *wanted.servers):
-            self._echo.learn(peer)
-        self.told["addresses"] = [str(each.ip) for each in wanted.carried]
-        self.told["name_servers"] = [str(each) for each in wanted.servers]
+        self._addresses = addressing.addresses
+        self._resolver.configure(addressing)
+        for peer in (*addressing.gateways, *addressing.peers, *addressing.name_servers):
+            self._echo.add_host(peer)
+        self.status["addresses"] = [str(each.ip) for each in addressing.usable_addresses]
+        self.status["name_servers"] = [str(each) for each in addressing.name_servers]
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """See `gateway.contracts.Link`; counts the phases `dns` and `tcp`."""
@@ -67,47 +74,50 @@ class VpnLink:
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
         """See `gateway.contracts.Link`."""
-        relay = StraightRelay(client, await self._dial(to, Phases(), min(DIAL_TIMEOUT, within)), latency, tap)
+        relay = SocketRelay(client, await self._dial(to, Phases(), min(DIAL_TIMEOUT, within)), latency, tap)
         self._relays.add(relay)
         relay.ended.add_done_callback(lambda _: self._relays.discard(relay))
         return relay
 
     async def _dial(self, to: Endpoint, timed: Phases, timeout: float) -> Stream:  # noqa: ASYNC109
-        self.vitals.ask_dial(time.monotonic())
+        self.liveness.record_dial(time.monotonic())
         try:
-            sock = await dial(to, timed, timeout, self._names.resolve, self._place.make)
+            sock = await dial(to, timed, timeout, self._resolver.resolve, self._context.create_socket)
         except DialError as error:
-            # Not what our own kernel says where a route is missing.
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _SAID_BY_THE_PEER:
-                self.vitals.hear(time.monotonic())
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _ERRORS_FROM_PEER:
+                self.liveness.record_reply(time.monotonic())
             raise
-        self.vitals.hear(time.monotonic())
-        with contextlib.suppress(ValueError, OSError):  # a name's scope, or it is gone already
-            self._echo.learn(ipaddress.ip_address(sock.getpeername()[0]))
+        self.liveness.record_reply(time.monotonic())
+        with contextlib.suppress(ValueError, OSError):  # an address with a scope, or a socket that was reset already
+            self._echo.add_host(ipaddress.ip_address(sock.getpeername()[0]))
         return sock
 
-    def ask(self) -> None:
-        """Send echo requests into the VPN."""
-        if self._echo.ask():
-            self.vitals.ask_echo(time.monotonic())
+    def send_echo_requests(self) -> None:
+        """Send echo requests through the VPN."""
+        if self._echo.send_requests():
+            self.liveness.record_echo_request(time.monotonic())
 
-    def doubt_the_silent(self) -> None:
-        """Something came through: see `gateway.vpn.echo.Echo`."""
-        self._echo.doubt_the_silent()
+    def ignore_unresponsive_hosts(self) -> None:
+        """See `gateway.vpn.icmp.EchoMonitor`."""
+        self._echo.ignore_unresponsive_hosts()
 
-    def _answered(self, seconds: float) -> None:
+    def _on_echo_reply(self, seconds: float) -> None:
         self._rtt = seconds
-        self.vitals.hear(time.monotonic())
+        self.liveness.record_reply(time.monotonic())
 
-    def lose(self, why: str) -> None:
-        """It is over."""
+    def mark_lost(self, why: str) -> None:
+        """Report the link as lost.
+
+        Args:
+            why: The cause, as `lost` returns it.
+        """
         if not self._lost.done():
             self._lost.set_result(why)
 
     def reset_all(self) -> None:
         """Reset every client."""
         for relay in list(self._relays):
-            relay.abort(Ending.LINK_LOST)
+            relay.abort(CloseReason.LINK_LOST)
 
     async def lost(self) -> str:
         """See `gateway.contracts.Link`."""
@@ -115,18 +125,18 @@ class VpnLink:
 
     def renew(self) -> None:
         """See `gateway.contracts.Link`."""
-        self._renewed()
+        self._on_renew()
 
     def rtt(self) -> float | None:
-        """See `gateway.contracts.Link`; of the last echo request that was answered."""
+        """See `gateway.contracts.Link`: the round-trip time of the last echo reply."""
         return self._rtt
 
     def details(self) -> dict[str, object]:
         """See `gateway.contracts.Link`."""
-        return self.told | {"connections": 1, "clients": len(self._relays)}
+        return self.status | {"connections": 1, "clients": len(self._relays)}
 
     def close(self) -> None:
-        """Reset every client, and stop asking."""
+        """Reset every client, close the echo sockets, and report the link as lost."""
         self._echo.close()
         self.reset_all()
-        self.lose("it was closed")
+        self.mark_lost("the tunnel was closed")

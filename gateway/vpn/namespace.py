@@ -1,7 +1,7 @@
-"""A network namespace without a name: it lives as long as somebody holds it, so nothing outlives a killed gateway.
+"""Anonymous network namespaces: the kernel removes one with its last user, even if the gateway is killed.
 
-A thread can be in another network namespace than its process (network_namespaces(7)). Sockets belong for ever to the
-namespace in which they were made, so one thread that lives there makes them, and the event loop uses them.
+A thread can be in another network namespace than its process (network_namespaces(7)). A socket stays in the namespace
+in which it was created. Therefore a thread in the namespace creates the sockets, and the event loop uses them.
 """
 
 import ctypes
@@ -20,16 +20,16 @@ _T = TypeVar("_T")
 
 
 class Namespace:
-    """One of our own, empty but for its loopback device.
+    """A new network namespace, with only a loopback device.
 
     Raises:
-        TunnelError: We may not make one.
+        TunnelError: The gateway lacks the capabilities to create one; fatal.
     """
 
     def __init__(self) -> None:
         self.fd = -1
-        # Making a socket takes microseconds, and must not wait for a name server.
-        self._makers = ThreadPoolExecutor(1, "vpn-socket", self._enter)
+        # A thread of its own: creating a socket takes microseconds and must not wait behind a DNS query.
+        self._socket_thread = ThreadPoolExecutor(1, "vpn-socket", self._enter)
         self._workers = ThreadPoolExecutor(_WORKERS, "vpn", self._enter)
         try:
             self.fd = ThreadPoolExecutor(1, "vpn-new").submit(_unshare).result()
@@ -37,31 +37,47 @@ class Namespace:
             self.close()
             raise TunnelError(
                 Reason.PERMISSION,
-                f"a network namespace cannot be made ({error.strerror}): it needs CAP_SYS_ADMIN and CAP_NET_ADMIN;"
-                " with `isolation: device` NET_ADMIN is enough",
+                f"cannot create a network namespace ({error.strerror}): CAP_SYS_ADMIN and CAP_NET_ADMIN are required;"
+                " `isolation: device` requires only NET_ADMIN",
                 fatal=True,
             ) from error
 
     def _enter(self) -> None:
         _set_namespace(self.fd)
 
-    def make(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """A socket in it, made at once."""
+    def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        """Create a socket in the namespace; blocks for microseconds.
+
+        Args:
+            family: As for `socket.socket`.
+            kind: As for `socket.socket`.
+            protocol: As for `socket.socket`.
+
+        Raises:
+            OSError: The socket cannot be created, or the namespace is closed (ENETDOWN).
+        """
         try:
-            return self._makers.submit(socket.socket, family, kind, protocol).result()
-        except RuntimeError as error:  # closed meanwhile
+            return self._socket_thread.submit(socket.socket, family, kind, protocol).result()
+        except RuntimeError as error:  # the executor is shut down
             raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from error
 
     def submit(self, job: Callable[[], _T]) -> "Future[_T]":
-        """Run a blocking `job` in a thread that is in it; a child that it starts is in it too."""
+        """Run a blocking function in a thread of the namespace; its child processes are in the namespace as well.
+
+        Args:
+            job: The function.
+
+        Raises:
+            OSError: The namespace is closed (ENETDOWN).
+        """
         try:
             return self._workers.submit(job)
         except RuntimeError as error:
             raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from error
 
     def close(self) -> None:
-        """Let go of it: the kernel removes it with its devices once the last socket in it is closed."""
-        self._makers.shutdown(wait=False, cancel_futures=True)
+        """Release the namespace: the kernel removes it, with its devices, when its last socket is closed."""
+        self._socket_thread.shutdown(wait=False, cancel_futures=True)
         self._workers.shutdown(wait=False, cancel_futures=True)
         if self.fd >= 0:
             os.close(self.fd)
@@ -69,21 +85,21 @@ class Namespace:
 
 
 def _unshare() -> int:
-    """Leave the process's namespace for a new one, in this thread only; gives a descriptor that holds it."""
-    _checked(_libc().unshare(_CLONE_NEWNET))
+    """Move this thread to a new network namespace; return a file descriptor of the namespace."""
+    _check(_libc().unshare(_CLONE_NEWNET))
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _set_namespace(fd: int) -> None:
-    _checked(_libc().setns(fd, _CLONE_NEWNET))
+    _check(_libc().setns(fd, _CLONE_NEWNET))
 
 
 def _libc() -> ctypes.CDLL:
-    # os.unshare and os.setns came with Python 3.12.
+    # os.unshare and os.setns require Python 3.12.
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _checked(result: int) -> None:
+def _check(result: int) -> None:
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

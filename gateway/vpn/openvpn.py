@@ -1,4 +1,4 @@
-"""One run of the `openvpn` program, driven by its management interface."""
+"""One run of the `openvpn` program, controlled through its management interface."""
 
 import asyncio
 import logging
@@ -11,27 +11,30 @@ from gateway.errors import Reason, TunnelError
 from gateway.vpn.addressing import Addressing
 from gateway.vpn.child import Child
 from gateway.vpn.openvpn_file import ClientFile
-from gateway.vpn.openvpn_management import Management
-from gateway.vpn.openvpn_words import Trouble, addressing, graver, trouble_in
+from gateway.vpn.openvpn_log import Failure, more_specific, parse_failure
+from gateway.vpn.openvpn_management import ManagementInterface
+from gateway.vpn.openvpn_updown import parse_updown
 from gateway.vpn.options import OpenVpnOptions
 
 log = logging.getLogger(__name__)
 
-_EXPLAINS = 0.3
-"""Seconds that a child's last words take to arrive after it ended."""
-_PACE = 1.0
-"""Seconds between two of its attempts."""
+_LOG_DELAY = 0.3
+"""Seconds to wait, after the child has ended, for its last messages on the management interface."""
+_RETRY_PAUSE = 1.0
+"""Seconds between two connection attempts of the child."""
 
 
 class OpenVpn:
-    """The child and what is known of it.
+    """The child process and its state.
 
     Args:
-        options: What the configuration says.
-        file: The client's file.
-        device: What to call its device.
-        redirect: Where to connect instead of a server's own address; None: there.
-        changed: Called when the connection comes, goes, or makes a step.
+        options: The options of the tunnel.
+        file: The client's configuration file.
+        device: The name for the device.
+        redirect: Returns the address to connect to instead of a server, given the server and the protocol; None:
+            connect to the server itself. Raises `TunnelError` if the server cannot be reached in this way.
+        on_state: Called with each state of the connection, as `>STATE:` names it, and with `DOWN` when the device is
+            about to disappear.
     """
 
     def __init__(
@@ -40,47 +43,51 @@ class OpenVpn:
         file: ClientFile,
         device: str,
         redirect: Callable[[Endpoint, str], Endpoint | None],
-        changed: Callable[[str], None],
+        on_state: Callable[[str], None],
     ) -> None:
-        self.state = ""
-        """The last word of `>STATE:`, such as CONNECTED."""
-        self.why = ""
+        self.state_detail = ""
+        """The description of the last state, such as the cause of RECONNECTING."""
         self.received = 0
-        self.trouble: Trouble | None = None
-        self.pushed: Addressing | None = None
+        """Bytes received from the server so far."""
+        self.failure: Failure | None = None
+        """The most specific failure since the last successful connection."""
+        self.addressing: Addressing | None = None
+        """The device settings that the server pushed last."""
         self.server: Endpoint | None = None
         self._options = options
-        self._file = file if options.user is None else file.asking()
+        self._file = file if options.user is None else file.with_login_query()
         self._device = device
         self._redirect = redirect
-        self._changed = changed
-        self._management = Management(self._heard)
+        self._on_state = on_state
+        self._management = ManagementInterface(self._on_notification)
         self._child: Child | None = None
-        self._variables: dict[str, str] = {}
+        self._environment: dict[str, str] = {}
 
     async def start(self) -> None:
-        """Start the child.
+        """Start the child process.
 
         Raises:
             TunnelError: It cannot be started.
         """
         file = self._file
-        for name in file.left_out:
-            log.warning("%s: %s is left out (docs/vpn.md)", self._options.config, name)
+        for name in file.ignored:
+            log.warning("%s: %s is ignored (docs/vpn.md)", self._options.config, name)
         user = await self._management.listen()
-        # A file in memory: the configuration may hold keys.
+        # An in-memory file, because the configuration may contain keys.
         memory = os.memfd_create("openvpn")
         try:
             os.write(memory, file.text.encode())
-            rights = "net_admin" if user is None else f"net_admin:{user}"
+            privileges = "net_admin" if user is None else f"net_admin:{user}"
             command = self._command(memory)
-            self._child = await Child.start(command, "openvpn", self._printed, pass_fds=[memory], rights=rights)
+            self._child = await Child.start(
+                command, "openvpn", self._on_output, pass_fds=[memory], privileges=privileges
+            )
         finally:
             os.close(memory)
 
     def _command(self, memory: int) -> list[str]:
         return [
-            # What a <connection> inherits stands before the file.
+            # Options that a <connection> block inherits must precede the file.
             "openvpn", "--connect-retry", "1", "2", "--server-poll-timeout", "5", "--allow-compression", "no",
             "--config", f"/dev/fd/{memory}",
             "--dev", self._device, "--dev-type", self._file.layer, "--ifconfig-noexec", "--route-noexec",
@@ -91,113 +98,122 @@ class OpenVpn:
             "--management-up-down", "--management-query-remote", "--management-query-passwords",
         ]  # fmt: skip
 
-    async def ended(self) -> TunnelError:
-        """Wait until the child has ended by itself; says why."""
-        code = await self._child.ended() if self._child else 0
-        await asyncio.sleep(_EXPLAINS)
-        return self.error(f"openvpn ended with code {code}")
+    async def wait(self) -> TunnelError:
+        """Wait until the child process ends by itself; return the cause."""
+        code = await self._child.wait() if self._child else 0
+        await asyncio.sleep(_LOG_DELAY)
+        return self.error(f"openvpn ended with exit code {code}")
 
-    def error(self, otherwise: str) -> TunnelError:
-        """What stands in the way, as far as it has said."""
-        trouble = self.trouble or Trouble(Reason.RESET, otherwise)
-        return TunnelError(trouble.reason, trouble.detail, fatal=trouble.fatal)
+    def error(self, default: str) -> TunnelError:
+        """Return the last failure as an error.
+
+        Args:
+            default: The detail if the child has reported no failure.
+        """
+        failure = self.failure or Failure(Reason.RESET, default)
+        return TunnelError(failure.reason, failure.detail, fatal=failure.fatal)
 
     def restart_in_place(self) -> None:
-        """Connect anew; the device and its addresses stay (persist-tun), and so do the connections through it."""
-        self._management.say("signal SIGUSR1")
+        """Reconnect; the device, its addresses and the connections through it stay (persist-tun)."""
+        self._management.send("signal SIGUSR1")
 
     async def stop(self) -> None:
-        """End the child."""
-        self._management.say("signal SIGTERM")
+        """Stop the child process and close its management interface."""
+        self._management.send("signal SIGTERM")
         if self._child is not None:
             await self._child.stop()
         await self._management.close()
 
-    def _printed(self, line: str) -> None:
+    def _on_output(self, line: str) -> None:
         log.debug("openvpn: %s", line)
-        trouble = trouble_in(re.sub(r"/dev/fd/\d+(?::(\d+))?", self._place, line))
-        if trouble is not None:
-            self.trouble = graver(self.trouble, trouble)
+        failure = parse_failure(re.sub(r"/dev/fd/\d+(?::(\d+))?", self._config_location, line))
+        if failure is not None:
+            self.failure = more_specific(self.failure, failure)
 
-    def _place(self, found: re.Match[str]) -> str:
-        line = f":{self._file.line(int(found[1]))}" if found[1] else ""
+    def _config_location(self, found: re.Match[str]) -> str:
+        """Return the operator's file and line for a location in the file that the child reads."""
+        line = f":{self._file.source_line(int(found[1]))}" if found[1] else ""
         return f"{self._options.config}{line}"
 
-    def _heard(self, about: str, rest: str) -> None:
-        if about == "HOLD":
-            self._management.say("state on")
-            self._management.say("bytecount 1")
-            first = rest.endswith(":0")
-            asyncio.get_running_loop().call_later(0.0 if first else _PACE, self._management.say, "hold release")
-        elif about == "STATE":
-            self._step(rest.split(","))
-        elif about == "BYTECOUNT":
-            self.received = int(rest.split(",", maxsplit=1)[0])
-        elif about == "REMOTE":
-            self._remote(rest)
-        elif about == "PASSWORD":
-            self._asked(rest)
-        elif about == "UPDOWN":
-            self._variable(rest)
-        elif about == "FATAL":
-            self.trouble = graver(
-                self.trouble, trouble_in(rest) or Trouble(Reason.PROTOCOL, rest, fatal=True, weight=3)
-            )
+    def _on_notification(self, kind: str, text: str) -> None:
+        if kind == "HOLD":
+            self._management.send("state on")
+            self._management.send("bytecount 1")
+            first = text.endswith(":0")
+            pause = 0.0 if first else _RETRY_PAUSE
+            asyncio.get_running_loop().call_later(pause, self._management.send, "hold release")
+        elif kind == "STATE":
+            self._on_state_notification(text.split(","))
+        elif kind == "BYTECOUNT":
+            self.received = int(text.split(",", maxsplit=1)[0])
+        elif kind == "REMOTE":
+            self._on_remote(text)
+        elif kind == "PASSWORD":
+            self._on_password(text)
+        elif kind == "UPDOWN":
+            self._on_updown(text)
+        elif kind == "FATAL":
+            failure = parse_failure(text) or Failure(Reason.PROTOCOL, text, fatal=True, specificity=3)
+            self.failure = more_specific(self.failure, failure)
 
-    def _step(self, words: list[str]) -> None:
-        self.state = words[1]
-        self.why = words[2] if len(words) > 2 else ""
-        if self.state == "CONNECTED":
-            self.trouble = None
-        self._changed(self.state)
+    def _on_state_notification(self, fields: list[str]) -> None:
+        state = fields[1]
+        self.state_detail = fields[2] if len(fields) > 2 else ""
+        if state == "CONNECTED":
+            self.failure = None
+        self._on_state(state)
 
-    def _remote(self, rest: str) -> None:
-        host, port, protocol = rest.split(",")[:3]
+    def _on_remote(self, text: str) -> None:
+        """Choose the address that the child connects to."""
+        host, port, protocol = text.split(",")[:3]
         self.server = Endpoint(host, int(port))
         try:
-            there = self._redirect(self.server, protocol)
+            address = self._redirect(self.server, protocol)
         except TunnelError as error:
-            self.trouble = Trouble(error.reason, error.detail, error.fatal, weight=5)
-            self._management.say("signal SIGTERM")
+            self._give_up(Failure(error.reason, error.detail, error.fatal, specificity=5))
             return
-        self._management.say(f"remote MOD {there.host} {there.port}" if there else "remote ACCEPT")
+        self._management.send(f"remote MOD {address.host} {address.port}" if address else "remote ACCEPT")
 
-    def _asked(self, rest: str) -> None:
-        question = re.match(r"Need '([^']+)' (username/password|password)", rest)
-        if question is None:
-            if rest.startswith("Verification Failed"):
-                self.trouble = Trouble(Reason.AUTH, f"the server refuses the login: {rest}", fatal=True, weight=4)
+    def _on_password(self, text: str) -> None:
+        """Answer a request for a login or a passphrase."""
+        request = re.match(r"Need '([^']+)' (username/password|password)", text)
+        if request is None:
+            if text.startswith("Verification Failed"):
+                detail = f"the server refuses the login: {text}"
+                self.failure = Failure(Reason.AUTH, detail, fatal=True, specificity=4)
             return
-        kind, what = question[1], question[2]
+        kind, fields = request[1], request[2]
         options = self._options
-        # Another asks for itself, such as a proxy that the file names.
+        # The gateway has no login for other kinds, such as a proxy that the file names.
         secret = {"Private Key": options.key_password, "Auth": options.password}.get(kind)
         key = {"Private Key": "key_password_file", "Auth": "user and password_file"}.get(kind, "a login in the file")
-        if secret is None or (what.startswith("username") and options.user is None):
-            self.trouble = Trouble(
-                Reason.AUTH, f"OpenVPN asks for a secret ({kind}): give {key}", fatal=True, weight=5
-            )
-            self._management.say("signal SIGTERM")
+        if secret is None or (fields.startswith("username") and options.user is None):
+            detail = f"OpenVPN requests a secret ({kind}): set {key}"
+            self._give_up(Failure(Reason.AUTH, detail, fatal=True, specificity=5))
             return
         try:
             value = secret.reveal()
         except OSError as error:
             detail = f"{error.filename}: {error.strerror}"
-            self.trouble = Trouble(Reason.AUTH, detail, fatal=True, weight=5)
-            self._management.say("signal SIGTERM")
+            self._give_up(Failure(Reason.AUTH, detail, fatal=True, specificity=5))
             return
-        if what.startswith("username"):
-            self._management.say_secret("username", kind, options.user or "")
-        self._management.say_secret("password", kind, value)
+        if fields.startswith("username"):
+            self._management.send_credential("username", kind, options.user or "")
+        self._management.send_credential("password", kind, value)
 
-    def _variable(self, rest: str) -> None:
-        if rest == "UP":
-            self._variables = {}
-        elif rest == "DOWN":
-            self._changed("DOWN")
-        elif rest == "ENV,END":
-            if self._variables.get("script_type") != "down" and "dev" in self._variables:
-                self.pushed = addressing(self._variables, self._options.dns, self._options.mtu)
-        elif rest.startswith("ENV,"):
-            name, _, value = rest.removeprefix("ENV,").partition("=")
-            self._variables[name] = value
+    def _give_up(self, failure: Failure) -> None:
+        self.failure = failure
+        self._management.send("signal SIGTERM")
+
+    def _on_updown(self, text: str) -> None:
+        """Collect the environment of an `up` or `down` script, and derive the device settings from it."""
+        if text == "UP":
+            self._environment = {}
+        elif text == "DOWN":
+            self._on_state("DOWN")
+        elif text == "ENV,END":
+            if self._environment.get("script_type") != "down" and "dev" in self._environment:
+                self.addressing = parse_updown(self._environment, self._options.dns, self._options.mtu)
+        elif text.startswith("ENV,"):
+            name, _, value = text.removeprefix("ENV,").partition("=")
+            self._environment[name] = value

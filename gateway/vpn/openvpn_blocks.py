@@ -1,4 +1,4 @@
-"""What OpenVPN's blocks hold: keys, certificates and logins, taken apart and written again. Pure."""
+"""The content of OpenVPN's inline blocks: keys, certificates and logins, parsed and written in normal form. Pure."""
 
 import base64
 import re
@@ -18,64 +18,77 @@ _SECTIONS = {
     "crl-verify": (_CRL,), "tls-auth": (_STATIC,), "tls-crypt": (_STATIC,),
     "tls-crypt-v2": (_CLIENT_V2,),
 }  # fmt: skip
-"""The sections that OpenVPN looks for; it passes others by, and so do we."""
-_ONE = {"key", "tls-auth", "tls-crypt", "tls-crypt-v2"}
+"""The PEM sections that each directive uses. The others are ignored, as OpenVPN does."""
+_SINGLE_SECTION = {"key", "tls-auth", "tls-crypt", "tls-crypt-v2"}
+"""Directives that use only the first section."""
 _STATIC_DIGITS = 512
 _WIDTH = 64
-_LONGEST_LOGIN = 127
-"""Bytes of a user or a password (USER_PASS_LEN in misc.h)."""
+_MAX_LOGIN = 127
+"""Bytes of a user name or a password (USER_PASS_LEN in misc.h)."""
 _SEQUENCE = b"\x30"
-"""Begins certificates, keys and PKCS #12 (X.690, section 8.9)."""
-_AGAIN = "copy it from the VPN's operator once more"
+"""The tag at the start of certificates, keys and PKCS #12 (X.690, section 8.9)."""
+_COPY_AGAIN = "get a new copy from the VPN's operator"
 _FINGERPRINT = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){19,31}")
 
 
-def content(name: str, text: str) -> tuple[str, ...]:
-    """The lines of a block, written again from what they say.
+def normalize_block(name: str, text: str) -> tuple[str, ...]:
+    """Parse the content of a block, and return it as lines in normal form.
 
     Args:
         name: The directive.
-        text: What stands in its block or its file.
+        text: The content of its block or file.
 
     Raises:
-        GatewayError: It is not what this directive needs; the message holds nothing of it.
+        GatewayError: The content is not valid for the directive. The message contains no part of it.
     """
     if name == "pkcs12":
-        return _base64(text, "PKCS #12 in base64", _SEQUENCE)
+        return _normalize_base64(text, "PKCS #12 in base64", _SEQUENCE)
     if name in ("auth-user-pass", "http-proxy-user-pass"):
-        return _login(text)
+        return _normalize_login(text)
     if name in ("peer-fingerprint", "verify-hash"):
-        return _fingerprints(text)
-    return _sections(name, text)
+        return _normalize_fingerprints(text)
+    return _normalize_sections(name, text)
 
 
-def packed(name: str, data: bytes) -> str:
-    """A file as a block would hold it.
+def decode_file(name: str, data: bytes) -> str:
+    """Convert the content of a file to the text of an inline block.
+
+    Args:
+        name: The directive that names the file.
+        data: The content of the file.
 
     Raises:
-        GatewayError: It is not text.
+        GatewayError: The content is not text.
     """
     if name == "pkcs12":
         return base64.b64encode(data).decode()
     try:
         return data.decode().removeprefix("\ufeff").replace("\r\n", "\n")
     except UnicodeDecodeError:
-        raise GatewayError("is not text: it must be in PEM") from None
+        raise GatewayError("is not text: PEM format is required") from None
 
 
-def _sections(name: str, text: str) -> tuple[str, ...]:
-    wanted = _SECTIONS[name]
+def _normalize_sections(name: str, text: str) -> tuple[str, ...]:
+    labels = _SECTIONS[name]
     lines: list[str] = []
-    for label, body in _pem(text.split("\n"), f"holds no whole {wanted[0]} in PEM: {_AGAIN}"):
-        if label in wanted and not (lines and name in _ONE):
-            lines += [f"-----BEGIN {label}-----", *_body(label, body), f"-----END {label}-----"]
+    for label, body in _pem_sections(text.split("\n"), f"contains an incomplete {labels[0]} in PEM: {_COPY_AGAIN}"):
+        if label in labels and not (lines and name in _SINGLE_SECTION):
+            lines += [f"-----BEGIN {label}-----", *_normalize_body(label, body), f"-----END {label}-----"]
     if not lines:
-        raise GatewayError(f"holds no {wanted[0]} in PEM: {_AGAIN}")
+        raise GatewayError(f"contains no {labels[0]} in PEM: {_COPY_AGAIN}")
     return tuple(lines)
 
 
-def _pem(lines: list[str], damaged: str) -> Iterator[tuple[str, str]]:
-    """The sections (RFC 7468): their labels, and what stands between the two lines."""
+def _pem_sections(lines: list[str], error: str) -> Iterator[tuple[str, str]]:
+    """Yield the label and the body of each PEM section (RFC 7468).
+
+    Args:
+        lines: The text.
+        error: The message if a section is incomplete.
+
+    Raises:
+        GatewayError: A section is incomplete.
+    """
     label, body = None, [""]
     for line in map(str.strip, lines):
         begins = _BEGIN.fullmatch(line)
@@ -85,49 +98,51 @@ def _pem(lines: list[str], damaged: str) -> Iterator[tuple[str, str]]:
             yield label, "\n".join(body)
             label = None
         elif line.startswith("-----"):
-            raise GatewayError(damaged)
+            raise GatewayError(error)
         else:
             body.append(line)
     if label is not None:
-        raise GatewayError(damaged)
+        raise GatewayError(error)
 
 
-def _body(label: str, body: str) -> tuple[str, ...]:
+def _normalize_body(label: str, body: str) -> tuple[str, ...]:
     if label == _STATIC:
         digits = "".join(body.split())
         if len(digits) != _STATIC_DIGITS or not re.fullmatch(r"[0-9A-Fa-f]+", digits):
-            raise GatewayError(f"holds no static key: it has {_STATIC_DIGITS} hexadecimal digits")
-        return tuple(digits[at : at + 32] for at in range(0, _STATIC_DIGITS, 32))
+            raise GatewayError(
+                f"contains no static key, which has {_STATIC_DIGITS} hexadecimal digits: {_COPY_AGAIN}"
+            )
+        return tuple(digits[start : start + 32] for start in range(0, _STATIC_DIGITS, 32))
     encrypted = _ENCRYPTED.fullmatch(body)
     if encrypted:
-        return (encrypted[1], encrypted[2], "", *_base64(encrypted[3], label))
-    return _base64(body, label, b"" if label == _CLIENT_V2 else _SEQUENCE)
+        return (encrypted[1], encrypted[2], "", *_normalize_base64(encrypted[3], label))
+    return _normalize_base64(body, label, b"" if label == _CLIENT_V2 else _SEQUENCE)
 
 
-def _base64(text: str, what: str, begin: bytes = b"") -> tuple[str, ...]:
+def _normalize_base64(text: str, what: str, prefix: bytes = b"") -> tuple[str, ...]:
     try:
         data = base64.b64decode("".join(text.split()), validate=True)
     except ValueError:
         data = b""
-    if not data or not data.startswith(begin):
-        raise GatewayError(f"holds no {what}: {_AGAIN}")
+    if not data or not data.startswith(prefix):
+        raise GatewayError(f"contains no {what}: {_COPY_AGAIN}")
     text = base64.b64encode(data).decode()
-    return tuple(text[at : at + _WIDTH] for at in range(0, len(text), _WIDTH))
+    return tuple(text[start : start + _WIDTH] for start in range(0, len(text), _WIDTH))
 
 
-def _login(text: str) -> tuple[str, ...]:
+def _normalize_login(text: str) -> tuple[str, ...]:
     lines = text.rstrip("\n").split("\n")
-    if len(lines) != 2 or not all(0 < len(line.encode()) <= _LONGEST_LOGIN and line.isprintable() for line in lines):
+    if len(lines) != 2 or not all(0 < len(line.encode()) <= _MAX_LOGIN and line.isprintable() for line in lines):
         raise GatewayError(
-            "needs two lines, the user and the password: or leave it out and give user and password_file"
+            "needs two lines, the user name and the password: correct it, or remove it and set user and password_file"
         )
     if any(line.lstrip().startswith("</") for line in lines):
-        raise GatewayError("holds what looks like the end of a block: give user and password_file")
+        raise GatewayError("contains text that looks like the end of a block: set user and password_file instead")
     return tuple(lines)
 
 
-def _fingerprints(text: str) -> tuple[str, ...]:
+def _normalize_fingerprints(text: str) -> tuple[str, ...]:
     lines = tuple(stripped for line in text.split("\n") if (stripped := line.strip()) and stripped[0] not in "#;")
     if not lines or not all(map(_FINGERPRINT.fullmatch, lines)):
-        raise GatewayError("needs fingerprints, one a line: pairs of hexadecimal digits with colons")
+        raise GatewayError("needs one fingerprint per line: pairs of hexadecimal digits, separated by colons")
     return lines

@@ -1,173 +1,193 @@
-"""An OpenVPN client's configuration file: what of it is safe, written again. Pure but for the files that it names.
+"""The configuration file of an OpenVPN client, reduced to its safe directives. Pure, except for the files it names.
 
-Nothing of the file itself reaches OpenVPN. Each directive is found (`openvpn_lines.py`), checked
-(`openvpn_directives.py`) and written in a form that has one reading; the content of blocks and of named files is
-taken apart and written in blocks (`openvpn_blocks.py`).
+OpenVPN never reads the original text. The gateway parses each directive (`openvpn_syntax.py`), checks it
+(`openvpn_directives.py`), and writes it in a form that OpenVPN cannot read in another way. It also parses the content
+of blocks and of named files, and writes it as blocks (`openvpn_blocks.py`).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from gateway.errors import GatewayError
-from gateway.vpn.openvpn_blocks import content, packed
-from gateway.vpn.openvpn_directives import REPORTED, check, is_known, is_left_out
-from gateway.vpn.openvpn_lines import Directive, at, directives, shown, within, written
-from gateway.vpn.openvpn_shapes import FILES, PRIVATE
+from gateway.vpn.openvpn_blocks import decode_file, normalize_block
+from gateway.vpn.openvpn_directives import REPORTED, check_allowed, is_ignored, is_known
+from gateway.vpn.openvpn_grammar import FILE_DIRECTIVES, SECRET_DIRECTIVES
+from gateway.vpn.openvpn_syntax import (
+    Directive,
+    connection_directives,
+    located,
+    parse_directives,
+    printable_name,
+    to_lines,
+)
 
 _LOGIN = "auth-user-pass"
-_MOST_FILES = 32
+_MAX_FILES = 32
 _PROXIES = {"http-proxy", "socks-proxy"}
 
 
 @dataclass(frozen=True)
 class ClientFile:
-    """A file as it is given to OpenVPN.
+    """The configuration file that OpenVPN receives.
 
     Args:
-        kept: What of it stays, with files in blocks.
+        directives: Its directives. Named files are replaced by blocks.
         layer: `tun` or `tap`.
-        private: Whether keys or passwords stand in it.
-        private_files: Files with such, as they are named.
-        proxied: Whether it goes through a proxy of its own.
-        asks_login: Whether it wants a user and a password that it does not hold.
-        left_out: The directives that were taken out and do something, in their order.
+        has_secrets: Whether the operator's file contains private keys or passwords.
+        secret_files: Named files with private keys or passwords, as the operator's file writes them.
+        uses_proxy: Whether it connects through an HTTP or SOCKS proxy.
+        requires_login: Whether the server requires a login that the file does not contain.
+        ignored: Directives that were removed although they have an effect, in the order of the file.
     """
 
-    kept: tuple[Directive, ...]
+    directives: tuple[Directive, ...]
     layer: str
-    private: bool
-    private_files: tuple[str, ...]
-    proxied: bool
-    asks_login: bool
-    left_out: tuple[str, ...]
+    has_secrets: bool
+    secret_files: tuple[str, ...]
+    uses_proxy: bool
+    requires_login: bool
+    ignored: tuple[str, ...]
 
     @property
     def text(self) -> str:
-        """What OpenVPN reads."""
-        return "".join(f"{line}\n" for each in self.kept for line in written(each))
+        """The text of the file."""
+        return "".join(f"{line}\n" for each in self.directives for line in to_lines(each))
 
-    def line(self, number: int) -> int:
-        """Where in the operator's file stands what is in this line of `text`."""
-        for each in self.kept:
-            number -= len(written(each))
+    def source_line(self, number: int) -> int:
+        """Return the line of the operator's file that a line of `text` comes from.
+
+        Args:
+            number: Line number in `text`, from 1.
+        """
+        for each in self.directives:
+            number -= len(to_lines(each))
             if number <= 0:
                 return each.line
         return 0
 
-    def asking(self) -> "ClientFile":
-        """The same, but it asks for the login, whatever it says of that."""
-        others = tuple(each for each in self.kept if each.name != _LOGIN)
-        return replace(self, kept=(*others, Directive(0, _LOGIN)), asks_login=True)
+    def with_login_query(self) -> "ClientFile":
+        """Return a copy with which OpenVPN requests the login from the management interface."""
+        others = tuple(each for each in self.directives if each.name != _LOGIN)
+        return replace(self, directives=(*others, Directive(0, _LOGIN)), requires_login=True)
 
 
-def _no_files(name: str) -> bytes:
+def _refuse_files(name: str) -> bytes:
     raise GatewayError(f"{name} cannot be read here: put its content into a block")
 
 
-def read(text: str, named: Callable[[str], bytes] = _no_files) -> ClientFile:
-    """Read a client's file.
+def parse_client_file(text: str, read_file: Callable[[str], bytes] = _refuse_files) -> ClientFile:
+    """Parse the configuration file of a client.
 
     Args:
-        text: The file.
-        named: Gives the content of a file that it names, or raises a GatewayError.
+        text: The text of the file.
+        read_file: Returns the content of a file that a directive names. Raises `GatewayError` if this is impossible.
 
     Raises:
-        GatewayError: It holds what cannot be; with the line.
+        GatewayError: The file contains something that is not allowed. The message names the line.
     """
-    reader = _Reader(named)
-    for each in directives(text):
-        with at(each.line):
-            reader.take(each)
-    return reader.file()
+    parser = _Parser(read_file)
+    for each in parse_directives(text):
+        with located(each.line):
+            parser.add(each)
+    return parser.result()
 
 
-class _Reader:
-    """Takes directives one by one."""
+class _Parser:
+    """Builds a `ClientFile` from one directive after the other."""
 
-    def __init__(self, named: Callable[[str], bytes]) -> None:
-        self._named = named
-        self._kept: list[Directive] = []
-        self._left_out: list[str] = []
-        self._files = 0
-        self._private_files: list[str] = []
-        self._may_be_unknown: set[str] = set()
+    def __init__(self, read_file: Callable[[str], bytes]) -> None:
+        self._read_file = read_file
+        self._directives: list[Directive] = []
+        self._ignored: list[str] = []
+        self._file_count = 0
+        self._secret_files: list[str] = []
+        self._optional: set[str] = set()
+        """Names from `ignore-unknown-option`."""
         self._device = self._device_type = ""
-        self._asks_login = self._proxied = self._private = False
+        self._requires_login = self._uses_proxy = self._has_secrets = False
 
-    def take(self, each: Directive) -> None:
-        """Take the next one."""
-        if not self._leaves_out(each):
-            check(each)
-            self._proxied |= each.name in _PROXIES
-            for kept in self._as_kept(each):
-                written(kept)  # which is an error where quotes make it too long
-                self._kept.append(kept)
+    def add(self, directive: Directive) -> None:
+        """Check and add the next directive.
 
-    def _leaves_out(self, each: Directive) -> bool:
-        name, values = each.name, each.values
-        if each.block is not None:
+        Raises:
+            GatewayError: It is not allowed.
+        """
+        if not self._ignore(directive):
+            check_allowed(directive)
+            self._uses_proxy |= directive.name in _PROXIES
+            for each in self._convert(directive):
+                to_lines(each)  # raises if the quotes make the line too long
+                self._directives.append(each)
+
+    def _ignore(self, directive: Directive) -> bool:
+        """Return whether to ignore the directive, and record what it means for the others."""
+        name, values = directive.name, directive.values
+        if directive.block is not None:
             return False
-        if name in self._may_be_unknown and not is_known(name):
-            self._left_out.append(shown(name))
+        if name in self._optional and not is_known(name):
+            self._ignored.append(printable_name(name))
             return True
         if name == "ignore-unknown-option":
-            self._may_be_unknown |= {value.removeprefix("--") for value in values}
+            self._optional |= {value.removeprefix("--") for value in values}
         elif name == "dev":
             self._device = "".join(values)
         elif name == "dev-type":
             self._device_type = "".join(values)
         elif name in REPORTED:
-            self._left_out.append(name)
-        return is_left_out(each)
+            self._ignored.append(name)
+        return is_ignored(directive)
 
-    def _as_kept(self, each: Directive) -> list[Directive]:
-        name, values = each.name, each.values
+    def _convert(self, directive: Directive) -> list[Directive]:
+        """Return the directives to write for a directive."""
+        name, values = directive.name, directive.values
         if name == "connection":
-            return [self._connection(each)]
+            return [self._convert_connection(directive)]
         if name == _LOGIN:
-            self._asks_login = each.block is None and not values
-        if each.block is not None:
-            self._private |= name in PRIVATE
-            return [replace(each, block=content(name, "\n".join(each.block)))]
-        if name not in FILES or not values:
-            return [each]
-        # As OpenVPN reads `tls-auth FILE 1`, and as it read `tls-auth [inline] 1` before 2.5.
-        kept = [Directive(each.line, "key-direction", values[1:])] if values[1:] else []
-        return kept if values[0] == "[inline]" else [*kept, self._from_file(each)]
+            self._requires_login = directive.block is None and not values
+        if directive.block is not None:
+            self._has_secrets |= name in SECRET_DIRECTIVES
+            return [replace(directive, block=normalize_block(name, "\n".join(directive.block)))]
+        if name not in FILE_DIRECTIVES or not values:
+            return [directive]
+        # OpenVPN reads `tls-auth FILE 1` in this way. Before 2.5 it also read `tls-auth [inline] 1`.
+        direction = [Directive(directive.line, "key-direction", values[1:])] if values[1:] else []
+        return direction if values[0] == "[inline]" else [*direction, self._inline_file(directive)]
 
-    def _from_file(self, each: Directive) -> Directive:
-        name, path = each.name, each.values[0]
-        self._files += 1
-        if self._files > _MOST_FILES:
-            raise GatewayError(f"names more than {_MOST_FILES} files: remove those that another directive replaces")
-        self._private_files += [path] if name in PRIVATE else []
+    def _inline_file(self, directive: Directive) -> Directive:
+        """Return a block with the content of the file that a directive names."""
+        name, path = directive.name, directive.values[0]
+        self._file_count += 1
+        if self._file_count > _MAX_FILES:
+            raise GatewayError(f"exceeds the limit of {_MAX_FILES} named files: remove some of them")
+        self._secret_files += [path] if name in SECRET_DIRECTIVES else []
         try:
-            return Directive(each.line, name, block=content(name, packed(name, self._named(path))))
+            block = normalize_block(name, decode_file(name, self._read_file(path)))
         except GatewayError as error:
             raise GatewayError(f"{name}: {error}") from None
+        return Directive(directive.line, name, block=block)
 
-    def _connection(self, block: Directive) -> Directive:
+    def _convert_connection(self, block: Directive) -> Directive:
         lines: list[str] = []
         names: list[str] = []
-        for each in within(block):
-            with at(each.line):
-                if not is_left_out(each):
-                    check(each, connection=True)
-                    lines += written(each)
+        for each in connection_directives(block):
+            with located(each.line):
+                if not is_ignored(each):
+                    check_allowed(each, connection=True)
+                    lines += to_lines(each)
                     names.append(each.name)
         if names.count("remote") != 1:
-            raise GatewayError("<connection> needs one remote: add it, or remove the block")
-        self._proxied |= not _PROXIES.isdisjoint(names)
+            raise GatewayError("<connection> needs exactly one remote: correct or remove the block")
+        self._uses_proxy |= not _PROXIES.isdisjoint(names)
         return replace(block, block=tuple(lines))
 
-    def file(self) -> ClientFile:
-        """What was taken."""
+    def result(self) -> ClientFile:
+        """Return the file."""
         return ClientFile(
-            kept=tuple(self._kept),
+            directives=tuple(self._directives),
             layer="tap" if (self._device_type or self._device).startswith("tap") else "tun",
-            private=self._private,
-            private_files=tuple(self._private_files),
-            proxied=self._proxied,
-            asks_login=self._asks_login,
-            left_out=tuple(self._left_out),
+            has_secrets=self._has_secrets,
+            secret_files=tuple(self._secret_files),
+            uses_proxy=self._uses_proxy,
+            requires_login=self._requires_login,
+            ignored=tuple(self._ignored),
         )

@@ -1,6 +1,6 @@
-"""OpenVPN's management interface, over a unix socket that OpenVPN connects to (management-notes.txt).
+"""OpenVPN's management interface, on a unix socket that OpenVPN connects to (management-notes.txt).
 
-As it is the client of that socket, it ends when we do: it quits once the socket is closed.
+OpenVPN is the client of this socket and exits when the connection closes. Therefore it ends when the gateway ends.
 """
 
 import asyncio
@@ -9,78 +9,91 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.errors import Reason, TunnelError
-from gateway.vpn.leftovers import OwnFolder
-from gateway.vpn.rights import give, separate_user
+from gateway.vpn.privileges import grant_access, unprivileged_user
+from gateway.vpn.stale_cleanup import RuntimeDirectory
 
 _PREFIX = "gateway-vpn-"
 _QUOTED = str.maketrans({"\\": "\\\\", '"': '\\"'})
 
 
-class Management:
-    """Listens for the child, and hands on what it says.
+class ManagementInterface:
+    """The management interface of one child process.
 
     Args:
-        heard: Called with each line that begins with `>`: what it is about, and the rest.
+        on_notification: Called with the kind and the text of each line `>KIND:TEXT`.
     """
 
-    def __init__(self, heard: Callable[[str, str], None]) -> None:
-        self._heard = heard
-        self._folder: OwnFolder | None = None
+    def __init__(self, on_notification: Callable[[str, str], None]) -> None:
+        self._on_notification = on_notification
+        self._directory: RuntimeDirectory | None = None
         self._server: asyncio.Server | None = None
         self._writer: asyncio.StreamWriter | None = None
 
     @property
     def path(self) -> Path:
-        """The socket, once it listens."""
-        if self._folder is None:
-            raise RuntimeError("it does not listen yet")
-        return self._folder.path / "m.sock"
-
-    async def listen(self) -> int | None:
-        """Begin to listen; gives the user as whom the child is to run, or None: as we do.
+        """The path of the socket.
 
         Raises:
-            TunnelError: The folder for temporary files cannot hold the socket; fatal.
+            RuntimeError: `listen` was not called.
+        """
+        if self._directory is None:
+            raise RuntimeError("the management interface does not listen yet")
+        return self._directory.path / "m.sock"
+
+    async def listen(self) -> int | None:
+        """Listen for the child process.
+
+        Returns:
+            The ID of the user to run the child as, or None to keep the gateway's own user.
+
+        Raises:
+            TunnelError: The directory for temporary files cannot hold the socket; fatal.
         """
         try:
-            self._folder = OwnFolder(_PREFIX)
+            self._directory = RuntimeDirectory(_PREFIX)
             self._server = await asyncio.start_unix_server(self._serve, self.path)
         except OSError as error:
-            detail = f"no socket for OpenVPN in the folder for temporary files: {error}: set TMPDIR to another folder"
+            detail = f"cannot create OpenVPN's management socket: {error}: set TMPDIR to another directory"
             raise TunnelError(Reason.PERMISSION, detail, fatal=True) from error
-        user = separate_user(self._folder.path)
+        user = unprivileged_user(self._directory.path)
         if user is not None:
-            give(self.path, 0o660)
+            grant_access(self.path, 0o660)
         return user
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._writer is not None:
-            writer.close()  # not the child, which connects once
+            writer.close()  # another process: the child connects only once
             return
         self._writer = writer
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
                 text = line.decode(errors="replace").strip()
                 if text.startswith(">"):
-                    about, _, rest = text[1:].partition(":")
-                    self._heard(about, rest)
+                    kind, _, rest = text[1:].partition(":")
+                    self._on_notification(kind, rest)
         writer.close()
 
-    def say(self, command: str) -> None:
-        """Send a command, if the child is there; what it answers shows in its state."""
+    def send(self, command: str) -> None:
+        """Send a command if the child is connected. Notifications show its effect."""
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(command.encode() + b"\n")
 
-    def say_secret(self, what: str, kind: str, value: str) -> None:
-        """Answer a question for a user or a password: `username "Auth" "…"`."""
-        self.say(f'{what} "{kind}" "{value.translate(_QUOTED)}"')
+    def send_credential(self, field: str, kind: str, value: str) -> None:
+        """Answer a request for a credential, as in `username "Auth" "…"`.
+
+        Args:
+            field: `username` or `password`.
+            kind: What the credential is for, as the request names it.
+            value: The user name or the password.
+        """
+        self.send(f'{field} "{kind}" "{value.translate(_QUOTED)}"')
 
     async def close(self) -> None:
-        """Stop; a child that is still there ends."""
+        """Close the socket; the child exits if it still runs."""
         if self._writer is not None:
             self._writer.close()
         if self._server is not None:
             self._server.close()
-        if self._folder is not None:
-            self._folder.close()
-            self._folder = None
+        if self._directory is not None:
+            self._directory.close()
+            self._directory = None

@@ -1,4 +1,4 @@
-"""What a configuration may say about a VPN."""
+"""The configuration of OpenVPN and WireGuard tunnels."""
 
 import ipaddress
 from dataclasses import dataclass, field
@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Literal
 
 from gateway.contracts import POSITIVE, Duration, Secret
-from gateway.vpn.vitals import Patience
+from gateway.vpn.liveness import Thresholds
 
 Isolation = Literal["namespace", "device"]
 
 
 @dataclass(frozen=True)
 class Silence:
-    """What becomes of a VPN through which nothing comes any more, although an answer is due.
+    """When and how the gateway reacts if expected replies through the VPN are missing.
 
     Args:
-        suspect: New clients wait, and the connection is made anew in place, again and again.
-        down: It is called down.
-        lost: Its clients are reset.
-        restart: The child process is replaced.
+        suspect: New clients wait. Two seconds later the VPN starts to reconnect in place.
+        down: The tunnel is reported as down.
+        lost: Existing clients are reset.
+        restart: The child process and the device are replaced.
     """
 
     suspect: Duration = field(default=Duration(5.0), metadata=POSITIVE)
@@ -29,27 +29,28 @@ class Silence:
 
     def __post_init__(self) -> None:
         if not self.suspect < self.down <= self.lost <= self.restart:
-            raise ValueError("needs suspect < down <= lost <= restart")
+            raise ValueError("must satisfy suspect < down <= lost <= restart")
 
     @property
-    def patience(self) -> Patience:
-        """As the watch wants it."""
-        return Patience(self.suspect, self.suspect + 2, self.down, self.lost, self.restart)
+    def thresholds(self) -> Thresholds:
+        """The thresholds for the liveness monitor."""
+        return Thresholds(self.suspect, self.suspect + 2, self.down, self.lost, self.restart)
 
 
 @dataclass(frozen=True)
-class VpnCommon:
-    """The keys that OpenVPN and WireGuard share.
+class VpnOptions:
+    """The options that OpenVPN and WireGuard share.
 
     Args:
-        config: The client's configuration file, as the VPN's operator gave it.
-        isolation: `namespace`: a network namespace of its own, so that the host's routes and names stay as they are
-            (needs CAP_SYS_ADMIN and CAP_NET_ADMIN); `device`: the host's namespace, with sockets that are bound to
-            the device and a routing table for them alone (needs CAP_NET_ADMIN).
-        dns: Name servers behind the VPN, instead of those that it pushes or its file names.
-        mtu: Largest packet in bytes, where the VPN's own is too large for the path.
-        connect_timeout: For the first connection; attempts go on after that, and the tunnel says why it is not up.
-        silence: Detection of a silent VPN.
+        config: The client's configuration file, as the VPN's operator provides it.
+        isolation: `namespace`: a network namespace for the VPN, so that the host's routes and name resolution stay
+            unchanged (requires CAP_SYS_ADMIN and CAP_NET_ADMIN). `device`: the host's network namespace, with sockets
+            that are bound to the device and a routing table that only they use (requires CAP_NET_ADMIN).
+        dns: Name servers behind the VPN, instead of those that the server pushes or the file names.
+        mtu: Largest packet in bytes, if the default of the VPN is too large for the path.
+        connect_timeout: After this time the first connection counts as failed and the tunnel reports the cause. The
+            attempts continue.
+        silence: How the gateway reacts to an unresponsive VPN.
     """
 
     config: Path
@@ -64,17 +65,17 @@ class VpnCommon:
             try:
                 ipaddress.ip_address(each)
             except ValueError as error:
-                raise ValueError(f"dns: {each!r} is no IP address") from error
+                raise ValueError(f"dns: {each!r} is not an IP address") from error
 
 
 @dataclass(frozen=True)
-class OpenVpnOptions(VpnCommon):
-    """An OpenVPN server, reached by the `openvpn` program as a child.
+class OpenVpnOptions(VpnOptions):
+    """An OpenVPN tunnel; the `openvpn` program runs as a child process.
 
     Args:
-        user: Login, for servers that ask for one.
-        password: For `user`.
-        key_password: Opens an encrypted private key.
+        user: User name, for servers that require a login.
+        password: Password of `user`.
+        key_password: Passphrase of an encrypted private key.
     """
 
     user: str | None = None
@@ -83,12 +84,12 @@ class OpenVpnOptions(VpnCommon):
 
 
 @dataclass(frozen=True)
-class WireGuardOptions(VpnCommon):
-    """WireGuard peers, by the kernel's device or else `wireguard-go` as a child.
+class WireGuardOptions(VpnOptions):
+    """A WireGuard tunnel, with a kernel device or, if the kernel has no WireGuard, `wireguard-go` as a child process.
 
     Args:
-        private_key: Instead of the file's PrivateKey.
-        preshared_key: Instead of the file's PresharedKey, for its only peer.
+        private_key: The private key, instead of `PrivateKey` in the file.
+        preshared_key: The preshared key of the only peer, instead of `PresharedKey` in the file.
     """
 
     private_key: Secret | None = None
@@ -96,6 +97,11 @@ class WireGuardOptions(VpnCommon):
 
 
 def read_path(scheme: str, rest: str) -> dict[str, str]:
-    """`openvpn:///etc/gateway/office.ovpn`: the path is the configuration file."""
+    """Return the options in a URL such as `openvpn:///etc/gateway/office.ovpn`: the path of the configuration file.
+
+    Args:
+        scheme: The scheme, which has no meaning here.
+        rest: The URL after `scheme://`, without the query.
+    """
     del scheme
     return {"config": rest}

@@ -1,185 +1,196 @@
-"""A WireGuard configuration file (wg-quick(8)): what the device gets, and what `wg setconf` does not know. Pure."""
+"""WireGuard configuration files (wg-quick(8)), the input of `wg setconf`, and the output of `wg show`. Pure."""
 
 import ipaddress
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from gateway.errors import GatewayError
-from gateway.vpn.addressing import Address, Interface
+from gateway.vpn.addressing import IpAddress, IpInterface
 
 _IGNORED = {"table", "saveconfig", "fwmark"}
-"""Keys of [Interface] that are about the host's routes, which stay as they are."""
+"""Keys of [Interface] that concern the host's routes, which the gateway does not change."""
 _SCRIPTS = {"preup", "postup", "predown", "postdown"}
-_PEER = {"publickey", "presharedkey", "allowedips", "endpoint", "persistentkeepalive"}
+_PEER_KEYS = {"publickey", "presharedkey", "allowedips", "endpoint", "persistentkeepalive"}
 _KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
-_KEEPALIVE = 25
-"""Seconds, where the file says nothing: a peer with nothing to say is otherwise silent for good (wireguard.com)."""
+_DEFAULT_KEEPALIVE = 25
+"""Seconds. WireGuard's own default is no keepalive, and then an idle peer cannot be told from a dead one."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """One peer.
+    """A peer.
 
     Args:
-        public_key: Its key.
-        endpoint: `host:port` as written; None: it connects to us.
+        public_key: Its public key.
+        endpoint: `host:port`, as the file has it. None: the peer connects to the gateway.
         allowed: The networks behind it.
-        keepalive: Seconds between packets that keep the path open.
-        preshared_key: A further secret.
+        keepalive: Seconds between two keepalive packets.
+        preshared_key: The preshared key.
     """
 
     public_key: str
     endpoint: str | None = None
     allowed: tuple[str, ...] = ()
-    keepalive: int = _KEEPALIVE
+    keepalive: int = _DEFAULT_KEEPALIVE
     preshared_key: str | None = None
 
 
 @dataclass(frozen=True)
-class DeviceFile:
-    """A file as it is read.
+class WireGuardFile:
+    """A parsed configuration file.
 
     Args:
-        private_key: Ours; None: given elsewhere.
-        addresses: Of the device.
-        servers: Name servers.
-        domains: Search domains.
+        private_key: The private key of the device. None: the configuration names another file.
+        addresses: The addresses of the device.
+        name_servers: The name servers behind the VPN.
+        search_domains: The search domains.
         mtu: Largest packet in bytes.
-        listen_port: UDP port; None: any.
-        peers: The other ends.
-        left_out: Keys that run commands, and are not obeyed.
+        listen_port: The UDP port of the device. None: any.
+        peers: The peers.
+        ignored: Keys that would run commands.
     """
 
     private_key: str | None = None
-    addresses: tuple[Interface, ...] = ()
-    servers: tuple[Address, ...] = ()
-    domains: tuple[str, ...] = ()
+    addresses: tuple[IpInterface, ...] = ()
+    name_servers: tuple[IpAddress, ...] = ()
+    search_domains: tuple[str, ...] = ()
     mtu: int | None = None
     listen_port: int | None = None
     peers: tuple[Peer, ...] = ()
-    left_out: tuple[str, ...] = field(default=())
+    ignored: tuple[str, ...] = ()
 
 
-def read(text: str) -> DeviceFile:
-    """Read a file.
+def parse_wireguard_file(text: str) -> WireGuardFile:
+    """Parse a configuration file.
+
+    Args:
+        text: The text of the file.
 
     Raises:
-        GatewayError: With the line that is wrong.
+        GatewayError: The file is not valid. The message names the line, and contains no key.
     """
-    device, section = DeviceFile(), ""
+    file, section = WireGuardFile(), ""
     for number, line in enumerate(text.splitlines(), 1):
         stripped = line.partition("#")[0].strip()
         try:
             if stripped.startswith("["):
                 section = stripped.lower()
-                device = _begin(device, section)
+                file = _start_section(file, section)
             elif stripped:
-                device = _put(device, section, *stripped.partition("="))
+                file = _set_key(file, section, *stripped.partition("="))
         except (GatewayError, ValueError) as error:
             raise GatewayError(f"line {number}: {error}") from None
-    if not device.addresses:
+    if not file.addresses:
         raise GatewayError("[Interface] has no Address: add the one that the peer expects")
-    if not device.peers or any(not peer.public_key for peer in device.peers):
+    if not file.peers or any(not peer.public_key for peer in file.peers):
         raise GatewayError("needs a [Peer] with a PublicKey")
-    if not any(peer.endpoint for peer in device.peers):
+    if not any(peer.endpoint for peer in file.peers):
         raise GatewayError("no [Peer] has an Endpoint to connect to")
-    return device
+    return file
 
 
-def _begin(device: DeviceFile, section: str) -> DeviceFile:
+def _start_section(file: WireGuardFile, section: str) -> WireGuardFile:
     if section == "[peer]":
-        return replace(device, peers=(*device.peers, Peer("")))
+        return replace(file, peers=(*file.peers, Peer("")))
     if section != "[interface]":
-        raise GatewayError("begins an unknown section: there are [Interface] and [Peer]")
-    return device
+        raise GatewayError("unknown section: use [Interface] or [Peer]")
+    return file
 
 
-def _put(device: DeviceFile, section: str, key: str, equals: str, value: str) -> DeviceFile:
+def _set_key(file: WireGuardFile, section: str, key: str, equals: str, value: str) -> WireGuardFile:
     key, value = key.strip(), value.strip()
     if not equals:
-        raise GatewayError("is no KEY = VALUE")
+        raise GatewayError("is not of the form KEY = VALUE")
     if section == "[interface]":
-        return _interface(device, key, value)
+        return _set_interface_key(file, key, value)
     if section == "[peer]":
-        return replace(device, peers=(*device.peers[:-1], _peer(device.peers[-1], key, value)))
-    raise GatewayError("stands before [Interface]")
+        return replace(file, peers=(*file.peers[:-1], _set_peer_key(file.peers[-1], key, value)))
+    raise GatewayError("must be after [Interface] or [Peer]")
 
 
-def _interface(device: DeviceFile, key: str, value: str) -> DeviceFile:
+def _set_interface_key(file: WireGuardFile, key: str, value: str) -> WireGuardFile:
     name = key.lower()
     if name == "privatekey":
-        return replace(device, private_key=key_of(value, key))
+        return replace(file, private_key=check_key(value, key))
     if name == "address":
-        return replace(device, addresses=(*device.addresses, *map(ipaddress.ip_interface, _list(value))))
+        return replace(file, addresses=(*file.addresses, *map(ipaddress.ip_interface, _split(value))))
     if name == "dns":
-        return _dns(device, value)
+        return _add_dns(file, value)
     if name == "mtu":
-        return replace(device, mtu=int(value))
+        return replace(file, mtu=int(value))
     if name == "listenport":
-        return replace(device, listen_port=int(value))
+        return replace(file, listen_port=int(value))
     if name in _SCRIPTS:
-        return replace(device, left_out=(*device.left_out, key))
+        return replace(file, ignored=(*file.ignored, key))
     if name in _IGNORED:
-        return device
-    raise GatewayError(f"unknown key{_shown(key)} in [Interface]")
+        return file
+    raise GatewayError(f"unknown key{_printable_key(key)} in [Interface]")
 
 
-def _dns(device: DeviceFile, value: str) -> DeviceFile:
-    for each in _list(value):
+def _add_dns(file: WireGuardFile, value: str) -> WireGuardFile:
+    for each in _split(value):
         try:
-            device = replace(device, servers=(*device.servers, ipaddress.ip_address(each)))
+            file = replace(file, name_servers=(*file.name_servers, ipaddress.ip_address(each)))
         except ValueError:
             if not re.fullmatch(r"[\w.-]+", each):
-                raise GatewayError("DNS needs addresses and search domains") from None
-            device = replace(device, domains=(*device.domains, each))
-    return device
+                raise GatewayError("DNS must be a list of IP addresses and search domains") from None
+            file = replace(file, search_domains=(*file.search_domains, each))
+    return file
 
 
-def _peer(peer: Peer, key: str, value: str) -> Peer:
+def _set_peer_key(peer: Peer, key: str, value: str) -> Peer:
     name = key.lower()
-    if name not in _PEER:
-        raise GatewayError(f"unknown key{_shown(key)} in [Peer]")
+    if name not in _PEER_KEYS:
+        raise GatewayError(f"unknown key{_printable_key(key)} in [Peer]")
     if name == "publickey":
-        return replace(peer, public_key=key_of(value, key))
+        return replace(peer, public_key=check_key(value, key))
     if name == "presharedkey":
-        return replace(peer, preshared_key=key_of(value, key))
+        return replace(peer, preshared_key=check_key(value, key))
     if name == "endpoint":
         if not re.fullmatch(r"(\[[0-9a-fA-F:.%]+\]|[^\s:/=+]+):\d{1,5}", value):
-            raise GatewayError("Endpoint needs host:port")
+            raise GatewayError("Endpoint must be host:port")
         return replace(peer, endpoint=value)
     if name == "persistentkeepalive":
-        return replace(peer, keepalive=_KEEPALIVE if value == "off" else int(value))
-    networks = tuple(str(ipaddress.ip_network(each, strict=False)) for each in _list(value))
+        return replace(peer, keepalive=_DEFAULT_KEEPALIVE if value == "off" else int(value))
+    networks = tuple(str(ipaddress.ip_network(each, strict=False)) for each in _split(value))
     return replace(peer, allowed=(*peer.allowed, *networks))
 
 
-def key_of(value: str, name: str) -> str:
-    """`value`, if it can be a key; else an error that does not show it."""
+def check_key(value: str, name: str) -> str:
+    """Return a key if it has the form of one.
+
+    Args:
+        value: The key.
+        name: What to call it in the message.
+
+    Raises:
+        GatewayError: It has not. The message does not contain the value.
+    """
     if not _KEY.fullmatch(value):
-        raise GatewayError(f"{name} is no key: it has 44 characters of base64")
+        raise GatewayError(f"{name} is not a valid key: a key has 44 characters of base64")
     return value
 
 
-def _shown(name: str) -> str:
-    """An unknown name, unless it may be part of a key that went wrong."""
+def _printable_key(name: str) -> str:
+    """Return the name of an unknown key for a message; nothing if it may be part of a misplaced secret."""
     return f" {name}" if re.fullmatch(r"[A-Za-z]{1,24}", name) else ""
 
 
-def _list(value: str) -> list[str]:
+def _split(value: str) -> list[str]:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
-def for_wg(device: DeviceFile, endpoints: dict[str, str]) -> str:
-    """What `wg setconf` reads.
+def to_setconf(file: WireGuardFile, endpoints: dict[str, str]) -> str:
+    """Return the input of `wg setconf`.
 
     Args:
-        device: The file.
-        endpoints: `address:port` by public key, looked up.
+        file: The configuration file.
+        endpoints: The resolved `address:port` of the peers, by public key.
     """
-    lines = ["[Interface]", f"PrivateKey = {device.private_key}"]
-    if device.listen_port:
-        lines.append(f"ListenPort = {device.listen_port}")
-    for peer in device.peers:
+    lines = ["[Interface]", f"PrivateKey = {file.private_key}"]
+    if file.listen_port:
+        lines.append(f"ListenPort = {file.listen_port}")
+    for peer in file.peers:
         lines += ["[Peer]", f"PublicKey = {peer.public_key}", f"PersistentKeepalive = {peer.keepalive}"]
         if peer.preshared_key:
             lines.append(f"PresharedKey = {peer.preshared_key}")
@@ -191,25 +202,25 @@ def for_wg(device: DeviceFile, endpoints: dict[str, str]) -> str:
 
 
 @dataclass(frozen=True)
-class Vital:
-    """What `wg show DEVICE dump` says.
+class DeviceStatus:
+    """The status of a device.
 
     Args:
-        handshake: Seconds since the epoch of the last handshake; 0: there was none.
-        received: Bytes in all.
-        endpoints: Where the peers are now: they may move by themselves.
+        last_handshake: Time of the last handshake with any peer, in seconds since the epoch. 0: none yet.
+        received: Bytes received from all peers.
+        endpoints: The current endpoints of the peers. WireGuard changes them when a peer roams.
     """
 
-    handshake: int
+    last_handshake: int
     received: int
     endpoints: tuple[str, ...] = ()
 
 
-def read_dump(text: str) -> Vital:
-    """The latest handshake and the bytes of all peers; the first line, which holds our key, is passed over."""
+def parse_dump(text: str) -> DeviceStatus:
+    """Parse the output of `wg show DEVICE dump`. The first line, which contains the private key, is skipped."""
     rows = [line.split("\t") for line in text.splitlines()[1:]]
-    return Vital(
-        handshake=max((int(row[4]) for row in rows), default=0),
+    return DeviceStatus(
+        last_handshake=max((int(row[4]) for row in rows), default=0),
         received=sum(int(row[5]) for row in rows),
         endpoints=tuple(row[2] for row in rows if row[2] != "(none)"),
     )

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from gateway.contracts import Endpoint, Link, Relay
 from gateway.errors import ReachError
 from gateway.measure import Histogram
-from gateway.relay.attempts import retry_dial
+from gateway.relay.redial import retry_dial
 from gateway.relay.sockets import reset, tune
 
 DIAL_WITHIN = 60.0

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from gateway.backends import NoOptions
-from gateway.backends.common.broken_logins import BrokenLogins
+from gateway.backends.common.aborted_logins import AbortedLogins
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.contracts import Endpoint, Secret, State
 from gateway.demo.mariadb import MariaDB
 from gateway.errors import Reason
 from gateway.health.monitor import probe_once
 from gateway.relay.direct import DirectLink
-from gateway.relay.readiness import RelayLoop
+from gateway.relay.poller import RelayLoop
 from tests.chaos.rig import missing, scratch
 
 ADDRESS = "192.0.2.77"
@@ -39,10 +39,12 @@ async def mixed(server: MariaDB, count: int) -> Counter[str]:
     """So many probes, each in one of several ways; gives how they ended."""
     target = Endpoint(ADDRESS, server.port)
     good = MysqlCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
-    broken: dict[Endpoint, BrokenLogins] = {}
+    aborted: dict[Endpoint, AbortedLogins] = {}
 
     def checking(**changes: Any) -> MysqlBackend:
-        return MysqlBackend(NoOptions(), replace(good, **changes), broken)
+        backend = MysqlBackend(NoOptions(), replace(good, **changes))
+        backend._aborted = aborted  # the server counts all of them together
+        return backend
 
     ways = {
         "good": (checking(), 3.0),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
-from gateway.relay.readiness import RelayLoop
+from gateway.relay.poller import RelayLoop
 from tests.chaos import soak_inside as inside
 from tests.chaos.child import Child
 from tests.chaos.rig import scratch

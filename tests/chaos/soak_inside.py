@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import pytest
 
-from gateway.relay.linger import lingerer
+from gateway.relay.linger import lingering_closer
 from gateway.ssh import asyncssh_internals, flow_control
 from gateway.ssh.asyncssh_channel import AsyncsshChannel
 from gateway.ssh.channel_relay import ChannelRelay
@@ -196,7 +196,7 @@ class Exchanges:
 
 def lingering() -> int:
     """How many sockets of clients wait for the client's end."""
-    return len(lingerer())
+    return len(lingering_closer())
 
 
 def tasks() -> int:

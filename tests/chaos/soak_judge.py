@@ -3,12 +3,12 @@
 import logging
 from typing import Any
 
-from gateway.contracts import Ending
+from gateway.contracts import CloseReason
 from tests.chaos.front import Front
 from tests.chaos.soak_audit import Audit
 from tests.chaos.soak_plan import Outcome, Round
 
-_OURS = {Ending.FINISHED, Ending.CLIENT_RESET}
+_OURS = {CloseReason.FINISHED, CloseReason.CLIENT_RESET}
 """How relays end whose path is not cut."""
 
 

@@ -6,9 +6,9 @@ import socket
 from collections.abc import Callable
 from typing import cast
 
-from gateway.contracts import Backend, Endpoint, Finding, Link, Phases
+from gateway.contracts import Backend, Endpoint, Link, Phases, ProbeResult
 from gateway.errors import ProbeError
-from gateway.relay.readiness import RelayLoop
+from gateway.relay.poller import RelayLoop
 
 _TARGET = Endpoint("server", 1)
 _PATIENCE = 30
@@ -30,21 +30,21 @@ class _Near:
         return self._sock
 
 
-def probe(backend: Backend, answer: Answer, times: int = 1) -> list[Finding | ProbeError]:
+def probe(backend: Backend, answer: Answer, times: int = 1) -> list[ProbeResult | ProbeError]:
     """Probe a server `times` times; return what each probe found.
 
     Raises:
         Exception: A probe raised anything but `ProbeError`.
     """
 
-    async def run() -> list[Finding | ProbeError]:
+    async def run() -> list[ProbeResult | ProbeError]:
         return [await _once(backend, answer) for _ in range(times)]
 
     with asyncio.Runner(loop_factory=RelayLoop) as runner:
         return runner.run(run())
 
 
-async def _once(backend: Backend, answer: Answer) -> Finding | ProbeError:
+async def _once(backend: Backend, answer: Answer) -> ProbeResult | ProbeError:
     near, far = socket.socketpair()
     with near, far:
         for sock in (near, far):

@@ -21,6 +21,20 @@ from gateway.demo.sshd import Bastion
 from gateway.ops.client import Client
 from tests.chaos.rig import scratch, write_secret
 
+_LONGEST_FIRST = (
+    "test_nfs_volumes", "test_image", "test_podman", "test_systemd", "test_nfs_mounts", "test_networks",
+    "test_docker", "test_docker_stable", "test_vpn", "test_outages", "test_names", "test_swarm", "test_interop",
+    "test_chart",
+)  # fmt: skip
+"""Modules that take more than half a minute: one that starts last would run alone while another worker is idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest modules first; the order inside a module stays."""
+    rank = {name: at for at, name in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 REPOSITORY = Path(__file__).parents[2]
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):

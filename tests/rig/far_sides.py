@@ -22,15 +22,15 @@ from relay_contract import Joined
 from tls_end import TlsEnd
 from vpn import Authority
 
-from gateway.contracts import Duration, Ending, Endpoint, Link, Relay
+from gateway.contracts import CloseReason, Duration, Endpoint, Link, Relay
 from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram, Tap
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
 from gateway.relay.direct import DirectLink
-from gateway.relay.linger import lingerer
-from gateway.relay.readiness import RelayLoop
-from gateway.relay.sockets import reset_when_killed, tune
+from gateway.relay.linger import lingering_closer
+from gateway.relay.poller import RelayLoop
+from gateway.relay.sockets import reset_on_process_exit, tune
 from gateway.ssh import flow_control
 from gateway.ssh.asyncssh_channel import AsyncsshChannel
 from gateway.ssh.native_channel import NativeChannel
@@ -61,7 +61,7 @@ class Listener:
             sock.listen(16)
             tune(sock)
             if near:
-                reset_when_killed(sock)
+                reset_on_process_exit(sock)
 
     def address(self, setup: Setup) -> Endpoint:
         return Endpoint(*self._sockets[setup.small].getsockname())
@@ -105,7 +105,7 @@ class Straight:
     far_last_verbs: tuple[str, ...] = TcpEnd.LAST_VERBS
     link_verbs: tuple[str, ...] = ()
     kill_verbs: tuple[str, ...] = ()
-    lost = Ending.LINK_LOST
+    lost = CloseReason.LINK_LOST
     shows_loss = True
     tells_breaks = True
     keeps_response = True
@@ -127,7 +127,7 @@ class Straight:
         self._far.close()
 
     async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined:
-        self._watched, self._lingering = _watched(), set(map(id, lingerer()._sockets.values()))
+        self._watched, self._lingering = _watched(), set(map(id, lingering_closer()._sockets.values()))
         outer = await self._near.connect(setup)
         inner = await self._near.accept(setup)
         client = TcpEnd("client", changed, FORTH, BACK, outer)
@@ -158,7 +158,7 @@ class Straight:
 
     def leftovers(self, _: Relay) -> list[str]:
         left = [f"{_watched() - self._watched} descriptors are watched"] if _watched() > self._watched else []
-        lingering = set(map(id, lingerer()._sockets.values())) - self._lingering
+        lingering = set(map(id, lingering_closer()._sockets.values())) - self._lingering
         return left + (["a socket that lingers"] if lingering else [])
 
     def _link(self, setup: Setup) -> tuple[Link, Endpoint]:

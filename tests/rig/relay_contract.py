@@ -22,7 +22,7 @@ from typing import NamedTuple, Protocol
 from ends import BACK, FORTH, End, Seen, TcpEnd
 from plans import Setup, Step, Verbs
 
-from gateway.contracts import Ending, Relay
+from gateway.contracts import CloseReason, Relay
 from gateway.errors import ReachError
 from gateway.measure import Tap
 
@@ -68,7 +68,7 @@ class Adaptor(Verbs, Protocol):
     """A kind of relay: makes one, and looks inside it."""
 
     name: str
-    lost: Ending
+    lost: CloseReason
     """How a relay says that what carried the connection was lost."""
     shows_loss: bool
     """Whether a far side that closes shows what it did not take: what is behind an SSH server never does."""
@@ -106,7 +106,7 @@ class _Witness:
         enough: After how many bytes it has seen enough.
     """
 
-    meter = None
+    tracker = None
 
     def __init__(self, enough: int) -> None:
         self.forth_seen = self.back_seen = 0
@@ -117,11 +117,11 @@ class _Witness:
     def finished(self) -> bool:
         return self.forth_seen + self.back_seen >= self._enough
 
-    def forth(self, data: memoryview, now: float) -> None:
+    def on_request(self, data: memoryview, now: float) -> None:
         self._compare(data, FORTH.at(self.forth_seen, len(data)))
         self.forth_seen += len(data)
 
-    def back(self, data: memoryview, now: float) -> None:
+    def on_response(self, data: memoryview, now: float) -> None:
         self._compare(data, BACK.at(self.back_seen, len(data)))
         self.back_seen += len(data)
 
@@ -172,7 +172,7 @@ class Trial:
         finally:
             self.client.dispose()
             self.far.dispose()
-            self.relay.abort(Ending.ABORTED)  # where a rule was broken it may still be there
+            self.relay.abort(CloseReason.ABORTED)  # where a rule was broken it may still be there
 
     async def _do(self, step: Step) -> None:
         done = True
@@ -187,7 +187,7 @@ class Trial:
             case _ if step.verb == "abort":
                 done = not self.relay.ended.done()
                 self._aborted |= done
-                self.relay.abort(Ending.ABORTED)
+                self.relay.abort(CloseReason.ABORTED)
             case _:
                 if step.verb in self._adaptor.kill_verbs:
                     # A second kill finds a relay that the first one has ended.
@@ -326,10 +326,10 @@ class Trial:
         ending, client, far = self.relay.ended.result(), self.client, self.far
         if not self._disturbed:
             counted = (self.relay.to_backend, self.relay.from_backend)
-            self._hold(ending is Ending.FINISHED, f"5: ended as {ending}")
+            self._hold(ending is CloseReason.FINISHED, f"5: ended as {ending}")
             self._hold(counted == (client.sent, far.sent), f"5: counted {counted}, not {(client.sent, far.sent)}")
         causes = [self._aborted, self.killed and not self._killed_late, client.broken, far.broken]
-        endings = (Ending.ABORTED, self._adaptor.lost, Ending.CLIENT_RESET, Ending.BACKEND_RESET)
+        endings = (CloseReason.ABORTED, self._adaptor.lost, CloseReason.CLIENT_RESET, CloseReason.BACKEND_RESET)
         known = self._adaptor.tells_breaks or not far.broken
         if known and sum(causes) == 1 and not (client.ended or far.ended):
             self._hold(ending is endings[causes.index(True)], f"5: ended as {ending}")

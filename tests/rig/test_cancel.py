@@ -19,7 +19,7 @@ from servers import Behaviour, serving
 from test_ssh import opened, options
 from test_tls import given_to, make_authority
 
-from gateway.backends.common.postgres_cancel import PostgresLogin
+from gateway.backends.common.postgres_cancel import PostgresLoginTap
 from gateway.contracts import CancelRequest, Endpoint, Link
 from gateway.demo.postgres import Postgres, available
 from gateway.demo.process import find, free_port
@@ -301,7 +301,7 @@ def test_of_encrypted_sessions_a_request_in_the_clear_goes_to_every_server(
             assert nobody.recv(1) == b""
         for server in (one, other):
             assert f"PID {unknown} in cancel request did not match" in (server.folder / "log").read_text()
-        assert "was not copied" not in gateway.log
+        assert "cancel request not copied" not in gateway.log
 
 
 def test_an_encrypted_session_is_cancelled_in_the_clear_at_the_limit(
@@ -329,14 +329,14 @@ def recording(port: int, keys: list[bytes]) -> Behaviour:
     """Carry each connection to `port`, and keep what would cancel it."""
 
     def carry(client: socket.socket) -> None:
-        login = PostgresLogin()
+        login = PostgresLoginTap()
         with socket.create_connection(("127.0.0.1", port), timeout=30) as server:
 
             def back() -> None:
                 with contextlib.suppress(OSError):
                     while data := server.recv(65536):
                         if not login.finished:
-                            login.back(memoryview(data), 0.0)
+                            login.on_response(memoryview(data), 0.0)
                         if login._key is not None:
                             keys.append(login._key)
                         client.sendall(data)
@@ -346,7 +346,7 @@ def recording(port: int, keys: list[bytes]) -> Behaviour:
             thread.start()
             while data := client.recv(65536):
                 if not login.finished:
-                    login.forth(memoryview(data), 0.0)
+                    login.on_request(memoryview(data), 0.0)
                 server.sendall(data)
             server.shutdown(socket.SHUT_WR)
             thread.join()
@@ -402,14 +402,14 @@ async def reached(path: str, bastion: Bastion) -> Any:
         yield link
 
 
-class Endless(PostgresLogin):
+class Endless(PostgresLoginTap):
     """Never has seen enough."""
 
     finished = property(lambda _: False, lambda *_: None)
 
 
 @contextlib.asynccontextmanager
-async def joined(link: Link, server: Postgres, latency: Histogram, tap: PostgresLogin) -> Any:
+async def joined(link: Link, server: Postgres, latency: Histogram, tap: PostgresLoginTap) -> Any:
     """A session whose login is over, and its relay."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
@@ -429,19 +429,19 @@ async def joined(link: Link, server: Postgres, latency: Histogram, tap: Postgres
 async def test_after_the_login_the_bytes_are_not_looked_at_any_more(
     shared_bastion: Bastion, servers: tuple[Postgres, Postgres], path: str
 ) -> None:
-    server, latency, login = servers[0], Histogram(), PostgresLogin()
+    server, latency, login = servers[0], Histogram(), PostgresLoginTap()
     link: Link
     async with reached(path, shared_bastion) as link, asyncio.timeout(40):
         async with joined(link, server, latency, login) as (session, relay):
             assert login.finished
-            assert not login.unseen
+            assert not login.key_hidden
             assert relay._tap is None
             if path == "direct":
-                assert relay._forth.seen is None
-                assert relay._back.seen is None
+                assert relay._upload.on_data is None
+                assert relay._download.on_data is None
             asked = b"\0\0\0\x10" + CANCEL + session.info.backend_pid.to_bytes(4, "big")
             assert login._key is not None
-            assert login.named_by(CancelRequest(asked + login._key[4:]))
+            assert login.matches(CancelRequest(asked + login._key[4:]))
             before = latency.count
             for _ in range(4):
                 await asyncio.to_thread(session.execute, "SELECT 1")

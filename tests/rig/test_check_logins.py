@@ -23,7 +23,7 @@ from test_tls import NAME, Authority, given_to, make_authority
 
 from gateway.backends import NoOptions
 from gateway.backends.common.database import DatabaseCheck
-from gateway.backends.common.tls import Tls
+from gateway.backends.common.tls import TlsOptions
 from gateway.backends.mysql import KIND, MysqlBackend, MysqlCheck
 from gateway.backends.postgres import PostgresBackend
 from gateway.contracts import Secret, State
@@ -54,8 +54,8 @@ def key_file(tmp_path: Path) -> Path:
     return file
 
 
-def checking(password: str, tls: Tls | None = None, key: Path | None = None) -> MysqlBackend:
-    check = MysqlCheck(user="u", password=Secret(password), tls=tls or Tls(), server_public_key_file=key)
+def checking(password: str, tls: TlsOptions | None = None, key: Path | None = None) -> MysqlBackend:
+    check = MysqlCheck(user="u", password=Secret(password), tls=tls or TlsOptions(), server_public_key_file=key)
     return MysqlBackend(NoOptions(), check)
 
 
@@ -97,7 +97,7 @@ async def test_a_server_cannot_take_the_checks_password(
 ) -> None:
     script = HOSTILE[way] if mode == "off" else over_tls(authority, HOSTILE[way])
     with playing(script) as (port, heard):
-        result = await probe(checking(password, Tls(mode)), port)
+        result = await probe(checking(password, TlsOptions(mode)), port)
     assert heard
     assert not revealed(heard, password)
     if "second_switch" in way:  # which no honest server sends
@@ -161,7 +161,7 @@ async def test_verified_tls_opens_the_full_path(authority: Authority, password: 
         end.serve()
 
     with playing(over_tls(authority, full)) as (port, _):
-        result = await probe(checking(password, Tls("verify", authority.ca, NAME)), port)
+        result = await probe(checking(password, TlsOptions("verify", authority.ca, NAME)), port)
     assert result.state is State.UP, result.detail
 
 
@@ -174,13 +174,13 @@ def test_a_key_file_that_is_wrong_or_unused_is_refused(tmp_path: Path, key_file:
     KIND.verify(NoOptions(), MysqlCheck(server_public_key_file=key_file))
     assert "no public key in PEM" in refusal(server_public_key_file=authority.ca)
     assert "No such file" in refusal(server_public_key_file=tmp_path / "nothing")
-    assert "no use with TLS" in refusal(server_public_key_file=key_file, tls=Tls("require"))
+    assert "not used with TLS" in refusal(server_public_key_file=key_file, tls=TlsOptions("require"))
     elliptic = tmp_path / "ec.pem"
     private = serialization.load_pem_private_key(authority.key.read_bytes(), None)
     elliptic.write_bytes(
         private.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
-    assert "no RSA key" in refusal(server_public_key_file=elliptic)
+    assert "is not an RSA key" in refusal(server_public_key_file=elliptic)
 
 
 async def test_mariadb_by_ed25519_and_by_a_plugin_that_is_not_supported(
@@ -245,8 +245,8 @@ async def test_a_mysql_that_asks_for_no_password_is_unauthenticated(rig_folder: 
     try:
         result = await probe(mysql_backend(open_to_all), open_to_all.port)
         assert (result.state, result.reason) == (State.DEGRADED, Reason.UNAUTHENTICATED), result.detail
-        assert result.finding is not None
-        assert result.finding.role == "primary"
+        assert result.probe_result is not None
+        assert result.probe_result.role == "primary"
         assert (await probe(mysql_backend(open_to_all, password=None), open_to_all.port)).state is State.UP
     finally:
         open_to_all.stop()
@@ -302,8 +302,8 @@ def many_ways(rig_folder: Path) -> Iterator[tuple[postgres.Postgres, Authority]]
     server.stop()
 
 
-def as_user(server: postgres.Postgres, user: str, tls: Tls | None = None) -> Any:
-    return postgres_backend(server, user=user, password=Secret("secret"), database="shop", tls=tls or Tls())
+def as_user(server: postgres.Postgres, user: str, tls: TlsOptions | None = None) -> Any:
+    return postgres_backend(server, user=user, password=Secret("secret"), database="shop", tls=tls or TlsOptions())
 
 
 @pytest.mark.parametrize("user", ["hashed", "clear"])
@@ -312,7 +312,7 @@ async def test_a_postgres_check_logs_in_by_scram_only(
     many_ways: tuple[postgres.Postgres, Authority], user: str, mode: Any
 ) -> None:
     server, authority = many_ways
-    tls = Tls(mode, authority.ca, NAME) if mode == "verify" else Tls(mode)
+    tls = TlsOptions(mode, authority.ca, NAME) if mode == "verify" else TlsOptions(mode)
     result = await probe(as_user(server, user, tls), server.port)
     assert (result.state, result.reason) == (State.DEGRADED, Reason.AUTH), result.detail
     assert "write scram-sha-256 in pg_hba.conf" in result.detail
@@ -323,13 +323,13 @@ async def test_a_postgres_that_asks_for_no_password_is_unauthenticated(
     many_ways: tuple[postgres.Postgres, Authority], mode: Any
 ) -> None:
     server, authority = many_ways
-    tls = Tls(mode, authority.ca, NAME) if mode == "verify" else Tls(mode)
+    tls = TlsOptions(mode, authority.ca, NAME) if mode == "verify" else TlsOptions(mode)
     result = await probe(as_user(server, "trusted", tls), server.port)
     assert (result.state, result.reason) == (State.DEGRADED, Reason.UNAUTHENTICATED), result.detail
     assert "pg_hba.conf" in result.detail
     if mode != "require":
-        assert result.finding is not None
-        assert result.finding.role == "primary"
+        assert result.probe_result is not None
+        assert result.probe_result.role == "primary"
     without = postgres_backend(server, user="trusted", password=None, database="shop", tls=tls)
     assert (await probe(without, server.port)).state is State.UP  # which is what was configured
 
@@ -366,11 +366,11 @@ async def test_a_server_in_between_cannot_relay_a_postgres_login(
     shared_postgres: postgres.Postgres, authority: Authority
 ) -> None:
     with in_between(shared_postgres, authority) as port:
-        result = await probe(postgres_backend(shared_postgres, tls=Tls("require")), port)
+        result = await probe(postgres_backend(shared_postgres, tls=TlsOptions("require")), port)
         assert (result.state, result.reason) == (State.DEGRADED, Reason.AUTH), result.detail
         assert "set check.tls.mode: verify" in result.detail
         # As with a pooler, which has no channel binding and a certificate that is right.
-        verified = postgres_backend(shared_postgres, tls=Tls("verify", authority.ca, NAME))
+        verified = postgres_backend(shared_postgres, tls=TlsOptions("verify", authority.ca, NAME))
         assert (await probe(verified, port)).state is State.UP
 
 

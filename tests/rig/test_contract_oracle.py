@@ -14,10 +14,10 @@ import relay_contract as contract
 from far_sides import Straight
 from plans import Setup, Step
 
-from gateway.contracts import Ending, Endpoint, Link, Phases, Relay, Stream
+from gateway.contracts import CloseReason, Endpoint, Link, Phases, Relay, Stream
 from gateway.measure import Histogram, Tap
 from gateway.relay.dial import DIAL_TIMEOUT, dial
-from gateway.relay.sockets import finish, reset, tune
+from gateway.relay.sockets import close_gracefully, reset, tune
 
 _CHUNK = 65536
 
@@ -32,12 +32,12 @@ class SimpleRelay:
         fault: What it does wrong; empty: nothing.
     """
 
-    asked = False
+    awaiting_response = False
     waiting_since = None
-    answers = 0
+    responses = 0
 
     def __init__(self, client: Stream, backend: Stream, tap: Tap | None, fault: str) -> None:
-        self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
         self.last_active = time.monotonic()
         self.to_backend = self.from_backend = 0
         self._client, self._backend = client, backend
@@ -48,7 +48,7 @@ class SimpleRelay:
         self._pumps = [asyncio.ensure_future(self._pump(*way)) for way in ((client, backend), (backend, client))]
         self._job = asyncio.ensure_future(self._run())
 
-    def abort(self, ending: Ending) -> None:
+    def abort(self, ending: CloseReason) -> None:
         self._end(ending)
 
     async def clear(self) -> None:
@@ -68,9 +68,9 @@ class SimpleRelay:
             return
         failed = [pump for pump in done if pump.exception() is not None]
         if failed and failed[0] is self._pumps[0]:
-            self._end(Ending.CLIENT_RESET)
+            self._end(CloseReason.CLIENT_RESET)
         else:
-            self._end(Ending.BACKEND_RESET if failed else Ending.FINISHED)
+            self._end(CloseReason.BACKEND_RESET if failed else CloseReason.FINISHED)
 
     async def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         forth, loop = source is self._client, asyncio.get_running_loop()
@@ -78,14 +78,14 @@ class SimpleRelay:
             try:
                 data = await loop.sock_recv(source, _CHUNK)
             except OSError:
-                self._end(Ending.CLIENT_RESET if forth else Ending.BACKEND_RESET)
+                self._end(CloseReason.CLIENT_RESET if forth else CloseReason.BACKEND_RESET)
                 return
             if not data:
                 break
             self._count(data, forth=forth)
             await self._send(sink, self._spoil(data))
         if self._fault == "a reset for an end":
-            self._end(Ending.BACKEND_RESET)
+            self._end(CloseReason.BACKEND_RESET)
         elif self._fault == "an end that waits for the other":
             await asyncio.wait([self._pumps[forth]])
         with contextlib.suppress(OSError):
@@ -98,7 +98,7 @@ class SimpleRelay:
         else:
             self.from_backend += size
         if self._tap is not None and self._fault != "a blind tap":
-            (self._tap.forth if forth else self._tap.back)(memoryview(data), time.monotonic())
+            (self._tap.on_request if forth else self._tap.on_response)(memoryview(data), time.monotonic())
 
     def _spoil(self, data: bytes) -> bytes:
         if len(data) > 1000:
@@ -119,19 +119,19 @@ class SimpleRelay:
             else:
                 await loop.sock_sendall(sink, data)
         except OSError:
-            self._end(Ending.BACKEND_RESET if sink is self._backend else Ending.CLIENT_RESET)
+            self._end(CloseReason.BACKEND_RESET if sink is self._backend else CloseReason.CLIENT_RESET)
 
-    def _end(self, ending: Ending) -> None:
+    def _end(self, ending: CloseReason) -> None:
         if self.ended.done() or self._fault == "no ending":
             return
         for pump in self._pumps:
             pump.cancel()
-        clean = ending is Ending.FINISHED or self._fault == "an end for a reset"
+        clean = ending is CloseReason.FINISHED or self._fault == "an end for a reset"
         for sock in (self._client, self._backend):
-            (finish if clean else reset)(sock)
+            (close_gracefully if clean else reset)(sock)
         if self._fault == "a descriptor left":
             self.left.append(os.dup(0))
-        self.ended.set_result(Ending.FINISHED if self._fault == "a wrong ending" else ending)
+        self.ended.set_result(CloseReason.FINISHED if self._fault == "a wrong ending" else ending)
 
 
 class SimpleLink:

@@ -432,5 +432,5 @@ def test_a_stale_unix_socket_is_replaced_and_a_file_is_not(gateway: Gateway, tmp
         path.write_text("precious")
         done = command("run", "-c", str(gateway.config))
         assert done.returncode == 1
-        assert "exists and is no socket" in done.stderr
+        assert "exists and is not a socket" in done.stderr
         assert path.read_text() == "precious"

@@ -293,7 +293,9 @@ async def test_a_lag_that_is_no_number_is_no_answer(lag: str) -> None:
     ):
         with serving(script) as port:
             result = await probe(backend, port)
-        assert (result.state, result.reason, result.finding) == (State.DOWN, Reason.PROTOCOL, None), result.detail
+        assert (result.state, result.reason, result.probe_result) == (State.DOWN, Reason.PROTOCOL, None), (
+            result.detail
+        )
 
 
 async def test_a_mysql_that_asks_for_a_file_is_one_line_and_no_traceback(caplog: pytest.LogCaptureFixture) -> None:

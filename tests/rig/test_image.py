@@ -37,7 +37,7 @@ from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.vpn import rights
+from gateway.vpn import privileges
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(400)]
 
@@ -406,7 +406,7 @@ def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_wit
             ask = ("exec", "-e", f"DB_PORT={port}", "ways", "/opt/gateway/bin/python3", "-c", QUERY)
             assert yard.engine.docker(*ask).stdout.startswith("rows ")
         running = yard.engine.docker("top", "ways", "-eo", "pid,uid,comm").stdout
-        assert re.findall(r"^\d+ +(\d+) +openvpn$", running, re.MULTILINE) == [str(rights.USER)], running
+        assert re.findall(r"^\d+ +(\d+) +openvpn$", running, re.MULTILINE) == [str(privileges.USER)], running
 
 
 @pytest.fixture

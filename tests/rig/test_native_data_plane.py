@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from servers import echoing, serving
 from test_ssh import PATIENT, echo_once, opened, options
 
-from gateway.contracts import Ending, Endpoint
+from gateway.contracts import CloseReason, Endpoint
 from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
-from gateway.relay.readiness import RelayLoop
+from gateway.relay.poller import RelayLoop
 from gateway.relay.sockets import tune
 from gateway.ssh import asyncssh_internals
 from gateway.ssh import gcm as gcm_module
@@ -325,7 +325,7 @@ async def test_a_peer_that_breaks_the_protocol_loses_this_connection_and_no_othe
         assert isinstance(relay, NativeChannel)
         await loop.sock_sendall(ours, b"attack")
         assert told in await victim.lost()
-        assert await relay.ended is Ending.LINK_LOST
+        assert await relay.ended is CloseReason.LINK_LOST
         await loop.sock_sendall(other, b"ping")
         assert await loop.sock_recv(other, 10) == b"pong"
         ours.close()

@@ -17,7 +17,7 @@ from servers import serving
 from test_native_data_plane import hostile
 from test_ssh import opened, options
 
-from gateway.contracts import Ending, Endpoint
+from gateway.contracts import CloseReason, Endpoint
 from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
@@ -182,7 +182,7 @@ async def test_what_is_held_after_the_channels_close_stays_accounted_until_it_is
         assert relay.window.size >= relay.buffered
         assert before - INITIAL_BUDGET.available >= relay.buffered
         assert await read_all(client) == said  # and a clean end: a close needs no EOF before it
-        assert await relay.ended is Ending.FINISHED
+        assert await relay.ended is CloseReason.FINISHED
         assert relay.buffered == 0
     assert before == INITIAL_BUDGET.available
 

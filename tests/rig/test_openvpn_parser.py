@@ -14,7 +14,7 @@ from vpn import Authority
 from gateway.demo.process import find
 from gateway.errors import GatewayError
 from gateway.vpn.openvpn_directives import is_known
-from gateway.vpn.openvpn_file import read
+from gateway.vpn.openvpn_file import parse_client_file
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(120)]
 
@@ -111,7 +111,7 @@ def test_what_would_load_code_is_refused(parse: Parse, text: str) -> None:
     with pytest.raises(AssertionError, match="PLUGIN"):
         parse(text)
     with pytest.raises(GatewayError, match=r"line [23]: "):
-        read(text)
+        parse_client_file(text)
 
 
 def test_it_means_what_we_mean(parse: Parse) -> None:
@@ -129,7 +129,7 @@ def test_it_means_what_we_mean(parse: Parse) -> None:
         reneg-sec 0
         comp-lzo no
     """
-    lines = settings_of(parse(read(text).text))
+    lines = settings_of(parse(parse_client_file(text).text))
     for expected in (
         "  remote = 'other.example'", "  remote_port = '1195'", "  proto = udp4", "  tun_mtu = 1400",
         """  verify_x509_name = 'C=KG, O="a\\b" #1'""", "  ciphername = 'AES-256-CBC'", "  authname = 'SHA256'",
@@ -193,7 +193,7 @@ _BLOCKS = st.sampled_from([
 def test_what_is_written_has_the_meaning_of_the_file(parse: Parse, lines: list[str]) -> None:
     text = "\n".join(lines) + "\n"
     try:
-        file = read(text)
+        file = parse_client_file(text)
     except GatewayError:
         return
     expected, got = parse(text), parse(file.text)
@@ -218,11 +218,11 @@ _FRAGMENTS = st.sampled_from([
 def test_fragments_are_refused_or_mean_nothing_that_is_not_safe(parse: Parse, parts: list[str]) -> None:
     text = "".join(parts)
     try:
-        file = read(text)
+        file = parse_client_file(text)
     except GatewayError:
         return
     got = parse(file.text)
     check_harmless(got, settings_of(parse("")))
     # The file itself would run scripts, or has a directive of those left out that OpenVPN does not take.
-    if not file.left_out and (expected := settings_of(parse(text))):
+    if not file.ignored and (expected := settings_of(parse(text))):
         assert settings_of(got) == expected

@@ -16,7 +16,7 @@ from servers import serving, silent, talking
 from test_forwards import connect
 from vpn import Authority
 
-from gateway.contracts import Ending, Endpoint
+from gateway.contracts import CloseReason, Endpoint
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
@@ -303,7 +303,7 @@ def test_connections_through_tls_end_when_their_client_does(gateway: Gateway) ->
         for _ in range(20):
             with connect(listen) as client:
                 client.sendall(b"hello")
-        # They ended cleanly, so an answer might still have come, for splice._PATIENCE.
+        # They ended cleanly, so an answer might still have come, for tls_bridge._SILENCE_TIMEOUT.
         gateway.wait(lambda: gateway.descriptors() <= before + 6, 30)
 
 
@@ -395,7 +395,7 @@ async def test_an_answer_through_tls_is_whole_or_broken_off(
                     with pytest.raises(ConnectionResetError):
                         while await loop.sock_recv(client, 65536):
                             """What came before."""
-                assert await relay.ended is (Ending.FINISHED if whole else Ending.BACKEND_RESET)
+                assert await relay.ended is (CloseReason.FINISHED if whole else CloseReason.BACKEND_RESET)
 
 
 async def test_a_half_close_costs_no_response_before_tls_13(tmp_path: Path) -> None:
@@ -426,7 +426,7 @@ async def test_a_half_close_costs_no_response_before_tls_13(tmp_path: Path) -> N
             async with asyncio.timeout(20):
                 while data := await loop.sock_recv(client, 65536):
                     got += data
-                assert await relay.ended is Ending.FINISHED
+                assert await relay.ended is CloseReason.FINISHED
     assert got == ANSWER
     assert ends == ["none"]
 
@@ -453,7 +453,7 @@ async def test_a_client_that_is_reset_ends_no_upload_cleanly(tmp_path: Path) -> 
             await asyncio.sleep(0.2)
             reset(client)
             async with asyncio.timeout(10):
-                assert await relay.ended is Ending.CLIENT_RESET
+                assert await relay.ended is CloseReason.CLIENT_RESET
                 while not ended:
                     await asyncio.sleep(0.05)
     assert ended == ["broken"]

@@ -19,7 +19,7 @@ from servers import dripping, resetting, serving, silent, talking
 
 from gateway.backends import NoOptions
 from gateway.backends.common.database import DatabaseCheck
-from gateway.backends.common.tls import Tls
+from gateway.backends.common.tls import TlsOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.nfs import CANARY, NfsBackend, NfsCheck, NfsOptions
 from gateway.backends.postgres import PostgresBackend
@@ -32,7 +32,7 @@ from gateway.demo.postgres import Postgres
 from gateway.demo.process import free_port
 from gateway.errors import Reason
 from gateway.health.monitor import probe_once
-from gateway.health.verdict import Result
+from gateway.health.verdict import CheckResult
 from gateway.relay.direct import DirectLink
 
 pytestmark = pytest.mark.rig
@@ -48,7 +48,7 @@ KINDS: dict[str, Backend] = {
 PROTOCOLS = ["mysql", "postgres", "nfs"]
 
 
-async def probe(backend: Backend, port: int, host: str = "127.0.0.1", timeout: float = 10.0) -> Result:  # noqa: ASYNC109
+async def probe(backend: Backend, port: int, host: str = "127.0.0.1", timeout: float = 10.0) -> CheckResult:  # noqa: ASYNC109
     """One probe from this host; it must keep its deadline and leave nothing behind."""
     tasks = len(asyncio.all_tasks())
     started = time.monotonic()
@@ -149,9 +149,9 @@ async def test_a_half_open_path_is_a_timeout_within_the_deadline(shared_postgres
 async def test_mysql_says_role_version_and_phases(shared_mariadb: MariaDB) -> None:
     result = await probe(mysql_backend(shared_mariadb), shared_mariadb.port)
     assert result.state is State.UP
-    assert result.finding is not None
-    assert (result.finding.role, result.finding.read_only) == ("primary", False)
-    assert "MariaDB" in (result.finding.version or "")
+    assert result.probe_result is not None
+    assert (result.probe_result.role, result.probe_result.read_only) == ("primary", False)
+    assert "MariaDB" in (result.probe_result.version or "")
     assert list(result.phases) == ["dns", "tcp", "greeting", "auth", "query"]
 
 
@@ -187,8 +187,8 @@ async def test_mysql_read_only_is_a_replica(shared_mariadb: MariaDB) -> None:
         result = await probe(mysql_backend(shared_mariadb), shared_mariadb.port)
     finally:
         shared_mariadb.execute("SET GLOBAL read_only = 0")
-    assert result.finding is not None
-    assert (result.finding.role, result.finding.read_only) == ("replica", True)
+    assert result.probe_result is not None
+    assert (result.probe_result.role, result.probe_result.read_only) == ("replica", True)
 
 
 async def test_mysql_with_too_many_connections(shared_mariadb: MariaDB) -> None:
@@ -238,8 +238,12 @@ async def test_mysql_probes_do_not_count_as_aborted_connections(shared_mariadb: 
 async def test_postgres_says_role_version_and_phases(shared_postgres: Postgres) -> None:
     result = await probe(postgres_backend(shared_postgres), shared_postgres.port)
     assert result.state is State.UP
-    assert result.finding is not None
-    assert (result.finding.role, result.finding.read_only, result.finding.lag) == ("primary", False, None)
+    assert result.probe_result is not None
+    assert (result.probe_result.role, result.probe_result.read_only, result.probe_result.lag) == (
+        "primary",
+        False,
+        None,
+    )
     assert set(result.phases) == {"tcp", "greeting", "auth", "query"}
 
 
@@ -249,7 +253,7 @@ async def test_postgres_says_role_version_and_phases(shared_postgres: Postgres) 
         ({"password": Secret("wrong")}, Reason.AUTH),
         ({"user": "nobody"}, Reason.AUTH),
         ({"database": "nothing"}, Reason.QUERY),
-        ({"tls": Tls(mode="require")}, Reason.TLS),
+        ({"tls": TlsOptions(mode="require")}, Reason.TLS),
     ],
 )
 async def test_postgres_refusals(shared_postgres: Postgres, changes: dict[str, Any], reason: Reason) -> None:
@@ -338,22 +342,22 @@ async def test_postgres_replica_lag(rig_folder: Path, shared_postgres: Postgres)
 
     backend = Backend_(NoOptions(), DatabaseCheck(user="u", max_lag=Duration(10.0)))
     here, other = Endpoint("a", 1), Endpoint("b", 1)
-    good = backend._judge(["t", "on", "17", "1.5", "t"], here, 0)
+    good = backend._evaluate(["t", "on", "17", "1.5", "t"], here, 0)
     assert (good.role, good.read_only, good.lag, good.degraded) == ("replica", True, 1.5, None)
-    lonely = backend._judge(["t", "on", "17", "1.5", "f"], here, 0)
+    lonely = backend._evaluate(["t", "on", "17", "1.5", "f"], here, 0)
     assert lonely.degraded is not None
     assert lonely.degraded[0] is Reason.LAG
     for lag in ("11", None):
-        late = backend._judge(["t", "on", "17", lag, "t"], here, 0)
+        late = backend._evaluate(["t", "on", "17", lag, "t"], here, 0)
         assert late.role == "replica"
         assert late.unusable is not None
         assert late.unusable[0] is Reason.LAG
     # One that had everything a moment ago is not as far behind as its primary was idle before that.
-    assert backend._judge(["t", "on", "17", "0", "t"], here, 100).lag == 0
-    assert (backend._judge(["t", "on", "17", "3600", "f"], here, 105)).lag == 5
-    assert (backend._judge(["t", "on", "17", "3600", "f"], here, 105)).unusable is None
-    assert (backend._judge(["t", "on", "17", "3600", "f"], here, 111)).unusable is not None
-    assert (backend._judge(["t", "on", "17", "3600", "f"], other, 105)).unusable is not None
+    assert backend._evaluate(["t", "on", "17", "0", "t"], here, 100).lag == 0
+    assert (backend._evaluate(["t", "on", "17", "3600", "f"], here, 105)).lag == 5
+    assert (backend._evaluate(["t", "on", "17", "3600", "f"], here, 105)).unusable is None
+    assert (backend._evaluate(["t", "on", "17", "3600", "f"], here, 111)).unusable is not None
+    assert (backend._evaluate(["t", "on", "17", "3600", "f"], other, 105)).unusable is not None
 
 
 async def test_a_postgres_standby_that_is_cut_off_does_not_pass_for_one_that_keeps_up(
@@ -364,15 +368,15 @@ async def test_a_postgres_standby_that_is_cut_off_does_not_pass_for_one_that_kee
         check = DatabaseCheck(user=standby.check_user, password=Secret(standby.check_password), max_lag=Duration(1.0))
         backend = PostgresBackend(NoOptions(), replace(check, database="postgres"))
 
-        async def until(condition: Callable[[Result], bool]) -> Result:
+        async def until(condition: Callable[[CheckResult], bool]) -> CheckResult:
             async with asyncio.timeout(20):
                 while not condition(result := await probe(backend, standby.port)):
                     await asyncio.sleep(0.1)
             return result
 
         up = await until(lambda result: result.state is State.UP)
-        assert up.finding is not None
-        assert (up.finding.role, up.finding.lag) == ("replica", 0)
+        assert up.probe_result is not None
+        assert (up.probe_result.role, up.probe_result.lag) == ("replica", 0)
         await asyncio.sleep(1.5)  # a primary that writes nothing leaves nobody behind
         assert (await probe(backend, standby.port)).state is State.UP
         standby.execute("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
@@ -392,10 +396,10 @@ def nfs_backend(export: str = "/media", *, write: bool = False) -> NfsBackend:
 async def test_nfs_says_space_and_phases(shared_nfs: NfsServer) -> None:
     result = await probe(nfs_backend(write=True), shared_nfs.port)
     assert result.state is State.UP
-    assert result.finding is not None
+    assert result.probe_result is not None
     real = shutil.disk_usage(shared_nfs.export)
-    assert result.finding.space["total"] == real.total
-    assert abs(result.finding.space["available"] - real.free) < 1 << 30
+    assert result.probe_result.space["total"] == real.total
+    assert abs(result.probe_result.space["available"] - real.free) < 1 << 30
     assert list(result.phases) == ["dns", "tcp", "greeting", "rpc", "query"]
     assert not list(shared_nfs.export.glob(".gateway*"))
 
@@ -452,7 +456,7 @@ async def test_nfs_without_version_4_0_is_asked_with_one_long_session(tmp_path: 
         for _ in range(4):
             result = await probe(backend, server.port)
             assert (result.state, result.reason) == (State.UP, None), result.detail
-            sessions.update(session.identifier for session in backend._sessions.values())
+            sessions.update(session.session_id for session in backend._sessions.values())
         assert len(sessions) == 1
         assert (await probe(nfs_backend("/nowhere"), server.port)).reason is Reason.EXPORT
         server.stop()
@@ -469,7 +473,9 @@ async def test_nfs_another_file_system_than_before_is_told(tmp_path: Path, small
         assert (await probe(backend, first.port)).state is State.UP
         first.stop()
         second = NfsServer(tmp_path / "second", export=small_export)
-        backend._seen[Endpoint("127.0.0.1", second.port)] = backend._seen[Endpoint("127.0.0.1", first.port)]
+        backend._first_seen[Endpoint("127.0.0.1", second.port)] = backend._first_seen[
+            Endpoint("127.0.0.1", first.port)
+        ]
         second.start()
         first = second
         result = await probe(backend, second.port)
@@ -487,7 +493,9 @@ async def test_nfs_a_directory_made_anew_is_told(tmp_path: Path) -> None:
     try:
         for _ in range(2):
             result = await probe(backend, server.port)
-            assert (result.state, result.finding.lease if result.finding else None) == (State.UP, 60), result.detail
+            assert (result.state, result.probe_result.lease if result.probe_result else None) == (State.UP, 60), (
+                result.detail
+            )
         server.stop()  # it keeps what it knows of directories for a while
         shared.rename(server.export / "kept")
         shared.mkdir()

@@ -17,9 +17,9 @@ from hypothesis import Phase, given, settings
 from plans import Setup, Step, plans
 
 from gateway.demo.process import find
-from gateway.proxy import splice
+from gateway.proxy import tls_bridge
 from gateway.relay import linger
-from gateway.relay.readiness import RelayLoop
+from gateway.relay.poller import RelayLoop
 
 EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "200"))
 PHASES = (Phase.reuse, Phase.generate, Phase.shrink)
@@ -73,9 +73,9 @@ def benches(
     terminal: Any = request.config.pluginmanager.get_plugin("terminalreporter")
     capture: Any = request.config.pluginmanager.get_plugin("capturemanager")
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=RelayLoop) as runner:
-        patch.setattr(linger, "_LOOK", 0.01)  # or each connection that lingers would take 0.25 s
-        patch.setattr(splice, "_LOOK", 0.01)
-        patch.setattr(splice, "_PATIENCE", 0.1)  # seconds of silence, before TLS 1.3
+        patch.setattr(linger, "_SCAN_INTERVAL", 0.01)  # or each connection that lingers would take 0.25 s
+        patch.setattr(tls_bridge, "_POLL_INTERVAL", 0.01)
+        patch.setattr(tls_bridge, "_SILENCE_TIMEOUT", 0.1)  # seconds of silence, before TLS 1.3
 
         def bench(kind: str) -> Bench:
             need(find("sshd") is not None, "sshd (package openssh-server)")
@@ -189,6 +189,14 @@ CASES: dict[str, tuple[Setup, list[Step]]] = {
     "a request of the channel is under way while it is closed": (
         Setup(),
         [Step("far", "extra", 1), Step("link", "abort")],
+    ),
+    "a backend answers and closes while a large upload is on its way": (
+        Setup(small=False),
+        [
+            Step("client", "pause"), *([Step("client", "send", 1)] * 5), Step("client", "send", 300_000),
+            Step("loop", "turns", 8), Step("loop", "turns", 3), Step("client", "send", 1),
+            Step("client", "send", 300_000), Step("far", "send", 300_000), Step("far", "close"),
+        ],
     ),
     "both sides begin to exchange keys": (
         Setup(),

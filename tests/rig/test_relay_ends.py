@@ -18,17 +18,17 @@ from plans import Setup
 from test_proxy import ANSWER, tls_proxy
 from vpn import Authority
 
-from gateway.contracts import Ending, Endpoint
+from gateway.contracts import CloseReason, Endpoint
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
-from gateway.proxy import splice
+from gateway.proxy import tls_bridge
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.tls import TlsSocket
-from gateway.relay import slow, sockets
+from gateway.relay import sockets, stalled_peers
 from gateway.relay.direct import DirectLink
-from gateway.relay.straight import StraightRelay
+from gateway.relay.socket_relay import SocketRelay
 from gateway.ssh.options import Connections, SshOptions
 from gateway.tunnels.ssh import SshTunnel
 
@@ -76,11 +76,11 @@ async def test_an_upload_whose_client_has_closed_reaches_a_backend_that_sends_fi
             while data := backend.recv(65536):
                 received.extend(data)
 
-    relay = StraightRelay(inner, dialled, Histogram())
+    relay = SocketRelay(inner, dialled, Histogram())
     thread = threading.Thread(target=send_first)
     thread.start()
     async with asyncio.timeout(30):
-        assert await relay.ended is Ending.CLIENT_RESET
+        assert await relay.ended is CloseReason.CLIENT_RESET
         await asyncio.to_thread(thread.join)
     assert received == UPLOAD
 
@@ -128,7 +128,7 @@ async def test_a_lost_ssh_connection_under_a_proxy_is_no_end_of_a_response(
                 assert bastion.kill_sessions() > 0
                 with pytest.raises(ConnectionResetError):
                     await loop.sock_recv(client, 100)
-                assert await relay.ended is Ending.BACKEND_RESET
+                assert await relay.ended is CloseReason.BACKEND_RESET
             await asyncio.to_thread(serve.join)
     finally:
         await asyncio.to_thread(bastion.stop)
@@ -138,8 +138,8 @@ async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What counts is the silence of the far side, not the pause of the client; then close_notify is sent."""
-    monkeypatch.setattr(splice, "_PATIENCE", 0.3)
-    monkeypatch.setattr(splice, "_LOOK", 0.05)
+    monkeypatch.setattr(tls_bridge, "_SILENCE_TIMEOUT", 0.3)
+    monkeypatch.setattr(tls_bridge, "_POLL_INTERVAL", 0.05)
     ends: list[bytes] = []
 
     def answer(far: ssl.SSLSocket) -> None:
@@ -166,7 +166,7 @@ async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before
         async with asyncio.timeout(30):
             while data := await loop.sock_recv(client, 65536):
                 got += data
-            assert await relay.ended is Ending.FINISHED
+            assert await relay.ended is CloseReason.FINISHED
     assert got == ANSWER * 2
     assert ends == [b""]
 
@@ -244,10 +244,10 @@ async def test_a_finished_upload_arrives_although_its_client_takes_no_answer(
         await asyncio.to_thread(client.sendall, UPLOAD)
         client.close()
         async with asyncio.timeout(20):
-            while not relay._forth.read_done:  # type: ignore[attr-defined]
+            while not relay._upload.source_eof:  # type: ignore[attr-defined]
                 await asyncio.sleep(0.01)
             closed.set()
-            assert await relay.ended is Ending.CLIENT_RESET
+            assert await relay.ended is CloseReason.CLIENT_RESET
             await asyncio.to_thread(done.wait)
     assert (sum(got), got[-1]) == (len(UPLOAD), 0)
 
@@ -334,7 +334,7 @@ async def test_a_renegotiation_that_the_far_side_wants_swallows_no_upload(
                     while True:
                         await loop.sock_sendall(client, b"more")
                         await asyncio.sleep(0.05)
-                assert await relay.ended is Ending.BACKEND_RESET
+                assert await relay.ended is CloseReason.BACKEND_RESET
         finally:
             server.kill()
 
@@ -344,8 +344,8 @@ async def test_a_far_side_that_pauses_is_not_given_up(
 ) -> None:
     """The kernel would give it up after TCP_USER_TIMEOUT, although it acknowledges every probe."""
     monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 1500)
-    for name, seconds in (("_LOOK", 0.1), ("_FULL_FOR", 0.6), ("_MARGIN", 0.2)):
-        monkeypatch.setattr(slow, name, seconds)
+    for name, seconds in (("_SCAN_INTERVAL", 0.1), ("_STALLED_AFTER", 0.6), ("_ACK_MARGIN", 0.2)):
+        monkeypatch.setattr(stalled_peers, name, seconds)
     client, inner = pair
     size = 8 << 20
 
@@ -412,7 +412,7 @@ async def test_asyncsshs_channels_lose_no_upload_in_silence(tmp_path: Path, monk
             joined.far.send(100)
             async with is_reset(joined.client._sock):
                 joined.far.close()  # type: ignore[attr-defined]
-                assert await joined.relay.ended is Ending.FINISHED
+                assert await joined.relay.ended is CloseReason.FINISHED
                 while joined.client.seen is None:
                     await asyncio.sleep(0.01)
                 await asyncio.sleep(0.5)

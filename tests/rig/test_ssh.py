@@ -20,7 +20,7 @@ from servers import echoing, serving, silent, talking
 
 from gateway.backends import NoOptions
 from gateway.backends.tcp import TcpBackend
-from gateway.contracts import Duration, Ending, Endpoint, Link, Phases, Relay, Secret, TunnelState
+from gateway.contracts import CloseReason, Duration, Endpoint, Link, Phases, Relay, Secret, TunnelState
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion, make_key
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
@@ -135,7 +135,7 @@ async def test_a_slow_client_holds_no_more_than_its_window(sshd: Bastion) -> Non
                     first = relay.from_backend
                     await asyncio.sleep(0.5)
             assert 0 < first < 8 << 20
-            relay.abort(Ending.ABORTED)
+            relay.abort(CloseReason.ABORTED)
             ours.close()
 
 
@@ -259,7 +259,7 @@ async def test_a_secret_that_is_no_text_is_named(sshd: Bastion, tmp_path: Path) 
     binary = tmp_path / "passphrase"
     binary.write_bytes(b"\xff\xfe")
     error = await refused(options(sshd, passphrase=Secret(path=binary)))
-    assert (error.reason, error.detail) == (Reason.AUTH, f"passphrase_file: {binary}: is no text in UTF-8")
+    assert (error.reason, error.detail) == (Reason.AUTH, f"passphrase_file: {binary}: not valid UTF-8 text")
 
 
 @pytest.mark.parametrize("form", ["key", "fingerprint"])
@@ -493,7 +493,7 @@ async def test_a_slow_client_gets_all_that_was_sent_before_the_end(sshd: Bastion
                 async with asyncio.timeout(20):
                     while data := await asyncio.get_running_loop().sock_recv(client, 65536):
                         got += data
-                    assert await relay.ended is Ending.FINISHED
+                    assert await relay.ended is CloseReason.FINISHED
                 assert got == answer
 
 
@@ -546,7 +546,7 @@ async def test_an_answer_that_is_complete_outlives_the_ssh_connection_and_one_th
                 async with asyncio.timeout(10):
                     while piece := await asyncio.get_running_loop().sock_recv(client, 65536):
                         got += len(piece)
-            assert await relay.ended is Ending.LINK_LOST
+            assert await relay.ended is CloseReason.LINK_LOST
             assert got == len(answer) if complete else got < len(answer)
     finally:
         connected.abort()
@@ -634,7 +634,7 @@ async def test_every_dial_of_a_check_that_was_given_up_and_connects_later_is_rep
             broken.append(1)
 
     reported: list[int] = []
-    probe = Phases(given_up=lambda: reported.append(1))
+    probe = Phases(on_abandoned=lambda: reported.append(1))
     with serving(counting) as port:
         to = Endpoint("127.0.0.1", port)
         two = options(sshd, connections=Connections(2, 2), keepalive=replace(PATIENT, interval=Duration(2.0)),
@@ -674,7 +674,7 @@ async def test_a_dial_that_is_under_way_when_its_connection_ends_is_reported(ssh
     async with opened(options(sshd, keepalive=PATIENT)) as link:
         with frozen(sshd):
             check = asyncio.ensure_future(
-                link.socket(Endpoint("127.0.0.1", 9), Phases(given_up=lambda: reported.append(1)))
+                link.socket(Endpoint("127.0.0.1", 9), Phases(on_abandoned=lambda: reported.append(1)))
             )
             await asyncio.sleep(0.1)
             link._connections[0].abort("it is enough")
@@ -682,7 +682,7 @@ async def test_a_dial_that_is_under_way_when_its_connection_ends_is_reported(ssh
                 await check
             assert reported == [1]
             with pytest.raises(LinkLostError):
-                await link.socket(Endpoint("127.0.0.1", 9), Phases(given_up=lambda: reported.append(1)))
+                await link.socket(Endpoint("127.0.0.1", 9), Phases(on_abandoned=lambda: reported.append(1)))
             assert reported == [1]  # nothing was dialled
 
 
@@ -850,7 +850,7 @@ async def test_a_lost_path_resets_the_client_and_never_ends_it_cleanly(sshd: Bas
             tune(client)
             relay: Relay = await link.join(accepted, Endpoint("127.0.0.1", port), Histogram())
             sshd.kill_sessions()
-            assert await relay.ended is Ending.LINK_LOST
+            assert await relay.ended is CloseReason.LINK_LOST
             with client, pytest.raises(ConnectionResetError):
                 await asyncio.get_running_loop().sock_recv(client, 10)
 

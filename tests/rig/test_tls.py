@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from test_reasons import mysql_backend, postgres_backend, probe
 
-from gateway.backends.common.tls import Tls, verify
+from gateway.backends.common.tls import TlsOptions, verify
 from gateway.contracts import Endpoint, Phases, State, Stream
 from gateway.demo import mariadb, postgres
 from gateway.demo.process import run
 from gateway.errors import ProbeError, Reason
-from gateway.health.verdict import Result
+from gateway.health.verdict import CheckResult
 from gateway.relay.direct import DirectLink
 
 pytestmark = pytest.mark.rig
@@ -113,12 +113,12 @@ async def test_mysql(tls_mariadb: tuple[mariadb.MariaDB, Authority], tmp_path: P
     server, authority = tls_mariadb
     other = make_authority(tmp_path / "other")
     for tls, reason in (
-        (Tls(), None),
-        (Tls("require"), None),
-        (Tls("verify", authority.ca, NAME), None),
-        (Tls("verify", authority.ca), Reason.TLS),  # it is not called 127.0.0.1
-        (Tls("verify", other.ca, NAME), Reason.TLS),
-        (Tls("verify", server_name=NAME), Reason.TLS),  # the system does not trust it
+        (TlsOptions(), None),
+        (TlsOptions("require"), None),
+        (TlsOptions("verify", authority.ca, NAME), None),
+        (TlsOptions("verify", authority.ca), Reason.TLS),  # it is not called 127.0.0.1
+        (TlsOptions("verify", other.ca, NAME), Reason.TLS),
+        (TlsOptions("verify", server_name=NAME), Reason.TLS),  # the system does not trust it
     ):
         result = await probe(mysql_backend(server, tls=tls), server.port, timeout=5)
         assert result.reason is reason, (tls, result.detail)
@@ -130,12 +130,12 @@ async def test_postgres(tls_postgres: tuple[postgres.Postgres, Authority], tmp_p
     server, authority = tls_postgres
     other = make_authority(tmp_path / "other")
     for tls, reason in (
-        (Tls(), None),
-        (Tls("require"), None),
-        (Tls("verify", authority.ca, NAME), None),
-        (Tls("verify", authority.ca), Reason.TLS),
-        (Tls("verify", other.ca, NAME), Reason.TLS),
-        (Tls("verify", server_name=NAME), Reason.TLS),
+        (TlsOptions(), None),
+        (TlsOptions("require"), None),
+        (TlsOptions("verify", authority.ca, NAME), None),
+        (TlsOptions("verify", authority.ca), Reason.TLS),
+        (TlsOptions("verify", other.ca, NAME), Reason.TLS),
+        (TlsOptions("verify", server_name=NAME), Reason.TLS),
     ):
         result = await probe(postgres_backend(server, tls=tls), server.port, timeout=5)
         assert result.reason is reason, (tls, result.detail)
@@ -147,7 +147,7 @@ async def test_a_postgres_certificate_is_asked_for_rarely(
     tls_postgres: tuple[postgres.Postgres, Authority], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, authority = tls_postgres
-    backend = postgres_backend(server, tls=Tls("require"))
+    backend = postgres_backend(server, tls=TlsOptions("require"))
     dialled: list[Endpoint] = []
     dial = DirectLink.socket
 
@@ -165,9 +165,9 @@ async def test_a_postgres_certificate_is_asked_for_rarely(
     assert len(dialled) == 1
 
 
-def shown(result: Result) -> float | None:
+def shown(result: CheckResult) -> float | None:
     """When the certificate expires that the server has shown."""
-    certificate = result.finding.certificate if result.finding else None
+    certificate = result.probe_result.certificate if result.probe_result else None
     return certificate.expires if certificate else None
 
 
@@ -180,7 +180,7 @@ async def test_mysql_without_tls_is_refused_when_tls_is_required(rig_folder: Pat
     need(mariadb.available(), "mariadbd (package mariadb-server)")
     server = mariadb.MariaDB(rig_folder / "mariadb-plain", "--skip-ssl").start()
     try:
-        result = await probe(mysql_backend(server, tls=Tls("require")), server.port, timeout=5)
+        result = await probe(mysql_backend(server, tls=TlsOptions("require")), server.port, timeout=5)
         assert result.reason is Reason.TLS, result.detail
     finally:
         server.stop()
@@ -195,6 +195,6 @@ def test_a_ca_file_that_is_none_is_told(tmp_path: Path) -> None:
 def mysql_backend_check(ca: Path) -> object:
     @dataclass
     class Check:
-        tls: Tls
+        tls: TlsOptions
 
-    return Check(Tls("verify", ca))
+    return Check(TlsOptions("verify", ca))

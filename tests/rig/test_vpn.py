@@ -28,9 +28,9 @@ from vpn import Authority, OpenVpnServer, WireGuardPeer, nothing_outside
 from gateway.demo import mariadb, nfs, postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.vpn import devices, rights
+from gateway.vpn import devices, privileges
 from gateway.vpn.addressing import Addressing
-from gateway.vpn.claims import Claim, is_claimed
+from gateway.vpn.device_lock import DeviceLock, is_locked
 from gateway.vpn.namespace import Namespace
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(120)]
@@ -441,16 +441,16 @@ def test_two_devices_whose_names_lead_to_one_table_get_two(far: World) -> None:
         try:
             before = run("ip rule; ip route show table all")
             for name in (one, two, one):
-                devices.set_up_beside(name, wanted)
+                devices.configure_in_host(name, wanted)
             tables = re.findall(r"oif (\S+) lookup (\d+)", run("ip rule"))
             assert sorted(name for name, _ in tables) == sorted((one, two))
             assert len({table for _, table in tables}) == 2
             for name, table in tables:
                 assert f"default dev {name}" in run(f"ip route show table {table}")
             for _ in range(2):  # what is gone is not looked for where it was
-                devices.forget_beside(one)
+                devices.remove_policy_routing(one)
             assert f"default dev {two}" in run(f"ip route show table {dict(tables)[two]}")
-            devices.forget_beside(two)
+            devices.remove_policy_routing(two)
         finally:
             run(f"ip link del {one}; ip link del {two}")
         assert run("ip rule") in before
@@ -474,22 +474,22 @@ def test_the_device_of_a_gateway_that_was_killed_is_removed_and_no_other() -> No
     place = Namespace()
     try:
 
-        def prepare() -> list[Claim]:
+        def prepare() -> list[DeviceLock]:
             for name in ("gww-dead", "gww-alive", "other"):
                 run(f"ip link add {name} type veth peer name p-{name}")
             run("ip tuntap add gww-kind mode tun")
-            return [Claim("gww-alive")]
+            return [DeviceLock("gww-alive")]
 
         def there() -> set[str]:
-            devices.remove_abandoned("veth", "gww-", is_claimed)
+            devices.remove_stale("veth", "gww-", is_locked)
             return {line.split()[0].partition("@")[0] for line in run("ip -br link").splitlines()}
 
-        (claim,) = place.submit(prepare).result(20)
+        (lock,) = place.submit(prepare).result(20)
         with pytest.raises(OSError, match="in use"):
-            place.submit(lambda: Claim("gww-alive")).result(20)
+            place.submit(lambda: DeviceLock("gww-alive")).result(20)
         assert place.submit(there).result(20) >= {"gww-alive", "other", "gww-kind"}
         assert "gww-dead" not in place.submit(there).result(20)
-        claim.close()
+        lock.close()
         assert "gww-alive" not in place.submit(there).result(20)
     finally:
         place.close()
@@ -764,7 +764,7 @@ def test_openvpn_has_one_capability_and_where_it_can_a_user_of_its_own(
     gateway.start(environment=environment).wait_up("orders", timeout=UP)
     (child,) = (line.split()[0] for line in vpn_children(gateway))
     found = process_status(child)
-    user = str(rights.USER) if case == "alone" else "0"
+    user = str(privileges.USER) if case == "alone" else "0"
     assert found["Uid"].split() == found["Gid"].split() == [user] * 4
     assert [int(found[f"Cap{each}"], 16) for each in ("Eff", "Prm", "Inh", "Amb", "Bnd")] == [NET_ADMIN] * 5
     assert (found["NoNewPrivs"], found["Groups"]) == (
@@ -772,21 +772,24 @@ def test_openvpn_has_one_capability_and_where_it_can_a_user_of_its_own(
         "" if case == "alone" else process_status("self")["Groups"],
     )
     warning = {
-        "tun": "/dev/net/tun is closed to others: chmod 666 /dev/net/tun",
+        "tun": "other users cannot open /dev/net/tun: run chmod 666 /dev/net/tun",
         "capabilities": "the gateway lacks CAP_CHOWN, CAP_KILL",
-        "folder": "closed is closed to others: set TMPDIR",
+        "folder": "closed: set TMPDIR",
     }
     assert ("openvpn runs as root" in gateway.log) is (case != "alone")
     assert warning.get(case, "") in gateway.log
 
 
 def test_a_user_that_our_user_namespace_lacks_is_not_taken() -> None:
-    script = "from pathlib import Path; from gateway.vpn.rights import separate_user; separate_user(Path('/tmp'))"
+    script = (
+        "from pathlib import Path; from gateway.vpn.privileges import unprivileged_user; "
+        "unprivileged_user(Path('/tmp'))"
+    )
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", sys.executable, "-c", script],
         env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=20, check=True,
     )  # fmt: skip
-    assert done.stderr.rstrip().endswith("its user namespace has no such user")
+    assert done.stderr.rstrip().endswith("the user namespace does not map this user")
 
 
 def test_openvpn_as_another_user_connects_again_makes_its_device_again_and_ends_with_the_gateway(
@@ -810,7 +813,7 @@ def test_openvpn_as_another_user_connects_again_makes_its_device_again_and_ends_
         until_a_query_succeeds(far, listen, 25)
         assert vpn_children(gateway) == child, "it reconnected in place"
         pid = int(child[0].split()[0])
-        assert process_status(str(pid))["Uid"].split()[0] == str(rights.USER)
+        assert process_status(str(pid))["Uid"].split()[0] == str(privileges.USER)
         os.kill(pid, signal.SIGSTOP)  # so that it does not notice by itself
         assert gateway.process is not None
         gateway.process.send(signal.SIGKILL)
@@ -863,7 +866,7 @@ def test_openvpn_with_its_keys_in_files_beside_it_takes_over_a_changed_one(far: 
         (folder / "new.p12").chmod(0o600)
         (folder / "new.p12").replace(folder / "client.p12")
         gateway.wait(lambda: gateway.log.count('"tunnel up"') == 2, UP)
-        assert "its configuration file, or one that it names, has changed" in gateway.log
+        assert "the configuration file, or a file that it names, has changed" in gateway.log
         gateway.wait_up("orders", timeout=UP)
     finally:
         server.stop()
@@ -918,7 +921,8 @@ def test_an_openvpn_file_that_would_run_code_is_refused_with_its_line(far: World
     config.write_text(f"client\n--setenv opt plugin /nonexistent/evil.so\n{config.read_text()}")
     write(gateway, f"office: {{kind: openvpn, config: {config}}}", tcp_backend(far))
     gateway.start().wait(lambda: gateway.tunnel("office")["reason"] == "protocol")
-    detail = f"config: {config}: line 2: setenv opt hides a directive: write what follows it alone, or remove it"
+    refusal = "setenv opt hides a directive: write the directive without it, or remove the line"
+    detail = f"config: {config}: line 2: {refusal}"
     assert gateway.tunnel("office")["detail"] == detail
     assert vpn_children(gateway) == []
     validated = command("validate", "-c", str(gateway.config))

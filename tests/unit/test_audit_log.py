@@ -1,4 +1,4 @@
-"""The parts of the audit log that need no gateway: lines, refusals, destinations, what changed, the queue."""
+"""Tests of the parts of the audit log that need no gateway: encoding, refusals, destinations, queue."""
 
 import asyncio
 import json
@@ -18,22 +18,22 @@ from gateway.app import auditing
 from gateway.app.differences import differences
 from gateway.app.service import GatewayService
 from gateway.audit_log.destination import Destination
-from gateway.audit_log.events import Event, line
+from gateway.audit_log.events import Event, encode_line
 from gateway.audit_log.recorder import Recorder
-from gateway.audit_log.refusals import OTHERS, WINDOW, Refusals, Refused
+from gateway.audit_log.refusal_limiter import OTHERS, WINDOW, RefusalKey, RefusalLimiter
 from gateway.audit_log.writer import Writer
 from gateway.config import Config, Sources, load
 from gateway.config.model import AuditSection
 from gateway.errors import ConfigError
 
 
-def refused(source: str = "10.0.0.1") -> Refused:
-    return Refused("orders", source, None, None, None, "not_allowed")
+def refused(source: str = "10.0.0.1") -> RefusalKey:
+    return RefusalKey("orders", source, None, None, None, "not_allowed")
 
 
 def test_a_line_is_plain_ascii_whatever_is_in_it() -> None:
     hostile = 'web\x1b[2J\n{"event":"admin"}\x7f\x9b\u202e\ud800é"\\'
-    written = line(Event(0.0015, "connection", {"consumer": hostile, "seconds": 1.5}), "site-a")
+    written = encode_line(Event(0.0015, "connection", {"consumer": hostile, "seconds": 1.5}), "site-a")
     assert written.endswith(b"\n")
     assert all(0x20 <= byte < 0x7F for byte in written[:-1])
     assert json.loads(written) == {
@@ -42,50 +42,50 @@ def test_a_line_is_plain_ascii_whatever_is_in_it() -> None:
     }  # fmt: skip
 
 
-def test_refusals_are_told_at_once_and_then_once_a_second() -> None:
-    refusals = Refusals()
-    assert refusals.note(refused(), 10.0) == refused()
-    assert [refusals.note(refused(), 10.0 + each / 10) for each in range(1, 5)] == [None] * 4
-    assert refusals.note(refused("10.0.0.2"), 10.5) == refused("10.0.0.2")
+def test_refusals_are_written_immediately_and_then_once_a_second() -> None:
+    refusals = RefusalLimiter()
+    assert refusals.add(refused(), 10.0) == refused()
+    assert [refusals.add(refused(), 10.0 + each / 10) for each in range(1, 5)] == [None] * 4
+    assert refusals.add(refused("10.0.0.2"), 10.5) == refused("10.0.0.2")
     assert refusals.due(10.9) == []
     assert refusals.due(10.0 + WINDOW) == [(refused(), 4)]
-    assert refusals.note(refused(), 11.1) is None
+    assert refusals.add(refused(), 11.1) is None
     assert refusals.due(11.6) == []
     assert refusals.due(12.1) == [(refused(), 1)]
     assert refusals.due(13.2) == []
     assert not refusals
-    assert refusals.note(refused(), 13.3) == refused()
+    assert refusals.add(refused(), 13.3) == refused()
 
 
-def test_a_flood_from_many_sources_is_counted_as_that_of_others() -> None:
-    refusals = Refusals()
-    told = sum(refusals.note(refused(f"10.0.{each // 256}.{each % 256}"), 1.0) is not None for each in range(5000))
-    rest = refusals.rest()
+def test_refusals_from_too_many_sources_are_counted_as_others() -> None:
+    refusals = RefusalLimiter()
+    told = sum(refusals.add(refused(f"10.0.{each // 256}.{each % 256}"), 1.0) is not None for each in range(5000))
+    rest = refusals.drain()
     assert told + sum(count for _, count in rest) == 5000
     assert {each.source for each, _ in rest} == {OTHERS}
     assert not refusals
 
 
-async def test_what_was_only_counted_is_recorded_at_the_end() -> None:
+async def test_flush_records_counted_refusals() -> None:
     class Kept(list[Event]):
         def put(self, event: Event) -> None:
             self.append(event)
 
-        def lost(self, count: int, why: str) -> None:
+        def count_lost(self, count: int, why: str) -> None:
             raise AssertionError
 
     recorder, kept = Recorder(), Kept()
-    recorder.refused(refused())
+    recorder.record_refusal(refused())
     recorder.record("start")
-    assert not recorder.on
+    assert not recorder.enabled
     recorder.sink = kept
     for _ in range(3):
-        recorder.refused(refused())
+        recorder.record_refusal(refused())
     recorder.flush()
     assert [(each.name, each.fields["count"]) for each in kept] == [("refused", 1), ("refused", 2)]
 
 
-def test_a_file_is_private_appended_to_and_followed_when_it_is_rotated(tmp_path: Path) -> None:
+def test_a_file_is_private_appended_to_and_reopened_after_rotation(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     destination = Destination(path)
     destination.write(deque([b"one\n", b"two\n"]))
@@ -98,7 +98,7 @@ def test_a_file_is_private_appended_to_and_followed_when_it_is_rotated(tmp_path:
     assert path.read_bytes() == b"three\nfour\n"
 
 
-def test_a_line_that_was_cut_short_is_completed_or_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_line_is_completed_or_terminated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "audit.jsonl"
     destination, lines = Destination(path), deque([b"one\n", b"two\n", b"three\n"])
     real = os.write
@@ -128,7 +128,9 @@ def test_a_line_that_was_cut_short_is_completed_or_ended(tmp_path: Path, monkeyp
     assert path.read_bytes() == b"three\n"
 
 
-def test_a_torn_line_is_ended_when_the_disk_has_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_line_is_terminated_when_the_disk_has_space_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "audit.jsonl"
     path.write_bytes(b'{"torn":')
     destination, lines = Destination(path), deque([b"{}\n"])
@@ -149,12 +151,12 @@ def test_a_torn_line_is_ended_when_the_disk_has_room_again(tmp_path: Path, monke
 def test_events_beyond_the_queue_are_counted_and_said(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
-    writer = Writer(path, "site-a", most=3)
+    writer = Writer(path, "site-a", max_queued=3)
     for number in range(5):
         writer.put(Event(0.0, "connection", {"number": number}))
-    writer.lost(7, "worker 1 ended")
+    writer.count_lost(7, "worker 1 ended")
     assert writer.dropped == 9
-    assert writer.trouble is not None
+    assert writer.fault is not None
     got: list[bytes] = []
     reader = threading.Thread(target=lambda: got.append(path.read_bytes()))
     reader.start()
@@ -177,41 +179,41 @@ def soon(holds: Callable[[], bool]) -> None:
     assert holds()
 
 
-def test_an_event_that_cannot_be_encoded_is_counted_and_costs_no_other(tmp_path: Path) -> None:
+def test_an_event_that_cannot_be_encoded_is_dropped_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
-    writer = Writer(path, "site-a", most=10)
+    writer = Writer(path, "site-a", max_queued=10)
     for each in (Event(0.0, "one", {}), Event(float("nan"), "two", {}), Event(0.0, "three", {})):
         writer.put(each)
     soon(lambda: path.exists() and path.read_bytes().count(b"\n") == 3)
     written = [json.loads(each) for each in path.read_text().splitlines()]
     assert [each["event"] for each in written] == ["one", "three", "dropped"]
     assert (written[2]["count"], written[2]["reason"], writer.dropped) == (1, "not_encodable", 1)
-    assert writer.trouble is None
+    assert writer.fault is None
     writer.begin_close()
     soon(lambda: not writer.alive)
 
 
-def test_a_thread_that_ends_is_in_the_status_and_what_it_had_is_counted(
+def test_a_failed_thread_is_reported_and_its_events_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: Destination, lines: deque[bytes]) -> None:
         raise RuntimeError(len(lines))
 
     monkeypatch.setattr(Destination, "write", fail)
-    writer = Writer(tmp_path / "audit.jsonl", "site-a", most=10)
+    writer = Writer(tmp_path / "audit.jsonl", "site-a", max_queued=10)
     writer.put(Event(0.0, "one", {}))
     soon(lambda: not writer.alive)
     writer.put(Event(0.0, "two", {}))
     assert writer.dropped == 2
-    assert "its thread has ended" in (writer.trouble or "")
+    assert "its thread has ended" in (writer.fault or "")
 
 
-def test_a_folder_that_comes_late_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.audit_log.writer._RETRY", 0.01)
+def test_a_directory_created_later_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.audit_log.writer._RETRY_DELAY", 0.01)
     path = tmp_path / "late" / "audit.jsonl"
-    writer = Writer(path, "site-a", most=10)
+    writer = Writer(path, "site-a", max_queued=10)
     assert writer.opened.wait(20)
-    assert "No such file" in (writer.trouble or "")
+    assert "No such file" in (writer.fault or "")
     writer.put(Event(0.0, "one", {}))
     path.parent.mkdir()
     soon(lambda: path.exists() and b"one" in path.read_bytes())
@@ -219,7 +221,7 @@ def test_a_folder_that_comes_late_is_used(tmp_path: Path, monkeypatch: pytest.Mo
     soon(lambda: not writer.alive)
 
 
-async def test_the_count_of_dropped_events_never_falls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_count_of_dropped_events_never_decreases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auditing, "_OPEN", 0.01)
     monkeypatch.setattr(auditing, "_CLOSE", 0.1)
     path = tmp_path / "fifo"
@@ -254,7 +256,7 @@ def configuration(*backends: str, environment: dict[str, str] | None = None, **s
 ONE = "one=mysql://db:3306?listen=127.0.0.1:1"
 
 
-def test_what_changed_is_named_and_its_values_are_not() -> None:
+def test_changes_are_named_without_values() -> None:
     old = configuration(ONE, "gone=tcp://a:1", environment={"GATEWAY_TUNNEL_T": "ssh://u@h"})
     secret = {"GATEWAY_BACKEND_TWO": "mysql://db:3306?check.user=u&check.password=very-secret"}
     new = configuration(
@@ -277,7 +279,7 @@ def test_what_changed_is_named_and_its_values_are_not() -> None:
     assert "backends.two.kind" in differences(other, kind)["changed"]
 
 
-def test_where_a_configuration_comes_from_is_named_without_values(tmp_path: Path) -> None:
+def test_the_origin_of_a_configuration_is_named_without_values(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text("backends: {one: {kind: tcp, targets: ['${HOST}:1']}}\n")
     environment = {"HOST": "db", "GATEWAY_LOG_LEVEL": "info", "OTHER": "x", "GATEWAY_BACKEND_TWO": "tcp://${PEER}:1"}

@@ -1,4 +1,4 @@
-"""What a connection is, and why there is none."""
+"""Tests of dialing: self-connections, leaks, reasons."""
 
 import errno
 import socket
@@ -8,10 +8,10 @@ import pytest
 from gateway.contracts import Endpoint, Phases
 from gateway.demo.process import free_port
 from gateway.errors import DialError, Reason
-from gateway.relay.dial import _reason, _refuse_itself, dial
+from gateway.relay.dial import _reason, _reject_self_connection, dial
 
 
-async def test_a_dead_port_that_we_happen_to_dial_from_is_refused() -> None:
+async def test_a_connection_to_itself_is_refused() -> None:
     port = free_port()
 
     def make(family: int, kind: int, protocol: int) -> socket.socket:
@@ -21,14 +21,14 @@ async def test_a_dead_port_that_we_happen_to_dial_from_is_refused() -> None:
         return sock
 
     with pytest.raises(DialError) as caught:
-        await dial(Endpoint("127.0.0.1", port), Phases(), 5, make=make)
+        await dial(Endpoint("127.0.0.1", port), Phases(), 5, socket_factory=make)
     assert caught.value.reason is Reason.REFUSED
 
 
-def test_a_connection_that_is_gone_at_once_leaves_no_socket_open() -> None:
+def test_a_connection_that_fails_immediately_leaves_no_open_socket() -> None:
     sock = socket.socket()  # as one whose peer has reset it: it has none
     with pytest.raises(OSError, match="not connected"):
-        _refuse_itself(sock)
+        _reject_self_connection(sock)
     assert sock.fileno() == -1
 
 
@@ -46,5 +46,5 @@ def test_a_connection_that_is_gone_at_once_leaves_no_socket_open() -> None:
         (OSError("whatever"), Reason.RESET),
     ],
 )
-def test_the_reason_is_that_of_all_addresses(error: OSError, reason: Reason) -> None:
+def test_the_reason_covers_all_addresses(error: OSError, reason: Reason) -> None:
     assert _reason(error) is reason

@@ -116,9 +116,9 @@ async def test_what_this_engine_says_goes_before_what_others_tell() -> None:
     app = container("app", mesh="127.0.0.7")
     directory.elsewhere({each: Consumer("far@node-2", "far", {}) for each in ("127.0.0.7", "127.0.0.8")})
     directory.renew((app,), 0.0, None)
-    assert [directory.known(f"127.0.0.{at}").name for at in (7, 8)] == ["app", "far@node-2"]  # type: ignore[union-attr]
+    assert [directory.lookup(f"127.0.0.{at}").name for at in (7, 8)] == ["app", "far@node-2"]  # type: ignore[union-attr]
     directory.forget("id-app")  # not "far", which may be anything now
-    assert directory.known("127.0.0.7") is None
+    assert directory.lookup("127.0.0.7") is None
     assert directory.here == {}
 
 
@@ -202,9 +202,9 @@ async def test_two_agents_know_each_others_containers_while_both_run(named: set[
     async with running(one, two) as (_, second):
         await until(lambda: "app@node-2" in one.names())
         assert [each.report.instance for each in one.peers.known if each.report] == ["node-2"]
-        assert one.directory.known("127.0.0.7").has("gateway.backends", "orders")  # type: ignore[union-attr]
+        assert one.directory.lookup("127.0.0.7").has("gateway.backends", "orders")  # type: ignore[union-attr]
         one.strict = True  # a reload
-        await until(lambda: not one.directory.known("127.0.0.7").has("gateway.backends", "orders"))  # type: ignore[union-attr]
+        await until(lambda: not one.directory.lookup("127.0.0.7").has("gateway.backends", "orders"))  # type: ignore[union-attr]
         two.directory.forget("id-app")  # an event
         await until(lambda: "app@node-2" not in one.names())
         two.runs(app, container("late", mesh="127.0.0.8"))

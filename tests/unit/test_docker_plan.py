@@ -346,15 +346,15 @@ async def test_who_has_ended_is_nobody_also_for_those_who_are_told() -> None:
     directory.watchers.append(told.append)
     there = container(endpoints={"apps": endpoint()})
     directory.renew((there,), 1.0, None)
-    assert directory.known("10.0.0.2") is not None
+    assert directory.lookup("10.0.0.2") is not None
     began = time.monotonic()
     directory.forget(there.id)
-    assert directory.known("10.0.0.2") is None
+    assert directory.lookup("10.0.0.2") is None
     assert told[-1] == {}
     directory.renew((there,), began, None)  # a look that began before it ended
-    assert directory.known("10.0.0.2") is None
+    assert directory.lookup("10.0.0.2") is None
     directory.renew((there,), time.monotonic() + 1, None)
-    assert directory.known("10.0.0.2") is not None
+    assert directory.lookup("10.0.0.2") is not None
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_only_addresses_that_clients_can_come_from_are_anybodys(
     observed = Observed((there, *gateway), own=gateway[0].id if gateway else None)
     directory = Directory(lambda: None)
     directory.renew(observed.containers, 1.0, networks_of_sources(observed, DockerOptions(**options)))
-    assert (directory.known("10.0.0.2") is not None) is known
+    assert (directory.lookup("10.0.0.2") is not None) is known
 
 
 def test_a_volume_and_a_network_of_one_name_wait_for_themselves_only() -> None:

@@ -140,7 +140,7 @@ ops: {{tls: {{client_ca_file: {ca}, cert_file: {ours}, key_file: /k}}}}
 """,
         tmp_path,
     )
-    found = [(name, each.kind, each.what, each.validity.expires - NOW) for name, each in expiry.read(config)]
+    found = [(name, each.kind, each.name, each.validity.expires - NOW) for name, each in expiry.read(config)]
     assert found == [
         ("office", "vpn", f"{vpn}: ca", 3),
         ("office", "vpn", f"{vpn}: cert", 4),

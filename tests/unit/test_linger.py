@@ -1,4 +1,4 @@
-"""A client whose backend has closed gets the rest of the response, whatever it still says itself."""
+"""Tests of the lingering close: a client gets the whole response after its backend has closed."""
 
 import asyncio
 import contextlib
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.relay import linger
-from gateway.relay.linger import lingerer
-from gateway.relay.readiness import RelayLoop
-from gateway.relay.sockets import reset_when_killed, tune
+from gateway.relay.linger import lingering_closer
+from gateway.relay.poller import RelayLoop
+from gateway.relay.sockets import reset_on_process_exit, tune
 
 RESPONSE = bytes(range(256)) * 4096
 
@@ -22,7 +22,7 @@ def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         tune(listener)
-        reset_when_killed(listener)
+        reset_on_process_exit(listener)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         listener.setblocking(True)
         client.connect(listener.getsockname())
@@ -33,7 +33,7 @@ def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def fill(sock: socket.socket) -> int:
-    """Send as much of the response as fits; gives how much."""
+    """Send as much of the response as the socket accepts; return the number of bytes."""
     sent = 0
     with contextlib.suppress(BlockingIOError):
         while sent < len(RESPONSE):
@@ -52,15 +52,15 @@ async def read_all(client: socket.socket) -> bytes:
 
 async def gone() -> None:
     async with asyncio.timeout(20):
-        while len(lingerer()):
+        while len(lingering_closer()):
             await asyncio.sleep(0.01)
 
 
-async def test_late_bytes_do_not_take_the_response_back_and_are_answered_with_a_reset() -> None:
+async def test_late_bytes_do_not_discard_the_response_and_cause_a_reset() -> None:
     with connected() as (ours, client):
         sent = fill(ours)
         client.sendall(b"more, which nothing reads")
-        lingerer().take(ours, lost=False)
+        lingering_closer().close_later(ours, reset_after=False)
         await asyncio.sleep(0)
         assert await read_all(client) == RESPONSE[:sent]
         await gone()
@@ -70,33 +70,32 @@ async def test_late_bytes_do_not_take_the_response_back_and_are_answered_with_a_
                 client.sendall(b"x")
 
 
-async def test_a_client_that_ends_in_good_order_sees_a_clean_end() -> None:
+async def test_a_client_that_closes_normally_sees_end_of_file() -> None:
     with connected() as (ours, client):
         sent = fill(ours)
-        lingerer().take(ours, lost=False)
+        lingering_closer().close_later(ours, reset_after=False)
         assert await read_all(client) == RESPONSE[:sent]
-        assert len(lingerer()) == 1
+        assert len(lingering_closer()) == 1
         client.shutdown(socket.SHUT_WR)
         await gone()
         assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
 
-async def test_a_client_that_never_ends_is_left_to_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linger, "LINGER", 0.3)
+async def test_a_client_that_never_closes_is_left_to_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linger, "LINGER_TIMEOUT", 0.3)
     with connected() as (ours, client):
         sent = fill(ours)
-        lingerer().take(ours, lost=False)
+        lingering_closer().close_later(ours, reset_after=False)
         await gone()
         assert await read_all(client) == RESPONSE[:sent]
 
 
-async def test_a_lost_upload_waits_for_a_slow_client_that_makes_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It gets the whole response before its reset, however long that takes."""
-    monkeypatch.setattr(linger, "LINGER", 0.4)
-    monkeypatch.setattr(linger, "_LOOK", 0.05)
+async def test_a_slow_client_gets_the_whole_response_before_its_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linger, "LINGER_TIMEOUT", 0.4)
+    monkeypatch.setattr(linger, "_SCAN_INTERVAL", 0.05)
     with connected() as (ours, client):
         sent = fill(ours)
-        lingerer().take(ours, lost=True)
+        lingering_closer().close_later(ours, reset_after=True)
         client.setblocking(False)
         got = bytearray()
         async with asyncio.timeout(50):
@@ -108,13 +107,13 @@ async def test_a_lost_upload_waits_for_a_slow_client_that_makes_progress(monkeyp
         await gone()
 
 
-async def test_one_socket_too_many_ends_no_lost_upload_cleanly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linger, "_MOST", 1)
+async def test_the_oldest_socket_beyond_the_limit_is_still_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linger, "_MAX_SOCKETS", 1)
     with connected() as (oldest, first), connected() as (ours, second):
         for sock in (oldest, ours):
             sock.sendall(b"all of it")
-            lingerer().take(sock, lost=True)
-        assert len(lingerer()) == 1
+            lingering_closer().close_later(sock, reset_after=True)
+        assert len(lingering_closer()) == 1
         assert await read_all(second) == b"all of it"
         await gone()
         first.setblocking(True)
@@ -123,20 +122,20 @@ async def test_one_socket_too_many_ends_no_lost_upload_cleanly(monkeypatch: pyte
                 first.sendall(b"x")
 
 
-async def test_a_client_that_resets_is_let_go() -> None:
+async def test_a_client_that_resets_is_removed() -> None:
     with connected() as (ours, client):
         fill(ours)
-        lingerer().take(ours, lost=False)
+        lingering_closer().close_later(ours, reset_after=False)
         client.close()  # with unread data, and so a reset
         await gone()
 
 
-def test_what_lingers_when_the_loop_ends_is_still_delivered() -> None:
+def test_data_is_still_delivered_after_the_loop_closes() -> None:
     with connected() as (ours, client):
 
         async def leave() -> int:
             sent = fill(ours)
-            lingerer().take(ours, lost=False)
+            lingering_closer().close_later(ours, reset_after=False)
             return sent
 
         with asyncio.Runner(loop_factory=RelayLoop) as runner:

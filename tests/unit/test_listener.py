@@ -1,4 +1,4 @@
-"""What is bound, and what is not; and that a listener outlives whatever happens to its clients."""
+"""Tests of listeners: binding, file modes, and errors while accepting."""
 
 import asyncio
 import errno
@@ -15,11 +15,11 @@ import pytest
 from gateway.contracts import Endpoint
 from gateway.demo.process import free_port
 from gateway.forwarding import listener as listener_module
-from gateway.forwarding.listener import BindError, Listener, OnAccept
-from gateway.relay.readiness import Handler, readiness
+from gateway.forwarding.listener import AcceptHandler, BindError, Listener
+from gateway.relay.poller import Handler, poller
 
 
-def test_localhost_is_both_addresses_or_none() -> None:
+def test_localhost_binds_both_addresses_or_none() -> None:
     port = free_port()  # for IPv4 too, where one that the kernel gives for IPv6 may be in use
     with socket.socket(socket.AF_INET6) as taken:
         taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -28,7 +28,7 @@ def test_localhost_is_both_addresses_or_none() -> None:
         with pytest.raises(BindError, match=rf"cannot listen on \[::1\]:{port}: Address already in use"):
             Listener(Endpoint("localhost", port))
         with socket.create_server(("127.0.0.1", port)):
-            """Nothing of ours is left there."""
+            """Assert that no socket is left on this address."""
     listener = Listener(Endpoint("localhost", port))
     assert len(listener.descriptors) == 2
     listener.close()
@@ -39,9 +39,7 @@ def mode(path: Path) -> int:
 
 
 @pytest.mark.parametrize("what", ["link", "file", "socket", "nothing"])
-def test_the_mode_is_set_on_the_socket_that_was_bound_and_on_no_other_file(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
-) -> None:
+def test_set_mode_changes_only_the_bound_socket(tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str) -> None:
     path, secret = tmp_path / "listen.sock", tmp_path / "secret"
     listener, other = Listener(path), socket.socket(socket.AF_UNIX)
     if what in ("link", "file"):
@@ -56,12 +54,12 @@ def test_the_mode_is_set_on_the_socket_that_was_bound_and_on_no_other_file(
         secret.rename(path)
     listener.set_mode(open_to_all=True)
     assert mode(secret if secret.exists() else path) == 0o600
-    assert "the mode of a unix socket could not be set" in caplog.text
+    assert "cannot set the mode of a unix socket" in caplog.text
     other.close()
     listener.close()
 
 
-def test_the_mode_is_set_where_it_changes(tmp_path: Path) -> None:
+def test_set_mode_only_acts_on_changes(tmp_path: Path) -> None:
     path = tmp_path / "listen.sock"
     listener = Listener(path)
     assert mode(path) == 0o660
@@ -76,7 +74,7 @@ def test_the_mode_is_set_where_it_changes(tmp_path: Path) -> None:
 
 
 class Faulty(socket.socket):
-    """A listening socket whose next accepts fail so."""
+    """Listening socket whose next calls of accept raise the given errors."""
 
     faults: list[Exception]
 
@@ -96,7 +94,7 @@ def faulty(*faults: Exception) -> Faulty:
 
 
 async def ends(address: tuple[str, int]) -> bytes | None:
-    """What a client receives; None: it is reset."""
+    """Return what a client receives; None if it is reset."""
     loop = asyncio.get_running_loop()
     with socket.socket() as client:
         client.setblocking(False)
@@ -109,7 +107,7 @@ async def ends(address: tuple[str, int]) -> bytes | None:
 
 
 @asynccontextmanager
-async def accepting(sock: socket.socket, on_accept: OnAccept) -> AsyncIterator[Listener]:
+async def accepting(sock: socket.socket, on_accept: AcceptHandler) -> AsyncIterator[Listener]:
     listener = Listener(Endpoint("127.0.0.1", sock.getsockname()[1]), [sock])
     listener.start(on_accept)
     try:
@@ -118,7 +116,7 @@ async def accepting(sock: socket.socket, on_accept: OnAccept) -> AsyncIterator[L
         listener.close()
 
 
-async def test_a_client_that_cannot_be_taken_in_is_reset_and_the_next_one_is_served(
+async def test_a_client_whose_handler_raises_is_reset_and_the_next_one_is_accepted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     fails = [True]
@@ -133,7 +131,7 @@ async def test_a_client_that_cannot_be_taken_in_is_reset_and_the_next_one_is_ser
         async with accepting(faulty(), serve) as listener:
             address = ("127.0.0.1", listener.address.port)  # type: ignore[union-attr]
             assert await ends(address) is None
-            assert "a client could not be taken in" in caplog.text
+            assert "cannot handle an accepted client" in caplog.text
             fails.append(False)
             assert await ends(address) == b"hello"
 
@@ -148,7 +146,7 @@ async def test_a_client_that_cannot_be_taken_in_is_reset_and_the_next_one_is_ser
         MemoryError(),
     ],
 )
-async def test_whatever_accept_says_the_listener_goes_on(fault: Exception) -> None:
+async def test_the_listener_continues_after_any_error_of_accept(fault: Exception) -> None:
     def serve(client: socket.socket) -> None:
         with client:
             client.send(b"hello")
@@ -159,13 +157,13 @@ async def test_whatever_accept_says_the_listener_goes_on(fault: Exception) -> No
         assert await ends(address) == b"hello"
 
 
-async def test_a_listener_that_cannot_be_watched_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_registration_with_the_poller_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     def serve(client: socket.socket) -> None:
         with client:
             client.send(b"hello")
 
     faults = [OSError(errno.ENOSPC, "No space left on device")]  # epoll_ctl(2): fs.epoll.max_user_watches
-    real = readiness()
+    real = poller()
 
     def add(fd: int, handler: Handler, mask: int) -> None:
         if faults:
@@ -173,13 +171,13 @@ async def test_a_listener_that_cannot_be_watched_is_tried_again(monkeypatch: pyt
         real.add(fd, handler, mask)
 
     watching = SimpleNamespace(add=add, remove=real.remove)
-    monkeypatch.setattr(listener_module, "readiness", lambda: watching)
+    monkeypatch.setattr(listener_module, "poller", lambda: watching)
     async with accepting(faulty(), serve) as listener:
         assert await ends(("127.0.0.1", listener.address.port)) == b"hello"  # type: ignore[union-attr]
     assert not faults
 
 
-async def test_who_stops_while_clients_come_in_takes_no_more_of_them() -> None:
+async def test_stop_during_accept_accepts_no_more_clients() -> None:
     taken: list[socket.socket] = []
 
     def serve(client: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""When a target is checked, and what is made of what it says."""
+"""Tests of the schedule of checks and of the states that follow from their results."""
 
 import asyncio
 import time
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from gateway.contracts import Endpoint, Finding, Link, Phases, State
+from gateway.contracts import Endpoint, Link, Phases, ProbeResult, State
 from gateway.errors import DialError, LinkLostError, ProbeError, ReachError, Reason
 from gateway.health.monitor import Check, Schedule
 from gateway.relay.direct import DirectLink
@@ -14,7 +14,7 @@ from gateway.relay.direct import DirectLink
 TARGET = Endpoint("db", 3306)
 
 
-class Path:
+class Uplink:
     """An uplink that is up."""
 
     name = "bastion"
@@ -30,15 +30,15 @@ class Path:
 
 
 class Scripted:
-    """Answers as told; what comes last again and again."""
+    """Backend that returns or raises each step of a script, then repeats the last one."""
 
-    def __init__(self, *script: Finding | Exception) -> None:
+    def __init__(self, *script: ProbeResult | Exception) -> None:
         self.script = list(script)
-        self.asked: list[float] = []
+        self.probed_at: list[float] = []
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
         del link, target, phases
-        self.asked.append(time.monotonic())
+        self.probed_at.append(time.monotonic())
         step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         if isinstance(step, Exception):
             raise step
@@ -46,15 +46,15 @@ class Scripted:
 
 
 @asynccontextmanager
-async def checking(backend: Any, path: Path, **schedule: float) -> AsyncIterator[Check]:
+async def checking(backend: Any, uplink: Uplink, **schedule: float) -> AsyncIterator[Check]:
     plain: dict[str, Any] = {
         "interval": 60.0, "fast_interval": 0.1, "down_interval": 60.0, "timeout": 1.0, "rise": 1, "fall": 3,
         **schedule,
     }  # fmt: skip
-    check = Check("orders", backend, TARGET, path, Schedule(**plain))
+    check = Check("orders", backend, TARGET, uplink, Schedule(**plain))
     running = asyncio.ensure_future(check.run(lambda: None))
     try:
-        await asyncio.wait_for(check.started.wait(), 5)
+        await asyncio.wait_for(check.first_result.wait(), 5)
         yield check
     finally:
         running.cancel()
@@ -67,78 +67,78 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def test_what_is_down_is_known_for_what_it_has_become() -> None:
-    primary = Finding(role="primary", read_only=False)
-    demoted = Finding(role="replica", read_only=True, unusable=(Reason.LAG, "replication is stopped"))
-    async with checking(Scripted(primary, demoted), Path()) as check:
-        assert (check.verdict.state, check.finding.role) == (State.UP, "primary")
-        check.kick()
-        await until(lambda: check.finding.role == "replica")
+async def test_a_failed_check_updates_the_role() -> None:
+    primary = ProbeResult(role="primary", read_only=False)
+    demoted = ProbeResult(role="replica", read_only=True, unusable=(Reason.LAG, "replication is stopped"))
+    async with checking(Scripted(primary, demoted), Uplink()) as check:
+        assert (check.verdict.state, check.probe_result.role) == (State.UP, "primary")
+        check.check_soon()
+        await until(lambda: check.probe_result.role == "replica")
         assert check.verdict.state is State.UP  # one failure is not three
         await until(lambda: check.verdict.state is State.DOWN)
         assert (check.verdict.reason, check.verdict.detail) == (Reason.LAG, "replication is stopped")
-        assert check.finding.read_only
+        assert check.probe_result.read_only
 
 
-async def test_one_connection_of_several_that_ends_says_nothing_of_the_target() -> None:
-    backend = Scripted(Finding(), LinkLostError(), Finding())
-    async with checking(backend, Path()) as check:
-        check.kick()
-        await until(lambda: len(backend.asked) == 3)
+async def test_one_lost_connection_does_not_change_the_state() -> None:
+    backend = Scripted(ProbeResult(), LinkLostError(), ProbeResult())
+    async with checking(backend, Uplink()) as check:
+        check.check_soon()
+        await until(lambda: len(backend.probed_at) == 3)
         assert (check.verdict.state, check.attempts, len(check.history.results())) == (State.UP, 2, 2)
 
 
-async def test_a_path_through_which_nothing_comes_blocks_also_where_it_says_that_it_is_up() -> None:
-    async with checking(Scripted(Finding(), LinkLostError()), Path()) as check:
-        check.kick()
+async def test_repeatedly_lost_connections_block_the_target_although_the_tunnel_is_up() -> None:
+    async with checking(Scripted(ProbeResult(), LinkLostError()), Uplink()) as check:
+        check.check_soon()
         await until(lambda: check.verdict.state is State.BLOCKED)
 
 
-async def test_failing_traffic_makes_no_more_checks_than_the_fast_interval_allows() -> None:
-    backend = Scripted(Finding())
-    async with checking(backend, Path(), fast_interval=0.2) as check:
+async def test_failing_traffic_does_not_shorten_the_fast_interval() -> None:
+    backend = Scripted(ProbeResult())
+    async with checking(backend, Uplink(), fast_interval=0.2) as check:
         await asyncio.sleep(0.25)
         began = time.monotonic()
-        check.kick()
-        await until(lambda: len(backend.asked) == 2)
-        assert backend.asked[1] - began < 0.15  # the first at once
-        while len(backend.asked) < 6 and time.monotonic() < began + 20:
-            check.kick()
+        check.check_soon()
+        await until(lambda: len(backend.probed_at) == 2)
+        assert backend.probed_at[1] - began < 0.15  # the first at once
+        while len(backend.probed_at) < 6 and time.monotonic() < began + 20:
+            check.check_soon()
             await asyncio.sleep(0.002)
-        pauses = [after - before for before, after in zip(backend.asked[1:], backend.asked[2:], strict=False)]
+        pauses = [after - before for before, after in zip(backend.probed_at[1:], backend.probed_at[2:], strict=False)]
         assert len(pauses) == 4
         assert min(pauses) > 0.15
 
 
-async def test_a_path_that_is_back_is_looked_at_at_once() -> None:
-    backend, path = Scripted(Finding()), Path()
-    async with checking(backend, path, fast_interval=30.0) as check:
-        link, path.link = path.link, None
-        path.watchers[0]()
+async def test_checks_immediately_when_the_tunnel_is_up_again() -> None:
+    backend, uplink = Scripted(ProbeResult()), Uplink()
+    async with checking(backend, uplink, fast_interval=30.0) as check:
+        link, uplink.link = uplink.link, None
+        uplink.watchers[0]()
         await until(lambda: check.verdict.state is State.BLOCKED)
-        path.link = link
-        path.watchers[0]()
+        uplink.link = link
+        uplink.watchers[0]()
         await until(lambda: check.verdict.state is State.UP)
 
 
-async def test_a_check_whose_own_login_fails_leaves_the_target_degraded() -> None:
+async def test_a_failed_login_of_the_check_makes_the_target_degraded() -> None:
     denied = ProbeError(Reason.AUTH, "access denied")
-    async with checking(Scripted(Finding(role="primary"), denied), Path(), fall=3) as check:
+    async with checking(Scripted(ProbeResult(role="primary"), denied), Uplink(), fall=3) as check:
         succeeded = check.last_success
-        check.kick()
+        check.check_soon()
         await until(lambda: check.attempts > 1)
         assert (check.verdict.state, check.verdict.reason) == (State.DEGRADED, Reason.AUTH)
         assert (check.failures[Reason.AUTH], check.last_success) == (1, succeeded)
-        assert check.finding.role == "primary"  # as it was when the check could still ask
+        assert check.probe_result.role == "primary"  # as it was when the check could still ask
 
 
-async def test_a_target_that_answers_again_comes_up_although_the_checks_login_fails() -> None:
+async def test_a_target_recovers_although_the_login_of_the_check_fails() -> None:
     script = Scripted(DialError(Reason.REFUSED, "refused"), ProbeError(Reason.AUTH, "access denied"))
-    async with checking(script, Path(), down_interval=0.01) as check:
+    async with checking(script, Uplink(), down_interval=0.01) as check:
         assert check.verdict.state is State.DOWN
         await until(lambda: check.verdict.state is State.DEGRADED)
 
 
-async def test_a_password_that_cannot_be_read_says_nothing_for_the_target() -> None:
-    async with checking(Scripted(ReachError(Reason.AUTH, "check.password_file: no such file")), Path()) as check:
+async def test_an_unreadable_password_file_makes_the_target_down() -> None:
+    async with checking(Scripted(ReachError(Reason.AUTH, "check.password_file: no such file")), Uplink()) as check:
         assert (check.verdict.state, check.verdict.reason) == (State.DOWN, Reason.AUTH)

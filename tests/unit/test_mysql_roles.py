@@ -4,7 +4,7 @@ from typing import Any, Self
 
 import pytest
 
-from gateway.backends.common.mysql_status import look
+from gateway.backends.common.mysql_status import query_status
 from gateway.errors import Reason
 
 STOPPED = {"Seconds_Behind_Source": None, "Last_IO_Error": "error connecting to source"}
@@ -46,12 +46,12 @@ class Server:
 def test_only_who_takes_writes_and_follows_nobody_is_the_primary(
     read_only: bool, replication: dict[str, Any] | None, role: str
 ) -> None:
-    found = look(Server(read_only=read_only, replication=replication), 10.0)  # type: ignore[arg-type]
+    found = query_status(Server(read_only=read_only, replication=replication), 10.0)  # type: ignore[arg-type]
     assert (found.role, found.read_only, found.degraded) == (role, read_only, None)
 
 
 def test_one_that_takes_writes_does_not_fall_with_the_other() -> None:
-    found = look(Server(read_only=False, replication=STOPPED), None)  # type: ignore[arg-type]
+    found = query_status(Server(read_only=False, replication=STOPPED), None)  # type: ignore[arg-type]
     assert found.role == "replica"
     assert found.degraded is not None
     assert found.degraded[0] is Reason.LAG
@@ -59,12 +59,12 @@ def test_one_that_takes_writes_does_not_fall_with_the_other() -> None:
 
 @pytest.mark.parametrize(("read_only", "max_lag"), [(True, None), (True, 10.0), (False, 10.0)])
 def test_a_replica_that_has_stopped_is_down_and_known_for_a_replica(read_only: bool, max_lag: float | None) -> None:
-    found = look(Server(read_only=read_only, replication=STOPPED), max_lag)  # type: ignore[arg-type]
+    found = query_status(Server(read_only=read_only, replication=STOPPED), max_lag)  # type: ignore[arg-type]
     assert found.unusable == (Reason.LAG, "error connecting to source")
     assert (found.role, found.read_only) == ("replica", read_only)
 
 
 def test_a_replica_too_far_behind_is_down() -> None:
-    found = look(Server(read_only=True, replication={"Seconds_Behind_Source": 12}), 10.0)  # type: ignore[arg-type]
+    found = query_status(Server(read_only=True, replication={"Seconds_Behind_Source": 12}), 10.0)  # type: ignore[arg-type]
     assert found.unusable == (Reason.LAG, "12 s behind its source (max_lag 10 s)")
     assert found.lag == 12

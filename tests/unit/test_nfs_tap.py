@@ -21,7 +21,7 @@ def feed(tap: RpcTap, stream: bytes, rng: random.Random, *, forth: bool, now: fl
     at = 0
     while at < len(stream):
         step = rng.choice([1, 3, 7, 100, 5000])
-        (tap.forth if forth else tap.back)(memoryview(stream)[at : at + step], now)
+        (tap.on_request if forth else tap.on_response)(memoryview(stream)[at : at + step], now)
         at += step
 
 
@@ -42,35 +42,35 @@ def test_each_reply_is_matched_with_its_call_however_the_bytes_come(
     rng.shuffle(replies)
     feed(tap, b"".join(replies), rng, forth=False, now=10.5)
     assert seen == [0.5] * len(records)
-    assert tap.oldest() is None
+    assert tap.oldest_pending() is None
 
 
 @given(st.binary(max_size=5000), st.binary(max_size=5000))
 def test_whatever_is_no_rpc_does_no_harm(forth: bytes, back: bytes) -> None:
     tap = RpcTap(lambda _: None)
-    tap.forth(memoryview(forth), 1.0)
-    tap.back(memoryview(back), 2.0)
+    tap.on_request(memoryview(forth), 1.0)
+    tap.on_response(memoryview(back), 2.0)
     assert len(tap._pending) <= 1024
 
 
 def test_calls_that_are_never_answered_are_forgotten() -> None:
     tap = RpcTap(lambda _: None)
     for xid in range(5000):
-        tap.forth(memoryview(record(CALL, xid, 10)), 1.0)
+        tap.on_request(memoryview(record(CALL, xid, 10)), 1.0)
     assert len(tap._pending) <= 1024
 
 
 def test_the_oldest_call_without_an_answer_is_known_whatever_else_passes() -> None:
     tap = RpcTap(lambda _: None)
     for at, xid in enumerate((1, 2, 3)):
-        tap.forth(memoryview(record(CALL, xid, 10)), float(at))
-    tap.back(memoryview(record(REPLY, 3, 10)), 5.0)
-    assert tap.oldest() == 0.0
-    tap.back(memoryview(record(CALL, 9, 10)), 5.0)  # the server's own, and what it is answered
-    tap.forth(memoryview(record(REPLY, 9, 10)), 5.0)
-    tap.back(memoryview(record(REPLY, 1, 10)), 6.0)
-    assert tap.oldest() == 1.0
-    tap.back(memoryview(record(REPLY, 2, 10)), 6.0)
-    assert tap.oldest() is None
-    tap.forth(memoryview(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00" * 9), 7.0)  # TLS
-    assert not tap.sense
+        tap.on_request(memoryview(record(CALL, xid, 10)), float(at))
+    tap.on_response(memoryview(record(REPLY, 3, 10)), 5.0)
+    assert tap.oldest_pending() == 0.0
+    tap.on_response(memoryview(record(CALL, 9, 10)), 5.0)  # the server's own, and what it is answered
+    tap.on_request(memoryview(record(REPLY, 9, 10)), 5.0)
+    tap.on_response(memoryview(record(REPLY, 1, 10)), 6.0)
+    assert tap.oldest_pending() == 1.0
+    tap.on_response(memoryview(record(REPLY, 2, 10)), 6.0)
+    assert tap.oldest_pending() is None
+    tap.on_request(memoryview(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00" * 9), 7.0)  # TLS
+    assert not tap.parseable

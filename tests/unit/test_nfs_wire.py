@@ -62,12 +62,12 @@ async def test_a_reply_in_fragments_is_put_together() -> None:
 @pytest.mark.parametrize(
     ("reply", "error", "message"),
     [
-        (ACCEPTED + uint(2) + uint(3) + uint(3), RpcError, "other versions"),
-        (ACCEPTED + uint(1), RpcError, "no such RPC program"),
+        (ACCEPTED + uint(2) + uint(3) + uint(3), RpcError, "does not support this version"),
+        (ACCEPTED + uint(1), RpcError, "does not support this RPC program"),
         (ACCEPTED + uint(5), RpcError, "system error"),
-        (uint(1) + uint(1) + uint(1), RpcError, "refuses our credentials"),
-        (uint(0), XdrError, "does not belong"),
-        (ACCEPTED, XdrError, "ends 4 bytes early"),
+        (uint(1) + uint(1) + uint(1), RpcError, "refuses the gateway's credentials"),
+        (uint(0), XdrError, "does not match the call"),
+        (ACCEPTED, XdrError, "4 bytes too short"),
     ],
 )
 async def test_refusals(reply: bytes, error: type[Exception], message: str) -> None:

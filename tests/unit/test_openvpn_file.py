@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from gateway.errors import GatewayError, TunnelError
 from gateway.vpn import openvpn_file
-from gateway.vpn.openvpn_folder import client_file, named_files
-from gateway.vpn.openvpn_lines import words_of
+from gateway.vpn.openvpn_loader import load_client_file, named_files
+from gateway.vpn.openvpn_syntax import split_words
 from gateway.vpn.options import OpenVpnOptions
 
 
@@ -39,7 +39,7 @@ EVIL = "plugin /tmp/evil.so"
     ("text", "words"),
     [
         # Each of these ran code as root, or sent a private file to the server.
-        (f"client\n--setenv opt {EVIL}\n", "line 2: setenv opt hides a directive: write what follows it alone"),
+        (f"client\n--setenv opt {EVIL}\n", "line 2: setenv opt hides a directive: write the directive without it"),
         (f"client\nsetenv opt <foo>\n{EVIL}\n</foo>\n<//foo>\n", "line 2: setenv opt hides"),
         (f"<extra-certs>\n{'A' * 255}</extra-certs>\n{EVIL}\n</extra-certs>\n", "line 2: has more than 254 bytes"),
         ("client\nauth-user-pass /any/private/file\n", "line 2: auth-user-pass: /any/private/file"),
@@ -50,8 +50,8 @@ EVIL = "plugin /tmp/evil.so"
         (f"\ufeff{EVIL}", "line 1: plugin loads code"),
         (f"'--plugin' {EVIL}", "line 1: plugin loads code"),
         (f"ignore-unknown-option plugin\n{EVIL}", "line 2: plugin loads code"),
-        (f"--<ca>\n</ca>\n{EVIL}\n", "line 1: holds no CERTIFICATE"),
-        (f"\\# no comment\n{EVIL}\n", "line 1: has a .* that OpenVPN does not take"),
+        (f"--<ca>\n</ca>\n{EVIL}\n", "line 1: contains no CERTIFICATE"),
+        (f"\\# no comment\n{EVIL}\n", "line 1: has a .* that OpenVPN rejects"),
         (f"# a comment \\\n{EVIL}", "line 2: plugin loads code"),
         (f"client\x00\n{EVIL}\n", "line 1: has a control character"),
         (f"client\x0b{EVIL}\n", "line 1: has a control character"),
@@ -59,37 +59,37 @@ EVIL = "plugin /tmp/evil.so"
         (f"client\r{EVIL}", "line 1: has a control character"),
         (f"cipher\xa0{EVIL}", "line 1: has a character that is not printable"),
         (f"<connection>\nremote a 1\n{EVIL}\n</connection>", "line 3: plugin loads code"),
-        ("<connection>\nremote a 1\n<ca>\n</ca>\n</connection>", "line 3: <ca> is not a block"),
-        ("<connection>\nremote a 1\nca x\n</connection>", "line 3: ca is not a directive"),
-        ("<connection>\nfloat\n</connection>", "line 1: <connection> needs one remote"),
+        ("<connection>\nremote a 1\n<ca>\n</ca>\n</connection>", "line 3: <ca> is not an allowed block"),
+        ("<connection>\nremote a 1\nca x\n</connection>", "line 3: ca is not an allowed directive"),
+        ("<connection>\nfloat\n</connection>", "line 1: <connection> needs exactly one remote"),
         (f"</ca>\n{EVIL}\n<//ca>", "line 1: closes a block that is not open"),
-        ("<foo>\n</foo>", "line 1: <foo> is not a block that is allowed in a client's file: remove it"),
+        ("<foo>\n</foo>", "line 1: <foo> is not an allowed block in a client's file: remove it"),
         ("<ca>\nclient", "line 1: <ca> is not closed: add </ca>"),
-        ("tls-verify /x", "line 1: tls-verify decides by a script; use verify-x509-name"),
-        ("config more.ovpn", "line 1: config reads a further file"),
+        ("tls-verify /x", "line 1: tls-verify verifies the server with a script; use verify-x509-name"),
+        ("config more.ovpn", "line 1: config includes another file"),
         ("iproute /tmp/evil", "line 1: iproute runs a program"),
         ("ca /etc/passwd", "line 1: ca: /etc/passwd"),
-        ("askpass /etc/passwd", "line 1: askpass reads a file; give key_password_file"),
+        ("askpass /etc/passwd", "line 1: askpass reads a file; set key_password_file"),
         ("tls-export-cert /x", "line 1: tls-export-cert writes files"),
         ("http-proxy 192.0.2.1 80 /etc/passwd basic", "line 1: http-proxy is not of the form"),
         ("socks-proxy 192.0.2.1 80 /etc/passwd", "line 1: socks-proxy is not of the form"),
-        ("mode server", "line 1: mode belongs to a server"),
+        ("mode server", "line 1: mode is for servers"),
         ("setenv LD_PRELOAD /tmp/evil.so", "line 1: setenv is not of the form `setenv VARIABLE"),
         ("setenv ifconfig_local 192.0.2.1", "line 1: setenv is not of the form"),
         # What weakens the encryption.
-        ("cipher none", "line 1: cipher is not of the form `cipher CIPHER` .AES in GCM or CBC"),
+        ("cipher none", "line 1: cipher is not of the form `cipher CIPHER` .AES in GCM or CBC mode"),
         ("data-ciphers AES-256-GCM:BF-CBC", "line 1: data-ciphers is not"),
         ("auth none", "line 1: auth is not"),
         ("auth MD5", "line 1: auth is not"),
-        ("tls-version-min 1.0", "line 1: tls-version-min is not .* .less than TLS 1.2 is broken"),
+        ("tls-version-min 1.0", "line 1: tls-version-min is not .* .versions before TLS 1.2 are broken"),
         ("tls-cipher DEFAULT:@SECLEVEL=0", "line 1: tls-cipher is not"),
         ("tls-cipher TLS-ECDH-ANON-WITH-AES-128-CBC-SHA", "line 1: tls-cipher is not"),
         ("tls-cert-profile insecure", "line 1: tls-cert-profile is not"),
-        ("comp-lzo", "line 1: comp-lzo is not of the form `comp-lzo no` .compression gives away"),
+        ("comp-lzo", "line 1: comp-lzo is not of the form `comp-lzo no` .compression leaks"),
         ("compress lz4-v2", "line 1: compress is not"),
         ("allow-compression yes", "line 1: allow-compression is not"),
-        ("no-replay", "line 1: no-replay switches a protection off"),
-        ("compat-mode 2.3.0", "line 1: compat-mode switches"),
+        ("no-replay", "line 1: no-replay disables a protection"),
+        ("compat-mode 2.3.0", "line 1: compat-mode disables"),
         ("secret static.key", "line 1: secret is a static key without forward secrecy"),
         ("remote-cert-tls client", "line 1: remote-cert-tls is not"),
         # What is not what it looks like.
@@ -98,14 +98,14 @@ EVIL = "plugin /tmp/evil.so"
         ("remote a 1 tcp-server", "line 1: remote is not"),
         ("remote a,b 1", "line 1: remote is not"),
         ("verb 3\nping \u0663", "line 2: ping is not"),
-        ("ciphre AES-256-GCM", "line 1: ciphre is not a directive that is allowed in a client's file: c"),
+        ("ciphre AES-256-GCM", "line 1: ciphre is not an allowed directive in a client's file: c"),
         ('""', "line 1: does not begin with a directive"),
         ("verify-x509-name 'open", "line 1: ' is not closed"),
     ],
 )  # fmt: skip
 def test_what_is_refused(text: str, words: str) -> None:
     with pytest.raises(GatewayError, match=f"^{words}"):
-        openvpn_file.read(text)
+        openvpn_file.parse_client_file(text)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_key_or_a_password_in_the_wrong_place_is_not_shown(text: str) -> None:
     blocks = (f"<{name}>\n{text}\n</{name}>" for name in ("key", "tls-auth", "auth-user-pass", text))
     for file in (*blocks, text, f"{text} {text}", f"ping {text}", f"setenv X {text}", f"<{text}>"):
         with pytest.raises(GatewayError) as caught:
-            openvpn_file.read(file)
+            openvpn_file.parse_client_file(file)
         assert text not in str(caught.value)
 
 
@@ -123,10 +123,10 @@ def test_a_key_or_a_password_in_the_wrong_place_is_not_shown(text: str) -> None:
 def test_any_text_is_read_or_refused_with_its_line(text: str) -> None:
     refusal = ""
     try:
-        file = openvpn_file.read(text)
+        file = openvpn_file.parse_client_file(text)
     except GatewayError as error:
         refusal = str(error)
-    assert re.match(r"line [1-9]\d*: .", refusal) or openvpn_file.read(file.text).text == file.text
+    assert re.match(r"line [1-9]\d*: .", refusal) or openvpn_file.parse_client_file(file.text).text == file.text
 
 
 # What stays.
@@ -209,46 +209,46 @@ block-outside-dns
 """
 
 
-@pytest.mark.parametrize(("text", "left_out"), [(NYR, ()), (ACCESS_SERVER, ()), (COMMERCIAL, ("up", "down"))])
-def test_files_of_servers_that_people_use_stay_whole(text: str, left_out: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("text", "ignored"), [(NYR, ()), (ACCESS_SERVER, ()), (COMMERCIAL, ("up", "down"))])
+def test_files_of_servers_that_people_use_stay_whole(text: str, ignored: tuple[str, ...]) -> None:
     contents = {"ca": CERTIFICATE, "cert": CERTIFICATE, "key": KEY, "tls-auth": STATIC}
     blocks = "".join(f"<{name}>\n{content}\n</{name}>\n" for name, content in contents.items())
     ours = re.compile(
         r"#|(dev|dev-type|resolv-retry|persist-\w+|ignore-unknown-option|verb|server-poll-timeout|script-security|up|down"
         r"|block-outside-dns|setenv FORWARD_COMPATIBLE)\b"
     )
-    file = openvpn_file.read(text + blocks)
+    file = openvpn_file.parse_client_file(text + blocks)
     kept = "".join(line for line in text.splitlines(keepends=True) if not ours.match(line))
     assert file.text == kept.replace('"', "") + blocks
-    assert file.left_out == left_out
-    assert file.private
+    assert file.ignored == ignored
+    assert file.has_secrets
 
 
 def test_windows_line_ends_comments_and_quotes_leave_no_trace() -> None:
     text = (
         f"\ufeff--client\r\n  remote 'a'\t\"1\" ; tcp\r\n<ca> # it's\r\nText: x\r\n{CERTIFICATE}  \r\n </ca> here\r\n"
     )
-    file = openvpn_file.read(text.replace("\r\n", "\n").replace("\n", "\r\n"))
+    file = openvpn_file.parse_client_file(text.replace("\r\n", "\n").replace("\n", "\r\n"))
     assert file.text == f"client\nremote a 1\n<ca>\n{CERTIFICATE}\n</ca>\n"
 
 
 def test_what_needs_quotes_is_written_with_them() -> None:
-    file = openvpn_file.read("""verify-x509-name 'C=KG, O="a\\b" #1' subject""")
+    file = openvpn_file.parse_client_file("""verify-x509-name 'C=KG, O="a\\b" #1' subject""")
     assert file.text == r'verify-x509-name "C=KG, O=\"a\\b\" #1" subject' + "\n"
 
 
 def test_a_line_that_becomes_too_long_is_refused() -> None:
     with pytest.raises(GatewayError, match="line 1: has more than 254 bytes"):
-        openvpn_file.read(f"verify-x509-name '{chr(92) * 130}'")
+        openvpn_file.parse_client_file(f"verify-x509-name '{chr(92) * 130}'")
 
 
 def test_lines_of_what_openvpn_reads_lead_to_those_of_the_file() -> None:
     text = f"# x\nclient\nverb 3\n<ca>\n{CERTIFICATE}\n</ca>\n\nnobind\n"
-    file = openvpn_file.read(text)
+    file = openvpn_file.parse_client_file(text)
     lines, original = file.text.splitlines(), text.splitlines()
     for number, line in enumerate(lines, 1):
         if line in ("client", "<ca>", "nobind"):
-            assert original[file.line(number) - 1] == line
+            assert original[file.source_line(number) - 1] == line
 
 
 def test_blocks_are_written_from_what_they_say() -> None:
@@ -284,7 +284,7 @@ pass word
  connect-retry 9
 </connection>
 """
-    file = openvpn_file.read(text)
+    file = openvpn_file.parse_client_file(text)
     twelve = base64.b64encode(b"0" * 100).decode()
     assert file.text == (
         f"<ca>\n{CERTIFICATE}\n{CERTIFICATE}\n</ca>\n<key>\n{encrypted}\n</key>\n"
@@ -292,53 +292,55 @@ pass word
         f"<peer-fingerprint>\n{':'.join(['0a'] * 32)}\n</peer-fingerprint>\n"
         "<auth-user-pass>\nme\npass word\n</auth-user-pass>\n<connection>\nremote a 1 tcp\n</connection>\n"
     )
-    assert not file.asks_login
-    assert file.asking().text.endswith("</connection>\nauth-user-pass\n")
-    assert "pass word" not in file.asking().text
+    assert not file.requires_login
+    assert file.with_login_query().text.endswith("</connection>\nauth-user-pass\n")
+    assert "pass word" not in file.with_login_query().text
 
 
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("ca", KEY, "holds no CERTIFICATE"),
-        ("ca", CERTIFICATE.replace("-----END CERTIFICATE-----", ""), "holds no whole CERTIFICATE"),
-        ("ca", CERTIFICATE.replace("\n", "\nup/x\n", 1), "holds no CERTIFICATE"),
-        ("key", CERTIFICATE, "holds no PRIVATE KEY"),
-        ("key", pem("OPENSSH PRIVATE KEY"), "holds no PRIVATE KEY"),
-        ("tls-auth", STATIC.replace("0", "x", 1), "holds no static key"),
-        ("tls-crypt", STATIC.replace("0123456789abcdef\n", "\n", 1), "holds no static key"),
-        ("tls-crypt-v2", STATIC, "holds no OpenVPN tls-crypt-v2 client key"),
-        ("pkcs12", "up/x", "holds no PKCS #12"),
+        ("ca", KEY, "contains no CERTIFICATE"),
+        ("ca", CERTIFICATE.replace("-----END CERTIFICATE-----", ""), "contains an incomplete CERTIFICATE"),
+        ("ca", CERTIFICATE.replace("\n", "\nup/x\n", 1), "contains no CERTIFICATE"),
+        ("key", CERTIFICATE, "contains no PRIVATE KEY"),
+        ("key", pem("OPENSSH PRIVATE KEY"), "contains no PRIVATE KEY"),
+        ("tls-auth", STATIC.replace("0", "x", 1), "contains no static key"),
+        ("tls-crypt", STATIC.replace("0123456789abcdef\n", "\n", 1), "contains no static key"),
+        ("tls-crypt-v2", STATIC, "contains no OpenVPN tls-crypt-v2 client key"),
+        ("pkcs12", "up/x", "contains no PKCS #12"),
         ("auth-user-pass", "me", "needs two lines"),
         ("auth-user-pass", f"me\n{'x' * 128}", "needs two lines"),
         ("auth-user-pass", "root:x:0\nme:x:1\nyou:x:2", "needs two lines"),
-        ("auth-user-pass", "me\n</connection>", "holds what looks like the end of a block"),
-        ("peer-fingerprint", "up /x", "needs fingerprints"),
+        ("auth-user-pass", "me\n</connection>", "contains text that looks like the end of a block"),
+        ("peer-fingerprint", "up /x", "needs one fingerprint per line"),
     ],
 )  # fmt: skip
 def test_a_block_that_holds_something_else(name: str, content: str, words: str) -> None:
     with pytest.raises(GatewayError, match=f"line 1: {words}"):
-        openvpn_file.read(f"<{name}>\n{content}\n</{name}>\n")
+        openvpn_file.parse_client_file(f"<{name}>\n{content}\n</{name}>\n")
 
 
 def test_whether_it_asks_for_a_login_and_which_device_it_wants() -> None:
-    assert openvpn_file.read("auth-user-pass\n").asks_login
-    assert not openvpn_file.read("auth-user-pass\n<auth-user-pass>\na\nb\n</auth-user-pass>").asks_login
+    assert openvpn_file.parse_client_file("auth-user-pass\n").requires_login
+    assert not openvpn_file.parse_client_file(
+        "auth-user-pass\n<auth-user-pass>\na\nb\n</auth-user-pass>"
+    ).requires_login
     for text, layer in (
         ("dev tap0", "tap"),
         ("dev x\ndev-type tap", "tap"),
         ("dev-type tun\ndev tap", "tun"),
         ("", "tun"),
     ):
-        assert openvpn_file.read(text).layer == layer
-    assert openvpn_file.read("<connection>\nremote a 1\nsocks-proxy b\n</connection>").proxied
-    assert not openvpn_file.read("remote a").proxied
+        assert openvpn_file.parse_client_file(text).layer == layer
+    assert openvpn_file.parse_client_file("<connection>\nremote a 1\nsocks-proxy b\n</connection>").uses_proxy
+    assert not openvpn_file.parse_client_file("remote a").uses_proxy
 
 
 def test_a_directive_that_may_be_unknown_is_left_out_and_reported() -> None:
     text = "ignore-unknown-option --some-new-thing other\nsome-new-thing 1\nother\nclient\n"
-    file = openvpn_file.read(text)
-    assert (file.text, file.left_out) == ("client\n", ("some-new-thing", "other"))
+    file = openvpn_file.parse_client_file(text)
+    assert (file.text, file.ignored) == ("client\n", ("some-new-thing", "other"))
 
 
 @pytest.mark.parametrize(
@@ -356,7 +358,7 @@ def test_a_directive_that_may_be_unknown_is_left_out_and_reported() -> None:
     ],
 )
 def test_words_are_those_that_openvpn_finds(line: str, words: list[str]) -> None:
-    assert words_of(line) == words
+    assert split_words(line) == words
 
 
 # Files that it names.
@@ -375,7 +377,7 @@ def from_disk(folder: Path, text: str | bytes) -> openvpn_file.ClientFile:
     config = folder / "office.ovpn"
     config.write_bytes(text if isinstance(text, bytes) else text.encode())
     config.chmod(0o600)
-    return client_file(OpenVpnOptions(config=config))
+    return load_client_file(OpenVpnOptions(config=config))
 
 
 def test_files_of_its_folder_become_blocks(folder: Path) -> None:
@@ -395,7 +397,7 @@ def test_files_of_its_folder_become_blocks(folder: Path) -> None:
         "</pkcs12>\n<auth-user-pass>\nme\nsecret\n</auth-user-pass>\n"
         f"key-direction 1\n<tls-auth>\n{STATIC}\n</tls-auth>\nkey-direction 0\n"
     )
-    assert file.private_files == ("client.p12", "login.txt", "deeper/link")
+    assert file.secret_files == ("client.p12", "login.txt", "deeper/link")
     (folder / "ta.key").chmod(0o644)
     with pytest.raises(TunnelError, match="readable by others"):
         from_disk(folder, text)
@@ -421,13 +423,13 @@ def test_a_key_that_others_can_read_is_refused_although_another_file_takes_its_p
     swapped: list[Path] = []
 
     def swapping(*args: Any) -> openvpn_file.ClientFile:
-        made = openvpn_file.read(*args)
+        made = openvpn_file.parse_client_file(*args)
         swapped.append(planted.replace(open_to_all))
         return made
 
-    monkeypatch.setattr("gateway.vpn.openvpn_folder.read", swapping)
+    monkeypatch.setattr("gateway.vpn.openvpn_loader.parse_client_file", swapping)
     with pytest.raises(TunnelError, match=f"{open_to_all}: the private key is readable by others"):
-        client_file(OpenVpnOptions(config=config))
+        load_client_file(OpenVpnOptions(config=config))
     assert swapped
 
 
@@ -491,7 +493,7 @@ def test_a_file_of_another_name_in_the_same_folder_is_no_login(folder: Path) -> 
         (b"client\nremote \xff 1\n", "line 2: is not UTF-8 text"),
         (b"client\nsetenv UV_X \x80\x81", "line 2: is not UTF-8 text"),
         (b"client\nremote a\x001\n", "line 2: has a control character"),
-        (b"#\n" * (1 << 17) + b"\n", "not a file of at most 256 KiB"),
+        (b"#\n" * (1 << 17) + b"\n", "not a regular file of at most 256 KiB"),
         (b"#" * 300 + b"\n", "line 1: has more than 254 bytes"),
     ],
 )
@@ -503,7 +505,7 @@ def test_a_file_that_is_no_text(folder: Path, data: bytes, words: str) -> None:
 def test_files_that_would_be_read_again_and_again(folder: Path) -> None:
     (folder / "ca.crt").write_text(CERTIFICATE)
     from_disk(folder, "ca ca.crt\n" * 32)
-    with pytest.raises(TunnelError, match="line 33: names more than 32 files"):
+    with pytest.raises(TunnelError, match="line 33: exceeds the limit of 32 named files"):
         from_disk(folder, "ca ca.crt\n" * 40)
 
 
@@ -517,7 +519,7 @@ def test_a_mounted_secret_is_a_link_and_has_its_files_beside_it(folder: Path) ->
     (folder / "..data").symlink_to("..2026")
     for text in ("ca ca.crt\n", f"ca {folder}/ca.crt\n"):
         (version / "office.ovpn").write_text(text)
-        assert client_file(OpenVpnOptions(config=folder / "office.ovpn")).text == f"<ca>\n{CERTIFICATE}\n</ca>\n"
+        assert load_client_file(OpenVpnOptions(config=folder / "office.ovpn")).text == f"<ca>\n{CERTIFICATE}\n</ca>\n"
 
 
 @given(
@@ -530,6 +532,6 @@ def test_a_mounted_secret_is_a_link_and_has_its_files_beside_it(folder: Path) ->
 )
 def test_fragments_are_refused_or_written_as_they_are_read_again(parts: list[str]) -> None:
     with contextlib.suppress(GatewayError):
-        text = openvpn_file.read("".join(parts)).text
-        assert openvpn_file.read(text).text == text
+        text = openvpn_file.parse_client_file("".join(parts)).text
+        assert openvpn_file.parse_client_file(text).text == text
         assert not re.search(r"plugin|opt", text)

@@ -12,8 +12,8 @@ import pytest
 
 from gateway.backends import NoOptions
 from gateway.backends.common.database import DatabaseCheck, verify
-from gateway.backends.common.secrets import Passwords
-from gateway.backends.common.token import printed
+from gateway.backends.common.password_command import run_password_command
+from gateway.backends.common.secrets import PasswordSource
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.postgres import PostgresBackend
 from gateway.config import Sources, load
@@ -35,13 +35,13 @@ def script(folder: Path, body: str) -> str:
 
 async def failure(*command: str, within: float = 30.0) -> str:
     with pytest.raises(ReachError) as caught:
-        await printed(command, (), within)
+        await run_password_command(command, (), within)
     assert caught.value.reason is Reason.AUTH
     return caught.value.detail
 
 
 async def test_its_line_is_the_password_and_no_shell_reads_the_command() -> None:
-    assert await printed(["printf", "%s\\n", "$HOME; `id` *"], (), 30) == "$HOME; `id` *"
+    assert await run_password_command(["printf", "%s\\n", "$HOME; `id` *"], (), 30) == "$HOME; `id` *"
 
 
 async def test_it_gets_no_more_of_our_environment_than_it_may(
@@ -49,7 +49,9 @@ async def test_it_gets_no_more_of_our_environment_than_it_may(
 ) -> None:
     monkeypatch.setenv("GATEWAY_BACKEND_ORDERS", "mysql://db?check.password=hunter2")
     monkeypatch.setenv("AWS_PROFILE", "production")
-    found = await printed([script(tmp_path, "env | cut -d= -f1 | sort | tr '\\n' ' '")], ["AWS_PROFILE"], 30)
+    found = await run_password_command(
+        [script(tmp_path, "env | cut -d= -f1 | sort | tr '\\n' ' '")], ["AWS_PROFILE"], 30
+    )
     names = set(found.split())
     assert {"AWS_PROFILE", "HOME", "PATH"} <= names
     assert "GATEWAY_BACKEND_ORDERS" not in names
@@ -61,9 +63,9 @@ async def test_what_it_prints_appears_in_no_error(tmp_path: Path, caplog: pytest
     for body, why in (
         ("echo hunter2; exit 3", "token ended with exit code 3"),
         ("echo hunter2; kill -9 $$", "token ended with signal 9"),
-        ("echo hunter2; echo hunter2", "token printed several lines, and a password is one line"),
-        ("true", "token printed nothing, and a password is one line"),
-        ("printf 'hunter2\\377'", "token printed what is not text in UTF-8"),
+        ("echo hunter2; echo hunter2", "token printed several lines, but must print the password as one line"),
+        ("true", "token printed nothing, but must print the password as one line"),
+        ("printf 'hunter2\\377'", "token printed text that is not UTF-8"),
         ("yes hunter2", "token printed more than 64 KiB"),
     ):
         assert await failure(script(tmp_path, body)) == f"check.password_command: {why}"
@@ -93,7 +95,7 @@ async def test_it_and_what_it_started_are_killed_at_the_deadline(tmp_path: Path)
 async def test_it_and_what_it_started_are_killed_when_the_gateway_stops(tmp_path: Path) -> None:
     mark = tmp_path / "pids"
     asking = asyncio.create_task(
-        printed([script(tmp_path, f"sleep 1000 & echo $! $$ > {mark}; exec sleep 1000")], (), 100)
+        run_password_command([script(tmp_path, f"sleep 1000 & echo $! $$ > {mark}; exec sleep 1000")], (), 100)
     )
     while not (mark.exists() and mark.read_text().endswith("\n")):
         await asyncio.sleep(0.02)
@@ -127,17 +129,17 @@ def counting(folder: Path) -> str:
 
 
 async def test_it_is_kept_for_a_while_and_asked_for_again_after_a_refused_login(tmp_path: Path) -> None:
-    passwords = Passwords()
+    passwords = PasswordSource()
     check = DatabaseCheck(user="u", password_command=(counting(tmp_path), "{host}:{port}", "--user={user}"))
-    assert await passwords.of(check, TARGET, Phases()) == "1 db.internal:3306 --user=u"
-    assert await passwords.of(check, TARGET, Phases()) == "1 db.internal:3306 --user=u"
-    assert await passwords.of(check, Endpoint("other", 1), Phases()) == "2 other:1 --user=u"
-    passwords.tried(check, TARGET, ProbeError(Reason.TIMEOUT, "no"))
-    passwords.tried(check, TARGET, None)
-    assert (await passwords.of(check, TARGET, Phases())).startswith("1 ")
-    passwords.tried(check, TARGET, ProbeError(Reason.AUTH, "no"))
-    assert (await passwords.of(check, TARGET, Phases())).startswith("3 ")
-    assert (await passwords.of(check, Endpoint("other", 1), Phases())).startswith("2 ")
+    assert await passwords.get(check, TARGET, Phases()) == "1 db.internal:3306 --user=u"
+    assert await passwords.get(check, TARGET, Phases()) == "1 db.internal:3306 --user=u"
+    assert await passwords.get(check, Endpoint("other", 1), Phases()) == "2 other:1 --user=u"
+    passwords.report(check, TARGET, ProbeError(Reason.TIMEOUT, "no"))
+    passwords.report(check, TARGET, None)
+    assert (await passwords.get(check, TARGET, Phases())).startswith("1 ")
+    passwords.report(check, TARGET, ProbeError(Reason.AUTH, "no"))
+    assert (await passwords.get(check, TARGET, Phases())).startswith("3 ")
+    assert (await passwords.get(check, Endpoint("other", 1), Phases())).startswith("2 ")
 
 
 @pytest.mark.parametrize(
@@ -155,29 +157,31 @@ async def test_a_target_that_is_not_asked_since_it_fails_is_down(backend: Backen
 
 
 async def test_it_is_asked_for_again_when_it_is_old(tmp_path: Path) -> None:
-    passwords = Passwords()
+    passwords = PasswordSource()
     check = DatabaseCheck(user="u", password_command=(counting(tmp_path),), password_cache=Duration(0.0))
-    found = [await passwords.of(check, TARGET, Phases()) for _ in range(2)]
+    found = [await passwords.get(check, TARGET, Phases()) for _ in range(2)]
     assert [each[0] for each in found] == ["1", "2"]
 
 
 async def test_a_check_that_ends_before_it_leaves_it_running_for_the_next(tmp_path: Path) -> None:
-    passwords, phases, go = Passwords(), Phases(), tmp_path / "go"
+    passwords, phases, go = PasswordSource(), Phases(), tmp_path / "go"
     slow = script(tmp_path, f"echo x >> {tmp_path}/runs; while ! test -e {go}; do sleep 0.05; done; echo token")
     check = DatabaseCheck(user="u", password_command=(slow,), password_timeout=Duration(60.0))
     for _ in range(2):
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(passwords.of(check, TARGET, phases), 0.3)
-        assert phases.hint == "password_command is still running"
+            await asyncio.wait_for(passwords.get(check, TARGET, phases), 0.3)
+        assert phases.timeout_hint == "password_command is still running"
     go.touch()
-    assert await passwords.of(check, TARGET, phases) == "token"
+    assert await passwords.get(check, TARGET, phases) == "token"
     assert (tmp_path / "runs").read_text().count("x") == 1
 
 
 def test_it_and_a_password_exclude_each_other() -> None:
-    with pytest.raises(ValueError, match=r"^password_command: is given beside password_file: remove one"):
+    with pytest.raises(
+        ValueError, match=r"^password_command: is set together with password_file: remove one of them"
+    ):
         DatabaseCheck(password=Secret(path=Path("/x")), password_command=("y",))
-    with pytest.raises(ValueError, match=r"^password_command: is given beside password: remove one"):
+    with pytest.raises(ValueError, match=r"^password_command: is set together with password: remove one of them"):
         DatabaseCheck(password=Secret("x"), password_command=("y",))
 
 
@@ -197,11 +201,11 @@ def test_a_program_that_everybody_can_change_is_not_run(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     assert f"everybody can replace it in {tmp_path}" in asyncio.run(failure(str(path)))
     tmp_path.chmod(0o1777)  # where each may replace only files of his own
-    assert asyncio.run(printed([str(path)], (), 30)) == "hunter2"
+    assert asyncio.run(run_password_command([str(path)], (), 30)) == "hunter2"
 
 
 def test_a_placeholder_that_is_unknown_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"^password_command: \{hostname\} stands for nothing \(known: \{host\}, "):
+    with pytest.raises(ValueError, match=r"^password_command: \{hostname\} is not a placeholder \(use \{host\}, "):
         DatabaseCheck(password_command=("token", "--host={hostname}"))
     DatabaseCheck(password_command=("sh", "-c", "echo ${x} { y } {host}:{port}"))
 
@@ -216,10 +220,13 @@ def test_a_placeholder_that_is_unknown_is_an_error() -> None:
         ("password_command: [/absent/token]", r"3:29: .*password_command: /absent/token: no such file"),
         ("password_command: [/etc]", r"3:29: .*password_command: /etc: cannot be executed"),
         ("password_command: [absent-token]", r"3:29: .*password_command: absent-token is not installed"),
-        ("password_command: [t], password: x", "3:29: backends.a.check.password_command: is given beside password: "),
+        (
+            "password_command: [t], password: x",
+            "3:29: backends.a.check.password_command: is set together with password: ",
+        ),
         (
             "tls: {mode: verify, ca_file: /etc/hostname}",
-            r"3:\d\d: backends.a.check.tls.ca_file: /etc/hostname: holds no",
+            r"3:\d\d: backends.a.check.tls.ca_file: /etc/hostname: contains no",
         ),
     ],
 )

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.backends.common.postgres_cancel import PostgresCancels, PostgresLogin
-from gateway.contracts import CancelRequest, Opening, Question
+from gateway.backends.common.postgres_cancel import PostgresCancels, PostgresLoginTap
+from gateway.contracts import CancelRequest, Classification, EncryptionRequest
 
 SSL, GSS = struct.pack("!II", 8, 80877103), struct.pack("!II", 8, 80877104)
 
@@ -42,9 +42,9 @@ BEFORE = st.lists(
 )  # fmt: skip
 
 
-def feed(tap: PostgresLogin, forth: bytes, back: bytes, cuts: list[int]) -> None:
+def feed(tap: PostgresLoginTap, forth: bytes, back: bytes, cuts: list[int]) -> None:
     """Show both directions, each in order and cut at these places; what the client says comes first."""
-    for stream, show in ((forth, tap.forth), (back, tap.back)):
+    for stream, show in ((forth, tap.on_request), (back, tap.on_response)):
         places = sorted({min(cut, len(stream)) for cut in cuts} | {0, len(stream)})
         for start, end in itertools.pairwise(places):
             if not tap.finished:
@@ -63,44 +63,44 @@ def feed(tap: PostgresLogin, forth: bytes, back: bytes, cuts: list[int]) -> None
 def test_the_key_is_found_wherever_the_bytes_are_split(
     questions: list[bytes], protocol: int, before: list[bytes], pid: int, key: bytes, cuts: list[int], bytewise: bool
 ) -> None:
-    tap = PostgresCancels().watch()
+    tap = PostgresCancels().login_tap()
     forth = b"".join(questions) + startup(protocol) + PASSWORD
     back = b"N" * len(questions) + b"".join(before) + message(b"K", struct.pack("!I", pid) + key) + READY
     feed(tap, forth, back, list(range(len(back))) if bytewise else cuts)
     assert tap.finished
-    assert not tap.unseen
-    assert tap.named_by(CancelRequest(cancel(pid, key)))
-    assert not tap.named_by(CancelRequest(cancel(pid ^ 1, key)))
-    assert not tap.named_by(CancelRequest(cancel(pid, key[:-1] + bytes([key[-1] ^ 1]))))
-    assert not tap.named_by(CancelRequest(cancel(pid, key + b"x")))
+    assert not tap.key_hidden
+    assert tap.matches(CancelRequest(cancel(pid, key)))
+    assert not tap.matches(CancelRequest(cancel(pid ^ 1, key)))
+    assert not tap.matches(CancelRequest(cancel(pid, key[:-1] + bytes([key[-1] ^ 1]))))
+    assert not tap.matches(CancelRequest(cancel(pid, key + b"x")))
 
 
 @pytest.mark.parametrize("question", [SSL, GSS])
 @pytest.mark.parametrize("answer", [b"S", b"G", b"E", b"\0"])
 def test_an_encrypted_session_is_given_up_at_the_servers_answer(question: bytes, answer: bytes) -> None:
-    tap = PostgresLogin()
-    tap.forth(memoryview(question), 0.0)
-    tap.back(memoryview(answer), 0.0)
+    tap = PostgresLoginTap()
+    tap.on_request(memoryview(question), 0.0)
+    tap.on_response(memoryview(answer), 0.0)
     assert tap.finished
-    assert tap.unseen
+    assert tap.key_hidden
 
 
 def test_a_login_without_a_key_is_finished_and_nothing_to_cancel() -> None:
     for last in (READY, message(b"E", b"SFATAL\0C28P01\0\0")):
-        tap = PostgresLogin()
+        tap = PostgresLoginTap()
         feed(tap, startup(), message(b"R", struct.pack("!I", 0)) + last + message(b"K", bytes(8)), [3, 9])
         assert tap.finished
-        assert not tap.unseen
-        assert not tap.named_by(CancelRequest(cancel(0, bytes(4))))
+        assert not tap.key_hidden
+        assert not tap.matches(CancelRequest(cancel(0, bytes(4))))
 
 
 def test_a_request_to_cancel_is_no_session() -> None:
-    tap = PostgresLogin()
-    tap.forth(memoryview(SSL), 0.0)
-    tap.back(memoryview(b"N"), 0.0)
-    tap.forth(memoryview(cancel(7, b"abcd")), 0.0)
+    tap = PostgresLoginTap()
+    tap.on_request(memoryview(SSL), 0.0)
+    tap.on_response(memoryview(b"N"), 0.0)
+    tap.on_request(memoryview(cancel(7, b"abcd")), 0.0)
     assert tap.finished
-    assert not tap.unseen
+    assert not tap.key_hidden
 
 
 @pytest.mark.parametrize(
@@ -119,36 +119,36 @@ def test_a_request_to_cancel_is_no_session() -> None:
     ],
 )
 def test_what_makes_no_sense_is_given_up(forth: bytes, back: bytes) -> None:
-    tap = PostgresLogin()
+    tap = PostgresLoginTap()
     feed(tap, forth, back, [1, 2, 3])
     assert tap.finished
-    assert tap.unseen
-    assert not tap.named_by(CancelRequest(cancel(0, bytes(4))))
+    assert tap.key_hidden
+    assert not tap.matches(CancelRequest(cancel(0, bytes(4))))
 
 
 @given(st.binary(max_size=600), st.binary(max_size=600), st.lists(st.integers(0, 600), max_size=20))
 def test_nothing_makes_it_raise(forth: bytes, back: bytes, cuts: list[int]) -> None:
-    feed(PostgresLogin(), forth, back, cuts)
-    feed(PostgresLogin(), startup() + forth, back, cuts)
-    feed(PostgresLogin(), SSL + startup() + forth, b"N" + back, cuts)
+    feed(PostgresLoginTap(), forth, back, cuts)
+    feed(PostgresLoginTap(), startup() + forth, back, cuts)
+    feed(PostgresLoginTap(), SSL + startup() + forth, b"N" + back, cuts)
     if forth:
-        PostgresCancels().read(forth)
+        PostgresCancels().classify(forth)
 
 
 def test_it_keeps_nothing_of_a_stream_that_never_comes_to_its_key() -> None:
-    tap = PostgresLogin()
-    tap.forth(memoryview(startup()), 0.0)
+    tap = PostgresLoginTap()
+    tap.on_request(memoryview(startup()), 0.0)
     piece = memoryview(message(b"S", bytes(60_000)) * 2)
-    tap.back(piece, 0.0)
+    tap.on_response(piece, 0.0)
     tracemalloc.start()
     for _ in range(5):
-        tap.back(piece, 0.0)
+        tap.on_response(piece, 0.0)
     grown, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert not tap.finished
     assert grown < 10_000
     for _ in range(4):
-        tap.back(piece, 0.0)
+        tap.on_response(piece, 0.0)
     assert tap.finished
 
 
@@ -160,17 +160,17 @@ def test_a_request_to_cancel_is_told_once_it_is_whole(pid: int, key: bytes, more
     cancels = PostgresCancels()
     whole = cancel(pid, key)
     for cut in range(1, len(whole)):
-        assert cancels.read(whole[:cut]) is Opening.UNCLEAR
-    assert cancels.read(whole + more) == CancelRequest(whole)
-    assert len(whole) <= cancels.most
+        assert cancels.classify(whole[:cut]) is Classification.INCOMPLETE
+    assert cancels.classify(whole + more) == CancelRequest(whole)
+    assert len(whole) <= cancels.max_bytes
 
 
 def test_other_openings() -> None:
-    read = PostgresCancels().read
-    assert read(SSL) == Question(SSL, b"N")
-    assert read(GSS) == Question(GSS, b"N")
+    read = PostgresCancels().classify
+    assert read(SSL) == EncryptionRequest(SSL, b"N")
+    assert read(GSS) == EncryptionRequest(GSS, b"N")
     for cut in range(1, 8):
-        assert read(SSL[:cut]) is Opening.UNCLEAR
+        assert read(SSL[:cut]) is Classification.INCOMPLETE
     for first in (
         startup(),
         cancel(1, b"abc"),
@@ -179,14 +179,14 @@ def test_other_openings() -> None:
         b"GET / HTTP/1.1\r\n",
         SSL[:3] + b"\x09" + SSL[4:],
     ):
-        assert read(first) is Opening.SESSION, first
+        assert read(first) is Classification.SESSION, first
 
 
 def test_a_request_does_not_print_its_key() -> None:
     key = b"\xdeKEY"
     told = f"{CancelRequest(cancel(1, key))!r} {CancelRequest(cancel(1, key))}"
     assert "KEY" not in told
-    tap = PostgresLogin()
+    tap = PostgresLoginTap()
     feed(tap, startup(), message(b"K", bytes(4) + key), [])
-    assert tap.named_by(CancelRequest(cancel(0, key)))
+    assert tap.matches(CancelRequest(cancel(0, key)))
     assert "KEY" not in f"{tap!r} {tap}"

@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from gateway.contracts import Endpoint, State
 from gateway.errors import Reason
-from gateway.health.routing import Candidate, backend_state, misplaced, order
+from gateway.health.routing import Candidate, backend_state, order_targets, wrong_role_targets
 
 ONE, TWO, THREE = (Endpoint("db", port) for port in (1, 2, 3))
 STATES = st.sampled_from(list(State))
@@ -19,43 +19,46 @@ def targets(candidates: list[Candidate]) -> list[Endpoint]:
     return [each.target for each in candidates]
 
 
-def test_order_takes_the_first_that_is_up_and_keeps_the_rest_for_later() -> None:
-    assert targets(order([candidate(ONE, State.DOWN), candidate(TWO), candidate(THREE)], "order")) == [
+def test_order_puts_targets_that_are_up_first_and_keeps_the_others() -> None:
+    assert targets(order_targets([candidate(ONE, State.DOWN), candidate(TWO), candidate(THREE)], "order")) == [
         TWO,
         THREE,
         ONE,
     ]
 
 
-def test_a_target_that_was_not_checked_yet_keeps_its_place_where_roles_do_not_matter() -> None:
-    assert targets(order([candidate(ONE, State.UNKNOWN), candidate(TWO)], "order")) == [ONE, TWO]
-    assert targets(order([candidate(ONE, State.UNKNOWN), candidate(TWO, role="primary")], "primary")) == [TWO, ONE]
+def test_an_unchecked_target_keeps_its_position_unless_roles_matter() -> None:
+    assert targets(order_targets([candidate(ONE, State.UNKNOWN), candidate(TWO)], "order")) == [ONE, TWO]
+    assert targets(order_targets([candidate(ONE, State.UNKNOWN), candidate(TWO, role="primary")], "primary")) == [
+        TWO,
+        ONE,
+    ]
     assert backend_state([candidate(ONE, State.UNKNOWN), candidate(TWO)], "order")[0] is State.UP
 
 
-def test_primary_never_offers_a_read_only_target() -> None:
+def test_primary_excludes_read_only_targets() -> None:
     given_ = [candidate(ONE, role="replica"), candidate(TWO, read_only=True), candidate(THREE, role="primary")]
-    assert targets(order(given_, "primary")) == [THREE]
-    assert order(given_[:2], "primary") == []
+    assert targets(order_targets(given_, "primary")) == [THREE]
+    assert order_targets(given_[:2], "primary") == []
     assert backend_state(given_[:2], "primary")[:2] == (State.DOWN, Reason.ROLE)
 
 
-def test_clients_of_what_has_lost_its_role_are_to_go_also_while_it_is_down() -> None:
+def test_clients_leave_a_demoted_target_that_is_down() -> None:
     demoted = candidate(ONE, State.DOWN, role="replica", read_only=True)
-    assert misplaced([demoted, candidate(TWO, role="primary")], "primary") == {ONE}
-    assert targets(order([demoted, candidate(TWO, State.DOWN, role="primary")], "primary")) == [TWO]
+    assert wrong_role_targets([demoted, candidate(TWO, role="primary")], "primary") == {ONE}
+    assert targets(order_targets([demoted, candidate(TWO, State.DOWN, role="primary")], "primary")) == [TWO]
 
 
-def test_clients_stay_at_a_primary_that_newcomers_are_sent_to() -> None:
+def test_clients_stay_on_a_primary_that_new_clients_use() -> None:
     both = [candidate(ONE, State.DEGRADED, role="replica"), candidate(TWO, role="primary")]
-    assert targets(order(both, "replica")) == [TWO, ONE]
-    assert misplaced(both, "replica") == frozenset()
-    assert misplaced([candidate(ONE, role="replica"), candidate(TWO, role="primary")], "replica") == {TWO}
+    assert targets(order_targets(both, "replica")) == [TWO, ONE]
+    assert wrong_role_targets(both, "replica") == frozenset()
+    assert wrong_role_targets([candidate(ONE, role="replica"), candidate(TWO, role="primary")], "replica") == {TWO}
 
 
 def test_replica_prefers_a_replica_and_falls_back_to_the_primary() -> None:
     both = [candidate(ONE, role="primary"), candidate(TWO, role="replica", read_only=True)]
-    assert targets(order(both, "replica")) == [TWO, ONE]
+    assert targets(order_targets(both, "replica")) == [TWO, ONE]
     assert backend_state(both, "replica")[0] is State.UP
     assert backend_state(both[:1], "replica")[:2] == (State.DEGRADED, Reason.ROLE)
 
@@ -85,8 +88,8 @@ CANDIDATES = st.lists(
 
 
 @given(CANDIDATES, st.sampled_from(["primary", "replica", "any", "order"]))
-def test_no_write_goes_to_a_replica_and_nothing_else_is_lost(candidates: list[Candidate], prefer: str) -> None:
-    chosen = order(candidates, prefer)
+def test_primary_excludes_replicas_only(candidates: list[Candidate], prefer: str) -> None:
+    chosen = order_targets(candidates, prefer)
     if prefer == "primary":
         assert not any(each.read_only or each.role == "replica" for each in chosen)
     else:
@@ -103,20 +106,18 @@ def test_no_write_goes_to_a_replica_and_nothing_else_is_lost(candidates: list[Ca
 
 def test_clients_leave_a_target_that_lost_its_role() -> None:
     was, now = candidate(ONE, role="replica", read_only=True), candidate(TWO, role="primary")
-    assert misplaced([was, now], "primary") == {ONE}
-    assert misplaced([was], "primary") == {ONE}  # a write there can only fail
-    assert misplaced([was, now], "replica") == {TWO}
-    assert misplaced([now], "replica") == frozenset()
+    assert wrong_role_targets([was, now], "primary") == {ONE}
+    assert wrong_role_targets([was], "primary") == {ONE}  # a write there can only fail
+    assert wrong_role_targets([was, now], "replica") == {TWO}
+    assert wrong_role_targets([now], "replica") == frozenset()
     for prefer in ("any", "order"):
-        assert misplaced([was, now], prefer) == frozenset()
+        assert wrong_role_targets([was, now], prefer) == frozenset()
 
 
 @given(CANDIDATES, st.sampled_from(["primary", "replica", "any", "order"]))
-def test_nobody_is_sent_away_from_a_target_that_newcomers_are_sent_to(
-    candidates: list[Candidate], prefer: str
-) -> None:
-    unwanted = misplaced(candidates, prefer)
-    chosen = order(candidates, prefer)
+def test_clients_never_leave_the_target_that_new_clients_use(candidates: list[Candidate], prefer: str) -> None:
+    unwanted = wrong_role_targets(candidates, prefer)
+    chosen = order_targets(candidates, prefer)
     assert not (
         chosen and chosen[0].target in unwanted and len({each.target for each in candidates}) == len(candidates)
     )

@@ -124,7 +124,7 @@ def test_a_key_that_may_not_be_read_says_by_whom_and_what_to_do() -> None:
         assert any(f"chown {uid} {path}" in each.message for each in problems)
         # What is written otherwise in the configuration shows nowhere.
         with as_nobody(), pytest.raises(OSError, match=r"chown \d+ \$\{KEY\}") as hidden:
-            Secret(path=path, written="${KEY}").reveal()
+            Secret(path=path, unexpanded_path="${KEY}").reveal()
         assert str(path) not in str(hidden.value)
         Path(folder).chmod(0o600)
         with as_nobody(), pytest.raises(TunnelError, match="may not enter a folder above it"):

@@ -1,4 +1,4 @@
-"""What a socket has not taken yet: nothing is lost or reordered, and short pieces do not cost an object each."""
+"""Tests of the send buffer: the order of bytes and the memory that short pieces use."""
 
 import socket
 import sys
@@ -13,7 +13,7 @@ STEPS = st.lists(st.one_of(st.binary(max_size=300_000), st.integers(1, 400_000))
 
 
 @given(STEPS)
-def test_bytes_leave_in_the_order_in_which_they_came(steps: list[bytes | int]) -> None:
+def test_bytes_are_sent_in_order(steps: list[bytes | int]) -> None:
     buffer = SendBuffer()
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -41,7 +41,7 @@ def test_bytes_leave_in_the_order_in_which_they_came(steps: list[bytes | int]) -
         assert got == said
 
 
-def test_a_byte_at_a_time_costs_little_more_than_the_bytes() -> None:
+def test_single_bytes_use_little_memory() -> None:
     buffer = SendBuffer()
     for _ in range(100_000):
         buffer.append(b"x")
@@ -50,7 +50,7 @@ def test_a_byte_at_a_time_costs_little_more_than_the_bytes() -> None:
     assert sum(map(sys.getsizeof, buffer._chunks)) < 130_000
 
 
-def test_a_socket_that_fails_says_so() -> None:
+def test_a_failed_socket_raises() -> None:
     buffer = SendBuffer()
     buffer.append(b"x")
     ours, theirs = socket.socketpair()

@@ -1,4 +1,4 @@
-"""What the kernel says of the process at the other end of a unix socket."""
+"""Tests of the peer credentials of unix sockets."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from gateway.forwarding.admission import Source
 from gateway.relay.sockets import Peer, peer_of
 
 
-def test_the_process_at_the_other_end() -> None:
+def test_peer_credentials() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         me = Peer(os.getpid(), os.getuid(), os.getgid())
@@ -18,6 +18,6 @@ def test_the_process_at_the_other_end() -> None:
         assert Source.of(ours) == Source(path="", peer=me)
 
 
-def test_large_user_numbers_are_not_negative() -> None:
+def test_large_user_ids_are_not_negative() -> None:
     sock = Mock(family=socket.AF_UNIX, getsockopt=lambda *_: struct.pack("iII", 7, 2**32 - 2, 2**32 - 3))
     assert peer_of(cast("socket.socket", sock)) == Peer(7, 2**32 - 2, 2**32 - 3)

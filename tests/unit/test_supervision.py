@@ -23,7 +23,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Losing(DirectLink):
-    """A link that is lost when told."""
+    """Link that the test declares lost."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Losing(DirectLink):
 
 
 class Flaky:
-    """A tunnel whose attempts end as scripted: an error, or a link."""
+    """Tunnel whose attempts follow a script of errors and links."""
 
     far_side = "nowhere"
 
@@ -59,7 +59,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_a_tunnel_comes_up_after_failures_and_again_after_a_loss() -> None:
+async def test_a_tunnel_opens_after_failures_and_reopens_after_a_loss() -> None:
     first, second = Losing(), Losing()
     uplink = Uplink("t", Flaky(TunnelError(Reason.REFUSED, "no"), first, second), Uplink("d", DirectTunnel(), None))
     async with supervise() as units:
@@ -75,7 +75,7 @@ async def test_a_tunnel_comes_up_after_failures_and_again_after_a_loss() -> None
     assert uplink.state is TunnelState.STOPPED
 
 
-async def test_a_fatal_error_quarantines_until_somebody_asks() -> None:
+async def test_a_fatal_error_quarantines_until_a_reconnect_is_requested() -> None:
     link = Losing()
     uplink = Uplink("t", Flaky(TunnelError(Reason.HOST_KEY, "changed", fatal=True), link), None)
     async with supervise() as units:
@@ -88,7 +88,7 @@ async def test_a_fatal_error_quarantines_until_somebody_asks() -> None:
         await until(lambda: uplink.link is link)
 
 
-async def test_an_inner_tunnel_waits_for_its_outer_one_and_says_so() -> None:
+async def test_an_inner_tunnel_waits_for_its_outer_tunnel_and_reports_it() -> None:
     outer = Uplink("outer", Flaky(TunnelError(Reason.AUTH, "refused", fatal=True)), None)
     inner = Uplink("inner", Flaky(Losing()), outer)
     async with supervise() as units:
@@ -99,7 +99,7 @@ async def test_an_inner_tunnel_waits_for_its_outer_one_and_says_so() -> None:
         assert "outer is quarantined: refused" in inner.detail
 
 
-async def test_a_crashed_unit_is_started_again_and_takes_nobody_along() -> None:
+async def test_a_crashed_unit_is_restarted_without_affecting_others() -> None:
     runs = 0
 
     class Crashing:
@@ -131,7 +131,7 @@ async def test_a_crashed_unit_is_started_again_and_takes_nobody_along() -> None:
     assert steady.cancelled
 
 
-async def test_a_unit_that_waited_for_something_cancelled_is_started_again() -> None:
+async def test_a_unit_that_is_cancelled_from_inside_is_restarted() -> None:
     class Waiting:
         runs = 0
 

@@ -1,4 +1,4 @@
-"""Whatever a stranger sends comes out as what may be shown."""
+"""Tests of the sanitizing of external text."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.contracts import Endpoint, Finding, Link, Phases, State, TunnelState
+from gateway.contracts import Endpoint, Link, Phases, ProbeResult, State, TunnelState
 from gateway.docker.trouble import EngineError, Kind
 from gateway.errors import DialError, Reason
 from gateway.health.monitor import probe_once
@@ -39,7 +39,7 @@ def test_one_line_is_printable_bounded_and_idempotent(text: str, most: int) -> N
 
 @given(anything)
 @example(HOSTILE)
-def test_several_lines_stay_several(text: str) -> None:
+def test_printable_keeps_newlines(text: str) -> None:
     shown = printable(text)
     assert shown.count("\n") == text.count("\n")
     assert all(line.isprintable() for line in shown.split("\n"))
@@ -47,16 +47,16 @@ def test_several_lines_stay_several(text: str) -> None:
 
 
 @given(st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=40).filter(str.isascii))
-def test_what_is_harmless_stays_as_it_is(word: str) -> None:
+def test_harmless_text_is_unchanged(word: str) -> None:
     assert one_line(f"{word} {word}") == f"{word} {word}"
 
 
 @pytest.mark.parametrize("text", ["Zugriff verweigert für Jörg", "доступ запрещён", "アクセスが拒否されました"])
-def test_other_languages_stay_as_they_are(text: str) -> None:
+def test_other_languages_are_unchanged(text: str) -> None:
     assert one_line(text) == text
 
 
-def test_what_is_cut_says_so() -> None:
+def test_truncated_text_ends_with_an_ellipsis() -> None:
     assert one_line("a" * 501) == "a" * 499 + "…"
     assert one_line("a" + " " * 10_000) == "a…"  # it is not looked at to its end
 
@@ -67,7 +67,7 @@ def test_what_is_cut_says_so() -> None:
 @pytest.mark.parametrize(
     "error", [DialError(Reason.REFUSED, "db: " + HOSTILE * 100), EngineError(Kind.FAILED, "db: " + HOSTILE * 100)]
 )
-def test_what_an_error_tells_is_one_line(error: Exception) -> None:
+def test_error_details_are_one_line(error: Exception) -> None:
     assert str(error).startswith("db: ?[2J?]0;owned? ?gpj.exe?")
     assert str(error).isprintable()
     assert len(str(error)) == 500
@@ -80,23 +80,23 @@ async def test_a_tunnels_detail_is_one_line() -> None:
     assert uplink.detail.isprintable()
 
 
-async def test_what_a_child_prints_is_one_line_each() -> None:
+async def test_each_line_of_a_child_process_is_sanitized() -> None:
     heard: list[str] = []
     child = await Child.start(["printf", f"first {HOSTILE[:20]}\\nsecond\\n"], "coreutils", heard.append)
     async with asyncio.timeout(20):
-        await child.ended()
+        await child.wait()
     assert heard[-1] == "second"
     assert heard[0].startswith("first ?[2J?]0;owned?")
     assert all(line.isprintable() for line in heard)
 
 
 class Saying:
-    """A backend that says something, or fails so."""
+    """Backend that returns or raises the given value."""
 
-    def __init__(self, said: Finding | Exception) -> None:
+    def __init__(self, said: ProbeResult | Exception) -> None:
         self.said = said
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> Finding:
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
         if isinstance(self.said, Exception):
             raise self.said
         return self.said
@@ -107,21 +107,21 @@ class Saying:
     [
         (ValueError(HOSTILE), State.DOWN),
         (OSError(HOSTILE), State.DOWN),
-        (Finding(unusable=(Reason.LAG, HOSTILE)), State.DOWN),
-        (Finding(degraded=(Reason.LAG, HOSTILE)), State.DEGRADED),
-        (Finding(version=HOSTILE, identity=HOSTILE), State.UP),
+        (ProbeResult(unusable=(Reason.LAG, HOSTILE)), State.DOWN),
+        (ProbeResult(degraded=(Reason.LAG, HOSTILE)), State.DEGRADED),
+        (ProbeResult(version=HOSTILE, identity=HOSTILE), State.UP),
     ],
 )
-async def test_what_a_check_finds_is_one_line(said: Finding | Exception, state: State) -> None:
+async def test_check_results_are_one_line(said: ProbeResult | Exception, state: State) -> None:
     result = await probe_once(Saying(said), DirectLink(), Endpoint("db", 1), 5.0)
     assert result.state is state
-    found = result.finding or Finding()
+    found = result.probe_result or ProbeResult()
     texts = [text for text in (result.detail, found.version, found.identity) if text]
     assert "?[2J?]0;owned?" in texts[0]
     assert all(text.isprintable() for text in texts)
 
 
-def test_a_log_for_people_has_a_line_for_each_event(
+def test_the_text_log_has_one_line_per_event(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger(), "handlers", [])

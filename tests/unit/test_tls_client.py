@@ -1,4 +1,4 @@
-"""The TLS context of every client in the project, with a CA as `openssl req -x509` makes it."""
+"""Tests of the TLS client context with a CA as created by `openssl req -x509`."""
 
 import ssl
 import subprocess
@@ -48,7 +48,7 @@ class Teapot(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_ca_of_plain_openssl_is_trusted_and_no_other(server: int, tmp_path: Path) -> None:
+def test_trusts_only_the_given_ca(server: int, tmp_path: Path) -> None:
     def client(scheme: str, ca_file: str | None) -> Client:
         return Client(f"{scheme}://127.0.0.1:{server}", "/none", ca_file=ca_file)
 
@@ -65,7 +65,7 @@ def test_names_and_signatures_are_verified() -> None:
     assert context.verify_mode is ssl.CERT_REQUIRED
 
 
-def test_a_file_without_a_certificate_is_named_so(tmp_path: Path) -> None:
+def test_a_file_without_a_certificate_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("none")
-    with pytest.raises(OSError, match="holds no certificate"):
+    with pytest.raises(OSError, match="contains no usable PEM certificate"):
         client_context(tmp_path / "ca.pem")

@@ -1,4 +1,4 @@
-"""Whose traffic is counted where, once there are more consumers than are told apart."""
+"""Tests of usage counters with more consumers than have counters of their own."""
 
 import asyncio
 import socket
@@ -8,47 +8,47 @@ import pytest
 
 from gateway.contracts import Endpoint, Link
 from gateway.forwarding.admission import Admission, Refusal
-from gateway.forwarding.dialler import Route
+from gateway.forwarding.dialer import Route
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
-from gateway.forwarding.usage import MOST, OTHERS, Ledger
+from gateway.forwarding.usage import MAX_CONSUMERS, OTHERS, ConsumerUsage
 from gateway.measure import Histogram
-from gateway.relay.readiness import RelayLoop
+from gateway.relay.poller import RelayLoop
 
 
-def test_the_relays_of_others_are_still_counted_after_one_more_joined_them() -> None:
-    ledger = Ledger()
-    for number in range(MOST):
-        ledger.of(f"c{number}", "").waiting = 1
-    running = ledger.of("one more", "").latency
+def test_relays_counted_as_others_are_still_counted_after_a_merge() -> None:
+    consumers = ConsumerUsage()
+    for number in range(MAX_CONSUMERS):
+        consumers.usage_of(f"c{number}", "").waiting = 1
+    running = consumers.usage_of("one more", "").latency
 
-    first = ledger["c0"]
+    first = consumers["c0"]
     first.latency.observe(0.25)
     first.waiting = 0
-    ledger.of("yet one more", "")
+    consumers.usage_of("yet one more", "")
     running.observe(0.5)
 
-    others = ledger[OTHERS].latency
-    assert "c0" not in ledger
+    others = consumers[OTHERS].latency
+    assert "c0" not in consumers
     assert (others.count, others.sum) == (2, 0.75)
 
 
-def test_the_quota_of_one_is_its_own_also_where_it_is_not_told_apart() -> None:
-    ledger = Ledger()
-    for number in range(MOST):
-        ledger.admit(f"c{number}", "")
-    seats = [ledger.admit(f"late{number}", "") for number in range(3)]
-    assert ledger[OTHERS].active == 3
-    assert [ledger.live[f"late{number}"] for number in range(3)] == [1, 1, 1]
-    seats[0].give_up()
-    seats[0].give_up()
-    assert (ledger[OTHERS].active, ledger.live["late0"], "late0" in ledger.live) == (2, 0, False)
+def test_the_quota_applies_per_consumer_also_among_others() -> None:
+    consumers = ConsumerUsage()
+    for number in range(MAX_CONSUMERS):
+        consumers.admit(f"c{number}", "")
+    slots = [consumers.admit(f"late{number}", "") for number in range(3)]
+    assert consumers[OTHERS].active == 3
+    assert [consumers.active[f"late{number}"] for number in range(3)] == [1, 1, 1]
+    slots[0].release_unjoined()
+    slots[0].release_unjoined()
+    assert (consumers[OTHERS].active, consumers.active["late0"], "late0" in consumers.active) == (2, 0, False)
 
 
 @pytest.mark.timeout(20)
-def test_a_burst_does_not_get_past_the_quota() -> None:
-    class Nowhere:
-        """A path that is never there: clients are held."""
+def test_a_burst_does_not_exceed_the_quota() -> None:
+    class NoLink:
+        """An uplink that is always down, so that clients are held."""
 
         tunnel_name: str | None = None
         link: Link | None = None
@@ -65,7 +65,7 @@ def test_a_burst_does_not_get_past_the_quota() -> None:
         bound.setblocking(False)
         port = bound.getsockname()[1]
         listener = Listener(Endpoint("127.0.0.1", port), [bound])
-        route = Route(Nowhere(), lambda: [Endpoint("x", 1)], lambda _: None, 30)
+        route = Route(NoLink(), lambda: [Endpoint("x", 1)], lambda _: None, 30)
         forward = Forward("b", [listener], Admission("b", per_consumer=5, max_connections=1000), route)
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
         serving = asyncio.ensure_future(forward.run(lambda: None))
@@ -80,7 +80,7 @@ def test_a_burst_does_not_get_past_the_quota() -> None:
             listener.close()
             for client in clients:
                 client.close()
-        assert not forward.consumers.live
+        assert not forward.consumers.active
         assert forward.consumers["127.0.0.1"].active == 0
 
     with asyncio.Runner(loop_factory=RelayLoop) as runner:

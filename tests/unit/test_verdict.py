@@ -3,12 +3,12 @@ from hypothesis import strategies as st
 
 from gateway.contracts import State
 from gateway.errors import Reason
-from gateway.health.verdict import History, Result, Verdict
+from gateway.health.verdict import CheckResult, History, Verdict
 
 
-def result(state: State, at: float = 0.0) -> Result:
+def result(state: State, at: float = 0.0) -> CheckResult:
     reason = None if state in (State.UP, State.UNKNOWN) else Reason.REFUSED
-    return Result(at=at, duration=0.01, state=state, reason=reason)
+    return CheckResult(at=at, duration=0.01, state=state, reason=reason)
 
 
 UP, DOWN = result(State.UP), result(State.DOWN)
@@ -30,7 +30,7 @@ def test_fall_and_rise() -> None:
     assert (verdict.state, verdict.reason) == (State.UP, None)
 
 
-def test_a_success_in_between_starts_the_count_anew() -> None:
+def test_a_success_resets_the_count_of_failures() -> None:
     verdict = Verdict(rise=2, fall=3)
     for each in (UP, DOWN, DOWN, UP, DOWN, DOWN):
         verdict.add(each)
@@ -38,7 +38,7 @@ def test_a_success_in_between_starts_the_count_anew() -> None:
     assert verdict.pending
 
 
-def test_blocked_is_not_judged_and_the_next_result_decides() -> None:
+def test_the_first_result_after_blocked_decides() -> None:
     verdict = Verdict(rise=2, fall=3)
     verdict.add(UP)
     assert verdict.override(State.BLOCKED, Reason.TUNNEL, "tunnel edge is down")
@@ -47,7 +47,7 @@ def test_blocked_is_not_judged_and_the_next_result_decides() -> None:
     assert verdict.state is State.DOWN
 
 
-def test_up_and_degraded_change_at_once() -> None:
+def test_up_and_degraded_change_immediately() -> None:
     verdict = Verdict(rise=2, fall=3)
     verdict.add(UP)
     assert verdict.add(result(State.DEGRADED))
@@ -64,7 +64,7 @@ def test_flapping_starts_and_stops() -> None:
     assert not verdict.flapping
 
 
-def test_history_keeps_failures_longest() -> None:
+def test_history_drops_successes_before_failures() -> None:
     history = History(size=10)
     for at in range(5):
         history.add(result(State.DOWN, at))
@@ -77,7 +77,7 @@ def test_history_keeps_failures_longest() -> None:
 
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 4), st.integers(1, 4))
-def test_a_change_needs_exactly_rise_or_fall_results_in_a_row(results: list[bool], rise: int, fall: int) -> None:
+def test_a_change_needs_exactly_rise_or_fall_consecutive_results(results: list[bool], rise: int, fall: int) -> None:
     verdict = Verdict(rise, fall)
     seen: list[bool] = []
     for passed in results:
@@ -97,7 +97,9 @@ def test_a_change_needs_exactly_rise_or_fall_results_in_a_row(results: list[bool
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.lists(st.booleans(), max_size=200))
-def test_a_state_changes_only_after_as_many_in_a_row_as_asked(rise: int, fall: int, results: list[bool]) -> None:
+def test_a_state_changes_only_after_rise_or_fall_consecutive_results(
+    rise: int, fall: int, results: list[bool]
+) -> None:
     verdict = Verdict(rise, fall)
     for at, passed in enumerate(results):
         before = verdict.state
@@ -111,23 +113,23 @@ def test_a_state_changes_only_after_as_many_in_a_row_as_asked(rise: int, fall: i
         assert (verdict.state is State.UP) == results[-1]
 
 
-def test_failed_traffic_counts_once_until_a_check_passes() -> None:
+def test_stalled_traffic_counts_once_until_a_check_passes() -> None:
     verdict = Verdict(rise=2, fall=3)
     verdict.add(UP)
-    verdict.doubt()
-    verdict.doubt()
+    verdict.record_stall()
+    verdict.record_stall()
     assert verdict.pending
     assert [verdict.add(DOWN) for _ in range(2)] == [False, True]
-    verdict.doubt()  # it is down already
+    verdict.record_stall()  # it is down already
     assert [verdict.add(UP) for _ in range(2)] == [False, True]
-    verdict.doubt()
+    verdict.record_stall()
     verdict.add(UP)
     assert [verdict.add(DOWN) for _ in range(3)] == [False, False, True]
 
 
-def test_a_full_or_read_only_export_is_down_at_once() -> None:
+def test_a_full_or_read_only_export_is_down_immediately() -> None:
     for reason in (Reason.NO_SPACE, Reason.READ_ONLY):
         verdict = Verdict(rise=2, fall=3)
         verdict.add(UP)
-        assert verdict.add(Result(at=0.0, duration=0.01, state=State.DOWN, reason=reason))
+        assert verdict.add(CheckResult(at=0.0, duration=0.01, state=State.DOWN, reason=reason))
         assert (verdict.state, verdict.reason) == (State.DOWN, reason)

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from gateway.contracts import Secret
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.vpn import wireguard_file
-from gateway.vpn.addressing import Addressing, probable_peers
-from gateway.vpn.openvpn_words import addressing, graver, trouble_in
+from gateway.vpn.addressing import Addressing, likely_peers
+from gateway.vpn.openvpn_log import more_specific, parse_failure
+from gateway.vpn.openvpn_updown import parse_updown
 from gateway.vpn.options import WireGuardOptions
-from gateway.vpn.wireguard import device_file
+from gateway.vpn.wireguard import load_wireguard_file
 
 KEY = "A" * 43 + "="
 OTHER = "B" * 43 + "="
@@ -42,23 +43,23 @@ def wireguard(interface: str = "", peer: str = "") -> str:
     ],
 )
 def test_lines_of_the_log_have_reasons(line: str, reason: Reason, fatal: bool) -> None:
-    trouble = trouble_in(line)
-    assert trouble is not None
-    assert (trouble.reason, trouble.fatal) == (reason, fatal)
+    failure = parse_failure(line)
+    assert failure is not None
+    assert (failure.reason, failure.fatal) == (reason, fatal)
 
 
 def test_the_line_that_explains_most_is_kept() -> None:
-    cause = trouble_in("VERIFY ERROR: depth=0, error=certificate has expired")
-    consequence = trouble_in("TLS Error: TLS handshake failed")
+    cause = parse_failure("VERIFY ERROR: depth=0, error=certificate has expired")
+    consequence = parse_failure("TLS Error: TLS handshake failed")
     assert cause is not None
     assert consequence is not None
-    assert graver(cause, consequence) is cause
-    assert graver(consequence, cause) is cause
-    assert trouble_in("Initialization Sequence Completed") is None
+    assert more_specific(cause, consequence) is cause
+    assert more_specific(consequence, cause) is cause
+    assert parse_failure("Initialization Sequence Completed") is None
 
 
 def test_what_a_server_pushes() -> None:
-    found = addressing(
+    found = parse_updown(
         {
             "ifconfig_local": "10.8.0.2", "ifconfig_netmask": "255.255.255.0", "route_vpn_gateway": "10.8.0.1",
             "ifconfig_ipv6_local": "fd08::1000", "ifconfig_ipv6_netbits": "64", "tun_mtu": "1500",
@@ -69,10 +70,10 @@ def test_what_a_server_pushes() -> None:
         mtu=None,
     )  # fmt: skip
     assert [str(each) for each in found.addresses] == ["10.8.0.2/24", "fd08::1000/64"]
-    assert [str(each) for each in found.servers] == ["10.20.0.1", "10.20.0.2"]
-    assert (found.domains, found.mtu, found.gateways) == (("far.example",), 1500, ())
+    assert [str(each) for each in found.name_servers] == ["10.20.0.1", "10.20.0.2"]
+    assert (found.search_domains, found.mtu, found.gateways) == (("far.example",), 1500, ())
     assert ipaddress.ip_address("10.8.0.1") in found.peers
-    assert [str(each) for each in addressing({}, dns=("9.9.9.9",), mtu=1200).servers] == ["9.9.9.9"]
+    assert [str(each) for each in parse_updown({}, dns=("9.9.9.9",), mtu=1200).name_servers] == ["9.9.9.9"]
 
 
 # WireGuard's file.
@@ -81,17 +82,17 @@ def test_what_a_server_pushes() -> None:
 @given(st.text(string.printable))
 def test_any_text_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(GatewayError):
-        wireguard_file.read(text)
+        wireguard_file.parse_wireguard_file(text)
 
 
 def test_a_wireguard_file_as_wg_wants_it() -> None:
-    file = wireguard_file.read(
+    file = wireguard_file.parse_wireguard_file(
         wireguard(
             "DNS = 10.9.0.1, far.example\nMTU = 1380\nPostUp = iptables -A x\nTable = off", "AllowedIPs = 10.0.0.5/8"
         )
     )
-    assert (file.mtu, file.domains, file.left_out) == (1380, ("far.example",), ("PostUp",))
-    assert wireguard_file.for_wg(file, {OTHER: "192.0.2.1:51820"}).splitlines() == [
+    assert (file.mtu, file.search_domains, file.ignored) == (1380, ("far.example",), ("PostUp",))
+    assert wireguard_file.to_setconf(file, {OTHER: "192.0.2.1:51820"}).splitlines() == [
         "[Interface]", f"PrivateKey = {KEY}", "[Peer]", f"PublicKey = {OTHER}", "PersistentKeepalive = 25",
         "AllowedIPs = 10.0.0.0/8", "Endpoint = 192.0.2.1:51820",
     ]  # fmt: skip
@@ -102,17 +103,17 @@ def test_a_wireguard_file_as_wg_wants_it() -> None:
     [
         (wireguard("Colour = red"), "line 4: unknown key Colour"),
         (wireguard("MTU = many"), "line 4: invalid literal"),
-        (wireguard().replace(KEY, "short"), "line 2: PrivateKey is no key"),
+        (wireguard().replace(KEY, "short"), "line 2: PrivateKey is not a valid key"),
         (wireguard().replace("Endpoint = vpn.example:51820", ""), "has an Endpoint"),
         (wireguard().replace("Address = 10.9.0.2/24", ""), "has no Address"),
-        ("PrivateKey = x", "line 1: stands before"),
-        ("[Server]", "line 1: begins an unknown section"),
-        ("[Interface]\nnonsense", "line 2: is no KEY"),
+        ("PrivateKey = x", "line 1: must be after"),
+        ("[Server]", "line 1: unknown section"),
+        ("[Interface]\nnonsense", "line 2: is not of the form KEY"),
     ],
 )
 def test_a_wireguard_file_that_cannot_be_used(text: str, words: str) -> None:
     with pytest.raises(GatewayError, match=words):
-        wireguard_file.read(text)
+        wireguard_file.parse_wireguard_file(text)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_a_wireguard_file_that_cannot_be_used(text: str, words: str) -> None:
 def test_a_key_in_the_wrong_place_is_not_shown(line: str) -> None:
     for text in (wireguard(line), wireguard(peer=line)):
         with pytest.raises(GatewayError) as caught:
-            wireguard_file.read(text)
+            wireguard_file.parse_wireguard_file(text)
         assert "AAAA" not in str(caught.value).upper()
 
 
@@ -140,13 +141,13 @@ def test_a_wireguard_key_that_others_can_read_is_refused_although_another_file_t
         path.touch()
         path.chmod(0o600)
 
-    def swapping(text: str) -> wireguard_file.DeviceFile:
+    def swapping(text: str) -> wireguard_file.WireGuardFile:
         planted.replace(config)
-        return wireguard_file.read(text)
+        return wireguard_file.parse_wireguard_file(text)
 
-    monkeypatch.setattr("gateway.vpn.wireguard.read", swapping)
+    monkeypatch.setattr("gateway.vpn.wireguard.parse_wireguard_file", swapping)
     with pytest.raises(TunnelError, match=f"{config}: the private key is readable by others"):
-        device_file(WireGuardOptions(config=config, private_key=Secret(path=own)))
+        load_wireguard_file(WireGuardOptions(config=config, private_key=Secret(path=own)))
 
 
 def test_the_last_handshake_of_all_peers() -> None:
@@ -154,14 +155,14 @@ def test_the_last_handshake_of_all_peers() -> None:
         f"{OTHER}\t(none)\t192.0.2.1:5\t10.0.0.0/8\t{handshake}\t{received}\t9\t25\n"
         for handshake, received in ((100, 7), (300, 5), (0, 0))
     )
-    assert wireguard_file.read_dump(text) == wireguard_file.Vital(300, 12, ("192.0.2.1:5",) * 3)
-    assert wireguard_file.read_dump("") == wireguard_file.Vital(0, 0)
+    assert wireguard_file.parse_dump(text) == wireguard_file.DeviceStatus(300, 12, ("192.0.2.1:5",) * 3)
+    assert wireguard_file.parse_dump("") == wireguard_file.DeviceStatus(0, 0)
 
 
 def test_peers_and_addresses_that_fit() -> None:
     four, six = ipaddress.IPv4Interface("10.9.0.2/24"), ipaddress.IPv6Interface("fd09::2/64")
-    assert [str(each) for each in probable_peers((four, six))] == ["10.9.0.1", "fd09::1"]
-    assert probable_peers((ipaddress.IPv4Interface("10.9.0.1/24"), ipaddress.IPv4Interface("10.9.0.2/32"))) == ()
-    assert Addressing((four, six), mtu=1279).carried == (four,)
-    assert Addressing((four, six), mtu=1280).carried == (four, six)
-    assert Addressing((four, six)).carried == (four, six)
+    assert [str(each) for each in likely_peers((four, six))] == ["10.9.0.1", "fd09::1"]
+    assert likely_peers((ipaddress.IPv4Interface("10.9.0.1/24"), ipaddress.IPv4Interface("10.9.0.2/32"))) == ()
+    assert Addressing((four, six), mtu=1279).usable_addresses == (four,)
+    assert Addressing((four, six), mtu=1280).usable_addresses == (four, six)
+    assert Addressing((four, six)).usable_addresses == (four, six)

@@ -11,28 +11,28 @@ from gateway.contracts import Endpoint
 from gateway.errors import DialError
 from gateway.vpn.addressing import Addressing
 from gateway.vpn.link import VpnLink
-from gateway.vpn.vitals import UNSURE, Patience
+from gateway.vpn.liveness import DIAL_GRACE, Thresholds
 
 _T = TypeVar("_T")
 
 
 class Failing:
-    """A place whose sockets cannot be connected, for one reason."""
+    """A context whose sockets cannot be connected, for one reason."""
 
     def __init__(self, number: int) -> None:
         self._number = number
 
-    async def adopt(self, device: str, wanted: Addressing) -> None:
+    async def configure_device(self, device: str, addressing: Addressing) -> None:
         """Nothing is there to be set up."""
 
-    def make(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+    def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """Fail as connect(2) would."""
         raise OSError(self._number, "as told")
 
-    async def run(self, job: Callable[[], _T]) -> _T:
+    async def run_blocking(self, job: Callable[[], _T]) -> _T:
         return job()
 
-    async def leave(self) -> None:
+    async def release_device(self) -> None:
         """Nothing is there to be left."""
 
     def close(self) -> None:
@@ -51,8 +51,8 @@ class Failing:
     ],
 )
 async def test_only_what_the_far_side_says_is_a_sign_of_life(number: int, lives: bool) -> None:
-    link = VpnLink(Failing(number), "far", Patience(), lambda: None)
+    link = VpnLink(Failing(number), "far", Thresholds(), lambda: None)
     with pytest.raises(DialError):
         await link.socket(Endpoint("10.0.0.1", 80))
-    later = link.vitals.heard + UNSURE + 3600
-    assert (link.vitals.silence(later) == 0) is lives
+    later = link.liveness.last_reply + DIAL_GRACE + 3600
+    assert (link.liveness.overdue(later) == 0) is lives

@@ -8,7 +8,7 @@ from gateway.config import Config
 from gateway.contracts import Endpoint, TunnelState
 from gateway.docker.consumers import Consumer
 from gateway.errors import Reason
-from gateway.forwarding.listener import Address
+from gateway.forwarding.listener import ListenAddress
 from gateway.forwarding.usage import Usage
 from gateway.measure import Histogram
 from gateway.supervision.uplink import Uplink
@@ -18,7 +18,7 @@ from gateway.supervision.uplink import Uplink
 class Sockets:
     """The descriptors that come with this listen on `address`; for the next `Apply`."""
 
-    address: Address
+    address: ListenAddress
     count: int
     """How many descriptors come with it; fewer do where one of the two processes has none left."""
 
@@ -80,7 +80,7 @@ class Dial:
 
 @dataclass(frozen=True)
 class Command:
-    """`stop_accepting`, `abort_all`, `abort_idle`, `hold_nobody`, `reconnect`, `renew`, `retry` or `stop`."""
+    """`stop_accepting`, `abort_all`, `abort_idle`, `set_fail_fast`, `reconnect`, `renew`, `retry` or `stop`."""
 
     what: str
     argument: Any = None
@@ -141,7 +141,7 @@ NO_UPLINK = UplinkReport(
 
 def uplink_report(uplink: Uplink) -> UplinkReport:
     """A tunnel as it is now."""
-    link = uplink.open
+    link = uplink.open_link
     return UplinkReport(
         state=uplink.state,
         reason=uplink.reason,

@@ -26,7 +26,7 @@ class Outbound:
         self._events: list[Event] = []
         self._lost = 0
         self._sending = False
-        recorder.opened = self._soon
+        recorder.on_client_opened = self._soon
 
     def apply(self, section: AuditSection) -> None:
         """Record from now on, or no longer."""
@@ -43,7 +43,7 @@ class Outbound:
             self._lost += 1
         self._soon()
 
-    def lost(self, count: int, why: str) -> None:
+    def count_lost(self, count: int, why: str) -> None:
         """See `gateway.audit_log.recorder.Sink`."""
         del why
         self._lost += count
@@ -59,7 +59,7 @@ class Outbound:
         if not self._owner.backlogged:
             events, self._events = self._events, []
             lost, self._lost = self._lost, 0
-            self._owner.send(Recorded(events, lost, self._recorder.open))
+            self._owner.send(Recorded(events, lost, self._recorder.open_clients))
 
     async def finish(self, within: float) -> None:
         """Send everything; gives up after so many seconds."""

@@ -11,7 +11,7 @@ from gateway.app.worker.unit import WorkerUnit
 from gateway.audit_log.recorder import Recorder
 from gateway.config import Config
 from gateway.contracts import Endpoint
-from gateway.forwarding.listener import Address, Listener
+from gateway.forwarding.listener import ListenAddress, Listener
 
 _APPLY = 2.0
 """Seconds that a worker may take to apply a configuration before nobody waits for it any more."""
@@ -41,7 +41,7 @@ class Workers:
         # By name, so that a backend stays where it is when others come and go.
         return {name: self.units[zlib.crc32(name.encode()) % len(self.units)] for name in chosen}
 
-    def apply(self, config: Config, listeners: dict[Address, Listener]) -> dict[str, WorkerUnit]:
+    def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> dict[str, WorkerUnit]:
         """Tell each worker its part of `config`."""
         assigned = self.assign(config)
         for unit in self.units:

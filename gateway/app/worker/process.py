@@ -36,11 +36,11 @@ from gateway.contracts import Endpoint, Stream
 from gateway.docker.consumers import Directory
 from gateway.errors import LinkLostError, ReachError, Reason
 from gateway.forwarding.forward import Forward
-from gateway.forwarding.listener import Address, Listener
+from gateway.forwarding.listener import ListenAddress, Listener
 from gateway.measure import Histogram
 from gateway.ops import logs
-from gateway.relay.attempts import retry_dial
-from gateway.relay.readiness import RelayLoop
+from gateway.relay.poller import RelayLoop
+from gateway.relay.redial import retry_dial
 from gateway.relay.sockets import reset, tune
 from gateway.ssh.handshake_limiter import handshake_limiter
 from gateway.supervision.supervisor import supervise
@@ -66,7 +66,7 @@ class Worker:
         self._site: Site | None = None
         self._group: asyncio.TaskGroup | None = None
         self._orders: dict[str, tuple[Endpoint, ...]] = {}
-        self._sockets: dict[Address, list[socket.socket]] = {}
+        self._sockets: dict[ListenAddress, list[socket.socket]] = {}
         self._incomplete = False
         """Whether some of them were lost on their way."""
         self._supervisor: Any = None
@@ -120,7 +120,7 @@ class Worker:
         self._orders[order.backend] = order.targets
         running = self._site.backends.get(order.backend) if self._site else None
         if running is not None and isinstance(running.forward, Forward):
-            running.forward.shed(order.unwanted)
+            running.forward.drain_targets(order.unwanted)
             for login in order.logins:
                 running.note_login(*login)
 
@@ -132,7 +132,7 @@ class Worker:
             self._site = Site(self._supervisor, self._group, message.config, self._directory, self, self._recorder)
         self._outbound.apply(message.config.audit)
         self._orders = {}  # the owner sends those that still hold after this
-        listeners: dict[Address, Listener] = {}
+        listeners: dict[ListenAddress, Listener] = {}
         for spec in message.config.backends.values():
             for address in spec.listen:
                 known, sent = self._site.listeners.get(address), self._sockets.pop(address, None)
@@ -165,10 +165,10 @@ class Worker:
         elif command.what == "reconnect":
             for uplink in site.uplinks_of(command.argument):
                 uplink.reconnect()
-        elif command.what == "hold_nobody":
-            name, nobody = command.argument
+        elif command.what == "set_fail_fast":
+            name, enabled = command.argument
             if name in site.backends:
-                site.backends[name].forward.hold_nobody(nobody=nobody)
+                site.backends[name].forward.set_fail_fast(enabled=enabled)
         elif command.what == "abort_all":
             site.abort_all()
         elif command.what in ("renew", "retry"):

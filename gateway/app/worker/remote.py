@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from gateway.app.worker.messages import Command, ForwardReport, UsageReport
-from gateway.contracts import Ending, Endpoint, Link, Phases, Stream
+from gateway.contracts import LOCAL_NETWORK, CloseReason, Endpoint, Link, Phases, Stream
 from gateway.forwarding.listener import Listener
 from gateway.measure import Histogram, Tally, Tap
 from gateway.relay.sockets import tune
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 class RemoteRelay:
     """A connection that a worker carries; see `gateway.contracts.Relay`."""
 
-    asked = False
+    awaiting_response = False
     waiting_since: float | None = None
-    to_backend = from_backend = answers = 0
+    to_backend = from_backend = responses = 0
     last_active = 0.0
 
     def __init__(self) -> None:
-        self.ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
 
-    def abort(self, ending: Ending) -> None:
+    def abort(self, ending: CloseReason) -> None:
         """Nothing to do: it ends with its client."""
         if not self.ended.done():
             self.ended.set_result(ending)
@@ -45,7 +45,7 @@ class RemoteLink:
         self._worker = worker
         self._tunnel = tunnel
         self.dial_phase = "channel" if tunnel else "tcp"
-        self.leads_to = tunnel or "here"
+        self.network_id = tunnel or LOCAL_NETWORK
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """One end of a socket pair, whose other end the worker joins to `to`."""
@@ -88,7 +88,7 @@ class RemoteLink:
 
 
 class RemotePath:
-    """A worker's uplink, as a check sees one; see `gateway.health.monitor.Path`.
+    """A worker's uplink, as a check sees one; see `gateway.health.monitor.MonitoredUplink`.
 
     Args:
         worker: Whose.
@@ -133,7 +133,7 @@ class RemoteForward:
         self.worker = worker
         self.last = ForwardReport()
         self.listeners: list[Listener] = []
-        self.failing = False
+        self.fail_fast = False
         self._before = ForwardReport()
 
     @property
@@ -171,10 +171,10 @@ class RemoteForward:
         """Response latency in real traffic."""
         return self._before.latency.plus(self.last.latency)
 
-    def hold_nobody(self, *, nobody: bool) -> None:
+    def set_fail_fast(self, *, enabled: bool) -> None:
         """Let no client wait; or as before."""
-        self.failing = nobody
-        self.worker.send(Command("hold_nobody", (self.name, nobody)))
+        self.fail_fast = enabled
+        self.worker.send(Command("set_fail_fast", (self.name, enabled)))
 
     def used(self) -> dict[str, UsageReport]:
         """What each consumer uses, as the worker of now counts it."""
@@ -183,7 +183,7 @@ class RemoteForward:
     def worker_lost(self) -> None:
         """Its connections are gone with it; what was counted stays counted."""
         resets = self.resets
-        resets[Ending.ABORTED] += self.last.active
+        resets[CloseReason.ABORTED] += self.last.active
         self._before = ForwardReport(
             accepted=self.accepted, rejected=dict(self.rejected), resets=dict(resets),
             to_backend=self.to_backend, from_backend=self.from_backend, latency=self.latency,

@@ -38,7 +38,7 @@ from gateway.config import Config
 from gateway.contracts import Endpoint, Stream
 from gateway.docker.consumers import Consumer
 from gateway.errors import DialError, GatewayError, LinkLostError
-from gateway.forwarding.listener import Address, Listener
+from gateway.forwarding.listener import ListenAddress, Listener
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class WorkerUnit:
         """Its clients whose end is still to be recorded."""
         self._paths: dict[str | None, RemotePath] = {}
         self._config: Config | None = None
-        self._listeners: dict[Address, Listener] = {}
+        self._listeners: dict[ListenAddress, Listener] = {}
         self._orders: dict[str, Order] = {}
         self._messenger: Messenger | None = None
         self._dials: dict[int, asyncio.Future[None]] = {}
@@ -143,7 +143,7 @@ class WorkerUnit:
                 messenger.close()
                 self._record_loss()
 
-    def apply(self, config: Config, listeners: dict[Address, Listener]) -> None:
+    def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> None:
         """Serve these backends from now on."""
         self._config, self._listeners = config, listeners
         for name in config.backends:
@@ -241,8 +241,8 @@ class WorkerUnit:
         for order in self._orders.values():
             self.send(order)
         for name, forward in self.forwards.items():
-            if forward.failing:
-                self.send(Command("hold_nobody", (name, True)))
+            if forward.fail_fast:
+                self.send(Command("set_fail_fast", (name, True)))
 
     def _send_again(self, messenger: Messenger) -> None:
         if messenger is self._messenger:  # a new process is told anew anyway
@@ -291,13 +291,13 @@ class WorkerUnit:
             for event in message.events:
                 sink.put(event)
             if message.lost:
-                sink.lost(message.lost, f"worker {self.number} could not pass them on")
+                sink.count_lost(message.lost, f"worker {self.number} could not pass them on")
 
     def _record_loss(self) -> None:
         """The process is gone, and with it what it knew of its clients."""
         lost, self._unrecorded = self._unrecorded, 0
         if lost and self._recorder.sink is not None:
-            self._recorder.sink.lost(lost, f"worker {self.number} ended with so many connections")
+            self._recorder.sink.count_lost(lost, f"worker {self.number} ended with so many connections")
 
     def _take(self, report: Report) -> None:
         self.report = report

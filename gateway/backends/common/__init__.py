@@ -1,1 +1,1 @@
-"""What several kinds of backend share."""
+"""Code that several kinds of backend share."""

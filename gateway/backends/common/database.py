@@ -1,4 +1,4 @@
-"""What every kind of database has: who logs in for the check, and how."""
+"""The check options that all kinds of database share."""
 
 import math
 import re
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from gateway.backends.common import tls
-from gateway.backends.common.tls import Tls
-from gateway.backends.common.token import executable
+from gateway.backends.common.password_command import resolve_executable
+from gateway.backends.common.tls import TlsOptions
 from gateway.certificates import ca_credentials
 from gateway.contracts import POSITIVE, Credential, Duration, Secret
 from gateway.errors import GatewayError
-from gateway.vpn.child import program
+from gateway.vpn.child import find_program
 
 PLACEHOLDERS = ("host", "port", "user")
 _PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")
@@ -20,20 +20,20 @@ _PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")
 
 @dataclass(frozen=True)
 class DatabaseCheck:
-    """How a database is checked.
+    """The check of a database backend.
 
     Args:
-        user: Who logs in; without one nothing is asked, and the state is `unknown`.
-        password: The user's password.
-        password_command: A program and its arguments, run without a shell, that prints the password as one line;
-            `{host}`, `{port}` and `{user}` stand for the target's and the check's.
-        password_environment: Names of variables of our environment that the program gets, beside PATH, HOME and the
+        user: The user to log in as. Without it, targets are not probed and their state is `unknown`.
+        password: Password of `user`.
+        password_command: A program, with its arguments, that prints the password as one line. It runs without a
+            shell. `{host}`, `{port}` and `{user}` are replaced by the host and port of the target and by `user`.
+        password_environment: Names of environment variables to pass to the program, in addition to PATH, HOME and the
             locale.
-        password_timeout: How long the program may take.
-        password_cache: How long what it printed is used, unless a login is refused.
-        database: The database to use; absent: none, and in PostgreSQL the one with the user's name.
-        tls: Encryption of the check's own connection.
-        max_lag: A replica further behind than this is down.
+        password_timeout: Time limit for the program.
+        password_cache: How long to reuse the printed password, unless a login with it is refused.
+        database: The database to connect to. Default: none for MySQL, the one named like the user for PostgreSQL.
+        tls: TLS settings of the check's connection. They do not affect clients.
+        max_lag: Largest replication lag. A replica with a larger lag is `down`.
     """
 
     user: str | None = None
@@ -43,53 +43,66 @@ class DatabaseCheck:
     password_timeout: Duration = field(default=Duration(10.0), metadata=POSITIVE)
     password_cache: Duration = Duration(600.0)
     database: str | None = None
-    tls: Tls = field(default_factory=Tls)
+    tls: TlsOptions = field(default_factory=TlsOptions)
     max_lag: Duration | None = None
 
     def __post_init__(self) -> None:
         if self.password_command and self.password is not None:
             other = "password" if self.password.path is None else "password_file"
-            raise ValueError(f"password_command: is given beside {other}: remove one")
+            raise ValueError(f"password_command: is set together with {other}: remove one of them")
         for word in self.password_command:
             for name in _PLACEHOLDER.findall(word):
                 if name not in PLACEHOLDERS:
                     known = ", ".join(f"{{{each}}}" for each in PLACEHOLDERS)
-                    message = f"{{{name}}} stands for nothing (known: {known}); for braces write {{ {name} }}"
+                    message = f"{{{name}}} is not a placeholder (use {known}); for literal braces, write {{ {name} }}"
                     raise ValueError(f"password_command: {message}")
 
 
-def seconds(value: Any) -> float:
-    """What a server says of its lag.
+def parse_lag(value: Any) -> float:
+    """Convert the replication lag that a server reports to seconds.
+
+    Args:
+        value: A number, or its text.
 
     Raises:
-        ValueError: It is no number, or none that is finite.
+        ValueError: It is not a finite number.
     """
-    found = float(value)
-    if not math.isfinite(found):
-        raise ValueError(f"a lag of {found}")
-    return found
+    lag = float(value)
+    if not math.isfinite(lag):
+        raise ValueError(f"the replication lag is {lag}")
+    return lag
 
 
 def credentials(options: object, check: Any) -> list[Credential]:
-    """The authorities that the check trusts; for `BackendKind.credentials`."""
+    """Return the certificate authorities that the check trusts; see `BackendKind.credentials`."""
     del options
     return ca_credentials(check.tls.ca_file) if check.tls.mode == "verify" else []
 
 
 def verify(options: object, check: Any) -> None:
-    """Raises `GatewayError` when a file or program that the check needs cannot be used; for `BackendKind.verify`."""
+    """Check the files and the program that a check names; see `BackendKind.verify`.
+
+    Args:
+        options: Not used.
+        check: A `DatabaseCheck`.
+
+    Raises:
+        GatewayError: One of them cannot be used.
+    """
     tls.verify(options, check)
     if check.password_command:
-        if program(check.password_command[0]) is None:
-            raise GatewayError(f"check.password_command: {_trouble(check.password_command)}")
-        executable(check.password_command[0])
+        if find_program(check.password_command[0]) is None:
+            raise GatewayError(f"check.password_command: {_why_not_found(check.password_command)}")
+        resolve_executable(check.password_command[0])
 
 
-def _trouble(command: tuple[str, ...]) -> str:
+def _why_not_found(command: tuple[str, ...]) -> str:
     name = command[0]
     if len(command) == 1 and len(name.split()) > 1:
         first = name.split()[0]  # the rest may come from the environment
-        return f"{first!r} and what follows it is one word, and no shell reads it: write [program, argument, …]"
+        return (
+            f"{first!r} and the text after it are one word, because there is no shell: write [program, argument, …]"
+        )
     if "/" not in name:
         return f"{name} is not installed"
     return f"{name}: {'cannot be executed' if Path(name).exists() else 'no such file'}"

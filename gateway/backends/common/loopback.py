@@ -1,4 +1,4 @@
-"""A private loopback address in front of a link, for libraries that insist on dialling by themselves."""
+"""A loopback port in front of a link, for libraries that create their sockets themselves."""
 
 import asyncio
 import socket
@@ -6,79 +6,88 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from gateway.contracts import Ending, Endpoint, Link, Phases, Relay
+from gateway.contracts import CloseReason, Endpoint, Link, Phases, Relay
 from gateway.measure import Histogram
-from gateway.relay.attempts import retry_dial
+from gateway.relay.redial import retry_dial
 from gateway.relay.sockets import tune
 
 
 @dataclass(frozen=True)
-class Doorway:
-    """A loopback port that lets one connection of ours through.
+class LoopbackPort:
+    """A loopback port that accepts only connections of this process.
 
     Args:
-        port: Where to connect to, on 127.0.0.1.
-        admit: Call with our own end's address once it is dialled: joins it, and nobody else, to the target.
+        port: The port on 127.0.0.1 to connect to.
+        join: Accepts the connection with a given local address, and joins it to the target. Call it after the
+            connection was started.
     """
 
     port: int
-    admit: "Callable[[tuple[str, int]], asyncio.Task[Relay]]"
+    join: "Callable[[tuple[str, int]], asyncio.Task[Relay]]"
 
 
 @asynccontextmanager
-async def doorway(link: Link, target: Endpoint, phases: Phases) -> AsyncIterator[Doorway]:
-    """Open a doorway to `target`; whatever went through it ends with the block."""
+async def loopback_port(link: Link, target: Endpoint, phases: Phases) -> AsyncIterator[LoopbackPort]:
+    """Open a loopback port to a target; its connections are aborted when the block ends.
+
+    Args:
+        link: The link through which the target is reached.
+        target: The target.
+        phases: Where to record the time of the dial.
+    """
     listener = socket.socket()
-    admissions: list[asyncio.Task[Relay]] = []
+    joins: list[asyncio.Task[Relay]] = []
     try:
         listener.setblocking(False)
         listener.bind(("127.0.0.1", 0))
         listener.listen(8)
 
-        def admit(ours: tuple[str, int]) -> "asyncio.Task[Relay]":
-            task = asyncio.ensure_future(_admit(listener, ours, link, target, phases))
-            admissions.append(task)
+        def join(local: tuple[str, int]) -> "asyncio.Task[Relay]":
+            task = asyncio.ensure_future(_join(listener, local, link, target, phases))
+            joins.append(task)
             return task
 
-        yield Doorway(listener.getsockname()[1], admit)
+        yield LoopbackPort(listener.getsockname()[1], join)
     finally:
         listener.close()
-        for task in admissions:
+        for task in joins:
             if not task.done():
                 task.cancel()
             elif not task.cancelled() and task.exception() is None:
-                task.result().abort(Ending.ABORTED)
-        await asyncio.gather(*admissions, return_exceptions=True)
+                task.result().abort(CloseReason.ABORTED)
+        await asyncio.gather(*joins, return_exceptions=True)
 
 
-async def _admit(
-    listener: socket.socket, ours: tuple[str, int], link: Link, target: Endpoint, phases: Phases
+async def _join(
+    listener: socket.socket, local: tuple[str, int], link: Link, target: Endpoint, phases: Phases
 ) -> Relay:
     while True:
         accepted, peer = await _accept(listener)
-        if peer == ours:
+        if peer == local:
             break
-        accepted.close()  # another local process; only our own connection goes through
+        accepted.close()  # from another process
     tune(accepted)
     try:
         with phases(link.dial_phase):
-            return await retry_dial(lambda within: link.join(accepted, target, Histogram(), within), phases.given_up)
+            return await retry_dial(
+                lambda within: link.join(accepted, target, Histogram(), within), phases.on_abandoned
+            )
     except BaseException:
         accepted.close()
         raise
 
 
 async def _accept(listener: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
-    """Accept a connection; unlike `loop.sock_accept`, a cancellation loses none that was accepted already."""
+    """Accept a connection. Unlike `loop.sock_accept`, this loses no accepted connection if it is cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         try:
             accepted, peer = listener.accept()
         except BlockingIOError:
-            arrived = asyncio.Event()
-            loop.add_reader(listener, arrived.set)
+            readable = asyncio.Event()
+            loop.add_reader(listener, readable.set)
             try:
-                await arrived.wait()
+                await readable.wait()
             finally:
                 loop.remove_reader(listener)
         else:

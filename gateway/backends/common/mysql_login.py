@@ -1,8 +1,9 @@
-"""A login to MySQL or MariaDB that gives no password to a server that is not verified, and reads a bounded answer.
+"""A MySQL or MariaDB login that sends no password to an unverified server, and limits what it reads.
 
-PyMySQL does whatever plugin the server names: it sends the password in the clear to one, and encrypted for a key that
-the server has just sent to another. Here a plugin that hands over the password needs verified TLS, or the server's
-own key (MySQL Reference Manual, "Caching SHA-2 Pluggable Authentication"; MariaDB, "Authentication Plugins").
+PyMySQL uses any authentication plugin that the server requests. With some plugins it sends the password in plaintext,
+with others encrypted with a key that the same server has just sent. Here, plugins that transmit the password require
+verified TLS, or a configured public key of the server (MySQL Reference Manual, "Caching SHA-2 Pluggable
+Authentication"; MariaDB documentation, "Authentication Plugins").
 """
 
 import contextlib
@@ -19,48 +20,48 @@ from gateway.certificates import der_validity
 from gateway.contracts import Phases, Validity
 from gateway.errors import ProbeError, Reason
 
-MOST_BYTES = 1 << 20
-"""Of all that a server sends in one login and its queries; a usual check reads less than 16 KiB."""
-MOST_PACKETS = 512
-"""As many packets: an empty row costs far more memory than it has bytes."""
+MAX_BYTES = 1 << 20
+"""Bytes that a server may send for one login and its queries. A usual check reads less than 16 KiB."""
+MAX_PACKETS = 512
+"""Packets that a server may send for them. An empty row uses far more memory than its size."""
 
 _NATIVE, _CACHING, _SHA256, _ED25519 = (
     "mysql_native_password", "caching_sha2_password", "sha256_password", "client_ed25519",
 )  # fmt: skip
-_PROOFS = (_NATIVE, _CACHING, _ED25519)
-"""Challenge-response: the password itself is not sent; by `caching_sha2_password` until the server asks for more."""
-_WITH_KEY = (_CACHING, _SHA256)
-"""They encrypt the password with the server's public key, where the connection has no TLS."""
+_CHALLENGE_RESPONSE = (_NATIVE, _CACHING, _ED25519)
+"""Plugins that do not transmit the password; `caching_sha2_password` only without full authentication."""
+_WITH_PUBLIC_KEY = (_CACHING, _SHA256)
+"""Plugins that encrypt the password with the server's public key if the connection has no TLS."""
 _CLEAR = "mysql_clear_password"
-_IN_CLEAR = (_CLEAR, "dialog")
-_FAST, _FULL = b"\x01\x03", b"\x01\x04"
-"""AuthMoreData: fast_auth_success, perform_full_authentication."""
-_NO_PASSWORD = b"\0"
-_SIGNATURE = 64
+_PLAINTEXT = (_CLEAR, "dialog")
+_FAST_AUTH_SUCCESS, _FULL_AUTHENTICATION = b"\x01\x03", b"\x01\x04"
+"""AuthMoreData packets: fast_auth_success and perform_full_authentication."""
+_EMPTY_PASSWORD = b"\0"
+_ED25519_SIGNATURE_SIZE = 64
 
 
 class MysqlLogin(pymysql.connections.Connection):
-    """PyMySQL's connection, with phases timed, answers bounded, and a say in which plugins are used.
+    """A PyMySQL connection that times its phases, limits what it reads, and restricts the authentication plugins.
 
-    The five methods with an underscore that it has in common with PyMySQL are those of PyMySQL 1.2.
+    It overrides five private methods of PyMySQL 1.2.
 
     Args:
-        phases: Where to count.
-        verified: Whether TLS verifies who the server is.
-        server_public_key: The server's RSA key in PEM, for connections without TLS.
-        arguments: PyMySQL's own.
+        phases: Where to record the time of each phase.
+        verified: Whether TLS verifies the server.
+        server_public_key: The server's public RSA key in PEM, for connections without TLS.
+        arguments: The arguments of `pymysql.connect`.
     """
 
     def __init__(self, phases: Phases, *, verified: bool, server_public_key: bytes | None, **arguments: Any) -> None:
         plugins: dict[str, Any] = {_CACHING: _CachingSha2, _SHA256: _Sha256}
         self.logged_in = False
-        """Whether the handshake is over: a connection that breaks off before, the server counts."""
+        """Whether the handshake is complete. The server counts connections that end before that."""
         self.certificate: Validity | None = None
-        """How long the server's certificate is valid, where it has shown one."""
+        """The validity of the server's certificate, if it has presented one."""
         self._phases = phases
         self._verified = verified
-        self._pinned = server_public_key is not None
-        self._bytes, self._packets = MOST_BYTES, MOST_PACKETS
+        self._has_public_key = server_public_key is not None
+        self._bytes_left, self._packets_left = MAX_BYTES, MAX_PACKETS
         super().__init__(
             cursorclass=DictCursor,
             server_public_key=server_public_key,
@@ -68,74 +69,79 @@ class MysqlLogin(pymysql.connections.Connection):
             **arguments,
         )
 
-    def ask(self, data: bytes) -> MysqlPacket:
-        """Send a packet, and give the answer.
+    def exchange(self, data: bytes) -> MysqlPacket:
+        """Send a packet, and return the response.
+
+        Args:
+            data: The payload of the packet.
 
         Raises:
-            MySQLError: It is an error, or none comes.
+            MySQLError: The response is an error packet, or the connection failed.
         """
         self.write_packet(data)
         return self._read_packet()
 
-    def permit(self, plugin: str, *, proof: bool = False) -> None:
-        """Go on with `plugin`, or end the login.
+    def check_plugin(self, plugin: str, *, transmits_password: bool = True) -> None:
+        """End the login if the plugin is not permitted.
 
         Args:
-            plugin: What the server asks for.
-            proof: Whether the password itself stays here.
+            plugin: The authentication plugin that the server requests.
+            transmits_password: Whether the next packet would contain the password.
 
         Raises:
-            ProbeError: It would send the password to a server that is not verified, or is unknown.
+            ProbeError: The plugin is not supported, or would send the password to an unverified server.
         """
         verified = self._verified and self._secure  # type: ignore[attr-defined]
-        if proof or (verified and plugin in (*_WITH_KEY, *_IN_CLEAR)) or (self._pinned and plugin in _WITH_KEY):
+        if not transmits_password or (verified and plugin in (*_WITH_PUBLIC_KEY, *_PLAINTEXT)):
             return
-        if plugin not in (*_WITH_KEY, *_IN_CLEAR):
-            self.decline(f"the server asks for {plugin}, which is not supported: give the user another plugin")
-        cached = ", as it does until the user has logged in once since it started" if plugin == _CACHING else ""
+        if self._has_public_key and plugin in _WITH_PUBLIC_KEY:
+            return
+        if plugin not in (*_WITH_PUBLIC_KEY, *_PLAINTEXT):
+            self.refuse(f"the server requests the plugin {plugin}, which is not supported: change the user's plugin")
+        cached = ", until the user has logged in once after the server's start" if plugin == _CACHING else ""
         remedy = "set check.tls.mode: verify"
-        if plugin in _WITH_KEY and not self.ssl:
+        if plugin in _WITH_PUBLIC_KEY and not self.ssl:
             remedy += ", or check.server_public_key_file"
-        self.decline(f"the server asks for the password itself ({plugin}{cached}), and is not verified: {remedy}")
+        self.refuse(f"the server requests the password itself ({plugin}{cached}), but is not verified: {remedy}")
 
-    def hand_over(self, plugin: str) -> MysqlPacket:
-        """Send the password itself, where that is permitted, and give the answer; the only place that does.
+    def send_password(self, plugin: str) -> MysqlPacket:
+        """Send the password, if the plugin is permitted, and return the response. Only this method sends it.
 
-        Over TLS it is in the clear, and otherwise encrypted with the server's key that is pinned.
+        Over TLS the password is sent in plaintext, and without TLS encrypted with the configured public key.
 
         Args:
-            plugin: What the server asks for.
+            plugin: The authentication plugin that the server requests.
 
         Raises:
             ProbeError: The server is not verified.
-            MySQLError: It refuses the password, or does not answer.
+            MySQLError: The server refuses the password, or the connection failed.
         """
-        self.permit(plugin)
+        self.check_plugin(plugin)
         login: Any = self
         if not self.password or login._secure:  # noqa: SLF001
-            return self.ask(self.password + b"\0" if self.password else b"")
-        return self.ask(_auth.sha2_rsa_encrypt(self.password, login.salt, login.server_public_key))
+            return self.exchange(self.password + b"\0" if self.password else b"")
+        return self.exchange(_auth.sha2_rsa_encrypt(self.password, login.salt, login.server_public_key))
 
-    def decline(self, why: str, answer: bytes = _NO_PASSWORD) -> NoReturn:
-        """End the login with a wrong answer: a handshake that breaks off would count against our address.
+    def refuse(self, why: str, response: bytes = _EMPTY_PASSWORD) -> NoReturn:
+        """End the login with a wrong response. The server would count a handshake that ends without one.
 
         Args:
-            why: What to say of it.
-            answer: What the plugin takes for an answer, without a password.
+            why: The detail of the error.
+            response: A valid response of the plugin that does not contain the password.
 
         Raises:
             ProbeError: Always.
         """
-        self._phases.hint = why  # a server may take its time before it refuses
-        with contextlib.suppress(pymysql.err.MySQLError):  # which it is meant to be
-            self.ask(answer)
+        self._phases.timeout_hint = why  # the server may delay its error, and the check may time out
+        with contextlib.suppress(pymysql.err.MySQLError):  # the expected error
+            self.exchange(response)
         raise ProbeError(Reason.AUTH, why)
 
     def _get_server_information(self) -> None:
         with self._phases("greeting"):
             super()._get_server_information()  # type: ignore[misc]
-        # The greeting names the server's default; a user with another plugin is asked to switch. PyMySQL would send
-        # the password at once where it is sha256_password.
+        # The greeting names the server's default plugin. For a user with another one the server requests a switch.
+        # With sha256_password as the default, PyMySQL would send the password at once.
         login: Any = self
         if login._auth_plugin_name not in ("", _NATIVE, _CACHING):  # noqa: SLF001
             login._auth_plugin_name = _NATIVE  # noqa: SLF001
@@ -158,41 +164,41 @@ class MysqlLogin(pymysql.connections.Connection):
 
     def _process_auth(self, plugin_name: bytes, auth_packet: MysqlPacket, handler: Any = None) -> MysqlPacket:
         plugin = plugin_name.decode("ascii")
-        self.permit(plugin, proof=plugin in _PROOFS)
+        self.check_plugin(plugin, transmits_password=plugin not in _CHALLENGE_RESPONSE)
         if plugin == _CLEAR:
-            return self.hand_over(plugin)
+            return self.send_password(plugin)
         try:
-            answer: MysqlPacket = super()._process_auth(plugin_name, auth_packet, handler)  # type: ignore[misc]
-        except RuntimeError:  # PyMySQL's, where PyNaCl is missing
-            self.decline(
-                f"the server asks for {plugin}, for which PyNaCl is not installed: pip install 'gateway[ed25519]'",
-                bytes(_SIGNATURE),
+            response: MysqlPacket = super()._process_auth(plugin_name, auth_packet, handler)  # type: ignore[misc]
+        except RuntimeError:  # from PyMySQL if PyNaCl is missing
+            self.refuse(
+                f"the server requests the plugin {plugin}, which needs PyNaCl: pip install 'gateway[ed25519]'",
+                bytes(_ED25519_SIGNATURE_SIZE),
             )
-        return answer
+        return response
 
     def _read_packet(self, *arguments: Any) -> MysqlPacket:
-        self._packets -= 1
-        if self._packets < 0:
-            self._overflow(f"more than {MOST_PACKETS} packets")
+        self._packets_left -= 1
+        if self._packets_left < 0:
+            self._abort(f"more than {MAX_PACKETS} packets")
         packet: MysqlPacket = super()._read_packet(*arguments)  # type: ignore[no-untyped-call]
         return packet
 
     def _read_bytes(self, num_bytes: int) -> bytes:
-        self._bytes -= num_bytes
-        if self._bytes < 0:
-            self._overflow(f"more than {MOST_BYTES >> 10} KiB")
+        self._bytes_left -= num_bytes
+        if self._bytes_left < 0:
+            self._abort(f"more than {MAX_BYTES >> 10} KiB")
         data: bytes = super()._read_bytes(num_bytes)  # type: ignore[misc]
         return data
 
-    def _overflow(self, what: str) -> NoReturn:
+    def _abort(self, what: str) -> NoReturn:
         self._force_close()  # type: ignore[attr-defined]
         raise ProbeError(Reason.PROTOCOL, f"the server sends {what} for one check")
 
 
 class _CachingSha2:
-    """See `pymysql.connect`, `auth_plugin_map`: the fast path, and where it is permitted the full one.
+    """An authentication plugin for `auth_plugin_map` of `pymysql.connect`: `caching_sha2_password`.
 
-    PyMySQL's own would answer a second request to switch in its own round trip, whose answer nothing here sees.
+    PyMySQL's own plugin would handle a second switch request itself, without `MysqlLogin.check_plugin`.
     """
 
     def __init__(self, login: MysqlLogin) -> None:
@@ -202,33 +208,36 @@ class _CachingSha2:
         login: Any = self._login
         if packet.is_auth_switch_request():
             login.salt = packet.read_all().removesuffix(b"\0")
-            packet = login.ask(_auth.scramble_caching_sha2(login.password, login.salt))
+            packet = login.exchange(_auth.scramble_caching_sha2(login.password, login.salt))
         if packet.is_ok_packet():
             return packet
-        answer = packet.get_all_data()
-        if answer == _FAST:
-            return login._read_packet()  # noqa: SLF001 - the server accepts the proof
-        if answer == _FULL:
-            return self._login.hand_over(_CACHING)
-        raise ProbeError(Reason.PROTOCOL, "the server answers the login's proof with what is no answer to it")
+        data = packet.get_all_data()
+        if data == _FAST_AUTH_SUCCESS:
+            return login._read_packet()  # noqa: SLF001 - the OK packet
+        if data == _FULL_AUTHENTICATION:
+            return self._login.send_password(_CACHING)
+        raise ProbeError(Reason.PROTOCOL, f"the server sends an invalid packet during {_CACHING}")
 
 
 class _Sha256:
-    """See `pymysql.connect`, `auth_plugin_map`: with verified TLS or a key that we have, and with no other."""
+    """An authentication plugin for `auth_plugin_map` of `pymysql.connect`: `sha256_password`.
+
+    PyMySQL's own plugin would encrypt the password with a key that the server sends.
+    """
 
     def __init__(self, login: MysqlLogin) -> None:
         self._login = login
 
     def authenticate(self, packet: Any) -> Any:
         if not packet.is_auth_switch_request():
-            raise ProbeError(Reason.PROTOCOL, "the server sends a public key, which was not asked for")
+            raise ProbeError(Reason.PROTOCOL, "the server sends a public key that was not requested")
         login: Any = self._login
         login.salt = packet.read_all().removesuffix(b"\0")
-        return self._login.hand_over(_SHA256)
+        return self._login.send_password(_SHA256)
 
 
 class _TimedContext:
-    """An SSL context as far as PyMySQL uses one, that times the handshake."""
+    """The part of `ssl.SSLContext` that PyMySQL uses, with the time of the handshake and the server's certificate."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context

@@ -1,4 +1,4 @@
-"""What a MySQL or MariaDB says of itself: its role, and how far it is behind."""
+"""The status of a MySQL or MariaDB server: role, version and replication lag."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,27 +6,27 @@ from typing import Any
 import pymysql
 from pymysql.cursors import DictCursor
 
-from gateway.backends.common.database import seconds
-from gateway.contracts import Finding
+from gateway.backends.common.database import parse_lag
+from gateway.contracts import ProbeResult
 from gateway.errors import Reason
 
 _NO_GRANTS = ("skip-grants user@", "@")
-"""How CURRENT_USER() begins where a server lets everybody in (`--skip-grant-tables`), in MySQL and in MariaDB."""
+"""Prefixes of CURRENT_USER() with `--skip-grant-tables`, in MySQL and in MariaDB."""
 
 
-def look(
-    connection: "pymysql.connections.Connection[Any]", max_lag: float | None, *, password: bool = True
-) -> Finding:
-    """Ask for role, version and lag.
+def query_status(
+    connection: "pymysql.connections.Connection[Any]", max_lag: float | None, *, has_password: bool = True
+) -> ProbeResult:
+    """Query role, version and replication lag. Blocks.
 
     Args:
-        connection: Logged in.
-        max_lag: Seconds behind its source after which a replica cannot be used; None: it always can.
-        password: Whether the login has one, so that a server which accepts any is reported.
+        connection: A connection after its login.
+        max_lag: Largest lag of a usable replica, in seconds. None: no limit.
+        has_password: Whether the login used a password, so that a server that accepts any login is reported.
 
     Raises:
-        MySQLError: The server does not answer these queries.
-        ValueError: Its answer is none to them.
+        MySQLError: A query failed.
+        ValueError: A result is not valid.
     """
     with connection.cursor(DictCursor) as cursor:
         cursor.execute(
@@ -34,20 +34,20 @@ def look(
             "@@global.max_connect_errors AS max_connect_errors, CURRENT_USER() AS account"
         )
         row: dict[str, Any] = cursor.fetchone() or {}
-        lag, is_replica, trouble = _replication(cursor)
+        lag, is_replica, failure = _query_replication(cursor)
     read_only = bool(row.get("read_only"))
     unusable: tuple[Reason, str] | None = None
     degraded: tuple[Reason, str] | None = None
-    if trouble and (read_only or max_lag is not None):
-        unusable = (Reason.LAG, trouble)
-    elif trouble:
-        # It takes writes, and may be one of two that replicate from each other: it does not fall with the other.
-        degraded = (Reason.LAG, f"{trouble}; one that was promoted needs RESET REPLICA ALL")
+    if failure and (read_only or max_lag is not None):
+        unusable = (Reason.LAG, failure)
+    elif failure:
+        # The server accepts writes. It may replicate in a circle, and stays usable if the other server fails.
+        degraded = (Reason.LAG, f"{failure}; if the server was promoted, run RESET REPLICA ALL")
     elif is_replica and max_lag is not None and lag is not None and lag > max_lag:
         unusable = (Reason.LAG, f"{lag:g} s behind its source (max_lag {max_lag:g} s)")
-    if password and str(row.get("account")).startswith(_NO_GRANTS):
-        degraded = (Reason.UNAUTHENTICATED, "the server lets everybody in: it runs with --skip-grant-tables")
-    return Finding(
+    if has_password and str(row.get("account")).startswith(_NO_GRANTS):
+        degraded = (Reason.UNAUTHENTICATED, "the server accepts every login: it runs with --skip-grant-tables")
+    return ProbeResult(
         role="replica" if is_replica or read_only else "primary",
         read_only=read_only,
         lag=lag,
@@ -59,26 +59,26 @@ def look(
     )
 
 
-def _replication(cursor: DictCursor) -> tuple[float | None, bool, str | None]:
-    """Lag in seconds, whether it is a replica, and what is wrong with its replication."""
-    rows: dict[str, Any] | None = None
-    attempts: tuple[Callable[[], object], ...] = (
+def _query_replication(cursor: DictCursor) -> tuple[float | None, bool, str | None]:
+    """Return the lag in seconds, whether the server is a replica, and why its replication fails."""
+    status: dict[str, Any] | None = None
+    queries: tuple[Callable[[], object], ...] = (
         lambda: cursor.execute("SHOW REPLICA STATUS"),
         lambda: cursor.execute("SHOW SLAVE STATUS"),
     )
-    for attempt in attempts:
+    for query in queries:
         try:
-            attempt()
-            rows = cursor.fetchone()
+            query()
+            status = cursor.fetchone()
             break
-        except pymysql.err.ProgrammingError:  # servers before 8.0.22 and MariaDB before 10.5.1
+        except pymysql.err.ProgrammingError:  # MySQL before 8.0.22 and MariaDB before 10.5.1
             continue
         except (pymysql.err.OperationalError, pymysql.err.InternalError):
-            return None, False, None  # the check user may not ask (REPLICATION CLIENT); read_only still tells
-    if not rows:
+            return None, False, None  # the user lacks REPLICATION CLIENT; the role follows from read_only
+    if not status:
         return None, False, None
-    behind = rows.get("Seconds_Behind_Source", rows.get("Seconds_Behind_Master"))
+    behind = status.get("Seconds_Behind_Source", status.get("Seconds_Behind_Master"))
     if behind is None:
-        error = rows.get("Last_SQL_Error") or rows.get("Last_IO_Error") or "replication is stopped"
+        error = status.get("Last_SQL_Error") or status.get("Last_IO_Error") or "replication is stopped"
         return None, True, str(error)
-    return seconds(behind), True, None
+    return parse_lag(behind), True, None

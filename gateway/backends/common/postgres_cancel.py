@@ -1,15 +1,15 @@
-"""How PostgreSQL cancels a query: on a connection of its own, with the key that the session was given at its login.
+"""PostgreSQL's cancel requests: a client sends one on a separate connection, with the key from the session's login.
 
-PostgreSQL manual, 54.2.9 "Canceling Requests in Progress" and 54.7 "Message Formats" (in the chapter
-"Frontend/Backend Protocol"). A connection begins with packets that have a length and a code: SSLRequest and
-GSSENCRequest, which the server answers with one byte, then StartupMessage, or CancelRequest. After StartupMessage the
-server speaks in messages, each with a type and a length; BackendKeyData is the last but one of the login.
+See the PostgreSQL manual, chapter "Frontend/Backend Protocol", sections 54.2.9 "Canceling Requests in Progress" and
+54.7 "Message Formats". A connection starts with packets that have a length and a code: SSLRequest and GSSENCRequest,
+which the server answers with one byte, followed by StartupMessage or CancelRequest. After StartupMessage the server
+sends messages with a type and a length. BackendKeyData is the last but one message of the login.
 """
 
 import struct
 from hmac import compare_digest
 
-from gateway.contracts import CancelRequest, Opening, Question
+from gateway.contracts import CancelRequest, Classification, EncryptionRequest
 
 _PACKET = struct.Struct("!II")
 _MESSAGE = struct.Struct("!cI")
@@ -17,130 +17,138 @@ _CANCEL = 80877102
 _SSL, _GSS = 80877103, 80877104
 _MAJOR = 3
 _REFUSED = b"N"
-"""The answer to SSLRequest and GSSENCRequest after which the client goes on in the clear."""
-_PID = 4
-_KEYS = range(4, 256 + 1)
-"""How long a key may be; it was 4 bytes until protocol 3.2, and is up to 32 in PostgreSQL 18."""
-_LOGIN = b"RSvN"
-"""Authentication, ParameterStatus, NegotiateProtocolVersion, NoticeResponse: what comes before the key."""
-_KEY, _READY, _ERROR = b"K", b"Z", b"E"
-_LONGEST_LOGIN = 1 << 20
-"""Bytes after which no key is expected any more."""
+"""The response to SSLRequest and GSSENCRequest after which the client continues without encryption."""
+_PID_SIZE = 4
+_KEY_SIZES = range(4, 256 + 1)
+"""Allowed sizes of a key in bytes: 4 before protocol 3.2, and up to 32 in PostgreSQL 18."""
+_BEFORE_KEY = b"RSvN"
+"""Messages before the key: Authentication, ParameterStatus, NegotiateProtocolVersion, NoticeResponse."""
+_BACKEND_KEY_DATA, _READY_FOR_QUERY, _ERROR_RESPONSE = b"K", b"Z", b"E"
+_MAX_LOGIN = 1 << 20
+"""Bytes of the server's messages in which the key must be."""
 
 
-class PostgresLogin:
-    """Finds the key in a session's login; see `gateway.contracts.LoginTap`.
+class PostgresLoginTap:
+    """A tap that finds the cancel key in a session's login; see `gateway.contracts.LoginTap`.
 
-    It holds a part of one message's head, or of one key, and nothing else of what passes by.
+    It stores at most a part of one message header or of one key.
     """
 
-    __slots__ = ("_back", "_forth", "_key", "_left", "_need", "_questions", "_skip", "_started", "finished", "unseen")
-    meter = None
+    __slots__ = (
+        "_key", "_message", "_needed", "_packet", "_remaining", "_skip", "_started", "_unanswered", "finished",
+        "key_hidden",
+    )  # fmt: skip
+    tracker = None
 
     def __init__(self) -> None:
         self.finished = False
-        self.unseen = False
-        self._forth = b""
-        self._back = b""
-        self._need = _MESSAGE.size
-        self._questions = 0
-        """Those that the server has not answered yet."""
+        self.key_hidden = False
+        self._packet = b""
+        """The received part of the client's packet header."""
+        self._message = b""
+        """The received part of the server's message."""
+        self._needed = _MESSAGE.size
+        """Bytes of the message that are needed."""
+        self._unanswered = 0
+        """SSLRequest and GSSENCRequest packets without a response so far."""
         self._started = False
+        """Whether the client has sent StartupMessage."""
         self._skip = 0
-        self._left = _LONGEST_LOGIN
+        """Bytes left in the body of the current message."""
+        self._remaining = _MAX_LOGIN
         self._key: bytes | None = None
-        """The process ID and the secret key, as a request to cancel has them."""
+        """The process ID and the secret key, as a cancel request contains them."""
 
-    def named_by(self, request: CancelRequest) -> bool:
+    def matches(self, request: CancelRequest) -> bool:
         """See `gateway.contracts.LoginTap`."""
         return self._key is not None and compare_digest(self._key, request.data[_PACKET.size :])
 
-    def forth(self, data: memoryview, now: float) -> None:
-        """See `gateway.measure.Tap`; what follows StartupMessage, such as a password, is not looked at."""
+    def on_request(self, data: memoryview, now: float) -> None:
+        """See `gateway.measure.Tap`. Data after StartupMessage, such as a password, is not read."""
         del now
-        at = 0
-        while at < len(data) and not (self._started or self.finished):
-            piece = bytes(data[at : at + _PACKET.size - len(self._forth)])
-            at += len(piece)
-            self._forth += piece
-            if len(self._forth) == _PACKET.size:
-                self._packet(*_PACKET.unpack(self._forth))
-                self._forth = b""
+        position = 0
+        while position < len(data) and not (self._started or self.finished):
+            piece = bytes(data[position : position + _PACKET.size - len(self._packet)])
+            position += len(piece)
+            self._packet += piece
+            if len(self._packet) == _PACKET.size:
+                self._on_packet(*_PACKET.unpack(self._packet))
+                self._packet = b""
 
-    def _packet(self, length: int, code: int) -> None:
+    def _on_packet(self, length: int, code: int) -> None:
         if code >> 16 == _MAJOR:
             self._started = True
         elif code in (_SSL, _GSS) and length == _PACKET.size:
-            self._questions += 1
+            self._unanswered += 1
         else:
-            self._finish(unseen=code != _CANCEL)
+            self._finish(key_hidden=code != _CANCEL)
 
-    def back(self, data: memoryview, now: float) -> None:
+    def on_response(self, data: memoryview, now: float) -> None:
         """See `gateway.measure.Tap`."""
         del now
-        self._left -= len(data)
-        at = 0
-        while at < len(data) and not self.finished:
-            if self._questions:
-                self._questions -= 1
-                at += 1
-                if data[at - 1 : at] != _REFUSED:
-                    self._finish(unseen=True)  # the rest is encrypted
+        self._remaining -= len(data)
+        position = 0
+        while position < len(data) and not self.finished:
+            if self._unanswered:
+                self._unanswered -= 1
+                position += 1
+                if data[position - 1 : position] != _REFUSED:
+                    self._finish(key_hidden=True)  # the rest is encrypted
             elif self._skip:
-                step = min(self._skip, len(data) - at)
+                step = min(self._skip, len(data) - position)
                 self._skip -= step
-                at += step
+                position += step
             else:
-                piece = bytes(data[at : at + self._need - len(self._back)])
-                at += len(piece)
-                self._back += piece
-                if len(self._back) == self._need:
-                    self._message()
-        if self._left <= 0 and not self.finished:
-            self._finish(unseen=True)
+                piece = bytes(data[position : position + self._needed - len(self._message)])
+                position += len(piece)
+                self._message += piece
+                if len(self._message) == self._needed:
+                    self._on_message()
+        if self._remaining <= 0 and not self.finished:
+            self._finish(key_hidden=True)
 
-    def _message(self) -> None:
-        """A message's head is there, or all of one that has a key."""
-        kind, length = _MESSAGE.unpack_from(self._back)
+    def _on_message(self) -> None:
+        """Handle the header of a message, or a complete BackendKeyData message."""
+        kind, length = _MESSAGE.unpack_from(self._message)
         body = length - (_MESSAGE.size - 1)
         if not self._started:
-            self._finish(unseen=True)
-        elif len(self._back) > _MESSAGE.size:
-            self._key = self._back[_MESSAGE.size :]
-            self._finish(unseen=False)
-        elif kind == _KEY and body - _PID in _KEYS:
-            self._need = _MESSAGE.size + body
-        elif kind in (_READY, _ERROR):
-            self._finish(unseen=False)  # there is no key, or no session
-        elif kind in _LOGIN and body >= 0:
+            self._finish(key_hidden=True)
+        elif len(self._message) > _MESSAGE.size:
+            self._key = self._message[_MESSAGE.size :]
+            self._finish(key_hidden=False)
+        elif kind == _BACKEND_KEY_DATA and body - _PID_SIZE in _KEY_SIZES:
+            self._needed = _MESSAGE.size + body
+        elif kind in (_READY_FOR_QUERY, _ERROR_RESPONSE):
+            self._finish(key_hidden=False)  # the session has no key, or the login failed
+        elif kind in _BEFORE_KEY and body >= 0:
             self._skip = body
-            self._back = b""
+            self._message = b""
         else:
-            self._finish(unseen=True)
+            self._finish(key_hidden=True)
 
-    def _finish(self, *, unseen: bool) -> None:
-        self.finished, self.unseen = True, unseen
-        self._forth = self._back = b""
+    def _finish(self, *, key_hidden: bool) -> None:
+        self.finished, self.key_hidden = True, key_hidden
+        self._packet = self._message = b""
 
 
 class PostgresCancels:
-    """See `gateway.contracts.Cancels`."""
+    """See `gateway.contracts.CancelProtocol`."""
 
-    most = _PACKET.size + _PID + _KEYS[-1]
+    max_bytes = _PACKET.size + _PID_SIZE + _KEY_SIZES[-1]
 
-    def watch(self) -> PostgresLogin:
-        """See `gateway.contracts.Cancels`."""
-        return PostgresLogin()
+    def login_tap(self) -> PostgresLoginTap:
+        """See `gateway.contracts.CancelProtocol`."""
+        return PostgresLoginTap()
 
-    def read(self, first: bytes) -> CancelRequest | Question | Opening:
-        """See `gateway.contracts.Cancels`."""
+    def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | Classification:
+        """See `gateway.contracts.CancelProtocol`."""
         if first[0] != 0:
-            return Opening.SESSION  # TLS at once, or no PostgreSQL: no packet here is so long
+            return Classification.SESSION  # direct TLS, or another protocol: valid packets are shorter than 16 MiB
         if len(first) < _PACKET.size:
-            return Opening.UNCLEAR
+            return Classification.INCOMPLETE
         length, code = _PACKET.unpack_from(first)
         if code in (_SSL, _GSS) and length == _PACKET.size:
-            return Question(first[: _PACKET.size], _REFUSED)
-        if code != _CANCEL or length - _PACKET.size - _PID not in _KEYS:
-            return Opening.SESSION
-        return CancelRequest(first[:length]) if len(first) >= length else Opening.UNCLEAR
+            return EncryptionRequest(first[: _PACKET.size], _REFUSED)
+        if code != _CANCEL or length - _PACKET.size - _PID_SIZE not in _KEY_SIZES:
+            return Classification.SESSION
+        return CancelRequest(first[:length]) if len(first) >= length else Classification.INCOMPLETE

@@ -1,4 +1,4 @@
-"""The certificate that a PostgreSQL server shows, which libpq keeps to itself."""
+"""The certificates of PostgreSQL servers, which libpq does not make available."""
 
 import asyncio
 import contextlib
@@ -11,52 +11,57 @@ from gateway.contracts import Endpoint, Link, Validity
 from gateway.errors import ReachError
 
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
-_WILLING = b"S"
-_WITHIN = 1.0
-"""Seconds; a check waits for it."""
-_EVERY = 600.0
-_SOON = 60.0
-"""Seconds between two looks, and where the certificate is to be renewed."""
+_ACCEPTED = b"S"
+_TIMEOUT = 1.0
+"""Seconds for one connection. The check waits for it."""
+_INTERVAL = 600.0
+_INTERVAL_BEFORE_EXPIRY = 60.0
+"""Seconds between two connections, and seconds between them if the certificate expires soon."""
 
 
 class ServerCertificates:
-    """The certificates of one backend's servers; each is asked for once in a while, on a connection of its own.
+    """Fetches the certificates of one backend's servers periodically, on separate connections.
 
-    PostgreSQL manual, "SSL Session Encryption" in the chapter "Frontend/Backend Protocol". The connection ends before
-    a session begins, which the server neither counts nor logs. Whether a certificate can be trusted is not judged.
+    A connection ends before a session starts, and the server neither counts nor logs it (PostgreSQL manual, chapter
+    "Frontend/Backend Protocol", "SSL Session Encryption"). The certificates are not verified here.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[Endpoint, tuple[float, Validity | None]] = {}
-        """When it was asked for, in seconds since the epoch, and from when to when it is valid."""
+        self._cache: dict[Endpoint, tuple[float, Validity | None]] = {}
+        """When each certificate was fetched, in seconds since the epoch, and its validity."""
 
     async def validity(self, link: Link, target: Endpoint) -> Validity | None:
-        """From when to when the certificate of `target` is valid; None: it shows none.
+        """Return the validity of a server's certificate.
 
         Args:
-            link: How the server is reached.
+            link: The link through which the server is reached.
             target: The server.
+
+        Returns:
+            The validity, which may be from the cache. None: the server has no certificate, or it was never fetched.
         """
         now = time.time()
-        asked, validity = self._seen.get(target, (0.0, None))
-        if abs(now - asked) < (_SOON if validity is not None and validity.expires_soon(now) else _EVERY):
+        fetched_at, validity = self._cache.get(target, (0.0, None))
+        expires_soon = validity is not None and validity.expires_soon(now)
+        if abs(now - fetched_at) < (_INTERVAL_BEFORE_EXPIRY if expires_soon else _INTERVAL):
             return validity
-        with contextlib.suppress(ReachError, OSError, TimeoutError):  # the check itself tells what is wrong
-            async with asyncio.timeout(_WITHIN):
-                validity = await _shown(link, target)
-        self._seen[target] = (now, validity)
+        with contextlib.suppress(ReachError, OSError, TimeoutError):  # the check itself reports the failure
+            async with asyncio.timeout(_TIMEOUT):
+                validity = await _fetch(link, target)
+        self._cache[target] = (now, validity)
         return validity
 
 
-async def _shown(link: Link, target: Endpoint) -> Validity | None:
+async def _fetch(link: Link, target: Endpoint) -> Validity | None:
+    """Perform a TLS handshake with the server, and return the validity of its certificate."""
     loop = asyncio.get_running_loop()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without authorities: nothing is verified
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies nothing
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     sock = await link.socket(target)
     try:
         await loop.sock_sendall(sock, _SSL_REQUEST)
-        if await loop.sock_recv(sock, 1) != _WILLING:
+        if await loop.sock_recv(sock, 1) != _ACCEPTED:
             sock.close()
             return None
         _, writer = await asyncio.open_connection(sock=sock, ssl=context, server_hostname=target.host)

@@ -1,8 +1,8 @@
-"""The steps of a login with libpq, each in a thread: the server decides how long one takes.
+"""A login with libpq. Each step runs in a thread, because the server determines how long it takes.
 
-SCRAM has the client hash its password as often as the server says (RFC 5802, section 3), and libpq accepts up to 2³¹
-times, which is half an hour. Nothing can stop it meanwhile. psycopg's own call keeps the interpreter's lock;
-ctypes releases it, so that the loop goes on.
+In SCRAM the server chooses how many times the client hashes its password (RFC 5802, section 3). libpq accepts up to
+2³¹ iterations, which take half an hour and cannot be interrupted. psycopg holds the GIL during the call. ctypes
+releases it, so that the event loop continues.
 """
 
 import asyncio
@@ -17,90 +17,91 @@ from psycopg.pq.abc import PGconn
 
 from gateway.contracts import Phases
 
-_COMPUTING = "libpq computes: does the server ask for too many SCRAM iterations?"
+_COMPUTING = "libpq is computing: the server may request too many SCRAM iterations"
 _LOWEST_PRIORITY = 19
-"""Of setpriority(2)."""
+"""The highest nice value (setpriority(2))."""
 
 
-def _poll(conn: PGconn) -> int:
-    if pq.__impl__ == "python":  # psycopg's own call is by ctypes
+def _connect_poll(conn: PGconn) -> int:
+    """Call `PQconnectPoll` without holding the GIL."""
+    if pq.__impl__ == "python":  # this implementation of psycopg uses ctypes itself
         return conn.connect_poll()
-    # The library that psycopg's extension module is linked with (dlsym(3)).
+    # Finds the function in the library that psycopg's extension module is linked with (dlsym(3)).
     connect_poll = ctypes.CDLL(sys.modules[type(conn).__module__].__file__).PQconnectPoll
     connect_poll.argtypes, connect_poll.restype = [ctypes.c_void_p], ctypes.c_int
     return int(connect_poll(conn.pgconn_ptr))  # type: ignore[attr-defined] # the protocol leaves it out
 
 
 class Login:
-    """A connection of libpq that logs in.
+    """A libpq connection during its login.
 
     Args:
-        conn: The connection, as `connect_start` gives it; `finish` closes it.
+        conn: The connection from `connect_start`. The login owns it until `finish`.
     """
 
     def __init__(self, conn: PGconn) -> None:
         self.conn = conn
-        self._step: asyncio.Future[pq.PollingStatus] | None = None
+        self._polling: asyncio.Future[pq.PollingStatus] | None = None
 
     @property
-    def computes(self) -> bool:
-        """Whether a step still runs; nobody else may use the connection meanwhile."""
-        return self._step is not None and not self._step.done()
+    def is_computing(self) -> bool:
+        """Whether a call of `PQconnectPoll` is in progress. The connection must not be used meanwhile."""
+        return self._polling is not None and not self._polling.done()
 
-    async def step(self, phases: Phases) -> pq.PollingStatus:
-        """Give what `PQconnectPoll` says.
+    async def poll(self, phases: Phases) -> pq.PollingStatus:
+        """Call `PQconnectPoll` in a thread.
 
-        A step that is cancelled runs on, with the lowest priority, until libpq has finished it.
+        If this is cancelled, the call continues with the lowest priority until libpq returns.
 
         Args:
-            phases: Where to say what a deadline interrupts.
+            phases: Where to set the hint for a timeout.
 
         Raises:
             psycopg.Error: The connection is closed.
         """
         loop = asyncio.get_running_loop()
-        step = self._step = loop.create_future()
+        polling = self._polling = loop.create_future()
 
         def run() -> None:
-            said: pq.PollingStatus | None = None
-            trouble: Exception | None = None
+            status: pq.PollingStatus | None = None
+            failure: Exception | None = None
             try:
-                said = pq.PollingStatus(_poll(self.conn))
-            except Exception as error:  # noqa: BLE001 - it is raised where it is awaited
-                trouble = error
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(_settle, step, said, trouble)
+                status = pq.PollingStatus(_connect_poll(self.conn))
+            except Exception as error:  # noqa: BLE001 - raised in the event loop
+                failure = error
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
+                loop.call_soon_threadsafe(_set_outcome, polling, status, failure)
 
-        # A daemon, which the process does not wait for at its end.
+        # A daemon thread does not delay the exit of the process.
         thread = threading.Thread(target=run, name="postgres-check", daemon=True)
         thread.start()
-        hint, phases.hint = phases.hint, _COMPUTING
+        hint, phases.timeout_hint = phases.timeout_hint, _COMPUTING
         try:
-            polled: pq.PollingStatus = await asyncio.shield(step)
+            result: pq.PollingStatus = await asyncio.shield(polling)
         except asyncio.CancelledError:
             if thread.native_id is not None:
-                with contextlib.suppress(OSError):  # it has ended, or may not
+                with contextlib.suppress(OSError):  # the thread has ended, or the call is not permitted
                     os.setpriority(os.PRIO_PROCESS, thread.native_id, _LOWEST_PRIORITY)
             raise
-        phases.hint = hint
-        return polled
+        phases.timeout_hint = hint
+        return result
 
     def finish(self) -> None:
-        """Close the connection, as soon as no step runs."""
-        if self._step is None or self._step.done():
+        """Close the connection, at once or when libpq returns."""
+        if self._polling is None or self._polling.done():
             self.conn.finish()
         else:
-            self._step.add_done_callback(self._finish)
+            self._polling.add_done_callback(self._finish)
 
-    def _finish(self, step: "asyncio.Future[pq.PollingStatus]") -> None:
-        step.exception()  # nobody awaits it any more
+    def _finish(self, polling: "asyncio.Future[pq.PollingStatus]") -> None:
+        polling.exception()  # mark it as retrieved, because no task awaits it
         self.conn.finish()
 
 
-def _settle(
-    step: "asyncio.Future[pq.PollingStatus]", said: pq.PollingStatus | None, trouble: Exception | None
+def _set_outcome(
+    polling: "asyncio.Future[pq.PollingStatus]", status: pq.PollingStatus | None, failure: Exception | None
 ) -> None:
-    if trouble is not None:
-        step.set_exception(trouble)
-    elif said is not None:
-        step.set_result(said)
+    if failure is not None:
+        polling.set_exception(failure)
+    elif status is not None:
+        polling.set_result(status)

@@ -1,17 +1,20 @@
-"""A check's password, read or asked for when it is needed."""
+"""The passwords of checks, from a file or from a program."""
 
 import asyncio
 import time
 from functools import partial
 
 from gateway.backends.common.database import DatabaseCheck
-from gateway.backends.common.token import printed
+from gateway.backends.common.password_command import run_password_command
 from gateway.contracts import Endpoint, Phases, Secret
 from gateway.errors import ProbeError, ReachError, Reason
 
 
 def reveal(password: Secret | None) -> str:
-    """The password, or nothing where there is none.
+    """Return a password; empty if there is none.
+
+    Args:
+        password: The `password` of a check.
 
     Raises:
         ReachError: Its file cannot be read.
@@ -21,59 +24,74 @@ def reveal(password: Secret | None) -> str:
     try:
         return password.reveal()
     except OSError as error:
-        raise ReachError(Reason.AUTH, f"check.password_file: {password.shown}: {error.strerror}") from error
+        raise ReachError(Reason.AUTH, f"check.password_file: {password.display_path}: {error.strerror}") from error
 
 
-class Passwords:
-    """The passwords of one backend's checks: what a program prints is kept for a while.
+class PasswordSource:
+    """The passwords for one backend's targets. The output of `password_command` is cached.
 
-    A program that takes longer than a check goes on, within its own deadline: the next check gets what it prints.
+    If the program takes longer than a check, it continues up to its own time limit, and the next check uses its
+    output.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, ...], tuple[float, str]] = {}
-        """When it was asked for, in monotonic seconds, and what was printed."""
-        self._asking: dict[tuple[str, ...], asyncio.Task[str]] = {}
+        self._cache: dict[tuple[str, ...], tuple[float, str]] = {}
+        """When each command was started (monotonic), and the password that it printed."""
+        self._running: dict[tuple[str, ...], asyncio.Task[str]] = {}
 
-    async def of(self, check: DatabaseCheck, target: Endpoint, phases: Phases) -> str:
-        """The password for `target`.
+    async def get(self, check: DatabaseCheck, target: Endpoint, phases: Phases) -> str:
+        """Return the password for a target.
+
+        Args:
+            check: The check of the backend.
+            target: The target.
+            phases: Where to set the hint for a timeout.
 
         Raises:
-            ReachError: The file cannot be read, or the program fails: the target was not asked.
+            ReachError: The file cannot be read, or the program fails.
         """
         if not check.password_command:
             return reveal(check.password)
-        command = _for(check, target)
-        asked, password = self._kept.get(command, (0.0, ""))
-        if password and time.monotonic() - asked < check.password_cache:
+        command = _command(check, target)
+        started, password = self._cache.get(command, (0.0, ""))
+        if password and time.monotonic() - started < check.password_cache:
             return password
-        asking = self._asking.get(command)
-        if asking is None:
-            asking = asyncio.create_task(printed(command, check.password_environment, check.password_timeout))
-            self._asking[command] = asking
-            asking.add_done_callback(partial(self._done, command, time.monotonic()))
-        hint, phases.hint = phases.hint, "password_command is still running"
-        password = await asyncio.shield(asking)
-        phases.hint = hint
+        task = self._running.get(command)
+        if task is None:
+            task = asyncio.create_task(
+                run_password_command(command, check.password_environment, check.password_timeout)
+            )
+            self._running[command] = task
+            task.add_done_callback(partial(self._on_done, command, time.monotonic()))
+        hint, phases.timeout_hint = phases.timeout_hint, "password_command is still running"
+        password = await asyncio.shield(task)
+        phases.timeout_hint = hint
         return password
 
-    def _done(self, command: tuple[str, ...], asked: float, asking: asyncio.Task[str]) -> None:
-        del self._asking[command]
-        if not asking.cancelled() and asking.exception() is None:
-            self._kept[command] = (asked, asking.result())
+    def _on_done(self, command: tuple[str, ...], started: float, task: asyncio.Task[str]) -> None:
+        del self._running[command]
+        if not task.cancelled() and task.exception() is None:
+            self._cache[command] = (started, task.result())
 
-    def tried(self, check: DatabaseCheck, target: Endpoint, error: BaseException | None) -> None:
-        """Ask for another password the next time, where a login failed because of this one."""
+    def report(self, check: DatabaseCheck, target: Endpoint, error: BaseException | None) -> None:
+        """Report the outcome of a login; after an authentication error, the next one does not use the cache.
+
+        Args:
+            check: The check of the backend.
+            target: The target.
+            error: The error of the login, if it failed.
+        """
         if isinstance(error, ProbeError) and error.reason is Reason.AUTH and check.password_command:
-            self._kept.pop(_for(check, target), None)
+            self._cache.pop(_command(check, target), None)
 
 
-def _for(check: DatabaseCheck, target: Endpoint) -> tuple[str, ...]:
-    names = {"{host}": target.host, "{port}": str(target.port), "{user}": check.user or ""}
-    return tuple(_filled(word, names) for word in check.password_command)
+def _command(check: DatabaseCheck, target: Endpoint) -> tuple[str, ...]:
+    """Return the command with the placeholders replaced."""
+    values = {"{host}": target.host, "{port}": str(target.port), "{user}": check.user or ""}
+    return tuple(_replace_placeholders(word, values) for word in check.password_command)
 
 
-def _filled(word: str, names: dict[str, str]) -> str:
-    for name, value in names.items():
-        word = word.replace(name, value)
+def _replace_placeholders(word: str, values: dict[str, str]) -> str:
+    for placeholder, value in values.items():
+        word = word.replace(placeholder, value)
     return word

@@ -1,4 +1,4 @@
-"""TLS towards a database, as every database kind configures it."""
+"""TLS settings of database checks."""
 
 import ssl
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from gateway.tls_client import client_context
 
 
 @dataclass(frozen=True)
-class Tls:
-    """How the check talks TLS to a target.
+class TlsOptions:
+    """The TLS settings of a check.
 
     Args:
-        mode: `off`; `require`: encrypted, whoever answers; `verify`: encrypted, and the certificate is checked
-            against the target's name.
-        ca_file: Certificate authorities to trust in PEM; absent: the system's.
-        server_name: The name that the certificate must carry, where it is not the target's host.
+        mode: `off`: no TLS. `require`: TLS without verification of the server. `verify`: TLS with verification of the
+            server's certificate and name.
+        ca_file: Certificate authorities to trust, in PEM. Default: those of the system.
+        server_name: The name in the server's certificate, if it differs from the host of the target.
     """
 
     mode: Literal["off", "require", "verify"] = "off"
@@ -25,8 +25,11 @@ class Tls:
     server_name: str | None = None
 
 
-def context(tls: Tls) -> ssl.SSLContext | None:
-    """A client context for `tls`, or None when it is off.
+def context(tls: TlsOptions) -> ssl.SSLContext | None:
+    """Return a client context for TLS settings; None if TLS is off.
+
+    Args:
+        tls: The settings.
 
     Raises:
         ProbeError: The CA file cannot be used.
@@ -44,6 +47,14 @@ def context(tls: Tls) -> ssl.SSLContext | None:
 
 
 def verify(options: object, check: Any) -> None:
-    """Raises `ProbeError` when the CA file cannot be used; for `BackendKind.verify`."""
+    """Check the CA file; see `BackendKind.verify`.
+
+    Args:
+        options: Not used.
+        check: A check with `tls`.
+
+    Raises:
+        ProbeError: The CA file cannot be used.
+    """
     del options
     context(check.tls)

@@ -1,4 +1,4 @@
-"""A share as containers see it: a `local` volume of Docker's, or a mount, through the gateway's listener."""
+"""Docker volumes for exports and shares, which containers mount through the gateway's listener."""
 
 from dataclasses import dataclass, field
 
@@ -7,13 +7,13 @@ from gateway.contracts import Endpoint
 
 @dataclass(frozen=True)
 class VolumeOptions:
-    """A Docker volume that leads to the share.
+    """A Docker volume for the export or share.
 
     Args:
-        name: What it is called.
+        name: Name of the volume.
         read_only: Mount it read-only.
-        address: Where the host of the engine reaches the listener; absent: the listener's own address, and 127.0.0.1
-            for a wildcard. An address and no name: the engine resolves names in a network of its own.
+        address: IP address at which the engine's host reaches the listener. Default: the address of the listener, or
+            127.0.0.1 for a wildcard. Not a host name, because the engine may resolve names differently.
         mount_options: Further options for mount(2), such as `nconnect=4`.
     """
 
@@ -25,17 +25,17 @@ class VolumeOptions:
 
 @dataclass(frozen=True)
 class VolumeSpec:
-    """What a volume is made of.
+    """The definition of a volume.
 
     Args:
-        name: Its name.
-        kind: The file system: `nfs` or `cifs`.
-        device: What is mounted.
+        name: Name of the volume.
+        kind: Type of the file system: `nfs` or `cifs`.
+        device: The device argument of mount(2).
         options: The options of mount(2), in order.
-        address: Where the engine's host reaches the listener.
-        port: The listener's.
+        address: Address at which the engine's host reaches the listener.
+        port: Port of the listener.
         export: The export or share.
-        read_only: Whether nothing may be written.
+        read_only: Whether it is mounted read-only.
     """
 
     name: str
@@ -50,43 +50,49 @@ class VolumeSpec:
 
     @property
     def driver_options(self) -> dict[str, str]:
-        """As Docker's `local` driver wants them."""
+        """The options of Docker's `local` driver."""
         return {"type": self.kind, "device": self.device, "o": ",".join(self.options)}
 
 
-_VERSION = ("vers=", "nfsvers=")
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - as they may be written
+_VERSION_OPTIONS = ("vers=", "nfsvers=")
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - keys, not bound
+"""The address to mount for listener addresses that are not valid in mount options."""
 
 
-def reached_at(volume: VolumeOptions, listener: Endpoint) -> str:
-    """The address at which the engine's host finds the listener."""
-    return volume.address or _WILDCARDS.get(listener.host, listener.host)
-
-
-def volume_of(
-    wanted: VolumeOptions, listener: Endpoint, kind: str, export: str, device: str, options: tuple[str, ...]
-) -> VolumeSpec:
-    """A volume through a listener.
+def mount_address(volume: VolumeOptions, listener: Endpoint) -> str:
+    """Return the address at which the engine's host reaches the listener.
 
     Args:
-        wanted: The configuration's options.
-        listener: Where the gateway listens.
-        kind: The file system.
-        export: The export or share.
-        device: What is mounted.
-        options: Those of mount(2) that the file system wants, beside address, port, mode and the configuration's.
+        volume: The options of the volume.
+        listener: The address of the listener.
     """
-    address = reached_at(wanted, listener)
-    mode = "ro" if wanted.read_only else "rw"
-    if any(option.startswith(_VERSION) for option in wanted.mount_options):
-        options = tuple(option for option in options if not option.startswith(_VERSION))
+    return volume.address or _LOOPBACK.get(listener.host, listener.host)
+
+
+def build_volume(
+    volume: VolumeOptions, listener: Endpoint, kind: str, export: str, device: str, options: tuple[str, ...]
+) -> VolumeSpec:
+    """Return the definition of a volume.
+
+    Args:
+        volume: The options of the volume.
+        listener: The address of the listener.
+        kind: Type of the file system.
+        export: The export or share.
+        device: The device argument of mount(2).
+        options: Options of mount(2) for the file system. Address, port, mode and `mount_options` are added.
+    """
+    address = mount_address(volume, listener)
+    mode = "ro" if volume.read_only else "rw"
+    if any(option.startswith(_VERSION_OPTIONS) for option in volume.mount_options):
+        options = tuple(option for option in options if not option.startswith(_VERSION_OPTIONS))
     return VolumeSpec(
-        name=wanted.name,
+        name=volume.name,
         kind=kind,
         device=device,
-        options=(f"addr={address}", f"port={listener.port}", *options, mode, *wanted.mount_options),
+        options=(f"addr={address}", f"port={listener.port}", *options, mode, *volume.mount_options),
         address=address,
         port=listener.port,
         export=export,
-        read_only=wanted.read_only,
+        read_only=volume.read_only,
     )

@@ -28,10 +28,10 @@ def contexts(secret: Secret) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     try:
         text = secret.reveal()
     except OSError as error:
-        raise GatewayError(f"docker.peers.secret_file: {secret.shown}: {error.strerror}") from error
+        raise GatewayError(f"docker.peers.secret_file: {secret.display_path}: {error.strerror}") from error
     if len(text) < LEAST:
         raise GatewayError(
-            f"docker.peers.secret_file: {secret.shown}: is shorter than {LEAST} characters: make one with"
+            f"docker.peers.secret_file: {secret.display_path}: is shorter than {LEAST} characters: make one with"
             " openssl rand -hex 32"
         )
     key = hashlib.sha256(b"gateway peers\0" + text.encode()).digest()

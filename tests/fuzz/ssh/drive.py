@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import replace
 
-from gateway.contracts import Ending
+from gateway.contracts import CloseReason
 from tests.fuzz.ssh.ends import End
 from tests.fuzz.ssh.peer_steps import PeerSteps
 from tests.fuzz.ssh.script import Op, Step
@@ -97,7 +97,7 @@ class Drive(PeerSteps):
         for end in self._ends(step):
             if end.relay is not None:
                 self.current[step.slot].aborted = True
-                end.relay.abort(Ending.ABORTED)
+                end.relay.abort(CloseReason.ABORTED)
 
     async def more_turns(self, step: Step) -> None:
         for _ in range(step.a % 4):

@@ -6,7 +6,7 @@ import random
 import socket
 from math import inf
 
-from gateway.contracts import Ending, Endpoint
+from gateway.contracts import CloseReason, Endpoint
 from gateway.errors import ReachError
 from gateway.measure import Histogram
 from gateway.relay.sockets import reset, tune
@@ -89,7 +89,7 @@ class End:
                 raise
 
     @property
-    def ending(self) -> Ending | None:
+    def ending(self) -> CloseReason | None:
         """How the relay ended, once it has."""
         return self.relay.ended.result() if self.relay is not None and self.relay.ended.done() else None
 
@@ -110,7 +110,7 @@ class End:
             return True
         if not data:
             # A socket pair has no reset; and a reset that a send has reported is not reported again.
-            hidden = self.unix and self.ending not in (None, Ending.FINISHED)
+            hidden = self.unix and self.ending not in (None, CloseReason.FINISHED)
             self.end = "reset" if hidden or self._refused else "clean"
             return True
         if data != pattern(self.stream, self.got, len(data)):

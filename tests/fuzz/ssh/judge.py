@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from asyncssh.packet import UInt32
 
-from gateway.contracts import Ending
+from gateway.contracts import CloseReason
 from tests.fuzz.ssh import adapter, peer
 from tests.fuzz.ssh.drive import Drive
 from tests.fuzz.ssh.ends import End
@@ -216,7 +216,7 @@ def _wrong(slot: Slot, end: End) -> str | None:
         "the connection is closed, and the relay has not ended": end.ending is None,
         "a clean end before the peer's": end.end == "clean" and not (slot.eof or slot.close),
         f"a clean end after {end.got} of {end.complete} bytes": end.end == "clean" and end.got < end.complete,
-        "the relay finished, and the client saw a reset": end.ending is Ending.FINISHED and end.end == "reset",
+        "the relay finished, and the client saw a reset": end.ending is CloseReason.FINISHED and end.end == "reset",
         "the relay has ended, and the client sees nothing": not (end.gone or end.end),
     }
     return next((what for what, broken in rules.items() if broken), None)

@@ -30,16 +30,16 @@ def check(data: bytes) -> None:
     """
     text = data.decode("utf-8", "replace")
     try:
-        made = openvpn_file.read(text)
+        made = openvpn_file.parse_client_file(text)
     except GatewayError as error:
         assert _PLACE.match(str(error)), f"no place\n{error}"
         return
-    again = openvpn_file.read(made.text)
+    again = openvpn_file.parse_client_file(made.text)
     assert again.text == made.text, "a second reading keeps less"
-    assert not again.left_out, "a second reading leaves something out"
-    assert (again.layer, again.private, again.proxied) == (made.layer, made.private, made.proxied)
+    assert not again.ignored, "a second reading leaves something out"
+    assert (again.layer, again.has_secrets, again.uses_proxy) == (made.layer, made.has_secrets, made.uses_proxy)
     seen = _directives(made.text.encode())
-    assert seen == [each.name for each in made.kept if each.block is None], "OpenVPN sees other directives"
+    assert seen == [each.name for each in made.directives if each.block is None], "OpenVPN sees other directives"
 
 
 class _RefusedError(Exception):

@@ -4,8 +4,8 @@ import struct
 from itertools import pairwise
 
 from gateway.backends.nfs import NfsBackend, NfsCheck, NfsOptions
-from gateway.contracts import Finding
-from gateway.nfs.tap import Cursor, RpcTap
+from gateway.contracts import ProbeResult
+from gateway.nfs.tap import RecordScanner, RpcTap
 from gateway.nfs.xdr import uint
 from tests.fuzz.peers import probe
 
@@ -63,18 +63,18 @@ def check(data: bytes) -> None:
 
     options = NfsOptions("/media/films"), NfsCheck(write=bool(data and data[0] & 1))
     for found in probe(NfsBackend(*options), answer, times=2):
-        if isinstance(found, Finding):
+        if isinstance(found, ProbeResult):
             assert found.identity is not None
     stream = b"".join(passed)
-    whole = list(Cursor().records(memoryview(stream)))
+    whole = list(RecordScanner().records(memoryview(stream)))
     cuts = sorted({0, len(stream), *(byte * len(stream) // 256 for byte in data[:64])})
-    cursor = Cursor()
-    assert [each for a, b in pairwise(cuts) for each in cursor.records(memoryview(stream)[a:b])] == whole
+    scanner = RecordScanner()
+    assert [each for a, b in pairwise(cuts) for each in scanner.records(memoryview(stream)[a:b])] == whole
     seen: list[float] = []
     tap = RpcTap(seen.append)
-    tap.forth(memoryview(b"".join(calls)), 1.0)
-    tap.back(memoryview(stream), 3.0)
-    tap.forth(memoryview(stream), 5.0)
+    tap.on_request(memoryview(b"".join(calls)), 1.0)
+    tap.on_response(memoryview(stream), 3.0)
+    tap.on_request(memoryview(stream), 5.0)
     assert len(seen) <= len(calls), "more replies than calls"
     assert all(each == 2.0 for each in seen)
-    assert tap.oldest() in (None, 1.0, 5.0)
+    assert tap.oldest_pending() in (None, 1.0, 5.0)

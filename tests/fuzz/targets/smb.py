@@ -2,7 +2,7 @@
 
 from gateway.backends import NoOptions
 from gateway.backends.smb import SmbBackend, SmbOptions
-from gateway.contracts import Finding
+from gateway.contracts import ProbeResult
 from tests.fuzz.peers import probe
 
 LONGEST, UNIT, HEAD = 512, 1, 1
@@ -31,6 +31,6 @@ def check(data: bytes) -> None:
     """
     answer = _answer(data)
     (found,) = probe(SmbBackend(SmbOptions("share"), NoOptions()), lambda _: (answer, True))
-    if isinstance(found, Finding):
+    if isinstance(found, ProbeResult):
         assert answer[4:8] == b"\xfeSMB", "found without an SMB header"
         assert found.version is not None

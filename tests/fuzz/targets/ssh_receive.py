@@ -4,7 +4,7 @@ import asyncio
 import logging
 import select
 
-from gateway.relay.readiness import RelayLoop
+from gateway.relay.poller import RelayLoop
 from tests.fuzz.ssh import adapter, script
 from tests.fuzz.ssh.drive import Drive
 from tests.fuzz.ssh.judge import compare, judge_closed, judge_open, receive_ends, settle

@@ -1,0 +1,60 @@
+"""Limits refusal events to one line per second for each backend, source and reason. Pure."""
+
+from typing import NamedTuple
+
+WINDOW = 1.0
+"""Seconds between two lines for the same key."""
+_MAX_KEYS = 1024
+OTHERS = "others"
+"""Source of the refusals that are counted together because there are too many keys."""
+
+
+class RefusalKey(NamedTuple):
+    """Key by which refusals are counted. The field names are those of the audit event."""
+
+    backend: str
+    source: str | None
+    """An address, or `unix`."""
+    path: str | None
+    uid: int | None
+    """User ID of the peer on the unix socket `path`."""
+    consumer: str | None
+    reason: str
+
+
+class RefusalLimiter:
+    """Counts the refusals between two lines for the same key."""
+
+    def __init__(self) -> None:
+        self._windows: dict[RefusalKey, tuple[float, int]] = {}
+        """For each key: the earliest monotonic time of the next line, and the number of refusals to report in it."""
+
+    def __bool__(self) -> bool:
+        return bool(self._windows)
+
+    def add(self, key: RefusalKey, now: float) -> RefusalKey | None:
+        """Count one refusal at the monotonic time `now`; return the key to write a line for, or None."""
+        if key not in self._windows and len(self._windows) >= _MAX_KEYS:
+            key = key._replace(source=OTHERS, path=None, uid=None, consumer=None)
+        due, waiting = self._windows.get(key, (0.0, 0))
+        if now >= due and not waiting:
+            self._windows[key] = (now + WINDOW, 0)
+            return key
+        self._windows[key] = (due, waiting + 1)
+        return None
+
+    def due(self, now: float) -> list[tuple[RefusalKey, int]]:
+        """Return the lines to write at the monotonic time `now`, each with its number of refusals."""
+        expired = {key: waiting for key, (due, waiting) in self._windows.items() if now >= due}
+        for key, waiting in expired.items():
+            if waiting:
+                self._windows[key] = (now + WINDOW, 0)
+            else:
+                del self._windows[key]
+        return [(key, waiting) for key, waiting in expired.items() if waiting]
+
+    def drain(self) -> list[tuple[RefusalKey, int]]:
+        """Return all unwritten refusals, due or not, and forget all keys."""
+        unwritten = [(key, waiting) for key, (_, waiting) in self._windows.items() if waiting]
+        self._windows = {}
+        return unwritten

@@ -1,0 +1,138 @@
+"""Runs a program that prints a password, such as a token that is valid for some minutes."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gateway.errors import ReachError, Reason
+from gateway.secret_files import world_writable_problem
+from gateway.text import one_line
+from gateway.vpn import pdeathsig_exec
+from gateway.vpn.child import find_program, minimal_environment
+
+log = logging.getLogger(__name__)
+
+_MAX_OUTPUT = 64 * 1024
+"""Bytes that a program may print. A cloud provider's token has about 1000."""
+_MAX_STDERR = 4096
+"""Bytes of the standard error to keep."""
+_KILL_TIMEOUT = 3.0
+"""Seconds to wait for a killed process."""
+_STDERR_TIMEOUT = 0.5
+"""Seconds to wait for the end of the standard error after the program has ended."""
+
+
+def resolve_executable(name: str) -> str:
+    """Return the path of a program.
+
+    Args:
+        name: Its name or path, from `check.password_command`.
+
+    Raises:
+        ReachError: It is not installed, or every user can change it, and so could steal or set the password.
+    """
+    found = find_program(name)
+    if found is None:
+        raise _error(f"{name} is not installed")
+    problem = world_writable_problem(Path(found).absolute())
+    if problem:
+        raise _error(problem)
+    return found
+
+
+async def run_password_command(command: Sequence[str], inherited: Sequence[str], timeout: float) -> str:  # noqa: ASYNC109
+    """Run a program without a shell, and return the line that it prints.
+
+    The program has its own process group, which is killed at the time limit, when this is cancelled, and when the
+    gateway ends. If the program fails, its standard error is logged. Its standard output is never logged.
+
+    Args:
+        command: The program and its arguments.
+        inherited: Names of environment variables to pass on, in addition to PATH, HOME and the locale.
+        timeout: Time limit in seconds.
+
+    Raises:
+        ReachError: The program failed. The message contains no part of its output.
+    """
+    name = Path(command[0]).name
+    found = resolve_executable(command[0])
+    variables = {each: os.environ[each] for each in ("HOME", *inherited) if each in os.environ}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-S", pdeathsig_exec.__file__, str(os.getpid()), "all", found, *command[1:],
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=minimal_environment() | variables,
+        cwd="/",
+        start_new_session=True,
+    )  # fmt: skip
+    stderr = bytearray()
+    stderr_reader = asyncio.create_task(_read_stderr(process.stderr, stderr))
+    output, code = b"", None
+    failure = f"{name} did not end within {timeout:g} s"
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                output = await _read_output(process.stdout)
+                if len(output) <= _MAX_OUTPUT:
+                    code = await process.wait()
+    finally:
+        if code is None:
+            await _kill_group(process)
+        await asyncio.wait({stderr_reader}, timeout=_STDERR_TIMEOUT)
+        stderr_reader.cancel()
+        # Another process may hold the pipes open, and there is no public method to close them.
+        process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
+    if len(output) > _MAX_OUTPUT:
+        failure = f"{name} printed more than {_MAX_OUTPUT >> 10} KiB"
+    elif code is not None:
+        failure = f"{name} ended with {f'exit code {code}' if code > 0 else f'signal {-code}'}" if code else ""
+    if failure:
+        log.warning(
+            "password_command failed",
+            extra={"detail": failure, "stderr": one_line(stderr.decode(errors="replace"))},
+        )
+        raise _error(failure)
+    return _parse_output(output, name)
+
+
+def _parse_output(output: bytes, name: str) -> str:
+    try:
+        text = output.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise _error(f"{name} printed text that is not UTF-8") from None  # the original error contains the output
+    if not text or "\n" in text or "\0" in text:
+        raise _error(
+            f"{name} printed {'several lines' if text else 'nothing'}, but must print the password as one line"
+        )
+    return text
+
+
+def _error(why: str) -> ReachError:
+    return ReachError(Reason.AUTH, f"check.password_command: {why}")
+
+
+async def _read_output(stream: asyncio.StreamReader | None) -> bytes:
+    output = bytearray()
+    while stream is not None and len(output) <= _MAX_OUTPUT and (part := await stream.read(_MAX_OUTPUT)):
+        output += part
+    return bytes(output)
+
+
+async def _read_stderr(stream: asyncio.StreamReader | None, stderr: bytearray) -> None:
+    while stream is not None and (part := await stream.read(_MAX_STDERR)):
+        stderr += part[: _MAX_STDERR - len(stderr)]
+
+
+async def _kill_group(process: asyncio.subprocess.Process) -> None:
+    """Kill the process group, which may contain children of the program that outlive it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_KILL_TIMEOUT):
+            await process.wait()

@@ -1,0 +1,55 @@
+"""Errors of failed PostgreSQL logins, from libpq's messages: libpq provides no SQLSTATE for them."""
+
+from gateway.errors import ProbeError, Reason
+
+NO_PASSWORD = "the server requests no password: write scram-sha-256 in pg_hba.conf"  # noqa: S105 - a message
+_REASONS = {
+    "too many clients": Reason.TOO_MANY_CONNECTIONS,
+    "remaining connection slots": Reason.TOO_MANY_CONNECTIONS,
+    "too many connections": Reason.TOO_MANY_CONNECTIONS,
+    "starting up": Reason.STARTING,
+    "shutting down": Reason.STARTING,
+    "in recovery mode": Reason.STARTING,
+    "not yet accepting connections": Reason.STARTING,
+    "authenticated client without channel binding": Reason.UNAUTHENTICATED,
+    "channel binding": Reason.AUTH,
+    "authentication failed": Reason.AUTH,
+    "no password supplied": Reason.AUTH,
+    "pg_hba.conf": Reason.AUTH,
+    'role "': Reason.AUTH,
+    "authentication method requirement": Reason.AUTH,
+    "does not support ssl": Reason.TLS,
+    "ssl error": Reason.TLS,
+    "certificate": Reason.TLS,
+    "sslmode": Reason.TLS,
+    'database "': Reason.QUERY,
+    "expected authentication request": Reason.PROTOCOL,
+    "invalid response": Reason.PROTOCOL,
+    "received invalid": Reason.PROTOCOL,
+    "protocol": Reason.PROTOCOL,
+    "server closed the connection": Reason.RESET,
+    "connection reset": Reason.RESET,
+    "could not receive data": Reason.RESET,
+}
+"""Reasons by a phrase in the message of the server or libpq. The first phrase that is found counts."""
+_REMEDIES = {
+    "requested a hashed password": "the server requests MD5 authentication, which is weak: set password_encryption ="
+    " 'scram-sha-256', set the user's password again, and write scram-sha-256 in pg_hba.conf",
+    "requested a cleartext password": "the server requests the password itself: write scram-sha-256 in pg_hba.conf",
+    "did not offer an authentication method that supports channel binding": "the server's identity is not verified:"
+    " for a pooler or proxy without channel binding, set check.tls.mode: verify",
+    "authenticated client without channel binding": NO_PASSWORD,
+}
+"""What to do about an error, by a phrase in the message of libpq."""
+
+
+def login_error(text: str) -> ProbeError:
+    """Return the error for a failed login, with a remedy if one is known.
+
+    Args:
+        text: The message of libpq.
+    """
+    lowered = text.lower()
+    reason = next((reason for phrase, reason in _REASONS.items() if phrase in lowered), Reason.PROTOCOL)
+    remedy = next((remedy for phrase, remedy in _REMEDIES.items() if phrase in lowered), None)
+    return ProbeError(reason, f"{remedy} ({text})" if remedy else text)

@@ -1,0 +1,180 @@
+"""Routes cancel requests, which arrive on connections of their own, to the targets of their sessions."""
+
+import asyncio
+import logging
+import socket
+
+from gateway.contracts import CancelProtocol, CancelRequest, Classification, EncryptionRequest, Link, LoginTap, Stream
+from gateway.errors import DialError, ReachError, Reason
+from gateway.forwarding.disconnect_watcher import DisconnectWatcher
+from gateway.forwarding.routed_target import RoutedTarget
+
+log = logging.getLogger(__name__)
+
+_CLASSIFY_TIMEOUT = 2.0
+"""Seconds for a client to send enough bytes to classify its connection."""
+_MAX_ENCRYPTION_REQUESTS = 2
+_POLL_INTERVAL = 0.01
+"""Seconds between two looks at an incomplete first message."""
+_REPLY_TIMEOUT = 2.0
+"""Seconds for a target to answer an encryption request."""
+_REPLY_TTL = 1.0
+"""Seconds for which a target's answer to an encryption request is cached."""
+_COPY_TIMEOUT = 2.0
+
+
+class _CachedReply:
+    """A target's last reply to one encryption request, and when it was received by the loop's clock."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.reply = b""
+        self.received_at: float | None = None
+
+    def is_fresh(self, now: float) -> bool:
+        return self.received_at is not None and now - self.received_at <= _REPLY_TTL
+
+
+class CancelRouter:
+    """Recognizes cancel requests, and tracks which target serves which session.
+
+    Args:
+        protocol: Parses the first bytes of connections.
+    """
+
+    def __init__(self, protocol: CancelProtocol) -> None:
+        self._protocol = protocol
+        self._sessions: dict[RoutedTarget, set[LoginTap]] = {}
+        self._replies: dict[tuple[RoutedTarget, bytes], _CachedReply] = {}
+
+    def login_tap(self) -> LoginTap:
+        """Return a tap for a new connection."""
+        return self._protocol.login_tap()
+
+    def add_session(self, routed: RoutedTarget, login: LoginTap) -> None:
+        """Add a connection that was made to `routed`."""
+        self._sessions.setdefault(routed, set()).add(login)
+
+    def remove_session(self, routed: RoutedTarget, login: LoginTap) -> None:
+        """Remove a connection that has ended, with its cancel key."""
+        logins = self._sessions[routed]
+        logins.discard(login)
+        if not logins:
+            del self._sessions[routed]
+
+    def has_sessions_elsewhere(self, routed: RoutedTarget | None) -> bool:
+        """Return whether any session is on a target other than `routed`."""
+        return len(self._sessions) > (routed in self._sessions)
+
+    def targets_for(self, request: CancelRequest, default: RoutedTarget | None) -> list[RoutedTarget]:
+        """Return the targets that must receive a cancel request.
+
+        That is the target of the session with its key. If no known session has this key, it is every target that has
+        a session with a hidden key: a server ignores a key that is not one of its own. If there is none of these
+        either, it is `default`.
+
+        Args:
+            request: The cancel request.
+            default: The target for a new session; None if there is none.
+        """
+        sessions = self._sessions.items()
+        matching = [routed for routed, logins in sessions if any(login.matches(request) for login in logins)]
+        hidden = [routed for routed, logins in sessions if any(login.key_hidden for login in logins)]
+        return matching or hidden or ([default] if default is not None else [])
+
+    async def read_cancel_request(
+        self, client: Stream, watcher: DisconnectWatcher, link: Link | None, routed: RoutedTarget | None
+    ) -> CancelRequest | None:
+        """Wait for a client's first bytes, and return its cancel request. The bytes stay unread.
+
+        A client may first request encryption. If the target refuses encryption, this method sends the refusal, and
+        the client continues unencrypted. With any other reply, the client's request will be encrypted. The client
+        then sends the encryption request to the target itself.
+
+        Args:
+            client: The client's socket.
+            watcher: Watches the client.
+            link: The link to `routed`, if it is up.
+            routed: The target for a new session.
+
+        Returns:
+            None if the connection is not a cancel request.
+
+        Raises:
+            DialError: The client has disconnected.
+        """
+        for _ in range(_MAX_ENCRYPTION_REQUESTS + 1):
+            first = await self._classify(client, watcher)
+            if not isinstance(first, EncryptionRequest):
+                return first if isinstance(first, CancelRequest) else None
+            if link is None or routed is None or await self._reply_to(first, link, routed) != first.refusal:
+                return None
+            try:
+                client.recv(len(first.request))
+                client.send(first.refusal)
+            except OSError as error:
+                raise _client_disconnected(error) from error
+        return None
+
+    async def _classify(
+        self, client: Stream, watcher: DisconnectWatcher
+    ) -> Classification | EncryptionRequest | CancelRequest:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _CLASSIFY_TIMEOUT
+        while (left := deadline - loop.time()) > 0 and await watcher.readable(left):
+            try:
+                data = client.recv(self._protocol.max_bytes, socket.MSG_PEEK)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise _client_disconnected(error) from error
+            if not data:
+                break
+            first = self._protocol.classify(data)
+            if first is not Classification.INCOMPLETE:
+                return first
+            await asyncio.sleep(_POLL_INTERVAL)  # the peeked bytes keep the socket readable, so poll for more
+        return Classification.SESSION
+
+    async def _reply_to(self, request: EncryptionRequest, link: Link, routed: RoutedTarget) -> bytes:
+        """Return the target's reply to an encryption request; empty if it was not sent or there is no reply."""
+        if any(login.key_hidden for login in self._sessions.get(routed, ())):
+            return b""  # the target encrypts, and would log an error for each of our connections
+        loop = asyncio.get_running_loop()
+        self._replies = {
+            key: each for key, each in self._replies.items() if each.lock.locked() or each.is_fresh(loop.time())
+        }
+        cached = self._replies.setdefault((routed, request.request), _CachedReply())
+        async with cached.lock:
+            if not cached.is_fresh(loop.time()):
+                cached.reply = await _send_encryption_request(request, link, routed)
+                cached.received_at = loop.time()
+        return cached.reply
+
+
+async def send_copy(request: CancelRequest, routed: RoutedTarget) -> None:
+    """Send a cancel request to another target on a new connection, and wait until the target closes it."""
+    link, loop = routed.uplink.link, asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(_COPY_TIMEOUT):
+            if link is not None:
+                with await link.socket(routed.target) as sock:
+                    await loop.sock_sendall(sock, request.data)
+                    await loop.sock_recv(sock, 1)
+    except (ReachError, OSError, TimeoutError) as error:
+        log.debug("cancel request not copied", extra={"target": str(routed.target), "detail": str(error)})
+
+
+def _client_disconnected(error: OSError) -> DialError:
+    return DialError(Reason.RESET, f"the client disconnected before it was joined: {error.strerror}")
+
+
+async def _send_encryption_request(request: EncryptionRequest, link: Link, routed: RoutedTarget) -> bytes:
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(_REPLY_TIMEOUT):
+            with await link.socket(routed.target) as sock:
+                await loop.sock_sendall(sock, request.request)
+                return await loop.sock_recv(sock, len(request.refusal))
+    except (ReachError, OSError, TimeoutError):
+        return b""  # a session fails in the same way, and reports it

@@ -1,0 +1,143 @@
+"""Records each client of one backend in the audit log, from accept to close."""
+
+import time
+from dataclasses import dataclass
+
+from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.refusal_limiter import RefusalKey
+from gateway.contracts import CloseReason, Relay, Stream
+from gateway.errors import Reason
+from gateway.forwarding.admission import Consumer, Refusal, Source
+from gateway.forwarding.routed_target import RoutedTarget
+
+NOT_CONNECTED = "not_connected"
+"""The field `ending` of a client that was admitted but could not be joined to a target."""
+
+
+@dataclass
+class ConnectionRecord:
+    """What the audit log needs to know about one open connection.
+
+    Args:
+        source: Where the client connects from; None if it disconnected before this could be read.
+        accepted_at: Monotonic time at which the client was accepted.
+        consumer: The client's container or the consumer of its unix socket; None if unknown.
+    """
+
+    __slots__ = ("accepted_at", "consumer", "source")
+    source: Source | None
+    accepted_at: float
+    consumer: Consumer | None
+
+
+class ConnectionAudit:
+    """Writes audit events for the clients of one backend. Does nothing while the audit log is disabled.
+
+    Args:
+        backend: The backend's name.
+        recorder: Receives the events.
+    """
+
+    def __init__(self, backend: str, recorder: Recorder) -> None:
+        self._backend = backend
+        self._recorder = recorder
+        self._waiting: dict[Stream, ConnectionRecord] = {}
+
+    @property
+    def enabled(self) -> bool:
+        """Whether clients are recorded."""
+        return self._recorder.enabled
+
+    def accepted(self, client: Stream, source: Source | None) -> None:
+        """Start the record of a client that was accepted."""
+        if not self._recorder.enabled:
+            return
+        self._waiting[client] = ConnectionRecord(source, time.monotonic(), None)
+        self._recorder.open_clients += 1
+        self._recorder.on_client_opened()
+
+    def identified(self, client: Stream, consumer: Consumer | None) -> None:
+        """Add the consumer to a client's record."""
+        record = self._waiting.get(client)
+        if record is not None:
+            record.consumer = consumer
+
+    def refused(self, client: Stream, refusal: Refusal) -> None:
+        """Record that a client was refused."""
+        record = self._remove(client)
+        if record is not None:
+            source, consumer = record.source, record.consumer
+            peer = source.peer if source else None
+            key = RefusalKey(
+                self._backend,
+                source=None if source is None else source.address or str(source),
+                path=source.path or None if source else None,
+                uid=peer.uid if peer else None,
+                consumer=consumer.name if consumer else None,
+                reason=refusal,
+            )
+            self._recorder.record_refusal(key)
+
+    def not_joined(self, client: Stream, ending: str, reason: Reason | None = None) -> None:
+        """Record that a client ended without being joined. Do nothing if its end was recorded before.
+
+        Args:
+            client: The client's socket.
+            ending: The field `ending` of the event: a `CloseReason` or `NOT_CONNECTED`.
+            reason: Why the client could not be joined, if that is the cause.
+        """
+        record = self._remove(client)
+        if record is not None:
+            self._write(record, None, None, ending, reason)
+
+    def joined(self, client: Stream) -> ConnectionRecord | None:
+        """Return the record of a client that was joined. Pass it to `ended` when the connection ends."""
+        return self._waiting.pop(client, None)
+
+    def ended(
+        self, record: ConnectionRecord | None, routed: RoutedTarget, relay: Relay, close_reason: CloseReason
+    ) -> None:
+        """Record that a joined connection has ended.
+
+        Args:
+            record: What `joined` returned.
+            routed: The target.
+            relay: The relay, for its byte counts.
+            close_reason: Why the connection ended.
+        """
+        if record is not None:
+            self._recorder.open_clients -= 1
+            self._write(record, routed, relay, close_reason, None)
+
+    def _remove(self, client: Stream) -> ConnectionRecord | None:
+        record = self._waiting.pop(client, None)
+        if record is not None:
+            self._recorder.open_clients -= 1
+        return record
+
+    def _write(
+        self,
+        record: ConnectionRecord,
+        routed: RoutedTarget | None,
+        relay: Relay | None,
+        ending: str,
+        reason: Reason | None,
+    ) -> None:
+        source, consumer = record.source, record.consumer
+        peer = source.peer if source else None
+        process = peer._asdict() if peer else {}
+        self._recorder.record(
+            "connection",
+            backend=self._backend,
+            source=None if source is None else str(source),
+            **process,
+            consumer=consumer.name if consumer else None,
+            consumer_id=consumer.id or None if consumer else None,
+            target=str(routed.target) if routed else None,
+            tunnel=routed.uplink.tunnel_name if routed else None,
+            bytes_to_backend=relay.to_backend if relay else 0,
+            bytes_from_backend=relay.from_backend if relay else 0,
+            seconds=round(time.monotonic() - record.accepted_at, 3),
+            ending=str(ending),
+            reason=str(reason) if reason else None,
+        )

@@ -1,0 +1,69 @@
+"""Detects that a waiting client has disconnected, without reading its data."""
+
+import asyncio
+
+from gateway.contracts import Stream
+from gateway.relay.poller import HANGUP, READ, poller
+
+
+class DisconnectWatcher:
+    """Cancels the current task when its client resets the connection.
+
+    Args:
+        client: The socket to watch, until a relay registers it.
+    """
+
+    def __init__(self, client: Stream) -> None:
+        self.disconnected = False
+        self._client = client
+        self._watching = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start watching, and cancel the current task on a reset. Do nothing if already started."""
+        if not self._watching:
+            self._watching = True
+            self._task = asyncio.current_task()
+            poller().add(self._client.fileno(), self._on_hangup, HANGUP)
+
+    def stop(self) -> None:
+        """Stop watching a client that was not joined."""
+        if self._watching and not self.disconnected:
+            poller().remove(self._client.fileno())
+
+    async def readable(self, within: float) -> bool:
+        """Wait until the client has sent data, sent end-of-file, or reset the connection.
+
+        Args:
+            within: Seconds to wait.
+
+        Returns:
+            False if the time expired.
+        """
+        fd = self._client.fileno()
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def on_event(event: int) -> None:
+            del event
+            poller().remove(fd)
+            if not ready.done():
+                ready.set_result(None)
+
+        poller().add(fd, on_event, READ)
+        try:
+            async with asyncio.timeout(within):
+                await ready
+        except TimeoutError:
+            return False
+        finally:
+            poller().remove(fd)
+            if self._watching:
+                poller().add(fd, self._on_hangup, HANGUP)
+        return True
+
+    def _on_hangup(self, event: int) -> None:
+        del event
+        poller().remove(self._client.fileno())
+        self.disconnected = True
+        if self._task is not None:
+            self._task.cancel()

@@ -1,0 +1,31 @@
+"""Paces the closing of connections, so that their clients do not all reconnect at once. Pure."""
+
+from gateway.contracts import Relay
+
+SHARE_PER_SECOND = 0.1
+"""Share of the initial connections that is closed per second."""
+
+
+class DrainPace:
+    """Number of connections that are due to be closed.
+
+    Args:
+        clients: Connections at the start.
+        now: Monotonic time of the start.
+    """
+
+    def __init__(self, clients: int, now: float) -> None:
+        self.clients = clients
+        self._started = now
+        self._closed = 0
+
+    def due(self, now: float) -> int:
+        """Return how many more connections to close at the monotonic time `now`, and count them as closed."""
+        due = int((now - self._started) * SHARE_PER_SECOND * self.clients) - self._closed
+        self._closed += due
+        return due
+
+
+def drain_order(relays: list[Relay], count: int) -> list[Relay]:
+    """Return the `count` connections to close first: idle ones before those that await a response, oldest first."""
+    return sorted(relays, key=lambda relay: (relay.awaiting_response, relay.last_active))[:count]

@@ -1,0 +1,76 @@
+"""A session of NFSv4.1 (RFC 8881), for servers without NFSv4.0: one slot, no file state, reused by many probes."""
+
+import secrets
+
+from gateway.nfs.xdr import Reader, XdrError, opaque, uhyper, uint
+
+EXCHANGE_ID, CREATE_SESSION, SEQUENCE = 42, 43, 53
+NFS4ERR_BADSESSION, NFS4ERR_STALE_CLIENTID, NFS4ERR_DEADSESSION = 10052, 10022, 10078
+NFS4ERR_SEQ_MISORDERED, NFS4ERR_CONN_NOT_BOUND = 10063, 10055
+SESSION_LOST = {
+    NFS4ERR_BADSESSION, NFS4ERR_STALE_CLIENTID, NFS4ERR_DEADSESSION, NFS4ERR_SEQ_MISORDERED, NFS4ERR_CONN_NOT_BOUND,
+}  # fmt: skip
+"""Errors after which a new session is necessary."""
+_SESSION_ID_SIZE = 16
+_VERIFIER_SIZE = 8
+_MAX_SIZE = 1 << 20
+_MAX_OPERATIONS = 32
+_CALLBACK_PROGRAM = 0x40000000
+"""A number for transient use (RFC 5531, section 8.4.2). The gateway accepts no callbacks."""
+
+
+class Nfs41Session:
+    """The client's state of a session.
+
+    Args:
+        owner: The client owner. The server discards the state of an earlier client with the same owner.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner.encode()
+        self._verifier = secrets.token_bytes(_VERIFIER_SIZE)
+        self.session_id = b""
+        """Assigned by the server; empty before that."""
+        self._client_id = 0
+        self._client_sequence = 0
+        self._slot_sequence = 0
+
+    # Requests: each method returns the encoded arguments of an operation.
+
+    def exchange_id_arguments(self) -> bytes:
+        """Return the arguments of EXCHANGE_ID, without state protection and implementation ID."""
+        return self._verifier + opaque(self._owner) + uint(0) + uint(0) + uint(0)
+
+    def create_session_arguments(self) -> bytes:
+        """Return the arguments of CREATE_SESSION, with one slot in each direction."""
+        channel = b"".join(map(uint, (0, _MAX_SIZE, _MAX_SIZE, 4096, _MAX_OPERATIONS, 1, 0)))
+        callbacks = uint(_CALLBACK_PROGRAM) + uint(1) + uint(0)
+        return uhyper(self._client_id) + uint(self._client_sequence) + uint(0) + channel + channel + callbacks
+
+    def sequence_arguments(self) -> bytes:
+        """Return the arguments of SEQUENCE for the next request on the slot."""
+        self._slot_sequence += 1
+        return self.session_id + uint(self._slot_sequence) + uint(0) + uint(0) + uint(0)
+
+    # Replies: the reader is after the status of the operation.
+
+    def read_exchange_id(self, reply: Reader) -> None:
+        """Read the results of EXCHANGE_ID."""
+        self._client_id = reply.uhyper()
+        self._client_sequence = reply.uint()
+
+    def read_create_session(self, reply: Reader) -> None:
+        """Read the results of CREATE_SESSION."""
+        self.session_id = reply.fixed(_SESSION_ID_SIZE)
+        self._slot_sequence = 0
+
+    def read_sequence(self, reply: Reader) -> None:
+        """Read the results of SEQUENCE.
+
+        Raises:
+            XdrError: They belong to another session.
+        """
+        if reply.fixed(_SESSION_ID_SIZE) != self.session_id:
+            raise XdrError("the reply belongs to another session")
+        for _ in range(5):
+            reply.uint()

@@ -1,0 +1,198 @@
+"""A bridge between a plain socket and a TLS connection, for code that requires a socket."""
+
+import asyncio
+import contextlib
+import enum
+import select
+import socket
+import time
+from collections.abc import Callable
+from math import inf
+
+from gateway.proxy.tls import TlsSocket
+from gateway.relay.linger import LINGER_TIMEOUT
+from gateway.relay.socket_pair import socket_pair
+
+_CHUNK = 128 * 1024
+_SHORT_CHUNK = 16 * 1024
+_SHORT_BACKLOG = 16 * 1024
+"""Bytes that may wait in a short socket pair. Together with one write and the TCP socket they delay urgent data."""
+_POLL_INTERVAL = 0.5
+_SILENCE_TIMEOUT = 15.0
+"""Before TLS 1.3: seconds without data from the far side, after the user's end, before the end is sent to it."""
+_tasks: set[asyncio.Task[None]] = set()
+
+
+class _Download(enum.Enum):
+    """How the direction from the far side to the user ended."""
+
+    COMPLETE = enum.auto()
+    BROKEN = enum.auto()
+    UNREAD = enum.auto()
+    """The user closed its socket before it had read everything."""
+
+
+class TlsBridge:
+    """Copies bytes between `sock` and a TLS connection until both directions have ended.
+
+    Args:
+        tls: The connection. The bridge owns it.
+        short: Whether to keep the buffers small, for users whose urgent data shares the connection with bulk data,
+            such as SSH.
+    """
+
+    def __init__(self, tls: TlsSocket, *, short: bool) -> None:
+        if short:
+            tls.limit_unsent()
+        self._chunk = _SHORT_CHUNK if short else _CHUNK
+        self.sock, self._inner = socket_pair(_SHORT_BACKLOG if short else None)
+        """The user's end of a socket pair, which the user owns, and the bridge's end."""
+        self.sock.broken = lambda: self._broken
+        self._broken = False
+        self.on_upload_lost: Callable[[], None] = lambda: None
+        """Called if the far side does not accept everything that the user sends. The download may continue."""
+        self.upload_is_complete: Callable[[], bool] = lambda: True
+        """Returns whether the user ended its stream cleanly. A socket pair shows a reset as an end."""
+        self._uploaded = 0
+        self._tls = tls
+        self._reading_since: float | None = None
+        """Since when the bridge waits for data from the far side (monotonic). None: it waits for the user."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        _tasks.add(self._task)
+        self._task.add_done_callback(_tasks.discard)
+
+    def abort(self) -> None:
+        """Reset the TLS connection, because the user's stream did not end cleanly."""
+        # Not immediately: a task that is cancelled before its first step never runs its `finally` block.
+        asyncio.get_running_loop().call_soon(self._task.cancel)
+
+    async def _run(self) -> None:
+        upload = asyncio.create_task(self._upload())
+        download = asyncio.create_task(self._download())
+        finished = False
+        try:
+            await self._wait_for_both(upload, download)
+            finished = True
+        finally:
+            upload.cancel()
+            download.cancel()
+            try:
+                # Waits for both tasks even if this task is cancelled as well.
+                await asyncio.gather(upload, download, return_exceptions=True)
+            finally:
+                uploaded, downloaded = (_result(task) for task in (upload, download))
+                self._close(uploaded=finished and uploaded is True, downloaded=downloaded)
+        for failure in (uploaded, downloaded):
+            if isinstance(failure, Exception):
+                raise failure
+
+    async def _wait_for_both(self, upload: "asyncio.Task[bool]", download: "asyncio.Task[_Download]") -> None:
+        """Wait until both directions have ended, or one of them can no longer make progress."""
+        await asyncio.wait({upload, download}, return_when=asyncio.FIRST_COMPLETED)
+        if not upload.done() and download.result() is _Download.COMPLETE:
+            while not (upload.done() or self._tls.was_reset):  # no read is pending that would report a reset
+                await asyncio.wait({upload}, timeout=_POLL_INTERVAL)
+        elif not upload.done() and download.result() is _Download.UNREAD:
+            await self._wait_for_upload(upload)
+        if not self._tls.supports_half_close:
+            await self._wait_for_download(download, _SILENCE_TIMEOUT)
+            if _result(upload) is True:
+                with contextlib.suppress(OSError, TimeoutError):
+                    async with asyncio.timeout(_SILENCE_TIMEOUT):
+                        await self._tls.end()
+        await self._wait_for_download(download, inf)
+
+    async def _wait_for_upload(self, upload: "asyncio.Task[bool]") -> None:
+        """Wait for the data that the user sent before it closed its socket, while the far side accepts some of it."""
+        before = -1
+        while not upload.done() and self._uploaded != before:
+            before = self._uploaded
+            await asyncio.wait({upload}, timeout=LINGER_TIMEOUT)
+
+    async def _wait_for_download(self, download: "asyncio.Task[_Download]", silence_timeout: float) -> None:
+        """Wait for the rest of the download, while the user's socket is open.
+
+        Args:
+            download: The task.
+            silence_timeout: Seconds without data from the far side after which to return.
+        """
+        poller = select.poll()
+        poller.register(self._inner, 0)  # reports only a hangup (poll(2))
+        started = time.monotonic()
+        while not (download.done() or poller.poll(0)):
+            since = self._reading_since
+            if since is not None and time.monotonic() - max(started, since) > silence_timeout:
+                return
+            await asyncio.wait({download}, timeout=_POLL_INTERVAL)
+
+    async def _upload(self) -> bool:
+        """Copy data from the user to the far side; return whether the far side accepted all of it."""
+        try:
+            while data := await self._read_from_user():
+                await self._tls.write(data)
+                self._uploaded += len(data)
+            if not self.upload_is_complete():
+                return False
+            if self._tls.supports_half_close:
+                await self._tls.end()
+        except OSError:
+            # Let further writes of the user fail, so that it does not wait for a far side that accepts nothing.
+            _discard_unread(self._inner)
+            self.on_upload_lost()
+            return False
+        return True
+
+    async def _read_from_user(self) -> bytes:
+        try:
+            return await asyncio.get_running_loop().sock_recv(self._inner, self._chunk)
+        except OSError:  # after all data: the user closed its socket with unread data
+            return b""
+
+    async def _download(self) -> _Download:
+        """Copy data from the far side to the user."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._reading_since = time.monotonic()
+            try:
+                data = await self._tls.read()
+            except OSError:
+                return _Download.BROKEN
+            self._reading_since = None
+            try:
+                if not data:
+                    self._inner.shutdown(socket.SHUT_WR)
+                    return _Download.COMPLETE
+                await loop.sock_sendall(self._inner, data)
+            except OSError:
+                return _Download.UNREAD
+
+    def _close(self, *, uploaded: bool, downloaded: object) -> None:
+        if downloaded is _Download.BROKEN or downloaded is None:
+            self._broken = True
+        discarded = _discard_unread(self._inner)
+        if downloaded is _Download.COMPLETE and (discarded or not uploaded):
+            self.on_upload_lost()
+        self._inner.close()
+        if uploaded and downloaded is not _Download.BROKEN:
+            self._tls.close()
+        else:
+            self._tls.abort()
+
+
+def _result(task: "asyncio.Task[bool] | asyncio.Task[_Download]") -> object:
+    """Return the result or the exception of a task; None if it was cancelled or still runs."""
+    return None if not task.done() or task.cancelled() else task.exception() or task.result()
+
+
+def _discard_unread(sock: socket.socket) -> bool:
+    """Shut down reading, and discard unread data, which on close would reset the peer before it has read everything.
+
+    Returns:
+        Whether data was discarded.
+    """
+    discarded = False
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RD)
+        while sock.recv(_CHUNK):
+            discarded = True
+    return discarded

@@ -1,0 +1,70 @@
+"""Registration of one socket with the poller, with an event mask that changes and may be empty."""
+
+import socket
+
+from gateway.relay.poller import EDGE, ERROR, HANGUP, WRITE, Handler, poller
+from gateway.relay.stalled_peers import StalledPeers, stalled_peers
+
+
+class FdRegistration:
+    """Registration of one socket with the running loop's poller, from creation until `close`.
+
+    It replaces any handler that was registered for the descriptor before.
+
+    Args:
+        sock: The socket. It must stay open until `close`.
+        handler: Called with the events that occurred.
+        mask: The initial event mask.
+    """
+
+    __slots__ = ("_fd", "_handler", "_poller", "_registered", "_stalled_peers", "mask")
+
+    def __init__(self, sock: socket.socket, handler: Handler, mask: int) -> None:
+        self._fd = fd = sock.fileno()
+        self._stalled_peers: StalledPeers | None = stalled_peers() if sock.family != socket.AF_UNIX else None
+        self._handler = handler
+        self._poller = poller()
+        self._poller.add(fd, handler, mask)
+        self._registered = True
+        self.mask = mask
+
+    def set_events(self, mask: int, *, shut: bool) -> None:
+        """Set the events to wait for.
+
+        With an empty mask, a TCP socket is still watched for failure. If our write side is also shut, epoll reports
+        the peer's normal end-of-file as a continuous hang-up. The registration is then edge-triggered, and
+        `is_failure` tells end-of-file from failure. A unix socket is not watched with an empty mask: it reports a
+        hang-up whenever the peer closes, even while data remains to be read.
+
+        Args:
+            mask: READ, WRITE, both, or 0.
+            shut: Whether our write side of the socket is shut.
+        """
+        if mask == 0 and self._stalled_peers is not None:
+            mask = HANGUP | EDGE if shut else HANGUP
+        if mask == self.mask:
+            return
+        if self._stalled_peers is not None and (mask ^ self.mask) & WRITE:
+            (self._stalled_peers.mark_stalled if mask & WRITE else self._stalled_peers.mark_progress)(self._fd)
+        if mask == 0:
+            self._poller.remove(self._fd)
+            self._registered = False
+        elif not self._registered:
+            self._poller.add(self._fd, self._handler, mask)
+            self._registered = True
+        else:
+            self._poller.modify(self._fd, mask)
+        self.mask = mask
+
+    def is_failure(self, event: int) -> bool:
+        """Return whether `event`, received while neither READ nor WRITE was set, means that the socket failed."""
+        return bool(event & ERROR) or not self.mask & EDGE
+
+    def close(self) -> None:
+        """Remove the registration. Call this before closing the socket."""
+        if self._stalled_peers is not None and self.mask & WRITE:
+            self._stalled_peers.mark_progress(self._fd)
+        if self._registered:
+            self._poller.remove(self._fd)
+            self._registered = False
+        self.mask = 0

@@ -1,0 +1,8 @@
+"""Large buffers whose memory is allocated page by page."""
+
+import mmap
+
+
+def mmap_buffer(size: int) -> mmap.mmap:
+    """Return a buffer of `size` bytes; the kernel allocates each page when it is first written."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

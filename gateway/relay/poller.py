@@ -1,0 +1,220 @@
+"""An event loop whose selector runs relay handlers itself.
+
+A relay handles an event with one or two system calls. Dispatching the event through asyncio's handles and queues
+costs more than these calls. So the selector calls the relay handlers inside `select()`, and returns to asyncio only
+when asyncio has work: a ready descriptor of its own, a timer, or a callback that a handler scheduled.
+
+On any other loop, `poller()` provides the same interface on top of `add_reader` and `add_writer`.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import select
+import selectors
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+ERROR = select.EPOLLERR
+HANGUP = select.EPOLLHUP | ERROR
+"""Hang-up or error. epoll always reports both, whatever the mask."""
+EDGE = select.EPOLLET
+"""Edge-triggered: reports a condition once, when it begins (epoll(7))."""
+
+Handler = Callable[[int], None]
+"""Called with the events that occurred: a mask of READ, WRITE and HANGUP."""
+
+log = logging.getLogger(__name__)
+_MAX_EVENTS = 128
+
+
+class Poller(Protocol):
+    """Registers file descriptors with handlers. Level-triggered unless the mask contains EDGE."""
+
+    def add(self, fd: int, handler: Handler, mask: int) -> None:
+        """Register `fd`, or replace its handler and mask.
+
+        Args:
+            fd: The file descriptor. Remove it before closing it.
+            handler: Called with the events that occurred. It must not block.
+            mask: READ, WRITE, EDGE or a combination. Hang-ups and errors are always reported.
+        """
+
+    def modify(self, fd: int, mask: int) -> None:
+        """Replace the event mask of `fd`."""
+
+    def remove(self, fd: int) -> None:
+        """Remove `fd`; its handler is not called again. Do nothing if `fd` is not registered."""
+
+    def at_iteration_end(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after the handlers of this iteration, for example to send what they queued in one batch."""
+
+
+class RelaySelector(selectors.EpollSelector):
+    """Epoll selector that runs relay handlers inside `select()`."""
+
+    _selector: select.epoll  # a private attribute of EpollSelector, unchanged since Python 3.4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._handlers: dict[int, Handler] = {}
+        self.scheduled = False
+        self._at_end: list[Callable[[], None]] = []
+
+    def at_iteration_end(self, callback: Callable[[], None]) -> None:
+        """See `Poller`."""
+        self._at_end.append(callback)
+
+    def _end_iteration(self) -> None:
+        callbacks, self._at_end = self._at_end, []
+        for callback in callbacks:
+            try:
+                callback()
+            except Exception:
+                log.exception("a callback at the end of a loop iteration failed")
+
+    def add(self, fd: int, handler: Handler, mask: int) -> None:
+        """See `Poller`."""
+        try:
+            self._selector.register(fd, mask)
+        except FileExistsError:
+            self._selector.modify(fd, mask)
+        self._handlers[fd] = handler
+
+    def modify_mask(self, fd: int, mask: int) -> None:
+        """See `Poller.modify`; the selector itself already has a method `modify`."""
+        self._selector.modify(fd, mask)
+
+    def remove(self, fd: int) -> None:
+        """See `Poller`."""
+        if self._handlers.pop(fd, None) is None:
+            return
+        with contextlib.suppress(OSError):  # the kernel removes a descriptor when it is closed
+            self._selector.unregister(fd)
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Run relay handlers until asyncio has work or `timeout` seconds have passed; None: no timeout."""
+        deadline = math.inf if timeout is None else time.monotonic() + max(timeout, 0.0)
+        wait = -1.0 if timeout is None else max(timeout, 0.0)
+        poll = self._selector.poll
+        handler_of = self._handlers.get
+        ready: list[tuple[selectors.SelectorKey, int]] = []
+        while True:
+            if self._at_end:
+                self._end_iteration()
+            # Round up to milliseconds: rounding down would busy-loop until the timer is due.
+            for fd, event in poll(wait if wait < 0 else math.ceil(wait * 1e3) * 1e-3, _MAX_EVENTS):
+                handler = handler_of(fd)
+                if handler is None:
+                    self._add_asyncio_event(ready, fd, event)
+                    continue
+                try:
+                    handler(event)
+                except Exception:
+                    # A defect in one relay must not stop the loop, which all relays share.
+                    log.exception("a relay handler failed: its descriptor is no longer polled")
+                    if self._handlers.get(fd) is handler:
+                        self.remove(fd)
+            if self._at_end:
+                self._end_iteration()
+            if ready or self.scheduled:
+                self.scheduled = False
+                return ready
+            if timeout is not None:
+                wait = deadline - time.monotonic()
+                if wait <= 0:
+                    return ready
+
+    def _add_asyncio_event(self, ready: list[tuple[selectors.SelectorKey, int]], fd: int, event: int) -> None:
+        key = self.get_map().get(fd)
+        if key is None:
+            return
+        mask = 0
+        if event & ~select.EPOLLIN:
+            mask |= selectors.EVENT_WRITE
+        if event & ~select.EPOLLOUT:
+            mask |= selectors.EVENT_READ
+        ready.append((key, mask & key.events))
+
+
+class RelayLoop(asyncio.SelectorEventLoop):
+    """The service's event loop: tells its `RelaySelector` when a callback or timer is scheduled."""
+
+    def __init__(self) -> None:
+        self.relays = RelaySelector()
+        self.on_close: list[Callable[[], None]] = []
+        """Callbacks to run before the loop closes, while descriptors can still be removed."""
+        super().__init__(self.relays)
+
+    def close(self) -> None:
+        """Run the callbacks of `on_close`, then close the loop."""
+        if not self.is_running():
+            while self.on_close:
+                self.on_close.pop()()
+        super().close()
+
+    def call_soon(self, *args, **kwargs):  # type: ignore[no-untyped-def, override] # noqa: ANN002, ANN003, ANN201, D102
+        self.relays.scheduled = True
+        return super().call_soon(*args, **kwargs)
+
+    def call_at(self, *args, **kwargs):  # type: ignore[no-untyped-def, override] # noqa: ANN002, ANN003, ANN201, D102
+        self.relays.scheduled = True
+        return super().call_at(*args, **kwargs)
+
+
+class _SelectorPoller:
+    """`Poller` on top of a `RelaySelector`."""
+
+    def __init__(self, selector: RelaySelector) -> None:
+        self.add = selector.add
+        self.modify = selector.modify_mask
+        self.remove = selector.remove
+        self.at_iteration_end = selector.at_iteration_end
+
+
+class _LoopPoller:
+    """`Poller` on top of `add_reader` and `add_writer`, for any event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._registered: dict[int, tuple[Handler, int]] = {}
+
+    def add(self, fd: int, handler: Handler, mask: int) -> None:
+        if fd in self._registered:
+            self.modify(fd, 0)
+        self._registered[fd] = (handler, 0)
+        self.modify(fd, mask)
+
+    def modify(self, fd: int, mask: int) -> None:
+        handler, old = self._registered[fd]
+        self._registered[fd] = (handler, mask)
+        if mask & READ and not old & READ:
+            self._loop.add_reader(fd, handler, READ)
+        elif old & READ and not mask & READ:
+            self._loop.remove_reader(fd)
+        if mask & WRITE and not old & WRITE:
+            self._loop.add_writer(fd, handler, WRITE)
+        elif old & WRITE and not mask & WRITE:
+            self._loop.remove_writer(fd)
+
+    def remove(self, fd: int) -> None:
+        if fd in self._registered:
+            self.modify(fd, 0)
+            del self._registered[fd]
+
+    def at_iteration_end(self, callback: Callable[[], None]) -> None:
+        self._loop.call_soon(callback)
+
+
+def poller() -> Poller:
+    """Return the poller of the running loop; on a `RelayLoop` it uses the loop's selector."""
+    loop = asyncio.get_running_loop()
+    existing: Poller | None = getattr(loop, "_gateway_poller", None)
+    if existing is None:
+        existing = _SelectorPoller(loop.relays) if isinstance(loop, RelayLoop) else _LoopPoller(loop)
+        loop._gateway_poller = existing  # type: ignore[attr-defined] # noqa: SLF001
+    return existing

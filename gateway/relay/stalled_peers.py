@@ -1,0 +1,101 @@
+"""Suspends TCP_USER_TIMEOUT for peers that acknowledge data but do not read it.
+
+The kernel closes a connection whose receive window has been zero for TCP_USER_TIMEOUT, although the peer answers
+every window probe (tcp(7)). A consumer may legitimately pause for minutes, and RFC 9293, section 3.8.6.1, requires a
+sender to keep the connection open while probes are acknowledged. When a socket has accepted no data for a while and
+its peer has acknowledged a probe in that time, the timeout is disabled until the socket accepts data again. If the
+peer dies in the meantime, the kernel's unanswered probes detect it.
+"""
+
+import asyncio
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gateway.relay import sockets
+
+_SCAN_INTERVAL = 10.0
+_STALLED_AFTER = 30.0
+"""Seconds without progress after which a socket is considered stalled."""
+_ACK_MARGIN = 5.0
+"""Seconds after the stall began. A later acknowledgment answers a probe, not data sent before the window closed."""
+_LAST_ACK_OFFSET = 56
+"""Offset of `tcpi_last_ack_recv`, in milliseconds, in `struct tcp_info` (linux/tcp.h)."""
+
+
+class StalledPeers:
+    """Sockets of one event loop that currently accept no data.
+
+    Args:
+        loop: The event loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._blocked_since: dict[int, float] = {}
+        """Monotonic time at which each descriptor stopped accepting data."""
+        self._suspended: set[int] = set()
+        """Descriptors whose TCP_USER_TIMEOUT is disabled."""
+        self._scanning = False
+
+    def mark_stalled(self, fd: int) -> None:
+        """Record that the socket `fd` accepts no more data."""
+        self._blocked_since[fd] = time.monotonic()
+        if not self._scanning:
+            self._scanning = True
+            self._loop.call_later(_SCAN_INTERVAL, self._scan)
+
+    def mark_progress(self, fd: int) -> None:
+        """Record that the socket `fd` accepts data again or is about to be closed."""
+        self._blocked_since.pop(fd, None)
+        if fd in self._suspended:
+            self._suspended.discard(fd)
+            _set_user_timeout(fd, sockets.USER_TIMEOUT_MS)
+
+    def _scan(self) -> None:
+        now = time.monotonic()
+        for fd, since in self._blocked_since.items():
+            blocked_for = now - since
+            if (
+                blocked_for >= _STALLED_AFTER
+                and fd not in self._suspended
+                and _seconds_since_ack(fd) < blocked_for - _ACK_MARGIN
+            ):
+                self._suspended.add(fd)
+                _set_user_timeout(fd, 0)
+        self._scanning = bool(self._blocked_since)
+        if self._scanning:
+            self._loop.call_later(_SCAN_INTERVAL, self._scan)
+
+
+def stalled_peers() -> StalledPeers:
+    """Return the stalled peers of the running loop."""
+    loop = asyncio.get_running_loop()
+    existing: StalledPeers | None = getattr(loop, "_gateway_stalled_peers", None)
+    if existing is None:
+        existing = loop._gateway_stalled_peers = StalledPeers(loop)  # type: ignore[attr-defined] # noqa: SLF001
+    return existing
+
+
+def _seconds_since_ack(fd: int) -> float:
+    """Return the seconds since the peer last acknowledged anything."""
+    with _borrowed(fd) as sock:
+        tcp_info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_ACK_OFFSET + 4)
+    return float(struct.unpack_from("=I", tcp_info, _LAST_ACK_OFFSET)[0]) / 1000
+
+
+def _set_user_timeout(fd: int, milliseconds: int) -> None:
+    with _borrowed(fd) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+@contextmanager
+def _borrowed(fd: int) -> Iterator[socket.socket]:
+    """Yield a socket object for `fd` that does not close it."""
+    sock = socket.socket(fileno=fd)
+    try:
+        yield sock
+    finally:
+        sock.detach()

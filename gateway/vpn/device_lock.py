@@ -1,0 +1,42 @@
+"""Locks on device names, which show whether the gateway that made a device still runs.
+
+A lock is an abstract unix socket (unix(7)). The kernel releases it when the process ends, and it is visible in
+exactly the network namespace of the device, from every container in that namespace. A lock file would not be.
+"""
+
+import errno
+import socket
+
+
+class DeviceLock:
+    """A lock on a device name, held until it is closed or the process ends.
+
+    Args:
+        device: Name of the device.
+
+    Raises:
+        OSError: EADDRINUSE: another process holds the lock.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            self._sock.bind(f"\0gateway-device-{device}")
+        except OSError:
+            self._sock.close()
+            raise
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._sock.close()
+
+
+def is_locked(device: str) -> bool:
+    """Return whether a running gateway holds the lock on a device."""
+    try:
+        DeviceLock(device).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return True
+        raise
+    return False

@@ -1,0 +1,107 @@
+"""Name resolution through the VPN, with the VPN's name servers (dnspython)."""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import dns.exception
+import dns.message
+import dns.query
+import dns.rdatatype
+
+from gateway.contracts import Endpoint
+from gateway.relay.resolver import is_address, resolve
+from gateway.vpn.addressing import Addressing, IpAddress
+from gateway.vpn.network_context import NetworkContext
+
+_QUERY_TIMEOUT = 2.0
+"""Seconds for each query to one name server."""
+_FAMILIES = ((dns.rdatatype.A, socket.AF_INET), (dns.rdatatype.AAAA, socket.AF_INET6))
+
+
+class VpnResolver:
+    """Resolves names with the VPN's name servers, or with the host's resolver if the VPN has none.
+
+    Args:
+        context: The network context that the queries leave from.
+    """
+
+    def __init__(self, context: NetworkContext) -> None:
+        self._context = context
+        self._name_servers: tuple[IpAddress, ...] = ()
+        self._search_domains: tuple[str, ...] = ()
+
+    def configure(self, addressing: Addressing) -> None:
+        """Use the name servers and search domains of `addressing`."""
+        self._name_servers, self._search_domains = addressing.name_servers, addressing.search_domains
+
+    async def resolve(self, to: Endpoint) -> list[Any]:
+        """Resolve the host of `to`.
+
+        Args:
+            to: A host name or an IP address, and the port.
+
+        Returns:
+            Entries as `socket.getaddrinfo` returns them.
+
+        Raises:
+            socket.gaierror: No name server answers, or none knows the name.
+            UnicodeError: The name is not a valid host name.
+        """
+        if not self._name_servers or is_address(to.host):
+            return await resolve(to)
+        failure = "no name server of the VPN answers"
+        for name in self._candidates(to.host):
+            for server in self._name_servers:
+                try:
+                    found = await self._query_server(name, server)
+                except (OSError, dns.exception.DNSException) as error:
+                    failure = f"name server {server}: {str(error) or type(error).__name__}"
+                    continue
+                if found:
+                    return [(family, socket.SOCK_STREAM, 6, "", (address, to.port)) for family, address in found]
+                failure = f"name server {server} does not know the name"
+                break
+        raise socket.gaierror(socket.EAI_NONAME, failure)
+
+    def _candidates(self, host: str) -> list[str]:
+        """Return the names to look up, as resolv.conf(5) orders them with `ndots:1`."""
+        if host.endswith("."):
+            return [host]
+        qualified = [f"{host}.{domain}" for domain in self._search_domains]
+        return [host, *qualified] if "." in host else [*qualified, host]
+
+    async def _query_server(self, name: str, server: IpAddress) -> list[tuple[int, str]]:
+        """Return the addresses of a name, with their families; raise only if the queries for both families fail."""
+        both = await asyncio.gather(
+            *(self._context.run_blocking(partial(self._query, name, kind, server)) for kind, _ in _FAMILIES),
+            return_exceptions=True,
+        )
+        if all(isinstance(each, BaseException) for each in both):
+            raise next(each for each in both if isinstance(each, BaseException))
+        return [
+            (family, address)
+            for (_, family), each in zip(_FAMILIES, both, strict=True)
+            if not isinstance(each, BaseException)
+            for address in each
+        ]
+
+    def _query(self, name: str, kind: dns.rdatatype.RdataType, server: IpAddress) -> Sequence[str]:
+        """Send a query over UDP, and over TCP if the answer is truncated. Blocks."""
+        query = dns.message.make_query(name, kind)
+        family = socket.AF_INET if server.version == 4 else socket.AF_INET6
+        with self._context.create_socket(family, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            answer = dns.query.udp(query, str(server), timeout=_QUERY_TIMEOUT, sock=sock, ignore_unexpected=True)
+        if answer.flags & dns.flags.TC:
+            with self._context.create_socket(family, socket.SOCK_STREAM) as sock:
+                sock.settimeout(_QUERY_TIMEOUT)
+                sock.connect((str(server), 53))
+                sock.setblocking(False)
+                answer = dns.query.tcp(query, str(server), timeout=_QUERY_TIMEOUT, sock=sock)
+        if not isinstance(answer, dns.message.QueryMessage) or answer.rcode() not in (0, 3):
+            raise OSError(f"answers {dns.rcode.to_text(answer.rcode())}")
+        records = answer.resolve_chaining().answer
+        return [str(each.address) for each in records] if records else []

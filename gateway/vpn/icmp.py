@@ -1,0 +1,147 @@
+"""ICMP echo requests (RFC 792, RFC 4443) to hosts behind the VPN: a check that costs a host no connection."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable
+from itertools import count
+
+from gateway.vpn.addressing import IpAddress
+from gateway.vpn.network_context import NetworkContext
+
+log = logging.getLogger(__name__)
+
+_MAX_HOSTS = 4
+_V4 = (socket.AF_INET, socket.IPPROTO_ICMP, 8, 0)
+_V6 = (socket.AF_INET6, socket.IPPROTO_ICMPV6, 128, 129)
+_MAX_PENDING = 64
+_MAX_UNANSWERED = 3
+"""Unanswered requests after which a host counts as unresponsive, if other traffic arrives meanwhile."""
+
+
+class EchoMonitor:
+    """Sends echo requests to up to four responsive and four unresponsive hosts, and tracks which of them respond.
+
+    Args:
+        context: The network context that the requests leave from.
+        on_reply: Called with the round-trip time of each reply, in seconds.
+    """
+
+    def __init__(self, context: NetworkContext, on_reply: Callable[[float], None]) -> None:
+        self._context = context
+        self._on_reply = on_reply
+        self._responds: dict[IpAddress, bool] = {}
+        """Whether each host has answered, in the order in which the hosts were added."""
+        self._unanswered: Counter[IpAddress] = Counter()
+        """The number of requests to each host since its last reply."""
+        self._sockets: dict[int, socket.socket] = {}
+        self._pending: dict[int, tuple[IpAddress, float]] = {}
+        """The host and the send time (monotonic) of each request, by sequence number."""
+        self._sequence = count(1)
+        self._identifier = secrets.token_bytes(2)
+        self._warned = False
+
+    def add_host(self, address: IpAddress) -> None:
+        """Add a host behind the VPN; beyond the limit, drop the oldest one."""
+        if address in self._responds:
+            return
+        self._responds[address] = False
+        for old in [each for each, responds in self._responds.items() if not responds][:-_MAX_HOSTS]:
+            self._remove_host(old)
+        for old in [each for each, responds in self._responds.items() if responds][:-_MAX_HOSTS]:
+            self._remove_host(old)
+
+    def _remove_host(self, address: IpAddress) -> None:
+        del self._responds[address]
+        del self._unanswered[address]
+
+    def send_requests(self) -> bool:
+        """Send a request to each host; return whether a reply is due because one of them has answered before."""
+        for address in self._responds:
+            self._send(address)
+            self._unanswered[address] += 1
+        return any(self._responds.values())
+
+    def ignore_unresponsive_hosts(self) -> None:
+        """Expect no replies from hosts that do not answer while other traffic arrives: they are probably down."""
+        for address, requests in self._unanswered.items():
+            if requests >= _MAX_UNANSWERED and self._responds.get(address):
+                self._responds[address] = False
+
+    def _send(self, address: IpAddress) -> None:
+        family, protocol, request, _ = _V4 if address.version == 4 else _V6
+        sock = self._socket(family, protocol)
+        if sock is None:
+            return
+        sequence = next(self._sequence) % 0x10000
+        self._pending[sequence] = (address, time.monotonic())
+        if len(self._pending) > _MAX_PENDING:
+            del self._pending[next(iter(self._pending))]
+        packet = struct.pack("!BBH2sH", request, 0, 0, self._identifier, sequence)
+        # A request that cannot be sent (no route, full queue) counts as one without a reply.
+        with contextlib.suppress(OSError):
+            sock.sendto(_with_checksum(packet) if family == socket.AF_INET else packet, (str(address), 0))
+
+    def _socket(self, family: int, protocol: int) -> socket.socket | None:
+        if family in self._sockets:
+            return self._sockets[family]
+        sock = self._create_socket(family, protocol)
+        if sock is None:
+            return None
+        sock.setblocking(False)
+        asyncio.get_running_loop().add_reader(sock, self._receive, sock, family)
+        self._sockets[family] = sock
+        return sock
+
+    def _create_socket(self, family: int, protocol: int) -> socket.socket | None:
+        """Create a ping socket, which needs only permission by ping_group_range (icmp(7)), or else a raw socket."""
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
+            try:
+                return self._context.create_socket(family, kind, protocol)
+            except PermissionError:
+                continue
+            except OSError as error:
+                log.debug("cannot send echo requests: %s", error)
+                return None
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "cannot send echo requests: net.ipv4.ping_group_range forbids them, and CAP_NET_RAW is missing"
+            )
+        return None
+
+    def _receive(self, sock: socket.socket, family: int) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                packet = sock.recv(512)
+                if sock.type == socket.SOCK_RAW:
+                    if family == socket.AF_INET:
+                        packet = packet[(packet[0] & 0x0F) * 4 :]  # RFC 791: the header length in 32-bit words
+                    if packet[4:6] != self._identifier:
+                        continue  # a reply to another process
+                if len(packet) < 8 or packet[0] != (0 if family == socket.AF_INET else _V6[3]):
+                    continue
+                address, sent_at = self._pending.pop(int.from_bytes(packet[6:8], "big"), (None, 0.0))
+                if address in self._responds:
+                    self._responds[address] = True
+                    self._unanswered[address] = 0
+                    self._on_reply(time.monotonic() - sent_at)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        for sock in self._sockets.values():
+            asyncio.get_running_loop().remove_reader(sock)
+            sock.close()
+        self._sockets.clear()
+
+
+def _with_checksum(packet: bytes) -> bytes:
+    """Return an ICMP packet with its checksum (RFC 1071)."""
+    total = sum(struct.unpack("!4H", packet))
+    total = (total & 0xFFFF) + (total >> 16)
+    return packet[:2] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + packet[4:]

@@ -1,0 +1,117 @@
+"""Liveness of a VPN: how long expected replies have been missing, and which stage that leads to. Pure."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Seconds without an expected reply after which each stage begins.
+
+    Args:
+        suspect: New clients wait.
+        reconnect: The VPN reconnects in place, at an interval.
+        down: The tunnel is reported as down.
+        lost: Existing clients are reset.
+        restart: The child process and the device are replaced.
+    """
+
+    suspect: float = 5.0
+    reconnect: float = 7.0
+    down: float = 22.0
+    lost: float = 60.0
+    restart: float = 300.0
+
+
+DIAL_GRACE = 4.0
+"""Seconds to add if the only expected reply is to a connection attempt: the target may be down, not the VPN. A VPN
+peer sends something at least every ten seconds."""
+RECONNECT_INTERVAL = 6.0
+"""Seconds between two attempts to reconnect in place."""
+
+
+class Stage(StrEnum):
+    """The consequence of missing replies, from the mildest to the most severe."""
+
+    FINE = "fine"
+    SUSPECT = "suspect"
+    RECONNECT = "reconnect"
+    DOWN = "down"
+    LOST = "lost"
+    RESTART = "restart"
+
+
+class Liveness:
+    """The requests and replies of one VPN. All times are monotonic, in seconds.
+
+    Args:
+        thresholds: When each stage begins.
+        now: The current time.
+    """
+
+    def __init__(self, thresholds: Thresholds, now: float) -> None:
+        self._thresholds = thresholds
+        self.last_reply = now
+        self._echo_sent: float | None = None
+        self._dialled: float | None = None
+        self._received = 0
+        self._last_reconnect = 0.0
+
+    def record_reply(self, now: float) -> None:
+        """Record that something arrived through the VPN: no reply is due any more."""
+        self.last_reply = now
+        self._echo_sent = self._dialled = None
+        self._last_reconnect = 0.0
+
+    def record_received(self, total: int, now: float) -> bool:
+        """Record the receive counter; an increase counts as a reply.
+
+        Args:
+            total: Bytes received so far. A lower value than before means that the counter was reset.
+            now: The current time.
+
+        Returns:
+            Whether the counter increased.
+        """
+        increased = total > self._received
+        if increased:
+            self.record_reply(now)
+        self._received = total
+        return increased
+
+    def record_echo_request(self, now: float) -> None:
+        """Record an echo request to a host that has answered before, so that a reply is due."""
+        if self._echo_sent is None:
+            self._echo_sent = now
+
+    def record_dial(self, now: float) -> None:
+        """Record a connection attempt to a target."""
+        if self._dialled is None:
+            self._dialled = now
+
+    def overdue(self, now: float) -> float:
+        """Return for how many seconds a reply has been due; 0 if none is."""
+        echo = now - self._echo_sent if self._echo_sent is not None else 0.0
+        dial = now - self._dialled - DIAL_GRACE if self._dialled is not None else 0.0
+        return max(0.0, echo, dial)
+
+    def stage(self, now: float) -> Stage:
+        """Return the current stage."""
+        overdue, thresholds = self.overdue(now), self._thresholds
+        for threshold, stage in (
+            (thresholds.restart, Stage.RESTART),
+            (thresholds.lost, Stage.LOST),
+            (thresholds.down, Stage.DOWN),
+            (thresholds.reconnect, Stage.RECONNECT),
+            (thresholds.suspect, Stage.SUSPECT),
+        ):
+            if overdue >= threshold:
+                return stage
+        return Stage.FINE
+
+    def start_reconnect(self, now: float) -> bool:
+        """Return whether to reconnect in place now; if so, record it as the last attempt."""
+        if self.overdue(now) < self._thresholds.reconnect or now - self._last_reconnect < RECONNECT_INTERVAL:
+            return False
+        self._last_reconnect = now
+        return True

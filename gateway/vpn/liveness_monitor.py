@@ -1,0 +1,107 @@
+"""Monitors an open VPN: sends echo requests, reports its state, and reconnects in place before it gives up."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from gateway.contracts import Progress, TunnelState
+from gateway.errors import Reason
+from gateway.vpn.link import VpnLink
+from gateway.vpn.liveness import Stage
+
+log = logging.getLogger(__name__)
+
+_INTERVAL = 1.0
+_ECHO_INTERVAL_QUIET = 2.0
+_ECHO_INTERVAL = 10.0
+
+
+class LivenessMonitor:
+    """The liveness monitor of one link.
+
+    Args:
+        link: The link.
+        progress: Called when the VPN stops responding, and when it responds again.
+        received: Returns the number of bytes received so far.
+        reconnect: Reconnects in place, so that the device and the connections through it stay.
+    """
+
+    def __init__(
+        self,
+        link: VpnLink,
+        progress: Progress,
+        received: Callable[[], Awaitable[int]],
+        reconnect: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._link = link
+        self._progress = progress
+        self._received = received
+        self._reconnect = reconnect
+        self._stage = Stage.FINE
+        self._connected = True
+
+    def on_connected(self) -> None:
+        """Handle a report of the VPN client that it is connected."""
+        self._connected = True
+        self._link.liveness.record_reply(time.monotonic())
+        self._stage = Stage.FINE
+        self._progress(TunnelState.UP)
+
+    def on_reconnecting(self, why: str) -> None:
+        """Handle a report of the VPN client that it reconnects: from now on a reply is due.
+
+        Args:
+            why: The cause, for the tunnel's `detail`.
+        """
+        if self._connected:
+            self._connected = False
+            self._link.liveness.record_echo_request(time.monotonic())
+            self._progress(TunnelState.SUSPECT, Reason.RESET, why)
+
+    async def run(self) -> None:
+        """Monitor the link until cancelled."""
+        # At once, to find out which hosts answer.
+        self._link.send_echo_requests()
+        last_request = time.monotonic()
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(_INTERVAL)
+            now = time.monotonic()
+            if now - before > 2 * _INTERVAL + 1:
+                self._link.liveness.record_reply(now)  # this process was suspended, not the VPN
+            liveness = self._link.liveness
+            if not self._connected:
+                liveness.record_echo_request(now)  # a reply stays due until the client reports that it is connected
+            received = await self._received()
+            # Bytes that arrive during a reconnect belong to its handshake.
+            if self._connected and liveness.record_received(received, now):
+                self._link.ignore_unresponsive_hosts()
+            quiet = now - liveness.last_reply >= _ECHO_INTERVAL_QUIET
+            if (quiet and now - last_request >= _ECHO_INTERVAL_QUIET) or now - last_request >= _ECHO_INTERVAL:
+                last_request = now
+                self._link.send_echo_requests()
+            self._enter(liveness.stage(now))
+            if self._connected and liveness.start_reconnect(now):
+                log.info("%s: no replies arrive; reconnecting in place", self._link.network_id)
+                await self._reconnect()
+
+    def _enter(self, stage: Stage) -> None:
+        """Report a change of the stage, and act on it."""
+        before, self._stage = self._stage, stage
+        if stage is before:
+            return
+        if stage is Stage.FINE:
+            # During a reconnect only the client's report makes the tunnel `up`, however long the process was
+            # suspended.
+            if self._connected:
+                self._progress(TunnelState.UP)
+        elif before is Stage.FINE and self._connected:
+            self._progress(TunnelState.SUSPECT, Reason.TIMEOUT, "no replies arrive through the VPN")
+        if stage in (Stage.DOWN, Stage.LOST, Stage.RESTART) and before not in (Stage.DOWN, Stage.LOST):
+            detail = "no replies have arrived through the VPN for some time; still trying"
+            self._progress(TunnelState.BACKOFF, Reason.TIMEOUT, detail)
+        if stage is Stage.LOST:
+            self._link.reset_all()
+        elif stage is Stage.RESTART:
+            self._link.mark_lost("no replies arrived through the VPN, and reconnecting in place did not help")

@@ -1,0 +1,85 @@
+"""A local forward: a port on 127.0.0.1 that leads through a link, for a child process that cannot use the link."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from types import TracebackType
+from typing import Self
+
+from gateway.contracts import Endpoint, Link, Relay
+from gateway.errors import ReachError
+from gateway.measure import Histogram
+from gateway.relay.redial import retry_dial
+from gateway.relay.sockets import reset, tune
+
+log = logging.getLogger(__name__)
+
+_ACCEPT_RETRY = 0.2
+
+
+class LocalForward:
+    """Accepts connections on 127.0.0.1, and joins each to a target behind a link.
+
+    Args:
+        via: The link.
+    """
+
+    def __init__(self, via: Link) -> None:
+        self._via = via
+        self._target: Endpoint | None = None
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self._acceptor = asyncio.get_running_loop().create_task(self._accept_clients())
+        self._joins: set[asyncio.Task[None]] = set()
+        self._relays: set[Relay] = set()
+
+    def set_target(self, target: Endpoint) -> Endpoint:
+        """Set the target of new connections; return the local address to connect to."""
+        self._target = target
+        host, port = self._listener.getsockname()
+        return Endpoint(host, port)
+
+    async def _accept_clients(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                client, _ = await loop.sock_accept(self._listener)
+            except OSError as error:
+                log.warning("cannot accept a connection of the VPN client: %s", error)
+                await asyncio.sleep(_ACCEPT_RETRY)
+                continue
+            tune(client)
+            join = loop.create_task(self._join(client))
+            self._joins.add(join)
+            join.add_done_callback(self._joins.discard)
+
+    async def _join(self, client: socket.socket) -> None:
+        target = self._target
+        if target is None:
+            reset(client)
+            return
+        try:
+            relay = await retry_dial(lambda within: self._via.join(client, target, Histogram(), within))
+        except ReachError as error:
+            log.warning("cannot reach %s through %s: %s", target, self._via.network_id, error)
+            reset(client)
+        except BaseException:
+            reset(client)
+            raise
+        else:
+            self._relays.add(relay)
+            relay.ended.add_done_callback(lambda _: self._relays.discard(relay))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        tasks = {self._acceptor, *self._joins}
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait(tasks)
+        self._listener.close()

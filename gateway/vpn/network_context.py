@@ -1,0 +1,174 @@
+"""Network contexts: where a VPN device is, and how to create sockets that use only this device.
+
+The device is either in a network namespace of its own, or in the host's namespace, with sockets that are bound to it.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from gateway.cancellation import is_being_cancelled
+from gateway.errors import TunnelError
+from gateway.vpn import devices
+from gateway.vpn.addressing import Addressing
+from gateway.vpn.namespace import Namespace
+from gateway.vpn.options import Isolation
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+
+def new_device_name(letter: str) -> str:
+    """Return a unique name for a new device.
+
+    Args:
+        letter: The kind of VPN: `o` for OpenVPN, `w` for WireGuard.
+    """
+    return device_prefix(letter) + secrets.token_hex(4)
+
+
+def device_prefix(letter: str) -> str:
+    """Return the prefix of the device names of one kind of VPN; see `new_device_name`."""
+    return f"gw{letter}-"
+
+
+def create_context(isolation: Isolation, device: str) -> "NetworkContext":
+    """Create the network context for a device.
+
+    Args:
+        isolation: The configuration's `isolation`.
+        device: Name of the device, which need not exist yet.
+
+    Raises:
+        TunnelError: The gateway lacks the capabilities to create a network namespace.
+    """
+    return NetnsContext() if isolation == "namespace" else BoundDeviceContext(device)
+
+
+class NetworkContext(Protocol):
+    """Creates sockets that use only the VPN device."""
+
+    async def configure_device(self, device: str, addressing: Addressing) -> None:
+        """Move the device here if necessary, and configure it; repeat this when its settings change.
+
+        Args:
+            device: Name of the device.
+            addressing: Its settings.
+
+        Raises:
+            TunnelError: The device cannot be configured.
+        """
+
+    def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        """Create a socket whose packets leave through the device or are dropped; the caller owns it.
+
+        Args:
+            family: As for `socket.socket`.
+            kind: As for `socket.socket`.
+            protocol: As for `socket.socket`.
+
+        Raises:
+            OSError: The socket cannot be created.
+        """
+
+    async def run_blocking(self, job: Callable[[], _T]) -> _T:
+        """Run a blocking function in the network namespace of the device.
+
+        Args:
+            job: The function.
+
+        Raises:
+            OSError: The context is closed (ENETDOWN). Exceptions of the function are passed on.
+        """
+
+    async def release_device(self) -> None:
+        """Undo `configure_device` after the device has disappeared; another device may follow."""
+
+    def close(self) -> None:
+        """Release the context permanently."""
+
+
+class NetnsContext:
+    """A network namespace for the device, so that the host's routes and name resolution stay unchanged."""
+
+    def __init__(self) -> None:
+        self._namespace = Namespace()
+        self._prepared = False
+        self._device: str | None = None
+
+    async def configure_device(self, device: str, addressing: Addressing) -> None:
+        """See `NetworkContext`."""
+        if not self._prepared:
+            await self.run_blocking(devices.prepare_namespace)
+            self._prepared = True
+        if self._device != device:
+            await asyncio.to_thread(devices.move, device, self._namespace.fd)
+            self._device = device
+        await self.run_blocking(lambda: devices.configure_in_namespace(device, addressing))
+
+    def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        """See `NetworkContext`."""
+        return self._namespace.create_socket(family, kind, protocol)
+
+    async def run_blocking(self, job: Callable[[], _T]) -> _T:
+        """See `NetworkContext`."""
+        future = self._namespace.submit(job)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if future.cancelled() and not is_being_cancelled():  # the namespace was closed before the job started
+                raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from None
+            raise
+
+    async def release_device(self) -> None:
+        """See `NetworkContext`."""
+        self._device = None
+
+    def close(self) -> None:
+        """See `NetworkContext`."""
+        self._namespace.close()
+
+
+class BoundDeviceContext:
+    """The host's network namespace, with sockets bound to the device and a routing table that only they use.
+
+    Args:
+        device: Name of the device.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+
+    async def configure_device(self, device: str, addressing: Addressing) -> None:
+        """See `NetworkContext`."""
+        await asyncio.to_thread(devices.configure_in_host, device, addressing)
+
+    def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        """See `NetworkContext`."""
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._device.encode())
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    async def run_blocking(self, job: Callable[[], _T]) -> _T:
+        """See `NetworkContext`."""
+        return await asyncio.to_thread(job)
+
+    async def release_device(self) -> None:
+        """See `NetworkContext`."""
+        try:
+            await asyncio.to_thread(devices.remove_policy_routing, self._device)
+        except TunnelError as error:  # the tunnel must close all the same
+            log.warning("cannot remove the routing rules of %s: %s", self._device, error.detail)
+
+    def close(self) -> None:
+        """See `NetworkContext`."""

@@ -1,0 +1,140 @@
+"""Loads an OpenVPN client's file from disk, with the files that it names: only those below its own directory.
+
+Each file is opened once. What is checked is what is read, even if another file replaces it meanwhile.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.secret_files import check_owner_only
+from gateway.vpn.openvpn_file import ClientFile, parse_client_file
+from gateway.vpn.openvpn_grammar import FILE_DIRECTIVES
+from gateway.vpn.openvpn_syntax import parse_directives
+from gateway.vpn.options import OpenVpnOptions
+
+_MAX_CONFIG_SIZE = 1 << 18
+"""Bytes of the configuration file. Parsing a file of this size takes a moment."""
+_MAX_NAMED_SIZE = 1 << 20
+"""Bytes of a named file. Certificate revocation lists can be long."""
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file that was read.
+
+    Args:
+        path: Its path, without symbolic links.
+        data: Its content.
+        status: The status of the open file.
+    """
+
+    path: Path
+    data: bytes
+    status: os.stat_result
+
+
+def load_client_file(options: OpenVpnOptions) -> ClientFile:
+    """Load the configuration file. May block.
+
+    Args:
+        options: The options of the tunnel.
+
+    Raises:
+        TunnelError: The file cannot be read, or contains something that is not allowed; fatal.
+    """
+    named: dict[str, _File] = {}
+    try:
+        config = _read(options.config, _MAX_CONFIG_SIZE)
+
+        def read_named(name: str) -> bytes:
+            if name not in named:
+                named[name] = _read_below(config.path.parent, name)
+            return named[name].data
+
+        file = parse_client_file(_decode(config.data), read_named)
+    except (OSError, GatewayError) as error:
+        raise TunnelError(Reason.PROTOCOL, f"config: {options.config}: {error}", fatal=True) from error
+    if file.has_secrets:
+        check_owner_only(options.config, config.status)
+    for name in file.secret_files:
+        check_owner_only(config.path.parent / name, named[name].status)
+    return file
+
+
+def named_files(options: OpenVpnOptions) -> set[Path]:
+    """Return the files that the configuration file names, whether they exist or not. May block.
+
+    Args:
+        options: The options of the tunnel.
+
+    Returns:
+        The paths. If the configuration file cannot be parsed, those before the error.
+    """
+    found: set[Path] = set()
+    try:
+        config = _read(options.config, _MAX_CONFIG_SIZE)
+        for each in parse_directives(_decode(config.data)):
+            if each.name in FILE_DIRECTIVES and each.block is None and each.values and each.values[0] != "[inline]":
+                found.add(config.path.parent / each.values[0])
+    except (OSError, GatewayError):
+        return found
+    return found
+
+
+def _decode(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise GatewayError(f"line {line}: is not UTF-8 text: convert the file") from None
+
+
+def _read_below(directory: Path, name: str) -> _File:
+    """Read a file below a directory.
+
+    Args:
+        directory: The directory, without symbolic links.
+        name: Path of the file, absolute or relative to the directory.
+
+    Raises:
+        GatewayError: The file is missing, outside the directory, not a regular file, or too large.
+    """
+    try:
+        return _read(directory / name, _MAX_NAMED_SIZE, directory)
+    except OSError as error:
+        raise GatewayError(f"{name}: {error.strerror}") from None
+
+
+def _read(path: Path, max_size: int, directory: Path | None = None) -> _File:
+    """Read a regular file.
+
+    The descriptor is checked before the file is opened for reading, so that devices and FIFOs are never opened
+    (O_PATH in open(2)).
+
+    Args:
+        path: Path of the file.
+        max_size: Largest size in bytes.
+        directory: The directory that must contain the file after symbolic links are followed; without symbolic links
+            itself. None: any.
+
+    Raises:
+        OSError: The file is missing or not readable.
+        GatewayError: The file is outside the directory, not a regular file, or too large.
+    """
+    handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        link = Path(f"/proc/self/fd/{handle}")
+        status, target = os.fstat(handle), link.readlink()
+        if directory is not None and not target.is_relative_to(directory):
+            raise GatewayError(f"{path} is not in {directory}: copy it there, or put its content into a block")
+        if stat.S_ISREG(status.st_mode):
+            with link.open("rb") as file:
+                data = file.read(max_size + 1)
+            if len(data) <= max_size:
+                return _File(target, data, status)
+        raise GatewayError(f"{target} is not a regular file of at most {max_size >> 10} KiB")
+    finally:
+        os.close(handle)

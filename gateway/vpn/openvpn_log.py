@@ -1,0 +1,61 @@
+"""OpenVPN's log messages, as failures with a reason. Pure."""
+
+import re
+from dataclasses import dataclass
+
+from gateway.errors import Reason
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failure that OpenVPN reports.
+
+    Args:
+        reason: The reason for status and metrics.
+        detail: One line for the operator.
+        fatal: Whether another attempt soon is useless.
+        specificity: How much the message explains, from 1 to 5. A message does not replace a more specific one.
+    """
+
+    reason: Reason
+    detail: str
+    fatal: bool = False
+    specificity: int = 1
+
+
+_PATTERNS: list[tuple[str, Reason, bool, int]] = [
+    (r"Options error: Please correct these errors", Reason.PROTOCOL, True, 1),
+    (r"Options error|Unrecognized option", Reason.PROTOCOL, True, 4),
+    (r"OPTIONS ERROR: server pushed", Reason.PROTOCOL, True, 4),
+    (r"/dev/net/tun|Cannot (open|ioctl|allocate) TUN|TUNSETIFF|TUNSETPERSIST", Reason.PERMISSION, True, 5),
+    (r"Cannot load (certificate|private key|CA)|cannot be read|No such file", Reason.PROTOCOL, True, 4),
+    (r"private key password verification failed", Reason.AUTH, True, 4),
+    (r"AUTH_FAILED|auth-failure", Reason.AUTH, True, 4),
+    (r"VERIFY (KU |EKU |X509NAME |SCRIPT )?ERROR", Reason.TLS, True, 4),
+    (r"certificate (has )?expired|certificate verify failed", Reason.TLS, True, 3),
+    (r"alert (unknown ca|bad certificate|certificate)", Reason.TLS, True, 3),
+    (r"tls-crypt unwrap error|HMAC authentication failed|Authenticate/Decrypt packet", Reason.TLS, False, 3),
+    (r"RESOLVE: Cannot resolve|Cannot resolve host", Reason.DNS, False, 2),
+    (r"Connection refused|[Nn]o route to host|Network is unreachable", Reason.REFUSED, False, 2),
+    (r"[Cc]onnection reset", Reason.RESET, False, 2),
+    (r"TLS key negotiation failed to occur|[Tt]imed out|[Ss]erver.poll.timeout", Reason.TIMEOUT, False, 2),
+    (r"Inactivity timeout|\[soft,ping-restart\]", Reason.TIMEOUT, False, 2),
+    (r"TLS (Error|handshake failed|object)", Reason.TLS, False, 1),
+]
+"""The pattern of a message, and the reason, `fatal` and specificity of its failure."""
+
+
+def parse_failure(line: str) -> Failure | None:
+    """Return the failure that a log line reports; None if it reports none."""
+    if re.match(r"\S*\s*\S*\s*(MANAGEMENT|PUSH|OPTIONS IMPORT|Timers)\b", line):
+        return None  # an echo of the management interface, or only information
+    for pattern, reason, fatal, specificity in _PATTERNS:
+        if re.search(pattern, line):
+            detail = re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", "", line.strip())
+            return Failure(reason, detail, fatal, specificity)
+    return None
+
+
+def more_specific(old: Failure | None, new: Failure) -> Failure:
+    """Return the failure with the higher specificity; the new one if both are equal."""
+    return old if old is not None and old.specificity > new.specificity else new

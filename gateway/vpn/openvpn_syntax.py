@@ -1,0 +1,201 @@
+"""The syntax of OpenVPN's configuration files: lines, words and blocks, as OpenVPN 2.6 parses them (options.c). Pure.
+
+Input that OpenVPN parses in an unexpected way is an error here, for example a long line (two lines), a seventeenth
+word (dropped), or a backslash before a comment.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from gateway.errors import GatewayError
+
+_MAX_LINE = 254
+"""Bytes of a line. OpenVPN reads 255 at a time (OPTION_LINE_SIZE) and parses the rest as another line."""
+_MAX_WORDS = 16
+"""Words of a line. OpenVPN drops the others (MAX_PARMS)."""
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+_PRINTABLE_NAME = re.compile(r"[a-z]+(-[a-z0-9]+)*")
+_MAX_NAME = 31
+"""Characters of OpenVPN's longest directive name. A line of a hexadecimal key has 32."""
+_UNQUOTED = re.compile(r"[A-Za-z0-9_.:/@%+=,!?-]+")
+
+
+@dataclass(frozen=True)
+class Directive:
+    """A directive or a block.
+
+    Args:
+        line: Number of its first line, from 1.
+        name: Its name, without leading dashes.
+        values: The words after the name.
+        block: The lines between `<name>` and `</name>`. None: not a block.
+    """
+
+    line: int
+    name: str
+    values: tuple[str, ...] = ()
+    block: tuple[str, ...] | None = None
+
+
+def parse_directives(text: str) -> Iterator[Directive]:
+    """Parse a configuration file.
+
+    Args:
+        text: The text of the file.
+
+    Raises:
+        GatewayError: OpenVPN rejects a line, or parses it in an unexpected way. The message names the line.
+    """
+    lines = text.removeprefix("\ufeff").removesuffix("\n").split("\n")
+    return _parse_lines(enumerate(lines, 1))
+
+
+def connection_directives(block: Directive) -> Iterator[Directive]:
+    """Parse the directives in a `<connection>` block.
+
+    Args:
+        block: The block.
+
+    Raises:
+        GatewayError: As `parse_directives`.
+    """
+    return _parse_lines(enumerate(block.block or (), block.line + 1))
+
+
+def _parse_lines(lines: Iterable[tuple[int, str]]) -> Iterator[Directive]:
+    numbered = iter(lines)
+    for number, line in numbered:
+        with located(number):
+            words = split_words(_check_line(line))
+            if not words:
+                continue
+            name = words[0].removeprefix("--") if len(words[0]) > 2 else words[0]
+            is_block = len(words) == 1 and name.startswith("<") and name.endswith(">")
+            if is_block:
+                name = name[1:-1]
+                if name.startswith("/"):
+                    raise GatewayError("closes a block that is not open: remove it, or add the start of the block")
+            if not _NAME.fullmatch(name):
+                raise GatewayError("does not begin with a directive: correct or remove it")
+        block = tuple(_block_lines(f"</{name}>", number, numbered)) if is_block else None
+        yield Directive(number, name, tuple(words[1:]), block)
+
+
+def _block_lines(end: str, first: int, lines: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """Yield the lines up to the end of a block.
+
+    Args:
+        end: The end tag.
+        first: Line number of the start tag, for the error.
+        lines: The numbered lines after the start tag.
+    """
+    for number, line in lines:
+        with located(number):
+            if _check_line(line).lstrip(" \t").startswith(end):
+                return
+            yield line.removesuffix("\r")
+    with located(first):
+        name = printable_name(end[2:-1])
+        raise GatewayError(f"<{name}> is not closed: add </{name}>")
+
+
+class _LocatedError(GatewayError):
+    """An error whose message names the line."""
+
+
+@contextmanager
+def located(line: int) -> Iterator[None]:
+    """Add the line number to the message of a `GatewayError`, unless it has one."""
+    try:
+        yield
+    except _LocatedError:
+        raise
+    except GatewayError as error:
+        raise _LocatedError(f"line {line}: {error}") from None
+
+
+def _check_line(line: str) -> str:
+    """Return a line without its carriage return; raise if it is too long or contains control characters."""
+    if len(line.encode(errors="surrogatepass")) > _MAX_LINE:
+        why = "which OpenVPN reads as two lines: shorten it, or wrap a key at 64 characters"
+        raise GatewayError(f"has more than {_MAX_LINE} bytes, {why}")
+    line = line.removesuffix("\r")
+    if _CONTROL.search(line):
+        raise GatewayError("has a control character: remove it")
+    return line
+
+
+def split_words(line: str) -> list[str]:
+    """Split a line into words, as OpenVPN's `parse_line` does.
+
+    A quote has its meaning only at the start of a word, and the closing quote ends the word. A backslash escapes the
+    next character, except in single quotes. A comment starts only where a word could start.
+
+    Args:
+        line: One line.
+
+    Raises:
+        GatewayError: OpenVPN rejects the line, or drops a part of it.
+    """
+    words: list[str] = []
+    position = 0
+    while True:
+        position += len(line[position:]) - len(line[position:].lstrip(" \t"))
+        if line[position : position + 1] in ("", "#", ";"):
+            break
+        quote = line[position] if line[position] in "\"'" else ""
+        word, position = _read_word(line, position + len(quote), quote)
+        if not word.isprintable():
+            raise GatewayError("has a character that is not printable: remove it")
+        words.append(word)
+    if len(words) > _MAX_WORDS:
+        raise GatewayError(f"has more than {_MAX_WORDS} words, and OpenVPN drops the others: shorten it")
+    return words
+
+
+def _read_word(line: str, position: int, quote: str) -> tuple[str, int]:
+    """Return the word that starts at a position, and the position after it."""
+    word = ""
+    while position < len(line):
+        character = line[position]
+        if character == "\\" and quote != "'":
+            character = line[position + 1 : position + 2]
+            if character not in ("\\", '"', " ") or (character == " " and not word and not quote):
+                raise GatewayError(r"has a \ that OpenVPN rejects: write \\, or put the word into single quotes")
+            position += 1
+        elif character == quote or (not quote and character in " \t"):
+            return word, position + 1
+        word += character
+        position += 1
+    if quote:
+        raise GatewayError(f"{quote} is not closed")
+    return word, position
+
+
+def to_lines(directive: Directive) -> list[str]:
+    """Return the lines of a directive.
+
+    Args:
+        directive: The directive.
+
+    Raises:
+        GatewayError: A line is too long.
+    """
+    if directive.block is not None:
+        return [f"<{directive.name}>", *directive.block, f"</{directive.name}>"]
+    with located(directive.line):
+        return [_check_line(" ".join((directive.name, *map(_quote, directive.values))))]
+
+
+def _quote(word: str) -> str:
+    if _UNQUOTED.fullmatch(word):
+        return word
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def printable_name(name: str) -> str:
+    """Return a directive's name for a message; `it` if the name may be part of a misplaced key or password."""
+    return name if len(name) <= _MAX_NAME and _PRINTABLE_NAME.fullmatch(name) else "it"

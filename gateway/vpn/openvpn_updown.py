@@ -1,0 +1,59 @@
+"""The device settings that an OpenVPN server pushes, from the environment of an `up` script. Pure."""
+
+import ipaddress
+import re
+from collections.abc import Mapping
+
+from gateway.vpn.addressing import Addressing, IpAddress, IpInterface
+
+
+def parse_updown(environment: Mapping[str, str], dns: tuple[str, ...], mtu: int | None) -> Addressing:
+    """Convert the variables from `>UPDOWN:ENV` to device settings.
+
+    Args:
+        environment: The variables, as openvpn(8) describes them for scripts.
+        dns: Name servers to use instead of the pushed ones.
+        mtu: MTU to use instead of the negotiated one.
+    """
+    addresses: list[IpInterface] = []
+    if local := environment.get("ifconfig_local"):
+        mask = environment.get("ifconfig_netmask") or "32"
+        addresses.append(ipaddress.IPv4Interface(f"{local}/{mask}"))
+    if local := environment.get("ifconfig_ipv6_local"):
+        addresses.append(ipaddress.IPv6Interface(f"{local}/{environment.get('ifconfig_ipv6_netbits', '128')}"))
+    hops = _valid_addresses(
+        environment.get("route_vpn_gateway"), environment.get("ifconfig_remote"),
+        environment.get("ifconfig_ipv6_remote"),
+    )  # fmt: skip
+    options = [
+        environment[key].split() for key in sorted(environment, key=_number) if key.startswith("foreign_option_")
+    ]
+    dhcp = [words[1:] for words in options if len(words) == 3 and words[0] == "dhcp-option"]
+    servers = dns or [value for name, value in dhcp if name in ("DNS", "DNS6")]
+    return Addressing(
+        addresses=tuple(addresses),
+        gateways=hops if environment.get("dev_type") == "tap" else (),
+        peers=hops,
+        name_servers=_valid_addresses(*servers),
+        search_domains=tuple(value for name, value in dhcp if name in ("DOMAIN", "DOMAIN-SEARCH")),
+        mtu=mtu or (int(environment["tun_mtu"]) if "tun_mtu" in environment else None),
+    )
+
+
+def _valid_addresses(*texts: str | None) -> tuple[IpAddress, ...]:
+    """Return the texts that are IP addresses, without duplicates."""
+    found: list[IpAddress] = []
+    for text in texts:
+        try:
+            address = ipaddress.ip_address(text or "")
+        except ValueError:
+            continue
+        if address not in found:
+            found.append(address)
+    return tuple(found)
+
+
+def _number(key: str) -> int:
+    """Return the number at the end of a variable name: the order of the options."""
+    digits = re.search(r"\d+$", key)
+    return int(digits[0]) if digits else 0

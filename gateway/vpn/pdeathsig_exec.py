@@ -1,0 +1,80 @@
+"""Executes a command that is killed when its parent dies: `python pdeathsig_exec.py PARENT PRIVILEGES COMMAND…`.
+
+Only a process itself can request this signal (PR_SET_PDEATHSIG in prctl(2)), and code between fork and exec is unsafe
+in a program with threads. Therefore this program requests the signal and then executes the command. It uses only the
+standard library, so that it starts quickly.
+
+PARENT is the process ID of the parent. PRIVILEGES is `all`, `net_admin` (CAP_NET_ADMIN and no other capability), or
+`net_admin:ID` (the same, with the user and group ID).
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_KEEPCAPS = 8
+_PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_RAISE = 2
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
+_CAP_NET_ADMIN = 12
+_MAX_CAPABILITY = 63
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main(parent: int, privileges: str, command: list[str]) -> None:
+    """Execute a command, unless its parent has already ended.
+
+    Args:
+        parent: Process ID of the parent.
+        privileges: See the module's docstring.
+        command: The program and its arguments.
+
+    Raises:
+        OSError: The privileges cannot be dropped, or the program cannot be executed.
+    """
+    if privileges != "all":
+        _drop_privileges(privileges.partition(":")[2])
+    # After the change of user, which clears the signal.
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == parent:
+        os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
+
+
+def _drop_privileges(user: str) -> None:
+    """Drop all capabilities except CAP_NET_ADMIN, for this program and its descendants (capabilities(7)).
+
+    Without CAP_NET_ADMIN there is nothing to keep, and the command reports the missing capability itself.
+    """
+    # Otherwise a set-user-ID program could regain the capabilities.
+    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    for capability in range(_MAX_CAPABILITY + 1):
+        if capability != _CAP_NET_ADMIN:
+            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # needs CAP_SETPCAP; only defence in depth
+    if user:
+        _check(_libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
+        os.setgroups([])
+        os.setresgid(int(user), int(user), int(user))
+        os.setresuid(int(user), int(user), int(user))
+    _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+    header, sets = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
+    _check(_libc.capget(header, sets))
+    kept = sets[1] & (1 << _CAP_NET_ADMIN)  # of the permitted set
+    _check(_libc.capset(header, (ctypes.c_uint32 * 6)(kept, kept, kept, 0, 0, 0)))
+    if kept:
+        _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_NET_ADMIN, 0, 0))
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

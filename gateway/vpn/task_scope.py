@@ -1,0 +1,39 @@
+"""Background tasks of an open link: they end with the link, and the link ends with them."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+from gateway.errors import ReachError
+from gateway.vpn.link import VpnLink
+
+
+@contextlib.asynccontextmanager
+async def background_tasks(link: VpnLink, *jobs: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run background tasks until the block ends; report the link as lost if one of them fails.
+
+    Args:
+        link: The link.
+        jobs: The coroutines to run.
+
+    Raises:
+        Exception: When the block ends, if a task failed with anything but a `ReachError`.
+    """
+    tasks = [asyncio.create_task(job) for job in jobs]
+
+    def on_done(task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            link.mark_lost(str(error))
+
+    for task in tasks:
+        task.add_done_callback(on_done)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled() and not isinstance(task.exception(), ReachError | None):
+                task.result()

@@ -1,0 +1,58 @@
+"""Whose silence says something of the VPN."""
+
+import ipaddress
+import socket
+from collections.abc import Callable
+from typing import TypeVar
+
+from gateway.vpn.addressing import Addressing, IpAddress
+from gateway.vpn.icmp import EchoMonitor
+
+_T = TypeVar("_T")
+HOST = ipaddress.ip_address("10.9.0.5")
+
+
+class Nowhere:
+    """A context without echo sockets: no request is ever answered."""
+
+    async def configure_device(self, device: str, addressing: Addressing) -> None:
+        """Nothing is there to be set up."""
+
+    def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        raise OSError("as told")
+
+    async def run_blocking(self, job: Callable[[], _T]) -> _T:
+        return job()
+
+    async def release_device(self) -> None:
+        """Nothing is there to be left."""
+
+    def close(self) -> None:
+        """Nothing is there to be closed."""
+
+
+def answered_once(host: IpAddress) -> EchoMonitor:
+    echo = EchoMonitor(Nowhere(), lambda _: None)
+    echo.add_host(host)
+    echo._responds[host] = True
+    return echo
+
+
+def test_a_host_that_is_switched_off_is_not_waited_for_where_others_are_heard() -> None:
+    echo = answered_once(HOST)
+    assert [echo.send_requests() for _ in range(3)] == [True, True, True]
+    echo.ignore_unresponsive_hosts()
+    assert not echo.send_requests()
+
+
+def test_silence_of_everything_is_due_to_the_vpn_however_long() -> None:
+    echo = answered_once(HOST)
+    assert all(echo.send_requests() for _ in range(100))
+
+
+def test_an_answer_that_is_late_once_is_no_reason_to_doubt() -> None:
+    echo = answered_once(HOST)
+    echo.send_requests()
+    echo.send_requests()
+    echo.ignore_unresponsive_hosts()
+    assert echo.send_requests()

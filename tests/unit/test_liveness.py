@@ -1,0 +1,68 @@
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.vpn.liveness import DIAL_GRACE, RECONNECT_INTERVAL, Liveness, Stage, Thresholds
+
+THRESHOLDS = Thresholds()
+ORDER = list(Stage)
+
+
+def test_silence_without_a_question_means_nothing() -> None:
+    liveness = Liveness(THRESHOLDS, 0)
+    assert liveness.stage(10_000) is Stage.FINE
+
+
+def test_an_echo_that_is_due_leads_from_stage_to_stage() -> None:
+    liveness = Liveness(THRESHOLDS, 0)
+    liveness.record_echo_request(100)
+    liveness.record_echo_request(104)  # the first question counts
+    seen = [liveness.stage(100 + after) for after in (4.9, 5, 7, 22, 60, 300)]
+    assert seen == [Stage.FINE, Stage.SUSPECT, Stage.RECONNECT, Stage.DOWN, Stage.LOST, Stage.RESTART]
+    liveness.record_reply(401)
+    assert liveness.stage(10_000) is Stage.FINE
+
+
+def test_a_dial_proves_less_than_an_echo() -> None:
+    liveness = Liveness(THRESHOLDS, 0)
+    liveness.record_dial(100)
+    assert liveness.stage(100 + THRESHOLDS.suspect + DIAL_GRACE - 0.1) is Stage.FINE
+    assert liveness.stage(100 + THRESHOLDS.suspect + DIAL_GRACE) is Stage.SUSPECT
+
+
+def test_bytes_are_a_sign_of_life_only_when_they_grow() -> None:
+    liveness = Liveness(THRESHOLDS, 0)
+    liveness.record_received(1000, 1)
+    liveness.record_echo_request(10)
+    liveness.record_received(1000, 18)
+    assert liveness.stage(18) is Stage.RECONNECT
+    liveness.record_received(20, 19)  # the counter was reset
+    assert liveness.stage(19) is Stage.RECONNECT
+    liveness.record_received(21, 20)
+    assert liveness.stage(20) is Stage.FINE
+
+
+def test_it_reconnects_at_once_and_then_at_an_interval() -> None:
+    liveness = Liveness(THRESHOLDS, 0)
+    liveness.record_echo_request(100)
+    attempts = [at for at in range(100, 130) if liveness.start_reconnect(at)]
+    assert attempts[0] == 100 + THRESHOLDS.reconnect
+    assert all(later - earlier == RECONNECT_INTERVAL for earlier, later in itertools.pairwise(attempts))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["echo", "dial", "hear"]), st.floats(0, 20)), max_size=30))
+def test_without_a_sign_of_life_it_only_gets_worse(steps: list[tuple[str, float]]) -> None:
+    liveness, now, before = Liveness(THRESHOLDS, 0), 0.0, Stage.FINE
+    for what, after in steps:
+        now += after
+        if what == "hear":
+            liveness.record_reply(now)
+            before = Stage.FINE
+        elif what == "echo":
+            liveness.record_echo_request(now)
+        else:
+            liveness.record_dial(now)
+        stage = liveness.stage(now)
+        assert ORDER.index(stage) >= ORDER.index(before)
+        before = stage

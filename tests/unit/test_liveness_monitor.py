@@ -1,0 +1,83 @@
+"""What the watch of a VPN tells of it."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.contracts import TunnelState
+from gateway.vpn import liveness_monitor
+from gateway.vpn.liveness import Liveness, Thresholds
+from gateway.vpn.liveness_monitor import LivenessMonitor
+
+
+class Link:
+    """A VPN behind which nobody answers."""
+
+    network_id = "far"
+
+    def __init__(self, thresholds: Thresholds) -> None:
+        self.liveness = Liveness(thresholds, time.monotonic())
+        self.acts: list[str] = []
+
+    def send_echo_requests(self) -> None:
+        """Nobody is known who could be asked."""
+
+    def reset_all(self) -> None:
+        self.acts.append("reset")
+
+    def mark_lost(self, _: str) -> None:
+        self.acts.append("lose")
+
+
+@contextlib.asynccontextmanager
+async def watched(link: Link, told: list[TunnelState]) -> AsyncIterator[LivenessMonitor]:
+    async def received() -> int:
+        return 0
+
+    async def reconnect() -> None:
+        pytest.fail("it is being connected anew already")
+
+    monitor = LivenessMonitor(link, lambda state, *_: told.append(state), received, reconnect)  # type: ignore[arg-type]
+    watch = asyncio.ensure_future(monitor.run())
+    try:
+        yield monitor
+    finally:
+        watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watch
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liveness_monitor, "_INTERVAL", 0.05)
+
+
+async def test_what_is_connected_anew_is_not_up_because_we_slept() -> None:
+    told: list[TunnelState] = []
+    link = Link(Thresholds(suspect=0.3, reconnect=60, down=80, lost=90, restart=100))
+    async with watched(link, told) as monitor:
+        await asyncio.sleep(0.1)
+        monitor.on_reconnecting("server said so")
+        await asyncio.sleep(0.6)
+        time.sleep(1.5)  # noqa: ASYNC251 - the loop is what sleeps
+        await asyncio.sleep(0.3)
+        assert told == [TunnelState.SUSPECT]
+        monitor.on_connected()
+        assert told == [TunnelState.SUSPECT, TunnelState.UP]
+
+
+@pytest.mark.parametrize("slept_after", [0.1, 0.6])
+async def test_what_is_connected_anew_is_given_up_although_we_slept(slept_after: float) -> None:
+    told: list[TunnelState] = []
+    link = Link(Thresholds(suspect=0.3, reconnect=60, down=0.9, lost=1.2, restart=1.5))
+    async with watched(link, told) as monitor:
+        monitor.on_reconnecting("server said so")
+        await asyncio.sleep(slept_after)
+        time.sleep(1.5)  # noqa: ASYNC251 - the loop is what sleeps
+        async with asyncio.timeout(20):
+            while "lose" not in link.acts:
+                await asyncio.sleep(0.02)
+    assert told == [TunnelState.SUSPECT, TunnelState.BACKOFF]

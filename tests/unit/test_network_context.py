@@ -1,0 +1,68 @@
+"""What becomes of jobs whose context is closed."""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from gateway.vpn import network_context
+from gateway.vpn.namespace import Namespace
+from gateway.vpn.network_context import NetnsContext
+
+
+class Here(Namespace):
+    """Threads that stay where they are: no right is needed."""
+
+    def __init__(self) -> None:
+        self.fd = -1
+        self._socket_thread = ThreadPoolExecutor(1)
+        self._workers = ThreadPoolExecutor(1)
+
+
+@pytest.fixture
+def context(monkeypatch: pytest.MonkeyPatch) -> NetnsContext:
+    monkeypatch.setattr(network_context, "Namespace", Here)
+    return NetnsContext()
+
+
+class Busy:
+    """A context whose only thread is kept busy, and a job that waits for its turn."""
+
+    def __init__(self, context: NetnsContext) -> None:
+        self._begun, self._going = threading.Event(), threading.Event()
+        self._first = asyncio.ensure_future(context.run_blocking(self._hold))
+        self.queued = asyncio.ensure_future(context.run_blocking(lambda: None))
+
+    def _hold(self) -> bool:
+        self._begun.set()
+        return self._going.wait(30)
+
+    async def begun(self) -> None:
+        """Until the thread has taken the first job, which a context that is closed cancels otherwise."""
+        assert await asyncio.to_thread(self._begun.wait, 30)
+
+    async def finish(self) -> bool:
+        self._going.set()
+        return await self._first
+
+
+async def test_a_job_whose_turn_never_came_is_an_error_and_cancels_nobody(context: NetnsContext) -> None:
+    busy = Busy(context)
+    await busy.begun()
+    context.close()
+    with pytest.raises(OSError, match="Network is down"):
+        await busy.queued
+    assert await busy.finish()
+    with pytest.raises(OSError, match="Network is down"):
+        await context.run_blocking(lambda: None)
+
+
+async def test_who_is_cancelled_stays_cancelled(context: NetnsContext) -> None:
+    busy = Busy(context)
+    await busy.begun()
+    busy.queued.cancel()
+    context.close()
+    with pytest.raises(asyncio.CancelledError):
+        await busy.queued
+    assert await busy.finish()

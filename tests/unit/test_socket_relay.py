@@ -1,0 +1,272 @@
+"""Tests of the socket relay with arbitrary chunks, half-closes and resets."""
+
+import asyncio
+import random
+import socket
+import struct
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.contracts import CloseReason
+from gateway.measure import Histogram
+from gateway.nfs.tap import RpcTap
+from gateway.relay import sockets, stalled_peers
+from gateway.relay.poller import RelayLoop
+from gateway.relay.socket_relay import SocketRelay
+from gateway.relay.sockets import reset, tune
+
+
+async def pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a TCP connection on loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        near = socket.create_connection(server.getsockname())
+        far, _ = server.accept()
+    tune(near)
+    tune(far)
+    return near, far
+
+
+async def joined() -> tuple[socket.socket, socket.socket, SocketRelay, Histogram]:
+    client, inner = await pair()
+    outer, backend = await pair()
+    latency = Histogram()
+    return client, backend, SocketRelay(inner, outer, latency), latency
+
+
+async def send(sock: socket.socket, chunks: list[bytes]) -> None:
+    loop = asyncio.get_running_loop()
+    for chunk in chunks:
+        await loop.sock_sendall(sock, chunk)
+        await asyncio.sleep(0)
+    sock.shutdown(socket.SHUT_WR)
+
+
+async def receive(sock: socket.socket, rng: random.Random, most: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    data = bytearray()
+    while piece := await loop.sock_recv(sock, rng.randint(1, most)):
+        data += piece
+        if rng.random() < 0.05:
+            await asyncio.sleep(0.001)
+    return bytes(data)
+
+
+CHUNKS = st.lists(st.integers(1, 200_000).map(lambda size: random.Random(size).randbytes(size)), max_size=6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(CHUNKS, CHUNKS, st.integers(0, 2**32), st.sampled_from([1000, 70_000, 1_000_000]))
+def test_bytes_arrive_as_they_were_sent_in_both_directions(
+    forth: list[bytes], back: list[bytes], seed: int, most: int
+) -> None:
+    async def exchange() -> None:
+        client, backend, relay, _ = await joined()
+        rng = random.Random(seed)
+        with client, backend:
+            async with asyncio.timeout(20):
+                _, _, got_forth, got_back = await asyncio.gather(
+                    send(client, forth), send(backend, back), receive(backend, rng, most), receive(client, rng, most)
+                )
+                assert await relay.ended is CloseReason.FINISHED
+        assert got_forth == b"".join(forth)
+        assert got_back == b"".join(back)
+        assert (relay.to_backend, relay.from_backend) == (len(got_forth), len(got_back))
+
+    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+        runner.run(exchange())
+
+
+@pytest.mark.parametrize("first", ["client", "backend"])
+async def test_a_half_close_leaves_the_other_direction_open(first: str) -> None:
+    client, backend, relay, _ = await joined()
+    loop = asyncio.get_running_loop()
+    near, far = (client, backend) if first == "client" else (backend, client)
+    with client, backend:
+        near.shutdown(socket.SHUT_WR)
+        assert await loop.sock_recv(far, 10) == b""
+        await loop.sock_sendall(far, b"still here")
+        assert await loop.sock_recv(near, 100) == b"still here"
+        assert not relay.ended.done()
+        far.shutdown(socket.SHUT_WR)
+        assert await relay.ended is CloseReason.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("who", "ending"), [("client", CloseReason.CLIENT_RESET), ("backend", CloseReason.BACKEND_RESET)]
+)
+async def test_a_reset_is_forwarded_as_a_reset(who: str, ending: CloseReason) -> None:
+    client, backend, relay, _ = await joined()
+    near, far = (client, backend) if who == "client" else (backend, client)
+    with client, backend:
+        await asyncio.sleep(0.01)
+        reset(near)
+        assert await relay.ended is ending
+        with pytest.raises(ConnectionResetError):
+            await asyncio.get_running_loop().sock_recv(far, 10)
+
+
+async def test_a_client_that_does_not_read_stops_the_backend() -> None:
+    client, backend, relay, _ = await joined()
+    sent = 0
+    with client, backend:
+        try:
+            async with asyncio.timeout(0.5):
+                while True:
+                    await asyncio.get_running_loop().sock_sendall(backend, bytes(65536))
+                    sent += 65536
+        except TimeoutError:
+            pass
+        held_by_kernels = 32 << 20
+        assert sent < held_by_kernels
+        relay.abort(CloseReason.ABORTED)
+
+
+async def test_pending_data_for_a_slow_reader_is_delivered_after_the_sender_closes() -> None:
+    client, backend, relay, _ = await joined()
+    loop = asyncio.get_running_loop()
+    payload = random.Random(1).randbytes(4 << 20)
+    with client, backend:
+        backend.shutdown(socket.SHUT_WR)
+        sending = asyncio.ensure_future(send(client, [payload]))
+        await asyncio.sleep(0.2)
+        assert await receive(backend, random.Random(2), 100_000) == payload
+        await sending
+        assert await relay.ended is CloseReason.FINISHED
+        assert await loop.sock_recv(client, 10) == b""
+
+
+async def test_latency_is_measured_from_the_last_request_byte_to_the_first_response_byte() -> None:
+    client, backend, relay, latency = await joined()
+    loop = asyncio.get_running_loop()
+    began = time.monotonic()
+    with client, backend:
+        for _ in range(3):
+            await loop.sock_sendall(client, b"ask")
+            await loop.sock_recv(backend, 10)
+            await asyncio.sleep(0.02)
+            await loop.sock_sendall(backend, b"answer")
+            await loop.sock_recv(client, 10)
+        relay.abort(CloseReason.ABORTED)
+    assert latency.count == 3
+    assert 0.05 < latency.sum < time.monotonic() - began
+
+
+class Ear:
+    """Tap that is finished after a given number of bytes."""
+
+    tracker = None
+
+    def __init__(self, enough: int) -> None:
+        self.enough = enough
+        self.seen = b""
+
+    @property
+    def finished(self) -> bool:
+        return len(self.seen) >= self.enough
+
+    def on_request(self, data: memoryview, now: float) -> None:
+        self.seen += bytes(data)
+
+    on_response = on_request
+
+
+async def test_a_finished_tap_is_dropped() -> None:
+    client, inner = await pair()
+    outer, backend = await pair()
+    latency, ear = Histogram(), Ear(5)
+    relay = SocketRelay(inner, outer, latency, ear)
+    loop = asyncio.get_running_loop()
+    with client, backend:
+        async with asyncio.timeout(20):
+            for there, back in ((b"ab", b"c"), (b"de", b"f")):
+                await loop.sock_sendall(client, there)
+                assert await loop.sock_recv(backend, 10) == there
+                await loop.sock_sendall(backend, back)
+                assert await loop.sock_recv(client, 10) == back
+            assert ear.seen == b"abcde"
+            assert latency.count == 2  # by turns, with the tap and without it
+            sending = asyncio.ensure_future(loop.sock_sendall(backend, bytes(8 << 20)))
+            got = 0
+            while got < 8 << 20:
+                got += len(await loop.sock_recv(client, 1 << 20))
+            await sending
+        assert relay._download.pipe is not None  # so that bulk is spliced
+        assert ear.seen == b"abcde"
+        relay.abort(CloseReason.ABORTED)
+
+
+async def test_the_relay_does_not_measure_latency_if_the_tap_does() -> None:
+    client, inner = await pair()
+    outer, backend = await pair()
+    latency, found = Histogram(), Histogram()
+    relay = SocketRelay(inner, outer, latency, RpcTap(found.observe))
+    loop = asyncio.get_running_loop()
+    with client, backend:
+        async with asyncio.timeout(20):
+            for kind in (0, 1):  # a call, and its reply
+                near, far = (client, backend) if kind == 0 else (backend, client)
+                record = struct.pack("!III", 0x80000008, 7, kind)
+                await loop.sock_sendall(near, record)
+                assert await loop.sock_recv(far, 100) == record
+                assert (relay.waiting_since is None) == (kind == 1)
+        assert (latency.count, found.count) == (0, 1)
+        relay.abort(CloseReason.ABORTED)
+
+
+async def test_a_client_that_pauses_longer_than_the_user_timeout_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 4000)
+    for name, seconds in (("_SCAN_INTERVAL", 0.2), ("_STALLED_AFTER", 0.6), ("_ACK_MARGIN", 0.2)):
+        monkeypatch.setattr(stalled_peers, name, seconds)
+    client, backend, relay, _ = await joined()
+    with client, backend:
+        for end in (client, backend):  # theirs have no such limit
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+        answer = random.Random(1).randbytes(8 << 20)
+        sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(backend, answer))
+        await asyncio.sleep(5)
+        assert not relay.ended.done()
+        got = bytearray()
+        async with asyncio.timeout(10):
+            while len(got) < len(answer):
+                got += await asyncio.get_running_loop().sock_recv(client, 1 << 20)
+            await sending
+        assert got == answer
+        inner = relay._client
+        assert inner.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4000
+        relay.abort(CloseReason.ABORTED)
+
+
+@pytest.mark.parametrize("loop", ["own", "asyncio's"])
+def test_what_a_unix_client_sent_before_it_closed_arrives(loop: str) -> None:
+    """On a unix socket, end-of-file and hang-up arrive together while data is still unread."""
+
+    async def close_early() -> None:
+        client, inner = socket.socketpair()
+        tune(client)
+        tune(inner)
+        outer, backend = await pair()
+        with backend:
+            relay = SocketRelay(inner, outer, Histogram())
+            sent = random.Random(1).randbytes(3 << 20)
+            reading = asyncio.ensure_future(slowly(backend))
+            with client:
+                await asyncio.get_running_loop().sock_sendall(client, sent)
+            assert await asyncio.wait_for(reading, 20) == sent
+            backend.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(5):
+                assert await relay.ended is CloseReason.FINISHED
+
+    async def slowly(sock: socket.socket) -> bytes:
+        data = bytearray()
+        while piece := await asyncio.get_running_loop().sock_recv(sock, 65536):
+            data += piece
+            await asyncio.sleep(0.002)
+        return bytes(data)
+
+    with asyncio.Runner(loop_factory=RelayLoop if loop == "own" else None) as runner:
+        runner.run(close_early())
