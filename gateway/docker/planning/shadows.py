@@ -7,7 +7,6 @@ from gateway.docker.names import Asking
 from gateway.docker.plan import Shadow
 from gateway.docker.planning.draft import Draft
 
-
 _MOST = 5
 """Names in one message."""
 
