@@ -63,7 +63,7 @@ class Draft:
         """Networks by name."""
         for network in observed.networks:
             self.known.setdefault(network.name, network)
-        self.subnets = [subnet for network in observed.networks for subnet in network.subnets]
+        self.subnets = [*desired.direct, *(subnet for network in observed.networks for subnet in network.subnets)]
         """What is taken, by those networks too that are to be made."""
         self.creatable: dict[str, NetworkInfo] = {}
         """Networks that are missing, and will be made, as they will be; without an ID yet."""
