@@ -27,7 +27,8 @@ def own_id(configured: str | None, listed: Iterable[Mapping[str, Any]]) -> str |
         each["Id"]: [name.lstrip("/") for name in each.get("Names") or []] for each in listed
     }
     if configured:
-        return next((each for each, names in ids.items() if configured in names or each.startswith(configured)), None)
+        by_id = (each for each in ids if each.startswith(configured))
+        return next((each for each, names in ids.items() if configured in names), None) or next(by_id, None)
     hostname = os.environ.get("HOSTNAME", "")
     for name in (*mounted_id(), hostname if _SHORT_ID.fullmatch(hostname) else ""):
         found = next((each for each in ids if name and each.startswith(name)), None)

@@ -109,6 +109,7 @@ class Desired:
         configured: The configuration's networks, where `options` has those of projects in place of some of them.
         claimed: The gateway's own addresses by network, as they were last.
         refused: Those that the engine has refused, by network.
+        direct: Addresses that the gateway reaches from its host: a network that is created must not hold them.
     """
 
     instance: str
@@ -122,6 +123,7 @@ class Desired:
     configured: Mapping[str, NetworkOptions] = field(default_factory=dict)
     claimed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    direct: tuple[str, ...] = ()
 
     @property
     def networks(self) -> Mapping[str, NetworkOptions]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.app.wanted import desired as wanted_of
 from gateway.config import load
 from gateway.config.load import Sources
 from gateway.contracts import Secret
@@ -305,3 +306,28 @@ def test_a_container_that_has_the_address_of_the_gateway_is_named() -> None:
         other = Container("id-evil", "evil", "running", {}, "bridge", there)
         found = plan(wanted, Observed((own, other), (NET,), own="id-own"), frozenset()).warnings
         assert any(f"container evil has {asked[0]}" in each for each in found) is named
+
+
+def test_a_subnet_with_bits_of_a_host_is_read_as_the_engine_means_it() -> None:
+    old = replace(NET, subnets=("10.9.0.7/24",), ip_ranges=("10.9.0.130/25",))
+    assert choose(old, "site-a") == choose(NET, "site-a")
+    assert protected(old, "10.9.0.20")
+
+
+def test_a_network_does_not_hold_what_the_gateway_reaches_directly(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(
+        """
+        tunnels:
+          edge: {kind: ssh, host: 10.201.4.9, user: u, insecure_host_key: true}
+          inner: {kind: ssh, via: edge, host: 10.201.8.9, user: u, insecure_host_key: true}
+        backends:
+          orders: {kind: tcp, targets: ["10.201.0.5:3306", "db.internal:3306"], listen: 0.0.0.0:3306}
+          reports: {kind: tcp, via: edge, targets: ["10.201.8.5:3306"], listen: 0.0.0.0:3307}
+        docker: {networks: {apps: {}}}
+        """
+    )
+    wanted = wanted_of(load(Sources(file, environment={})))
+    assert wanted.direct == ("10.201.0.5", "10.201.4.9")
+    (action,) = plan(wanted, Observed(), frozenset()).actions
+    assert action.body["IPAM"]["Config"][0]["Subnet"] == "10.201.8.0/22"

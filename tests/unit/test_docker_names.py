@@ -14,6 +14,7 @@ from gateway.docker.grants import SERVICE
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.names import hostname_of, hosts_of
 from gateway.docker.news import News
+from gateway.docker.observe import Observer
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import Desired, Plan, Standing, Verb
 from gateway.docker.planning import plan
@@ -408,3 +409,12 @@ def test_a_message_about_many_names_is_bounded() -> None:
     assert "and 295 more names" in told
     assert len(told) < 1000
     assert len(found.shadows) == 300
+
+
+async def test_the_gateways_container_is_found_by_its_name_before_any_id_that_begins_so() -> None:
+    engine = FakeEngine(random.Random(1))
+    stranger, own = engine.add_container("stranger", {}), engine.add_container("0", {})
+    assert stranger.id.startswith("0")
+    options = DockerOptions(container="0", networks={"apps": NetworkOptions()})
+    observed = await Observer(options, set).look(engine)  # type: ignore[arg-type]
+    assert observed.own == own.id

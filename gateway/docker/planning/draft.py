@@ -63,7 +63,7 @@ class Draft:
         """Networks by name."""
         for network in observed.networks:
             self.known.setdefault(network.name, network)
-        self.subnets = [subnet for network in observed.networks for subnet in network.subnets]
+        self.subnets = [*desired.direct, *(subnet for network in observed.networks for subnet in network.subnets)]
         """Taken ranges, including those of networks that are to be created."""
         self.creatable: dict[str, NetworkInfo] = {}
         """Networks that are missing and are to be created, without an ID yet."""
