@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gateway.config import Config
+from gateway.docker import own_id
 from gateway.errors import ConfigError, GatewayError, Problem
 
 log = logging.getLogger(__name__)
@@ -57,9 +58,7 @@ def _is_container_id(name: str) -> bool:
     """Whether this is what an engine calls our container."""
     if not _SHORT_ID.fullmatch(name):
         return False
-    from gateway.docker.observe import mounted_id  # noqa: PLC0415 - its libraries only where Docker is used
-
-    found = mounted_id()
+    found = own_id.mounted_id()
     return any(each.startswith(name) for each in found) or (
         not found and any(each.exists() for each in _IN_CONTAINER)
     )

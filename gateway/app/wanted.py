@@ -1,5 +1,7 @@
 """What a configuration wants of Docker."""
 
+import ipaddress
+
 from gateway.backends.common.volume import VolumeSpec
 from gateway.config import Config
 from gateway.contracts import Endpoint
@@ -29,7 +31,24 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> Desired:
         volumes(config),
         by_label=by_label,
         strict=config.gateway.strict,
+        direct=direct(config),
     )
+
+
+def direct(config: Config) -> tuple[str, ...]:
+    """The IP addresses in the configuration that the gateway reaches from its host, and not through a tunnel."""
+    endpoints = [each for spec in config.backends.values() if spec.via is None for each in spec.targets]
+    tunnels = [getattr(spec.options, "endpoint", None) for spec in config.tunnels.values() if spec.via is None]
+    endpoints += [each for each in tunnels if isinstance(each, Endpoint)]
+    return tuple(dict.fromkeys(each.host for each in endpoints if _is_address(each.host)))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def volumes(config: Config) -> tuple[VolumeSpec, ...]:

@@ -1,4 +1,4 @@
-"""Does what a plan says, one action at a time."""
+"""Does one action of a plan."""
 
 from collections.abc import Awaitable
 
@@ -8,7 +8,7 @@ from gateway.docker.trouble import EngineError, Kind
 
 
 async def act(engine: Engine, action: Action) -> None:
-    """Do it.
+    """Do an action.
 
     Raises:
         EngineError: It was not done.
@@ -27,7 +27,7 @@ async def act(engine: Engine, action: Action) -> None:
         case Verb.CREATE_VOLUME:
             await engine.post("volumes/create", dict(action.body))
         case Verb.RECREATE_VOLUME:
-            # Without force: the engine refuses when somebody uses it after all.
+            # Without force: the engine refuses if a container uses it.
             await _unless(Kind.NOT_FOUND, engine.delete(f"volumes/{action.network_id}"))
             await engine.post("volumes/create", dict(action.body))
         case Verb.UPDATE_SERVICE:
@@ -47,11 +47,11 @@ async def _reattach(engine: Engine, action: Action) -> None:
 async def _connect(engine: Engine, action: Action) -> None:
     settings: dict[str, object] = {"Aliases": list(action.aliases)}
     if has_gateway_priority(engine.api_version):
-        settings["GwPriority"] = -1  # of networks with a way out, the container's others come first
+        settings["GwPriority"] = -1  # of networks with a route out, the container's others come first
     if action.addresses:
         settings["IPAMConfig"] = {"IPv6Address" if ":" in each else "IPv4Address": each for each in action.addresses}
     body = {"Container": action.container_id, "EndpointConfig": settings}
-    # "Already exists" is an error too: when it is there as it should be, the next look shows it, and if not, we wait.
+    # "Already exists" is an error, too: the next look shows whether the endpoint is as it should be.
     try:
         await engine.post(f"networks/{action.network_id}/connect", body)
     except EngineError as trouble:

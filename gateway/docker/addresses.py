@@ -10,7 +10,7 @@ from gateway.docker.options import Address, Subnet
 _LEAST_BITS = 3
 """Bits for hosts that a subnet must have to be divided."""
 _MOST = 1 << 16
-"""Addresses of a block that are considered: an IPv6 subnet has more than anybody can try."""
+"""Addresses of a block that are considered: an IPv6 subnet has too many to try."""
 
 
 def range_for_others(subnet: Subnet) -> Subnet | None:
@@ -69,8 +69,9 @@ def choose(
 
 def _divided(network: NetworkInfo) -> Iterator[tuple[Subnet, Subnet]]:
     """Give the subnets of which the engine gives away a part only, with that part."""
-    inner = [ipaddress.ip_network(each) for each in network.ip_ranges]
-    for subnet in map(ipaddress.ip_network, network.subnets):
+    # Engines before Docker 25 took a subnet with bits of a host in it, and keep it as it was written.
+    inner = [ipaddress.ip_network(each, strict=False) for each in network.ip_ranges]
+    for subnet in (ipaddress.ip_network(each, strict=False) for each in network.subnets):
         for each in inner:
             if each.version == subnet.version and each != subnet and each[0] in subnet:
                 yield subnet, each

@@ -10,7 +10,7 @@ from gateway.text import one_line
 
 _ANONYMOUS = "com.docker.volume.anonymous"
 _NETWORK_TYPES = ("nfs", "cifs", "smb")
-_FLEETING = ("/tmp/", "/run/", "/var/run/", "/dev/shm/")  # noqa: S108 - told of, not used
+_FLEETING = ("/tmp/", "/run/", "/var/run/", "/dev/shm/")  # noqa: S108 - patterns of mounts
 _SMALL = 1 << 20
 """Bytes in a writable layer that are not worth a line: a log, a lock."""
 
@@ -37,11 +37,11 @@ class Stored:
 
 
 async def look(engine: Engine, forwards: Mapping[int, str]) -> list[Stored]:
-    """Every container's data, the most endangered first.
+    """Return every container's data, the most endangered first.
 
     Args:
         engine: The engine.
-        forwards: Names of our backends by the port at which a volume reaches them.
+        forwards: Names of the gateway's backends by the port at which a volume reaches them.
 
     Raises:
         EngineError: It cannot be asked.
@@ -50,27 +50,27 @@ async def look(engine: Engine, forwards: Mapping[int, str]) -> list[Stored]:
     volumes = {each["Name"]: each for each in (await engine.get("volumes")).get("Volumes") or ()}
     found: list[Stored] = []
     for each in listed:
-        told = await engine.get(f"containers/{each['Id']}/json")
-        found += judge(told, int(each.get("SizeRw") or 0), volumes, forwards)
+        inspection = await engine.get(f"containers/{each['Id']}/json")
+        found += judge(inspection, int(each.get("SizeRw") or 0), volumes, forwards)
     order = ("high", "medium", "low")
     return sorted(found, key=lambda one: (order.index(one.risk), one.container, one.path))
 
 
 def judge(
-    told: Mapping[str, Any], layer: int, volumes: Mapping[str, Mapping[str, Any]], forwards: Mapping[int, str]
+    inspection: Mapping[str, Any], layer: int, volumes: Mapping[str, Mapping[str, Any]], forwards: Mapping[int, str]
 ) -> list[Stored]:
-    """What `inspect` says of one container.
+    """Judge one container by its inspection.
 
     Args:
-        told: Its inspection.
+        inspection: Its inspection.
         layer: Bytes that it has written outside of mounts.
         volumes: The engine's volumes by name.
-        forwards: Names of our backends by port.
+        forwards: Names of the gateway's backends by port.
     """
-    name = one_line(str(told["Name"]).lstrip("/"))
-    host = told.get("HostConfig") or {}
+    name = one_line(str(inspection["Name"]).lstrip("/"))
+    host = inspection.get("HostConfig") or {}
     removed = bool(host.get("AutoRemove"))
-    mounts: Sequence[Mapping[str, Any]] = told.get("Mounts") or ()
+    mounts: Sequence[Mapping[str, Any]] = inspection.get("Mounts") or ()
     found = [_mount(name, each, volumes.get(each.get("Name", "")), forwards, removed=removed) for each in mounts]
     found += [
         Stored(name, path, "tmpfs", "memory", "its next stop", "high")
@@ -117,7 +117,7 @@ def _mount(
 
 
 def _server(options: Mapping[str, str], forwards: Mapping[int, str]) -> str:
-    """`server:/export`, or our backend where it goes through us."""
+    """`server:/export`, or the backend where it goes through the gateway."""
     mount = dict(part.partition("=")[::2] for part in options.get("o", "").split(","))
     device = options.get("device", "")
     port = mount.get("port", "")

@@ -1,4 +1,4 @@
-"""How many endpoints may be taken off for good: a mistake must not take every container off its network at once."""
+"""Limits how many endpoints are detached for good: a mistake must not detach every container at once."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ class Brake:
     """Counts over a window of time.
 
     Args:
-        most: So many within `window`.
+        most: Most endpoints within `window`.
         window: In seconds.
     """
 
@@ -20,18 +20,18 @@ class Brake:
         self._taken: deque[float] = deque()
 
     def left(self, now: float) -> int:
-        """How many more may be taken off at the monotonic time `now`."""
+        """Return how many more may be detached at the monotonic time `now`."""
         self._forget(now)
         return max(0, self._most - len(self._taken))
 
     def took(self, count: int, now: float) -> None:
-        """So many were."""
+        """Count endpoints that were detached."""
         self._taken.extend([now] * count)
 
     def admit(self, actions: Sequence[Action], now: float) -> tuple[list[Action], list[Action]]:
-        """Which of these may be done at the monotonic time `now`, and which are held.
+        """Return which of these may be done at the monotonic time `now`, and which are held.
 
-        One that takes off more than is ever allowed is admitted alone.
+        One that detaches more than is ever allowed is admitted alone.
         """
         left = self.left(now)
         may: list[Action] = []
@@ -45,7 +45,7 @@ class Brake:
         return may, held
 
     def wait(self, now: float) -> float:
-        """Seconds until there is more left than now."""
+        """Return the seconds until more may be detached."""
         self._forget(now)
         return self._taken[0] + self._window - now if self._taken else 0.0
 

@@ -1,4 +1,4 @@
-"""Who is behind a source address: the containers of this engine by their addresses."""
+"""The containers of this engine by their addresses, to identify clients."""
 
 import asyncio
 import time
@@ -34,12 +34,12 @@ class Consumer:
     strict: bool = False
 
     def has(self, label: str, backend: str) -> bool:
-        """Whether it is granted the backend, or its label names the backend where labels count."""
+        """Return whether it is granted the backend, or its label names the backend where labels count."""
         return backend in self.granted or (not self.strict and backend in listed(self.labels.get(label, "")))
 
 
 def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> Consumer:
-    """A container as a user of backends.
+    """Return a container as a user of backends.
 
     Args:
         container: As it was seen.
@@ -52,11 +52,11 @@ def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> 
 
 
 def networks_of_sources(observed: Observed, options: DockerOptions) -> AbstractSet[str] | None:
-    """The networks on which clients reach us from addresses that this engine gave them; None: all of them.
+    """Return the networks on which this engine gives clients their addresses; None: all of them.
 
-    An address on another network, or of another host's engine, may be anybody's here.
+    An address on another network, or of another host's engine, may belong to any client.
     """
-    own = next((each for each in observed.containers if each.id == observed.own), None)
+    own = observed.own_container
     if own is not None:
         return None if own.network_mode == "host" else own.endpoints.keys()
     if options.container is None and options.is_local:
@@ -68,7 +68,7 @@ class Directory:
     """Consumers by address, renewed at each look at the engine.
 
     Args:
-        hurry: Asks for a look now.
+        hurry: Requests a look at the engine now.
     """
 
     def __init__(self, hurry: Callable[[], None]) -> None:
@@ -81,7 +81,7 @@ class Directory:
         self._forgotten: dict[str, float] = {}
         self._renewed = asyncio.Event()
         self.watchers: list[Callable[[dict[str, Consumer]], None]] = []
-        """Told everybody, by address, whenever somebody comes or goes."""
+        """Called with all consumers, by address, whenever one is added or removed."""
 
     def renew(
         self,
@@ -92,12 +92,12 @@ class Directory:
         *,
         strict: bool = False,
     ) -> None:
-        """Take over what there is now.
+        """Replace the consumers of this engine.
 
         Args:
             containers: As they were seen.
-            began: When the look at them began, as a monotonic time: who was forgotten since is not brought back.
-            networks: Those whose addresses can be sources of ours, see `networks_of_sources`; None: all.
+            began: When the look at them began, in monotonic seconds: what was forgotten since stays so.
+            networks: Those on which clients connect, see `networks_of_sources`; None: all.
             grants: The configuration's.
             strict: Whether only these say who may use what.
         """
@@ -113,7 +113,7 @@ class Directory:
         self.take({**self._elsewhere, **self.here})
 
     def elsewhere(self, consumers: dict[str, Consumer]) -> None:
-        """Also know these containers of other nodes; this engine's own take precedence.
+        """Replace the consumers of other nodes; this engine's own take precedence.
 
         Args:
             consumers: All of them, by address.
@@ -123,11 +123,11 @@ class Directory:
             self.take({**self._elsewhere, **self.here})
 
     def everybody(self) -> set[Consumer]:
-        """All of them."""
+        """Return all consumers."""
         return set(self._by_address.values())
 
     def take(self, consumers: dict[str, Consumer]) -> None:
-        """Know these, and nobody else, from now on."""
+        """Replace all consumers."""
         changed, self._by_address = consumers != self._by_address, consumers
         if changed:
             self._strangers.clear()
@@ -137,22 +137,22 @@ class Directory:
         renewed.set()
 
     def forget(self, container_id: str) -> None:
-        """A container has ended, or left a network: its address may be somebody else's in the next moment."""
+        """Forget a container that ended or left a network: the engine may reuse its address at once."""
         self._forgotten[container_id] = time.monotonic()
         self.here = {address: each for address, each in self.here.items() if each.id != container_id}
         if any(each.id == container_id for each in self._by_address.values()):
             self.take({address: each for address, each in self._by_address.items() if each.id != container_id})
 
     def lookup(self, address: str) -> Consumer | None:
-        """Who has the address, as far as is known."""
+        """Return who has the address; None: it is unknown."""
         return self._by_address.get(address)
 
     def recently_unknown(self, address: str) -> bool:
-        """Whether the address was looked for a moment ago, and is nobody's."""
+        """Return whether the address was looked up within the last 30 s, and belongs to no container."""
         return self._strangers.get(address, 0.0) > time.monotonic()
 
     async def wait_for(self, address: str, within: float) -> Consumer | None:
-        """Who has the address; one that is not known may have started just now.
+        """Return who has the address, and wait for a container that has just started.
 
         Args:
             address: An IP address.

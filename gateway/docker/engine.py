@@ -26,7 +26,7 @@ PING_EVERY = 10.0
 
 
 class LinkConnector(aiohttp.BaseConnector):
-    """Connects through a link of ours, rather than by itself.
+    """Connects through a tunnel's link.
 
     Args:
         dial: Gives a connected socket.
@@ -41,7 +41,7 @@ class LinkConnector(aiohttp.BaseConnector):
         self._host = host
 
     async def _create_connection(self, req: ClientRequest, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
-        """As aiohttp's UnixConnector does it, on a socket that is connected already."""
+        """As aiohttp's UnixConnector, on a connected socket."""
         del req, traces, timeout
         sock = await self._dial()
         server_hostname = self._host if self._context else None
@@ -69,35 +69,33 @@ class Engine:
         Raises:
             EngineError: The engine cannot be reached, or is too old or too new.
         """
-        told = await self._request("version", versioned=False)
+        answer = await self._request("version", versioned=False)
         try:
-            newest, oldest = _version(told["ApiVersion"]), _version(told.get("MinAPIVersion", "1.12"))
-            self.flavour = flavour(told)
-            name = f"{self.flavour.name} {told.get('Version', '')}".rstrip()
+            newest, oldest = _version(answer["ApiVersion"]), _version(answer.get("MinAPIVersion", "1.12"))
+            self.flavour = flavour(answer)
+            name = f"{self.flavour.name} {answer.get('Version', '')}".rstrip()
         except EXPECTED as error:
-            raise EngineError(Kind.API, f"what answers is no Docker engine: {str(told)[:80]!r}") from error
+            raise EngineError(Kind.API, f"the answer is not that of a Docker engine: {str(answer)[:80]!r}") from error
         if newest < self.flavour.oldest:
             needed = f"{self.flavour.release} or later is needed"
-            raise EngineError(Kind.API, f"{name} has API {told['ApiVersion']}: {needed}, update it")
+            raise EngineError(Kind.API, f"{name} has API {answer['ApiVersion']}: {needed}, update it")
         if oldest > NEWEST:
-            message = (
-                f"{name} wants API {told['MinAPIVersion']} or newer; this gateway knows 1.48: update the gateway"
-            )
-            raise EngineError(Kind.API, message)
+            supported = f"this gateway supports API {NEWEST[0]}.{NEWEST[1]}: update the gateway"
+            raise EngineError(Kind.API, f"{name} requires API {answer['MinAPIVersion']} or newer; {supported}")
         chosen = min(newest, NEWEST)
         self.api_version = f"{chosen[0]}.{chosen[1]}"
         self._docker.api_version = f"v{self.api_version}"
 
     async def ping(self) -> None:
-        """Ask for a sign of life.
+        """Ping the engine.
 
         Raises:
-            EngineError: There is none.
+            EngineError: It does not answer.
         """
         await self._request("_ping", versioned=False)
 
     async def get(self, path: str, *, versioned: bool = True, **params: Any) -> Any:
-        """The answer to a GET.
+        """Return the answer to a GET.
 
         Args:
             path: Below the version that is agreed.
@@ -110,7 +108,7 @@ class Engine:
         return await self._request(path, params=params, versioned=versioned)
 
     async def post(self, path: str, body: Any = None, **params: Any) -> Any:
-        """The answer to a POST.
+        """Return the answer to a POST.
 
         Raises:
             EngineError: With the engine's words.
@@ -118,7 +116,7 @@ class Engine:
         return await self._request(path, "POST", body=body, params=params)
 
     async def delete(self, path: str, **params: Any) -> Any:
-        """The answer to a DELETE.
+        """Return the answer to a DELETE.
 
         Raises:
             EngineError: With the engine's words.
@@ -126,7 +124,7 @@ class Engine:
         return await self._request(path, "DELETE", params=params)
 
     async def events(self, since: float, kinds: tuple[str, ...]) -> AsyncIterator[dict[str, Any]]:
-        """Every event of these kinds since then; ends when the engine ends it, or is silent and does not answer.
+        """Yield every event of these kinds, until the engine ends the stream or does not answer a ping.
 
         Args:
             since: In seconds since the epoch.
@@ -175,16 +173,36 @@ class Engine:
                 versioned_api=versioned,
             ) as response:
                 text = await response.text()
-                # What a proxy or a dying engine cut off is no answer.
+                # An answer that a proxy or a stopping engine cut off raises.
                 is_json = "json" in response.headers.get("Content-Type", "")
                 return json.loads(text) if is_json and text else text
         except EXPECTED as error:
             raise explain(error) from error
 
 
+async def needed(engine: Engine, path: str, *, versioned: bool = True) -> Any:
+    """Return the answer to a GET that a filter may refuse, and without which nothing is known.
+
+    Args:
+        engine: The engine.
+        path: See `Engine.get`.
+        versioned: See `Engine.get`.
+
+    Raises:
+        EngineError: It did not answer, or a filter refuses the request.
+    """
+    try:
+        return await engine.get(path, versioned=versioned)
+    except EngineError as trouble:
+        if trouble.kind is Kind.FORBIDDEN:
+            message = f"{path} is refused ({trouble}): the proxy before the engine must allow it"
+            raise EngineError(trouble.kind, message) from trouble
+        raise
+
+
 @asynccontextmanager
 async def connected(options: DockerOptions, link_of: Callable[[str], Link | None]) -> AsyncIterator[Engine]:
-    """An engine whose version is agreed, until the block ends.
+    """Yield an engine whose version is agreed, until the block ends.
 
     Args:
         options: Where it is.
@@ -249,7 +267,7 @@ def _tls(options: DockerOptions) -> ssl.SSLContext | None:
 
 
 def has_gateway_priority(api_version: str) -> bool:
-    """Whether the priority of an endpoint decides which network is the default route (API 1.48, Docker 28)."""
+    """Return whether the priority of an endpoint decides which network is the default route (API 1.48, Docker 28)."""
     return _version(api_version) >= (1, 48)
 
 

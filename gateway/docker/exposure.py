@@ -17,7 +17,7 @@ _MOST_NAMES = 5
 
 
 def can_spoof(host: Mapping[str, Any], bounding: Sequence[str] | None = None) -> bool:
-    """Whether a container can send from an address that is not its own.
+    """Return whether a container can send from an address that is not its own.
 
     Args:
         host: `HostConfig` of its inspection.
@@ -39,7 +39,7 @@ def _names(listed: Any) -> set[str]:
 
 
 def image_labels(desired: Desired, observed: Observed) -> Iterator[str]:
-    """A line for each container with labels of its image that would matter if the operator had set them."""
+    """Yield a line for each container with labels of its image that would matter if the operator had set them."""
     prefix = desired.options.label_prefix
     matter = {f"{prefix}.{key}" for key in KEYS} | set(desired.by_label.values())
     matter |= {label.partition("=")[0] for rule in desired.options.attach for label in rule.labels}
@@ -57,14 +57,13 @@ def image_labels(desired: Desired, observed: Observed) -> Iterator[str]:
 
 
 def spoofing(desired: Desired, observed: Observed) -> Iterator[str]:
-    """A line for each network on which a container can pass for a consumer that is let in by label or grant."""
+    """Yield a line for each network on which a container can pass for a consumer that is let in by label or grant."""
     sources = networks_of_sources(observed, desired.options)
-    by_key = {key: each for each in observed.containers for key in (each.id, each.name)}
     by_network: dict[str, list[tuple[Container, Container]]] = {}
     for container in observed.containers:
         if not _is_gateway(desired, observed, container) and container.state in RUNNING:
             # One that joins another's network namespace has its addresses.
-            base = by_key.get(container.joins, container)
+            base = observed.base(container) or container
             for name in base.endpoints:
                 if name not in ("host", "none") and (sources is None or name in sources):
                     by_network.setdefault(name, []).append((base, container))
@@ -88,7 +87,5 @@ def spoofing(desired: Desired, observed: Observed) -> Iterator[str]:
 
 
 def _is_gateway(desired: Desired, observed: Observed, container: Container) -> bool:
-    """Whether it is the gateway's container: `audit` may run in none, and knows it by its aliases."""
-    names = {*desired.backends}
-    ours = [each.aliases for each in container.endpoints.values() if each.aliases and desired.mark in each.aliases]
-    return container.id == observed.own or any(names & aliases for aliases in ours)
+    """Return whether it is the gateway's container: `audit` may run in none, and recognizes it by its aliases."""
+    return container.id == observed.own or desired.is_gateway(container)

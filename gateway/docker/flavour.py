@@ -21,6 +21,8 @@ class Flavour:
         ranges: The path, with an API version, of a list of networks with the ranges that containers get addresses
             from; empty: the usual list has them.
         leaves_failed_connects: Whether a container counts as connected to a network after that failed.
+        command: Its command line client, for messages.
+        way_out: Its own network with a way out, for messages.
     """
 
     name: str
@@ -31,9 +33,11 @@ class Flavour:
     inspection: str = ""
     ranges: str = ""
     leaves_failed_connects: bool = False
+    command: str = "docker"
+    way_out: str = "bridge"
 
     def left(self, event: Mapping[str, Any]) -> str:
-        """The ID of the container that left a network.
+        """Return the ID of the container that left a network.
 
         Args:
             event: A `disconnect` of a network.
@@ -54,12 +58,14 @@ PODMAN = Flavour(
     inspection="libpod/",
     ranges="v4.0.0/libpod/networks/json",
     leaves_failed_connects=True,
+    command="podman",
+    way_out="podman",
 )
 _COMPONENT = "Podman Engine"
 
 
 def flavour(version: Mapping[str, Any]) -> Flavour:
-    """The implementation that answered.
+    """Return the implementation that answered.
 
     Args:
         version: Its answer to `/version`.

@@ -24,7 +24,7 @@ class Granted:
 
 
 def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]) -> Granted | None:
-    """What a container or service is granted; None: nothing.
+    """Return what a container or service is granted; None: nothing.
 
     Args:
         grants: The configuration's.
@@ -41,7 +41,7 @@ def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]
 
 
 def owner(container_id: str, labels: Mapping[str, str]) -> tuple[str, str]:
-    """The project, service or container that owns its aliases, as its kind and name."""
+    """Return the project, service or container that owns its aliases, as its kind and name."""
     for kind in (PROJECT, SWARM_SERVICE):
         if kind in labels:
             return kind, labels[kind]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.docker.engine import Engine
+from gateway.docker.engine import Engine, needed
 from gateway.docker.model import TASK_LABEL
 from gateway.docker.trouble import EngineError, Kind
 
@@ -13,7 +13,7 @@ that they write on containers only. Compose also writes its project and service 
 
 
 def split(labels: Mapping[str, str], image: Mapping[str, str] | None) -> tuple[dict[str, str], dict[str, str]]:
-    """The labels of a container that count, and those that do not.
+    """Return the labels of a container that count, and those that do not.
 
     A label with the key and value of one of the image's does not count, whoever wrote it: the engine does not say
     which. Where Compose or Swarm created the container, what they wrote on it counts in any case.
@@ -59,13 +59,10 @@ class Images:
 
 async def _of_image(engine: Engine, image: str) -> Mapping[str, str] | None:
     try:
-        told = await engine.get(f"images/{image}/json")
+        answer = await needed(engine, f"images/{image}/json")
     except EngineError as trouble:
         if trouble.kind is Kind.NOT_FOUND:  # removed with force, under a container that was stopped
             return None
-        if trouble.kind is Kind.FORBIDDEN:
-            message = f"images/ID/json is refused ({trouble}): the proxy before the engine must allow it"
-            raise EngineError(trouble.kind, message) from trouble
         raise
-    labels: Mapping[str, str] = (told.get("Config") or {}).get("Labels") or {}
+    labels: Mapping[str, str] = (answer.get("Config") or {}).get("Labels") or {}
     return labels

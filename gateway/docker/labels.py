@@ -11,25 +11,27 @@ from gateway.docker.options import AttachRule
 
 KEYS = ("enable", "backends", "network", "aliases", "on-stop", "instance")
 MANAGED_BY, INSTANCE, SPEC_HASH = "managed-by", "instance", "spec-hash"
-"""Labels that we put on what we make; not for containers."""
+"""Labels of networks and volumes that the gateway creates."""
 _TRUE = {"true", "1", "yes", "on"}
 _FALSE = {"false", "0", "no", "off", ""}
 _CLOSE = 0.75
-"""How alike an unknown label and a known one are when it is a slip of the pen."""
+"""How similar an unknown label and a known one are for a suggestion."""
+_LONGEST_SLIP = 2 * max(map(len, KEYS))
+"""Characters of a key for which a known one is suggested."""
 ALIAS = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE)
-"""A host name's label (RFC 1123, section 2.1); Docker takes dots, too, which nobody resolves."""
+"""A host name's label (RFC 1123, section 2.1); Docker also accepts dots, with which names do not resolve."""
 
 
 @dataclass(frozen=True)
-class Wish:
-    """That a container be attached.
+class Request:
+    """What a container or service asks for.
 
     Args:
         networks: Named ones; empty: those that carry one of `backends`.
         backends: Named ones; empty: all.
         aliases: Names that it gets.
         detach_on_stop: Whether a stopped container loses its attachment.
-        refused: Why it is not attached all the same; empty: it is.
+        refused: Why it is not attached; empty: it is.
     """
 
     networks: tuple[str, ...] = ()
@@ -41,12 +43,12 @@ class Wish:
 
 def read(
     labels: Mapping[str, str], prefix: str, instance: str, backends: Iterable[str], *, granted: bool = False
-) -> tuple[Wish | None, list[str]]:
-    """What the labels ask of this gateway, and what is wrong with them.
+) -> tuple[Request | None, list[str]]:
+    """Return what the labels ask of this gateway, and what is wrong with them.
 
     Args:
         labels: The container's that count.
-        prefix: Of the labels that are ours.
+        prefix: Of the gateway's labels.
         instance: This gateway's name: labels may be meant for another.
         backends: Those that are configured.
         granted: Whether it takes part although no label says so.
@@ -60,34 +62,34 @@ def read(
         return None, problems
     wanted = listed(mine.get("backends", ""))
     known = set(backends)
-    problems += [f"{prefix}.backends: there is no backend {name!r}" for name in wanted if name not in known]
+    problems += [f"{prefix}.backends: backend {name!r} does not exist" for name in wanted if name not in known]
     aliases = listed(mine.get("aliases", ""))
-    problems += [f"{prefix}.aliases: {alias!r} is no host name" for alias in aliases if not ALIAS.fullmatch(alias)]
+    problems += [f"{prefix}.aliases: {alias!r} is not a host name" for alias in aliases if not ALIAS.fullmatch(alias)]
     on_stop = mine.get("on-stop", "keep")
     if on_stop not in ("keep", "detach"):
         problems.append(f"{prefix}.on-stop: {on_stop!r} is neither keep nor detach")
     if wanted and not known & set(wanted):
-        return None, problems  # what it wants is not here: to attach it everywhere is not what was meant
-    wish = Wish(
+        return None, problems  # none of its backends exists: do not attach it to all networks
+    request = Request(
         networks=listed(mine.get("network", "")),
         backends=tuple(name for name in wanted if name in known),
         aliases=tuple(alias for alias in aliases if ALIAS.fullmatch(alias)),
         detach_on_stop=on_stop == "detach",
     )
-    return wish, problems
+    return request, problems
 
 
 def enabled(text: str) -> bool:
-    """Whether the label `enable` opts in."""
+    """Return whether the label `enable` opts in."""
     return text.lower() in _TRUE
 
 
 def idle(labels: Mapping[str, str], prefix: str, instance: str) -> list[str]:
-    """What is wrong with the labels of a container that is attached nowhere: they ask for something without `enable`.
+    """Return what is wrong with the labels of a container that is attached nowhere: they lack `enable`.
 
     Args:
         labels: Those that count.
-        prefix: Of the labels that are ours.
+        prefix: Of the gateway's labels.
         instance: This gateway's name.
     """
     mine = _ours(labels, prefix)
@@ -102,9 +104,11 @@ def _ours(labels: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 
 def _mistakes(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> Iterator[str]:
-    """What is wrong with keys and with `enable`; where it takes no part, another program may use the prefix."""
+    """Yield mistakes in keys and in `enable`; without opt-in, another program may use the prefix."""
     for key in sorted(mine.keys() - KEYS):
-        close = difflib.get_close_matches(key.lower().replace("_", "-"), KEYS, n=1, cutoff=_CLOSE)
+        # Comparing takes time that grows with the length, and whoever starts a container chooses it.
+        slip = key.lower().replace("_", "-") if len(key) <= _LONGEST_SLIP else ""
+        close = difflib.get_close_matches(slip, KEYS, n=1, cutoff=_CLOSE)
         if close or takes_part:
             hint = f": did you mean {prefix}.{close[0]}?" if close else ""
             yield f"unknown label {prefix}.{key}{hint}"
@@ -113,60 +117,66 @@ def _mistakes(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> Iter
         yield f"{prefix}.enable: {text!r} is neither true nor false"
 
 
-def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) -> Wish | None:
-    """What the first rule of the configuration that fits asks for."""
+def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) -> Request | None:
+    """Return what the first matching rule of the configuration gives; None: none matches."""
     for rule in rules:
         named = not rule.names or any(fnmatch.fnmatchcase(name, pattern) for pattern in rule.names)
         if named and all(_has(labels, label) for label in rule.labels) and (rule.names or rule.labels):
-            return Wish(rule.networks, rule.backends, rule.aliases, rule.on_stop == "detach")
+            return Request(rule.networks, rule.backends, rule.aliases, rule.on_stop == "detach")
     return None
 
 
-def with_grants(wish: Wish, given: Granted, *, explicit: bool) -> Wish:
-    """A wish that grants complete where it is silent, and do not narrow.
+def with_grants(request: Request, given: Granted, *, explicit: bool) -> Request:
+    """Return a request to which grants add what it leaves open.
 
     Args:
-        wish: What the labels ask for.
+        request: What the labels ask for.
         given: What is granted.
         explicit: Whether a label says `enable`: then no `backends` means all of them.
     """
-    backends = wish.backends or (() if explicit else given.backends)
-    return replace(wish, backends=backends, aliases=wish.aliases or given.aliases)
+    backends = request.backends or (() if explicit else given.backends)
+    return replace(request, backends=backends, aliases=request.aliases or given.aliases)
 
 
-def only_granted(wish: Wish, given: Granted | None, closed: Collection[str]) -> tuple[Wish, list[str]]:
-    """A wish where nothing counts but grants, and what of it is not granted.
+def only_granted(request: Request, given: Granted | None, closed: Collection[str]) -> tuple[Request, list[str]]:
+    """Return a request restricted to grants, and what of it is not granted.
 
     Args:
-        wish: What the labels ask for.
+        request: What the labels ask for.
         given: What is granted; None: nothing.
         closed: The configured networks that carry none of the granted backends.
     """
     if given is None:
-        return replace(wish, refused="docker.grants give it nothing, and with gateway.strict labels do not count"), []
-    backends = tuple(name for name in wish.backends or given.backends if name in given.backends)
-    aliases = tuple(name for name in wish.aliases or given.aliases if name in given.aliases)
-    told = [f"backend {name} is not granted to it (docker.grants)" for name in wish.backends if name not in backends]
-    told += [f"alias {name} is not granted to it (docker.grants)" for name in wish.aliases if name not in aliases]
-    networks = tuple(name for name in wish.networks if name not in closed)
-    told += [
+        return replace(
+            request, refused="docker.grants give it nothing, and with gateway.strict labels do not count"
+        ), []
+    backends = tuple(name for name in request.backends or given.backends if name in given.backends)
+    aliases = tuple(name for name in request.aliases or given.aliases if name in given.aliases)
+    problems = [
+        f"backend {name} is not granted to it (docker.grants)" for name in request.backends if name not in backends
+    ]
+    problems += [
+        f"alias {name} is not granted to it (docker.grants)" for name in request.aliases if name not in aliases
+    ]
+    networks = tuple(name for name in request.networks if name not in closed)
+    problems += [
         f"network {name} carries no backend that is granted to it (docker.grants)"
-        for name in wish.networks
+        for name in request.networks
         if name in closed
     ]
     refused = ""
     if not backends:
         refused = "docker.grants do not give it the backends that its labels ask for"
-    elif wish.networks and not networks:
+    elif request.networks and not networks:
         refused = "the networks that its labels ask for carry no backend that docker.grants give it"
-    # An empty selection means everything, so a refused wish keeps what it asked for.
-    kept = replace(wish, backends=backends or wish.backends, networks=networks or wish.networks)
-    return replace(kept, aliases=aliases, refused=refused), told
+    # An empty selection means everything, so a refused request keeps what it asked for.
+    kept = replace(request, backends=backends or request.backends, networks=networks or request.networks)
+    return replace(kept, aliases=aliases, refused=refused), problems
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """The items of a comma-separated list."""
-    return tuple(item.strip() for item in text.split(",") if item.strip())
+    """Return the items of a comma-separated list, each once."""
+    return tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
 
 
 def _has(labels: Mapping[str, str], wanted: str) -> bool:

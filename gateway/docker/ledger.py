@@ -1,4 +1,4 @@
-"""Which endpoints and volumes are ours: a file that outlives us, and is written before anything is done."""
+"""The ownership record: the endpoints that the gateway made, in a file that is written before each attachment."""
 
 import contextlib
 import ipaddress
@@ -9,11 +9,11 @@ from pathlib import Path
 
 FILE = "docker.json"
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
-"""What a file with other contents than ours raises."""
+"""What reading a file with other contents raises."""
 
 
 class Ledger:
-    """The record of what we made in one engine.
+    """The ownership record of one engine.
 
     Args:
         folder: Where its file goes; made when it is missing.
@@ -24,9 +24,9 @@ class Ledger:
         self._endpoints: set[tuple[str, str]] = set()
         self._addresses: dict[str, tuple[str, ...]] = {}
         self.adopting = True
-        """Whether there was no record: what carries our mark is then ours."""
+        """Whether there was no record: endpoints with the gateway's mark are then its own."""
         self.problem: str | None = None
-        """Why the file cannot be used; without it, nothing of an earlier life is ever detached."""
+        """Why the file cannot be used; without it, nothing that an earlier process attached is detached."""
         try:
             self._endpoints, self._addresses = self._read()
             self.adopting = False
@@ -48,22 +48,22 @@ class Ledger:
         }
 
     def _merge(self) -> None:
-        """Take in what another process, such as `gateway apply`, has written beside us."""
+        """Add what another process, such as `gateway apply`, has written since."""
         with contextlib.suppress(OSError, *_UNREADABLE):
             self._endpoints |= self._read()[0]
 
     @property
     def endpoints(self) -> frozenset[tuple[str, str]]:
-        """By the container's ID and the network's name."""
+        """Endpoints by the container's ID and the network's name."""
         return frozenset(self._endpoints)
 
     @property
     def addresses(self) -> dict[str, tuple[str, ...]]:
-        """The gateway's own by network, as they were last."""
+        """The gateway's last addresses, by network."""
         return dict(self._addresses)
 
     def note_addresses(self, addresses: Mapping[str, tuple[str, ...]]) -> None:
-        """Note the gateway's own addresses by network; those on other networks stay noted."""
+        """Record the gateway's addresses by network; those on other networks stay recorded."""
         noted = {**self._addresses, **addresses}
         if noted != self._addresses:
             self._merge()
@@ -71,7 +71,7 @@ class Ledger:
             self._write()
 
     def add(self, container: str, network: str) -> None:
-        """Note an endpoint that is about to be made."""
+        """Record an endpoint that is about to be made."""
         if (container, network) not in self._endpoints:
             self._merge()
             self._endpoints.add((container, network))
@@ -86,7 +86,7 @@ class Ledger:
             self._write()
 
     def adopt(self, endpoints: set[tuple[str, str]]) -> None:
-        """Take these over from an earlier life whose record is gone."""
+        """Record endpoints that an earlier process made, whose record is gone."""
         self._endpoints |= endpoints
         self.adopting = False
         self._write()

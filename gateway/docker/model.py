@@ -1,4 +1,4 @@
-"""What there is in an engine, as far as it matters here: plain values, taken from its answers."""
+"""The state of an engine: plain values, taken from its answers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from gateway.docker.volumes import VolumeInfo
 TASK_LABEL = "com.docker.swarm.task.id"
 RUNNING = {"running", "paused", "restarting"}
 LIVE = {*RUNNING, "created"}
-"""States in which a container may be attached: what has stopped would come up on a network that may be gone."""
+"""States in which a container may be attached: a stopped one could not start if the network is removed."""
 
 MTU, ENCRYPTED = "com.docker.network.driver.mtu", "encrypted"
 """Options of a network's driver."""
@@ -22,7 +22,7 @@ class EndpointInfo:
 
     Args:
         network_id: Which.
-        endpoint_id: Changes whenever it is made anew.
+        endpoint_id: Changes with each attachment.
         addresses: Its IP addresses.
         aliases: None while they are not known.
     """
@@ -31,6 +31,11 @@ class EndpointInfo:
     endpoint_id: str
     addresses: tuple[str, ...] = ()
     aliases: frozenset[str] | None = None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The aliases in lower case, since host names have no case (RFC 4343); empty while they are not known."""
+        return frozenset(each.lower() for each in self.aliases or ())
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class NetworkInfo:
     """A network that this engine knows.
 
     Args:
-        options: The driver's, as the engine tells them.
+        options: The driver's, as the engine reports them.
         ip_ranges: The parts of the subnets that the engine gives addresses from; absent: all of the subnet.
         gateways: Addresses of the engine's own.
     """
@@ -139,11 +144,18 @@ class Observed:
     own: str | None = None
     """The ID of the gateway's own container."""
     gateway_priority: bool = False
-    """Whether the engine keeps a network of ours from becoming a default route, although it has a way out."""
+    """Whether the engine supports `GwPriority`, so that a network with a route out is not the default route."""
     flavour: Flavour = DOCKER
 
+    @property
+    def own_container(self) -> Container | None:
+        """The gateway's own container; None: it is in none of this engine."""
+        return next((each for each in self.containers if each.id == self.own), None)
+
     def base(self, container: Container) -> Container | None:
-        """The container whose network a container uses: another one, or itself; None: that one is gone."""
+        """Return the container whose network a container uses: another one, or itself; None: that one is gone."""
+        if not container.joins:
+            return container
         found: Container | None = container
         by_key = {key: each for each in self.containers for key in (each.name, each.id)}
         for _ in self.containers:

@@ -1,4 +1,4 @@
-"""Names that a container resolves on a network of ours and elsewhere to something else. Pure."""
+"""Names with one meaning on a network of the gateway and another one elsewhere. Pure."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,24 +16,24 @@ _BACKEND = "a backend"
 _SHORT_ID = 12
 
 
-def hostname_of(told: Mapping[str, Any]) -> str:
-    """The host name that a container was given, in lower case; empty: it is its ID.
+def hostname_of(inspection: Mapping[str, Any]) -> str:
+    """Return the host name that a container was given, in lower case; empty: it is its ID.
 
     Args:
-        told: Its inspection.
+        inspection: Its inspection.
     """
-    name = str((told.get("Config") or {}).get("Hostname") or "").lower()
-    return "" if str(told.get("Id", "")).startswith(name) else name
+    name = str((inspection.get("Config") or {}).get("Hostname") or "").lower()
+    return "" if str(inspection.get("Id", "")).startswith(name) else name
 
 
-def hosts_of(told: Mapping[str, Any]) -> frozenset[str]:
-    """The names that a container resolves by itself: its extra hosts and its links, in lower case.
+def hosts_of(inspection: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names that a container resolves by itself: its extra hosts and its links, in lower case.
 
     Args:
-        told: Its inspection.
+        inspection: Its inspection.
     """
-    host = told.get("HostConfig") or {}
-    networks: Mapping[str, Any] = (told.get("NetworkSettings") or {}).get("Networks") or {}
+    host = inspection.get("HostConfig") or {}
+    networks: Mapping[str, Any] = (inspection.get("NetworkSettings") or {}).get("Networks") or {}
     found = [str(each).replace("=", ":").partition(":")[0] for each in host.get("ExtraHosts") or ()]
     links = [
         *(host.get("Links") or ()),
@@ -64,7 +64,7 @@ class Names:
     """Who answers to which name on each network.
 
     Args:
-        desired: What is wanted: the backends, and our own alias.
+        desired: What is wanted: the backends, and the gateway's mark.
         observed: What there is.
     """
 
@@ -95,11 +95,11 @@ class Names:
         backends: Collection[str],
         elsewhere: Iterable[str],
     ) -> Iterator[Shadow]:
-        """The names with two meanings.
+        """Yield the names with two meanings.
 
         Args:
             who: The container or service that resolves them.
-            network: One of ours.
+            network: One of the gateway's.
             backends: Those that are reached by name on it, in lower case.
             elsewhere: The other networks of the container or service.
         """
@@ -109,8 +109,11 @@ class Names:
         for place in elsewhere:
             if place == network or place in WITHOUT_NAMES:
                 continue
-            for name, others in self._holders.get(place, {}).items():
-                ours = there.get(name, {})
+            held = self._holders.get(place, {})
+            # Each costs as much as the smaller of both sides: a container may have thousands of aliases.
+            both = [held.keys() & each for each in (there.keys(), who.aliases, set(backends))]
+            for name in sorted(set().union(*both)):
+                others, ours = held[name], there.get(name, {})
                 if name in who.aliases:
                     ours = {**ours, who.id: "an alias that it asks for"}
                 if name in backends:
@@ -122,11 +125,7 @@ class Names:
 
     def _holder(self, container: Container) -> tuple[str, str]:
         # On its other networks, too, such a container is the same one.
-        ours = any(
-            self._desired.mark in (each.aliases or ()) and _lower(each.aliases or ()) & _lower(self._desired.backends)
-            for each in container.endpoints.values()
-        )
-        if container.id == self._own or ours:
+        if container.id == self._own or self._desired.is_gateway(container):
             return _GATEWAY, "the gateway"
         return container.id, f"container {container.name}"
 
@@ -138,11 +137,11 @@ class Names:
 
 
 def called(container: Container, endpoint: EndpointInfo) -> set[str]:
-    """The names to which a container answers on a network, in lower case, without those that Docker and we add."""
+    """Return a container's names on a network, in lower case, without its short ID and the gateway's mark."""
     names = {container.name.lower(), container.hostname} - {""}
     if endpoint.aliases is None and SERVICE in container.labels:  # it is not running: Compose gives it this one
         names.add(container.labels[SERVICE].lower())
-    names |= {each for each in _lower(endpoint.aliases or ()) if not each.startswith(OWNER_ALIAS)}
+    names |= {each for each in endpoint.names if not each.startswith(OWNER_ALIAS)}
     return names - {container.id[:_SHORT_ID]}
 
 

@@ -1,4 +1,4 @@
-"""What of the plans goes into the log: each line once while it holds, and only so many a minute."""
+"""Limits the log of plans: each line once while it holds, and at most `most` lines in a window."""
 
 from collections import deque
 from collections.abc import Hashable, Iterable
@@ -22,7 +22,7 @@ class News:
         self._left_out = 0
 
     def fresh(self, standing: Iterable[Hashable], now: float) -> list[Hashable]:
-        """Those of what holds now that are to be logged; what finds no room now is tried again at the next call."""
+        """Return the lines that are to be logged; what exceeds the limit is tried again at the next call."""
         found = []
         for each in standing:
             if each in self._seen:
@@ -34,14 +34,14 @@ class News:
         return found
 
     def admit(self, now: float) -> bool:
-        """Whether something that happened is to be logged; what is not is counted."""
+        """Return whether an event is to be logged; if not, count it."""
         if self._room(now):
             return True
         self._left_out += 1
         return False
 
     def left_out(self, now: float) -> int:
-        """How much was left out since the last time; 0 while there is no room to say so."""
+        """Return how many lines were left out since the last call; 0 while the limit is reached."""
         if not self._left_out or not self._room(now):
             return 0
         count, self._left_out = self._left_out, 0

@@ -39,7 +39,7 @@ class NetworkOptions:
         driver: `auto` is an overlay on a swarm, and a bridge on an engine of its own.
         create: Make it when it is missing; an overlay is made by the agent on the leading manager.
         attachable: Containers, not only services, may join an overlay.
-        internal: The network has no way out, so that it never becomes a container's default route. With false,
+        internal: The network has no route out, so that it never becomes a container's default route. With false,
             containers that have no other network reach the world through it.
         per: `project`: instead of one network, one for each Compose project, named `NAME-PROJECT`, swarm stack, swarm
             service, and container outside of these.
@@ -67,7 +67,7 @@ class NetworkOptions:
 
 @dataclass(frozen=True)
 class AttachRule:
-    """Containers that are attached without labels of ours.
+    """Containers that are attached without the gateway's labels.
 
     Args:
         names: Patterns for their names, as in `web-*`.
@@ -128,10 +128,10 @@ class DockerOptions:
     """Docker networks, and the containers on them.
 
     Args:
-        host: `unix:///path`, `tcp://host:port`, or `ssh://TUNNEL/path`: a unix socket behind one of our tunnels.
+        host: `unix:///path`, `tcp://host:port`, or `ssh://TUNNEL/path`: a unix socket behind a tunnel.
         via: The tunnel that a `tcp://` host is behind.
         tls: Certificates for `tcp://`.
-        label_prefix: What our labels on containers begin with.
+        label_prefix: What the gateway's labels on containers begin with.
         container: The gateway's own container, by name or ID; absent: found by its ID.
         networks: The networks that the gateway keeps.
         attach: Containers to attach without labels.
@@ -140,10 +140,10 @@ class DockerOptions:
             is to be attached, on another of its networks or by its own host name: warn, or refuse to attach it.
         services: Attach swarm services too, by changing their specification: their tasks restart.
         peers: Exchange of container addresses with the agents of other nodes; absent: their containers are unknown.
-        repair: Whether an attachment with wrong aliases is made anew, which breaks its connections: when it has none,
+        repair: When an attachment with wrong aliases is made again, which resets its connections: when it has none,
             always, or never.
-        max_detaches: At most so many within `resync`: a mistake must not take every container off its network.
-        resync: Between two looks at everything, beside what events tell.
+        max_detaches: Most endpoints that are detached within `resync`: a mistake must not detach every container.
+        resync: Between two looks at everything, in addition to events.
         timeout: For one request to the engine.
     """
 

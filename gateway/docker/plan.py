@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from gateway.backends.common.volume import VolumeSpec
-from gateway.docker.model import Observed
+from gateway.docker.model import Container, Observed
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.projects import configured_as
 from gateway.docker.trouble import Blocked
@@ -58,7 +58,7 @@ class Action:
     addresses: tuple[str, ...] = ()
     """Which an attachment is to have; of an address family without one, the engine chooses."""
     detaches: int = field(default=0, compare=False)
-    """How many endpoints it takes off for good."""
+    """How many endpoints it detaches for good."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -101,14 +101,15 @@ class Desired:
         instance: This gateway's name.
         options: The configuration's section.
         backends: Those that clients may reach by name.
-        busy: IDs of containers that have connections through us.
+        busy: IDs of containers that have connections through the gateway.
         volumes: Those that are to be kept.
-        serving: Whether anybody at all has connections through us.
+        serving: Whether any client has connections through the gateway.
         by_label: The label that each backend asks for which lets in containers by label.
         strict: Whether only grants say who may use what.
         configured: The configuration's networks, where `options` has those of projects in place of some of them.
         claimed: The gateway's own addresses by network, as they were last.
         refused: Those that the engine has refused, by network.
+        direct: Addresses that the gateway reaches from its host: a network that is created must not hold them.
     """
 
     instance: str
@@ -122,6 +123,7 @@ class Desired:
     configured: Mapping[str, NetworkOptions] = field(default_factory=dict)
     claimed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    direct: tuple[str, ...] = ()
 
     @property
     def networks(self) -> Mapping[str, NetworkOptions]:
@@ -138,8 +140,15 @@ class Desired:
 
     @property
     def mark(self) -> str:
-        """The alias that every endpoint of ours carries."""
+        """The alias of every endpoint that the gateway makes."""
         return OWNER_ALIAS + _NO_HOST_NAME.sub("-", self.instance.lower())[:_MARK_LENGTH]
+
+    def is_gateway(self, container: Container) -> bool:
+        """Return whether a container is a gateway of this name: it has the mark and a backend's name on a network."""
+        backends = {each.lower() for each in self.backends}
+        return any(
+            self.mark in each.names and not backends.isdisjoint(each.names) for each in container.endpoints.values()
+        )
 
 
 @dataclass(frozen=True)
@@ -166,13 +175,13 @@ class Shadow:
 
 @dataclass(frozen=True)
 class Plan:
-    """What must be done, what stands, and what is strange."""
+    """Actions, states of attachments, and warnings."""
 
     actions: tuple[Action, ...] = ()
     conditions: tuple[Condition, ...] = ()
     warnings: tuple[str, ...] = ()
     postponed: int = 0
-    """Endpoints that are to be taken off for good, and may not be for now."""
+    """Endpoints that are to be detached, and may not be for now."""
     volumes: tuple[VolumeStanding, ...] = ()
     mistakes: frozenset[str] = frozenset()
     """Those of the warnings that are about labels."""
@@ -184,13 +193,13 @@ class Plan:
 
 
 def carried(desired: Desired, network: str) -> tuple[str, ...]:
-    """The backends that are reached by name on a network."""
+    """Return the backends that are reached by name on a network."""
     wanted = desired.network(network).backends
     return tuple(name for name in desired.backends if not wanted or name in wanted)
 
 
 def marked(desired: Desired, observed: Observed) -> set[tuple[str, str]]:
-    """The endpoints that carry our mark, by the container's ID and the network's name."""
+    """Return the endpoints that carry the gateway's mark, by the container's ID and the network's name."""
     return {
         (container.id, name)
         for container in observed.containers

@@ -1,4 +1,4 @@
-"""What goes wrong between us and an engine, by what to do about it."""
+"""Errors of requests to an engine, by what to do about them."""
 
 import re
 from enum import StrEnum
@@ -98,7 +98,7 @@ _KINDS = {
 
 
 def explain(error: Exception) -> EngineError:
-    """Any error of a request as ours."""
+    """Return any error of a request as an `EngineError`."""
     if isinstance(error, EngineError):
         return error
     if isinstance(error, TimeoutError):
@@ -112,4 +112,4 @@ def explain(error: Exception) -> EngineError:
 
 
 EXPECTED = (DockerError, aiohttp.ClientError, OSError, TimeoutError, KeyError, ValueError, TypeError, AttributeError)
-"""What a request, or an answer in a form that we do not know, can raise."""
+"""What a request, or an answer in an unknown form, can raise."""

@@ -1,4 +1,4 @@
-"""Volumes as they should be. Pure; the engine never compares what it has with what is asked for, so this does."""
+"""Compares volumes with the configuration, which the engine does not do. Pure."""
 
 import hashlib
 import json
@@ -39,25 +39,25 @@ class VolumeStanding:
 
 
 def judge(spec: VolumeSpec, there: VolumeInfo | None, prefix: str, instance: str) -> VolumeStanding:
-    """How a volume stands."""
+    """Return the state of a volume."""
     if there is None:
         return VolumeStanding(spec, "create", "pending", "it is missing")
     same = there.driver == spec.driver and dict(there.options) == spec.driver_options
     labels = there.labels
     ours = labels.get(f"{prefix}.{MANAGED_BY}") == "gateway" and labels.get(f"{prefix}.{INSTANCE}") == instance
     if same:
-        return VolumeStanding(spec, None, "kept", "" if ours else "somebody else made it, with the same options")
+        return VolumeStanding(spec, None, "kept", "" if ours else "another program created it, with the same options")
     differs = ", ".join(_differences(spec.driver_options, there.options)) or f"driver {there.driver}"
     if not ours:
-        return VolumeStanding(spec, None, "blocked", f"a volume of that name is somebody else's: {differs}")
+        return VolumeStanding(spec, None, "blocked", f"another program created a volume of that name: {differs}")
     if there.used:
-        told = f"it was made from other options ({differs}) and is in use: remove its containers, and it is made anew"
-        return VolumeStanding(spec, None, "drifted", told)
-    return VolumeStanding(spec, "recreate", "pending", f"it was made from other options: {differs}")
+        message = f"it has other options ({differs}) and is in use: remove its containers to have it created again"
+        return VolumeStanding(spec, None, "drifted", message)
+    return VolumeStanding(spec, "recreate", "pending", f"it has other options: {differs}")
 
 
 def body(spec: VolumeSpec, prefix: str, instance: str) -> dict[str, Any]:
-    """What the engine is sent to make it."""
+    """Return the request body that creates a volume."""
     return {
         "Name": spec.name,
         "Driver": spec.driver,
@@ -85,11 +85,11 @@ def _differences(wanted: Mapping[str, str], there: Mapping[str, str]) -> Iterato
 def hindrances(
     info: Mapping[str, Any], host: str, own_mode: str | None, specs: tuple[VolumeSpec, ...]
 ) -> Iterator[str]:
-    """Why mounts cannot work here, whatever the volume says.
+    """Yield why mounts cannot work on this engine, whatever the volume's options.
 
     Args:
         info: The engine's `/info`.
-        host: How we reach it.
+        host: The engine's address, as configured.
         own_mode: The network mode of the gateway's own container; None: it is in none.
         specs: The volumes that are wanted.
     """

@@ -99,6 +99,7 @@ def test_an_address_that_is_taken_is_followed_by_the_next_one_and_that_one_stays
     second = address(engine, "gateway")
     assert second != first
     assert ipaddress.ip_address(second) in ipaddress.ip_network("10.201.0.0/23")
+    assert f"container intruder has {first}" in str(warnings(site))
     engine.docker("rm", "-f", "intruder", "gateway")
     engine.run_gateway("gateway", site.folder, "--network", "far")
     site.wait(lambda: site.attachment("gateway") == ("attached", None))

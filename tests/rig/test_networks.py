@@ -358,7 +358,7 @@ def test_a_network_of_an_earlier_version_is_kept_and_replaced_by_another_name(si
     site.wait(lambda: len(site.warnings()) == 1)
     (line,) = site.warnings()
     assert line.startswith(
-        "network apps: it is not internal: containers have a way out through it, and it can become"
+        "network apps: it is not internal: containers have a route out through it, and it can become"
     )
     assert "internal: false" in line
     assert line in engine.docker("logs", "gateway").stderr
@@ -487,9 +487,9 @@ def test_internal_overlays_carry_queries_across_nodes_and_keep_stacks_apart(
     other.wait(lambda: other.says("app", far) == "orders-here", timeout=60)
     assert routes(worker, "app")["default"] == set()
     assert answers(worker, "app", {OUTSIDE}) == {OUTSIDE: ""}
-    # Neither agent sees the other's network as one that has a way out.
+    # Neither agent sees the other's network as one that has a route out.
     assert not any("not internal" in line for site in sites for line in site.warnings())
-    # Stacks on both nodes, with an own way out, with the default one, and with none.
+    # Stacks on both nodes, with an own route out, with the default one, and with none.
     manager.docker("network", "create", "-d", "overlay", "front")
     manager.docker("network", "create", "-d", "overlay", "--internal", "back")
     serve = "echo $(hostname) >/tmp/name && exec httpd -f -p 8080 -h /tmp"

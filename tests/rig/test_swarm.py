@@ -148,7 +148,7 @@ def test_a_consumer_on_one_node_uses_what_the_other_reaches(swarm: tuple[Engine,
 
     def attached() -> bool:
         spec = manager.inspect("jobs")["Spec"]["TaskTemplate"]
-        # It had no network, so that the default bridge is its way out.
+        # It had no network, so that the default bridge is its route out.
         return [each["Target"] for each in spec.get("Networks", [])][1:] == [network]
 
     leader.wait(attached, timeout=30)

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
+from gateway.app.wanted import desired as wanted_of
 from gateway.config import load
 from gateway.config.load import Sources
+from gateway.contracts import Secret
 from gateway.docker.addresses import choose, protected, range_for_others
+from gateway.docker.flavour import PODMAN
 from gateway.docker.ledger import Ledger
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
-from gateway.docker.options import DockerOptions, NetworkOptions
+from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
 from gateway.docker.plan import Action, Desired, Plan, Standing, Verb
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
@@ -143,7 +146,10 @@ def test_a_network_without_a_range_stays_and_its_danger_is_told() -> None:
     (line,) = found.warnings
     assert "has no --ip-range" in line
     assert "docs/docker.md" in line
-    assert "attached the gateway's container, at 10.9.0.130" in planned(gateway("10.9.0.130", "orders")).warnings[0]
+    assert (
+        "the gateway's container was attached by other means, at 10.9.0.130"
+        in planned(gateway("10.9.0.130", "orders")).warnings[0]
+    )
     task = gateway("10.9.0.130", "orders", image_labels={})
     task = replace(task, labels={"com.docker.swarm.task.id": "t"})
     assert planned(task).warnings == ()  # no service can have a fixed address
@@ -175,7 +181,7 @@ async def test_a_conflict_leads_to_the_next_address_and_what_was_got_is_kept(tmp
     reconciler = Reconciler(want.options, lambda: want, lambda _: None, tmp_path)
     await reconciler.cycle(engine)  # type: ignore[arg-type]
     assert (asked, reconciler.settled.is_set()) == ([first], False)
-    reconciler._backoffs.clear()
+    reconciler._failures.keep(())
     await reconciler.cycle(engine)  # type: ignore[arg-type]
     assert asked == [first, choose(NET, "site-a", refused=taken)[0]]
     assert reconciler.settled.is_set()
@@ -261,6 +267,14 @@ def test_a_stopped_gateway_whose_network_was_pruned_is_named_with_the_repair_and
     assert after.actions == (expected,)
 
 
+def test_a_repaired_gateway_on_an_overlay_has_the_name_of_the_peers_too() -> None:
+    mesh = replace(NET, driver="overlay", scope="swarm", attachable=True)
+    peers = PeerOptions(Secret("x" * 32))
+    wanted = Desired("site-a", DockerOptions(networks={"apps": NetworkOptions()}, peers=peers), ("orders",))
+    (action,) = plan(wanted, Observed((STOPPED,), (mesh,)), frozenset({("id-old", "apps")})).actions
+    assert action.aliases == ("orders", "gw-peers", MARK)
+
+
 def test_stopped_apps_whose_network_was_pruned_are_not_called_attached() -> None:
     labels = {"gateway.enable": "true"}
 
@@ -276,3 +290,44 @@ def test_stopped_apps_whose_network_was_pruned_are_not_called_attached() -> None
         (condition,) = plan(desired(), Observed((foreign,), network), ledger).conditions
         assert condition.state is Standing.DRIFTED
         assert "docker network disconnect apps web && docker network connect apps web" in condition.message
+        (condition,) = plan(desired(), Observed((web("web", "www", "a;b"),), network), ledger).conditions
+        assert "connect --alias 'a;b' --alias www apps web, or" in condition.message
+        podman = Observed((foreign,), network, flavour=PODMAN)
+        (condition,) = plan(desired(), podman, ledger).conditions
+        assert "podman network disconnect apps web && podman network connect apps web" in condition.message
+
+
+def test_a_container_that_has_the_address_of_the_gateway_is_named() -> None:
+    asked = choose(NET, "site-a")
+    wanted = replace(desired(), refused={"apps": frozenset(asked)})
+    own = Container("id-own", "gateway-1", "running", {}, "bridge", {})
+    for mark, named in ((), True), (("gw-owner-other",), False):
+        there = {"apps": EndpointInfo("n1", "e", asked, frozenset(mark))}
+        other = Container("id-evil", "evil", "running", {}, "bridge", there)
+        found = plan(wanted, Observed((own, other), (NET,), own="id-own"), frozenset()).warnings
+        assert any(f"container evil has {asked[0]}" in each for each in found) is named
+
+
+def test_a_subnet_with_bits_of_a_host_is_read_as_the_engine_means_it() -> None:
+    old = replace(NET, subnets=("10.9.0.7/24",), ip_ranges=("10.9.0.130/25",))
+    assert choose(old, "site-a") == choose(NET, "site-a")
+    assert protected(old, "10.9.0.20")
+
+
+def test_a_network_does_not_hold_what_the_gateway_reaches_directly(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(
+        """
+        tunnels:
+          edge: {kind: ssh, host: 10.201.4.9, user: u, insecure_host_key: true}
+          inner: {kind: ssh, via: edge, host: 10.201.8.9, user: u, insecure_host_key: true}
+        backends:
+          orders: {kind: tcp, targets: ["10.201.0.5:3306", "db.internal:3306"], listen: 0.0.0.0:3306}
+          reports: {kind: tcp, via: edge, targets: ["10.201.8.5:3306"], listen: 0.0.0.0:3307}
+        docker: {networks: {apps: {}}}
+        """
+    )
+    wanted = wanted_of(load(Sources(file, environment={})))
+    assert wanted.direct == ("10.201.0.5", "10.201.4.9")
+    (action,) = plan(wanted, Observed(), frozenset()).actions
+    assert action.body["IPAM"]["Config"][0]["Subnet"] == "10.201.8.0/22"

@@ -14,6 +14,7 @@ from gateway.docker.grants import SERVICE
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.names import hostname_of, hosts_of
 from gateway.docker.news import News
+from gateway.docker.observe import Observer
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import Desired, Plan, Standing, Verb
 from gateway.docker.planning import plan
@@ -102,6 +103,13 @@ def test_nobody_answers_to_the_name_of_a_backend_by_its_host_name() -> None:
     assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "0123456789ab"}}) == ""
     thief = replace(WEB, hostname="orders")
     assert standing(planned(thief), "web") == (Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
+    # One that was attached before there was a backend of its name does not stay attached, unless it is in use.
+    there = replace(thief, endpoints={**WEB.endpoints, "apps": endpoint(MARK)})
+    found = planned(there, ours=("gateway", "web"))
+    assert standing(found, "web") == (Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
+    assert [(each.verb, each.container) for each in found.actions] == [(Verb.DISCONNECT, "web")]
+    found = planned(there, ours=("gateway", "web"), wanted=replace(desired(), busy=frozenset({WEB.id})))
+    assert (standing(found, "web"), found.actions) == ((Standing.DRIFTED, Blocked.ALIAS_CONFLICT), ())
     guest = container("guest", hostname="orders", endpoints={"apps": endpoint()})
     found = planned(guest)
     assert standing(found, "gateway") == (Standing.ATTACHED, None)  # it does not give way
@@ -376,3 +384,37 @@ async def test_names_are_learnt_where_they_matter_only(tmp_path: Path, asks: boo
     asked.clear()
     await reconciler.consider(engine)  # type: ignore[arg-type]
     assert [path for path in asked if path in pages] == []
+
+
+async def test_refusals_of_the_engine_are_bounded_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = FakeEngine(random.Random(1))
+    engine.add_network("apps", full=True)
+    for at in range(100):
+        engine.add_container(f"c{at}", OPT_IN)
+    reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
+    with caplog.at_level(logging.INFO):
+        await reconciler.cycle(engine)  # type: ignore[arg-type]
+    assert sum(reconciler.errors.values()) == 100
+    assert len([each for each in caplog.records if each.getMessage() == "docker refused"]) <= 60
+
+
+def test_a_message_about_many_names_is_bounded() -> None:
+    names = [f"n{at}" for at in range(300)]
+    other = container("other", endpoints={"apps": endpoint(*names)})
+    shop = container("shop-1", endpoints={"shop_default": endpoint(*names, network="n2")})
+    found = planned(WEB, other, shop)
+    (told,) = [each for each in found.warnings if each.startswith("web:")]
+    assert "and 295 more names" in told
+    assert len(told) < 1000
+    assert len(found.shadows) == 300
+
+
+async def test_the_gateways_container_is_found_by_its_name_before_any_id_that_begins_so() -> None:
+    engine = FakeEngine(random.Random(1))
+    stranger, own = engine.add_container("stranger", {}), engine.add_container("0", {})
+    assert stranger.id.startswith("0")
+    options = DockerOptions(container="0", networks={"apps": NetworkOptions()})
+    observed = await Observer(options, set).look(engine)  # type: ignore[arg-type]
+    assert observed.own == own.id

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.config import Sources, load
 from gateway.docker.act import act
+from gateway.docker.flavour import PODMAN
 from gateway.docker.grants import PROJECT, SWARM_SERVICE
 from gateway.docker.model import ENCRYPTED, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.observe import Observer
@@ -111,25 +112,27 @@ def test_an_existing_network_with_a_way_out_is_kept_and_named_with_the_ways_to_g
     found = planned(*there, networks=static, there=(old, network("far")))
     assert made(found) == [("reattach", "apps", "gateway")]  # its aliases; the network stays
     (line,) = found.warnings
-    assert "it is not internal: containers have a way out through it, and it can become their default route" in line
+    assert "it is not internal: containers have a route out through it, and it can become their default route" in line
     assert "set internal: false to keep it" in line
     assert "another name in docker.networks" in line
     assert "attach the gateway's container to another network" not in line
-    # A new engine keeps routes, but not the isolation of containers without another way out.
+    # A new engine keeps routes, but not the isolation of containers without another route out.
     (line,) = planned(*there, networks=static, there=(old, network("far")), gateway_priority=True).warnings
-    assert "containers have a way out through it:" in line
+    assert "containers have a route out through it:" in line
     # What the operator sets explicitly is not warned of.
     accepted = {"apps": NetworkOptions(internal=False)}
     assert planned(*there, networks=accepted, there=(old, network("far"))).warnings == ()
-    # Replacing its only network with a way out would cut the gateway off.
+    # Replacing its only network with a route out would cut the gateway off.
     alone = (there[0], gateway("apps"))
     (line,) = planned(*alone, networks=static, there=(old,)).warnings
-    assert "to replace it, attach the gateway's container to another network with a way out, then" in line
+    assert "to replace it, attach the gateway's container to another network with a route out, then" in line
 
 
 def test_a_network_of_somebody_else_with_a_way_out_is_named() -> None:
     (line,) = planned(networks={"apps": NetworkOptions()}, there=(network("apps"),)).warnings
-    assert line.startswith("network apps is not ours, and it is not internal: containers have a way out through it")
+    assert line.startswith(
+        "network apps was not created by this gateway, and it is not internal: containers have a route out through it"
+    )
     assert "set internal: false to accept that" in line
 
 
@@ -160,6 +163,8 @@ def test_a_gateway_on_internal_networks_only_is_warned() -> None:
     alone = replace(gateway(), endpoints={"apps": aliases})
     (line,) = planned(alone, networks={"apps": NetworkOptions()}, there=(inside, outside)).warnings
     assert "docker network connect bridge gateway" in line
+    (line,) = planned(alone, networks={"apps": NetworkOptions()}, there=(inside, outside), flavour=PODMAN).warnings
+    assert "podman network connect podman gateway" in line
     for more in ("far", "an-overlay-that-a-worker-does-not-see"):
         both = replace(alone, endpoints={"apps": aliases, more: on(more)})
         assert planned(both, networks={"apps": NetworkOptions()}, there=(inside, outside)).warnings == ()
@@ -282,7 +287,7 @@ def test_a_service_keeps_its_way_out_and_gets_none() -> None:
         return [each["Target"] for each in update.body["TaskTemplate"]["Networks"]]
 
     assert targets() == ["bridge", "id-inner"]
-    assert targets("old") == ["bridge", "id-inner"]  # which was its way out
+    assert targets("old") == ["bridge", "id-inner"]  # which was its route out
     assert targets("front") == ["id-front", "id-inner"]
     assert targets("back") == ["id-back", "id-inner"]
     assert targets("the-bridge-of-every-node", "back") == ["id-the-bridge-of-every-node", "id-back", "id-inner"]

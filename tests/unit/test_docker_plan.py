@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from gateway.contracts import Duration
 from gateway.docker import reconciler as reconciler_module
+from gateway.docker import writer as writer_module
 from gateway.docker.brake import Brake
 from gateway.docker.consumers import Consumer, Directory, networks_of_sources
 from gateway.docker.grants import PROJECT
@@ -64,7 +65,8 @@ NOTHING: frozenset[tuple[str, str]] = frozenset()
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The reconciler's clock, which stands still unless the test moves it."""
     hands = [time.monotonic()]
-    monkeypatch.setattr(reconciler_module, "time", SimpleNamespace(monotonic=lambda: hands[0], time=time.time))
+    for module in (reconciler_module, writer_module):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: hands[0], time=time.time))
     return hands
 
 
@@ -468,7 +470,7 @@ def test_what_a_network_of_somebody_else_lacks_is_told() -> None:
 
     def told(network: NetworkInfo) -> list[str]:
         found = plan(desired(networks={"apps": asked}), Observed((), (network,)), NOTHING).warnings
-        return [line for line in found if line.startswith("network apps is not ours, and ")]
+        return [line for line in found if line.startswith("network apps was not created by this gateway, and ")]
 
     for line, word in zip(told(there), ("its driver is", "internal", "its addresses", "its MTU"), strict=True):
         assert word in line
@@ -603,8 +605,9 @@ class Fleet(RuleBasedStateMachine):
     def settle(self) -> None:
         """However it came to this: soon everything is as it should be, and then nothing is written."""
         for _ in range(12):
-            self.reconciler._backoffs = {
-                key: (backoff, 0.0, trouble) for key, (backoff, _, trouble) in self.reconciler._backoffs.items()
+            failures = self.reconciler._failures
+            failures._failed = {
+                key: (backoff, 0.0, trouble) for key, (backoff, _, trouble) in failures._failed.items()
             }
             before = len(self.engine.writes)
             self.cycle()
@@ -632,7 +635,8 @@ class Fleet(RuleBasedStateMachine):
 
 @pytest.mark.timeout(600)
 def test_a_fleet_in_turmoil(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconciler_module.log, "disabled", True)
+    for module in (reconciler_module, writer_module):
+        monkeypatch.setattr(module.log, "disabled", True)
     run_state_machine_as_test(
         Fleet,
         settings=settings(

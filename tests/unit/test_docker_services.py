@@ -112,6 +112,20 @@ def test_a_gateway_that_is_a_service_has_the_names_that_its_service_gives_it() -
     assert "the aliases orders, jobs" in off.conditions[0].message
 
 
+def test_a_gateway_that_is_a_task_is_warned_of_names_too() -> None:
+    own = Container(
+        "g1", "gateway.node.x", "running", {TASK_LABEL: "t1", SWARM_SERVICE: "gateway"}, "bridge",
+        {"mesh": EndpointInfo("m1", "e1", ("10.0.0.2",), None), "local": EndpointInfo("l1", "e2", ("10.0.1.2",))},
+    )  # fmt: skip
+    db = Container("d1", "orders", "running", {}, "local", {"local": EndpointInfo("l1", "e3", ("10.0.1.3",))})
+    guest = Container("x1", "x", "running", {}, "mesh", {"mesh": EndpointInfo("m1", "e4")}, hostname="orders")
+    made = DockerOptions(networks={"mesh": NetworkOptions(internal=False)})
+    seen = Observed((own, db, guest), (MESH, LOCAL), swarm=MANAGER, own=own.id)
+    found = plan(Desired("site-a", made, ("orders",)), seen, frozenset())
+    assert [(each.container, each.name) for each in found.shadows] == [("gateway.node.x", "orders")]
+    assert any(each.startswith("x: its host name is that of backend orders") for each in found.warnings)
+
+
 async def test_the_aliases_of_a_task_are_not_known() -> None:
     """The engine lists none of them (measured with 26.1.5), which is not the same as that it has none."""
     engine = FakeEngine(random.Random(1))

@@ -62,9 +62,9 @@ def test_the_engine_and_the_version_are_known_from_one_answer(version: Any, expe
         ),
         (
             {"Version": "99", "ApiVersion": "1.99", "MinAPIVersion": "1.60", "Components": COMPONENTS},
-            "Podman 99 wants API 1.60 or newer; this gateway knows 1.48: update the gateway",
+            "Podman 99 requires API 1.60 or newer; this gateway supports API 1.48: update the gateway",
         ),
-        ("<html>", "what answers is no Docker engine: '<html>'"),
+        ("<html>", "the answer is not that of a Docker engine: '<html>'"),
     ],
 )
 def test_an_engine_that_does_not_fit_is_called_by_its_name(version: Any, message: str) -> None:

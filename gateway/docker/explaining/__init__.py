@@ -11,7 +11,7 @@ from gateway.docker.plan import Desired, Plan
 
 
 def find(observed: Observed, name: str) -> list[Container]:
-    """The container of that name, or those whose IDs begin so."""
+    """Return the container of that name, or those whose IDs begin so."""
     named = [each for each in observed.containers if each.name == name]
     return named or [each for each in observed.containers if name and each.id.startswith(name)]
 
@@ -19,7 +19,7 @@ def find(observed: Observed, name: str) -> list[Container]:
 def explain(
     desired: Desired, observed: Observed, planned: Plan, container: Container, facts: Iterable[BackendFact]
 ) -> Explanation:
-    """Everything that decides which backends a container reaches.
+    """Return everything that decides which backends a container reaches.
 
     Args:
         desired: What is wanted.

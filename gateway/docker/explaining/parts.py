@@ -8,7 +8,7 @@ from gateway.docker.explaining.subject import Subject, reason
 
 
 def parts(subject: Subject) -> Iterator[Part]:
-    """Each fact, in the order in which they matter."""
+    """Yield each fact, in the order in which they matter."""
     container, base = subject.container, subject.base
     yield Part("container", container.name, container.state)
     if base is None:

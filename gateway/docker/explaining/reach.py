@@ -14,21 +14,21 @@ _GOOD = ("up", "degraded")
 
 
 def reached(subject: Subject, fact: BackendFact) -> Reached:
-    """Whether the container reaches the backend by its name."""
+    """Return whether the container reaches the backend by its name."""
     name, base = subject.container.name, subject.base
     if subject.container.state not in RUNNING:
-        return _no(fact, f"the container is {subject.container.state}", f"start it: docker start {name}")
+        return _no(fact, f"the container is {subject.container.state}", f"start it: {subject.command} start {name}")
     if subject.container is subject.gateway:
         return _no(fact, "it is the gateway's own container", "")
     if base is None:
         return _no(fact, "it uses the network of a container that is gone", f"create container {name} again")
     listen = ", ".join(fact.listen) or "none"
     if base.network_mode == "host":
-        told = f"it uses the host's network, where names of backends do not resolve; listeners: {listen}"
-        return Reached(fact.name, "maybe", "", told, "connect to an address of a listener that the host reaches")
+        why = f"it uses the host's network, where names of backends do not resolve; listeners: {listen}"
+        return Reached(fact.name, "maybe", "", why, "connect to an address of a listener that the host reaches")
     if fact.name not in subject.desired.backends:
-        told = f"no other container reaches its listeners ({listen})"
-        return _no(fact, told, f"set backends.{fact.name}.listen to 0.0.0.0:PORT")
+        why = f"no other container reaches its listeners ({listen})"
+        return _no(fact, why, f"set backends.{fact.name}.listen to 0.0.0.0:PORT")
     network = _shared(subject, base, fact.name)
     return _unattached(subject, fact) if network is None else _served(subject, fact, network, base)
 
@@ -37,8 +37,8 @@ def _served(subject: Subject, fact: BackendFact, network: str, base: Container) 
     """As `reached`, on a network on which the gateway has the backend's name."""
     found = _not_admitted(subject, fact, network, base)
     if found is None and fact.state not in _GOOD:
-        told = f"the backend is {fact.state}" + (f": {fact.why}" if fact.why else "")
-        found = _no(fact, told, f"see why: gateway explain {fact.name}")
+        why = f"the backend is {fact.state}" + (f": {fact.why}" if fact.why else "")
+        found = _no(fact, why, f"see why: gateway explain {fact.name}")
     if found is not None:
         return replace(found, network=network)
     shadow = next((each for each in subject.shadows if each.name == fact.name.lower()), None)
@@ -52,54 +52,53 @@ def _served(subject: Subject, fact: BackendFact, network: str, base: Container) 
 
 
 def _shared(subject: Subject, base: Container, backend: str) -> str | None:
-    """A network on which the container is, and the gateway has the backend's name."""
+    """Return a network on which the container is, and the gateway has the backend's name."""
     there = subject.gateway.endpoints if subject.gateway is not None else {}
     for name, endpoint in base.endpoints.items():
         ours = there.get(name)
-        names = {each.lower() for each in ours.aliases or ()} if ours is not None else set()
-        if ours is not None and ours.network_id == endpoint.network_id and backend.lower() in names:
+        if ours is not None and ours.network_id == endpoint.network_id and backend.lower() in ours.names:
             return name
     return None
 
 
 def _not_admitted(subject: Subject, fact: BackendFact, network: str, base: Container) -> Reached | None:
-    """Why `allow` does not admit it; None: it does."""
+    """Return why `allow` does not admit it; None: it does."""
     if fact.label is not None:
         who = consumer(base, subject.options.grants, strict=subject.desired.strict)
         if not who.has(fact.label, fact.name):
             return _without_label(subject, fact, fact.label, who, base)
     addresses = [ipaddress.ip_address(each) for each in base.endpoints[network].addresses]
     if fact.allow and not any(address in allowed for address in addresses for allowed in fact.allow):
-        told = f"its address {', '.join(map(str, addresses))} is in none of the networks of allow"
-        return _no(fact, told, f"add the addresses of network {network} to backends.{fact.name}.allow")
+        why = f"its address {', '.join(map(str, addresses))} is in none of the networks of allow"
+        return _no(fact, why, f"add the addresses of network {network} to backends.{fact.name}.allow")
     return None
 
 
 def _without_label(subject: Subject, fact: BackendFact, label: str, who: Consumer, base: Container) -> Reached:
     if subject.desired.strict:
         return _no(fact, f"docker.grants do not give it to container {who.name}", _grant(who.name, fact))
-    told = f"label {label} of container {who.name} does not name it"
+    why = f"label {label} of container {who.name} does not name it"
     if label in base.image_labels:
-        told = f"label {label} of container {who.name} comes from its image, and does not count"
+        why = f"label {label} of container {who.name} comes from its image, and does not count"
     elif label not in who.labels:
-        told = f"it admits containers by label {label}, which container {who.name} does not have"
+        why = f"it admits containers by label {label}, which container {who.name} does not have"
     remedy = f"add {fact.name} to label {label} of container {who.name} and create it again"
-    return _no(fact, told, f"{remedy}, or {_grant(who.name, fact)}")
+    return _no(fact, why, f"{remedy}, or {_grant(who.name, fact)}")
 
 
 def _unattached(subject: Subject, fact: BackendFact) -> Reached:
-    """Why it is on no network on which the gateway has the backend's name."""
+    """Return why it is on no network on which the gateway has the backend's name."""
     configured = [name for name in subject.options.networks if fact.name in carried(subject.desired, name)]
     kept = [name for name, backends in subject.networks.items() if fact.name in backends]
     if not configured:
         return _no(fact, "no network of docker.networks carries it", "add it to docker.networks.NETWORK.backends")
     if subject.gateway is None:
-        told = "the gateway is in no container of this engine, so that names of backends do not resolve"
-        return _no(fact, told, "run it in a container of this engine, or set docker.container")
+        why = "the gateway runs in no container of this engine, so that names of backends do not resolve"
+        return _no(fact, why, "run it in a container of this engine, or set docker.container")
     there = next((name for name in kept if subject.endpoint(name) is not None), None)
     if there is not None:
-        told = f"the gateway does not have the name {fact.name} on network {there}"
-        return _no(fact, told, f"see why: gateway explain {subject.gateway.name}")
+        why = f"the gateway does not have the name {fact.name} on network {there}"
+        return _no(fact, why, f"see why: gateway explain {subject.gateway.name}")
     waiting = [each for name in kept if (each := subject.conditions.get(name)) is not None]
     if not waiting:
         return _unasked(subject, fact, configured)
@@ -111,16 +110,16 @@ def _unattached(subject: Subject, fact: BackendFact) -> Reached:
 
 
 def _unasked(subject: Subject, fact: BackendFact, configured: list[str]) -> Reached:
-    """Why it is not to be attached to a network with the backend."""
+    """Return why it is not to be attached to a network with the backend."""
     container, mine, enable = subject.container, subject.container.labels, subject.label("enable")
     grant = _grant(container.name, fact)
     instance = mine.get(subject.label("instance"), subject.desired.instance)
     if instance != subject.desired.instance:
-        told = f"its label {subject.label('instance')} names another gateway, {instance}"
-        return _no(fact, told, f"ask that one, or set {subject.label('instance')}={subject.desired.instance}")
+        why = f"its label {subject.label('instance')} names another gateway, {instance}"
+        return _no(fact, why, f"ask that one, or set {subject.label('instance')}={subject.desired.instance}")
     if enable in container.image_labels and subject.grant is None:
-        told = f"its label {enable} comes from its image, and does not count"
-        return _no(fact, told, f"set {enable}=true on the container, or {grant}")
+        why = f"its label {enable} comes from its image, and does not count"
+        return _no(fact, why, f"set {enable}=true on the container, or {grant}")
     if subject.mistakes:
         return _no(fact, "; ".join(subject.mistakes), f"correct its labels and create it again, or {grant}")
     if subject.desired.strict and subject.grant is None:
@@ -128,8 +127,8 @@ def _unasked(subject: Subject, fact: BackendFact, configured: list[str]) -> Reac
     if enable in mine and not labels.enabled(mine[enable]):
         return _no(fact, f"its label {enable} is {mine[enable]}", f"set {enable}=true and create it again")
     if enable not in mine and subject.grant is None and subject.rule is None:
-        told = f"it has no label {enable}, and neither docker.grants nor docker.attach name it"
-        return _no(fact, told, f"create it with the label {enable}=true, or {grant}")
+        why = f"it has no label {enable}, and neither docker.grants nor docker.attach name it"
+        return _no(fact, why, f"create it with the label {enable}=true, or {grant}")
     return _chosen_otherwise(subject, fact, configured)
 
 
@@ -142,8 +141,8 @@ def _chosen_otherwise(subject: Subject, fact: BackendFact, configured: list[str]
             remedy = f"add {choices[0]} to its label {label} and create it again"
             return _no(fact, f"its label {label} names only {mine[label]}", remedy)
     if subject.grant is not None:
-        told = f"docker.grants give it only {', '.join(subject.grant.backends)}"
-        return _no(fact, told, _grant(container.name, fact))
+        why = f"docker.grants give it only {', '.join(subject.grant.backends)}"
+        return _no(fact, why, _grant(container.name, fact))
     return _no(fact, "its rule in docker.attach names others", f"add {fact.name} to the backends of the rule")
 
 

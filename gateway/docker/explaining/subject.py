@@ -18,11 +18,12 @@ class Subject:
 
     def __init__(self, desired: Desired, observed: Observed, planned: Plan, container: Container) -> None:
         self.desired = desired
+        self.command = observed.flavour.command
         self.options = desired.options
         self.container = container
         self.base = observed.base(container)
         """The container whose network it uses, which may be itself; None: that one is gone."""
-        self.gateway = next((each for each in observed.containers if each.id == observed.own), None)
+        self.gateway = observed.own_container
         """The gateway's own container; None: it is in none of this engine."""
         self.networks = planned.networks
         """The backends that are reached by name on each network that is kept."""
@@ -30,22 +31,22 @@ class Subject:
         base = self.base.name if self.base is not None else None
         self.shadows = [each for each in planned.shadows if each.container == base]
         prefix = f"{container.name}: "
-        told = sorted(each for each in planned.mistakes if each.startswith(prefix))
-        self.mistakes = [each.removeprefix(prefix) for each in told]
+        found = sorted(each for each in planned.mistakes if each.startswith(prefix))
+        self.mistakes = [each.removeprefix(prefix) for each in found]
         """What is wrong with its labels."""
         self.grant = granted(self.options.grants, container.name, container.labels)
         rules = () if desired.strict else self.options.attach
         self.rule = labels.by_rules(container.name, container.labels, rules)
 
     def endpoint(self, network: str) -> EndpointInfo | None:
-        """Where it is on a network; None: it is not."""
+        """Return where it is on a network; None: it is not."""
         return self.base.endpoints.get(network) if self.base is not None else None
 
     def label(self, key: str) -> str:
-        """One of our labels, with its prefix."""
+        """Return one of the gateway's labels, with its prefix."""
         return f"{self.options.label_prefix}.{key}"
 
 
 def reason(condition: Condition) -> str:
-    """Why an attachment stands as it does; empty: there is nothing to say."""
+    """Return why an attachment stands as it does; empty: there is nothing to say."""
     return ": ".join(filter(None, (condition.reason and str(condition.reason), condition.message)))

@@ -29,7 +29,7 @@ class Meeting:
     subnets: tuple[str, ...] = ()
 
     def holds(self, address: str) -> bool:
-        """Whether an address is one of the network's."""
+        """Return whether an address is one of the network's."""
         found = ipaddress.ip_address(address)
         return any(found in ipaddress.ip_network(subnet, strict=False) for subnet in self.subnets)
 
@@ -69,8 +69,8 @@ class Report:
 
 
 def meetings(observed: Observed) -> tuple[Meeting, ...]:
-    """The networks of the swarm that the gateway's own container is on."""
-    own = next((each for each in observed.containers if each.id == observed.own), None)
+    """Return the networks of the swarm that the gateway's own container is on."""
+    own = observed.own_container
     by_id = {each.id: each for each in observed.networks if each.scope == "swarm"}
     if own is None:
         return ()

@@ -1,4 +1,4 @@
-"""From what is wanted and what there is to what must be done. Pure."""
+"""Compares the configuration with the state of an engine, and returns the actions. Pure."""
 
 from collections.abc import Iterator
 
@@ -21,21 +21,22 @@ def plan(
     ours: frozenset[tuple[str, str]],
     been: frozenset[tuple[str, str]] = frozenset(),
 ) -> Plan:
-    """What must be done.
+    """Make a plan.
 
     Args:
         desired: What is wanted.
         observed: What there is.
-        ours: Endpoints that we made, by the container's ID and the network's name.
-        been: Those of them that were seen, and that we did not take off: where one is missing, somebody else did.
+        ours: Endpoints that the gateway made, by the container's ID and the network's name.
+        been: Those of them that were seen, and that the gateway did not detach: a missing one was detached by another
+            program or person.
     """
     desired = spread(desired, observed)
     draft = Draft(desired, observed, ours, been)
     make_networks(draft)
     if draft.options.networks and desired.backends and observed.own is None:
         draft.warnings.append(
-            "the gateway is in no container of this engine: nobody answers to the backends' names "
-            "(docker.container tells which one it is)"
+            "the gateway runs in no container of this engine: the backends' names do not resolve "
+            "(to name its container, set docker.container)"
         )
     draft.warnings += own_way_out(draft)
     if draft.options.services and not observed.flavour.has_swarm:
@@ -67,8 +68,9 @@ def plan(
 def _volumes(draft: Draft) -> Iterator[VolumeStanding]:
     prefix, instance = draft.options.label_prefix, draft.desired.instance
     there = {each.name: each for each in draft.observed.volumes}
-    own = next((each.network_mode for each in draft.observed.containers if each.id == draft.observed.own), None)
-    draft.warnings += hindrances(draft.observed.info, draft.options.host, own, draft.desired.volumes)
+    own = draft.observed.own_container
+    mode = own.network_mode if own is not None else None
+    draft.warnings += hindrances(draft.observed.info, draft.options.host, mode, draft.desired.volumes)
     for spec in draft.desired.volumes:
         standing = judge(spec, there.get(spec.name), prefix, instance)
         yield standing

@@ -1,4 +1,4 @@
-"""Containers that use another container's network (`network_mode: service:…`): they are where that one is."""
+"""Containers that use another container's network (`network_mode: service:…`)."""
 
 from gateway.docker.model import Container
 from gateway.docker.plan import Standing
@@ -17,27 +17,26 @@ def joined(draft: Draft, container: Container, network: str, aliases: tuple[str,
         coming: Whether the other one is wanted there.
     """
 
-    def tell(state: Standing, reason: Blocked | None, message: str) -> None:
-        draft.tell(container.name, container.id, network, state, reason, message)
+    def report(state: Standing, reason: Blocked | None, message: str) -> None:
+        draft.report_container(container, network, state, reason, message)
 
     base = draft.observed.base(container)
     if base is None:
         message = "it uses the network of a container that is gone: create it again"
-        tell(Standing.BLOCKED, Blocked.SHARED_NETWORK, message)
+        report(Standing.BLOCKED, Blocked.SHARED_NETWORK, message)
         return
     through = f"it uses the network of container {base.name}"
     endpoint = base.endpoints.get(network)
     if endpoint is None:
         if coming:
-            tell(Standing.PENDING, None, f"{through}, which is attached first")
+            report(Standing.PENDING, None, f"{through}, which is attached first")
         else:
             message = f"{through}, which is not attached: set the labels on that one"
-            tell(Standing.BLOCKED, Blocked.SHARED_NETWORK, message)
+            report(Standing.BLOCKED, Blocked.SHARED_NETWORK, message)
         return
-    known = {each.lower() for each in endpoint.aliases or ()}
-    missing = [each for each in aliases if each.lower() not in known] if endpoint.aliases is not None else []
+    missing = [each for each in aliases if endpoint.aliases is not None and each.lower() not in endpoint.names]
     if missing:
         message = f"{through}, which lacks {', '.join(missing)}: set the aliases on that one"
-        tell(Standing.DRIFTED, Blocked.SHARED_NETWORK, message)
+        report(Standing.DRIFTED, Blocked.SHARED_NETWORK, message)
     else:
-        tell(Standing.ATTACHED, None, f"{through}, which is attached")
+        report(Standing.ATTACHED, None, f"{through}, which is attached")

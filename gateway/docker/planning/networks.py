@@ -1,7 +1,7 @@
-"""Networks that are to be made, and those that are not wanted any more."""
+"""Networks that are to be created, and those that are to be removed."""
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from gateway.docker import labels
@@ -9,8 +9,8 @@ from gateway.docker.addresses import range_for_others
 from gateway.docker.model import ENCRYPTED, MTU, NetworkInfo
 from gateway.docker.options import NetworkOptions, Subnet
 from gateway.docker.plan import Action, Verb
+from gateway.docker.planning.differences import differing
 from gateway.docker.planning.draft import Draft
-from gateway.docker.planning.way_out import NOT_INTERNAL, leaves_no_way_out
 from gateway.docker.projects import PROJECT_BITS
 
 _POOL = ipaddress.ip_network("10.201.0.0/16")
@@ -19,13 +19,13 @@ _WIDE = 20
 
 
 def make_networks(draft: Draft) -> None:
-    """Those that are configured and missing."""
+    """Create the networks that are configured and missing."""
     for name, options in draft.options.networks.items():
         _network(draft, name, options)
 
 
 def remove_networks(draft: Draft) -> None:
-    """Those of ours that nobody wants and nobody is on; the engine refuses where others are."""
+    """Remove this gateway's networks that are not configured and not used; the engine refuses if others use them."""
     # By name too: a container that was never started knows its network by no ID yet.
     used = {each.network_id for container in draft.observed.containers for each in container.endpoints.values()}
     used |= {name for container in draft.observed.containers for name in container.endpoints}
@@ -60,7 +60,7 @@ def choose_subnet(subnets: Iterable[str], pool: Subnet = _POOL, bits: int = _SUB
 
 
 def _subnet(draft: Draft, options: NetworkOptions) -> tuple[str | None, str]:
-    """A range for a new network, None when none is free, and which ranges it can be."""
+    """Return a range for a new network, None if none is free, and which ranges it can be."""
     if options.per is None:
         subnet = str(options.subnet) if options.subnet else choose_subnet(draft.subnets)
         return subnet, f"/{_SUBNET_BITS} of {_POOL}"
@@ -76,7 +76,7 @@ def _network(draft: Draft, name: str, options: NetworkOptions) -> None:
     if wide and options.per is None:
         draft.warnings.append(f"network {name}: {options.subnet} is wider than a /{_WIDE}: overlays get slow")
     if there is not None:
-        draft.warnings += _warnings(draft, options, there)
+        draft.warnings += differing(draft, options, there)
         return
     if driver == "overlay" and not draft.observed.flavour.has_swarm:
         draft.warnings.append(no_overlay(draft, name))
@@ -101,13 +101,13 @@ def _network(draft: Draft, name: str, options: NetworkOptions) -> None:
 
 
 def no_overlay(draft: Draft, name: str) -> str:
-    """Why the network cannot be an overlay on this engine, and what to do."""
+    """Say why the network cannot be an overlay on this engine, and what to do."""
     engine = draft.observed.flavour.name
     return f"network {name}: {engine} has no overlay networks: set its driver to bridge, or use Docker in a swarm"
 
 
 def _pools(draft: Draft, options: NetworkOptions, subnet: str) -> list[dict[str, str]]:
-    """Its subnets, each with the part that containers get addresses from; an IPv6 network has an IPv4 one, too."""
+    """Return its subnets, each with its `--ip-range`; an IPv6 network has an IPv4 subnet, too."""
     subnets = [subnet]
     if ":" in subnet and (free := choose_subnet(draft.subnets)) is not None:
         subnets.append(free)
@@ -117,69 +117,6 @@ def _pools(draft: Draft, options: NetworkOptions, subnet: str) -> list[dict[str,
         inner = options.ip_range if options.ip_range and options.ip_range[0] in each else range_for_others(each)
         pools.append({"Subnet": str(each), **({"IPRange": str(inner)} if inner else {})})
     return pools
-
-
-def _warnings(draft: Draft, options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
-    """What an existing network is not, and how to keep or replace it, since nobody can edit it."""
-    ours = draft.is_ours(there.labels)
-    for differs, keep in _differences(draft, options, there, ours=ours):
-        if ours:
-            draft.outdated.add(there.name)
-            alone = keep == NOT_INTERNAL and leaves_no_way_out(draft, there.name)
-            first = "attach the gateway's container to another network with a way out, then " if alone else ""
-            yield (
-                f"network {there.name}: {differs}: set {keep} to keep it; to replace it, {first}give it another name "
-                "in docker.networks: the gateway creates that, moves containers to it and removes this one; or "
-                f"disconnect every container, the gateway's last, and run docker network rm {there.name}"
-            )
-        else:
-            yield (
-                f"network {there.name} is not ours, and {differs}: set {keep} to accept that, or create the network "
-                "again with other options"
-            )
-
-
-def _differences(
-    draft: Draft, options: NetworkOptions, there: NetworkInfo, *, ours: bool
-) -> Iterator[tuple[str, str]]:
-    """What a network is not, and the setting that accepts it; somebody else's may be more than is asked for."""
-    driver = draft.driver(options)
-    if there.driver != driver and (ours or options.driver != "auto"):
-        yield f"its driver is {there.driver} instead of {driver}", f"driver: {there.driver}"
-    if options.internal and not there.internal:
-        route = "" if draft.observed.gateway_priority else ", and it can become their default route"
-        yield f"it is not internal: containers have a way out through it{route}", NOT_INTERNAL
-    if ours and there.internal and not options.internal:
-        yield "it is internal: there is no way out through it", "internal: true"
-    encrypted = ENCRYPTED in there.options
-    if options.encrypted and there.driver == "overlay" and not encrypted:
-        yield "it is not encrypted between nodes", "encrypted: false"
-    if ours and encrypted and not options.encrypted:
-        yield "it is encrypted between nodes", "encrypted: true"
-    if ours and there.driver == "overlay" and options.attachable and not there.attachable:
-        yield "it is not attachable: only services can join it", "attachable: false"
-    if options.subnet is not None and there.subnets and not any(_within(each, options) for each in there.subnets):
-        yield (
-            f"its addresses are {', '.join(there.subnets)} instead of {options.subnet}",
-            f"subnet: {there.subnets[0]}",
-        )
-    if options.ip_range is not None and str(options.ip_range) not in there.ip_ranges:
-        given = ", ".join(there.ip_ranges)
-        yield (
-            f"containers get addresses from {given or 'all of its subnet'} instead of {options.ip_range}",
-            f"ip_range: {given}" if given else "no ip_range",
-        )
-    if options.mtu is not None and there.options.get(MTU) != str(options.mtu):
-        mtu = there.options.get(MTU)
-        yield f"its MTU is {mtu or 'of its driver'} instead of {options.mtu}", f"mtu: {mtu}" if mtu else "no mtu"
-
-
-def _within(subnet: str, options: NetworkOptions) -> bool:
-    """Whether a network's range is the one that is configured, or a project's part of it."""
-    asked, found = options.subnet, ipaddress.ip_network(subnet, strict=False)
-    if asked is None or options.per is None or asked.version != found.version:
-        return asked == found
-    return int(asked[0]) <= int(found[0]) and int(found[-1]) <= int(asked[-1])
 
 
 def _spec(

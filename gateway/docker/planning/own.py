@@ -1,17 +1,18 @@
 """The gateway's own address on each network, and what endangers it."""
 
+import shlex
 from collections.abc import Iterator
 
 from gateway.docker.addresses import choose, protected
 from gateway.docker.model import RUNNING, Container, EndpointInfo, NetworkInfo, Observed
-from gateway.docker.plan import Action, Desired, Standing, Verb, carried
+from gateway.docker.plan import OWNER_ALIAS, Action, Desired, Standing, Verb
 from gateway.docker.planning.draft import Draft
 
 _FIX = 'docs/docker.md, "The gateway\'s address", says how to give the network one'
 
 
 def own_addresses(draft: Draft, name: str) -> tuple[str, ...]:
-    """Give the addresses that the gateway's container is to have on a network; of the others the engine chooses.
+    """Return the addresses that the gateway's container is to have on a network; of the others the engine chooses.
 
     Args:
         draft: The plan in the making.
@@ -28,8 +29,8 @@ def own_addresses(draft: Draft, name: str) -> tuple[str, ...]:
 
 
 def lasting_addresses(desired: Desired, observed: Observed) -> dict[str, tuple[str, ...]]:
-    """Give the addresses, by network, at which the gateway attached itself, and that no other container gets."""
-    own = next((each for each in observed.containers if each.id == observed.own), None)
+    """Return the addresses, by network, at which the gateway attached itself, and that no other container gets."""
+    own = observed.own_container
     networks = {each.name: each for each in observed.networks}
     found = {}
     for name, endpoint in own.endpoints.items() if own is not None else ():
@@ -52,19 +53,23 @@ def other_address(draft: Draft, name: str, endpoint: EndpointInfo) -> str:
     return f"the engine may give its address {', '.join(loose)} to another container" if loose else ""
 
 
-def without_network(container: Container, name: str, *, ours: bool) -> str:
-    """Say what becomes of a stopped container whose network was removed, as by `docker network prune`.
+def without_network(draft: Draft, container: Container, name: str, *, ours: bool) -> str:
+    """Say what happens to a stopped container whose network was removed, as by `docker network prune`.
 
     Args:
+        draft: The plan in the making.
         container: Which.
         name: The network's.
         ours: Whether the gateway attached it, and so does it again.
     """
-    told = "it was attached to a network of that name that is gone, and cannot start"
+    message = "it was attached to a network of that name that is gone, and cannot start"
     if ours:
-        return f"{told} until the gateway attaches it again"
-    who = container.name
-    return f"{told}: docker network disconnect {name} {who} && docker network connect {name} {who}, or recreate it"
+        return f"{message} until the gateway attaches it again"
+    who, network = container.name, f"{draft.observed.flavour.command} network"
+    known = {container.id[:12], container.name, *container.given_names}
+    aliases = (container.endpoints[name].aliases or frozenset()) - known
+    options = "".join(f"--alias {shlex.quote(each)} " for each in sorted(aliases))
+    return f"{message}: {network} disconnect {name} {who} && {network} connect {options}{name} {who}, or recreate it"
 
 
 def reattach_stopped_gateway(draft: Draft) -> None:
@@ -73,20 +78,19 @@ def reattach_stopped_gateway(draft: Draft) -> None:
         return
     for container in draft.observed.containers:
         for name, endpoint in container.endpoints.items():
-            aliases = endpoint.aliases or frozenset()
-            ours = draft.desired.mark in aliases and bool(aliases & set(draft.desired.backends))
+            ours = draft.desired.mark in endpoint.names and draft.desired.is_gateway(container)
             there = draft.known.get(name)
             missing = there is None and name in draft.creatable
             stale = there is not None and endpoint.network_id not in ("", there.id)
             if not ours or container.state in RUNNING or not (missing or stale):
                 continue
-            told = (
-                f"it is the gateway's, its network is gone, and it cannot start: docker network disconnect {name}"
-                f" {container.name}, or gateway apply"
+            message = (
+                f"it is the gateway's, its network is gone, and it cannot start: {draft.observed.flavour.command}"
+                f" network disconnect {name} {container.name}, or gateway apply"
             )
-            draft.tell(container.name, container.id, name, Standing.DRIFTED, None, told)
+            draft.report_container(container, name, Standing.DRIFTED, None, message)
             if there is not None:
-                again = (*carried(draft.desired, name), draft.desired.mark)
+                again = (*draft.own_names(name), draft.desired.mark)
                 draft.actions.append(
                     Action(
                         Verb.REATTACH, name, there.id, container.name, container.id, again, "its network is gone",
@@ -96,12 +100,13 @@ def reattach_stopped_gateway(draft: Draft) -> None:
 
 
 def address_warnings(draft: Draft) -> Iterator[str]:
-    """Give a line for each network on which the gateway's address may change, or become another container's."""
-    own = next((each for each in draft.observed.containers if each.id == draft.observed.own), None)
+    """Yield a line for each network on which the gateway's address may change, or become another container's."""
+    own = draft.observed.own_container
     for name, options in draft.options.networks.items():
         network = draft.known.get(name)
         if network is None or own is None or own.is_task:  # the engine gives no service a fixed address
             continue
+        yield from _taken(draft, own, name)
         endpoint = own.endpoints.get(name)
         if options.address is not None:
             if not protected(network, str(options.address)):
@@ -118,24 +123,33 @@ def address_warnings(draft: Draft) -> Iterator[str]:
             loose = [each for each in endpoint.addresses if not protected(network, each)]
             if loose:
                 yield (
-                    f"network {name}: somebody else attached the gateway's container, at {', '.join(loose)}, which"
-                    f" the engine may give to another container: {_outside(network)}, or leave the attachment to"
-                    " the gateway"
+                    f"network {name}: the gateway's container was attached by other means, at {', '.join(loose)},"
+                    f" which the engine may give to another container: {_outside(network)}, or leave the attachment"
+                    " to the gateway"
                 )
 
 
-def is_namesake(draft: Draft, container: Container) -> bool:
-    """Tell whether a container is a gateway of the same name: it has our mark, and names of backends."""
-    backends = {each.lower() for each in draft.desired.backends}
-    ours = [each.aliases for each in container.endpoints.values() if draft.desired.mark in (each.aliases or ())]
-    called = {alias.lower() for aliases in ours for alias in aliases or ()}
-    return container.id != draft.observed.own and not backends.isdisjoint(called)
+def _taken(draft: Draft, own: Container, name: str) -> Iterator[str]:
+    """Yield a line for each container with an address that the gateway asked for, and did not get."""
+    for container in draft.observed.containers:
+        endpoint = container.endpoints.get(name)
+        if endpoint is None or container.id == own.id:
+            continue
+        got = sorted(draft.desired.refused.get(name, frozenset()).intersection(endpoint.addresses))
+        # Gateways give way to each other: that one had it first.
+        if got and not any(each.startswith(OWNER_ALIAS) for each in endpoint.aliases or ()):
+            yield (
+                f"network {name}: container {container.name} has {', '.join(got)}, for which the gateway asked:"
+                " clients that remember it as the gateway's address reach that container: give it another address"
+            )
 
 
 def namesakes(draft: Draft) -> Iterator[str]:
-    """Give a line for each other gateway of the same name: either would repair and remove what the other one made."""
+    """Yield a line for each other gateway of the same name: each would repair and remove what the other one made."""
+    own = draft.observed.own
     for container in draft.observed.containers:
-        if draft.observed.own is not None and container.state in RUNNING and is_namesake(draft, container):
+        others = own is not None and container.id != own and container.state in RUNNING
+        if others and draft.desired.is_gateway(container):
             yield (
                 f"container {container.name} is a gateway of the same name, {draft.desired.instance}, and answers to"
                 " the same backends: give each its own gateway.instance, or remove one of them"

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from gateway.docker.model import Observed
 from gateway.docker.plan import Desired
-from gateway.docker.planning.attachments import networks_wanted
 from gateway.docker.planning.draft import Draft
 from gateway.docker.planning.services import networks_wanted as wanted_by_service
+from gateway.docker.planning.wanted import networks_wanted
 from gateway.docker.projects import configured_as
 
 

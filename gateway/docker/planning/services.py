@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.docker.grants import SWARM_SERVICE, owner
-from gateway.docker.labels import Wish
+from gateway.docker.labels import Request
 from gateway.docker.model import NetworkInfo, Service
 from gateway.docker.plan import Action, Standing, Verb
 from gateway.docker.planning.draft import Draft, Holder
@@ -13,7 +13,7 @@ from gateway.docker.trouble import Blocked
 
 
 def update_services(draft: Draft) -> None:
-    """Every service whose networks are not those that it should have; a manager sees them, and the leader acts."""
+    """Update each service whose networks differ; every manager reports them, and the leader acts."""
     if draft.observed.services_hidden:
         draft.warnings.append(
             "labelled services are not shown: the proxy before the engine refuses GET /services"
@@ -34,69 +34,69 @@ def _acts(draft: Draft) -> bool:
 
 
 def networks_wanted(draft: Draft, service: Service) -> list[str]:
-    """The networks that a service is to be on."""
-    wish, names = _wanted(draft, service)
-    return [] if wish is None or wish.refused else names
+    """Return the networks that a service is to be on."""
+    request, names = _wanted(draft, service)
+    return [] if request is None or request.refused else names
 
 
-def _wanted(draft: Draft, service: Service) -> tuple[Wish | None, list[str]]:
-    """What a service asks for or gets, and the networks that this means."""
+def _wanted(draft: Draft, service: Service) -> tuple[Request | None, list[str]]:
+    """Return what a service asks for or gets, and the networks that this means."""
     who, labels = f"service {service.name}", {**service.labels, SWARM_SERVICE: service.name}
-    wish = draft.wish(who, None, labels)
-    return wish, [] if wish is None else draft.networks_of(wish, who, service.name, labels)
+    request = draft.request(who, None, labels)
+    return request, [] if request is None else draft.networks_of(request, who, service.name, labels)
 
 
 def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]], set[str]]:
-    """Its networks with their aliases, those added that it asks for; and the IDs of all that it asks for."""
+    """Return its networks with their aliases, including those it asks for; and the IDs of all that it asks for."""
     mark, who = draft.desired.mark, f"service {service.name}"
 
-    def tell(name: str, state: Standing, reason: Blocked | None = None, message: str = "") -> None:
-        draft.tell(who, service.id, name, state, reason, message)
+    def report(name: str, state: Standing, reason: Blocked | None = None, message: str = "") -> None:
+        draft.report(who, service.id, name, state, reason, message)
 
-    wish, names = _wanted(draft, service)
+    request, names = _wanted(draft, service)
     networks = dict(service.networks)
     wanted: set[str] = set()
-    if wish is None:
+    if request is None:
         return networks, wanted
     for name in names:
-        if wish.refused:
-            tell(name, Standing.BLOCKED, Blocked.NOT_GRANTED, wish.refused)
+        if request.refused:
+            report(name, Standing.BLOCKED, Blocked.NOT_GRANTED, request.refused)
             continue
         there = draft.known.get(name)
         if name in draft.without_range:
-            tell(name, Standing.BLOCKED, Blocked.IP_EXHAUSTED, draft.without_range[name])
+            report(name, Standing.BLOCKED, Blocked.IP_EXHAUSTED, draft.without_range[name])
             continue
         if there is None:
-            tell(name, Standing.PENDING, None, f"there is no network {name} yet")
+            report(name, Standing.PENDING, None, f"network {name} does not exist yet")
             continue
         wanted.add(there.id)
         found = networks.get(there.id)
-        hindrance = _hindrance(draft, service, there, wish, found)
+        hindrance = _hindrance(draft, service, there, request, found)
         if hindrance is not None:
-            tell(name, *hindrance)
+            report(name, *hindrance)
             continue
-        aliases = frozenset(wish.aliases) | {mark}
+        aliases = frozenset(request.aliases) | {mark}
         if found is None or (mark in found and found != aliases):
             networks[there.id] = aliases
-            tell(name, *_to_change(draft))
+            report(name, *_to_change(draft))
         elif aliases - {mark} <= found:
-            tell(name, Standing.ATTACHED)
+            report(name, Standing.ATTACHED)
         else:
-            tell(name, Standing.DRIFTED, None, "somebody else attached it, with other aliases")
+            report(name, Standing.DRIFTED, None, "it was attached by other means, with other aliases")
     return networks, wanted
 
 
 def _hindrance(
-    draft: Draft, service: Service, there: NetworkInfo, wish: Wish, found: frozenset[str] | None
+    draft: Draft, service: Service, there: NetworkInfo, request: Request, found: frozenset[str] | None
 ) -> tuple[Standing, Blocked, str] | None:
-    """How it stands on a network where it cannot have what it asks for; None: it can."""
+    """Return its state on a network where it cannot have what it asks for; None: it can."""
     if found is None and there.scope != "swarm":
         return Standing.BLOCKED, Blocked.LOCAL_NETWORK, _local(draft, there)
-    if told := service_shadows(draft, service, there.name, wish.aliases):
+    if conflicts := service_shadows(draft, service, there.name, request.aliases):
         if found is None:
-            return Standing.BLOCKED, Blocked.NAME_CONFLICT, told
-        return Standing.DRIFTED, Blocked.NAME_CONFLICT, f"{told}; it stays attached: its tasks would restart"
-    conflict = _conflict(draft, service, there.name, wish, found or frozenset())
+            return Standing.BLOCKED, Blocked.NAME_CONFLICT, conflicts
+        return Standing.DRIFTED, Blocked.NAME_CONFLICT, f"{conflicts}; it stays attached: its tasks would restart"
+    conflict = _conflict(draft, service, there.name, request, found or frozenset())
     return (Standing.BLOCKED, Blocked.ALIAS_CONFLICT, conflict) if conflict else None
 
 
@@ -119,22 +119,22 @@ def _to_change(draft: Draft) -> tuple[Standing, Blocked | None, str]:
     return Standing.PENDING, None, ""
 
 
-def _conflict(draft: Draft, service: Service, name: str, wish: Wish, found: frozenset[str]) -> str:
-    """Why the service cannot have its aliases on a network; empty: it can, and has them from now on."""
-    taken = [alias for alias in wish.aliases if alias.lower() in draft.taken(name)]
+def _conflict(draft: Draft, service: Service, name: str, request: Request, found: frozenset[str]) -> str:
+    """Return why the service cannot have its aliases on a network; empty: it can, and they are reserved."""
+    taken = [alias for alias in request.aliases if alias.lower() in draft.taken(name)]
     if taken:
         return f"{', '.join(taken)}: a backend has that name: choose another alias"
-    new = [alias for alias in wish.aliases if alias not in found]
+    new = [alias for alias in request.aliases if alias not in found]
     others = [f"{alias!r} is {held}'s" for alias in new if (held := _held(draft, service, name, alias))]
     if others:
         return f"{'; '.join(others)}: choose another alias, or list it for both in docker.grants"
-    for alias in wish.aliases:
+    for alias in request.aliases:
         draft.promised.setdefault((name, alias.lower()), _holder(draft, service))
     return ""
 
 
 def _held(draft: Draft, service: Service, name: str, alias: str) -> str | None:
-    """Who has the alias already on that network, or will, other than those who may share it."""
+    """Return who has or gets an alias on a network and does not share it; None: it is free."""
     holder, network, alias = _holder(draft, service), draft.known[name].id, alias.lower()
     holders = [
         _holder(draft, other)
@@ -153,7 +153,7 @@ def _holder(draft: Draft, service: Service) -> Holder:
 
 
 def _update(draft: Draft, service: Service, networks: Mapping[str, frozenset[str]]) -> None:
-    """Have the service changed, where its networks are not these."""
+    """Update the service if its networks differ."""
     changed = sorted(each for each in networks.keys() | service.networks.keys()
                      if networks.get(each) != service.networks.get(each))  # fmt: skip
     if changed:
@@ -169,7 +169,7 @@ def _update(draft: Draft, service: Service, networks: Mapping[str, frozenset[str
 
 
 def _kept(draft: Draft, service: Service, networks: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
-    """What keeps the way out of a service: without any network that is the default bridge of each node."""
+    """Return the networks that keep a service's route out: without networks, it is each node's default bridge."""
     internal = {each.id for each in draft.observed.networks if each.internal}
     has_way_out = not service.networks or not service.networks.keys() <= internal
     return ("bridge",) if has_way_out and networks and networks.keys() <= internal else ()
@@ -178,7 +178,7 @@ def _kept(draft: Draft, service: Service, networks: Mapping[str, frozenset[str]]
 def _with_networks(
     spec: Mapping[str, Any], networks: Mapping[str, frozenset[str]], kept: tuple[str, ...]
 ) -> dict[str, Any]:
-    """The specification with these networks and those kept; what is there already stays as it is written."""
+    """Return the specification with these networks and those kept; unchanged ones stay as they are written."""
     template = dict(spec.get("TaskTemplate", {}))
     before = {each["Target"]: each for each in template.get("Networks") or []}
     template["Networks"] = [{"Target": each} for each in kept] + [

@@ -1,4 +1,4 @@
-"""Names that would get a second meaning for a container: it is warned of, or not attached (`on_name_conflict`)."""
+"""Names that would get a second meaning for a container: warn, or do not attach it (`on_name_conflict`)."""
 
 from collections.abc import Iterable
 
@@ -7,9 +7,12 @@ from gateway.docker.names import Asking
 from gateway.docker.plan import Shadow
 from gateway.docker.planning.draft import Draft
 
+_MOST = 5
+"""Names in one message."""
+
 
 def container_shadows(draft: Draft, container: Container, network: str, aliases: Iterable[str]) -> str:
-    """Note the names of a container with two meanings; gives why it must not be attached, empty: it may."""
+    """Note the names of a container with two meanings, and return why it must not be attached; empty: it may."""
     own = container.id == draft.observed.own
     if own:
         _warn_of_hostnames(draft, network)
@@ -19,7 +22,7 @@ def container_shadows(draft: Draft, container: Container, network: str, aliases:
 
 
 def _warn_of_hostnames(draft: Draft, network: str) -> None:
-    """Warn of containers that somebody attached, and that answer to a backend's name by their host name."""
+    """Warn of containers that the gateway did not attach, and that answer to a backend's name by their host name."""
     taken = draft.taken(network)
     draft.warnings += [
         f"{each.name}: its host name is that of backend {each.hostname}, so that clients on network {network} reach"
@@ -38,7 +41,7 @@ def service_shadows(draft: Draft, service: Service, network: str, aliases: Itera
 
 
 def _elsewhere(draft: Draft, container: Container, network: str) -> list[str]:
-    """Its other networks; of two that are ours, one is enough."""
+    """Return its other networks; of two networks of the gateway, only one."""
     return [each for each in container.endpoints if each not in draft.options.networks or each < network]
 
 
@@ -50,10 +53,13 @@ def _noted(draft: Draft, found: list[Shadow], *, refusable: bool = True) -> str:
     if not found:
         return ""
     draft.shadows += found
-    told = "; ".join(map(str, found))
+    conflicts = "; ".join(map(str, found[:_MOST]))
+    conflicts += f"; and {len(found) - _MOST} more names" if len(found) > _MOST else ""
     network = draft.desired.called(found[0].network)
     remedy = f"rename one of them, or keep the backend off the network (docker.networks.{network}.backends)"
     refused = refusable and draft.options.on_name_conflict == "refuse"
     if not refused:
-        draft.warnings.append(f"{found[0].container}: {told}: it reaches only one of them by that name: {remedy}")
-    return f"{told}: {remedy}" if refused else ""
+        draft.warnings.append(
+            f"{found[0].container}: {conflicts}: it reaches only one of them by that name: {remedy}"
+        )
+    return f"{conflicts}: {remedy}" if refused else ""

@@ -14,30 +14,27 @@ def own_way_out(draft: Draft) -> Iterator[str]:
     Args:
         draft: The plan in the making.
     """
-    own = _own(draft)
+    own = draft.observed.own_container
     if own is not None and own.endpoints and not _outside(draft, own):
+        flavour = draft.observed.flavour
         yield (
             f"the gateway's container is on internal networks only ({', '.join(sorted(own.endpoints))}) and reaches"
-            " nothing outside of them: attach it to a network with a way out"
-            f" (docker network connect bridge {own.name})"
+            " nothing outside of them: attach it to a network with a route out"
+            f" ({flavour.command} network connect {flavour.way_out} {own.name})"
         )
 
 
 def leaves_no_way_out(draft: Draft, name: str) -> bool:
-    """Return whether the gateway's container has no other way out than a network.
+    """Return whether the gateway's container has no other route out than a network.
 
     Args:
         draft: The plan in the making.
         name: The network's.
     """
-    own = _own(draft)
+    own = draft.observed.own_container
     return own is not None and _outside(draft, own) <= {name}
 
 
-def _own(draft: Draft) -> Container | None:
-    return next((each for each in draft.observed.containers if each.id == draft.observed.own), None)
-
-
 def _outside(draft: Draft, own: Container) -> set[str]:
-    """The networks that may have a way out, those included that this node does not see."""
+    """Return the networks that may have a route out, those included that this node does not see."""
     return {name for name in own.endpoints if name not in draft.known or not draft.known[name].internal}

@@ -1,0 +1,81 @@
+"""Converts an engine's answers to the values of `gateway.docker.model`. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from gateway.docker.model import NetworkInfo, Service, Swarm
+from gateway.docker.volumes import VolumeInfo
+
+
+def swarm(info: Mapping[str, Any]) -> tuple[Swarm, str]:
+    """Return the engine's role in a swarm, without who leads, and the node's ID.
+
+    Args:
+        info: The answer to `/info`.
+    """
+    found = info.get("Swarm") or {}
+    active = found.get("LocalNodeState") == "active"
+    return Swarm(active, active and bool(found.get("ControlAvailable"))), str(found.get("NodeID", ""))
+
+
+def network(found: Mapping[str, Any]) -> NetworkInfo:
+    """Return one network.
+
+    Args:
+        found: An item of the answer to `/networks`.
+    """
+    ranges = (found.get("IPAM") or {}).get("Config") or []
+    return NetworkInfo(
+        id=found["Id"],
+        name=found["Name"],
+        driver=found["Driver"],
+        scope=found["Scope"],
+        attachable=bool(found.get("Attachable")),
+        labels=found.get("Labels") or {},
+        subnets=tuple(each["Subnet"] for each in ranges if each.get("Subnet")),
+        internal=bool(found.get("Internal")),
+        options=found.get("Options") or {},
+        ip_ranges=tuple(each["IPRange"] for each in ranges if each.get("IPRange")),
+        gateways=tuple(each["Gateway"].partition("/")[0] for each in ranges if each.get("Gateway")),
+    )
+
+
+def volumes(found: Mapping[str, Any], containers: Iterable[Mapping[str, Any]]) -> Iterator[VolumeInfo]:
+    """Yield each volume.
+
+    Args:
+        found: The answer to `/volumes`.
+        containers: The answer to `/containers/json`, which says what is used.
+    """
+    used = {
+        mount.get("Name")
+        for each in containers
+        for mount in each.get("Mounts") or ()
+        if mount.get("Type") == "volume"
+    }
+    for each in found.get("Volumes") or ():
+        yield VolumeInfo(
+            name=each["Name"],
+            driver=each["Driver"],
+            options=each.get("Options") or {},
+            labels=each.get("Labels") or {},
+            used=each["Name"] in used,
+        )
+
+
+def service(found: Mapping[str, Any]) -> Service:
+    """Return one swarm service.
+
+    Args:
+        found: An item of the answer to `/services`.
+    """
+    spec = found["Spec"]
+    networks = spec.get("TaskTemplate", {}).get("Networks") or []
+    return Service(
+        id=found["ID"],
+        name=spec["Name"],
+        version=int(found["Version"]["Index"]),
+        labels=spec.get("Labels") or {},
+        networks={each["Target"]: frozenset(each.get("Aliases") or ()) for each in networks},
+        spec=spec,
+    )

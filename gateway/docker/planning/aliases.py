@@ -1,0 +1,48 @@
+"""Who has an alias on a network: the backends first, then the oldest container that asks for it."""
+
+from gateway.docker.model import Container
+from gateway.docker.planning.draft import Draft
+
+
+def age(container: Container) -> tuple[int, str]:
+    """Return a key that sorts containers by age; the order of those created in one second is stable."""
+    return container.created, container.id
+
+
+def clash(draft: Draft, container: Container, name: str, alias: str) -> str | None:
+    """Return the holder of an alias on a network that does not share it with the container; None: it is free."""
+    own = draft.observed.own
+    alias = alias.lower()
+    if container.id != own and alias in draft.taken(name):
+        return "a backend of the gateway"
+    for other, by_alias in draft.called(name, alias):
+        if other.id in (container.id, own):
+            continue
+        # The gateway does not give way to a host name, which is warned of.
+        if alias == other.name.lower() or (alias == other.hostname and container.id != own):
+            return f"container {other.name}"
+        if by_alias and not _gives_way(draft, other, container, name, alias):
+            return f"container {other.name}"
+    promised = draft.promised.get((name, alias))
+    if promised is not None and container.id != own and not promised.shares(alias, draft.holder(container)):
+        return promised.who
+    return None
+
+
+def promise(draft: Draft, container: Container, name: str, aliases: tuple[str, ...]) -> None:
+    """Reserve aliases, so that containers that are considered later do not get them."""
+    if container.id != draft.observed.own:
+        for alias in aliases:
+            draft.promised.setdefault((name, alias.lower()), draft.holder(container))
+
+
+def _gives_way(draft: Draft, other: Container, container: Container, name: str, alias: str) -> bool:
+    """Return whether a container shares its alias with another, or is younger and got it from the gateway."""
+    endpoint = container.endpoints.get(name)
+    if draft.desired.mark not in (other.endpoints[name].aliases or ()):
+        return False  # another program or person named it
+    if container.id == draft.observed.own:
+        return True
+    has_it = endpoint is not None and alias in endpoint.names
+    younger = has_it and age(container) < age(other)
+    return younger or draft.holder(other).shares(alias, draft.holder(container))
