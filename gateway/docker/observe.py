@@ -170,8 +170,8 @@ class Observer:
     async def _with_names(
         self, engine: Engine, containers: tuple[Container, ...], own: str | None
     ) -> tuple[Container, ...]:
-        """Learn the names that those resolve which are to be attached, on each of their networks."""
-        attached = [each for each in containers if each.id == own or self._asks(each)]
+        """Learn the names that those resolve which are attached or to be, on each of their networks."""
+        attached = [each for each in containers if each.id == own or self._asks(each) or self._joined(each)]
         networks = {name for each in attached for name in each.endpoints} - WITHOUT_NAMES
         unknown = {each.id for each in attached if each.id not in self._hosts}
         for each in containers:
@@ -193,6 +193,10 @@ class Observer:
             )
             for each in containers
         )
+
+    def _joined(self, container: Container) -> bool:
+        """Whether it is on one of the configured networks, whoever attached it."""
+        return any(configured_as(self._options.networks, name) is not None for name in container.endpoints)
 
     def _asks(self, container: Container) -> bool:
         """Whether a label, a grant or a rule may attach it."""

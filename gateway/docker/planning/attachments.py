@@ -9,7 +9,7 @@ from gateway.docker.planning.joined import joined
 from gateway.docker.planning.networks import no_overlay
 from gateway.docker.planning.own import is_namesake, other_address, own_addresses, without_network
 from gateway.docker.planning.own_service import own_task
-from gateway.docker.planning.shadows import container_shadows
+from gateway.docker.planning.shadows import container_shadows, joined_by_others
 from gateway.docker.trouble import Blocked
 
 _USER_MODE = {"pasta", "slirp4netns"}
@@ -19,7 +19,9 @@ _USER_MODE = {"pasta", "slirp4netns"}
 def attach(draft: Draft) -> None:
     """Every container that should be on a network; the oldest first, which keep their aliases."""
     for container in sorted(draft.observed.containers, key=_age):
-        for name, aliases in _wanted(draft, container).items():
+        wanted = _wanted(draft, container)
+        joined_by_others(draft, container, wanted)
+        for name, aliases in wanted.items():
             if container.joins:
                 base = draft.observed.base(container)
                 coming = base is not None and name in _quietly_wanted(draft, base)
