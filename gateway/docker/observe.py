@@ -154,8 +154,8 @@ class Observer:
     async def _with_names(
         self, engine: Engine, containers: tuple[Container, ...], own: str | None
     ) -> tuple[Container, ...]:
-        """Add the names that resolve on the networks of each container that is to be attached."""
-        attached = [each for each in containers if each.id == own or self._asks(each)]
+        """Add the names that resolve on the networks of each container that is attached or to be attached."""
+        attached = [each for each in containers if each.id == own or self._asks(each) or self._joined(each)]
         networks = {name for each in attached for name in each.endpoints} - WITHOUT_NAMES
         asking = {each.id for each in attached}
         for each in containers:
@@ -177,6 +177,10 @@ class Observer:
             for name, endpoint in container.endpoints.items()
         }
         return replace(container, endpoints=endpoints)
+
+    def _joined(self, container: Container) -> bool:
+        """Return whether it is on one of the configured networks, whoever attached it."""
+        return any(configured_as(self._options.networks, name) is not None for name in container.endpoints)
 
     def _asks(self, container: Container) -> bool:
         """Return whether a label, a grant or a rule may attach it."""

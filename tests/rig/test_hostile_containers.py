@@ -78,6 +78,16 @@ def test_a_second_gateway_of_the_same_name_is_reported_and_left_attached(site: S
     assert "disconnect" not in site.engine.docker("logs", "second").stderr
 
 
+def test_names_with_two_meanings_are_reported_for_a_container_that_joined_by_itself(site: Site) -> None:
+    site.start()
+    site.engine.docker("network", "create", "shop")
+    site.engine.run("shop-1", "--network", "shop", "--network-alias", "orders")
+    site.engine.run("app", "--network", "shop")
+    site.engine.docker("network", "connect", "apps", "app")
+    site.wait(lambda: any(each.startswith("app: 'orders' is a backend on network apps") for each in told(site)))
+    assert site.engine.attached("app", "apps")
+
+
 def told(site: Site) -> list[str]:
     warnings: list[str] = site.get("/api/v1/plan")["warnings"]
     return warnings

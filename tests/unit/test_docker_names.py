@@ -418,3 +418,16 @@ async def test_the_gateways_container_is_found_by_its_name_before_any_id_that_be
     options = DockerOptions(container="0", networks={"apps": NetworkOptions()})
     observed = await Observer(options, set).look(engine)  # type: ignore[arg-type]
     assert observed.own == own.id
+
+
+@pytest.mark.parametrize("policy", ["warn", "refuse"])
+def test_a_container_that_joined_the_network_by_itself_is_warned_for_and_left_alone(policy: str) -> None:
+    both = {"apps": endpoint("app"), "shop_default": endpoint("app", network="n2")}
+    joined, shop = (
+        container("joined", endpoints=both),
+        container("shop-1", endpoints={"shop_default": endpoint("orders", network="n2")}),
+    )
+    found = planned(joined, shop, wanted=desired(on_name_conflict=policy))
+    assert any(each.startswith("joined: 'orders' is a backend on network apps") for each in found.warnings)
+    assert [each.container for each in found.shadows] == ["joined"]
+    assert found.actions == ()

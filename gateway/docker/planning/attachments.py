@@ -9,7 +9,7 @@ from gateway.docker.planning.hindrances import hindrance
 from gateway.docker.planning.joined import joined
 from gateway.docker.planning.own import own_addresses
 from gateway.docker.planning.own_service import own_task
-from gateway.docker.planning.shadows import container_shadows
+from gateway.docker.planning.shadows import container_shadows, joined_by_others
 from gateway.docker.planning.wanted import quietly_wanted, wanted
 from gateway.docker.trouble import Blocked
 
@@ -17,7 +17,9 @@ from gateway.docker.trouble import Blocked
 def attach(draft: Draft) -> None:
     """Attach every container that should be on a network; the oldest first, which keep their aliases."""
     for container in sorted(draft.observed.containers, key=age):
-        for name, aliases in wanted(draft, container).items():
+        networks = wanted(draft, container)
+        joined_by_others(draft, container, networks)
+        for name, aliases in networks.items():
             if container.joins:
                 base = draft.observed.base(container)
                 coming = base is not None and name in quietly_wanted(draft, base)

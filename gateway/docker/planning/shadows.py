@@ -1,10 +1,10 @@
 """Names that would get a second meaning for a container: warn, or do not attach it (`on_name_conflict`)."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from gateway.docker.model import Container, Service
 from gateway.docker.names import Asking
-from gateway.docker.plan import Shadow
+from gateway.docker.plan import OWNER_ALIAS, Shadow
 from gateway.docker.planning.draft import Draft
 
 _MOST = 5
@@ -19,6 +19,22 @@ def container_shadows(draft: Draft, container: Container, network: str, aliases:
     who = Asking(container.id, container.name, _lower(() if own else aliases), container.hosts)
     found = draft.names.shadows(who, network, draft.taken(network), _elsewhere(draft, container, network))
     return _noted(draft, list(found), refusable=not own)
+
+
+def joined_by_others(draft: Draft, container: Container, wanted: Collection[str]) -> None:
+    """Note the names with two meanings for a container that joined networks of ours by itself.
+
+    Args:
+        draft: The plan in the making.
+        container: Any.
+        wanted: The networks that it is to be on, for which `container_shadows` does that.
+    """
+    for network, endpoint in container.endpoints.items():
+        attached = any(each.startswith(OWNER_ALIAS) for each in endpoint.aliases or ())
+        if network in draft.options.networks and network not in wanted and not (attached or container.is_task):
+            who = Asking(container.id, container.name, hosts=container.hosts)
+            found = draft.names.shadows(who, network, draft.taken(network), _elsewhere(draft, container, network))
+            _noted(draft, list(found), refusable=False)
 
 
 def _warn_of_hostnames(draft: Draft, network: str) -> None:
