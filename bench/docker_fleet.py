@@ -1,9 +1,9 @@
-"""A fleet of containers on an overlay of a real engine.
+"""Attach containers to an overlay network of a real engine, and measure delays and cost.
 
-How soon all are attached, what the gateway costs when idle, and how soon a new container is served: after its start,
-a recreate, a kill of the engine, and without any event.
+Measures how soon all containers are attached, the CPU use of the idle gateway, and how soon a new container is
+served: after a start, after it was re-created, after the engine was killed, and without any event.
 
-Usage: python bench/docker_fleet.py [CONTAINERS] [KILLS]     as root; starts an engine of its own
+Usage: python bench/docker_fleet.py [CONTAINERS] [KILLS]     as root; starts its own engine
 """
 
 import os
@@ -24,13 +24,13 @@ IDLE = 60
 
 
 def cpu(pid: int) -> float:
-    """Seconds of processor time that a process has used."""
+    """Return the CPU time of a process in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
-    """Run and print."""
+    """Run all measurements and print the results."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 300
     kills = int(sys.argv[2]) if len(sys.argv) > 2 else 20
     with tempfile.TemporaryDirectory(prefix="gateway-fleet-") as folder:
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def fleet(engine: Engine, site: Site, count: int) -> None:
-    """Start so many containers, and wait until all are attached."""
+    """Start `count` containers, and wait until all are attached."""
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda at: engine.run(f"c{at}", *OPT_IN), range(count)))
     started = time.monotonic()
@@ -71,7 +71,7 @@ def fleet(engine: Engine, site: Site, count: int) -> None:
 
 
 def started(engine: Engine, site: Site) -> None:
-    """Start and recreate a container ten times."""
+    """Start and re-create a container ten times."""
     took = []
     for _ in range(10):
         engine.docker("rm", "-f", "web", check=False)
@@ -81,7 +81,7 @@ def started(engine: Engine, site: Site) -> None:
 
 
 def deaf(engine: Engine, site: Site, folder: Path) -> None:
-    """No event ever arrives, with the default resync."""
+    """Attach containers without any event from the engine, with the default resync."""
     engine.docker("rm", "-f", "web", "gateway", check=False)
     with DockerProxy(folder / "proxy.sock", engine.socket) as proxy:
         proxy.drop_events = True
@@ -96,7 +96,7 @@ def deaf(engine: Engine, site: Site, folder: Path) -> None:
 
 
 def killed(engine: Engine, site: Site, kills: int) -> None:
-    """Kill the engine so often; each time a new container must be attached and served."""
+    """Kill the engine repeatedly; each time a new container must be attached and served."""
     took = []
     for _ in range(kills):
         engine.kill()
