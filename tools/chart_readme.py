@@ -28,14 +28,14 @@ helm test ways
 | `mode` | for |
 | --- | --- |
 | `deployment` | databases: replicas that all carry traffic, and a Service with its name for each backend |
-| `daemonset` | NFS: a kernel mounts from its own node, so each node has a gateway in its network; listen on 127.0.0.1 |
+| `daemonset` | NFS: a kernel mounts from its own node, so each node has a gateway in its network, on 127.0.0.1 |
 | `sidecar` | one app: the configuration, and templates of the container and its volumes for your own chart |
 
-Keep keys, certificates and passwords in your own Secrets. `secrets` mounts them as files, and the gateway reads them again
-when they change. A changed configuration rolls out new pods. The pods meet the *restricted* Pod Security Standard, except
-that a daemonset uses the node's network, and that a VPN has root and capabilities (`vpn.enabled`): use a separate release
-for a VPN. A pod with the sidecar needs `securityContext: {{fsGroup: 10001}}` to read its Secrets, and a grace period longer
-than `shutdown.delay` plus `shutdown.drain`. `ci/` has example values for each mode.
+Keep keys, certificates and passwords in your own Secrets. `secrets` mounts them as files, and the gateway reads them
+again when they change. A changed configuration rolls out new pods. The pods meet the *restricted* Pod Security
+Standard, except that a daemonset uses the node's network, and that a VPN has root and capabilities (`vpn.enabled`):
+use a separate release for a VPN. A pod with the sidecar needs `securityContext: {{fsGroup: 10001}}` to read its
+Secrets, and a grace period longer than `shutdown.delay` plus `shutdown.drain`. `ci/` has example values for each mode.
 
 Probes use a separate port (`ops.probePort`). Metrics and status can be reached only from the release's namespace
 (`networkPolicy`), and require a token if `ops.tokenSecret` names a Secret:
