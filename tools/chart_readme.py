@@ -35,7 +35,7 @@ Keep keys, certificates and passwords in your own Secrets. `secrets` mounts them
 again when they change. A changed configuration rolls out new pods. The pods meet the *restricted* Pod Security
 Standard, except that a daemonset uses the node's network, and that a VPN has root and capabilities (`vpn.enabled`):
 use a separate release for a VPN. A pod with the sidecar needs `securityContext: {{fsGroup: 10001}}` to read its
-Secrets, and a grace period longer than `shutdown.delay` plus `shutdown.drain`. `ci/` has example values for each mode.
+Secrets, and a grace period longer than `shutdown.delay` plus `shutdown.drain`. `ci/` has examples for each mode.
 
 Probes use a separate port (`ops.probePort`). Metrics and status can be reached only from the release's namespace
 (`networkPolicy`), and require a token if `ops.tokenSecret` names a Secret:
