@@ -148,5 +148,5 @@ def measure(backend: Backend, ports: Sequence[int], uploads: int, seconds: float
 
 
 def _quietly(act: Callable[..., None], sock: socket.socket, *more: object) -> None:
-    with sock, contextlib.suppress(OSError):  # another thread closes the socket to stop this
+    with sock, contextlib.suppress(OSError):  # another thread shuts the socket down to stop this
         act(sock, *more)
