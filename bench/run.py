@@ -77,7 +77,7 @@ def median_time(ask: int, answer: int) -> Measure:
 
 
 def beside(mode: str) -> Measure:
-    """Return the median time of a query during a bulk transfer."""
+    """Create the measurement of the median time of a query during a bulk transfer."""
 
     def measure(way: Way) -> float:
         with subprocess.Popen(
@@ -111,7 +111,7 @@ def cpu_per_connection(way: Way) -> float:
 
 
 def cpu_per_round_trip(connections: int, ask: int, answer: int) -> Measure:
-    """Return the CPU time of a round trip in microseconds."""
+    """Create the measurement of the CPU time of a round trip in microseconds."""
 
     def measure(way: Way) -> float:
         before = way.cpu()
@@ -123,7 +123,7 @@ def cpu_per_round_trip(connections: int, ask: int, answer: int) -> Measure:
 
 
 def idle(connections: int, *, memory: bool) -> Measure:
-    """Return the memory per idle connection in KiB, or the median time of a query among idle connections."""
+    """Create the measurement of KiB per idle connection, or of the median time of a query among them."""
 
     def measure(way: Way) -> float:
         before = way.memory()

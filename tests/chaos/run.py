@@ -165,7 +165,7 @@ def _joined(client: Client) -> bool:
 
 @contextlib.contextmanager
 def pgbench(rig: rig_module.Rig) -> Iterator[Callable[[], None]]:
-    """Run four clients of pgbench in addition; restart them when a fault has ended them."""
+    """Run four pgbench clients; yield a function that restarts them if a fault has ended them."""
     program = find("pgbench", "/usr/lib/postgresql/*/bin")
     if program is None:
         yield lambda: None

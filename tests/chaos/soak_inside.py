@@ -51,7 +51,7 @@ class Seen:
     ended: bool
 
     def unbalanced(self) -> str | None:
-        """Return the errors in its accounting."""
+        """Return the error in its accounting; None if there is none."""
         account = f"size {self.size:,}, granted {self.granted:,}, owed {self.owed}, held {self.held:,}"
         if self.held > self.size:
             return f"holds more than its window: {account}"
@@ -89,7 +89,7 @@ def _look(relay: Any) -> Seen | None:
 
 
 def sessions(link: SshLink) -> list[PooledConnection]:
-    """Return its connections."""
+    """Return the SSH connections of a link."""
     return list(link._connections)
 
 
@@ -200,5 +200,5 @@ def lingering() -> int:
 
 
 def tasks() -> int:
-    """Return the number of channels."""
+    """Return the number of asyncio tasks."""
     return len(asyncio.all_tasks())

@@ -23,7 +23,7 @@ class Nonces:
 
     @property
     def keys(self) -> int:
-        """Record the key and counter of a packet."""
+        """Number of keys that have sealed packets."""
         return len(self._last)
 
     def __enter__(self) -> Self:

@@ -96,7 +96,7 @@ class Outcome:
 
 
 def rounds(chance: random.Random, seconds: float) -> "list[Round]":
-    """Yield each combination once, in random order, with alternating ciphers."""
+    """Return each combination once, in random order, with alternating ciphers."""
     kinds = [(path, trouble) for path in PATHS for trouble in TROUBLES]
     orders = [chance.sample(kinds, len(kinds)) for _ in inside.CIPHERS]
     return [

@@ -255,6 +255,6 @@ def holds(relay: ChannelRelay) -> int:
 
 
 def costs(relay: ChannelRelay) -> int:
-    """Return the memory size of these pieces, except the first one, which may be sent except for its end."""
+    """Return the memory size of these bytes, except the first piece, which may be sent except for its end."""
     chunks = relay._send_buffer._chunks if relay._send_buffer is not None else ()
     return sum(map(sys.getsizeof, [*chunks, *_waiting(relay)][1:]))

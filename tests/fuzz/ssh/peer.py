@@ -150,7 +150,7 @@ class Peer:
             self._open, self._next = self._next, None
         elif kind == OPEN:
             self._channel_open(packet)
-        elif OPEN < kind <= REFUSAL and kind != FAILURE:  # which refuses a channel of the peer
+        elif OPEN < kind <= REFUSAL and kind != FAILURE:  # FAILURE refuses a channel that the peer opened
             self._channel(kind, packet)
 
     def _channel_open(self, packet: SSHPacket) -> None:
