@@ -269,7 +269,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         "--slack",
         type=int,
         default=0,
-        help="so many more failures, and so many times more silence, for a busy machine",
+        help="extra failures, and multiples of the silence, that are allowed on a busy machine",
     )
     parser.add_argument("--verbose", action="store_true", help="tell each fault as it happens")
     return parser.parse_args(given)

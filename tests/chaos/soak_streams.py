@@ -62,7 +62,7 @@ def put_head(kind: Kind, stream: int, up: int, down: int) -> bytes:
 
 
 async def both(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
-    """Run both at once; if one raises, wait for the other before raising."""
+    """Run both at once; if one raises, cancel the other and wait for it before raising."""
     tasks = [asyncio.ensure_future(each) for each in (one, other)]
     try:
         await asyncio.gather(*tasks)

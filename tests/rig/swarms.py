@@ -1,4 +1,4 @@
-"""Two engines in one swarm: a manager and a worker, each in a network namespace of its own, joined by a bridge."""
+"""Two engines in one swarm: a manager and a worker, each in its own network namespace, connected by a bridge."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ def ip(*arguments: str) -> None:
 
 @contextlib.contextmanager
 def two_nodes(folder: Path) -> Iterator[tuple[Engine, Engine]]:
-    """The manager and the worker, until the block ends."""
+    """Run the manager and the worker until the block ends."""
     engines: list[Engine] = []
     middle, *nodes = SPACES
     for space in SPACES:
@@ -42,7 +42,7 @@ def two_nodes(folder: Path) -> Iterator[tuple[Engine, Engine]]:
             ip("-n", space, "link", "set", "eth0", "up")
             ip("-n", space, "route", "add", "default", "via", "10.77.0.254")
             with inside(space):
-                # No name server and no registry are there, and that shall show at once.
+                # There is no name server and no registry, and lookups must fail immediately.
                 for proto in ("udp", "tcp"):
                     run(f"iptables -A OUTPUT -o eth0 -p {proto} --dport 53 -j REJECT")
         for at, space in enumerate(nodes, 1):

@@ -259,7 +259,10 @@ WRONG = {
         ["--set", "networkPolicy.restrictEgress=true,existingConfigMap=x"],
         "networkPolicy.egress",
     ),
-    "a label of ours": (["--set-json", 'podLabels={"app.kubernetes.io/name":"mine"}'], "the chart sets app.kubernetes.io/name itself"),
+    "a label of ours": (
+        ["--set-json", 'podLabels={"app.kubernetes.io/name":"mine"}'],
+        "the chart sets app.kubernetes.io/name itself",
+    ),
     "secrets in the ConfigMap's mount": (
         ["--set-json", 'secrets=[{"name":"s","mountPath":"/etc/gateway/ssh"}]'],
         "use /run/secrets",
@@ -301,12 +304,18 @@ WRONG = {
         "/s is already used as a mount path",
     ),
     "no name for a Service": (["--set", "fullnameOverride=My_App"], "set fullnameOverride"),
-    "networks of nobody": (["--set-json", 'networkPolicy.cidrs={"nobody":["10.0.0.0/8"]}'], "no tunnel or backend has this name"),
-    "metrics that nobody reaches": (["--set", "serviceMonitor.enabled=true"], "add Prometheus"),
+    "networks of an unknown name": (
+        ["--set-json", 'networkPolicy.cidrs={"unknown":["10.0.0.0/8"]}'],
+        "no tunnel or backend has this name",
+    ),
+    "metrics that Prometheus cannot reach": (["--set", "serviceMonitor.enabled=true"], "add Prometheus"),
     "the port of probes": (["--set", "config.backends.reports.listen=0.0.0.0:9091"], "already used by ops.probePort"),
     "one port for ops and probes": (["--set", "ops.probePort=9090"], "choose another"),
     "a token that the Secret has": (["--set", "config.ops.token_file=/t"], "token_file"),
-    "a Service of a backend's name": (["--set", "services.orders=7000"], "services.orders: the backend with this name"),
+    "a Service of a backend's name": (
+        ["--set", "services.orders=7000"],
+        "services.orders: the backend with this name",
+    ),
     "a wildcard over an address": (
         [
             "--set",
