@@ -1,8 +1,8 @@
-# The gateway without anything that it does not need: no shell, no package manager, not root. For VPNs: --target vpn.
+# A minimal image of the gateway: no shell, no package manager, not root. With VPN clients: --target vpn.
 #   docker build -t gateway .                          on the official slim Python image
-#   docker build -t gateway --build-arg BASE=debian .  on any Debian-like image, whose own Python is installed then
-# With SOURCE_DATE_EPOCH, which `make image` sets to the commit's time, two builds of one commit are the same image.
-# The digest is that of the index, of all platforms; tools/pin-base.sh looks it up and writes it here.
+#   docker build -t gateway --build-arg BASE=debian .  on any Debian-like image, with its own Python
+# With SOURCE_DATE_EPOCH, which `make image` sets to the commit's time, builds of one commit are identical.
+# The digest of the multi-platform index; tools/pin-base.sh updates it.
 ARG BASE=python:3.13.15-slim-trixie@sha256:9d2e5553305c7c7b0097999bb17187c69b921ccd6bc9d40e4bb5ebe652c00285
 
 FROM ${BASE} AS build
@@ -26,13 +26,13 @@ RUN /build/bin/pip wheel -q --no-deps --no-build-isolation -w /wheels . && \
     /build/bin/pip --python /opt/gateway/bin/python install -q --no-deps --no-compile --no-index /wheels/*.whl && \
     /build/bin/cyclonedx-py environment --output-reproducible -o packages.cdx.json /opt/gateway
 COPY tools/rootfs.py tools/sbom.py tools/
-# No time of this build is in it.
+# A fixed default: the image must not contain the time of the build.
 ARG SOURCE_DATE_EPOCH=0
 RUN python3 tools/rootfs.py /rootfs /opt/gateway && \
     /build/bin/python tools/sbom.py /rootfs packages.cdx.json --with-files && \
     find /rootfs -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
 
-# The same environment on the whole base, with the VPN clients. It runs as root, with the capabilities that it is given.
+# The same environment on the full base image, with the VPN clients. Runs as root, with the capabilities given at run time.
 FROM ${BASE} AS vpn
 ARG VERSION=0.1.0
 LABEL org.opencontainers.image.title="gateway-vpn" \

@@ -1,7 +1,7 @@
-"""A fleet of containers on an overlay of a real engine.
+"""Attach containers to an overlay network of a real engine, and measure delays and cost.
 
-How soon all are attached, what the gateway costs when idle, and how soon a new container is served: after its start,
-a recreate, a kill of the engine, and without any event.
+Measures how soon all containers are attached, the CPU use of the idle gateway, and how soon a new container is
+served: after a start, after it was re-created, after the engine was killed, and without any event.
 
 Usage: python bench/docker_fleet.py [CONTAINERS] [KILLS] [--projects N] [--per-project]
 
@@ -44,7 +44,7 @@ class Fleet(Site):
 
 
 def cpu(pid: int) -> float:
-    """Seconds of processor time that a process has used."""
+    """Return the CPU time of a process in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -105,7 +105,7 @@ def fleet(engine: Engine, site: Fleet, count: int, projects: int) -> None:
 
 
 def started(engine: Engine, site: Site) -> None:
-    """Start and recreate a container ten times."""
+    """Start and re-create a container ten times."""
     took = []
     for _ in range(10):
         engine.docker("rm", "-f", "web", check=False)
@@ -115,7 +115,7 @@ def started(engine: Engine, site: Site) -> None:
 
 
 def deaf(engine: Engine, site: Site, folder: Path) -> None:
-    """No event ever arrives, with the default resync."""
+    """Attach containers without any event from the engine, with the default resync."""
     engine.docker("rm", "-f", "web", "gateway", check=False)
     with DockerProxy(folder / "proxy.sock", engine.socket) as proxy:
         proxy.drop_events = True
@@ -130,7 +130,7 @@ def deaf(engine: Engine, site: Site, folder: Path) -> None:
 
 
 def killed(engine: Engine, site: Site, kills: int) -> None:
-    """Kill the engine so often; each time a new container must be attached and served."""
+    """Kill the engine repeatedly; each time a new container must be attached and served."""
     took = []
     for _ in range(kills):
         engine.kill()

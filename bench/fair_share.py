@@ -1,7 +1,7 @@
-"""Who gets how much of a slow uplink: uploads and queries through the gateway, and through `ssh -L`, in one run.
+"""Measure how uploads and queries share a slow uplink, through the gateway and through `ssh -L`.
 
-Each way has the same link for itself for a while: the gateway with one SSH connection, `ssh -L` with one connection
-for all clients, and `ssh -L` with one connection for each client. Sockets and ciphers are each way's defaults.
+The variants run one after the other on the same link: the gateway with one SSH connection, `ssh -L` with one
+connection for all clients, and `ssh -L` with one connection per client. Sockets and ciphers use program defaults.
 
 Usage: python bench/fair_share.py [--seconds N] [--rate BYTES] [--uploads N] [--queries N]
 """
@@ -24,15 +24,15 @@ from tests.chaos.share import Backend, measure
 from tests.chaos.slow_link import Shape, SlowLink
 
 FAIR, PROMPT = 0.5, 2.0
-"""What the gateway is to reach: the slowest upload's share of the mean, and seconds for 99 % of the answers."""
+"""Goals of the gateway: the slowest upload's share of the mean, and seconds to answer 99% of the queries."""
 SETTLE = 2.0
-"""Seconds between two ways, in which the link runs empty."""
+"""Seconds between two variants, in which the link drains."""
 HEAD = ("", "SSH connections", "MB/s", "slowest upload / mean", "answers", "p50 s", "p99 s", "max s", "CPU s")
 
 
 @contextlib.contextmanager
 def gateway(folder: Path, bastion: Bastion, link: SlowLink, backend: int, count: int) -> Iterator[list[Way]]:
-    """The gateway, with `count` SSH connections."""
+    """Run the gateway with `count` SSH connections."""
     ops, listen = free_port(), free_port()
     (folder / "gateway.yaml").write_text(f"""
 ops: {{listen: "127.0.0.1:{ops}", admin_socket: {folder}/admin.sock}}
@@ -56,7 +56,7 @@ backends:
 
 @contextlib.contextmanager
 def ssh(folder: Path, bastion: Bastion, link: SlowLink, backend: int, count: int) -> Iterator[list[Way]]:
-    """`count` processes of `ssh -L`, each with a connection of its own."""
+    """Run `count` processes of `ssh -L`, each with its own connection."""
     ways = []
     with contextlib.ExitStack() as stack:
         for _ in range(count):
@@ -78,11 +78,11 @@ WAYS = {
     "`ssh -L`, one connection": (ssh, False),
     "`ssh -L`, one for each client": (ssh, True),
 }
-"""How to start each, and whether it has a connection for each client."""
+"""How to start each variant, and whether it has a connection per client."""
 
 
 def compare(asked: argparse.Namespace, folder: Path) -> bool:
-    """Print the table; says whether the gateway reached what it is to reach."""
+    """Print the table; return whether the gateway reached its goals."""
     reached = False
     clients = asked.uploads + asked.queries
     print(f"{asked.uploads} uploads and {asked.queries} clients that ask, {asked.rate / 1e6:g} MB/s each way, "
@@ -111,7 +111,7 @@ def compare(asked: argparse.Namespace, folder: Path) -> bool:
 
 
 def main() -> int:
-    """Compare; the exit code is 1 where the gateway did not reach what it is to reach."""
+    """Compare the variants; return exit code 1 if the gateway missed its goals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--rate", type=float, default=2e6, help="of the link, in bytes per second")

@@ -1,10 +1,10 @@
-"""A kernel mount of NFS through the gateway beside others: `ssh -L` for its tunnel, none for its straight path.
+"""Compare kernel NFS mounts: through the gateway and through `ssh -L`, and without a tunnel.
 
 Usage: sudo python bench/nfs_ways.py [--rounds N] [--megabytes N]
 
-Interleaved, medians. The client is the kernel of a QEMU guest under software emulation, whose own speed bounds all
-four. The server is Ganesha and the bastion OpenSSH, both on this host's loopback; ssh and the gateway use the same
-cipher. `near` is a gateway without a tunnel, `straight` no gateway.
+The runs are interleaved; results are medians. The client is the kernel of a QEMU guest under software emulation,
+whose speed limits all four. The server is Ganesha and the bastion is OpenSSH, both on this host's loopback; ssh and
+the gateway use the same cipher. `near` is a gateway without a tunnel, `straight` is a mount without a gateway.
 """
 
 import argparse
@@ -32,7 +32,7 @@ now() { cut -d" " -f1 /proc/uptime; }
 
 
 def step(way: str, mounted: str, megabytes: int) -> str:
-    """Write a file and read it again through a mount of its own each time, so that nothing is cached."""
+    """Write a file and read it, each through a new mount, so that nothing is cached."""
     size = megabytes << 20
     return f"""
 {mounted}

@@ -1,4 +1,4 @@
-"""What pollers of the status cost traffic: small requests through a forward, alone and beside pollers without pause.
+"""Measure how much polling of the status delays traffic: small requests through a forward, with and without pollers.
 
 Usage: python bench/ops_pollers.py [BACKENDS] [POLLERS] [SECONDS]
 """
@@ -22,12 +22,12 @@ from gateway.demo.process import Process, free_port
 _ROUNDS = 7
 _CLIENTS = 8
 _PAUSE = 0.001
-"""Seconds between two requests of a client: the forward is in use, and not full."""
+"""Seconds between two requests of a client: the forward is in use, but not saturated."""
 _PATH = "/api/v1/status"
 
 
 def main(backends: int, pollers: int, seconds: float) -> None:
-    """Print the latency of traffic, alone and beside the pollers, by turns."""
+    """Print the latency of traffic without and with the pollers, in turns."""
     with tempfile.TemporaryDirectory() as name:
         folder, port, ops = Path(name), free_port(), free_port()
         echo = subprocess.Popen([sys.executable, __file__, "--echo", str(echo_port := free_port())])
@@ -46,7 +46,7 @@ def main(backends: int, pollers: int, seconds: float) -> None:
         )
         try:
             service.start(ops)
-            time.sleep(3)  # the first checks
+            time.sleep(3)  # wait for the first checks
             print(f"{backends} backends, {pollers} pollers of {_PATH}, {_CLIENTS} clients, {seconds:g} s each")
             alone, beside = [], []
             for _ in range(_ROUNDS):
@@ -63,7 +63,7 @@ def main(backends: int, pollers: int, seconds: float) -> None:
 
 
 class _Pollers:
-    """Pollers in a process of their own, which share no interpreter with the clients that are measured."""
+    """Run pollers in a separate process, so that they do not share the GIL with the measured clients."""
 
     def __init__(self, port: int, count: int) -> None:
         self.answers = 0
@@ -78,7 +78,7 @@ class _Pollers:
 
 
 def _poll(port: int, count: int) -> None:
-    """Poll until standard input ends, and print how many answers came."""
+    """Poll until standard input closes, and print the number of responses."""
     done = threading.Event()
     answers = [0] * count
 
@@ -118,7 +118,7 @@ async def _traffic(port: int, seconds: float) -> list[float]:
 
 
 def _tell(what: str, taken: list[float], answers: int, seconds: float) -> float:
-    """Print one round; gives its p99 in milliseconds."""
+    """Print one round; return its p99 in milliseconds."""
     taken.sort()
     p50, p99 = (taken[int(len(taken) * part)] * 1e3 for part in (0.5, 0.99))
     print(

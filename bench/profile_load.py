@@ -1,6 +1,6 @@
-"""Where the gateway's time goes under a load: python bench/profile_load.py [up|down|pp|conn] [SECONDS].
+"""Profile the gateway under load: python bench/profile_load.py [up|down|pp|conn] [SECONDS].
 
-Runs the service under cProfile, which costs a few times what it measures: read the shares, not the seconds.
+Runs the service under cProfile, which makes it several times slower: compare shares, not seconds.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ MODES = {
 
 
 def main(mode: str, seconds: float) -> None:
-    """Profile one kind of load and print the forty functions that took the most time themselves."""
+    """Profile one kind of load, and print the forty functions with the most own time."""
     build()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)

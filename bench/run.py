@@ -1,4 +1,4 @@
-"""The gateway beside `ssh -L` and a direct connection, and its straight relay beside HAProxy: interleaved, medians.
+"""Compare the gateway with `ssh -L` and a direct connection, and its direct relay with HAProxy: interleaved, medians.
 
 Usage: python bench/run.py [--rounds N] [--only WORD] [--out FILE] [--beside CHECKOUT]
 """
@@ -29,19 +29,19 @@ from gateway.demo.process import find
 
 Measure = Callable[[Way], float]
 Begin = Callable[[Path], contextlib.AbstractContextManager[list[Way]]]
-"""Starts the ways of a section, with a folder for their files."""
+"""Starts the paths of a section, with a directory for their files."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """One row of the table.
 
     Args:
-        name: What is measured, with its unit.
+        name: What the row measures, with its unit.
         measure: Measures it once.
-        smaller: Whether less is better.
-        digits: After the point.
-        typical: What of several measurements to show.
+        smaller: Whether smaller is better.
+        digits: Digits after the decimal point.
+        typical: Selects the figure to show from several measurements.
     """
 
     name: str
@@ -52,12 +52,12 @@ class Row:
 
 
 def load(*arguments: object, field: int = 0) -> float:
-    """Run the load program; one of the numbers it prints."""
+    """Run the load program; return one of the numbers that it prints."""
     done = subprocess.run([str(LOAD), *map(str, arguments)], capture_output=True, text=True, check=True, timeout=300)
     return float(done.stdout.split()[field])
 
 
-# Each makes the measurement of one row.
+# Each of these functions returns the measurement of one row.
 
 
 def bulk(mode: str, flows: int, total: int) -> Measure:
@@ -77,7 +77,7 @@ def median_time(ask: int, answer: int) -> Measure:
 
 
 def beside(mode: str) -> Measure:
-    """A query's median time while a bulk transfer runs."""
+    """Create the measurement of the median time of a query during a bulk transfer."""
 
     def measure(way: Way) -> float:
         with subprocess.Popen(
@@ -104,14 +104,14 @@ def cpu_per_gb(mode: str) -> Measure:
 
 
 def cpu_per_connection(way: Way) -> float:
-    """Microseconds of CPU for one new connection."""
+    """Return the CPU time of a new connection in microseconds."""
     before = way.cpu()
     load("conn", way.port, 64, 6000)
     return (way.cpu() - before) * 1e6 / 6000
 
 
 def cpu_per_round_trip(connections: int, ask: int, answer: int) -> Measure:
-    """Microseconds of CPU for one round trip."""
+    """Create the measurement of the CPU time of a round trip in microseconds."""
 
     def measure(way: Way) -> float:
         before = way.cpu()
@@ -123,7 +123,7 @@ def cpu_per_round_trip(connections: int, ask: int, answer: int) -> Measure:
 
 
 def idle(connections: int, *, memory: bool) -> Measure:
-    """Memory per idle connection in KiB, or a query's median time among them."""
+    """Create the measurement of KiB per idle connection, or of the median time of a query among them."""
 
     def measure(way: Way) -> float:
         before = way.memory()
@@ -148,7 +148,7 @@ def idle(connections: int, *, memory: bool) -> Measure:
 
 
 def transactions(way: Way) -> float:
-    """Pgbench's read-only transactions a second, with 8 clients."""
+    """Return pgbench's read-only transactions per second, with 8 clients."""
     if not way.database:
         return math.nan
     done = subprocess.run(
@@ -162,7 +162,7 @@ def transactions(way: Way) -> float:
 PGBENCH = find("pgbench", "/usr/lib/postgresql/*/bin")
 GB = 1_000_000_000
 TUNNEL = [
-    # The most, since what was once allocated is used again in the later rounds.
+    # The maximum: later rounds reuse memory that was allocated earlier.
     Row("memory per idle connection, KiB", idle(2000, memory=True), smaller=True, digits=1, typical=max),
     Row("bulk to the backend, 1 flow, MB/s", bulk("up", 1, GB)),
     Row("bulk to the backend, 8 flows, MB/s", bulk("up", 8, GB)),
@@ -223,7 +223,7 @@ SECTIONS: list[tuple[str, list[Row], Begin]] = [
 
 
 def compare(ways: list[Way], rows: list[Row], rounds: int) -> list[str]:
-    """Measure each row in each way, in turns; a Markdown table of medians and of the gateway's ratios."""
+    """Measure each row on each path in turns; return a Markdown table of medians and of the gateway's ratios."""
     others = [way for way in ways if way.name not in ("direct", "gateway")]
     lines = [
         "| " + " | ".join(["", *(way.name for way in ways), *(f"ratio to {way.name}" for way in others)]) + " |",
@@ -248,7 +248,7 @@ def compare(ways: list[Way], rows: list[Row], rounds: int) -> list[str]:
 
 
 def machine() -> list[str]:
-    """What it was measured on and with."""
+    """Return the machine and the versions of the software."""
     model = "unknown processor"
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -279,7 +279,7 @@ def main() -> None:
     page = ["# Measured", "", "Made by `make bench`: every line interleaved in one run, medians, on loopback.", ""]
     page += [*machine(), f"- medians of {asked.rounds} rounds; ratios above 1 are in the gateway's favour", ""]
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
-        Path(name).chmod(0o755)  # PostgreSQL runs as a user of its own
+        Path(name).chmod(0o755)  # PostgreSQL runs as a different user
         sections = SECTIONS
         if beside is not None:
             sections = [

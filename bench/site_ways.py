@@ -1,4 +1,4 @@
-"""What the benchmark compares: one load server, and several ways to it, all on loopback."""
+"""What the benchmark compares: one load server, and several paths to it, all on loopback."""
 
 import contextlib
 import importlib.util
@@ -19,20 +19,20 @@ from gateway.demo.sshd import Bastion
 
 LOAD = ROOT / "bench" / "bin" / "load"
 DELAYS_MS = (20, 50, 100)
-"""Round trips of the long paths, in milliseconds."""
+"""Round-trip times of the long paths, in milliseconds."""
 
 
 @dataclass
 class Way:
-    """One way to the load server.
+    """One path to the load server.
 
     Args:
-        name: What the table calls it.
-        port: Where clients connect.
-        delayed: The same over a long path, by round trip in milliseconds.
-        process: Whose CPU time and memory count; None for the direct way.
-        database: Where a PostgreSQL answers, when one runs.
-        bulk: Where a bulk transfer connects that goes beside queries; 0: at the same port.
+        name: Name in the table.
+        port: Port to which clients connect.
+        delayed: Ports of the same path with a delay, by round-trip time in milliseconds.
+        process: The process whose CPU time and memory count; None for the direct path.
+        database: Port of a PostgreSQL server, if one runs.
+        bulk: Port for a bulk transfer that runs during queries; 0: the same port.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Way:
     bulk: int = 0
 
     def cpu(self) -> float:
-        """Seconds of CPU that the process and its children have used."""
+        """Return the CPU time in seconds of the process and its children."""
         ticks = os.sysconf("SC_CLK_TCK")
         total = 0.0
         for pid in self._pids():
@@ -53,7 +53,7 @@ class Way:
         return total
 
     def memory(self) -> float:
-        """KiB of resident memory."""
+        """Return the resident memory in KiB."""
         total = 0.0
         for pid in self._pids():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -72,7 +72,7 @@ class Way:
 
 
 def build() -> None:
-    """Compile the load program, where it is missing or older than its source."""
+    """Compile the load program, if it is missing or older than its source."""
     source = ROOT / "bench" / "load.c"
     if LOAD.exists() and LOAD.stat().st_mtime > source.stat().st_mtime:
         return
@@ -102,11 +102,11 @@ def _starter(folder: Path, stack: contextlib.ExitStack) -> Start:
 
 @contextlib.contextmanager
 def running(folder: Path, other: Path | None = None) -> Iterator[list[Way]]:
-    """Start everything; all of it ends with the block.
+    """Start everything; stop it at the end of the block.
 
     Args:
-        folder: Where its files go.
-        other: Another checkout, whose gateway is compared instead of ssh.
+        folder: Directory for its files.
+        other: Another checkout, whose gateway replaces ssh in the comparison.
     """
     build()
     with contextlib.ExitStack() as stack:
@@ -142,7 +142,7 @@ def running(folder: Path, other: Path | None = None) -> Iterator[list[Way]]:
 
 @contextlib.contextmanager
 def with_cipher(folder: Path, cipher: str) -> Iterator[list[Way]]:
-    """The gateway and `ssh -L`, both with this cipher and no other."""
+    """Run the gateway and `ssh -L`, both with only this cipher."""
     build()
     with contextlib.ExitStack() as stack:
         start = _starter(folder, stack)
@@ -159,7 +159,7 @@ def with_cipher(folder: Path, cipher: str) -> Iterator[list[Way]]:
 
 @contextlib.contextmanager
 def beside_sshtunnel(folder: Path) -> Iterator[list[Way]]:
-    """The load server, the gateway, and the Python package sshtunnel where it is installed."""
+    """Run the load server, the gateway, and the Python package sshtunnel if it is installed."""
     with contextlib.ExitStack() as stack:
         start = _starter(folder, stack)
         server = free_port()
@@ -180,11 +180,11 @@ def beside_sshtunnel(folder: Path) -> Iterator[list[Way]]:
 
 @contextlib.contextmanager
 def straight(folder: Path, other: Path | None = None) -> Iterator[list[Way]]:
-    """The load server, the gateway without a tunnel, and HAProxy in TCP mode where it is installed.
+    """Run the load server, the gateway without a tunnel, and HAProxy in TCP mode if it is installed.
 
     Args:
-        folder: Where its files go.
-        other: Another checkout, whose gateway is compared instead of HAProxy.
+        folder: Directory for its files.
+        other: Another checkout, whose gateway replaces HAProxy in the comparison.
     """
     build()
     with contextlib.ExitStack() as stack:
@@ -225,7 +225,7 @@ def _name(root: Path) -> str:
 
 
 def _database(folder: Path, stack: contextlib.ExitStack) -> int:
-    """The port of a PostgreSQL with pgbench's tables, or 0 where there is none."""
+    """Return the port of a PostgreSQL server with pgbench's tables, or 0 if there is none."""
     pgbench = find("pgbench", "/usr/lib/postgresql/*/bin")
     if not postgres.available() or pgbench is None:
         return 0
@@ -273,7 +273,7 @@ def _gateway(
     (folder / "gateway.yaml").write_text("\n".join(lines) + "\n")
     arguments = [sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")]
     process = start(arguments, _name(root), ops, listen, *delayed.values(), root=root)
-    time.sleep(1.5)  # the far tunnels take a few round trips to open, and a few more to be measured
+    time.sleep(1.5)  # opening and measuring the slow tunnels takes several round trips
     return Way(_name(root), listen, delayed, process, queries if database else 0, bulk)
 
 

@@ -1,10 +1,10 @@
-"""Two ways to know the clients of another node: a gateway of their own node by name, and agents that tell each other.
+"""Compare two ways to identify the clients of another node: by a local gateway's name, and by reports between agents.
 
-For the first: which of two gateways Docker's name server gives to a container on an overlay and on a network of its
-node, and which when the gateway of the node has stopped. For the second: how soon a container of the other node is
-let in by label after its start and after a restart of either agent, and how soon it is forgotten.
+Part one measures which of two gateways Docker's name server returns to a container on an overlay network and on a
+network of its node, and which after the gateway of the node stops. Part two measures how soon an agent admits
+a container of the other node by label after its start or a restart of either agent, and how soon it forgets it.
 
-Usage: python bench/swarm_ways.py [ROUNDS]     as root; starts two engines of its own
+Usage: python bench/swarm_ways.py [ROUNDS]     as root; starts two engines
 """
 
 import itertools
@@ -26,7 +26,7 @@ ASKED = 20
 
 
 def main() -> None:
-    """Run and print."""
+    """Run both parts and print the results."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     with tempfile.TemporaryDirectory(prefix="gateway-swarm-") as folder, two_nodes(Path(folder)) as (manager, worker):
         by_name(manager, worker)
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def by_name(manager: Engine, worker: Engine) -> None:
-    """A gateway of the node by name."""
+    """Measure a gateway per node, reached by name."""
     print("a gateway of the node, by name: the first address of orders, of so many answers")
     overlays = {"overlay": (), "overlay-internal": ("--internal",)}
     locals_ = {"a-node": (), "z-node": (), "a-node-internal": ("--internal",)}
@@ -71,14 +71,14 @@ def by_name(manager: Engine, worker: Engine) -> None:
 
 
 def resolved(engine: Engine, container: str) -> str:
-    """The first address of `orders`."""
+    """Return the first address of `orders`."""
     told = engine.docker("exec", container, "nslookup", "-type=a", "orders", check=False).stdout
     found = [line.split()[-1] for line in told.partition("Name:")[2].splitlines() if line.startswith("Address")]
     return found[0] if found else ""
 
 
 def told(manager: Engine, worker: Engine, folder: Path, rounds: int) -> None:
-    """Agents that tell each other."""
+    """Measure agents that exchange reports."""
     manager.docker("network", "create", "--subnet", "10.77.1.0/24", "far")
     manager.run_python("db", SAYING.format(words="orders-here", seconds=0), "--network", "far", "--ip", "10.77.1.10")
     backend = (

@@ -1,9 +1,9 @@
-"""Throughput through the gateway's VPN tunnels beside the bare VPN client on the same machine: interleaved, medians.
+"""Compare throughput through the gateway's VPN tunnels with that of the VPN client itself: interleaved, medians.
 
 Usage: sudo python bench/vpn_ways.py [--rounds N] [--megabytes N]
 
-Two network namespaces with a cable between them: the VPN servers and the source of the bytes are in one, clients in
-the other. The bare client is the VPN's own program with its routes, as it would be without a gateway.
+Uses two connected network namespaces: the VPN servers and the source of the data are in one, clients in the other.
+The VPN client runs as its own program with its routes, as without a gateway.
 """
 
 import argparse
@@ -48,7 +48,7 @@ with socket.create_server(("0.0.0.0", int(sys.argv[1]))) as server:
 
 
 def transfer(host: str, port: int, way: str, size: int) -> float:
-    """MB/s of one transfer."""
+    """Return the throughput of one transfer in MB/s."""
     with socket.create_connection((host, port), timeout=60) as sock:
         began = time.monotonic()
         sock.sendall(f"{way}{size:016}".encode())
@@ -69,7 +69,7 @@ def transfer(host: str, port: int, way: str, size: int) -> float:
 
 
 def round_trips(host: str, port: int, size: int) -> float:
-    """Not of bytes but of connections: microseconds to open, ask for one byte and have it."""
+    """Return the microseconds to connect, request one byte and receive it."""
     del size
     times = []
     for _ in range(200):
@@ -80,7 +80,7 @@ def round_trips(host: str, port: int, size: int) -> float:
 
 
 def bare_openvpn(server: OpenVpnServer, folder: Path, authority: Authority) -> Process:
-    """The program itself, with its routes."""
+    """Run the program itself, with its routes."""
     config = server.client(
         folder / "bare.ovpn", "pull-filter ignore redirect-gateway", certificate=authority.issue("b")
     )
@@ -90,7 +90,7 @@ def bare_openvpn(server: OpenVpnServer, folder: Path, authority: Authority) -> P
 
 
 def bare_wireguard(peer: WireGuardPeer, folder: Path) -> Process:
-    """wireguard-go and wg, as wg-quick calls them."""
+    """Run wireguard-go and wg, as wg-quick does."""
     config = peer.client(folder / "bare.conf").read_text()
     kept = "\n".join(line for line in config.splitlines() if not line.startswith(("Address", "DNS")))
     (folder / "bare.wg").write_text(kept)
@@ -105,7 +105,7 @@ def bare_wireguard(peer: WireGuardPeer, folder: Path) -> Process:
 
 
 def reachable(port: int, log: Path) -> None:
-    """Wait until the bare client has its route."""
+    """Wait until the VPN client has its route."""
     deadline = time.monotonic() + 30
     while "bare" not in run(f"ip route get {BEHIND}"):
         if time.monotonic() > deadline:
@@ -115,7 +115,7 @@ def reachable(port: int, log: Path) -> None:
 
 
 def measure(kind: str, rounds: int, size: int) -> list[str]:
-    """The table's lines of one kind."""
+    """Return the table rows of one kind."""
     rows: dict[str, tuple[Callable[[str, int], float], bool]] = {
         "from the far side, MB/s": (lambda host, port: transfer(host, port, "d", size), False),
         "to the far side, MB/s": (lambda host, port: transfer(host, port, "u", size), False),

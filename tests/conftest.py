@@ -1,4 +1,4 @@
-"""What every test shares: the service's own event loop, and no clock over what Hypothesis tries."""
+"""Shared by all tests: the service's own event loop, and Hypothesis without deadlines."""
 
 import os
 from asyncio import AbstractEventLoop
@@ -9,7 +9,7 @@ import pytest
 
 from gateway.relay.poller import RelayLoop
 
-# A machine that is busy for a moment is no finding. In CI the examples are the same each time.
+# A busy machine is not a failure. In CI, the examples are the same each time.
 hypothesis.settings.register_profile(
     "gateway",
     deadline=None,

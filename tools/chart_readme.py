@@ -1,7 +1,7 @@
 """Writes charts/gateway/README.md from the comments in its values.yaml.
 
 Usage: python tools/chart_readme.py          writes it
-       python tools/chart_readme.py --check  fails when it is not what the values say
+       python tools/chart_readme.py --check  fails if it is out of date
 """
 
 import json
@@ -27,19 +27,18 @@ helm test ways
 
 | `mode` | for |
 | --- | --- |
-| `deployment` | databases: replicas, all of which carry traffic, and a Service for each backend, with its name |
-| `daemonset` | NFS: a kernel mounts from its own node, so each has a gateway in its network; listen on 127.0.0.1 |
-| `sidecar` | one app: the configuration, and templates for the container and its volumes in a chart of your own |
+| `deployment` | databases: replicas that all carry traffic, and a Service with its name for each backend |
+| `daemonset` | NFS: a kernel mounts from its own node, so each node has a gateway in its network, on 127.0.0.1 |
+| `sidecar` | one app: the configuration, and templates of the container and its volumes for your own chart |
 
-Keys, certificates and passwords stay in Secrets of yours; `secrets` mounts them as files, which the gateway reads
-again when they change. A changed configuration rolls the pods. The pods meet the *restricted* Pod Security Standard,
-except that a daemonset is in the node's network and a VPN has root and capabilities (`vpn.enabled`), so that it is a
-release of its own. A pod with the sidecar needs `securityContext: {{fsGroup: 10001}}`, so that it may read its
-Secrets, and a grace period longer than `shutdown.delay` and `shutdown.drain` together. `ci/` holds values for each
-of these.
+Keep keys, certificates and passwords in your own Secrets. `secrets` mounts them as files, and the gateway reads them
+again when they change. A changed configuration rolls out new pods. The pods meet the *restricted* Pod Security
+Standard, except that a daemonset uses the node's network, and that a VPN has root and capabilities (`vpn.enabled`):
+use a separate release for a VPN. A pod with the sidecar needs `securityContext: {{fsGroup: 10001}}` to read its
+Secrets, and a grace period longer than `shutdown.delay` plus `shutdown.drain`. `ci/` has examples for each mode.
 
-Probes have a port of their own (`ops.probePort`). Metrics and status are reached from the release's namespace only
-(`networkPolicy`), and need a token where `ops.tokenSecret` names a Secret:
+Probes use a separate port (`ops.probePort`). Metrics and status can be reached only from the release's namespace
+(`networkPolicy`), and require a token if `ops.tokenSecret` names a Secret:
 
 ```sh
 openssl rand -hex 32 > token; openssl rand -hex 32 > metrics-token
@@ -48,15 +47,15 @@ kubectl create secret generic ops-tokens --from-file=token --from-file=metrics-t
 
 ## Values
 
-Made from `values.yaml` by `tools/chart_readme.py`.
+`tools/chart_readme.py` generates this table from `values.yaml`.
 
-| key | default | |
+| key | default | description |
 | --- | --- | --- |
 """
 
 
 def described() -> dict[str, str]:
-    """What stands in a comment `# --` above each key."""
+    """Return the comment `# --` above each key, by its dotted path."""
     found: dict[str, str] = {}
     path: list[str] = []
     comment = ""
@@ -74,7 +73,7 @@ def described() -> dict[str, str]:
 
 
 def values() -> Any:
-    """The default values."""
+    """Return the default values."""
     return yaml.safe_load((CHART / "values.yaml").read_text())
 
 
@@ -87,12 +86,12 @@ def _rows() -> Iterator[str]:
 
 
 def text() -> str:
-    """The whole page."""
+    """Return the whole page."""
     description = yaml.safe_load((CHART / "Chart.yaml").read_text())["description"]
     return _HEAD.format(description=description) + "".join(_rows())
 
 
 if __name__ == "__main__":
     if "--check" in sys.argv:
-        sys.exit(0 if TARGET.read_text() == text() else f"{TARGET} is not what values.yaml says: run {sys.argv[0]}")
+        sys.exit(0 if TARGET.read_text() == text() else f"{TARGET} is out of date: run {sys.argv[0]}")
     TARGET.write_text(text())

@@ -1,7 +1,7 @@
-"""Writes docs/reference.md from the code: keys, commands, endpoints, metrics, states, reasons.
+"""Write docs/reference.md from the code: keys, commands, endpoints, metrics, states, reasons.
 
 Usage: python tools/reference.py          writes it
-       python tools/reference.py --check  fails when it is not what the code says
+       python tools/reference.py --check  fails if it is out of date
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ _NAMES = {
 
 
 def text() -> str:
-    """The whole page."""
+    """Return the whole page."""
     return "\n".join([*_head(), *_configuration(), *_commands(), *_http(), *_metrics(), *_words()]) + "\n"
 
 
@@ -108,7 +108,7 @@ def _table(title: str, cls: type) -> Iterator[str]:
 
 
 def _arguments(cls: type) -> dict[str, str]:
-    """What the docstrings' `Args:` say about each field, inherited ones too."""
+    """Return the description of each field in the docstring's `Args:`, including inherited fields."""
     found: dict[str, str] = {}
     for each in reversed(cls.__mro__[:-1]):
         name = ""

@@ -1,4 +1,4 @@
-"""Prints what CHANGELOG.md says of one version, for a release's page.
+"""Print the section of one version in CHANGELOG.md, for the release page.
 
 Usage: python tools/release_notes.py VERSION
 """
@@ -11,7 +11,7 @@ CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
 
 
 def notes(version: str) -> str:
-    """The section of a version, without its heading."""
+    """Return the section of a version, without its heading."""
     found = re.search(
         rf"^## \[{re.escape(version)}\].*?\n(.*?)(?=^## \[|^\[|\Z)", CHANGELOG.read_text(), re.MULTILINE | re.DOTALL
     )

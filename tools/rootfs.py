@@ -1,9 +1,9 @@
-"""Collects what a Python environment needs to run into a root file system, for an image from scratch.
+"""Copy everything that a Python environment needs at run time to a root file system, for an image from scratch.
 
 Usage: python3 tools/rootfs.py ROOT ENVIRONMENT
 
-That is: the interpreter, its standard library, the environment, the shared libraries that they are linked with,
-certificates, and a user. Standard library only; it runs in the image build.
+Copies the interpreter, its standard library, the environment, the shared libraries that they are linked with,
+certificates, and a user. Uses only the standard library; it runs in the image build.
 """
 
 import ast
@@ -22,7 +22,7 @@ _UNUSED = {
     "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "pydoc_data", "site-packages",
     "dist-packages", "__pycache__", "venv", "config", "turtle.py",
 }  # fmt: skip
-"""Parts of the standard library that nothing here imports."""
+"""Parts of the standard library that the gateway does not import."""
 _DLOPENED = ("libgcc_s.so.1",)
 """Libraries that are loaded by name: glibc ends threads with it."""
 _USER = 10001
@@ -65,16 +65,16 @@ def main(root: Path, environment: Path) -> None:
     for name in ("var/lib/gateway", "run/gateway"):
         (root / name).mkdir(parents=True)
         os.chown(root / name, _USER, _USER)
-        (root / name).chmod(0o1777)  # also for a user of your own; the gateway's socket in it is 0600
+        (root / name).chmod(0o1777)  # writable for any user; the gateway's socket in it has mode 0600
     (root / "etc/gateway").mkdir(exist_ok=True)
     compile_all(root)
 
 
 def compile_all(root: Path) -> None:
-    """Write the bytecode of every module below `root`: starting takes half as long with it.
+    """Write the bytecode of every module below `root`, which halves the start time.
 
-    Docstrings are left out but for those of the gateway's commands, which are their help: they would be 3 MB of
-    every process.
+    Omits docstrings, which would use 3 MB in every process, except those of the gateway's commands, which are help
+    texts.
     """
     for path in sorted(root.rglob("*.py")):
         source = path.read_bytes()
@@ -88,7 +88,7 @@ def compile_all(root: Path) -> None:
             continue
         cached = Path(importlib.util.cache_from_source(path))
         cached.parent.mkdir(exist_ok=True)
-        # Never looked at again (PEP 552): nobody may write there at run time.
+        # Not checked against the source (PEP 552): the files cannot change at run time.
         head = importlib.util.MAGIC_NUMBER + _UNCHECKED_HASH + importlib.util.source_hash(source)
         cached.write_bytes(head + marshal.dumps(code))
 
@@ -99,14 +99,14 @@ def _drop_docstrings(tree: ast.Module) -> None:
             isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
             and ast.get_docstring(node, clean=False) is not None
         ):
-            # Where a dataclass has none, a longer one is made for it.
+            # a dataclass without a docstring gets a longer generated one
             short: list[ast.stmt] = [ast.Expr(ast.Constant("-"))] if isinstance(node, ast.ClassDef) else []
             node.body[:1] = short or ([] if node.body[1:] else [ast.Pass()])
             ast.fix_missing_locations(node)
 
 
 def drop_broken(standard: Path) -> None:
-    """Leave out what could not be imported here either: the official image of Python has `_tkinter` without Tk."""
+    """Remove `_tkinter` if the Tk library is missing, as in the official Python image."""
     for path in standard.rglob("_tkinter*.so"):
         if "not found" in _linked(path):
             path.unlink()
@@ -118,14 +118,14 @@ def _unused(folder: str, names: list[str]) -> set[str]:
 
 
 def _binaries(root: Path) -> Iterator[Path]:
-    """Every extension, where it lies outside `root`."""
+    """Yield all shared objects below `root`."""
     for path in root.rglob("*.so*"):
         if path.is_file():
             yield path
 
 
 def _libraries(binaries: list[Path]) -> set[Path]:
-    """What `ldd` says of them, but for what lies beside them in a wheel."""
+    """Return the libraries that `ldd` lists for the files, except those bundled in a wheel."""
     found = {Path(name) for library in _DLOPENED for name in _cached(library)}
     for binary in binaries:
         for line in _linked(binary).splitlines():
@@ -148,7 +148,7 @@ def _cached(library: str) -> list[str]:
 
 
 def _copy(path: Path, root: Path) -> None:
-    """Copy a file, whatever links lead to it, to where it is found with `/lib` as `/usr/lib`."""
+    """Copy a file, following links, to its path with `/lib` as `/usr/lib`."""
     there = root / (path.parent.resolve() / path.name).relative_to("/")
     there.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(path.resolve(), there)

@@ -1,12 +1,12 @@
-"""Completes an image's SBOM: interpreter, Debian packages, what wheels carry inside, and which file belongs to what.
+"""Complete an image's SBOM: interpreter, Debian packages, contents of wheels, and the component of each file.
 
 Usage: python tools/sbom.py ROOT PACKAGES [--with-files]
 
-ROOT is where the image's files are, PACKAGES what `cyclonedx-py environment` says of the Python packages in
-ROOT/opt/gateway. The result, in CycloneDX, is ROOT/opt/gateway/sbom.cdx.json. With `--with-files` it has the
-Debian packages whose files are in ROOT, and lists each component's files; without, all packages that are installed.
+ROOT is the directory of the image's files. PACKAGES is the output of `cyclonedx-py environment` for the packages
+in ROOT/opt/gateway. The result, in CycloneDX, is ROOT/opt/gateway/sbom.cdx.json. With `--with-files`, it contains the
+Debian packages with files in ROOT, and lists each component's files; without it, all installed packages.
 
-It runs in the image build, with the packages of requirements-build.lock. A file without a component ends it.
+Runs in the image build, with the packages of requirements-build.lock. Fails if a file belongs to no component.
 """
 
 import csv
@@ -31,18 +31,18 @@ _FIELDS = (
     "${db:Status-Status}\t${binary:Package}\t${Version}\t${Architecture}\t${source:Package}\t${source:Version}\n"
 )
 _GENERATED = {"/etc/ssl/certs/ca-certificates.crt": "ca-certificates"}
-"""Files that a Debian package makes when it is installed."""
+"""Files that Debian packages create during installation."""
 _KEPT = ("type", "name", "version", "purl", "cpe", "licenses", "hashes")
-"""What is kept of a component that a wheel names."""
+"""Fields to keep of a component that a wheel declares."""
 Component = dict[str, Any]
 
 
 class Owners:
-    """Which component each file belongs to.
+    """Maps files to components.
 
     Args:
-        root: Where the image's files are.
-        bom: The SBOM of the Python packages, which is completed.
+        root: Directory of the image's files.
+        bom: The SBOM of the Python packages, to complete.
     """
 
     def __init__(self, root: Path, bom: dict[str, Any]) -> None:
@@ -87,11 +87,11 @@ class Owners:
             component["components"] = [unique[key] for key in sorted(unique)]
 
     def all_debian(self) -> Iterator[Component]:
-        """Every package that is installed."""
+        """Yield every installed package."""
         yield from self._debian.values()
 
     def of(self, path: Path) -> Component:
-        """The component of a file of the image; ends the program where there is none."""
+        """Return the component of a file in the image; exit if there is none."""
         name = f"/{path.relative_to(self._root)}"
         if "/__pycache__/" in name:
             name = re.sub(r"__pycache__/([^/]+?)\.[^/]*$", r"\1.py", name)
@@ -102,13 +102,13 @@ class Owners:
         if name.startswith((f"{sysconfig.get_path('stdlib')}/", "/usr/local/bin/python", "/usr/local/lib/libpython")):
             return self._interpreter()
         if name.startswith(("/opt/gateway/", "/etc/")) and "/site-packages/" not in name:
-            return self._gateway  # made by this build
+            return self._gateway  # created by this build
         if path.is_symlink() and path.parent == self._root:
-            return self._debian["base-files"]  # /lib and the like
+            return self._debian["base-files"]  # symbolic links such as /lib
         raise SystemExit(f"{name} belongs to no component of the SBOM")
 
     def _interpreter(self) -> Component:
-        """One that is not a Debian package, as in the official image of Python."""
+        """Return the component of an interpreter that is not a Debian package, as in the official image of Python."""
         if not self._python:
             version = platform.python_version()
             purl = PackageURL("generic", None, "python", version).to_string()
@@ -120,7 +120,7 @@ class Owners:
 
 
 def _of_boms(info: Path) -> Iterator[Component]:
-    """What a wheel says is inside it (PEP 770)."""
+    """Return the components that a wheel declares (PEP 770)."""
     for path in sorted(info.glob("sboms/*.json")):
         bom = json.loads(path.read_text())
         itself = _normal(info.name.split("-")[0])
@@ -130,7 +130,7 @@ def _of_boms(info: Path) -> Iterator[Component]:
 
 
 def _bundled(files: Iterable[Path]) -> Iterator[Component]:
-    """The shared libraries that were put into a wheel, whose versions nothing tells."""
+    """Return the shared libraries bundled in a wheel; their versions are unknown."""
     for path in files:
         if path.parent.name.endswith(".libs"):
             digest = hashlib.sha256(path.read_bytes()).hexdigest()

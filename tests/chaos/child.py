@@ -1,4 +1,4 @@
-"""A Python program of the rig as a child: it answers orders, one line of JSON each, and ends with its input."""
+"""Runs a Python program of the chaos tests as a child process, controlled by JSON lines on its standard input."""
 
 import asyncio
 import contextlib
@@ -18,10 +18,10 @@ _PIECE = 65536
 
 
 class Child:
-    """The program, from entering the context to leaving it; it ends with this process in any case.
+    """The program, from entering the context to leaving it; it always ends with this process.
 
     Args:
-        module: Its name.
+        module: The module's name.
         arguments: Its command line.
     """
 
@@ -60,15 +60,15 @@ class Child:
         return self._running().pid
 
     def ask(self, do: str, within: float = 20.0, **order: object) -> dict[str, Any]:
-        """Give an order, and wait for the answer.
+        """Send an order, and wait for the response.
 
         Args:
             do: What to do.
-            within: Seconds.
-            order: What belongs to it.
+            within: Timeout in seconds.
+            order: Further fields of the order.
 
         Raises:
-            TimeoutError: There is no answer.
+            TimeoutError: The program does not respond.
             ChildProcessError: It has ended.
         """
         process = self._running()
@@ -94,13 +94,13 @@ class Child:
 
 
 class Orders:
-    """The child's side: reads orders from its input, as they come."""
+    """The child's side: reads orders from standard input."""
 
     def __init__(self) -> None:
         self._buffer = b""
 
     def read(self) -> list[dict[str, Any]] | None:
-        """The orders that came, once the input is readable; None: it has ended."""
+        """Return the orders that have arrived, once the input is readable; None at the end of the input."""
         data = os.read(0, _PIECE)
         if not data:
             return None
@@ -108,7 +108,7 @@ class Orders:
         return [json.loads(line) for line in lines]
 
     async def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
-        """All of them, on an event loop."""
+        """Yield all orders, on an event loop."""
         loop = asyncio.get_running_loop()
         came: asyncio.Queue[list[dict[str, Any]] | None] = asyncio.Queue()
         loop.add_reader(0, lambda: came.put_nowait(self.read()))
@@ -121,5 +121,5 @@ class Orders:
 
 
 def answer(**said: object) -> None:
-    """Answer the order that came last."""
+    """Respond to the last order."""
     print(json.dumps(said), flush=True)

@@ -1,4 +1,4 @@
-"""Kills the database that clients are on, again and again, and times their way to the other one and back."""
+"""Kills the database that clients use, repeatedly, and measures how long clients take to the other one and back."""
 
 import argparse
 import random
@@ -18,11 +18,11 @@ from tests.chaos.load import Client, MySqlStep
 from tests.chaos.rig import REPOSITORY, missing, scratch, write_secret
 
 P95 = 5.0
-"""Seconds that the way to the other database may take, for nineteen of twenty."""
+"""Seconds within which 95% of the clients must reach the other database."""
 
 
 def failover(count: int, folder: Path) -> int:
-    """Kill so often; gives the exit code."""
+    """Kill the database `count` times; return the exit code."""
     with ExitStack() as stack:
         bastion = Bastion(folder / "bastion").start()
         stack.callback(bastion.stop)
@@ -90,7 +90,7 @@ def failover(count: int, folder: Path) -> int:
 
 
 def _next_success(client: Client, since: float) -> float:
-    """The end of the first attempt that began after that and succeeded."""
+    """Return the end of the first successful attempt that began after that time."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         found = next((each for each in client.attempts if each.began > since and each.outcome == "ok"), None)

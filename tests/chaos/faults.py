@@ -1,4 +1,4 @@
-"""What is done to the rig: each fault happens, and is undone after some seconds."""
+"""Faults that are injected into the site: each is reverted after some seconds."""
 
 import contextlib
 import os
@@ -17,19 +17,19 @@ from tests.chaos.rig import Rig
 
 @dataclass(frozen=True)
 class Fault:
-    """One way to break the rig.
+    """One way to break the site.
 
     Args:
-        name: For the table and `--only`.
-        injected: Breaks it for the length of a `with` block.
-        lasts: The least and the most seconds that it lasts.
-        possible: Whether this machine can do it.
-        only_asked: It happens only when `--only` names it.
-        failures: How many attempts of one client may fail by it: one, for what was under way when it struck. After
-            that a client is held until it can be served.
-        silence: Seconds without a success that it may cost any client, beside those that it lasts.
-        replaced: It is got round, rather than waited out: `silence` counts from its beginning.
-        own_words: Of the server's own refusals while it stops or starts: an attempt that is told so is no failure.
+        name: Name in the table and for `--only`.
+        injected: Context manager that injects the fault.
+        lasts: Minimum and maximum duration in seconds.
+        possible: Whether this machine supports the fault.
+        only_asked: The fault is injected only if `--only` names it.
+        failures: How many attempts of one client may fail: by default the one that was under way. After
+            that, a client must be held until it can be served.
+        silence: Seconds without a success that it may cause for a client, in addition to its own duration.
+        replaced: The gateway works around the fault instead of waiting: `silence` counts from its beginning.
+        own_words: Error messages of the server while it stops or starts; they do not count as failures.
     """
 
     name: str
@@ -170,7 +170,7 @@ def _disk_full(rig: Rig) -> Iterator[None]:
 
 @contextmanager
 def _wrong_key(rig: Rig) -> Iterator[None]:
-    """The server no longer knows our key, and the connections are gone."""
+    """The server does not accept our key any more, and all connections are closed."""
     allowed = rig.bastion.folder / "authorized_keys"
     before = allowed.read_text()
     allowed.write_text("")
@@ -184,7 +184,7 @@ def _wrong_key(rig: Rig) -> Iterator[None]:
 
 @contextmanager
 def _rotated_key(rig: Rig) -> Iterator[None]:
-    """Key and server change together; nobody should notice."""
+    """The key changes on both sides at once; clients must not notice."""
     make_key(rig.bastion.client_key)
     rig.bastion.authorize()
     yield
@@ -198,7 +198,7 @@ def _reload(rig: Rig) -> Iterator[None]:
 
 @contextmanager
 def _gateway_stopped(rig: Rig) -> Iterator[None]:
-    """As a laptop's lid, or a paused container: its clocks jump."""
+    """Suspend the process, like a closed laptop or a paused container: its clocks jump."""
     rig.gateway.send(signal.SIGSTOP)
     try:
         yield
@@ -257,7 +257,7 @@ FAULTS = [
 
 
 def settled(rig: Rig, seconds: float) -> float | None:
-    """Wait until every backend is up; says how long that took, or None when it did not come to that."""
+    """Wait until every backend is up; return how many seconds this took, or None after a timeout."""
     began = time.monotonic()
     while time.monotonic() - began < seconds:
         with contextlib.suppress(Exception):

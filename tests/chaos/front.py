@@ -1,4 +1,4 @@
-"""Where TCP clients come into a link in this process: a listener whose every client is joined to one target."""
+"""A listener in this process whose clients are joined to one target over a link."""
 
 import asyncio
 import contextlib
@@ -28,11 +28,11 @@ class Front:
     def __init__(self, link: Link, to: Endpoint, listener: socket.socket) -> None:
         self.port: int = listener.getsockname()[1]
         self.relays: set[Relay] = set()
-        """Those that have not ended."""
+        """Relays that have not ended."""
         self.endings: Counter[str] = Counter()
-        """How relays ended, and why clients got none."""
+        """Number of relays by how they ended, and of clients without one by reason."""
         self.redialled = 0
-        """How often a channel was asked for again, because its connection did not answer."""
+        """Number of channel opens that were repeated because their connection did not respond."""
         self._link, self._to, self._listener = link, to, listener
         self._joining: set[asyncio.Task[None]] = set()
 
@@ -42,7 +42,7 @@ class Front:
         return len(self._joining)
 
     async def run(self) -> None:
-        """Accept until cancelled; then the clients that wait are reset."""
+        """Accept until cancelled; then reset the waiting clients."""
         loop = asyncio.get_running_loop()
         try:
             while True:
@@ -81,12 +81,12 @@ class Front:
 
 @contextlib.asynccontextmanager
 async def fronting(link: Link, port: int, send_buffer: int = 0) -> AsyncIterator[Front]:
-    """A front on 127.0.0.1 whose clients are joined to `port` there; open relays outlive it.
+    """Run a front on 127.0.0.1 that joins clients to `port` on the far side; open relays outlive it.
 
     Args:
         link: A live link.
         port: Of the target.
-        send_buffer: Bytes that the kernel keeps for a client that does not read; 0: as many as it likes.
+        send_buffer: Size of the kernel's buffer for a client that does not read, in bytes; 0: the kernel's default.
     """
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         listener.setblocking(False)

@@ -1,4 +1,4 @@
-"""What the gateway holds while it is tormented: it may breathe, and must not grow."""
+"""Checks that the gateway's memory, descriptors and tasks do not grow during a chaos run."""
 
 import re
 import statistics
@@ -10,13 +10,13 @@ from pathlib import Path
 
 EVERY = 5.0
 MORE_TASKS, MORE_DESCRIPTORS, MORE_MEMORY = 60, 40, 80
-"""What the last third's median may be above the first's: for connections of the moment, and what Python keeps."""
+"""Allowed increase of the last third's median over the first's, for temporary connections and Python's allocator."""
 _NAMES = ("tasks", "descriptors", "MiB")
 
 
 @dataclass
 class Sample:
-    """One look.
+    """One sample.
 
     Args:
         tasks: Of its event loop.
@@ -30,11 +30,11 @@ class Sample:
 
 
 class Growth(threading.Thread):
-    """Looks every few seconds.
+    """Takes a sample every few seconds.
 
     Args:
         pid: The gateway's process.
-        ops_port: Where its metrics are.
+        ops_port: Port of its metrics.
     """
 
     def __init__(self, pid: int, ops_port: int) -> None:
@@ -44,11 +44,11 @@ class Growth(threading.Thread):
         self.samples: list[Sample] = []
 
     def run(self) -> None:
-        """Look until stopped."""
+        """Take samples until stopped."""
         while not self._stopped.wait(EVERY):
             try:
                 self.samples.append(self._look())
-            except OSError:  # it is being tormented just now
+            except OSError:  # a fault is active
                 time.sleep(0.1)
 
     def _look(self) -> Sample:
@@ -63,12 +63,12 @@ class Growth(threading.Thread):
         )
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop taking samples."""
         self._stopped.set()
         self.join(10)
 
     def told(self) -> tuple[str, bool]:
-        """Medians of the first and the last third, and the extremes; whether it has grown."""
+        """Return the medians of the first and the last third, the extremes, and whether there was growth."""
         third = len(self.samples) // 3
         if not third:
             return "too short to tell whether it grows", False

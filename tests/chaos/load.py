@@ -1,4 +1,4 @@
-"""Clients that work without pause, know the right answers, and note how each attempt ended."""
+"""Clients that work without pause, know the expected responses, and record each attempt."""
 
 import contextlib
 import hashlib
@@ -19,13 +19,13 @@ from gateway.demo.mariadb import MariaDB
 from gateway.demo.postgres import Postgres
 
 PATIENCE = 25
-"""Seconds that a client waits for an answer; every attempt must have ended a little after, whatever happens."""
+"""Seconds that a client waits for a response; every attempt must end shortly after that."""
 MARGIN = 5.0
 _PAUSE = 0.02
 
 
 class WrongAnswerError(Exception):
-    """An answer came, and was not the answer to the question."""
+    """A response that does not match the request."""
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Attempt:
 
     Args:
         began: Monotonic time in seconds.
-        ended: The same.
+        ended: Monotonic time in seconds.
         outcome: `ok`, `refused`, `failed`, `wrong` or `late`.
         detail: What went wrong.
     """
@@ -46,11 +46,11 @@ class Attempt:
 
 
 class Client(threading.Thread):
-    """Attempts again and again until it is told to stop.
+    """Repeats attempts until stopped.
 
     Args:
         kind: What it does, for the table.
-        step: One attempt; raises when it fails.
+        step: Makes one attempt; raises if it fails.
         margin: Seconds that an attempt may take beyond its patience.
     """
 
@@ -63,7 +63,7 @@ class Client(threading.Thread):
         self._stop = threading.Event()
 
     def run(self) -> None:
-        """Attempt until stopped."""
+        """Repeat attempts until stopped."""
         while not self._stop.is_set():
             began = time.monotonic()
             outcome, detail = "ok", ""
@@ -82,11 +82,11 @@ class Client(threading.Thread):
         self._step.close()
 
     def stop(self) -> None:
-        """Let the attempt under way be the last."""
+        """Stop after the current attempt."""
         self._stop.set()
 
     def waits(self, since: float, until: float) -> list[float]:
-        """From each attempt that did not succeed in that time to the end of the next that did, in seconds."""
+        """Return the seconds from each failed attempt in the period to the end of the next successful one."""
         found, broke = [], None
         for each in self.attempts:
             if each.outcome != "ok" and broke is None and since <= each.ended <= until:
@@ -97,32 +97,32 @@ class Client(threading.Thread):
         return found
 
     def longest_silence(self, since: float, until: float) -> float:
-        """The longest time without a success in that time, in seconds; what was before does not count."""
+        """Return the longest time without a success in the period, in seconds."""
         ends = [each.ended for each in self.attempts if each.outcome == "ok"]
         return max((b - max(a, since) for a, b in pairwise(ends) if since <= b and a <= until), default=0.0)
 
 
 @dataclass
 class Step:
-    """One attempt, with what it keeps between attempts.
+    """One attempt, with the state that it keeps between attempts.
 
     Args:
-        patience: Seconds to wait for an answer.
+        patience: Seconds to wait for a response.
     """
 
     patience: int = field(default=PATIENCE, kw_only=True)
 
     def __call__(self) -> None:
-        """Attempt once."""
+        """Make one attempt."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Give back what is kept."""
+        """Release the state."""
 
 
 @dataclass
 class MySqlStep(Step):
-    """Asks MariaDB for a token, over one connection that is kept, or a new one each time."""
+    """Queries a token from MariaDB, over a persistent connection or a new one each time."""
 
     server: MariaDB
     port: int
@@ -160,7 +160,7 @@ class MySqlStep(Step):
 
 @dataclass
 class PostgresStep(Step):
-    """Writes a row in a transaction and reads it again, over one connection that is kept, or a new one each time."""
+    """Writes a row in a transaction and reads it, over a persistent connection or a new one each time."""
 
     server: Postgres
     port: int
@@ -221,7 +221,7 @@ class NfsStep(Step):
 
 
 def random_file(path: Path, size: int) -> str:
-    """Write `size` random bytes; gives their checksum."""
+    """Write `size` random bytes; return their checksum."""
     data = random.randbytes(size)
     path.write_bytes(data)
     return hashlib.sha256(data).hexdigest()

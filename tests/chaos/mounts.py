@@ -1,8 +1,8 @@
-"""Kernel mounts of NFS through the gateway while their tunnel comes and goes; needs root, and QEMU for such a kernel.
+"""Kernel NFS mounts through the gateway while the tunnel goes down and up; needs root, and QEMU for its kernel.
 
-`outages` stops the bastion again and again under a program that writes 4 KiB after 4 KiB and syncs each, and measures
-how long after the tunnel is back the next one is on the server's disk. `race` boots a machine that mounts before its
-tunnel exists.
+`outages` stops the bastion repeatedly while a program writes and syncs blocks of 4 KiB, and measures the time from
+the tunnel's return to the next block on the server's disk. `race` boots a machine that mounts before its tunnel
+is up.
 """
 
 import argparse
@@ -31,11 +31,11 @@ _BLOCK = 512
 _FACTOR, _WORD = 0x9E3779B97F4A7C15, 1 << 64
 _BOOT, _PATIENCE = 120.0, 60.0
 _SOON = 0.25
-"""Seconds from the tunnel's return to the next block on the disk: the median is to be below."""
+"""Limit for the median of the seconds from the return of the tunnel to the next block on the disk."""
 
 
 class Yard:
-    """A server with an export, a bastion before it, and a gateway.
+    """A server with an export, a bastion in front of it, and a gateway.
 
     Args:
         folder: Where their files go.
@@ -61,20 +61,20 @@ class Yard:
         self.bastion.stop()
 
     def up_since(self) -> float | None:
-        """Since when the tunnel is up, as `time.time()`; None: it is not."""
+        """Return since when the tunnel is up, as `time.time()`; None if it is down."""
         tunnel = self.gateway.tunnel("bastion")
         return datetime.fromisoformat(tunnel["since"]).timestamp() if tunnel["state"] == "up" else None
 
 
 @dataclass(frozen=True)
 class Outages:
-    """What came of it.
+    """The result of the outages.
 
     Args:
         resumed: Seconds from the tunnel's return to the next block on the disk, for each outage.
         blocks: How many were written.
-        wrong: Those that the server holds otherwise.
-        errors: What the kernel told the program.
+        wrong: Blocks that differ on the server.
+        errors: Errors that the program received from the kernel.
     """
 
     resumed: list[float]
@@ -84,7 +84,7 @@ class Outages:
 
 
 def outages(folder: Path, count: int, longest: float = 4.0, seed: int = 1) -> Outages:
-    """Stop the bastion so often, each time for 0.5 s to `longest` seconds."""
+    """Stop the bastion `count` times, each time for 0.5 s to `longest` seconds."""
     chance = random.Random(seed)
     resumed: list[float] = []
     script = "%s && echo MOUNTED && scribble /mnt/blocks /mnt/enough 10000; umount /mnt && echo UNMOUNTED\n"
@@ -113,7 +113,7 @@ def outages(folder: Path, count: int, longest: float = 4.0, seed: int = 1) -> Ou
 
 
 def _next_block(guest: Guest, after: float) -> float:
-    """When the first block after `after` was on the disk."""
+    """Return when the first block after `after` was on the disk."""
     deadline = time.time() + _PATIENCE
     while time.time() < deadline:
         found = [
@@ -131,10 +131,10 @@ def _content(number: int) -> bytes:
 
 
 def race(folder: Path, delays: list[float], at_once: int = 4) -> list[float]:
-    """Boot a machine for each of `delays`, whose tunnel can be had only so many seconds after its mount began.
+    """Boot a machine for each of `delays`; its tunnel comes up that many seconds after the mount began.
 
     Gives:
-        How long after the tunnel's return each read its first file.
+        How long after the return of the tunnel each machine read its first file.
     """
     with ThreadPoolExecutor(at_once) as threads:
         tasks = [threads.submit(_race, folder / str(number), delay) for number, delay in enumerate(delays)]

@@ -1,6 +1,6 @@
-"""Probes a MySQL that refuses us after ten broken handshakes, in every way that goes wrong; it must never do so.
+"""Probes a MySQL server that blocks an address after ten aborted handshakes; it must never block the gateway.
 
-The server listens on an address that is not loopback, since it forgives that everything. Needs root.
+The server listens on an address other than loopback, because it does not count errors from loopback. Needs root.
 """
 
 import argparse
@@ -28,15 +28,15 @@ from gateway.relay.poller import RelayLoop
 from tests.chaos.rig import missing, scratch
 
 ADDRESS = "192.0.2.77"
-"""Of a network for documentation (RFC 5737), on this host's loopback interface for as long as this runs."""
+"""An address for documentation (RFC 5737), on this host's loopback interface during the run."""
 LIMIT = 10
 _HASTE = 0.001
 _SALTED = "salted"
-"""A user with a plugin that is not supported."""
+"""A user with an unsupported authentication plugin."""
 
 
 async def mixed(server: MariaDB, count: int) -> Counter[str]:
-    """So many probes, each in one of several ways; gives how they ended."""
+    """Run `count` probes, each in one of several ways; return how they ended."""
     target = Endpoint(ADDRESS, server.port)
     good = MysqlCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
     aborted: dict[Endpoint, AbortedLogins] = {}
@@ -63,7 +63,7 @@ async def mixed(server: MariaDB, count: int) -> Counter[str]:
             way = random.choice(list(ways))
             backend, timeout = ways[way]
             if way == "hasty":
-                timeout = random.uniform(0, _HASTE)  # so that it breaks off somewhere, however fast this machine is
+                timeout = random.uniform(0, _HASTE)  # aborts at different points on machines of any speed
             result = await probe_once(backend, link, target, 0.01 if frozen else timeout)
             outcomes[f"{way}: {result.reason or result.state}"] += 1
             if result.reason is Reason.HOST_BLOCKED:
@@ -96,7 +96,7 @@ def main() -> int:
 
 @contextlib.contextmanager
 def address() -> Iterator[None]:
-    """The address, for as long as it is wanted."""
+    """Assign the address for the duration of the block."""
     subprocess.run(["ip", "addr", "replace", f"{ADDRESS}/32", "dev", "lo"], check=True, timeout=10)
     try:
         yield
@@ -105,7 +105,7 @@ def address() -> Iterator[None]:
 
 
 def patience(count: int, folder: Path) -> Counter[str]:
-    """Start a server, probe it so often, and give how the probes ended."""
+    """Start a server, probe it `count` times, and return how the probes ended."""
     server = MariaDB(folder / "mariadb", "--bind-address=0.0.0.0", "--skip-name-resolve=0",
                      f"--max-connect-errors={LIMIT}")  # fmt: skip
     with address(), asyncio.Runner(loop_factory=RelayLoop) as runner:

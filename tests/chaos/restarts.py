@@ -1,7 +1,7 @@
-"""Restarts one of two gateways behind one address again and again, under pooled clients with transactions.
+"""Restarts one of two gateways behind one address repeatedly, under pooled clients with transactions.
 
-The address is HAProxy's, which asks each gateway's `/readyz`. A client takes a connection from its pool, and where
-that has gone meanwhile it takes a new one; a transaction that has begun must end.
+The address is that of HAProxy, which probes `/readyz` of each gateway. A client takes a connection from its pool, and
+opens a new one if that is closed; a transaction that has begun must finish.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _THINK = (0.0, 0.1)
 
 
 class Pooled(threading.Thread):
-    """Transactions of three statements, with a pause for thought between two of them."""
+    """Runs transactions of three statements, with a pause between two of them."""
 
     def __init__(self, server: Postgres, port: int) -> None:
         super().__init__(daemon=True)
@@ -40,14 +40,14 @@ class Pooled(threading.Thread):
         self._held: psycopg.Connection[Any] | None = None
 
     def run(self) -> None:
-        """Work until stopped."""
+        """Run transactions until stopped."""
         while not self._stop.is_set():
             connection = self._take()
             if connection is None:
                 continue
             try:
                 connection.execute("BEGIN")
-            except psycopg.OperationalError:  # it had gone before anything had begun
+            except psycopg.OperationalError:  # the connection was closed before the transaction began
                 self._drop()
                 continue
             try:
@@ -63,7 +63,7 @@ class Pooled(threading.Thread):
         self._drop()
 
     def stop(self) -> None:
-        """Let the transaction under way be the last."""
+        """Stop after the current transaction."""
         self._stop.set()
 
     def _take(self) -> "psycopg.Connection[Any] | None":
@@ -87,7 +87,7 @@ class Pooled(threading.Thread):
 
 
 def restarts(count: int, folder: Path) -> int:
-    """Restart so often; gives the exit code."""
+    """Restart `count` times; return the exit code."""
     with contextlib.ExitStack() as stack:
         bastion = Bastion(folder / "bastion").start()
         stack.callback(bastion.stop)
@@ -110,7 +110,7 @@ def restarts(count: int, folder: Path) -> int:
             codes.append(_terminate(process))
             process.start(ops)
             _wait_ready(ops)
-            time.sleep(1.2)  # until HAProxy has seen it
+            time.sleep(1.2)  # until HAProxy has noticed
         for client in clients:
             client.stop()
         for client in clients:

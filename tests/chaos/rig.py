@@ -1,4 +1,4 @@
-"""The site that is broken on purpose: a bastion, two databases, an export on a file system of its own, a gateway."""
+"""The site for chaos tests: a bastion, two databases, an export on its own file system, a gateway."""
 
 import contextlib
 import shutil
@@ -22,14 +22,14 @@ PSQL_PASSFILE_MODE = 0o600
 
 @dataclass
 class Rig:
-    """Everything, running.
+    """All parts of the site, running.
 
     Args:
         folder: Where the files go.
-        bastion: The way in.
+        bastion: The bastion.
         mariadb: Behind it.
         postgres: Behind it.
-        nfs: Behind it; None where it cannot run.
+        nfs: Behind it; None if it cannot run.
         ports: The gateway's listeners.
         gateway: The process.
         admin: Its admin socket.
@@ -48,17 +48,17 @@ class Rig:
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def status(self) -> dict[str, object]:
-        """What the gateway says."""
+        """Return the gateway's status."""
         return dict(self.admin.get("/api/v1/status")[1])
 
     def up(self) -> bool:
-        """Whether every backend is up."""
+        """Return whether every backend is up."""
         backends = self.admin.get("/api/v1/status")[1]["backends"]
         return all(each["state"] == "up" for each in backends.values())
 
 
 def missing() -> str | None:
-    """What this machine lacks to run the rig."""
+    """Return what this machine lacks to run the site."""
     if find("sshd") is None:
         return "sshd (package openssh-server)"
     if not mariadb.available():
@@ -70,7 +70,7 @@ def missing() -> str | None:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder that the database servers' own users can get to; gone with the block."""
+    """Create a directory that the database servers' users can access; remove it after the block."""
     with tempfile.TemporaryDirectory(prefix="gateway-rig-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -78,14 +78,14 @@ def scratch() -> Iterator[Path]:
 
 
 def write_secret(path: Path, text: str) -> None:
-    """A file that only its owner may read."""
+    """Write a file that only its owner can read."""
     path.touch(mode=0o600)
     path.write_text(text)
 
 
 @contextlib.contextmanager
 def running(folder: Path, hold: int) -> Iterator[Rig]:
-    """Start everything, with backends that hold clients for so many seconds, and end it with the block."""
+    """Start everything, with backends that hold clients for `hold` seconds; stop it after the block."""
     with contextlib.ExitStack() as stack:
         bastion = Bastion(folder / "bastion").start()
         stack.callback(bastion.stop)
@@ -125,7 +125,7 @@ def _nfs(folder: Path, stack: contextlib.ExitStack) -> nfs.NfsServer | None:
         return None
     export = folder / "export"
     export.mkdir()
-    # A file system of its own, so that it can be full; NFS-Ganesha wants file handles, which tmpfs does not give.
+    # A separate file system, so that it can be full. NFS-Ganesha needs file handles, which tmpfs does not have.
     image = folder / "export.img"
     with image.open("wb") as file:
         file.truncate(16 << 20)

@@ -1,7 +1,7 @@
-"""Breaks a real site in seeded random order under load, and tells whether anything was lost: `make chaos`.
+"""Breaks a real site in seeded random order under load, and reports any loss: `make chaos`.
 
-Every answer must be right, every attempt must end within its deadline, no connection may be refused, and after each
-fault everything must be up again by itself.
+Every response must be correct, every attempt must end within its deadline, no connection may be refused, and after
+each fault the site must recover by itself.
 """
 
 import argparse
@@ -26,12 +26,12 @@ SETTLE = 30.0
 """Seconds after a fault within which everything must be up again."""
 CALM = (0.3, 1.5)
 KEPT, NEW = 4, 2
-"""Clients of each database that keep their connection, and that make a new one each time."""
+"""Number of clients per database with a persistent connection, and with a new one each time."""
 
 
 @dataclass
 class Row:
-    """What one kind of fault did, all its times together."""
+    """Results of one kind of fault, over all its injections."""
 
     times: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -58,7 +58,7 @@ def clients(rig: rig_module.Rig, patience: int, slack: int) -> list[Client]:
 def strike(
     rig: rig_module.Rig, fault: Fault, load: list[Client], row: Row, slack: int, chance: random.Random
 ) -> None:
-    """Do one fault, wait until all is well again, and note what it did to the clients."""
+    """Inject one fault, wait for the recovery, and record the effect on the clients."""
     began = time.monotonic()
     seconds = chance.uniform(*fault.lasts)
     with fault.injected(rig):
@@ -91,7 +91,7 @@ def strike(
 
 
 def unbearable(load: list[Client]) -> list[str]:
-    """What may never happen, whenever it did."""
+    """Return the events that must never happen, at any time."""
     return [
         f"{client.kind}: {attempt.outcome}: {attempt.detail}"
         for client in load
@@ -101,7 +101,7 @@ def unbearable(load: list[Client]) -> list[str]:
 
 
 def chaos(options: argparse.Namespace, folder: Path) -> int:
-    """Run until the time or the count is used up; gives the exit code."""
+    """Run until the time or the count is reached; return the exit code."""
     chance = random.Random(options.seed)
     rows: dict[str, Row] = {}
     with rig_module.running(folder, options.patience - 5) as rig:
@@ -123,7 +123,7 @@ def chaos(options: argparse.Namespace, folder: Path) -> int:
             queue: list[Fault] = []
             done = 0
             while time.monotonic() < deadline and (not options.count or done < options.count):
-                if not queue:  # every fault once before any comes twice
+                if not queue:  # inject every fault once before any is repeated
                     queue = chance.sample(faults, len(faults))
                 fault = queue.pop()
                 row = rows.setdefault(fault.name, Row())
@@ -152,7 +152,7 @@ def chaos(options: argparse.Namespace, folder: Path) -> int:
 
 
 def chosen(rig: rig_module.Rig, only: str | None) -> list[Fault]:
-    """The faults to choose from."""
+    """Return the faults to choose from."""
     if only is None:
         return [fault for fault in FAULTS if fault.possible(rig) and not fault.only_asked]
     return [fault for fault in FAULTS if fault.possible(rig) and only in fault.name]
@@ -165,7 +165,7 @@ def _joined(client: Client) -> bool:
 
 @contextlib.contextmanager
 def pgbench(rig: rig_module.Rig) -> Iterator[Callable[[], None]]:
-    """Four of pgbench's clients beside ours; started again whenever a fault has ended them."""
+    """Run four pgbench clients; yield a function that restarts them if a fault has ended them."""
     program = find("pgbench", "/usr/lib/postgresql/*/bin")
     if program is None:
         yield lambda: None
@@ -200,7 +200,7 @@ def pgbench(rig: rig_module.Rig) -> Iterator[Callable[[], None]]:
 
 
 def wrong_rows(rig: rig_module.Rig) -> list[str]:
-    """What the transactions left behind that no client can have meant."""
+    """Return inconsistencies that the transactions left behind."""
     import psycopg  # noqa: PLC0415 - once, at the end
 
     with psycopg.connect(
@@ -212,7 +212,7 @@ def wrong_rows(rig: rig_module.Rig) -> list[str]:
 
 
 def report(rows: dict[str, Row], options: argparse.Namespace) -> None:
-    """The table."""
+    """Print the table."""
     del options
     head = (
         "fault",
@@ -258,7 +258,7 @@ def _print(name: str, row: Row) -> None:
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=600, help="no new fault after so long (default 600)")
     parser.add_argument("--count", type=int, default=0, help="at most so many faults")
@@ -269,7 +269,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         "--slack",
         type=int,
         default=0,
-        help="so many more failures, and so many times more silence, for a busy machine",
+        help="extra failures, and multiples of the silence, that are allowed on a busy machine",
     )
     parser.add_argument("--verbose", action="store_true", help="tell each fault as it happens")
     return parser.parse_args(given)

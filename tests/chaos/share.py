@@ -1,4 +1,4 @@
-"""Uploads and queries that share one path, and what each of them gets: clients and backend in threads."""
+"""Uploads and queries that share one path, and the share that each gets: clients and backend in threads."""
 
 import contextlib
 import socket
@@ -11,11 +11,11 @@ from typing import Self
 ASK, ANSWER = 200, 4096
 _PIECE = 65536
 _PAUSE = 0.05
-"""Seconds between an answer and the next question."""
+"""Seconds between a response and the next query."""
 
 
 class Backend:
-    """Counts what each upload brings, by the byte that it begins with, and answers queries, which begin with 0."""
+    """Counts the bytes of each upload, identified by its first byte, and answers queries, which begin with 0."""
 
     def __init__(self) -> None:
         self.bytes = [0] * 256
@@ -24,7 +24,7 @@ class Backend:
 
     @property
     def port(self) -> int:
-        """Where it listens on 127.0.0.1."""
+        """The port on 127.0.0.1."""
         return int(self._listener.getsockname()[1])
 
     def __enter__(self) -> Self:
@@ -60,10 +60,10 @@ class Backend:
 
 
 class Clients:
-    """Uploads that send without end, and clients that ask, wait for the answer, and ask again; reset at the end.
+    """Endless uploads, and clients that repeat a query and wait for its response; all are reset at the end.
 
     Args:
-        ports: Where each of them connects: the uploads, then those that ask.
+        ports: Ports to connect to: first for the uploads, then for the queries.
         uploads: How many of them are uploads.
     """
 
@@ -91,7 +91,7 @@ class Clients:
             thread.join()
 
     def waits(self) -> list[list[float]]:
-        """Seconds that each answer took, of each client that asks; one that is still to come counts at its age."""
+        """Return the seconds that each response took, per querying client; a pending one counts with its age."""
         now = time.monotonic()
         return [
             [*self._waits[at], *([now - self._asked[at]] if self._asked[at] else [])]
@@ -118,11 +118,11 @@ class Clients:
 
 @dataclass(frozen=True)
 class Shares:
-    """What each of them got.
+    """The share that each client got.
 
     Args:
-        uploads: Bytes that arrived of each upload.
-        waits: Seconds that each answer took, of each client that asked; one that did not come counts at its age.
+        uploads: Bytes received from each upload.
+        waits: Seconds that each response took, per querying client; a missing one counts with its age.
     """
 
     uploads: list[int]
@@ -130,23 +130,23 @@ class Shares:
 
     @property
     def fairness(self) -> float:
-        """The slowest upload's share of the mean."""
+        """Return the slowest upload's share of the mean."""
         total = sum(self.uploads)
         return min(self.uploads) * len(self.uploads) / total if total else 0.0
 
     def wait(self, share: float) -> float:
-        """Seconds within which such a share of all answers came."""
+        """Return the seconds within which this share of the responses arrived."""
         every = sorted(wait for each in self.waits for wait in each)
         return every[min(len(every) - 1, int(len(every) * share))]
 
 
 def measure(backend: Backend, ports: Sequence[int], uploads: int, seconds: float) -> Shares:
-    """Let them share the path for `seconds`; see `Clients`."""
+    """Run the clients for `seconds`; see `Clients`."""
     with Clients(ports, uploads) as clients:
         time.sleep(seconds)
         return Shares(backend.bytes[1 : uploads + 1], clients.waits())
 
 
 def _quietly(act: Callable[..., None], sock: socket.socket, *more: object) -> None:
-    with sock, contextlib.suppress(OSError):  # how it is stopped
+    with sock, contextlib.suppress(OSError):  # another thread shuts the socket down to stop this
         act(sock, *more)

@@ -8,29 +8,29 @@ from tests.chaos.slow_link import Shape
 
 SEGMENT = 1448
 _PIECES = 64
-"""For one sendmsg(2)."""
+"""Bytes for one sendmsg(2)."""
 _UNLIMITED = 16 * 1024 * 1024
-"""Under way at most on a path whose rate is not limited, per connection and direction."""
+"""Maximum bytes in flight on a path without a rate limit, per connection and direction."""
 _TURN = 256 * 1024
 _TICK = 0.005
-"""Seconds of the rate that one read takes at most, so that connections share it evenly."""
+"""Maximum seconds of the rate that one read takes, so that connections share it evenly."""
 
 
 class Way:
-    """One direction of the path: first come, first served, at a rate."""
+    """One direction of the path: a queue with a rate limit."""
 
     def __init__(self) -> None:
         self.flows: deque[Flow] = deque()
         self.free = 0.0
-        """When the last byte that was taken has left the bottleneck."""
+        """When the last accepted byte leaves the bottleneck."""
         self.moved = self.losses = 0
 
     def set(self, shape: Shape, rate: float) -> None:
-        """Be like this from now on, with `rate` bytes per second; 0: not limited."""
+        """Change the properties from now on, with `rate` in bytes per second; 0: not limited."""
         self.delay, self.rate = shape.delay, rate
         self.loss, self.rto = shape.loss, shape.rto
         self.room = shape.buffer / rate if rate else 0.0
-        """Seconds of the rate that may wait."""
+        """Return how many seconds of the rate can be queued."""
         self.turn = int(min(_TURN, max(SEGMENT, rate * _TICK))) if rate else _TURN
         self.most = int(shape.buffer + rate * (shape.delay + shape.rto)) if rate else _UNLIMITED
 
@@ -54,11 +54,11 @@ class Flow:
         way.flows.append(self)
 
     def wants(self) -> bool:
-        """Whether there is something to read, and room for it."""
+        """Whether there is data to read, and room for it."""
         return self.readable and not self.ended and self.size < self.way.most
 
     def read(self, now: float, chance: random.Random) -> None:
-        """Take one turn's bytes. Raises OSError."""
+        """Read the bytes of one turn. Raises OSError."""
         way = self.way
         try:
             data = self.source.recv(way.turn)
@@ -77,11 +77,11 @@ class Flow:
         self.ended = not data
 
     def next_due(self) -> float:
-        """When something may be delivered."""
+        """Return when the next bytes can be delivered."""
         return max(self.waiting[0][0], self.held_until)
 
     def deliver(self, now: float) -> None:
-        """Give the sink what is due. Raises OSError."""
+        """Write the bytes that are due to the sink. Raises OSError."""
         waiting = self.waiting
         while waiting and not self.blocked and self.next_due() <= now:
             pieces: list[memoryview] = []

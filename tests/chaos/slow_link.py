@@ -1,7 +1,7 @@
-"""A slow, long or lossy path on loopback: a TCP proxy with delay, rate, buffer and loss, in a process of its own.
+"""A slow, long or lossy path on loopback: a TCP proxy with delay, rate, buffer and loss, in a separate process.
 
-Two TCP connections on loopback stand for one, so loss is what the far side sees of it: a pause of one retransmission
-timeout, then everything that had been held up. Nothing is lost for good, unless the connection is cut.
+Two TCP connections on loopback represent one, so loss appears as the far side sees it: a pause of one retransmission
+timeout, and then all delayed data. No data is lost, unless the connection is cut.
 """
 
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ from tests.chaos.child import Child
 
 @dataclass(frozen=True)
 class Shape:
-    """What the path is like.
+    """Properties of the path.
 
     Args:
         delay: Seconds each way.
@@ -21,7 +21,7 @@ class Shape:
         buffer: Bytes that wait before the limit in each direction, all connections together. The sockets of each
             connection are given as much besides, which the kernel doubles.
         loss: The probability that a segment of 1,448 bytes is lost.
-        rto: Seconds that its connection then pauses in this direction.
+        rto: Seconds that the connection pauses in this direction after a loss.
     """
 
     delay: float = 0.0
@@ -34,7 +34,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Figures:
-    """What went through so far.
+    """Totals of the path.
 
     Args:
         up: Bytes delivered to the server.
@@ -54,19 +54,19 @@ class Figures:
 
 
 class SlowLink:
-    """The path, from entering the context to leaving it; it ends with this process in any case.
+    """The path, from entering the context to leaving it; it always ends with this process.
 
     Args:
-        to: The port of 127.0.0.1 that it leads to.
-        shape: What it is like at first.
-        seed: For the losses.
+        to: The port on 127.0.0.1 to which it forwards.
+        shape: Its initial properties.
+        seed: For the random losses.
     """
 
     def __init__(self, to: int, shape: Shape | None = None, seed: int = 0) -> None:
         self._shape = shape or Shape()
         self._child = Child("tests.chaos.slow_path", to, seed)
         self.port = 0
-        """Where it listens on 127.0.0.1."""
+        """The port on 127.0.0.1."""
 
     def __enter__(self) -> Self:
         self._child.__enter__()
@@ -87,7 +87,7 @@ class SlowLink:
         return self._child.pid
 
     def shape(self, shape: Shape) -> Figures:
-        """Make the path like this from now on, for what is not under way yet."""
+        """Change the properties of the path, for data that is not in flight yet."""
         return Figures(**self._child.ask("shape", **asdict(shape)))
 
     def cut(self, count: int = 0) -> Figures:
@@ -95,7 +95,7 @@ class SlowLink:
         return Figures(**self._child.ask("cut", count=count))
 
     def hole(self, seconds: float) -> Figures:
-        """Let nothing through for `seconds`, in either direction, and answer no new connection."""
+        """Block all data for `seconds` in both directions, and accept no new connection."""
         return Figures(**self._child.ask("hole", seconds=seconds))
 
     def stall(self, seconds: float) -> Figures:
@@ -103,5 +103,5 @@ class SlowLink:
         return Figures(**self._child.ask("stall", seconds=seconds))
 
     def figures(self) -> Figures:
-        """What went through so far."""
+        """Return the totals so far."""
         return Figures(**self._child.ask("figures"))

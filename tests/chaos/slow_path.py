@@ -1,6 +1,6 @@
-"""The process behind `tests.chaos.slow_link`: moves bytes from socket to socket, each when its time has come.
+"""The process behind `tests.chaos.slow_link`: moves bytes between sockets with delays.
 
-Usage: python -m tests.chaos.slow_path TO-PORT SEED; orders are lines of JSON on its input, and it ends with that.
+Usage: python -m tests.chaos.slow_path TO-PORT SEED; reads orders as JSON lines from its input, and ends with it.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Path:
-    """The whole: a listener, and two flows for each connection.
+    """The proxy: a listener, and two flows per connection.
 
     Args:
-        to: The port that it leads to.
+        to: The port to which it forwards.
         seed: For the losses.
     """
 
@@ -34,7 +34,7 @@ class Path:
         self._up, self._down = Way(), Way()
         self._epoll = select.epoll()
         self._flows: dict[int, tuple[Flow, Flow]] = {}
-        """By descriptor: the flow that is read from it, and the one that is written to it."""
+        """By descriptor: the flow that reads from it, and the one that writes to it."""
         self._hole_until = 0.0
         self._knocking = False
         self._buffer = 0
@@ -47,7 +47,7 @@ class Path:
         self._epoll.register(0, _IN)
 
     def run(self) -> None:
-        """Until the input ends."""
+        """Run until the input ends."""
         while True:
             wait = self._work(time.monotonic())
             for fd, event in self._epoll.poll(wait):
@@ -62,7 +62,7 @@ class Path:
                     writing.blocked = writing.blocked and not event & ~_IN
 
     def _work(self, now: float) -> float | None:
-        """Move what may be moved; seconds until there is more to do."""
+        """Move the data that is due; return the seconds until the next step."""
         if now < self._hole_until:
             return self._hole_until - now
         if self._knocking:
@@ -97,7 +97,7 @@ class Path:
             self._close(flow.source)
 
     def _accept(self) -> None:
-        """Take all that came."""
+        """Accept all pending connections."""
         self._knocking = False
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -115,13 +115,13 @@ class Path:
                 self._made += 1
 
     def _tune(self, sock: socket.socket) -> None:
-        """Small buffers, and segments that fit into them many times: those of loopback are of 64 KiB."""
+        """Set small buffers, and segments much smaller than these: loopback uses segments of 64 KiB."""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, self._buffer)
 
     def _close(self, sock: socket.socket) -> None:
-        """Reset a connection, or end it where both sides have ended."""
+        """Reset a connection, or close it if both sides have ended."""
         for flow in self._flows[sock.fileno()]:
             with contextlib.suppress(OSError):
                 if not flow.done:
@@ -163,7 +163,7 @@ class Path:
 
     def _set(self, shape: Shape) -> None:
         self._buffer = shape.buffer
-        self._tune(self._listener)  # what it accepts inherits that
+        self._tune(self._listener)  # accepted sockets inherit this
         self._up.set(shape, shape.up)
         self._down.set(shape, shape.down)
 

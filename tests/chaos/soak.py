@@ -1,7 +1,7 @@
-"""Loads SSH connections over slow, long and lossy paths, with invariants looked at each second: `make soak`.
+"""Loads SSH connections over slow, long and lossy paths, and checks invariants every second: `make soak`.
 
-Rounds with clients of many sorts go over AES-GCM (the native data plane) and ChaCha20 (asyncssh's channels) in
-turn, each over another path, undisturbed, with stalls, or with connections that are cut. New keys are agreed all the
+Rounds use AES-GCM (the native data plane) and ChaCha20 (asyncssh's channels) in turn, each with many kinds of
+clients and another path, which is undisturbed, stalls, or cuts connections. Keys are exchanged all the
 time.
 """
 
@@ -28,7 +28,7 @@ from tests.chaos.soak_sorts import MIX
 from tests.chaos.soak_streams import Pattern
 
 _LONGEST, _SHORTEST = 30.0, 4.0
-"""Seconds of a round's load."""
+"""Maximum and minimum duration of a round's load, in seconds."""
 _REKEY_OURS, _REKEY_THEIRS = 3 << 20, "4M"
 _HEAD = (
     "cipher", "path", "trouble", "streams", "MB", "s", "keys", "conns", "channels", "redialled", "held", "memory",
@@ -39,7 +39,7 @@ which a client with something to send got no turn, and turns how many all others
 
 
 def soak(seed: int, seconds: float, clients: int, folder: Path) -> int:
-    """Run rounds until the time is used up, at least one for each cipher; gives the number of problems."""
+    """Run rounds until the time is used up, at least one per cipher; return the number of problems."""
     chance = random.Random(seed)
     began = time.monotonic()
     length = min(_LONGEST, max(_SHORTEST, seconds / 6))
@@ -77,7 +77,7 @@ def soak(seed: int, seconds: float, clients: int, folder: Path) -> int:
 
 
 def row(chosen: Round, outcome: Outcome, took: float) -> str:
-    """The round's line of the table."""
+    """Return the row of the round in the table."""
     audit, waits, checks = outcome.audit, outcome.waits, sorted(outcome.checks)
     mib = inside.MIB
     cells = (
@@ -93,12 +93,12 @@ def row(chosen: Round, outcome: Outcome, took: float) -> str:
 
 
 def part(ordered: Sequence[float], share: float) -> float:
-    """The value below which such a share of them lies; of none, 0."""
+    """Return the value at this share of the sorted values; 0 if there are none."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
 def tell(chosen: Round, outcome: Outcome) -> int:
-    """Print what was wrong; says how often something was."""
+    """Print the problems; return how many occurred."""
     for what, count in outcome.audit.problems.most_common():
         print(f"PROBLEM {chosen.cipher}, {chosen.path}, {chosen.trouble}: {what}, {count} times; "
               f"first: {outcome.audit.examples[what]}")  # fmt: skip
@@ -106,7 +106,7 @@ def tell(chosen: Round, outcome: Outcome) -> int:
 
 
 def main() -> int:
-    """Run it; gives the exit code."""
+    """Run the soak; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", type=int, default=None)

@@ -1,4 +1,4 @@
-"""What must hold at every moment of a soak, looked at once a second."""
+"""Invariants that must hold at every moment of a soak, checked once a second."""
 
 import fcntl
 import os
@@ -15,33 +15,33 @@ from tests.chaos import soak_inside as inside
 from tests.chaos.soak_inside import MIB, QUANTUM, Budgets, Seen
 
 _SLACK = 64 * MIB
-"""Of resident memory beyond what the windows account for: buffers of the connections, and what Python keeps."""
+"""Resident memory allowed beyond what the windows account for: buffers of the connections, and Python's allocator."""
 _ROUNDS = 4
-"""Turns of all clients that wait to send, within which each must have had one."""
+"""Turns of all waiting clients within which each must have had one."""
 _STUCK = 30.0
-"""Seconds without anything sent although clients wait to send, beyond which a connection is stuck."""
+"""Seconds without anything sent, although clients wait to send, after which a connection is stuck."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def _unread(fd: int) -> int:
-    """Bytes that wait in a socket."""
+    """Return the number of bytes in the queue of a socket."""
     answer = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
     return int(struct.unpack("i", answer)[0])
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
 
 
 def descriptors() -> int:
-    """How many this process has open."""
+    """Return the number of open descriptors of this process."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @dataclass
 class Turn:
-    """What is known of one relay from the last look.
+    """The state of one relay at the last check.
 
     Args:
         seen: It then.
@@ -60,7 +60,7 @@ class Turn:
 
 @dataclass
 class Audit:
-    """Looks, and remembers what was wrong and what was largest.
+    """Checks the invariants, and records problems and maxima.
 
     Args:
         budgets: Of the process.
@@ -87,12 +87,12 @@ class Audit:
     _turns: dict[int, Turn] = field(default_factory=dict)
 
     def note(self, what: str, example: str = "") -> None:
-        """Something is wrong."""
+        """Record a problem."""
         self.problems[what] += 1
         self.examples.setdefault(what, example)
 
     def look(self, link: SshLink) -> None:
-        """Look once, between two events."""
+        """Check once, between two events."""
         now = time.monotonic()
         turns: dict[int, Turn] = {}
         held = 0
@@ -117,7 +117,7 @@ class Audit:
             self.note("the budget does not match the open windows", f"by {lost:,} bytes")
 
     def _look_up(self, seen: list[Seen], turns: dict[int, Turn], now: float) -> None:
-        """Whether every client that has something to send gets its turn."""
+        """Check whether every client with data to send gets its turn."""
         before = self._turns
         moved = sum(each.up - before[key].seen.up for each in seen if (key := id(each.relay)) in before)
         now_turns = [Turn(each, each.may_send and _unread(each.fd) > 0, now) for each in seen]
@@ -138,7 +138,7 @@ class Audit:
                 self.note("a connection sends nothing", f"for {now - turn.since:.1f} s, and {waiting} clients wait")
 
     def _look_down(self, seen: list[Seen], turns: dict[int, Turn]) -> None:
-        """Whether a client that takes more is given what is held for it."""
+        """Check whether a client that reads gets the data that is buffered for it."""
         holding = {each.fd: each for each in seen if each.held}
         poll = select.poll()
         for fd in holding:

@@ -1,4 +1,4 @@
-"""The soak's backend, a process of its own: plays its part in each stream, and compares every byte.
+"""The soak's backend in a separate process: serves its side of each stream, and compares every byte.
 
 Usage: python -m tests.chaos.soak_backend SEED
 """
@@ -12,7 +12,7 @@ from tests.chaos.child import Orders, answer
 from tests.chaos.soak_streams import BACK, EarlyEndError, End, Kind, Pattern, WrongBytesError, both
 
 _DRIP = 0.002
-"""Seconds between two bytes that drip."""
+"""Seconds between two bytes of a slow stream."""
 
 
 class Backend:
@@ -28,11 +28,11 @@ class Backend:
         self.forget()
 
     def forget(self) -> None:
-        """Begin a new report."""
+        """Start a new report."""
         self.complete: set[int] = set()
-        """Streams that arrived whole."""
+        """Streams that arrived completely."""
         self.early: dict[int, str] = {}
-        """Streams that ended cleanly before all had arrived."""
+        """Streams that ended cleanly before all data had arrived."""
         self.reset: dict[int, str] = {}
         """Streams that were reset."""
         self.wrong: list[str] = []
@@ -91,7 +91,7 @@ class Backend:
 
     @staticmethod
     async def _goes_on(end: End) -> bool:
-        """Whether another question comes."""
+        """Return whether another request follows."""
         loop = asyncio.get_running_loop()
         ready = asyncio.Event()
         loop.add_reader(end.sock, ready.set)

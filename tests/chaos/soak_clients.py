@@ -1,4 +1,4 @@
-"""The soak's TCP clients, a process of its own: each makes one stream after the other until the round winds up.
+"""The soak's TCP clients in a separate process: each opens one stream after the other until the round ends.
 
 Usage: python -m tests.chaos.soak_clients SEED
 """
@@ -16,7 +16,7 @@ from tests.chaos.soak_streams import FORTH, EarlyEndError, End, Pattern, WrongBy
 
 
 class Clients:
-    """Those of one round.
+    """The clients of one round.
 
     Args:
         play: What they share.
@@ -30,9 +30,9 @@ class Clients:
         self.number = first
         self._tasks: list[asyncio.Task[None]] = []
         self.ends: dict[str, list[int]] = {"clean": [], "unsure": [], "given_up": [], "broken": []}
-        """The streams' numbers by how they ended."""
+        """Numbers of the streams, by how they ended."""
         self.broken: list[str] = []
-        """How the broken ones ended."""
+        """How the failed streams ended."""
         self.wrong: list[str] = []
         self.counts: Counter[str] = Counter()
         self.bytes = 0
@@ -43,7 +43,7 @@ class Clients:
             self._tasks += [asyncio.ensure_future(self._go_on(sort)) for _ in range(count)]
 
     async def wind_up(self) -> None:
-        """Begin no new stream, and wait for those that are open."""
+        """Start no new streams, and wait for the open ones."""
         self._play.winding.set()
         await asyncio.gather(*self._tasks)
 
@@ -89,7 +89,7 @@ class Clients:
 
 
 async def main(seed: int) -> None:
-    """Play rounds until the input ends."""
+    """Run rounds until the input ends."""
     chance, pattern = random.Random(seed), Pattern(seed)
     clients: Clients | None = None
     number = 0

@@ -1,4 +1,4 @@
-"""What the soak looks at inside the SSH data path: of its files, the only one that knows the path's fields."""
+"""Access of the soak to the internals of the SSH data path; the only file of the soak that uses its fields."""
 
 import asyncio
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from gateway.ssh.pool import SshLink
 from gateway.ssh.pooled_connection import PooledConnection
 
 CIPHERS: tuple[str, ...] = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
-"""One for the native data plane, and one for asyncssh's channels."""
+"""One relay class for the native data plane, and one for asyncssh's channels."""
 QUANTUM = MAX_SEND_PACKET
-"""The most that one client sends before another's turn, where several wait."""
+"""Maximum bytes that one client sends before another's turn, if several wait."""
 MIB = 1 << 20
 
 
 @dataclass
 class Seen:
-    """One relay at one moment, between two events.
+    """Snapshot of one relay, taken between two events.
 
     Args:
         relay: Itself.
@@ -51,7 +51,7 @@ class Seen:
     ended: bool
 
     def unbalanced(self) -> str | None:
-        """What is wrong with its account."""
+        """Return the error in its accounting; None if there is none."""
         account = f"size {self.size:,}, granted {self.granted:,}, owed {self.owed}, held {self.held:,}"
         if self.held > self.size:
             return f"holds more than its window: {account}"
@@ -61,7 +61,7 @@ class Seen:
 
 
 def look(session: PooledConnection) -> list[Seen]:
-    """The relays of a connection that have a client and have not ended."""
+    """Return the relays of a connection that have a client and have not ended."""
     return [seen for relay in session._relays.values() if (seen := _look(relay)) is not None]
 
 
@@ -89,22 +89,22 @@ def _look(relay: Any) -> Seen | None:
 
 
 def sessions(link: SshLink) -> list[PooledConnection]:
-    """Its connections."""
+    """Return the SSH connections of a link."""
     return list(link._connections)
 
 
 def channels(link: SshLink) -> int:
-    """How many channels there are, with those that are being opened and closed."""
+    """Return the number of channels, including those being opened or closed."""
     return sum(len(_windows(session)) + _unknown(session) for session in link._connections)
 
 
 def _unknown(session: PooledConnection) -> int:
-    """How many channels are being opened whose windows cannot be seen: those of asyncssh's."""
+    """Return the number of channels being opened whose windows are not accessible: asyncssh's."""
     return 0 if session.data_plane() == "native" else session._opener.opening_count
 
 
 def _windows(session: PooledConnection) -> dict[int, flow_control.Window]:
-    """All windows that are not closed, also of channels whose client is gone."""
+    """Return all windows that are not closed, including those of channels without a client."""
     relays: list[Any] = list(session._relays.values())
     channels: list[Any] = list(session._conn._channels.values())
     for channel in channels:
@@ -115,7 +115,7 @@ def _windows(session: PooledConnection) -> dict[int, flow_control.Window]:
 
 
 class Budgets:
-    """Those of this process, made small, so that a run reaches them.
+    """Budgets of this process, made small so that a run reaches them.
 
     Args:
         first: Bytes for first windows.
@@ -146,18 +146,18 @@ class Budgets:
         )
 
     def bound(self, count: int) -> int:
-        """What slow clients of `count` channels can make the process hold; see `gateway.ssh.flow_control`."""
+        """Return how many bytes the process can buffer for slow clients of `count` channels."""
         return self._first + self._process + count * flow_control.MIN_WINDOW
 
     @property
     def taken(self) -> int:
-        """What windows have taken beyond `MIN_WINDOW` each."""
+        """Return the bytes that windows have taken beyond `MIN_WINDOW` each."""
         return (
             self._first + self._process - flow_control.INITIAL_BUDGET.available - flow_control.GROWTH_BUDGET.available
         )
 
     def unaccounted(self, link: SshLink) -> int:
-        """What is taken, and belongs to no channel; 0 where it may belong to those that are being opened."""
+        """Return the bytes that are taken but belong to no channel; 0 while channels are being opened."""
         accounted = sum(
             max(0, window.size - flow_control.MIN_WINDOW)
             for each in link._connections
@@ -168,7 +168,7 @@ class Budgets:
 
 
 class Exchanges:
-    """Counts the key exchanges of this process from now on, and makes them come often.
+    """Counts the key exchanges of this process, and makes them frequent.
 
     Args:
         every: Bytes that we send with one key.
@@ -195,10 +195,10 @@ class Exchanges:
 
 
 def lingering() -> int:
-    """How many sockets of clients wait for the client's end."""
+    """Return the number of client sockets that wait for the client's end."""
     return len(lingering_closer())
 
 
 def tasks() -> int:
-    """How many there are."""
+    """Return the number of asyncio tasks."""
     return len(asyncio.all_tasks())

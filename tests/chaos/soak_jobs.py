@@ -1,4 +1,4 @@
-"""What goes on beside the clients of a soak's round: looks, troubles, and checks."""
+"""Background jobs of a soak's round: invariant checks, faults, and health checks."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ async def beside(*jobs: Any) -> AsyncIterator[None]:
 
 
 async def look(link: SshLink, outcome: Outcome) -> None:
-    """Look inside once a second."""
+    """Check the invariants once a second."""
     while True:
         await asyncio.sleep(1.0)
         outcome.audit.look(link)
@@ -40,7 +40,7 @@ async def look(link: SshLink, outcome: Outcome) -> None:
 
 
 async def disturb(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) -> None:
-    """Disturb the path, as the round says."""
+    """Disturb the path, as the round specifies."""
     if chosen.trouble == "steady":
         return
     while True:
@@ -57,7 +57,7 @@ async def disturb(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) 
 
 
 async def check(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) -> None:
-    """Ask the backend through the link, as a check does."""
+    """Query the backend over the link, as a check does."""
     while True:
         began = time.monotonic()
         bench.checks += 1
@@ -69,7 +69,7 @@ async def check(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) ->
         except (ReachError, OSError, EarlyEndError) as error:
             if chosen.trouble != "cuts":
                 outcome.audit.note("a check failed", f"{type(error).__name__}: {error}")
-        finally:  # also the one that the end of the round cuts short
+        finally:  # including the one that the end of the round interrupts
             outcome.checks.append(time.monotonic() - began)
         await asyncio.sleep(_CHECK_EVERY)
 

@@ -1,4 +1,4 @@
-"""Whether the clients, the backend and the gateway agree on how a round's streams ended."""
+"""Compares the reports of the clients, the backend and the gateway about how a round's streams ended."""
 
 import logging
 from typing import Any
@@ -9,23 +9,23 @@ from tests.chaos.soak_audit import Audit
 from tests.chaos.soak_plan import Outcome, Round
 
 _OURS = {CloseReason.FINISHED, CloseReason.CLIENT_RESET}
-"""How relays end whose path is not cut."""
+"""How relays end if their path is not cut."""
 
 
 class Warnings(logging.Handler):
-    """Takes what the gateway's parts warn of for problems of the round."""
+    """Records warnings of the gateway as problems of the round."""
 
     def __init__(self, audit: Audit, *, allowed: int) -> None:
         super().__init__(allowed + 1)
         self._audit = audit
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Note it."""
+        """Record the warning."""
         self._audit.note(f"{record.levelname.lower()} in the log", f"{record.name}: {record.getMessage()}")
 
 
 def judge(chosen: Round, outcome: Outcome, front: Front, said: dict[str, Any], heard: dict[str, Any]) -> None:
-    """Compare what all sides know.
+    """Compare the reports of all sides.
 
     Args:
         chosen: The round.

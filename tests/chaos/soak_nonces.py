@@ -1,4 +1,4 @@
-"""Watches every packet that AES-GCM seals in this process: no key and counter may be used twice (RFC 5647, 7.1)."""
+"""Checks every packet that AES-GCM seals in this process: no key and counter may be used twice (RFC 5647, 7.1)."""
 
 import hashlib
 from collections.abc import Callable
@@ -12,18 +12,18 @@ class Nonces:
 
     def __init__(self) -> None:
         self.sealed = 0
-        """Packets."""
+        """Number of packets."""
         self.problems: list[str] = []
         self._last: dict[bytes, int] = {}
-        """The last counter, by what identifies a key."""
+        """The last counter, by the identifier of a key."""
         self._ciphers: dict[bytes, int] = {}
-        """Which cipher object sealed with a key, by its number."""
+        """The cipher object that sealed with a key, by its number."""
         self._made = 0
         self._original: Callable[..., None] = Gcm.__init__
 
     @property
     def keys(self) -> int:
-        """With which something was sealed."""
+        """Number of keys that have sealed packets."""
         return len(self._last)
 
     def __enter__(self) -> Self:

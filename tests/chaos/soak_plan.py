@@ -1,4 +1,4 @@
-"""What a soak is made of: rounds, what they share, and how they went."""
+"""Parts of a soak: rounds, their shared state, and their results."""
 
 import random
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ PATHS = {
 }
 TROUBLES = ("steady", "stalls", "cuts")
 _FIRST_CHECK = 1 << 31
-"""The numbers of the checks' streams; those of clients are below."""
+"""The numbers of the checks' streams; clients use smaller ones."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """What a round is like.
+    """Properties of a round.
 
     Args:
         cipher: Decides who carries the channels.
@@ -40,7 +40,7 @@ class Round:
 
 @dataclass
 class Bench:
-    """What lasts the whole run.
+    """State that lasts the whole run.
 
     Args:
         bastion: Behind the slow link.
@@ -70,7 +70,7 @@ class Bench:
 
 @dataclass
 class Outcome:
-    """How a round went.
+    """Results of a round.
 
     Args:
         audit: What was looked at inside.
@@ -96,7 +96,7 @@ class Outcome:
 
 
 def rounds(chance: random.Random, seconds: float) -> "list[Round]":
-    """Each combination once, in random order, with the ciphers in turn."""
+    """Return each combination once, in random order, with alternating ciphers."""
     kinds = [(path, trouble) for path in PATHS for trouble in TROUBLES]
     orders = [chance.sample(kinds, len(kinds)) for _ in inside.CIPHERS]
     return [

@@ -1,4 +1,4 @@
-"""One round of the soak: a tunnel is opened over the slow link, loaded, disturbed, wound up and closed."""
+"""One round of the soak: opens a tunnel over the slow link, loads and disturbs it, and closes it."""
 
 import asyncio
 import logging
@@ -17,15 +17,15 @@ from tests.chaos.soak_judge import Warnings, judge
 from tests.chaos.soak_plan import PATHS, Bench, Outcome, Round
 
 _PATIENCE = 90.0
-"""Seconds within which open streams end once no new ones begin."""
+"""Seconds within which open streams must end after the last new one has started."""
 _SEND_BUFFER = 32 << 10
-"""Of each client's socket, so that what a client does not read is held by us and not by the kernel."""
+"""Size of each client's socket buffer: small, so that the gateway buffers unread data, not the kernel."""
 _REST = 30.0
-"""Seconds within which everything is released after that."""
+"""Seconds within which all resources must be released after that."""
 
 
 async def play(bench: Bench, chosen: Round) -> Outcome:
-    """Play one round."""
+    """Run one round."""
     audit = Audit(bench.budgets)
     outcome = Outcome(audit)
     log = logging.getLogger("gateway")
@@ -78,7 +78,7 @@ async def _load(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) ->
 
 
 async def _released(link: SshLink, front: Front, audit: Audit) -> None:
-    """Wait until nothing is left of the clients."""
+    """Wait until all state of the clients is released."""
     deadline = time.monotonic() + _REST
     while front.relays or front.joining or inside.channels(link) or inside.lingering():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""The sorts of clients that the soak has: each plays one stream from its first byte to its last."""
+"""The kinds of clients of the soak: each runs one stream from its first byte to its last."""
 
 import asyncio
 import random
@@ -14,7 +14,7 @@ _RESET = b"\1\0\0\0\0\0\0\0"
 
 
 class Play:
-    """What the clients of a round share.
+    """State that the clients of a round share.
 
     Args:
         chance: Chooses sizes and pauses.
@@ -25,13 +25,13 @@ class Play:
     def __init__(self, chance: random.Random, port: int, most: int) -> None:
         self.chance, self.most = chance, most
         self.winding = asyncio.Event()
-        """Set when those that last the whole round shall end."""
+        """Set when clients that last the whole round should end."""
         self.waits: list[float] = []
-        """Seconds that each answer took."""
+        """Seconds that each response took."""
         self._port = port
 
     async def pause(self, most: float) -> None:
-        """Wait up to `most` seconds, and not at all once the round winds up."""
+        """Wait up to `most` seconds, or not at all if the round is ending."""
         try:
             async with asyncio.timeout(self.chance.uniform(0, most)):
                 await self.winding.wait()
@@ -39,7 +39,7 @@ class Play:
             return
 
     def size(self) -> int:
-        """Mostly small, sometimes as large as may be."""
+        """Return a random size: mostly small, sometimes up to the maximum."""
         return int(self.most ** self.chance.uniform(0.3, 1.0))
 
     async def connect(self, end: End, buffer: int = 0) -> None:
@@ -50,12 +50,12 @@ class Play:
         end.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     async def begin(self, end: End, kind: Kind, up: int, down: int, buffer: int = 0) -> None:
-        """Connect, and say what is wanted. Raises OSError."""
+        """Connect, and send the head of the stream. Raises OSError."""
         await self.connect(end, buffer)
         await asyncio.get_running_loop().sock_sendall(end.sock, put_head(kind, end.stream, up, down))
 
     async def ask(self, end: End, up: int, down: int) -> None:
-        """Ask once, and note how long the answer took. Raises as `End.take`."""
+        """Send one query, and record how long the response took. Raises as `End.take`."""
         began = time.monotonic()
         await end.send(up)
         await end.take(down)
@@ -73,7 +73,7 @@ class Play:
 
 
 async def query(play: Play, end: End) -> None:
-    """Ask a few times."""
+    """Send a few queries."""
     up, down = play.chance.randint(1, 2000), play.chance.randint(1, 20_000)
     await play.begin(end, Kind.ASK, up, down)
     for _ in range(play.chance.randint(1, 20)):
@@ -84,7 +84,7 @@ async def query(play: Play, end: End) -> None:
 
 
 async def idle(play: Play, end: End) -> None:
-    """Ask once, say nothing for the rest of the round, and ask once more."""
+    """Send one query, stay idle for the rest of the round, and send another."""
     await play.begin(end, Kind.ASK, 100, 100)
     await play.ask(end, 100, 100)
     await play.winding.wait()
@@ -94,7 +94,7 @@ async def idle(play: Play, end: End) -> None:
 
 
 async def upload(play: Play, end: End) -> None:
-    """Send, and get a receipt."""
+    """Send, and receive a receipt."""
     await play.end_first(end, play.size(), RECEIPT)
 
 
@@ -104,17 +104,17 @@ async def download(play: Play, end: End) -> None:
 
 
 async def half(play: Play, end: End) -> None:
-    """End before receiving anything."""
+    """Half-close before receiving anything."""
     await play.end_first(end, play.size(), play.size())
 
 
 async def slow(play: Play, end: End) -> None:
-    """Read little by little."""
+    """Read slowly."""
     await play.end_first(end, 1, min(play.size(), 400_000), _SMALL_BUFFER, 4096, 0.03)
 
 
 async def late(play: Play, end: End) -> None:
-    """Send on after the backend has ended."""
+    """Continue to send after the backend has ended."""
     up, down = play.size(), play.chance.randint(0, 5000)
     await play.begin(end, Kind.LAST, up, down)
 
@@ -127,7 +127,7 @@ async def late(play: Play, end: End) -> None:
 
 
 async def duplex(play: Play, end: End) -> None:
-    """Send and receive at once."""
+    """Send and receive at the same time."""
     up, down = play.size(), play.size()
     await play.begin(end, Kind.BOTH, up, down)
     await both(end.send(up), end.take(down))
@@ -145,14 +145,14 @@ async def tiny(play: Play, end: End) -> None:
 
 
 async def deaf(play: Play, end: End) -> None:
-    """Ask for much and read nothing."""
+    """Request much data and read nothing."""
     await play.begin(end, Kind.FIRST, 0, _ENDLESS, _SMALL_BUFFER)
     end.finish()
     await play.winding.wait()
 
 
 async def sip(play: Play, end: End) -> None:
-    """Ask for much and read little by little."""
+    """Request much data and read slowly."""
     await play.begin(end, Kind.FIRST, 0, _ENDLESS, _SMALL_BUFFER)
     end.finish()
     while not play.winding.is_set():
@@ -161,13 +161,13 @@ async def sip(play: Play, end: End) -> None:
 
 
 async def drip(play: Play, end: End) -> None:
-    """Ask for byte after byte and read nothing."""
+    """Request data byte by byte and read nothing."""
     await play.begin(end, Kind.DRIP, 1, _ENDLESS, _SMALL_BUFFER)
     await play.winding.wait()
 
 
 async def reset(play: Play, end: End) -> None:
-    """Break off in the middle of both directions."""
+    """Reset in the middle of both directions."""
     await play.begin(end, Kind.BOTH, _ENDLESS, _ENDLESS)
     end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     await both(end.send(play.size()), end.take(play.size()))
@@ -185,11 +185,11 @@ ALL: tuple[Sort, ...] = (
 )  # fmt: skip
 SORTS: dict[str, Sort] = {each.__name__: each for each in ALL}
 GIVE_UP = {"deaf", "sip", "drip", "reset", "touch"}
-"""They break their streams off."""
+"""Kinds that reset their streams."""
 UNSURE = {"late"}
-"""They do not learn whether everything arrived."""
+"""Kinds that do not learn whether everything arrived."""
 MIX = {
     "idle": 240, "query": 200, "upload": 100, "download": 80, "half": 60, "late": 60, "duplex": 40, "slow": 40,
     "tiny": 30, "deaf": 60, "sip": 40, "drip": 30, "reset": 10, "touch": 10,
 }  # fmt: skip
-"""How many of each, of 1,000."""
+"""Number of clients of each kind, per 1,000."""

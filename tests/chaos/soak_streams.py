@@ -1,4 +1,4 @@
-"""What the soak's clients and backends say to each other: a head, and a pattern of bytes that tells streams apart."""
+"""Protocol between the soak's clients and backend: a head, and a byte pattern that identifies each stream."""
 
 import asyncio
 import random
@@ -9,16 +9,16 @@ from enum import StrEnum
 from typing import Any
 
 _LENGTH = 1_048_573
-"""Of the pattern's period: a prime, so that no size of packets divides it."""
+"""Period of the pattern: a prime, so that no packet size divides it."""
 PIECE = 65536
 RECEIPT = 8
-"""Bytes that tell an upload that all of it arrived."""
+"""Bytes that confirm that an upload arrived completely."""
 _HEAD = struct.Struct(">cIII")
 FORTH, BACK = 0, 1
 
 
 class Kind(StrEnum):
-    """What the backend does with a stream of `up` bytes to it and `down` bytes from it.
+    """The backend's behavior for a stream of `up` bytes to it and `down` bytes from it.
 
     `ASK`: answers `up` with `down` again and again, until the client ends. `FIRST`: takes `up` and the client's end,
     then sends `down` and ends. `LAST`: sends `down` and ends, then takes `up`. `BOTH`: does both at once. `DRIP`: the
@@ -33,15 +33,15 @@ class Kind(StrEnum):
 
 
 class EarlyEndError(Exception):
-    """The other side ended cleanly, and not all of it had arrived."""
+    """The other side ended cleanly before all data had arrived."""
 
 
 class WrongBytesError(Exception):
-    """What arrived is not what was sent."""
+    """The received data differs from the sent data."""
 
 
 class Pattern:
-    """The bytes of all streams of a run.
+    """The data of all streams of a run.
 
     Args:
         seed: The run's.
@@ -51,18 +51,18 @@ class Pattern:
         self._twice = memoryview(random.Random(seed).randbytes(_LENGTH) * 2)
 
     def piece(self, stream: int, way: int, at: int, size: int) -> memoryview:
-        """Bytes `at` to `at + size` of one direction of a stream; `size` is at most PIECE."""
+        """Return bytes `at` to `at + size` of one direction of a stream; `size` is at most PIECE."""
         start = (stream * 7919 + way * 500_009 + at) % _LENGTH
         return self._twice[start : start + size]
 
 
 def put_head(kind: Kind, stream: int, up: int, down: int) -> bytes:
-    """What a client says first."""
+    """Return the first bytes that a client sends."""
     return _HEAD.pack(kind.encode(), stream, up, down)
 
 
 async def both(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
-    """Do both at once; where one fails, the other is over too before this raises what it raised."""
+    """Run both at once; if one raises, cancel the other and wait for it before raising."""
     tasks = [asyncio.ensure_future(each) for each in (one, other)]
     try:
         await asyncio.gather(*tasks)
@@ -89,7 +89,7 @@ class End:
         self._loop = asyncio.get_running_loop()
 
     async def take_head(self) -> tuple[Kind, int, int] | None:
-        """What the client wants; None: it ended and said nothing.
+        """Read the client's head; None: it closed without sending anything.
 
         Raises:
             EarlyEndError, OSError: It ended in the middle, or was reset.
@@ -116,7 +116,7 @@ class End:
                 await asyncio.sleep(pause)
 
     async def take(self, count: int, piece: int = PIECE, pause: float = 0.0) -> None:
-        """Take the next `count` bytes, and compare them.
+        """Receive the next `count` bytes, and compare them.
 
         Raises:
             EarlyEndError, WrongBytesError, OSError: It did not come so far.
@@ -142,5 +142,5 @@ class End:
             raise WrongBytesError(f"{len(data):,} bytes after the end at {self.got:,}")
 
     def finish(self) -> None:
-        """Send no more. Raises OSError."""
+        """Send an end. Raises OSError."""
         self.sock.shutdown(socket.SHUT_WR)

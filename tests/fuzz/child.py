@@ -1,9 +1,9 @@
 """One target under libFuzzer: `python -m tests.fuzz.child TARGET FOLDER [--fixed] [libFuzzer's arguments]`.
 
-libFuzzer makes the inputs, guided by coverage; with `--fixed` it only counts what those of `fixed.py` cover.
+libFuzzer generates the inputs, guided by coverage; with `--fixed`, it only measures the coverage of `fixed.py`.
 
-An input that fails is made smaller and written to FOLDER with its failure, and the search goes on: one run may find
-several defects. A crash of the interpreter, a hang and lack of memory end it: libFuzzer keeps those inputs.
+A failing input is minimized and written to FOLDER with its failure, and the search continues: one run may find
+several defects. A crash of the interpreter, a hang and lack of memory end the run; libFuzzer saves those inputs.
 """
 
 import importlib
@@ -20,11 +20,11 @@ from tests.fuzz.run import CORPUS
 
 _FIXED = "--fixed"
 _TURN = 2
-"""Every second mutation is libFuzzer's own where the target has a mutator."""
+"""For targets with a mutator, every second mutation is libFuzzer's own."""
 
 
 def main() -> None:
-    """Fuzz until libFuzzer's arguments say that it is enough."""
+    """Fuzz until the limit in libFuzzer's arguments is reached."""
     name, folder = sys.argv[1], Path(sys.argv[2])
     with atheris.instrument_imports(include=["gateway"]):
         target = importlib.import_module(f"tests.fuzz.targets.{name}")
@@ -57,14 +57,14 @@ def main() -> None:
         words.write_bytes(b"".join(b'"%s"\n' % _quoted(word) for word in target.WORDS))
         options.append(f"-dict={words}")
     own = {"custom_mutator": mutate} if hasattr(target, "mutate") else {}
-    # libFuzzer starts its first argument again, in a shell, to merge corpora.
+    # libFuzzer restarts its first argument in a shell to merge corpora.
     again = shlex.join([sys.executable, "-m", "tests.fuzz.child", name, str(folder)])
     atheris.Setup([again, *options], test, **own)
     atheris.Fuzz()
 
 
 def _quoted(word: str | bytes) -> bytes:
-    """Return `word` as libFuzzer's dictionaries have it."""
+    """Return `word` in the format of libFuzzer's dictionaries."""
     return b"".join(b"\\x%02x" % byte for byte in (word.encode() if isinstance(word, str) else word))
 
 

@@ -1,4 +1,4 @@
-"""An input as a file, in memory where the system allows it."""
+"""An input as a file, in memory if the system supports it."""
 
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ _MEMORY = Path("/dev/shm")  # noqa: S108 - a file of its own in it
 
 @contextmanager
 def as_file(data: bytes) -> Iterator[Path]:
-    """Write `data` to a file for the time of the context."""
+    """Write `data` to a file for the duration of the context."""
     with tempfile.NamedTemporaryFile(dir=_MEMORY if _MEMORY.is_dir() else None) as file:
         file.write(data)
         file.flush()

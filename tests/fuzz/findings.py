@@ -1,4 +1,4 @@
-"""The failure of an execution: its name, and the smallest input that still fails so."""
+"""Failures of executions: their names, and the smallest input that still fails in the same way."""
 
 import hashlib
 import re
@@ -12,9 +12,9 @@ import gateway
 
 _MOST_TRIES = 400
 _LONGEST = 10.0
-"""Tries and seconds to spend on making an input smaller."""
+"""Maximum attempts and seconds for minimizing an input."""
 _SLOW = 5.0
-"""Seconds of this process's own time, so that a busy machine is not taken for a slow parser."""
+"""CPU seconds of this process, so that a busy machine does not look like a slow parser."""
 _LARGE = 256 << 20
 _GATEWAY = str(Path(gateway.__file__).parent)
 
@@ -22,11 +22,11 @@ Check = Callable[[bytes], None]
 
 
 class GreedyError(AssertionError):
-    """One execution took more time or memory than an input of a few kilobytes may take."""
+    """An execution took more time or memory than a small input may take."""
 
 
 def failure(check: Check, data: bytes) -> Exception | None:
-    """Return what an input fails with; None when it passes."""
+    """Return the failure of an input; None if it passes."""
     started, before = time.process_time(), _memory()
     try:
         check(data)
@@ -48,13 +48,13 @@ def name_of(error: BaseException) -> str:
 
 
 def file_name(name: str) -> str:
-    """Return a file's name for the finding called `name`."""
+    """Return the file name of the finding called `name`."""
     words = re.sub(r"[^a-z]+", "-", name.lower())[:40].strip("-")
     return f"{words}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def minimise(check: Check, data: bytes, name: str, unit: int, head: int) -> bytes:
-    """Remove what an input does not need to fail as it does (delta debugging).
+    """Remove parts of an input that its failure does not depend on (delta debugging).
 
     Args:
         check: Fails for `data`.
@@ -82,5 +82,5 @@ def minimise(check: Check, data: bytes, name: str, unit: int, head: int) -> byte
 
 
 def _memory() -> int:
-    """Return the most bytes that this process has had resident."""
+    """Return the peak resident memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,4 +1,4 @@
-"""The inputs of CI: the same each time, because neither coverage nor the machine's speed chooses them."""
+"""The deterministic inputs of CI: they depend neither on coverage nor on the machine's speed."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ _MOST = 8
 
 
 def inputs(target: ModuleType, corpus: Sequence[bytes]) -> Iterator[bytes]:
-    """Yield every input of the corpus, and then mutations of them without end.
+    """Yield every input of the corpus, and then an endless sequence of mutations.
 
     Args:
         target: One of `tests.fuzz.targets`.
@@ -29,7 +29,7 @@ def inputs(target: ModuleType, corpus: Sequence[bytes]) -> Iterator[bytes]:
 
 
 def _mutated(data: bytes, rng: random.Random, words: Sequence[bytes], other: bytes) -> bytes:
-    """Return `data` with one change: a piece lost, repeated, or replaced by a word, noise or a piece of `other`."""
+    """Return `data` with one change: a piece removed, repeated, or replaced by a word, noise or part of `other`."""
     start, stop = sorted((rng.randrange(len(data) + 1), rng.randrange(len(data) + 1)))
     near = min(stop, start + rng.randrange(9))
     match rng.randrange(6):

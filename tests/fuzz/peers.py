@@ -1,4 +1,4 @@
-"""A server whose answers are a fuzzer's input, for probes."""
+"""A server for probes whose responses are a fuzzer's input."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from gateway.relay.poller import RelayLoop
 _TARGET = Endpoint("server", 1)
 _PATIENCE = 30
 Answer = Callable[[bytes], tuple[bytes, bool]]
-"""Takes what the server received; gives what it sends, and whether it closes then."""
+"""Takes what the server received; returns what it sends, and whether it closes then."""
 
 
 class _Near:
@@ -31,7 +31,7 @@ class _Near:
 
 
 def probe(backend: Backend, answer: Answer, times: int = 1) -> list[ProbeResult | ProbeError]:
-    """Probe a server `times` times; return what each probe found.
+    """Probe a server `times` times; return the result of each probe.
 
     Raises:
         Exception: A probe raised anything but `ProbeError`.

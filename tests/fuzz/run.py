@@ -1,4 +1,4 @@
-"""Fuzz each target in a process of its own; see docs/testing.md."""
+"""Fuzz each target in a separate process; see docs/testing.md."""
 
 import argparse
 import importlib
@@ -18,15 +18,15 @@ TARGETS = ("ssh_receive", "config", "urls", "openvpn_file", "rpc", "smb", "known
 _SSH = TARGETS[0]
 _CI_SECONDS = dict.fromkeys(TARGETS, 10) | {_SSH: 120}
 _CI_RUNS = dict.fromkeys(TARGETS, 4000) | {_SSH: 10_000}
-"""A bound, so that a fast machine does not run inputs that no machine has run before."""
+"""A limit, so that a fast machine does not run inputs that slower machines never run."""
 _GRACE = 120
-"""Seconds beyond its budget after which a child is killed."""
+"""Seconds beyond its time limit after which a child process is killed."""
 _PROGRESS = re.compile(r"#(\d+)\s+\w+\s+cov: (\d+) ft: (\d+) corp: (\d+)")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of fuzzing one target.
+    """The result of fuzzing one target.
 
     Args:
         line: For a person.
@@ -38,7 +38,7 @@ class Outcome:
 
 
 def _child(name: str, folder: Path, log: Path, seconds: int, options: list[str]) -> int:
-    """Run `tests.fuzz.child`; return its status."""
+    """Run `tests.fuzz.child`; return its exit status."""
     command = [sys.executable, "-m", "tests.fuzz.child", name, str(folder), *options]
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     with log.open("wb") as output:
@@ -76,7 +76,7 @@ def fuzz(name: str, folder: Path, seconds: int, options: list[str]) -> Outcome:
 
 
 def distil(name: str, folder: Path) -> str:
-    """Replace the corpus in the repository by the smallest set of all known inputs that covers as much."""
+    """Replace the corpus in the repository with the smallest set of all known inputs that has the same coverage."""
     with tempfile.TemporaryDirectory() as fresh, tempfile.TemporaryDirectory() as findings:
         inputs = [fresh, str(CORPUS / name), str(folder / "corpus")]
         log = folder / "log"
@@ -89,7 +89,7 @@ def distil(name: str, folder: Path) -> str:
 
 
 def replay(name: str, path: Path) -> int:
-    """Run one input, and show what it is and what it fails with."""
+    """Run one input, and print its description and its failure."""
     target = importlib.import_module(f"tests.fuzz.targets.{name}")
     data = path.read_bytes()
     print(target.describe(data))
@@ -103,7 +103,7 @@ def replay(name: str, path: Path) -> int:
 
 
 def main() -> int:
-    """Do what the arguments say; return 1 when something was found."""
+    """Do what the arguments say; return 1 if there are findings."""
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
     parser.add_argument("--target", action="append", choices=TARGETS, help="default: all, one after the other")
     parser.add_argument("--seconds", type=int, default=60, help="for each target (default: 60)")

@@ -24,7 +24,7 @@ _MOST_PACKETS = 400
 
 
 class ChannelEnd(End):
-    """An end that sends exactly the packets that a plan asks for, within the window that it has.
+    """An end that sends exactly the packets of a plan, within its window.
 
     It also holds the relay to RFC 4254: to the window and the packet size that it was granted, and to silence after a
     close. To asyncssh, whose server keeps the connection, it is the channel's handler.
@@ -58,7 +58,7 @@ class ChannelEnd(End):
     # Verbs.
 
     def pause(self, _: int = 0) -> bool:
-        """Grant no more window."""
+        """Stop granting window."""
         if self.gone or not self.reading:
             return False
         self.reading = False
@@ -109,7 +109,7 @@ class ChannelEnd(End):
         return self.close_only()
 
     def close_only(self, _: int = 0) -> bool:
-        """Send a close, which needs no EOF before it (RFC 4254, section 5.3)."""
+        """Send a CLOSE, which needs no EOF before it (RFC 4254, section 5.3)."""
         if self.gone or self._got_close:
             return False
         self.queued = 0
@@ -158,7 +158,7 @@ class ChannelEnd(End):
             self.ended = True
         self._changed()
 
-    # What asyncssh calls.
+    # Called by asyncssh.
 
     def log_received_packet(self, *_: Any) -> None:
         """Not logged."""

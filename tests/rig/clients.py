@@ -1,4 +1,4 @@
-"""What applications do: query and read, through an address of the gateway."""
+"""What applications do: query and read through an address of the gateway."""
 
 import socket
 import subprocess
@@ -60,13 +60,13 @@ def read_nfs(port: int, path: str = "/media/hello.txt") -> str:
 
 
 def touch_nfs(port: int, path: str) -> None:
-    """Make an empty file by way of the server, which remembers for a minute what it does not change itself."""
+    """Create an empty file through the server, which caches for a minute what it does not change itself."""
     url = f"nfs://127.0.0.1{path}?version=4&nfsport={port}"
     subprocess.run(["nfs-cp", "/dev/null", url], capture_output=True, timeout=TIMEOUT, check=True)
 
 
 def read_smb(port: int, folder: Path) -> str:
-    """The file of `servers.Samba`, by way of `folder`."""
+    """Return the content of the file on `servers.Samba`, downloaded to `folder`."""
     got = folder / "got.txt"
     done = subprocess.run(
         ["smbclient", "//127.0.0.1/media", "-p", str(port), "-N", "-c", f"get hello.txt {got}"],

@@ -1,4 +1,4 @@
-"""Real servers on loopback, shared by the whole run, and the gateway as a process of its own."""
+"""Real servers on loopback, shared by the whole run, and the gateway as a separate process."""
 
 import json
 import os
@@ -38,13 +38,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 REPOSITORY = Path(__file__).parents[2]
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    # Two workers must not be given the same port: one may mean a server that is not there.
+    # Two workers must not use the same port: a test may expect that no server listens on one.
     number, count = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     process.PORTS = process.PORTS[number::count]
 
 
 def need(condition: bool, what: str) -> None:
-    """Skip with a reason that says what is missing; in CI nothing may be missing."""
+    """Skip with a reason that names what is missing; in CI, fail."""
     if condition:
         return
     if os.environ.get("CI"):
@@ -54,7 +54,7 @@ def need(condition: bool, what: str) -> None:
 
 @pytest.fixture(scope="session")
 def rig_folder() -> Iterator[Path]:
-    """Not one of pytest's: the database servers run as users of their own, and each pytest shuts these out anew."""
+    """Create a directory that the database servers' users can access, unlike those of pytest."""
     with scratch() as folder:
         yield folder
 
@@ -112,7 +112,7 @@ def small_export(tmp_path: Path) -> Iterator[Path]:
 
 @dataclass
 class Gateway:
-    """A `gateway run` in a folder of its own.
+    """A `gateway run` in a separate directory.
 
     Args:
         folder: Where its files go.
@@ -123,7 +123,7 @@ class Gateway:
     process: Process | None = None
     started: float = 0.0
     wrapper: list[str] = field(default_factory=list)
-    """Stands before its command line."""
+    """Prefix of its command line."""
 
     @property
     def config(self) -> Path:
@@ -189,10 +189,10 @@ class Gateway:
         return dict(self.status()["tunnels"][name])
 
     def wait(self, condition: Callable[[], bool], timeout: float = 30.0) -> float:
-        """Wait until it holds; says how long that took."""
+        """Wait until the condition holds; return how many seconds this took."""
         started = time.monotonic()
         while True:
-            late = time.monotonic() - started > timeout  # before the look: this machine may pause between the two
+            late = time.monotonic() - started > timeout  # before the check: this machine may pause between the two
             if condition():
                 return time.monotonic() - started
             if late:
@@ -213,7 +213,7 @@ class Gateway:
 
 
 def command(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a gateway command to its end."""
+    """Run a gateway command, and wait for its end."""
     return subprocess.run(
         [sys.executable, "-m", "gateway", *arguments],
         capture_output=True,
@@ -251,7 +251,7 @@ class Lateness:
 
 
 def download(*command: str, cwd: Path | None = None, within: float = 180) -> None:
-    """Run a command that fetches something, and once more if that fails: it is not the network that is tested.
+    """Run a command that downloads something, and retry it once: the network is not under test.
 
     Raises:
         SubprocessError: It failed both times; with what it said.
@@ -272,7 +272,7 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
 
 
 def ssh_tunnel(bastion: Bastion, via: str | None = None, more: str = "") -> str:
-    """The keys of a tunnel through `bastion`, as a flow mapping."""
+    """Return the keys of a tunnel through `bastion`, as a flow mapping."""
     through = f"via: {via}, " if via else ""
     return (
         f"{{kind: ssh, {through}host: 127.0.0.1, port: {bastion.port}, user: {bastion.user}, "
@@ -281,7 +281,7 @@ def ssh_tunnel(bastion: Bastion, via: str | None = None, more: str = "") -> str:
 
 
 def database_check(server: "mariadb.MariaDB | postgres.Postgres", folder: Path, more: str = "interval: 1s") -> str:
-    """The keys of a database's check, as a flow mapping."""
+    """Return the keys of a database's check, as a flow mapping."""
     secret = folder / f"{type(server).__name__}.secret"
     write_secret(secret, server.check_password)
     return f"{{user: {server.check_user}, password_file: {secret}, database: {server.database}, {more}}}"
@@ -296,7 +296,7 @@ def write_nfs(
     volume: str = "",
     docker: str = "",
 ) -> None:
-    """A configuration with an export behind a bastion, for clients whose source ports say nothing."""
+    """Write a configuration with an export behind a bastion, for clients with any source port."""
     gateway.write(f"""
         tunnels:
           bastion: {ssh_tunnel(bastion)}

@@ -1,4 +1,4 @@
-"""A filtering proxy before Docker's socket: lets through what an allowlist permits, and notes what was used."""
+"""A filtering proxy for the Docker socket: forwards the requests that an allowlist permits, and records them."""
 
 import contextlib
 import re
@@ -14,7 +14,7 @@ import yaml
 
 @dataclass
 class DockerProxy:
-    """As wollomatic/socket-proxy filters, on a unix socket of its own.
+    """Filters like wollomatic/socket-proxy, on its own Unix socket.
 
     Args:
         path: Where it listens.
@@ -72,7 +72,7 @@ class DockerProxy:
                     self._stop.wait(120)
                     return
                 upstream.sendall(head)
-                # One request a connection, so that each is looked at.
+                # one request per connection, so that each is checked
                 self._pump(client, upstream)
                 return
 
@@ -104,7 +104,7 @@ class DockerProxy:
 
 
 def allowlist(path: Path) -> dict[str, list[str]]:
-    """The patterns of a shipped configuration of wollomatic/socket-proxy, by method."""
+    """Return the patterns of a shipped configuration of wollomatic/socket-proxy, by method."""
     found: dict[str, list[str]] = {}
     for argument in yaml.safe_load(path.read_text())["services"]["socket-proxy"]["command"]:
         match = re.fullmatch(r"-allow(GET|POST|DELETE)=(.*)", argument)

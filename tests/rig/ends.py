@@ -1,4 +1,4 @@
-"""One end of a connection under test: it sends a known pattern, and compares what it receives with the other's."""
+"""One end of a connection under test: it sends a known pattern, and checks what it receives from the other end."""
 
 import asyncio
 import fcntl
@@ -15,11 +15,11 @@ from gateway.relay.sockets import reset
 
 CHUNK = 128 * 1024
 _PERIOD = 1_000_003
-"""A prime, so that bytes that are lost, repeated or out of place differ from what is expected."""
+"""A prime, so that lost, repeated or misplaced bytes differ from the expected ones."""
 
 
 class Pattern:
-    """What one direction carries: every byte is known by its offset.
+    """The data of one direction: every byte is identified by its offset.
 
     Args:
         seed: Makes the two directions differ.
@@ -30,7 +30,7 @@ class Pattern:
         self._data = memoryview(block + block[: 1 << 20])
 
     def at(self, offset: int, size: int) -> memoryview:
-        """Give the bytes at `offset`: `size` of them, at most 1 MiB."""
+        """Return `size` bytes at `offset`, at most 1 MiB."""
         start = offset % _PERIOD
         return self._data[start : start + min(size, 1 << 20)]
 
@@ -47,7 +47,7 @@ class Seen(StrEnum):
 
 
 class End:
-    """What all kinds of ends have in common. A verb that cannot be done any more returns False.
+    """Common part of all kinds of ends. A verb that is not possible any more returns False.
 
     Args:
         name: For messages.
@@ -64,37 +64,37 @@ class End:
         self.ended = False
         """It has sent everything, and its end."""
         self.broken = False
-        """It broke off, so that what it sent may be lost."""
+        """It was reset, so what it sent may be lost."""
         self.gone = False
         """It has closed both directions."""
         self.refused = False
-        """What it wanted to send was not taken."""
+        """The path did not accept what it wanted to send."""
         self.delivered = False
-        """It is gone, and the path had taken all that it sent by then."""
+        """It has closed, and the path had accepted everything that it sent before."""
         self.complaint = ""
-        """What was wrong with what it received."""
+        """Errors in what it received."""
         self._ending = False
         self._changed = changed
         self._sends, self._receives = sends, receives
 
     @property
     def total(self) -> int:
-        """What it has sent, or sends as soon as the path takes it."""
+        """Return how much it has sent, or sends as soon as the path accepts it."""
         return self.sent + self.queued
 
     @property
     def willing(self) -> float:
-        """How many bytes it takes in all, if nothing changes."""
+        """Return how many bytes it receives in total, if nothing changes."""
         return inf if self.reading else self.received
 
     @property
     def dropped(self) -> bool:
-        """Whether its connection is reset, noticed or not."""
+        """Return whether its connection is reset, noticed or not."""
         return self.refused or self.seen is Seen.RESET
 
     @property
     def listens(self) -> bool:
-        """Whether it notices an end."""
+        """Return whether it notices an end."""
         return self.reading and not self.gone
 
     @property
@@ -102,7 +102,7 @@ class End:
         return self._ending or self.gone or self.refused
 
     def send(self, size: int) -> bool:
-        """Send `size` bytes, as soon as the path takes them."""
+        """Send `size` bytes, as soon as the path accepts them."""
         if self._silent:
             return False
         self.queued += size
@@ -110,7 +110,7 @@ class End:
         return True
 
     def end(self, _: int = 0) -> bool:
-        """Send an end once the path has taken everything."""
+        """Send an end after the path has accepted everything."""
         if self._silent:
             return False
         self._ending = True
@@ -118,15 +118,15 @@ class End:
         return True
 
     def pause(self, _: int = 0) -> bool:
-        """Take nothing more."""
+        """Stop receiving."""
         raise NotImplementedError
 
     def resume(self, _: int = 0) -> bool:
-        """Take everything from now on."""
+        """Receive everything from now on."""
         raise NotImplementedError
 
     def dispose(self) -> None:
-        """Close, whatever has happened; what follows is not observed."""
+        """Close in any state; what follows is not observed."""
         raise NotImplementedError
 
     def begin(self, *, paused: bool, early: Iterable[tuple[str, str, int]]) -> None:
@@ -203,7 +203,7 @@ class TcpEnd(End):
         return True
 
     def close(self, _: int = 0) -> bool:
-        """Close; where something is unread the kernel sends a reset (RFC 1122, section 4.2.2.13)."""
+        """Close; if data is unread, the kernel sends a reset (RFC 1122, section 4.2.2.13)."""
         if self.gone:
             return False
         self._send_goodbye()
@@ -245,7 +245,7 @@ class TcpEnd(End):
         self._loop.remove_writer(self._sock)
 
     def _count(self, what: int) -> int:
-        """Ask the kernel for a number of bytes: those that are unread, or not acknowledged (tcp(7))."""
+        """Return the kernel's number of unread or unacknowledged bytes (tcp(7))."""
         return int(struct.unpack("i", fcntl.ioctl(self._sock, what, bytes(4)))[0])
 
     def _on_readable(self) -> None:

@@ -1,4 +1,4 @@
-"""Real Docker engines as child processes, on images that are made here."""
+"""Real Docker engines as child processes, with images that are built here."""
 
 import contextlib
 import itertools
@@ -24,17 +24,17 @@ _READY = 40.0
 
 
 def available() -> bool:
-    """Whether an engine can run here."""
+    """Return whether an engine can run here."""
     return os.geteuid() == 0 and find("dockerd") is not None and find("busybox") is not None
 
 
 def need_engine() -> None:
-    """Skip, or fail in CI, where none can."""
+    """Skip, or fail in CI, if no engine can run."""
     need(available(), "root and a Docker Engine (packages docker.io docker-cli busybox-static)")
 
 
 class Engine:
-    """One dockerd with data of its own, in a network namespace of its own: its bridges and rules end with that.
+    """A dockerd with its own data, in its own network namespace: its bridges and rules end with the namespace.
 
     Args:
         folder: Where its data goes.
@@ -44,7 +44,7 @@ class Engine:
 
     def __init__(self, folder: Path, namespace: str | None = None, *options: str) -> None:
         self.folder = folder
-        # Sockets of containerd lie deep below it, and a socket's path may have 104 bytes: not in pytest's folders.
+        # Its containerd sockets have long paths, which are limited to 104 bytes: too long for pytest's directories.
         self._runtime = Path(tempfile.mkdtemp(prefix="gw-"))
         self.socket = folder / "docker.sock"
         self._own_namespace = namespace is None
@@ -55,7 +55,7 @@ class Engine:
 
     @property
     def url(self) -> str:
-        """For DOCKER_HOST."""
+        """The value of DOCKER_HOST."""
         return f"unix://{self.socket}"
 
     @property
@@ -65,7 +65,7 @@ class Engine:
         return self._child.pid
 
     def start(self) -> "Engine":
-        """Start it and wait until it answers."""
+        """Start it and wait until it responds."""
         if self._own_namespace and not Path(f"/var/run/netns/{self.namespace}").exists():
             subprocess.run(["ip", "netns", "add", self.namespace], check=True, timeout=10)
             subprocess.run(["ip", "-n", self.namespace, "link", "set", "lo", "up"], check=True, timeout=10)
@@ -80,7 +80,7 @@ class Engine:
         return self
 
     def wait_ready(self) -> None:
-        """Wait until it answers."""
+        """Wait until it responds."""
         deadline = time.monotonic() + _READY
         while self.docker("version", check=False).returncode:
             assert self._child is not None
@@ -89,14 +89,14 @@ class Engine:
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """SIGKILL the daemon; its containers' processes go on until it is started again."""
+        """Kill the daemon with SIGKILL; its containers continue until it is started again."""
         assert self._child is not None
         self._child.kill()
         self._child.wait(_DIE)
         (self.folder / "pid").unlink(missing_ok=True)
 
     def stop(self) -> None:
-        """End it with everything it runs."""
+        """Stop it with everything that it runs."""
         child, self._child = self._child, None
         if child is None:
             return
@@ -135,16 +135,16 @@ class Engine:
         return json.loads(self.docker("inspect", what).stdout)[0]
 
     def aliases(self, container: str, network: str) -> list[str]:
-        """The aliases of a container's endpoint; none when it has no endpoint there."""
+        """Return the aliases of a container's endpoint; none if it has no endpoint there."""
         endpoint = self.inspect(container)["NetworkSettings"]["Networks"].get(network)
         return list(endpoint["Aliases"] or []) if endpoint else []
 
     def attached(self, container: str, network: str) -> bool:
-        """Whether the container has an endpoint there."""
+        """Return whether the container has an endpoint there."""
         return network in self.inspect(container)["NetworkSettings"]["Networks"]
 
     def load_busybox(self) -> None:
-        """An image `busybox` of two megabytes."""
+        """Create an image `busybox` of two megabytes."""
         root = self.folder / "busybox"
         (root / "bin").mkdir(parents=True, exist_ok=True)
         for folder in ("etc", "tmp", "proc", "dev", "sys"):
@@ -171,7 +171,7 @@ class Engine:
         self.import_root(root, "busybox")
 
     def load_host(self) -> None:
-        """An image `host` without a file of its own: this machine's programs are mounted into it."""
+        """Create an empty image `host`, into which this machine's programs are mounted."""
         root = self.folder / "host"
         for name in ("usr", "etc", "tmp", "proc", "dev", "sys", "root", "run", "var/run"):
             (root / name).mkdir(parents=True, exist_ok=True)
@@ -182,7 +182,7 @@ class Engine:
         self.import_root(root, "host")
 
     def import_root(self, root: Path, image: str) -> None:
-        """An image of a folder."""
+        """Create an image from a directory."""
         with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar:
             subprocess.run(
                 ["docker", "-H", self.url, "import", "-", image], stdin=tar.stdout, check=True, timeout=60,
@@ -190,12 +190,12 @@ class Engine:
             )  # fmt: skip
 
     def run_python(self, name: str, program: str, *options: str) -> str:
-        """Start a container that runs a program of Python's."""
+        """Start a container that runs a Python program."""
         volumes = [f"-v{path}:{path}:ro" for path in self.python()]
         return self.run(name, *volumes, *options, image="host", command=(sys.executable, "-c", program))
 
     def python(self) -> set[Path]:
-        """The folders that this Python and the gateway need, to be mounted."""
+        """Return the directories that this Python and the gateway need, for mounting."""
         python = Path(sys.base_prefix)
         return {Path("/usr"), REPOSITORY, Path(sys.prefix)} | (
             {python} if not python.is_relative_to("/usr") else set()
@@ -213,7 +213,7 @@ class Engine:
     def run(
         self, name: str, *options: str, image: str = "busybox", command: tuple[str, ...] = ("sleep", "9999")
     ) -> str:
-        """Start a container; gives its ID."""
+        """Start a container; return its ID."""
         own = ("--name", name, "--init=false", "--stop-timeout=1")
         return self.docker("run", "-d", *own, *options, image, *command).stdout.strip()
 

@@ -1,4 +1,4 @@
-"""What makes each kind of relay for the contract's tests, and the only place that looks into one.
+"""Creates each kind of relay for the contract's tests; the only module that accesses internals of relays.
 
 The far side is a TCP server of the test (behind a real sshd, a SOCKS5 proxy, or nothing), the server's end of a TLS
 connection, or the server's end of an SSH channel that sends exactly what a plan asks for.
@@ -47,7 +47,7 @@ _RELAYS: dict[str, type[Relay]] = {"native": NativeChannel, "asyncssh": Asyncssh
 
 
 class Listener:
-    """Two TCP listeners: one whose sockets have small buffers, and one with the kernel's own.
+    """Two TCP listeners: one whose sockets have small buffers, and one with the kernel's defaults.
 
     Args:
         near: Whether it is where clients come in, and so set up as the gateway's own.
@@ -74,7 +74,7 @@ class Listener:
         return sock
 
     async def accept(self, setup: Setup) -> socket.socket:
-        """Accept the next connection, which is non-blocking."""
+        """Accept the next connection, non-blocking."""
         sock, _ = await asyncio.get_running_loop().sock_accept(self._sockets[setup.small])
         sock.setblocking(False)
         return sock
@@ -93,7 +93,7 @@ def _shrink(sock: socket.socket, *, small: bool) -> None:
 
 
 class Straight:
-    """No tunnel; and what all adaptors share. See `relay_contract.Adaptor`.
+    """No tunnel; also the common part of all adaptors. See `relay_contract.Adaptor`.
 
     Args:
         folder: Where files may go; it is not there yet.
@@ -154,7 +154,7 @@ class Straight:
         return False
 
     async def restore(self, *, reconnect: bool) -> None:
-        """Nothing is kept between two connections."""
+        """Keep nothing between two connections."""
 
     def leftovers(self, _: Relay) -> list[str]:
         left = [f"{_watched() - self._watched} descriptors are watched"] if _watched() > self._watched else []
@@ -175,14 +175,14 @@ class Straight:
 
 
 def _watched() -> int:
-    """Count the descriptors that the loop watches for relays."""
+    """Return the number of descriptors that the loop watches for relays."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, RelayLoop)
     return len(loop.relays._handlers)
 
 
 class Socks(Straight):
-    """Through a SOCKS5 proxy (RFC 1928), whose part the far side plays at first."""
+    """A SOCKS5 proxy (RFC 1928), which the far side plays first."""
 
     name = "socks5"
 
@@ -208,7 +208,7 @@ class Socks(Straight):
 
 
 class Tls(Straight):
-    """Through an HTTP proxy with TLS, whose part the far side plays at first."""
+    """An HTTP proxy with TLS, which the far side plays first."""
 
     name = "tls"
     far_last_verbs = TlsEnd.LAST_VERBS
@@ -264,7 +264,7 @@ class Tls12(Tls):
 
 
 class OpenSsh(Straight):
-    """A backend behind OpenSSH's sshd, which starts key exchanges of its own after each MiB.
+    """A backend behind OpenSSH's sshd, which starts a key exchange after each MiB.
 
     Args:
         folder: Where keys go.
@@ -354,7 +354,7 @@ class OpenSsh(Straight):
 
     @property
     def _conn(self) -> Any:
-        """asyncssh's connection."""
+        """The connection of asyncssh."""
         return self._ssh_link._connections[0]._conn
 
 
@@ -365,7 +365,7 @@ async def _opened(options: SshOptions) -> AsyncIterator[Link]:
 
 
 def _rekey(conn: Any) -> bool:
-    """Start a key exchange on either side's connection, unless one is under way."""
+    """Start a key exchange on either side's connection, unless one is running."""
     if not conn._kex_complete or conn._transport is None:
         return False
     conn._send_kexinit()
@@ -374,7 +374,7 @@ def _rekey(conn: Any) -> bool:
 
 
 class Scripted(OpenSsh):
-    """An SSH server in this very process, whose channels do what a plan says.
+    """An SSH server in this process, whose channels follow a plan.
 
     What it sends in one go arrives in one piece, since both sides share a loop.
     """

@@ -1,4 +1,4 @@
-"""A virtual machine with a kernel of its own, that mounts NFS: this one may have no client for it.
+"""A virtual machine with its own kernel that mounts NFS: the host's kernel may have no NFS client.
 
 Debian's cloud kernel, an initramfs of busybox and the modules that are wanted, and a script, with which it ends. The
 guest reaches this host's loopback as 10.0.2.2.
@@ -88,7 +88,7 @@ TimeoutStartSec=infinity
 
 
 def need_guest() -> None:
-    """Skip, or fail in CI, where none can run."""
+    """Skip, or fail in CI, if none can run."""
     programs = ("qemu-system-x86_64", "busybox", "cpio", "depmod", "gcc")
     missing = [program for program in programs if find(program) is None]
     need(not missing, f"{', '.join(missing)} (packages qemu-system-x86 busybox-static cpio kmod gcc)")
@@ -99,7 +99,7 @@ def need_guest() -> None:
 
 
 class Guest:
-    """One machine that runs a shell script.
+    """A machine that runs a shell script.
 
     Args:
         folder: Where its files go.
@@ -128,7 +128,7 @@ class Guest:
     ) -> None:
         self.lines: list[str] = []
         self.times: list[float] = []
-        """When each line came, as `time.time()`."""
+        """When each line arrived, as `time.time()`."""
         self._said = threading.Condition()
         folder.mkdir(parents=True, exist_ok=True)
         kernel, tree = _kernel()
@@ -171,7 +171,7 @@ class Guest:
                 self._said.notify_all()
 
     def wait_for(self, text: str, timeout: float = 60.0) -> str:
-        """The first line that contains `text`; fails when the machine ends without it."""
+        """Return the first line that contains `text`; fail if the machine ends without it."""
         deadline = time.monotonic() + timeout
         with self._said:
             while True:
@@ -184,12 +184,12 @@ class Guest:
                 self._said.wait(0.2)
 
     def said(self, pattern: str) -> list[str]:
-        """The first group of each line that matches."""
+        """Return the first group of each line that matches."""
         return [match[1] for line in self.lines if (match := re.search(pattern, line))]
 
 
 def mount(port: int, target: str = "/mnt", export: str = "/media", options: str = "") -> str:
-    """The command that mounts an export through a port of this host."""
+    """Return the command that mounts an export through a port of this host."""
     more = f",{options}" if options else ""
     told = f"vers=4.2,addr={HOST},clientaddr=10.0.2.15,port={port},proto=tcp,hard,timeo=600,retrans=2{more}"
     return f"mount -i -t nfs4 -o {told} {HOST}:{export} {target}"

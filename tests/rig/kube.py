@@ -1,4 +1,4 @@
-"""Kubernetes manifests on Podman, the nearest thing to a cluster that runs here."""
+"""Kubernetes manifests on Podman, the closest to a cluster that runs here."""
 
 import copy
 import json
@@ -13,17 +13,17 @@ from podman import Podman
 
 IMAGE = "localhost/gateway:test"
 PLAYED = ("ConfigMap", "Secret", "Deployment", "DaemonSet")
-"""Of what we print; Podman ignores the other kinds: Service, ServiceAccount, NetworkPolicy and so on."""
+"""Kinds that Podman supports; it ignores others: Service, ServiceAccount, NetworkPolicy and so on."""
 _PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 
 
 def secret(name: str, files: dict[str, str]) -> dict[str, Any]:
-    """A Secret with these files."""
+    """Return a Secret with these files."""
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": files}
 
 
 def playable(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the chart prints, changed as docs/platforms.md says that Podman needs it.
+    """Adapt the chart's manifests to Podman, as docs/platforms.md describes.
 
     Args:
         documents: The chart's.
@@ -45,13 +45,13 @@ def playable(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def play(engine: Podman, documents: list[dict[str, Any]]) -> None:
-    """`podman kube play`."""
+    """Run `podman kube play`."""
     text = "\n---\n".join(json.dumps(each) for each in documents)
     engine.podman("kube", "play", "-", text=text, timeout=120)
 
 
 def probe(address: str, port: int, path: str, within: float = 30.0) -> None:
-    """Ask as a kubelet does, from outside of the pod, until it is well."""
+    """Probe like a kubelet, from outside the pod, until the probe succeeds."""
     deadline = time.monotonic() + within
     while True:
         try:
@@ -65,7 +65,7 @@ def probe(address: str, port: int, path: str, within: float = 30.0) -> None:
 
 
 def load(engine: Podman, docker: str) -> None:
-    """The image `gateway` of a Docker engine, as `IMAGE`."""
+    """Load the image `gateway` of a Docker engine as `IMAGE`."""
     copied = f"docker -H {docker} save gateway | docker -H {engine.url} load"
     subprocess.run(["sh", "-c", copied], check=True, timeout=120, capture_output=True)
     engine.podman("tag", "docker.io/library/gateway:latest", IMAGE)

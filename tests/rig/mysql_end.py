@@ -1,4 +1,4 @@
-"""A MySQL server as a script plays it: the handshake packet by packet, honest or after the password."""
+"""A scripted MySQL server: it follows the handshake packet by packet, honestly or to get the password."""
 
 import hashlib
 import os
@@ -49,7 +49,7 @@ class MysqlEnd:
         return self.receive()
 
     def switch(self, plugin: str, data: bytes = SALT + b"\0") -> bytes:
-        """Ask for another plugin."""
+        """Request another plugin."""
         return self.ask(b"\xfe" + plugin.encode() + b"\0" + data)
 
     def ask(self, payload: bytes) -> bytes:
@@ -95,7 +95,7 @@ class MysqlEnd:
                 self.send(OK)
 
     def columns(self, *names: str) -> None:
-        """Begin a result with these columns, of text."""
+        """Begin a result with these text columns."""
         self.send(bytes([len(names)]))
         for name in names:
             parts = (b"def", b"", b"", b"", name.encode(), name.encode())
@@ -109,7 +109,7 @@ def _text(value: bytes) -> bytes:
 
 
 def revealed(heard: list[bytes], password: str) -> bool:
-    """Whether these packets contain the password, in the clear or encrypted with this module's key."""
+    """Return whether these packets contain the password, in cleartext or encrypted with this module's key."""
     secret = password.encode()
     return any(secret in each or secret in _decrypted(each) for each in heard)
 
@@ -125,7 +125,7 @@ def _decrypted(packet: bytes) -> bytes:
 
 
 def fast_proof(password: str) -> bytes:
-    """What a client answers that knows the password, with `caching_sha2_password`."""
+    """Return the response of a client that knows the password, for `caching_sha2_password`."""
     first = hashlib.sha256(password.encode()).digest()
     second = hashlib.sha256(hashlib.sha256(first).digest() + SALT).digest()
     return bytes(one ^ other for one, other in zip(first, second, strict=True))
@@ -135,7 +135,7 @@ Script = Callable[[MysqlEnd], None]
 
 
 def by_dialog(end: MysqlEnd) -> None:
-    """Ask for the password as PAM does (MariaDB)."""
+    """Request the password as PAM does (MariaDB)."""
     end.greet("mysql_native_password")
     end.switch("dialog", b"\2Password: ")
     end.send(DENIED)
@@ -148,7 +148,7 @@ def by_clear_password(end: MysqlEnd) -> None:
 
 
 def by_own_key(end: MysqlEnd) -> None:
-    """Ask for the password, encrypted with a key of the server's choice."""
+    """Request the password, encrypted with a key that the server chooses."""
     end.greet("mysql_native_password")
     _offer_key(end, end.switch("sha256_password"))
 
@@ -176,7 +176,7 @@ def by_switch_to_full_caching_sha2(end: MysqlEnd) -> None:
 
 
 def by_second_switch(end: MysqlEnd) -> None:
-    """Ask for the proof twice, and then for the password: the second request has no name of a plugin."""
+    """Request the proof twice, and then the password: the second request names no plugin."""
     end.greet("mysql_native_password")
     end.switch("caching_sha2_password")
     end.ask(b"\xfe" + SALT + b"\0")
@@ -213,5 +213,5 @@ HOSTILE: dict[str, Script] = {
 
 
 def nonce() -> str:
-    """A password that occurs in nothing else."""
+    """A password that occurs nowhere else."""
     return os.urandom(8).hex()

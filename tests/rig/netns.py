@@ -1,4 +1,4 @@
-"""Network namespaces of our own: `near`, where the gateway and its clients are, and `far`, behind the VPN."""
+"""Network namespaces for tests: `near`, with the gateway and its clients, and `far`, behind the VPN."""
 
 import contextlib
 import subprocess
@@ -9,14 +9,14 @@ from pathlib import Path
 from pyroute2 import netns  # type: ignore[import-untyped]
 
 OUTER_NEAR, OUTER_FAR, OUTER_OTHER = "10.201.0.2", "10.201.0.1", "10.201.0.3"
-"""The link between the two, as it were the Internet; far has a second address."""
+"""The link between both, which represents the Internet; far has a second address."""
 BEHIND, BEHIND_V6 = "10.20.0.1", "fd20::1"
-"""Where the databases are, as clients of the VPN know them."""
+"""The address of the databases for clients of the VPN."""
 NAMES = ("gwt-near", "gwt-far")
 
 
 def run(command: str, check: bool = True) -> str:
-    """Run a shell command in the namespace that the caller is in."""
+    """Run a shell command in the caller's namespace."""
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0 or not check, f"{command}: {done.stderr}"
     return done.stdout
@@ -24,7 +24,7 @@ def run(command: str, check: bool = True) -> str:
 
 @contextlib.contextmanager
 def inside(name: str) -> Iterator[None]:
-    """This thread, and what it starts, in a namespace."""
+    """Run this thread, and what it starts, in a namespace."""
     assert threading.current_thread() is threading.main_thread(), "the fixtures undo it in the main thread"
     netns.pushns(name)
     try:
@@ -59,7 +59,7 @@ def two() -> Iterator[None]:
         for address in (BEHIND, OUTER_OTHER):
             run(f"iptables -t nat -A PREROUTING -p tcp -d {address} -j DNAT --to-destination 127.0.0.1")
     with inside(near):
-        # No name server is there, and that shall show at once.
+        # There is no name server, and lookups must fail immediately.
         run("iptables -A OUTPUT -o outer -p udp --dport 53 -j REJECT")
     try:
         yield

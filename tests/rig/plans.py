@@ -1,4 +1,4 @@
-"""What may happen to a connection: steps, and Hypothesis's ways to draw them."""
+"""Events of a connection: steps, and Hypothesis strategies that generate them."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 
 class Step(NamedTuple):
-    """One thing that happens.
+    """One event.
 
     Args:
         who: `client`, `far` (the backend's side), `link` (what carries the connection) or `loop` (time passes).
@@ -48,14 +48,14 @@ class Setup:
 
 
 class Verbs(Protocol):
-    """What can happen with one kind of relay, beside what a client does."""
+    """Events of one kind of relay, in addition to those of clients."""
 
     far_verbs: tuple[str, ...]
     far_last_verbs: tuple[str, ...]
-    """Those after which the far side does nothing more."""
+    """Events after which the far side does nothing more."""
     link_verbs: tuple[str, ...]
     kill_verbs: tuple[str, ...]
-    """Ways to lose what carries the connection."""
+    """Ways to lose the connection's carrier."""
 
 
 _SIZES = (1, 1000, 32768, 32769, 100_000, 300_000, 1 << 20)
@@ -68,7 +68,7 @@ _SIZED = {
 }
 _WEIGHTS = {"send": 2, "turns": 3, "pause": 10, "resume": 10, "settle": 8, "stall": 8, "unstall": 6}
 _OTHERS_WEIGH = 5
-"""How many entries of the table a verb has for each of its sizes."""
+"""Number of table entries of a verb for each of its sizes."""
 
 
 def _steps(who: str, *verbs: str) -> list[Step]:
@@ -81,7 +81,7 @@ def _steps(who: str, *verbs: str) -> list[Step]:
 
 
 def plans(verbs: Verbs) -> st.SearchStrategy[tuple[Setup, list[Step]]]:
-    """Draw a setup, and what happens then: ordinary steps, and at most two of those that end something.
+    """Generate a setup, and the events after it: ordinary steps, and at most two that end something.
 
     A step is one choice from a table, which Hypothesis draws much faster than one that is built from parts.
 

@@ -1,4 +1,4 @@
-"""Real Podman engines, in namespaces that end everything they start."""
+"""Real Podman engines, in namespaces that end everything that they start."""
 
 import contextlib
 import os
@@ -44,7 +44,7 @@ default_subnet = "10.90.0.0/16"
 
 
 def need_podman() -> None:
-    """Skip, or fail in CI, where Podman cannot run."""
+    """Skip, or fail in CI, if Podman cannot run."""
     programs = all(find(each) is not None for each in ("podman", "runc", "docker", "busybox", "nft"))
     helpers = all(Path("/usr/lib/podman", each).exists() for each in ("netavark", "aardvark-dns"))
     what = "root and Podman (packages podman netavark aardvark-dns runc nftables catatonit docker-cli busybox-static)"
@@ -52,7 +52,7 @@ def need_podman() -> None:
 
 
 class Podman(Engine):
-    """A Podman whose API answers Docker's client; with its own network, mount and PID namespace.
+    """A Podman engine whose API serves Docker's client, in its own network, mount and PID namespace.
 
     Args:
         folder: Where its data goes.
@@ -72,7 +72,7 @@ class Podman(Engine):
         (folder / "containers.conf").write_text(_CONF)
 
     def start(self) -> "Podman":
-        """Start the API and wait until it answers; containers go on without it."""
+        """Start the API and wait until it responds; containers continue without it."""
         if self._init is None:
             self._begin()
         with (self.folder / "log").open("ab") as log:
@@ -103,12 +103,12 @@ class Podman(Engine):
             raise RuntimeError("unshare failed")
 
     def _first(self) -> int:
-        """The first process of the PID namespace."""
+        """Return the first process of the PID namespace."""
         assert self._init is not None
         return _children(self._init.pid)[0]
 
     def _command(self, *arguments: str) -> list[str]:
-        """A `podman …` in the namespaces."""
+        """Return a command `podman …` in the namespaces."""
         user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if self._rootless else []
         return [
             "nsenter", "-t", str(self._first()), "--net", "--mount", "--pid", *user, "podman",
@@ -139,18 +139,18 @@ class Podman(Engine):
         return _children(self._api.pid)[0]
 
     def aliases(self, container: str, network: str) -> list[str]:
-        """Its aliases, without the one that Podman gives each container."""
+        """Return its aliases, except the one that Podman gives each container."""
         short = self.inspect(container)["Id"][:12]
         return [each for each in super().aliases(container, network) if each != short]
 
     def kill(self) -> None:
-        """SIGKILL the API; its containers go on."""
+        """Kill the API with SIGKILL; its containers continue."""
         assert self._api is not None
         os.kill(self.pid, signal.SIGKILL)
         self._api.wait(_DIE)
 
     def stop(self) -> None:
-        """End it with everything it runs."""
+        """Stop it with everything that it runs."""
         init = self._init
         if init is None:
             return

@@ -1,4 +1,4 @@
-"""A PostgreSQL server as a script plays it, as far as its answer to a login by SCRAM."""
+"""A scripted PostgreSQL server, up to its response to a SCRAM login."""
 
 import base64
 import socket
@@ -36,7 +36,7 @@ def ask_for_iterations(sock: socket.socket, count: int) -> None:
 
 
 def serve(sock: socket.socket, *row: str | None) -> None:
-    """Let the client in without a password, and answer its query with this row."""
+    """Admit the client without a password, and answer its query with this row."""
     greet(sock)
     ready = message(b"Z", b"I")
     sock.sendall(message(b"R", bytes(4)) + ready)

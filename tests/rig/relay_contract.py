@@ -1,4 +1,4 @@
-"""What every relay must do with one connection, whatever its two ends do and in whatever order.
+"""Rules that every relay must follow for one connection, whatever its two ends do and in any order.
 
 A plan is a list of steps. A `Trial` executes it on one connection and holds the relay to these rules:
 
@@ -27,11 +27,11 @@ from gateway.errors import ReachError
 from gateway.measure import Tap
 
 PATIENCE = 20.0
-"""Seconds without any progress after which something hangs."""
+"""Seconds without progress after which a connection hangs."""
 _PATIENCE_AFTERWARDS = 3.0
-"""The same once a plan has failed, while Hypothesis looks for a smaller one."""
+"""The same after a plan has failed, while Hypothesis minimizes it."""
 _POLL = 0.01
-"""Seconds between two looks at what reports no change."""
+"""Seconds between two polls of state that reports no changes."""
 
 
 class BrokenContractError(AssertionError):
@@ -40,7 +40,7 @@ class BrokenContractError(AssertionError):
 
 @dataclass
 class Coverage:
-    """What a run has done so far."""
+    """Coverage of a run."""
 
     examples: int = 0
     steps: int = 0
@@ -57,7 +57,7 @@ class Coverage:
 
 
 class Joined(NamedTuple):
-    """A connection that has just been made."""
+    """A connection that was just created."""
 
     client: TcpEnd
     far: End
@@ -65,11 +65,11 @@ class Joined(NamedTuple):
 
 
 class Adaptor(Verbs, Protocol):
-    """A kind of relay: makes one, and looks inside it."""
+    """A kind of relay: creates one, and accesses its internals."""
 
     name: str
     lost: CloseReason
-    """How a relay says that what carried the connection was lost."""
+    """How a relay reports that its carrier was lost."""
     shows_loss: bool
     """Whether a far side that closes shows what it did not take: what is behind an SSH server never does."""
     tells_breaks: bool
@@ -79,14 +79,14 @@ class Adaptor(Verbs, Protocol):
     ends_early: bool
     """Whether a far side learns of its client's end before that has its response."""
     pace: float
-    """Seconds that one turn of the loop lasts, where another process needs them."""
+    """Seconds of one turn of the loop, if another process needs them."""
     stalled: bool
-    """Whether nothing can leave for the far side now."""
+    """Return whether nothing can be sent to the far side now."""
 
     async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined: ...
 
     def order(self, step: Step) -> bool:
-        """Let the link do something; False where it cannot."""
+        """Apply an event to the link; return False if that is not possible."""
 
     async def restore(self, *, reconnect: bool) -> None:
         """Be ready for the next connection; `reconnect`: the link is lost, or not to be trusted.
@@ -96,11 +96,11 @@ class Adaptor(Verbs, Protocol):
         """
 
     def leftovers(self, relay: Relay) -> list[str]:
-        """Say what is still there of a connection that is over."""
+        """Return what is left of a connection that has ended."""
 
 
 class _Witness:
-    """A tap that compares what a relay shows it; see `gateway.measure.Tap`.
+    """A tap that compares what a relay passes to it; see `gateway.measure.Tap`.
 
     Args:
         enough: After how many bytes it has seen enough.
@@ -131,7 +131,7 @@ class _Witness:
 
 
 class Trial:
-    """One connection.
+    """The execution of a plan on one connection.
 
     Args:
         adaptor: What makes it.
@@ -217,7 +217,7 @@ class Trial:
         return self.killed or self._aborted
 
     def _undeliverable(self, sender: End, receiver: End) -> bool:
-        """Whether bytes go to an end that takes nothing more."""
+        """Return whether bytes are sent to an end that does not receive any more."""
         return receiver.gone and sender.total > receiver.received
 
     def _keeps(self, receiver: End, sender: End) -> bool:
@@ -225,7 +225,7 @@ class Trial:
         return receiver is self.client and sender.delivered and not (self._cut or sender.broken)
 
     def _causes(self, receiver: End, sender: End) -> bool:
-        """Whether the receiver may see a reset."""
+        """Return whether the receiver may see a reset."""
         if self._cut or sender.broken or self._undeliverable(receiver, sender):
             return True
         return receiver is self.client and sender.gone and not self._adaptor.keeps_response
@@ -238,7 +238,7 @@ class Trial:
         return sender.broken or undelivered or (receiver is self.far and self._cut)
 
     def _check(self) -> None:
-        """Hold the relay to what is true at any moment."""
+        """Check what must hold at any moment."""
         for receiver, sender in self._ways:
             self._hold(not receiver.complaint, f"1: {receiver.complaint}")
             count = f"{receiver.name} has {receiver.received} of {sender.sent} bytes"
@@ -287,7 +287,7 @@ class Trial:
         return ""
 
     async def _finish(self) -> None:
-        """Let both ends read, and send their ends; then nothing may be left."""
+        """Let both ends read, and send their ends; then nothing may be missing."""
         self._adaptor.order(Step("link", "unstall"))
         for end in (self.client, self.far):
             end.resume()
@@ -339,7 +339,7 @@ class Trial:
             raise BrokenContractError(f"{self._adaptor.name}: rule {rule}")
 
     async def _until(self, missing: Callable[[], str]) -> None:
-        """Wait until nothing is missing; whatever moves gives it time again."""
+        """Wait until nothing is missing; any progress extends the deadline."""
         since, progress = time.monotonic(), self._progress()
         while wanted := missing():
             self._check()

@@ -1,4 +1,4 @@
-"""Samba, and servers that misbehave, each in a thread: silent, dripping, resetting, echoing."""
+"""Samba, and misbehaving servers, each in a thread: silent, slow, resetting, echoing."""
 
 import contextlib
 import socket
@@ -15,7 +15,7 @@ Behaviour = Callable[[socket.socket], None]
 
 @contextlib.contextmanager
 def serving(behaviour: Behaviour) -> Iterator[int]:
-    """A TCP server on loopback that treats every connection so; gives its port."""
+    """Run a TCP server on loopback with this behavior for every connection; yield its port."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as server:
         stop = threading.Event()
         server.settimeout(0.05)
@@ -46,13 +46,13 @@ def _treat(behaviour: Behaviour, client: socket.socket) -> None:
 
 
 def silent(client: socket.socket) -> None:
-    """Accept, and say nothing."""
+    """Accept, and send nothing."""
     while client.recv(65536):
         pass
 
 
 def dripping(first: bytes) -> Behaviour:
-    """Send something endless, a byte at a time."""
+    """Send endless data, one byte at a time."""
 
     def drip(client: socket.socket) -> None:
         for byte in first + bytes(1000):
@@ -71,7 +71,7 @@ def resetting(client: socket.socket) -> None:
 
 
 def talking(words: bytes, *, then_close: bool = False) -> Behaviour:
-    """Say something, then listen, or hang up."""
+    """Send something, then keep reading or close."""
 
     def talk(client: socket.socket) -> None:
         client.sendall(words)
@@ -82,7 +82,7 @@ def talking(words: bytes, *, then_close: bool = False) -> Behaviour:
 
 
 def echoing(client: socket.socket) -> None:
-    """Send everything back, and keep half-closes."""
+    """Echo everything, and keep half-closes."""
     while data := client.recv(65536):
         client.sendall(data)
     client.shutdown(socket.SHUT_WR)

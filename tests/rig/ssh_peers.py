@@ -1,4 +1,4 @@
-"""SSH servers of several makes, each with fresh keys and the limits that a test asks for."""
+"""SSH servers of several implementations, each with new keys and the limits that a test needs."""
 
 import os
 import subprocess
@@ -27,9 +27,9 @@ class OpenSsh(Bastion):
     half_closes = True
     """Whether a client's half-close leaves the other direction open."""
     forks = True
-    """Whether each connection has a process of its own."""
+    """Whether each connection has a separate process."""
     moves_for_keys = 40 << 20
-    """Bytes each way after which it has asked for new keys, with the `rekey` of the tests."""
+    """Bytes in each direction after which it has started a key exchange, with the `rekey` of the tests."""
 
     def __init__(self, folder: Path, *, first: str = "", rekey: int = 0, host_ca: Path | None = None) -> None:
         need(find("sshd") is not None, "sshd (package openssh-server)")
@@ -40,7 +40,7 @@ class OpenSsh(Bastion):
 
 
 class Certified(OpenSsh):
-    """Host and user are known by certificates, and by nothing else."""
+    """Host and user authenticate only by certificates."""
 
     def __init__(self, folder: Path, *, rekey: int = 0) -> None:
         need(find("ssh-keygen") is not None, "ssh-keygen (package openssh-client)")

@@ -1,4 +1,4 @@
-"""Two engines, each in a network namespace of its own, joined by a bridge; and both in one swarm."""
+"""Two engines, each in its own network namespace, connected by a bridge; and both in one swarm."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ def ip(*arguments: str) -> None:
 
 @contextlib.contextmanager
 def two_engines(folder: Path) -> Iterator[tuple[Engine, Engine]]:
-    """Engines at 10.77.0.1 and 10.77.0.2, until the block ends."""
+    """Run engines at 10.77.0.1 and 10.77.0.2 until the block ends."""
     engines: list[Engine] = []
     middle, *nodes = SPACES
     for space in SPACES:
@@ -42,7 +42,7 @@ def two_engines(folder: Path) -> Iterator[tuple[Engine, Engine]]:
             ip("-n", space, "link", "set", "eth0", "up")
             ip("-n", space, "route", "add", "default", "via", "10.77.0.254")
             with inside(space):
-                # No name server and no registry are there, and that shall show at once.
+                # There is no name server and no registry, and lookups must fail immediately.
                 for proto in ("udp", "tcp"):
                     run(f"iptables -A OUTPUT -o eth0 -p {proto} --dport 53 -j REJECT")
         for at, space in enumerate(nodes, 1):

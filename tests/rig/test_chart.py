@@ -200,7 +200,7 @@ def test_a_release_without_a_backend_is_refused(helms: dict[str, Path]) -> None:
     for binary in helms.values():
         done = helm(binary, "template", "ways", str(CHART))
         assert done.returncode != 0
-        assert "name at least one" in done.stderr
+        assert "add at least one backend" in done.stderr
 
 
 def keys(values: dict[str, Any], above: str = "") -> Iterator[str]:
@@ -224,14 +224,14 @@ WRONG = {
     "unknown key": (["--set", "replicaCount=2"], "replicaCount"),
     "loopback": (["--set", "config.backends.orders.listen=127.0.0.1:3306"], "use 0.0.0.0"),
     "unix socket": (["--set", "config.backends.orders.listen=/run/x.sock"], "a Service needs a port"),
-    "a password": (["--set", "config.backends.orders.check.password=hunter2"], "everybody may read"),
+    "a password": (["--set", "config.backends.orders.check.password=hunter2"], "a ConfigMap, which is not secret"),
     "one Service twice": (
         ["--set-json", 'config.backends.Orders={"kind":"tcp","targets":["a:1"],"listen":"0.0.0.0:1"}'],
-        "would have one Service",
+        "would have the same Service",
     ),
     "no name of a Service": (
         ["--set-json", 'config.backends.1st={"kind":"tcp","targets":["a:1"],"listen":"0.0.0.0:1"}'],
-        "cannot be called",
+        "is not a valid name of a Service",
     ),
     "vpn without its right": (
         ["--set-json", 'config.tunnels.office={"kind":"openvpn","config":"/c","isolation":"device"}'],
@@ -253,13 +253,16 @@ WRONG = {
             "--set-json",
             'config.backends.raw={"kind":"tcp","targets":["${T}"],"listen":"0.0.0.0:1"}',
         ],
-        "no port that the chart can see",
+        "the chart finds no port",
     ),
     "policy of an unknown configuration": (
         ["--set", "networkPolicy.restrictEgress=true,existingConfigMap=x"],
         "networkPolicy.egress",
     ),
-    "a label of ours": (["--set-json", 'podLabels={"app.kubernetes.io/name":"mine"}'], "the chart's own"),
+    "a label of ours": (
+        ["--set-json", 'podLabels={"app.kubernetes.io/name":"mine"}'],
+        "the chart sets app.kubernetes.io/name itself",
+    ),
     "secrets in the ConfigMap's mount": (
         ["--set-json", 'secrets=[{"name":"s","mountPath":"/etc/gateway/ssh"}]'],
         "use /run/secrets",
@@ -267,30 +270,30 @@ WRONG = {
     "an address that ops sets": (["--set", "config.ops.listen=0.0.0.0:1"], "listen"),
     "a policy for outside where there is none": (
         ["--set", "service.externalTrafficPolicy=Local"],
-        "is for NodePort and LoadBalancer",
+        "only for the service types NodePort and LoadBalancer",
     ),
-    "vpn on every node": (["--set", "mode=daemonset,vpn.enabled=true"], "a VPN is a deployment of its own"),
-    "vpn twice": (["--set", "vpn.enabled=true,replicas=2"], "push each other out"),
+    "vpn on every node": (["--set", "mode=daemonset,vpn.enabled=true"], "vpn.enabled needs mode deployment"),
+    "vpn twice": (["--set", "vpn.enabled=true,replicas=2"], "would disconnect each other"),
     "a password in a URL": (
         ["--set-json", 'config.tunnels.e={"kind":"proxy","url":"http://me:hunter2@proxy:3128"}'],
-        "its password would stand",
+        "its password would be stored",
     ),
     "a password further in": (
         ["--set-json", 'config.backends.orders.check={"password":"hunter2"}'],
-        "everybody may read",
+        "a ConfigMap, which is not secret",
     ),
     "a key that the kind does not have": (["--set", "config.backends.orders.exprot=/x"], "exprot"),
     "a key that is missing": (
         ["--set-json", 'config.backends.n={"kind":"nfs","targets":["a"],"listen":"0.0.0.0:1"}'],
         "export",
     ),
-    "no such tunnel": (["--set", "config.backends.orders.via=bastoin"], 'there is no tunnel "bastoin"'),
-    "one port twice": (["--set", "config.backends.reports.listen=0.0.0.0:3306"], "0.0.0.0:3306 is that of"),
+    "no such tunnel": (["--set", "config.backends.orders.via=bastoin"], 'tunnel "bastoin" does not exist'),
+    "one port twice": (["--set", "config.backends.reports.listen=0.0.0.0:3306"], "0.0.0.0:3306 is already used by"),
     "a password that looks like a variable": (
         ["--set-json", 'config.backends.orders.check={"password":"$2a$10$abc"}'],
-        "everybody may read",
+        "a ConfigMap, which is not secret",
     ),
-    "the port of ops": (["--set", "config.backends.reports.listen=0.0.0.0:9090"], "that of ops.port"),
+    "the port of ops": (["--set", "config.backends.reports.listen=0.0.0.0:9090"], "already used by ops.port"),
     "an audit log that the pod cannot write": (
         ["--set", "config.audit.log=/var/log/gateway/a"],
         "config.audit.log: the pod cannot write",
@@ -298,15 +301,21 @@ WRONG = {
     "no port": (["--set", "config.backends.reports.listen=0.0.0.0:99999"], "no port between 1 and 65535"),
     "one mount twice": (
         ["--set-json", 'secrets=[{"name":"a","mountPath":"/s"},{"name":"b","mountPath":"/s"}]'],
-        "something else is mounted at /s",
+        "/s is already used as a mount path",
     ),
     "no name for a Service": (["--set", "fullnameOverride=My_App"], "set fullnameOverride"),
-    "networks of nobody": (["--set-json", 'networkPolicy.cidrs={"nobody":["10.0.0.0/8"]}'], "no tunnel or backend"),
-    "metrics that nobody reaches": (["--set", "serviceMonitor.enabled=true"], "say where Prometheus is"),
-    "the port of probes": (["--set", "config.backends.reports.listen=0.0.0.0:9091"], "that of ops.probePort"),
+    "networks of an unknown name": (
+        ["--set-json", 'networkPolicy.cidrs={"unknown":["10.0.0.0/8"]}'],
+        "no tunnel or backend has this name",
+    ),
+    "metrics that Prometheus cannot reach": (["--set", "serviceMonitor.enabled=true"], "add Prometheus"),
+    "the port of probes": (["--set", "config.backends.reports.listen=0.0.0.0:9091"], "already used by ops.probePort"),
     "one port for ops and probes": (["--set", "ops.probePort=9090"], "choose another"),
     "a token that the Secret has": (["--set", "config.ops.token_file=/t"], "token_file"),
-    "a Service of a backend's name": (["--set", "services.orders=7000"], "services.orders: the backend of that name"),
+    "a Service of a backend's name": (
+        ["--set", "services.orders=7000"],
+        "services.orders: the backend with this name",
+    ),
     "a wildcard over an address": (
         [
             "--set",
@@ -314,13 +323,13 @@ WRONG = {
             "--set-json",
             'config.backends.zz={"kind":"tcp","targets":["a:1"],"listen":"0.0.0.0:3306"}',
         ],
-        "0.0.0.0:3306 is that of config.backends.orders",
+        "0.0.0.0:3306 is already used by config.backends.orders",
     ),
     "a low port of the node": (
         ["--set", "mode=daemonset,config.backends.orders.listen=127.0.0.1:445"],
-        "ports from 1024 on only",
+        "can only use ports from 1024 on",
     ),
-    "vpn beside an app": (["--set", "mode=sidecar,vpn.enabled=true"], "a VPN is a deployment of its own"),
+    "vpn beside an app": (["--set", "mode=sidecar,vpn.enabled=true"], "vpn.enabled needs mode deployment"),
 }
 
 

@@ -393,7 +393,7 @@ def test_a_service_manager_that_reads_nothing_stops_no_traffic(gateway: Gateway,
             time.sleep(0.05)
         assert longest < 5  # who waited for it would wait for ever
         assert gateway.command("reload").returncode == 0
-        # What could not be told is told when it reads again.
+        # It receives the messages that could not be sent before.
         manager.settimeout(10)
         told = 0
         while told < 2:  # of the start, and of the reload

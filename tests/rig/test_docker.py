@@ -473,7 +473,7 @@ def test_volumes_are_made_kept_and_never_taken_from_others(site: Site) -> None:
     )
     assert made["Labels"]["gateway.managed-by"] == "gateway"
     assert "nothing to change" in command("apply", *config).stdout
-    # Unused, it is made anew; in use, it is only told.
+    # Unused, it is re-created; in use, it is only reported.
     write("nconnect=4")
     assert "recreate_volume" in command("apply", *config).stdout
     assert "nconnect=4" in engine.docker("volume", "inspect", "shared").stdout

@@ -1,4 +1,4 @@
-"""How soon an NFS server that hangs, has ended, is full or is read-only is told, with checks as by default."""
+"""How soon the gateway detects an NFS server that hangs, has ended, is full or is read-only, with default checks."""
 
 import contextlib
 import signal
@@ -46,7 +46,7 @@ def wait_down(gateway: Gateway, reason: str) -> None:
 
 @contextlib.contextmanager
 def in_use(port: int, *, waits: bool) -> Iterator[None]:
-    """A client that asks again and again, and connects anew, as a mount does: RPC's NULL procedure (RFC 5531).
+    """Run a client that repeats requests and reconnects, as a mount does: RPC's NULL procedure (RFC 5531).
 
     Args:
         port: Of the gateway.
@@ -152,7 +152,7 @@ def test_a_directory_made_anew_is_told_until_checks_are_resumed(
     gateway.wait_state("media", "degraded", "export", timeout=30)
     before = gateway.backend("media")["targets"][0]["attempts"]
     gateway.wait(lambda: gateway.backend("media")["targets"][0]["attempts"] > before + 2)
-    assert gateway.state("media") == ("degraded", "export")  # the mounts do not mend by themselves
+    assert gateway.state("media") == ("degraded", "export")  # existing mounts stay stale
     assert gateway.command("resume", "media").returncode == 0
     gateway.wait_up("media")
     assert gateway.backend("media")["targets"][0]["attempts"] > before  # what was counted goes on

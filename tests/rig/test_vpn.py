@@ -1,4 +1,4 @@
-"""VPNs: real servers in a namespace, databases and an export behind them, and everything that can go wrong."""
+"""VPNs: real servers in a namespace, databases and an export behind them, and their failures."""
 
 import contextlib
 import ipaddress
@@ -526,7 +526,7 @@ def test_dropped_packets(far: World, gateway: Gateway, kind: str, record_propert
                 query_mysql(far.mariadb, listen)
         back = until_a_query_succeeds(far, listen, 20)
     assert down <= 45  # their reset would come at 60
-    if machine.worst < 1:  # else the gateway may have slept as well, and counts anew
+    if machine.worst < 1:  # else the gateway may have been suspended, and restarts its timers
         assert (suspect <= 15, down <= 30) == (True, True), (suspect, down)
     assert vpn_children(gateway) == child
     record_property("took", f"suspect after {suspect:.1f} s, down after {down:.1f} s, back after {back:.1f} s")
@@ -632,7 +632,7 @@ def test_a_wireguard_peer_whose_name_leads_elsewhere_is_found_again(far: World, 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_packets_that_are_too_large_for_the_path(far: World, gateway: Gateway, kind: str) -> None:
-    """The path drops what is large and says nothing: a smaller `mtu` mends it."""
+    """The path silently drops large packets: a smaller `mtu` fixes it."""
     rule = "INPUT -p udp -m length --length 1350: -j DROP"
     try:
         for place in NAMES:

@@ -351,7 +351,7 @@ def test_a_reload_is_done_when_every_worker_has_it(gateway: Gateway) -> None:
         assert gateway.client.post("/-/reload")[0] == 200
         assert time.monotonic() - started > 0.6
         timer.join()
-        # One that hangs is told of, and does not hold up the others for ever.
+        # A hanging worker is reported, and does not block the others forever.
         os.kill(pid, signal.SIGSTOP)
         try:
             assert gateway.client.post("/-/reload")[0] == 200

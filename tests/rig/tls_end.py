@@ -11,7 +11,7 @@ _RECORD = 16 * 1024
 
 
 class TlsEnd(TcpEnd):
-    """An end that speaks TLS record by record, so that it can end one direction alone (RFC 8446, section 6.1).
+    """An end that uses TLS record by record, so that it can end a single direction (RFC 8446, section 6.1).
 
     Args:
         changed: Called whenever something has happened.

@@ -1,12 +1,12 @@
-"""What goes through a tunnel, every byte known at both ends; a program of its own, whose work is not the tunnel's.
+"""Traffic through a tunnel, with known bytes; a separate program, so that it does not share the tunnel's process.
 
-traffic.py serve PORT            a backend: each client says first what it wants (`_HEAD`)
-traffic.py both-ways PORT SIZE   so many bytes in both directions at the same time; prints the seconds
-traffic.py echoes PORT COUNT HOW so many connections at the same time, each an echo; `half`: they half-close
-traffic.py ask PORT              half-closes, and prints whether the answer that comes after that is `kept` or `lost`
-traffic.py endless PORT COUNT    down for ever, on half of them up too; prints `flowing` once all are, then their ends
+traffic.py serve PORT            run a backend: each client first sends its request (`_HEAD`)
+traffic.py both-ways PORT SIZE   transfer SIZE bytes in both directions at once; print the seconds
+traffic.py echoes PORT COUNT HOW open COUNT connections at once, each an echo; `half`: they half-close
+traffic.py ask PORT              half-close, and print whether the later response is `kept` or `lost`
+traffic.py endless PORT COUNT    receive endlessly, half of them also send; print `flowing`, then how they end
 
-A client that finds another byte than the expected one, or too few of them before a clean end, fails. Every socket has
+A client fails if it receives an unexpected byte, or too few bytes before a clean end. Every socket has
 a deadline.
 """
 
@@ -26,7 +26,7 @@ _HEAD = struct.Struct(">cQ")
 """What the client wants, and how many bytes; the backend closes first, except in ECHO and ASK."""
 BOTH_WAYS, ENDLESS, ECHO, ECHO_COUNTED, ASK = b"B", b"F", b"E", b"C", b"A"
 _PERIOD = 1_000_003
-"""A prime: no number of packets that is lost, doubled or exchanged leaves the rest of a stream in its place."""
+"""A prime, so that a stream with a lost, repeated or swapped packet differs from the expected one."""
 _PIECE = 256 * 1024
 _PATIENCE = 50.0
 _FLOWING = 1 << 20
@@ -98,7 +98,7 @@ def exactly(sock: socket.socket, size: int) -> bytes:
 
 
 def answer(client: socket.socket) -> None:
-    """Do what the client asks for."""
+    """Do what the client requests."""
     with client, contextlib.suppress(OSError, EOFError):
         client.settimeout(_PATIENCE)
         wanted, size = _HEAD.unpack(exactly(client, _HEAD.size))
@@ -212,7 +212,7 @@ def endless(port: int, count: int) -> None:
             end = watch(sock, lambda: flowing.wait(_PATIENCE))
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-            # It tells of a reset once: here, or to whoever sends.
+            # The kernel reports a reset once: here, or to the sender.
             return "reset" if isinstance(pushing.exception(), ConnectionResetError) else end
 
     with ThreadPoolExecutor(count) as many:

@@ -1,4 +1,4 @@
-"""VPN servers in a namespace: OpenVPN with a small CA made on the spot, WireGuard in user space."""
+"""VPN servers in a namespace: OpenVPN with a small test CA, and WireGuard in user space."""
 
 import contextlib
 import datetime as dt
@@ -167,7 +167,7 @@ class OpenVpnServer:
     def client(
         self, path: Path, *more: str, certificate: tuple[Path, Path] | None = None, host: str = OUTER_FAR
     ) -> Path:
-        """Write a client's configuration file, as an operator gives it out."""
+        """Write a client's configuration file, as an operator would provide it."""
         authority = self.authority
         identity = ""
         if self._login is None:

@@ -1,4 +1,4 @@
-"""What the docs say, held against the code."""
+"""Compares the documentation with the code."""
 
 import re
 import subprocess

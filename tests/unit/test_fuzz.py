@@ -1,4 +1,4 @@
-"""Every saved input of the fuzzer passes, and its oracles see defects that are put in; see docs/testing.md."""
+"""Every saved input of the fuzzer passes, and its oracles detect injected defects; see docs/testing.md."""
 
 import importlib
 from collections.abc import Callable

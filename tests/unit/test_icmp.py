@@ -1,4 +1,4 @@
-"""Whose silence says something of the VPN."""
+"""Hosts whose silence means that the VPN is down."""
 
 import ipaddress
 import socket

@@ -14,7 +14,7 @@ from gateway.vpn.liveness_monitor import LivenessMonitor
 
 
 class Link:
-    """A VPN behind which nobody answers."""
+    """A VPN behind which no host responds."""
 
     network_id = "far"
 
@@ -23,7 +23,7 @@ class Link:
         self.acts: list[str] = []
 
     def send_echo_requests(self) -> None:
-        """Nobody is known who could be asked."""
+        """There is no host to send requests to."""
 
     def reset_all(self) -> None:
         self.acts.append("reset")
@@ -38,7 +38,7 @@ async def watched(link: Link, told: list[TunnelState]) -> AsyncIterator[Liveness
         return 0
 
     async def reconnect() -> None:
-        pytest.fail("it is being connected anew already")
+        pytest.fail("it reconnects already")
 
     monitor = LivenessMonitor(link, lambda state, *_: told.append(state), received, reconnect)  # type: ignore[arg-type]
     watch = asyncio.ensure_future(monitor.run())

@@ -1,4 +1,4 @@
-"""What becomes of jobs whose context is closed."""
+"""Jobs whose context is closed."""
 
 import asyncio
 import threading

@@ -9,7 +9,7 @@ CALL, REPLY = 0, 1
 
 
 def record(kind: int, xid: int, size: int, fragments: int = 1) -> bytes:
-    """A record of RPC with so many bytes behind its XID and kind, in so many fragments."""
+    """Return an RPC record with `size` bytes after its XID and kind, in this number of fragments."""
     body = xid.to_bytes(4, "big") + kind.to_bytes(4, "big") + bytes(size)
     step = max(8, -(-len(body) // fragments))
     pieces = [body[at : at + step] for at in range(0, len(body), step)]

@@ -1,4 +1,4 @@
-"""RPC and XDR against bytes: what a server may send, and what it must not."""
+"""RPC and XDR as bytes: what a server may send, and what it must not."""
 
 import asyncio
 import socket

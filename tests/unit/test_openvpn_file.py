@@ -1,4 +1,4 @@
-"""What becomes of an OpenVPN client's file, whoever wrote it."""
+"""Rewriting of an OpenVPN client's file, whoever wrote it."""
 
 import base64
 import contextlib

@@ -1,4 +1,4 @@
-"""What is shipped: locked, and the same each time."""
+"""What is shipped is pinned and reproducible."""
 
 import hashlib
 import re
@@ -51,7 +51,7 @@ def test_wheel_and_sdist_are_the_same_each_time(tmp_path: Path) -> None:
 
 
 def test_an_extension_whose_library_is_missing_is_left_out_of_the_image(tmp_path: Path) -> None:
-    """The official image of Python has `_tkinter` without Tk."""
+    """The official Python image has `_tkinter` without Tk."""
     drop_broken = runpy.run_path(str(ROOT / "tools" / "rootfs.py"))["drop_broken"]
     good, broken = tmp_path / "_good.so", tmp_path / "_tkinter.so"
     library, source = tmp_path / "libgone.so", tmp_path / "empty.c"

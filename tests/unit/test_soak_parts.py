@@ -1,4 +1,4 @@
-"""What the soak notices: a nonce that is used twice, and bytes of another stream."""
+"""What the soak detects: a nonce that is used twice, and bytes of another stream."""
 
 import asyncio
 import socket

@@ -1,5 +1,5 @@
 {{- define "gateway.fullname" -}}
-{{- /* Two of them in one release are told apart by their aliases. */ -}}
+{{- /* Aliases distinguish several gateways in one release. */ -}}
 {{- $own := eq .Chart.Name "gateway" | ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) -}}
 {{- default $own .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
 {{- end }}
@@ -30,11 +30,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end -}}
 {{- end }}
 
-{{- /* Milliseconds of a duration as the gateway writes it, 500ms, 1m30s, 1.5h, rounded down. */ -}}
+{{- /* Converts a duration such as 500ms, 1m30s or 1.5h to milliseconds, rounded down. */ -}}
 {{- define "gateway.milliseconds" -}}
 {{- $text := toString . -}}
 {{- if eq $text "0" -}}{{- $text = "0s" -}}{{- end -}}
-{{- if not (regexMatch "^([0-9]+([.][0-9]+)?(us|ms|s|m|h|d))+$" $text) -}}{{- fail (printf "%q is no duration: write 500ms, 10s, 1m30s or 1h" $text) -}}{{- end -}}
+{{- if not (regexMatch "^([0-9]+([.][0-9]+)?(us|ms|s|m|h|d))+$" $text) -}}{{- fail (printf "%q is not a duration: write 500ms, 10s, 1m30s or 1h" $text) -}}{{- end -}}
 {{- $unit := dict "us" 0.001 "ms" 1.0 "s" 1000.0 "m" 60000.0 "h" 3600000.0 "d" 86400000.0 -}}
 {{- $sum := 0.0 -}}
 {{- range regexFindAll "[0-9.]+[a-z]+" $text -1 -}}
@@ -43,7 +43,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- floor $sum | int64 -}}
 {{- end }}
 
-{{- /* The ports of a backend's `listen`: none where it has no address, since then it is only checked. */ -}}
+{{- /* The ports of a backend's `listen`; none for a backend without an address, which is only checked. */ -}}
 {{- define "gateway.portsOf" -}}
 {{- $name := .name -}}
 {{- $mode := .mode -}}
@@ -58,11 +58,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if and (eq $mode "deployment") (regexMatch "^(127\\.|localhost:|\\[::1\\])" .) -}}{{- $here = append $here . -}}
 {{- else -}}{{- $ports = append $ports $port -}}{{- end -}}
 {{- else if not (hasPrefix "/" .) -}}
-{{- fail (printf "config.backends.%s.listen: %q has no port, and a Service needs one" $name .) -}}
+{{- fail (printf "config.backends.%s.listen: %q has no port, but a Service needs one: add a port" $name .) -}}
 {{- end -}}
 {{- end -}}
-{{- if and $here (not $ports) -}}{{- fail (printf "config.backends.%s.listen: no other pod reaches %q: use 0.0.0.0" $name (first $here)) -}}{{- end -}}
-{{- if and $all (not $ports) (eq $mode "deployment") -}}{{- fail (printf "config.backends.%s.listen: no other pod reaches a unix socket, and a Service needs a port: add 0.0.0.0:port" $name) -}}{{- end -}}
+{{- if and $here (not $ports) -}}{{- fail (printf "config.backends.%s.listen: other pods cannot reach %q: use 0.0.0.0" $name (first $here)) -}}{{- end -}}
+{{- if and $all (not $ports) (eq $mode "deployment") -}}{{- fail (printf "config.backends.%s.listen: other pods cannot reach a Unix socket, and a Service needs a port: add 0.0.0.0:port" $name) -}}{{- end -}}
 {{- dict "ports" ($ports | uniq | sortAlpha) | toYaml -}}
 {{- end }}
 
@@ -102,7 +102,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- $config | toYaml -}}
 {{- end }}
 
-{{- /* Names of the Service for metrics and probes, and those that the values add; a sidecar has no Service. */ -}}
+{{- /* Names of the Service for metrics and probes, and names from the values; a sidecar has no Service. */ -}}
 {{- define "gateway.opsHosts" -}}
 {{- $hosts := list -}}
 {{- if ne .Values.mode "sidecar" -}}
@@ -112,7 +112,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- concat $hosts .Values.ops.hosts | join "," -}}
 {{- end }}
 
-{{- /* How Prometheus scrapes: with what the Secrets of `ops` hold. */ -}}
+{{- /* How Prometheus scrapes, with the credentials in the Secrets of `ops`. */ -}}
 {{- define "gateway.scraping" -}}
 {{- with .Values.ops.tlsSecret }}
 scheme: https
@@ -128,28 +128,28 @@ authorization:
 
 {{- define "gateway.check" -}}
 {{- $fullname := include "gateway.fullname" . -}}
-{{- if and (ne .Values.mode "sidecar") (not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname)) -}}{{- fail (printf "%q cannot be the name of a Service: it has small letters, digits and -, and begins with a letter: set fullnameOverride" $fullname) -}}{{- end -}}
+{{- if and (ne .Values.mode "sidecar") (not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname)) -}}{{- fail (printf "%q is not a valid name of a Service (lowercase letters, digits and -, starting with a letter): set fullnameOverride" $fullname) -}}{{- end -}}
 {{- $both := add (include "gateway.milliseconds" .Values.shutdown.delay) (include "gateway.milliseconds" .Values.shutdown.drain) -}}
 {{- if ge (int64 $both) (mul 1000 (int64 .Values.terminationGracePeriodSeconds)) -}}
-{{- fail (printf "shutdown.delay and shutdown.drain take %dms together, which does not fit into terminationGracePeriodSeconds of %d s: the pod would be killed with clients connected" (int64 $both) (int64 .Values.terminationGracePeriodSeconds)) -}}
+{{- fail (printf "shutdown.delay plus shutdown.drain is %dms, which does not fit into terminationGracePeriodSeconds of %d s: the pod would be killed with open connections. Increase terminationGracePeriodSeconds" (int64 $both) (int64 .Values.terminationGracePeriodSeconds)) -}}
 {{- end -}}
-{{- if and .Values.vpn.enabled (ne .Values.mode "deployment") -}}{{- fail "vpn.enabled: a VPN is a deployment of its own: an app's pod stays restricted, and a key is not to be connected from every node" -}}{{- end -}}
-{{- if and .Values.vpn.enabled (gt (int .Values.replicas) 1) -}}{{- fail "vpn.enabled: two pods would connect with one key and push each other out: set replicas to 1, or make a release for each key" -}}{{- end -}}
+{{- if and .Values.vpn.enabled (ne .Values.mode "deployment") -}}{{- fail "vpn.enabled needs mode deployment: a sidecar would give privileges to an app's pod, and a daemonset would connect with one key from every node. Use a separate release for the VPN" -}}{{- end -}}
+{{- if and .Values.vpn.enabled (gt (int .Values.replicas) 1) -}}{{- fail "vpn.enabled: several pods with one key would disconnect each other: set replicas to 1, or use one release per key" -}}{{- end -}}
 {{- range $kind, $all := dict "tunnels" .Values.config.tunnels "backends" .Values.config.backends -}}
 {{- range $name, $spec := $all -}}
 {{- range regexFindAll "(?m)^ *(password|passphrase|key_password|private_key|preshared_key): .*$" (toYaml $spec) -1 -}}
 {{- $key := regexFind "[a-z_]+" . -}}
 {{- $value := regexReplaceAll "^ *[a-z_]+: " . "" | trimAll "'\"" -}}
 {{- if not (or (eq $value "null") (regexMatch "^\\$\\{[A-Za-z_][A-Za-z0-9_]*\\}$" $value)) -}}
-{{- fail (printf "config.%s.%s: %s would stand in a ConfigMap, which everybody may read: use %s_file and `secrets`" $kind $name $key $key) -}}
+{{- fail (printf "config.%s.%s: %s would be stored in a ConfigMap, which is not secret: use %s_file and `secrets`" $kind $name $key $key) -}}
 {{- end -}}
 {{- end -}}
-{{- if regexMatch "//[^/@ ]*:[^/@ ]*@" (default "" $spec.url) -}}{{- fail (printf "config.%s.%s.url: its password would stand in a ConfigMap, which everybody may read: use user, password_file and `secrets`" $kind $name) -}}{{- end -}}
-{{- if and $spec.via (not (hasKey ($.Values.config.tunnels | default dict) $spec.via)) -}}{{- fail (printf "config.%s.%s.via: there is no tunnel %q" $kind $name $spec.via) -}}{{- end -}}
+{{- if regexMatch "//[^/@ ]*:[^/@ ]*@" (default "" $spec.url) -}}{{- fail (printf "config.%s.%s.url: its password would be stored in a ConfigMap, which is not secret: use user, password_file and `secrets`" $kind $name) -}}{{- end -}}
+{{- if and $spec.via (not (hasKey ($.Values.config.tunnels | default dict) $spec.via)) -}}{{- fail (printf "config.%s.%s.via: tunnel %q does not exist in config.tunnels" $kind $name $spec.via) -}}{{- end -}}
 {{- end -}}
 {{- end -}}
-{{- /* An address clashes with itself, and a wildcard with every address of its port. */ -}}
-{{- if eq (int .Values.ops.port) (int .Values.ops.probePort) -}}{{- fail "ops.probePort is ops.port: choose another" -}}{{- end -}}
+{{- /* An address conflicts with itself, and a wildcard with every address on its port. */ -}}
+{{- if eq (int .Values.ops.port) (int .Values.ops.probePort) -}}{{- fail "ops.probePort equals ops.port: choose another port" -}}{{- end -}}
 {{- $taken := dict (printf "*:%d" (int .Values.ops.port)) "ops.port" (printf "*:%d" (int .Values.ops.probePort)) "ops.probePort" -}}
 {{- $ports := dict -}}
 {{- range $name, $backend := .Values.config.backends -}}
@@ -160,70 +160,70 @@ authorization:
 {{- $wild := regexReplaceAll "^.*:" . "*:" -}}
 {{- $other := get $taken $own | default (get $taken $wild) -}}
 {{- if and (not $other) (eq $own $wild) -}}{{- $other = get $ports $wild -}}{{- end -}}
-{{- if and $other (ne $other (printf "config.backends.%s" $name)) -}}{{- fail (printf "config.backends.%s.listen: %s is that of %s" $name . $other) -}}{{- end -}}
+{{- if and $other (ne $other (printf "config.backends.%s" $name)) -}}{{- fail (printf "config.backends.%s.listen: %s is already used by %s" $name . $other) -}}{{- end -}}
 {{- $_ := set $taken $own (printf "config.backends.%s" $name) -}}
 {{- if not (hasKey $ports $wild) -}}{{- $_ := set $ports $wild (printf "config.backends.%s" $name) -}}{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- range $name, $_port := .Values.services -}}
-{{- if and (not $.Values.existingConfigMap) (hasKey ($.Values.config.backends | default dict) $name) -}}{{- fail (printf "services.%s: the backend of that name has a Service already" $name) -}}{{- end -}}
+{{- if and (not $.Values.existingConfigMap) (hasKey ($.Values.config.backends | default dict) $name) -}}{{- fail (printf "services.%s: the backend with this name already has a Service" $name) -}}{{- end -}}
 {{- end -}}
 {{- if eq .Values.mode "daemonset" -}}
 {{- range include "gateway.allPorts" . | fromYamlArray -}}
-{{- if lt (int .) 1024 -}}{{- fail (printf "config.backends: port %s: a pod in the node's network may listen on ports from 1024 on only" .) -}}{{- end -}}
+{{- if lt (int .) 1024 -}}{{- fail (printf "config.backends: port %s: a pod in the node's network can only use ports from 1024 on" .) -}}{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $paths := dict "/run/gateway" true "/run/gateway-ops" true "/run/gateway-ops-tls" true "/var/lib/gateway" true "/tmp" true -}}
 {{- range .Values.secrets -}}
-{{- if hasKey $paths .mountPath -}}{{- fail (printf "secrets: something else is mounted at %s already" .mountPath) -}}{{- end -}}
+{{- if hasKey $paths .mountPath -}}{{- fail (printf "secrets: %s is already used as a mount path" .mountPath) -}}{{- end -}}
 {{- $_ := set $paths .mountPath true -}}
 {{- end -}}
 {{- range $name, $_cidrs := .Values.networkPolicy.cidrs -}}
-{{- if not (or (hasKey ($.Values.config.tunnels | default dict) $name) (hasKey ($.Values.config.backends | default dict) $name)) -}}{{- fail (printf "networkPolicy.cidrs.%s: there is no tunnel or backend of that name" $name) -}}{{- end -}}
+{{- if not (or (hasKey ($.Values.config.tunnels | default dict) $name) (hasKey ($.Values.config.backends | default dict) $name)) -}}{{- fail (printf "networkPolicy.cidrs.%s: no tunnel or backend has this name" $name) -}}{{- end -}}
 {{- end -}}
-{{- if and .Values.networkPolicy.enabled (eq .Values.mode "deployment") (or .Values.serviceMonitor.enabled .Values.podMonitor.enabled) (not .Values.networkPolicy.metricsFrom) -}}{{- fail "networkPolicy.metricsFrom: only pods of the release's namespace would reach the metrics: say where Prometheus is, as in [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]" -}}{{- end -}}
+{{- if and .Values.networkPolicy.enabled (eq .Values.mode "deployment") (or .Values.serviceMonitor.enabled .Values.podMonitor.enabled) (not .Values.networkPolicy.metricsFrom) -}}{{- fail "networkPolicy.metricsFrom: only pods of the release's namespace could reach the metrics: add Prometheus, for example [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]" -}}{{- end -}}
 {{- $names := dict -}}
 {{- if eq .Values.mode "deployment" -}}
 {{- range $name, $_ports := include "gateway.ports" . | fromYaml -}}
 {{- $service := include "gateway.serviceName" $name -}}
-{{- if not (regexMatch "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$" $service) -}}{{- fail (printf "config.backends.%s: its Service cannot be called %q: a name has letters, digits and -, and begins with a letter" $name $service) -}}{{- end -}}
-{{- if eq $service (printf "%s-ops" $fullname) -}}{{- fail (printf "config.backends.%s: its Service would have the name of the one for metrics: rename it" $name) -}}{{- end -}}
-{{- if hasKey $names $service -}}{{- fail (printf "config.backends.%s and config.backends.%s would have one Service" $name (get $names $service)) -}}{{- end -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$" $service) -}}{{- fail (printf "config.backends.%s: %q is not a valid name of a Service (letters, digits and -, starting with a letter): rename the backend" $name $service) -}}{{- end -}}
+{{- if eq $service (printf "%s-ops" $fullname) -}}{{- fail (printf "config.backends.%s: its Service would have the same name as the Service for metrics: rename the backend" $name) -}}{{- end -}}
+{{- if hasKey $names $service -}}{{- fail (printf "config.backends.%s and config.backends.%s would have the same Service: rename one" $name (get $names $service)) -}}{{- end -}}
 {{- $_ := set $names $service $name -}}
 {{- end -}}
 {{- end -}}
 {{- range $name, $tunnel := .Values.config.tunnels -}}
 {{- if has $tunnel.kind (list "openvpn" "wireguard") -}}
 {{- if not $.Values.vpn.enabled -}}{{- fail (printf "config.tunnels.%s: a VPN needs vpn.enabled" $name) -}}{{- end -}}
-{{- if ne (default "namespace" $tunnel.isolation) "device" -}}{{- fail (printf "config.tunnels.%s: needs `isolation: device`: the other needs CAP_SYS_ADMIN, which is not given" $name) -}}{{- end -}}
+{{- if ne (default "namespace" $tunnel.isolation) "device" -}}{{- fail (printf "config.tunnels.%s: set `isolation: device`: `namespace` needs CAP_SYS_ADMIN, which the pod does not have" $name) -}}{{- end -}}
 {{- end -}}
 {{- end -}}
-{{- if and .Values.networkPolicy.enabled .Values.networkPolicy.restrictEgress .Values.existingConfigMap (not .Values.networkPolicy.egress) -}}{{- fail "networkPolicy.egress: what existingConfigMap needs is not known here: give the rules" -}}{{- end -}}
-{{- if and (eq .Values.mode "sidecar") (or .Values.serviceMonitor.enabled .Values.podMonitor.enabled) -}}{{- fail "serviceMonitor and podMonitor are about pods of this chart: with mode sidecar they belong to the app's chart" -}}{{- end -}}
+{{- if and .Values.networkPolicy.enabled .Values.networkPolicy.restrictEgress .Values.existingConfigMap (not .Values.networkPolicy.egress) -}}{{- fail "networkPolicy.egress: the chart cannot read existingConfigMap: add the rules that its configuration needs" -}}{{- end -}}
+{{- if and (eq .Values.mode "sidecar") (or .Values.serviceMonitor.enabled .Values.podMonitor.enabled) -}}{{- fail "serviceMonitor and podMonitor select pods of this chart: with mode sidecar, add them to the app's chart" -}}{{- end -}}
 {{- range .Values.secrets -}}
-{{- if or (eq .mountPath "/etc/gateway") (hasPrefix "/etc/gateway/" .mountPath) -}}{{- fail (printf "secrets: %s lies in the ConfigMap's read-only mount: use /run/secrets/…" .mountPath) -}}{{- end -}}
+{{- if or (eq .mountPath "/etc/gateway") (hasPrefix "/etc/gateway/" .mountPath) -}}{{- fail (printf "secrets: %s is inside the read-only mount of the ConfigMap: use /run/secrets/…" .mountPath) -}}{{- end -}}
 {{- end -}}
-{{- if and .Values.service.externalTrafficPolicy (eq .Values.service.type "ClusterIP") -}}{{- fail "service.externalTrafficPolicy: is for NodePort and LoadBalancer" -}}{{- end -}}
+{{- if and .Values.service.externalTrafficPolicy (eq .Values.service.type "ClusterIP") -}}{{- fail "service.externalTrafficPolicy is only for the service types NodePort and LoadBalancer" -}}{{- end -}}
 {{- range $label := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart" -}}
-{{- if hasKey ($.Values.podLabels | default dict) $label -}}{{- fail (printf "podLabels: %s is the chart's own" $label) -}}{{- end -}}
+{{- if hasKey ($.Values.podLabels | default dict) $label -}}{{- fail (printf "podLabels: the chart sets %s itself: remove it" $label) -}}{{- end -}}
 {{- end -}}
-{{- if not (or .Values.config.backends .Values.existingConfigMap) -}}{{- fail "config.backends is empty: name at least one, or an existingConfigMap" -}}{{- end -}}
+{{- if not (or .Values.config.backends .Values.existingConfigMap) -}}{{- fail "config.backends is empty: add at least one backend, or set existingConfigMap" -}}{{- end -}}
 {{- end }}
 
-{{- /* Beside an app, the release's name is likely that of a ConfigMap of the app's own. */ -}}
+{{- /* In an app's chart, a ConfigMap with the release's name probably belongs to the app. */ -}}
 {{- define "gateway.configMap" -}}
 {{- $own := eq .Values.mode "sidecar" | ternary (printf "%s-gateway" (include "gateway.fullname" .)) (include "gateway.fullname" .) -}}
 {{- default $own .Values.existingConfigMap -}}
 {{- end }}
 
 {{- /*
-The container, also as a native sidecar in a chart of your own: add this chart as a dependency named gateway, and write
+The container, also as a native sidecar in your own chart: add this chart as a dependency named gateway, and add
   initContainers:
     {{- include "gateway.sidecar" (dict "root" .Subcharts.gateway) | nindent 4 }}
   volumes:
     {{- include "gateway.volumes" .Subcharts.gateway | nindent 4 }}
-  securityContext: {fsGroup: 10001}      # so that it may read its Secrets
+  securityContext: {fsGroup: 10001}      # to read the Secrets
 */ -}}
 {{- define "gateway.sidecar" -}}
 {{- include "gateway.container" (dict "root" .root "sidecar" true) -}}
@@ -293,7 +293,7 @@ The container, also as a native sidecar in a chart of your own: add this chart a
     runAsNonRoot: false
     allowPrivilegeEscalation: false
     readOnlyRootFilesystem: true
-    {{- /* NET_ADMIN for the device; the others to run OpenVPN as a user of its own. */}}
+    {{- /* NET_ADMIN for the device; the others to run OpenVPN as a separate user. */}}
     capabilities: {drop: [ALL], add: [NET_ADMIN, CHOWN, KILL, SETGID, SETUID]}
     {{- else }}
     runAsUser: 10001
@@ -374,7 +374,7 @@ The container, also as a native sidecar in a chart of your own: add this chart a
 {{- end }}
 {{- end }}
 
-{{- /* Where pods may run. */ -}}
+{{- /* Scheduling constraints of the pods. */ -}}
 {{- define "gateway.placement" -}}
 {{- with .Values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
@@ -393,7 +393,7 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{- /* For an annotation of a pod, which is then made anew when the configuration changes. */ -}}
+{{- /* For an annotation of the pods, to roll them out when the configuration changes. */ -}}
 {{- define "gateway.checksum" -}}
 {{- include "gateway.config" . | sha256sum -}}
 {{- end }}

@@ -1,6 +1,6 @@
-"""Everything that the fuzzer uses of the gateway's and asyncssh's internals.
+"""Everything in the fuzzer that uses internals of the gateway and of asyncssh.
 
-A connection made here is logged in already: its keys are set rather than exchanged, so that one execution takes
+A connection made here is already logged in: its keys are set, not exchanged, so that one execution takes
 milliseconds. `native` carries its channels on the gateway's native data plane, `asyncssh` on asyncssh's channels.
 """
 
@@ -37,7 +37,7 @@ _SSH = SshOptions(host="127.0.0.1", user="fuzz", insecure_host_key=True)
 
 
 class Owner(asyncssh.SSHClient):
-    """Accepts every host key: the handshake is not what is fuzzed."""
+    """Accepts every host key, because the handshake is not fuzzed."""
 
     close_error: Exception | None = None
 
@@ -50,7 +50,7 @@ class Owner(asyncssh.SSHClient):
 
 @contextmanager
 def small_windows(size: int) -> Iterator[None]:
-    """Give each new channel a window of `size` bytes, so that filling one is quick, and reset the budgets."""
+    """Give each new channel a window of `size` bytes, so that it fills quickly, and reset the budgets."""
     flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available = (
         flow_control.INITIAL_BUDGET_BYTES,
         flow_control.GROWTH_BUDGET_BYTES,
@@ -67,7 +67,7 @@ def small_windows(size: int) -> Iterator[None]:
 
 
 def budget_taken() -> int:
-    """Return the bytes of the process's budgets that channels have taken and not given back."""
+    """Return the bytes of the process's budgets that channels have taken and not returned."""
     return (
         flow_control.INITIAL_BUDGET_BYTES
         - flow_control.INITIAL_BUDGET.available
@@ -77,7 +77,7 @@ def budget_taken() -> int:
 
 
 def least() -> int:
-    """Return the bytes that a channel may hold beyond the budgets."""
+    """Return the bytes that a channel can hold beyond the budgets."""
     return flow_control.MIN_WINDOW
 
 
@@ -125,7 +125,7 @@ class Connection:
             frames = traceback.extract_tb(info[2])
             if any(
                 frame.filename.startswith(GATEWAY) for frame in frames
-            ):  # otherwise asyncssh could not parse a packet
+            ):  # otherwise asyncssh cannot parse a packet
                 problems.append("".join(traceback.format_exception(*info)))
             original(exc_info, error_logger)
 
@@ -141,7 +141,7 @@ class Connection:
             self.push()
 
     def push(self) -> bool:
-        """Send what the socket did not take before; return whether it took some."""
+        """Send the bytes that the socket did not accept before; return whether it accepted some."""
         if not self._unsent or self._sock is None:
             return False
         try:
@@ -154,7 +154,7 @@ class Connection:
         return True
 
     def take(self) -> bytes:
-        """Return what the gateway has sent since."""
+        """Return what the gateway has sent since the last call."""
         if self._pipe is not None:
             data = bytes(self._pipe.written)
             self._pipe.written.clear()
@@ -176,16 +176,16 @@ class Connection:
 
     @property
     def dead(self) -> bool:
-        """Whether asyncssh has given the connection up."""
+        """Whether asyncssh has closed the connection."""
         return self.conn._transport is None
 
     @property
     def forgotten(self) -> bool:
-        """Whether no channel is left on it."""
+        """Whether the connection has no channels."""
         return not self.conn._channels
 
     def rekey(self) -> None:
-        """Make a key exchange due, as after many bytes."""
+        """Make a key exchange due, as if many bytes had been sent."""
         self.conn._rekey_bytes_sent = self.conn._rekey_bytes
 
 
@@ -219,7 +219,7 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
     conn.connection_made(transport)
     _log_in(conn, keys)
     if isinstance(conn, ClientConnection):
-        conn.packet_transport.reader.resume()  # asyncssh is done with the login
+        conn.packet_transport.reader.resume()  # the login is finished in asyncssh
     conn.set_extra_info(verifier=conn._owner)
     made = Connection(name, conn, pipe, far, problems)
     await asyncio.sleep(0)
@@ -228,7 +228,7 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
 
 
 def _log_in(conn: Any, keys: Keys) -> None:
-    """Set what a handshake and a login set."""
+    """Set the state that a handshake and a login would set."""
     conn._server_version = SERVER_VERSION
     conn._session_id = SESSION_ID
     conn._send_encryption = get_encryption(CIPHER, keys.to_server, keys.iv_to_server)
@@ -240,21 +240,21 @@ def _log_in(conn: Any, keys: Keys) -> None:
     conn._send_seq = conn._recv_seq = 7
     conn._rekey_time = time.monotonic() + _FAR_AWAY
     conn._wait = None
-    conn._send_deferred_packets()  # which also lets the native data plane send
+    conn._send_deferred_packets()  # also permits the native data plane to send
 
 
 def _waiting(relay: object) -> list[Any]:
-    """Return what asyncssh holds for a relay that does not read."""
+    """Return the bytes that asyncssh holds for a relay that does not read."""
     channel = relay._channel if isinstance(relay, AsyncsshChannel) else None
     return [] if channel is None else [data for data, _ in channel._recv_buf]
 
 
 def holds(relay: ChannelRelay) -> int:
-    """Return the bytes that a relay, and asyncssh for it, hold for a client that does not take them."""
+    """Return the bytes that a relay, and asyncssh for it, hold for a client that does not read."""
     return relay.buffered + sum(map(len, _waiting(relay)))
 
 
 def costs(relay: ChannelRelay) -> int:
-    """Return the bytes of memory that these take, but for the first piece, which may be sent except for its end."""
+    """Return the memory size of these bytes, except the first piece, which may be sent except for its end."""
     chunks = relay._send_buffer._chunks if relay._send_buffer is not None else ()
     return sum(map(sys.getsizeof, [*chunks, *_waiting(relay)][1:]))

@@ -1,4 +1,4 @@
-"""Does the steps of a script on both connections: those of clients and of the gateway's owner stand here."""
+"""Executes a script's steps on both connections; this module has the steps of clients and of the gateway's owner."""
 
 import asyncio
 from dataclasses import replace
@@ -16,7 +16,7 @@ class Drive(PeerSteps):
     """One execution; see `Turns` for its arguments."""
 
     async def run(self) -> None:
-        """Do every step.
+        """Execute every step.
 
         Raises:
             OracleError: Something does not hold.
@@ -67,10 +67,10 @@ class Drive(PeerSteps):
             side.ends.append(End(2 * slot.index, side.connection.pooled, unix=self.script.unix))
         self.current[step.slot] = slot
         self.slots.append(slot)
-        await asyncio.sleep(0)  # so that channels are asked for in the order of the steps
+        await asyncio.sleep(0)  # so that channels are opened in the order of the steps
 
     def _over(self, slot: Slot) -> bool:
-        """Whether a channel is closed on both sides of every connection that lives."""
+        """Return whether a channel is closed on both sides of every open connection."""
         lines = [side.ends[slot.index].line for side in self.sides if side.alive]
         closed = slot.close and all(line is not None and line.close for line in lines)
         return bool(lines) and (slot.refused or closed)

@@ -23,13 +23,13 @@ _TARGET = Endpoint("db", 3306)
 
 
 def pattern(stream: int, at: int, size: int) -> bytes:
-    """Return the bytes of a stream from `at` on; no piece of one stream can be taken for another."""
+    """Return the bytes of a stream from `at` on; no piece of one stream equals that of another."""
     start = (stream * _STRIDE + at) % _PERIOD
     return _PATTERN[start : start + size]
 
 
 def _pair(*, unix: bool) -> tuple[socket.socket, socket.socket]:
-    """Return a client's socket and the gateway's for it, both with small buffers."""
+    """Return a client's socket and the gateway's socket for it, both with small buffers."""
     if unix:
         client, ours = socket.socketpair()
         for sock in (client, ours):
@@ -67,7 +67,7 @@ class End:
         self.failed: BaseException | None = None
         self.joining = asyncio.ensure_future(self._join(session))
         self.fed = self.complete = 0
-        """Bytes that the peer has sent, and how many there were at its first CHANNEL_EOF or CHANNEL_CLOSE."""
+        """Bytes that the peer has sent, and their number at its first CHANNEL_EOF or CHANNEL_CLOSE."""
         self.got = self.sent = 0
         """Bytes that the client has received and sent."""
         self.end = ""
@@ -90,11 +90,11 @@ class End:
 
     @property
     def ending(self) -> CloseReason | None:
-        """How the relay ended, once it has."""
+        """How the relay ended; None while it runs."""
         return self.relay.ended.result() if self.relay is not None and self.relay.ended.done() else None
 
     def read(self, most: int) -> bool:
-        """Let the client receive; return whether it got something, or its end.
+        """Let the client receive; return whether it received something, or an end.
 
         Raises:
             OracleError: It is not what the peer sent.
@@ -119,7 +119,7 @@ class End:
         return True
 
     def send(self, size: int) -> None:
-        """Let the client send as much of `size` bytes as its socket takes."""
+        """Let the client send as much of `size` bytes as its socket accepts."""
         if self.gone or self.shut:
             return
         try:
@@ -158,7 +158,7 @@ class End:
             self._checked = size
 
     def close(self) -> None:
-        """Close the sockets that are still the harness's."""
+        """Close the sockets that the harness still owns."""
         self.joining.cancel()
         self.client.close()
         if self.relay is None:

@@ -1,4 +1,4 @@
-"""What must have come of a script once nothing moves any more, and once the connection is closed."""
+"""Checks of the results of a script once everything is idle, and once the connection is closed."""
 
 import asyncio
 import time
@@ -24,7 +24,7 @@ _CLOSED_BY_BOTH = frozenset(
 
 
 async def settle(drive: Drive) -> None:
-    """Let clients receive everything, and the peer grant everything and confirm closes, until nothing moves any more.
+    """Let clients receive everything, and the peer grant everything and confirm closes, until everything is idle.
 
     Raises:
         OracleError: See `Turns.turn`.
@@ -43,7 +43,7 @@ async def settle(drive: Drive) -> None:
 
 
 async def receive_ends(drive: Drive) -> None:
-    """Let clients receive what is left, and their ends, once the connection is closed.
+    """Let clients receive the remaining data and their ends, once the connection is closed.
 
     Raises:
         OracleError: See `Turns.turn`.
@@ -104,7 +104,7 @@ def _confirm_closes(drive: Drive) -> None:
 
 
 def _missing(drive: Drive, side: Side) -> list[str]:
-    """Return what is still to come on one connection; nothing after an illegal step or a close."""
+    """Return what is still missing on one connection; nothing after an illegal step or a close."""
     if drive.illegal or not side.alive or side.connection.pooled.closing:
         return []
     return [
@@ -138,7 +138,7 @@ def _missing_of(slot: Slot, end: End) -> list[str]:
 
 
 def judge_open(drive: Drive) -> None:
-    """Judge what must hold while the connection lives.
+    """Check what must hold while the connection is open.
 
     Raises:
         OracleError: Something does not hold.
@@ -153,7 +153,7 @@ def judge_open(drive: Drive) -> None:
 
 
 def compare(drive: Drive) -> None:
-    """Compare what came of each channel on the two connections.
+    """Compare the results of each channel on the two connections.
 
     What happens within one turn of the event loop may be seen in either order. So nothing is compared of a channel
     that was given up or cut off meanwhile, nothing of a client that left, and no upload to a peer that closed.
@@ -189,7 +189,7 @@ def _outcome(slot: Slot, end: End) -> dict[str, object]:
 
 
 def judge_closed(drive: Drive) -> None:
-    """Judge what must hold once the connection is closed.
+    """Check what must hold once the connection is closed.
 
     Raises:
         OracleError: Something does not hold.

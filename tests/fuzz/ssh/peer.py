@@ -1,4 +1,4 @@
-"""An SSH server that holds the keys: it seals any packet, and checks every packet of the gateway."""
+"""An SSH server that has the keys: it seals any packet, and checks every packet of the gateway."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ def _host_key() -> bytes:
 
 @dataclass
 class Line:
-    """One channel as the packets about it tell.
+    """The state of one channel, as derived from the packets.
 
     Args:
         number: The gateway's number of it.
@@ -69,11 +69,11 @@ class Peer:
 
     def __init__(self, keys: Keys, client_version: bytes) -> None:
         self.out = bytearray()
-        """Sealed bytes that are not sent yet."""
+        """Sealed bytes that have not been sent."""
         self.answers = False
-        """Whether `out` has a part of a key exchange, which must not wait."""
+        """Whether `out` contains a part of a key exchange, which must not wait."""
         self.asked: list[Line] = []
-        """Channels that the gateway asked for, in order."""
+        """Channels that the gateway requested, in order."""
         self.lines: dict[int, Line] = {}
         """Confirmed channels by the peer's number."""
         self.goodbye = ""
@@ -112,7 +112,7 @@ class Peer:
             self.answers = True
 
     def receive(self, data: bytes) -> None:
-        """Check what the gateway sent, and do the peer's part of a key exchange.
+        """Check what the gateway sent, and do the peer's side of a key exchange.
 
         Raises:
             OracleError: The gateway must not send that.
@@ -150,7 +150,7 @@ class Peer:
             self._open, self._next = self._next, None
         elif kind == OPEN:
             self._channel_open(packet)
-        elif OPEN < kind <= REFUSAL and kind != FAILURE:  # which refuses a channel of ours
+        elif OPEN < kind <= REFUSAL and kind != FAILURE:  # FAILURE refuses a channel that the peer opened
             self._channel(kind, packet)
 
     def _channel_open(self, packet: SSHPacket) -> None:

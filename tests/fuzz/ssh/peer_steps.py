@@ -1,4 +1,4 @@
-"""The steps of the peer: legal ones, and where the script says so, illegal ones."""
+"""The steps of the peer: legal ones, and illegal ones if the script says so."""
 
 from asyncssh.packet import Boolean, String, UInt32
 
@@ -24,7 +24,7 @@ class PeerSteps(Turns):
         self._padding: int | None = None
 
     def _allowed(self, step: Step, what: str, *, legal: bool) -> bool:
-        """Return whether to do a step: an illegal one only where the script says so."""
+        """Return whether to execute a step: an illegal one only if the script says so."""
         if not legal and step.illegal:
             self.illegal.append("late" if self._closing(step) else what)
         return legal or step.illegal
@@ -61,7 +61,7 @@ class PeerSteps(Turns):
         return padding
 
     def end_stream(self, slot: Slot) -> None:
-        """Note how much the peer has sent before its first CHANNEL_EOF or CHANNEL_CLOSE."""
+        """Record how much the peer has sent before its first CHANNEL_EOF or CHANNEL_CLOSE."""
         if not (slot.eof or slot.close):
             for side in self.sides:
                 side.ends[slot.index].complete = side.ends[slot.index].fed
@@ -101,7 +101,7 @@ class PeerSteps(Turns):
         asked = step.size if wanted is None else wanted
         lines = [line for side in self.sides if (line := side.ends[slot.index].line) is not None]
         if any(asked > line.window for line in lines) and self._allowed(step, "window", legal=False):
-            asked = max(asked, *(line.size + 1 for line in lines))  # more than any grant on its way allows
+            asked = max(asked, *(line.size + 1 for line in lines))  # more than any pending grant allows
         for side in self.sides:
             end = side.ends[slot.index]
             if not side.alive or end.line is None:

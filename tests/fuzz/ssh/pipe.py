@@ -1,4 +1,4 @@
-"""A transport without a socket, for asyncssh alone."""
+"""A transport without a socket, only for asyncssh."""
 
 import asyncio
 from typing import Any
@@ -7,7 +7,7 @@ from asyncssh.connection import SSHClientConnection
 
 
 class Pipe(asyncio.Transport):
-    """Keeps what is written to it."""
+    """Stores what is written to it."""
 
     def __init__(self) -> None:
         super().__init__()

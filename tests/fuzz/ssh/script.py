@@ -1,6 +1,6 @@
-"""What one execution does, as bytes: one byte of settings, then four for each step.
+"""A script of one execution, as bytes: one byte of settings, then four for each step.
 
-A mutation of a byte so changes one step and leaves the others as they are.
+A mutation of a byte therefore changes one step and leaves the others unchanged.
 """
 
 import random
@@ -15,12 +15,12 @@ class Op(IntEnum):
     """A step of the peer (the SSH server), of a client, or of the gateway."""
 
     OPEN = 0
-    """A client comes: the gateway opens a channel for it."""
+    """A client connects: the gateway opens a channel for it."""
     CONFIRM = auto()
     REFUSE = auto()
     DATA = auto()
     TRICKLE = auto()
-    """The peer sends many short packets, each in a turn of its own."""
+    """The peer sends many short packets, each in a separate turn."""
     BURST = auto()
     """The peer sends many short packets at once."""
     EXTENDED = auto()
@@ -30,17 +30,17 @@ class Op(IntEnum):
     REQUEST = auto()
     GLOBAL = auto()
     OTHER = auto()
-    """The peer sends a packet that is about no channel of the gateway's."""
+    """The peer sends a packet that concerns no channel of the gateway."""
     RAW = auto()
     """The peer sends a packet of any type, with any content."""
     PADDING = auto()
     """The next packet has a wrong padding length."""
     CORRUPT = auto()
-    """A bit of what is sealed and not sent yet is flipped."""
+    """Flips a bit of the sealed bytes that have not been sent."""
     TRUNCATE = auto()
-    """The end of what is sealed and not sent yet is lost."""
+    """Drops the end of the sealed bytes that have not been sent."""
     SPLIT = auto()
-    """Only a part of what is sealed is sent: a TCP segment ends anywhere."""
+    """Sends only a part of the sealed bytes: a TCP segment can end anywhere."""
     READ = auto()
     SEND = auto()
     HALF_CLOSE = auto()
@@ -52,9 +52,9 @@ class Op(IntEnum):
     REKEY = auto()
     OUR_REKEY = auto()
     GIVE_UP = auto()
-    """The gateway gives up all channels that it waits for."""
+    """The gateway gives up all pending channels."""
     CANCEL = auto()
-    """The gateway gives up one channel that it waits for."""
+    """The gateway gives up one pending channel."""
     ABORT = auto()
     TURN = auto()
     LOSE = auto()
@@ -91,14 +91,14 @@ class Step:
 
     @property
     def size(self) -> int:
-        """A number of bytes: small, or near a limit."""
+        """Return a number of bytes: small, or near a limit."""
         return (0, 1, 2, 17, 255, self.c, self.c * 16, self.c * 256, 32767, 32768, 32769, 131072, 1 << 20)[
             self.b % 13
         ]
 
     @property
     def word(self) -> int:
-        """A number of 32 bits: small, or near a limit."""
+        """Return a 32-bit number: small, or near a limit."""
         return (0, 1, self.c, 1000, 32768, 1 << 20, 0x7FFFFFFF, 0xFFFFFFFF)[self.b % 8]
 
     def __str__(self) -> str:
@@ -108,7 +108,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Script:
-    """A whole execution.
+    """A complete execution.
 
     Args:
         wired: See `adapter.connect`.
@@ -135,7 +135,7 @@ _WINDOWS = (65536, 16384, 262144, 2 << 20)
 
 
 def decode(data: bytes) -> Script:
-    """Read a script; any bytes are one."""
+    """Parse a script; any bytes are valid."""
     head = data[0] if data else 0
     steps = []
     for at in range(HEADER, min(len(data), LONGEST) - RECORD + 1, RECORD):
@@ -153,7 +153,7 @@ def decode(data: bytes) -> Script:
 
 
 def encode(script: Script) -> bytes:
-    """Write a script."""
+    """Serialize a script."""
     head = script.wired | script.unix * 6 | _WINDOWS.index(script.window) << 3 | script.narrow << 5 | script.end << 6
     return bytes([head]) + b"".join(map(_record, script.steps))
 
@@ -164,7 +164,7 @@ def _record(step: Step) -> bytes:
 
 
 def mutate(data: bytes, longest: int, seed: int) -> bytes:
-    """Change a script by whole steps: a byte more or less would change every step after it."""
+    """Mutate a script by whole steps: adding or removing a byte would change all following steps."""
     rng = random.Random(seed)
     head, body = data[:HEADER].ljust(HEADER, b"\0"), data[HEADER:]
     records = [body[at : at + RECORD] for at in range(0, len(body) - RECORD + 1, RECORD)]
@@ -181,7 +181,7 @@ def mutate(data: bytes, longest: int, seed: int) -> bytes:
 
 
 def _change(rng: random.Random, records: list[bytes]) -> None:
-    """Change one of the steps, or repeat, remove or exchange some."""
+    """Change, repeat, remove or swap some of the steps."""
     at = rng.randrange(len(records))
     match rng.randrange(5):
         case 0:

@@ -1,4 +1,4 @@
-"""AES-GCM as SSH uses it (RFC 5647), written apart from the gateway's: what both get wrong would not be noticed."""
+"""AES-GCM as SSH uses it (RFC 5647), independent of the gateway: an error in shared code would stay unnoticed."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ _BLOCK, _LEAST_PADDING = 16, 4
 
 
 class OracleError(AssertionError):
-    """Something happened that must never happen."""
+    """A rule was violated."""
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys and initial vectors of both directions."""
+    """Keys and initial vectors of both directions."""
 
     to_server: bytes = b"S" * 16
     iv_to_server: bytes = b"s" * 12
@@ -37,7 +37,7 @@ class Seal:
         self._fixed, self._counter = iv[:4], int.from_bytes(iv[4:], "big")
 
     def seal(self, payload: bytes, padding: int | None = None) -> bytes:
-        """Make a whole packet.
+        """Return a whole packet.
 
         Args:
             payload: Its content.

@@ -1,4 +1,4 @@
-"""Feeds both connections, lets the event loop run until it is idle, and checks what must hold at any time."""
+"""Feeds both connections, runs the event loop until it is idle, and checks the invariants."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,9 +11,9 @@ from tests.fuzz.ssh.script import Script, Step
 from tests.fuzz.ssh.seal import OracleError
 
 _VAIN = 1000
-"""Turns of an event loop in which nothing moves, and that is busy all the same."""
+"""Turns of an event loop without progress after which it counts as busy."""
 _OVERHEAD = 4096
-"""Bytes that holding may take beyond twice what is held."""
+"""Memory in bytes that buffering may use beyond twice the buffered bytes."""
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Turns:
         self._idle = idle
 
     async def turn(self, most: int | None = None) -> None:
-        """Send what is sealed, and let the gateway act until it has nothing to do.
+        """Send what is sealed, and run the event loop until it is idle.
 
         Args:
             most: Bytes to send; None: all.
@@ -104,7 +104,7 @@ class Turns:
         return side.ends[slot.index] if slot is not None else None
 
     def _exchange(self, side: Side) -> bool:
-        """Take what the gateway sent, and send what its socket did not take; return whether something moved."""
+        """Receive what the gateway sent, and send pending bytes to its socket; return whether there was progress."""
         pushed = side.connection.push()
         if side.stalled or side.lost or not (data := side.connection.take()):
             return pushed

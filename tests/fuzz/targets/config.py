@@ -1,4 +1,4 @@
-"""The way from a file to a configuration: every file is read, or refused with a place for each problem."""
+"""Parsing of a configuration file: every file is accepted, or refused with a position for each error."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.fuzz.files import as_file
 
 LONGEST, UNIT, HEAD = 2048, 1, 0
 KINDS = [*tunnels.KINDS.values(), *backends.KINDS.values()]
-"""Imported now, so that their coverage counts."""
+"""Imported here, so that their coverage counts."""
 WORDS = (
     "tunnels:", "backends:", "docker:", "gateway:", "ops:", "kind: ", "ssh", "mysql", "postgres", "nfs", "smb", "tcp",
     "openvpn", "wireguard", "socks5", "via: ", "listen: ", "targets: ", "check: ", "127.0.0.1:3306", "[fd00::1]:22",

@@ -1,4 +1,4 @@
-"""The reader of known_hosts: every line is understood, or the file is refused with its number."""
+"""The parser of known_hosts: every line is understood, or the file is refused with the line number."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The reader of OpenVPN clients' files: every text is read or refused, and OpenVPN sees what the gateway saw."""
+"""The parser of OpenVPN client files: every text is accepted or refused, and OpenVPN finds no other directives."""
 
 import io
 import re
@@ -43,11 +43,11 @@ def check(data: bytes) -> None:
 
 
 class _RefusedError(Exception):
-    """OpenVPN would end with an error."""
+    """OpenVPN would exit with an error."""
 
 
 def _directives(config: bytes) -> list[str]:
-    """Return the directives that OpenVPN 2.6 and 2.7 see, but for blocks (`read_config_file`)."""
+    """Return the directives that OpenVPN 2.6 and 2.7 find, except blocks (`read_config_file`)."""
     stream, found, first = io.BytesIO(config), [], True
     while line := stream.readline(_LINE):
         line = line.partition(b"\0")[0]

@@ -1,4 +1,4 @@
-"""The negotiation with an SMB server: every answer is a finding, or an error that says what is wrong."""
+"""The negotiation with an SMB server: every response gives a result, or an error that says what is wrong."""
 
 from gateway.backends import NoOptions
 from gateway.backends.smb import SmbBackend, SmbOptions
@@ -11,7 +11,7 @@ _HEADER = b"\xfeSMB" + (64).to_bytes(2, "little") + bytes(58)
 
 
 def describe(data: bytes) -> str:
-    """Return the answer."""
+    """Return the response."""
     return _answer(data).hex(" ")
 
 
@@ -24,7 +24,7 @@ def _answer(data: bytes) -> bytes:
 
 
 def check(data: bytes) -> None:
-    """Probe a server that answers `data`.
+    """Probe a server that responds with `data`.
 
     Raises:
         AssertionError: The finding is not in the answer.

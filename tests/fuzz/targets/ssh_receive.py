@@ -18,12 +18,12 @@ _GOODBYE = b"\x01\0\0\0\x0b" + bytes(8)
 
 
 def describe(data: bytes) -> str:
-    """Return the script that `data` is."""
+    """Return a description of the script in `data`."""
     return str(script.decode(data))
 
 
 def check(data: bytes) -> None:
-    """Do what the script says on both connections.
+    """Execute the script on both connections.
 
     Raises:
         OracleError: Something does not hold.
@@ -81,7 +81,7 @@ async def _run(chosen: script.Script, problems: list[str]) -> None:
 
 
 async def _end(drive: Drive) -> None:
-    """End the connection in the way that the script chose; at last the peer hangs up in any case."""
+    """End the connection in the way that the script chose; finally, the peer always closes it."""
     for side in drive.sides:
         if drive.script.end == 1:
             await side.connection.pooled.close()
@@ -98,7 +98,7 @@ async def _end(drive: Drive) -> None:
 
 
 class _Errors(logging.Handler):
-    """Collects what is logged as an error: a defect, although somebody caught it."""
+    """Collects log records of errors: each is a defect, even if the error was handled."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__(logging.ERROR)

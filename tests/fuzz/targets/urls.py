@@ -1,4 +1,4 @@
-"""The short form in URLs: it means what the same keys in a file mean."""
+"""The URL form of tunnels and backends: it has the same meaning as the same keys in a file."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tests.fuzz.files import as_file
 
 LONGEST, UNIT, HEAD = 1024, 1, 1
 KINDS = [*tunnels.KINDS.values(), *backends.KINDS.values()]
-"""Imported now, so that their coverage counts."""
+"""Imported here, so that their coverage counts."""
 WORDS = (
     "ssh://", "mysql://", "postgres://", "nfs://", "smb://", "tcp://", "socks5://", "http://", "openvpn://",
     "wireguard://", "?", "&", "via=", "listen=", "check.", "check.user=", "check.password_file=", "%23", "%00", "%2C",
