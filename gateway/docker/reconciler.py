@@ -21,7 +21,7 @@ from gateway.docker.observe import Observer
 from gateway.docker.options import DockerOptions
 from gateway.docker.plan import Action, Desired, Plan, Standing, marked
 from gateway.docker.planning import plan
-from gateway.docker.planning.own import lasting_addresses
+from gateway.docker.planning.own import as_running_gateway, lasting_addresses
 from gateway.docker.trouble import EngineError
 from gateway.docker.writer import Writer
 from gateway.supervision.backoff import Backoff, BackoffPolicy
@@ -167,8 +167,8 @@ class Reconciler:
         Raises:
             EngineError: The engine did not answer all of it.
         """
-        observed = await self._observer.look(engine)
         desired = self.desired()
+        observed = as_running_gateway(desired, await self._observer.look(engine))
         ours = frozenset(marked(desired, observed)) if self._ledger.adopting else self._ledger.endpoints
         planned = plan(desired, observed, ours)
         return _without(planned, self._brake.admit(planned.actions, time.monotonic())[1])
@@ -182,21 +182,26 @@ class Reconciler:
         done: list[Action] = []
         for _ in range(_ROUNDS):
             before = sum(self.writes.values())
-            _, made = await self.cycle(engine)
+            _, made = await self.cycle(engine, once=True)
             done += made
             if sum(self.writes.values()) == before:
                 break
         return replace(self.plan, actions=tuple(done)), self._failures.lines()
 
-    async def cycle(self, engine: Engine) -> tuple[float, list[Action]]:
+    async def cycle(self, engine: Engine, *, once: bool = False) -> tuple[float, list[Action]]:
         """Look, plan, and act once; return the seconds until the next action may be tried, and what was done.
+
+        Args:
+            engine: The engine.
+            once: Whether a command does this for a gateway that may run in another container.
 
         Raises:
             EngineError: The engine did not answer all of it: nothing was done.
         """
         began = time.monotonic()
-        observed = await self._observer.look(engine)
-        desired = self.desired()
+        observed, desired = await self._observer.look(engine), self.desired()
+        if once:
+            observed = as_running_gateway(desired, observed)
         sources = networks_of_sources(observed, self._options)
         self.directory.renew(observed.containers, began, sources, self._options.grants, strict=desired.strict)
         if self._ledger.adopting:

@@ -4,7 +4,12 @@ from gateway.docker.model import RUNNING, Container, EndpointInfo
 from gateway.docker.plan import Action, Standing, Verb
 from gateway.docker.planning.aliases import promise
 from gateway.docker.planning.draft import Draft
-from gateway.docker.planning.own import other_address, own_addresses, without_network
+from gateway.docker.planning.own import (
+    is_bound_to_removed_network,
+    other_address,
+    own_addresses,
+    without_network,
+)
 from gateway.docker.trouble import Blocked
 
 
@@ -30,6 +35,11 @@ def keep(
         ours: Whether the gateway made it.
     """
     there = draft.known.get(name)
+    if container.state not in RUNNING and is_bound_to_removed_network(draft, container):
+        draft.report_container(
+            container, name, Standing.DRIFTED, None, without_network(draft, container, name, ours=ours)
+        )
+        return
     if there is not None and endpoint.network_id not in ("", there.id):
         _stale(draft, container, name, free, ours=ours)
         return
@@ -54,6 +64,9 @@ def keep(
         _repair(draft, container, name, endpoint, free, " and ".join(wrong))
     elif missing:
         message = f"it was attached by other means, without {', '.join(missing)}"
+        if container.id == draft.observed.own:
+            command = f"{draft.observed.flavour.command} network disconnect {name} {container.name}"
+            message += f": run {command}, and the gateway attaches itself"
         draft.report_container(container, name, Standing.DRIFTED, None, message)
     elif taken:
         draft.report_container(container, name, Standing.DRIFTED, Blocked.ALIAS_CONFLICT, taken)

@@ -1,13 +1,16 @@
 """The gateway's own address on each network, and what endangers it."""
 
+import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 
 from gateway.docker.addresses import choose, protected
 from gateway.docker.model import RUNNING, Container, EndpointInfo, NetworkInfo, Observed
 from gateway.docker.plan import OWNER_ALIAS, Action, Desired, Standing, Verb
 from gateway.docker.planning.draft import Draft
 
+_NETWORK_ID = re.compile("[0-9a-f]{64}")
 _FIX = 'docs/docker.md, "The gateway\'s address", says how to give the network one'
 
 
@@ -53,6 +56,16 @@ def other_address(draft: Draft, name: str, endpoint: EndpointInfo) -> str:
     return f"the engine may give its address {', '.join(loose)} to another container" if loose else ""
 
 
+def is_bound_to_removed_network(draft: Draft, container: Container) -> bool:
+    """Return whether the network mode of a container is the ID of a network that does not exist any more.
+
+    Compose 2.26 writes such IDs for external networks. The engine cannot start the container, whatever it is attached
+    to.
+    """
+    mode = container.network_mode
+    return bool(_NETWORK_ID.fullmatch(mode)) and all(each.id != mode for each in draft.observed.networks)
+
+
 def without_network(draft: Draft, container: Container, name: str, *, ours: bool) -> str:
     """Say what happens to a stopped container whose network was removed, as by `docker network prune`.
 
@@ -63,6 +76,8 @@ def without_network(draft: Draft, container: Container, name: str, *, ours: bool
         ours: Whether the gateway attached it, and so does it again.
     """
     message = "it was attached to a network of that name that is gone, and cannot start"
+    if is_bound_to_removed_network(draft, container):
+        return f"{message}: recreate it (with Compose: docker compose up -d --force-recreate)"
     if ours:
         return f"{message} until the gateway attaches it again"
     who, network = container.name, f"{draft.observed.flavour.command} network"
@@ -142,6 +157,18 @@ def _taken(draft: Draft, own: Container, name: str) -> Iterator[str]:
                 f"network {name}: container {container.name} has {', '.join(got)}, for which the gateway asked:"
                 " clients that remember it as the gateway's address reach that container: give it another address"
             )
+
+
+def as_running_gateway(desired: Desired, observed: Observed) -> Observed:
+    """Return `observed` from the view of the running gateway, if a command such as `apply` runs elsewhere.
+
+    A command runs on the host or in a temporary container, which must not be attached in place of the gateway's.
+    """
+    own = observed.own_container
+    if own is not None and desired.is_gateway(own):
+        return observed
+    running = [each for each in observed.containers if each.state in RUNNING and desired.is_gateway(each)]
+    return replace(observed, own=running[0].id) if len(running) == 1 else observed
 
 
 def namesakes(draft: Draft) -> Iterator[str]:
