@@ -79,7 +79,7 @@ docker wait one two
 docker logs one; docker logs two
 echo WRITTEN
 until docker volume inspect media | grep nconnect=2; do sleep 1; [ -z "$(docker ps -qa)" ] || docker rm one two; done
-echo MADE-ANEW
+echo MADE-AGAIN
 run --rm -v media:/media box cat /media/hello > /got && echo "AGAIN $(cat /got)"
 """
     gateway.start()
@@ -100,7 +100,7 @@ run --rm -v media:/media box cat /media/hello > /got && echo "AGAIN $(cat /got)"
         assert "nothing to change" in plan.stdout, plan.stdout + plan.stderr
         text = gateway.config.read_text()
         gateway.config.write_text(text.replace(f"address: {HOST}", f"address: {HOST}, mount_options: [nconnect=2]"))
-        guest.wait_for("MADE-ANEW", 60)
+        guest.wait_for("MADE-AGAIN", 60)
         guest.wait_for("AGAIN hello over NFS", 60)
     assert kills > 5
     assert len(written) == 2 * _WRITES

@@ -214,7 +214,7 @@ def test_a_swarm_service_is_told_or_refused(policy: str) -> None:
         ({"gateway.Backend": "orders"}, ["unknown label gateway.Backend: did you mean gateway.backends?"]),
         ({"gateway.on_stop": "keep"}, ["unknown label gateway.on_stop: did you mean gateway.on-stop?"]),
         ({"gateway.http.routers.web": "x"}, []),  # another program's
-        ({"gateway.enabled": "true", "gateway.instance": "site-b"}, []),  # that one tells
+        ({"gateway.enabled": "true", "gateway.instance": "site-b"}, []),  # that one reports it
         ({**OPT_IN, "gateway.colour": "red"}, ["unknown label gateway.colour"]),
     ],
 )
@@ -257,7 +257,7 @@ def test_a_container_in_a_network_that_is_not_attached_says_whose() -> None:
     assert "that is gone" in found.conditions[-1].message
 
 
-# A network that is to be made anew.
+# A network that must be re-created.
 
 
 def outdated(tmp_path: Path) -> tuple[FakeEngine, Reconciler, list[FakeContainer], list[NetworkOptions]]:

@@ -23,7 +23,7 @@ class Link:
         self.acts: list[str] = []
 
     def send_echo_requests(self) -> None:
-        """There is no host to send requests to."""
+        """No host can receive requests."""
 
     def reset_all(self) -> None:
         self.acts.append("reset")
