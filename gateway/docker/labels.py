@@ -18,6 +18,10 @@ _CLOSE = 0.75
 """How similar an unknown label and a known one are for a suggestion."""
 _LONGEST_SLIP = 2 * max(map(len, KEYS))
 """Characters of a key for which a known one is suggested."""
+_SUGGESTIONS = 3
+"""Unknown backends in one label for which a known one is suggested."""
+_LONGEST_NAME = 63
+"""Characters of an unknown backend for which a known one is suggested."""
 ALIAS = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE)
 """A host name's label (RFC 1123, section 2.1); Docker also accepts dots, with which names do not resolve."""
 
@@ -62,7 +66,11 @@ def read(
         return None, problems
     wanted = listed(mine.get("backends", ""))
     known = set(backends)
-    problems += [f"{prefix}.backends: backend {name!r} does not exist" for name in wanted if name not in known]
+    unknown = [name for name in wanted if name not in known]
+    problems += [
+        f"{prefix}.backends: backend {name!r} does not exist{_similar(name, known) if at < _SUGGESTIONS else ''}"
+        for at, name in enumerate(unknown)
+    ]
     aliases = listed(mine.get("aliases", ""))
     problems += [f"{prefix}.aliases: {alias!r} is not a host name" for alias in aliases if not ALIAS.fullmatch(alias)]
     on_stop = mine.get("on-stop", "keep")
@@ -115,6 +123,11 @@ def _mistakes(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> Iter
     text = mine.get("enable", "true")
     if text.lower() not in _TRUE | _FALSE:
         yield f"{prefix}.enable: {text!r} is neither true nor false"
+
+
+def _similar(name: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=_CLOSE) if len(name) <= _LONGEST_NAME else []
+    return f": did you mean {close[0]!r}?" if close else ""
 
 
 def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) -> Request | None:

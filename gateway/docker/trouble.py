@@ -1,5 +1,6 @@
 """Errors of requests to an engine, by what to do about them."""
 
+import errno
 import re
 from enum import StrEnum
 
@@ -107,8 +108,16 @@ def explain(error: Exception) -> EngineError:
         message = str(error.message).strip()
         return EngineError(_KINDS.get(error.status, Kind.FAILED), message)
     if isinstance(error, aiohttp.ClientError | OSError):
-        return EngineError(Kind.UNREACHABLE, str(error) or type(error).__name__)
+        return EngineError(Kind.UNREACHABLE, (str(error) or type(error).__name__) + _hint(error))
     return EngineError(Kind.FAILED, f"{type(error).__name__}: {error}")
+
+
+def _hint(error: BaseException) -> str:
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    if isinstance(cause, OSError) and cause.errno == errno.EACCES:
+        group = "--group-add $(stat -c %g SOCKET) with docker run, group_add with Compose"
+        return f": give the gateway the group of the engine's socket ({group})"
+    return ""
 
 
 EXPECTED = (DockerError, aiohttp.ClientError, OSError, TimeoutError, KeyError, ValueError, TypeError, AttributeError)

@@ -172,3 +172,21 @@ def test_networks_are_those_of_the_plan_which_may_be_other_than_the_configured_o
     off = replace(web, endpoints={})
     found = explain(wanted, Observed((own, off), own=own.id), planned, off, [UP])
     assert found.backends[0].why == "network apps-shop is blocked: ip_exhausted: full"
+
+
+def test_a_backend_whose_state_is_not_known_may_be_reached() -> None:
+    unknown = replace(UP, state="unknown", why="check.user is not set")
+    found = verdict(ATTACHED, fact=unknown)
+    assert (found.reached, found.remedy) == ("maybe", "")
+    assert "check.user is not set" in found.why
+    assert "it reaches one of them" in verdict(SHOPPING, CLASH, fact=unknown).why
+
+
+def test_strict_advises_a_grant_rather_than_other_labels() -> None:
+    found = verdict(container("web", labels={"gateway.enabled": "true"}), strict=True)
+    assert found.remedy.startswith("grant it in docker.grants")
+
+
+def test_networks_that_are_refused_are_among_the_facts() -> None:
+    found = told(container("web"), options={"networks": {"apps": NetworkOptions(per="project")}}, strict=True)
+    assert [each.state for each in found.parts if each.name == "apps--container-web"] == ["blocked"]

@@ -18,6 +18,7 @@ from gateway.docker.observe import Observer
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import Desired, Plan, Standing, Verb
 from gateway.docker.planning import plan
+from gateway.docker.planning.own import as_running_gateway
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.trouble import Blocked
 from tests.unit.fake_engine import FakeContainer, FakeEngine
@@ -431,3 +432,49 @@ def test_a_container_that_joined_the_network_by_itself_is_warned_for_and_left_al
     assert any(each.startswith("joined: 'orders' is a backend on network apps") for each in found.warnings)
     assert [each.container for each in found.shadows] == ["joined"]
     assert found.actions == ()
+
+
+# Commands, and repairs that only a person can do.
+
+
+def test_a_command_in_another_container_acts_for_the_gateway_that_runs() -> None:
+    temporary = container("tmp", endpoints={"bridge": endpoint(network="n0")})
+    for own in (temporary.id, None):
+        seen = Observed((GATEWAY, temporary, WEB), (APPS, SHOP), own=own)
+        assert as_running_gateway(desired(), seen).own == GATEWAY.id
+    stopped = Observed((replace(GATEWAY, state="exited"), temporary), (APPS, SHOP), own=temporary.id)
+    assert as_running_gateway(desired(), stopped) is stopped
+    two = Observed((GATEWAY, replace(GATEWAY, id="id-2", name="second")), (APPS,), own=None)
+    assert as_running_gateway(desired(), two) is two
+
+
+def test_a_gateway_that_others_attached_says_how_to_undo_that() -> None:
+    joined = replace(GATEWAY, endpoints={**GATEWAY.endpoints, "apps": endpoint("x")})
+    found = plan(desired(), Observed((joined,), (APPS,), own=joined.id), frozenset())
+    (message,) = (each.message for each in found.conditions)
+    assert "docker network disconnect apps gateway" in message
+
+
+def test_a_container_bound_to_a_removed_network_by_its_id_must_be_recreated() -> None:
+    bound = container("job", state="exited", network_mode="f" * 64, endpoints={"apps": endpoint()}, labels=OPT_IN)
+    found = planned(bound)
+    assert standing(found, "job") == (Standing.DRIFTED, None)
+    assert "--force-recreate" in next(each.message for each in found.conditions if each.container == "job")
+    assert standing(planned(replace(bound, network_mode=APPS.id)), "job")[0] is Standing.ATTACHED
+
+
+def test_a_container_in_the_network_of_one_that_is_blocked_is_blocked_too() -> None:
+    base = container("orders", labels=OPT_IN)
+    side = container("side", labels=OPT_IN, network_mode="container:orders", created=1)
+    assert standing(planned(base, side), "side") == (Standing.BLOCKED, Blocked.SHARED_NETWORK)
+
+
+def test_a_backends_name_as_an_alias_needs_another_alias() -> None:
+    found = planned(replace(WEB, labels={**OPT_IN, "gateway.aliases": "orders"}))
+    message = next(each.message for each in found.conditions if each.container == "web")
+    assert message.endswith("choose another alias")
+
+
+def test_an_unknown_backend_suggests_a_known_one() -> None:
+    found = planned(replace(WEB, labels={**OPT_IN, "gateway.backends": "order"}))
+    assert any("did you mean 'orders'?" in each for each in found.warnings)

@@ -22,7 +22,7 @@ def parts(subject: Subject) -> Iterator[Part]:
         yield Part("grants", "docker.grants", "given", given)
     elif subject.desired.strict:
         yield Part("grants", "docker.grants", "none", "with gateway.strict, nothing but grants counts")
-    concerned = [name for name in subject.networks if subject.endpoint(name) or name in subject.conditions]
+    concerned = dict.fromkeys((*(name for name in subject.networks if subject.endpoint(name)), *subject.conditions))
     for name in concerned or subject.options.networks:
         yield _network(subject, name)
     for shadow in subject.shadows:

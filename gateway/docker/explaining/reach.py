@@ -11,6 +11,7 @@ from gateway.docker.model import RUNNING, Container
 from gateway.docker.plan import Standing, carried
 
 _GOOD = ("up", "degraded")
+_UNKNOWN = "unknown"
 
 
 def reached(subject: Subject, fact: BackendFact) -> Reached:
@@ -36,9 +37,9 @@ def reached(subject: Subject, fact: BackendFact) -> Reached:
 def _served(subject: Subject, fact: BackendFact, network: str, base: Container) -> Reached:
     """As `reached`, on a network on which the gateway has the backend's name."""
     found = _not_admitted(subject, fact, network, base)
-    if found is None and fact.state not in _GOOD:
-        why = f"the backend is {fact.state}" + (f": {fact.why}" if fact.why else "")
-        found = _no(fact, why, f"see why: gateway explain {fact.name}")
+    state = f"the backend is {fact.state}" + (f": {fact.why}" if fact.why else "")
+    if found is None and fact.state not in (*_GOOD, _UNKNOWN):
+        found = _no(fact, state, f"see why: gateway explain {fact.name}")
     if found is not None:
         return replace(found, network=network)
     shadow = next((each for each in subject.shadows if each.name == fact.name.lower()), None)
@@ -48,6 +49,8 @@ def _served(subject: Subject, fact: BackendFact, network: str, base: Container) 
             f" (docker.networks.{subject.desired.called(shadow.network)}.backends)"
         )
         return Reached(fact.name, "maybe", network, f"{shadow}: it reaches one of them by that name", remedy)
+    if fact.state == _UNKNOWN:
+        return Reached(fact.name, "maybe", network, f"by the name {fact.name}; {state}", "")
     return Reached(fact.name, "yes", network, f"by the name {fact.name}; the backend is {fact.state}")
 
 
@@ -120,10 +123,10 @@ def _unasked(subject: Subject, fact: BackendFact, configured: list[str]) -> Reac
     if enable in container.image_labels and subject.grant is None:
         why = f"its label {enable} comes from its image, and does not count"
         return _no(fact, why, f"set {enable}=true on the container, or {grant}")
-    if subject.mistakes:
-        return _no(fact, "; ".join(subject.mistakes), f"correct its labels and create it again, or {grant}")
     if subject.desired.strict and subject.grant is None:
         return _no(fact, "docker.grants give it nothing, and with gateway.strict nothing else counts", grant)
+    if subject.mistakes:
+        return _no(fact, "; ".join(subject.mistakes), f"correct its labels and create it again, or {grant}")
     if enable in mine and not labels.enabled(mine[enable]):
         return _no(fact, f"its label {enable} is {mine[enable]}", f"set {enable}=true and create it again")
     if enable not in mine and subject.grant is None and subject.rule is None:

@@ -1,7 +1,20 @@
 """Who has an alias on a network: the backends first, then the oldest container that asks for it."""
 
+from collections.abc import Iterable
+
 from gateway.docker.model import Container
 from gateway.docker.planning.draft import Draft
+
+BACKEND = "a backend of the gateway"
+
+
+def remedy(holders: Iterable[str]) -> str:
+    """Return what to do about aliases that belong to others.
+
+    Args:
+        holders: Who has them, as `clash` returns them.
+    """
+    return "choose another alias" + ("" if BACKEND in holders else ", or list it for both in docker.grants")
 
 
 def age(container: Container) -> tuple[int, str]:
@@ -14,7 +27,7 @@ def clash(draft: Draft, container: Container, name: str, alias: str) -> str | No
     own = draft.observed.own
     alias = alias.lower()
     if container.id != own and alias in draft.taken(name):
-        return "a backend of the gateway"
+        return BACKEND
     for other, by_alias in draft.called(name, alias):
         if other.id in (container.id, own):
             continue
@@ -38,11 +51,10 @@ def promise(draft: Draft, container: Container, name: str, aliases: tuple[str, .
 
 def _gives_way(draft: Draft, other: Container, container: Container, name: str, alias: str) -> bool:
     """Return whether a container shares its alias with another, or is younger and got it from the gateway."""
-    endpoint = container.endpoints.get(name)
     if draft.desired.mark not in (other.endpoints[name].aliases or ()):
         return False  # another program or person named it
     if container.id == draft.observed.own:
         return True
-    has_it = endpoint is not None and alias in endpoint.names
+    has_it = any(each.id == container.id and by_alias for each, by_alias in draft.called(name, alias))
     younger = has_it and age(container) < age(other)
     return younger or draft.holder(other).shares(alias, draft.holder(container))

@@ -2,7 +2,7 @@
 
 from gateway.docker.model import LIVE, RUNNING, Container
 from gateway.docker.plan import Action, Standing, Verb
-from gateway.docker.planning.aliases import age, clash, promise
+from gateway.docker.planning.aliases import age, clash, promise, remedy
 from gateway.docker.planning.draft import Draft
 from gateway.docker.planning.endpoints import is_ours, keep, refuse
 from gateway.docker.planning.hindrances import hindrance
@@ -70,7 +70,7 @@ def _attachment(draft: Draft, container: Container, name: str, aliases: tuple[st
     own = container.id == draft.observed.own
     ours = endpoint is not None and is_ours(draft, container, name, endpoint)
     if conflicts and ((endpoint is None and not own) or (not free and (own or not ours))):
-        message = f"{taken}: choose another alias, or list it for both in docker.grants"
+        message = f"{taken}: {remedy(conflicts.values())}"
         draft.report_container(container, name, Standing.BLOCKED, Blocked.ALIAS_CONFLICT, message)
     elif endpoint is None:
         _connect(draft, container, name, free)

@@ -28,7 +28,14 @@ def joined(draft: Draft, container: Container, network: str, aliases: tuple[str,
     through = f"it uses the network of container {base.name}"
     endpoint = base.endpoints.get(network)
     if endpoint is None:
-        if coming:
+        refused = next(
+            (each for each in draft.conditions
+             if (each.container_id, each.network, each.state) == (base.id, network, Standing.BLOCKED)),
+            None,
+        )  # fmt: skip
+        if refused is not None:
+            report(Standing.BLOCKED, Blocked.SHARED_NETWORK, f"{through}, which is blocked: {refused.message}")
+        elif coming:
             report(Standing.PENDING, None, f"{through}, which is attached first")
         else:
             message = f"{through}, which is not attached: set the labels on that one"
