@@ -4,7 +4,7 @@ import asyncio
 import errno
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, NewType, Protocol
 
 from gateway.errors import Reason
+from gateway.facts import Fact, FactValue
 from gateway.measure import Histogram, Tap
 from gateway.secret_files import read_secret, unreadable
 from gateway.text import one_line
@@ -163,6 +164,29 @@ class TunnelState(StrEnum):
     STOPPED = "stopped"
 
 
+class TrafficClass(StrEnum):
+    """What the clients of a backend do with its bytes."""
+
+    INTERACTIVE = "interactive"
+    """Queries, whose latency counts."""
+    BULK = "bulk"
+    """Transfers, which would delay queries on the same connection or CPU core."""
+
+
+class InsecureSetting(NamedTuple):
+    """A setting that strict mode refuses.
+
+    Args:
+        key: The key, below the tunnel or backend.
+        message: What is wrong, and what to set instead. It follows the key in a sentence.
+        advised: Whether it is worth a warning without strict mode.
+    """
+
+    key: str
+    message: str
+    advised: bool
+
+
 class CloseReason(StrEnum):
     """Why a joined connection ended."""
 
@@ -208,12 +232,8 @@ class ProbeResult:
 
     Args:
         role: `primary` or `replica`; None if the kind has no roles.
-        read_only: Whether the database refuses writes.
-        lag: Replication lag in seconds; None if the server does not report it.
-        version: The server's version string.
-        identity: An identifier that stays the same for as long as the server is the same.
-        space: Storage space in bytes, by `total` and `available`.
-        lease: Lease time of a file server in seconds: it keeps the locks of a silent client for this long.
+        read_only: Whether the database refuses writes, so that clients of a primary must not connect.
+        facts: The facts that the kind declares, as far as they are known.
         degraded: Reason and detail that make the target `degraded` instead of `up`.
         unusable: Reason and detail that make the target `down`, although it answers.
         unprobed: Why the target was not probed; its state is then `unknown`.
@@ -223,11 +243,7 @@ class ProbeResult:
 
     role: str | None = None
     read_only: bool | None = None
-    lag: float | None = None
-    version: str | None = None
-    identity: str | None = None
-    space: dict[str, int] = field(default_factory=dict)
-    lease: int | None = None
+    facts: Mapping[Fact, FactValue] = field(default_factory=dict)
     degraded: tuple[Reason, str] | None = None
     unusable: tuple[Reason, str] | None = None
     unprobed: str | None = None
@@ -235,10 +251,8 @@ class ProbeResult:
     certificate: Validity | None = None
 
     def __post_init__(self) -> None:
-        for name in ("version", "identity"):
-            text = getattr(self, name)
-            if text is not None:
-                object.__setattr__(self, name, one_line(text))  # frozen, but still under construction
+        safe = {fact: one_line(value) if isinstance(value, str) else value for fact, value in self.facts.items()}
+        object.__setattr__(self, "facts", safe)  # frozen, but still under construction
 
 
 class Relay(Protocol):

@@ -15,12 +15,23 @@ class Kinds(Mapping[str, K]):
 
     Args:
         package: The package's name.
-        path: The package's `__path__`. Subpackages are ignored.
+        path: The package's `__path__`. Folders may be appended to it at any time. Subpackages are ignored.
     """
 
     def __init__(self, package: str, path: list[str]) -> None:
         self._package = package
-        self._names = sorted(module.name for module in pkgutil.iter_modules(path) if not module.ispkg)
+        self._path = path
+        self._listed: tuple[str, ...] = ()
+        """The folders that `_listed_names` comes from."""
+        self._listed_names: list[str] = []
+
+    @property
+    def _names(self) -> list[str]:
+        if self._listed != tuple(self._path):
+            self._listed = tuple(self._path)
+            modules = pkgutil.iter_modules(self._path)
+            self._listed_names = sorted(module.name for module in modules if not module.ispkg)
+        return self._listed_names
 
     def __getitem__(self, name: str) -> K:
         if name not in self._names:

@@ -5,6 +5,7 @@ lines, bidirectional or invisible characters, or megabytes of data.
 """
 
 _MAX_LENGTH = 500
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SCAN_FACTOR = 8
 """Only this many times the maximum length is examined, however long the text is."""
 _RANGES = (
@@ -30,6 +31,15 @@ def one_line(text: str, max_length: int = _MAX_LENGTH) -> str:
     if len(line) <= max_length and head == text:
         return line
     return line[: max_length - 1].rstrip() + "…"
+
+
+def format_bytes(count: float) -> str:
+    """Return a number of bytes with a binary unit, such as `1.5GiB`."""
+    unit = 0
+    while count >= 1024 and unit < len(_UNITS) - 1:
+        count /= 1024
+        unit += 1
+    return f"{count:.1f}{_UNITS[unit]}" if unit else f"{count:.0f}B"
 
 
 def _is_visible(character: str) -> bool:

@@ -11,6 +11,7 @@ import sys
 import types
 import typing
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -32,7 +33,7 @@ from gateway.forwarding.admission import Refusal
 from gateway.measure import Histogram
 from gateway.ops.access import Role
 from gateway.ops.http import OpsServer
-from gateway.ops.metrics import families
+from gateway.ops.metrics import fact_families, families
 from gateway.ops.reading import ROLES
 from gateway.ops.view import ServiceView
 from gateway.vpn.options import Silence
@@ -201,7 +202,13 @@ def _http() -> Iterator[str]:
 
 def _metrics() -> Iterator[str]:
     yield from ("", "## Metrics", "", "| name | type | labels | |", "| --- | --- | --- | --- |")
-    for family in families(_EMPTY):
+    facts = chain(
+        fact_families((fact for _, kind in sorted(tunnels.KINDS.items()) for fact in kind.facts), "tunnel").values(),
+        fact_families(
+            (fact for _, kind in sorted(backends.KINDS.items()) for fact in kind.facts), "backend", "target"
+        ).values(),
+    )
+    for family in (*families(_EMPTY), *facts):
         suffix = "_total" if family.type == "counter" else ""
         labels = ", ".join(f"`{label}`" for label in getattr(family, "_labelnames", ()))
         yield f"| `{family.name}{suffix}` | {family.type} | {labels} | {family.documentation} |"

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from gateway.config import Config
+from gateway.contracts import TrafficClass
 
 
 class Lane(NamedTuple):
@@ -42,7 +43,7 @@ def lane_of(config: Config, backend: str, *, apart: bool) -> Lane | None:
         apart: Whether bulk has lanes of its own.
     """
     spec = config.backends[backend]
-    return _lane(config, spec.via, bulk=spec.kind.bulk and apart) if spec.via else None
+    return _lane(config, spec.via, bulk=spec.kind.traffic_class is TrafficClass.BULK and apart) if spec.via else None
 
 
 def lanes(config: Config, own: Collection[str], *, apart: bool) -> list[Lane]:

@@ -32,7 +32,7 @@ _RESTRICTED = {
 def workload(config: Config, text: str, name: str, image: str, *, podman: bool = False) -> list[dict[str, Any]]:
     """A ConfigMap with the configuration, and what runs it.
 
-    That is a Deployment with a Service for each backend, or, where there is an NFS backend, a DaemonSet in the nodes'
+    That is a Deployment with a Service for each backend, or, if nodes mount a backend, a DaemonSet in the nodes'
     network.
 
     Args:
@@ -47,7 +47,7 @@ def workload(config: Config, text: str, name: str, image: str, *, podman: bool =
     """
     files = _check(config, name)
     labels = {"app.kubernetes.io/name": "gateway", "app.kubernetes.io/instance": name}
-    nodes = any(spec.kind.bulk for spec in config.backends.values())
+    nodes = any(spec.kind.kernel_mounts for spec in config.backends.values())
     settings = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -96,15 +96,21 @@ def _check(config: Config, name: str) -> bool:
         raise UsageError(f"--name {name}: a name of Kubernetes has small letters, digits and -")
     if config.docker is not None:
         raise UsageError("docker: a pod reaches no engine: leave the section out")
-    if any(spec.kind.single for spec in config.tunnels.values()):
+    if any(spec.kind.needs_capabilities for spec in config.tunnels.values()):
         raise UsageError("a VPN needs rights that these manifests do not give: use the chart with vpn.enabled")
-    if len({spec.kind.bulk for spec in config.backends.values()}) > 1:
-        raise UsageError("NFS needs a gateway on each node, databases need a Service: use a file for each")
+    kinds = {spec.kind.name: spec.kind for spec in config.backends.values()}
+    mounted = [each for each, kind in kinds.items() if kind.kernel_mounts]
+    others = [each for each, kind in kinds.items() if not kind.kernel_mounts]
+    if mounted and others:
+        raise UsageError(
+            f"kind {', '.join(mounted)} needs a gateway on each node, kind {', '.join(others)} needs a Service:"
+            " use a file for each"
+        )
     log = config.audit.log
     if isinstance(log, Path) and (".." in log.parts or not log.is_relative_to(_WRITABLE["state"])):
         raise UsageError(f"audit.log: the pod cannot write {log}: use stdout, or a file in {_WRITABLE['state']}")
     low = _low_ports(config)
-    if low and any(spec.kind.bulk for spec in config.backends.values()):
+    if low and mounted:
         raise UsageError(f"port {low[0]}: a pod in the node's network may listen on ports from {_FIRST_FREE} on only")
     named = {f"tunnels.{each}": [spec.options] for each, spec in config.tunnels.items()}
     named |= {f"backends.{each}": [spec.options, spec.check_options] for each, spec in config.backends.items()}

@@ -26,7 +26,7 @@ def with_ports(config: Config, *, record: bool = True) -> Config:
     wanted = [
         name
         for name, spec in config.backends.items()
-        if not spec.listen and spec.kind.volume(spec.options, Endpoint(_LOOPBACK, 1)) is not None
+        if not spec.listen and spec.kind.volume_options(spec.options) is not None
     ]
     if not wanted:
         return config

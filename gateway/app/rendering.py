@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from gateway.app.wanted import only_here, volumes
+from gateway.app.wanted import mounts, only_here, volumes
 from gateway.backends.common.volume import VolumeSpec
 from gateway.config import Config
 from gateway.contracts import Endpoint
@@ -74,11 +74,10 @@ def docker_run(config: Config, host: str | None) -> list[str]:
 
 
 def kubernetes(config: Config) -> str:
-    """A PersistentVolume and a claim for each NFS volume; the gateway runs on every node, with the host's network."""
+    """A PersistentVolume and a claim for each volume; the gateway runs on every node, with the host's network."""
     documents = []
-    for spec in volumes(config):
-        if spec.kind != "nfs":
-            raise UsageError(f"volume {spec.name}: Kubernetes mounts no SMB by itself: it needs a CSI driver for it")
+    for spec, mount in mounts(config):
+        source = mount.persistent_volume(spec)
         if not re.fullmatch("[a-z0-9]([-a-z0-9.]*[a-z0-9])?", spec.name):
             raise UsageError(f"volume {spec.name}: a name of Kubernetes has small letters, digits and -")
         mode = "ReadOnlyMany" if spec.read_only else "ReadWriteMany"
@@ -92,7 +91,7 @@ def kubernetes(config: Config) -> str:
                 "persistentVolumeReclaimPolicy": "Retain",
                 "storageClassName": "",
                 "mountOptions": [each for each in spec.options if each not in ("ro", "rw", f"addr={spec.address}")],
-                "nfs": {"server": spec.address, "path": spec.export, "readOnly": spec.read_only},
+                **source,
             },
         })  # fmt: skip
         documents.append({
@@ -113,14 +112,14 @@ def hints(config: Config) -> Iterator[str]:
     """What will not work as it is configured."""
     for name, spec in config.backends.items():
         for address in spec.listen:
-            if isinstance(address, Endpoint) and only_here(address) and not spec.kind.bulk:
+            if isinstance(address, Endpoint) and only_here(address) and not spec.kind.kernel_mounts:
                 yield f"{name} listens on {address}, which containers reach only with the host's network"
 
 
 def _listeners(config: Config) -> Iterator[tuple[str, int]]:
     for name, spec in config.backends.items():
         port = next((address.port for address in spec.listen if isinstance(address, Endpoint)), None)
-        if port is not None and not spec.kind.bulk:
+        if port is not None and not spec.kind.kernel_mounts:
             yield name, port
 
 

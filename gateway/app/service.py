@@ -114,7 +114,7 @@ class GatewayService:
             asyncio.TaskGroup() as group,
             supervise() as supervisor,
         ):
-            self._flush_if_bulk(self._config)
+            self._flush_if_mounted(self._config)
             recorder = self._auditing.recorder
             self._fleet = Fleet(supervisor, group, recorder)
             self._site = Site(supervisor, group, self._config, self._fleet, recorder=recorder)
@@ -254,7 +254,7 @@ class GatewayService:
             self._unsettled.set()
             if self._fleet is not None:
                 self._fleet.apply(config, site)
-            self._flush_if_bulk(config)
+            self._flush_if_mounted(config)
             if config.log != self._config.log:
                 logs.configure(config.log.level, config.log.format)
             known = advice(self._config)
@@ -307,8 +307,8 @@ class GatewayService:
         except TimeoutError as error:
             raise GatewayError(f"the configuration could not be read within {_LOAD:g} s") from error
 
-    def _flush_if_bulk(self, config: Config) -> None:
-        if not self._flushes and any(spec.kind.bulk for spec in config.backends.values()):
+    def _flush_if_mounted(self, config: Config) -> None:
+        if not self._flushes and any(spec.kind.kernel_mounts for spec in config.backends.values()):
             self._flushes = become_io_flusher()
 
     def _refuse_while_stopping(self) -> None:

@@ -15,6 +15,7 @@ from gateway.app.worker.messages import NO_UPLINK, UplinkReport, uplink_report, 
 from gateway.app.worker.remote import RemoteForward
 from gateway.config import TunnelSpec
 from gateway.contracts import State, TunnelState
+from gateway.facts import Fact
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.health.monitor import Check
@@ -69,14 +70,15 @@ def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:
         failures=dict(sum((Counter(each.failures) for each in reports), Counter())),
         rtt=worst.rtt,
         channel_open=reduce(Histogram.plus, (each.channel_open for each in reports), Histogram()),
-        details=_details([each.details for each in reports if each.details]),
+        details=_details([each.details for each in reports if each.details], spec.kind.facts),
+        facts=spec.kind.facts,
     )
 
 
-def _details(all_details: list[dict[str, Any]]) -> dict[str, Any]:
-    """Those of the first, with what can be counted added up."""
+def _details(all_details: list[dict[str, Any]], facts: tuple[Fact, ...]) -> dict[str, Any]:
+    """Return the details of the first link, with the sums of additive facts."""
     together = dict(all_details[0]) if all_details else {}
-    for key in ("connections", "channels"):
+    for key in (fact.key for fact in facts if fact.additive):
         if key in together:
             together[key] = sum(each.get(key, 0) for each in all_details)
     return together
@@ -108,6 +110,7 @@ def backend_view(running: Running, *, knows_containers: bool) -> BackendView:
         reason=reason,
         detail=detail,
         since=running.since,
+        facts=spec.kind.facts,
         targets=[_target(check, running.budgets.get(check.target)) for check in running.checks],
         connections=forward.active,
         connections_total=forward.accepted,
@@ -189,12 +192,7 @@ def _target(check: Check, budget: HandshakeBudget | None) -> TargetView:
         since=check.since,
         flapping=verdict.flapping,
         role=probe_result.role,
-        read_only=probe_result.read_only,
-        lag=probe_result.lag,
-        version=probe_result.version,
-        identity=probe_result.identity,
-        space=probe_result.space,
-        lease=probe_result.lease,
+        facts=probe_result.facts,
         last_check=last.at if last else None,
         last_success=check.last_success,
         last_duration=last.duration if last else None,

@@ -19,10 +19,17 @@ import pymysql
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from gateway.backends import BackendKind, NoOptions
+from gateway.backends import BackendKind, ImportRules, NoOptions
 from gateway.backends.common import tls
 from gateway.backends.common.aborted_logins import AbortedLogins
-from gateway.backends.common.database import DatabaseCheck, credentials, verify
+from gateway.backends.common.database import (
+    DATABASE_FACTS,
+    IMPORT_NOTE,
+    DatabaseCheck,
+    credentials,
+    insecure_settings,
+    verify,
+)
 from gateway.backends.common.mysql_login import MysqlLogin
 from gateway.backends.common.mysql_status import query_status
 from gateway.backends.common.secrets import PasswordSource
@@ -243,9 +250,13 @@ KIND = BackendKind(
     NoOptions,
     MysqlCheck,
     MysqlBackend,
-    scheme="mysql",
+    schemes=("mysql",),
     default_port=3306,
+    aliases=("mariadb", "percona"),
     has_roles=True,
+    facts=DATABASE_FACTS,
+    imports=ImportRules(other_ports=(33060,), note=IMPORT_NOTE),
+    insecure_settings=insecure_settings,
     abort_limit=_ABORT_LIMIT,
     verify=_verify,
     credentials=credentials,

@@ -3,22 +3,53 @@
 import hashlib
 import secrets
 import socket
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from gateway.backends import BackendKind
-from gateway.backends.common.volume import VolumeOptions, VolumeSpec, build_volume, mount_address
-from gateway.contracts import Duration, Endpoint, Link, Phases, ProbeResult
+from gateway.backends import BackendKind, ConfiguredBackend, ImportRules
+from gateway.backends.common.volume import (
+    ImportedVolume,
+    MountKind,
+    VolumeOptions,
+    VolumeSpec,
+    build_volume,
+    mount_address,
+)
+from gateway.contracts import Duration, Endpoint, Link, Phases, ProbeResult, TrafficClass
 from gateway.errors import ProbeError, Reason
+from gateway.facts import IDENTITY, Fact, hidden
 from gateway.nfs import v4
 from gateway.nfs.nfs41_session import SESSION_LOST, Nfs41Session
 from gateway.nfs.rpc import RpcClient, RpcError
 from gateway.nfs.tap import RpcTap
 from gateway.nfs.xdr import XdrError
+from gateway.text import format_bytes
 
 CANARY = f".gateway-canary-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}"
 """The directory that the write check creates. Its name depends on the host: many gateways may check an export."""
 _INSTANCE_ID = secrets.token_hex(4)
 """Distinguishes this process in the client owner of NFSv4.1 sessions."""
+_PORT = 2049
+_VERSIONS = ("4", "4.0", "4.1", "4.2")
+_RESERVED = frozenset({
+    "proto", "tcp", "udp", "rdma", "tcp6", "udp6", "clientaddr", "mountaddr", "mountport", "mountproto", "mountvers",
+    "minorversion", "v2", "v3", "v4", "v4.0", "v4.1", "v4.2", "softerr", "bg", "fg", "retry", "intr", "nointr",
+    "resvport",
+})  # fmt: skip
+WRITABLE = Fact("read_only", "Whether the export refuses writes, if `check.write` is set.", describe=hidden)
+SPACE = Fact(
+    "space_bytes",
+    "Space of the export.",
+    metric="gateway_nfs_space_bytes",
+    label="kind",
+    describe=lambda space: f"{format_bytes(space['available'])} free",
+)
+LEASE = Fact(
+    "lease_seconds",
+    "Seconds for which the server keeps the locks of a silent client.",
+    describe=lambda seconds: f"lease of {seconds} s",
+)
 _REASONS = {
     v4.NFS4ERR_NOENT: Reason.EXPORT,
     v4.NFS4ERR_NOTDIR: Reason.EXPORT,
@@ -100,10 +131,12 @@ class NfsBackend:
                 raise ProbeError(Reason.RESET, str(error)) from error
         changed = _describe_change(self._first_seen.setdefault(target, export), export)
         return ProbeResult(
-            read_only=False if self.check.write else None,
-            identity=export.fsid,
-            space={"total": export.total, "available": export.available},
-            lease=export.lease,
+            facts={
+                WRITABLE: False if self.check.write else None,
+                IDENTITY: export.fsid,
+                SPACE: {"total": export.total, "available": export.available},
+                LEASE: export.lease,
+            },
             degraded=(Reason.EXPORT, f"{self.options.export}: {changed}: remount it") if changed else None,
             unusable=(Reason.NO_SPACE, f"{self.options.export}: none of {export.total} bytes is free")
             if _is_full(export)
@@ -189,17 +222,79 @@ def _volume(options: NfsOptions, listener: Endpoint) -> VolumeSpec | None:
     return build_volume(volume, listener, "nfs", options.export, device, mount_options)
 
 
+def _volume_problems(options: NfsOptions) -> Iterator[tuple[str, str]]:
+    """See `MountKind.problems`."""
+    if not options.export.startswith("/") or ".." in options.export.split("/"):
+        yield "export", f"{options.export!r} must begin with / and have no .. for a volume"
+    volume = options.volume
+    if volume is not None and "noresvport" in volume.mount_options and not options.allow_unprivileged_ports:
+        yield "volume.mount_options", "noresvport: needs allow_unprivileged_ports: true"
+
+
+def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
+    """See `MountKind.persistent_volume`."""
+    return {"nfs": {"server": volume.address, "path": volume.export, "readOnly": volume.read_only}}
+
+
+def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
+    """See `MountKind.import_volume`."""
+    mount = dict(part.partition("=")[::2] for part in driver_options.get("o", "").split(","))
+    server, _, export = driver_options.get("device", "").rpartition(":")
+    server = (mount.get("addr") or server).strip("[]")
+    if not server or not export:
+        raise ValueError("the server (addr=) or the export (device) is missing")
+    version = mount.get("nfsvers") or mount.get("vers") or "4"
+    notes = [] if version.startswith("4") else [f"NFS version {version} becomes 4.2 through the gateway"]
+    port = mount.get("port") or str(_PORT)
+    if not port.isdecimal():
+        raise ValueError(f"port={port} is not a port number")
+    keys = {"targets": [str(Endpoint(server, int(port)))], "export": export}
+    return keys | {"volume": {"read_only": True} if "ro" in mount else {}}, notes
+
+
+def _read_url(scheme: str, path: str) -> dict[str, str]:
+    """See `BackendKind.read_url`: the path is the export."""
+    del scheme
+    return {"export": path} if path.strip("/") else {}
+
+
+def _advice(backends: Sequence[ConfiguredBackend]) -> Iterator[str]:
+    """Warn about servers of several backends: kernels take them for one server (RFC 8881, section 2.10.5)."""
+    first: dict[object, str] = {}
+    for backend in backends:
+        for target in backend.targets:
+            other = first.setdefault((backend.via, target), backend.name)
+            if other != backend.name:
+                yield (
+                    f"backend {backend.name}: {target} is also the server of backend {other}, and a kernel takes two"
+                    " ports of one NFS server for one: mount every export through one backend."
+                )
+                break
+
+
 KIND = BackendKind(
     "nfs",
     NfsOptions,
     NfsCheck,
     NfsBackend,
-    scheme="nfs",
-    default_port=2049,
+    schemes=("nfs",),
+    default_port=_PORT,
+    read_url=_read_url,
     hold=Duration(300.0),
-    bulk=True,
+    traffic_class=TrafficClass.BULK,
+    mount=MountKind(
+        file_systems=("nfs",),
+        build=_volume,
+        versions=_VERSIONS,
+        reserved=_RESERVED,
+        problems=_volume_problems,
+        persistent_volume=_persistent_volume,
+        import_volume=_import_volume,
+    ),
+    facts=(WRITABLE, IDENTITY, SPACE, LEASE),
     tap=RpcTap,
     prompt=1.5,
-    volume=_volume,
+    imports=ImportRules(keys={"export": "/"}, note="set export to the path that is mounted"),
+    advice=_advice,
     privileged_only=lambda options: not options.allow_unprivileged_ports,
 )

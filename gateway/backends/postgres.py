@@ -23,8 +23,18 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGconn
 
-from gateway.backends import BackendKind, NoOptions
-from gateway.backends.common.database import DatabaseCheck, credentials, parse_lag, verify
+from gateway.backends import BackendKind, ImportRules, NoOptions
+from gateway.backends.common.database import (
+    DATABASE_FACTS,
+    IMPORT_NOTE,
+    LAG,
+    READ_ONLY,
+    DatabaseCheck,
+    credentials,
+    insecure_settings,
+    parse_lag,
+    verify,
+)
 from gateway.backends.common.loopback import loopback_port
 from gateway.backends.common.postgres_cancel import PostgresCancels
 from gateway.backends.common.postgres_certificate import ServerCertificates
@@ -33,6 +43,7 @@ from gateway.backends.common.postgres_login import Login
 from gateway.backends.common.secrets import PasswordSource
 from gateway.contracts import Endpoint, Link, Phases, ProbeResult
 from gateway.errors import ProbeError, Reason
+from gateway.facts import VERSION
 
 _QUERY = b"""
 SELECT pg_is_in_recovery(),
@@ -156,7 +167,8 @@ class PostgresBackend:
 
     def _evaluate(self, row: list[str | None], target: Endpoint, now: float) -> ProbeResult:
         """Convert the row that `_QUERY` selects; `now` is monotonic."""
-        in_recovery, read_only, version, lag_text, streaming = row
+        in_recovery, default_read_only, version, lag_text, streaming = row
+        read_only = in_recovery == "t" or default_read_only == "t"
         lag = parse_lag(lag_text) if lag_text is not None else None
         if streaming == "t" and lag == 0:
             self._last_in_sync[target] = now
@@ -170,9 +182,8 @@ class PostgresBackend:
             unusable = (Reason.LAG, f"{behind} behind its primary (max_lag {max_lag:g} s)")
         return ProbeResult(
             role="replica" if in_recovery == "t" else "primary",
-            read_only=in_recovery == "t" or read_only == "t",
-            lag=lag,
-            version=version,
+            read_only=read_only,
+            facts={READ_ONLY: read_only, LAG: lag, VERSION: version},
             degraded=(Reason.LAG, "the replica is not streaming from its primary") if streaming == "f" else None,
             unusable=unusable,
         )
@@ -265,9 +276,13 @@ KIND = BackendKind(
     NoOptions,
     DatabaseCheck,
     PostgresBackend,
-    scheme="postgres",
+    schemes=("postgres",),
     default_port=5432,
+    aliases=("postgresql",),
     has_roles=True,
+    facts=DATABASE_FACTS,
+    imports=ImportRules(note=IMPORT_NOTE),
+    insecure_settings=insecure_settings,
     cancels=PostgresCancels(),
     verify=verify,
     credentials=credentials,

@@ -4,11 +4,13 @@ import asyncio
 import secrets
 import struct
 from dataclasses import dataclass
+from typing import Any
 
-from gateway.backends import BackendKind, NoOptions
-from gateway.backends.common.volume import VolumeOptions, VolumeSpec, build_volume, mount_address
-from gateway.contracts import Duration, Endpoint, Link, Phases, ProbeResult, Stream
-from gateway.errors import ProbeError, Reason
+from gateway.backends import BackendKind, ImportRules, NoOptions
+from gateway.backends.common.volume import MountKind, VolumeOptions, VolumeSpec, build_volume, mount_address
+from gateway.contracts import Duration, Endpoint, Link, Phases, ProbeResult, Stream, TrafficClass
+from gateway.errors import ProbeError, Reason, UsageError
+from gateway.facts import IDENTITY, VERSION
 from gateway.relay.receive import receive_exactly
 
 _HEADER = struct.Struct("<4sHHIHHIIQIIQ16s")
@@ -18,6 +20,7 @@ _NEGOTIATE = 0
 _NOT_SUPPORTED = 0xC00000BB
 """STATUS_NOT_SUPPORTED: the server supports none of the offered dialects (3.3.5.4)."""
 _DIALECTS = {0x0202: "2.0.2", 0x0210: "2.1", 0x0300: "3.0", 0x0302: "3.0.2"}
+_VERSIONS = ("2.0", "2.1", "3", "3.0", "3.0.2", "3.1.1")
 _SIGNING_ENABLED = 1
 _SIGNING_REQUIRED = 2
 _RESPONSE = struct.Struct("<HHHH16s")
@@ -58,14 +61,14 @@ class SmbBackend:
                 with phases("greeting"):
                     response = await _negotiate(sock)
             except _NewerDialectError:
-                return ProbeResult(version="SMB newer than 3.0.2")
+                return ProbeResult(facts={VERSION: "SMB newer than 3.0.2"})
             except OSError as error:
                 raise ProbeError(Reason.RESET, str(error)) from error
         _, mode, dialect, _, guid = _RESPONSE.unpack_from(response, _HEADER.size)
         if dialect not in _DIALECTS:
             raise ProbeError(Reason.PROTOCOL, f"the server chose dialect {dialect:#06x}, which was not offered")
         signing = ", signing required" if mode & _SIGNING_REQUIRED else ""
-        return ProbeResult(version=f"SMB {_DIALECTS[dialect]}{signing}", identity=guid.hex())
+        return ProbeResult(facts={VERSION: f"SMB {_DIALECTS[dialect]}{signing}", IDENTITY: guid.hex()})
 
 
 class _NewerDialectError(Exception):
@@ -112,14 +115,31 @@ def _volume(options: SmbOptions, listener: Endpoint) -> VolumeSpec | None:
     return build_volume(volume, listener, "cifs", options.share, device, ("vers=3.0", "hard", "sec=none"))
 
 
+def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
+    """See `MountKind.persistent_volume`."""
+    raise UsageError(f"volume {volume.name}: Kubernetes mounts no SMB by itself: it needs a CSI driver for it")
+
+
+def _read_url(scheme: str, path: str) -> dict[str, str]:
+    """See `BackendKind.read_url`: the path is the name of the share."""
+    del scheme
+    return {"share": path.removeprefix("/")} if path.strip("/") else {}
+
+
 KIND = BackendKind(
     "smb",
     SmbOptions,
     NoOptions,
     SmbBackend,
-    scheme="smb",
+    schemes=("smb",),
     default_port=445,
+    aliases=("cifs",),
+    read_url=_read_url,
     hold=Duration(60.0),
-    bulk=True,
-    volume=_volume,
+    traffic_class=TrafficClass.BULK,
+    mount=MountKind(
+        file_systems=("cifs", "smb"), build=_volume, versions=_VERSIONS, persistent_volume=_persistent_volume
+    ),
+    facts=(VERSION, IDENTITY),
+    imports=ImportRules(keys={"share": "SHARE"}, note="set share to the name of the share"),
 )

@@ -22,4 +22,4 @@ class TcpBackend:
         return ProbeResult()
 
 
-KIND = BackendKind("tcp", NoOptions, NoOptions, TcpBackend, scheme="tcp", default_port=0)
+KIND = BackendKind("tcp", NoOptions, NoOptions, TcpBackend, schemes=("tcp",), default_port=0)

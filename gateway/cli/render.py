@@ -39,29 +39,15 @@ def authorized_keys(
     For OpenSSH 7.8 and later. Without the lines in sshd_config, the key opens listeners on unix sockets.
     """
     from gateway.config import load  # noqa: PLC0415 - slow to import
-    from gateway.ssh.authorized_keys import key_options, sshd_config_lines  # noqa: PLC0415 - slow to import
-    from gateway.ssh.options import SshOptions  # noqa: PLC0415 - slow to import
-    from gateway.ssh.public_keys import public_keys  # noqa: PLC0415 - slow to import
 
     config = load(sources(file, tunnels, backends, settings))
     lines: list[str] = []  # printed when all are known
     for name, spec in config.tunnels.items():
-        if not isinstance(spec.options, SshOptions):
-            continue
-        targets = _targets(config, name)
-        lines.append(f"# tunnel {name}: into ~{spec.options.user}/.ssh/authorized_keys on {spec.options.host}")
-        lines.append(
-            "# At the end of sshd_config there, since authorized_keys cannot forbid listeners on unix sockets:"
-        )
-        unix_sockets = config.docker is not None and config.docker.host.startswith(f"ssh://{name}/")
-        permitted = sshd_config_lines(spec.options.user, unix_sockets=unix_sockets)
-        lines += [f"#   {line}" for line in permitted]
-        if unix_sockets:
-            lines.append("# authorized_keys cannot permit a unix socket alone: docker.host needs a user of its own")
-        if not targets:
-            lines.append(f"# nothing goes through {name} yet: add a backend with via: {name}")
-            continue
-        lines += [f"{key_options(targets, origins)} {key}" for key in public_keys(spec.options)]
+        if spec.kind.render_authorized_keys is not None:
+            unix_sockets = config.docker is not None and config.docker.host.startswith(f"ssh://{name}/")
+            lines += spec.kind.render_authorized_keys(
+                name, spec.options, _targets(config, name), origins, unix_sockets=unix_sockets
+            )
     if not lines:
         raise GatewayError("no SSH tunnel is configured")
     click.echo("\n".join(lines))
@@ -139,7 +125,7 @@ def kubernetes(
         raise UsageError("only the file becomes the ConfigMap: put everything into it")
     config = load(Sources(file=file, environment={}))  # the pod has not our environment
     for each, spec in config.backends.items():
-        if getattr(spec.options, "volume", None) is not None and not spec.listen:
+        if spec.kind.volume_options(spec.options) is not None and not spec.listen:
             raise UsageError(
                 f"backends.{each}.listen: a pod keeps no port by itself: give one, such as 127.0.0.1:20490"
             )
@@ -161,9 +147,10 @@ def _targets(config: "Config", tunnel: str) -> list[str]:
         str(target) for backend in config.backends.values() if backend.via == tunnel for target in backend.targets
     ]
     inner = [
-        str(spec.options.endpoint)
+        str(server)
         for spec in config.tunnels.values()
-        if spec.via == tunnel and hasattr(spec.options, "endpoint")
+        if spec.via == tunnel
+        for server in spec.kind.servers(spec.options)
     ]
     engine = [config.docker.host.removeprefix("tcp://")] if config.docker and config.docker.via == tunnel else []
     return list(dict.fromkeys([*inner, *dialled, *engine]))

@@ -14,9 +14,9 @@ from gateway.cli.reach import url_option
 from gateway.cli.table import print_table, say
 from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
 from gateway.ops.client import Client
+from gateway.text import format_bytes
 
 _POLL = 0.2
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @click.command()
@@ -161,15 +161,15 @@ def _print_status(site: dict[str, Any], *, wide: bool) -> None:
         click.echo()
         rows = [
             [name, each["kind"], each["via"] or "-", each["far_side"], each["state"], _ago(each["since"]),
-             _ms(each["rtt_seconds"]), *([str(each.get("data_plane") or "-")] if wide else []), _why(each)]
+             _ms(each["rtt_seconds"]), *([", ".join(each["facts"]) or "-"] if wide else []), _why(each)]
             for name, each in site["tunnels"].items()
         ]  # fmt: skip
-        plane = ["DATA PLANE"] if wide else []
-        print_table(["TUNNEL", "KIND", "VIA", "FAR SIDE", "STATE", "FOR", "RTT", *plane, "WHY"], rows)
+        facts = ["FACTS"] if wide else []
+        print_table(["TUNNEL", "KIND", "VIA", "FAR SIDE", "STATE", "FOR", "RTT", *facts, "WHY"], rows)
     click.echo()
     heads = ["BACKEND", "KIND", "LISTEN", "TARGET", "STATE", "FOR", "ROLE", "CHECK", "CLIENTS", "WHY"]
     if wide:
-        heads[-1:] = ["TOTAL", "SENT", "RECEIVED", "VERSION", "FREE", "WHY"]
+        heads[-1:] = ["TOTAL", "SENT", "RECEIVED", "FACTS", "WHY"]
     print_table(
         heads,
         [row for name, each in site["backends"].items() for row in _backend_rows(name, each, wide=wide)],
@@ -200,8 +200,8 @@ def _print_docker(docker: dict[str, Any] | None, *, wide: bool) -> None:
 
 def _print_consumers(consumers: dict[str, Any]) -> None:
     rows = [
-        [name, backend, str(use["active"]), str(use["total"]), _bytes(use["bytes_to_backend"]),
-         _bytes(use["bytes_from_backend"]), _ms(use["mean_latency_seconds"]),
+        [name, backend, str(use["active"]), str(use["total"]), format_bytes(use["bytes_to_backend"]),
+         format_bytes(use["bytes_from_backend"]), _ms(use["mean_latency_seconds"]),
          ", ".join(f"{reason} {count}" for reason, count in use["rejected"].items()) or "-"]
         for name, consumer in consumers.items()
         for backend, use in consumer["backends"].items()
@@ -228,13 +228,11 @@ def _backend_rows(name: str, backend: dict[str, Any], *, wide: bool) -> list[lis
             str(connections["active"]) if first else "",
         ]
         if wide:
-            space = target["space_bytes"].get("available")
             row += [
                 str(connections["total"]) if first else "",
-                _bytes(connections["bytes_to_backend"]) if first else "",
-                _bytes(connections["bytes_from_backend"]) if first else "",
-                target["version"] or "-",
-                "-" if space is None else _bytes(space),
+                format_bytes(connections["bytes_to_backend"]) if first else "",
+                format_bytes(connections["bytes_from_backend"]) if first else "",
+                ", ".join(target["facts"]) or "-",
             ]
         why = _why(target) + (" (flapping)" if target["flapping"] else "")
         failing = (
@@ -250,14 +248,6 @@ def _why(part: dict[str, Any]) -> str:
 
 def _ms(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1e3:.1f}ms"
-
-
-def _bytes(count: float) -> str:
-    unit = 0
-    while count >= 1024 and unit < len(_UNITS) - 1:
-        count /= 1024
-        unit += 1
-    return f"{count:.1f}{_UNITS[unit]}" if unit else f"{count:.0f}B"
 
 
 def _ago(iso: str) -> str:

@@ -10,7 +10,7 @@ from gateway.docker.peers.keys import NOT_SUPPORTED, SUPPORTED
 def advice(config: Config) -> list[str]:
     """A sentence each, which names the key and the remedy; empty where there is nothing to say."""
     weak = [f"{each.problem.key}: {each.problem.message}" for each in weaknesses(config) if each.advised]
-    return [*weak, *_nfs_servers(config), *_grants_without_label(config), *_peers(config)]
+    return [*weak, *_of_kinds(config), *_grants_without_label(config), *_peers(config)]
 
 
 def _peers(config: Config) -> Iterator[str]:
@@ -31,17 +31,8 @@ def _grants_without_label(config: Config) -> Iterator[str]:
             )
 
 
-def _nfs_servers(config: Config) -> Iterator[str]:
-    """A kernel takes two ports of one server for one (RFC 8881 section 2.10.5), whatever they lead through."""
-    first: dict[object, str] = {}
-    for name, spec in config.backends.items():
-        if spec.kind.name != "nfs":
-            continue
-        for target in spec.targets:
-            other = first.setdefault((spec.via, target), name)
-            if other != name:
-                yield (
-                    f"backend {name}: {target} is also the server of backend {other}, and a kernel takes two ports of"
-                    " one NFS server for one: mount every export through one backend."
-                )
-                break
+def _of_kinds(config: Config) -> Iterator[str]:
+    """Yield the advice of each kind of backend that is in use."""
+    kinds = {spec.kind.name: spec.kind for spec in config.backends.values()}
+    for name, kind in kinds.items():
+        yield from kind.advice([spec for spec in config.backends.values() if spec.kind.name == name])

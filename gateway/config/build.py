@@ -21,9 +21,6 @@ from gateway.config.tree import Scalar, Table
 from gateway.contracts import Endpoint
 from gateway.docker.options import DockerOptions
 
-_OTHER_NAMES = {"mariadb": "mysql", "percona": "mysql", "cifs": "smb", "postgresql": "postgres", "socks5": "proxy"}
-"""Names under which people know what a kind is for."""
-
 
 def build(root: Table, decoder: Decoder) -> Config:
     """Read everything that can be read; what cannot is left out, and told in the decoder's problems."""
@@ -81,8 +78,8 @@ def _kind(table: Table, key: str, kinds: Mapping[str, Any], decoder: Decoder) ->
     if isinstance(tree, Scalar) and tree.broken:
         return None
     if name not in kinds:
-        usual = _OTHER_NAMES.get(name or "")
-        hint = f": use {usual!r}" if usual in kinds else suggest(name or "", kinds)
+        usual = next((kind.name for kind in kinds.values() if name in kind.aliases), None)
+        hint = f": use {usual!r}" if usual else suggest(name or "", kinds)
         decoder.problem(tree.place, f"{key}.kind", f"unknown kind {name!r}{hint}")
         return None
     return kinds[name or ""]

@@ -1,10 +1,10 @@
 """What the section `ops` may say. Pure."""
 
-import ipaddress
 import re
 from collections.abc import Iterator
 
 from gateway.config.model import OpsSection
+from gateway.relay.resolver import is_loopback
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 
@@ -25,7 +25,7 @@ def ops_problems(ops: OpsSection) -> Iterator[tuple[str, str]]:
 
 def ops_advice(ops: OpsSection) -> Iterator[tuple[str, str]]:
     """The keys below `ops` that are weak, with what to do instead."""
-    if is_here(ops.listen.host):
+    if is_loopback(ops.listen.host):
         return
     if not ops.authenticated:
         message = (
@@ -35,11 +35,3 @@ def ops_advice(ops: OpsSection) -> Iterator[tuple[str, str]]:
         yield "listen", message
     elif ops.tls is None:
         yield "token_file", f"the token goes to {ops.listen} in the clear: set tls, or listen on 127.0.0.1"
-
-
-def is_here(host: str) -> bool:
-    """Whether an address stays within this host; a name is not looked up."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return False

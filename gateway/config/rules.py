@@ -106,11 +106,6 @@ def _check_specs(config: Config, root: Table, problems: list[Problem]) -> None:
             if spec.via is None and any(_leads_back(target, listener) for listener in spec.listen):
                 place = _place(root, "backends", name, "targets")
                 problems.append(Problem(place, f"backends.{name}.targets", f"{target} is the backend's own listener"))
-    for name, tunnel in config.tunnels.items():
-        connections = getattr(tunnel.options, "connections", None)
-        if connections is not None and connections.min > connections.max:
-            place = _place(root, "tunnels", name, "connections")
-            problems.append(Problem(place, f"tunnels.{name}.connections", "needs min <= max"))
 
 
 def _leads_back(target: Endpoint, listener: Endpoint | Path) -> bool:

@@ -5,20 +5,15 @@ A rule is a function that yields what it finds in a configuration; `RULES` lists
 
 import ipaddress
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-from gateway.backends.common.tls import TlsOptions
 from gateway.config.files import all_secrets, place_of
-from gateway.config.model import BackendSpec, Config
-from gateway.config.ops_rules import is_here, ops_advice
+from gateway.config.model import Config
+from gateway.config.ops_rules import ops_advice
 from gateway.config.values import Network
 from gateway.errors import Problem
-
-_ALGORITHMS = ("kex", "ciphers", "macs", "host_key_algorithms")
-_ENCRYPTED = {"ssh", "openvpn", "wireguard"}
-"""The kinds of tunnel that encrypt what goes through them."""
+from gateway.relay.resolver import is_loopback
 
 
 @dataclass(frozen=True)
@@ -51,37 +46,27 @@ def weaknesses(config: Config) -> list[Weakness]:
     ]
 
 
-def _host_keys(config: Config) -> Iterator[Found]:
+def _kinds_of_tunnel(config: Config) -> Iterator[Found]:
+    """Yield the insecure settings that each tunnel's kind finds."""
     for name, spec in config.tunnels.items():
-        if getattr(spec.options, "insecure_host_key", False):
-            message = "is on: whoever is on the path can read and change everything: use known_hosts or host_keys"
-            yield f"tunnels.{name}.insecure_host_key", message, True
+        plain = not _encrypted(config, spec.via)
+        for key, message, advised in spec.kind.insecure_settings(spec.options, plain):
+            yield f"tunnels.{name}.{key}", message, advised
 
 
-def _plain_logins(config: Config) -> Iterator[Found]:
+def _kinds_of_backend(config: Config) -> Iterator[Found]:
+    """Yield the insecure settings that each backend's kind finds."""
     for name, spec in config.backends.items():
-        tls = getattr(spec.check_options, "tls", None)
-        if not isinstance(tls, TlsOptions) or not _has_password(spec):
-            continue
-        key = f"backends.{name}.check.tls.mode"
-        if tls.mode == "off":
-            exposed = not _encrypted(config, spec.via) and not all(is_here(target.host) for target in spec.targets)
-            message = "is off, so the check logs in with its password on an unencrypted connection: use mode: verify"
-            yield key, message, exposed
-        elif tls.mode == "require":
-            yield key, "is require, which logs in to whoever answers: use mode: verify, with ca_file", False
-
-
-def _has_password(spec: BackendSpec) -> bool:
-    check = spec.check_options
-    return bool(getattr(check, "password", None) or getattr(check, "password_command", ()))
+        plain = not _encrypted(config, spec.via) and not all(is_loopback(target.host) for target in spec.targets)
+        for key, message, advised in spec.kind.insecure_settings(spec.options, spec.check_options, plain):
+            yield f"backends.{name}.{key}", message, advised
 
 
 def _open_listeners(config: Config) -> Iterator[Found]:
     for name, spec in config.backends.items():
         addresses = [address for address in spec.listen if not isinstance(address, Path)]
         open_to_all = not spec.allow.networks and spec.allow.label is None
-        if open_to_all and (addresses or getattr(spec.options, "volume", None) is not None):
+        if open_to_all and (addresses or spec.kind.volume_options(spec.options) is not None):
             message = "is absent, so that whoever reaches the listener may connect: list the networks that may"
             if config.docker is not None:
                 message += f", or write {{label: {config.docker.label_prefix}.backends}} for docker.grants"
@@ -100,23 +85,6 @@ def _every(networks: Sequence[Network]) -> str | None:
     return None
 
 
-def _weak_algorithms(config: Config) -> Iterator[Found]:
-    for name, spec in config.tunnels.items():
-        if spec.kind.name != "ssh":
-            continue
-        for field in fields(spec.options):
-            if field.name not in _ALGORITHMS:
-                continue
-            weak = [
-                each for each in getattr(spec.options, field.name) if each not in cast("tuple[str]", field.default)
-            ]
-            if weak:
-                message = (
-                    f"lists {', '.join(weak)}, which is not among the defaults: update the server, and leave it out"
-                )
-                yield f"tunnels.{name}.{field.name}", message, False
-
-
 def _plain_engine(config: Config) -> Iterator[Found]:
     docker = config.docker
     if docker is not None and docker.host.startswith("tcp://") and not docker.tls.any:
@@ -125,19 +93,6 @@ def _plain_engine(config: Config) -> Iterator[Found]:
             " a unix:// socket or ssh://TUNNEL/var/run/docker.sock"
         )
         yield "docker.host", message, True
-
-
-def _plain_proxies(config: Config) -> Iterator[Found]:
-    for name, spec in config.tunnels.items():
-        options = spec.options
-        if spec.kind.name != "proxy" or options.tls or is_here(options.endpoint.host):
-            continue
-        if _encrypted(config, spec.via):
-            continue
-        login = options.password is not None
-        what = "its login and everything that it carries" if login else "everything that it carries"
-        message = f"is a proxy without encryption: {what} can be read on the way: use https://, or via an SSH tunnel"
-        yield f"tunnels.{name}.url", message, login
 
 
 def _inline_secrets(config: Config) -> Iterator[Found]:
@@ -153,12 +108,10 @@ def _open_ops(config: Config) -> Iterator[Found]:
 
 
 RULES: tuple[Callable[[Config], Iterator[Found]], ...] = (
-    _host_keys,
-    _plain_logins,
+    _kinds_of_tunnel,
+    _kinds_of_backend,
     _open_listeners,
-    _weak_algorithms,
     _plain_engine,
-    _plain_proxies,
     _inline_secrets,
     _open_ops,
 )
@@ -169,7 +122,7 @@ def _encrypted(config: Config, via: str | None) -> bool:
     seen: set[str] = set()
     while via is not None and via not in seen and via in config.tunnels:
         seen.add(via)
-        if config.tunnels[via].kind.name in _ENCRYPTED:
+        if config.tunnels[via].kind.encrypts:
             return True
         via = config.tunnels[via].via
     return False

@@ -57,7 +57,7 @@ def _user_host_port(scheme: str, authority: str) -> dict[str, str]:
 
 def backend_tree(text: str, place: str, kinds: Mapping[str, BackendKind], problems: list[Problem]) -> Table | None:
     """`mysql://db-1:3306,db-2:3306?via=…` as the mapping that a file would hold."""
-    found = _split(text, place, kinds, lambda kind: (kind.scheme,), "mysql://host:port", problems)
+    found = _split(text, place, kinds, lambda kind: kind.schemes, "mysql://host:port", problems)
     if found is None:
         return None
     kind, scheme, authority, query = found
@@ -68,11 +68,13 @@ def backend_tree(text: str, place: str, kinds: Mapping[str, BackendKind], proble
     table = Table(place)
     table.put("kind", Scalar(place, kind.name))
     table.put("targets", Sequence(place, [Scalar(place, target) for target in authority.split(",") if target]))
-    if path:
-        if scheme == "smb":
-            table.put("share", Scalar(place, unquote(path)))
-        else:
-            table.put("export", Scalar(place, slash + unquote(path)))
+    try:
+        keys = kind.read_url(scheme, slash + unquote(path))
+    except ValueError as error:
+        problems.append(Problem(place, "", str(error)))
+        return None
+    for key, value in keys.items():
+        _put(table, key.split("."), Scalar(place, value), place)
     _put_query(table, query, _keys_of_backend(kind), place, problems)
     return table
 

@@ -3,19 +3,15 @@
 import re
 from collections.abc import Iterator
 
-from gateway.backends.common.volume import VolumeOptions
+from gateway.backends.common.volume import MountKind, VolumeOptions
 from gateway.config.model import BackendSpec, Config
 from gateway.contracts import Endpoint
 from gateway.relay.resolver import is_address
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 """What Docker takes for the name of a volume."""
-_OURS = {
-    "addr", "ip", "port", "proto", "tcp", "udp", "rdma", "tcp6", "udp6", "clientaddr", "mountaddr", "mountport",
-    "mountproto", "mountvers", "minorversion", "v2", "v3", "v4", "v4.0", "v4.1", "v4.2", "hard", "soft", "softerr",
-    "ro", "rw", "bg", "fg", "retry", "intr", "nointr", "resvport", "sec",
-}  # fmt: skip
-_VERSIONS = {"nfs": ("4", "4.0", "4.1", "4.2"), "smb": ("2.0", "2.1", "3", "3.0", "3.0.2", "3.1.1")}
+_RESERVED = frozenset({"addr", "ip", "port", "hard", "soft", "ro", "rw", "sec"})
+"""The mount options that the gateway sets for every kind."""
 _SECRET = {"user", "username", "pass", "password", "password2", "cred", "credentials"}
 
 
@@ -23,17 +19,17 @@ def volume_problems(config: Config) -> Iterator[tuple[str, str, str]]:
     """The backend, the key below it, and what is wrong there."""
     seen: dict[str, str] = {}
     for name, spec in config.backends.items():
-        volume = getattr(spec.options, "volume", None)
-        if not isinstance(volume, VolumeOptions):
+        volume, mount = spec.kind.volume_options(spec.options), spec.kind.mount
+        if volume is None or mount is None:
             continue
         if volume.name in seen:
             message = f"{volume.name} is also the volume of backend {seen[volume.name]}: give it another name"
             yield name, "volume.name", message
         seen.setdefault(volume.name, name)
-        yield from ((name, key, message) for key, message in _of_volume(spec, volume))
+        yield from ((name, key, message) for key, message in _of_volume(spec, volume, mount))
 
 
-def _of_volume(spec: BackendSpec, volume: VolumeOptions) -> Iterator[tuple[str, str]]:
+def _of_volume(spec: BackendSpec, volume: VolumeOptions, mount: MountKind) -> Iterator[tuple[str, str]]:
     if not _NAME.fullmatch(volume.name):
         yield "volume.name", f"{volume.name!r} is no name of a volume: letters, digits and _.-, two at least"
     if spec.listen and not any(isinstance(address, Endpoint) for address in spec.listen):
@@ -43,26 +39,21 @@ def _of_volume(spec: BackendSpec, volume: VolumeOptions) -> Iterator[tuple[str, 
             "volume.address",
             f"{volume.address!r} is no IP address, and the engine resolves names in a network of its own",
         )
-    export = getattr(spec.options, "export", "/")
-    if not export.startswith("/") or ".." in export.split("/"):
-        yield "export", f"{export!r} must begin with / and have no .. for a volume"
+    yield from mount.problems(spec.options)
     for option in volume.mount_options:
-        problem = _of_option(spec, option)
+        problem = _of_option(mount, option)
         if problem:
             yield "volume.mount_options", problem
 
 
-def _of_option(spec: BackendSpec, option: str) -> str | None:
+def _of_option(mount: MountKind, option: str) -> str | None:
     key, _, value = option.partition("=")
     if re.search(r"[\s,]", option) or not option:
         return f"{option!r}: one option each, without commas and spaces"
     if key in ("vers", "nfsvers"):
-        known = _VERSIONS.get(spec.kind.name, ())
-        return None if value in known else f"{option}: a mount through the gateway is of version {', '.join(known)}"
-    if key == "noresvport":
-        allowed = getattr(spec.options, "allow_unprivileged_ports", True)
-        return None if allowed else "noresvport: needs allow_unprivileged_ports: true"
-    if key in _OURS:
+        known = ", ".join(mount.versions)
+        return None if value in mount.versions else f"{option}: a mount through the gateway is of version {known}"
+    if key in _RESERVED | mount.reserved:
         return f"{key} is set by the gateway, which a mount through it depends on: leave it out"
     if key in _SECRET:
         return f"{key}: everybody may see a volume's options: mount on the host, and bind that"

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.backends import kind_of_file_system
 from gateway.docker.engine import Engine
 from gateway.text import one_line
 
 _ANONYMOUS = "com.docker.volume.anonymous"
-_NETWORK_TYPES = ("nfs", "cifs", "smb")
 _FLEETING = ("/tmp/", "/run/", "/var/run/", "/dev/shm/")  # noqa: S108 - patterns of mounts
 _SMALL = 1 << 20
 """Bytes in a writable layer that are not worth a line: a log, a lock."""
@@ -103,7 +103,7 @@ def _mount(
             return Stored(name, path, "bind", source, "the host's next boot, if that is in memory", "medium")
         return Stored(name, path, "bind", source, "rm on the host, the host's disk", "low")
     options = volume.get("Options") or {}
-    if str(options.get("type", "")).startswith(_NETWORK_TYPES):
+    if "type" in options and kind_of_file_system(str(options["type"])) is not None:
         place = _server(options, forwards)
         return Stored(name, path, "network volume", place, "the server's disk; not by Docker", "low")
     title = str(volume["Name"])

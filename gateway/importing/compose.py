@@ -1,21 +1,21 @@
-"""Converts compose files: services that run `ssh -L`, and NFS volumes."""
+"""Converts compose files: services that run `ssh -L`, and volumes that a kind of backend mounts."""
 
 import re
 import shlex
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
 
-from gateway.contracts import Endpoint
+from gateway.backends import KINDS, kind_of_file_system
+from gateway.backends.common.volume import ImportedVolume
 from gateway.errors import UsageError
 from gateway.importing import ssh
 from gateway.importing.result import ImportResult
 
-_NFS_PORT = 2049
-
 
 def import_compose(text: str, result: ImportResult) -> None:
-    """Convert the ssh services and NFS volumes of a compose file.
+    """Convert the ssh services and the network volumes of a compose file.
 
     Args:
         text: The content of the file.
@@ -41,33 +41,40 @@ def import_compose(text: str, result: ImportResult) -> None:
             result.add_note(f"services.{name}: the gateway replaces this service")
     for name, volume in _mapping(document.get("volumes"), "volumes").items():
         options = _mapping(_mapping(volume, f"volumes.{name}").get("driver_opts"), f"volumes.{name}.driver_opts")
-        if str(options.get("type", "")).startswith("nfs"):
-            _volume(name, {key: str(value) for key, value in options.items()}, result)
+        kind = kind_of_file_system(str(options["type"])) if "type" in options else None
+        if kind is not None and kind.mount is not None and kind.mount.import_volume is not None:
+            read = kind.mount.import_volume
+            _add_volume(name, kind.name, read, {key: str(value) for key, value in options.items()}, result)
 
 
-def _volume(name: str, options: dict[str, str], result: ImportResult) -> None:
-    mount = dict(part.partition("=")[::2] for part in options.get("o", "").split(","))
-    server, _, export = options.get("device", "").rpartition(":")
-    server = (mount.get("addr") or server).strip("[]")
-    if not server or not export:
-        raise UsageError(f"volumes.{name}: the server (addr=) or the export (device) is missing")
-    version = mount.get("nfsvers") or mount.get("vers") or "4"
-    if not version.startswith("4"):
-        result.add_note(f"volumes.{name}: NFS version {version} becomes 4.2 through the gateway")
-    port = mount.get("port") or str(_NFS_PORT)
-    if not port.isdecimal():
-        raise UsageError(f"volumes.{name}: port={port} is not a port number")
-    result.backends[name] = {
-        "kind": "nfs",
-        "targets": [str(Endpoint(server, int(port)))],
-        "export": export,
-        "listen": "127.0.0.1:20490",
-        "volume": {"name": name, **({"read_only": True} if "ro" in mount else {})},
-    }
-    result.add_note(
-        f"volumes.{name}: replace it with the output of `gateway render compose`; add `via` if there is a bastion"
-    )
-    if sum(each.get("kind") == "nfs" for each in result.backends.values()) > 1:
+def _add_volume(
+    name: str,
+    kind: str,
+    read: Callable[[Mapping[str, str]], ImportedVolume],
+    options: dict[str, str],
+    result: ImportResult,
+) -> None:
+    """Add the backend of a volume.
+
+    Args:
+        name: The volume's name.
+        kind: The kind of the backend.
+        read: Returns the backend's keys from the volume's driver options.
+        options: The volume's driver options.
+        result: Gets the backend.
+    """
+    try:
+        keys, notes = read(options)
+    except ValueError as error:
+        raise UsageError(f"volumes.{name}: {error}") from None
+    volume = {"name": name, **keys.pop("volume", {})}
+    result.backends[name] = {"kind": kind, **keys, "listen": "127.0.0.1:20490", "volume": volume}
+    for note in (
+        *notes,
+        "replace it with the output of `gateway render compose`; add `via` if there is a bastion",
+    ):
+        result.add_note(f"volumes.{name}: {note}")
+    if sum(KINDS[each["kind"]].kernel_mounts for each in result.backends.values()) > 1:
         del result.backends[name]["listen"]  # the gateway then allocates a port for each volume
 
 

@@ -7,10 +7,8 @@ from typing import Any
 
 import yaml
 
+from gateway.backends import kind_of_port
 from gateway.errors import UsageError
-
-_KINDS = {3306: "mysql", 33060: "mysql", 5432: "postgres", 2049: "nfs", 445: "smb"}
-_WITH_LOGIN = {"mysql", "postgres"}
 
 
 @dataclass
@@ -53,20 +51,15 @@ class ImportResult:
             UsageError: `target` is not valid.
         """
         host, port = split_target(target)
-        kind = _KINDS.get(port, "tcp")
+        kind = kind_of_port(port)
         short = _short(host)
-        name = _unused(short if short not in ("localhost", "127", "") else f"{kind}-{port}", self.backends)
-        keys: dict[str, Any] = {"kind": kind, "targets": [target], "listen": listen}
+        name = _unused(short if short not in ("localhost", "127", "") else f"{kind.name}-{port}", self.backends)
+        keys: dict[str, Any] = {"kind": kind.name}
         if via is not None:
-            keys = {"kind": kind, "via": via, **{key: keys[key] for key in ("targets", "listen")}}
-        if kind == "nfs":
-            keys["export"] = "/"
-            self.add_note(f"backends.{name}: set export to the path that is mounted")
-        if kind in _WITH_LOGIN:
-            self.add_note(
-                f"backends.{name}: add check: {{user: …, password_file: …}} with an account that can only log in"
-            )
-        self.backends[name] = keys
+            keys["via"] = via
+        self.backends[name] = {**keys, "targets": [target], "listen": listen, **kind.imports.keys}
+        if kind.imports.note:
+            self.add_note(f"backends.{name}: {kind.imports.note}")
 
     def to_yaml(self) -> str:
         """Return the configuration file.

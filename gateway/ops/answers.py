@@ -1,11 +1,12 @@
 """The views as JSON: what `/api/v1` answers."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from gateway.facts import Fact, FactValue
 from gateway.ops.view import BackendView, DockerView, ServiceView, TargetView, TunnelView
 
 
@@ -30,11 +31,29 @@ def tunnel_json(view: TunnelView) -> dict[str, Any]:
         "failures": view.failures,
         "rtt_seconds": view.rtt,
         **view.details,
+        "facts": _texts(view.facts, {fact: view.details.get(fact.key) for fact in view.facts}),
     }
 
 
-def target_json(view: TargetView) -> dict[str, Any]:
-    """A target for people and scripts."""
+_KEYS_OF_EVERY_TARGET: dict[str, FactValue] = {
+    "read_only": None, "lag_seconds": None, "version": None, "identity": None, "space_bytes": {},
+    "lease_seconds": None,
+}  # fmt: skip
+"""The keys that version 1 of the API has for every target, even if its kind has no such fact."""
+
+
+def _texts(facts: Iterable[Fact], values: Mapping[Fact, object]) -> list[str]:
+    return [text for fact in facts if (text := fact.text(values.get(fact)))]
+
+
+def target_json(view: TargetView, facts: Iterable[Fact] = ()) -> dict[str, Any]:
+    """A target for people and scripts.
+
+    Args:
+        view: The target.
+        facts: The facts that its kind declares.
+    """
+    known = {fact.key: view.facts[fact] for fact in facts if view.facts.get(fact) is not None}
     return {
         "target": view.target,
         "state": view.state,
@@ -43,12 +62,10 @@ def target_json(view: TargetView) -> dict[str, Any]:
         "since": iso(view.since),
         "flapping": view.flapping,
         "role": view.role,
-        "read_only": view.read_only,
-        "lag_seconds": view.lag,
-        "version": view.version,
-        "identity": view.identity,
-        "space_bytes": view.space,
-        "lease_seconds": view.lease,
+        **_KEYS_OF_EVERY_TARGET,
+        **{fact.key: None for fact in facts if fact.key not in _KEYS_OF_EVERY_TARGET},
+        **known,
+        "facts": _texts(facts, view.facts),
         "last_check": iso(view.last_check),
         "last_success": iso(view.last_success),
         "last_duration_seconds": view.last_duration,
@@ -70,7 +87,7 @@ def backend_json(view: BackendView) -> dict[str, Any]:
         "reason": view.reason,
         "detail": view.detail,
         "since": iso(view.since),
-        "targets": [target_json(target) for target in view.targets],
+        "targets": [target_json(target, view.facts) for target in view.targets],
         "connections": {
             "active": view.connections,
             "total": view.connections_total,

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, product
 
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
@@ -18,6 +18,7 @@ from prometheus_client.samples import Sample
 
 from gateway.contracts import State, TunnelState
 from gateway.errors import Reason
+from gateway.facts import Fact
 from gateway.ops.view import (
     ATTACHMENT_STATES,
     BackendView,
@@ -50,14 +51,16 @@ def content_type(accept: str) -> str:
 
 
 def families(view: ServiceView) -> Iterator[Metric]:
-    """Every metric, with its samples."""
+    """Return every metric, with its samples; of kinds, the metrics of those in the view."""
     checks = [(backend, target) for backend in view.backends for target in backend.targets]
     return chain(
         _service(view),
         _tunnels(view.tunnels),
+        _tunnel_facts(view.tunnels),
         _backends(view.backends),
         _consumers(view.backends),
         _checks(checks),
+        _target_facts(view.backends),
         _docker(view.docker),
         _credentials(view.credentials),
     )
@@ -121,14 +124,6 @@ def _tunnels(tunnels: list[TunnelView]) -> Iterator[Metric]:
     rtt = GaugeMetricFamily(
         "gateway_tunnel_rtt_seconds", "Last round trip to the far side of the tunnel.", labels=["tunnel"]
     )
-    handshake = GaugeMetricFamily(
-        "gateway_tunnel_handshake_age_seconds", "Since a WireGuard peer's last handshake.", labels=["tunnel"]
-    )
-    plane = GaugeMetricFamily(
-        "gateway_data_plane_info",
-        "What carries the channels of an SSH tunnel: the gateway's own data plane (native) or asyncssh.",
-        labels=["plane", "tunnel"],
-    )
     opened = HistogramMetricFamily(
         "gateway_channel_open_duration_seconds",
         "From dialling a target to a usable channel.",
@@ -143,12 +138,40 @@ def _tunnels(tunnels: list[TunnelView]) -> Iterator[Metric]:
             failures.add_metric([each.name, reason], count)
         if each.rtt is not None:
             rtt.add_metric([each.name], each.rtt)
-        if isinstance(age := each.details.get("handshake_age_seconds"), int | float):
-            handshake.add_metric([each.name], age)
-        if isinstance(kind := each.details.get("data_plane"), str):
-            plane.add_metric([kind, each.name], 1)
         opened.add_metric([each.name], each.channel_open.cumulative(), each.channel_open.sum)
-    yield from (up, state, connects, failures, rtt, handshake, plane, opened)
+    yield from (up, state, connects, failures, rtt, opened)
+
+
+def fact_families(facts: Iterable[Fact], *labels: str) -> dict[str, GaugeMetricFamily]:
+    """Return an empty metric for each fact that has one, by name.
+
+    Args:
+        facts: The facts.
+        labels: The labels beside the fact's own.
+    """
+    return {
+        fact.metric: GaugeMetricFamily(fact.metric, fact.help, labels=[*labels, *filter(None, [fact.label])])
+        for fact in facts
+        if fact.metric
+    }
+
+
+def _tunnel_facts(tunnels: list[TunnelView]) -> Iterator[Metric]:
+    found = fact_families((fact for tunnel in tunnels for fact in tunnel.facts), "tunnel")
+    for tunnel in tunnels:
+        for fact in tunnel.facts:
+            for labels, number in fact.samples(tunnel.details.get(fact.key)) if fact.metric else ():
+                found[fact.metric].add_metric([tunnel.name, *labels], number)
+    yield from found.values()
+
+
+def _target_facts(backends: list[BackendView]) -> Iterator[Metric]:
+    found = fact_families((fact for backend in backends for fact in backend.facts), "backend", "target")
+    for backend in backends:
+        for target, fact in product(backend.targets, backend.facts):
+            for labels, number in fact.samples(target.facts.get(fact)) if fact.metric else ():
+                found[fact.metric].add_metric([backend.name, target.target, *labels], number)
+    yield from found.values()
 
 
 def _backends(backends: list[BackendView]) -> Iterator[Metric]:
@@ -269,9 +292,6 @@ def _checks(checks: list[tuple[BackendView, TargetView]]) -> Iterator[Metric]:
     last = GaugeMetricFamily(
         "gateway_check_last_success_timestamp_seconds", "When a check last succeeded.", labels=names
     )
-    read_only = GaugeMetricFamily("gateway_database_read_only", "Whether the database refuses writes.", labels=names)
-    lag = GaugeMetricFamily("gateway_database_replication_lag_seconds", "How far a replica is behind.", labels=names)
-    space = GaugeMetricFamily("gateway_nfs_space_bytes", "Space of the export.", labels=[*names, "kind"])
     for backend, target in checks:
         labels = [backend.name, target.target]
         if target.state is not State.UNKNOWN:
@@ -284,10 +304,4 @@ def _checks(checks: list[tuple[BackendView, TargetView]]) -> Iterator[Metric]:
             phases.add_metric([*labels, phase], count, seconds)
         if target.last_success is not None:
             last.add_metric(labels, target.last_success)
-        if target.read_only is not None and target.role is not None:
-            read_only.add_metric(labels, float(target.read_only))
-        if target.lag is not None:
-            lag.add_metric(labels, target.lag)
-        for kind, size in target.space.items():
-            space.add_metric([*labels, kind], size)
-    yield from (up, attempts, failures, duration, phases, last, read_only, lag, space)
+    yield from (up, attempts, failures, duration, phases, last)

@@ -1,8 +1,10 @@
 """What there is to tell about the service at one moment: plain data, taken on the loop, rendered anywhere."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gateway.contracts import State, TunnelState
+from gateway.facts import Fact, FactValue
 from gateway.measure import Histogram
 
 ATTACHMENT_STATES = ("attached", "pending", "drifted", "blocked")
@@ -25,6 +27,8 @@ class TunnelView:
     rtt: float | None
     channel_open: Histogram
     details: dict[str, object]
+    facts: tuple[Fact, ...] = ()
+    """The facts that the kind declares; `details` has their values."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,7 @@ class TargetView:
     since: float
     flapping: bool
     role: str | None
-    read_only: bool | None
-    lag: float | None
-    version: str | None
-    identity: str | None
-    space: dict[str, int]
-    lease: int | None
+    facts: Mapping[Fact, FactValue]
     last_check: float | None
     last_success: float | None
     last_duration: float | None
@@ -195,6 +194,8 @@ class BackendView:
     from_backend: int
     latency: Histogram
     failing: bool = False
+    facts: tuple[Fact, ...] = ()
+    """The facts that the kind declares; the targets have their values."""
     consumers: dict[str, ConsumerView] = field(default_factory=dict)
 
 

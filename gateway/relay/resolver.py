@@ -30,6 +30,11 @@ def is_address(host: str) -> bool:
     return True
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether `host` is `localhost` or a loopback address. Other names are not resolved."""
+    return host == "localhost" or (is_address(host) and ipaddress.ip_address(host.partition("%")[0]).is_loopback)
+
+
 async def resolve(to: Endpoint) -> Addresses:
     """Resolve `to`. Addresses of one family are shuffled, so that an unreachable one is not always tried first.
 

@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 
 from gateway.errors import UsageError
+from gateway.ssh.options import SshOptions
+from gateway.ssh.public_keys import public_keys
 
 _NO_LISTENER = "none.invalid:1"
 """Value of permitlisten that allows no listener. Without a permitlisten, sshd allows all listeners, and `none` is
@@ -50,3 +52,32 @@ def sshd_config_lines(user: str, *, unix_sockets: bool) -> list[str]:
         "    AllowTcpForwarding local",
         f"    AllowStreamLocalForwarding {'local' if unix_sockets else 'no'}",
     ]
+
+
+def render_authorized_keys(
+    name: str, options: SshOptions, targets: Sequence[str], sources: Sequence[str], *, unix_sockets: bool
+) -> list[str]:
+    """Return what permits a tunnel on its server: lines for authorized_keys, and sshd_config(5) lines as comments.
+
+    Reads the tunnel's keys, and may block.
+
+    Args:
+        name: The tunnel's name.
+        options: The tunnel's options.
+        targets: Each `host:port` that the tunnel dials.
+        sources: Addresses, networks and patterns from which the key may log in; empty for any.
+        unix_sockets: Whether the tunnel connects to a unix socket on the server.
+
+    Raises:
+        GatewayError: A key cannot be read, or a target or source is not valid in authorized_keys.
+    """
+    lines = [
+        f"# tunnel {name}: into ~{options.user}/.ssh/authorized_keys on {options.host}",
+        "# At the end of sshd_config there, since authorized_keys cannot forbid listeners on unix sockets:",
+        *(f"#   {line}" for line in sshd_config_lines(options.user, unix_sockets=unix_sockets)),
+    ]
+    if unix_sockets:
+        lines.append("# authorized_keys cannot permit a unix socket alone: docker.host needs a user of its own")
+    if not targets:
+        return [*lines, f"# nothing goes through {name} yet: add a backend with via: {name}"]
+    return [*lines, *(f"{key_options(targets, sources)} {key}" for key in public_keys(options))]

@@ -49,6 +49,10 @@ class Connections:
     min: int = field(default=2, metadata=AT_LEAST_ONE)
     max: int = field(default=32, metadata=AT_LEAST_ONE)
 
+    def __post_init__(self) -> None:
+        if self.min > self.max:
+            raise ValueError("needs min <= max")
+
 
 @dataclass(frozen=True)
 class SshOptions:

@@ -1,23 +1,54 @@
 """The kinds of tunnel: each is the `KIND` of one module."""
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from gateway.contracts import Credential, Tunnel
+from gateway.contracts import Credential, Endpoint, InsecureSetting, Tunnel
+from gateway.facts import Fact
 from gateway.kinds import Kinds
+
+
+class RenderAuthorizedKeys(Protocol):
+    """Renders what permits a tunnel on its server."""
+
+    def __call__(
+        self, name: str, options: Any, targets: Sequence[str], sources: Sequence[str], *, unix_sockets: bool
+    ) -> list[str]:
+        """Return the lines to paste on the server, and comments that say where.
+
+        Args:
+            name: The tunnel's name.
+            options: The tunnel's options.
+            targets: Each `host:port` that the tunnel dials.
+            sources: Addresses, networks and patterns from which the tunnel may log in; empty for any.
+            unix_sockets: Whether the tunnel connects to a unix socket on the server.
+
+        Raises:
+            GatewayError: The lines cannot be rendered.
+        """
 
 
 @dataclass(frozen=True)
 class TunnelKind:
-    """A kind of tunnel.
+    """A kind of tunnel, with everything that the rest of the gateway must know about it.
 
     Args:
         name: The value of `kind` in a configuration.
         options: A frozen dataclass with the keys that the kind accepts.
         create: Creates a tunnel from the options.
         schemes: The URL schemes of the short form.
+        servers: Returns, given the options, the servers that the tunnel dials through `via`. Reads the files that the
+            options name, may block, and raises `GatewayError` if they are not valid.
+        aliases: Other names of the tunnel, to suggest `name` for.
+        encrypts: Whether the traffic through the tunnel is encrypted.
+        needs_capabilities: Whether the tunnel needs Linux capabilities, so that restricted pods cannot open it.
+        facts: The entries of the link's `details` that the status shows and that have metrics.
+        render_authorized_keys: Renders what `gateway render authorized-keys` prints. None: the server has no such
+            file.
+        insecure_settings: Yields the insecure settings in the options, given whether the path to the tunnel's server
+            is unencrypted.
         verify: Checks the options and the files that they name. Raises `GatewayError` if they can never work.
         read_url: Returns the keys in a URL, given its scheme and its rest without the query. None: the URL contains
             user, host and port.
@@ -35,6 +66,13 @@ class TunnelKind:
     options: type
     create: Callable[[Any], Tunnel]
     schemes: tuple[str, ...]
+    servers: Callable[[Any], Iterable[Endpoint]]
+    aliases: tuple[str, ...] = ()
+    encrypts: bool = False
+    needs_capabilities: bool = False
+    facts: tuple[Fact, ...] = ()
+    render_authorized_keys: RenderAuthorizedKeys | None = None
+    insecure_settings: Callable[[Any, bool], Iterator[InsecureSetting]] = lambda _options, _plain: iter(())
     verify: Callable[[Any], None] = lambda _: None
     read_url: Callable[[str, str], dict[str, str]] | None = None
     identity: Callable[[Any], Hashable] | None = None

@@ -2,14 +2,15 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from urllib.parse import unquote
 
 from gateway.certificates import ca_credentials
-from gateway.contracts import Credential, Link, Progress, TunnelState
+from gateway.contracts import Credential, InsecureSetting, Link, Progress, TunnelState
 from gateway.errors import GatewayError
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import DEFAULT_PORTS, ProxyOptions
+from gateway.relay.resolver import is_loopback
 from gateway.tls_client import client_context
 from gateway.tunnels import TunnelKind
 
@@ -56,6 +57,16 @@ def _read_url(scheme: str, authority: str) -> dict[str, str]:
     return {"url": f"{scheme}://{host}"} | ({"user": unquote(user)} if at else {})
 
 
+def _insecure_settings(options: ProxyOptions, plain: bool) -> Iterator[InsecureSetting]:
+    """See `TunnelKind.insecure_settings`."""
+    if options.tls or not plain or is_loopback(options.endpoint.host):
+        return
+    login = options.password is not None
+    what = "its login and everything that it carries" if login else "everything that it carries"
+    message = f"is a proxy without encryption: {what} can be read on the way: use https://, or via an SSH tunnel"
+    yield InsecureSetting("url", message, login)
+
+
 def _credentials(options: ProxyOptions) -> list[Credential]:
     return ca_credentials(options.ca_file)
 
@@ -65,6 +76,9 @@ KIND = TunnelKind(
     ProxyOptions,
     ProxyTunnel,
     schemes=tuple(DEFAULT_PORTS),
+    servers=lambda options: (options.endpoint,),
+    aliases=("socks5",),
+    insecure_settings=_insecure_settings,
     verify=_verify,
     credentials=_credentials,
     read_url=_read_url,

@@ -3,18 +3,30 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
-from gateway.contracts import Link, Progress, TunnelState
+from gateway.contracts import InsecureSetting, Link, Progress, TunnelState
 from gateway.errors import DialError, Reason, TunnelError
+from gateway.facts import Fact, hidden
 from gateway.relay.sockets import cap_retransmit_interval
-from gateway.ssh import credentials, hostkeys
+from gateway.ssh import algorithms, credentials, hostkeys
+from gateway.ssh.authorized_keys import render_authorized_keys
 from gateway.ssh.connect import connect
 from gateway.ssh.handshake_limiter import handshake_limiter
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool import SshLink
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.tunnels import TunnelKind
+
+CONNECTIONS = Fact("connections", "Open SSH connections.", describe=hidden, additive=True)
+CHANNELS = Fact("channels", "Open channels.", describe=hidden, additive=True)
+DATA_PLANE = Fact(
+    "data_plane",
+    "What carries the channels of an SSH tunnel: the gateway's own data plane (native) or asyncssh.",
+    metric="gateway_data_plane_info",
+    label="plane",
+    describe=lambda name: f"data plane {name}",
+)
 
 
 class SshTunnel:
@@ -76,11 +88,29 @@ def _verify(options: SshOptions) -> None:
     hostkeys.read_trust(options)
 
 
+def _insecure_settings(options: SshOptions, plain: bool) -> Iterator[InsecureSetting]:
+    """See `TunnelKind.insecure_settings`."""
+    del plain  # SSH encrypts
+    if options.insecure_host_key:
+        message = "is on: whoever is on the path can read and change everything: use known_hosts or host_keys"
+        yield InsecureSetting("insecure_host_key", message, advised=True)
+    for key, defaults in algorithms.DEFAULTS.items():
+        weak = [each for each in getattr(options, key) if each not in defaults]
+        if weak:
+            message = f"lists {', '.join(weak)}, which is not among the defaults: update the server, and leave it out"
+            yield InsecureSetting(key, message, advised=False)
+
+
 KIND = TunnelKind(
     "ssh",
     SshOptions,
     SshTunnel,
     schemes=("ssh",),
+    servers=lambda options: (options.endpoint,),
+    encrypts=True,
+    facts=(CONNECTIONS, CHANNELS, DATA_PLANE),
+    render_authorized_keys=render_authorized_keys,
+    insecure_settings=_insecure_settings,
     verify=_verify,
     credentials=credentials.certificates,
     renewed=credentials.certificate_files,

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 
 from gateway.contracts import LOCAL_NETWORK, Link, Progress, TunnelState
 from gateway.errors import Reason, TunnelError
+from gateway.facts import Fact
 from gateway.tunnels import TunnelKind
 from gateway.vpn.link import VpnLink
 from gateway.vpn.liveness_monitor import LivenessMonitor
@@ -18,6 +19,13 @@ from gateway.vpn.task_scope import background_tasks
 from gateway.vpn.wireguard import WireGuard, load_wireguard_file
 
 log = logging.getLogger(__name__)
+
+HANDSHAKE_AGE = Fact(
+    "handshake_age_seconds",
+    "Since a WireGuard peer's last handshake.",
+    metric="gateway_tunnel_handshake_age_seconds",
+    describe=lambda seconds: f"handshake {seconds:.0f} s ago",
+)
 
 _HANDSHAKE_TIMEOUT = 5.0
 """Seconds to wait for the first handshake before resolving the endpoints again: their addresses may have changed."""
@@ -104,7 +112,7 @@ class _ActiveDevice:
             self.link.status["server"] = ", ".join(status.endpoints)
             if status.last_handshake:
                 age = max(0.0, round(time.time() - status.last_handshake, 1))
-                self.link.status["handshake_age_seconds"] = age
+                self.link.status[HANDSHAKE_AGE.key] = age
         return status.received
 
     async def reconnect(self) -> None:
@@ -147,6 +155,10 @@ KIND = TunnelKind(
     WireGuardOptions,
     WireGuardTunnel,
     schemes=("wireguard",),
+    servers=lambda _: (),  # no tunnel can carry its UDP
+    encrypts=True,
+    needs_capabilities=True,
+    facts=(HANDSHAKE_AGE,),
     verify=_verify,
     read_url=read_path,
     identity=lambda options: options.config,

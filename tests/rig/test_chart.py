@@ -16,10 +16,11 @@ import pytest
 import yaml
 from conftest import REPOSITORY, command, download, need
 
+from gateway import backends, tunnels
 from gateway.config import Sources, load
 from gateway.demo.process import find
 from gateway.measure import Histogram
-from gateway.ops.metrics import families
+from gateway.ops.metrics import fact_families, families
 from gateway.ops.view import ServiceView
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(180)]
@@ -61,8 +62,10 @@ def fetch(version: str, folder: Path) -> Path:
 
 
 def families_of_nothing() -> list[Any]:
-    """Every metric that the gateway exports."""
-    return list(families(ServiceView("", "", "", 0.0, False, False, True, 0.0, "", [], [], Histogram())))
+    """Every metric that the gateway exports, those of every kind included."""
+    facts = [fact for kinds in (backends.KINDS, tunnels.KINDS) for kind in kinds.values() for fact in kind.facts]
+    view = ServiceView("", "", "", 0.0, False, False, True, 0.0, "", [], [], Histogram())
+    return [*families(view), *fact_families(facts).values()]
 
 
 def helm(binary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -18,10 +18,10 @@ from conftest import Lateness, need
 from servers import dripping, resetting, serving, silent, talking
 
 from gateway.backends import NoOptions
-from gateway.backends.common.database import DatabaseCheck
+from gateway.backends.common.database import LAG, DatabaseCheck
 from gateway.backends.common.tls import TlsOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
-from gateway.backends.nfs import CANARY, NfsBackend, NfsCheck, NfsOptions
+from gateway.backends.nfs import CANARY, LEASE, SPACE, NfsBackend, NfsCheck, NfsOptions
 from gateway.backends.postgres import PostgresBackend
 from gateway.backends.tcp import TcpBackend
 from gateway.contracts import Backend, Duration, Endpoint, Secret, State
@@ -31,6 +31,7 @@ from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
 from gateway.demo.process import free_port
 from gateway.errors import Reason
+from gateway.facts import VERSION
 from gateway.health.monitor import probe_once
 from gateway.health.verdict import CheckResult
 from gateway.relay.direct import DirectLink
@@ -151,7 +152,7 @@ async def test_mysql_says_role_version_and_phases(shared_mariadb: MariaDB) -> No
     assert result.state is State.UP
     assert result.probe_result is not None
     assert (result.probe_result.role, result.probe_result.read_only) == ("primary", False)
-    assert "MariaDB" in (result.probe_result.version or "")
+    assert "MariaDB" in (str(result.probe_result.facts[VERSION]))
     assert list(result.phases) == ["dns", "tcp", "greeting", "auth", "query"]
 
 
@@ -239,7 +240,7 @@ async def test_postgres_says_role_version_and_phases(shared_postgres: Postgres) 
     result = await probe(postgres_backend(shared_postgres), shared_postgres.port)
     assert result.state is State.UP
     assert result.probe_result is not None
-    assert (result.probe_result.role, result.probe_result.read_only, result.probe_result.lag) == (
+    assert (result.probe_result.role, result.probe_result.read_only, result.probe_result.facts[LAG]) == (
         "primary",
         False,
         None,
@@ -343,7 +344,7 @@ async def test_postgres_replica_lag(rig_folder: Path, shared_postgres: Postgres)
     backend = Backend_(NoOptions(), DatabaseCheck(user="u", max_lag=Duration(10.0)))
     here, other = Endpoint("a", 1), Endpoint("b", 1)
     good = backend._evaluate(["t", "on", "17", "1.5", "t"], here, 0)
-    assert (good.role, good.read_only, good.lag, good.degraded) == ("replica", True, 1.5, None)
+    assert (good.role, good.read_only, good.facts[LAG], good.degraded) == ("replica", True, 1.5, None)
     lonely = backend._evaluate(["t", "on", "17", "1.5", "f"], here, 0)
     assert lonely.degraded is not None
     assert lonely.degraded[0] is Reason.LAG
@@ -353,8 +354,8 @@ async def test_postgres_replica_lag(rig_folder: Path, shared_postgres: Postgres)
         assert late.unusable is not None
         assert late.unusable[0] is Reason.LAG
     # One that had everything a moment ago is not as far behind as its primary was idle before that.
-    assert backend._evaluate(["t", "on", "17", "0", "t"], here, 100).lag == 0
-    assert (backend._evaluate(["t", "on", "17", "3600", "f"], here, 105)).lag == 5
+    assert backend._evaluate(["t", "on", "17", "0", "t"], here, 100).facts[LAG] == 0
+    assert (backend._evaluate(["t", "on", "17", "3600", "f"], here, 105)).facts[LAG] == 5
     assert (backend._evaluate(["t", "on", "17", "3600", "f"], here, 105)).unusable is None
     assert (backend._evaluate(["t", "on", "17", "3600", "f"], here, 111)).unusable is not None
     assert (backend._evaluate(["t", "on", "17", "3600", "f"], other, 105)).unusable is not None
@@ -376,7 +377,7 @@ async def test_a_postgres_standby_that_is_cut_off_does_not_pass_for_one_that_kee
 
         up = await until(lambda result: result.state is State.UP)
         assert up.probe_result is not None
-        assert (up.probe_result.role, up.probe_result.lag) == ("replica", 0)
+        assert (up.probe_result.role, up.probe_result.facts[LAG]) == ("replica", 0)
         await asyncio.sleep(1.5)  # a primary that writes nothing leaves nobody behind
         assert (await probe(backend, standby.port)).state is State.UP
         standby.execute("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
@@ -398,8 +399,10 @@ async def test_nfs_says_space_and_phases(shared_nfs: NfsServer) -> None:
     assert result.state is State.UP
     assert result.probe_result is not None
     real = shutil.disk_usage(shared_nfs.export)
-    assert result.probe_result.space["total"] == real.total
-    assert abs(result.probe_result.space["available"] - real.free) < 1 << 30
+    space = result.probe_result.facts[SPACE]
+    assert isinstance(space, dict)
+    assert space["total"] == real.total
+    assert abs(space["available"] - real.free) < 1 << 30
     assert list(result.phases) == ["dns", "tcp", "greeting", "rpc", "query"]
     assert not list(shared_nfs.export.glob(".gateway*"))
 
@@ -493,9 +496,9 @@ async def test_nfs_a_directory_made_anew_is_told(tmp_path: Path) -> None:
     try:
         for _ in range(2):
             result = await probe(backend, server.port)
-            assert (result.state, result.probe_result.lease if result.probe_result else None) == (State.UP, 60), (
-                result.detail
-            )
+            assert result.state is State.UP, result.detail
+            assert result.probe_result is not None
+            assert result.probe_result.facts[LEASE] == 60
         server.stop()  # it keeps what it knows of directories for a while
         shared.rename(server.export / "kept")
         shared.mkdir()

@@ -16,7 +16,7 @@ def site(edge: str, bastion: str, target: str) -> dict[str, Any]:
                 "connections": {"active": 3}, "holds_clients": True,
                 "targets": [{
                     "target": "db:3306", "state": target, "reason": "refused", "detail": "no", "role": None,
-                    "version": None, "lag_seconds": None, "lease_seconds": None,
+                    "facts": [],
                 }],
             }
         },

@@ -4,6 +4,7 @@ from typing import Any, Self
 
 import pytest
 
+from gateway.backends.common.database import LAG
 from gateway.backends.common.mysql_status import query_status
 from gateway.errors import Reason
 
@@ -67,4 +68,4 @@ def test_a_replica_that_has_stopped_is_down_and_known_for_a_replica(read_only: b
 def test_a_replica_too_far_behind_is_down() -> None:
     found = query_status(Server(read_only=True, replication={"Seconds_Behind_Source": 12}), 10.0)  # type: ignore[arg-type]
     assert found.unusable == (Reason.LAG, "12 s behind its source (max_lag 10 s)")
-    assert found.lag == 12
+    assert found.facts[LAG] == 12

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gateway.contracts import Endpoint, Link, Phases, ProbeResult, State, TunnelState
 from gateway.docker.trouble import EngineError, Kind
 from gateway.errors import DialError, Reason
+from gateway.facts import IDENTITY, VERSION
 from gateway.health.monitor import probe_once
 from gateway.ops import logs
 from gateway.relay.direct import DirectLink, DirectTunnel
@@ -109,14 +110,14 @@ class Saying:
         (OSError(HOSTILE), State.DOWN),
         (ProbeResult(unusable=(Reason.LAG, HOSTILE)), State.DOWN),
         (ProbeResult(degraded=(Reason.LAG, HOSTILE)), State.DEGRADED),
-        (ProbeResult(version=HOSTILE, identity=HOSTILE), State.UP),
+        (ProbeResult(facts={VERSION: HOSTILE, IDENTITY: HOSTILE}), State.UP),
     ],
 )
 async def test_check_results_are_one_line(said: ProbeResult | Exception, state: State) -> None:
     result = await probe_once(Saying(said), DirectLink(), Endpoint("db", 1), 5.0)
     assert result.state is state
     found = result.probe_result or ProbeResult()
-    texts = [text for text in (result.detail, found.version, found.identity) if text]
+    texts = [str(text) for text in (result.detail, *found.facts.values()) if text]
     assert "?[2J?]0;owned?" in texts[0]
     assert all(text.isprintable() for text in texts)
 

@@ -9,8 +9,8 @@ from gateway.app.lanes import has_single, tunnels_of
 from gateway.app.worker.messages import UplinkReport
 from gateway.app.worker.unit import WorkerUnit
 from gateway.audit_log.recorder import Recorder
-from gateway.config import Config
-from gateway.contracts import Endpoint
+from gateway.config import BackendSpec, Config
+from gateway.contracts import Endpoint, TrafficClass
 from gateway.forwarding.listener import ListenAddress, Listener
 
 _APPLY = 2.0
@@ -34,9 +34,7 @@ class Workers:
         if not self.units:
             return {}
         chosen = [
-            name
-            for name, spec in config.backends.items()
-            if (spec.kind.bulk if spec.worker is None else spec.worker) and not has_single(config, name)
+            name for name, spec in config.backends.items() if _uses_worker(spec) and not has_single(config, name)
         ]
         # By name, so that a backend stays where it is when others come and go.
         return {name: self.units[zlib.crc32(name.encode()) % len(self.units)] for name in chosen}
@@ -62,6 +60,11 @@ class Workers:
     def reports(self, tunnel: str) -> list[UplinkReport]:
         """What the workers say about a tunnel that they use."""
         return [unit.counted(tunnel) for unit in self.units if tunnel in unit.report.uplinks]
+
+
+def _uses_worker(spec: BackendSpec) -> bool:
+    """Return whether a backend belongs in a worker, by its key `worker` or else by its traffic class."""
+    return spec.kind.traffic_class is TrafficClass.BULK if spec.worker is None else spec.worker
 
 
 def part(config: Config, backends: set[str]) -> Config:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,25 @@ from gateway.backends.common import tls
 from gateway.backends.common.password_command import resolve_executable
 from gateway.backends.common.tls import TlsOptions
 from gateway.certificates import ca_credentials
-from gateway.contracts import POSITIVE, Credential, Duration, Secret
+from gateway.contracts import POSITIVE, Credential, Duration, InsecureSetting, Secret
 from gateway.errors import GatewayError
+from gateway.facts import IDENTITY, VERSION, Fact
 from gateway.vpn.child import find_program
 
+READ_ONLY = Fact(
+    "read_only",
+    "Whether the database refuses writes.",
+    metric="gateway_database_read_only",
+    describe=lambda read_only: "read-only" if read_only else "",
+)
+LAG = Fact(
+    "lag_seconds",
+    "How far a replica is behind.",
+    metric="gateway_database_replication_lag_seconds",
+    describe=lambda seconds: f"{seconds:g} s lag" if seconds else "",
+)
+DATABASE_FACTS = (READ_ONLY, LAG, VERSION, IDENTITY)
+IMPORT_NOTE = "add check: {user: …, password_file: …} with an account that can only log in"
 PLACEHOLDERS = ("host", "port", "user")
 _PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")
 
@@ -94,6 +110,25 @@ def verify(options: object, check: Any) -> None:
         if find_program(check.password_command[0]) is None:
             raise GatewayError(f"check.password_command: {_why_not_found(check.password_command)}")
         resolve_executable(check.password_command[0])
+
+
+def insecure_settings(options: object, check: Any, plain: bool) -> Iterator[InsecureSetting]:
+    """Yield the insecure TLS settings of a check with a password; see `BackendKind.insecure_settings`.
+
+    Args:
+        options: Not used.
+        check: A `DatabaseCheck`.
+        plain: Whether the path to a target is unencrypted and leaves this host.
+    """
+    del options
+    if check.password is None and not check.password_command:
+        return
+    if check.tls.mode == "off":
+        message = "is off, so the check logs in with its password on an unencrypted connection: use mode: verify"
+        yield InsecureSetting("check.tls.mode", message, plain)
+    elif check.tls.mode == "require":
+        message = "is require, which logs in to whoever answers: use mode: verify, with ca_file"
+        yield InsecureSetting("check.tls.mode", message, advised=False)
 
 
 def _why_not_found(command: tuple[str, ...]) -> str:

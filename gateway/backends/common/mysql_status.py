@@ -6,9 +6,10 @@ from typing import Any
 import pymysql
 from pymysql.cursors import DictCursor
 
-from gateway.backends.common.database import parse_lag
+from gateway.backends.common.database import LAG, READ_ONLY, parse_lag
 from gateway.contracts import ProbeResult
 from gateway.errors import Reason
+from gateway.facts import IDENTITY, VERSION
 
 _NO_GRANTS = ("skip-grants user@", "@")
 """Prefixes of CURRENT_USER() with `--skip-grant-tables`, in MySQL and in MariaDB."""
@@ -50,9 +51,12 @@ def query_status(
     return ProbeResult(
         role="replica" if is_replica or read_only else "primary",
         read_only=read_only,
-        lag=lag,
-        version=str(row.get("version")),
-        identity=str(row.get("server_id")),
+        facts={
+            READ_ONLY: read_only,
+            LAG: lag,
+            VERSION: str(row.get("version")),
+            IDENTITY: str(row.get("server_id")),
+        },
         abort_limit=int(row["max_connect_errors"]) if row.get("max_connect_errors") else None,
         degraded=degraded,
         unusable=unusable,

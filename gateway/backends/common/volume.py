@@ -1,6 +1,8 @@
 """Docker volumes for exports and shares, which containers mount through the gateway's listener."""
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from gateway.contracts import Endpoint
 
@@ -52,6 +54,39 @@ class VolumeSpec:
     def driver_options(self) -> dict[str, str]:
         """The options of Docker's `local` driver."""
         return {"type": self.kind, "device": self.device, "o": ",".join(self.options)}
+
+
+ImportedVolume = tuple[dict[str, Any], list[str]]
+"""The configuration keys of a backend, and notes for the user."""
+
+
+@dataclass(frozen=True)
+class MountKind:
+    """How kernels mount the backends of a kind. Their options have a field `volume: VolumeOptions | None`.
+
+    Args:
+        file_systems: Types of file systems, as `mount -t` accepts them. A type may also start with one of them.
+        build: Returns the volume for the options and the listener's address; None if none is configured.
+        versions: The versions of the protocol that mount options may name.
+        reserved: The mount options that the gateway sets or that cannot work through it, beyond those of every kind.
+        problems: Yields each invalid key of the options, if there is a volume, and what is wrong with it.
+        persistent_volume: Returns the source of a Kubernetes PersistentVolume. Raises `UsageError` if Kubernetes has
+            none.
+        import_volume: Returns a backend from the driver options of a Docker volume. Raises `ValueError` if they are
+            not valid. None: volumes are not imported.
+    """
+
+    file_systems: tuple[str, ...]
+    build: Callable[[Any, Endpoint], VolumeSpec | None]
+    persistent_volume: Callable[[VolumeSpec], dict[str, Any]]
+    versions: tuple[str, ...] = ()
+    reserved: frozenset[str] = frozenset()
+    problems: Callable[[Any], Iterator[tuple[str, str]]] = lambda _: iter(())
+    import_volume: Callable[[Mapping[str, str]], ImportedVolume] | None = None
+
+    def mounts(self, file_system: str) -> bool:
+        """Return whether a type of file system is of this kind."""
+        return file_system.startswith(self.file_systems)
 
 
 _VERSION_OPTIONS = ("vers=", "nfsvers=")

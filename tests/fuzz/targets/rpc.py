@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from gateway.backends.nfs import NfsBackend, NfsCheck, NfsOptions
 from gateway.contracts import ProbeResult
+from gateway.facts import IDENTITY
 from gateway.nfs.tap import RecordScanner, RpcTap
 from gateway.nfs.xdr import uint
 from tests.fuzz.peers import probe
@@ -64,7 +65,7 @@ def check(data: bytes) -> None:
     options = NfsOptions("/media/films"), NfsCheck(write=bool(data and data[0] & 1))
     for found in probe(NfsBackend(*options), answer, times=2):
         if isinstance(found, ProbeResult):
-            assert found.identity is not None
+            assert found.facts[IDENTITY] is not None
     stream = b"".join(passed)
     whole = list(RecordScanner().records(memoryview(stream)))
     cuts = sorted({0, len(stream), *(byte * len(stream) // 256 for byte in data[:64])})

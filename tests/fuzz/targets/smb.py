@@ -3,6 +3,7 @@
 from gateway.backends import NoOptions
 from gateway.backends.smb import SmbBackend, SmbOptions
 from gateway.contracts import ProbeResult
+from gateway.facts import VERSION
 from tests.fuzz.peers import probe
 
 LONGEST, UNIT, HEAD = 512, 1, 1
@@ -33,4 +34,4 @@ def check(data: bytes) -> None:
     (found,) = probe(SmbBackend(SmbOptions("share"), NoOptions()), lambda _: (answer, True))
     if isinstance(found, ProbeResult):
         assert answer[4:8] == b"\xfeSMB", "found without an SMB header"
-        assert found.version is not None
+        assert found.facts[VERSION] is not None

@@ -1,0 +1,58 @@
+"""Facts about targets and tunnels. Each kind declares its own; status, JSON, page and metrics render them alike."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FactValue = str | bool | int | float | Mapping[str, int] | None
+"""The value of a fact. None: not known."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A fact that a kind reports about its targets or its tunnels.
+
+    Args:
+        key: The key in JSON.
+        help: What the value means. The documentation of the metric.
+        metric: Name of the gauge. Empty: the fact has no metric.
+        label: Label of the gauge for the value itself if it is text, or for the keys if it is a mapping.
+        describe: Returns a few words for the status and the page; empty for a value that they do not show.
+        additive: Whether to add up the values of a tunnel's links, if it has several.
+    """
+
+    key: str
+    help: str
+    metric: str = ""
+    label: str = ""
+    describe: Callable[[Any], str] = str
+    additive: bool = False
+
+    def samples(self, value: object) -> Iterator[tuple[list[str], float]]:
+        """Yield the samples of the gauge: the values of `label`, if there is one, and the number.
+
+        Args:
+            value: The value of the fact. Text and mappings have samples only with `label`.
+        """
+        if isinstance(value, bool | int | float):
+            yield [], float(value)
+        elif self.label and isinstance(value, str):
+            yield [value], 1.0
+        elif self.label and isinstance(value, Mapping):
+            yield from (([str(key)], float(number)) for key, number in value.items())
+
+    def text(self, value: object) -> str:
+        """Return a few words about a value; empty if it is unknown or not shown."""
+        return "" if value is None else self.describe(value)
+
+
+def hidden(value: object) -> str:
+    """Return an empty text: for facts that only JSON shows."""
+    del value
+    return ""
+
+
+VERSION = Fact("version", "The server's version.")
+IDENTITY = Fact(
+    "identity", "An identifier that stays the same for as long as the server is the same.", describe=hidden
+)

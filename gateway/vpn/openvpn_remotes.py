@@ -1,0 +1,39 @@
+"""The servers in an OpenVPN client's configuration file. Pure."""
+
+from collections.abc import Iterable, Iterator
+
+from gateway.contracts import Endpoint
+from gateway.vpn.openvpn_file import ClientFile
+from gateway.vpn.openvpn_syntax import Directive, connection_directives
+
+_DEFAULT_PORT = "1194"
+
+
+def tcp_remotes(file: ClientFile) -> list[Endpoint]:
+    """Return the servers that the client dials over TCP, which other tunnels can carry.
+
+    Args:
+        file: The configuration file.
+    """
+    found: list[Endpoint] = []
+    common = [each for each in file.directives if each.block is None]
+    blocks = [each for each in file.directives if each.name == "connection"]
+    for directives in ([*common, *connection_directives(block)] for block in blocks):
+        found += _remotes(directives)
+    # With blocks, OpenVPN ignores `remote` outside of them.
+    return list(dict.fromkeys(found if blocks else _remotes(common)))
+
+
+def _remotes(directives: Iterable[Directive]) -> Iterator[Endpoint]:
+    remotes: list[tuple[str, ...]] = []
+    port, protocol = _DEFAULT_PORT, "udp"
+    for each in directives:
+        if each.name == "remote":
+            remotes.append(each.values)
+        elif each.name in ("port", "rport"):
+            port = each.values[0]
+        elif each.name == "proto":
+            protocol = each.values[0]
+    for host, *rest in remotes:
+        if (rest[1] if len(rest) > 1 else protocol).startswith("tcp"):
+            yield Endpoint(host, int(rest[0] if rest else port))

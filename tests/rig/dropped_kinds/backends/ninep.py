@@ -1,0 +1,90 @@
+"""`kind: ninep`: a 9P file server, which kernels mount. The probe negotiates the version (version(5) of Plan 9)."""
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.backends import BackendKind, NoOptions
+from gateway.backends.common.volume import ImportedVolume, MountKind, VolumeOptions, VolumeSpec, build_volume
+from gateway.contracts import Endpoint, Link, Phases, ProbeResult, TrafficClass
+from gateway.errors import ProbeError, Reason
+from gateway.relay.receive import receive_exactly
+
+
+@dataclass(frozen=True)
+class NinepOptions:
+    """The options of a 9P backend.
+
+    Args:
+        tree: The file tree.
+        volume: A Docker volume for the tree.
+    """
+
+    tree: str = "/"
+    volume: VolumeOptions | None = None
+
+
+class NinepBackend:
+    """See `gateway.contracts.Backend`.
+
+    Args:
+        options: The options of the backend.
+        check: This kind has none.
+    """
+
+    def __init__(self, options: NinepOptions, check: NoOptions) -> None:
+        self.options = options
+        self.check = check
+
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
+        """See `gateway.contracts.Backend`: negotiate the version."""
+        with await link.socket(target, phases) as sock:
+            sock.send(struct.pack("<IBHIH", 21, 100, 0xFFFF, 8192, 8) + b"9P2000.L")
+            if (await receive_exactly(sock, 5))[4] != 101:
+                raise ProbeError(Reason.PROTOCOL, "not a 9P server")
+        return ProbeResult()
+
+
+def _build(options: NinepOptions, listener: Endpoint) -> VolumeSpec | None:
+    volume = options.volume
+    mount_options = ("trans=tcp", "version=9p2000.L")
+    return build_volume(volume, listener, "9p", options.tree, listener.host, mount_options) if volume else None
+
+
+def _problems(options: NinepOptions) -> Iterator[tuple[str, str]]:
+    if not options.tree.startswith("/"):
+        yield "tree", "must begin with / for a volume"
+
+
+def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
+    return {"csi": {"driver": "9p.csi.example.com", "volumeHandle": volume.export}}
+
+
+def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
+    if "device" not in driver_options:
+        raise ValueError("the server (device) is missing")
+    return {"targets": [driver_options["device"]], "tree": "/imported", "volume": {"read_only": True}}, [
+        "look at tree"
+    ]
+
+
+KIND = BackendKind(
+    "ninep",
+    NinepOptions,
+    NoOptions,
+    NinepBackend,
+    schemes=("ninep",),
+    default_port=564,
+    read_url=lambda _scheme, path: {"tree": path} if path else {},
+    traffic_class=TrafficClass.BULK,
+    mount=MountKind(
+        file_systems=("9p",),
+        build=_build,
+        persistent_volume=_persistent_volume,
+        versions=("9p2000.L",),
+        reserved=frozenset({"trans"}),
+        problems=_problems,
+        import_volume=_import_volume,
+    ),
+)

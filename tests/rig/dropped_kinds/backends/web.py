@@ -1,0 +1,107 @@
+"""`kind: web`: files on an HTTP server (RFC 9112). The probe requests one of them."""
+
+import asyncio
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gateway.backends import BackendKind, ConfiguredBackend, ImportRules
+from gateway.contracts import Endpoint, InsecureSetting, Link, Phases, ProbeResult, TrafficClass
+from gateway.errors import ProbeError, Reason
+from gateway.facts import VERSION, Fact
+
+FILE_SIZE = Fact(
+    "file_bytes", "Size of the file that the probe requests.", metric="gateway_web_file_bytes",
+    describe=lambda size: f"file of {size} B",
+)  # fmt: skip
+HEADERS = Fact("headers", "Headers of the last response, by name.", metric="gateway_web_headers", label="header",
+               describe=lambda headers: f"{len(headers)} headers")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class WebOptions:
+    """The options of a web backend.
+
+    Args:
+        file: The path of the file that the probe requests.
+    """
+
+    file: str = "/"
+
+
+@dataclass(frozen=True)
+class WebCheck:
+    """The check of a web backend.
+
+    Args:
+        method: The method of the request.
+    """
+
+    method: Literal["GET", "HEAD"] = "GET"
+
+
+class WebBackend:
+    """See `gateway.contracts.Backend`.
+
+    Args:
+        options: The options of the backend.
+        check: The check of the backend.
+    """
+
+    def __init__(self, options: WebOptions, check: WebCheck) -> None:
+        self.options = options
+        self.check = check
+
+    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
+        """See `gateway.contracts.Backend`: request the file."""
+        loop = asyncio.get_running_loop()
+        with await link.socket(target, phases) as sock, phases("query"):
+            request = (
+                f"{self.check.method} {self.options.file} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n"
+            )
+            await loop.sock_sendall(sock, request.encode())
+            response = b""
+            while b"\r\n\r\n" not in response and (piece := await loop.sock_recv(sock, 4096)):
+                response += piece
+        head = response.partition(b"\r\n\r\n")[0].decode("latin-1")
+        status = re.match(r"HTTP/1\.[01] (\d{3})", head)
+        if status is None:
+            raise ProbeError(Reason.PROTOCOL, "not an HTTP server")
+        if status[1] != "200":
+            raise ProbeError(Reason.QUERY, f"{self.options.file}: status {status[1]}")
+        headers = dict(re.findall(r"^([\w-]+): *(.*)$", head.replace("\r", ""), re.MULTILINE))
+        size = int(headers["Content-Length"])
+        return ProbeResult(facts={VERSION: headers["Server"], FILE_SIZE: size, HEADERS: dict.fromkeys(headers, 1)})
+
+
+def _read_url(scheme: str, path: str) -> dict[str, str]:
+    return ({"file": path} if path else {}) | ({"check.method": "HEAD"} if scheme == "webhead" else {})
+
+
+def _advice(backends: Sequence[ConfiguredBackend]) -> Iterator[str]:
+    if len(backends) > 1:
+        yield f"backend {backends[1].name}: backend {backends[0].name} is of kind web, too"
+
+
+def _insecure_settings(options: WebOptions, check: WebCheck, plain: bool) -> Iterator[InsecureSetting]:
+    del options, check
+    if plain:
+        yield InsecureSetting("targets", "are not encrypted: use via", advised=True)
+
+
+KIND = BackendKind(
+    "web",
+    WebOptions,
+    WebCheck,
+    WebBackend,
+    schemes=("web", "webhead"),
+    default_port=8000,
+    aliases=("webserver",),
+    read_url=_read_url,
+    traffic_class=TrafficClass.BULK,
+    facts=(VERSION, FILE_SIZE, HEADERS),
+    imports=ImportRules(other_ports=(8001,), keys={"file": "/"}, note="set file to one that is always there"),
+    advice=_advice,
+    insecure_settings=_insecure_settings,
+)

@@ -1,0 +1,120 @@
+"""`kind: hop`: a TCP forwarder with one fixed destination. Every dial connects to the forwarder."""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from math import inf
+
+from gateway.contracts import PORT, Endpoint, InsecureSetting, Link, Phases, Progress, Relay, Stream, TunnelState
+from gateway.facts import Fact
+from gateway.measure import Histogram, Tap
+from gateway.tunnels import TunnelKind
+
+DIALS = Fact(
+    "dials", "Connections to the forwarder.", metric="gateway_hop_dials", describe=lambda dials: f"{dials} dials",
+    additive=True,
+)  # fmt: skip
+MODE = Fact("mode", "How the forwarder is reached.", metric="gateway_hop_info", label="mode")
+
+
+@dataclass(frozen=True)
+class HopOptions:
+    """A TCP forwarder.
+
+    Args:
+        host: Name or address of the forwarder.
+        port: TCP port of the forwarder.
+        comment: Text for people.
+    """
+
+    host: str
+    port: int = field(metadata=PORT)
+    comment: str = ""
+
+    @property
+    def forwarder(self) -> Endpoint:
+        """The forwarder's address."""
+        return Endpoint(self.host, self.port)
+
+
+class HopLink:
+    """See `gateway.contracts.Link`.
+
+    Args:
+        options: The options of the tunnel.
+        via: The link through which the forwarder is dialled.
+    """
+
+    def __init__(self, options: HopOptions, via: Link) -> None:
+        self._options = options
+        self._via = via
+        self._dials = 0
+        self.dial_phase = via.dial_phase
+        self.network_id = f"{via.network_id} > {options.forwarder}"
+
+    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+        """See `gateway.contracts.Link`."""
+        del to
+        self._dials += 1
+        return await self._via.socket(self._options.forwarder, phases)
+
+    async def join(
+        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+    ) -> Relay:
+        """See `gateway.contracts.Link`."""
+        del to
+        self._dials += 1
+        return await self._via.join(client, self._options.forwarder, latency, within, tap)
+
+    async def lost(self) -> str:
+        """See `gateway.contracts.Link`."""
+        return await self._via.lost()
+
+    def renew(self) -> None:
+        """Do nothing: there are no keys."""
+
+    def rtt(self) -> float | None:
+        """Return None: it is not measured."""
+
+    def details(self) -> dict[str, object]:
+        """See `gateway.contracts.Link`."""
+        return {DIALS.key: self._dials, MODE.key: "plain"}
+
+
+class HopTunnel:
+    """See `gateway.contracts.Tunnel`.
+
+    Args:
+        options: The options of the tunnel.
+    """
+
+    def __init__(self, options: HopOptions) -> None:
+        self._options = options
+
+    @property
+    def far_side(self) -> str:
+        """The forwarder."""
+        return str(self._options.forwarder)
+
+    @contextlib.asynccontextmanager
+    async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
+        """See `gateway.contracts.Tunnel`."""
+        progress(TunnelState.CONNECTING)
+        yield HopLink(self._options, via)
+
+
+def _insecure_settings(options: HopOptions, plain: bool) -> Iterator[InsecureSetting]:
+    if plain and options.comment != "known":
+        yield InsecureSetting("host", "is a forwarder without encryption: use via", advised=True)
+
+
+KIND = TunnelKind(
+    "hop",
+    HopOptions,
+    HopTunnel,
+    schemes=("hop",),
+    servers=lambda options: (options.forwarder,),
+    aliases=("forwarder",),
+    facts=(DIALS, MODE),
+    insecure_settings=_insecure_settings,
+)
