@@ -283,7 +283,7 @@ def test_a_gateway_as_a_global_service_is_not_drifted_and_knows_the_clients_of_e
         command=("host", sys.executable, "-m", "gateway", "run", "-c", str(path)),
     )  # fmt: skip
     for agent, other in zip(agents, reversed(agents), strict=True):
-        agent.wait(lambda agent=agent: agent.own() == ("attached", ""), timeout=60)  # type: ignore[misc]
+        agent.wait(lambda agent=agent: agent.own() == ("attached", ""), timeout=180)  # type: ignore[misc]
         agent.wait(lambda agent=agent, other=other: other.instance in agent.heard(), timeout=60)  # type: ignore[misc]
     for engine in swarm:
         engine.run("app", "--network", "mesh", "--label", "gateway.backends=orders")
