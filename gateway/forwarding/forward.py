@@ -21,6 +21,7 @@ from gateway.forwarding.dialer import Dialer, Route
 from gateway.forwarding.disconnect_watcher import DisconnectWatcher
 from gateway.forwarding.drain_pacing import DrainPace, drain_order
 from gateway.forwarding.listener import Listener
+from gateway.forwarding.refusal_log import RefusalLog
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
 from gateway.forwarding.usage import UNKNOWN, ConnectionSlot, ConsumerUsage, Usage
 from gateway.measure import Histogram, Tally, TapFactory
@@ -121,6 +122,7 @@ class Forward:
         self._drained_targets: frozenset[Endpoint] = frozenset()
         self._draining = False
         self._audit = ConnectionAudit(name, recorder or Recorder())
+        self._refusal_log = RefusalLog(name)
 
     @property
     def active(self) -> int:
@@ -312,7 +314,7 @@ class Forward:
         if usage is not None:
             usage.rejected[refusal] += 1
         self._audit.refused(client, refusal)
-        log.debug("client refused", extra={"backend": self.name, "reason": str(refusal)})
+        self._refusal_log.refused(client, refusal, time.monotonic())
         reset(client)
 
     async def _identify_and_connect(self, client: Stream, address: str) -> None:

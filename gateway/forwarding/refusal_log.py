@@ -1,0 +1,54 @@
+"""Logs refused clients of one backend, with few lines however many clients are refused."""
+
+import logging
+
+from gateway.contracts import Stream
+from gateway.forwarding.admission import Refusal, Source
+
+log = logging.getLogger(__name__)
+
+_REPEAT = 600.0
+"""Seconds until the same source and reason are logged again."""
+_WINDOW = 60.0
+_MAX_LINES = 10
+"""Lines within `_WINDOW` seconds. More sources and reasons are counted, and reported as one line."""
+
+
+class RefusalLog:
+    """Logs each source and reason once in ten minutes. Times are monotonic, in seconds.
+
+    Args:
+        backend: The backend's name.
+    """
+
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+        self._logged: dict[tuple[str, Refusal], float] = {}
+        self._window_ends = 0.0
+        self._lines = self._omitted = 0
+
+    def refused(self, client: Stream, refusal: Refusal, now: float) -> None:
+        """Log a refused client, unless its source and reason were logged before.
+
+        Args:
+            client: The client's socket, not closed yet.
+            refusal: Why the client is refused.
+            now: The current time.
+        """
+        if now >= self._window_ends:
+            self._start_window(now)
+        if self._lines >= _MAX_LINES:
+            self._omitted += 1
+            return
+        source = Source.of(client)
+        key = ((source.address or source.path) if source is not None else "disconnected", refusal)
+        if key not in self._logged:
+            self._logged[key] = now
+            self._lines += 1
+            log.info("client refused", extra={"backend": self._backend, "source": key[0], "reason": str(refusal)})
+
+    def _start_window(self, now: float) -> None:
+        if self._omitted:
+            log.info("more clients refused", extra={"backend": self._backend, "count": self._omitted})
+        self._window_ends, self._lines, self._omitted = now + _WINDOW, 0, 0
+        self._logged = {key: at for key, at in self._logged.items() if at + _REPEAT > now}
