@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 K = TypeVar("K")
@@ -18,7 +18,7 @@ class Kinds(Mapping[str, K]):
         path: The package's `__path__`. Folders may be appended to it at any time. Subpackages are ignored.
     """
 
-    def __init__(self, package: str, path: list[str]) -> None:
+    def __init__(self, package: str, path: Sequence[str]) -> None:
         self._package = package
         self._path = path
         self._listed: tuple[str, ...] = ()

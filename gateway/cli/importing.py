@@ -40,7 +40,7 @@ def ssh_config(file: Path) -> None:
 @import_.command("compose")
 @click.argument("file", type=_FILE)
 def compose_file(file: Path) -> None:
-    """Print the configuration that replaces a compose file's ssh services and NFS volumes."""
+    """Print the configuration that replaces a compose file's ssh services and network volumes."""
     from gateway.importing import compose  # noqa: PLC0415 - slow to import
 
     _tell(compose.import_compose, _text(file))

@@ -110,7 +110,7 @@ def kubernetes(
     podman: bool,
     **settings: str | None,
 ) -> None:
-    """Print manifests of the gateway, with a Service for each backend, or a volume and a claim for each NFS volume.
+    """Print manifests of the gateway, with a Service for each backend, or a volume and a claim for each volume.
 
     Secrets are expected in a Secret of the same name, mounted at /run/secrets. The Helm chart does more.
     """

@@ -15,13 +15,15 @@ def tcp_remotes(file: ClientFile) -> list[Endpoint]:
     Args:
         file: The configuration file.
     """
-    found: list[Endpoint] = []
-    common = [each for each in file.directives if each.block is None]
     blocks = [each for each in file.directives if each.name == "connection"]
-    for directives in ([*common, *connection_directives(block)] for block in blocks):
-        found += _remotes(directives)
+    common = [each for each in file.directives if each.block is None]
+    if not blocks:
+        return list(dict.fromkeys(_remotes(common)))
     # With blocks, OpenVPN ignores `remote` outside of them.
-    return list(dict.fromkeys(found if blocks else _remotes(common)))
+    common = [each for each in common if each.name != "remote"]
+    return list(
+        dict.fromkeys(each for block in blocks for each in _remotes([*common, *connection_directives(block)]))
+    )
 
 
 def _remotes(directives: Iterable[Directive]) -> Iterator[Endpoint]:

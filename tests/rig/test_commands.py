@@ -81,7 +81,7 @@ def test_status_and_explain(running: Gateway) -> None:
     assert table.returncode == 0
     assert re.search(r"^bastion +ssh ", table.stdout, re.MULTILINE)
     assert re.search(r"^bad +tcp +- .* down ", table.stdout, re.MULTILINE)
-    assert "VERSION" in running.command("status", "-o", "wide").stdout
+    assert "FACTS" in running.command("status", "-o", "wide").stdout
     assert json.loads(running.command("status", "-o", "json").stdout)["backends"]["good"]["state"] == "up"
     by_url = command("status", "-o", "json", "--url", f"http://127.0.0.1:{running.ops_port}")
     assert json.loads(by_url.stdout)["instance"] == "test"

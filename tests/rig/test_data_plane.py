@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ def test_the_status_and_the_metrics_tell_which_is_in_use(
     planes = {name: gateway.tunnel(name).get("data_plane") for name in ("plain", "careful", "down")}
     assert planes == {"plain": "native", "careful": "asyncssh", "down": None}
     table = gateway.command("status", "-o", "wide").stdout.splitlines()
-    assert [line.split()[7] for line in table if line.startswith(("plain", "careful"))] == ["native", "asyncssh"]
+    facts = [re.search(r"data plane (\w+)", line) for line in table if line.startswith(("plain", "careful"))]
+    assert [found and found[1] for found in facts] == ["native", "asyncssh"]
     told = [
         line for line in gateway.http.get("/metrics")[1].splitlines() if line.startswith("gateway_data_plane_info")
     ]

@@ -127,11 +127,11 @@ def test_a_configuration_knows_them(kinds: Path, tmp_path: Path) -> None:
         "backends:\n  a: {kind: webserver, targets: a}\n  b: {kind: ninep, targets: b, tree: x, volume: {name: bb, "
         "mount_options: [trans=rdma, vers=1]}}\n"
     )
-    told = run(kinds, "validate", "-c", str(file), fails=True).stderr
+    errors = run(kinds, "validate", "-c", str(file), fails=True).stderr
     for words in ("use 'hop'", "use 'web'", "must begin with / for a volume"):
-        assert words in told, told
-    assert "trans is set by the gateway" in told
-    assert "vers=1: a mount through the gateway is of version 9p2000.L" in told
+        assert words in errors, errors
+    assert "trans is set by the gateway" in errors
+    assert "vers=1: a mount through the gateway is of version 9p2000.L" in errors
     two = ["--tunnel", "near=hop://h:1", "--backend", "a=web://a", "--backend", "b=web://b"]
     advised = run(kinds, "validate", *two).stderr
     assert "backend b: backend a is of kind web, too" in advised

@@ -1,0 +1,25 @@
+import pytest
+
+from gateway.contracts import Endpoint
+from gateway.vpn.openvpn_file import parse_client_file
+from gateway.vpn.openvpn_remotes import tcp_remotes
+
+
+@pytest.mark.parametrize(
+    ("text", "remotes"),
+    [
+        ("remote a", []),
+        ("remote a 1 udp\nremote b 443 tcp\nremote c 444 tcp4-client", ["b:443", "c:444"]),
+        ("remote a\nremote b 2\nproto tcp-client\nport 3", ["a:3", "b:2"]),
+        ("proto tcp\nremote a", ["a:1194"]),
+        ("proto tcp\nrport 5\nremote a 1\nremote a 1", ["a:1"]),
+        ("proto tcp\nremote ignored 1\n<connection>\nremote a 1\n</connection>", ["a:1"]),
+        ("<connection>\nremote a 1\nproto tcp\n</connection>\n<connection>\nremote b 1\n</connection>", ["a:1"]),
+    ],
+)
+def test_the_servers_of_a_file(text: str, remotes: list[str]) -> None:
+    assert [str(each) for each in tcp_remotes(parse_client_file(text))] == remotes
+
+
+def test_an_ipv6_server() -> None:
+    assert tcp_remotes(parse_client_file("remote fd00::1 1 tcp6")) == [Endpoint("fd00::1", 1)]
