@@ -116,7 +116,7 @@ def test_refuse_does_not_attach_and_takes_off_what_became_ambiguous(site: Site) 
     site.engine.run("second", "--network", "yard", "--network-alias", "orders")
     site.wait(lambda: site.attachment("first") == ("blocked", "name_conflict"))
     site.wait(lambda: not site.engine.attached("first", "apps"))
-    assert reached(site, "first") == "no"
+    site.wait(lambda: reached(site, "first") == "no")
     # And is attached again when it is gone.
     site.engine.docker("rm", "-f", "second")
     site.reaches("first")

@@ -248,8 +248,9 @@ def test_access_by_label_and_grant_holds_for_containers_and_tasks_of_another_nod
 
 
 def test_a_gateway_as_a_global_service_is_not_drifted_and_knows_the_clients_of_every_node(
-    swarm: tuple[Engine, Engine], tmp_path: Path
+    swarm: tuple[Engine, Engine], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    tmp_path = tmp_path_factory.mktemp("g")  # short: the path of a unix socket has at most 107 bytes (unix(7))
     manager, _ = swarm
     manager.docker("network", "create", "-d", "overlay", "--attachable", "--subnet", "10.99.0.0/24", "mesh")
     manager.run_python("db", SAYING.format(words="orders-here", seconds=0), "--network", "mesh", "--ip", "10.99.0.99")
