@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from gateway.docker.flavour import DOCKER, Flavour
@@ -32,7 +33,7 @@ class EndpointInfo:
     addresses: tuple[str, ...] = ()
     aliases: frozenset[str] | None = None
 
-    @property
+    @cached_property
     def names(self) -> frozenset[str]:
         """The aliases in lower case, since host names have no case (RFC 4343); empty while they are not known."""
         return frozenset(each.lower() for each in self.aliases or ())

@@ -714,3 +714,10 @@ def test_a_ledger_with_nonsense_is_named_and_stops_nothing(tmp_path: Path, text:
     network = replace(BRIDGE, subnets=("10.0.0.0/24",), ip_ranges=("10.0.0.128/25",))
     found = plan(replace(desired(), claimed=ledger.addresses), Observed((own,), (network,), own=own.id), NOTHING)
     assert made(found) == [(Verb.CONNECT, "apps", "gateway")]
+
+
+def test_the_names_of_an_endpoint_are_computed_once() -> None:
+    """A plan asks for them per alias: computed each time, a container with thousands would hold up the loop."""
+    endpoint = EndpointInfo("n1", "e1", ("10.0.0.2",), frozenset({"Web", "web-1"}))
+    assert endpoint.names == {"web", "web-1"}
+    assert endpoint.names is endpoint.names
