@@ -21,16 +21,28 @@ class FinDetector:
     """The receive counters of one socket, from the time at which the object is created.
 
     Args:
-        sock: A TCP socket, owned by the caller, that has not failed; see `can_detect`.
-        read: Bytes of its stream that were read so far, in the caller's count.
+        sock: A TCP socket, owned by the caller.
+        baseline: The bytes received and not unread, less those that the caller has read and the FIN.
     """
 
     __slots__ = ("_baseline", "_sock")
 
-    def __init__(self, sock: socket.socket, read: int) -> None:
+    def __init__(self, sock: socket.socket, baseline: int) -> None:
         self._sock = sock
+        self._baseline = baseline
+
+    @classmethod
+    def of(cls, sock: socket.socket, read: int) -> "FinDetector | None":
+        """Return a detector for a TCP socket; None if the socket has failed already.
+
+        Args:
+            sock: The socket, owned by the caller.
+            read: Bytes of its stream that were read so far, in the caller's count.
+        """
         state, received = _counters(sock)
-        self._baseline = received - read - (state == _CLOSE_WAIT)
+        if state not in (_ESTABLISHED, _CLOSE_WAIT):
+            return None
+        return cls(sock, received - read - (state == _CLOSE_WAIT))
 
     def has_fin(self, read: int) -> bool:
         """Return whether the FIN has arrived. The socket may have failed since.
@@ -39,11 +51,6 @@ class FinDetector:
             read: Bytes of the stream that were read so far, in the same count as before.
         """
         return _counters(self._sock)[1] - read > self._baseline
-
-
-def can_detect(sock: socket.socket) -> bool:
-    """Return whether `sock` is a TCP socket that still receives, or has received the FIN and still sends."""
-    return sock.family != socket.AF_UNIX and _counters(sock)[0] in (_ESTABLISHED, _CLOSE_WAIT)
 
 
 def _counters(sock: socket.socket) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from gateway.contracts import CloseReason
 from gateway.measure import Histogram, Tap, waiting_since
 from gateway.relay.fd_registration import FdRegistration
-from gateway.relay.fin_detector import FinDetector, can_detect
+from gateway.relay.fin_detector import FinDetector
 from gateway.relay.linger import lingering_closer
 from gateway.relay.mmap_buffer import mmap_buffer
 from gateway.relay.poller import HANGUP, READ, WRITE
@@ -172,9 +172,9 @@ class _Direction:
     def _start_splicing(self) -> tuple[int, int] | None:
         """Open the pipe; return None if there are no descriptors, or the sink has failed already."""
         if self.sink.family != socket.AF_UNIX:
-            if not can_detect(self.sink):
+            self.fin_detector = FinDetector.of(self.sink, self.reverse.byte_count)
+            if self.fin_detector is None:
                 return None
-            self.fin_detector = FinDetector(self.sink, self.reverse.byte_count)
         self.pipe = _open_pipe()
         return self.pipe
 

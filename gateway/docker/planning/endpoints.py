@@ -35,18 +35,13 @@ def keep(
         ours: Whether the gateway made it.
     """
     there = draft.known.get(name)
-    if container.state not in RUNNING and is_bound_to_removed_network(draft, container):
+    if container.state not in RUNNING and (name in draft.creatable or is_bound_to_removed_network(draft, container)):
         draft.report_container(
             container, name, Standing.DRIFTED, None, without_network(draft, container, name, ours=ours)
         )
         return
     if there is not None and endpoint.network_id not in ("", there.id):
         _stale(draft, container, name, free, ours=ours)
-        return
-    if name in draft.creatable and container.state not in RUNNING:
-        draft.report_container(
-            container, name, Standing.DRIFTED, None, without_network(draft, container, name, ours=ours)
-        )
         return
     missing = [alias for alias in free if endpoint.aliases is not None and alias not in endpoint.aliases]
     beyond = (
