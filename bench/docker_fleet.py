@@ -135,7 +135,8 @@ def killed(engine: Engine, site: Site, kills: int) -> None:
     for _ in range(kills):
         engine.kill()
         engine.start()
-        engine.docker("start", "gateway", "db")
+        # The engine answers before its swarm has loaded the overlay.
+        site.wait(lambda: engine.docker("start", "gateway", "db", check=False).returncode == 0, timeout=60)
         engine.docker("rm", "-f", "web", check=False)
         engine.run("web", *OPT_IN)
         took.append(site.reaches("web", timeout=30))

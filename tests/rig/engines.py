@@ -33,6 +33,22 @@ def need_engine() -> None:
     need(available(), "root and a Docker Engine (packages docker.io docker-cli busybox-static)")
 
 
+@contextlib.contextmanager
+def running_engine(folder: Path) -> Iterator["Engine"]:
+    """Run an engine with the images `busybox` and `host` until the block ends.
+
+    Skips the test, or fails it in CI, if no engine can run.
+    """
+    need_engine()
+    engine = Engine(folder).start()
+    try:
+        engine.load_busybox()
+        engine.load_host()
+        yield engine
+    finally:
+        engine.stop()
+
+
 class Engine:
     """A dockerd with its own data, in its own network namespace: its bridges and rules end with the namespace.
 
@@ -142,6 +158,12 @@ class Engine:
     def attached(self, container: str, network: str) -> bool:
         """Return whether the container has an endpoint there."""
         return network in self.inspect(container)["NetworkSettings"]["Networks"]
+
+    def remove_all(self) -> None:
+        """Remove every container, and the networks that none uses."""
+        if ids := self.docker("ps", "-aq").stdout.split():
+            self.docker("rm", "-f", *ids)
+        self.docker("network", "prune", "-f")
 
     def load_busybox(self) -> None:
         """Create an image `busybox` of two megabytes."""

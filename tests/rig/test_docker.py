@@ -15,7 +15,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, command, ssh_tunnel
 from docker_proxy import DockerProxy, allowlist
-from engines import Engine, need_engine
+from engines import Engine, need_engine, running_engine
 from test_audit_log import lines
 
 from gateway.demo.sshd import Bastion
@@ -39,21 +39,14 @@ OPT_IN = ("--label", "gateway.enable=true")
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    need_engine()
-    made = Engine(tmp_path_factory.mktemp("engine")).start()
-    made.load_busybox()
-    made.load_host()
-    yield made
-    made.stop()
+    with running_engine(tmp_path_factory.mktemp("engine")) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)
 def clean(engine: Engine) -> Iterator[None]:
     yield
-    ids = engine.docker("ps", "-aq").stdout.split()
-    if ids:
-        engine.docker("rm", "-f", *ids)
-    engine.docker("network", "prune", "-f")
+    engine.remove_all()
 
 
 class Site:

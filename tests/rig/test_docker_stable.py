@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, command
-from engines import Engine, need_engine
+from engines import Engine, running_engine
 from test_docker import OPT_IN, Site
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(300)]
@@ -23,13 +23,9 @@ PAGE = REPOSITORY / "docs" / "docker.md"
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    need_engine()
-    made = Engine(tmp_path_factory.mktemp("stable")).start()
-    made.load_busybox()
-    made.load_host()
-    made.docker("tag", "busybox", "my-app")
-    yield made
-    made.stop()
+    with running_engine(tmp_path_factory.mktemp("stable")) as made:
+        made.docker("tag", "busybox", "my-app")
+        yield made
 
 
 class Patient(Site):
@@ -42,9 +38,7 @@ class Patient(Site):
 @pytest.fixture
 def site(engine: Engine, tmp_path: Path) -> Iterator[Site]:
     yield Patient(engine, tmp_path)
-    if ids := engine.docker("ps", "-aq").stdout.split():
-        engine.docker("rm", "-f", *ids)
-    engine.docker("network", "prune", "-f")
+    engine.remove_all()
 
 
 def as_documented(engine: Engine, name: str, *more: str) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engines import Engine, need_engine
+from engines import Engine, running_engine
 from test_docker import OPT_IN, Site
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(180)]
@@ -15,23 +15,14 @@ ATTACHED = ("attached", None)
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    need_engine()
-    made = Engine(tmp_path_factory.mktemp("hostile")).start()
-    try:
-        made.load_busybox()
-        made.load_host()
+    with running_engine(tmp_path_factory.mktemp("hostile")) as made:
         yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture
 def site(engine: Engine, tmp_path: Path) -> Iterator[Site]:
     yield Site(engine, tmp_path)
-    ids = engine.docker("ps", "-aq").stdout.split()
-    if ids:
-        engine.docker("rm", "-f", *ids)
-    engine.docker("network", "prune", "-f")
+    engine.remove_all()
 
 
 def log_of(site: Site) -> str:

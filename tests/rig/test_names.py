@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import command
-from engines import Engine, need_engine
+from engines import Engine, running_engine
 from test_docker import OPT_IN, SAYING, Site
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(180)]
@@ -17,21 +17,14 @@ pytestmark = [pytest.mark.rig, pytest.mark.timeout(180)]
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    need_engine()
-    made = Engine(tmp_path_factory.mktemp("names")).start()
-    made.load_busybox()
-    made.load_host()
-    yield made
-    made.stop()
+    with running_engine(tmp_path_factory.mktemp("names")) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)
 def clean(engine: Engine) -> Iterator[None]:
     yield
-    ids = engine.docker("ps", "-aq").stdout.split()
-    if ids:
-        engine.docker("rm", "-f", *ids)
-    engine.docker("network", "prune", "-f")
+    engine.remove_all()
 
 
 @pytest.fixture

@@ -80,14 +80,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, 
 def engine(engines: tuple[Engine, Engine]) -> Iterator[Engine]:
     """The first, alone and empty again afterwards."""
     yield engines[0]
-    empty(engines[0])
-
-
-def empty(engine: Engine) -> None:
-    ids = engine.docker("ps", "-aq").stdout.split()
-    if ids:
-        engine.docker("rm", "-f", *ids)
-    engine.docker("network", "prune", "-f")
+    engines[0].remove_all()
 
 
 class Networks(Site):
@@ -450,7 +443,7 @@ def swarm(engines: tuple[Engine, Engine]) -> Iterator[tuple[Engine, Engine]]:
     join(manager, worker)
     yield manager, worker
     for each in (worker, manager):
-        empty(each)
+        each.remove_all()
         each.docker("swarm", "leave", "--force")
 
 

@@ -13,11 +13,12 @@ from gateway.config import load
 from gateway.config.load import Sources
 from gateway.contracts import Secret
 from gateway.docker.addresses import choose, protected, range_for_others
+from gateway.docker.failures import Failures
 from gateway.docker.flavour import PODMAN
 from gateway.docker.ledger import Ledger
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
-from gateway.docker.plan import Action, Desired, Plan, Standing, Verb
+from gateway.docker.plan import Action, Condition, Desired, Plan, Standing, Verb
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.trouble import Blocked, EngineError, Kind
@@ -331,3 +332,15 @@ def test_a_network_does_not_hold_what_the_gateway_reaches_directly(tmp_path: Pat
     assert wanted.direct == ("10.201.0.5", "10.201.4.9")
     (action,) = plan(wanted, Observed(), frozenset()).actions
     assert action.body["IPAM"]["Config"][0]["Subnet"] == "10.201.8.0/22"
+
+
+def test_an_address_that_is_refused_names_the_setting_only_if_it_is_set() -> None:
+    failures, pending = Failures(), Condition("apps", "gateway", Standing.PENDING, container_id="id-gateway")
+    action = Action(Verb.CONNECT, "apps", "n1", "gateway", "id-gateway", addresses=("10.9.0.9",))
+    failures.failed(action, EngineError(Kind.FORBIDDEN, "Address already in use"), 0.0, {})
+    fixed = NetworkOptions(address=ipaddress.ip_address("10.9.0.9"))
+    assert "change docker.networks.apps.address" in failures.explained(pending, {"apps": fixed}).message
+    for networks in ({"apps": NetworkOptions()}, {}):
+        found = failures.explained(pending, networks)
+        assert (found.state, found.reason) == (Standing.BLOCKED, Blocked.ADDRESS_REFUSED)
+        assert "docker.networks" not in found.message

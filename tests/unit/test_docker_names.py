@@ -442,6 +442,8 @@ def test_a_command_in_another_container_acts_for_the_gateway_that_runs() -> None
     for own in (temporary.id, None):
         seen = Observed((GATEWAY, temporary, WEB), (APPS, SHOP), own=own)
         assert as_running_gateway(desired(), seen).own == GATEWAY.id
+    configured = Observed((GATEWAY, temporary), (APPS, SHOP), own=temporary.id)
+    assert as_running_gateway(desired(container="tmp"), configured) is configured
     stopped = Observed((replace(GATEWAY, state="exited"), temporary), (APPS, SHOP), own=temporary.id)
     assert as_running_gateway(desired(), stopped) is stopped
     two = Observed((GATEWAY, replace(GATEWAY, id="id-2", name="second")), (APPS,), own=None)
