@@ -16,7 +16,7 @@ def chain(status: dict[str, Any], name: str) -> list[list[str]]:
         tunnel = status["tunnels"][hop]
         rows.append(["tunnel", hop, tunnel["state"], _why(tunnel) or tunnel["far_side"]])
     for target in backend["targets"]:
-        facts = [target["role"], *target["facts"]]
+        facts = [target["role"], *target.get("facts", ())]
         rows.append(["target", target["target"], target["state"], _why(target) or ", ".join(filter(None, facts))])
     rows += [
         ["name", each["container"], "shadowed", f"{each['ours']} on network {each['network']}, and {each['other']}"]

@@ -161,7 +161,7 @@ def _print_status(site: dict[str, Any], *, wide: bool) -> None:
         click.echo()
         rows = [
             [name, each["kind"], each["via"] or "-", each["far_side"], each["state"], _ago(each["since"]),
-             _ms(each["rtt_seconds"]), *([", ".join(each["facts"]) or "-"] if wide else []), _why(each)]
+             _ms(each["rtt_seconds"]), *([", ".join(each.get("facts", ())) or "-"] if wide else []), _why(each)]
             for name, each in site["tunnels"].items()
         ]  # fmt: skip
         facts = ["FACTS"] if wide else []
@@ -232,7 +232,7 @@ def _backend_rows(name: str, backend: dict[str, Any], *, wide: bool) -> list[lis
                 str(connections["total"]) if first else "",
                 format_bytes(connections["bytes_to_backend"]) if first else "",
                 format_bytes(connections["bytes_from_backend"]) if first else "",
-                ", ".join(target["facts"]) or "-",
+                ", ".join(target.get("facts", ())) or "-",
             ]
         why = _why(target) + (" (flapping)" if target["flapping"] else "")
         failing = (

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from gateway.docker.options import NetworkOptions
 from gateway.docker.plan import Action, Condition, Standing, Verb
 from gateway.docker.trouble import Blocked, EngineError
 from gateway.supervision.backoff import Backoff, BackoffPolicy
@@ -75,14 +76,22 @@ class Failures:
         trouble = self._trouble(action.network, action.container_id)
         return trouble is not None and trouble.blocked is not Blocked.ADDRESS_REFUSED
 
-    def explained(self, condition: Condition) -> Condition:
-        """Return the state of an attachment, with the reason why it failed so far."""
+    def explained(self, condition: Condition, networks: Mapping[str, NetworkOptions]) -> Condition:
+        """Return the state of an attachment, with the reason why it failed so far.
+
+        Args:
+            condition: The state.
+            networks: The configured networks.
+        """
         trouble = self._trouble(condition.network, condition.container_id)
         if condition.state is not Standing.PENDING or trouble is None:
             return condition
         message = trouble.message
         if trouble.blocked is Blocked.ADDRESS_REFUSED:
-            message += f": free the address, or set another docker.networks.{condition.network}.address"
+            options = networks.get(condition.network)
+            fixed = options is not None and options.address is not None
+            setting = f"docker.networks.{condition.network}.address"
+            message += f": free it, or change {setting}" if fixed else ": the gateway asks for another one next"
         return replace(condition, state=Standing.BLOCKED, reason=trouble.blocked, message=message)
 
     def _trouble(self, network: str, container_id: str) -> EngineError | None:

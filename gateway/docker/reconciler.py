@@ -261,7 +261,7 @@ class Reconciler:
 
     def _with_failures(self, planned: Plan) -> Plan:
         """Return the plan, with the reasons why its actions failed so far."""
-        conditions = tuple(map(self._failures.explained, planned.conditions))
+        conditions = tuple(self._failures.explained(each, self._options.networks) for each in planned.conditions)
         warnings = planned.warnings
         if self._ledger.problem:
             consequence = "nothing that an earlier process attached is detached"

@@ -163,9 +163,10 @@ def as_running_gateway(desired: Desired, observed: Observed) -> Observed:
     """Return `observed` from the view of the running gateway, if a command such as `apply` runs elsewhere.
 
     A command runs on the host or in a temporary container, which must not be attached in place of the gateway's.
+    `docker.container` takes precedence.
     """
     own = observed.own_container
-    if own is not None and desired.is_gateway(own):
+    if desired.options.container is not None or (own is not None and desired.is_gateway(own)):
         return observed
     running = [each for each in observed.containers if each.state in RUNNING and desired.is_gateway(each)]
     return replace(observed, own=running[0].id) if len(running) == 1 else observed
