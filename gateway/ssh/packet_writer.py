@@ -37,6 +37,8 @@ _BATCH_SIZE = 8 * (MAX_SEND_PACKET + 64)
 _SLOW_BATCH_SIZE = 2 * (MAX_SEND_PACKET + 64)
 _SLOW_DRAIN = 0.02
 """Seconds for writing a backlog, above which the path counts as slow. On a slow path, turns and batches are short."""
+_SLOW_PERIOD = 1.0
+"""Seconds for which a path counts as slow after such a backlog: slow paths often take data in bursts."""
 _FAST_NOTSENT_LOWAT = 4 * NOTSENT_LOWAT
 """Unsent bytes in the kernel on a fast path: fewer wakeups per byte, and still only milliseconds of data."""
 _FAST_DRAIN = 0.001
@@ -99,6 +101,10 @@ class PacketWriter:
         self._batch_view = memoryview(mmap_buffer(_BATCH_SIZE))
         self._batched = 0
         self._batch_limit = _BATCH_SIZE
+        self._slow_until = 0.0
+        """The monotonic time until which the path counts as slow, in seconds."""
+        self._round_size = 0
+        """Relays that waited when the queue was last served."""
         self._backlog = SendBuffer()
         """Encrypted data that the socket has not taken."""
         self._blocked_at = 0.0
@@ -112,7 +118,7 @@ class PacketWriter:
     @property
     def contended(self) -> bool:
         """Whether turns must be short: the path is slow, and relays wait in the queue."""
-        return self._batch_limit == _SLOW_BATCH_SIZE and bool(self._queue)
+        return self._batch_limit == _SLOW_BATCH_SIZE and (self._round_size > 1 or bool(self._queue))
 
     @property
     def congested(self) -> bool:
@@ -271,7 +277,10 @@ class PacketWriter:
         Args:
             seconds: How long the socket was full.
         """
-        self._batch_limit = _SLOW_BATCH_SIZE if seconds > _SLOW_DRAIN else _BATCH_SIZE
+        now = self._blocked_at + seconds
+        if seconds > _SLOW_DRAIN:
+            self._slow_until = now + _SLOW_PERIOD
+        self._batch_limit = _SLOW_BATCH_SIZE if now < self._slow_until else _BATCH_SIZE
         lowat = self._notsent_lowat
         if seconds < _FAST_DRAIN:
             lowat = _FAST_NOTSENT_LOWAT
@@ -316,6 +325,7 @@ class PacketWriter:
 
     def _serve_queue(self) -> None:
         """Give each queued relay one turn, in order of arrival, until the socket is full."""
+        self._round_size = len(self._queue)
         while self._queue and self.may_send:
             sender = next(iter(self._queue))
             del self._queue[sender]

@@ -1,0 +1,64 @@
+"""The packet writer shortens its turns on a slow path."""
+
+import asyncio
+import socket
+import time
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from gateway.contracts import CloseReason
+from gateway.ssh.asyncssh_internals import ClientConnection
+from gateway.ssh.packet_writer import PacketWriter
+
+
+class Relay:
+    """A relay whose turns are counted, and which queues again after each one."""
+
+    def __init__(self, writer: PacketWriter) -> None:
+        self._writer = writer
+        self.short: list[bool] = []
+        """For each turn, whether it had to be short."""
+
+    def resume_sending(self) -> None:
+        self.short.append(self._writer.contended)
+        self._writer.write(bytes(32 * 1024))
+
+    def abort(self, ending: CloseReason) -> None:
+        pytest.fail("a relay was reset")
+
+
+def fill(writer: PacketWriter) -> None:
+    """Send until the socket takes no more."""
+    while not writer.blocked:
+        writer.write(bytes(32 * 1024))
+        writer.flush()
+
+
+def drain(writer: PacketWriter, peer: socket.socket) -> None:
+    """Let the peer read until the backlog is written."""
+    while writer.blocked:
+        peer.recv(1 << 20)
+        writer.drain()
+
+
+async def test_turns_stay_short_when_a_slow_path_takes_a_burst() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
+        client.connect(server.getsockname())
+        peer, _ = server.accept()
+        client.setblocking(False)
+        connection = cast(ClientConnection, SimpleNamespace(transport_closed=False, may_send_data=True))
+        with peer:
+            writer = PacketWriter(client, connection, lambda: None, lambda error: pytest.fail(str(error)))
+            relays = [Relay(writer), Relay(writer)]
+            for pause in (0.05, 0.0):
+                fill(writer)
+                for relay in relays:
+                    writer.enqueue(relay)
+                time.sleep(pause)
+                drain(writer, peer)
+            await asyncio.sleep(0)
+            assert [relay.short for relay in relays] == [[True, True], [True, True]]
+            writer.close()
