@@ -57,7 +57,7 @@ async def test_turns_stay_short_when_a_slow_path_takes_a_burst() -> None:
                 fill(writer)
                 for relay in relays:
                     writer.enqueue(relay)
-                time.sleep(pause)
+                time.sleep(pause)  # noqa: ASYNC251 - the loop has nothing else to do
                 drain(writer, peer)
             await asyncio.sleep(0)
             assert [relay.short for relay in relays] == [[True, True], [True, True]]
