@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11; do $$p -c '' 2>/dev/null && echo $$p && break; done || echo python3)
 BIN := $(VENV)/bin
 
-.PHONY: help image examples example-sidecar example-shared example-sockets example-labels example-nfs example-swarm setup demo test check bench contract fairness fuzz chaos soak failover restarts patience mounts profile format clean
+.PHONY: help image examples example-sidecar example-shared example-sockets example-labels example-nfs example-swarm setup demo test check bench contract fairness fuzz chaos soak failover restarts abort-budget mounts profile format clean
 
 help:  ## list all commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,15 +45,15 @@ fairness: setup  ## measure how clients share a slow uplink, compared with ssh -
 
 chaos: setup  ## inject random faults into a site under load for ten minutes (ARGS="--seconds 60 --seed 1 --only kill")
 	@tools/packages.sh test
-	$(BIN)/python -m tests.chaos.run $(ARGS)
+	$(BIN)/python -m tests.soak.chaos $(ARGS)
 
 soak: setup  ## load SSH over slow, long and lossy paths, and check invariants (ARGS="--seconds 600 --seed 1 --clients 1000")
 	@tools/packages.sh test
-	$(BIN)/python -m tests.chaos.soak $(ARGS)
+	$(BIN)/python -m tests.soak.soak $(ARGS)
 
 contract: setup  ## run every relay through thousands of random event sequences (EXAMPLES=2000)
 	@tools/packages.sh test
-	CONTRACT_EXAMPLES=$(or $(EXAMPLES),2000) $(BIN)/pytest tests/rig/test_relay_contract.py $(ARGS)
+	CONTRACT_EXAMPLES=$(or $(EXAMPLES),2000) $(BIN)/pytest tests/integration/test_relay_contract.py $(ARGS)
 
 fuzz: setup  ## fuzz the SSH receive path and the parsers (ARGS="--seconds 600 --target ssh_receive", or --ci)
 	$(BIN)/pip install --quiet --disable-pip-version-check --only-binary atheris --editable '.[fuzz]'
@@ -61,20 +61,20 @@ fuzz: setup  ## fuzz the SSH receive path and the parsers (ARGS="--seconds 600 -
 
 failover: setup  ## kill the database that clients use, repeatedly (ARGS="--count 30")
 	@tools/packages.sh test
-	$(BIN)/python -m tests.chaos.failover $(ARGS)
+	$(BIN)/python -m tests.soak.failover $(ARGS)
 
 restarts: setup  ## restart one of two gateways behind HAProxy, repeatedly (ARGS="--count 100")
 	@tools/packages.sh test
 	@tools/packages.sh bench
-	$(BIN)/python -m tests.chaos.restarts $(ARGS)
+	$(BIN)/python -m tests.soak.restarts $(ARGS)
 
-patience: setup  ## probe a MySQL server that blocks an address after ten aborted handshakes (ARGS="--count 10000"; as root)
+abort-budget: setup  ## probe a MySQL server that blocks an address after ten aborted handshakes (ARGS="--count 10000"; as root)
 	@tools/packages.sh test
-	$(BIN)/python -m tests.chaos.patience $(ARGS)
+	$(BIN)/python -m tests.soak.abort_budget $(ARGS)
 
 mounts: setup  ## stop the tunnel under a kernel NFS mount, and mount before it is up (ARGS="--outages 40 --races 20"; as root)
 	@tools/packages.sh test
-	$(BIN)/python -m tests.chaos.mounts $(ARGS)
+	$(BIN)/python -m tests.soak.mounts $(ARGS)
 
 image:  ## build the container image (ARGS="--target vpn", or "--build-arg BASE=…")
 	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} docker build -t gateway $(ARGS) .
@@ -83,7 +83,7 @@ examples: example-sidecar example-shared example-sockets example-labels example-
 
 example-sidecar example-shared example-sockets example-labels example-nfs example-swarm: setup
 	@tools/packages.sh test
-	CI=1 $(BIN)/pytest tests/rig/test_image.py -k "$(@:example-%=%) or image_is" $(ARGS)
+	CI=1 $(BIN)/pytest tests/integration/test_image.py -k "$(@:example-%=%) or image_is" $(ARGS)
 
 profile: setup  ## profile the gateway under load (ARGS="pp 5": up, down, pp or conn, and seconds)
 	$(BIN)/python bench/profile_load.py $(ARGS)

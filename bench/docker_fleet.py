@@ -17,11 +17,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "rig"), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from docker_proxy import DockerProxy
-from engines import Engine
-from test_docker import OPT_IN, Site
+from tests.integration.test_docker import OPT_IN, Site
+from tests.support.docker_proxy import DockerProxy
+from tests.support.engines import Engine
 
 IDLE = 60
 

@@ -20,8 +20,8 @@ from site_ways import ROOT, Way
 
 from gateway.demo.process import Process, free_port
 from gateway.demo.sshd import Bastion
-from tests.chaos.share import Backend, measure
-from tests.chaos.slow_link import Shape, SlowLink
+from tests.support.share import Backend, measure
+from tests.support.slow_link import Shape, SlowLink
 
 FAIR, PROMPT = 0.5, 2.0
 """Goals of the gateway: the slowest upload's share of the mean, and seconds to answer 99% of the queries."""

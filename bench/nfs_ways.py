@@ -15,14 +15,13 @@ from operator import truediv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests" / "rig")]
-
-from conftest import Gateway
-from guest import Guest, mount
+sys.path.insert(0, str(HERE.parent))
 
 from gateway.demo.process import Process, free_port
 from gateway.ssh.algorithms import CIPHERS
-from tests.chaos.mounts import Yard
+from tests.integration.conftest import Gateway
+from tests.soak.mounts import Yard
+from tests.support.guest import Guest, mount
 
 PAIRS = (("gateway", "ssh"), ("near", "straight"))
 SCRIPT = """

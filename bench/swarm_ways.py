@@ -15,12 +15,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "rig"), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from engines import Engine
-from swarms import two_nodes
-from test_docker import SAYING
-from test_swarm import Agent, with_peers
+from tests.integration.test_docker import SAYING
+from tests.integration.test_swarm import Agent, with_peers
+from tests.support.engines import Engine
+from tests.support.swarms import two_nodes
 
 ASKED = 20
 

@@ -17,13 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "rig")]
-
-from conftest import Gateway
-from netns import BEHIND, NAMES, inside, run, two
-from vpn import Authority, OpenVpnServer, WireGuardPeer
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from gateway.demo.process import Process, free_port
+from tests.integration.conftest import Gateway
+from tests.support.netns import BEHIND, NAMES, inside, run, two
+from tests.support.vpn import Authority, OpenVpnServer, WireGuardPeer
 
 NEAR, FAR = NAMES
 CHUNK = 1 << 18

@@ -164,7 +164,7 @@ class Bastion:
 
 def make_key(path: Path, *options: str) -> None:
     """A fresh key pair in OpenSSH's format, ed25519 unless `options` say otherwise."""
-    import asyncssh  # noqa: PLC0415 - the tests' rig imports this module early
+    import asyncssh  # noqa: PLC0415 - the tests import this module early
 
     kind, *passphrase = options or ("ssh-ed25519",)
     key = asyncssh.generate_private_key(kind)

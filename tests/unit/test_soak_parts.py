@@ -9,8 +9,8 @@ import pytest
 
 from gateway.relay.sockets import tune
 from gateway.ssh.gcm import TAG, Gcm
-from tests.chaos.soak_nonces import Nonces
-from tests.chaos.soak_streams import BACK, FORTH, EarlyEndError, End, Kind, Pattern, WrongBytesError, put_head
+from tests.soak.nonces import Nonces
+from tests.soak.streams import BACK, FORTH, EarlyEndError, End, Kind, Pattern, WrongBytesError, put_head
 
 
 def cipher(key: bytes) -> Gcm:

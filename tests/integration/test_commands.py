@@ -1,0 +1,463 @@
+"""The commands and the HTTP endpoints of a running service, as scripts and orchestrators use them."""
+
+import errno
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.demo import mariadb
+from gateway.demo.mariadb import MariaDB
+from gateway.demo.process import find, free_port
+from gateway.demo.sshd import Bastion
+from tests.integration.conftest import Gateway, command, database_check, need, ssh_tunnel
+from tests.support.clients import query_mysql
+from tests.support.servers import echoing, serving
+
+pytestmark = pytest.mark.integration
+
+CHECK = "check: {interval: 1s, fast_interval: 200ms, down_interval: 300ms, timeout: 1s}"
+
+
+@pytest.fixture
+def running(gateway: Gateway, shared_bastion: Bastion) -> Iterator[Gateway]:
+    with serving(echoing) as port:
+        gateway.write(f"""
+            tunnels:
+              bastion: {ssh_tunnel(shared_bastion)}
+            backends:
+              good: {{kind: tcp, via: bastion, targets: ["127.0.0.1:{port}"], {CHECK}}}
+              bad: {{kind: tcp, targets: ["127.0.0.1:{free_port()}"], {CHECK}}}
+        """)
+        gateway.start().wait(lambda: gateway.state("good")[0] == "up" and gateway.state("bad")[0] == "down")
+        yield gateway
+
+
+def test_endpoints(running: Gateway) -> None:
+    http = running.http
+    assert http.get("/livez") == http.get("/healthz") == (200, "alive\n")
+    assert http.get("/startupz")[0] == 200
+    code, body = http.get("/readyz")
+    assert (code, body["status"], body["draining"]) == (200, "ready", False)
+    assert body["backends"]["good"]["status"] == "up"
+    assert body["backends"]["bad"]["reason"] == "refused"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", body["backends"]["bad"]["since"])
+    assert http.get("/readyz?require=good")[0] == 200
+    assert http.get("/readyz?require=good,bad")[0] == 503
+    assert http.get("/readyz?min-ready=2")[0] == 503
+    assert http.get("/readyz?min-ready=x")[0] == 400
+    assert http.get("/readyz/good")[0] == 200
+    assert http.get("/readyz/bad")[0] == 503
+    assert http.get("/readyz/gone")[0] == 404
+    assert http.get("/health")[0] == 200
+    assert http.get("/api/v1/status")[1]["instance"] == "test"
+    history = http.get("/api/v1/checks/bad/history")[1]["targets"]
+    assert next(iter(history.values()))[0]["reason"] == "refused"
+    assert http.get("/api/v1/checks/gone/history")[0] == 404
+    code, page = http.get("/")
+    assert code == 200
+    assert "<title>Gateway</title>" in page
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)  # self-contained
+
+
+def test_nothing_can_be_done_over_http(running: Gateway) -> None:
+    for path in ("/-/shutdown", "/-/reload", "/-/drain"):
+        with socket.create_connection(("127.0.0.1", running.ops_port), timeout=5) as sock:
+            sock.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode())
+            assert b" 404 " in sock.recv(100)
+    assert running.admin_socket.stat().st_mode & 0o777 == 0o600
+
+
+def test_status_and_explain(running: Gateway) -> None:
+    table = running.command("status")
+    assert table.returncode == 0
+    assert re.search(r"^bastion +ssh ", table.stdout, re.MULTILINE)
+    assert re.search(r"^bad +tcp +- .* down ", table.stdout, re.MULTILINE)
+    assert "FACTS" in running.command("status", "-o", "wide").stdout
+    assert json.loads(running.command("status", "-o", "json").stdout)["backends"]["good"]["state"] == "up"
+    by_url = command("status", "-o", "json", "--url", f"http://127.0.0.1:{running.ops_port}")
+    assert json.loads(by_url.stdout)["instance"] == "test"
+    explained = running.command("explain", "bad")
+    assert "root cause: target 127.0.0.1" in explained.stdout
+    assert "root cause" not in running.command("explain", "good").stdout
+    as_json = command("explain", "bad", "-o", "json", "--url", f"http://127.0.0.1:{running.ops_port}")
+    told = json.loads(as_json.stdout)
+    assert (told["state"], told["root_cause"].split(":")[0]) == ("down", "target 127.0.0.1")
+    assert {"part", "name", "state", "why"} == told["chain"][0].keys()
+    unknown = running.command("explain", "gone")
+    assert (unknown.returncode, "known: bad, good" in unknown.stderr) == (2, True)
+
+
+def test_wait_and_healthcheck(running: Gateway) -> None:
+    assert running.command("wait", "--max", "5s").returncode == 0
+    assert running.command("wait", "good", "--max", "5s").returncode == 0
+    late = running.command("wait", "bad", "--max", "300ms")
+    assert (late.returncode, late.stderr) == (1, "gateway: not ready within 300ms: bad is down (refused)\n")
+    assert running.command("wait", "gone").returncode == 2
+    assert running.command("wait", "--max", "soon").returncode == 2
+    assert running.command("healthcheck").returncode == 0
+    listen = {"GATEWAY_OPS_LISTEN": f"0.0.0.0:{running.ops_port}", "GATEWAY_OPS_ADMIN_SOCKET": "/nonexistent"}
+    assert command("healthcheck", environment=listen).returncode == 0
+
+
+def test_nobody_answers(tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "admin.sock")
+    for arguments in (["reload"], ["drain"], ["shutdown"]):
+        done = command(*arguments, "--admin-socket", nowhere)
+        assert done.returncode == 3
+        assert "no gateway answers at" in done.stderr
+    url = f"http://127.0.0.1:{free_port()}"
+    for arguments in (["status"], ["healthcheck"], ["explain", "x"], ["wait", "--max", "100ms"]):
+        assert command(*arguments, "--url", url).returncode == 3
+
+
+def test_something_else_that_answers_is_not_taken_for_a_gateway(tmp_path: Path) -> None:
+    port = free_port()
+    arguments = ["--bind", "127.0.0.1", "--directory", str(tmp_path), str(port)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "http.server", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as other:
+        try:
+            (tmp_path / "livez").write_text("fine")
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                try:
+                    socket.create_connection(("127.0.0.1", port)).close()
+                    break
+                except ConnectionRefusedError:
+                    time.sleep(0.05)
+            for arguments in (["status"], ["explain", "x"], ["healthcheck"], ["wait", "--max", "100ms"]):
+                done = command(*arguments, "--url", f"http://127.0.0.1:{port}")
+                assert (done.returncode, "is not a gateway" in done.stderr, "Traceback" in done.stderr) == (
+                    3,
+                    True,
+                    False,
+                )
+        finally:
+            other.kill()
+
+
+def test_what_comes_while_the_service_stops_starts_nothing(gateway: Gateway) -> None:
+    gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}", shutdown="{delay: 1s, drain: 1s}")
+    gateway.start().wait(lambda: gateway.state("a") == ("down", "refused"))
+    assert gateway.client.post("/-/shutdown")[0] == 200
+    assert gateway.client.post("/-/backends/a/resume")[0] == 409
+    assert gateway.client.post("/-/reload")[0] == 409
+    assert gateway.process is not None
+    deadline = time.monotonic() + 10
+    while gateway.process.running:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _minds_signals(pid: int) -> bool:
+    """Whether the process has said what it does when it is to stop."""
+    found = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) >> signal.SIGTERM - 1 & 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_right_after_the_start(gateway: Gateway, number: signal.Signals) -> None:
+    gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
+    repository = str(Path(__file__).parents[2])
+    for wait in (0.0, 0.05, 0.15, 0.25):
+        told = gateway.folder / "told"
+        with (
+            told.open("w") as log,
+            subprocess.Popen(
+                [sys.executable, "-m", "gateway", "run", "-c", str(gateway.config), "--reload-on-change", "false"],
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": repository},
+            ) as child,
+        ):
+            try:
+                while not _minds_signals(child.pid):
+                    assert child.poll() is None
+                    time.sleep(0.005)
+                time.sleep(wait)
+                child.send_signal(number)
+                if number is signal.SIGHUP:
+                    deadline = time.monotonic() + 15
+                    while '"reloaded"' not in told.read_text():  # whenever it came
+                        assert time.monotonic() < deadline, told.read_text()
+                        assert child.poll() is None
+                        time.sleep(0.05)
+                    child.terminate()
+                assert child.wait(10) == 0
+            finally:
+                child.kill()
+
+
+def test_drain_undrain_pause_resume_reconnect_and_shutdown(running: Gateway) -> None:
+    assert running.command("drain").returncode == 0
+    code, body = running.http.get("/readyz")
+    assert (code, body["status"]) == (503, "draining")
+    assert running.http.get("/livez")[0] == 200
+    assert running.command("undrain").returncode == 0
+    assert running.http.get("/readyz")[0] == 200
+
+    assert running.command("pause", "bad").returncode == 0
+    running.wait_state("bad", "paused", None)
+    assert running.command("resume", "bad").returncode == 0
+    running.wait_state("bad", "down", "refused")
+    unknown = running.command("pause", "gone")
+    assert (unknown.returncode, "gone" in unknown.stderr) == (1, True)
+    assert running.client.post("/-/backends/gone/pause")[0] == 404
+    assert running.command("reconnect", "bastion").returncode == 0
+    assert running.command("reconnect", "gone").returncode == 1
+    running.wait(lambda: running.tunnel("bastion")["connects"] == 2 and running.tunnel("bastion")["state"] == "up")
+    assert running.client.post("/-/tunnels/gone/reconnect")[0] == 404
+
+    child = running.process._child  # type: ignore[union-attr]
+    assert running.command("shutdown").returncode == 0
+    assert child is not None
+    assert child.wait(10) == 0
+    assert not running.admin_socket.exists()
+
+
+def test_a_second_signal_ends_at_once(gateway: Gateway) -> None:
+    with serving(echoing) as port:
+        listen = free_port()
+        body = f"backends: {{a: {{kind: tcp, targets: ['127.0.0.1:{port}'], listen: 127.0.0.1:{listen}, {CHECK}}}}}"
+        gateway.write(body, shutdown="{delay: 20s, drain: 20s}")
+        gateway.start().wait_up("a")
+        child = gateway.process._child  # type: ignore[union-attr]
+        assert child is not None
+        with socket.create_connection(("127.0.0.1", listen), timeout=5) as client:
+            gateway.process.send(signal.SIGTERM)  # type: ignore[union-attr]
+            gateway.wait(lambda: gateway.http.get("/readyz")[0] == 503)
+            # Not ready, and still serving: the client that is there, and one that comes now.
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+            with socket.create_connection(("127.0.0.1", listen), timeout=5) as another:
+                another.sendall(b"y")
+                assert another.recv(1) == b"y"
+            started = time.monotonic()
+            gateway.process.send(signal.SIGINT)  # type: ignore[union-attr]
+            assert child.wait(20) == 0
+            assert time.monotonic() - started < 10  # twenty of the delay, and twenty of the drain
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+
+
+def test_validate(tmp_path: Path) -> None:
+    good = tmp_path / "good.yaml"
+    good.write_text("backends: {a: {kind: tcp, targets: 'a:1'}}")
+    done = command("validate", "-c", str(good))
+    assert (done.returncode, done.stdout) == (0, "valid: 0 tunnels, 1 backend\n")
+    twice = tmp_path / "twice.yaml"
+    twice.write_text("backends: {a: {kind: nfs, targets: n, export: /a}, b: {kind: nfs, targets: n, export: /b}}")
+    done = command("validate", "-c", str(twice))
+    assert (done.returncode, done.stdout) == (0, "valid: 0 tunnels, 2 backends\n")
+    assert done.stderr.startswith("warning: backend b: n:2049 is also the server of backend a,")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("backends: {a: {kind: tcp, targets: 'a'}, b: {kind: tpc}}")
+    done = command("validate", "-c", str(bad))
+    assert done.returncode == 2
+    assert [line.split(": ")[:2] for line in done.stderr.splitlines()] == [
+        [f"{bad}:1:36", "backends.a.targets"],
+        [f"{bad}:1:52", "backends.b.kind"],
+    ]
+    missing = tmp_path / "missing.yaml"
+    missing.write_text("""tunnels: {t: {kind: ssh, host: h, user: u,
+               identity_files: /nonexistent,
+               known_hosts: /no}}
+backends: {a: {kind: tcp, targets: 'a:1'}}
+""")
+    done = command("validate", "-c", str(missing))
+    assert done.returncode == 2
+    assert f"{missing}:1:1: tunnels.t" not in done.stderr
+    places = [line.rpartition(": /")[0] for line in done.stderr.splitlines()]
+    assert places == [f"{missing}:2:32: tunnels.t.identity_files", f"{missing}:3:29: tunnels.t.known_hosts"]
+
+
+def test_check_once(shared_bastion: Bastion, shared_mariadb: MariaDB, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"""
+tunnels:
+  bastion: {ssh_tunnel(shared_bastion)}
+  wrong: {ssh_tunnel(shared_bastion).replace("user: ", "user: no-")}
+backends:
+  orders:
+    kind: mysql
+    via: bastion
+    targets: ["127.0.0.1:{shared_mariadb.port}"]
+    check: {database_check(shared_mariadb, tmp_path)}
+  behind: {{kind: tcp, via: wrong, targets: ["127.0.0.1:1"]}}
+""")
+    good = command("check", "-c", str(file), "orders")
+    assert good.returncode == 0
+    assert re.search(r"^orders +127\.0\.0\.1:\d+ +up +[\d.]+ +channel [\d.]+ +greeting", good.stdout, re.MULTILINE)
+    everything = command("check", "-c", str(file), "-o", "json")
+    assert everything.returncode == 1
+    states = {each["backend"]: (each["state"], each["reason"]) for each in json.loads(everything.stdout)}
+    assert states == {"orders": ("up", None), "behind": ("blocked", "tunnel")}
+    nagios = command("check", "-c", str(file), "--nagios", "orders")
+    assert nagios.returncode == 0
+    assert re.fullmatch(r"GATEWAY OK - orders \S+ up \| 'orders \S+'=[\d.]+s\n", nagios.stdout)
+    nagios = command("check", "-c", str(file), "--nagios")
+    assert nagios.returncode == 2
+    assert nagios.stdout.startswith("GATEWAY CRITICAL - ")
+    assert command("check", "-c", str(file), "gone").returncode == 2
+    assert command("check", "-c", "/nonexistent", "--nagios").returncode == 3
+
+
+def test_a_sidecar_needs_no_file(gateway: Gateway, shared_bastion: Bastion, shared_mariadb: MariaDB) -> None:
+    listen = free_port()
+    secret = gateway.folder / "secret"
+    secret.write_text(shared_mariadb.check_password)
+    b = shared_bastion
+    gateway.start(
+        "--ops-listen", f"127.0.0.1:{gateway.ops_port}", "--ops-admin-socket", str(gateway.admin_socket),
+        "--shutdown-delay", "0s",
+        environment={
+            "GATEWAY_TUNNEL_BASTION": f"ssh://{b.user}@127.0.0.1:{b.port}"
+            f"?identity_files={b.client_key}&known_hosts={b.known_hosts}",
+            "GATEWAY_BACKEND_ORDERS": f"mysql://127.0.0.1:{shared_mariadb.port}?via=bastion&listen=127.0.0.1:{listen}"
+            f"&check.user={shared_mariadb.check_user}&check.password_file={secret}",
+        },
+    )  # fmt: skip
+    gateway.wait_up("orders")
+    assert query_mysql(shared_mariadb, listen) == 3
+
+
+def test_render_authorized_keys_permits_what_is_configured(tmp_path: Path, shared_mariadb: MariaDB) -> None:
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    server = Bastion(tmp_path / "bastion")
+    file = tmp_path / "c.yaml"
+    file.write_text(f"""
+tunnels:
+  bastion: {ssh_tunnel(server)}
+backends:
+  orders: {{kind: mysql, via: bastion, targets: ["127.0.0.1:{shared_mariadb.port}"],
+            check: {database_check(shared_mariadb, tmp_path)}}}
+  other: {{kind: tcp, targets: ["elsewhere:1"]}}
+""")
+    rendered = command("render", "authorized-keys", "-c", str(file))
+    assert rendered.returncode == 0
+    lines = [line for line in rendered.stdout.splitlines() if not line.startswith("#")]
+    assert len(lines) == 1
+    assert lines[0].startswith(
+        f'restrict,port-forwarding,permitopen="127.0.0.1:{shared_mariadb.port}",permitlisten="none.invalid:1",'
+        'command="false" ssh-ed25519 '
+    )
+    (server.folder / "authorized_keys").write_text(rendered.stdout)
+    server.start()
+    try:
+        assert command("check", "-c", str(file), "orders").returncode == 0
+    finally:
+        server.stop()
+
+
+def test_notifications_for_a_service_manager(gateway: Gateway, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+
+        def told() -> bytes:
+            while True:
+                message = manager.recv(1000)
+                if message != b"WATCHDOG=1":
+                    return message
+
+        gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
+        gateway.start(environment={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000000"})
+        assert told() == b"READY=1"
+        assert manager.recv(1000) == b"WATCHDOG=1"
+        gateway.process.send(signal.SIGHUP)  # type: ignore[union-attr]
+        assert re.fullmatch(rb"RELOADING=1\nMONOTONIC_USEC=\d+", told())
+        assert told() == b"READY=1"
+        gateway.process.send(signal.SIGTERM)  # type: ignore[union-attr]
+        assert told() == b"STOPPING=1"
+
+
+def test_a_service_manager_that_reads_nothing_stops_no_traffic(gateway: Gateway, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
+        # Four signs of life a second, more than the queue of a socket holds after a few.
+        gateway.start(environment={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"})
+        longest = 0.0
+        for _ in range(100):
+            asked = time.monotonic()
+            assert gateway.http.get("/livez") == (200, "alive\n")
+            longest = max(longest, time.monotonic() - asked)
+            time.sleep(0.05)
+        assert longest < 5  # who waited for it would wait for ever
+        assert gateway.command("reload").returncode == 0
+        # It receives the messages that could not be sent before.
+        manager.settimeout(10)
+        told = 0
+        while told < 2:  # of the start, and of the reload
+            told += manager.recv(1000) == b"READY=1"
+        last = b""
+        gateway.process.send(signal.SIGHUP)  # type: ignore[union-attr]
+        while not last.startswith(b"RELOADING=1"):
+            last = manager.recv(1000)
+
+
+def test_a_configuration_that_cannot_be_read_to_its_end_holds_up_no_stop(gateway: Gateway) -> None:
+    """As on a file system that hangs."""
+    gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
+    gateway.start("--reload-on-change", "false")
+    gateway.config.unlink()
+    os.mkfifo(gateway.config)
+    os.kill(gateway.pid, signal.SIGHUP)
+    writers: list[int] = []
+    gateway.wait(lambda: _opened(gateway.config, writers))
+    began = time.monotonic()
+    gateway.stop()
+    assert time.monotonic() - began < 5
+    os.close(writers[0])
+    assert '"stopped"' in gateway.log
+
+
+def _opened(fifo: Path, writers: list[int]) -> bool:
+    """Whether somebody reads it, and now waits for us to write."""
+    try:
+        writers.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return False
+    return True
+
+
+def test_the_demo_runs_and_ends_by_itself() -> None:
+    need(mariadb.available(), "mariadbd (package mariadb-server)")
+    done = command("demo", "--once")
+    assert done.returncode == 0, done.stderr
+    assert "tea, coffee, cocoa" in done.stdout
+    assert "the reconnection included" in done.stdout
+    assert "left out" not in done.stdout or os.geteuid() != 0
+
+
+def test_the_demo_ends_with_ctrl_c(server_folder: Path) -> None:
+    need(mariadb.available(), "mariadbd (package mariadb-server)")
+    repository = str(Path(__file__).parents[2])
+    place = server_folder / "demo"
+    place.mkdir()
+    place.chmod(0o1777)  # as /tmp: the servers use it, too
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "gateway", "demo"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": repository, "TMPDIR": str(place)},
+        start_new_session=True,
+    ) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if "Ctrl-C" in line:
+                break
+        os.killpg(demo.pid, signal.SIGINT)
+        assert demo.wait(20) == 0
+    left = subprocess.run(["pgrep", "-f", str(place)], capture_output=True, text=True, check=False, timeout=10)
+    assert left.stdout == ""

@@ -1,0 +1,605 @@
+"""Networks, attachments and consumers on a real engine, with the gateway in a container of it."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.demo.sshd import Bastion
+from gateway.ops.client import Client
+from tests.integration.conftest import command, ssh_tunnel
+from tests.integration.test_audit_log import lines
+from tests.support.docker_proxy import DockerProxy, allowlist
+from tests.support.engines import Engine, need_engine, running_engine
+from tests.support.files import REPOSITORY
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+SAYING = """
+import socketserver, time
+class Saying(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(b"{words}\\n")
+        time.sleep({seconds})
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = daemon_threads = True
+    request_queue_size = 64
+Server(("0.0.0.0", 3306), Saying).serve_forever()
+"""
+OPT_IN = ("--label", "gateway.enable=true")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with running_engine(tmp_path_factory.mktemp("engine")) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def clean(engine: Engine) -> Iterator[None]:
+    yield
+    engine.remove_all()
+
+
+class Site:
+    """A gateway in a container, and a database that only says a word."""
+
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        self.engine = engine
+        self.folder = folder
+        self.audit_log = folder / "audit.jsonl"
+        self.client = Client(None, str(folder / "admin.sock"))
+        # Addresses that stay the same over a restart, on a network that is the gateway's and the database's alone.
+        engine.docker("network", "create", "--subnet", "10.77.1.0/24", "far")
+        self.database = "10.77.1.10"
+        self.serve("orders-here")
+
+    def write(self, docker: str = "", backend: str = "", host: str | None = None) -> None:
+        (self.folder / "gateway.yaml").write_text(
+            textwrap.dedent(f"""
+            gateway: {{instance: site-a, state_dir: {self.folder}/state}}
+            ops: {{listen: "127.0.0.1:9090", admin_socket: {self.folder}/admin.sock}}
+            shutdown: {{delay: 0s, drain: 1s}}
+            backends:
+              orders: {{kind: tcp, targets: ["{self.database}:3306"], listen: 0.0.0.0:3306, hold: 2s{backend}}}
+              media: {{kind: tcp, targets: ["{self.database}:3306"], listen: 0.0.0.0:2049, hold: 2s}}
+            docker:
+              host: {host or self.engine.url}
+              networks: {{apps: {{}}}}
+            """)
+            + textwrap.indent(textwrap.dedent(docker), "  ")
+        )
+
+    def serve(self, words: str, seconds: float = 0) -> None:
+        program = SAYING.format(words=words, seconds=seconds)
+        self.engine.run_python("db", program, "--network", "far", "--ip", self.database)
+
+    def start(self, **write: Any) -> "Site":
+        self.write(**write)
+        audited = ("-e", f"GATEWAY_AUDIT_LOG={self.audit_log}")
+        self.engine.run_gateway("gateway", self.folder, "--network", "far", *audited)
+        self.wait(lambda: self.attachment("gateway") == ("attached", None))
+        return self
+
+    def get(self, path: str) -> Any:
+        return self.client.get(path)[1]
+
+    def attachment(self, name: str) -> tuple[str, str | None] | None:
+        found = [each for each in self.get("/api/v1/plan")["attachments"] if each["container"] == name]
+        return (found[0]["state"], found[0]["reason"]) if found else None
+
+    def wait(self, condition: Callable[[], bool], timeout: float = 15.0) -> float:
+        started = time.monotonic()
+        while True:
+            with contextlib.suppress(Exception):
+                if condition():
+                    return time.monotonic() - started
+            if time.monotonic() - started > timeout:
+                logs = self.engine.docker("logs", "gateway", check=False)
+                there = (self.folder / "admin.sock").exists()
+                told = [self.get(path) for path in ("/api/v1/plan", "/api/v1/consumers")] if there else ""
+                pytest.fail(f"not within {timeout} s: {told}\n{logs.stdout}{logs.stderr}")
+            time.sleep(0.05)
+
+    def says(self, container: str, name: str = "orders", port: int = 3306, within: int = 1) -> str:
+        """What the backend says to a container that connects to it by name."""
+        client = f"timeout {within} nc -w {within} {name} {port} </dev/null"
+        return self.engine.docker("exec", container, "sh", "-c", client, check=False, timeout=20).stdout.strip()
+
+    def reaches(self, container: str, timeout: float = 15.0) -> float:
+        return self.wait(lambda: self.says(container) == "orders-here", timeout)
+
+
+@pytest.fixture
+def site(engine: Engine, tmp_path: Path) -> Site:
+    return Site(engine, tmp_path)
+
+
+def test_a_labelled_container_reaches_backends_by_name_and_again_after_whatever_happens(site: Site) -> None:
+    site.start()
+    site.engine.run("web", *OPT_IN, "--label", "gateway.aliases=www")
+    site.reaches("web")
+    assert set(site.engine.aliases("web", "apps")) == {"www", "gw-owner-site-a"}
+    assert set(site.engine.aliases("gateway", "apps")) >= {"orders", "media"}
+    site.wait(lambda: site.attachment("web") == ("attached", None))
+    # A recreated container is another one.
+    site.engine.docker("rm", "-f", "web")
+    site.engine.run("web", *OPT_IN)
+    site.reaches("web")
+    # Somebody takes it off.
+    site.engine.docker("network", "disconnect", "apps", "web")
+    site.reaches("web")
+    # It restarts.
+    site.engine.docker("restart", "-t", "0", "web")
+    site.reaches("web")
+    # The gateway's own container is taken off, and comes back with its names.
+    site.engine.docker("network", "disconnect", "apps", "gateway")
+    site.reaches("web")
+    network = json.loads(site.engine.docker("network", "inspect", "apps").stdout)[0]
+    assert network["Labels"]["gateway.managed-by"] == "gateway"
+    assert network["IPAM"]["Config"][0]["Subnet"] == "10.201.0.0/22"
+    writes = site.get("/api/v1/status")["docker"]["writes"]
+    time.sleep(2)
+    assert site.get("/api/v1/status")["docker"]["writes"] == writes  # nothing to do is nothing done
+
+
+def test_containers_that_did_not_opt_in_are_left_alone_and_others_are_told_apart(site: Site) -> None:
+    site.start(docker="attach: [{names: ['batch-*'], aliases: [batch]}]")
+    site.engine.run("plain")
+    site.engine.run("other-site", *OPT_IN, "--label", "gateway.instance=site-b")
+    site.engine.run("batch-1")
+    site.wait(lambda: site.engine.attached("batch-1", "apps"))
+    assert "batch" in site.engine.aliases("batch-1", "apps")
+    assert not site.engine.attached("plain", "apps")
+    assert not site.engine.attached("other-site", "apps")
+
+
+def test_an_attachment_ends_with_its_policy_and_a_foreign_one_never(site: Site) -> None:
+    site.start(docker="attach: [{names: ['batch-*']}]")
+    site.engine.run("batch-1")
+    site.engine.run("stops", *OPT_IN, "--label", "gateway.on-stop=detach")
+    site.engine.run("stays", *OPT_IN)
+    site.engine.run("guest")
+    site.engine.docker("network", "connect", "apps", "guest")
+    site.wait(lambda: all(site.engine.attached(name, "apps") for name in ("batch-1", "stops", "stays")))
+    site.engine.docker("stop", "-t", "0", "stops", "stays")
+    site.wait(lambda: not site.engine.attached("stops", "apps"))
+    assert site.engine.attached("stays", "apps")
+    site.write(docker="attach: [{names: ['else-*']}]")
+    assert site.client.post("/-/reload")[0] == 200
+    site.wait(lambda: not site.engine.attached("batch-1", "apps"))
+    assert site.engine.attached("guest", "apps")
+
+
+def test_every_blocked_attachment_says_why(site: Site) -> None:
+    engine = site.engine
+    engine.docker("network", "create", "--subnet", "10.88.0.0/30", "tiny")
+    engine.run("shared-with")
+    site.start()
+    site.write(docker="attach: [{names: [full], networks: [tiny]}]")
+    text = (site.folder / "gateway.yaml").read_text()
+    (site.folder / "gateway.yaml").write_text(
+        text.replace(
+            "{apps: {}}", "{apps: {}, tiny: {create: false}, wide: {driver: overlay}, gone: {create: false}}"
+        )
+    )
+    assert site.client.post("/-/reload")[0] == 200
+    engine.run("host-net", "--network", "host", *OPT_IN, "--label", "gateway.network=apps")
+    engine.run("none-net", "--network", "none", *OPT_IN, "--label", "gateway.network=apps")
+    engine.run("shared", "--network", "container:shared-with", *OPT_IN, "--label", "gateway.network=apps")
+    engine.run("conflict", *OPT_IN, "--label", "gateway.network=apps", "--label", "gateway.aliases=orders")
+    engine.run("overlaid", *OPT_IN, "--label", "gateway.network=wide")
+    engine.run("lost", *OPT_IN, "--label", "gateway.network=gone")
+    site.wait(lambda: engine.attached("gateway", "tiny"))  # and so has the last address
+    engine.run("full")
+    expected = {
+        "host-net": "host_network",
+        "none-net": "no_network",
+        "shared": "shared_namespace",
+        "conflict": "alias_conflict",
+        "overlaid": "not_a_manager",
+        "lost": "unknown_network",
+        "full": "ip_exhausted",
+    }
+    for name, reason in expected.items():
+        site.wait(lambda name=name, reason=reason: site.attachment(name) == ("blocked", reason))  # type: ignore[misc]
+    assert 'gateway_attachment_state{container="shared",network="apps",state="blocked"} 1.0' in site.get("/metrics")
+    status = command("status", "--admin-socket", str(site.folder / "admin.sock")).stdout
+    assert "it uses the network of container shared-with, which is not attached" in status
+
+
+def test_only_containers_whose_label_names_the_backend_are_let_in(site: Site) -> None:
+    site.start(backend=", allow: {label: gateway.backends}")
+    site.engine.run("good", *OPT_IN, "--label", "gateway.backends=orders")
+    site.engine.run("wrong", *OPT_IN, "--label", "gateway.backends=media")
+    site.engine.run("guest")
+    site.engine.docker("network", "connect", "apps", "guest")
+    # From its first moment: the container is known before it is refused.
+    site.reaches("good")
+    site.wait(lambda: site.engine.attached("wrong", "apps"))
+    site.wait(lambda: {"good", "wrong", "guest"} <= site.get("/api/v1/consumers")["consumers"].keys())
+    assert site.says("wrong", within=10) == ""
+    site.wait(lambda: site.says("wrong", "media", 2049) == "orders-here")
+    assert site.says("guest", within=10) == ""
+    site.wait(
+        lambda: site.get("/api/v1/status")["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 2}
+    )
+    consumers = site.get("/api/v1/consumers")["consumers"]
+    assert consumers["good"]["backends"]["orders"]["total"] >= 1
+    assert consumers["good"]["backends"]["orders"]["bytes_from_backend"] >= len("orders-here\n")
+    assert consumers["wrong"]["backends"]["orders"]["rejected"] == {"not_allowed": 1}
+    text = site.get("/metrics")
+    assert 'gateway_consumer_bytes_total{backend="media",consumer="wrong",direction="from_backend"}' in text
+    # The audit log knows who it was, and what was done in Docker.
+    site.wait(lambda: {each["consumer"] for each in lines(site.audit_log, "refused")} == {"wrong", "guest"})
+    served = lines(site.audit_log, "connection", backend="orders", consumer="good")
+    assert served[0]["bytes_from_backend"] == len("orders-here\n")
+    container = site.engine.docker("inspect", "-f", "{{.Id}}", "good").stdout.strip()
+    assert {each["consumer_id"] for each in served} == {container}
+    (attached,) = lines(site.audit_log, "docker", action="connect", container="good")
+    assert (attached["object"], attached["container_id"], attached["result"]) == ("network apps", container, "ok")
+    wide = command("status", "-o", "wide", "--admin-socket", str(site.folder / "admin.sock")).stdout
+    assert "CONSUMER" in wide
+    assert "good" in wide
+
+
+def build(engine: Engine, folder: Path, image: str, labels: dict[str, str]) -> None:
+    """An image of busybox with labels."""
+    folder.mkdir()
+    lines = ["FROM busybox", *(f"LABEL {key}={json.dumps(text)}" for key, text in labels.items())]
+    (folder / "Dockerfile").write_text("\n".join(lines))
+    engine.docker("build", "-q", "-t", image, str(folder))
+
+
+def test_an_image_admits_nobody(site: Site, tmp_path: Path) -> None:
+    """Its labels neither attach its containers, nor make them consumers or parts of a Compose project."""
+    ours = {"gateway.enable": "true", "gateway.backends": "orders"}
+    shop = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web"}
+    build(site.engine, tmp_path / "image", "self-serving", {**ours, **shop, "com.docker.compose.config-hash": "1"})
+    site.start(
+        backend=", allow: {label: gateway.backends}",
+        docker="grants: [{project: shop, service: web, backends: [orders], aliases: [shop]}]",
+    )
+    # The same labels by the operator, on a container of another image.
+    site.engine.run("good", *(f"--label={key}={text}" for key, text in ours.items()))
+    compose = tmp_path / "compose.yaml"
+    compose.write_text(
+        "services: {web: {build: ./image, image: built, command: [sleep, '9999'], stop_grace_period: 0s}}"
+    )
+    done = subprocess.run(
+        ["docker", "-H", site.engine.url, "compose", "-p", "shop", "-f", str(compose), "up", "-d", "--build"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    site.engine.run("thief", image="self-serving")
+    site.engine.run("guest", image="self-serving")
+    site.engine.docker("network", "connect", "apps", "guest")
+    site.reaches("good")
+    site.reaches("shop-web-1")  # granted to its project, although the image that Compose built names that too
+    assert "shop" in site.engine.aliases("shop-web-1", "apps")
+    assert not site.engine.attached("thief", "apps")
+    assert site.says("guest", within=10) == ""
+    (line,) = [each for each in site.get("/api/v1/status")["docker"]["warnings"] if each.startswith("thief: ")]
+    assert "gateway.backends, gateway.enable come from its image and do not count" in line
+    assert "come from its image" in site.engine.docker("logs", "gateway").stderr
+    audited = command("audit", "-c", str(site.folder / "gateway.yaml"))
+    assert (audited.returncode, "warning: thief: " in audited.stdout) == (0, True), audited.stderr
+
+
+def test_strict_takes_grants_only(site: Site) -> None:
+    site.write(
+        backend=", allow: {label: gateway.backends}",
+        docker="grants: [{container: 'batch-*', backends: [orders], aliases: [batch]}]",
+    )
+    path = site.folder / "gateway.yaml"
+    text = path.read_text().replace("{instance: site-a,", "{instance: site-a, strict: true,")
+    path.write_text(text.replace("0.0.0.0:2049, hold", "0.0.0.0:2049, allow: {label: gateway.backends}, hold"))
+    site.engine.run_gateway("gateway", site.folder, "--network", "far")
+    site.wait(lambda: site.attachment("gateway") == ("attached", None))
+    site.engine.run("batch-1")
+    site.engine.run("web", *OPT_IN, "--label", "gateway.backends=orders")
+    site.reaches("batch-1")
+    assert "batch" in site.engine.aliases("batch-1", "apps")
+    site.wait(lambda: site.attachment("web") == ("blocked", "not_granted"))
+    assert not site.engine.attached("web", "apps")
+    site.engine.docker("network", "connect", "apps", "web")
+    assert site.says("web", within=10) == ""
+
+
+def test_an_alias_is_shared_within_one_project_only_and_who_could_pass_for_others_is_told(site: Site) -> None:
+    site.start(backend=", allow: {label: gateway.backends}")
+    shop = (*OPT_IN, "--label", "com.docker.compose.project=shop", "--label", "gateway.aliases=www")
+    safe = ("--label", "gateway.backends=orders", "--cap-drop", "NET_RAW")
+    site.engine.run("web-1", *shop, *safe)
+    site.wait(lambda: site.engine.attached("web-1", "apps"))
+    site.engine.run("web-2", *shop, *safe)
+    site.engine.run("thief", *OPT_IN, "--label", "gateway.aliases=www")
+    site.wait(lambda: site.attachment("thief") == ("blocked", "alias_conflict"))
+    site.wait(lambda: site.engine.attached("web-2", "apps"))
+    assert not site.engine.attached("thief", "apps")
+    assert "an attachment is refused" in site.engine.docker("logs", "gateway").stderr
+
+    def told() -> list[str]:
+        return [
+            each for each in site.get("/api/v1/status")["docker"]["warnings"] if each.startswith("network apps: ")
+        ]
+
+    assert told() == []
+    site.engine.run("able", "--cap-add", "NET_RAW")
+    site.engine.docker("network", "connect", "apps", "able")
+    site.wait(lambda: [each.split(" can send")[0] for each in told()] == ["network apps: able"])
+    audited = command("audit", "-c", str(site.folder / "gateway.yaml"))
+    assert "warning: network apps: able can send from another container's address (NET_RAW" in audited.stdout
+
+
+def test_one_leaking_consumer_leaves_room_for_the_others(site: Site) -> None:
+    site.engine.docker("rm", "-f", "db")
+    site.serve("orders-here", seconds=60)
+    site.start(backend=", max_connections: 20")
+    site.engine.run("leaky", *OPT_IN)
+    site.engine.run("modest", *OPT_IN)
+    site.wait(lambda: {"leaky", "modest"} <= site.get("/api/v1/consumers")["consumers"].keys())
+    leak = "for i in $(seq 22); do nc orders 3306 </dev/zero >/dev/null & done; wait"
+    site.engine.docker("exec", "-d", "leaky", "sh", "-c", leak)
+
+    def used(name: str) -> dict[str, Any]:
+        return dict(site.get("/api/v1/consumers")["consumers"][name]["backends"].get("orders", {}))
+
+    site.wait(lambda: used("leaky").get("active") == 16)
+    site.wait(lambda: sum(site.get("/api/v1/status")["backends"]["orders"]["connections"]["rejected"].values()) == 6)
+    assert used("leaky")["rejected"]["consumer_quota"] > 0
+    site.engine.docker("exec", "-d", "modest", "sh", "-c", "nc orders 3306 </dev/zero >/dev/null")
+    site.wait(lambda: used("modest").get("active") == 1)
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_engine_changes_nothing_for_long(site: Site) -> None:
+    site.start()
+    for at in range(4):
+        site.engine.kill()
+        time.sleep(0.5 * (at % 3))
+        site.wait(lambda: not site.get("/api/v1/status")["docker"]["reachable"])
+        site.engine.start()
+        # Without live-restore its containers ended with it.
+        site.engine.docker("start", "gateway", "db")
+        site.engine.docker("rm", "-f", "web", check=False)
+        site.engine.run("web", *OPT_IN)
+        site.reaches("web", timeout=20)
+
+
+def test_without_any_event_everything_is_found_within_35_seconds(site: Site, tmp_path: Path) -> None:
+    with DockerProxy(tmp_path / "proxy.sock", site.engine.socket) as proxy:
+        proxy.drop_events = True
+        site.start(host=f"unix://{tmp_path}/proxy.sock", docker="resync: 5s")
+        time.sleep(1)
+        site.engine.run("web", *OPT_IN)
+        site.reaches("web", timeout=20)  # a seventh of the default, so much sooner
+
+
+def test_the_shipped_allowlist_is_enough_and_not_too_much(site: Site, tmp_path: Path) -> None:
+    rules = allowlist(REPOSITORY / "configs/docker/socket-proxy-leader.yaml")
+    with DockerProxy(tmp_path / "proxy.sock", site.engine.socket, rules) as proxy:
+        site.start(host=f"unix://{tmp_path}/proxy.sock", docker="attach: [{names: ['batch-*']}]")
+        site.engine.run("web", *OPT_IN)
+        site.engine.run("batch-1")
+        site.reaches("web")
+        site.wait(lambda: site.engine.attached("batch-1", "apps"))
+        text = (site.folder / "gateway.yaml").read_text()
+        (site.folder / "gateway.yaml").write_text(
+            text.replace("batch-*", "else").replace("{apps: {}}", "{apps: {}, old: {}}")
+        )
+        assert site.client.post("/-/reload")[0] == 200
+        site.wait(lambda: not site.engine.attached("batch-1", "apps") and site.engine.attached("web", "old"))
+        (site.folder / "gateway.yaml").write_text(text)
+        assert site.client.post("/-/reload")[0] == 200
+        site.wait(lambda: "old" not in site.engine.docker("network", "ls", "--format", "{{.Name}}").stdout.split())
+        assert proxy.refused == []
+        superfluous = {(method, each) for method, patterns in rules.items() for each in patterns} - proxy.used
+        assert {each for _, each in superfluous} <= {
+            r"/v1\..{1,2}/nodes/[a-z0-9]+",
+            r"/v1\..{1,2}/services",
+            "/_ping",
+        }  # in a swarm; when idle
+    for name in ("agent", "leader"):
+        shipped = yaml.safe_load((REPOSITORY / f"configs/docker/socket-proxy-{name}.yaml").read_text())
+        service = shipped["services"]["socket-proxy"]
+        assert service["image"].startswith("${SOCKET_PROXY_IMAGE:?")  # no tag that may be another image tomorrow
+        assert [shipped["networks"][each] for each in service["networks"]] == [{"internal": True}]
+    agent = allowlist(REPOSITORY / "configs/docker/socket-proxy-agent.yaml")
+    assert all(set(agent[method]) <= set(rules[method]) for method in agent)
+
+
+def test_plan_shows_and_apply_does_once(site: Site) -> None:
+    site.write()
+    site.engine.run("web", *OPT_IN)
+    config = ("-c", str(site.folder / "gateway.yaml"))
+    shown = command("plan", *config)
+    assert shown.returncode == 0
+    assert "create_network" in shown.stdout
+    assert "connect" in shown.stdout
+    assert not site.engine.attached("web", "apps")
+    assert json.loads(command("plan", *config, "-o", "json").stdout)["actions"][0]["action"] == "create_network"
+    audited = {"GATEWAY_AUDIT_LOG": str(site.audit_log)}
+    done = command("apply", *config, environment=audited)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert site.engine.attached("web", "apps")
+    made, attached = lines(site.audit_log)
+    assert (made["event"], made["action"], made["instance"]) == ("docker", "create_network", "site-a")
+    assert (attached["action"], attached["container"], attached["result"]) == ("connect", "web", "ok")
+    absent = {"GATEWAY_AUDIT_LOG": str(site.folder / "absent" / "log")}
+    refused = command("apply", *config, environment=absent)
+    assert (refused.returncode, "audit.log" in refused.stderr) == (1, True)
+    again = command("apply", *config)
+    assert "nothing to change" in again.stdout
+    site.write(host="unix:///nowhere.sock")
+    refused = command("plan", *config)
+    assert (refused.returncode, "nowhere.sock" in refused.stderr, refused.stderr.count("\n")) == (1, True, 1)
+
+
+def test_volumes_are_made_kept_and_never_taken_from_others(site: Site) -> None:
+    engine = site.engine
+
+    def write(options: str, name: str = "shared") -> None:
+        site.write()
+        text = (site.folder / "gateway.yaml").read_text()
+        media = (
+            f"  share: {{kind: nfs, targets: [nas.invalid], export: /media, listen: 127.0.0.1:20490, "
+            f"volume: {{name: {name}, mount_options: [{options}]}}}}\ndocker:"
+        )
+        (site.folder / "gateway.yaml").write_text(text.replace("docker:", media, 1))
+
+    config = ("-c", str(site.folder / "gateway.yaml"))
+    write("nconnect=2")
+    assert command("apply", *config).returncode == 0
+    made = json.loads(engine.docker("volume", "inspect", "shared").stdout)[0]
+    assert (
+        made["Options"]["o"]
+        == "addr=127.0.0.1,port=20490,nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=2,rw,nconnect=2"
+    )
+    assert made["Labels"]["gateway.managed-by"] == "gateway"
+    assert "nothing to change" in command("apply", *config).stdout
+    # Unused, it is re-created; in use, it is only reported.
+    write("nconnect=4")
+    assert "recreate_volume" in command("apply", *config).stdout
+    assert "nconnect=4" in engine.docker("volume", "inspect", "shared").stdout
+    engine.docker("create", "--name", "user", "-v", "shared:/mnt", "busybox", "sleep", "1")
+    write("nconnect=8")
+    told = command("apply", *config)
+    assert (told.returncode, "drifted" in told.stdout, "nothing to change" in told.stdout) == (0, True, True)
+    assert "nconnect=4" in engine.docker("volume", "inspect", "shared").stdout
+    # Somebody else's stays as it is.
+    engine.docker("volume", "create", "theirs")
+    write("nconnect=2", name="theirs")
+    told = command("apply", *config)
+    assert (told.returncode, "blocked" in told.stdout) == (0, True)
+    assert not json.loads(engine.docker("volume", "inspect", "theirs").stdout)[0]["Options"]
+    engine.docker("rm", "user")
+    engine.docker("volume", "rm", "shared", "theirs")
+
+
+def test_each_option_of_a_volume_that_somebody_changed_is_found(site: Site) -> None:
+    engine = site.engine
+    site.write()
+    path = site.folder / "gateway.yaml"
+    media = "  share: {kind: nfs, targets: [nas], export: /media, listen: 127.0.0.1:20490, volume: {name: shared}}"
+    path.write_text(path.read_text().replace("docker:", f"{media}\ndocker:", 1))
+    config = ("-c", str(path))
+    assert command("apply", *config).returncode == 0
+    made = json.loads(engine.docker("volume", "inspect", "shared").stdout)[0]
+    parts = made["Options"]["o"].split(",")
+    changed = {part: {"o": ",".join(each for each in parts if each != part)} for part in parts}
+    changed |= {"nolock": {"o": f"{made['Options']['o']},nolock"}}
+    changed |= {"device": {"device": "127.0.0.1:/other"}, "type": {"type": "nfs4"}}
+    labels = [word for key, value in made["Labels"].items() for word in ("--label", f"{key}={value}")]
+    for word, change in changed.items():
+        engine.docker("volume", "rm", "shared")
+        options = [word for pair in {**made["Options"], **change}.items() for word in ("-o", "=".join(pair))]
+        engine.docker("volume", "create", *labels, *options, "shared")
+        told = command("plan", *config)
+        assert ("recreate_volume" in told.stdout, word in told.stdout) == (True, True), told.stdout + told.stderr
+    assert "recreate_volume" in command("apply", *config).stdout
+    assert json.loads(engine.docker("volume", "inspect", "shared").stdout)[0]["Options"] == made["Options"]
+    assert "nothing to change" in command("apply", *config).stdout
+    engine.docker("volume", "rm", "shared")
+
+
+@pytest.mark.parametrize("ciphers", ["aes128-gcm@openssh.com", "aes256-ctr"])
+def test_an_engine_behind_a_tunnel(site: Site, shared_bastion: Bastion, ciphers: str) -> None:
+    """Its unix socket through SSH, by the native data plane and by asyncssh's channels."""
+    site.write(host=f"ssh://bastion{site.engine.socket}")
+    with (site.folder / "gateway.yaml").open("a") as file:
+        file.write(f"tunnels: {{bastion: {ssh_tunnel(shared_bastion, more=f', ciphers: [{ciphers}]')}}}\n")
+    site.engine.run("web", *OPT_IN)
+    done = command("apply", "-c", str(site.folder / "gateway.yaml"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert site.engine.attached("web", "apps")
+
+
+def test_an_engine_by_tcp_wants_certificates_and_gets_them(tmp_path: Path) -> None:
+    need_engine()
+    certificates = tmp_path / "tls"
+    certificates.mkdir()
+    make = f"""
+        cd {certificates}
+        openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.pem \\
+          -addext keyUsage=critical,keyCertSign,cRLSign
+        for name in server client; do
+          openssl req -newkey rsa:2048 -nodes -subj /CN=$name -keyout $name.key -out $name.csr
+          printf 'subjectAltName=IP:127.0.0.1\\nextendedKeyUsage=serverAuth,clientAuth\\n' > ext
+          openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out $name.pem
+        done
+    """
+    subprocess.run(["sh", "-ec", make], check=True, timeout=60, capture_output=True)
+    engine = Engine(
+        tmp_path / "engine", None, "-H", "tcp://127.0.0.1:2376", "--tlsverify", f"--tlscacert={certificates}/ca.pem",
+        f"--tlscert={certificates}/server.pem", f"--tlskey={certificates}/server.key",
+    ).start()  # fmt: skip
+    try:
+        config = tmp_path / "gateway.yaml"
+
+        def planned(tls: str) -> subprocess.CompletedProcess[str]:
+            config.write_text(
+                f"gateway: {{state_dir: {tmp_path}/state}}\n"
+                "backends: {a: {kind: tcp, targets: [h:1], listen: 0.0.0.0:1}}\n"
+                f"docker: {{host: 'tcp://127.0.0.1:2376', networks: {{apps: {{}}}}, {tls}}}\n"
+            )
+            return subprocess.run(
+                ["nsenter", f"--net=/var/run/netns/{engine.namespace}", sys.executable, "-m", "gateway", "plan", "-c",
+                 str(config)],
+                capture_output=True, text=True, timeout=30, check=False,
+                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            )  # fmt: skip
+
+        ours = f"ca_file: {certificates}/ca.pem, "
+        ours += f"cert_file: {certificates}/client.pem, key_file: {certificates}/client.key"
+        good = planned(f"tls: {{{ours}}}")
+        assert (good.returncode, "create_network" in good.stdout) == (0, True), good.stderr
+        assert planned(f"tls: {{ca_file: {certificates}/ca.pem}}").returncode == 1  # the engine wants to know us
+        assert planned("tls: {ca_file: /etc/ssl/certs/ca-certificates.crt}").returncode == 1  # and we it
+        refused = planned("tls: {}")
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused.stderr
+    finally:
+        engine.stop()
+
+
+def test_docker_that_is_not_there_stops_nothing(site: Site) -> None:
+    site.write(host="unix:///nowhere.sock")
+    site.engine.run_gateway("gateway", site.folder, "--network", "far")
+    site.wait(lambda: site.get("/api/v1/status")["backends"]["orders"]["state"] == "up")
+    site.wait(lambda: "nowhere.sock" in site.get("/api/v1/status")["docker"]["trouble"])
+    assert site.get("/api/v1/status")["docker"]["reachable"] is False
+    assert "gateway_docker_up 0.0" in site.get("/metrics")
+    ended = subprocess.run(
+        ["docker", "-H", site.engine.url, "stop", "-t", "10", "gateway"], timeout=20, check=True, capture_output=True
+    )
+    assert ended.returncode == 0
+    assert site.engine.inspect("gateway")["State"]["ExitCode"] == 0
+
+
+def test_audit_tells_what_would_lose_data(engine: Engine, tmp_path: Path) -> None:
+    config = tmp_path / "gateway.yaml"
+    config.write_text(f"docker: {{host: '{engine.url}'}}\nbackends: {{a: {{kind: tcp, targets: ['127.0.0.1:1']}}}}\n")
+    engine.run("audited", "-v", "named:/data", "-v", "/anonymous", "-v", f"{tmp_path}:/bound", "--tmpfs", "/fleeting")
+    try:
+        engine.docker("exec", "audited", "sh", "-c", "yes | timeout 2 cat > /big || true")
+        done = command("audit", "-c", str(config), "-o", "json")
+        assert done.returncode == 0, done.stderr
+        found = {each["path"]: each for each in json.loads(done.stdout) if each["container"] == "audited"}
+        assert {path: (each["kind"], each["risk"]) for path, each in found.items()} == {
+            "/data": ("volume", "low"), "/anonymous": ("anonymous volume", "medium"), "/fleeting": ("tmpfs", "high"),
+            "/bound": ("bind", "medium" if tmp_path.is_relative_to("/tmp") else "low"),  # noqa: S108
+            "/": ("layer", "high"),
+        }  # fmt: skip
+        assert "LOST BY" in command("audit", "-c", str(config)).stdout
+    finally:
+        engine.docker("rm", "-f", "-v", "audited", check=False)
+        engine.docker("volume", "rm", "named", check=False)

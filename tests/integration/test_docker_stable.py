@@ -1,0 +1,276 @@
+"""The gateway's name and address over recreations, start-up, and networks that were removed; on a real engine."""
+
+import ipaddress
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import command
+from tests.integration.test_docker import OPT_IN, Site
+from tests.support.engines import Engine, running_engine
+from tests.support.files import REPOSITORY
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+PAGE = REPOSITORY / "docs" / "docker.md"
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with running_engine(tmp_path_factory.mktemp("stable")) as made:
+        made.docker("tag", "busybox", "my-app")
+        yield made
+
+
+class Patient(Site):
+    """A site on a machine that may be busy."""
+
+    def wait(self, condition: Callable[[], bool], timeout: float = 60.0) -> float:
+        return super().wait(condition, max(timeout, 60.0))
+
+
+@pytest.fixture
+def site(engine: Engine, tmp_path: Path) -> Iterator[Site]:
+    yield Patient(engine, tmp_path)
+    engine.remove_all()
+
+
+def as_documented(engine: Engine, name: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """Run a block of commands of docs/docker.md as it is there, with words at its end."""
+    (block,) = re.findall(rf"<!-- test: {name} -->\n```sh\n(.+?)\n```\n", PAGE.read_text(), re.DOTALL)
+    return subprocess.run(
+        ["sh", "-ec", f"{block} {' '.join(more)}".rstrip()], env={**os.environ, "DOCKER_HOST": engine.url},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def address(engine: Engine, container: str, network: str = "apps") -> str:
+    return str(engine.inspect(container)["NetworkSettings"]["Networks"][network]["IPAddress"])
+
+
+def warnings(site: Site) -> list[str]:
+    return list(site.get("/api/v1/status")["docker"]["warnings"])
+
+
+@pytest.mark.parametrize("lose", ["nothing", "state"])
+def test_a_recreated_gateway_has_its_address_again_whoever_came_in_between(site: Site, lose: str) -> None:
+    engine = site.engine
+    site.start()
+    site.wait(lambda: site.attachment("gateway") == ("attached", None))
+    before = address(engine, "gateway")
+    assert ipaddress.ip_address(before) in ipaddress.ip_network("10.201.0.0/23")
+    (pool,) = engine.inspect("apps")["IPAM"]["Config"]
+    assert (pool["Subnet"], pool["IPRange"]) == ("10.201.0.0/22", "10.201.2.0/23")
+    engine.run("web", *OPT_IN)
+    site.reaches("web")
+    engine.docker("rm", "-f", "gateway")
+    if lose == "state":
+        (site.folder / "state/docker.json").unlink()
+    for at in range(8):
+        engine.run(f"intruder-{at}", "--network", "apps")
+    there = {address(engine, f"intruder-{at}") for at in range(8)}
+    assert before not in there
+    engine.run_gateway("gateway", site.folder, "--network", "far")
+    site.reaches("web")
+    assert address(engine, "gateway") == before
+    assert "may change" not in str(warnings(site))
+
+
+def test_an_address_that_is_taken_is_followed_by_the_next_one_and_that_one_stays(site: Site) -> None:
+    engine = site.engine
+    site.start()
+    first = address(engine, "gateway")
+    engine.docker("rm", "-f", "gateway")
+    engine.run("intruder", "--network", "apps", "--ip", first)  # only who asks for it gets it
+    engine.run_gateway("gateway", site.folder, "--network", "far")
+    site.wait(lambda: site.attachment("gateway") == ("attached", None))
+    second = address(engine, "gateway")
+    assert second != first
+    assert ipaddress.ip_address(second) in ipaddress.ip_network("10.201.0.0/23")
+    assert f"container intruder has {first}" in str(warnings(site))
+    engine.docker("rm", "-f", "intruder", "gateway")
+    engine.run_gateway("gateway", site.folder, "--network", "far")
+    site.wait(lambda: site.attachment("gateway") == ("attached", None))
+    assert address(engine, "gateway") == second
+
+
+def networks(site: Site, options: str) -> None:
+    """Write the configuration with these options for the network `apps`."""
+    site.write()
+    path = site.folder / "gateway.yaml"
+    path.write_text(path.read_text().replace("{apps: {}}", f"{{apps: {{{options}}}}}"))
+
+
+def test_a_configured_address_is_taken_or_none(site: Site) -> None:
+    engine = site.engine
+    networks(site, "subnet: 10.96.0.0/24, ip_range: 10.96.0.128/25, address: 10.96.0.9")
+    engine.run_gateway("gateway", site.folder, "--network", "far")
+    site.wait(lambda: site.attachment("gateway") == ("attached", None))
+    assert address(engine, "gateway") == "10.96.0.9"
+    engine.docker("rm", "-f", "gateway")
+    engine.run("intruder", "--network", "apps", "--ip", "10.96.0.9")
+    engine.run_gateway("gateway", site.folder, "--network", "far")
+    site.wait(lambda: site.attachment("gateway") == ("blocked", "address_refused"))
+    engine.docker("rm", "-f", "intruder")
+    site.wait(lambda: site.attachment("gateway") == ("attached", None))
+    assert address(engine, "gateway") == "10.96.0.9"
+
+
+def test_a_network_of_before_stays_and_is_replaced_as_the_docs_say(site: Site) -> None:
+    engine = site.engine
+    ours = ("--label", "gateway.managed-by=gateway", "--label", "gateway.instance=site-a")
+    engine.docker("network", "create", "--subnet", "10.91.0.0/24", *ours, "apps")
+    site.start()
+    engine.run("web", *OPT_IN)
+    site.reaches("web")
+    (line,) = [each for each in warnings(site) if "--ip-range" in each]
+    assert line.startswith("network apps has no --ip-range: the gateway's address may change")
+    assert "The gateway's address" in line
+    assert "### The gateway's address" in PAGE.read_text()
+    planned = command("plan", "-c", str(site.folder / "gateway.yaml"))
+    assert planned.returncode == 0, planned.stderr
+    before = engine.inspect("apps")["Id"]
+    time.sleep(1)
+    assert engine.inspect("apps")["Id"] == before  # nothing is recreated without a word
+    done = as_documented(engine, "replace the network")
+    assert done.returncode == 0, done.stderr
+    site.reaches("web")
+    assert engine.inspect("apps")["IPAM"]["Config"][0]["IPRange"]
+    site.wait(lambda: "--ip-range" not in str(warnings(site)))
+
+
+def test_a_container_that_asks_at_once_finds_its_backend(site: Site) -> None:
+    site.start(backend=", allow: {label: gateway.backends}")
+    for _ in range(10):
+        done = as_documented(site.engine, "join at once", "nc -w 5 orders 3306")
+        assert (done.returncode, done.stdout.strip()) == (0, "orders-here"), done.stderr
+
+
+def test_it_has_started_when_its_names_are_there(site: Site) -> None:
+    """From its first /startupz on, a name resolves; and without an engine, it starts all the same."""
+    engine = site.engine
+    networks(site, "")
+    engine.docker("network", "create", "--subnet", "10.92.0.0/24", "--ip-range", "10.92.0.128/25", "apps")
+    engine.run("web", "--network", "apps")
+    gateway = (sys.executable, "-m", "gateway", "healthcheck", "--started")
+    for _ in range(3):
+        engine.run_gateway("gateway", site.folder, "--network", "far")
+        started = ("exec", "gateway", *gateway, "--admin-socket", f"{site.folder}/admin.sock")
+        site.wait(lambda: engine.docker(*started, check=False).returncode == 0)  # noqa: B023 - called at once
+        assert site.says("web") == "orders-here"
+        engine.docker("rm", "-f", "gateway")
+        (site.folder / "admin.sock").unlink(missing_ok=True)
+    site.write(host="unix:///nowhere.sock")
+    engine.run_gateway("gateway", site.folder, "--network", "far")
+    site.wait(lambda: site.get("/startupz") == "started\n")
+
+
+def test_a_network_that_was_pruned_is_repaired_as_the_docs_say(site: Site) -> None:
+    engine = site.engine
+    site.start()
+    engine.run("web", *OPT_IN)
+    site.reaches("web")
+    before = address(engine, "gateway")
+    engine.run("batch", "--network", "apps", *OPT_IN)  # as the example does
+    engine.docker("stop", "-t", "5", "gateway", "web", "batch")
+    assert "apps" in engine.docker("network", "prune", "-f").stdout
+    engine.docker("network", "create", "--subnet", "10.77.1.0/24", "far", check=False)
+    for name in ("gateway", "web", "batch"):
+        started = engine.docker("start", name, check=False)
+        assert (started.returncode, "not found" in started.stderr) == (1, True), name
+    planned = command("plan", "-c", str(site.folder / "gateway.yaml"))
+    assert "docker network disconnect apps gateway" in planned.stdout
+    assert "docker network disconnect apps batch && docker network connect apps batch" in planned.stdout
+    engine.docker("start", "db")
+    done = as_documented(engine, "after a prune")
+    assert done.returncode == 0, done.stderr
+    site.wait(lambda: site.attachment("gateway") == ("attached", None))
+    assert address(engine, "gateway") == before
+    site.wait(lambda: engine.docker("start", "web", check=False).returncode == 0)
+    site.reaches("web")
+    assert site.attachment("batch") == ("drifted", None)
+    engine.docker("rename", "web", "old")
+    engine.docker("rename", "batch", "web")
+    done = as_documented(engine, "an app after a prune")
+    assert done.returncode == 0, done.stderr
+    assert site.says("web") == "orders-here"
+
+
+def test_apply_repairs_what_a_prune_left_too(site: Site) -> None:
+    engine = site.engine
+    site.start()
+    engine.run("web", *OPT_IN)
+    site.reaches("web")
+    before = address(engine, "gateway")
+    engine.docker("stop", "-t", "5", "gateway", "web")
+    engine.docker("network", "rm", "apps")
+    config = ("-c", str(site.folder / "gateway.yaml"))
+    done = command("apply", *config)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    engine.docker("start", "web")
+    engine.docker("start", "gateway")
+    site.reaches("web")
+    assert address(engine, "gateway") == before
+
+
+def unnamed(site: Site) -> None:
+    site.write()
+    path = site.folder / "gateway.yaml"
+    path.write_text(path.read_text().replace("instance: site-a, ", ""))
+
+
+def test_a_gateway_that_is_called_like_its_container_is_refused_and_another_keeps_its_name(site: Site) -> None:
+    engine = site.engine
+    unnamed(site)
+    engine.run_gateway("gateway", site.folder, "--network", "far")
+    site.wait(lambda: not engine.inspect("gateway")["State"]["Running"])
+    told = engine.docker("logs", "gateway").stderr
+    assert engine.inspect("gateway")["State"]["ExitCode"] == 2
+    assert "gateway.instance" in told
+    assert "--hostname" in told
+    engine.docker("rm", "-f", "gateway")
+    engine.run_gateway("gateway", site.folder, "--network", "far", "--hostname", "docker-1")
+    site.wait(lambda: site.attachment("gateway") == ("attached", None))
+    made = engine.inspect("apps")["Labels"]["gateway.instance"]
+    engine.docker("rm", "-f", "gateway")
+    # Its name is in its state, and survives.
+    engine.run_gateway("gateway", site.folder, "--network", "far")
+    site.wait(lambda: site.attachment("gateway") == ("attached", None))
+    assert (made, site.get("/api/v1/status")["instance"]) == ("docker-1", "docker-1")
+
+
+def test_the_name_of_a_gateway_without_docker_is_nobodys_matter(site: Site) -> None:
+    (site.folder / "gateway.yaml").write_text(
+        textwrap.dedent(f"""
+        gateway: {{state_dir: {site.folder}/state}}
+        ops: {{admin_socket: {site.folder}/admin.sock}}
+        backends: {{orders: {{kind: tcp, targets: ["{site.database}:3306"], listen: 0.0.0.0:3306}}}}
+        """)
+    )
+    container = site.engine.run_gateway("gateway", site.folder, "--network", "far")
+    site.wait(lambda: site.get("/api/v1/status")["instance"] == container[:12])
+
+
+def test_an_engine_restart_brings_gateway_and_app_back(site: Site) -> None:
+    """With restart: always, at the same address, without a command."""
+    engine = site.engine
+    site.write()
+    engine.run_gateway("gateway", site.folder, "--network", "far", "--restart", "always")
+    engine.docker("update", "--restart", "always", "db")
+    site.wait(lambda: site.attachment("gateway") == ("attached", None))
+    before = address(engine, "gateway")
+    engine.run("web", "--network", "apps", "--restart", "always", *OPT_IN)
+    site.reaches("web")
+    engine.kill()
+    engine.start()
+    site.reaches("web")
+    assert address(engine, "gateway") == before
+    assert json.loads((site.folder / "state/docker.json").read_text())["addresses"] == {"apps": [before]}

@@ -1,0 +1,208 @@
+"""Servers that send without end, or a byte at a time: a check is bounded in memory, and over when its deadline is."""
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.backends import NoOptions
+from gateway.backends.smb import SmbBackend, SmbOptions
+from gateway.contracts import Backend, State
+from gateway.errors import Reason
+from tests.integration.test_reasons import DEADLINE, KINDS, probe
+from tests.support.mysql_end import MysqlEnd
+from tests.support.servers import dripping, serving
+
+pytestmark = pytest.mark.integration
+
+MOST = 32 << 20
+"""Bytes by which a check may grow the process."""
+BLOCK = bytes(64 * 1024)
+BACKENDS: dict[str, Backend] = {**KINDS, "smb": SmbBackend(SmbOptions(share="media"), NoOptions())}
+
+
+def _status(key: str) -> int:
+    line = next(each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith(key))
+    return int(line.split()[1]) * 1024
+
+
+@contextlib.contextmanager
+def within(most: int) -> Iterator[None]:
+    """The process never has more than `most` bytes resident beyond what it has now."""
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts at what is resident now: proc(5)
+    yield
+    grown = _status("VmHWM") - before
+    assert grown < most, f"{grown >> 20} MiB more"
+
+
+Script = Callable[[socket.socket], None]
+
+
+def forever(make: Callable[[int], bytes]) -> Script:
+    """Send piece after piece."""
+
+    def send(client: socket.socket) -> None:
+        number = 0
+        while True:
+            client.sendall(make(number))
+            number += 1
+
+    return send
+
+
+def then(first: Callable[[socket.socket], None], script: Script) -> Script:
+    """One after the other."""
+
+    def both(client: socket.socket) -> None:
+        first(client)
+        script(client)
+
+    return both
+
+
+# MySQL: a packet of the greatest length is joined with the next one (Reference Manual, "MySQL Packets").
+
+
+def joined_packets(client: socket.socket) -> None:
+    sequence = 0
+    while True:
+        client.sendall(b"\xff\xff\xff" + bytes([sequence % 256]))
+        for _ in range(256):
+            client.sendall(BLOCK[: 65535 if _ == 255 else 65536])
+        sequence += 1
+
+
+def after_login(more: Callable[[MysqlEnd], None]) -> Script:
+    def serve(client: socket.socket) -> None:
+        end = MysqlEnd(client)
+        end.greet("mysql_native_password")
+        end.send(b"\0\0\0\2\0\0\0")
+        while not end.receive().startswith(b"\3SELECT"):
+            end.send(b"\0\0\0\2\0\0\0")
+        more(end)
+
+    return serve
+
+
+def empty_rows(end: MysqlEnd) -> None:
+    """Of many columns, each a byte on the wire."""
+    names = [f"c{number}" for number in range(240)]
+    end.columns(*names)
+    while True:
+        end.send(b"\xfb" * len(names))
+
+
+def long_row(end: MysqlEnd) -> None:
+    end.columns("a")
+    while True:
+        end.sock.sendall(b"\xff\xff\xff" + bytes([end._sequence % 256]) + bytes((1 << 24) - 1))
+        end._sequence += 1
+
+
+def columns(end: MysqlEnd) -> None:
+    end.send(b"\xfd\xff\xff\xff")
+    while True:
+        end.send(b"\3def\0\0\0\1a\1a" + struct.pack("<BHIBHBxx", 12, 45, 255, 0xFD, 0, 0))
+
+
+# PostgreSQL manual, "Message Formats".
+
+
+def message(kind: bytes, body: bytes) -> bytes:
+    return kind + struct.pack("!I", 4 + len(body)) + body
+
+
+def logged_in(client: socket.socket) -> None:
+    client.recv(4096)
+    client.sendall(message(b"R", bytes(4)))
+
+
+def queried(client: socket.socket) -> None:
+    logged_in(client)
+    client.sendall(message(b"Z", b"I"))
+    client.recv(4096)
+    client.sendall(message(b"T", struct.pack("!H", 1) + b"a\0" + struct.pack("!IHIHIH", 0, 0, 25, 0xFFFF, 0, 0)))
+
+
+def huge(client: socket.socket) -> None:
+    """One message of a gigabyte."""
+    client.sendall(b"D" + struct.pack("!I", (1 << 30) - 1))
+    forever(lambda _: BLOCK)(client)
+
+
+def fragments(client: socket.socket) -> None:
+    """A record of RPC whose last fragment never comes (RFC 5531, section 11)."""
+    client.recv(4096)
+    forever(lambda _: struct.pack("!I", len(BLOCK)) + BLOCK)(client)
+
+
+def attributes(client: socket.socket) -> None:
+    """An answer with a bitmap of eight million attributes."""
+    head = struct.pack("!IIIIII", 1, 0, 0, 0, 0, 0)
+    client.settimeout(5)
+    while call := client.recv(65536):
+        xid = call[4:8]
+        if call[24:28] == bytes(4):  # NULL
+            client.sendall(struct.pack("!I", 0x80000000 + 24) + xid + head[:20])
+            continue
+        walk = struct.pack("!II", 24, 0) + struct.pack("!II", 15, 0)
+        found = struct.pack("!IIII", 3, 0, 3, 3) + struct.pack("!III", 10, 0, 4) + bytes(4) + struct.pack("!II", 9, 0)
+        count = 250_000
+        body = xid + head[:20] + struct.pack("!III", 0, 0, 5) + walk + found + struct.pack("!I", count)
+        body += b"\xff" * (4 * count) + bytes(8)
+        client.sendall(struct.pack("!I", 0x80000000 + len(body)) + body)
+
+
+ENDLESS: list[tuple[str, Script]] = [
+    ("mysql", joined_packets),
+    ("mysql", after_login(empty_rows)),
+    ("mysql", after_login(long_row)),
+    ("mysql", after_login(columns)),
+    ("postgres", then(logged_in, forever(lambda number: message(b"S", b"%d\0\0" % number)))),
+    ("postgres", then(logged_in, forever(lambda _: message(b"N", b"S\0\0")))),
+    ("postgres", then(queried, forever(lambda _: message(b"D", struct.pack("!HI", 1, 0))))),
+    ("postgres", then(queried, huge)),
+    ("nfs", fragments),
+    ("nfs", attributes),
+    *((kind, forever(lambda _: BLOCK)) for kind in ("mysql", "postgres", "nfs", "smb", "tcp")),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "script"), ENDLESS, ids=[f"{kind}-{number}" for number, (kind, _) in enumerate(ENDLESS)]
+)
+async def test_a_server_that_sends_without_end_costs_little_memory_and_ends_with_the_check(
+    kind: str, script: Script
+) -> None:
+    gone = threading.Event()
+
+    def serve(client: socket.socket) -> None:
+        try:
+            script(client)
+        finally:
+            gone.set()
+
+    with serving(serve) as port, within(MOST):
+        result = await probe(BACKENDS[kind], port, timeout=5)
+        assert gone.wait(10)  # it notices that the connection is closed
+    if kind != "tcp":  # which reads nothing
+        assert (result.state, result.reason) in (
+            (State.DOWN, Reason.PROTOCOL), (State.DOWN, Reason.RESET), (State.DOWN, Reason.TIMEOUT),
+        ), result.detail  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "first"), [("smb", b"\0\0\0\x80\xfeSMB"), ("mysql", b"\x4a\0\0\0\x0a8.0.30\0"), ("tcp", b"")]
+)
+async def test_a_server_that_drips_is_over_at_the_deadline(kind: str, first: bytes) -> None:
+    with serving(dripping(first)) as port:
+        started = time.monotonic()
+        result = await probe(BACKENDS[kind], port, timeout=DEADLINE)
+        assert (result.reason is Reason.TIMEOUT) == (kind != "tcp"), result.detail
+        assert time.monotonic() - started < DEADLINE + 5

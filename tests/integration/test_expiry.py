@@ -1,0 +1,137 @@
+"""SSH certificates that live for a minute, and TLS certificates that a server shows, in a running gateway."""
+
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+from gateway.demo.process import find, free_port
+from gateway.demo.sshd import Bastion, make_key
+from tests.integration.conftest import Gateway, command, need
+from tests.support.servers import echoing, serving
+
+pytestmark = pytest.mark.integration
+
+LIFETIME = 60
+
+
+class MinuteCa:
+    """An authority that signs the client's key for one minute, of which some may be over."""
+
+    def __init__(self, folder: Path) -> None:
+        make_key(folder / "ca")
+        self._ca = asyncssh.read_private_key(folder / "ca")
+        self.bastion = Bastion(folder / "bastion", extra=f"TrustedUserCAKeys {folder}/ca.pub")
+        (self.bastion.folder / "authorized_keys").write_text("")
+
+    def sign(self, left: float = LIFETIME) -> float:
+        """Renew the certificate beside the key, in one step; says when it expires."""
+        end = int(time.time() + left)
+        key, beside = self.bastion.client_key, Path(f"{self.bastion.client_key}-cert.pub")
+        made = self._ca.generate_user_certificate(
+            asyncssh.read_private_key(key), "id", principals=[self.bastion.user],
+            valid_after=end - LIFETIME, valid_before=end,
+        )  # fmt: skip
+        new = beside.with_suffix(".new")
+        made.write_certificate(new)
+        new.replace(beside)
+        return end
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Iterator[MinuteCa]:
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    made = MinuteCa(tmp_path)
+    made.bastion.start()
+    yield made
+    made.bastion.stop()
+
+
+def expiry(gateway: Gateway, kind: str, name: str) -> float | None:
+    _, text = gateway.client.get("/metrics")
+    line = rf'^gateway_credential_expiry_timestamp_seconds{{kind="{kind}",name="{name}"}} (\S+)$'
+    found = re.search(line, str(text), re.MULTILINE)
+    return float(found[1]) if found else None
+
+
+def test_certificates_that_are_renewed_every_minute_break_no_connection(
+    gateway: Gateway, authority: MinuteCa
+) -> None:
+    bastion, listen = authority.bastion, free_port()
+    first = authority.sign(left=12)
+    with serving(echoing) as port:
+        gateway.write(f"""
+            tunnels:
+              bastion: {{kind: ssh, host: 127.0.0.1, port: {bastion.port}, user: {bastion.user},
+                         identity_files: {bastion.client_key}, known_hosts: {bastion.known_hosts}}}
+            backends:
+              echo: {{kind: tcp, via: bastion, targets: ["127.0.0.1:{port}"], listen: "127.0.0.1:{listen}"}}
+        """)
+        gateway.start()
+        gateway.wait_up("echo")
+        with socket.create_connection(("127.0.0.1", listen), 10) as client:
+            client.settimeout(20)
+            echoed(client)
+            gateway.wait(lambda: gateway.tunnel("bastion")["connections"] == 2)
+            gateway.wait(lambda: expiry(gateway, "ssh_certificate", "bastion") == first)
+            what = f"bastion: {bastion.client_key}-cert.pub: the certificate expires at"
+            gateway.wait(lambda: any(each.startswith(what) for each in gateway.status()["warnings"]))
+            assert gateway.log.count(what) == 1
+            assert what in command("validate", "-c", str(gateway.config)).stderr
+            second = authority.sign()
+            gateway.wait(lambda: expiry(gateway, "ssh_certificate", "bastion") == second)
+            gateway.wait(lambda: gateway.status()["warnings"] == [])
+            gateway.wait(lambda: time.time() > first)
+            # The connections that logged in with the first are still there; a new one logs in with the second.
+            assert gateway.tunnel("bastion")["connects"] == 1
+            assert gateway.tunnel("bastion")["draining_connections"] == 0
+            before = set(bastion.sessions())
+            idle = [each for each in before if not serves(each, port)]
+            assert len(idle) == 1
+            bastion.kill_session(idle[0], signal.SIGKILL)
+            gateway.wait(lambda: bool(set(bastion.sessions()) - before))
+            gateway.wait(lambda: gateway.tunnel("bastion")["connections"] == 2)
+            assert gateway.tunnel("bastion")["pool_error"] is None
+            echoed(client)
+
+
+def test_a_tunnel_whose_certificate_has_expired_is_up_soon_after_it_is_renewed(
+    gateway: Gateway, authority: MinuteCa
+) -> None:
+    bastion = authority.bastion
+    authority.sign(left=-5)
+    gateway.write(f"""
+        tunnels:
+          bastion: {{kind: ssh, host: 127.0.0.1, port: {bastion.port}, user: {bastion.user},
+                     identity_files: {bastion.client_key}, known_hosts: {bastion.known_hosts}}}
+        backends:
+          echo: {{kind: tcp, via: bastion, targets: ["127.0.0.1:1"]}}
+    """)
+    gateway.start()
+    gateway.wait(lambda: gateway.tunnel("bastion")["state"] == "quarantined")
+    gateway.wait(lambda: any("the certificate has expired" in each for each in gateway.status()["warnings"]))
+    authority.sign()
+    assert gateway.wait(lambda: gateway.tunnel("bastion")["state"] == "up") < 20  # quarantine lasts a minute and more
+
+
+def echoed(client: socket.socket) -> None:
+    client.sendall(b"hello")
+    assert client.recv(5) == b"hello"
+
+
+def serves(session: int, port: int) -> bool:
+    """Whether an sshd process, or one that it started, has a connection to the port."""
+    listed = subprocess.run(
+        ["ss", "-Htnp", f"dport = :{port}"], capture_output=True, text=True, check=True, timeout=10
+    )
+    return any(f"pid={pid}," in listed.stdout for pid in (session, *children(session)))
+
+
+def children(pid: int) -> list[int]:
+    return [int(each) for path in Path(f"/proc/{pid}/task").glob("*/children") for each in path.read_text().split()]

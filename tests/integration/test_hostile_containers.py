@@ -1,0 +1,85 @@
+"""Containers that a gateway must bear on a real engine: huge labels, links, and a second gateway of its name."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_docker import OPT_IN, Site
+from tests.support.engines import Engine, running_engine
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+ATTACHED = ("attached", None)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with running_engine(tmp_path_factory.mktemp("hostile")) as made:
+        yield made
+
+
+@pytest.fixture
+def site(engine: Engine, tmp_path: Path) -> Iterator[Site]:
+    yield Site(engine, tmp_path)
+    engine.remove_all()
+
+
+def log_of(site: Site) -> str:
+    done = site.engine.docker("logs", "gateway")
+    return done.stdout + done.stderr
+
+
+def test_events_with_megabytes_of_labels_are_read(site: Site) -> None:
+    site.start()
+    labels = site.folder / "labels"
+    labels.write_text("gateway.enable=true\n" + "".join(f"huge{at}={'x' * 10_000}\n" for at in range(200)))
+    site.engine.run("huge", "--label-file", str(labels))
+    site.wait(lambda: site.attachment("huge") == ATTACHED)
+    site.engine.docker("exec", "huge", "echo")
+    site.engine.run("after", *OPT_IN)
+    site.wait(lambda: site.attachment("after") == ATTACHED)
+    site.engine.docker("rm", "-f", "huge")
+    site.wait(lambda: site.attachment("huge") is None)
+    assert "unit crashed" not in log_of(site)
+    assert "docker cannot be used" not in log_of(site)
+
+
+def test_a_container_has_its_own_name_whoever_links_to_it(site: Site) -> None:
+    site.engine.run("worker")
+    site.engine.run("a-linker", "--link", "worker:w")
+    site.start(docker='grants: [{container: "worker", backends: [orders]}]')
+    site.wait(lambda: site.attachment("worker") == ATTACHED)
+
+
+def test_a_second_gateway_of_the_same_name_is_reported_and_left_attached(site: Site) -> None:
+    site.start()
+    other = site.folder / "other"
+    other.mkdir()
+    configured = (site.folder / "gateway.yaml").read_text()
+    (other / "gateway.yaml").write_text(configured.replace(str(site.folder), str(other)))
+    before = site.engine.inspect("gateway")["NetworkSettings"]["Networks"]["apps"]["EndpointID"]
+    site.engine.run_gateway("second", other, "--network", "far")
+    site.wait(lambda: any("container second is a gateway of the same name, site-a" in each for each in told(site)))
+    # Having looked again, the second one has nothing to do.
+    program = (sys.executable, "-m", "gateway", "plan", "-c", str(other / "gateway.yaml"), "-o", "json")
+    site.engine.docker("exec", "second", *program)
+    endpoint = site.engine.inspect("gateway")["NetworkSettings"]["Networks"]["apps"]["EndpointID"]
+    assert endpoint == before
+    assert "disconnect" not in site.engine.docker("logs", "second").stderr
+
+
+def test_names_with_two_meanings_are_reported_for_a_container_that_joined_by_itself(site: Site) -> None:
+    site.start()
+    site.engine.docker("network", "create", "shop")
+    site.engine.run("shop-1", "--network", "shop", "--network-alias", "orders")
+    site.engine.run("app", "--network", "shop")
+    site.engine.docker("network", "connect", "apps", "app")
+    site.wait(lambda: any(each.startswith("app: 'orders' is a backend on network apps") for each in told(site)))
+    assert site.engine.attached("app", "apps")
+
+
+def told(site: Site) -> list[str]:
+    warnings: list[str] = site.get("/api/v1/plan")["warnings"]
+    return warnings

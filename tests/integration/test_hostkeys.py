@@ -1,0 +1,384 @@
+"""Whom an SSH tunnel trusts: several kinds of keys, fingerprints, certificates, names and addresses."""
+
+import asyncio
+import base64
+import contextlib
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import pytest
+from asyncssh.public_key import SSHLocalKeyPair
+
+from gateway.contracts import Endpoint, Phases, Stream
+from gateway.demo.process import find
+from gateway.demo.sshd import Bastion, make_key
+from gateway.errors import Reason, TunnelError
+from gateway.relay.direct import DirectLink
+from gateway.ssh import knownhosts
+from gateway.ssh.hostkeys import read_trust
+from gateway.ssh.options import SshOptions
+from gateway.ssh.pool import SshLink
+from gateway.tunnels.ssh import SshTunnel
+from tests.integration.conftest import Lateness, need
+from tests.integration.test_ssh import opened, options, refused
+
+pytestmark = pytest.mark.integration
+
+KINDS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa")
+
+
+class Counting(DirectLink):
+    """Counts the connections that it opens."""
+
+    opened = 0
+
+    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+        self.opened += 1
+        return await super().socket(to, phases)
+
+
+@contextlib.contextmanager
+def sshd_with(folder: Path, *kinds: str, extra: str = "") -> Iterator[Bastion]:
+    """An sshd with a host key of each kind, in this order; its known_hosts is empty."""
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    folder.mkdir()
+    for kind in kinds:
+        make_key(folder / kind, kind)
+    lines = "".join(f"HostKey {folder}/{kind}\n" for kind in kinds)
+    server = Bastion(folder, extra=lines + extra)
+    config = folder / "sshd_config"
+    config.write_text(config.read_text().replace(f"HostKey {folder}/host_key\n", ""))
+    server.known_hosts.write_text("")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bastion]:
+    """A server with the keys that Debian's has."""
+    with sshd_with(tmp_path_factory.mktemp("keys") / "usual", *KINDS) as server:
+        yield server
+
+
+def public(server: Bastion, kind: str) -> str:
+    return (server.folder / f"{kind}.pub").read_text().strip()
+
+
+def fingerprint(server: Bastion, kind: str) -> str:
+    return asyncssh.import_public_key(public(server, kind)).get_fingerprint()
+
+
+def kind_of(link: SshLink) -> str:
+    key = link._connections[0]._conn.get_server_host_key()
+    assert key is not None
+    return key.get_algorithm()
+
+
+def trusting(server: Bastion, *pins: str, listed: str = "", **changes: Any) -> SshOptions:
+    """The options of a tunnel that trusts these pins, and lines of a file of its own."""
+    files: tuple[Path, ...] = ()
+    if listed:
+        path = server.folder / f"known_hosts.{abs(hash(listed))}"
+        path.write_text(listed)
+        files = (path,)
+    return options(server, known_hosts=files, host_keys=pins, **changes)
+
+
+# Which kind of key is asked for.
+
+
+@pytest.mark.parametrize("form", ["key", "fingerprint", "known_hosts"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_any_one_of_a_servers_keys_is_enough(usual: Bastion, kind: str, form: str) -> None:
+    match form:
+        case "key":
+            chosen = trusting(usual, public(usual, kind))
+        case "fingerprint":
+            chosen = trusting(usual, fingerprint(usual, kind))
+        case _:
+            chosen = trusting(usual, listed=f"[127.0.0.1]:{usual.port} {public(usual, kind)}\n")
+    async with opened(chosen) as link:
+        assert kind_of(link) == kind
+
+
+async def test_a_fingerprint_is_looked_for_once(usual: Bastion) -> None:
+    """Its kind is not known: the server's keys are asked for one after the other, and the right one is remembered."""
+    tunnel = SshTunnel(trusting(usual, fingerprint(usual, "ssh-rsa")))
+    via = Counting()
+    async with tunnel.open(via, lambda *_: None):
+        assert via.opened == len(KINDS)
+    async with tunnel.open(via, lambda *_: None) as link:
+        assert via.opened == len(KINDS) + 1
+        assert isinstance(link, SshLink)
+        assert kind_of(link) == "ssh-rsa"
+
+
+async def test_a_fingerprint_of_no_key_of_the_server_costs_a_connection_a_kind(usual: Bastion) -> None:
+    via = Counting()
+    with pytest.raises(TunnelError) as caught:
+        async with opened(trusting(usual, "SHA256:" + "A" * 43), via):
+            """Never."""
+    assert (caught.value.reason, caught.value.fatal) == (Reason.HOST_KEY, True)
+    assert via.opened == len(KINDS)
+    for kind in KINDS:
+        assert f"{kind} {fingerprint(usual, kind)}" in caught.value.detail
+
+
+async def test_a_key_that_is_not_trusted_costs_one_connection(usual: Bastion, tmp_path: Path) -> None:
+    make_key(tmp_path / "other")
+    via = Counting()
+    with pytest.raises(TunnelError) as caught:
+        async with opened(trusting(usual, (tmp_path / "other.pub").read_text()), via):
+            """Never."""
+    assert via.opened == 1
+    assert f"the server offers ssh-ed25519 {fingerprint(usual, 'ssh-ed25519')};" in caught.value.detail
+
+
+async def test_pins_and_files_count_together(tmp_path: Path) -> None:
+    """Two machines behind one name: one key is pinned, the other's listed."""
+    with sshd_with(tmp_path / "a", "ssh-rsa") as one, sshd_with(tmp_path / "b", "ecdsa-sha2-nistp256") as other:
+        for server, kind in ((one, "ssh-rsa"), (other, "ecdsa-sha2-nistp256")):
+            both = trusting(server, public(other, "ecdsa-sha2-nistp256"), listed=f"* {public(one, 'ssh-rsa')}\n")
+            async with opened(both) as link:
+                assert kind_of(link) == kind
+            by_fingerprint = replace(both, host_keys=(fingerprint(other, "ecdsa-sha2-nistp256"),))
+            async with opened(by_fingerprint) as link:
+                assert kind_of(link) == kind
+
+
+async def test_keys_of_kinds_that_are_not_accepted_are_told_before_connecting(usual: Bastion) -> None:
+    only = trusting(usual, public(usual, "ssh-rsa"), host_key_algorithms=("ssh-ed25519",))
+    error = await refused(only)
+    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert error.detail == "host_key_algorithms excludes the types of all trusted host keys: ssh-rsa"
+
+
+# Certificates.
+
+
+def certify(server: Bastion, authority: Path, *more: str) -> None:
+    """Sign the server's ed25519 key; it reads the certificate for each connection that comes from now on."""
+    subprocess.run(
+        ["ssh-keygen", "-q", "-s", authority, "-I", "host", "-h", "-n", "127.0.0.1", *more,
+         server.folder / "ssh-ed25519.pub"],
+        check=True, timeout=10,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def certified(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bastion]:
+    """A server that has nothing but a certificate; parametrized with arguments for ssh-keygen."""
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    folder = tmp_path / "certified"
+    folder.mkdir()
+    kind, *more = getattr(request, "param", ["ssh-ed25519"])
+    make_key(folder / "authority", kind)
+    make_key(folder / "ssh-ed25519")
+    server = Bastion(
+        folder,
+        extra=f"HostKey {folder}/ssh-ed25519\nHostCertificate {folder}/ssh-ed25519-cert.pub\n"
+        "HostKeyAlgorithms ssh-ed25519-cert-v01@openssh.com\n",
+    )
+    config = folder / "sshd_config"
+    config.write_text(config.read_text().replace(f"HostKey {folder}/host_key\n", ""))
+    certify(server, folder / "authority", *more)
+    server.start()
+    yield server
+    server.stop()
+
+
+EXPIRED = ["ssh-ed25519", "-V", "20200101:20200201"]
+
+
+@pytest.mark.parametrize("certified", [["ssh-ed25519"], EXPIRED], indirect=True, ids=["valid", "expired"])
+@pytest.mark.parametrize("form", ["key", "fingerprint", "known_hosts", "known_hosts and another authority"])
+async def test_a_certificate_is_as_good_as_the_key_in_it(certified: Bastion, tmp_path: Path, form: str) -> None:
+    """As OpenSSH takes it: an expired certificate takes nothing away from a key that is trusted by itself."""
+    key = public(certified, "ssh-ed25519")
+    match form:
+        case "key":
+            chosen = trusting(certified, key)
+        case "fingerprint":
+            chosen = trusting(certified, fingerprint(certified, "ssh-ed25519"))
+        case "known_hosts":
+            chosen = trusting(certified, listed=f"* {key}\n")
+        case _:
+            make_key(tmp_path / "other")
+            other = (tmp_path / "other.pub").read_text()
+            chosen = trusting(certified, listed=f"* {key}\n@cert-authority * {other}\n")
+    async with opened(chosen) as link:
+        assert kind_of(link) == "ssh-ed25519"
+
+
+@pytest.mark.parametrize("whose", ["ssh-ed25519", "authority"])
+async def test_what_is_revoked_is_refused_in_a_certificate_too(certified: Bastion, whose: str) -> None:
+    chosen = trusting(certified, public(certified, "ssh-ed25519"), listed=f"@revoked * {public(certified, whose)}\n")
+    error = await refused(chosen)
+    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert "revoked" in error.detail
+
+
+@pytest.mark.parametrize("certified", [EXPIRED], indirect=True)
+async def test_an_expired_certificate_proves_nothing_by_its_authority(certified: Bastion) -> None:
+    error = await refused(trusting(certified, listed=f"@cert-authority * {public(certified, 'authority')}\n"))
+    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert "expired" in error.detail
+    assert fingerprint(certified, "ssh-ed25519") in error.detail
+
+
+@pytest.mark.parametrize("certified", [["ssh-rsa", "-t", "ssh-rsa"]], indirect=True)
+async def test_an_authority_that_signs_with_sha1_is_believed_only_when_that_is_asked_for(certified: Bastion) -> None:
+    chosen = trusting(certified, listed=f"@cert-authority * {public(certified, 'authority')}\n")
+    error = await refused(chosen)
+    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert "signed with ssh-rsa" in error.detail
+    async with opened(replace(chosen, host_key_algorithms=(*chosen.host_key_algorithms, "ssh-rsa"))):
+        """The operator knows."""
+
+
+async def test_an_authority_comes_before_plain_keys(tmp_path: Path) -> None:
+    """A server with both shows its certificate where the authority is known, and its key where that is."""
+    make_key(tmp_path / "authority")
+    server = Bastion(tmp_path / "both", host_ca=tmp_path / "authority").start()
+    try:
+        key = (server.folder / "host_key.pub").read_text()
+        authority = (tmp_path / "authority.pub").read_text()
+        for listed, algorithm in (
+            (f"@cert-authority * {authority}", "ssh-ed25519-cert-v01@openssh.com"),
+            (f"* {key}@cert-authority * {authority}", "ssh-ed25519-cert-v01@openssh.com"),
+            (f"* {key}", "ssh-ed25519"),
+        ):
+            async with opened(trusting(server, listed=listed)) as link:
+                assert link._connections[0]._conn._host_key_algorithm == algorithm  # type: ignore[attr-defined]
+    finally:
+        server.stop()
+
+
+# Names and addresses.
+
+
+@pytest.mark.parametrize("where", ["127.0.0.1", "[127.0.0.1]:{port}", "127.0.0.0/8"])
+async def test_a_key_of_an_address_is_not_that_of_a_name_which_leads_there(usual: Bastion, where: str) -> None:
+    """As OpenSSH without CheckHostIP: whoever answers for the name would choose the key."""
+    listed = f"{where.format(port=usual.port)} {public(usual, 'ssh-ed25519')}\n"
+    async with opened(trusting(usual, listed=listed)):
+        """The address itself is what the line is about."""
+    error = await refused(trusting(usual, listed=listed, host="localhost"))
+    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert "the host key is not known" in error.detail
+    assert "ssh-keyscan -p" in error.detail
+
+
+@pytest.mark.parametrize(
+    "where", ["127.0.0.1", "[127.0.0.1]:{port}", "127.0.0.0/8", "localhost", "[localhost]:{port}"]
+)
+async def test_a_key_that_is_revoked_under_an_address_is_revoked_for_the_name(usual: Bastion, where: str) -> None:
+    key = public(usual, "ssh-ed25519")
+    listed = f"@revoked {where.format(port=usual.port)} {key}\nlocalhost {key}\n"
+    error = await refused(trusting(usual, key, listed=listed, host="localhost"))
+    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert "revoked" in error.detail
+
+
+@pytest.mark.parametrize("where", ["localhost", "[localhost]:{port}", "LocalHost"])
+@pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "listed"])
+async def test_a_revoked_key_is_revoked_however_its_host_is_written(usual: Bastion, where: str, pinned: bool) -> None:
+    """OpenSSH compares host names without regard to case (match_hostname)."""
+    key = public(usual, "ssh-ed25519")
+    listed = f"@revoked {where.format(port=usual.port)} {key}\n* {key}\n"
+    error = await refused(trusting(usual, *([key] if pinned else []), listed=listed, host="LOCALHOST"))
+    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert "revoked" in error.detail
+
+
+# Large files.
+
+
+async def test_a_large_file_does_not_hold_up_the_loop(usual: Bastion, tmp_path: Path) -> None:
+    """Hashed names, each of which must be tried: reading them takes most of a second."""
+    path = tmp_path / "known_hosts"
+    key = public(usual, "ssh-ed25519")
+    salt = base64.b64encode(bytes(20)).decode()
+    lines = (f"|1|{salt}|{base64.b64encode(number.to_bytes(20)).decode()} {key}" for number in range(20_000))
+    path.write_text("\n".join(lines) + f"\n[127.0.0.1]:{usual.port} {key}\n")
+    chosen = options(usual, known_hosts=(path,))
+    started = time.monotonic()
+    read_trust(chosen, "127.0.0.1")
+    direct = time.monotonic() - started
+    assert direct > 0.1
+    knownhosts._parsed.clear()
+    worst, done = 0.0, asyncio.Event()
+
+    async def beat() -> None:
+        nonlocal worst
+        while not done.is_set():
+            due = time.monotonic() + 0.005
+            await asyncio.sleep(0.005)
+            worst = max(worst, time.monotonic() - due)
+
+    beating = asyncio.ensure_future(beat())
+    with Lateness() as machine:
+        async with opened(chosen):
+            done.set()
+    await beating
+    assert worst - machine.worst < direct / 2
+
+
+# What the server signs with.
+
+
+async def listening(bastion: Bastion, key: asyncssh.SSHKey) -> asyncssh.SSHAcceptor:
+    """asyncssh's server in this process, with this host key."""
+    clients = str(bastion.folder / "authorized_keys")
+    return await asyncssh.listen(
+        "127.0.0.1", bastion.port, server_factory=asyncssh.SSHServer, server_host_keys=[key],
+        authorized_client_keys=clients,
+    )  # fmt: skip
+
+
+async def test_a_server_that_signs_otherwise_than_agreed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SHA-1 is not brought back by a server that says rsa-sha2-512 and signs with ssh-rsa (RFC 8332, 3)."""
+    key = asyncssh.generate_private_key("ssh-rsa")
+    bastion = Bastion(tmp_path / "bastion", embedded=True)
+    server = await listening(bastion, key)
+    chosen = trusting(bastion, key.export_public_key().decode())
+    async with server:
+        async with opened(chosen):
+            """It signs as it should."""
+        original = SSHLocalKeyPair.sign
+
+        def sign(self: SSHLocalKeyPair, data: bytes) -> bytes:
+            return key.sign(data, b"ssh-rsa") if self.key_public_data == key.public_data else original(self, data)
+
+        monkeypatch.setattr(SSHLocalKeyPair, "sign", sign)
+        error = await refused(chosen)
+        assert (error.reason, error.fatal) == (Reason.PROTOCOL, True)
+        async with opened(replace(chosen, host_key_algorithms=("ssh-rsa",))):
+            """That is what is agreed now."""
+
+
+async def test_a_server_that_sends_another_kind_of_key_than_agreed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, other = asyncssh.generate_private_key("ssh-ed25519"), asyncssh.generate_private_key("ecdsa-sha2-nistp256")
+    bastion = Bastion(tmp_path / "bastion", embedded=True)
+    server = await listening(bastion, key)
+    pins = [each.export_public_key().decode() for each in (key, other)]
+    async with server:
+        async with opened(trusting(bastion, *pins)):
+            """It sends the key that was agreed."""
+        (theirs,) = asyncssh.public_key.load_keypairs([other])
+        monkeypatch.setattr(asyncssh.connection.SSHServerConnection, "get_server_host_key", lambda _: theirs)
+        error = await refused(trusting(bastion, *pins))
+        assert (error.reason, error.fatal) == (Reason.PROTOCOL, True)
+        assert "the server sent a host key of another type than ssh-ed25519" in error.detail

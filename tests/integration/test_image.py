@@ -1,0 +1,789 @@
+"""The image, built from a Debian made on the spot, and the Compose and Swarm examples with it, on a real engine."""
+
+import contextlib
+import datetime as dt
+import io
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.demo import mariadb, postgres
+from gateway.demo.mariadb import MariaDB
+from gateway.demo.nfs import NfsServer
+from gateway.demo.postgres import Postgres
+from gateway.demo.process import Process, find, free_port
+from gateway.demo.sshd import Bastion
+from gateway.vpn import privileges
+from tests.integration.conftest import Lateness, command, download, need
+from tests.integration.test_chart import CHART, VPN_CAPABILITIES, helm, helms
+from tests.integration.test_nfs_volumes import ENGINE, ENGINE_PROGRAMS
+from tests.integration.test_swarm import swarm
+from tests.support import kube
+from tests.support.engines import Engine, need_engine
+from tests.support.files import REPOSITORY
+from tests.support.guest import HOST, Guest, need_guest
+from tests.support.netns import BEHIND, inside, run
+from tests.support.podman import Podman, need_podman
+from tests.support.swarms import BRIDGE, SPACES
+from tests.support.vpn import Authority, OpenVpnServer, WireGuardPeer
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+
+__all__ = ["helms", "swarm"]  # fixtures
+
+Record = Callable[[str, object], None]
+COMPOSE = REPOSITORY / "configs" / "compose"
+_SOME = 5
+EPOCH = 1_700_000_000
+REMOTE = "10.66.0.1"
+"""Where containers reach what listens on the engine's loopback."""
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+QUERY = """
+import os, pymysql
+connection = pymysql.connect(host=os.environ["DB_HOST"], port=int(os.environ["DB_PORT"]), user="app",
+    password=os.environ["DB_PASSWORD"], database="shop", connect_timeout=5, read_timeout=5)
+with connection.cursor() as cursor:
+    cursor.execute("SELECT COUNT(*) FROM orders")
+    print("rows", cursor.fetchone()[0])
+"""
+QUERY_POSTGRES = """
+import os, psycopg
+with psycopg.connect(host=os.environ["DB_HOST"], port=os.environ["DB_PORT"], user="app", dbname="shop",
+    password=os.environ["DB_PASSWORD"], connect_timeout=5) as connection:
+    print("rows", connection.execute("SELECT COUNT(*) FROM reports").fetchone()[0])
+"""
+QUERY_SOCKET = QUERY.replace(
+    'host=os.environ["DB_HOST"], port=int(os.environ["DB_PORT"])', 'unix_socket=os.environ["DB_SOCKET"]'
+)
+QUERY_POSTGRES_SOCKET = QUERY_POSTGRES.replace(
+    'host=os.environ["DB_HOST"], port=os.environ["DB_PORT"]', 'host=os.environ["PGHOST"]'
+)
+STREAM = """
+import os, time, pymysql
+connection = pymysql.connect(host="127.0.0.1", port=3306, user="app", password=os.environ["DB_PASSWORD"],
+    database="shop", connect_timeout=5, read_timeout=20)
+began = time.monotonic()
+with connection.cursor() as cursor:
+    while time.monotonic() - began < float(os.environ["SECONDS"]):
+        cursor.execute("SELECT SLEEP(0.1), 42")
+        assert cursor.fetchone() == (0, 42)
+        print("answered", flush=True)
+connection.close()
+print("every query was answered", flush=True)
+"""
+
+
+@dataclass
+class Yard:
+    """An engine with the image, and servers that its containers reach."""
+
+    engine: Engine
+    folder: Path
+    bastion: Bastion
+    mariadb: MariaDB
+    postgres: Postgres
+    place: Path
+    """For servers that run as users of their own."""
+
+    def compose(self, example: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """docker compose on a copy of an example."""
+        return subprocess.run(
+            ["docker", "-H", self.engine.url, "compose", *self.files(example), *arguments],
+            cwd=self.folder / example, env={**os.environ, **self.variables(example)}, capture_output=True, text=True,
+            timeout=timeout, check=False,
+        )  # fmt: skip
+
+    def files(self, example: str) -> list[str]:
+        """What an app's image would bring along: here it is Python, of the gateway's own image."""
+        override = self.folder / example / "override.json"
+        app = {
+            "image": "gateway", "entrypoint": ["python3", "-c", "import time; time.sleep(9999)"], "command": [],
+            "healthcheck": {"test": ["CMD", "python3", "-c", "pass"], "interval": "1s"},
+            "environment": {"DB_PASSWORD": self.mariadb.password},
+        }  # fmt: skip
+        apps = {"sidecar": ["app"], "labels": ["app"], "shared": ["shop"], "sockets": ["shop"]}.get(example, [])
+        services = dict.fromkeys(apps, app)
+        if example in ("shared", "sockets"):
+            services["analysis"] = {**app, "environment": {"DB_PASSWORD": self.postgres.password}}
+        override.write_text(json.dumps({"services": services}))
+        return ["-f", "compose.yaml", "-f", str(override)] if services else ["-f", "compose.yaml"]
+
+    def prepare(self, example: str) -> None:
+        """A copy with secrets in it."""
+        shutil.copytree(COMPOSE / example, self.folder / example, dirs_exist_ok=True)
+        secrets = self.folder / example / "secrets"
+        secrets.mkdir(exist_ok=True)
+        shutil.copy(self.bastion.client_key, secrets / "tunnel_key")
+        known = self.bastion.known_hosts.read_text().replace("127.0.0.1", REMOTE)
+        (secrets / "known_hosts").write_text(known)
+        (secrets / "orders_check").write_text(self.mariadb.check_password)
+        (secrets / "reports_check").write_text(self.postgres.check_password)
+        for path in secrets.iterdir():
+            path.chmod(0o600)
+            os.chown(path, self.user(example), -1)
+
+    @staticmethod
+    def user(example: str) -> int:
+        """Whom the gateway runs as: the image's user, or, as the README of the examples says, one's own."""
+        return 10001 if example in ("shared", "swarm") else 4321
+
+    def variables(self, example: str) -> dict[str, str]:
+        shared = {
+            "ORDERS": f"127.0.0.1:{self.mariadb.port}", "REPORTS": f"127.0.0.1:{self.postgres.port}",
+            "REPORTS_DATABASE": "shop", "BASTION_HOST": REMOTE, "BASTION_PORT": str(self.bastion.port),
+            "BASTION_USER": self.bastion.user, "COMPOSE_PROJECT_NAME": f"gw{example}",
+        }  # fmt: skip
+        shared["GATEWAY_USER"] = str(self.user(example))
+        shared["DOCKER_SOCKET_FOLDER"] = str(self.engine.folder)
+        shared["DOCKER_GROUP"] = str(self.engine.socket.stat().st_gid)
+        return {**shared, "BASTION": f"{self.bastion.user}@{REMOTE}:{self.bastion.port}"}
+
+
+def build(engine: Engine) -> tuple[str, ...]:
+    """The command that builds an image."""
+    base, epoch = "BASE=debian-base", f"SOURCE_DATE_EPOCH={EPOCH}"
+    return ("docker", "-H", engine.url, "build", "-q", "--build-arg", base, "--build-arg", epoch)
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory: pytest.TempPathFactory, server_folder: Path) -> Iterator[Yard]:
+    need_engine()
+    for program in ("debootstrap", "slirp4netns"):
+        need(find(program) is not None, f"{program} (package of this name)")
+    need(Path("/usr/libexec/docker/cli-plugins/docker-compose").exists() or find("docker-compose") is not None,
+         "docker-compose, docker-buildx")  # fmt: skip
+    need(mariadb.available() and postgres.available(), "mariadbd, postgres")
+    folder = tmp_path_factory.mktemp("yard")
+    engine = Engine(folder / "engine").start()
+    with contextlib.ExitStack() as stack:
+        stack.callback(engine.stop)
+        netns = f"/run/netns/{engine.namespace}"
+        # The build fetches packages: the namespace's way out, in user space, which changes nothing on this host.
+        way_out = Process(
+            [find("slirp4netns") or "", "--netns-type=path", "--configure", "--mtu=65520", netns, "tap0"],
+            folder / "way-out.log",
+        )
+        way_out.spawn()
+        stack.callback(way_out.stop)
+        base, packages = folder / "base", "python3,python3-venv,ca-certificates"
+        download("debootstrap", "--variant=minbase", f"--include={packages}", "trixie", str(base))
+        if CERTIFICATES.exists():
+            shutil.copy(CERTIFICATES, base / CERTIFICATES.relative_to("/"))
+        engine.import_root(base, "debian-base")
+        shutil.rmtree(base)
+        download(*build(engine), "-t", "gateway", ".", cwd=REPOSITORY)
+        place = server_folder / "yard"
+        with inside(engine.namespace):
+            run(
+                f"set -e; ip addr add {REMOTE}/32 dev lo; echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet;"
+                f"iptables -t nat -I PREROUTING -p tcp -d {REMOTE} -j DNAT --to-destination 127.0.0.1"
+            )
+            servers = Bastion(place / "bastion"), MariaDB(place / "mariadb"), Postgres(place / "postgres")
+            for server in servers:
+                stack.callback(server.stop)
+                server.start()
+        yield Yard(engine, folder, *servers, place)
+
+
+def test_the_image_is_small_and_has_no_shell(yard: Yard, record_property: Record) -> None:
+    size = int(yard.engine.docker("image", "inspect", "gateway", "-f", "{{.Size}}").stdout)
+    record_property("bytes", size)
+    assert size < 120_000_000
+    config = json.loads(yard.engine.docker("image", "inspect", "gateway", "-f", "{{json .Config}}").stdout)
+    assert config["User"] == "10001:10001"
+    assert config["Labels"]["org.opencontainers.image.title"] == "gateway"
+    for program in ("/bin/sh", "sh", "/usr/bin/apt-get", "pip"):
+        assert yard.engine.docker("run", "--rm", "--entrypoint", program, "gateway", check=False).returncode == 127
+
+
+def sbom(yard: Yard, image: str) -> dict[str, dict[str, Any]]:
+    """The components by name."""
+    show = "print(open('/opt/gateway/sbom.cdx.json').read())"
+    text = yard.engine.docker("run", "--rm", "--entrypoint", "/opt/gateway/bin/python3", image, "-c", show).stdout
+    return {each["name"]: each for each in json.loads(text)["components"]}
+
+
+def test_every_file_of_the_image_belongs_to_a_component_of_its_sbom(yard: Yard, tmp_path: Path) -> None:
+    yard.engine.docker("save", "-o", str(tmp_path / "image.tar"), "gateway")
+    there: set[str] = set()
+    times: set[float] = set()
+    with tarfile.open(tmp_path / "image.tar") as image:
+        manifest = json.load(image.extractfile("manifest.json") or io.BytesIO())
+        for name in manifest[0]["Layers"]:
+            with tarfile.open(fileobj=image.extractfile(name)) as layer:
+                there |= {f"/{each.name}" for each in layer if not each.isdir()}
+                times |= {each.mtime for each in layer}
+    components = sbom(yard, "gateway")
+    places = [
+        at["location"] for each in components.values() for at in each.get("evidence", {}).get("occurrences", ())
+    ]
+    assert sorted(places) == sorted(there)
+    assert times == {EPOCH}
+    assert {"gateway", "asyncssh", "cryptography", "psycopg"} <= components.keys()
+    # The interpreter, the system's libraries, and what is inside wheels.
+    assert components.keys() & {"python3.13-minimal", "python"}
+    for package in ("libc6", "ca-certificates"):
+        version = yard.engine.docker(
+            "run", "--rm", "debian-base", "dpkg-query", "-W", "-f=${Version}", package
+        ).stdout  # fmt: skip
+        assert components[package]["version"] == version
+    inside = {each["name"] for name in ("cryptography", "psycopg-binary") for each in components[name]["components"]}
+    assert "openssl" in inside
+    assert any(name.startswith("libpq-") for name in inside)
+
+
+def test_another_build_of_the_same_files_is_the_same_image(yard: Yard) -> None:
+    download(*build(yard.engine), "--no-cache", "-t", "again", ".", cwd=REPOSITORY)
+    first, again = (
+        json.loads(yard.engine.docker("image", "inspect", name, "-f", "{{json .}}").stdout)
+        for name in ("gateway", "again")
+    )
+    assert first["RootFS"] == again["RootFS"]
+    assert first["Id"] == again["Id"]
+
+
+def test_the_digest_of_the_base_is_looked_up_and_written(yard: Yard, tmp_path: Path) -> None:
+    need(find("docker-registry") is not None, "docker-registry (package of this name)")
+    for name in ("Dockerfile", "tools/pin-base.sh"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    config, base = tmp_path / "registry.yml", f"127.0.0.1:{(port := free_port())}/base:1"
+    storage = {"filesystem": {"rootdirectory": str(tmp_path / "registry")}}
+    config.write_text(json.dumps({"version": 0.1, "storage": storage, "http": {"addr": f"127.0.0.1:{port}"}}))
+    registry = Process([find("docker-registry") or "", "serve", str(config)], tmp_path / "registry.log")
+
+    def pin(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["tools/pin-base.sh", *arguments], cwd=tmp_path, env={**os.environ, "DOCKER_HOST": yard.engine.url},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    yard.engine.load_busybox()
+    with inside(yard.engine.namespace):
+        try:
+            registry.start(port)
+            for change in ("A=1", "A=2"):
+                ways = tmp_path / "changed"
+                ways.mkdir(exist_ok=True)
+                (ways / "Dockerfile").write_text(f"FROM busybox\nENV {change}\n")
+                yard.engine.docker("build", "-q", "-t", base, str(ways))
+                pushed = yard.engine.docker("push", base).stdout
+                digest = re.findall(r"digest: (sha256:[0-9a-f]{64})", pushed)[-1]
+                assert pin("--check" if change == "A=2" else "127.0.0.1:1/none").returncode == 1
+                done = pin(base if change == "A=1" else "")
+                assert (done.returncode, done.stdout) == (0, f"{base}@{digest}\n"), done.stderr
+                assert f"\nARG BASE={base}@{digest}\n" in (tmp_path / "Dockerfile").read_text()
+                assert pin("--check").returncode == 0
+        finally:
+            registry.stop()
+
+
+def test_it_trusts_who_a_debian_trusts(yard: Yard) -> None:
+    ask = "import ssl; print(ssl.create_default_context().cert_store_stats()['x509_ca'])"
+    assert int(yard.engine.docker("run", "--rm", "--entrypoint", "python3", "gateway", "-c", ask).stdout) > 50
+
+
+@pytest.mark.parametrize("user", ["10001", "4321"], ids=["its user", "one's own"])
+def test_it_runs_read_only_without_rights_and_is_soon_ready(yard: Yard, user: str, record_property: Record) -> None:
+    began = time.monotonic()
+    try:
+        with Lateness() as machine:
+            yard.engine.docker(
+                "run", "-d", "--name", "alone", "--user", user, "--read-only", "--cap-drop", "ALL",
+                "--security-opt", "no-new-privileges", "--ulimit", "core=0", "--memory", "1g", "--pids-limit", "256",
+                "-e", f"GATEWAY_BACKEND_A=tcp://{REMOTE}:{yard.mariadb.port}?listen=127.0.0.1:3306", "gateway",
+            )  # fmt: skip
+            yard.engine.docker("exec", "alone", "gateway", "wait", "--max", "20s")
+        assert time.monotonic() - began < 20
+        deadline = time.monotonic() + 20
+        while yard.engine.inspect("alone")["State"]["Health"]["Status"] != "healthy":
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        logs = yard.engine.docker("logs", "alone")
+        listening = next(line for line in (logs.stdout + logs.stderr).splitlines() if '"listening"' in line)
+        live = dt.datetime.fromisoformat(json.loads(listening)["timestamp"])
+        started = dt.datetime.fromisoformat(yard.engine.inspect("alone")["State"]["StartedAt"])
+        took = (live - started).total_seconds()
+        record_property("seconds_until_live", took)
+        assert took < 3 + machine.sum  # 0.24 on an idle machine
+        yard.engine.docker("stop", "-t", "30", "alone", timeout=60)
+        assert yard.engine.inspect("alone")["State"]["ExitCode"] == 0
+    finally:
+        yard.engine.docker("rm", "-f", "-v", "alone", check=False)
+
+
+def test_a_tunnel_and_four_checks_take_little_memory(yard: Yard, record_property: Record) -> None:
+    yard.prepare("shared")
+    secrets, database = yard.folder / "shared" / "secrets", yard.mariadb.port
+    key = "via=bastion&check.interval=1s"
+    urls = {
+        "TUNNEL_BASTION": f"ssh://{yard.bastion.user}@{REMOTE}:{yard.bastion.port}"
+        "?identity_files=/run/secrets/tunnel_key&known_hosts=/run/secrets/known_hosts",
+        "BACKEND_ORDERS": f"mysql://127.0.0.1:{database}?{key}&listen=127.0.0.1:3306"
+        f"&check.user={yard.mariadb.check_user}&check.password_file=/run/secrets/orders_check",
+        "BACKEND_REPORTS": f"postgres://127.0.0.1:{yard.postgres.port}?{key}&listen=127.0.0.1:5432&check.database=shop"
+        f"&check.user={yard.postgres.check_user}&check.password_file=/run/secrets/reports_check",
+        "BACKEND_PLAIN": f"tcp://127.0.0.1:{database}?{key}&listen=127.0.0.1:1000",
+        "BACKEND_NEAR": f"tcp://{REMOTE}:{database}?listen=127.0.0.1:1001",
+    }
+    options = [part for name, url in urls.items() for part in ("-e", f"GATEWAY_{name}={url}")]
+    yard.engine.docker("run", "-d", "--name", "small", "-v", f"{secrets}:/run/secrets:ro", *options, "gateway")
+    try:
+        names = [name.removeprefix("BACKEND_").lower() for name in urls if name.startswith("BACKEND")]
+        yard.engine.docker("exec", "small", "gateway", "wait", "--max", "20s", *names)
+        time.sleep(5)  # some rounds of checks
+        status = Path(f"/proc/{yard.engine.inspect('small')['State']['Pid']}/status").read_text()
+        sizes = {line.split(":")[0]: int(line.split()[1]) for line in status.splitlines() if line.endswith(" kB")}
+        resident, own = sizes["VmRSS"], sizes["RssAnon"]
+        record_property("resident_kib", resident)
+        record_property("own_kib", own)
+        # How much of its libraries is in memory is the kernel's choice.
+        assert (resident < 84 * 1024, own < 54 * 1024) == (True, True), sizes
+    finally:
+        yard.engine.docker("rm", "-f", "-v", "small", check=False)
+
+
+def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_without_root(yard: Yard) -> None:
+    """Traffic through OpenVPN and WireGuard from a container without any other right."""
+    download(*build(yard.engine), "-t", "gateway-vpn", "--target", "vpn", ".", cwd=REPOSITORY)
+    installed = yard.engine.docker(
+        "run", "--rm", "--entrypoint", "dpkg-query", "gateway-vpn", "-W", "-f=${Package} ${Version}\\n"
+    ).stdout.split("\n")[:-1]
+    listed = {f"{name} {each['version']}" for name, each in sbom(yard, "gateway-vpn").items()}
+    assert set(installed) <= listed
+    labels = json.loads(yard.engine.docker("image", "inspect", "gateway-vpn", "-f", "{{json .Config.Labels}}").stdout)
+    assert labels["org.opencontainers.image.title"] == "gateway-vpn"
+    folder, namespace = yard.folder / "vpn", yard.engine.namespace
+    folder.mkdir()
+    tun = folder / "tun"
+    os.mknod(tun, stat.S_IFCHR, os.makedev(10, 200))
+    tun.chmod(0o666)  # as udev makes it
+    with contextlib.ExitStack() as stack:
+        with inside(namespace):
+            run(
+                f"set -e; ip addr add {BEHIND}/32 dev lo;"
+                f"iptables -t nat -I PREROUTING -p tcp -d {BEHIND} -j DNAT --to-destination 127.0.0.1;"
+                # There is no other way to it than a VPN.
+                f"iptables -t raw -I PREROUTING -i docker0 -d {BEHIND} -j DROP"
+            )
+        authority = Authority(folder / "certificates")
+        servers: dict[str, OpenVpnServer | WireGuardPeer] = {
+            "office.ovpn": OpenVpnServer(folder / "openvpn", authority, more="multihome", namespace=namespace),
+            "lab.conf": WireGuardPeer(folder / "wireguard", namespace=namespace),
+        }
+        for name, server in servers.items():
+            stack.callback(server.stop)
+            server.start()
+            server.client(folder / name, host=REMOTE)
+        stack.callback(yard.engine.docker, "rm", "-f", "-v", "ways", check=False)
+        yard.engine.docker(
+            "run", "-d", "--name", "ways", "--read-only", "--cap-drop", "ALL",
+            *(f"--cap-add={capability}" for capability in VPN_CAPABILITIES),
+            "--device", f"{tun}:/dev/net/tun", "--security-opt", "no-new-privileges",
+            "-v", f"{folder}:/run/secrets:ro", "-e", f"DB_PASSWORD={yard.mariadb.password}",
+            "-e", "DB_HOST=127.0.0.1",
+            "-e", "GATEWAY_TUNNEL_OFFICE=openvpn:///run/secrets/office.ovpn?isolation=device",
+            "-e", "GATEWAY_TUNNEL_LAB=wireguard:///run/secrets/lab.conf?isolation=device",
+            "-e", f"GATEWAY_BACKEND_ONE=tcp://{BEHIND}:{yard.mariadb.port}?via=office&listen=127.0.0.1:3301",
+            "-e", f"GATEWAY_BACKEND_TWO=tcp://{BEHIND}:{yard.mariadb.port}?via=lab&listen=127.0.0.1:3302",
+            "gateway-vpn",
+        )  # fmt: skip
+        waited = yard.engine.docker("exec", "ways", "gateway", "wait", "--max", "30s", "one", "two", check=False)
+        assert waited.returncode == 0, yard.engine.docker("logs", "ways").stderr
+        for port in (3301, 3302):
+            ask = ("exec", "-e", f"DB_PORT={port}", "ways", "/opt/gateway/bin/python3", "-c", QUERY)
+            assert yard.engine.docker(*ask).stdout.startswith("rows ")
+        running = yard.engine.docker("top", "ways", "-eo", "pid,uid,comm").stdout
+        assert re.findall(r"^\d+ +(\d+) +openvpn$", running, re.MULTILINE) == [str(privileges.USER)], running
+
+
+@pytest.fixture
+def up(yard: Yard, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An example, started."""
+    example: str = request.param
+    yard.prepare(example)
+    done = yard.compose(example, "up", "-d", "--wait", "--wait-timeout", "60")
+    try:
+        assert done.returncode == 0, done.stderr + yard.compose(example, "logs").stdout
+        yield example
+    finally:
+        yard.compose(example, "down", "-v", "-t", "5")
+
+
+@pytest.mark.parametrize("up", ["sidecar"], indirect=True)
+def test_an_app_with_the_gateway_beside_it(yard: Yard, up: str) -> None:
+    done = yard.compose(up, "exec", "-T", "app", "python3", "-c", QUERY)
+    assert done.stdout.startswith("rows "), done.stderr
+    assert done.stdout != "rows 0\n"
+
+
+@pytest.mark.parametrize("up", ["sidecar"], indirect=True)
+def test_a_stop_under_load_ends_no_query(yard: Yard, up: str) -> None:
+    """TERM while a client asks again and again, and goes on for longer than `shutdown.delay`: no query fails."""
+    command = [
+        "docker",
+        "-H",
+        yard.engine.url,
+        "compose",
+        *yard.files(up),
+        "exec",
+        "-T",
+        "-e",
+        "SECONDS=12",
+        "app",
+        "python3",
+        "-c",
+        STREAM,
+    ]
+    gateway = yard.engine.docker("ps", "-q", "--filter", "name=gwsidecar-gateway").stdout.strip()
+    answers: list[float] = []
+    finished: list[str] = []
+    with subprocess.Popen(
+        command, cwd=yard.folder / up, env={**os.environ, **yard.variables(up)}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    ) as client:  # fmt: skip
+
+        def read() -> None:
+            for line in client.stdout or ():
+                if line.startswith("answered"):
+                    answers.append(time.monotonic())
+                else:
+                    finished.append(line)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        while len(answers) < _SOME:
+            time.sleep(0.05)
+            assert client.poll() is None, client.stderr.read() if client.stderr else ""
+        began = time.monotonic()
+        yard.engine.docker("kill", "-s", "TERM", gateway)
+        while yard.engine.inspect(gateway)["State"]["Running"] and time.monotonic() - began < 40:
+            time.sleep(0.2)
+        state = yard.engine.inspect(gateway)["State"]
+        assert client.wait(30) == 0, client.stderr.read() if client.stderr else ""
+        reader.join(10)
+    assert state["ExitCode"] == 0
+    assert len([at for at in answers if at > began + 6]) > 3  # after `shutdown.delay`, which is 5 s
+    assert finished
+
+
+@pytest.mark.parametrize("up", ["shared"], indirect=True)
+def test_one_gateway_for_several_apps(yard: Yard, up: str) -> None:
+    assert yard.compose(up, "exec", "-T", "shop", "python3", "-c", QUERY).stdout.startswith("rows ")
+    assert yard.compose(up, "exec", "-T", "analysis", "python3", "-c", QUERY_POSTGRES).stdout.startswith("rows ")
+
+
+@pytest.mark.parametrize("up", ["sockets"], indirect=True)
+def test_a_unix_socket_for_each_app(yard: Yard, up: str) -> None:
+    def ask(service: str, query: str, *more: str) -> subprocess.CompletedProcess[str]:
+        return yard.compose(up, "exec", "-T", *more, service, "python3", "-c", query)
+
+    for service, query in (("shop", QUERY_SOCKET), ("analysis", QUERY_POSTGRES_SOCKET)):
+        done = ask(service, query)
+        assert done.stdout.startswith("rows "), done.stderr
+    assert ask("shop", QUERY_SOCKET, "-u", "1001:1001").returncode == 1  # another user in the right container
+    assert ask("analysis", "import os; print(os.listdir('/run/databases'))").stdout == "['.s.PGSQL.5432']\n"
+    told = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
+    assert json.loads(told)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
+    yard.compose(up, "restart", "gateway")
+    yard.compose(up, "up", "-d", "--wait", "--wait-timeout", "60")
+    assert ask("shop", QUERY_SOCKET).stdout.startswith("rows ")
+
+
+@pytest.mark.parametrize("up", ["labels"], indirect=True)
+def test_apps_with_labels_on_one_engine(yard: Yard, up: str) -> None:
+    engine = yard.engine
+
+    def at_once() -> subprocess.CompletedProcess[str]:
+        """A query as the first thing that a new container of the app does."""
+        return yard.compose(up, "run", "--rm", "-T", "--no-deps", "--entrypoint", "python3", "app", "-c", QUERY)
+
+    def address() -> str:
+        networks = engine.inspect("gwlabels-gateway-1")["NetworkSettings"]["Networks"]
+        return str(networks["apps"]["IPAddress"])
+
+    for _ in range(3):
+        assert at_once().stdout.startswith("rows "), yard.compose(up, "logs", "gateway").stdout
+    before = address()
+    assert before in {f"10.201.0.{at}" for at in range(2, 128)}
+    assert query(yard).returncode == 1
+    told = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
+    assert json.loads(told)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
+    # Networks that were removed while all was stopped.
+    yard.compose(up, "stop")
+    engine.docker("network", "prune", "-f")
+    assert yard.compose(up, "up", "-d").returncode == 1
+    done = yard.compose(up, "up", "-d", "--force-recreate", "--wait", "--wait-timeout", "60")
+    assert done.returncode == 0, done.stderr
+    assert at_once().stdout.startswith("rows ")
+    assert address() == before
+    # A crash of the engine: both come back by themselves.
+    engine.kill()
+    engine.start()
+    deadline = time.monotonic() + 60
+    while not yard.compose(up, "exec", "-T", "app", "python3", "-c", QUERY).stdout.startswith("rows "):
+        assert time.monotonic() < deadline, engine.docker("ps", "-a").stdout
+        time.sleep(0.5)
+    assert address() == before
+
+
+def test_apps_with_labels_on_a_swarm(yard: Yard) -> None:
+    engine = yard.engine
+    yard.prepare("labels")
+    folder = yard.folder / "labels"
+    with contextlib.ExitStack() as stack:
+        engine.load_busybox()
+        engine.docker("swarm", "init", "--advertise-addr", "127.0.0.1")
+        stack.callback(engine.docker, "swarm", "leave", "--force")
+        for name in ("tunnel_key", "known_hosts", "orders_check"):
+            engine.docker("secret", "create", name, str(folder / "secrets" / name))
+        environment = {**os.environ, **yard.variables("labels"), "APP_IMAGE": "busybox"}
+        done = subprocess.run(
+            ["docker", "-H", engine.url, "stack", "deploy", "-c", "stack.yaml", "ways"], cwd=folder, env=environment,
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        stack.callback(_remove_stack, engine, "ways")
+        deadline = time.monotonic() + 90
+        for filters in (("name=ways_gateway", "health=healthy"), ("name=ways_app", "status=running")):
+            listed = [word for each in filters for word in ("--filter", each)]
+            while not (found := engine.docker("ps", "-q", *listed).stdout.split()):
+                told = engine.docker("service", "ps", "--no-trunc", filters[0].removeprefix("name=")).stdout
+                assert time.monotonic() < deadline, told
+                time.sleep(0.5)
+        greeting = engine.docker("exec", found[0], "sh", "-c", "timeout 5 nc -w 5 orders 3306 </dev/null | cat -v")
+        assert "MariaDB" in greeting.stdout, engine.docker("service", "logs", "ways_gateway").stderr
+        labelled = query(yard, "--label", "gateway.enable=true", "--label", "gateway.backends=orders")
+        assert labelled.stdout.startswith("rows "), labelled.stderr
+        assert query(yard).returncode == 1
+        node = engine.docker("info", "-f", "{{.Name}}").stdout.strip()
+        (gateway,) = engine.docker("ps", "-q", "--filter", "name=ways_gateway").stdout.split()
+        told = engine.docker("exec", gateway, "gateway", "status", "-o", "json").stdout
+        assert json.loads(told)["instance"] == node
+        assert json.loads(told)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
+
+
+def query(yard: Yard, *options: str) -> subprocess.CompletedProcess[str]:
+    """A query of a new container on the network `apps` of the examples."""
+    environment = {"DB_HOST": "orders", "DB_PORT": "3306", "DB_PASSWORD": yard.mariadb.password}
+    given = [f"--env={name}={value}" for name, value in environment.items()]
+    return yard.engine.docker(
+        "run", "--rm", "--network", "apps", "--entrypoint", "python3", *given, *options, "gateway", "-c", QUERY,
+        check=False,
+    )  # fmt: skip
+
+
+def _remove_stack(engine: Engine, name: str) -> None:
+    engine.docker("stack", "rm", name)
+    deadline = time.monotonic() + 60
+    while engine.docker("ps", "-aq", "--filter", f"name={name}_").stdout.strip():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+@pytest.mark.parametrize("up", ["nfs"], indirect=True)
+def test_the_volume_of_the_example_is_what_the_gateway_would_make(yard: Yard, up: str) -> None:
+    """The mount itself needs a kernel with NFS: `test_the_nfs_example_with_its_mount` does it in a guest."""
+    config = json.loads(yard.compose(up, "--profile", "mount", "config", "--format", "json").stdout)
+    options = config["volumes"]["media"]["driver_opts"]
+    rendered = yard.compose(up, "exec", "-T", "gateway", "gateway", "render", "compose")
+    for part in options["o"].split(","):
+        assert part in rendered.stdout, rendered
+
+
+@pytest.mark.timeout(600)
+def test_the_nfs_example_with_its_mount(yard: Yard, tmp_path: Path) -> None:
+    """In a virtual machine, whose kernel can mount NFS."""
+    need_guest()
+    yard.prepare("nfs")
+    bastion, server = Bastion(yard.place / "near"), NfsServer(tmp_path / "nfs")
+    (server.export / "hello").write_text("hello over NFS\n")
+    secrets = yard.folder / "nfs/secrets"
+    (secrets / "tunnel_key").write_bytes(bastion.client_key.read_bytes())
+    (secrets / "known_hosts").write_text(bastion.known_hosts.read_text().replace("127.0.0.1", HOST))
+    variables = {
+        "GATEWAY_USER": str(yard.user("nfs")), "APP_IMAGE": "box", "MEDIA": f"127.0.0.1:{server.port}",
+        "BASTION": f"{bastion.user}@{HOST}:{bastion.port}",
+    }  # fmt: skip
+    app = {"network_mode": "none"}  # a network of its own needs more of the kernel
+    slow = {"healthcheck": {"timeout": "60s", "start_period": "120s"}}  # as an emulated machine is
+    (yard.folder / "nfs/override.json").write_text(json.dumps({"services": {"app": app, "gateway": slow}}))
+    image = tmp_path / "gateway.tar"
+    yard.engine.docker("save", "-o", str(image), "gateway")
+    script = f"""{ENGINE}
+docker load -q -i /gateway.tar && rm /gateway.tar
+cd /example
+export {" ".join(f"{name}={value}" for name, value in variables.items())}
+compose() {{ docker-compose -f compose.yaml -f override.json --profile mount "$@"; }}
+compose up -d --wait --wait-timeout 120 && echo EXAMPLE-UP
+compose exec -T app cat /media/hello
+compose logs gateway
+"""
+    with contextlib.ExitStack() as stack:
+        for each in (bastion, server):
+            stack.callback(each.stop)
+            each.start()
+        guest = stack.enter_context(
+            Guest(
+                tmp_path / "guest", script, memory=3072, programs=(*ENGINE_PROGRAMS, "docker-compose"),
+                files={"gateway.tar": image, "example": yard.folder / "nfs"},
+            )
+        )  # fmt: skip
+        guest.wait_for("ENGINE-READY", 180)
+        guest.wait_for("EXAMPLE-UP", 240)
+        guest.wait_for("hello over NFS", 60)
+
+
+def test_a_swarm_with_a_gateway_on_every_node(yard: Yard, swarm: tuple[Engine, Engine]) -> None:
+    """Two nodes: the servers are beyond both, and an app on either asks by name."""
+    yard.prepare("swarm")
+    folder = yard.folder / "swarm"
+    manager, _ = swarm
+    with contextlib.ExitStack() as stack:
+        for node in swarm:
+            node.load_busybox()
+            copy = f"docker -H {yard.engine.url} save gateway | docker -H {node.url} load"
+            subprocess.run(["sh", "-c", copy], check=True, timeout=120, capture_output=True)
+        with inside(SPACES[0]):
+            run(
+                f"set -e; ip addr add 10.77.0.254/24 dev {BRIDGE}; ip addr add {REMOTE}/32 dev lo;"
+                "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet;"
+                f"iptables -t nat -I PREROUTING -p tcp -d {REMOTE} -j DNAT --to-destination 127.0.0.1"
+            )
+            bastion, database = Bastion(folder / "bastion"), MariaDB(yard.place / "far")
+            for server in (bastion, database):
+                stack.callback(server.stop)
+                server.start()
+        secrets = {
+            "tunnel_key": bastion.client_key.read_text(), "orders_check": database.check_password,
+            "known_hosts": bastion.known_hosts.read_text().replace("127.0.0.1", REMOTE),
+        }  # fmt: skip
+        for name, text in secrets.items():
+            (folder / "secrets" / name).write_text(text)
+            manager.docker("secret", "create", name, str(folder / "secrets" / name))
+        environment = {
+            **os.environ, "APP_IMAGE": "busybox", "BASTION_HOST": REMOTE, "BASTION_PORT": str(bastion.port),
+            "BASTION_USER": bastion.user, "ORDERS": f"127.0.0.1:{database.port}",
+        }  # fmt: skip
+        done = subprocess.run(
+            ["docker", "-H", manager.url, "stack", "deploy", "-c", "stack.yaml", "ways"], cwd=folder, env=environment,
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        stack.callback(manager.docker, "stack", "rm", "ways", check=False)
+        deadline = time.monotonic() + 90
+        for node in swarm:
+            healthy = ("ps", "--filter", "name=ways_gateway", "--filter", "health=healthy", "-q")
+            while not node.docker(*healthy).stdout.strip():
+                assert time.monotonic() < deadline, manager.docker(
+                    "service", "ps", "--no-trunc", "ways_gateway"
+                ).stdout
+                time.sleep(0.5)
+        while "1/1" not in manager.docker("service", "ls", "--filter", "name=ways_app").stdout:
+            assert time.monotonic() < deadline, manager.docker("service", "ps", "--no-trunc", "ways_app").stdout
+            time.sleep(0.5)
+        for node in swarm:
+            found = node.docker(
+                "run", "--rm", "--network", "ways_data", "--entrypoint", "python3", "-e", "DB_HOST=orders", "-e",
+                "DB_PORT=3306", "-e", f"DB_PASSWORD={database.password}", "gateway", "-c", QUERY, check=False,
+            )  # fmt: skip
+            assert found.stdout.startswith("rows "), found.stderr
+
+
+@pytest.fixture(scope="module")
+def pods(yard: Yard) -> Iterator[Podman]:
+    """A Podman with the image, in the namespace of the engine that built it: its pods reach the same servers."""
+    need_podman()
+    engine = Podman(yard.folder / "podman", yard.engine.namespace)
+    try:
+        engine.start()
+        with inside(yard.engine.namespace):
+            run("iptables -I FORWARD -i podman+ -j ACCEPT")  # Docker's policy there is to drop
+        kube.load(engine, yard.engine.url)
+        yield engine
+    finally:
+        engine.stop()
+
+
+def kube_config(yard: Yard) -> dict[str, Any]:
+    """A database behind a bastion."""
+    bastion = {
+        "kind": "ssh", "host": REMOTE, "port": yard.bastion.port, "user": yard.bastion.user,
+        "identity_files": ["/run/secrets/tunnel_key"], "known_hosts": ["/run/secrets/known_hosts"],
+    }  # fmt: skip
+    orders = {
+        "kind": "mysql", "via": "bastion", "targets": [f"127.0.0.1:{yard.mariadb.port}"], "listen": "0.0.0.0:3306",
+        "check": {"user": yard.mariadb.check_user, "password_file": "/run/secrets/orders_check"},
+    }  # fmt: skip
+    return {"tunnels": {"bastion": bastion}, "backends": {"orders": orders}}
+
+
+def kube_secret(yard: Yard, name: str) -> dict[str, Any]:
+    """The files that the configuration names."""
+    files = {
+        "tunnel_key": yard.bastion.client_key.read_text(), "orders_check": yard.mariadb.check_password,
+        "known_hosts": yard.bastion.known_hosts.read_text().replace("127.0.0.1", REMOTE),
+    }  # fmt: skip
+    return kube.secret(name, files)
+
+
+def serves(yard: Yard, pods: Podman, name: str) -> None:
+    """The pod's probes pass, asked as a kubelet asks and as Podman does, and a query goes through it."""
+    networks = pods.inspect(
+        pods.podman("pod", "inspect", f"{name}-pod", "-f", "{{.InfraContainerID}}").stdout.strip()
+    )
+    address = networks["NetworkSettings"]["Networks"]["podman-default-kube-network"]["IPAddress"]
+    with inside(yard.engine.namespace):
+        for path in ("/startupz", "/livez", "/readyz?require=orders"):
+            kube.probe(address, 9091, path)
+    assert pods.podman("healthcheck", "run", f"{name}-pod-gateway").returncode == 0
+    found = pods.podman(
+        "run", "--rm", "--network", "podman-default-kube-network", "--entrypoint", "python3", "-e",
+        f"DB_HOST={name}-pod", "-e", "DB_PORT=3306", "-e", f"DB_PASSWORD={yard.mariadb.password}", kube.IMAGE, "-c",
+        QUERY, check=False,
+    )  # fmt: skip
+    assert re.fullmatch(r"rows [1-9]\d*\n", found.stdout), found.stderr
+
+
+def test_podman_plays_what_render_kubernetes_prints(yard: Yard, pods: Podman, tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(yaml.safe_dump({**kube_config(yard), "ops": {"listen": "0.0.0.0:9090", "hosts": ["any"]}}))
+    rendered = command("render", "kubernetes", "--podman", "--image", kube.IMAGE, "-c", str(file))
+    assert rendered.returncode == 0, rendered.stderr
+    kube.play(pods, [kube_secret(yard, "gateway"), *yaml.safe_load_all(rendered.stdout)])
+    try:
+        serves(yard, pods, "gateway")
+    finally:
+        pods.podman("pod", "rm", "-f", "-t", "5", "gateway-pod")
+
+
+def test_podman_plays_what_the_chart_prints(yard: Yard, pods: Podman, helms: dict[str, Path], tmp_path: Path) -> None:
+    repository, tag = kube.IMAGE.split(":")
+    values = tmp_path / "values.yaml"
+    settings = {
+        "config": kube_config(yard), "image": {"repository": repository, "tag": tag},
+        "secrets": [{"name": "gateway-files", "mountPath": "/run/secrets"}],
+    }  # fmt: skip
+    values.write_text(yaml.safe_dump(settings))
+    printed = helm(helms["4"], "template", "ways", str(CHART), "-f", str(values))
+    assert printed.returncode == 0, printed.stderr
+    documents = [each for each in yaml.safe_load_all(printed.stdout) if each]
+    kube.play(pods, [kube_secret(yard, "gateway-files"), *kube.playable(documents)])
+    try:
+        name = next(each["metadata"]["name"] for each in documents if each["kind"] == "Deployment")
+        serves(yard, pods, name)
+    finally:
+        pods.podman("pod", "rm", "-f", "-t", "5", f"{name}-pod")

@@ -1,0 +1,155 @@
+"""A login that fails or is given up, at whatever point, leaves nothing behind."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Coroutine, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.demo.process import find
+from gateway.demo.sshd import Bastion
+from gateway.errors import Reason, TunnelError
+from gateway.relay.direct import DirectLink
+from gateway.ssh import asyncssh_internals
+from gateway.ssh.options import SshOptions
+from gateway.ssh.pooled_connection import PooledConnection
+from gateway.tunnels.ssh import SshTunnel
+from tests.integration.conftest import need
+from tests.integration.test_ssh import options
+
+pytestmark = pytest.mark.integration
+
+
+class Struck:
+    """Awaits a coroutine, and lets something happen where it waits for the n-th time.
+
+    Args:
+        inner: The coroutine.
+        at: The wait that is struck, counted from 0.
+        fault: `cancelled` at once, or `late`, when what it waits for is there; `failed` with an error; `expired` with
+            the deadline.
+        deadlines: Those that the coroutine made.
+    """
+
+    def __init__(
+        self, inner: Coroutine[Any, Any, Any], at: int, fault: str, deadlines: list[asyncio.Timeout]
+    ) -> None:
+        self.struck = False
+        self._inner = inner
+        self._at = at
+        self._fault = fault
+        self._deadlines = deadlines
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        step, thrown = 0, None
+        while True:
+            try:
+                waits = self._inner.send(None) if thrown is None else self._inner.throw(thrown)
+            except StopIteration as done:
+                return done.value
+            thrown = None
+            if step == self._at:
+                self.struck = True
+                if self._fault == "cancelled" and waits is not None:
+                    waits.cancel()
+                elif self._fault == "expired":
+                    self._deadlines[-1].reschedule(0)
+            try:
+                yield waits
+            except BaseException as error:  # noqa: BLE001 - it is passed on
+                thrown = error
+            if step == self._at and thrown is None and self._fault != "expired":
+                thrown = OSError("a fault") if self._fault == "failed" else asyncio.CancelledError()
+            step += 1
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bastion]:
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    bastion = Bastion(tmp_path_factory.mktemp("faults") / "bastion").start()
+    yield bastion
+    bastion.stop()
+
+
+@pytest.fixture(scope="module")
+def agent(server: Bastion) -> Iterator[Path]:
+    need(find("ssh-agent") is not None, "ssh-agent (package openssh-client)")
+    path = server.folder / "agent.sock"
+    with subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()  # it listens
+            environment = {**os.environ, "SSH_AUTH_SOCK": str(path)}
+            subprocess.run(["ssh-add", "-q", server.client_key], env=environment, check=True, timeout=10)
+            yield path
+        finally:
+            process.kill()
+
+
+def open_things() -> tuple[int, int, int, int]:
+    """Descriptors, relay handlers, asyncio's files in the selector, and tasks."""
+    selector: Any = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
+    return (
+        len(list(Path("/proc/self/fd").iterdir())),
+        len(selector._handlers),
+        len(selector.get_map()),
+        len(asyncio.all_tasks()),
+    )
+
+
+def connecting(chosen: SshOptions) -> Coroutine[Any, Any, PooledConnection]:
+    return SshTunnel(chosen)._connect(DirectLink(), lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("fault", "plane"),
+    [
+        *((fault, "native") for fault in ("cancelled", "late", "failed", "expired")),
+        # Nothing can fail where asyncssh's own `connect` waits for its future.
+        *((fault, "another asyncssh") for fault in ("cancelled", "late", "expired")),
+    ],
+)
+async def test_a_fault_at_any_wait_of_a_login_leaves_nothing(
+    server: Bastion, agent: Path, monkeypatch: pytest.MonkeyPatch, fault: str, plane: str
+) -> None:
+    if plane != "native":
+        monkeypatch.setattr(asyncssh_internals, "SUPPORTED_VERSIONS", ())
+    chosen = options(server, identity_files=(), agent=agent)
+    await (await connecting(chosen)).close()
+    await until_only(before := open_things(), server)
+    made: list[asyncio.Timeout] = []
+    original = asyncio.timeout
+
+    def noted(delay: float | None) -> asyncio.Timeout:
+        made.append(original(delay))
+        return made[-1]
+
+    for at in range(100):
+        monkeypatch.setattr(asyncio, "timeout", noted)
+        struck = Struck(connecting(chosen), at, fault, made)
+        (outcome,) = await asyncio.gather(struck, return_exceptions=True)
+        if isinstance(outcome, PooledConnection):
+            await outcome.close()
+            if not struck.struck:
+                break
+        else:
+            assert struck.struck
+            assert isinstance(outcome, (asyncio.CancelledError, OSError, TunnelError))
+            assert fault != "expired" or (isinstance(outcome, TunnelError) and outcome.reason is Reason.TIMEOUT)
+        monkeypatch.setattr(asyncio, "timeout", original)
+        await until_only(before, server)
+    else:
+        pytest.fail("it never ends")
+    assert at > 4
+
+
+async def until_only(before: tuple[int, int, int, int], server: Bastion) -> None:
+    """Wait until there is no more than before, here and in the server."""
+    deadline = asyncio.get_running_loop().time() + 20
+    while (now := open_things()) != before or server.sessions():
+        if asyncio.get_running_loop().time() > deadline:
+            pytest.fail(f"left behind: {now} instead of {before} (descriptors, handlers, files, tasks)")
+        await asyncio.sleep(0.005)

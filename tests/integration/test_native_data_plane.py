@@ -1,0 +1,559 @@
+"""The data plane against real servers: the same bytes as asyncssh's channels, whatever happens meanwhile."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import random
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import pytest
+from asyncssh.packet import String, UInt32
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.contracts import CloseReason, Endpoint
+from gateway.demo.process import find
+from gateway.demo.sshd import Bastion
+from gateway.measure import Histogram
+from gateway.relay.poller import RelayLoop
+from gateway.relay.sockets import tune
+from gateway.ssh import asyncssh_internals
+from gateway.ssh import gcm as gcm_module
+from gateway.ssh.native_channel import NativeChannel
+from gateway.ssh.options import Connections
+from gateway.ssh.pool import SshLink
+from tests.integration.conftest import need
+from tests.integration.test_ssh import PATIENT, echo_once, opened, options
+from tests.support.servers import echoing, serving
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def bastions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Bastion]]:
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    folder = tmp_path_factory.mktemp("plane")
+    made = {
+        "openssh": Bastion(folder / "openssh").start(),
+        "asyncssh": Bastion(folder / "asyncssh", embedded=True).start(),
+    }
+    yield made
+    for bastion in made.values():
+        bastion.stop()
+
+
+def plane(link: SshLink) -> str:
+    return str(link.details()["data_plane"])
+
+
+# The same bytes.
+
+
+async def exchange(link: SshLink, port: int, forth: list[bytes], *, end_first: bool) -> bytes:
+    """Send `forth` through an echo; gives what came back. `end_first`: half-close before reading anything."""
+    loop = asyncio.get_running_loop()
+    sock = await link.socket(Endpoint("127.0.0.1", port))
+    got = bytearray()
+
+    async def send() -> None:
+        for piece in forth:
+            await loop.sock_sendall(sock, piece)
+            await asyncio.sleep(0)
+        sock.shutdown(socket.SHUT_WR)
+
+    async def receive() -> None:
+        while piece := await loop.sock_recv(sock, 65536):
+            got.extend(piece)
+
+    with sock:
+        if end_first and sum(map(len, forth)) < 100_000:
+            await send()
+            await receive()
+        else:
+            await asyncio.gather(send(), receive())
+    return bytes(got)
+
+
+PIECES = st.lists(
+    st.one_of(st.integers(1, 64), st.sampled_from([32767, 32768, 32769, 65536]), st.integers(1, 300_000)), max_size=8
+)
+
+
+@pytest.mark.parametrize("server", ["openssh", "asyncssh"])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(PIECES, min_size=1, max_size=4), st.booleans(), st.integers(0, 2**32))
+def test_the_plane_and_asyncssh_carry_the_same_bytes(
+    bastions: dict[str, Bastion],
+    server: str,
+    channels: list[list[int]],
+    end_first: bool,
+    seed: int,
+) -> None:
+    rng = random.Random(seed)
+    traffic = [[rng.randbytes(size) for size in sizes] for sizes in channels]
+
+    async def through(*, own: bool, port: int) -> list[bytes]:
+        with pytest.MonkeyPatch.context() as patch:
+            if not own:
+                patch.setattr(asyncssh_internals, "SUPPORTED_VERSIONS", ())
+            async with opened(options(bastions[server])) as link, asyncio.timeout(30):
+                assert plane(link) == ("native" if own else "asyncssh")
+                return await asyncio.gather(*(exchange(link, port, each, end_first=end_first) for each in traffic))
+
+    with serving(echoing) as port:
+        for own in (True, False):
+            with asyncio.Runner(loop_factory=RelayLoop) as runner:
+                got = runner.run(through(own=own, port=port))
+            assert got == [b"".join(each) for each in traffic]
+
+
+@pytest.mark.parametrize("cipher", ["chacha20-poly1305@openssh.com", "aes256-ctr"])
+async def test_other_ciphers_use_asyncsshs_channels_and_say_so(bastions: dict[str, Bastion], cipher: str) -> None:
+    with serving(echoing) as port:
+        async with opened(options(bastions["openssh"], ciphers=(cipher,))) as link:
+            assert (plane(link), link.details()["cipher"]) == ("asyncssh", cipher)
+            await echo_once(link, port, os.urandom(500_000))
+
+
+async def test_every_size_from_one_byte_to_several_packets(bastions: dict[str, Bastion]) -> None:
+    with serving(echoing) as port:
+        async with opened(options(bastions["openssh"])) as link:
+            loop = asyncio.get_running_loop()
+            with await link.socket(Endpoint("127.0.0.1", port)) as sock:
+                for size in (*range(1, 200), *range(32700, 32800), 65535, 65536, 131072, 131073):
+                    sent = os.urandom(size)
+                    await loop.sock_sendall(sock, sent)
+                    got = bytearray()
+                    while len(got) < size:
+                        got += await loop.sock_recv(sock, size - len(got))
+                    assert got == sent
+
+
+# New keys in the middle.
+
+
+@pytest.mark.parametrize("who", ["us", "sshd", "both"])
+async def test_new_keys_in_the_middle_of_bulk_traffic_both_ways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    exchanges = 0
+    if who in ("us", "both"):
+        monkeypatch.setattr(asyncssh_internals, "REKEY_BYTES", 3 << 20)
+    original = asyncssh_internals.ClientConnection.send_newkeys
+
+    def counted(self: asyncssh_internals.ClientConnection, k: bytes, h: bytes) -> None:
+        nonlocal exchanges
+        exchanges += 1
+        original(self, k, h)
+
+    monkeypatch.setattr(asyncssh_internals.ClientConnection, "send_newkeys", counted)
+    bastion = Bastion(tmp_path / "bastion", extra="RekeyLimit 4M" if who in ("sshd", "both") else "").start()
+    try:
+        with serving(echoing) as port:
+            async with opened(options(bastion)) as link, asyncio.timeout(50):
+                traffic = [[os.urandom(1 << 20) for _ in range(15)] for _ in range(4)]
+                got = await asyncio.gather(*(exchange(link, port, each, end_first=False) for each in traffic))
+                assert [hashlib.sha256(each).digest() for each in got] == [
+                    hashlib.sha256(b"".join(each)).digest() for each in traffic
+                ]
+                assert exchanges > 10
+                assert plane(link) == "native"
+                await echo_once(link, port)
+    finally:
+        bastion.stop()
+
+
+# Many channels.
+
+
+async def test_thousands_of_channels_and_their_numbers_again(bastions: dict[str, Bastion]) -> None:
+    with serving(echoing) as port:
+        async with opened(options(bastions["openssh"], connections=Connections(1, 1))) as link:
+            conn = link._connections[0]._conn
+            conn._next_recv_chan = 0xFFFFFFFF - 500  # the numbers wrap on the way
+            for _ in range(20):
+                await asyncio.gather(*(echo_once(link, port, os.urandom(50)) for _ in range(100)))
+            async with asyncio.timeout(15):
+                while conn._channels:
+                    await asyncio.sleep(0.01)
+            assert not conn.packet_transport.reader.channels  # type: ignore[attr-defined]
+            assert not conn.packet_transport.reader.opening  # type: ignore[attr-defined]
+
+
+async def test_a_query_is_answered_beside_clients_that_do_not_read(bastions: dict[str, Bastion]) -> None:
+    def flood(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client.sendall(bytes(65536))
+
+    with serving(flood) as flooding, serving(echoing) as port:
+        async with opened(options(bastions["openssh"], connections=Connections(1, 1))) as link:
+            deaf = [await link.socket(Endpoint("127.0.0.1", flooding)) for _ in range(20)]
+
+            def held() -> int:
+                return sum(relay.buffered for relay in link._connections[0]._relays.values())
+
+            before, now = -1, 0
+            async with asyncio.timeout(20):
+                while not before == now > 0:  # until the flood has filled what there is
+                    await asyncio.sleep(0.2)
+                    before, now = now, held()
+            took = []
+            async with asyncio.timeout(30):
+                for _ in range(20):
+                    started = time.monotonic()
+                    await echo_once(link, port)
+                    took.append(time.monotonic() - started)
+            assert sorted(took)[10] < 0.5, took
+            assert held() <= 21 * 2 * 1024 * 1024
+            for sock in deaf:
+                sock.close()
+
+
+# A peer that does wrong.
+
+Attack = Callable[[asyncssh.SSHServerConnection, int, asyncssh.SSHTCPChannel[bytes]], None]
+
+
+@contextlib.asynccontextmanager
+async def hostile(folder: Path, attack: Attack) -> AsyncIterator[Bastion]:
+    """A server that forwards nothing, and attacks when the client has spoken."""
+
+    class Session(asyncssh.SSHTCPSession[bytes]):
+        def __init__(self, conn: asyncssh.SSHServerConnection) -> None:
+            self._conn = conn
+
+        def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
+            self._chan = chan
+
+        def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+            if data == b"ping":
+                self._chan.write(b"pong")
+            else:
+                assert self._chan._send_chan is not None
+                attack(self._conn, self._chan._send_chan, self._chan)
+
+        def eof_received(self) -> bool:
+            return True
+
+    class Server(asyncssh.SSHServer):
+        def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+            self._conn = conn
+
+        def connection_requested(
+            self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
+        ) -> asyncssh.SSHTCPSession[bytes]:
+            return Session(self._conn)
+
+    bastion = Bastion(folder, embedded=True)
+    server = await asyncssh.listen(
+        "127.0.0.1",
+        bastion.port,
+        server_factory=Server,
+        server_host_keys=[str(folder / "host_key")],
+        authorized_client_keys=str(folder / "authorized_keys"),
+        encryption_algs=["aes128-gcm@openssh.com"],
+    )
+    async with server:
+        yield bastion
+
+
+def unknown_channel(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
+    conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number + 1000), String(b"x"))
+
+
+def overlong_packet(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
+    conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), String(bytes(300_000)))
+
+
+def window_overrun(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
+    for _ in range(200):
+        conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), String(bytes(32768)))
+
+
+def wrong_length(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
+    conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), UInt32(5000) + b"short")
+
+
+def empty_packet(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
+    conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA)
+
+
+def window_of_nobody(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
+    conn.send_packet(asyncssh_internals.MSG_CHANNEL_WINDOW_ADJUST, UInt32(number + 1000), UInt32(1))
+
+
+def strange_type(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
+    conn.send_packet(127, UInt32(number + 1000))
+
+
+@pytest.mark.parametrize(
+    ("attack", "told"),
+    [
+        (unknown_channel, "Invalid channel number"),
+        (overlong_packet, "Max packet size exceeded"),
+        (window_overrun, "more data than its window allows"),
+        (wrong_length, "Incomplete"),
+        (empty_packet, "Incomplete channel request"),
+        (window_of_nobody, "Invalid channel number"),
+        (strange_type, "Invalid channel number"),
+    ],
+)
+async def test_a_peer_that_breaks_the_protocol_loses_this_connection_and_no_other(
+    tmp_path: Path, attack: Attack, told: str
+) -> None:
+    loop = asyncio.get_running_loop()
+    async with (
+        hostile(tmp_path / "bastion", attack) as bastion,
+        opened(options(bastion)) as victim,
+        opened(options(bastion)) as bystander,
+        asyncio.timeout(10),
+    ):
+        other = await bystander.socket(Endpoint("db", 1))
+        ours, theirs = socket.socketpair()
+        tune(ours)
+        tune(theirs)
+        relay = await victim.join(theirs, Endpoint("db", 1), Histogram())
+        assert isinstance(relay, NativeChannel)
+        await loop.sock_sendall(ours, b"attack")
+        assert told in await victim.lost()
+        assert await relay.ended is CloseReason.LINK_LOST
+        await loop.sock_sendall(other, b"ping")
+        assert await loop.sock_recv(other, 10) == b"pong"
+        ours.close()
+        other.close()
+
+
+async def test_last_words_arrive_even_when_the_close_is_there_before_the_client_is_joined(tmp_path: Path) -> None:
+    class Session(asyncssh.SSHTCPSession[bytes]):
+        def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
+            # The last words, the end and the close, together: a server that turns a client away.
+            chan.write(b"too many connections")
+            chan.write_eof()
+            chan.close()
+
+    class Abrupt(asyncssh.SSHServer):
+        def connection_requested(
+            self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
+        ) -> asyncssh.SSHTCPSession[bytes]:
+            return Session()
+
+    bastion = Bastion(tmp_path / "bastion", embedded=True)
+    server = await asyncssh.listen(
+        "127.0.0.1",
+        bastion.port,
+        server_factory=Abrupt,
+        server_host_keys=[str(tmp_path / "bastion" / "host_key")],
+        authorized_client_keys=str(tmp_path / "bastion" / "authorized_keys"),
+        encryption_algs=["aes128-gcm@openssh.com"],
+    )
+    async with server, opened(options(bastion)) as link:
+        loop = asyncio.get_running_loop()
+        for _ in range(50):  # the same descriptor again and again
+            sock = await link.socket(Endpoint("db", 1))
+            got = bytearray()
+            async with asyncio.timeout(15):
+                while piece := await loop.sock_recv(sock, 100):
+                    got += piece
+            assert got == b"too many connections"
+            sock.close()
+
+
+async def test_a_client_that_talks_on_after_the_backends_end_harms_nobody(bastions: dict[str, Bastion]) -> None:
+    """The backend closes while its answer is still held for a slow client, which goes on sending."""
+    payload = os.urandom(1 << 20)
+
+    def answer_and_close(client: socket.socket) -> None:
+        client.recv(10)
+        client.sendall(payload)
+
+    loop = asyncio.get_running_loop()
+    one = options(bastions["openssh"], connections=Connections(1, 1))
+    with serving(answer_and_close) as closing, serving(echoing) as port:
+        async with opened(one) as link, asyncio.timeout(20):
+            other = await link.socket(Endpoint("127.0.0.1", port))
+            for _ in range(5):
+                sock = await link.socket(Endpoint("127.0.0.1", closing))
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                await loop.sock_sendall(sock, b"go")
+                await asyncio.sleep(0.1)
+                with contextlib.suppress(OSError):
+                    for _ in range(20):
+                        await loop.sock_sendall(sock, b"more")
+                        await asyncio.sleep(0.005)
+                got = bytearray()
+                with contextlib.suppress(ConnectionResetError):
+                    while piece := await loop.sock_recv(sock, 65536):
+                        got += piece
+                assert payload.startswith(got)
+                sock.close()
+            await loop.sock_sendall(other, b"still here")
+            assert await loop.sock_recv(other, 100) == b"still here"
+            other.close()
+
+
+async def test_thousands_of_tiny_packets_in_one_turn(bastions: dict[str, Bastion]) -> None:
+    def drizzle(client: socket.socket) -> None:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(4000):
+            client.sendall(bytes([at % 256]))
+
+    loop = asyncio.get_running_loop()
+    with serving(drizzle) as port:
+        async with opened(options(bastions["openssh"])) as link, asyncio.timeout(20):
+            sock = await link.socket(Endpoint("127.0.0.1", port))
+            for _ in range(10):
+                time.sleep(0.1)  # noqa: ASYNC251 - the loop stalls, and everything arrives at once
+                await asyncio.sleep(0)
+            got = bytearray()
+            while piece := await loop.sock_recv(sock, 65536):
+                got += piece
+            assert got == bytes(at % 256 for at in range(4000))
+            sock.close()
+
+
+async def test_a_connection_that_dies_in_the_middle_of_uploads_is_noticed(bastions: dict[str, Bastion]) -> None:
+    def swallow(client: socket.socket) -> None:
+        while client.recv(1 << 20):
+            pass
+
+    loop = asyncio.get_running_loop()
+    with serving(swallow) as port:
+        for _ in range(5):
+            async with opened(options(bastions["openssh"], connections=Connections(1, 1))) as link:
+                socks = [await link.socket(Endpoint("127.0.0.1", port)) for _ in range(20)]
+
+                async def upload(sock: socket.socket) -> None:
+                    with contextlib.suppress(OSError):
+                        while True:
+                            await loop.sock_sendall(sock, bytes(1 << 20))
+
+                uploads = [asyncio.ensure_future(upload(sock)) for sock in socks]
+                await asyncio.sleep(0.1)
+                bastions["openssh"].kill_sessions()
+                async with asyncio.timeout(15):
+                    await link.lost()
+                    await asyncio.gather(*uploads)
+                for sock in socks:
+                    sock.close()
+
+
+async def test_a_packet_changed_on_the_way_ends_the_connection(bastions: dict[str, Bastion], tmp_path: Path) -> None:
+    """A bit flipped between us and the server: the tag does not fit, and nothing of it reaches the client."""
+    loop = asyncio.get_running_loop()
+    flip = asyncio.Event()
+    port = bastions["openssh"].port
+
+    async def meddle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, meddling: bool) -> None:
+            with contextlib.suppress(OSError):
+                while data := await source.read(65536):
+                    if meddling and flip.is_set():
+                        data = data[:-1] + bytes([data[-1] ^ 1])
+                    sink.write(data)
+                    await sink.drain()
+            sink.close()
+
+        await asyncio.gather(pump(reader, far_writer, meddling=False), pump(far_reader, writer, meddling=True))
+
+    with serving(echoing) as echo:
+        async with await asyncio.start_server(meddle, "127.0.0.1", 0) as proxy:
+            known = tmp_path / "known_hosts"
+            middle = proxy.sockets[0].getsockname()[1]
+            known.write_text(bastions["openssh"].known_hosts.read_text().replace(f":{port} ", f":{middle} "))
+            chosen = options(bastions["openssh"], port=middle, known_hosts=(known,), keepalive=PATIENT)
+            async with opened(chosen) as link, asyncio.timeout(10):
+                await echo_once(link, echo)
+                sock = await link.socket(Endpoint("127.0.0.1", echo))
+                flip.set()
+                await loop.sock_sendall(sock, b"precious")
+                assert "MAC verification failed" in await link.lost()
+                with contextlib.suppress(ConnectionResetError):
+                    assert await loop.sock_recv(sock, 100) == b""
+                sock.close()
+
+
+KINDS_OF_PACKET = st.sampled_from([90, 91, 92, 93, 94, 95, 96, 97, 98, 99, 100, 80, 81, 82, 2, 3, 4, 20, 21, 30, 127])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(KINDS_OF_PACKET, st.integers(0, 3), st.binary(max_size=40)), min_size=1, max_size=12))
+def test_any_sequence_of_well_sealed_packets_is_survived(
+    bastions: dict[str, Bastion], packets: list[tuple[int, int, bytes]]
+) -> None:
+    """A peer that has the keys and sends what it likes: its connection may end, a clean end or an error, and no more.
+
+    The native data plane decrypts the packets as if the peer had sent them; another connection stays unaffected.
+    """
+
+    keys: dict[int, bytes] = {}
+    original = gcm_module.Gcm.__init__
+
+    def remembering(self: gcm_module.Gcm, theirs: Any) -> None:
+        original(self, theirs)
+        keys[id(self)] = theirs._cipher._key
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        problems: list[dict[str, object]] = []
+        loop.set_exception_handler(lambda _, context: problems.append(context))
+        with serving(echoing) as port:
+            one = options(bastions["openssh"], connections=Connections(1, 1), keepalive=PATIENT)
+            async with opened(one) as victim, opened(one) as bystander, asyncio.timeout(20):
+                sock = await victim.socket(Endpoint("127.0.0.1", port))
+                conn = victim._connections[0]._conn
+                transport = conn.packet_transport  # type: ignore[attr-defined]
+                cipher = conn.receive_cipher  # type: ignore[attr-defined]
+                key = AESGCM(keys[id(cipher)])
+                nonce, counter = bytearray(cipher.nonce), cipher.counter
+                for kind, number, body in packets:
+                    payload = bytes([kind]) + UInt32(number) + body
+                    padding = 16 + -(1 + len(payload)) % 16
+                    head = UInt32(1 + len(payload) + padding)
+                    gcm_module.put_counter(nonce, gcm_module.COUNTER_AT, counter)
+                    counter += 1
+                    sealed = head + key.encrypt(bytes(nonce), bytes([padding]) + payload + bytes(padding), head)
+                    if transport.is_closing() or conn.transport_closed:  # type: ignore[attr-defined]
+                        break
+                    transport.reader._view[transport.reader._end : transport.reader._end + len(sealed)] = sealed
+                    transport.reader._end += len(sealed)
+                    transport._resume()
+                await asyncio.sleep(0)
+                await echo_once(bystander, port)
+                sock.close()
+        assert not problems, problems
+
+    with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=RelayLoop) as runner:
+        patch.setattr(gcm_module.Gcm, "__init__", remembering)
+        runner.run(run())
+
+
+async def test_garbage_instead_of_packets_never_raises_beyond_the_connection(
+    bastions: dict[str, Bastion],
+) -> None:
+    """Random bytes on the socket after login, in many lengths: an ended connection each time, and nothing else."""
+    rng = random.Random(7)
+    for size in (1, 3, 4, 19, 20, 36, 100, 5000, 600_000):
+        async with opened(options(bastions["openssh"], keepalive=PATIENT)) as link:
+            transport = link._connections[0]._conn.packet_transport  # type: ignore[attr-defined]
+            noise = rng.randbytes(size)
+            for at in range(0, size, 100_000):
+                piece = noise[at : at + 100_000]
+                if transport.is_closing() or transport._conn.transport_closed:
+                    break
+                transport.reader._view[transport.reader._end : transport.reader._end + len(piece)] = piece
+                transport.reader._end += len(piece)
+                transport._resume()
+            if size >= 4:
+                async with asyncio.timeout(15):
+                    assert await link.lost()

@@ -1,0 +1,241 @@
+"""What one SSH connection may make this process hold: bytes for slow clients, answers a peer does not read."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import pytest
+from asyncssh.packet import Boolean, String, UInt32
+
+from gateway.contracts import CloseReason, Endpoint
+from gateway.demo.process import find
+from gateway.demo.sshd import Bastion
+from gateway.measure import Histogram
+from gateway.relay.sockets import reset, tune
+from gateway.ssh import asyncssh_internals, packet_writer
+from gateway.ssh.flow_control import GROWTH_BUDGET, INITIAL_BUDGET
+from gateway.ssh.native_channel import NativeChannel
+from gateway.ssh.options import Connections
+from gateway.ssh.pool import SshLink
+from tests.integration.conftest import need
+from tests.integration.test_native_data_plane import hostile
+from tests.integration.test_ssh import opened, options
+from tests.support.servers import serving
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def clients() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
+    """Make TCP connections on loopback: the client's end, which reads little at a time, and the gateway's."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+        def make() -> tuple[socket.socket, socket.socket]:
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            client.connect(listener.getsockname())
+            client.setblocking(False)
+            ours, _ = listener.accept()
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+            tune(ours)
+            return client, ours
+
+        yield make
+
+
+@pytest.fixture
+def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When keys were exchanged, in `time.monotonic()`."""
+    seen: list[float] = []
+    original = asyncssh_internals.ClientConnection.send_newkeys
+
+    def noted(self: asyncssh_internals.ClientConnection, k: bytes, h: bytes) -> None:
+        seen.append(time.monotonic())
+        original(self, k, h)
+
+    monkeypatch.setattr(asyncssh_internals.ClientConnection, "send_newkeys", noted)
+    return seen
+
+
+@contextlib.asynccontextmanager
+async def attacked(folder: Path, attack: Callable[..., None]) -> AsyncIterator[SshLink]:
+    async with (
+        hostile(folder / "bastion", attack) as bastion,
+        asyncio.timeout(50),
+        opened(options(bastion, connections=Connections(1, 1))) as link,
+    ):
+        yield link
+
+
+async def join(link: SshLink, client: socket.socket) -> NativeChannel:
+    relay = await link.join(client, Endpoint("db", 1), Histogram())
+    assert isinstance(relay, NativeChannel)
+    return relay
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+async def read_all(client: socket.socket) -> bytes:
+    got = bytearray()
+    while piece := await asyncio.get_running_loop().sock_recv(client, 1 << 20):
+        got += piece
+    return bytes(got)
+
+
+async def test_answers_for_a_peer_that_does_not_read_are_bounded(tmp_path: Path, clients: Any) -> None:
+    held: list[asyncssh.SSHServerConnection] = []
+
+    def flood(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
+        held.append(conn)
+        conn._transport.pause_reading()  # type: ignore[union-attr]
+        packets: list[bytes] = []
+        with pytest.MonkeyPatch.context() as patch:  # asyncio's transport takes quadratic time for many writes
+            patch.setattr(conn, "_send", packets.append)
+            for _ in range(80_000):
+                conn.send_packet(asyncssh_internals.MSG_CHANNEL_REQUEST, UInt32(number), String("x"), Boolean(True))
+        conn._send(b"".join(packets))
+
+    async with attacked(tmp_path, flood) as link:
+        client, ours = clients()
+        await join(link, ours)
+        writer = link._connections[0]._conn.packet_transport.writer  # type: ignore[attr-defined]
+        await asyncio.get_running_loop().sock_sendall(client, b"attack")
+        await until(lambda: writer.congested)
+        most = 0
+        for _ in range(100):
+            await asyncio.sleep(0.01)
+            most = max(most, len(writer._backlog))
+        assert most < packet_writer.MAX_CONTROL_BACKLOG + (1 << 20)  # one more receive's answers
+        held[0]._transport.resume_reading()  # type: ignore[union-attr]
+        await until(lambda: not writer.congested)
+
+
+async def test_answers_that_wait_for_the_end_of_a_key_exchange_are_bounded(tmp_path: Path) -> None:
+    """What waits can only leave once the peer has sent its keys; one that asks on instead is cut off."""
+    async with attacked(tmp_path, lambda *_: None) as link:
+        conn = link._connections[0]._conn
+        assert isinstance(conn, asyncssh_internals.ClientConnection)
+        conn.rekey()
+        for _ in range(asyncssh_internals._MAX_DEFERRED_PACKETS):
+            conn.send_packet(asyncssh_internals.MSG_CHANNEL_FAILURE, UInt32(0))
+        assert not conn.transport_closed
+        conn.send_packet(asyncssh_internals.MSG_CHANNEL_FAILURE, UInt32(0))
+        assert conn.transport_closed
+        assert not conn._deferred_packets
+        assert "too many answers" in await link.lost()
+
+
+async def test_a_byte_a_packet_costs_little_more_than_the_byte(tmp_path: Path, clients: Any) -> None:
+    full = os.urandom(120_000)
+    said = full + bytes(at % 256 for at in range(20_000))
+
+    def drizzle(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
+        conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), String(full))
+        for at in range(20_000):
+            conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), String(bytes([at % 256])))
+            if at % 6 == 0:
+                conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), String(b""))
+
+    async with attacked(tmp_path, drizzle) as link:
+        client, ours = clients()
+        relay = await join(link, ours)
+        await asyncio.get_running_loop().sock_sendall(client, b"attack")
+        await until(lambda: relay.buffered + relay.from_backend == len(said))
+        assert relay.buffered > 20_000
+        assert relay._send_buffer is not None
+        assert len(relay._send_buffer._chunks) <= 4
+        window = relay.window
+        assert window.remaining + window.consumed + relay.buffered == window.size
+        got = bytearray()
+        while len(got) < len(said):
+            got += await asyncio.get_running_loop().sock_recv(client, 65536)
+        assert got == said
+
+
+async def test_what_is_held_after_the_channels_close_stays_accounted_until_it_is_delivered(
+    tmp_path: Path, clients: Any
+) -> None:
+    said = os.urandom(1_000_000)
+
+    def last_words(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
+        for at in range(0, len(said), 32768):
+            conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), String(said[at : at + 32768]))
+        conn.send_packet(asyncssh_internals.MSG_CHANNEL_CLOSE, UInt32(number))
+
+    before = INITIAL_BUDGET.available
+    async with attacked(tmp_path, last_words) as link:
+        client, ours = clients()
+        relay = await join(link, ours)
+        await asyncio.get_running_loop().sock_sendall(client, b"attack")
+        await until(lambda: relay._channel_closed)
+        assert relay.buffered > 500_000
+        assert relay.window.size >= relay.buffered
+        assert before - INITIAL_BUDGET.available >= relay.buffered
+        assert await read_all(client) == said  # and a clean end: a close needs no EOF before it
+        assert await relay.ended is CloseReason.FINISHED
+        assert relay.buffered == 0
+    assert before == INITIAL_BUDGET.available
+
+
+async def test_windows_that_grew_are_given_back_when_their_bytes_are_delivered(tmp_path: Path, clients: Any) -> None:
+    before = INITIAL_BUDGET.available, GROWTH_BUDGET.available
+    async with attacked(tmp_path, lambda *_: None) as link:
+        for _ in range(20):
+            client, ours = clients()
+            relay = await join(link, ours)
+            reset(client)
+            await relay.ended
+    assert before == (INITIAL_BUDGET.available, GROWTH_BUDGET.available)
+
+
+@pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"])
+async def test_what_is_received_counts_towards_new_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: list[float], cipher: str
+) -> None:
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    monkeypatch.setattr(asyncssh_internals, "REKEY_BYTES", 1 << 20)
+    said = os.urandom(8 << 20)
+    bastion = Bastion(tmp_path / "bastion").start()
+    try:
+        with serving(lambda client: client.sendall(said)) as port:
+            async with (
+                opened(options(bastion, ciphers=(cipher,), connections=Connections(1, 1))) as link,
+                asyncio.timeout(50),
+            ):
+                sock = await link.socket(Endpoint("127.0.0.1", port))
+                with sock:
+                    assert await read_all(sock) == said
+                assert len(exchanges) > 4
+    finally:
+        bastion.stop()
+
+
+async def test_a_server_that_counts_long_packets_too_much_gets_short_ones(
+    tmp_path: Path, exchanges: list[float]
+) -> None:
+    """OpenSSH with a small RekeyLimit: an exchange for every packet of 128 KiB, and one for every few of 32 KiB."""
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    said = os.urandom(16 << 20)
+    bastion = Bastion(tmp_path / "bastion", extra="RekeyLimit 1M").start()
+    try:
+        with serving(lambda client: client.sendall(said)) as port:
+            async with opened(options(bastion, connections=Connections(1, 1))) as link, asyncio.timeout(50):
+                seen = []
+                for _ in range(2):
+                    exchanges.clear()
+                    with await link.socket(Endpoint("127.0.0.1", port)) as sock:
+                        assert await read_all(sock) == said
+                    seen.append(len(exchanges))
+                assert seen[1] < seen[0] / 2, seen
+    finally:
+        bastion.stop()

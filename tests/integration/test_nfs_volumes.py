@@ -1,0 +1,108 @@
+"""Docker volumes through the gateway, on an engine whose kernel can mount NFS: in a virtual machine."""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.demo.nfs import NfsServer, available
+from gateway.demo.process import find, free_port
+from gateway.demo.sshd import Bastion
+from tests.integration.conftest import Gateway, command, need, write_nfs
+from tests.support.guest import HOST, Guest, need_guest
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+
+ENGINE_PROGRAMS = ("dockerd", "containerd", "containerd-shim-runc-v2", "runc", "docker")
+ENGINE = """
+mkdir -p /run /var/lib /image/bin
+mount -t cgroup2 none /sys/fs/cgroup
+cp /bin/busybox /image/bin/
+for applet in sh cat dd sha256sum sleep usleep seq; do ln -s busybox /image/bin/$applet; done
+# A root file system in memory cannot be pivoted from; no network is needed, and a bridge needs more modules.
+DOCKER_RAMDISK=1 dockerd -H unix:///var/run/docker.sock -H tcp://0.0.0.0:2375 --tls=false --storage-driver vfs \
+  --userland-proxy=false --bridge none --iptables=false --ip6tables=false >/dockerd.log 2>&1 &
+i=0; until docker info >/dev/null 2>&1; do sleep 1; i=$((i+1)); [ $i = 120 ] && cat /dockerd.log; done
+tar -C /image -c . | docker import - box >/dev/null && echo ENGINE-READY
+run() { docker run --network none "$@"; }
+"""
+"""Starts an engine with an image `box`; `run` runs a container."""
+_WRITES = 30
+_WRITE = (
+    f"for i in $(seq {_WRITES}); do dd if=/dev/urandom of=/piece bs=64k count=2 2>/dev/null; "
+    "dd if=/piece of=/media/$NAME.$i bs=64k conv=fsync 2>/dev/null || echo IO-ERROR $i; "
+    "echo PIECE $NAME.$i $(sha256sum < /piece); usleep 200000; done"
+)
+
+
+@pytest.fixture
+def bastion(tmp_path: Path) -> Iterator[Bastion]:
+    server = Bastion(tmp_path / "bastion").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NfsServer]:
+    need_guest()
+    need(all(find(program) for program in ENGINE_PROGRAMS), "a Docker Engine (packages docker.io docker-cli)")
+    assert available()
+    made = NfsServer(tmp_path / "nfs").start()
+    made.export.chmod(0o777)
+    yield made
+    made.stop()
+
+
+def test_volumes_made_by_hand_and_by_the_gateway_are_used_by_containers(
+    gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
+) -> None:
+    """Two containers write at once while every SSH connection is killed again and again."""
+    port, engine = free_port(), free_port()
+    (server.export / "hello").write_text("hello over NFS\n")
+    write_nfs(
+        gateway, bastion, server, port,
+        volume=f"{{name: media, address: {HOST}}}",
+        docker=f'{{host: "tcp://127.0.0.1:{engine}", resync: 2s}}',
+    )  # fmt: skip
+    by_hand = f"addr={HOST},port={port},nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=2"
+    script = f"""{ENGINE}
+docker volume create --driver local --opt type=nfs --opt device=:/media --opt o={by_hand} by-hand
+run --rm -v by-hand:/media box cat /media/hello
+until docker volume inspect media >/dev/null 2>&1; do sleep 1; done
+echo VOLUME-THERE
+run -d --name one -e NAME=one -v media:/media box sh -c '{_WRITE}' >/dev/null
+run -d --name two -e NAME=two -v media:/media box sh -c '{_WRITE}' >/dev/null
+echo WRITING
+docker wait one two
+docker logs one; docker logs two
+echo WRITTEN
+until docker volume inspect media | grep nconnect=2; do sleep 1; [ -z "$(docker ps -qa)" ] || docker rm one two; done
+echo MADE-AGAIN
+run --rm -v media:/media box cat /media/hello > /got && echo "AGAIN $(cat /got)"
+"""
+    gateway.start()
+    with Guest(tmp_path / "guest", script, memory=2048, programs=ENGINE_PROGRAMS, forwards={engine: 2375}) as guest:
+        guest.wait_for("ENGINE-READY", 180)
+        guest.wait_for("hello over NFS", 60)
+        guest.wait_for("VOLUME-THERE", 30)
+        guest.wait_for("WRITING", 60)
+        kills = 0
+        while not any("WRITTEN" in line for line in guest.lines) and kills < 120:
+            bastion.kill_sessions()
+            kills += 1
+            time.sleep(1)
+        guest.wait_for("WRITTEN", 60)
+        assert not guest.said(r"(IO-ERROR.*)")
+        written = dict(line.split() for line in guest.said(r"PIECE (\S+ \w+)"))
+        plan = command("plan", "-c", str(gateway.config))
+        assert "nothing to change" in plan.stdout, plan.stdout + plan.stderr
+        text = gateway.config.read_text()
+        gateway.config.write_text(text.replace(f"address: {HOST}", f"address: {HOST}, mount_options: [nconnect=2]"))
+        guest.wait_for("MADE-AGAIN", 60)
+        guest.wait_for("AGAIN hello over NFS", 60)
+    assert kills > 5
+    assert len(written) == 2 * _WRITES
+    for name, digest in written.items():
+        assert hashlib.sha256((server.export / name).read_bytes()).hexdigest() == digest

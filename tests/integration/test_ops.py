@@ -1,0 +1,335 @@
+"""The ops server of a real gateway under attack: floods, foreign hosts, wrong tokens, TLS."""
+
+import contextlib
+import http.client
+import json
+import resource
+import shutil
+import socket
+import socketserver
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from gateway.demo.process import free_port
+from tests.integration.conftest import Gateway, command
+from tests.integration.test_tls import Authority, make_authority
+
+pytestmark = pytest.mark.integration
+
+NOFILE = 256
+FLOOD = 1000
+WITHIN = 20.0
+"""Seconds; generous: it is one on a machine that has nothing else to do."""
+HOST = "ops.example.test"
+TOKEN, METRICS, NEXT = "t" * 40, "m" * 40, "n" * 40
+
+
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        while data := self.request.recv(100):
+            self.request.sendall(data)
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[int]:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, before[1]), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_thousand_unfinished_requests_take_nothing_from_traffic(
+    gateway: Gateway, echo: int, many_descriptors: None
+) -> None:
+    port = free_port()
+    gateway.write(f"backends: {{echo: {{kind: tcp, targets: ['127.0.0.1:{echo}'], listen: '127.0.0.1:{port}'}}}}")
+    gateway.wrapper = ["sh", "-c", f'ulimit -n {NOFILE}; exec "$@"', "sh"]
+    gateway.start()
+    gateway.wait_up("echo")
+    before = gateway.descriptors()
+    with contextlib.ExitStack() as stack:
+        for number in range(FLOOD):
+            attacker = stack.enter_context(socket.create_connection(("127.0.0.1", gateway.ops_port), timeout=WITHIN))
+            if number % 2:
+                with contextlib.suppress(ConnectionError):  # its place went to another
+                    attacker.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+            if number % 50 == 0:
+                client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=WITHIN))
+                client.sendall(b"ping")
+                assert client.recv(4) == b"ping"
+                started = time.monotonic()
+                assert gateway.http.get("/livez") == (200, "alive\n")
+                assert time.monotonic() - started < WITHIN
+        clients = FLOOD // 50
+        assert gateway.descriptors() <= before + 2 * clients + NOFILE // 8 + 4
+        assert gateway.http.get("/api/v1/status")[0] == 200
+    assert "cannot accept" not in gateway.log
+    gateway.wait(lambda: gateway.descriptors() <= before + 8)
+
+
+def test_probes_are_answered_when_traffic_has_taken_every_descriptor(
+    gateway: Gateway, echo: int, many_descriptors: None
+) -> None:
+    port, probes = free_port(), free_port()
+    gateway.write(f"backends: {{echo: {{kind: tcp, targets: ['127.0.0.1:{echo}'], listen: '127.0.0.1:{port}'}}}}")
+    gateway.wrapper = ["sh", "-c", f'ulimit -n {NOFILE}; exec "$@"', "sh"]
+    gateway.start(environment={"GATEWAY_OPS_PROBE_LISTEN": f"127.0.0.1:{probes}"})
+    gateway.wait_up("echo")
+    with contextlib.ExitStack() as stack:
+        for _ in range(NOFILE):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=WITHIN))
+        deadline = time.monotonic() + WITHIN
+        while gateway.descriptors() < NOFILE - 4 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for listener in (probes, gateway.ops_port):
+            for _ in range(8):
+                assert ask(listener, "/livez")[0] == 200
+
+
+@dataclass
+class Guarded:
+    """A gateway with everything that `ops` can ask of its clients."""
+
+    gateway: Gateway
+    folder: Path
+    probes: int
+    server: Authority
+    clients: Authority
+    silent: socket.socket = field(default_factory=socket.socket)
+    """Connected, and says nothing."""
+
+    def context(self, *, certificate: Authority | None = None) -> ssl.SSLContext:
+        made = ssl.create_default_context(cafile=str(self.server.ca))
+        if certificate is not None:
+            made.load_cert_chain(certificate.certificate, certificate.key)
+        return made
+
+    def ask(self, path: str, token: str = "", host: str = "localhost", certificate: Authority | None = None) -> int:
+        return ask(
+            self.gateway.ops_port, path, token=token, host=host, context=self.context(certificate=certificate)
+        )[0]
+
+
+def ask(
+    port: int, path: str, *, token: str = "", host: str = "localhost", context: ssl.SSLContext | None = None
+) -> tuple[int, str]:
+    """The status and body of one GET; over TLS, the certificate must be that of localhost."""
+    bearer = f"Authorization: Bearer {token}\r\n" if token else ""
+    plain = socket.create_connection(("127.0.0.1", port), timeout=WITHIN)
+    with plain, context.wrap_socket(plain, server_hostname="localhost") if context else plain as sock:
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{bearer}\r\n".encode())
+        with contextlib.closing(http.client.HTTPResponse(sock)) as response:
+            response.begin()
+            return response.status, response.read().decode()
+
+
+def write_private(path: Path, text: str, mode: int = 0o600) -> None:
+    """Put a file in place at once, as a mounted Secret changes."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_text(text)
+    fresh.chmod(mode)
+    fresh.replace(path)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    folder = tmp_path_factory.mktemp("guarded")
+    server, clients = make_authority(folder / "server", "localhost"), make_authority(folder / "clients")
+    write_private(folder / "token", f"{TOKEN}\n")
+    write_private(folder / "metrics", f"{METRICS}\n")
+    made = Guarded(Gateway(folder), folder, free_port(), server, clients)
+    made.gateway.config.write_text(f"""
+        gateway: {{instance: test, state_dir: {folder}/state}}
+        ops:
+          listen: 127.0.0.1:{made.gateway.ops_port}
+          probe_listen: 127.0.0.1:{made.probes}
+          admin_socket: {made.gateway.admin_socket}
+          hosts: [{HOST}]
+          token_file: {folder}/token
+          metrics_token_file: {folder}/metrics
+          tls: {{cert_file: {server.certificate}, key_file: {server.key}, client_ca_file: {clients.ca}}}
+        shutdown: {{delay: 0s, drain: 1s}}
+        backends:
+          bad: {{kind: tcp, targets: ['127.0.0.1:{free_port()}'], check: {{fall: 1}}}}
+    """)
+    made.gateway.start()
+    made.silent.settimeout(WITHIN)
+    with made.silent:
+        made.silent.connect(("127.0.0.1", made.gateway.ops_port))
+        made.gateway.wait_state("bad", "down", "refused")
+        yield made
+    made.gateway.stop()
+
+
+def test_roles(guarded: Guarded) -> None:
+    for path in ("/livez", "/startupz", "/readyz", "/"):
+        assert guarded.ask(path) == 200
+    data = ("/api/v1/status", "/api/v1/consumers", "/api/v1/plan", "/api/v1/checks/bad/history", "/health")
+    for path in data:
+        assert (guarded.ask(path), guarded.ask(path, "x" * 40), guarded.ask(path, METRICS)) == (401, 401, 403)
+        assert guarded.ask(path, TOKEN) == guarded.ask(path, certificate=guarded.clients) == 200
+    assert "ops.metrics_token_file" in ask(guarded.gateway.ops_port, "/metrics", context=guarded.context())[1]
+    assert [guarded.ask("/metrics", token) for token in ("", "x" * 40, METRICS, TOKEN)] == [401, 401, 200, 200]
+    assert guarded.ask("/gone") == 404
+
+
+def test_what_went_wrong_is_for_those_who_may_know(guarded: Guarded) -> None:
+    for port, context in ((guarded.gateway.ops_port, guarded.context()), (guarded.probes, None)):
+        code, text = ask(port, "/readyz?require=bad", context=context)
+        assert (code, json.loads(text)["backends"]["bad"]["reason"]) == (503, "refused")
+        assert "127.0.0.1" not in text
+        assert "127.0.0.1" not in ask(port, "/readyz/bad", context=context)[1]
+    told = ask(guarded.gateway.ops_port, "/readyz/bad", token=TOKEN, context=guarded.context())[1]
+    assert "detail" in json.loads(told)
+
+
+def test_the_listener_for_probes_has_nothing_else(guarded: Guarded) -> None:
+    assert ask(guarded.probes, "/livez") == (200, "alive\n")
+    for path in ("/", "/metrics", "/health", "/api/v1/status"):
+        assert ask(guarded.probes, path, token=TOKEN)[0] == 404
+
+
+def test_the_listener_for_probes_shows_no_details_where_no_token_is_configured(gateway: Gateway) -> None:
+    probes, refusing = free_port(), free_port()
+    gateway.write(f"backends: {{bad: {{kind: tcp, targets: ['127.0.0.1:{refusing}'], check: {{fall: 1}}}}}}")
+    text = gateway.config.read_text()
+    gateway.config.write_text(text.replace("ops: {", f"ops: {{probe_listen: '127.0.0.1:{probes}', ", 1))
+    gateway.start().wait_state("bad", "down", "refused")
+    for path in ("/readyz/bad", "/readyz?require=bad"):
+        assert str(refusing) in ask(gateway.ops_port, path)[1]
+        code, told = ask(probes, path, token=TOKEN)
+        assert (code, "refused" in told, str(refusing) in told) == (503, True, False), told
+
+
+def test_foreign_hosts_are_refused(guarded: Guarded) -> None:
+    for host in ("evil.example", "127.0.0.1.evil.example:9090"):
+        assert guarded.ask("/api/v1/status", TOKEN, host=host) == 421
+        code, text = ask(guarded.probes, "/readyz", host=host)
+        assert (code, "ops.hosts" in text, "evil" in text) == (421, True, False)
+    for host in (HOST, f"{HOST.upper()}:9090", "10.0.0.1:9090", "[::1]"):
+        assert guarded.ask("/api/v1/status", TOKEN, host=host) == 200
+
+
+def test_tls_is_needed_and_a_foreign_certificate_is_refused(guarded: Guarded) -> None:
+    with pytest.raises((ConnectionError, http.client.HTTPException)):
+        ask(guarded.gateway.ops_port, "/livez")
+    other = make_authority(guarded.folder / f"other-{time.monotonic_ns()}")
+    with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
+        guarded.ask("/livez", certificate=other)
+
+
+def test_commands_with_token_and_authority(guarded: Guarded) -> None:
+    url = ("--url", f"https://localhost:{guarded.gateway.ops_port}")
+    ca, token = ("--ca-file", str(guarded.server.ca)), ("--token-file", str(guarded.folder / "token"))
+    done = command("status", "-o", "json", *url, *ca, *token)
+    assert (done.returncode, json.loads(done.stdout)["instance"]) == (0, "test")
+    done = command("status", *url, *ca)
+    assert (done.returncode, "--token-file" in done.stderr) == (1, True)
+    done = command("status", *url, *token)
+    assert (done.returncode, "--ca-file" in done.stderr) == (3, True)
+    done = command("status", *url, *ca, "--token-file", str(guarded.folder / "gone"))
+    assert (done.returncode, "gone: No such file" in done.stderr) == (2, True)
+    by_probes = {
+        "GATEWAY_OPS_PROBE_LISTEN": f"127.0.0.1:{guarded.probes}", "GATEWAY_OPS_ADMIN_SOCKET": "/nonexistent",
+        "GATEWAY_OPS_TLS_CERT_FILE": str(guarded.server.certificate),
+    }  # fmt: skip
+    assert command("healthcheck", environment=by_probes).returncode == 0
+    assert command("wait", "--max", "5s", environment=by_probes).returncode == 0
+    assert guarded.gateway.command("status").returncode == 0  # the admin socket asks for nothing
+
+
+def test_tokens_and_certificates_are_read_again(guarded: Guarded) -> None:
+    gateway, path = guarded.gateway, guarded.folder / "token"
+    write_private(path, NEXT)
+    fresh = make_authority(guarded.folder / "fresh", "localhost")
+    for name in ("certificate", "key", "ca"):
+        target = getattr(guarded.server, name)
+        shutil.copy2(getattr(fresh, name), f"{target}.new")
+        Path(f"{target}.new").replace(target)
+
+    def renewed() -> bool:
+        with contextlib.suppress(ssl.SSLError):
+            return guarded.ask("/api/v1/status", NEXT) == 200
+        return False
+
+    gateway.wait(renewed)
+    assert guarded.ask("/api/v1/status", TOKEN) == 401
+    write_private(path, TOKEN, mode=0o644)
+    gateway.wait(lambda: "the token is readable by others" in gateway.log)
+    assert (guarded.ask("/livez"), guarded.ask("/api/v1/status", NEXT)) == (200, 200)
+    done = gateway.command("reload")
+    assert (done.returncode, "readable by others" in done.stderr) == (1, True)
+    write_private(path, TOKEN)
+    assert gateway.command("reload").returncode == 0
+    assert guarded.ask("/api/v1/status", TOKEN) == 200
+
+
+def test_a_client_certificate_opens_nothing_once_its_authority_is_replaced(guarded: Guarded) -> None:
+    ca = guarded.clients.ca
+    own, other = ca.read_text(), make_authority(guarded.folder / "others").ca.read_text()
+    poller = http.client.HTTPSConnection(
+        "localhost", guarded.gateway.ops_port, timeout=WITHIN, context=guarded.context(certificate=guarded.clients)
+    )
+
+    def answered() -> bool:
+        with contextlib.suppress(ssl.SSLError, OSError, http.client.HTTPException):
+            poller.request("GET", "/api/v1/status")
+            response = poller.getresponse()
+            response.read()
+            return response.status == 200
+        return False
+
+    with contextlib.closing(poller):
+        poller.auto_open = 1
+        assert answered()
+        poller.auto_open = 0  # on this connection and no other
+        try:
+            write_private(ca, other)
+            guarded.gateway.wait(lambda: not answered())
+        finally:
+            write_private(ca, own)
+    guarded.gateway.wait(lambda: _certified(guarded))
+
+
+def _certified(guarded: Guarded) -> bool:
+    with contextlib.suppress(ssl.SSLError, OSError, http.client.HTTPException):
+        return guarded.ask("/api/v1/status", certificate=guarded.clients) == 200
+    return False
+
+
+def test_validate_says_what_is_wrong_with_the_files_of_ops(tmp_path: Path) -> None:
+    one, other = make_authority(tmp_path / "one"), make_authority(tmp_path / "other")
+    token = tmp_path / "token"
+    write_private(token, TOKEN, mode=0o644)
+    path = tmp_path / "gateway.yaml"
+    for ops, wanted in (
+        (f"{{token_file: {token}}}", "1:19: ops.token_file: " + f"{token}: the token is readable by others"),
+        ("{token_file: /nonexistent}", "ops.token_file: /nonexistent: No such file or directory"),
+        (f"{{tls: {{cert_file: {one.certificate}, key_file: {other.key}}}}}", "ops.tls.cert_file: "),
+        (f"{{tls: {{cert_file: {one.certificate}}}}}", "ops.tls.key_file: is missing"),
+        (f"{{metrics_token_file: {token}}}", "ops.metrics_token_file: everything else would be open"),
+        ("{hosts: ['*.example.com']}", "is not a host name"),
+        ("{listen: '0.0.0.0:9090', probe_listen: '127.0.0.1:9090'}", "is taken by ops.listen"),
+    ):
+        path.write_text(f"ops: {ops}\nbackends: {{a: {{kind: tcp, targets: ['a:1']}}}}\n")
+        done = command("validate", "-c", str(path))
+        assert (done.returncode, wanted in done.stderr) == (2, True), done.stderr
+
+
+def test_a_handshake_that_does_not_begin_is_closed(guarded: Guarded) -> None:
+    assert guarded.silent.recv(1) == b""

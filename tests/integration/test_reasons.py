@@ -1,0 +1,521 @@
+"""Every reason of the closed list, provoked for real, and the deadline that none may pass."""
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pymysql
+import pytest
+
+from gateway.backends import NoOptions
+from gateway.backends.common.database import LAG, DatabaseCheck
+from gateway.backends.common.tls import TlsOptions
+from gateway.backends.mysql import MysqlBackend, MysqlCheck
+from gateway.backends.nfs import CANARY, LEASE, SPACE, NfsBackend, NfsCheck, NfsOptions
+from gateway.backends.postgres import PostgresBackend
+from gateway.backends.tcp import TcpBackend
+from gateway.contracts import Backend, Duration, Endpoint, Secret, State
+from gateway.demo import nfs
+from gateway.demo.mariadb import MariaDB
+from gateway.demo.nfs import NfsServer
+from gateway.demo.postgres import Postgres
+from gateway.demo.process import free_port
+from gateway.errors import Reason
+from gateway.facts import VERSION
+from gateway.health.monitor import probe_once
+from gateway.health.verdict import CheckResult
+from gateway.relay.direct import DirectLink
+from tests.integration.conftest import Lateness, need
+from tests.support.clients import mysql
+from tests.support.servers import dripping, resetting, serving, silent, talking
+
+pytestmark = pytest.mark.integration
+
+DEADLINE = 1.0
+MYSQL_GREETING = b"\x4a\x00\x00\x00\x0a8.0.30\x00"
+KINDS: dict[str, Backend] = {
+    "mysql": MysqlBackend(NoOptions(), MysqlCheck(user="u", password=Secret("p"))),
+    "postgres": PostgresBackend(NoOptions(), DatabaseCheck(user="u", password=Secret("p"))),
+    "nfs": NfsBackend(NfsOptions(export="/x"), NfsCheck()),
+    "tcp": TcpBackend(NoOptions(), NoOptions()),
+}
+PROTOCOLS = ["mysql", "postgres", "nfs"]
+
+
+async def probe(backend: Backend, port: int, host: str = "127.0.0.1", timeout: float = 10.0) -> CheckResult:  # noqa: ASYNC109
+    """One probe from this host; it must keep its deadline and leave nothing behind."""
+    tasks = len(asyncio.all_tasks())
+    started = time.monotonic()
+    with Lateness() as machine:
+        result = await probe_once(backend, DirectLink(), Endpoint(host, port), timeout)
+        took = time.monotonic() - started
+    assert took < timeout + 0.1 + machine.worst
+    await asyncio.sleep(0.01)
+    assert len(asyncio.all_tasks()) == tasks
+    return result
+
+
+def mysql_backend(server: MariaDB, **changes: Any) -> MysqlBackend:
+    check = MysqlCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
+    return MysqlBackend(NoOptions(), replace(check, **changes))
+
+
+def postgres_backend(server: Postgres, **changes: Any) -> PostgresBackend:
+    check = DatabaseCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
+    return PostgresBackend(NoOptions(), replace(check, **changes))
+
+
+# What can happen to any kind.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_refused(kind: str) -> None:
+    assert (await probe(KINDS[kind], free_port())).reason is Reason.REFUSED
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_dns(kind: str) -> None:
+    assert (await probe(KINDS[kind], 1, host="no-such-host.invalid", timeout=12)).reason is Reason.DNS
+
+
+@pytest.mark.parametrize("kind", PROTOCOLS)
+async def test_a_silent_server_is_a_timeout_within_the_deadline(kind: str) -> None:
+    with serving(silent) as port:
+        result = await probe(KINDS[kind], port, timeout=DEADLINE)
+    assert (result.state, result.reason) == (State.DOWN, Reason.TIMEOUT)
+    assert "got as far as" in result.detail
+
+
+@pytest.mark.parametrize(
+    ("kind", "first"), [("mysql", MYSQL_GREETING), ("postgres", b"R\x00\x00\x00\x0c"), ("nfs", b"\x80\x00\x01\x00")]
+)
+async def test_a_dripping_server_is_a_timeout_within_the_deadline(kind: str, first: bytes) -> None:
+    with serving(dripping(first)) as port:
+        assert (await probe(KINDS[kind], port, timeout=DEADLINE)).reason is Reason.TIMEOUT
+
+
+@pytest.mark.parametrize("kind", PROTOCOLS)
+async def test_reset(kind: str) -> None:
+    with serving(resetting) as port:
+        assert (await probe(KINDS[kind], port)).reason is Reason.RESET
+
+
+@pytest.mark.parametrize("kind", PROTOCOLS)
+async def test_another_protocol(kind: str) -> None:
+    with serving(talking(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n" * 10)) as port:
+        result = await probe(KINDS[kind], port)
+    assert result.reason in (Reason.PROTOCOL, Reason.RESET)
+
+
+async def test_a_frozen_server_is_a_timeout_and_no_thread_stays_behind(
+    shared_mariadb: MariaDB, shared_postgres: Postgres, shared_nfs: NfsServer
+) -> None:
+    jobs: list[tuple[MariaDB | Postgres | NfsServer, Backend]] = [
+        (shared_mariadb, mysql_backend(shared_mariadb)),
+        (shared_postgres, postgres_backend(shared_postgres)),
+        (shared_nfs, NfsBackend(NfsOptions(export="/media"), NfsCheck())),
+    ]
+    for server, backend in jobs:
+        assert (await probe(backend, server.port)).state is State.UP
+        server.send(signal.SIGSTOP)
+        try:
+            assert (await probe(backend, server.port, timeout=DEADLINE)).reason is Reason.TIMEOUT
+        finally:
+            server.send(signal.SIGCONT)
+        assert (await probe(backend, server.port, timeout=5)).state is State.UP
+
+
+async def test_a_half_open_path_is_a_timeout_within_the_deadline(shared_postgres: Postgres) -> None:
+    """Packets vanish: nothing is refused, nothing is reset."""
+    need(shutil.which("iptables") is not None, "iptables, and root to use it")
+    rule = ["INPUT", "-i", "lo", "-p", "tcp", "--dport", str(shared_postgres.port), "-j", "DROP"]
+    subprocess.run(["iptables", "-w", "-I", *rule], check=True, timeout=10)  # noqa: ASYNC221
+    try:
+        result = await probe(postgres_backend(shared_postgres), shared_postgres.port, timeout=DEADLINE)
+        assert result.reason is Reason.TIMEOUT
+    finally:
+        subprocess.run(["iptables", "-w", "-D", *rule], check=True, timeout=10)  # noqa: ASYNC221
+
+
+# MySQL and MariaDB.
+
+
+async def test_mysql_says_role_version_and_phases(shared_mariadb: MariaDB) -> None:
+    result = await probe(mysql_backend(shared_mariadb), shared_mariadb.port)
+    assert result.state is State.UP
+    assert result.probe_result is not None
+    assert (result.probe_result.role, result.probe_result.read_only) == ("primary", False)
+    assert "MariaDB" in (str(result.probe_result.facts[VERSION]))
+    assert list(result.phases) == ["dns", "tcp", "greeting", "auth", "query"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"password": Secret("wrong")}, Reason.AUTH),
+        ({"user": "nobody"}, Reason.AUTH),
+        ({"database": "mysql"}, Reason.AUTH),
+        ({"password": Secret(path=Path("/nonexistent"))}, Reason.AUTH),
+    ],
+)
+async def test_mysql_refusals(shared_mariadb: MariaDB, changes: dict[str, Any], reason: Reason) -> None:
+    assert (await probe(mysql_backend(shared_mariadb, **changes), shared_mariadb.port)).reason is reason
+
+
+async def test_a_mysql_database_that_is_not_there(shared_mariadb: MariaDB) -> None:
+    shared_mariadb.execute(f"GRANT SELECT ON nothing.* TO {shared_mariadb.check_user}@'%'")
+    result = await probe(mysql_backend(shared_mariadb, database="nothing"), shared_mariadb.port)
+    assert (result.reason, "nothing" in result.detail) == (Reason.QUERY, True)
+
+
+async def test_mysql_without_a_user_is_never_touched(shared_mariadb: MariaDB) -> None:
+    with serving(resetting) as port:
+        result = await probe(MysqlBackend(NoOptions(), MysqlCheck()), port)
+    assert (result.state, result.reason) == (State.UNKNOWN, None)
+    assert "check.user" in result.detail
+
+
+async def test_mysql_read_only_is_a_replica(shared_mariadb: MariaDB) -> None:
+    shared_mariadb.execute("SET GLOBAL read_only = 1")
+    try:
+        result = await probe(mysql_backend(shared_mariadb), shared_mariadb.port)
+    finally:
+        shared_mariadb.execute("SET GLOBAL read_only = 0")
+    assert result.probe_result is not None
+    assert (result.probe_result.role, result.probe_result.read_only) == ("replica", True)
+
+
+async def test_mysql_with_too_many_connections(shared_mariadb: MariaDB) -> None:
+    shared_mariadb.execute("SET GLOBAL max_connections = 10")
+    held: list[Any] = []
+    try:
+        deadline = time.monotonic() + 10
+        while len(held) < 10:  # whoever set the limit may still be there
+            try:
+                held.append(mysql(shared_mariadb, shared_mariadb.port))
+            except pymysql.err.OperationalError as error:
+                if error.args[0] != 1040 or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.05)
+        result = await probe(mysql_backend(shared_mariadb), shared_mariadb.port)
+        assert result.reason is Reason.TOO_MANY_CONNECTIONS
+    finally:
+        for connection in held:
+            connection.close()
+        await asyncio.sleep(0.2)
+        shared_mariadb.execute("SET GLOBAL max_connections = 151")
+
+
+async def test_mysql_that_has_blocked_this_host() -> None:
+    """1129 is what every client of a bastion gets once the server has had enough of aborted handshakes."""
+    message = b"Host '10.0.0.1' is blocked because of many connection errors"
+    packet = b"\xff" + (1129).to_bytes(2, "little") + message
+    with serving(talking(len(packet).to_bytes(3, "little") + b"\x00" + packet)) as port:
+        assert (await probe(KINDS["mysql"], port)).reason is Reason.HOST_BLOCKED
+
+
+async def test_mysql_probes_do_not_count_as_aborted_connections(shared_mariadb: MariaDB) -> None:
+    def aborted() -> int:
+        with mysql(shared_mariadb, shared_mariadb.port) as connection, connection.cursor() as cursor:
+            cursor.execute("SHOW GLOBAL STATUS LIKE 'Aborted_c%'")
+            return sum(int(row[1]) for row in cursor.fetchall())
+
+    before = aborted()
+    for _ in range(50):
+        assert (await probe(mysql_backend(shared_mariadb), shared_mariadb.port)).state is State.UP
+    assert aborted() == before
+
+
+# PostgreSQL.
+
+
+async def test_postgres_says_role_version_and_phases(shared_postgres: Postgres) -> None:
+    result = await probe(postgres_backend(shared_postgres), shared_postgres.port)
+    assert result.state is State.UP
+    assert result.probe_result is not None
+    assert (result.probe_result.role, result.probe_result.read_only, result.probe_result.facts[LAG]) == (
+        "primary",
+        False,
+        None,
+    )
+    assert set(result.phases) == {"tcp", "greeting", "auth", "query"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"password": Secret("wrong")}, Reason.AUTH),
+        ({"user": "nobody"}, Reason.AUTH),
+        ({"database": "nothing"}, Reason.QUERY),
+        ({"tls": TlsOptions(mode="require")}, Reason.TLS),
+    ],
+)
+async def test_postgres_refusals(shared_postgres: Postgres, changes: dict[str, Any], reason: Reason) -> None:
+    result = await probe(postgres_backend(shared_postgres, **changes), shared_postgres.port)
+    assert result.reason is reason
+    assert "127.0.0.1" not in result.detail  # our own doorway's address would only mislead
+
+
+async def test_postgres_with_too_many_connections(
+    tmp_path_factory: pytest.TempPathFactory, server_folder: Path
+) -> None:
+    server = Postgres(server_folder / "few", max_connections="5", superuser_reserved_connections="3").start()
+    held: list[Any] = []
+    try:
+        import psycopg  # noqa: PLC0415 - only here
+
+        deadline = time.monotonic() + 5
+        while len(held) < 2:
+            try:
+                held.append(psycopg.connect(
+                    host="127.0.0.1", port=server.port, user=server.user, password=server.password,
+                    dbname=server.database,
+                ))  # fmt: skip
+            except psycopg.OperationalError as error:
+                # The connection that made the server's users may still be ending.
+                if "slots" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)  # noqa: ASYNC251 - nothing else runs
+        result = await probe(postgres_backend(server), server.port)
+        assert result.reason is Reason.TOO_MANY_CONNECTIONS
+    finally:
+        for connection in held:
+            connection.close()
+        server.stop()
+
+
+async def test_postgres_that_is_starting_up() -> None:
+    message = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0"
+    packet = b"E" + (len(message) + 4).to_bytes(4, "big") + message
+    with serving(talking(packet)) as port:
+        assert (await probe(KINDS["postgres"], port)).reason is Reason.STARTING
+
+
+async def test_postgres_that_hangs_up_after_the_login() -> None:
+    """As pgbouncer does when what is behind it is gone."""
+    authenticated = b"R" + (8).to_bytes(4, "big") + (0).to_bytes(4, "big")
+    ready = b"Z" + (5).to_bytes(4, "big") + b"I"
+
+    def hang_up(client: Any) -> None:
+        client.recv(4096)
+        client.sendall(authenticated + ready)
+        client.recv(4096)
+
+    with serving(hang_up) as port:
+        assert (await probe(KINDS["postgres"], port)).reason is Reason.RESET
+
+
+async def test_mysql_with_a_malformed_greeting() -> None:
+    packet = b"\x0a8.0\x00\x01"
+    with serving(talking(len(packet).to_bytes(3, "little") + b"\x00" + packet)) as port:
+        assert (await probe(KINDS["mysql"], port)).reason is Reason.PROTOCOL
+
+
+async def test_a_host_that_is_no_name() -> None:
+    assert (await probe(KINDS["tcp"], 1, host="a..b")).reason is Reason.DNS
+
+
+async def test_postgres_never_sends_its_password_in_the_clear() -> None:
+    asks_for_cleartext = b"R" + (8).to_bytes(4, "big") + (3).to_bytes(4, "big")
+    heard = bytearray()
+
+    def listen(client: Any) -> None:
+        client.sendall(asks_for_cleartext)
+        with contextlib.suppress(OSError):
+            while data := client.recv(4096):
+                heard.extend(data)
+
+    backend = PostgresBackend(NoOptions(), DatabaseCheck(user="u", password=Secret("topsecret")))
+    with serving(listen) as port:
+        result = await probe(backend, port)
+    assert result.reason is Reason.AUTH
+    assert b"topsecret" not in heard
+
+
+async def test_postgres_replica_lag(server_folder: Path, shared_postgres: Postgres) -> None:
+    """A standby whose source is gone: still a replica, and not a healthy one."""
+    from gateway.backends.postgres import PostgresBackend as Backend_  # noqa: PLC0415 - the pure part
+
+    backend = Backend_(NoOptions(), DatabaseCheck(user="u", max_lag=Duration(10.0)))
+    here, other = Endpoint("a", 1), Endpoint("b", 1)
+    good = backend._evaluate(["t", "on", "17", "1.5", "t"], here, 0)
+    assert (good.role, good.read_only, good.facts[LAG], good.degraded) == ("replica", True, 1.5, None)
+    lonely = backend._evaluate(["t", "on", "17", "1.5", "f"], here, 0)
+    assert lonely.degraded is not None
+    assert lonely.degraded[0] is Reason.LAG
+    for lag in ("11", None):
+        late = backend._evaluate(["t", "on", "17", lag, "t"], here, 0)
+        assert late.role == "replica"
+        assert late.unusable is not None
+        assert late.unusable[0] is Reason.LAG
+    # One that had everything a moment ago is not as far behind as its primary was idle before that.
+    assert backend._evaluate(["t", "on", "17", "0", "t"], here, 100).facts[LAG] == 0
+    assert (backend._evaluate(["t", "on", "17", "3600", "f"], here, 105)).facts[LAG] == 5
+    assert (backend._evaluate(["t", "on", "17", "3600", "f"], here, 105)).unusable is None
+    assert (backend._evaluate(["t", "on", "17", "3600", "f"], here, 111)).unusable is not None
+    assert (backend._evaluate(["t", "on", "17", "3600", "f"], other, 105)).unusable is not None
+
+
+async def test_a_postgres_standby_that_is_cut_off_does_not_pass_for_one_that_keeps_up(
+    server_folder: Path, shared_postgres: Postgres
+) -> None:
+    standby = shared_postgres.standby(server_folder / "standby")
+    try:
+        check = DatabaseCheck(user=standby.check_user, password=Secret(standby.check_password), max_lag=Duration(1.0))
+        backend = PostgresBackend(NoOptions(), replace(check, database="postgres"))
+
+        async def until(condition: Callable[[CheckResult], bool]) -> CheckResult:
+            async with asyncio.timeout(20):
+                while not condition(result := await probe(backend, standby.port)):
+                    await asyncio.sleep(0.1)
+            return result
+
+        up = await until(lambda result: result.state is State.UP)
+        assert up.probe_result is not None
+        assert (up.probe_result.role, up.probe_result.facts[LAG]) == ("replica", 0)
+        await asyncio.sleep(1.5)  # a primary that writes nothing leaves nobody behind
+        assert (await probe(backend, standby.port)).state is State.UP
+        standby.execute("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
+        down = await until(lambda result: result.state is State.DOWN)
+        assert (down.reason, "behind its primary" in down.detail) == (Reason.LAG, True)
+    finally:
+        standby.stop()
+
+
+# NFS.
+
+
+def nfs_backend(export: str = "/media", *, write: bool = False) -> NfsBackend:
+    return NfsBackend(NfsOptions(export=export), NfsCheck(write=write))
+
+
+async def test_nfs_says_space_and_phases(shared_nfs: NfsServer) -> None:
+    result = await probe(nfs_backend(write=True), shared_nfs.port)
+    assert result.state is State.UP
+    assert result.probe_result is not None
+    real = shutil.disk_usage(shared_nfs.export)
+    space = result.probe_result.facts[SPACE]
+    assert isinstance(space, dict)
+    assert space["total"] == real.total
+    assert abs(space["available"] - real.free) < 1 << 30
+    assert list(result.phases) == ["dns", "tcp", "greeting", "rpc", "query"]
+    assert not list(shared_nfs.export.glob(".gateway*"))
+
+
+@pytest.mark.parametrize("export", ["/nothing", "/media/nothing", "/media/hello.txt"])
+async def test_nfs_export(shared_nfs: NfsServer, export: str) -> None:
+    result = await probe(nfs_backend(export), shared_nfs.port)
+    assert result.reason is Reason.EXPORT
+    assert export in result.detail
+
+
+async def test_nfs_canary_left_over_from_a_crash_is_cleared(shared_nfs: NfsServer) -> None:
+    (shared_nfs.export / CANARY).mkdir()
+    assert (await probe(nfs_backend(write=True), shared_nfs.port)).state is State.UP
+    assert not (shared_nfs.export / CANARY).exists()
+
+
+async def test_nfs_many_gateways_may_check_one_export(shared_nfs: NfsServer) -> None:
+    target = Endpoint("127.0.0.1", shared_nfs.port)
+    checks = [probe_once(nfs_backend(write=True), DirectLink(), target, 10) for _ in range(30)]
+    assert [result.detail for result in await asyncio.gather(*checks) if result.state is not State.UP] == []
+
+
+async def test_nfs_canary_takes_no_file_away(shared_nfs: NfsServer) -> None:
+    file = shared_nfs.export / CANARY
+    file.write_text("somebody's")
+    try:
+        assert (await probe(nfs_backend(write=True), shared_nfs.port)).state is State.DOWN
+        assert file.read_text() == "somebody's"
+    finally:
+        file.unlink()
+
+
+async def test_nfs_full_disk(tmp_path: Path, small_export: Path) -> None:
+    server = NfsServer(tmp_path / "server", export=small_export).start()
+    try:
+        assert (await probe(nfs_backend(write=True), server.port)).state is State.UP
+        with contextlib.suppress(OSError), (small_export / "filler").open("wb") as file:
+            while True:
+                file.write(bytes(4096))
+                file.flush()
+        result = await probe(nfs_backend(), server.port)
+        assert result.reason is Reason.NO_SPACE
+    finally:
+        server.stop()
+
+
+async def test_nfs_without_version_4_0_is_asked_with_one_long_session(tmp_path: Path) -> None:
+    need(nfs.available(), "root, and ganesha.nfsd (packages nfs-ganesha nfs-ganesha-vfs)")
+    server = NfsServer(tmp_path / "server", minor_versions="1,2").start()
+    try:
+        backend = nfs_backend(write=True)
+        sessions: set[bytes] = set()
+        for _ in range(4):
+            result = await probe(backend, server.port)
+            assert (result.state, result.reason) == (State.UP, None), result.detail
+            sessions.update(session.session_id for session in backend._sessions.values())
+        assert len(sessions) == 1
+        assert (await probe(nfs_backend("/nowhere"), server.port)).reason is Reason.EXPORT
+        server.stop()
+        server.start()  # it has forgotten the session
+        assert (await probe(backend, server.port)).state is State.UP
+    finally:
+        server.stop()
+
+
+async def test_nfs_another_file_system_than_before_is_told(tmp_path: Path, small_export: Path) -> None:
+    first = NfsServer(tmp_path / "first").start()
+    backend = nfs_backend()
+    try:
+        assert (await probe(backend, first.port)).state is State.UP
+        first.stop()
+        second = NfsServer(tmp_path / "second", export=small_export)
+        backend._first_seen[Endpoint("127.0.0.1", second.port)] = backend._first_seen[
+            Endpoint("127.0.0.1", first.port)
+        ]
+        second.start()
+        first = second
+        result = await probe(backend, second.port)
+        assert (result.state, result.reason) == (State.DEGRADED, Reason.EXPORT), result.detail
+        assert "another file system than before" in result.detail
+    finally:
+        first.stop()
+
+
+async def test_nfs_a_directory_made_anew_is_told(tmp_path: Path) -> None:
+    server = NfsServer(tmp_path / "server").start()
+    backend = nfs_backend("/media/shared")
+    shared = server.export / "shared"
+    shared.mkdir()
+    try:
+        for _ in range(2):
+            result = await probe(backend, server.port)
+            assert result.state is State.UP, result.detail
+            assert result.probe_result is not None
+            assert result.probe_result.facts[LEASE] == 60
+        server.stop()  # it keeps what it knows of directories for a while
+        shared.rename(server.export / "kept")
+        shared.mkdir()
+        server.start()
+        result = await probe(backend, server.port)
+        assert (result.state, result.reason) == (State.DEGRADED, Reason.EXPORT)
+        assert "another directory than before" in result.detail
+    finally:
+        server.stop()
+
+
+async def test_nfs_read_only(tmp_path: Path, shared_nfs: NfsServer) -> None:
+    server = NfsServer(tmp_path / "server", access="RO").start()
+    try:
+        assert (await probe(nfs_backend(), server.port)).state is State.UP
+        assert (await probe(nfs_backend(write=True), server.port)).reason is Reason.READ_ONLY
+    finally:
+        server.stop()

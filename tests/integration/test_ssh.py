@@ -1,0 +1,902 @@
+"""SSH tunnels against OpenSSH's sshd and asyncssh's server: trust, credentials, deadlines, leaks."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import pytest
+from asyncssh.connection import SSHConnection
+
+from gateway.backends import NoOptions
+from gateway.backends.tcp import TcpBackend
+from gateway.contracts import CloseReason, Duration, Endpoint, Link, Phases, Relay, Secret, TunnelState
+from gateway.demo.process import find, free_port
+from gateway.demo.sshd import Bastion, make_key
+from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
+from gateway.health.monitor import probe_once
+from gateway.measure import Histogram
+from gateway.relay.direct import DirectLink
+from gateway.relay.sockets import reset, tune
+from gateway.ssh import pool
+from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
+from gateway.ssh.options import Connections, Keepalive, SshOptions
+from gateway.ssh.pool import SshLink
+from gateway.tunnels.ssh import SshTunnel
+from tests.integration.conftest import Lateness, need
+from tests.support.servers import echoing, serving, silent, talking
+
+pytestmark = pytest.mark.integration
+
+PATIENT = Keepalive(Duration(55.0), Duration(60.0), Duration(60.0), Duration(60.0))
+HASTY = Keepalive(interval=Duration(0.1), suspect=Duration(0.5), replace=Duration(0.3), lost=Duration(2.5))
+
+
+def options(bastion: Bastion, **changes: Any) -> SshOptions:
+    plain = SshOptions(
+        host="127.0.0.1",
+        port=bastion.port,
+        user=bastion.user,
+        identity_files=(bastion.client_key,),
+        known_hosts=(bastion.known_hosts,),
+        connections=Connections(1, 32),
+    )
+    return replace(plain, **changes)
+
+
+@contextlib.asynccontextmanager
+async def opened(chosen: SshOptions, via: Link | None = None) -> AsyncIterator[SshLink]:
+    async with SshTunnel(chosen).open(via or DirectLink(), lambda *_: None) as link:
+        assert isinstance(link, SshLink)
+        yield link
+
+
+async def refused(chosen: SshOptions) -> TunnelError:
+    with pytest.raises(TunnelError) as caught:
+        async with opened(chosen):
+            pass
+    return caught.value
+
+
+@pytest.fixture(params=["openssh", "asyncssh"])
+def bastion(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bastion]:
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    server = Bastion(tmp_path / "bastion", embedded=request.param == "asyncssh").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def sshd(tmp_path: Path) -> Iterator[Bastion]:
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    server = Bastion(tmp_path / "bastion").start()
+    yield server
+    server.stop()
+
+
+async def echo_once(link: Link, port: int, payload: bytes = b"hello") -> None:
+    loop = asyncio.get_running_loop()
+    sock = await link.socket(Endpoint("127.0.0.1", port))
+    with sock:
+        await loop.sock_sendall(sock, payload)
+        sock.shutdown(socket.SHUT_WR)
+        got = bytearray()
+        while piece := await loop.sock_recv(sock, 65536):
+            got += piece
+    assert bytes(got) == payload
+
+
+# The way through.
+
+
+async def test_bytes_go_through_and_half_closes_are_kept(bastion: Bastion) -> None:
+    with serving(echoing) as port:
+        async with opened(options(bastion)) as link:
+            for size in (1, 1000, 32768, 32769, 3_000_000):
+                await echo_once(link, port, os.urandom(size))
+            async with asyncio.timeout(15):
+                while link.details()["channels"]:
+                    await asyncio.sleep(0.01)
+
+
+async def test_three_jumps(sshd: Bastion) -> None:
+    with serving(echoing) as port:
+        async with (
+            opened(options(sshd)) as first,
+            opened(options(sshd), first) as second,
+            opened(options(sshd), second) as third,
+        ):
+            await echo_once(third, port, os.urandom(300_000))
+
+
+async def test_a_slow_client_holds_no_more_than_its_window(sshd: Bastion) -> None:
+    def flood(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client.sendall(bytes(65536))
+
+    with serving(flood) as port:
+        async with opened(options(sshd)) as link:
+            ours, theirs = socket.socketpair()
+            tune(ours)
+            tune(theirs)
+            relay = await link.join(theirs, Endpoint("127.0.0.1", port), Histogram())
+            first = 0
+            async with asyncio.timeout(20):
+                while first == 0 or relay.from_backend != first:
+                    first = relay.from_backend
+                    await asyncio.sleep(0.5)
+            assert 0 < first < 8 << 20
+            relay.abort(CloseReason.ABORTED)
+            ours.close()
+
+
+async def test_the_pool_grows_with_its_channels_and_never_beyond_max(sshd: Bastion) -> None:
+    with serving(silent) as port:
+        async with opened(options(sshd, connections=Connections(min=1, max=2))) as link:
+            held = [await link.socket(Endpoint("127.0.0.1", port)) for _ in range(70)]
+            async with asyncio.timeout(15):
+                while link.details()["connections"] != 2:
+                    await asyncio.sleep(0.05)
+            held += [await link.socket(Endpoint("127.0.0.1", port)) for _ in range(70)]
+            loads = [session.load for session in link._connections]
+            assert sum(loads) == 140
+            assert max(loads) - min(loads) <= 1
+            assert len(sshd.sessions()) == 2
+            for sock in held:
+                sock.close()
+
+
+async def test_a_pool_that_loses_one_connection_keeps_its_clients_on_the_other(sshd: Bastion) -> None:
+    with serving(echoing) as port:
+        async with opened(options(sshd, connections=Connections(min=2, max=2))) as link:
+            async with asyncio.timeout(15):
+                while link.details()["connections"] != 2:
+                    await asyncio.sleep(0.02)
+            os.kill(sshd.sessions()[0], signal.SIGKILL)
+            for _ in range(20):
+                with contextlib.suppress(LinkLostError):
+                    await echo_once(link, port)
+                    break
+                await asyncio.sleep(0.02)
+            async with asyncio.timeout(15):
+                while link.details()["connections"] != 2:
+                    await asyncio.sleep(0.02)
+            await echo_once(link, port)
+
+
+class Mute(asyncssh.SSHServer):
+    """Lets everybody in, and answers no request for a connection."""
+
+    async def connection_requested(self, *_: object) -> bool:  # type: ignore[override]
+        await asyncio.Event().wait()
+        return False
+
+
+async def test_a_server_that_forwards_nothing_is_named(sshd: Bastion) -> None:
+    server = await asyncssh.create_server(
+        Mute, "127.0.0.1", 0, server_host_keys=[str(sshd.folder / "host_key")],
+        authorized_client_keys=str(sshd.folder / "authorized_keys"),
+    )  # fmt: skip
+    tcp = TcpBackend(NoOptions(), NoOptions())
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        async with opened(options(sshd, port=port, known_hosts=(), insecure_host_key=True)) as link:
+            result = await probe_once(tcp, link, Endpoint("127.0.0.1", 9), 0.5)
+            assert result.reason is Reason.TIMEOUT
+            assert result.detail.endswith(pool._NO_ANSWER_HINT)
+    async with opened(options(sshd)) as link:
+        closed = Endpoint("127.0.0.1", free_port())
+        assert (await probe_once(tcp, link, closed, 10)).reason is Reason.REFUSED
+        with frozen(sshd):  # it has answered, if only that it cannot connect
+            result = await probe_once(tcp, link, closed, 0.5)
+        assert result.detail == "no answer within 0.5 s (got as far as: channel)"
+
+
+# Whom we trust.
+
+
+async def test_a_wrong_host_key_is_fatal_and_shows_what_was_offered(bastion: Bastion) -> None:
+    make_key(bastion.folder / "other")
+    other = (bastion.folder / "other.pub").read_text()
+    bastion.known_hosts.write_text(f"[127.0.0.1]:{bastion.port} {other}")
+    error = await refused(options(bastion))
+    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert "ssh-ed25519 SHA256:" in error.detail
+
+
+async def test_nothing_trusted_is_refused_before_anything_is_sent(sshd: Bastion) -> None:
+    error = await refused(options(sshd, known_hosts=()))
+    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert "set known_hosts or host_keys" in error.detail
+
+
+async def test_an_unreadable_known_hosts_is_refused(sshd: Bastion) -> None:
+    error = await refused(options(sshd, known_hosts=(Path("/nonexistent"),)))
+    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+
+
+async def test_a_line_of_known_hosts_that_is_none_is_named(sshd: Bastion) -> None:
+    """It might be the one that revokes a key."""
+    sshd.known_hosts.write_text(f"# ours\n{sshd.known_hosts.read_text()}garbage\n")
+    error = await refused(options(sshd))
+    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    number = len(sshd.known_hosts.read_text().splitlines())
+    assert error.detail.startswith(f"{sshd.known_hosts}:{number}: not a valid known_hosts line")
+    assert "garbage" not in error.detail
+
+
+@pytest.mark.parametrize(
+    "line", ["@revoked * ssh-ed25519 AAAAC3NzaC1lZDI1NTE5", "@revoked *", "@trusted * ssh-rsa AAAA"]
+)
+async def test_what_should_revoke_a_key_and_does_not_is_named(sshd: Bastion, line: str) -> None:
+    sshd.known_hosts.write_text(f"{line}\n{sshd.known_hosts.read_text()}")
+    error = await refused(options(sshd))
+    assert error.detail.startswith(f"{sshd.known_hosts}:1: not a valid known_hosts line")
+
+
+async def test_a_key_of_a_kind_that_is_not_known_is_no_error(sshd: Bastion) -> None:
+    sshd.known_hosts.write_text(f"other ssh-new AAAA\n\n# ours\n{sshd.known_hosts.read_text()}")
+    async with opened(options(sshd)):
+        """It is trusted by its own line."""
+
+
+async def test_a_file_without_a_certificate_is_named(sshd: Bastion) -> None:
+    error = await refused(options(sshd, certificate_files=(sshd.client_key,)))
+    assert (error.reason, error.fatal) == (Reason.AUTH, True)
+    assert str(sshd.client_key) in error.detail
+
+
+async def test_a_secret_that_is_no_text_is_named(sshd: Bastion, tmp_path: Path) -> None:
+    binary = tmp_path / "passphrase"
+    binary.write_bytes(b"\xff\xfe")
+    error = await refused(options(sshd, passphrase=Secret(path=binary)))
+    assert (error.reason, error.detail) == (Reason.AUTH, f"passphrase_file: {binary}: not valid UTF-8 text")
+
+
+@pytest.mark.parametrize("form", ["key", "fingerprint"])
+async def test_pinned_keys(sshd: Bastion, form: str) -> None:
+    public = sshd.folder / "host_key.pub"
+    printed = subprocess.run(  # noqa: ASYNC221
+        ["ssh-keygen", "-lf", str(public)], capture_output=True, text=True, check=True, timeout=10
+    ).stdout
+    pin = public.read_text().strip() if form == "key" else printed.split()[1]
+    async with opened(options(sshd, known_hosts=(), host_keys=(pin,))):
+        pass
+    make_key(sshd.folder / "other")
+    wrong = (sshd.folder / "other.pub").read_text().strip()
+    assert (await refused(options(sshd, known_hosts=(), host_keys=(wrong,)))).reason is Reason.HOST_KEY
+
+
+async def test_a_host_certificate_of_a_trusted_authority(tmp_path: Path) -> None:
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    make_key(tmp_path / "ca")
+    server = Bastion(tmp_path / "bastion", host_ca=tmp_path / "ca").start()
+    try:
+        assert "@cert-authority" in server.known_hosts.read_text()
+        async with opened(options(server)):
+            pass
+        make_key(tmp_path / "other_ca")
+        authority = (tmp_path / "other_ca.pub").read_text()
+        server.known_hosts.write_text(f"@cert-authority [127.0.0.1]:{server.port} {authority}")
+        assert (await refused(options(server))).reason is Reason.HOST_KEY
+    finally:
+        server.stop()
+
+
+async def test_a_revoked_key_is_refused_even_when_it_is_pinned(sshd: Bastion) -> None:
+    public = (sshd.folder / "host_key.pub").read_text()
+    sshd.known_hosts.write_text(f"@revoked [127.0.0.1]:{sshd.port} {public}")
+    error = await refused(options(sshd, host_keys=(public.strip(),)))
+    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+
+
+async def test_insecure_accepts_anything_but_only_when_asked(sshd: Bastion) -> None:
+    async with opened(options(sshd, known_hosts=(), insecure_host_key=True)):
+        pass
+
+
+async def test_each_hop_has_keys_of_its_own(sshd: Bastion, tmp_path: Path) -> None:
+    inner = Bastion(tmp_path / "inner").start()
+    try:
+        async with opened(options(sshd)) as outer:
+            async with opened(options(inner), outer):
+                pass
+            with pytest.raises(TunnelError) as caught:
+                async with opened(options(inner, known_hosts=(sshd.known_hosts,)), outer):
+                    pass
+            assert caught.value.reason is Reason.HOST_KEY
+    finally:
+        inner.stop()
+
+
+# Who we are.
+
+
+async def test_a_refused_login_is_fatal(bastion: Bastion) -> None:
+    bastion.authorize()
+    make_key(bastion.folder / "stranger")
+    error = await refused(options(bastion, identity_files=(bastion.folder / "stranger",)))
+    assert (error.reason, error.fatal) == (Reason.AUTH, True)
+
+
+async def test_a_key_that_others_can_read_is_refused_with_the_remedy(sshd: Bastion) -> None:
+    sshd.client_key.chmod(0o644)
+    error = await refused(options(sshd))
+    assert (error.reason, error.fatal) == (Reason.AUTH, True)
+    assert f"chmod 600 {sshd.client_key}" in error.detail
+
+
+@pytest.mark.parametrize(("passphrase", "message"), [(None, "passphrase_file"), ("wrong", "cannot be decrypted")])
+async def test_an_encrypted_key_and_its_passphrase(sshd: Bastion, passphrase: str | None, message: str) -> None:
+    make_key(sshd.client_key, "ssh-ed25519", "open sesame")
+    sshd.authorize()
+    async with opened(options(sshd, passphrase=Secret("open sesame"))):
+        pass
+    error = await refused(options(sshd, passphrase=Secret(passphrase) if passphrase else None))
+    assert (error.reason, error.fatal) == (Reason.AUTH, True)
+    assert message in error.detail
+
+
+async def test_a_user_certificate(sshd: Bastion) -> None:
+    make_key(sshd.folder / "user_ca")
+    authority = (sshd.folder / "user_ca.pub").read_text()
+    (sshd.folder / "authorized_keys").write_text(f"cert-authority {authority}")
+    assert (await refused(options(sshd))).reason is Reason.AUTH
+    subprocess.run(  # noqa: ASYNC221
+        ["ssh-keygen", "-q", "-s", str(sshd.folder / "user_ca"), "-I", "gateway", "-n", sshd.user, "-V", "+1h",
+         str(sshd.client_key.with_suffix(".pub"))],
+        check=True, timeout=10,
+    )  # fmt: skip
+    certificate = sshd.folder / "client_key-cert.pub"
+    async with opened(options(sshd)):  # the one beside the key
+        pass
+    certificate.rename(sshd.folder / "elsewhere.pub")
+    async with opened(options(sshd, certificate_files=(sshd.folder / "elsewhere.pub",))):
+        pass
+
+
+async def test_an_agent(sshd: Bastion, tmp_path: Path) -> None:
+    need(find("ssh-agent") is not None, "ssh-agent (package openssh-client)")
+    path = tmp_path / "agent.sock"
+    with subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.DEVNULL) as agent:  # noqa: ASYNC220
+        try:
+            while not path.exists():
+                await asyncio.sleep(0.01)
+            environment = {**os.environ, "SSH_AUTH_SOCK": str(path)}
+            subprocess.run(["ssh-add", "-q", sshd.client_key], env=environment, check=True, timeout=10)  # noqa: ASYNC221
+            async with opened(options(sshd, identity_files=(), agent=path)):
+                pass
+        finally:
+            agent.kill()
+
+
+async def test_chacha_is_refused_from_a_server_without_strict_key_exchange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bastion = Bastion(tmp_path / "bastion", embedded=True)
+    folder = tmp_path / "bastion"
+
+    monkeypatch.setattr(SSHConnection, "_get_extra_kex_algs", lambda _: [])
+    server = await asyncssh.listen(
+        "127.0.0.1",
+        bastion.port,
+        server_factory=asyncssh.SSHServer,
+        server_host_keys=[str(folder / "host_key")],
+        authorized_client_keys=str(folder / "authorized_keys"),
+    )
+    async with server:
+        async with opened(options(bastion, ciphers=("aes128-gcm@openssh.com",))):
+            pass
+        error = await refused(options(bastion, ciphers=("chacha20-poly1305@openssh.com",)))
+        assert (error.reason, error.fatal) == (Reason.PROTOCOL, True)
+        assert "without strict key exchange" in error.detail
+
+
+# How it fails.
+
+
+async def test_refused_and_silent_and_strange_servers(sshd: Bastion) -> None:
+    error = await refused(options(sshd, port=free_port()))
+    assert (error.reason, error.fatal) == (Reason.REFUSED, False)
+    for behaviour, reasons in (
+        (silent, {Reason.TIMEOUT}),
+        (talking(b"HTTP/1.1 400\r\n\r\n"), {Reason.TIMEOUT, Reason.PROTOCOL}),
+    ):
+        with serving(behaviour) as port:
+            started = time.monotonic()
+            error = await refused(options(sshd, port=port, login_timeout=Duration(0.5)))
+            assert time.monotonic() - started < 10  # the default is 15
+            assert error.reason in reasons
+
+
+async def test_prohibited_and_refused_and_unknown_targets_each_have_their_reason(tmp_path: Path) -> None:
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    with serving(echoing) as port:
+        closed = free_port()
+        permits = f'permitopen="127.0.0.1:{port}",permitopen="127.0.0.1:{closed}",permitopen="no-such-host.invalid:1"'
+        server = Bastion(tmp_path / "bastion", restrict=f"restrict,port-forwarding,{permits}").start()
+        try:
+            async with opened(options(server)) as link:
+                await echo_once(link, port)
+                for to, reason in (
+                    (Endpoint("127.0.0.1", closed), Reason.REFUSED),
+                    (Endpoint("localhost", port), Reason.CHANNEL_PROHIBITED),
+                    (Endpoint("no-such-host.invalid", 1), Reason.DNS),
+                ):
+                    with pytest.raises(DialError) as caught:
+                        await link.socket(to)
+                    assert caught.value.reason is reason, caught.value.detail
+        finally:
+            server.stop()
+
+
+async def test_a_frozen_bastion_costs_a_dial_its_deadline_and_leaks_no_channel(sshd: Bastion) -> None:
+    """asyncssh #823: a channel whose open was given up must be aborted when it comes after all."""
+    with serving(echoing) as port:
+        slow = options(sshd, dial_timeout=Duration(1.5), keepalive=PATIENT)
+        async with opened(slow) as link:
+            sshd.kill_sessions(signal.SIGSTOP)
+            late = asyncio.ensure_future(link.socket(Endpoint("127.0.0.1", port)))
+            given_up = asyncio.ensure_future(link.socket(Endpoint("127.0.0.1", port)))
+            await asyncio.sleep(0.1)
+            given_up.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await given_up
+            with pytest.raises(DialError) as caught:
+                await late
+            assert caught.value.reason is Reason.TIMEOUT
+            assert link.details()["channels"] == 2
+            sshd.kill_sessions(signal.SIGCONT)
+            async with asyncio.timeout(15):
+                while link.details()["channels"]:
+                    await asyncio.sleep(0.02)
+            conn = link._connections[0]._conn
+            async with asyncio.timeout(15):
+                while conn._channels:
+                    await asyncio.sleep(0.02)
+            await echo_once(link, port)
+
+
+@pytest.mark.parametrize("cipher", ["chacha20-poly1305@openssh.com", "aes128-gcm@openssh.com"])
+async def test_a_slow_client_gets_all_that_was_sent_before_the_end(sshd: Bastion, cipher: str) -> None:
+    """asyncssh forgets an end that it could not deliver before the channel is closed."""
+    answer = bytes(range(256)) * 6000
+
+    def answering(client: socket.socket) -> None:
+        while client.recv(4096):
+            pass
+        client.sendall(answer)
+
+    with serving(answering) as port, socket.create_server(("127.0.0.1", 0)) as door:
+        async with opened(options(sshd, ciphers=(cipher,))) as link:
+            with socket.socket() as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+                client.connect(door.getsockname())
+                theirs, _ = door.accept()
+                theirs.setblocking(False)
+                theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+                relay = await link.join(theirs, Endpoint("127.0.0.1", port), Histogram())
+                client.sendall(b"ask")
+                client.shutdown(socket.SHUT_WR)
+                await asyncio.sleep(1)  # the end of the channel comes while most is still waiting
+                client.setblocking(False)
+                got = bytearray()
+                async with asyncio.timeout(20):
+                    while data := await asyncio.get_running_loop().sock_recv(client, 65536):
+                        got += data
+                    assert await relay.ended is CloseReason.FINISHED
+                assert got == answer
+
+
+@pytest.mark.parametrize("complete", [True, False])
+async def test_an_answer_that_is_complete_outlives_the_ssh_connection_and_one_that_is_not_is_reset(
+    *, complete: bool
+) -> None:
+    """Part of it still waits for a client that reads slowly."""
+    answer = bytes(1_500_000)
+    conns: list[asyncssh.SSHServerConnection] = []
+
+    class Server(asyncssh.SSHServer):
+        def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+            conns.append(conn)
+
+        def begin_auth(self, username: str) -> bool:
+            return False
+
+        def connection_requested(self, *_: object) -> bool:
+            return True
+
+    def answering(client: socket.socket) -> None:
+        client.recv(4096)
+        client.sendall(answer)
+        if complete:
+            client.shutdown(socket.SHUT_WR)
+        client.recv(1)
+
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    server = await asyncssh.create_server(Server, "127.0.0.1", 0, server_host_keys=[key])
+    connected = await asyncssh.connect("127.0.0.1", server.sockets[0].getsockname()[1], known_hosts=None, config=None,
+                                       client_keys=None, username="u")  # fmt: skip
+    try:
+        with serving(answering) as port, socket.create_server(("127.0.0.1", 0)) as door, socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            client.connect(door.getsockname())
+            theirs, _ = door.accept()
+            theirs.setblocking(False)
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+            relay = await AsyncsshChannelOpener(connected).open(Endpoint("127.0.0.1", port), Histogram(), 5)
+            relay.attach(theirs)
+            client.sendall(b"ask")
+            async with asyncio.timeout(10):
+                while not (relay._backend_eof if complete else relay.buffered + relay.from_backend == len(answer)):
+                    await asyncio.sleep(0.02)
+            conns[0].abort()
+            client.setblocking(False)
+            got = 0
+            with contextlib.nullcontext() if complete else pytest.raises(ConnectionResetError):
+                async with asyncio.timeout(10):
+                    while piece := await asyncio.get_running_loop().sock_recv(client, 65536):
+                        got += len(piece)
+            assert await relay.ended is CloseReason.LINK_LOST
+            assert got == len(answer) if complete else got < len(answer)
+    finally:
+        connected.abort()
+        server.close()
+
+
+async def test_an_open_that_is_cancelled_as_it_completes_leaks_no_channel(sshd: Bastion) -> None:
+    with serving(echoing) as port:
+        async with opened(options(sshd, ciphers=("chacha20-poly1305@openssh.com",))) as link:
+            session = link._connections[0]
+            channels = session._opener
+            assert isinstance(channels, AsyncsshChannelOpener)
+            opening = asyncio.ensure_future(channels.open(Endpoint("127.0.0.1", port), Histogram(), 5))
+            while not channels._opening:
+                await asyncio.sleep(0)
+            (inner,) = channels._opening
+            inner.add_done_callback(lambda _: opening.cancel())
+            with pytest.raises(asyncio.CancelledError):
+                await opening
+            async with asyncio.timeout(15):
+                while session._conn._channels:
+                    await asyncio.sleep(0.02)
+
+
+async def test_a_connection_whose_socket_has_just_ended_is_no_targets_failure(sshd: Bastion) -> None:
+    async with opened(options(sshd)) as link:
+        session = link._connections[0]
+        client, theirs = socket.socketpair()
+        with client, theirs:
+            session._conn.packet_transport._close(None)  # type: ignore[attr-defined]
+            assert not session.alive
+            with pytest.raises(LinkLostError):
+                await session.join(theirs, Endpoint("127.0.0.1", 9), Histogram(), 5)
+
+
+async def test_a_frozen_connection_is_replaced_and_its_clients_are_let_go(sshd: Bastion) -> None:
+    with serving(echoing) as port:
+        # Without a replacement nothing would happen for ten seconds.
+        keepalive = replace(HASTY, replace=Duration(1.0), lost=Duration(10.0))
+        async with opened(options(sshd, keepalive=keepalive)) as link:
+            held = await link.socket(Endpoint("127.0.0.1", port))
+            silent_one = link._connections[0]
+            started = time.monotonic()
+            sshd.kill_sessions(signal.SIGSTOP)
+            await echo_once(link, port)  # its channel is asked for on the frozen connection, and moves on
+            assert 0.3 < time.monotonic() - started < 9
+            with held:
+                assert await asyncio.get_running_loop().sock_recv(held, 10) == b""
+            assert 1.0 < time.monotonic() - started < 9
+            assert not silent_one.alive
+            assert link.details()["connections"]
+            sshd.kill_sessions(signal.SIGCONT)
+
+
+async def test_a_dial_leaves_a_frozen_connection_at_once(sshd: Bastion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "_TICK_SECONDS", 60.0)  # no other check runs
+    with serving(echoing) as port:
+        patient = options(sshd, connections=Connections(min=2, max=2), keepalive=PATIENT)
+        async with opened(patient) as link:
+            async with asyncio.timeout(15):
+                while link.details()["connections"] != 2:
+                    await asyncio.sleep(0.02)
+            frozen = sshd.sessions()[0]
+            sshd.kill_session(frozen, signal.SIGSTOP)
+            try:
+                await asyncio.sleep(0.5)
+                started = time.monotonic()
+                with Lateness() as machine:
+                    await asyncio.gather(*(echo_once(link, port) for _ in range(4)))
+                assert time.monotonic() - started < 4 + machine.sum
+            finally:
+                sshd.kill_session(frozen, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"])
+async def test_every_dial_of_a_check_that_was_given_up_and_connects_later_is_reported(
+    sshd: Bastion, cipher: str
+) -> None:
+    broken: list[int] = []
+
+    def counting(client: socket.socket) -> None:
+        if data := client.recv(100):
+            client.sendall(data)
+        else:
+            broken.append(1)
+
+    reported: list[int] = []
+    probe = Phases(on_abandoned=lambda: reported.append(1))
+    with serving(counting) as port:
+        to = Endpoint("127.0.0.1", port)
+        two = options(sshd, connections=Connections(2, 2), keepalive=replace(PATIENT, interval=Duration(2.0)),
+                      ciphers=(cipher,))  # fmt: skip
+        async with opened(two) as link:
+            async with asyncio.timeout(15):
+                while link.details()["connections"] != 2:
+                    await asyncio.sleep(0.02)
+            frozen_one = sshd.sessions()[0]
+            sshd.kill_session(frozen_one, signal.SIGSTOP)
+            try:
+                socks = await asyncio.gather(*(link.socket(to, probe) for _ in range(10)))
+            finally:
+                sshd.kill_session(frozen_one, signal.SIGCONT)
+            moved_on = len(reported)
+            assert 3 <= moved_on <= 7  # the others were never sent there
+            for sock in socks:
+                with sock:
+                    await asyncio.get_running_loop().sock_sendall(sock, b"x")
+                    assert await asyncio.get_running_loop().sock_recv(sock, 1) == b"x"
+            with frozen(sshd):
+                checks = [asyncio.ensure_future(link.socket(to, probe)) for _ in range(4)]
+                await asyncio.wait(checks, timeout=0.1)
+                for check in checks:
+                    check.cancel()
+                await asyncio.wait(checks)
+            assert len(reported) >= moved_on + 4
+            async with asyncio.timeout(15):
+                while len(broken) < len(reported) or link.details()["channels"]:
+                    await asyncio.sleep(0.02)
+            await echo_once(link, port)
+            assert len(broken) == len(reported)
+
+
+async def test_a_dial_that_is_under_way_when_its_connection_ends_is_reported(sshd: Bastion) -> None:
+    reported: list[int] = []
+    async with opened(options(sshd, keepalive=PATIENT)) as link:
+        with frozen(sshd):
+            check = asyncio.ensure_future(
+                link.socket(Endpoint("127.0.0.1", 9), Phases(on_abandoned=lambda: reported.append(1)))
+            )
+            await asyncio.sleep(0.1)
+            link._connections[0].abort("it is enough")
+            with pytest.raises(LinkLostError):
+                await check
+            assert reported == [1]
+            with pytest.raises(LinkLostError):
+                await link.socket(Endpoint("127.0.0.1", 9), Phases(on_abandoned=lambda: reported.append(1)))
+            assert reported == [1]  # nothing was dialled
+
+
+async def test_a_stall_of_the_whole_path_costs_no_connection(sshd: Bastion) -> None:
+    told: list[TunnelState] = []
+    loop = asyncio.get_running_loop()
+    tunnel = SshTunnel(options(sshd, keepalive=replace(HASTY, lost=Duration(30.0))))
+    with serving(echoing) as port:
+        async with tunnel.open(DirectLink(), lambda state, *_: told.append(state)) as link:
+            tunnel._options = replace(tunnel._options, login_timeout=Duration(0.4))  # of those that follow
+            held = await link.socket(Endpoint("127.0.0.1", port))
+            with frozen(sshd):
+                async with asyncio.timeout(15):
+                    while told[-1:] != [TunnelState.SUSPECT]:
+                        await asyncio.sleep(0.02)
+                await asyncio.sleep(1.0)  # beyond the time after which one alone would be given up
+                with pytest.raises(LinkLostError):
+                    await link.socket(Endpoint("127.0.0.1", port))
+                await loop.sock_sendall(held, b"still there?")
+            with held:
+                async with asyncio.timeout(15):
+                    assert await loop.sock_recv(held, 100) == b"still there?"
+            async with asyncio.timeout(15):
+                while told[-1:] != [TunnelState.UP]:
+                    await asyncio.sleep(0.02)
+            await echo_once(link, port)
+
+
+async def test_a_path_that_stays_silent_is_given_up(sshd: Bastion) -> None:
+    tunnel = SshTunnel(options(sshd, keepalive=HASTY))
+    async with tunnel.open(DirectLink(), lambda *_: None) as link:
+        tunnel._options = replace(tunnel._options, login_timeout=Duration(0.4))  # of those that follow
+        started = time.monotonic()
+        with frozen(sshd):
+            async with asyncio.timeout(20):
+                assert "silent for" in await link.lost()
+            assert time.monotonic() - started > 2.0  # not when one alone would be given up, after 0.8
+            with pytest.raises(ReachError):
+                await link.socket(Endpoint("127.0.0.1", 1))
+
+
+@pytest.mark.parametrize(("suspect", "lost", "slept"), [(1.5, 1.8, 2.0), (0.5, 0.8, 0.9)])
+async def test_we_who_slept_blame_nobody(sshd: Bastion, suspect: float, lost: float, slept: float) -> None:
+    keepalive = replace(HASTY, suspect=Duration(suspect), lost=Duration(lost))
+    with serving(echoing) as port:
+        async with opened(options(sshd, keepalive=keepalive)) as link:
+            held = await link.socket(Endpoint("127.0.0.1", port))
+            time.sleep(slept)  # noqa: ASYNC251 - the loop is what sleeps
+            await asyncio.sleep(0.5)
+            assert link.details()["suspect_connections"] == 0
+            loop = asyncio.get_running_loop()
+            with held:
+                await loop.sock_sendall(held, b"x")
+                assert await loop.sock_recv(held, 1) == b"x"
+
+
+async def test_renewed_credentials_replace_the_connection_and_the_old_one_drains(sshd: Bastion) -> None:
+    loop = asyncio.get_running_loop()
+    with serving(echoing) as port:
+        async with opened(options(sshd)) as link:
+            held = await link.socket(Endpoint("127.0.0.1", port))
+            before = sshd.sessions()
+            make_key(sshd.client_key)
+            sshd.authorize()
+            link.renew()
+            async with asyncio.timeout(15):
+                while link.details()["connections"] != 2:
+                    await asyncio.sleep(0.02)
+            await echo_once(link, port)
+            assert link.details()["draining_connections"] == 1
+            await loop.sock_sendall(held, b"x")
+            assert await loop.sock_recv(held, 1) == b"x"
+            held.close()
+            async with asyncio.timeout(15):
+                while set(sshd.sessions()) & set(before):
+                    await asyncio.sleep(0.02)
+            assert link.details()["connections"] == 1
+
+
+async def test_a_new_key_that_does_not_fit_costs_nothing(sshd: Bastion) -> None:
+    with serving(echoing) as port:
+        async with opened(options(sshd)) as link:
+            make_key(sshd.client_key)
+            link.renew()
+            async with asyncio.timeout(15):
+                while link.details()["pool_error"] is None:
+                    await asyncio.sleep(0.02)
+            await echo_once(link, port)
+            sshd.authorize()
+            link.renew()
+            async with asyncio.timeout(15):
+                while link.details()["pool_error"] or link.details()["draining_connections"]:
+                    await asyncio.sleep(0.02)
+            await echo_once(link, port)
+
+
+async def test_a_broken_known_hosts_costs_nobody_who_is_connected(sshd: Bastion) -> None:
+    loop = asyncio.get_running_loop()
+    good = sshd.known_hosts.read_text()
+    with serving(echoing) as port:
+        async with opened(options(sshd)) as link:
+            held = await link.socket(Endpoint("127.0.0.1", port))
+            sshd.known_hosts.write_text("garbage\n")
+            link.renew()
+            async with asyncio.timeout(15):
+                while link.details()["pool_error"] is None:
+                    await asyncio.sleep(0.02)
+            assert f"{sshd.known_hosts}:1:" in str(link.details()["pool_error"])
+            await loop.sock_sendall(held, b"x")
+            assert await loop.sock_recv(held, 1) == b"x"
+            held.close()
+            sshd.known_hosts.write_text(good)
+            link.renew()
+            async with asyncio.timeout(15):
+                while link.details()["pool_error"] or link.details()["draining_connections"]:
+                    await asyncio.sleep(0.02)
+            await echo_once(link, port)
+
+
+async def test_a_server_that_turns_us_away_is_too_busy_and_not_broken(tmp_path: Path) -> None:
+    with serving(talking(b"Not allowed at this time\r\n", then_close=True)) as port:
+        error = await refused(options(sshd_like(tmp_path, port)))
+        assert (error.reason, error.fatal) == (Reason.TOO_MANY_CONNECTIONS, False)
+        assert "Not allowed at this time" in error.detail
+
+
+async def test_at_most_four_handshakes_at_once_with_one_server(tmp_path: Path) -> None:
+    now = most = 0
+
+    def count(client: socket.socket) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        time.sleep(0.1)
+        now -= 1
+
+    with serving(count) as port:
+        await asyncio.gather(*(refused(options(sshd_like(tmp_path, port))) for _ in range(12)))
+    assert most == 4
+
+
+@contextlib.contextmanager
+def frozen(server: Bastion) -> Iterator[None]:
+    """Stop all of a bastion's processes, the listening one too."""
+    server.freeze()
+    try:
+        yield
+    finally:
+        server.thaw()
+
+
+def sshd_like(folder: Path, port: int) -> Bastion:
+    """A bastion that only its options are wanted of."""
+    made = Bastion(folder / "bastion")
+    made.port = port
+    return made
+
+
+async def test_a_lost_path_resets_the_client_and_never_ends_it_cleanly(sshd: Bastion) -> None:
+    with serving(echoing) as port, socket.create_server(("127.0.0.1", 0)) as server:
+        async with opened(options(sshd)) as link:
+            client = socket.create_connection(server.getsockname())
+            accepted, _ = server.accept()
+            tune(accepted)
+            tune(client)
+            relay: Relay = await link.join(accepted, Endpoint("127.0.0.1", port), Histogram())
+            sshd.kill_sessions()
+            assert await relay.ended is CloseReason.LINK_LOST
+            with client, pytest.raises(ConnectionResetError):
+                await asyncio.get_running_loop().sock_recv(client, 10)
+
+
+async def test_ten_thousand_clients_that_give_up_leave_nothing_behind(sshd: Bastion) -> None:
+    """Clients that reset while their channel opens, as a health checker in a hurry does."""
+    before = _descriptors()
+    with serving(echoing) as port, socket.create_server(("127.0.0.1", 0), backlog=512) as server:
+        server.setblocking(False)
+        async with opened(options(sshd, connections=Connections(1, 4))) as link:
+            loop = asyncio.get_running_loop()
+
+            async def abort_one(at: int) -> None:
+                client = socket.create_connection(server.getsockname())
+                accepted, _ = await loop.sock_accept(server)
+                tune(accepted)
+                joining = asyncio.ensure_future(link.join(accepted, Endpoint("127.0.0.1", port), Histogram()))
+                if at % 3:
+                    await asyncio.sleep(0)
+                reset(client)
+                if at % 2:
+                    joining.cancel()
+                try:
+                    await (await joining).ended
+                except (asyncio.CancelledError, ReachError):
+                    accepted.close()
+
+            for batch in range(0, 10_000, 100):
+                await asyncio.gather(*(abort_one(batch + at) for at in range(100)))
+            async with asyncio.timeout(10):
+                while link.details()["channels"] or any(session._conn._channels for session in link._connections):
+                    await asyncio.sleep(0.05)
+            await echo_once(link, port)
+            others = [task for task in asyncio.all_tasks() if "join" in repr(task) or "_channel" in repr(task)]
+            assert not others
+    async with asyncio.timeout(15):
+        while _descriptors() > before + 2:
+            await asyncio.sleep(0.05)
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_the_states_of_an_attempt_are_told_in_order(sshd: Bastion) -> None:
+    told: list[TunnelState] = []
+    async with SshTunnel(options(sshd)).open(DirectLink(), lambda state, *_: told.append(state)):
+        pass
+    assert told == [TunnelState.CONNECTING, TunnelState.AUTHENTICATING]

@@ -1,0 +1,45 @@
+"""The addresses of the gateways of two nodes on one overlay: distinct, and the same after a recreation."""
+
+import ipaddress
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_docker_stable import address, warnings
+from tests.integration.test_swarm import Agent, swarm
+from tests.support.engines import Engine
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+
+__all__ = ["swarm"]  # a fixture
+
+IDLE = '{orders: {kind: tcp, targets: ["127.0.0.1:9"], listen: 0.0.0.0:3306, hold: 2s}}'
+LOWER = ipaddress.ip_network("10.99.0.0/23")
+
+
+def test_agents_of_two_nodes_have_addresses_of_their_own_that_stay(
+    swarm: tuple[Engine, Engine], tmp_path: Path
+) -> None:
+    manager, worker = swarm
+    leader = Agent(manager, tmp_path / "one", "node-1").begin(IDLE)
+    other = Agent(worker, tmp_path / "two", "node-2").begin(IDLE)
+    # A worker does not see the overlay before something is on it, and then moves out of the range for all.
+    other.wait(lambda: ipaddress.ip_address(address(worker, "gateway", "mesh")) in LOWER, timeout=40)
+    before = [address(each, "gateway", "mesh") for each in swarm]
+    assert ipaddress.ip_address(before[0]) in LOWER
+    assert before[0] != before[1]
+    for agent, engine, expected in zip((leader, other), swarm, before, strict=True):
+        agent.wait(lambda agent=agent: "may change" not in str(warnings(agent)))  # type: ignore[misc]
+        engine.docker("rm", "-f", "gateway")
+        engine.run("intruder", "--network", "mesh")
+        assert ipaddress.ip_address(address(engine, "intruder", "mesh")) not in LOWER
+        engine.run_gateway("gateway", agent.folder)
+        agent.wait(lambda agent=agent: agent.attachment("gateway") == ("attached", None), timeout=40)  # type: ignore[misc]
+        assert address(engine, "gateway", "mesh") == expected
+        engine.docker("rm", "-f", "intruder")
+    # Another agent that claims the same one gets another: the swarm's manager does not give an address twice.
+    worker.docker("rm", "-f", "gateway")
+    (other.folder / "state/docker.json").write_text(f'{{"endpoints": [], "addresses": {{"mesh": ["{before[0]}"]}}}}')
+    worker.run_gateway("gateway", other.folder)
+    other.wait(lambda: other.attachment("gateway") == ("attached", None), timeout=120)
+    assert address(worker, "gateway", "mesh") != before[0]

@@ -1,0 +1,105 @@
+"""The unit of configs/systemd under a real systemd: in a virtual machine, with all of its hardening."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.demo.process import find, free_port
+from gateway.demo.sshd import Bastion
+from tests.integration.conftest import download, need
+from tests.support.files import REPOSITORY
+from tests.support.guest import HOST, Guest, need_guest
+from tests.support.servers import echoing, serving
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+
+_PACKAGES = "systemd,systemd-sysv,iproute2,kmod,python3"
+_SITE = "usr/local/lib/python3.13/dist-packages"
+_COMMAND = """#!/usr/bin/python3
+import sys
+from gateway.__main__ import main
+sys.exit(main())
+"""
+_SCRIPT = """
+systemctl start gateway && echo "STARTED $(systemctl show -p ActiveState --value gateway)"
+gateway wait --max 60s echo --url http://127.0.0.1:9090 && echo UP
+[ "$(stat -c %u /proc/$(systemctl show -p MainPID --value gateway))" = 0 ] && echo "IT IS ROOT"
+echo "CORE $(grep core /proc/$(systemctl show -p MainPID --value gateway)/limits)"
+echo "MEMORY $(systemctl show -p MemoryMax --value gateway)"
+systemd-analyze security --no-pager --threshold=15 gateway >/dev/null && echo "EXPOSURE at most 1.5"
+echo "CAPS $(grep CapEff /proc/$(systemctl show -p MainPID --value gateway)/status | cut -f2)"
+sed -i "s/level: info/level: debug/" /etc/gateway/gateway.yaml
+systemctl reload gateway && echo RELOADED
+echo "broken: {" >> /etc/gateway/gateway.yaml
+systemctl reload gateway; echo "STILL $(systemctl show -p ActiveState --value gateway)"
+sed -i '$d' /etc/gateway/gateway.yaml
+first=$(systemctl show -p MainPID --value gateway)
+kill -STOP $first
+i=0; while [ "$(systemctl show -p NRestarts --value gateway)" = 0 ] && [ $i -lt 120 ]; do sleep 1; i=$((i+1)); done
+echo "WATCHDOG $(systemctl show -p NRestarts --value gateway)"
+systemctl restart gateway; systemctl stop gateway
+echo "STOPPED $(systemctl show -p ActiveState --value gateway) $(systemctl show -p Result --value gateway)"
+journalctl -u gateway -o cat --no-pager | grep reload
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    """A Debian with systemd, and with the gateway installed."""
+    need_guest()
+    need(find("debootstrap") is not None, "debootstrap (package of this name)")
+    made = tmp_path / "root"
+    download("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", "trixie", str(made))
+    for folder in ("var/cache/apt", "var/lib/apt", "usr/share/doc", "usr/share/locale", "usr/share/man"):
+        shutil.rmtree(made / folder, ignore_errors=True)
+    pip = (sys.executable, "-m", "pip", "install", "-q", "--target", str(made / _SITE), "--require-hashes")
+    wheels = ("--python-version", "3.13", "--only-binary", ":all:")
+    download(*pip, "-r", str(REPOSITORY / "requirements.lock"), *wheels)
+    shutil.copytree(REPOSITORY / "gateway", made / _SITE / "gateway", ignore=shutil.ignore_patterns("__pycache__"))
+    (made / "usr/local/bin/gateway").write_text(_COMMAND)
+    (made / "usr/local/bin/gateway").chmod(0o755)
+    shutil.copy(REPOSITORY / "configs/systemd/gateway.service", made / "etc/systemd/system")
+    yield made
+    shutil.rmtree(made)
+
+
+def test_the_unit_starts_reloads_is_watched_and_stops(root: Path, tmp_path: Path) -> None:
+    bastion = Bastion(tmp_path / "bastion").start()
+    try:
+        with serving(echoing) as port:
+            etc = root / "etc/gateway"
+            (etc / "secrets").mkdir(parents=True)
+            shutil.copy(bastion.client_key, etc / "secrets/tunnel_key")
+            (etc / "secrets/tunnel_key").chmod(0o600)
+            (etc / "known_hosts").write_text(bastion.known_hosts.read_text().replace("127.0.0.1", HOST))
+            (etc / "gateway.yaml").write_text(
+                # The script's own reloads are counted.
+                f"log: {{level: info}}\ngateway: {{reload_on_change: false}}\n"
+                f"tunnels: {{bastion: {{kind: ssh, host: {HOST}, port: {bastion.port}, user: {bastion.user}, "
+                "identity_files: ['${CREDENTIALS_DIRECTORY}/tunnel_key'], known_hosts: [/etc/gateway/known_hosts]}}\n"
+                f"backends: {{echo: {{kind: tcp, via: bastion, targets: ['127.0.0.1:{port}'], "
+                f"listen: '127.0.0.1:{free_port()}'}}}}\n"
+            )
+            with Guest(tmp_path / "guest", _SCRIPT, memory=2048, root=root) as guest:
+                guest.wait_for("STARTED active", 200)
+                guest.wait_for("UP", 90)
+                guest.wait_for("GUEST-DONE", 200)
+                said = {word: guest.said(rf"^{word} (.*)") for word in ("CAPS", "STILL", "WATCHDOG", "STOPPED")}
+                assert said == {
+                    "CAPS": ["0000000000000000"],
+                    "STILL": ["active"],
+                    "WATCHDOG": ["1"],
+                    "STOPPED": ["inactive success"],
+                }, guest.lines
+                assert "IT IS ROOT" not in guest.lines
+                assert guest.said(r"^CORE Max core file size +(0) +0 "), guest.lines
+                assert guest.said(r"^MEMORY (2147483648)$"), guest.lines
+                assert guest.said(r"^EXPOSURE (.*)"), guest.lines
+                assert "RELOADED" in guest.lines
+                assert guest.said(r'"reloaded".*"changes": "(.*?)"') == ["sections changed: log"], guest.lines
+                assert guest.said(r"(reload refused: nothing was changed)")
+    finally:
+        bastion.stop()

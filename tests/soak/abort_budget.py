@@ -1,0 +1,123 @@
+"""Probes a MySQL server that blocks an address after ten aborted handshakes; it must never block the gateway.
+
+The server listens on an address other than loopback, because it does not count errors from loopback. Needs root.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gateway.backends import NoOptions
+from gateway.backends.common.aborted_logins import AbortedLogins
+from gateway.backends.mysql import MysqlBackend, MysqlCheck
+from gateway.contracts import Endpoint, Secret, State
+from gateway.demo.mariadb import MariaDB
+from gateway.errors import Reason
+from gateway.health.monitor import probe_once
+from gateway.relay.direct import DirectLink
+from gateway.relay.poller import RelayLoop
+from tests.soak.chaos_site import missing
+from tests.support.files import scratch
+
+ADDRESS = "192.0.2.77"
+"""An address for documentation (RFC 5737), on this host's loopback interface during the run."""
+LIMIT = 10
+_HASTE = 0.001
+_SALTED = "salted"
+"""A user with an unsupported authentication plugin."""
+
+
+async def mixed(server: MariaDB, count: int) -> Counter[str]:
+    """Run `count` probes, each in one of several ways; return how they ended."""
+    target = Endpoint(ADDRESS, server.port)
+    good = MysqlCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
+    aborted: dict[Endpoint, AbortedLogins] = {}
+
+    def checking(**changes: Any) -> MysqlBackend:
+        backend = MysqlBackend(NoOptions(), replace(good, **changes))
+        backend._aborted = aborted  # the server counts all of them together
+        return backend
+
+    ways = {
+        "good": (checking(), 3.0),
+        "wrong password": (checking(password=Secret("wrong")), 3.0),
+        "wrong database": (checking(database="nowhere"), 3.0),
+        "plugin that is declined": (checking(user=_SALTED, database=None), 3.0),
+        "hasty": (checking(), _HASTE),
+    }
+    outcomes: Counter[str] = Counter()
+    link = DirectLink()
+    for number in range(count):
+        frozen = number % 500 == 250
+        if frozen:  # for as long as fifty probes take
+            server.send(signal.SIGSTOP)
+        for _ in range(50 if frozen else 1):
+            way = random.choice(list(ways))
+            backend, timeout = ways[way]
+            if way == "hasty":
+                timeout = random.uniform(0, _HASTE)  # aborts at different points on machines of any speed
+            result = await probe_once(backend, link, target, 0.01 if frozen else timeout)
+            outcomes[f"{way}: {result.reason or result.state}"] += 1
+            if result.reason is Reason.HOST_BLOCKED:
+                return outcomes
+        if frozen:
+            server.send(signal.SIGCONT)
+            async with asyncio.timeout(120):
+                while (await probe_once(ways["good"][0], link, target, 3.0)).state is not State.UP:
+                    await asyncio.sleep(0.2)
+    return outcomes
+
+
+def main() -> int:
+    """Run by the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--count", type=int, default=10_000)
+    options = parser.parse_args()
+    lacking = missing()
+    if lacking is not None:
+        print(f"this machine lacks {lacking}", file=sys.stderr)
+        return 2
+    with scratch() as folder:
+        outcomes = probe(options.count, folder)
+    for outcome, times in sorted(outcomes.items()):
+        print(f"{times:6} {outcome}")
+    blocked = sum(times for outcome, times in outcomes.items() if outcome.endswith(Reason.HOST_BLOCKED))
+    print(f"{sum(outcomes.values())} probes at max_connect_errors={LIMIT}: refused for it {blocked} times")
+    return 1 if blocked else 0
+
+
+@contextlib.contextmanager
+def address() -> Iterator[None]:
+    """Assign the address for the duration of the block."""
+    subprocess.run(["ip", "addr", "replace", f"{ADDRESS}/32", "dev", "lo"], check=True, timeout=10)
+    try:
+        yield
+    finally:
+        subprocess.run(["ip", "addr", "del", f"{ADDRESS}/32", "dev", "lo"], check=False, timeout=10)
+
+
+def probe(count: int, folder: Path) -> Counter[str]:
+    """Start a server, probe it `count` times, and return how the probes ended."""
+    server = MariaDB(folder / "mariadb", "--bind-address=0.0.0.0", "--skip-name-resolve=0",
+                     f"--max-connect-errors={LIMIT}")  # fmt: skip
+    with address(), asyncio.Runner(loop_factory=RelayLoop) as runner:
+        server.start()
+        server.execute("INSTALL SONAME 'auth_parsec'",
+                       f"CREATE USER {_SALTED}@'%' IDENTIFIED VIA parsec USING PASSWORD('secret')")  # fmt: skip
+        try:
+            return runner.run(mixed(server, count))
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

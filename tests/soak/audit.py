@@ -1,0 +1,153 @@
+"""Invariants that must hold at every moment of a soak, checked once a second."""
+
+import fcntl
+import os
+import select
+import struct
+import termios
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.ssh.pool import SshLink
+from tests.soak import instrumentation
+from tests.soak.instrumentation import MIB, QUANTUM, Budgets, Seen
+
+_SLACK = 64 * MIB
+"""Resident memory allowed beyond what the windows account for: buffers of the connections, and Python's allocator."""
+_ROUNDS = 4
+"""Turns of all waiting clients within which each must have had one."""
+_STUCK = 30.0
+"""Seconds without anything sent, although clients wait to send, after which a connection is stuck."""
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def _unread(fd: int) -> int:
+    """Return the number of bytes in the queue of a socket."""
+    answer = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
+    return int(struct.unpack("i", answer)[0])
+
+
+def resident() -> int:
+    """Return the resident memory of this process in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
+
+
+def descriptors() -> int:
+    """Return the number of open descriptors of this process."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@dataclass
+class Turn:
+    """The state of one relay at the last check.
+
+    Args:
+        seen: It then.
+        waits: Whether its client has something to send, and the peer takes it.
+        since: Since when, in monotonic seconds.
+        passed: What others have sent meanwhile, in bytes.
+        ignored: Whether its client took more, and something was held for it.
+    """
+
+    seen: Seen
+    waits: bool
+    since: float
+    passed: int = 0
+    ignored: bool = False
+
+
+@dataclass
+class Audit:
+    """Checks the invariants, and records problems and maxima.
+
+    Args:
+        budgets: Of the process.
+        base: Resident memory before, in bytes.
+        channels: Most channels at once.
+        held: Most bytes held for clients at once.
+        memory: Most resident memory beyond `base`, in bytes.
+        waited: The longest that a client waited to send, in seconds.
+        rounds: What others sent meanwhile, in turns of all who waited.
+        problems: What was wrong, and how often.
+        quiet_until: When the path lets something through again, in monotonic seconds.
+    """
+
+    budgets: Budgets
+    base: int = field(default_factory=resident)
+    channels: int = 0
+    held: int = 0
+    memory: int = 0
+    waited: float = 0.0
+    rounds: float = 0.0
+    problems: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    quiet_until: float = 0.0
+    _turns: dict[int, Turn] = field(default_factory=dict)
+
+    def note(self, what: str, example: str = "") -> None:
+        """Record a problem."""
+        self.problems[what] += 1
+        self.examples.setdefault(what, example)
+
+    def look(self, link: SshLink) -> None:
+        """Check once, between two events."""
+        now = time.monotonic()
+        turns: dict[int, Turn] = {}
+        held = 0
+        for session in instrumentation.sessions(link):
+            seen = instrumentation.look(session)
+            held += sum(each.held for each in seen)
+            for each in seen:
+                if (wrong := each.unbalanced()) is not None:
+                    self.note(f"a relay {wrong.partition(':')[0]}", wrong)
+            self._look_up(seen, turns, now)
+            self._look_down(seen, turns)
+        self._turns = turns
+        self.channels = max(self.channels, instrumentation.channels(link))
+        self.held = max(self.held, held)
+        self.memory = max(self.memory, resident() - self.base)
+        bound = self.budgets.bound(self.channels)
+        if held > bound:
+            self.note("more is held than the documented bound", f"{held:,} bytes of {bound:,}")
+        if self.memory > bound + _SLACK:
+            self.note("resident memory is beyond the documented bound", f"{self.memory:,} bytes of {bound:,}")
+        if (lost := self.budgets.unaccounted(link)) != 0:
+            self.note("the budget does not match the open windows", f"by {lost:,} bytes")
+
+    def _look_up(self, seen: list[Seen], turns: dict[int, Turn], now: float) -> None:
+        """Check whether every client with data to send gets its turn."""
+        before = self._turns
+        moved = sum(each.up - before[key].seen.up for each in seen if (key := id(each.relay)) in before)
+        now_turns = [Turn(each, each.may_send and _unread(each.fd) > 0, now) for each in seen]
+        turns |= {id(turn.seen.relay): turn for turn in now_turns}
+        waiting = sum(turn.waits for turn in now_turns)
+        all_turns = waiting * QUANTUM
+        for turn in now_turns:
+            last = before.get(id(turn.seen.relay))
+            if last is None or not (turn.waits and last.waits) or turn.seen.up != last.seen.up:
+                continue
+            turn.since, turn.passed = last.since, last.passed + moved
+            self.waited = max(self.waited, now - turn.since)
+            self.rounds = max(self.rounds, turn.passed / all_turns)
+            if turn.passed > _ROUNDS * all_turns:
+                self.note("a client that could send was passed over",
+                          f"for {now - turn.since:.1f} s and {turn.passed:,} bytes of others")  # fmt: skip
+            if moved == 0 and now - max(turn.since, self.quiet_until) > _STUCK:
+                self.note("a connection sends nothing", f"for {now - turn.since:.1f} s, and {waiting} clients wait")
+
+    def _look_down(self, seen: list[Seen], turns: dict[int, Turn]) -> None:
+        """Check whether a client that reads gets the data that is buffered for it."""
+        holding = {each.fd: each for each in seen if each.held}
+        poll = select.poll()
+        for fd in holding:
+            poll.register(fd, select.POLLOUT)
+        for fd, event in poll.poll(0):
+            if not event & select.POLLOUT:
+                continue
+            key = id(holding[fd].relay)
+            turns[key].ignored = True
+            last = self._turns.get(key)
+            if last is not None and last.ignored and last.seen.down == holding[fd].down:
+                self.note("a client that takes more is given nothing", f"{holding[fd].held:,} bytes are held for it")

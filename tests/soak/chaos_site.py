@@ -1,0 +1,174 @@
+"""The site for chaos tests: a bastion, two databases, an export on its own file system, a gateway."""
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.demo import mariadb, nfs, postgres
+from gateway.demo.process import Process, find, free_port
+from gateway.demo.sshd import Bastion
+from gateway.ops.client import Client
+from tests.support.files import REPOSITORY, write_secret
+
+PSQL_PASSFILE_MODE = 0o600
+
+
+@dataclass
+class Site:
+    """All parts of the site, running.
+
+    Args:
+        folder: Where the files go.
+        bastion: The bastion.
+        mariadb: Behind it.
+        postgres: Behind it.
+        nfs: Behind it; None if it cannot run.
+        ports: The gateway's listeners.
+        gateway: The process.
+        admin: Its admin socket.
+    """
+
+    folder: Path
+    bastion: Bastion
+    mariadb: mariadb.MariaDB
+    postgres: postgres.Postgres
+    nfs: nfs.NfsServer | None
+    ports: dict[str, int]
+    gateway: Process
+    admin: Client
+    ops_port: int = 0
+    digest: str = ""
+    stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def status(self) -> dict[str, object]:
+        """Return the gateway's status."""
+        return dict(self.admin.get("/api/v1/status")[1])
+
+    def up(self) -> bool:
+        """Return whether every backend is up."""
+        backends = self.admin.get("/api/v1/status")[1]["backends"]
+        return all(each["state"] == "up" for each in backends.values())
+
+
+def missing() -> str | None:
+    """Return what this machine lacks to run the site."""
+    if find("sshd") is None:
+        return "sshd (package openssh-server)"
+    if not mariadb.available():
+        return "mariadbd (package mariadb-server)"
+    if not postgres.available():
+        return "postgres (package postgresql)"
+    return None
+
+
+@contextlib.contextmanager
+def running(folder: Path, hold: int) -> Iterator[Site]:
+    """Start everything, with backends that hold clients for `hold` seconds; stop it after the block."""
+    with contextlib.ExitStack() as stack:
+        bastion = Bastion(folder / "bastion").start()
+        stack.callback(bastion.stop)
+        maria = mariadb.MariaDB(folder / "mariadb").start()
+        stack.callback(maria.stop)
+        pg = postgres.Postgres(folder / "postgres").start()
+        stack.callback(pg.stop)
+        files = _nfs(folder, stack)
+        ops, ports = free_port(), {name: free_port() for name in ("orders", "reports", "media")}
+        config = folder / "gateway.yaml"
+        config.write_text(
+            _config(folder, ops, bastion, maria, pg, files, ports).replace("hold: 20s", f"hold: {hold}s")
+        )
+        gateway = Process(
+            [sys.executable, "-m", "gateway", "run", "-c", str(config)],
+            folder / "gateway.log",
+            environment={"PYTHONPATH": str(REPOSITORY)},
+        )
+        gateway.start(ops)
+        stack.callback(gateway.stop, signal.SIGTERM)
+        yield Site(
+            folder,
+            bastion,
+            maria,
+            pg,
+            files,
+            ports,
+            gateway,
+            Client(None, str(folder / "admin.sock")),
+            ops,
+            stack=stack,
+        )
+
+
+def _nfs(folder: Path, stack: contextlib.ExitStack) -> nfs.NfsServer | None:
+    if not nfs.available() or shutil.which("nfs-cat") is None:
+        return None
+    export = folder / "export"
+    export.mkdir()
+    # A separate file system, so that it can be full. NFS-Ganesha needs file handles, which tmpfs does not have.
+    image = folder / "export.img"
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True, timeout=20)
+    subprocess.run(["mount", "-o", "loop", str(image), str(export)], check=True, timeout=20)
+    stack.callback(subprocess.run, ["umount", "-l", str(export)], check=False, timeout=10)
+    server = nfs.NfsServer(folder / "nfs", export).start()
+    stack.callback(server.stop)
+    return server
+
+
+def _config(
+    folder: Path,
+    ops: int,
+    bastion: Bastion,
+    maria: mariadb.MariaDB,
+    pg: postgres.Postgres,
+    files: nfs.NfsServer | None,
+    ports: dict[str, int],
+) -> str:
+    for name, secret in (("maria", maria.check_password), ("pg", pg.check_password)):
+        write_secret(folder / f"{name}.secret", secret)
+    media = f"""
+          media:
+            kind: nfs
+            via: bastion
+            targets: ["127.0.0.1:{files.port if files else 0}"]
+            listen: 127.0.0.1:{ports["media"]}
+            export: /media
+            hold: 20s
+            allow_unprivileged_ports: true
+            check: {{interval: 2s}}
+    """
+    text = f"""
+        gateway: {{instance: chaos, state_dir: {folder}/state}}
+        ops: {{listen: "127.0.0.1:{ops}", admin_socket: {folder}/admin.sock}}
+        shutdown: {{delay: 0s, drain: 3s}}
+        tunnels:
+          bastion:
+            kind: ssh
+            host: 127.0.0.1
+            port: {bastion.port}
+            user: {bastion.user}
+            identity_files: [{bastion.client_key}]
+            known_hosts: [{bastion.known_hosts}]
+        backends:
+          orders:
+            kind: mysql
+            via: bastion
+            targets: ["127.0.0.1:{maria.port}"]
+            listen: 127.0.0.1:{ports["orders"]}
+            hold: 20s
+            check: {{user: {maria.check_user}, password_file: {folder}/maria.secret, interval: 2s}}
+          reports:
+            kind: postgres
+            via: bastion
+            targets: ["127.0.0.1:{pg.port}"]
+            listen: 127.0.0.1:{ports["reports"]}
+            hold: 20s
+            check: {{user: {pg.check_user}, password_file: {folder}/pg.secret, database: {pg.database}, interval: 2s}}
+    """
+    return textwrap.dedent(text) + (textwrap.indent(textwrap.dedent(media), "  ") if files else "")

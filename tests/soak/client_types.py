@@ -1,0 +1,195 @@
+"""The kinds of clients of the soak: each runs one stream from its first byte to its last."""
+
+import asyncio
+import random
+import socket
+import time
+from collections.abc import Awaitable, Callable
+
+from tests.soak.streams import PIECE, RECEIPT, End, Kind, both, put_head
+
+_SMALL_BUFFER = 8192
+_ENDLESS = 1 << 30
+_RESET = b"\1\0\0\0\0\0\0\0"
+
+
+class Play:
+    """State that the clients of a round share.
+
+    Args:
+        chance: Chooses sizes and pauses.
+        port: Where to connect.
+        most: Bytes of the largest bulk stream.
+    """
+
+    def __init__(self, chance: random.Random, port: int, most: int) -> None:
+        self.chance, self.most = chance, most
+        self.winding = asyncio.Event()
+        """Set when clients that last the whole round should end."""
+        self.waits: list[float] = []
+        """Seconds that each response took."""
+        self._port = port
+
+    async def pause(self, most: float) -> None:
+        """Wait up to `most` seconds, or not at all if the round is ending."""
+        try:
+            async with asyncio.timeout(self.chance.uniform(0, most)):
+                await self.winding.wait()
+        except TimeoutError:
+            return
+
+    def size(self) -> int:
+        """Return a random size: mostly small, sometimes up to the maximum."""
+        return int(self.most ** self.chance.uniform(0.3, 1.0))
+
+    async def connect(self, end: End, buffer: int = 0) -> None:
+        """Connect, with a receive buffer of `buffer` bytes. Raises OSError."""
+        if buffer:
+            end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        await asyncio.get_running_loop().sock_connect(end.sock, ("127.0.0.1", self._port))
+        end.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    async def begin(self, end: End, kind: Kind, up: int, down: int, buffer: int = 0) -> None:
+        """Connect, and send the head of the stream. Raises OSError."""
+        await self.connect(end, buffer)
+        await asyncio.get_running_loop().sock_sendall(end.sock, put_head(kind, end.stream, up, down))
+
+    async def ask(self, end: End, up: int, down: int) -> None:
+        """Send one query, and record how long the response took. Raises as `End.take`."""
+        began = time.monotonic()
+        await end.send(up)
+        await end.take(down)
+        self.waits.append(time.monotonic() - began)
+
+    async def end_first(
+        self, end: End, up: int, down: int, buffer: int = 0, piece: int = PIECE, pause: float = 0.0
+    ) -> None:
+        """Send everything and the end, then receive. Raises as `End.take`."""
+        await self.begin(end, Kind.FIRST, up, down, buffer)
+        await end.send(up)
+        end.finish()
+        await end.take(down, piece, pause)
+        await end.take_end()
+
+
+async def query(play: Play, end: End) -> None:
+    """Send a few queries."""
+    up, down = play.chance.randint(1, 2000), play.chance.randint(1, 20_000)
+    await play.begin(end, Kind.ASK, up, down)
+    for _ in range(play.chance.randint(1, 20)):
+        await play.ask(end, up, down)
+        await play.pause(1.0)
+    end.finish()
+    await end.take_end()
+
+
+async def idle(play: Play, end: End) -> None:
+    """Send one query, stay idle for the rest of the round, and send another."""
+    await play.begin(end, Kind.ASK, 100, 100)
+    await play.ask(end, 100, 100)
+    await play.winding.wait()
+    await play.ask(end, 100, 100)
+    end.finish()
+    await end.take_end()
+
+
+async def upload(play: Play, end: End) -> None:
+    """Send, and receive a receipt."""
+    await play.end_first(end, play.size(), RECEIPT)
+
+
+async def download(play: Play, end: End) -> None:
+    """Receive."""
+    await play.end_first(end, 1, play.size())
+
+
+async def half(play: Play, end: End) -> None:
+    """Half-close before receiving anything."""
+    await play.end_first(end, play.size(), play.size())
+
+
+async def slow(play: Play, end: End) -> None:
+    """Read slowly."""
+    await play.end_first(end, 1, min(play.size(), 400_000), _SMALL_BUFFER, 4096, 0.03)
+
+
+async def late(play: Play, end: End) -> None:
+    """Continue to send after the backend has ended."""
+    up, down = play.size(), play.chance.randint(0, 5000)
+    await play.begin(end, Kind.LAST, up, down)
+
+    async def receive() -> None:
+        await end.take(down)
+        await end.take_end()
+
+    await both(end.send(up), receive())
+    end.finish()
+
+
+async def duplex(play: Play, end: End) -> None:
+    """Send and receive at the same time."""
+    up, down = play.size(), play.size()
+    await play.begin(end, Kind.BOTH, up, down)
+    await both(end.send(up), end.take(down))
+    end.finish()
+    await end.take_end()
+
+
+async def tiny(play: Play, end: End) -> None:
+    """Send and receive byte by byte."""
+    count = play.chance.randint(10, 500)
+    await play.begin(end, Kind.DRIP, count, count)
+    await both(end.send(count, 1, 0.003), end.take(count))
+    end.finish()
+    await end.take_end()
+
+
+async def deaf(play: Play, end: End) -> None:
+    """Request much data and read nothing."""
+    await play.begin(end, Kind.FIRST, 0, _ENDLESS, _SMALL_BUFFER)
+    end.finish()
+    await play.winding.wait()
+
+
+async def sip(play: Play, end: End) -> None:
+    """Request much data and read slowly."""
+    await play.begin(end, Kind.FIRST, 0, _ENDLESS, _SMALL_BUFFER)
+    end.finish()
+    while not play.winding.is_set():
+        await end.take(4096)
+        await play.pause(0.1)
+
+
+async def drip(play: Play, end: End) -> None:
+    """Request data byte by byte and read nothing."""
+    await play.begin(end, Kind.DRIP, 1, _ENDLESS, _SMALL_BUFFER)
+    await play.winding.wait()
+
+
+async def reset(play: Play, end: End) -> None:
+    """Reset in the middle of both directions."""
+    await play.begin(end, Kind.BOTH, _ENDLESS, _ENDLESS)
+    end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    await both(end.send(play.size()), end.take(play.size()))
+
+
+async def touch(play: Play, end: End) -> None:
+    """Connect and close."""
+    await play.connect(end)
+    await play.pause(0.05)
+
+
+ClientType = Callable[[Play, End], Awaitable[None]]
+ALL: tuple[ClientType, ...] = (
+    query, idle, upload, download, half, slow, late, duplex, tiny, deaf, sip, drip, reset, touch
+)  # fmt: skip
+CLIENT_TYPES: dict[str, ClientType] = {each.__name__: each for each in ALL}
+GIVE_UP = {"deaf", "sip", "drip", "reset", "touch"}
+"""Kinds that reset their streams."""
+UNSURE = {"late"}
+"""Kinds that do not learn whether everything arrived."""
+MIX = {
+    "idle": 240, "query": 200, "upload": 100, "download": 80, "half": 60, "late": 60, "duplex": 40, "slow": 40,
+    "tiny": 30, "deaf": 60, "sip": 40, "drip": 30, "reset": 10, "touch": 10,
+}  # fmt: skip
+"""Number of clients of each kind, per 1,000."""

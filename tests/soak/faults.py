@@ -1,0 +1,267 @@
+"""Faults that are injected into the site: each is reverted after some seconds."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from gateway.demo.sshd import make_key
+from tests.soak.chaos_site import Site
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One way to break the site.
+
+    Args:
+        name: Name in the table and for `--only`.
+        injected: Context manager that injects the fault.
+        lasts: Minimum and maximum duration in seconds.
+        possible: Whether this machine supports the fault.
+        only_asked: The fault is injected only if `--only` names it.
+        failures: How many attempts of one client may fail: by default the one that was under way. After
+            that, a client must be held until it can be served.
+        silence: Seconds without a success that it may cause for a client, in addition to its own duration.
+        replaced: The gateway works around the fault instead of waiting: `silence` counts from its beginning.
+        own_words: Error messages of the server while it stops or starts; they do not count as failures.
+    """
+
+    name: str
+    injected: Callable[[Site], "contextlib.AbstractContextManager[None]"]
+    lasts: tuple[float, float] = (0.0, 0.0)
+    possible: Callable[[Site], bool] = lambda _: True
+    only_asked: bool = False
+    failures: int = 1
+    silence: float = 12.0
+    replaced: bool = False
+    own_words: tuple[str, ...] = ()
+
+
+@contextmanager
+def _kill_session(site: Site) -> Iterator[None]:
+    sessions = site.bastion.sessions()
+    if sessions:
+        site.bastion.kill_session(random.choice(sessions))
+    yield
+
+
+@contextmanager
+def _kill_sessions(site: Site) -> Iterator[None]:
+    site.bastion.kill_sessions()
+    yield
+
+
+@contextmanager
+def _freeze_session(site: Site) -> Iterator[None]:
+    sessions = site.bastion.sessions()
+    if not sessions:
+        yield
+        return
+    frozen = random.choice(sessions)
+    site.bastion.kill_session(frozen, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        site.bastion.kill_session(frozen, signal.SIGCONT)
+
+
+@contextmanager
+def _freeze_sessions(site: Site) -> Iterator[None]:
+    site.bastion.kill_sessions(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        site.bastion.kill_sessions(signal.SIGCONT)
+
+
+@contextmanager
+def _stall(site: Site) -> Iterator[None]:
+    site.bastion.freeze()
+    try:
+        yield
+    finally:
+        site.bastion.thaw()
+
+
+@contextmanager
+def _bastion_down(site: Site) -> Iterator[None]:
+    site.bastion.crash()
+    try:
+        yield
+    finally:
+        site.bastion.start()
+
+
+def _filtered(
+    port: Callable[[Site], int], *verdict: str
+) -> Callable[[Site], "contextlib.AbstractContextManager[None]"]:
+    @contextmanager
+    def injected(site: Site) -> Iterator[None]:
+        rules = [
+            ["INPUT", "-i", "lo", "-p", "tcp", flag, str(port(site)), "-j", *verdict]
+            for flag in ("--dport", "--sport")
+        ][: 1 if "tcp-reset" in verdict else 2]
+        for rule in rules:
+            subprocess.run(["iptables", "-w", "-I", *rule], check=True, timeout=10)
+        try:
+            yield
+        finally:
+            for rule in rules:
+                subprocess.run(["iptables", "-w", "-D", *rule], check=False, timeout=10)
+
+    return injected
+
+
+@contextmanager
+def _mariadb_restart(site: Site) -> Iterator[None]:
+    site.mariadb.stop(signal.SIGKILL)
+    try:
+        yield
+    finally:
+        site.mariadb.start()
+
+
+@contextmanager
+def _mariadb_frozen(site: Site) -> Iterator[None]:
+    site.mariadb.send(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        site.mariadb.send(signal.SIGCONT)
+
+
+@contextmanager
+def _postgres_restart(site: Site) -> Iterator[None]:
+    site.postgres.stop()
+    try:
+        yield
+    finally:
+        site.postgres.start()
+
+
+@contextmanager
+def _nfs_restart(site: Site) -> Iterator[None]:
+    assert site.nfs is not None
+    site.nfs.stop(signal.SIGKILL)
+    try:
+        yield
+    finally:
+        site.nfs.start()
+
+
+@contextmanager
+def _disk_full(site: Site) -> Iterator[None]:
+    assert site.nfs is not None
+    filler = site.nfs.export / "filler"
+    with contextlib.suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(bytes(65536))
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+@contextmanager
+def _wrong_key(site: Site) -> Iterator[None]:
+    """The server does not accept our key any more, and all connections are closed."""
+    allowed = site.bastion.folder / "authorized_keys"
+    before = allowed.read_text()
+    allowed.write_text("")
+    site.bastion.kill_sessions()
+    try:
+        yield
+    finally:
+        allowed.write_text(before)
+        site.admin.post("/-/tunnels/bastion/reconnect")
+
+
+@contextmanager
+def _rotated_key(site: Site) -> Iterator[None]:
+    """The key changes on both sides at once; clients must not notice."""
+    make_key(site.bastion.client_key)
+    site.bastion.authorize()
+    yield
+
+
+@contextmanager
+def _reload(site: Site) -> Iterator[None]:
+    site.gateway.send(signal.SIGHUP)
+    yield
+
+
+@contextmanager
+def _gateway_stopped(site: Site) -> Iterator[None]:
+    """Suspend the process, like a closed laptop or a paused container: its clocks jump."""
+    site.gateway.send(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        site.gateway.send(signal.SIGCONT)
+
+
+def _root(_: Site) -> bool:
+    return os.geteuid() == 0 and shutil.which("iptables") is not None
+
+
+def _has_nfs(site: Site) -> bool:
+    return site.nfs is not None
+
+
+FAULTS = [
+    Fault("kill one session", _kill_session, silence=3),
+    Fault("kill all sessions", _kill_sessions, silence=4),
+    Fault("freeze one session", _freeze_session, (4, 20), replaced=True, silence=11),
+    Fault("freeze all sessions", _freeze_sessions, (4, 20), replaced=True, silence=12),
+    Fault("stall the path", _stall, (2, 15)),
+    Fault("bastion down", _bastion_down, (0.5, 6)),
+    Fault("drop packets", _filtered(lambda site: site.bastion.port, "DROP"), (2, 15), _root),
+    Fault(
+        "reset packets",
+        _filtered(lambda site: site.bastion.port, "REJECT", "--reject-with", "tcp-reset"),
+        (0.5, 4),
+        _root,
+    ),
+    Fault("mariadb killed", _mariadb_restart, (0.5, 3), failures=3),
+    Fault("mariadb frozen", _mariadb_frozen, (1, 8)),
+    Fault(
+        "postgres restarted",
+        _postgres_restart,
+        (0.5, 3),
+        failures=3,
+        own_words=("the database system is", "terminating connection due to administrator"),
+    ),
+    Fault("postgres unreachable", _filtered(lambda site: site.postgres.port, "DROP"), (2, 8), _root),
+    Fault("nfs killed", _nfs_restart, (0.5, 3), _has_nfs),
+    Fault("disk full", _disk_full, (2, 5), _has_nfs, failures=0),
+    Fault("wrong key", _wrong_key, (1, 3)),
+    Fault("rotated key", _rotated_key, (2, 3), failures=0),
+    Fault("reload", _reload, failures=0),
+    Fault("long stall", _stall, (39, 39), only_asked=True, failures=0),
+    Fault(
+        "long silence",
+        _filtered(lambda site: site.bastion.port, "DROP"),
+        (39, 39),
+        _root,
+        only_asked=True,
+        failures=0,
+    ),
+    Fault("gateway stopped", _gateway_stopped, (1, 9)),
+]
+
+
+def settled(site: Site, seconds: float) -> float | None:
+    """Wait until every backend is up; return how many seconds this took, or None after a timeout."""
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        with contextlib.suppress(Exception):
+            if site.up():
+                return time.monotonic() - began
+        time.sleep(0.05)
+    return None

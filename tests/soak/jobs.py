@@ -1,0 +1,82 @@
+"""Background jobs of a soak's round: invariant checks, faults, and health checks."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from gateway.contracts import Endpoint
+from gateway.errors import ReachError
+from gateway.ssh.pool import SshLink
+from tests.soak import instrumentation
+from tests.soak.plan import Bench, Outcome, Round
+from tests.soak.streams import FORTH, EarlyEndError, End, Kind, WrongBytesError, put_head
+
+_CHECK_EVERY, _CHECK_WITHIN = 0.5, 20.0
+
+
+@contextlib.asynccontextmanager
+async def beside(*jobs: Any) -> AsyncIterator[None]:
+    """Run jobs until the block ends."""
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    for error in ended:
+        if isinstance(error, Exception):
+            raise error
+
+
+async def look(link: SshLink, outcome: Outcome) -> None:
+    """Check the invariants once a second."""
+    while True:
+        await asyncio.sleep(1.0)
+        outcome.audit.look(link)
+        outcome.connections = max(outcome.connections, len(instrumentation.sessions(link)))
+
+
+async def disturb(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) -> None:
+    """Disturb the path, as the round specifies."""
+    if chosen.trouble == "steady":
+        return
+    while True:
+        await asyncio.sleep(bench.chance.uniform(2.0, 5.0))
+        outcome.troubles += 1
+        if chosen.trouble == "stalls":
+            stop = bench.chance.choice((bench.link.hole, bench.link.stall))
+            seconds = bench.chance.uniform(0.3, 3.0)
+            outcome.audit.quiet_until = time.monotonic() + seconds
+            await asyncio.to_thread(stop, seconds)
+            await asyncio.sleep(seconds)
+        elif len(instrumentation.sessions(link)) > 1:
+            await asyncio.to_thread(bench.link.cut, 1)
+
+
+async def check(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) -> None:
+    """Query the backend over the link, as a check does."""
+    while True:
+        began = time.monotonic()
+        bench.checks += 1
+        try:
+            async with asyncio.timeout(_CHECK_WITHIN):
+                await _ask(bench, link)
+        except (TimeoutError, WrongBytesError) as error:
+            outcome.audit.note("a check failed", f"{type(error).__name__}: {error}")
+        except (ReachError, OSError, EarlyEndError) as error:
+            if chosen.trouble != "cuts":
+                outcome.audit.note("a check failed", f"{type(error).__name__}: {error}")
+        finally:  # including the one that the end of the round interrupts
+            outcome.checks.append(time.monotonic() - began)
+        await asyncio.sleep(_CHECK_EVERY)
+
+
+async def _ask(bench: Bench, link: SshLink) -> None:
+    with await link.socket(Endpoint("127.0.0.1", bench.backend_port)) as sock:
+        end = End(sock, bench.pattern, FORTH, bench.checks)
+        await asyncio.get_running_loop().sock_sendall(sock, put_head(Kind.ASK, end.stream, 100, 1000))
+        await end.send(100)
+        await end.take(1000)

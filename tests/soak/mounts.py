@@ -1,0 +1,195 @@
+"""Kernel NFS mounts through the gateway while the tunnel goes down and up; needs root, and QEMU for its kernel.
+
+`outages` stops the bastion repeatedly while a program writes and syncs blocks of 4 KiB, and measures the time from
+the tunnel's return to the next block on the server's disk. `race` boots a machine that mounts before its tunnel
+is up.
+"""
+
+import argparse
+import random
+import statistics
+import struct
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from gateway.demo.nfs import NfsServer
+from gateway.demo.process import free_port
+from gateway.demo.sshd import Bastion
+from tests.integration.conftest import Gateway, write_nfs
+from tests.soak.chaos_site import missing
+from tests.support.clients import touch_nfs
+from tests.support.files import scratch
+from tests.support.guest import Guest, mount
+
+_BLOCK = 512
+_FACTOR, _WORD = 0x9E3779B97F4A7C15, 1 << 64
+_BOOT, _PATIENCE = 120.0, 60.0
+_SOON = 0.25
+"""Limit for the median of the seconds from the return of the tunnel to the next block on the disk."""
+
+
+class Yard:
+    """A server with an export, a bastion in front of it, and a gateway.
+
+    Args:
+        folder: Where their files go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self.bastion = Bastion(folder / "bastion")
+        self.server = NfsServer(folder / "nfs")
+        self.server.export.chmod(0o777)
+        self.gateway = Gateway(folder)
+        self.port = free_port()
+        write_nfs(self.gateway, self.bastion, self.server, self.port)
+
+    def __enter__(self) -> "Yard":  # noqa: PYI034 - never subclassed
+        self.server.start()
+        self.gateway.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.gateway.stop()
+        self.server.stop()
+        self.bastion.stop()
+
+    def up_since(self) -> float | None:
+        """Return since when the tunnel is up, as `time.time()`; None if it is down."""
+        tunnel = self.gateway.tunnel("bastion")
+        return datetime.fromisoformat(tunnel["since"]).timestamp() if tunnel["state"] == "up" else None
+
+
+@dataclass(frozen=True)
+class Outages:
+    """The result of the outages.
+
+    Args:
+        resumed: Seconds from the tunnel's return to the next block on the disk, for each outage.
+        blocks: How many were written.
+        wrong: Blocks that differ on the server.
+        errors: Errors that the program received from the kernel.
+    """
+
+    resumed: list[float]
+    blocks: int
+    wrong: int
+    errors: list[str]
+
+
+def outages(folder: Path, count: int, longest: float = 4.0, seed: int = 1) -> Outages:
+    """Stop the bastion `count` times, each time for 0.5 s to `longest` seconds."""
+    chance = random.Random(seed)
+    resumed: list[float] = []
+    script = "%s && echo MOUNTED && scribble /mnt/blocks /mnt/enough 10000; umount /mnt && echo UNMOUNTED\n"
+    with Yard(folder) as yard:
+        yard.bastion.start()
+        yard.gateway.wait_up("media")
+        with Guest(folder / "guest", script % mount(yard.port, options="lookupcache=positive")) as guest:
+            guest.wait_for("AT 20", _BOOT)
+            for _ in range(count):
+                yard.bastion.crash()
+                yard.gateway.wait(lambda: yard.up_since() is None, _PATIENCE)
+                time.sleep(chance.uniform(0.5, longest))
+                yard.bastion.start()
+                yard.gateway.wait(lambda: yard.up_since() is not None, _PATIENCE)
+                back = yard.up_since()
+                assert back is not None
+                resumed.append(_next_block(guest, back) - back)
+                time.sleep(0.5)
+            touch_nfs(yard.server.port, f"{yard.server.pseudo}/enough")
+            guest.wait_for("UNMOUNTED", _PATIENCE)
+            errors = guest.said(r"(IO-ERROR.*)")
+            blocks = len(guest.said(r"AT (\d+)"))
+        data = (yard.server.export / "blocks").read_bytes()
+    wrong = sum(data[number * 4096 : (number + 1) * 4096] != _content(number) for number in range(blocks))
+    return Outages(resumed, blocks, wrong, errors)
+
+
+def _next_block(guest: Guest, after: float) -> float:
+    """Return when the first block after `after` was on the disk."""
+    deadline = time.time() + _PATIENCE
+    while time.time() < deadline:
+        found = [
+            at for line, at in zip(guest.lines, guest.times, strict=False) if at > after and line.startswith("AT ")
+        ]
+        if found:
+            return found[0]
+        time.sleep(0.02)
+    raise AssertionError(f"nothing was written within {_PATIENCE} s: {guest.lines[-5:]}")
+
+
+def _content(number: int) -> bytes:
+    words = range(number * _BLOCK, (number + 1) * _BLOCK)
+    return struct.pack(f"<{_BLOCK}Q", *(word * _FACTOR % _WORD for word in words))
+
+
+def race(folder: Path, delays: list[float], at_once: int = 4) -> list[float]:
+    """Boot a machine for each of `delays`; its tunnel comes up that many seconds after the mount began.
+
+    Gives:
+        How long after the return of the tunnel each machine read its first file.
+    """
+    with ThreadPoolExecutor(at_once) as threads:
+        tasks = [threads.submit(_race, folder / str(number), delay) for number, delay in enumerate(delays)]
+        return [task.result() for task in tasks]
+
+
+def _race(folder: Path, delay: float) -> float:
+    with Yard(folder) as yard:
+        (yard.server.export / "hello").write_text("hello over NFS\n")
+        script = f"hostname {folder.name}; {mount(yard.port)} && cat /mnt/hello\n"
+        with Guest(folder / "guest", script) as guest:
+            yard.gateway.wait(lambda: yard.gateway.backend("media")["connections"]["active"] >= 1, _BOOT)
+            time.sleep(delay)
+            yard.bastion.start()
+            yard.gateway.wait(lambda: yard.up_since() is not None, _PATIENCE)
+            back = yard.up_since()
+            assert back is not None
+            guest.wait_for("hello over NFS", _PATIENCE)
+            read = next(at for line, at in zip(guest.lines, guest.times, strict=False) if "hello over" in line)
+            return read - back
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--outages", type=int, default=40, metavar="N")
+    parser.add_argument("--races", type=int, default=20, metavar="N")
+    parser.add_argument("--longest", type=float, default=100.0, help="seconds from a mount's begin to its tunnel")
+    options = parser.parse_args()
+    lacking = missing()
+    if lacking is not None:
+        print(f"this machine lacks {lacking}", file=sys.stderr)
+        return 2
+    failed = 0
+    with scratch() as folder:
+        if options.outages:
+            found = outages(folder / "outages", options.outages)
+            failed += found.wrong + len(found.errors) + (statistics.median(found.resumed) > _SOON)
+            print(
+                f"{len(found.resumed)} outages: {found.blocks} blocks written, {found.wrong} wrong, "
+                f"{len(found.errors)} errors; written again after the tunnel's return: {_spread(found.resumed)}"
+            )
+        if options.races:
+            delays = [options.longest * (number + 1) / options.races for number in range(options.races)]
+            read = race(folder / "races", delays)
+            print(
+                f"{len(read)} of {options.races} mounts that began up to {options.longest:g} s before their tunnel "
+                f"succeeded unaided; read after the tunnel's return: {_spread(read)}"
+            )
+    return 1 if failed else 0
+
+
+def _spread(seconds: list[float]) -> str:
+    ordered = sorted(seconds)
+    return (
+        f"median {1000 * statistics.median(ordered):.0f} ms, {1000 * ordered[0]:.0f} to {1000 * ordered[-1]:.0f} ms"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""One round of the soak: opens a tunnel over the slow link, loads and disturbs it, and closes it."""
+
+import asyncio
+import logging
+import time
+
+from gateway.contracts import Duration
+from gateway.relay.direct import DirectLink
+from gateway.ssh.options import Connections, SshOptions
+from gateway.ssh.pool import SshLink
+from gateway.tunnels.ssh import SshTunnel
+from tests.soak import instrumentation
+from tests.soak.audit import Audit, descriptors
+from tests.soak.jobs import beside, check, disturb, look
+from tests.soak.plan import PATHS, Bench, Outcome, Round
+from tests.soak.verdicts import Warnings, compare_reports
+from tests.support.front import DIAL_WITHIN, Front, fronting
+
+_PATIENCE = 90.0
+"""Seconds within which open streams must end after the last new one has started."""
+_SEND_BUFFER = 32 << 10
+"""Size of each client's socket buffer: small, so that the gateway buffers unread data, not the kernel."""
+_REST = 30.0
+"""Seconds within which all resources must be released after that."""
+
+
+async def play(bench: Bench, chosen: Round) -> Outcome:
+    """Run one round."""
+    audit = Audit(bench.budgets)
+    outcome = Outcome(audit)
+    log = logging.getLogger("gateway")
+    warnings = Warnings(audit, allowed=logging.WARNING if chosen.trouble == "cuts" else logging.INFO)
+    log.addHandler(warnings)
+    bench.link.shape(PATHS[chosen.path])
+    exchanged = bench.exchanges.count
+    tasks, open_files = instrumentation.tasks(), descriptors()
+    try:
+        async with SshTunnel(_options(bench, chosen.cipher)).open(DirectLink(), lambda *_: None) as link:
+            assert isinstance(link, SshLink)
+            await _load(bench, chosen, link, outcome)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other rounds are still of use
+        audit.note("the round was not played to its end", f"{type(error).__name__}: {error}")
+    finally:
+        log.removeHandler(warnings)
+    await asyncio.sleep(0)
+    if (left := instrumentation.tasks() - tasks) > 0:
+        audit.note("tasks are left", f"{left}: {asyncio.all_tasks()}")
+    if (left := descriptors() - open_files) > 0:
+        audit.note("descriptors are left", str(left))
+    if bench.budgets.taken:
+        audit.note("budget is left taken", f"{bench.budgets.taken:,} bytes")
+    outcome.exchanges = bench.exchanges.count - exchanged
+    return outcome
+
+
+def _options(bench: Bench, cipher: str) -> SshOptions:
+    pin = (bench.bastion.folder / "host_key.pub").read_text().strip()
+    return SshOptions(
+        host="127.0.0.1", port=bench.link.port, user=bench.bastion.user, host_keys=(pin,),
+        identity_files=(bench.bastion.client_key,), ciphers=(cipher,), connections=Connections(2, 16),
+        dial_timeout=Duration(DIAL_WITHIN), login_timeout=Duration(60.0),
+    )  # fmt: skip
+
+
+async def _load(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) -> None:
+    shape = PATHS[chosen.path]
+    most = int(min(4e6, 0.15 * min(shape.up, shape.down)))
+    ask = bench.clients.ask
+    async with fronting(link, bench.backend_port, _SEND_BUFFER) as front:
+        await asyncio.to_thread(ask, "start", port=front.port, most=most, mix=bench.mix, patience=_PATIENCE)
+        async with beside(look(link, outcome)):
+            async with beside(disturb(bench, chosen, link, outcome), check(bench, chosen, link, outcome)):
+                await asyncio.sleep(chosen.seconds)
+            said = await asyncio.to_thread(ask, "wind up", 2 * _PATIENCE)
+            await _released(link, front, outcome.audit)
+        heard = await asyncio.to_thread(bench.backend.ask, "report")
+        compare_reports(chosen, outcome, front, said, heard)
+
+
+async def _released(link: SshLink, front: Front, audit: Audit) -> None:
+    """Wait until all state of the clients is released."""
+    deadline = time.monotonic() + _REST
+    while front.relays or front.joining or instrumentation.channels(link) or instrumentation.lingering():
+        if time.monotonic() > deadline:
+            audit.note(
+                "clients are gone and something is left",
+                f"{len(front.relays)} relays, {front.joining} that wait, {instrumentation.channels(link)} channels, "
+                f"{instrumentation.lingering()} sockets that linger",
+            )
+            return
+        await asyncio.sleep(0.05)

@@ -1,0 +1,247 @@
+"""Real Docker engines as child processes, with images that are built here."""
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gateway.demo.process import find
+from tests.integration.conftest import need
+from tests.support.files import REPOSITORY
+
+_DIE = 10.0
+_NUMBERS = itertools.count(1)
+_READY = 40.0
+
+
+def available() -> bool:
+    """Return whether an engine can run here."""
+    return os.geteuid() == 0 and find("dockerd") is not None and find("busybox") is not None
+
+
+def need_engine() -> None:
+    """Skip, or fail in CI, if no engine can run."""
+    need(available(), "root and a Docker Engine (packages docker.io docker-cli busybox-static)")
+
+
+@contextlib.contextmanager
+def running_engine(folder: Path) -> Iterator["Engine"]:
+    """Run an engine with the images `busybox` and `host` until the block ends.
+
+    Skips the test, or fails it in CI, if no engine can run.
+    """
+    need_engine()
+    engine = Engine(folder).start()
+    try:
+        engine.load_busybox()
+        engine.load_host()
+        yield engine
+    finally:
+        engine.stop()
+
+
+class Engine:
+    """A dockerd with its own data, in its own network namespace: its bridges and rules end with the namespace.
+
+    Args:
+        folder: Where its data goes.
+        namespace: The network namespace to start it in; None: one that is made for it.
+        options: More of its options.
+    """
+
+    def __init__(self, folder: Path, namespace: str | None = None, *options: str) -> None:
+        self.folder = folder
+        # Its containerd sockets have long paths, which are limited to 104 bytes: too long for pytest's directories.
+        self._runtime = Path(tempfile.mkdtemp(prefix="gw-"))
+        self.socket = folder / "docker.sock"
+        self._own_namespace = namespace is None
+        self.namespace = namespace or f"gw-{os.getpid()}-{next(_NUMBERS)}"
+        self._options = options
+        self._child: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def url(self) -> str:
+        """The value of DOCKER_HOST."""
+        return f"unix://{self.socket}"
+
+    @property
+    def pid(self) -> int:
+        """The daemon's process."""
+        assert self._child is not None
+        return self._child.pid
+
+    def start(self) -> "Engine":
+        """Start it and wait until it responds."""
+        if self._own_namespace and not Path(f"/var/run/netns/{self.namespace}").exists():
+            subprocess.run(["ip", "netns", "add", self.namespace], check=True, timeout=10)
+            subprocess.run(["ip", "-n", self.namespace, "link", "set", "lo", "up"], check=True, timeout=10)
+        prefix = ["nsenter", f"--net=/var/run/netns/{self.namespace}"]
+        with (self.folder / "log").open("ab") as log:
+            self._child = subprocess.Popen(
+                [*prefix, find("dockerd") or "dockerd", "--data-root", str(self.folder / "data"), "--exec-root",
+                 str(self._runtime), "-H", self.url, "-p", str(self.folder / "pid"), *self._options],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        self.wait_ready()
+        return self
+
+    def wait_ready(self) -> None:
+        """Wait until it responds."""
+        deadline = time.monotonic() + _READY
+        while self.docker("version", check=False).returncode:
+            assert self._child is not None
+            if self._child.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"dockerd does not answer: {(self.folder / 'log').read_text()[-1500:]}")
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """Kill the daemon with SIGKILL; its containers continue until it is started again."""
+        assert self._child is not None
+        self._child.kill()
+        self._child.wait(_DIE)
+        (self.folder / "pid").unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        """Stop it with everything that it runs."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        with contextlib.suppress(subprocess.SubprocessError):
+            listed = subprocess.run(
+                ["docker", "-H", self.url, "ps", "-q"], capture_output=True, text=True, timeout=10, check=False
+            )
+            if ids := listed.stdout.split():
+                subprocess.run(["docker", "-H", self.url, "kill", *ids], capture_output=True, timeout=60, check=False)
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(30)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait(_DIE)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        for folder in (self.folder, self._runtime):
+            for mounted in _mounts_below(folder):
+                subprocess.run(["umount", "-l", mounted], check=False, capture_output=True, timeout=10)
+            shutil.rmtree(folder, ignore_errors=True)
+        if self._own_namespace:
+            subprocess.run(["ip", "netns", "del", self.namespace], check=False, timeout=10)
+
+    def docker(self, *arguments: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run `docker …` against it."""
+        done = subprocess.run(
+            ["docker", "-H", self.url, *arguments], capture_output=True, text=True, timeout=timeout, check=False
+        )
+        if check and done.returncode:
+            raise AssertionError(f"docker {' '.join(arguments)}: {done.stderr}")
+        return done
+
+    def inspect(self, what: str) -> Any:
+        """`docker inspect`."""
+        return json.loads(self.docker("inspect", what).stdout)[0]
+
+    def aliases(self, container: str, network: str) -> list[str]:
+        """Return the aliases of a container's endpoint; none if it has no endpoint there."""
+        endpoint = self.inspect(container)["NetworkSettings"]["Networks"].get(network)
+        return list(endpoint["Aliases"] or []) if endpoint else []
+
+    def attached(self, container: str, network: str) -> bool:
+        """Return whether the container has an endpoint there."""
+        return network in self.inspect(container)["NetworkSettings"]["Networks"]
+
+    def remove_all(self) -> None:
+        """Remove every container, and the networks that none uses."""
+        if ids := self.docker("ps", "-aq").stdout.split():
+            self.docker("rm", "-f", *ids)
+        self.docker("network", "prune", "-f")
+
+    def load_busybox(self) -> None:
+        """Create an image `busybox` of two megabytes."""
+        root = self.folder / "busybox"
+        (root / "bin").mkdir(parents=True, exist_ok=True)
+        for folder in ("etc", "tmp", "proc", "dev", "sys"):
+            (root / folder).mkdir(exist_ok=True)
+        (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\n")
+        shutil.copy(find("busybox") or "", root / "bin/busybox")
+        for applet in (
+            "sh",
+            "sleep",
+            "nc",
+            "nslookup",
+            "ping",
+            "wget",
+            "cat",
+            "echo",
+            "ip",
+            "hostname",
+            "httpd",
+            "timeout",
+            "seq",
+        ):
+            with contextlib.suppress(FileExistsError):
+                (root / "bin" / applet).symlink_to("busybox")
+        self.import_root(root, "busybox")
+
+    def load_host(self) -> None:
+        """Create an empty image `host`, into which this machine's programs are mounted."""
+        root = self.folder / "host"
+        for name in ("usr", "etc", "tmp", "proc", "dev", "sys", "root", "run", "var/run"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        for name in ("bin", "sbin", "lib", "lib64"):
+            with contextlib.suppress(FileExistsError):
+                (root / name).symlink_to(f"usr/{name}")
+        (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\n")
+        self.import_root(root, "host")
+
+    def import_root(self, root: Path, image: str) -> None:
+        """Create an image from a directory."""
+        with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar:
+            subprocess.run(
+                ["docker", "-H", self.url, "import", "-", image], stdin=tar.stdout, check=True, timeout=60,
+                capture_output=True,
+            )  # fmt: skip
+
+    def run_python(self, name: str, program: str, *options: str) -> str:
+        """Start a container that runs a Python program."""
+        volumes = [f"-v{path}:{path}:ro" for path in self.python()]
+        return self.run(name, *volumes, *options, image="host", command=(sys.executable, "-c", program))
+
+    def python(self) -> set[Path]:
+        """Return the directories that this Python and the gateway need, for mounting."""
+        python = Path(sys.base_prefix)
+        return {Path("/usr"), REPOSITORY, Path(sys.prefix)} | (
+            {python} if not python.is_relative_to("/usr") else set()
+        )
+
+    def run_gateway(self, name: str, folder: Path, *options: str) -> str:
+        """Start the gateway in a container, with `folder` for its configuration, and this engine's socket."""
+        volumes = [f"-v{path}:{path}" for path in (folder, self.folder)]
+        volumes += [f"-v{path}:{path}:ro" for path in self.python()]
+        return self.run(
+            name, *volumes, "-e", f"PYTHONPATH={REPOSITORY}", *options, image="host",
+            command=(sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")),
+        )  # fmt: skip
+
+    def run(
+        self, name: str, *options: str, image: str = "busybox", command: tuple[str, ...] = ("sleep", "9999")
+    ) -> str:
+        """Start a container; return its ID."""
+        own = ("--name", name, "--init=false", "--stop-timeout=1")
+        return self.docker("run", "-d", *own, *options, image, *command).stdout.strip()
+
+
+def _mounts_below(folder: Path) -> Iterator[str]:
+    for line in reversed(Path("/proc/mounts").read_text().splitlines()):
+        place = line.split()[1]
+        if place.startswith(str(folder)):
+            yield place

@@ -1,0 +1,23 @@
+"""Directories and files that tests create."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """Create a directory that the database servers' users can access; remove it after the block."""
+    with tempfile.TemporaryDirectory(prefix="gateway-test-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+def write_secret(path: Path, text: str) -> None:
+    """Write a file that only its owner can read."""
+    path.touch(mode=0o600)
+    path.write_text(text)

@@ -1,0 +1,71 @@
+"""Kubernetes manifests on Podman, the closest to a cluster that runs here."""
+
+import copy
+import json
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from typing import Any
+
+from tests.support.podman import Podman
+
+IMAGE = "localhost/gateway:test"
+PLAYED = ("ConfigMap", "Secret", "Deployment", "DaemonSet")
+"""Kinds that Podman supports; it ignores others: Service, ServiceAccount, NetworkPolicy and so on."""
+_PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
+
+
+def secret(name: str, files: dict[str, str]) -> dict[str, Any]:
+    """Return a Secret with these files."""
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": files}
+
+
+def playable(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adapt the chart's manifests to Podman, as docs/platforms.md describes.
+
+    Args:
+        documents: The chart's.
+    """
+    found = [copy.deepcopy(each) for each in documents if each["kind"] in PLAYED]
+    for each in found:
+        if each["kind"] in ("Deployment", "DaemonSet"):
+            pod = each["spec"]["template"]["spec"]
+            # The files of a Secret belong to root and the group root; fsGroup does nothing.
+            pod["securityContext"]["supplementalGroups"] = [0]
+            for volume in pod["volumes"]:
+                volume.get("emptyDir", {}).pop("medium", None)  # would be writable for root only
+            for container in pod["containers"]:
+                for probe in (container[key] for key in _PROBES if key in container):
+                    # It would run httpGet as curl in the container, which our image does not have.
+                    del probe["httpGet"]
+                    probe["exec"] = {"command": ["gateway", "healthcheck"]}
+    return found
+
+
+def play(engine: Podman, documents: list[dict[str, Any]]) -> None:
+    """Run `podman kube play`."""
+    text = "\n---\n".join(json.dumps(each) for each in documents)
+    engine.podman("kube", "play", "-", text=text, timeout=120)
+
+
+def probe(address: str, port: int, path: str, within: float = 30.0) -> None:
+    """Probe like a kubelet, from outside the pod, until the probe succeeds."""
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://{address}:{port}{path}", timeout=3) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError) as error:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{path}: {error}") from error
+        time.sleep(0.2)
+
+
+def load(engine: Podman, docker: str) -> None:
+    """Load the image `gateway` of a Docker engine as `IMAGE`."""
+    copied = f"docker -H {docker} save gateway | docker -H {engine.url} load"
+    subprocess.run(["sh", "-c", copied], check=True, timeout=120, capture_output=True)
+    engine.podman("tag", "docker.io/library/gateway:latest", IMAGE)

@@ -1,0 +1,173 @@
+"""Real Podman engines, in namespaces that end everything that they start."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from gateway.demo.process import find
+from tests.integration.conftest import need
+from tests.support.engines import Engine
+
+_READY = 40.0
+_DIE = 10.0
+_INIT = """
+set -e
+mount -t tmpfs none /run/containers && mount -t tmpfs none /dev/shm
+echo ready
+while :; do sleep 3600; done
+"""
+_ROOTLESS = """
+set -e
+mount --bind "$1/subid" /etc/subuid && mount --bind "$1/subid" /etc/subgid
+mknod -m 666 "$1/tun" c 10 200 && mount --bind "$1/tun" /dev/net/tun
+"""
+"""What a user needs: users for its containers, and /dev/net/tun with the mode that udev gives it."""
+NOBODY = 65534
+"""The first process of the PID namespace. Podman keeps addresses, name servers and locks of all engines of a host in
+these two folders: each engine gets its own."""
+_CONF = """
+[containers]
+log_driver = "k8s-file"
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "runc"
+[network]
+network_backend = "netavark"
+default_subnet = "10.90.0.0/16"
+"""
+
+
+def need_podman() -> None:
+    """Skip, or fail in CI, if Podman cannot run."""
+    programs = all(find(each) is not None for each in ("podman", "runc", "docker", "busybox", "nft"))
+    helpers = all(Path("/usr/lib/podman", each).exists() for each in ("netavark", "aardvark-dns"))
+    what = "root and Podman (packages podman netavark aardvark-dns runc nftables catatonit docker-cli busybox-static)"
+    need(os.geteuid() == 0 and programs and helpers, what)
+
+
+class Podman(Engine):
+    """A Podman engine whose API serves Docker's client, in its own network, mount and PID namespace.
+
+    Args:
+        folder: Where its data goes.
+        namespace: The network namespace to run it in; None: one of its own.
+        rootless: Whether the user nobody runs it, who must be able to reach the folder.
+    """
+
+    def __init__(self, folder: Path, namespace: str | None = None, *, rootless: bool = False) -> None:
+        super().__init__(folder, namespace)
+        self._rootless = rootless
+        if rootless:
+            (folder / "subid").write_text(f"nobody:{1 << 20}:65536\n")
+            for each in (folder, self._runtime):
+                os.chown(each, NOBODY, NOBODY)
+        self._init: subprocess.Popen[str] | None = None
+        self._api: subprocess.Popen[bytes] | None = None
+        (folder / "containers.conf").write_text(_CONF)
+
+    def start(self) -> "Podman":
+        """Start the API and wait until it responds; containers continue without it."""
+        if self._init is None:
+            self._begin()
+        with (self.folder / "log").open("ab") as log:
+            self._api = subprocess.Popen(
+                self._command("system", "service", "--time", "0", self.url),
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self._environment(),
+            )  # fmt: skip
+        deadline = time.monotonic() + _READY
+        while self.docker("version", check=False).returncode:
+            if self._api.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"podman does not answer: {(self.folder / 'log').read_text()[-1500:]}")
+            time.sleep(0.1)
+        return self
+
+    def _begin(self) -> None:
+        if self._own_namespace:
+            subprocess.run(["ip", "netns", "add", self.namespace], check=True, timeout=10)
+            subprocess.run(["ip", "-n", self.namespace, "link", "set", "lo", "up"], check=True, timeout=10)
+        Path("/run/containers").mkdir(exist_ok=True)
+        self._init = subprocess.Popen(
+            ["nsenter", f"--net=/var/run/netns/{self.namespace}", "unshare", "--mount", "--pid", "--fork",
+             "--kill-child", "--mount-proc", "sh", "-c", (_ROOTLESS if self._rootless else "") + _INIT, "sh",
+             str(self.folder)],
+            stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        assert self._init.stdout is not None
+        if self._init.stdout.readline() != "ready\n":
+            raise RuntimeError("unshare failed")
+
+    def _first(self) -> int:
+        """Return the first process of the PID namespace."""
+        assert self._init is not None
+        return _children(self._init.pid)[0]
+
+    def _command(self, *arguments: str) -> list[str]:
+        """Return a command `podman …` in the namespaces."""
+        user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if self._rootless else []
+        return [
+            "nsenter", "-t", str(self._first()), "--net", "--mount", "--pid", *user, "podman",
+            "--root", str(self.folder / "storage"), "--runroot", str(self._runtime / "run"),
+            "--tmpdir", str(self._runtime / "tmp"), "--network-config-dir", str(self.folder / "networks"), *arguments,
+        ]  # fmt: skip
+
+    def _environment(self) -> dict[str, str]:
+        own = {"CONTAINERS_CONF": str(self.folder / "containers.conf"), "PODMAN_IGNORE_CGROUPSV1_WARNING": "1"}
+        return {**os.environ, **own, "HOME": str(self.folder), "XDG_RUNTIME_DIR": str(self._runtime)}
+
+    def podman(
+        self, *arguments: str, check: bool = True, timeout: float = 60, text: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `podman …`, without the API."""
+        done = subprocess.run(
+            self._command(*arguments), capture_output=True, text=True, timeout=timeout, check=False, input=text,
+            env=self._environment(),
+        )  # fmt: skip
+        if check and done.returncode:
+            raise AssertionError(f"podman {' '.join(arguments)}: {done.stderr}")
+        return done
+
+    @property
+    def pid(self) -> int:
+        """The process of the API."""
+        assert self._api is not None
+        return _children(self._api.pid)[0]
+
+    def aliases(self, container: str, network: str) -> list[str]:
+        """Return its aliases, except the one that Podman gives each container."""
+        short = self.inspect(container)["Id"][:12]
+        return [each for each in super().aliases(container, network) if each != short]
+
+    def kill(self) -> None:
+        """Kill the API with SIGKILL; its containers continue."""
+        assert self._api is not None
+        os.kill(self.pid, signal.SIGKILL)
+        self._api.wait(_DIE)
+
+    def stop(self) -> None:
+        """Stop it with everything that it runs."""
+        init = self._init
+        if init is None:
+            return
+        with contextlib.suppress(subprocess.SubprocessError):
+            self.podman("pod", "rm", "-fa", "-t", "0", check=False)
+            self.podman("rm", "-fa", "-t", "0", check=False)  # and their cgroups
+        self._init = None
+        init.kill()
+        init.wait(_DIE)
+        if init.stdout is not None:
+            init.stdout.close()
+        if self._api is not None:
+            self._api.wait(_DIE)
+        for folder in (self.folder, self._runtime):
+            shutil.rmtree(folder, ignore_errors=True)
+        if self._own_namespace:
+            subprocess.run(["ip", "netns", "del", self.namespace], check=False, timeout=10)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -1,0 +1,389 @@
+"""Rules that every relay must follow for one connection, whatever its two ends do and in any order.
+
+A plan is a list of steps. A `Trial` executes it on one connection and holds the relay to these rules:
+
+1. What a receiver has is a prefix of what the other end sent.
+2. A receiver that sees a clean end has everything. One that cannot have everything sees a reset.
+3. A reset has a cause: something broke, or bytes went to an end that had closed. A client whose backend has sent its
+   whole response gets all of it first. One whose own bytes were lost, where that can be known, is reset at last.
+4. An end that reads gets what was sent, and the end, whatever the other direction does.
+5. The relay ends when both its ends are done, says how, counts right, shows a tap what passes, and leaves nothing.
+
+It knows a relay by `gateway.contracts` only; `far_sides.py` has what makes one.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from gateway.contracts import CloseReason, Relay
+from gateway.errors import ReachError
+from gateway.measure import Tap
+from tests.support.ends import BACK, FORTH, End, Seen, TcpEnd
+from tests.support.plans import Setup, Step, Verbs
+
+PATIENCE = 20.0
+"""Seconds without progress after which a connection hangs."""
+_PATIENCE_AFTERWARDS = 3.0
+"""The same after a plan has failed, while Hypothesis minimizes it."""
+_POLL = 0.01
+"""Seconds between two polls of state that reports no changes."""
+
+
+class BrokenContractError(AssertionError):
+    """A relay broke a rule."""
+
+
+@dataclass
+class Coverage:
+    """Coverage of a run."""
+
+    examples: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    states: set[tuple[object, ...]] = field(default_factory=set)
+    patience: float = PATIENCE
+
+    def __str__(self) -> str:
+        a_second = self.seconds or 1.0
+        return (
+            f"{self.examples} examples, {self.steps} steps, {len(self.states)} states, {self.seconds:.1f} s "
+            f"({self.examples / a_second:.0f} examples/s, {self.steps / a_second:.0f} steps/s)"
+        )
+
+
+class Joined(NamedTuple):
+    """A connection that was just created."""
+
+    client: TcpEnd
+    far: End
+    relay: Relay
+
+
+class Adaptor(Verbs, Protocol):
+    """A kind of relay: creates one, and accesses its internals."""
+
+    name: str
+    lost: CloseReason
+    """How a relay reports that its carrier was lost."""
+    shows_loss: bool
+    """Whether a far side that closes shows what it did not take: what is behind an SSH server never does."""
+    tells_breaks: bool
+    """Whether both ends learn of a reset: what is behind an SSH server sees an end instead."""
+    keeps_response: bool
+    """Whether a client gets what its backend had sent before it closed, although the close breaks something."""
+    ends_early: bool
+    """Whether a far side learns of its client's end before that has its response."""
+    pace: float
+    """Seconds of one turn of the loop, if another process needs them."""
+    stalled: bool
+    """Return whether nothing can be sent to the far side now."""
+
+    async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined: ...
+
+    def order(self, step: Step) -> bool:
+        """Apply an event to the link; return False if that is not possible."""
+
+    async def restore(self, *, reconnect: bool) -> None:
+        """Be ready for the next connection; `reconnect`: the link is lost, or not to be trusted.
+
+        Raises:
+            AssertionError: The link is lost, without `reconnect`.
+        """
+
+    def leftovers(self, relay: Relay) -> list[str]:
+        """Return what is left of a connection that has ended."""
+
+
+class _Witness:
+    """A tap that compares what a relay passes to it; see `gateway.measure.Tap`.
+
+    Args:
+        enough: After how many bytes it has seen enough.
+    """
+
+    tracker = None
+
+    def __init__(self, enough: int) -> None:
+        self.forth_seen = self.back_seen = 0
+        self.complaint = ""
+        self._enough = enough
+
+    @property
+    def finished(self) -> bool:
+        return self.forth_seen + self.back_seen >= self._enough
+
+    def on_request(self, data: memoryview, now: float) -> None:
+        self._compare(data, FORTH.at(self.forth_seen, len(data)))
+        self.forth_seen += len(data)
+
+    def on_response(self, data: memoryview, now: float) -> None:
+        self._compare(data, BACK.at(self.back_seen, len(data)))
+        self.back_seen += len(data)
+
+    def _compare(self, data: memoryview, expected: memoryview) -> None:
+        if data != expected:
+            self.complaint = f"the tap saw {len(data)} wrong bytes"
+
+
+class Trial:
+    """The execution of a plan on one connection.
+
+    Args:
+        adaptor: What makes it.
+        setup: How it starts.
+        coverage: Where to count.
+    """
+
+    def __init__(self, adaptor: Adaptor, setup: Setup, coverage: Coverage) -> None:
+        self._adaptor, self._setup, self._coverage = adaptor, setup, coverage
+        self._happened = asyncio.Event()
+        self._tap = _Witness(setup.tap) if setup.tap else None
+        self._aborted = self._killed_late = False
+        self.killed = False
+
+    async def run(self, plan: list[Step]) -> None:
+        """Execute a plan, then let both ends finish.
+
+        Raises:
+            BrokenContractError: With the rule.
+        """
+        before = _descriptors()
+        try:
+            async with asyncio.timeout(self._coverage.patience):
+                joined = await self._adaptor.join(self._setup, self._happened.set, self._tap)
+        except ReachError:
+            if any(step.verb in self._adaptor.far_last_verbs for step in self._setup.early):
+                return  # it was gone before it could be joined
+            raise
+        self.client, self.far, self.relay = joined
+        self.relay.ended.add_done_callback(lambda _: self._happened.set())
+        try:
+            for step in plan:
+                await self._do(step)
+                self._check()
+            await self._finish()
+            if not self.killed:
+                await self._until(lambda: _more(before, _descriptors()))
+        finally:
+            self.client.dispose()
+            self.far.dispose()
+            self.relay.abort(CloseReason.ABORTED)  # where a rule was broken it may still be there
+
+    async def _do(self, step: Step) -> None:
+        done = True
+        match step.who:
+            case "client" | "far":
+                done = getattr(self.client if step.who == "client" else self.far, step.verb)(step.size)
+            case "loop" if step.verb == "settle":
+                await self._until(self._missing)
+            case "loop":
+                for _ in range(step.size):
+                    await asyncio.sleep(self._adaptor.pace)
+            case _ if step.verb == "abort":
+                done = not self.relay.ended.done()
+                self._aborted |= done
+                self.relay.abort(CloseReason.ABORTED)
+            case _:
+                if step.verb in self._adaptor.kill_verbs:
+                    # A second kill finds a relay that the first one has ended.
+                    self._killed_late |= not self.killed and self.relay.ended.done()
+                    self.killed = True
+                done = self._adaptor.order(step)
+        self._coverage.steps += done
+        self._coverage.states.add(self._state())
+
+    def _state(self) -> tuple[object, ...]:
+        ends = (self.client, self.far)
+        return (
+            *((end.ended, end.broken, end.gone, end.seen, end.reading, end.queued > 0) for end in ends),
+            self.client.received == self.far.sent, self.far.received == self.client.sent,
+            self._adaptor.stalled, self.killed, self._aborted, self.relay.ended.done(),
+        )  # fmt: skip
+
+    # The rules.
+
+    @property
+    def _ways(self) -> tuple[tuple[End, End], tuple[End, End]]:
+        """Both directions: the receiver, and the sender."""
+        return (self.client, self.far), (self.far, self.client)
+
+    @property
+    def _cut(self) -> bool:
+        return self.killed or self._aborted
+
+    def _undeliverable(self, sender: End, receiver: End) -> bool:
+        """Return whether bytes are sent to an end that does not receive any more."""
+        return receiver.gone and sender.total > receiver.received
+
+    def _keeps(self, receiver: End, sender: End) -> bool:
+        """Whether the receiver is owed what the sender had sent before it closed."""
+        return receiver is self.client and sender.delivered and not (self._cut or sender.broken)
+
+    def _causes(self, receiver: End, sender: End) -> bool:
+        """Return whether the receiver may see a reset."""
+        if self._cut or sender.broken or self._undeliverable(receiver, sender):
+            return True
+        return receiver is self.client and sender.gone and not self._adaptor.keeps_response
+
+    def _may_look_clean(self, receiver: End, sender: End) -> bool:
+        """Whether the path cannot tell the receiver that something is missing."""
+        if self._adaptor.tells_breaks:
+            return receiver is self.far and receiver.gone
+        undelivered = self._undeliverable(receiver, sender) and not sender.delivered
+        return sender.broken or undelivered or (receiver is self.far and self._cut)
+
+    def _check(self) -> None:
+        """Check what must hold at any moment."""
+        for receiver, sender in self._ways:
+            self._hold(not receiver.complaint, f"1: {receiver.complaint}")
+            count = f"{receiver.name} has {receiver.received} of {sender.sent} bytes"
+            whole = receiver.received == sender.sent
+            self._hold(receiver.received <= sender.sent, f"1: {count}")
+            if receiver.seen is Seen.END and not self._may_look_clean(receiver, sender):
+                self._hold(sender.ended and whole, f"2: a clean end although {count}")
+            if receiver.seen is Seen.RESET:
+                self._hold(self._causes(receiver, sender), f"3: {count} and a reset without a cause")
+                owed = self._adaptor.keeps_response and self._keeps(receiver, sender)
+                self._hold(whole or not owed, f"3: {count} of a whole response, and a reset")
+            if receiver.refused:
+                caused = self._causes(receiver, sender) or sender.gone
+                self._hold(caused, f"3: {receiver.name} cannot send, without a cause")
+        self._check_count("counted", (self.relay.to_backend, self.relay.from_backend))
+        if self._tap is not None:
+            self._hold(not self._tap.complaint, f"5: {self._tap.complaint}")
+            if not self._tap.finished:
+                self._check_count("the tap saw", (self._tap.forth_seen, self._tap.back_seen))
+
+    def _check_count(self, what: str, counted: tuple[int, int]) -> None:
+        received, sent = (self.far.received, self.client.received), (self.client.sent, self.far.sent)
+        right = all(low <= number <= high for low, number, high in zip(received, counted, sent, strict=True))
+        self._hold(right, f"5: {what} {counted}, while {received} of {sent} were received")
+
+    def _missing(self) -> str:
+        """Say what has to happen before long."""
+        if self._adaptor.stalled:
+            return ""
+        for receiver, sender in self._ways:
+            if not receiver.listens or receiver.seen is not None:
+                continue
+            count = f"{receiver.name} has {receiver.received} of {sender.total} bytes"
+            if self._cut or (sender.broken and not sender.ended):
+                return f"{count} and does not see that the rest is lost"
+            lost = sender.broken or self._undeliverable(receiver, sender)
+            if not lost and receiver.received < min(sender.total, receiver.willing):
+                return f"{count} and takes {receiver.willing}"
+            # Where its window is used up, a relay need not read what might be an end.
+            waits = receiver is self.far and not self._adaptor.ends_early and sender.received < receiver.total
+            if sender.ended and sender.total < receiver.willing and not waits:
+                return f"{count} and sees no end"
+        reset = self.client.broken and not self.client.ended
+        if reset and not (self.far.ended or self.relay.ended.done()):
+            return "the client's reset goes unnoticed"
+        return ""
+
+    async def _finish(self) -> None:
+        """Let both ends read, and send their ends; then nothing may be missing."""
+        self._adaptor.order(Step("link", "unstall"))
+        for end in (self.client, self.far):
+            end.resume()
+        await self._until(self._unnoticed_loss)
+        for end in (self.client, self.far):
+            end.end()
+        await self._until(self._missing)
+        if not self._disturbed:
+            await self._until(lambda: "" if self.relay.ended.done() else "the relay does not end")
+        self.client.dispose()
+        self.far.dispose()
+        await self._until(lambda: "" if self.relay.ended.done() else "the relay does not end without its ends")
+        self._check_ending()
+        await self._until(lambda: ", ".join(self._adaptor.leftovers(self.relay)))
+
+    def _unnoticed_loss(self) -> str:
+        """Say what a client that has a whole response, and goes on, does not learn about what it sent."""
+        client, far, ended = self.client, self.far, self.relay.ended
+        if client.ended or client.gone or client.dropped:
+            return ""
+        if self.killed and (client.seen is None or not ended.done()):
+            return "the lost link goes unnoticed"
+        if client.seen is not Seen.END:
+            return ""
+        by_link = ended.done() and ended.result() is self._adaptor.lost and self.killed
+        by_far = self._adaptor.shows_loss and far.gone and client.sent > far.received
+        if not (by_link or by_far):
+            return ""
+        return f"the client is not reset, although {far.name} has {far.received} of {client.sent} bytes"
+
+    @property
+    def _disturbed(self) -> bool:
+        return self.client.broken or self.far.broken or any(self._causes(*way) for way in self._ways)
+
+    def _check_ending(self) -> None:
+        ending, client, far = self.relay.ended.result(), self.client, self.far
+        if not self._disturbed:
+            counted = (self.relay.to_backend, self.relay.from_backend)
+            self._hold(ending is CloseReason.FINISHED, f"5: ended as {ending}")
+            self._hold(counted == (client.sent, far.sent), f"5: counted {counted}, not {(client.sent, far.sent)}")
+        causes = [self._aborted, self.killed and not self._killed_late, client.broken, far.broken]
+        endings = (CloseReason.ABORTED, self._adaptor.lost, CloseReason.CLIENT_RESET, CloseReason.BACKEND_RESET)
+        known = self._adaptor.tells_breaks or not far.broken
+        if known and sum(causes) == 1 and not (client.ended or far.ended):
+            self._hold(ending is endings[causes.index(True)], f"5: ended as {ending}")
+
+    def _hold(self, holds: bool, rule: str) -> None:
+        if not holds:
+            raise BrokenContractError(f"{self._adaptor.name}: rule {rule}")
+
+    async def _until(self, missing: Callable[[], str]) -> None:
+        """Wait until nothing is missing; any progress extends the deadline."""
+        since, progress = time.monotonic(), self._progress()
+        while wanted := missing():
+            self._check()
+            self._happened.clear()
+            late = time.monotonic() - since > self._coverage.patience
+            self._hold(not late, f"4: nothing moves: {wanted}")
+            try:
+                async with asyncio.timeout(_POLL):
+                    await self._happened.wait()
+            except TimeoutError:
+                pass
+            if (now := self._progress()) != progress:
+                since, progress = time.monotonic(), now
+        self._check()
+
+    def _progress(self) -> tuple[object, ...]:
+        return self.client.received, self.far.received, self.client.seen, self.far.seen, self.relay.ended.done()
+
+
+def _descriptors() -> int:
+    return sum(1 for _ in os.scandir("/proc/self/fd"))
+
+
+def _more(before: int, now: int) -> str:
+    return f"{now - before} descriptors are left" if now > before else ""
+
+
+async def run(adaptor: Adaptor, plan: list[Step], setup: Setup, coverage: Coverage) -> None:
+    """Execute one plan on a new connection.
+
+    Raises:
+        BrokenContractError: A rule was broken.
+        AssertionError: What carries the connection, and others, was lost.
+    """
+    started = time.monotonic()
+    trial = Trial(adaptor, setup, coverage)
+    failed = True
+    try:
+        await trial.run(plan)
+        failed = False
+    finally:
+        try:
+            await adaptor.restore(reconnect=failed or trial.killed)
+        finally:
+            if failed:
+                coverage.patience = _PATIENCE_AFTERWARDS
+            coverage.examples += 1
+            coverage.seconds += time.monotonic() - started

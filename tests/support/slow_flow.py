@@ -1,0 +1,108 @@
+"""One direction of a slow path, and of one connection on it; see `tests.support.slow_link`."""
+
+import random
+import socket
+from collections import deque
+
+from tests.support.slow_link import Shape
+
+SEGMENT = 1448
+_PIECES = 64
+"""Bytes for one sendmsg(2)."""
+_UNLIMITED = 16 * 1024 * 1024
+"""Maximum bytes in flight on a path without a rate limit, per connection and direction."""
+_TURN = 256 * 1024
+_TICK = 0.005
+"""Maximum seconds of the rate that one read takes, so that connections share it evenly."""
+
+
+class Way:
+    """One direction of the path: a queue with a rate limit."""
+
+    def __init__(self) -> None:
+        self.flows: deque[Flow] = deque()
+        self.free = 0.0
+        """When the last accepted byte leaves the bottleneck."""
+        self.moved = self.losses = 0
+
+    def set(self, shape: Shape, rate: float) -> None:
+        """Change the properties from now on, with `rate` in bytes per second; 0: not limited."""
+        self.delay, self.rate = shape.delay, rate
+        self.loss, self.rto = shape.loss, shape.rto
+        self.room = shape.buffer / rate if rate else 0.0
+        """Return how many seconds of the rate can be queued."""
+        self.turn = int(min(_TURN, max(SEGMENT, rate * _TICK))) if rate else _TURN
+        self.most = int(shape.buffer + rate * (shape.delay + shape.rto)) if rate else _UNLIMITED
+
+
+class Flow:
+    """One direction of one connection.
+
+    Args:
+        way: What it goes by.
+        source: Read from.
+        sink: Written to.
+    """
+
+    def __init__(self, way: Way, source: socket.socket, sink: socket.socket) -> None:
+        self.way, self.source, self.sink = way, source, sink
+        self.waiting: deque[tuple[float, memoryview]] = deque()
+        self.size = 0
+        self.held_until = 0.0
+        self.readable = self.ended = self.done = False
+        self.blocked = True
+        way.flows.append(self)
+
+    def wants(self) -> bool:
+        """Whether there is data to read, and room for it."""
+        return self.readable and not self.ended and self.size < self.way.most
+
+    def read(self, now: float, chance: random.Random) -> None:
+        """Read the bytes of one turn. Raises OSError."""
+        way = self.way
+        try:
+            data = self.source.recv(way.turn)
+        except BlockingIOError:
+            self.readable = False
+            return
+        way.free = max(way.free, now)
+        if way.rate:
+            way.free += len(data) / way.rate
+        due = way.free + way.delay
+        if way.loss and chance.random() > (1 - way.loss) ** (len(data) / SEGMENT):
+            way.losses += 1
+            self.held_until = max(self.held_until, due + way.rto)
+        self.waiting.append((due, memoryview(data)))
+        self.size += len(data)
+        self.ended = not data
+
+    def next_due(self) -> float:
+        """Return when the next bytes can be delivered."""
+        return max(self.waiting[0][0], self.held_until)
+
+    def deliver(self, now: float) -> None:
+        """Write the bytes that are due to the sink. Raises OSError."""
+        waiting = self.waiting
+        while waiting and not self.blocked and self.next_due() <= now:
+            pieces: list[memoryview] = []
+            for due, piece in waiting:
+                if due > now or not piece or len(pieces) == _PIECES:
+                    break
+                pieces.append(piece)
+            if not pieces:
+                self.done = True
+                waiting.popleft()
+                self.sink.shutdown(socket.SHUT_WR)
+                return
+            try:
+                sent = self.sink.sendmsg(pieces)
+            except BlockingIOError:
+                self.blocked = True
+                return
+            self.way.moved += sent
+            self.size -= sent
+            while sent:
+                due, piece = waiting.popleft()
+                if sent < len(piece):
+                    waiting.appendleft((due, piece[sent:]))
+                sent -= min(sent, len(piece))

@@ -1,0 +1,107 @@
+"""A slow, long or lossy path on loopback: a TCP proxy with delay, rate, buffer and loss, in a separate process.
+
+Two TCP connections on loopback represent one, so loss appears as the far side sees it: a pause of one retransmission
+timeout, and then all delayed data. No data is lost, unless the connection is cut.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Self
+
+from tests.support.child import Child
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Properties of the path.
+
+    Args:
+        delay: Seconds each way.
+        up: Bytes per second from the clients to the server, all connections together; 0: not limited.
+        down: The same from the server to the clients.
+        buffer: Bytes that wait before the limit in each direction, all connections together. The sockets of each
+            connection are given as much besides, which the kernel doubles.
+        loss: The probability that a segment of 1,448 bytes is lost.
+        rto: Seconds that the connection pauses in this direction after a loss.
+    """
+
+    delay: float = 0.0
+    up: float = 0.0
+    down: float = 0.0
+    buffer: int = 64 * 1024
+    loss: float = 0.0
+    rto: float = 0.2
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Totals of the path.
+
+    Args:
+        up: Bytes delivered to the server.
+        down: Bytes delivered to the clients.
+        connections: Accepted.
+        open: Open now.
+        losses: Pauses that lost segments caused.
+        cuts: Connections that were cut.
+    """
+
+    up: int
+    down: int
+    connections: int
+    open: int
+    losses: int
+    cuts: int
+
+
+class SlowLink:
+    """The path, from entering the context to leaving it; it always ends with this process.
+
+    Args:
+        to: The port on 127.0.0.1 to which it forwards.
+        shape: Its initial properties.
+        seed: For the random losses.
+    """
+
+    def __init__(self, to: int, shape: Shape | None = None, seed: int = 0) -> None:
+        self._shape = shape or Shape()
+        self._child = Child("tests.support.slow_path", to, seed)
+        self.port = 0
+        """The port on 127.0.0.1."""
+
+    def __enter__(self) -> Self:
+        self._child.__enter__()
+        try:
+            self.port = int(self._child.ask("listen")["port"])
+            self.shape(self._shape)
+        except BaseException:
+            self._child.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.__exit__()
+
+    @property
+    def pid(self) -> int:
+        """Its process ID."""
+        return self._child.pid
+
+    def shape(self, shape: Shape) -> Figures:
+        """Change the properties of the path, for data that is not in flight yet."""
+        return Figures(**self._child.ask("shape", **asdict(shape)))
+
+    def cut(self, count: int = 0) -> Figures:
+        """Reset `count` open connections, chosen at random, or all of them."""
+        return Figures(**self._child.ask("cut", count=count))
+
+    def hole(self, seconds: float) -> Figures:
+        """Block all data for `seconds` in both directions, and accept no new connection."""
+        return Figures(**self._child.ask("hole", seconds=seconds))
+
+    def stall(self, seconds: float) -> Figures:
+        """Deliver nothing for `seconds`, then all that arrived meanwhile at once, as far as there was room."""
+        return Figures(**self._child.ask("stall", seconds=seconds))
+
+    def figures(self) -> Figures:
+        """Return the totals so far."""
+        return Figures(**self._child.ask("figures"))

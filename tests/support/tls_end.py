@@ -1,0 +1,93 @@
+"""The server's end of a TLS connection."""
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable
+
+from tests.support.ends import BACK, CHUNK, FORTH, Seen, TcpEnd
+
+_RECORD = 16 * 1024
+
+
+class TlsEnd(TcpEnd):
+    """An end that uses TLS record by record, so that it can end a single direction (RFC 8446, section 6.1).
+
+    Args:
+        changed: Called whenever something has happened.
+        sock: Connected; the handshake is done.
+        tls: The connection's state.
+        arrived: Where `tls` takes ciphertext from.
+        leaving: Where `tls` puts ciphertext.
+    """
+
+    LAST_VERBS = ("close", "reset", "cut")
+
+    def __init__(
+        self,
+        changed: Callable[[], None],
+        sock: socket.socket,
+        tls: ssl.SSLObject,
+        arrived: ssl.MemoryBIO,
+        leaving: ssl.MemoryBIO,
+    ) -> None:
+        self._tls, self._arrived, self._leaving = tls, arrived, leaving
+        self._sealed = memoryview(b"")
+        super().__init__("far side", changed, BACK, FORTH, sock)
+
+    def cut(self, _: int = 0) -> bool:
+        """Close without close_notify, as an attacker on the path would."""
+        if self.gone:
+            return False
+        self.broken = True
+        self._leave()
+        self._sock.close()
+        return True
+
+    def _read(self, size: int) -> None:
+        try:
+            data = self._sock.recv(size)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:  # without a close_notify before it, that is a truncation
+            self._hear(Seen.RESET)
+            return
+        self._arrived.write(data)
+        try:
+            while plain := self._tls.read(CHUNK):
+                self._receive(plain)
+        except ssl.SSLWantReadError:
+            return
+        except ssl.SSLZeroReturnError:
+            self._hear(Seen.END)
+        except ssl.SSLError:
+            self._hear(Seen.RESET)
+        else:
+            self._hear(Seen.END)
+
+    def _push(self, data: memoryview) -> int:
+        self._push_rest()
+        done = self._tls.write(data[:_RECORD])
+        self._sealed = memoryview(self._leaving.read())
+        return done
+
+    def _push_rest(self) -> None:
+        while self._sealed:
+            self._sealed = self._sealed[self._sock.send(self._sealed) :]
+
+    def _send_end(self) -> None:
+        self._push_rest()
+        with contextlib.suppress(ssl.SSLError):  # it would wait for the other's close_notify, too
+            self._tls.unwrap()
+        self._sealed = memoryview(self._leaving.read())
+
+    def _send_goodbye(self) -> None:
+        try:
+            if not self.ended:
+                self._send_end()
+            self._push_rest()
+            self.ended = True
+        except OSError:  # the path does not take all of it
+            self.broken = True

@@ -1,0 +1,273 @@
+"""VPN servers in a namespace: OpenVPN with a small test CA, and WireGuard in user space."""
+
+import contextlib
+import datetime as dt
+import ipaddress
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from gateway.demo.process import Process
+from tests.support.netns import BEHIND, BEHIND_V6, NAMES, OUTER_FAR, OUTER_OTHER, inside, run
+
+_FAR = NAMES[1]
+_NOW = dt.datetime.now(dt.UTC)
+
+
+class Authority:
+    """A certificate authority.
+
+    Args:
+        folder: Where its certificates go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
+        builder = self._builder(self._name, self._key.public_key(), 10)
+        certificate = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+        certificate = certificate.add_extension(usage, True)
+        self.ca = folder / "ca.pem"
+        self._write(self.ca, certificate.sign(self._key, hashes.SHA256()))
+
+    def issue(self, name: str, *, server: bool = False, days: int = 2, host: str | None = None) -> tuple[Path, Path]:
+        """A certificate and its key, as files; negative `days`: it has expired."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
+        builder = self._builder(subject, key.public_key(), days)
+        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), False)
+        builder = builder.add_extension(
+            x509.KeyUsage(True, False, False, False, True, False, False, False, False), False
+        )
+        if host:
+            address = x509.IPAddress(ipaddress.ip_address(host))
+            builder = builder.add_extension(x509.SubjectAlternativeName([address]), False)
+        certificate_file, key_file = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        self._write(certificate_file, builder.sign(self._key, hashes.SHA256()))
+        key_file.touch(mode=0o600)
+        key_file.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        return certificate_file, key_file
+
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
+        builder = x509.CertificateBuilder(
+            issuer_name=self._name,
+            subject_name=subject,
+            public_key=key,
+            serial_number=x509.random_serial_number(),
+            not_valid_before=_NOW - dt.timedelta(days=5),
+            not_valid_after=_NOW + dt.timedelta(days=days),
+        )
+        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), False).add_extension(
+            authority, False
+        )
+
+    @staticmethod
+    def _write(path: Path, certificate: x509.Certificate) -> None:
+        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+
+class OpenVpnServer:
+    """A server in `far`.
+
+    Args:
+        folder: Where its files go.
+        authority: Who signs.
+        port: Where it listens.
+        protocol: `udp` or `tcp`.
+        network: Its clients' addresses: the first three numbers.
+        login: A user and password that clients must give, instead of a certificate.
+        more: Lines for its configuration.
+        namespace: Where it runs.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        authority: Authority,
+        port: int = 1194,
+        protocol: str = "udp",
+        network: str = "10.8.0",
+        login: tuple[str, str] | None = None,
+        more: str = "",
+        namespace: str = _FAR,
+    ) -> None:
+        folder.mkdir()
+        self.namespace = namespace
+        self.folder, self.port, self.protocol, self.authority = folder, port, protocol, authority
+        self._login = login
+        certificate, key = authority.issue(f"server-{folder.name}", server=True)
+        config = folder / "server.conf"
+        proto = "tcp-server" if protocol == "tcp" else "udp"
+        config.write_text(f"""
+            port {port}
+            proto {proto}
+            dev ovs{port}
+            dev-type tun
+            topology subnet
+            server {network}.0 255.255.255.0
+            server-ipv6 fd08:{port}::/64
+            ca {authority.ca}
+            cert {certificate}
+            key {key}
+            dh none
+            keepalive 1 30
+            push "route {BEHIND} 255.255.255.255"
+            push "route-ipv6 {BEHIND_V6}/128"
+            push "redirect-gateway def1"
+            push "dhcp-option DNS {BEHIND}"
+            push "dhcp-option DOMAIN far.example"
+            {self._login_lines()}
+            {more}
+        """)
+        self.process = Process(["/usr/sbin/openvpn", "--config", str(config), "--verb", "4"], folder / "log")
+
+    def _login_lines(self) -> str:
+        if self._login is None:
+            return ""
+        user, password = self._login
+        script = self.folder / "login.sh"
+        script.write_text(f'#!/bin/sh\n[ "$(sed -n 1p $1)" = {user} ] && [ "$(sed -n 2p $1)" = \'{password}\' ]\n')
+        script.chmod(0o755)
+        check = f"script-security 2\nauth-user-pass-verify {script} via-file"
+        return f"verify-client-cert none\nusername-as-common-name\n{check}"
+
+    def start(self) -> "OpenVpnServer":
+        log = self.folder / "log"
+        before = len(log.read_text()) if log.exists() else 0
+        with inside(self.namespace):
+            self.process.spawn()
+        self._wait(before)
+        return self
+
+    def _wait(self, before: int) -> None:
+        deadline = time.monotonic() + 10
+        while "Initialization Sequence Completed" not in (self.folder / "log").read_text()[before:]:
+            assert self.process.running, (self.folder / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        self.process.stop()
+
+    def client(
+        self, path: Path, *more: str, certificate: tuple[Path, Path] | None = None, host: str = OUTER_FAR
+    ) -> Path:
+        """Write a client's configuration file, as an operator would provide it."""
+        authority = self.authority
+        identity = ""
+        if self._login is None:
+            pair = certificate or authority.issue(f"client-{path.stem}")
+            identity = f"<cert>\n{pair[0].read_text()}</cert>\n<key>\n{pair[1].read_text()}</key>\n"
+        else:
+            identity = "auth-user-pass\n"
+        proto = "tcp-client" if self.protocol == "tcp" else "udp"
+        lines = "\n".join(more)
+        path.write_text(
+            f"client\ndev tun\nproto {proto}\nremote {host} {self.port}\nnobind\nremote-cert-tls server\n"
+            f"<ca>\n{authority.ca.read_text()}</ca>\n{identity}{lines}\n"
+        )
+        path.chmod(0o600)
+        return path
+
+
+class WireGuardPeer:
+    """A peer in `far`, by wireguard-go.
+
+    Args:
+        folder: Where its files go.
+        port: UDP port.
+        network: The first three numbers of its network, in which it is 1 and we are 2.
+        namespace: Where it runs.
+    """
+
+    def __init__(self, folder: Path, port: int = 51820, network: str = "10.9.0", namespace: str = _FAR) -> None:
+        folder.mkdir()
+        self.namespace = namespace
+        self.folder, self.port, self.network = folder, port, network
+        self.device = f"wgs{port}"
+        self.key, self.client_key = _wg_key(), _wg_key()
+        self.process = Process(["/usr/bin/wireguard-go", "-f", self.device], folder / "log")
+
+    def start(self) -> "WireGuardPeer":
+        with inside(self.namespace):
+            socket = Path(f"/var/run/wireguard/{self.device}.sock")
+            socket.unlink(missing_ok=True)
+            self.process.spawn()
+            deadline = time.monotonic() + 10
+            while not socket.exists():
+                assert time.monotonic() < deadline, (self.folder / "log").read_text()
+                time.sleep(0.02)
+            config = self.folder / "peer.conf"
+            config.write_text(
+                f"[Interface]\nPrivateKey = {self.key}\nListenPort = {self.port}\n"
+                f"[Peer]\nPublicKey = {_wg_public(self.client_key)}\n"
+                f"AllowedIPs = {self.network}.2/32, fd09::2/128\n"
+            )
+            run(
+                f"set -e; wg setconf {self.device} {config}; ip addr add {self.network}.1/24 dev {self.device};"
+                f"ip addr add fd09::1/64 dev {self.device} nodad; ip link set {self.device} mtu 1420 up"
+            )
+        return self
+
+    def stop(self) -> None:
+        self.process.stop()
+
+    def client(self, path: Path, *more: str, key: str | None = None, host: str = OUTER_FAR) -> Path:
+        """Write a client's configuration file."""
+        lines = "\n".join(more)
+        path.write_text(
+            f"[Interface]\nPrivateKey = {key or self.client_key}\nAddress = {self.network}.2/24, fd09::2/64\n"
+            f"DNS = {BEHIND}, far.example\n{lines}\n"
+            f"[Peer]\nPublicKey = {_wg_public(self.key)}\nEndpoint = {host}:{self.port}\n"
+            "AllowedIPs = 0.0.0.0/0, ::/0\n"
+        )
+        path.chmod(0o600)
+        return path
+
+
+def _wg_key() -> str:
+    return run("wg genkey").strip()
+
+
+def _wg_public(key: str) -> str:
+    return subprocess.run(["wg", "pubkey"], input=key, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@contextlib.contextmanager
+def nothing_outside(path: Path, *marks: str) -> Iterator[None]:
+    """Sees to it that of what passes `near`'s outer link only what the VPN sends itself is seen.
+
+    Args:
+        path: Where the capture goes.
+        marks: What no line of tcpdump may hold.
+    """
+    with path.open("w") as out, path.with_suffix(".err").open("w") as err:
+        child = subprocess.Popen(["tcpdump", "-i", "outer", "-n", "-l", "ip or ip6"], stdout=out, stderr=err)
+        try:
+            deadline = time.monotonic() + 10
+            while "listening on" not in path.with_suffix(".err").read_text():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            yield
+            time.sleep(0.2)
+        finally:
+            child.terminate()
+            child.wait(10)
+    lines = path.read_text().splitlines()
+    assert any(OUTER_FAR in line or OUTER_OTHER in line for line in lines), "the capture saw not even the VPN"
+    assert [line for line in lines if any(mark in line for mark in (*marks, f"{BEHIND}.", "fd20:"))] == []

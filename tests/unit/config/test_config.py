@@ -1,0 +1,318 @@
+"""The configuration: what is accepted, and the corpus of what is not."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from gateway import backends, tunnels
+from gateway.cli.sources import SETTINGS
+from gateway.config import Config, Sources, load
+from gateway.config.advice import advice
+from gateway.config.decode import hints_by_key
+from gateway.config.load import setting_names
+from gateway.config.model import SECTIONS, BackendCommon, CheckCommon, OpsTls, TunnelCommon
+from gateway.contracts import Duration, Endpoint, Secret
+from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
+from gateway.errors import ConfigError
+from gateway.ssh.options import SshOptions
+
+CORPUS = sorted((Path(__file__).parent / "bad_configs").glob("*.yaml"))
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+def read(text: str, tmp_path: Path, **environment: str) -> Config:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(text)
+    return load(Sources(file, environment=environment))
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
+def test_each_rule_is_told_with_its_place(path: Path) -> None:
+    """Every `# expect:` line of a file is one problem, and there is no other."""
+    expected = re.findall(r"^# expect: (.*)$", path.read_text(), re.MULTILINE)
+    assert expected
+    with pytest.raises(ConfigError) as caught:
+        load(Sources(path, environment={}))
+    told = [str(problem).removeprefix(f"{path}:") for problem in caught.value.problems]
+    assert len(told) == len(expected), told
+    for want, got in zip(expected, told, strict=True):
+        assert got.startswith(want), (want, got)
+
+
+@pytest.mark.parametrize("name", ["small.yaml", "full.yaml"])
+def test_the_shipped_configurations_are_valid(name: str) -> None:
+    assert load(Sources(CONFIGS / name, environment={})).backends
+
+
+def test_the_full_configuration_has_every_key() -> None:
+    text = (CONFIGS / "full.yaml").read_text()
+    classes = [
+        *SECTIONS.values(),
+        TunnelCommon,
+        BackendCommon,
+        CheckCommon,
+        DockerOptions,
+        NetworkOptions,
+        AttachRule,
+    ]
+    classes += [kind.options for kind in tunnels.KINDS.values()]
+    classes += [part for kind in backends.KINDS.values() for part in (kind.options, kind.check)]
+    keys = {key.rpartition(".")[2] for cls in classes for key, _ in hints_by_key(cls)}
+    # In short, `allow` is the list of networks; a password login is shown with proxies.
+    assert [key for key in sorted(keys) if not re.search(rf"\b{key}(_file)?: ", text + " ")] == []
+
+
+def test_the_demo_configuration_is_valid() -> None:
+    names = set(re.findall(r"\$\{(DEMO_\w+)\}", (CONFIGS / "demo.yaml").read_text()))
+    values = {name: str(at) if name.endswith("PORT") else "/x" for at, name in enumerate(sorted(names), 1000)}
+    assert set(load(Sources(CONFIGS / "demo.yaml", environment=values)).backends) == {"orders", "reports", "media"}
+
+
+def test_defaults(tmp_path: Path) -> None:
+    config = read("backends: {a: {kind: mysql, targets: db}, n: {kind: nfs, targets: nas, export: /x}}", tmp_path)
+    orders = config.backends["a"]
+    assert orders.targets == (Endpoint("db", 3306),)
+    assert (orders.hold, orders.max_connections, orders.prefer) == (10.0, 1000, "order")
+    assert (orders.check.interval, orders.check.timeout, orders.check.rise, orders.check.fall) == (10.0, 3.0, 2, 3)
+    assert config.backends["n"].hold == 300.0
+    assert config.ops.listen == Endpoint("127.0.0.1", 9090)
+    assert (config.shutdown.delay, config.shutdown.drain) == (5.0, 20.0)
+
+
+def test_several_targets_prefer_the_primary(tmp_path: Path) -> None:
+    config = read(
+        "backends: {a: {kind: postgres, targets: [one, two]}, b: {kind: tcp, targets: [a:1, b:1]}}", tmp_path
+    )
+    assert config.backends["a"].prefer == "primary"
+    assert config.backends["b"].prefer == "order"
+
+
+def test_environment_expands(tmp_path: Path) -> None:
+    text = "backends: {a: {kind: tcp, targets: ['${HOST}:${PORT:-80}'], listen: '/run/$$x'}}"
+    backend = read(text, tmp_path, HOST="db").backends["a"]
+    assert backend.targets == (Endpoint("db", 80),)
+    assert backend.listen == (Path("/run/$x"),)
+
+
+def test_secrets_read_their_file_at_each_use_and_never_print(tmp_path: Path) -> None:
+    secret_file = tmp_path / "secret"
+    secret_file.write_text("first\n")
+    text = f"backends: {{a: {{kind: mysql, targets: db, check: {{user: u, password_file: {secret_file}}}}}}}"
+    password = read(text, tmp_path).backends["a"].check_options.password
+    assert password.reveal() == "first"
+    secret_file.write_text("second")
+    assert password.reveal() == "second"
+    assert "hidden" not in repr(Secret("hidden"))
+
+
+def test_yaml_anchors_and_merges(tmp_path: Path) -> None:
+    text = """
+backends:
+  a: &base {kind: tcp, targets: ['a:1'], hold: 3s}
+  b: {<<: *base, targets: ['b:1']}
+"""
+    config = read(text, tmp_path)
+    assert config.backends["b"].hold == 3.0
+    assert config.backends["b"].targets == (Endpoint("b", 1),)
+
+
+def test_aliases_that_repeat_each_other_are_bounded(tmp_path: Path) -> None:
+    names = "abcdefgh"
+    text = "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    for inner, outer in pairwise(names):
+        text += f"{outer}: &{outer} [{', '.join([f'*{inner}'] * 9)}]\n"
+    with pytest.raises(ConfigError, match="has more than 100000 values"):
+        read(text, tmp_path)
+
+
+def test_urls_carry_every_key() -> None:
+    config = load(
+        Sources(
+            tunnels=(
+                "bastion=ssh://tunnel@b.example.com:2222?identity_files=/k1,/k2&known_hosts=/kh&keepalive.lost=5s",
+            ),
+            backends=(
+                (
+                    "orders=mysql://db-1:3306,db-2?via=bastion&listen=127.0.0.1:1,127.0.0.1:2&hold=1s&allow=10.0.0.0/8"
+                    "&check.user=gateway&check.password_file=/s&check.tls.mode=verify&check.tls.ca_file=/ca"
+                ),
+                "media=nfs://nas/path/to/folder?listen=127.0.0.1:3",
+            ),
+            environment={},
+        )
+    )
+    options = config.tunnels["bastion"].options
+    assert isinstance(options, SshOptions)
+    assert (options.host, options.port, options.user) == ("b.example.com", 2222, "tunnel")
+    assert options.identity_files == (Path("/k1"), Path("/k2"))
+    assert options.keepalive.lost == Duration(5)
+    orders = config.backends["orders"]
+    assert orders.targets == (Endpoint("db-1", 3306), Endpoint("db-2", 3306))
+    assert orders.listen == (Endpoint("127.0.0.1", 1), Endpoint("127.0.0.1", 2))
+    assert orders.check_options.tls.mode == "verify"
+    assert config.backends["media"].options.export == "/path/to/folder"
+
+
+def test_urls_carry_lists_and_signs_as_they_are() -> None:
+    pin = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"
+    config = load(
+        Sources(
+            tunnels=(
+                f"b=ssh://me%40here@[fd00::1]:2222?host_keys={pin}&host_keys=ssh-ed25519 AAAA&known_hosts=/a%2Cb,/c",
+                "v=openvpn:///etc/v.ovpn?dns=10.8.0.1,10.8.0.2&dns=10.8.0.3",
+            ),
+            environment={
+                "GATEWAY_BACKEND_M": "nfs://nas/m?volume.name=media&volume.mount_options=nconnect=4,noatime",
+                "GATEWAY_BACKEND_S": "mysql://db?check.user=u&check.password=a%23b+c%25&allow=10.0.0.0/8,fd00::/8",
+            },
+        )
+    )
+    ssh = config.tunnels["b"].options
+    assert (ssh.user, ssh.host, ssh.port) == ("me@here", "fd00::1", 2222)
+    assert ssh.host_keys == (pin, "ssh-ed25519 AAAA")
+    assert ssh.known_hosts == (Path("/a,b"), Path("/c"))
+    assert config.tunnels["v"].options.dns == ("10.8.0.1", "10.8.0.2", "10.8.0.3")
+    assert config.backends["m"].options.volume.mount_options == ("nconnect=4", "noatime")
+    assert config.backends["s"].check_options.password == Secret("a#b+c%")
+    assert [str(each) for each in config.backends["s"].allow.networks] == ["10.0.0.0/8", "fd00::/8"]
+
+
+@pytest.mark.parametrize(
+    ("tunnel", "backend", "message"),
+    [
+        ("b=ssh://t@fd00::1?agent=/a", "a=tcp://x:1", "--tunnel b: 'fd00::1' is not host:port: an IPv6 address goes"),
+        ("b=socks5://[h:1080", "a=tcp://x:1", "--tunnel b: is no URL"),
+        ("b=socks5://h:1080", "a=mysql://[fd00::1:3306", "--backend a: is no URL"),
+        ("b=socks5://h:1080", "a=mysql://[db]:3306", "--backend a: is no URL"),
+        ("b=socks5://h:1080", "a=tcp://x:1?hold=1s#via=b", "--backend a: what follows # would be lost: write %23"),
+        (
+            "b=socks5://h:1080?dial_timeout=1s&dial_timeout=2s",
+            "a=tcp://x:1",
+            "--tunnel b: dial_timeout: is given twice",
+        ),
+        *(
+            (
+                f"b={url}={'k' * 40}",
+                "a=tcp://x:1",
+                f"--tunnel b: {url.rpartition('?')[2]}: would show in process lists",
+            )
+            for url in (
+                "wireguard:///x/wg.conf?private_key",
+                "wireguard:///x/wg.conf?preshared_key",
+                "openvpn:///x/v.ovpn?key_password",
+                "openvpn:///x/v.ovpn?password",
+                "ssh://u@h?passphrase",
+                "socks5://h:1080?password",
+            )
+        ),
+        ("b=socks5://h:1080", "a=mysql://x:1?kind=tcp", "--backend a: kind: is what the URL begins with"),
+        ("b=socks5://h:1080?kind.x=y", "a=tcp://x:1", "--tunnel b: kind.x: is what the URL begins with"),
+        ("b=socks5://h:1080", "a=mysql://x:1?check.password=k", "--backend a: check.password: would show in process"),
+    ],
+)
+def test_urls_that_mean_something_else_than_they_say(tunnel: str, backend: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load(Sources(tunnels=(tunnel,), backends=(backend,), environment={}))
+
+
+def test_flags_beat_the_environment_which_beats_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "ops: {listen: 127.0.0.1:1}\ngateway: {instance: file}\nbackends: {a: {kind: tcp, targets: 'a:1'}}"
+    )
+    environment = {
+        "GATEWAY_OPS_LISTEN": "127.0.0.1:2",
+        "GATEWAY_INSTANCE": "environment",
+        "GATEWAY_BACKEND_A": "tcp://b:2",
+        "GATEWAY_BACKEND_MY_DB": "postgres://pg",
+    }
+    config = load(Sources(file, settings={"ops-listen": "127.0.0.1:3"}, environment=environment))
+    assert config.ops.listen.port == 3
+    assert config.gateway.instance == "environment"
+    assert config.backends["a"].targets == (Endpoint("b", 2),)
+    assert config.backends["my-db"].targets == (Endpoint("pg", 5432),)
+
+
+def test_a_kubernetes_service_named_gateway_does_no_harm() -> None:
+    environment = {"GATEWAY_SERVICE_HOST": "10.0.0.1", "GATEWAY_PORT": "tcp://10.0.0.1:9090"}
+    assert load(Sources(backends=("a=tcp://a:1",), environment=environment)).backends
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        (Sources(tunnels=("b=ssh://u:secret@h",), environment={}), "process lists"),
+        (Sources(backends=("a=mysql://h?check.password=x&check.user=u",), environment={}), "check.password_file"),
+        (Sources(backends=("mysql://h",), environment={}), "must be NAME=URL"),
+        (Sources(backends=("a=mysq://h",), environment={}), "did you mean 'mysql'"),
+        (Sources(backends=("a=mysql://h?lissten=127.0.0.1:1",), environment={}), "did you mean 'listen'"),
+        (Sources(backends=("a=tcp://h:1?hold=1s&hold=2s",), environment={}), "is given twice"),
+        (Sources(backends=("a=tcp://u@h:1",), environment={}), "names no user"),
+        (Sources(settings={"shutdown-delay": "5"}, environment={}), "--shutdown-delay: shutdown.delay"),
+        (
+            Sources(environment={"GATEWAY_BACKEND_A": "tcp://${NOPE}:1"}),
+            "GATEWAY_BACKEND_A: the environment variable NOPE",
+        ),
+        (Sources(Path("/nonexistent/gateway.yaml"), environment={}), "cannot be read: No such file"),
+    ],
+)
+def test_bad_flags_name_themselves_and_the_remedy(sources: Sources, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load(sources)
+
+
+def test_the_password_of_the_environment_may_stand_in_a_url() -> None:
+    config = load(Sources(environment={"GATEWAY_BACKEND_A": "mysql://h?check.user=u&check.password=x"}))
+    assert config.backends["a"].check_options.password == Secret("x")
+
+
+def test_the_flags_of_the_commands_are_those_of_the_model() -> None:
+    assert list(SETTINGS) == list(setting_names())
+
+
+def test_what_a_valid_configuration_is_better_without(tmp_path: Path) -> None:
+    config = read(
+        "tunnels: {b: {kind: ssh, host: h, user: u, insecure_host_key: true}, c: {kind: ssh, host: h, user: u}}\n"
+        "backends:\n"
+        "  one: {kind: nfs, via: b, targets: nas, export: /one}\n"
+        "  two: {kind: nfs, via: b, targets: [other, nas], export: /two}\n"
+        "  elsewhere: {kind: nfs, via: c, targets: nas, export: /one}\n"
+        "  same: {kind: tcp, via: b, targets: 'nas:2049'}\n",
+        tmp_path,
+    )
+    first, second = advice(config)
+    assert first.startswith("tunnels.b.insecure_host_key: is on")
+    assert second.startswith("backend two: nas:2049 is also the server of backend one,")
+
+
+def test_inner_keys_and_lists_of_a_section_are_settings_too(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text("ops: {tls: {cert_file: /c, key_file: /k}}\nbackends: {a: {kind: tcp, targets: ['a:1']}}\n")
+    given = {"GATEWAY_OPS_TLS_KEY_FILE": "/of/the/environment", "GATEWAY_OPS_HOSTS": "a.example, b.example,"}
+    ops = load(Sources(path, settings={"ops-tls-client-ca-file": "/ca"}, environment=given)).ops
+    assert ops.tls == OpsTls(Path("/c"), Path("/of/the/environment"), Path("/ca"))
+    assert ops.hosts == ("a.example", "b.example")
+    with pytest.raises(ConfigError, match=r"GATEWAY_OPS_TLS_KEY_FILE: ops\.tls\.cert_file: is missing"):
+        load(Sources(environment={**given, "GATEWAY_BACKEND_A": "tcp://a:1"}))
+
+
+@pytest.mark.parametrize(
+    ("ops", "wanted"),
+    [
+        ("{}", []),
+        ("{listen: '[::1]:9090'}", []),
+        ("{listen: '0.0.0.0:9090'}", ["ops.listen: 0.0.0.0:9090 shows"]),
+        ("{listen: '0.0.0.0:9090', token_file: /t}", ["ops.token_file: the token goes to 0.0.0.0:9090 in the clear"]),
+        ("{listen: '0.0.0.0:9090', token_file: /t, tls: {cert_file: /c, key_file: /k}}", []),
+        ("{listen: '0.0.0.0:9090', tls: {cert_file: /c, key_file: /k}}", ["ops.listen: 0.0.0.0:9090 shows"]),
+        ("{listen: '0.0.0.0:9090', tls: {cert_file: /c, key_file: /k, client_ca_file: /a}}", []),
+    ],
+)
+def test_advice_about_ops(tmp_path: Path, ops: str, wanted: list[str]) -> None:
+    config = read(f"ops: {ops}\nbackends: {{a: {{kind: tcp, targets: ['a:1']}}}}\n", tmp_path)
+    found = advice(config)
+    assert len(found) == len(wanted)
+    assert all(sentence.startswith(start) for sentence, start in zip(found, wanted, strict=True))
+    assert config.ops.authenticated == ("token_file" in ops or "client_ca_file" in ops)

@@ -1,0 +1,346 @@
+"""The gateway's own address on a network: one that no other container is given, and the same after a recreation."""
+
+import ipaddress
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.app.wanted import desired as wanted_of
+from gateway.config import load
+from gateway.config.load import Sources
+from gateway.contracts import Secret
+from gateway.docker.addresses import choose, protected, range_for_others
+from gateway.docker.failures import Failures
+from gateway.docker.flavour import PODMAN
+from gateway.docker.ledger import Ledger
+from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
+from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
+from gateway.docker.plan import Action, Condition, Desired, Plan, Standing, Verb
+from gateway.docker.planning import plan
+from gateway.docker.reconciler import Reconciler
+from gateway.docker.trouble import Blocked, EngineError, Kind
+from gateway.errors import ConfigError
+from tests.support.fake_engine import FakeEngine
+
+NET = NetworkInfo(
+    "n1", "apps", "bridge", "local", attachable=False, subnets=("10.9.0.0/24",), ip_ranges=("10.9.0.128/25",),
+    gateways=("10.9.0.1",), internal=True,
+)  # fmt: skip
+OPEN = replace(NET, ip_ranges=())
+MARK = "gw-owner-site-a"
+OURS = frozenset({("id-gateway", "apps")})
+
+
+def desired(**more: Any) -> Desired:
+    return Desired("site-a", DockerOptions(networks={"apps": NetworkOptions(**more)}), ("orders",))
+
+
+def gateway(address: str, *aliases: str, **more: Any) -> Container:
+    there = EndpointInfo("n1", "e1", (address,), frozenset(aliases or ("orders", MARK)))
+    return Container(
+        "id-gateway", "gateway", "running", {}, "far", {"apps": there, "far": EndpointInfo("n0", "e0")}, **more
+    )
+
+
+def planned(own: Container, network: NetworkInfo = NET, **more: Any) -> Plan:
+    return plan(desired(**more), Observed((own,), (network,), own=own.id), OURS)
+
+
+def verbs(found: Plan) -> list[Verb]:
+    return [each.verb for each in found.actions]
+
+
+@pytest.mark.parametrize(
+    ("subnet", "upper"),
+    [
+        ("10.9.0.0/22", "10.9.2.0/23"),
+        ("10.9.0.0/29", "10.9.0.4/30"),
+        ("fd00:1::/64", "fd00:1:0:0:8000::/65"),
+    ],
+)
+def test_containers_get_the_upper_half(subnet: str, upper: str) -> None:
+    assert range_for_others(ipaddress.ip_network(subnet)) == ipaddress.ip_network(upper)
+
+
+def test_a_subnet_that_is_too_small_is_not_divided() -> None:
+    assert range_for_others(ipaddress.ip_network("10.9.0.0/30")) is None
+
+
+def test_the_same_gateway_chooses_the_same_address_and_others_mostly_others() -> None:
+    (first,) = choose(NET, "site-a")
+    assert (first,) == choose(NET, "site-a")
+    assert protected(NET, first)
+    assert first not in {"10.9.0.0", "10.9.0.1", "10.9.0.127"}
+    assert len({choose(replace(NET, subnets=("10.8.0.0/22",), ip_ranges=("10.8.2.0/23",)), f"node-{at}")
+                for at in range(8)}) > 6  # fmt: skip
+    assert choose(OPEN, "site-a") == ()
+
+
+def test_an_address_that_is_refused_is_followed_by_others_until_none_is_left() -> None:
+    tiny = replace(NET, subnets=("10.9.0.0/28",), ip_ranges=("10.9.0.8/29",))
+    refused: set[str] = set()
+    while found := choose(tiny, "site-a", refused=refused):
+        assert not refused & set(found)
+        refused.update(found)
+    assert refused == {f"10.9.0.{at}" for at in range(2, 7)}
+
+
+def test_what_it_had_before_stays_if_it_may_have_it_still() -> None:
+    assert choose(NET, "site-a", claimed=["10.9.0.77"]) == ("10.9.0.77",)
+    for gone in ("10.8.0.77", "10.9.0.200", "fd00::1"):
+        assert choose(NET, "site-a", claimed=[gone]) == choose(NET, "site-a")
+    assert choose(NET, "site-a", claimed=["10.9.0.77"], refused=["10.9.0.77"]) != ("10.9.0.77",)
+    assert choose(NET, "site-a", ipaddress.ip_address("10.9.0.5"), ["10.9.0.77"]) == ("10.9.0.5",)
+
+
+def test_each_family_has_an_address_of_its_own() -> None:
+    both = replace(NET, subnets=("fd00:9::/64", *NET.subnets), ip_ranges=("fd00:9:0:0:8000::/65", *NET.ip_ranges))
+    found = choose(both, "site-a")
+    assert [ipaddress.ip_address(each).version for each in found] == [6, 4]
+    assert all(protected(both, each) for each in found)
+
+
+def test_a_network_is_created_with_a_range_and_the_gateway_attached_beside_it() -> None:
+    own = replace(gateway("10.9.0.2"), endpoints={})
+    made, joined = plan(desired(), Observed((own,), own=own.id), OURS).actions
+    assert made.body["IPAM"] == {"Config": [{"Subnet": "10.201.0.0/22", "IPRange": "10.201.2.0/23"}]}
+    assert ipaddress.ip_address(joined.addresses[0]) in ipaddress.ip_network("10.201.0.0/23")
+    made, joined = plan(
+        desired(subnet=ipaddress.ip_network("fd00:9::/64")), Observed((own,), own=own.id), OURS
+    ).actions
+    assert [each["Subnet"] for each in made.body["IPAM"]["Config"]] == ["fd00:9::/64", "10.201.0.0/22"]
+    assert len(joined.addresses) == 2
+
+
+def test_other_containers_get_their_address_from_the_engine() -> None:
+    web = Container("id-web", "web", "running", {"gateway.enable": "true"}, "bridge", {})
+    (joined,) = plan(desired(), Observed((web,), (NET,)), OURS).actions
+    assert joined.addresses == ()
+
+
+def test_an_address_that_others_can_get_is_left_for_one_that_they_cannot() -> None:
+    found = planned(gateway("10.9.0.130"))
+    (moved,) = found.actions
+    assert (moved.verb, moved.addresses) == (Verb.REATTACH, choose(NET, "site-a"))
+    assert found.conditions[0].message == "the engine may give its address 10.9.0.130 to another container"
+    assert verbs(planned(gateway("10.9.0.77"))) == []  # as good as the one that it would choose
+    busy = replace(desired(), serving=True)
+    own = gateway("10.9.0.130")
+    kept = plan(busy, Observed((own,), (NET,), own=own.id), OURS)
+    assert (verbs(kept), kept.conditions[0].state) == ([], Standing.DRIFTED)
+
+
+def test_a_configured_address_is_taken_up() -> None:
+    fixed = ipaddress.ip_address("10.9.0.9")
+    assert planned(gateway("10.9.0.77"), address=fixed).actions[0].addresses == ("10.9.0.9",)
+    found = planned(gateway("10.9.0.9"), address=fixed)
+    assert (verbs(found), found.warnings) == ([], ())
+    assert "may give 10.9.0.9" in planned(gateway("10.9.0.9"), OPEN, address=fixed).warnings[0]
+
+
+def test_a_network_without_a_range_stays_and_its_danger_is_told() -> None:
+    found = planned(gateway("10.9.0.2"), OPEN)
+    assert verbs(found) == []
+    (line,) = found.warnings
+    assert "has no --ip-range" in line
+    assert "docs/docker.md" in line
+    assert (
+        "the gateway's container was attached by other means, at 10.9.0.130"
+        in planned(gateway("10.9.0.130", "orders")).warnings[0]
+    )
+    task = gateway("10.9.0.130", "orders", image_labels={})
+    task = replace(task, labels={"com.docker.swarm.task.id": "t"})
+    assert planned(task).warnings == ()  # no service can have a fixed address
+
+
+async def test_a_conflict_leads_to_the_next_address_and_what_was_got_is_kept(tmp_path: Path) -> None:
+    class Crowded(FakeEngine):
+        async def get(self, path: str, **params: Any) -> Any:
+            told = await super().get(path, **params)
+            for each in told if path == "networks" else ():
+                each["IPAM"] = {"Config": [{"Subnet": "10.9.0.0/24", "IPRange": "10.9.0.128/25"}]}
+            return told
+
+        async def post(self, path: str, body: Any = None, **params: Any) -> Any:
+            wanted = body["EndpointConfig"].get("IPAMConfig", {}).get("IPv4Address")
+            asked.append(wanted)
+            if wanted in taken:
+                raise EngineError(Kind.FORBIDDEN, "Address already in use")
+            await super().post(path, body, **params)
+            self.containers[body["Container"]].endpoints["apps"].address = wanted
+
+    asked: list[str] = []
+    first = choose(NET, "site-a")[0]
+    taken = {first}
+    engine = Crowded(random.Random(1))
+    engine.add_network("apps")
+    own = engine.add_container("gateway", {})
+    want = replace(desired(), options=replace(desired().options, container="gateway"))
+    reconciler = Reconciler(want.options, lambda: want, lambda _: None, tmp_path)
+    await reconciler.cycle(engine)  # type: ignore[arg-type]
+    assert (asked, reconciler.settled.is_set()) == ([first], False)
+    reconciler._failures.keep(())
+    await reconciler.cycle(engine)  # type: ignore[arg-type]
+    assert asked == [first, choose(NET, "site-a", refused=taken)[0]]
+    assert reconciler.settled.is_set()
+    await reconciler.cycle(engine)  # type: ignore[arg-type]
+    assert Ledger(tmp_path).addresses == {"apps": (asked[1],)}
+    # Another life: the first one is free again, and the one that clients know is asked for.
+    del own.endpoints["apps"]
+    taken.clear()
+    await Reconciler(want.options, lambda: want, lambda _: None, tmp_path).cycle(engine)  # type: ignore[arg-type]
+    assert asked[2:] == [asked[1]]
+
+
+async def test_a_configured_address_that_is_taken_is_told_and_not_replaced(tmp_path: Path) -> None:
+    class Taken(FakeEngine):
+        async def post(self, path: str, body: Any = None, **params: Any) -> Any:
+            raise EngineError(Kind.FORBIDDEN, "Address already in use")
+
+    engine = Taken(random.Random(1))
+    engine.add_network("apps", subnet="10.9.0.0/24")
+    engine.add_container("gateway", {})
+    options = DockerOptions(
+        container="gateway", networks={"apps": NetworkOptions(address=ipaddress.ip_address("10.9.0.9"))}
+    )
+    want = replace(desired(), options=options)
+    reconciler = Reconciler(options, lambda: want, lambda _: None, tmp_path)
+    for _ in range(2):
+        await reconciler.cycle(engine)  # type: ignore[arg-type]
+    (condition,) = reconciler.plan.conditions
+    assert (condition.state, condition.reason) == (Standing.BLOCKED, Blocked.ADDRESS_REFUSED)
+    assert "docker.networks.apps.address" in condition.message
+
+
+def test_the_ledger_of_before_is_read(tmp_path: Path) -> None:
+    (tmp_path / "docker.json").write_text('{"endpoints": [["c", "apps"]]}')
+    ledger = Ledger(tmp_path)
+    assert (ledger.endpoints, ledger.addresses, ledger.problem) == (frozenset({("c", "apps")}), {}, None)
+    (tmp_path / "docker.json").write_text('{"endpoints": [], "addresses": []}')
+    assert Ledger(tmp_path).problem
+
+
+@pytest.mark.parametrize(
+    ("network", "place", "words"),
+    [
+        ("ip_range: 10.9.0.128/25", "ip_range", "set subnet, too"),
+        ("subnet: 10.9.0.0/24, ip_range: 10.8.0.0/25", "ip_range", "must be a part of the subnet"),
+        ("subnet: 10.9.0.0/24, ip_range: 10.9.0.0/24", "ip_range", "and not all of it"),
+        ("subnet: 10.9.0.0/24, address: 10.8.0.9", "address", "is not in the subnet"),
+        ("subnet: 10.9.0.0/24, ip_range: 10.9.0.128/25, address: 10.9.0.130", "address", "is in ip_range"),
+        ("address: db", "address", "'db' is not an IP address"),
+    ],
+)
+def test_addresses_that_cannot_be_are_refused(tmp_path: Path, network: str, place: str, words: str) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(
+        "backends: {a: {kind: tcp, targets: [h:1], listen: 0.0.0.0:1}}\n"
+        f"docker: {{networks: {{n: {{{network}}}}}}}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(Sources(file, environment={}))
+    (problem,) = caught.value.problems
+    assert problem.key == f"docker.networks.n.{place}"
+    assert words in problem.message
+
+
+STOPPED = Container(
+    "id-old", "gateway-1", "exited", {}, "far",
+    {"apps": EndpointInfo("gone", "", (), frozenset({"orders", MARK}))},
+)  # fmt: skip
+
+
+def test_a_stopped_gateway_whose_network_was_pruned_is_named_with_the_repair_and_repaired() -> None:
+    ours = frozenset({("id-old", "apps")})
+    before = plan(desired(), Observed((STOPPED,)), ours)
+    assert [(each.verb, each.container) for each in before.actions] == [(Verb.CREATE_NETWORK, "")]
+    (condition,) = before.conditions
+    assert (condition.container, condition.state) == ("gateway-1", Standing.DRIFTED)
+    assert "docker network disconnect apps gateway-1" in condition.message
+    after = plan(desired(), Observed((STOPPED,), (NET,)), ours)
+    expected = Action(
+        Verb.REATTACH, "apps", "n1", "gateway-1", "id-old", ("orders", MARK), "its network is gone",
+        addresses=choose(NET, "site-a"),
+    )  # fmt: skip
+    assert after.actions == (expected,)
+
+
+def test_a_repaired_gateway_on_an_overlay_has_the_name_of_the_peers_too() -> None:
+    mesh = replace(NET, driver="overlay", scope="swarm", attachable=True)
+    peers = PeerOptions(Secret("x" * 32))
+    wanted = Desired("site-a", DockerOptions(networks={"apps": NetworkOptions()}, peers=peers), ("orders",))
+    (action,) = plan(wanted, Observed((STOPPED,), (mesh,)), frozenset({("id-old", "apps")})).actions
+    assert action.aliases == ("orders", "gw-peers", MARK)
+
+
+def test_stopped_apps_whose_network_was_pruned_are_not_called_attached() -> None:
+    labels = {"gateway.enable": "true"}
+
+    def web(*aliases: str) -> Container:
+        there = EndpointInfo("gone", "", (), frozenset(aliases))
+        return Container("id-web", "web", "exited", labels, "bridge", {"apps": there})
+
+    ours, foreign = web(MARK), web("web")
+    ledger = frozenset({("id-web", "apps")})
+    for network in ((), (NET,)):
+        (condition,) = plan(desired(), Observed((ours,), network), ledger).conditions
+        assert (condition.state, "cannot start until" in condition.message) == (Standing.DRIFTED, True)
+        (condition,) = plan(desired(), Observed((foreign,), network), ledger).conditions
+        assert condition.state is Standing.DRIFTED
+        assert "docker network disconnect apps web && docker network connect apps web" in condition.message
+        (condition,) = plan(desired(), Observed((web("web", "www", "a;b"),), network), ledger).conditions
+        assert "connect --alias 'a;b' --alias www apps web, or" in condition.message
+        podman = Observed((foreign,), network, flavour=PODMAN)
+        (condition,) = plan(desired(), podman, ledger).conditions
+        assert "podman network disconnect apps web && podman network connect apps web" in condition.message
+
+
+def test_a_container_that_has_the_address_of_the_gateway_is_named() -> None:
+    asked = choose(NET, "site-a")
+    wanted = replace(desired(), refused={"apps": frozenset(asked)})
+    own = Container("id-own", "gateway-1", "running", {}, "bridge", {})
+    for mark, named in ((), True), (("gw-owner-other",), False):
+        there = {"apps": EndpointInfo("n1", "e", asked, frozenset(mark))}
+        other = Container("id-evil", "evil", "running", {}, "bridge", there)
+        found = plan(wanted, Observed((own, other), (NET,), own="id-own"), frozenset()).warnings
+        assert any(f"container evil has {asked[0]}" in each for each in found) is named
+
+
+def test_a_subnet_with_bits_of_a_host_is_read_as_the_engine_means_it() -> None:
+    old = replace(NET, subnets=("10.9.0.7/24",), ip_ranges=("10.9.0.130/25",))
+    assert choose(old, "site-a") == choose(NET, "site-a")
+    assert protected(old, "10.9.0.20")
+
+
+def test_a_network_does_not_hold_what_the_gateway_reaches_directly(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(
+        """
+        tunnels:
+          edge: {kind: ssh, host: 10.201.4.9, user: u, insecure_host_key: true}
+          inner: {kind: ssh, via: edge, host: 10.201.8.9, user: u, insecure_host_key: true}
+        backends:
+          orders: {kind: tcp, targets: ["10.201.0.5:3306", "db.internal:3306"], listen: 0.0.0.0:3306}
+          reports: {kind: tcp, via: edge, targets: ["10.201.8.5:3306"], listen: 0.0.0.0:3307}
+        docker: {networks: {apps: {}}}
+        """
+    )
+    wanted = wanted_of(load(Sources(file, environment={})))
+    assert wanted.direct == ("10.201.0.5", "10.201.4.9")
+    (action,) = plan(wanted, Observed(), frozenset()).actions
+    assert action.body["IPAM"]["Config"][0]["Subnet"] == "10.201.8.0/22"
+
+
+def test_an_address_that_is_refused_names_the_setting_only_if_it_is_set() -> None:
+    failures, pending = Failures(), Condition("apps", "gateway", Standing.PENDING, container_id="id-gateway")
+    action = Action(Verb.CONNECT, "apps", "n1", "gateway", "id-gateway", addresses=("10.9.0.9",))
+    failures.failed(action, EngineError(Kind.FORBIDDEN, "Address already in use"), 0.0, {})
+    fixed = NetworkOptions(address=ipaddress.ip_address("10.9.0.9"))
+    assert "change docker.networks.apps.address" in failures.explained(pending, {"apps": fixed}).message
+    for networks in ({"apps": NetworkOptions()}, {}):
+        found = failures.explained(pending, networks)
+        assert (found.state, found.reason) == (Standing.BLOCKED, Blocked.ADDRESS_REFUSED)
+        assert "docker.networks" not in found.message

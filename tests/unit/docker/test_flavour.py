@@ -1,0 +1,144 @@
+"""What differs between Docker and Podman; tests/integration/test_podman.py holds it against the real one."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.docker.act import act
+from gateway.docker.engine import Engine
+from gateway.docker.exposure import can_spoof
+from gateway.docker.flavour import DOCKER, PODMAN, Flavour, flavour, lease_ranges
+from gateway.docker.model import Container, Observed
+from gateway.docker.options import DockerOptions, NetworkOptions
+from gateway.docker.plan import Action, Desired, Verb
+from gateway.docker.planning import plan
+from gateway.docker.trouble import Blocked, EngineError, Kind
+
+COMPONENTS = [{"Name": "Podman Engine", "Version": "5.4.2"}, {"Name": "Conmon"}]
+WEB = Container("0" * 64, "web", "running", {"gateway.enable": "true"}, "bridge", {})
+
+
+class Answering(Engine):
+    """An engine whose `/version` is given."""
+
+    def __init__(self, version: Any) -> None:
+        class Client:
+            api_version = ""
+
+        super().__init__(Client())  # type: ignore[arg-type]
+        self._version = version
+
+    async def _request(self, path: str, *_: Any, **__: Any) -> Any:
+        assert path == "version"
+        return self._version
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ({"ApiVersion": "1.41", "MinAPIVersion": "1.24", "Components": COMPONENTS}, (PODMAN, "1.41")),
+        ({"ApiVersion": "1.45", "MinAPIVersion": "1.24", "Components": [{"Name": "Engine"}]}, (DOCKER, "1.45")),
+        ({"ApiVersion": "1.52", "MinAPIVersion": "1.44"}, (DOCKER, "1.48")),
+    ],
+)
+def test_the_engine_and_the_version_are_known_from_one_answer(version: Any, expected: tuple[Flavour, str]) -> None:
+    engine = Answering(version)
+    asyncio.run(engine.negotiate())
+    assert (engine.flavour, engine.api_version) == expected
+    assert flavour(version) is expected[0]
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (
+            {"Version": "4.1.1", "ApiVersion": "1.40", "Components": COMPONENTS},
+            "Podman 4.1.1 has API 1.40: Podman 4.2 or later is needed, update it",
+        ),
+        (
+            {"Version": "24.0.7", "ApiVersion": "1.43"},
+            "Docker 24.0.7 has API 1.43: Docker Engine 25 or later is needed, update it",
+        ),
+        (
+            {"Version": "99", "ApiVersion": "1.99", "MinAPIVersion": "1.60", "Components": COMPONENTS},
+            "Podman 99 requires API 1.60 or newer; this gateway supports API 1.48: update the gateway",
+        ),
+        ("<html>", "the answer is not that of a Docker engine: '<html>'"),
+    ],
+)
+def test_an_engine_that_does_not_fit_is_called_by_its_name(version: Any, message: str) -> None:
+    with pytest.raises(EngineError) as raised:
+        asyncio.run(Answering(version).negotiate())
+    assert (raised.value.kind, str(raised.value)) == (Kind.API, message)
+
+
+def test_who_left_a_network() -> None:
+    assert DOCKER.left({"Actor": {"ID": "network", "Attributes": {"container": "c", "name": "apps"}}}) == "c"
+    assert PODMAN.left({"Actor": {"ID": "c", "Attributes": {"name": "web", "network": "apps"}}}) == "c"
+    assert DOCKER.left({}) == PODMAN.left({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("lease", "expected"),
+    [
+        ({"start_ip": "10.95.0.129", "end_ip": "10.95.0.255"}, ("10.95.0.128/25",)),  # of --ip-range 10.95.0.128/25
+        ({"start_ip": "10.95.0.129"}, ("10.95.0.128/25",)),
+        ({"end_ip": "10.95.0.100"}, ("10.95.0.0/25",)),
+        ({"start_ip": "10.95.0.100", "end_ip": "10.95.0.200"}, ("10.95.0.0/24",)),
+        (None, ()),
+    ],
+)
+def test_podman_says_where_containers_get_addresses_from(
+    lease: dict[str, str] | None, expected: tuple[str, ...]
+) -> None:
+    assert lease_ranges({"subnets": [{"subnet": "10.95.0.0/24", "lease_range": lease}]}) == expected
+
+
+def test_podman_says_which_capabilities_a_container_has() -> None:
+    assert not can_spoof({"CapAdd": []}, ["CAP_CHOWN", "CAP_NET_BIND_SERVICE"])
+    assert can_spoof({"CapAdd": []}, ["CAP_CHOWN", "CAP_NET_RAW"])  # a default of that host
+
+
+@pytest.mark.parametrize(
+    ("mode", "networks", "reason", "message"),
+    [
+        ("pasta", {"apps": NetworkOptions()}, Blocked.NOT_ATTACHABLE, "it uses pasta, with which Podman joins"),
+        ("bridge", {"apps": NetworkOptions("overlay")}, Blocked.NOT_MANAGER, "network apps: Podman has no overlay"),
+    ],
+)
+def test_what_podman_cannot_attach_says_so(
+    mode: str, networks: dict[str, NetworkOptions], reason: Blocked, message: str
+) -> None:
+    container = Container(WEB.id, WEB.name, WEB.state, WEB.labels, mode, {})
+    wanted = Desired("site", DockerOptions(networks=networks, services=True), ("orders",))
+    found = plan(wanted, Observed((container,), flavour=PODMAN), frozenset())
+    (condition,) = found.conditions
+    assert (condition.reason, condition.message.startswith(message)) == (reason, True)
+    assert any(each.startswith("docker.services: Podman has no swarm services") for each in found.warnings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "implementation", "cleared"),
+    [
+        (Kind.FAILED, PODMAN, True),  # a 500
+        (Kind.FORBIDDEN, PODMAN, False),  # it is connected already
+        (Kind.UNREACHABLE, PODMAN, False),  # it may have been done
+        (Kind.FAILED, DOCKER, False),
+    ],
+)
+def test_podman_forgets_a_connection_that_failed(kind: Kind, implementation: Flavour, cleared: bool) -> None:
+    asked = []
+
+    class Failing:
+        api_version = "1.41"
+        flavour = implementation
+
+        async def post(self, path: str, body: Any) -> None:
+            asked.append(path)
+            raise EngineError(kind if path.endswith("connect") else Kind.FAILED, body["Container"])
+
+    with pytest.raises(EngineError) as raised:
+        asyncio.run(act(Failing(), Action(Verb.CONNECT, "apps", "n", "web", "c")))  # type: ignore[arg-type]
+    assert raised.value.kind is kind
+    assert asked == ["networks/n/connect", *(["networks/n/disconnect"] if cleared else [])]

@@ -1,0 +1,482 @@
+"""Names with two meanings, mistakes in labels, shared namespaces, networks to be made anew, and what is logged."""
+
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.docker import labels
+from gateway.docker.grants import SERVICE
+from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
+from gateway.docker.names import hostname_of, hosts_of
+from gateway.docker.news import News
+from gateway.docker.observe import Observer
+from gateway.docker.options import DockerOptions, NetworkOptions
+from gateway.docker.plan import Desired, Plan, Standing, Verb
+from gateway.docker.planning import plan
+from gateway.docker.planning.own import as_running_gateway
+from gateway.docker.reconciler import Reconciler
+from gateway.docker.trouble import Blocked
+from tests.support.fake_engine import FakeContainer, FakeEngine
+
+MARK = "gw-owner-site-a"
+APPS = NetworkInfo(
+    "n1", "apps", "bridge", "local", attachable=False, internal=True, subnets=("10.0.0.0/24",),
+    ip_ranges=("10.0.0.128/25",),
+)  # fmt: skip
+SHOP = NetworkInfo("n2", "shop_default", "bridge", "local", attachable=False)
+OPT_IN = {"gateway.enable": "true"}
+
+
+def desired(**more: Any) -> Desired:
+    options = DockerOptions(**{"networks": {"apps": NetworkOptions()}, **more})
+    return Desired("site-a", options, ("orders", "media"))
+
+
+def endpoint(*aliases: str, network: str = "n1") -> EndpointInfo:
+    return EndpointInfo(network, f"e-{network}", ("10.0.0.2",), frozenset(aliases))
+
+
+def container(name: str, **more: Any) -> Container:
+    plain: dict[str, Any] = {"state": "running", "labels": {}, "network_mode": "bridge", "endpoints": {}}
+    return Container(id=f"id-{name}", name=name, **{**plain, **more})
+
+
+GATEWAY = container(
+    "gateway", endpoints={"apps": endpoint("orders", "media", MARK), "bridge": endpoint(network="n0")}
+)
+WEB = container("web", labels=OPT_IN, endpoints={"shop_default": endpoint("app", network="n2")})
+
+
+def planned(*containers: Container, ours: tuple[str, ...] = ("gateway",), wanted: Desired | None = None) -> Plan:
+    observed = Observed((GATEWAY, *containers), (APPS, SHOP), own=GATEWAY.id)
+    return plan(wanted or desired(), observed, frozenset((f"id-{name}", "apps") for name in ours))
+
+
+def standing(found: Plan, name: str) -> tuple[Standing, Blocked | None]:
+    return next((each.state, each.reason) for each in found.conditions if each.container == name)
+
+
+@pytest.mark.parametrize(
+    ("more", "other"),
+    [
+        (
+            {"endpoints": {"shop_default": endpoint("Orders", network="n2")}},
+            "container shop-1 on network shop_default",
+        ),
+        (
+            {"labels": {SERVICE: "orders"}, "endpoints": {"shop_default": EndpointInfo("n2", "")}, "state": "exited"},
+            "container shop-1 on network shop_default",
+        ),
+    ],
+)
+def test_a_service_of_the_project_with_the_name_of_a_backend_is_told(more: dict[str, Any], other: str) -> None:
+    found = planned(WEB, container("shop-1", **more))
+    assert [(each.container, each.name, each.ours, each.other) for each in found.shadows] == [
+        ("web", "orders", "a backend", other)
+    ]
+    (warning,) = found.warnings
+    assert warning.startswith(f"web: 'orders' is a backend on network apps, and {other}: it reaches only one of them")
+    assert standing(found, "web") == (Standing.PENDING, None)
+    assert [each.verb for each in found.actions] == [Verb.CONNECT]
+
+
+def test_a_container_with_the_name_itself_or_in_its_hosts_file_is_told() -> None:
+    named = container("x", labels=OPT_IN, endpoints={"shop_default": endpoint("media", network="n2")})
+    hosted = container("y", labels=OPT_IN, hosts=frozenset({"orders", "unrelated"}))
+    found = planned(named, hosted)
+    assert [(each.container, each.name) for each in found.shadows] == [("x", "media"), ("y", "orders")]
+    told = hosts_of({
+        "Id": "0123456789abcdef",
+        "HostConfig": {"ExtraHosts": ["media:10.0.0.1", "other=::1"], "Links": ["/db:/web/database"]},
+        "NetworkSettings": {"Networks": {"shop": {"Links": ["pg:postgres"]}, "none": {"Links": None}}},
+    })  # fmt: skip
+    assert told == {"media", "other", "database", "postgres"}
+
+
+def test_nobody_answers_to_the_name_of_a_backend_by_its_host_name() -> None:
+    """Docker's DNS server gives the host name of a container to everybody on its networks."""
+    assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "Orders"}}) == "orders"
+    assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "0123456789ab"}}) == ""
+    thief = replace(WEB, hostname="orders")
+    assert standing(planned(thief), "web") == (Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
+    # One that was attached before there was a backend of its name does not stay attached, unless it is in use.
+    there = replace(thief, endpoints={**WEB.endpoints, "apps": endpoint(MARK)})
+    found = planned(there, ours=("gateway", "web"))
+    assert standing(found, "web") == (Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
+    assert [(each.verb, each.container) for each in found.actions] == [(Verb.DISCONNECT, "web")]
+    found = planned(there, ours=("gateway", "web"), wanted=replace(desired(), busy=frozenset({WEB.id})))
+    assert (standing(found, "web"), found.actions) == ((Standing.DRIFTED, Blocked.ALIAS_CONFLICT), ())
+    guest = container("guest", hostname="orders", endpoints={"apps": endpoint()})
+    found = planned(guest)
+    assert standing(found, "gateway") == (Standing.ATTACHED, None)  # it does not give way
+    assert found.warnings[0].startswith("guest: its host name is that of backend orders, so that clients on network")
+
+
+def test_the_same_container_under_one_name_on_both_networks_is_no_conflict() -> None:
+    both = {"apps": endpoint("www"), "shop_default": endpoint("www", network="n2")}
+    peer = container("peer", endpoints=both)
+    gateway_there = replace(
+        GATEWAY, endpoints={**GATEWAY.endpoints, "shop_default": endpoint("orders", network="n2")}
+    )
+    observed = Observed((gateway_there, WEB, peer), (APPS, SHOP), own=GATEWAY.id)
+    assert plan(desired(), observed, frozenset()).shadows == ()
+    # It may ask for the name that it has in its project, alone or with its replicas.
+    asking = replace(WEB, labels={**OPT_IN, "gateway.aliases": "app"})
+    replica = container("web-2", endpoints={"apps": endpoint("app", MARK), **WEB.endpoints})
+    assert planned(asking).shadows == planned(asking, replica).shadows == ()
+    stranger = container("other", endpoints={"shop_default": endpoint("www", network="n2")})
+    asking = replace(asking, labels={**OPT_IN, "gateway.aliases": "www"})
+    assert [each.ours for each in planned(asking, stranger).shadows] == ["an alias that it asks for"]
+    # Docker's default bridge answers to no names.
+    bridged = replace(WEB, endpoints={"bridge": endpoint(network="b")})
+    assert (
+        planned(bridged, container("orders-1", endpoints={"bridge": endpoint("orders", network="b")})).shadows == ()
+    )
+
+
+def test_another_projects_service_on_our_network_is_told() -> None:
+    theirs = container("b-api-1", endpoints={"apps": endpoint("api")})
+    own = container("a-api-1", endpoints={"shop_default": endpoint("api", network="n2")})
+    (shadow,) = planned(WEB, theirs, own).shadows
+    assert str(shadow) == (
+        "'api' is container b-api-1 on network apps, and container a-api-1 on network shop_default"
+    )
+
+
+def test_the_gateway_is_warned_for_itself_and_never_refused() -> None:
+    own = replace(GATEWAY, endpoints={"shop_default": endpoint(network="n2")})
+    clash = container("orders-1", endpoints={"shop_default": endpoint("orders", network="n2")})
+    observed = Observed((own, clash), (APPS, SHOP), own=own.id)
+    found = plan(desired(on_name_conflict="refuse"), observed, frozenset())
+    assert [each.container for each in found.shadows] == ["gateway"]
+    assert (standing(found, "gateway"), len(found.warnings)) == ((Standing.PENDING, None), 1)
+
+
+CLASH = container("shop-1", endpoints={"shop_default": endpoint("orders", network="n2")})
+
+
+def test_refuse_attaches_nobody_for_whom_a_name_has_two_meanings() -> None:
+    found = planned(WEB, CLASH, wanted=desired(on_name_conflict="refuse"))
+    assert standing(found, "web") == (Standing.BLOCKED, Blocked.NAME_CONFLICT)
+    assert (found.actions, found.warnings) == ((), ())
+    assert "docker.networks.apps.backends" in next(each.message for each in found.conditions if each.message)
+
+
+@pytest.mark.parametrize(
+    ("ours", "more", "busy", "expected"),
+    [
+        (("web",), {}, False, (Standing.BLOCKED, [Verb.DISCONNECT])),
+        (("web",), {}, True, (Standing.DRIFTED, [])),
+        (("web",), {"repair": "never"}, False, (Standing.DRIFTED, [])),
+        (("web",), {"repair": "disruptive"}, True, (Standing.BLOCKED, [Verb.DISCONNECT])),
+        ((), {}, False, (Standing.DRIFTED, [])),
+    ],
+)
+def test_refuse_detaches_only_what_is_ours_as_repair_permits(
+    ours: tuple[str, ...], more: dict[str, Any], busy: bool, expected: tuple[Standing, list[Verb]]
+) -> None:
+    there = replace(WEB, endpoints={**WEB.endpoints, "apps": endpoint(MARK)})
+    wanted = desired(on_name_conflict="refuse", **more)
+    wanted = replace(wanted, busy=frozenset({there.id} if busy else ()))
+    found = planned(there, CLASH, ours=("gateway", *ours), wanted=wanted)
+    state, reason = standing(found, "web")
+    assert ((state, [each.verb for each in found.actions]), reason) == (expected, Blocked.NAME_CONFLICT)
+
+
+@pytest.mark.parametrize("policy", ["warn", "refuse"])
+def test_a_swarm_service_is_told_or_refused(policy: str) -> None:
+    overlays = tuple(replace(each, driver="overlay", scope="swarm", attachable=True) for each in (APPS, SHOP))
+    app = Service("s1", "app", 1, OPT_IN, {"n2": frozenset()})
+    other = Service("s2", "shop", 1, {}, {"n2": frozenset({"orders"})})
+    leader = Swarm(active=True, manager=True, leader=True)
+    observed = Observed((GATEWAY,), overlays, (app, other), swarm=leader, own=GATEWAY.id)
+    found = plan(desired(services=True, on_name_conflict=policy), observed, frozenset())
+    assert [each.other for each in found.shadows] == ["service shop on network shop_default"]
+    if policy == "warn":
+        assert [each.verb for each in found.actions] == [Verb.UPDATE_SERVICE]
+    else:
+        assert (standing(found, "service app"), found.actions) == ((Standing.BLOCKED, Blocked.NAME_CONFLICT), ())
+
+
+# Labels.
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ({"gateway.enabled": "true"}, ["unknown label gateway.enabled: did you mean gateway.enable?"]),
+        ({"gateway.enable": "ture"}, ["gateway.enable: 'ture' is neither true nor false"]),
+        ({"gateway.enable": "false"}, []),
+        ({"gateway.Backend": "orders"}, ["unknown label gateway.Backend: did you mean gateway.backends?"]),
+        ({"gateway.on_stop": "keep"}, ["unknown label gateway.on_stop: did you mean gateway.on-stop?"]),
+        ({"gateway.http.routers.web": "x"}, []),  # another program's
+        ({"gateway.enabled": "true", "gateway.instance": "site-b"}, []),  # that one reports it
+        ({**OPT_IN, "gateway.colour": "red"}, ["unknown label gateway.colour"]),
+    ],
+)
+def test_mistakes_are_told_whether_it_opted_in_or_not(found: dict[str, str], told: list[str]) -> None:
+    assert labels.read(found, "gateway", "site-a", ["orders"])[1] == told
+
+
+def test_labels_that_do_nothing_are_told_where_they_admit_nobody_either() -> None:
+    asking = {"gateway.backends": "orders"}
+    alone = container("alone", labels=asking, endpoints={"shop_default": endpoint(network="n2")})
+    joined = container("joined", labels=asking, endpoints={"apps": endpoint()})
+    found = planned(alone, joined)
+    assert found.warnings == ("alone: gateway.backends does nothing without gateway.enable=true",)
+    assert found.mistakes == frozenset(found.warnings)
+
+
+# Containers in another one's network.
+
+
+def test_a_container_in_the_network_of_one_that_is_attached_is_attached() -> None:
+    side = container("side", labels=OPT_IN, network_mode="container:id-web")
+    there = replace(WEB, endpoints={"apps": endpoint(MARK)})
+    found = planned(there, side, ours=("web",))
+    assert standing(found, "side") == (Standing.ATTACHED, None)
+    assert [each.message for each in found.conditions if each.container == "side"] == [
+        "it uses the network of container web, which is attached"
+    ]
+    assert found.actions == ()
+    # It cannot have a name of its own.
+    named = replace(side, labels={**OPT_IN, "gateway.aliases": "side"})
+    assert standing(planned(there, named, ours=("web",)), "side") == (Standing.DRIFTED, Blocked.SHARED_NETWORK)
+
+
+def test_a_container_in_a_network_that_is_not_attached_says_whose() -> None:
+    side = container("side", labels=OPT_IN, network_mode="container:web")
+    assert standing(planned(WEB, side), "side") == (Standing.PENDING, None)
+    for base in (replace(WEB, labels={}), container("other")):
+        found = planned(base, side)
+        assert standing(found, "side") == (Standing.BLOCKED, Blocked.SHARED_NETWORK)
+    assert "that is gone" in found.conditions[-1].message
+
+
+# A network that must be re-created.
+
+
+def outdated(tmp_path: Path) -> tuple[FakeEngine, Reconciler, list[FakeContainer], list[NetworkOptions]]:
+    """An engine with two attached containers, and its reconciler, whose options may be changed."""
+    engine = FakeEngine(random.Random(1))
+    options = [NetworkOptions()]
+    there = [engine.add_container("gateway", {}), *(engine.add_container(name, OPT_IN) for name in ("a", "b"))]
+
+    def wanted() -> Desired:
+        return desired(networks={"apps": options[0]}, container="gateway", max_detaches=1)
+
+    return engine, Reconciler(wanted().options, wanted, lambda _: None, tmp_path), there, options
+
+
+async def test_what_is_taken_off_a_network_that_is_to_be_made_anew_stays_off_until_it_is(tmp_path: Path) -> None:
+    engine, reconciler, there, options = outdated(tmp_path)
+
+    async def settle() -> None:
+        for _ in range(4):
+            await reconciler.cycle(engine)  # type: ignore[arg-type]
+
+    await settle()
+    assert all("apps" in each.endpoints for each in there)
+    options[0] = NetworkOptions(mtu=1400)
+    await settle()
+    assert "docker network rm apps" in reconciler.plan.warnings[0]
+    # The gateway comes back as long as somebody may need it.
+    await engine.post("networks/apps/disconnect", {"Container": there[0].id})
+    await settle()
+    assert "apps" in there[0].endpoints
+    for each in reversed(there):
+        await engine.post("networks/apps/disconnect", {"Container": each.id})
+        await settle()
+        assert "apps" not in each.endpoints
+    assert {each.state for each in reconciler.plan.conditions} == {Standing.PENDING}
+    newcomer = engine.add_container("new", OPT_IN)  # whoever comes meanwhile is served
+    await settle()
+    assert "apps" in newcomer.endpoints
+    await engine.post("networks/apps/disconnect", {"Container": newcomer.id})
+    for each in there:
+        if "apps" in each.endpoints:
+            await engine.post("networks/apps/disconnect", {"Container": each.id})
+    await settle()
+    (network,) = engine.networks.values()
+    await engine.delete(f"networks/{network.id}")
+    await settle()
+    assert all("apps" in each.endpoints for each in (*there, newcomer))
+    assert not any("docker network rm apps" in each for each in reconciler.plan.warnings)
+
+
+async def test_what_we_take_off_ourselves_is_attached_again(tmp_path: Path) -> None:
+    engine, reconciler, there, options = outdated(tmp_path)
+
+    async def settle() -> None:
+        for _ in range(4):
+            await reconciler.cycle(engine)  # type: ignore[arg-type]
+
+    await settle()
+    options[0] = NetworkOptions(mtu=1400)
+    there[1].labels = {}
+    await settle()
+    assert "apps" not in there[1].endpoints
+    there[1].labels = dict(OPT_IN)
+    await settle()
+    assert "apps" in there[1].endpoints
+
+
+# The log.
+
+
+def test_news_are_told_once_while_they_hold_and_so_many_a_minute() -> None:
+    news = News(most=3, window=60, again=600)
+    assert news.fresh(["a", "b"], 0) == ["a", "b"]
+    assert news.fresh(["a"], 10) == []
+    assert news.fresh(["a", "b"], 20) == []  # it came back
+    assert news.fresh(["a", "c", "d"], 30) == ["c"]
+    assert news.fresh(["d"], 40) == []
+    assert news.fresh(["d"], 61) == ["d"]  # it had to wait for room, and is not lost
+    assert news.fresh([], 700) == []
+    assert news.fresh(["a"], 701) == ["a"]
+
+
+def test_events_beyond_the_bound_are_counted() -> None:
+    news = News(most=2, window=60)
+    assert [news.admit(0) for _ in range(5)] == [True, True, False, False, False]
+    assert news.left_out(30) == 0
+    assert news.left_out(60) == 3
+    assert news.left_out(61) == 0
+
+
+async def test_a_wrong_label_is_in_the_log_at_info_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    engine = FakeEngine(random.Random(1))
+    engine.add_container("typo", {"gateway.enabled": "true"})
+    reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            await reconciler.cycle(engine)  # type: ignore[arg-type]
+    told = [each for each in caplog.records if each.getMessage() == "docker: a label is wrong"]
+    assert [(each.levelname, each.__dict__["detail"]) for each in told] == [
+        ("INFO", "typo: unknown label gateway.enabled: did you mean gateway.enable?")
+    ]
+
+
+@pytest.mark.parametrize("asks", [True, False])
+async def test_names_are_learnt_where_they_matter_only(tmp_path: Path, asks: bool) -> None:
+    engine = FakeEngine(random.Random(1))
+    network = engine.add_network("shop_default")
+    web, peer = engine.add_container("web", OPT_IN if asks else {}), engine.add_container("shop-1", {})
+    for each, alias in ((web, "app"), (peer, "orders")):
+        engine.join(each, network, [alias], foreign=True)
+    asked: list[str] = []
+    get: Callable[..., Any] = engine.get
+
+    async def noting(path: str, **params: Any) -> Any:
+        asked.append(path)
+        return await get(path, **params)
+
+    engine.get = noting  # type: ignore[method-assign]
+    reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
+    found = await reconciler.consider(engine)  # type: ignore[arg-type]
+    assert [each.name for each in found.shadows] == (["orders"] if asks else [])
+    pages = [f"containers/{each.id}/json" for each in (web, peer)]
+    assert [path for path in asked if path in pages] == (pages if asks else [])
+    asked.clear()
+    await reconciler.consider(engine)  # type: ignore[arg-type]
+    assert [path for path in asked if path in pages] == []
+
+
+async def test_refusals_of_the_engine_are_bounded_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = FakeEngine(random.Random(1))
+    engine.add_network("apps", full=True)
+    for at in range(100):
+        engine.add_container(f"c{at}", OPT_IN)
+    reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
+    with caplog.at_level(logging.INFO):
+        await reconciler.cycle(engine)  # type: ignore[arg-type]
+    assert sum(reconciler.errors.values()) == 100
+    assert len([each for each in caplog.records if each.getMessage() == "docker refused"]) <= 60
+
+
+def test_a_message_about_many_names_is_bounded() -> None:
+    names = [f"n{at}" for at in range(300)]
+    other = container("other", endpoints={"apps": endpoint(*names)})
+    shop = container("shop-1", endpoints={"shop_default": endpoint(*names, network="n2")})
+    found = planned(WEB, other, shop)
+    (told,) = [each for each in found.warnings if each.startswith("web:")]
+    assert "and 295 more names" in told
+    assert len(told) < 1000
+    assert len(found.shadows) == 300
+
+
+async def test_the_gateways_container_is_found_by_its_name_before_any_id_that_begins_so() -> None:
+    engine = FakeEngine(random.Random(1))
+    stranger, own = engine.add_container("stranger", {}), engine.add_container("0", {})
+    assert stranger.id.startswith("0")
+    options = DockerOptions(container="0", networks={"apps": NetworkOptions()})
+    observed = await Observer(options, set).look(engine)  # type: ignore[arg-type]
+    assert observed.own == own.id
+
+
+@pytest.mark.parametrize("policy", ["warn", "refuse"])
+def test_a_container_that_joined_the_network_by_itself_is_warned_for_and_left_alone(policy: str) -> None:
+    both = {"apps": endpoint("app"), "shop_default": endpoint("app", network="n2")}
+    joined, shop = (
+        container("joined", endpoints=both),
+        container("shop-1", endpoints={"shop_default": endpoint("orders", network="n2")}),
+    )
+    found = planned(joined, shop, wanted=desired(on_name_conflict=policy))
+    assert any(each.startswith("joined: 'orders' is a backend on network apps") for each in found.warnings)
+    assert [each.container for each in found.shadows] == ["joined"]
+    assert found.actions == ()
+
+
+# Commands, and repairs that only a person can do.
+
+
+def test_a_command_in_another_container_acts_for_the_gateway_that_runs() -> None:
+    temporary = container("tmp", endpoints={"bridge": endpoint(network="n0")})
+    for own in (temporary.id, None):
+        seen = Observed((GATEWAY, temporary, WEB), (APPS, SHOP), own=own)
+        assert as_running_gateway(desired(), seen).own == GATEWAY.id
+    configured = Observed((GATEWAY, temporary), (APPS, SHOP), own=temporary.id)
+    assert as_running_gateway(desired(container="tmp"), configured) is configured
+    stopped = Observed((replace(GATEWAY, state="exited"), temporary), (APPS, SHOP), own=temporary.id)
+    assert as_running_gateway(desired(), stopped) is stopped
+    two = Observed((GATEWAY, replace(GATEWAY, id="id-2", name="second")), (APPS,), own=None)
+    assert as_running_gateway(desired(), two) is two
+
+
+def test_a_gateway_that_others_attached_says_how_to_undo_that() -> None:
+    joined = replace(GATEWAY, endpoints={**GATEWAY.endpoints, "apps": endpoint("x")})
+    found = plan(desired(), Observed((joined,), (APPS,), own=joined.id), frozenset())
+    (message,) = (each.message for each in found.conditions)
+    assert "docker network disconnect apps gateway" in message
+
+
+def test_a_container_bound_to_a_removed_network_by_its_id_must_be_recreated() -> None:
+    bound = container("job", state="exited", network_mode="f" * 64, endpoints={"apps": endpoint()}, labels=OPT_IN)
+    found = planned(bound)
+    assert standing(found, "job") == (Standing.DRIFTED, None)
+    assert "--force-recreate" in next(each.message for each in found.conditions if each.container == "job")
+    assert standing(planned(replace(bound, network_mode=APPS.id)), "job")[0] is Standing.ATTACHED
+
+
+def test_a_container_in_the_network_of_one_that_is_blocked_is_blocked_too() -> None:
+    base = container("orders", labels=OPT_IN)
+    side = container("side", labels=OPT_IN, network_mode="container:orders", created=1)
+    assert standing(planned(base, side), "side") == (Standing.BLOCKED, Blocked.SHARED_NETWORK)
+
+
+def test_a_backends_name_as_an_alias_needs_another_alias() -> None:
+    found = planned(replace(WEB, labels={**OPT_IN, "gateway.aliases": "orders"}))
+    message = next(each.message for each in found.conditions if each.container == "web")
+    assert message.endswith("choose another alias")
+
+
+def test_an_unknown_backend_suggests_a_known_one() -> None:
+    found = planned(replace(WEB, labels={**OPT_IN, "gateway.backends": "order"}))
+    assert any("did you mean 'orders'?" in each for each in found.warnings)

@@ -1,0 +1,357 @@
+"""Networks that change nobody's routes, and networks of their own for projects."""
+
+import ipaddress
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config import Sources, load
+from gateway.docker.act import act
+from gateway.docker.flavour import PODMAN
+from gateway.docker.grants import PROJECT, SWARM_SERVICE
+from gateway.docker.model import ENCRYPTED, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
+from gateway.docker.observe import Observer
+from gateway.docker.options import DockerOptions, Grant, NetworkOptions
+from gateway.docker.plan import Action, Desired, Plan, Standing, Verb
+from gateway.docker.planning import plan
+from gateway.docker.planning.networks import choose_subnet
+from gateway.docker.projects import STACK
+from gateway.docker.trouble import Blocked
+from gateway.errors import ConfigError
+from tests.support.fake_engine import FakeEngine
+
+MARK = "gw-owner-site-a"
+OPT_IN = {"gateway.enable": "true"}
+OURS = {"gateway.managed-by": "gateway", "gateway.instance": "site-a"}
+PER_PROJECT = {"apps": NetworkOptions(per="project")}
+LEADER = Swarm(active=True, manager=True, leader=True)
+
+
+def container(name: str, project: str | None = None, **more: Any) -> Container:
+    labels = {**OPT_IN, **({PROJECT: project} if project is not None else {}), **more.pop("labels", {})}
+    plain: dict[str, Any] = {"state": "running", "labels": labels, "network_mode": "bridge", "endpoints": {}}
+    return Container(id=f"id-{name}", name=name, **{**plain, **more})
+
+
+def gateway(*networks: str) -> Container:
+    return container(
+        "gateway",
+        labels={"gateway.enable": "false"},
+        endpoints={each: on(each, MARK if each == "apps" else "x") for each in networks},
+    )
+
+
+def on(network: str, *aliases: str) -> EndpointInfo:
+    return EndpointInfo(f"id-{network}", f"e-{network}", ("10.0.0.2",), frozenset(aliases or (MARK,)))
+
+
+def network(name: str, **more: Any) -> NetworkInfo:
+    plain: dict[str, Any] = {"driver": "bridge", "scope": "local", "attachable": False}
+    plain |= {"subnets": ("10.0.0.0/24",), "ip_ranges": ("10.0.0.128/25",)}
+    return NetworkInfo(f"id-{name}", name, **{**plain, **more})
+
+
+def planned(
+    *containers: Container,
+    networks: dict[str, NetworkOptions] | None = None,
+    there: tuple[NetworkInfo, ...] = (),
+    services: tuple[Service, ...] = (),
+    swarm: Swarm | None = None,
+    **more: Any,
+) -> Plan:
+    options = DockerOptions(networks=networks or PER_PROJECT, services=bool(services))
+    wanted = Desired("site-a", options, ("orders", "media"), strict=more.pop("strict", False))
+    ours = frozenset((each.id, name) for each in containers for name in each.endpoints)
+    seen = Observed(containers, there, services, swarm=swarm or Swarm(), own="id-gateway", **more)
+    return plan(wanted, seen, ours)
+
+
+def made(found: Plan) -> list[tuple[str, str, str]]:
+    return [(str(each.verb), each.network, each.container) for each in found.actions]
+
+
+def test_a_network_that_the_gateway_creates_has_no_way_out_unless_that_is_configured() -> None:
+    for options, internal in ((NetworkOptions(), True), (NetworkOptions(internal=False), False)):
+        (action,) = planned(networks={"apps": options}).actions
+        assert action.body["Internal"] is internal
+
+
+@pytest.mark.parametrize(("version", "priority"), [("1.45", None), ("1.48", -1), ("1.51", -1)])
+async def test_engines_with_gateway_priority_keep_the_default_route(version: str, priority: int | None) -> None:
+    """Against an engine in memory: API 1.48 came with Docker 28."""
+    sent: list[dict[str, Any]] = []
+
+    class Recording(FakeEngine):
+        api_version = version
+
+        async def post(self, path: str, body: Any = None, **params: Any) -> Any:
+            sent.append(body["EndpointConfig"])
+
+    await act(Recording(random.Random(1)), Action(Verb.CONNECT, "apps", "n1", "web", "c1"))  # type: ignore[arg-type]
+    assert [each.get("GwPriority") for each in sent] == [priority]
+
+
+@pytest.mark.parametrize(("version", "known"), [("1.45", False), ("1.48", True)])
+async def test_whether_there_is_gateway_priority_is_observed(version: str, known: bool) -> None:
+    class Versioned(FakeEngine):
+        api_version = version
+
+    seen = await Observer(DockerOptions(), set).look(Versioned(random.Random(1)))  # type: ignore[arg-type]
+    assert seen.gateway_priority is known
+
+
+def test_an_existing_network_with_a_way_out_is_kept_and_named_with_the_ways_to_go_on() -> None:
+    old = network("apps", labels=OURS)
+    there = (container("web", endpoints={"apps": on("apps")}), gateway("apps", "far"))
+    static = {"apps": NetworkOptions()}
+    found = planned(*there, networks=static, there=(old, network("far")))
+    assert made(found) == [("reattach", "apps", "gateway")]  # its aliases; the network stays
+    (line,) = found.warnings
+    assert "it is not internal: containers have a route out through it, and it can become their default route" in line
+    assert "set internal: false to keep it" in line
+    assert "another name in docker.networks" in line
+    assert "attach the gateway's container to another network" not in line
+    # A new engine keeps routes, but not the isolation of containers without another route out.
+    (line,) = planned(*there, networks=static, there=(old, network("far")), gateway_priority=True).warnings
+    assert "containers have a route out through it:" in line
+    # What the operator sets explicitly is not warned of.
+    accepted = {"apps": NetworkOptions(internal=False)}
+    assert planned(*there, networks=accepted, there=(old, network("far"))).warnings == ()
+    # Replacing its only network with a route out would cut the gateway off.
+    alone = (there[0], gateway("apps"))
+    (line,) = planned(*alone, networks=static, there=(old,)).warnings
+    assert "to replace it, attach the gateway's container to another network with a route out, then" in line
+
+
+def test_a_network_of_somebody_else_with_a_way_out_is_named() -> None:
+    (line,) = planned(networks={"apps": NetworkOptions()}, there=(network("apps"),)).warnings
+    assert line.startswith(
+        "network apps was not created by this gateway, and it is not internal: containers have a route out through it"
+    )
+    assert "set internal: false to accept that" in line
+
+
+def test_each_option_that_a_network_of_ours_was_not_made_with_is_named() -> None:
+    asked = NetworkOptions(driver="overlay", subnet=ipaddress.ip_network("10.9.0.0/24"))
+    good = network(
+        "apps", labels=OURS, driver="overlay", scope="swarm", attachable=True, internal=True, subnets=("10.9.0.0/24",)
+    )
+    cases: list[tuple[NetworkOptions, NetworkInfo, str]] = [
+        (asked, replace(good, driver="bridge", scope="local"), "set driver: bridge to keep it"),
+        (asked, replace(good, internal=False), "set internal: false to keep it"),
+        (replace(asked, internal=False), good, "set internal: true to keep it"),
+        (replace(asked, encrypted=True), good, "set encrypted: false to keep it"),
+        (asked, replace(good, options={ENCRYPTED: ""}), "set encrypted: true to keep it"),
+        (asked, replace(good, attachable=False), "set attachable: false to keep it"),
+        (asked, replace(good, subnets=("10.8.0.0/24",)), "set subnet: 10.8.0.0/24 to keep it"),
+        (replace(asked, mtu=1400), good, "set no mtu to keep it"),
+    ]
+    assert planned(networks={"apps": asked}, there=(good,), swarm=LEADER).warnings == ()
+    for options, there, words in cases:
+        (line,) = planned(networks={"apps": options}, there=(there,), swarm=LEADER).warnings
+        assert words in line
+
+
+def test_a_gateway_on_internal_networks_only_is_warned() -> None:
+    inside, outside = network("apps", labels=OURS, internal=True), network("far")
+    aliases = on("apps", "orders", "media", MARK)
+    alone = replace(gateway(), endpoints={"apps": aliases})
+    (line,) = planned(alone, networks={"apps": NetworkOptions()}, there=(inside, outside)).warnings
+    assert "docker network connect bridge gateway" in line
+    (line,) = planned(alone, networks={"apps": NetworkOptions()}, there=(inside, outside), flavour=PODMAN).warnings
+    assert "podman network connect podman gateway" in line
+    for more in ("far", "an-overlay-that-a-worker-does-not-see"):
+        both = replace(alone, endpoints={"apps": aliases, more: on(more)})
+        assert planned(both, networks={"apps": NetworkOptions()}, there=(inside, outside)).warnings == ()
+
+
+def test_each_project_gets_a_network_and_the_gateway_joins_all() -> None:
+    lone, shop, blog = container("web"), container("shop-1", "shop"), container("blog-1", "blog")
+    found = planned(gateway("far"), lone, shop, container("shop-2", "shop"), blog, there=(network("far"),))
+    assert [each for each in made(found) if each[0] == "create_network"] == [
+        ("create_network", "apps--container-web", ""),
+        ("create_network", "apps-blog", ""),
+        ("create_network", "apps-shop", ""),
+    ]
+    ranges = [each.body["IPAM"]["Config"][0]["Subnet"] for each in found.actions if each.body]
+    assert ranges == ["10.201.0.0/24", "10.201.1.0/24", "10.201.2.0/24"]
+    joins = {(each.container, each.network): each.aliases for each in found.actions if each.verb is Verb.CONNECT}
+    assert joins.keys() == {
+        ("web", "apps--container-web"), ("shop-1", "apps-shop"), ("shop-2", "apps-shop"), ("blog-1", "apps-blog"),
+        ("gateway", "apps-blog"), ("gateway", "apps--container-web"), ("gateway", "apps-shop"),
+    }  # fmt: skip
+    assert joins["gateway", "apps-shop"] == ("orders", "media", MARK)
+
+
+def test_labels_and_rules_name_the_network_of_the_configuration() -> None:
+    two = {**PER_PROJECT, "media-only": NetworkOptions(backends=("media",))}
+    asked = container("web", "shop", labels={"gateway.network": "apps"})
+    assert {each[1] for each in made(planned(asked, networks=two))} == {"media-only", "apps-shop"}  # one is only made
+    assert ("connect", "apps-shop", "web") in made(planned(asked, networks=two))
+    other = container("web", "shop", labels={"gateway.network": "apps-blog"})
+    assert "web: network 'apps-blog' is not configured" in planned(other).warnings
+    assert made(planned(other)) == []
+
+
+def test_grants_attach_to_the_network_of_the_project() -> None:
+    options = DockerOptions(networks=PER_PROJECT, grants=(Grant(("orders",), project="shop"),))
+    wanted = Desired("site-a", options, ("orders", "media"), strict=True)
+    labels = {PROJECT: "shop", "gateway.network": "apps"}
+    shop = replace(container("web"), labels=labels)
+    found = plan(wanted, Observed((shop, replace(container("other"), labels={PROJECT: "blog"}))), frozenset())
+    assert made(found) == [("create_network", "apps-shop", ""), ("connect", "apps-shop", "web")]
+
+
+def test_a_network_of_a_project_goes_with_its_last_container() -> None:
+    shop = network("apps-shop", labels=OURS, internal=True)
+    names = on("apps-shop", "orders", "media", MARK)
+    own = replace(gateway("far"), endpoints={"far": on("far", "x"), "apps-shop": names})
+    stopped = container("web", "shop", state="exited", endpoints={"apps-shop": on("apps-shop")})
+    there = (network("far"), shop)
+    assert made(planned(own, stopped, there=there)) == []
+    assert made(planned(own, there=there)) == [("disconnect", "apps-shop", "gateway")]
+    assert made(planned(gateway("far"), there=there)) == [("remove_network", "apps-shop", "")]
+
+
+def test_the_gateway_joins_what_containers_are_on_already() -> None:
+    """As the agents of other nodes and Compose files make them."""
+    guest = container("web", labels={"gateway.enable": "false"}, endpoints={"apps-shop": on("apps-shop", "web")})
+    found = planned(gateway("far"), guest, there=(network("far"), network("apps-shop", internal=True)))
+    assert made(found) == [("connect", "apps-shop", "gateway")]
+
+
+def test_what_cannot_be_attached_gets_no_network() -> None:
+    hosts = container("host", "shop", network_mode="host")
+    found = planned(hosts)
+    assert made(found) == []
+    assert [(each.network, each.reason) for each in found.conditions] == [("apps-shop", Blocked.HOST_NETWORK)]
+    refused = planned(container("web", "shop"), strict=True)
+    assert made(refused) == []
+    assert [(each.network, each.reason) for each in refused.conditions] == [("apps-shop", Blocked.NOT_GRANTED)]
+    odd = planned(container("web", "a b"))
+    assert made(odd) == []
+    told = f"web: label {PROJECT}: 'a b' cannot be part of a network's name: it gets no network of its own"
+    assert odd.warnings == (told,)
+
+
+def service(name: str, **labels: str) -> Service:
+    return Service(f"id-{name}", name, 1, {**OPT_IN, **labels}, {}, {"Name": name, "TaskTemplate": {}})
+
+
+def test_stacks_and_services_get_overlays_of_their_own() -> None:
+    there = (service("jobs"), service("shop_web", **{STACK: "shop"}), service("shop_db", **{STACK: "shop"}))
+    found = planned(services=there, swarm=LEADER)
+    assert made(found) == [("create_network", "apps--service-jobs", ""), ("create_network", "apps--stack-shop", "")]
+    assert {each.body["Driver"] for each in found.actions} == {"overlay"}
+    overlays = tuple(
+        network(name, driver="overlay", scope="swarm", attachable=True, internal=True, labels=OURS)
+        for name in ("apps--service-jobs", "apps--stack-shop")
+    )
+    joined = planned(services=there, swarm=LEADER, there=overlays)
+    assert made(joined) == [
+        ("update_service", "apps--service-jobs", "service jobs"),
+        ("update_service", "apps--stack-shop", "service shop_web"),
+        ("update_service", "apps--stack-shop", "service shop_db"),
+    ]
+    # A task says its stack and service, too: on a worker its network is the one that the gateway there joins.
+    task = container(
+        "jobs.1", labels={SWARM_SERVICE: "jobs", "com.docker.swarm.task.id": "t"},
+        endpoints={"apps--service-jobs": on("apps--service-jobs", "gw-owner-leader")},
+    )  # fmt: skip
+    own = gateway("far")
+    on_worker = planned(own, task, there=(network("far"), overlays[0]), swarm=Swarm(active=True))
+    assert ("connect", "apps--service-jobs", "gateway") in made(on_worker)
+    # Without services, bridges do: no agent has to know the containers of another node.
+    alone = planned(container("web", "shop"), swarm=Swarm(active=True))
+    assert [each.body["Driver"] for each in alone.actions if each.verb is Verb.CREATE_NETWORK] == ["bridge"]
+
+
+def test_a_service_keeps_its_way_out_and_gets_none() -> None:
+    overlay: dict[str, Any] = {"driver": "overlay", "scope": "swarm", "attachable": True}
+    inner = network("inner", **overlay, internal=True, labels=OURS)
+    back, front = network("back", **overlay, internal=True), network("front", **overlay)
+    there = (inner, back, front, network("old", **overlay, labels=OURS))
+
+    def targets(*before: str) -> list[str]:
+        aliases = {"old": frozenset({MARK})}
+        on = {f"id-{each}": aliases.get(each, frozenset()) for each in before}
+        spec = {"TaskTemplate": {"Networks": [{"Target": key, "Aliases": sorted(on[key])} for key in on]}}
+        jobs = replace(service("jobs"), networks=on, spec=spec)
+        found = planned(services=(jobs,), swarm=LEADER, there=there, networks={"inner": NetworkOptions()})
+        (update,) = [each for each in found.actions if each.verb is Verb.UPDATE_SERVICE]
+        return [each["Target"] for each in update.body["TaskTemplate"]["Networks"]]
+
+    assert targets() == ["bridge", "id-inner"]
+    assert targets("old") == ["bridge", "id-inner"]  # which was its route out
+    assert targets("front") == ["id-front", "id-inner"]
+    assert targets("back") == ["id-back", "id-inner"]
+    assert targets("the-bridge-of-every-node", "back") == ["id-the-bridge-of-every-node", "id-back", "id-inner"]
+
+
+def test_a_network_that_a_service_is_on_is_not_removed() -> None:
+    overlay = network("apps--stack-shop", driver="overlay", scope="swarm", attachable=True, labels=OURS)
+    leaves = replace(service("shop_web"), labels={}, networks={overlay.id: frozenset({MARK})})
+    found = planned(services=(leaves,), swarm=LEADER, there=(overlay,))
+    assert made(found) == [("update_service", "apps--stack-shop", "service shop_web")]
+
+
+def test_ranges_that_are_used_up_block_with_the_setting_to_change() -> None:
+    narrow = {"apps": NetworkOptions(per="project", subnet=ipaddress.ip_network("10.9.0.0/23"))}
+    three = [container(each, each) for each in ("a", "b", "c")]
+    found = planned(*three, networks=narrow)
+    assert [each[1] for each in made(found) if each[0] == "create_network"] == ["apps-a", "apps-b"]
+    (blocked,) = [each for each in found.conditions if each.state is Standing.BLOCKED]
+    assert (blocked.container, blocked.reason) == ("c", Blocked.IP_EXHAUSTED)
+    assert blocked.message == ("every /24 of 10.9.0.0/23 is taken: set docker.networks.apps.subnet to a wider range")
+    # A range of a project is a part of what is configured, and no difference.
+    there = network("apps-a", internal=True, labels=OURS, subnets=("10.9.1.0/24",))
+    assert planned(three[0], networks=narrow, there=(there,)).warnings == ()
+    static = planned(three[0], networks={"x": NetworkOptions()}, there=(network("y", subnets=("10.201.0.0/16",)),))
+    assert [each.reason for each in static.conditions] == [Blocked.IP_EXHAUSTED]
+    service_too = planned(services=(service("jobs"),), swarm=LEADER, networks=narrow,
+                          there=(network("y", subnets=("10.9.0.0/23",)),))  # fmt: skip
+    assert [each.reason for each in service_too.conditions] == [Blocked.IP_EXHAUSTED]
+
+
+@given(
+    taken=st.lists(st.tuples(st.integers(0, 2**12 - 1), st.integers(20, 32)), max_size=12),
+    bits=st.integers(22, 28),
+)
+def test_the_first_free_range_is_chosen(taken: list[tuple[int, int]], bits: int) -> None:
+    pool = ipaddress.ip_network("10.0.0.0/20")
+    others = [ipaddress.ip_network((int(pool.network_address) + at, length), strict=False) for at, length in taken]
+    free = [each for each in pool.subnets(new_prefix=bits) if not any(each.overlaps(other) for other in others)]
+    found = choose_subnet(map(str, others), pool, bits)
+    assert found == (str(free[0]) if free else None)
+
+
+def test_ranges_of_ipv6_are_chosen_beside_those_of_ipv4() -> None:
+    pool = ipaddress.ip_network("fd00:7::/48")
+    assert choose_subnet(["10.201.0.0/22", "fd00:7::/64"], pool, 64) == "fd00:7:0:1::/64"
+
+
+@pytest.mark.parametrize(
+    ("networks", "words"),
+    [
+        ("{apps: {per: project}, apps-shop: {}}", "begins with apps-, as the networks of apps (per: project) do"),
+        ("{apps: {per: project, subnet: 10.9.0.0/25}}", "make it a /24 or wider"),
+        ("{apps: {per: container}}", "project"),
+        ("{apps: {per: project, subnet: 10.9.0.0/16}, appstore: {}}", ""),
+    ],
+)
+def test_names_and_ranges_of_projects_are_validated(tmp_path: Path, networks: str, words: str) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(
+        f"backends: {{a: {{kind: tcp, targets: ['h:1'], listen: 0.0.0.0:1}}}}\ndocker: {{networks: {networks}}}\n"
+    )
+    if not words:
+        assert load(Sources(file, environment={})).docker is not None
+        return
+    with pytest.raises(ConfigError, match=r"gateway\.yaml:2:") as raised:
+        load(Sources(file, environment={}))
+    assert words in str(raised.value)

@@ -1,0 +1,723 @@
+"""The plan and the reconciler on an engine in memory: never a foreign endpoint, always to where it should be."""
+
+import asyncio
+import ipaddress
+import random
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from gateway.contracts import Duration
+from gateway.docker import reconciler as reconciler_module
+from gateway.docker import writer as writer_module
+from gateway.docker.brake import Brake
+from gateway.docker.consumers import Consumer, Directory, networks_of_sources
+from gateway.docker.grants import PROJECT
+from gateway.docker.ledger import Ledger
+from gateway.docker.model import ENCRYPTED, MTU, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
+from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
+from gateway.docker.plan import Action, Desired, Plan, Standing, Verb
+from gateway.docker.planning import plan
+from gateway.docker.planning.networks import choose_subnet
+from gateway.docker.projects import network_of
+from gateway.docker.reconciler import Reconciler
+from gateway.docker.trouble import Blocked, EngineError, Kind
+from tests.support.fake_engine import FakeContainer, FakeEngine
+
+BRIDGE = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, internal=True)
+OPT_IN = {"gateway.enable": "true"}
+
+
+def desired(**more: Any) -> Desired:
+    options = DockerOptions(**{"networks": {"apps": NetworkOptions()}, **more})
+    return Desired("site-a", options, ("orders", "media"))
+
+
+def container(name: str = "web", **more: Any) -> Container:
+    plain: dict[str, Any] = {"state": "running", "labels": OPT_IN, "network_mode": "bridge", "endpoints": {}}
+    return Container(id=f"id-{name}", name=name, **{**plain, **more})
+
+
+def endpoint(*aliases: str) -> EndpointInfo:
+    return EndpointInfo("n1", "e1", ("10.0.0.2",), frozenset(aliases))
+
+
+def made(plan_: Plan) -> list[tuple[Verb, str, str]]:
+    return [(action.verb, action.network, action.container) for action in plan_.actions]
+
+
+def standing(plan_: Plan) -> list[tuple[str, Standing, Blocked | None]]:
+    return [(each.container, each.state, each.reason) for each in plan_.conditions]
+
+
+NOTHING: frozenset[tuple[str, str]] = frozenset()
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The reconciler's clock, which stands still unless the test moves it."""
+    hands = [time.monotonic()]
+    for module in (reconciler_module, writer_module):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: hands[0], time=time.time))
+    return hands
+
+
+def unwanted(engine: FakeEngine, count: int, state_dir: Path) -> list[FakeContainer]:
+    """Containers that are ours on the network `apps`, and that nothing asks for any more."""
+    network = engine.add_network("apps")
+    there = [engine.add_container(f"c{at}", {}) for at in range(count)]
+    for each in there:
+        engine.join(each, network, ["gw-owner-site-a"], foreign=False)
+    Ledger(state_dir).adopt({(each.id, "apps") for each in there})
+    return there
+
+
+def test_a_missing_network_is_made_and_what_opted_in_is_attached_by_id() -> None:
+    labels = {**OPT_IN, "gateway.aliases": "web,www"}
+    found = plan(desired(), Observed((container(labels=labels), container("other", labels={}))), NOTHING)
+    assert made(found) == [(Verb.CREATE_NETWORK, "apps", ""), (Verb.CONNECT, "apps", "web")]
+    assert found.actions[0].body["IPAM"] == {"Config": [{"Subnet": "10.201.0.0/22", "IPRange": "10.201.2.0/23"}]}
+    assert found.actions[1].aliases == ("web", "www", "gw-owner-site-a")
+    assert standing(found) == [("web", Standing.PENDING, None)]
+
+
+def test_our_own_container_carries_every_backend_as_an_alias() -> None:
+    own = container("gateway-1", labels={})
+    found = plan(desired(), Observed((own,), (BRIDGE,), own=own.id), NOTHING)
+    assert found.actions[0].aliases == ("orders", "media", "gw-owner-site-a")
+
+
+def test_nothing_to_do_is_nothing_done() -> None:
+    there = container(endpoints={"apps": endpoint("gw-owner-site-a")})
+    found = plan(desired(), Observed((there,), (BRIDGE,)), frozenset({(there.id, "apps")}))
+    assert (made(found), standing(found)) == ([], [("web", Standing.ATTACHED, None)])
+
+
+def test_only_what_we_made_is_ever_detached() -> None:
+    ours = container("ours", labels={}, endpoints={"apps": endpoint("gw-owner-site-a")})
+    only_mark = container("mark", labels={}, endpoints={"apps": endpoint("gw-owner-site-a")})
+    only_ledger = container("ledger", labels={}, endpoints={"apps": endpoint()})
+    ledger = frozenset({(ours.id, "apps"), (only_ledger.id, "apps")})
+    found = plan(desired(), Observed((ours, only_mark, only_ledger), (BRIDGE,)), ledger)
+    assert made(found) == [(Verb.DISCONNECT, "apps", "ours")]
+
+
+async def test_a_mistake_takes_only_so_many_off_at_once(tmp_path: Path) -> None:
+    engine = FakeEngine(random.Random(1))
+    unwanted(engine, 25, tmp_path)
+    reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
+    found = await reconciler.consider(engine)  # type: ignore[arg-type]
+    assert (len(found.actions), found.postponed) == (10, 15)
+    assert engine.writes == []
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"network_mode": "container:abc"}, Blocked.SHARED_NETWORK),
+        ({"network_mode": "host"}, Blocked.HOST_NETWORK),
+        ({"network_mode": "none"}, Blocked.NO_NETWORK),
+        ({"labels": {**OPT_IN, "com.docker.swarm.task.id": "x"}}, Blocked.SWARM_TASK),
+        ({"labels": {**OPT_IN, "gateway.aliases": "orders"}}, Blocked.ALIAS_CONFLICT),
+    ],
+)
+def test_what_cannot_be_attached_says_why(more: dict[str, Any], reason: Blocked) -> None:
+    found = plan(desired(), Observed((container(**more),), (BRIDGE,)), NOTHING)
+    assert (made(found), standing(found)) == ([], [("web", Standing.BLOCKED, reason)])
+    assert found.conditions[0].message
+
+
+def test_networks_that_cannot_be_joined_say_why() -> None:
+    overlay = {"networks": {"apps": NetworkOptions(driver="overlay")}}
+    alone = plan(desired(**overlay), Observed((container(),)), NOTHING)
+    assert standing(alone) == [("web", Standing.BLOCKED, Blocked.NOT_MANAGER)]
+    closed = NetworkInfo("n1", "apps", "overlay", "swarm", attachable=False)
+    swarm = Swarm(active=True, manager=True, leader=True)
+    found = plan(desired(**overlay), Observed((container(),), (closed,), swarm=swarm), NOTHING)
+    assert standing(found) == [("web", Standing.BLOCKED, Blocked.NOT_ATTACHABLE)]
+    missing = plan(desired(networks={"apps": NetworkOptions(create=False)}), Observed((container(),)), NOTHING)
+    assert standing(missing) == [("web", Standing.BLOCKED, Blocked.UNKNOWN_NETWORK)]
+
+
+def test_a_worker_connects_to_an_overlay_that_it_does_not_see_by_its_name() -> None:
+    found = plan(desired(), Observed((container(),), swarm=Swarm(active=True)), NOTHING)
+    assert made(found) == [(Verb.CONNECT, "apps", "web")]
+    assert found.actions[0].network_id == "apps"
+
+
+def test_a_foreign_container_with_the_name_keeps_it() -> None:
+    other = container("db", labels={}, endpoints={"apps": endpoint("www")})
+    for alias in ("db", "www"):
+        wish = container(labels={**OPT_IN, "gateway.aliases": alias})
+        found = plan(desired(), Observed((wish, other), (BRIDGE,)), NOTHING)
+        assert standing(found) == [("web", Standing.BLOCKED, Blocked.ALIAS_CONFLICT)]
+    named = {**OPT_IN, "gateway.aliases": "www", PROJECT: "shop"}
+    twin = container("web-2", labels=named, endpoints={"apps": endpoint("www", "gw-owner-site-a")})
+    wish = container(labels=named)
+    assert made(plan(desired(), Observed((wish, twin), (BRIDGE,)), NOTHING)) == [(Verb.CONNECT, "apps", "web")]
+
+
+def test_wrong_aliases_are_repaired_when_nobody_is_hurt() -> None:
+    there = container(labels={**OPT_IN, "gateway.aliases": "www"}, endpoints={"apps": endpoint("gw-owner-site-a")})
+    seen, ledger = Observed((there,), (BRIDGE,)), frozenset({(there.id, "apps")})
+    assert made(plan(desired(), seen, ledger)) == [(Verb.REATTACH, "apps", "web")]
+    busy = Desired("site-a", desired().options, ("orders",), frozenset({there.id}))
+    assert standing(plan(busy, seen, ledger)) == [("web", Standing.DRIFTED, None)]
+    assert made(plan(busy, seen, ledger)) == []
+    assert made(plan(desired(repair="never"), seen, ledger)) == []
+    assert made(plan(desired(), seen, NOTHING)) == []  # somebody else's endpoint
+
+
+def test_labels_choose_and_never_define() -> None:
+    two = {"networks": {"a": NetworkOptions(backends=("orders",)), "b": NetworkOptions(backends=("media",))}}
+
+    def networks(**labels: str) -> list[str]:
+        asked = {**OPT_IN, **{f"gateway.{key}": text for key, text in labels.items()}}
+        there = tuple(NetworkInfo(each, each, "bridge", "local", attachable=False) for each in ("a", "b"))
+        seen = Observed((container(labels=asked),), there)
+        return [action.network for action in plan(desired(**two), seen, NOTHING).actions]
+
+    assert networks(backends="orders") == ["a"]
+    assert networks(backends="orders,media") == ["a", "b"]
+    assert networks(network="b") == ["b"]
+    assert networks(network="bridge") == []
+    assert networks(backends="payroll") == []
+    assert networks(instance="site-b") == []
+    warned = plan(desired(), Observed((container(labels={**OPT_IN, "gateway.host": "x"}),), (BRIDGE,)), NOTHING)
+    assert "web: unknown label gateway.host" in warned.warnings
+
+
+def test_rules_of_the_configuration_need_no_labels() -> None:
+    rules = (AttachRule(names=("web-*",), labels=("tier=front",), aliases=("front",)),)
+    seen = Observed(
+        (
+            container("web-1", labels={"tier": "front"}),
+            container("web-2", labels={}),
+            container("db", labels={"tier": "front"}),
+        ),
+        (BRIDGE,),
+    )
+    found = plan(desired(attach=rules), seen, NOTHING)
+    assert made(found) == [(Verb.CONNECT, "apps", "web-1")]
+    assert found.actions[0].aliases == ("front", "gw-owner-site-a")
+
+
+def test_a_network_of_ours_goes_when_nobody_wants_it_and_nobody_is_on_it() -> None:
+    labels = {"gateway.managed-by": "gateway", "gateway.instance": "site-a", "gateway.spec-hash": "x"}
+    old = NetworkInfo("old", "old", "bridge", "local", attachable=False, labels=labels)
+    foreign = NetworkInfo("f", "foreign", "bridge", "local", attachable=False)
+    others = NetworkInfo(
+        "o", "others", "bridge", "local", attachable=False, labels={**labels, "gateway.instance": "b"}
+    )
+    found = plan(desired(), Observed((), (BRIDGE, old, foreign, others)), NOTHING)
+    assert made(found) == [(Verb.REMOVE_NETWORK, "old", "")]
+    on_it = container(labels={}, endpoints={"old": EndpointInfo("old", "e")})
+    assert made(plan(desired(), Observed((on_it,), (BRIDGE, old)), NOTHING)) == []
+
+
+def test_names_of_backends_are_theirs_alone() -> None:
+    loud = container(labels={**OPT_IN, "gateway.aliases": "ORDERS"})
+    assert standing(plan(desired(), Observed((loud,), (BRIDGE,)), NOTHING)) == [
+        ("web", Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
+    ]
+    namesake = container("orders")
+    assert standing(plan(desired(), Observed((namesake,), (BRIDGE,)), NOTHING)) == [
+        ("orders", Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
+    ]
+    own = container("gateway-1", labels={})
+    other = container("stranger", labels={}, endpoints={"apps": endpoint("orders", "gw-owner-somebody")})
+    found = plan(desired(), Observed((own, other), (BRIDGE,), own=own.id), NOTHING)
+    assert found.actions[0].aliases == ("media", "gw-owner-site-a")
+
+
+def test_we_never_take_ourselves_off_and_keep_our_address() -> None:
+    aliases = ("orders", "media", "gw-owner-site-a")
+    there = container("gateway-1", labels={}, endpoints={"apps": endpoint(*aliases)})
+    ledger = frozenset({(there.id, "apps")})
+    unknown = plan(desired(), Observed((there,), (BRIDGE,)), ledger)
+    assert made(unknown) == []
+    assert "docker.container" in unknown.warnings[0]
+    assert made(plan(desired(), Observed((there,), (BRIDGE,), own=there.id), ledger)) == []
+    # A backend more, and one less: the names change when nobody is connected.
+    for backends in (("orders", "media", "more"), ("orders",)):
+        wanted = Desired("site-a", desired().options, backends)
+        assert made(plan(wanted, Observed((there,), (BRIDGE,), own=there.id), ledger)) == [
+            (Verb.REATTACH, "apps", "gateway-1")
+        ]
+        serving = Desired("site-a", desired().options, backends, serving=True)
+        assert made(plan(serving, Observed((there,), (BRIDGE,), own=there.id), ledger)) == []
+    labels = {"gateway.managed-by": "gateway", "gateway.instance": "site-a"}
+    ours = replace(BRIDGE, labels=labels)
+    again = plan(Desired("site-a", desired().options, ("orders",)), Observed((there,), (ours,), own=there.id), ledger)
+    assert again.actions[0].addresses == ("10.0.0.2",)
+
+
+def test_an_endpoint_on_a_network_that_is_gone_is_made_anew() -> None:
+    stale = container(endpoints={"apps": EndpointInfo("gone", "e1", (), frozenset({"gw-owner-site-a"}))})
+    found = plan(desired(), Observed((stale,), (BRIDGE,)), frozenset({(stale.id, "apps")}))
+    assert made(found) == [(Verb.REATTACH, "apps", "web")]
+    assert found.actions[0].network_id == "n1"
+    assert made(plan(desired(), Observed((stale,), (BRIDGE,)), NOTHING)) == []
+
+
+def test_what_a_container_says_of_itself_goes_before_rules() -> None:
+    rules = (AttachRule(names=("*",)),)
+    for labels in ({"gateway.enable": "false"}, {"gateway.instance": "site-b"}, {**OPT_IN, "gateway.backends": "no"}):
+        found = plan(desired(attach=rules), Observed((container(labels=labels),), (BRIDGE,)), NOTHING)
+        assert made(found) == []
+    assert made(plan(desired(attach=rules), Observed((container(labels={}),), (BRIDGE,)), NOTHING)) != []
+
+
+MESH = NetworkInfo("m1", "mesh", "overlay", "swarm", attachable=True)
+LEADER = Swarm(active=True, manager=True, leader=True)
+
+
+def service(networks: dict[str, frozenset[str]], **labels: str) -> Service:
+    told = {f"gateway.{key}": text for key, text in labels.items()}
+    return Service("s1", "jobs", 7, told, networks, {"Name": "jobs", "TaskTemplate": {"Networks": []}})
+
+
+def services(found: Service, *, swarm: Swarm = LEADER) -> Plan:
+    wanted = desired(networks={"mesh": NetworkOptions()}, services=True)
+    return plan(wanted, Observed((), (MESH,), (found,), swarm=swarm), NOTHING)
+
+
+def test_services_are_attached_by_the_leader_and_let_go_only_where_we_attached_them() -> None:
+    mark = frozenset({"gw-owner-site-a"})
+    found = services(service({}, enable="true"))
+    assert made(found) == [(Verb.UPDATE_SERVICE, "mesh", "service jobs")]
+    assert found.actions[0].version == 7
+    assert found.actions[0].body["TaskTemplate"]["Networks"] == [{"Target": "m1", "Aliases": ["gw-owner-site-a"]}]
+    assert made(services(service({}, enable="true"), swarm=Swarm(active=True, manager=True))) == []
+    assert made(services(service({"m1": mark}, enable="true"))) == []
+    let_go = services(service({"m1": mark, "x": frozenset({"y"})}))
+    assert let_go.actions[0].body["TaskTemplate"]["Networks"] == [{"Target": "x", "Aliases": ["y"]}]
+    assert made(services(service({"m1": frozenset()}))) == []
+    clash = services(service({}, enable="true", aliases="orders"))
+    assert (made(clash), clash.conditions[0].reason) == ([], Blocked.ALIAS_CONFLICT)
+
+
+def test_overlays_are_made_and_removed_by_the_leader_alone() -> None:
+    labels = {"gateway.managed-by": "gateway", "gateway.instance": "site-a"}
+    old = NetworkInfo("o", "old", "overlay", "swarm", attachable=True, labels=labels)
+    for swarm, count in ((LEADER, 2), (Swarm(active=True, manager=True), 0), (Swarm(active=True), 0)):
+        found = plan(desired(), Observed((), (old,), swarm=swarm), NOTHING)
+        assert len(found.actions) == count
+
+
+async def test_a_look_that_is_not_answered_whole_does_nothing(tmp_path: Path) -> None:
+    class HalfDeaf(FakeEngine):
+        async def get(self, path: str, **params: Any) -> Any:
+            if path.startswith("containers/") and path != "containers/json":
+                raise EngineError(Kind.TIMEOUT, "no answer in time")
+            return await super().get(path, **params)
+
+    engine = HalfDeaf(random.Random(1))
+    network = engine.add_network("apps")
+    engine.join(engine.add_container("there", OPT_IN), network, ["gw-owner-site-a"], foreign=False)
+    engine.add_container("web", OPT_IN)
+    reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
+    with pytest.raises(EngineError):
+        await reconciler.cycle(engine)  # type: ignore[arg-type]
+    assert engine.writes == []
+
+
+async def test_what_is_attached_is_written_down_before(tmp_path: Path) -> None:
+    engine = FakeEngine(random.Random(1))
+    web = engine.add_container("web", OPT_IN)
+    reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
+    await reconciler.cycle(engine)  # type: ignore[arg-type]
+    await reconciler.cycle(engine)  # type: ignore[arg-type]
+    assert "apps" in web.endpoints
+    assert Ledger(tmp_path).endpoints == {(web.id, "apps")}
+
+
+async def test_who_has_ended_is_nobody_also_for_those_who_are_told() -> None:
+    directory = Directory(lambda: None)
+    told: list[dict[str, Consumer]] = []
+    directory.watchers.append(told.append)
+    there = container(endpoints={"apps": endpoint()})
+    directory.renew((there,), 1.0, None)
+    assert directory.lookup("10.0.0.2") is not None
+    began = time.monotonic()
+    directory.forget(there.id)
+    assert directory.lookup("10.0.0.2") is None
+    assert told[-1] == {}
+    directory.renew((there,), began, None)  # a look that began before it ended
+    assert directory.lookup("10.0.0.2") is None
+    directory.renew((there,), time.monotonic() + 1, None)
+    assert directory.lookup("10.0.0.2") is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "own", "known"),
+    [
+        ({}, None, True),
+        ({"host": "tcp://127.0.0.1:2375"}, None, True),
+        ({}, {"endpoints": {"apps": EndpointInfo("n1", "e2", ("10.0.0.9",))}}, True),
+        ({}, {"network_mode": "host", "endpoints": {"host": EndpointInfo("h", "e")}}, True),
+        ({}, {"endpoints": {"other": EndpointInfo("o", "e", ("10.9.0.1",))}}, False),
+        ({"container": "gone"}, None, False),
+        ({"host": "tcp://engine:2375"}, None, False),
+        ({"host": "ssh://bastion/run/docker.sock"}, None, False),
+        ({"host": "tcp://127.0.0.1:2375", "via": "bastion"}, None, False),
+    ],
+)
+def test_only_addresses_that_clients_can_come_from_are_anybodys(
+    options: dict[str, Any], own: dict[str, Any] | None, known: bool
+) -> None:
+    there = container(endpoints={"apps": endpoint()})
+    gateway = (container("gateway-1", labels={}, **own),) if own else ()
+    observed = Observed((there, *gateway), own=gateway[0].id if gateway else None)
+    directory = Directory(lambda: None)
+    directory.renew(observed.containers, 1.0, networks_of_sources(observed, DockerOptions(**options)))
+    assert (directory.lookup("10.0.0.2") is not None) is known
+
+
+def test_a_volume_and_a_network_of_one_name_wait_for_themselves_only() -> None:
+    assert Action(Verb.CREATE_VOLUME, "media").key == Action(Verb.RECREATE_VOLUME, "media").key
+    assert Action(Verb.CREATE_VOLUME, "media").key != Action(Verb.CREATE_NETWORK, "media").key
+
+
+def test_a_free_range_is_chosen() -> None:
+    assert choose_subnet(["10.201.0.0/22", "10.201.5.0/24"]) == "10.201.8.0/22"
+    assert choose_subnet(["10.0.0.0/8"]) is None
+
+
+async def test_the_brake_holds_over_many_rounds(tmp_path: Path, now: list[float]) -> None:
+    engine = FakeEngine(random.Random(1))
+    unwanted(engine, 25, tmp_path)
+    want = desired(max_detaches=3, resync=Duration(0.3))
+    reconciler = Reconciler(want.options, lambda: want, lambda _: None, tmp_path)
+    settled, _ = await reconciler.settle(engine)  # type: ignore[arg-type]
+    assert (len(settled.actions), settled.postponed) == (3, 22)
+    wake, made_now = await reconciler.cycle(engine)  # type: ignore[arg-type]
+    assert (made_now, 0 < wake < 0.31) == ([], True)
+    now[0] += 0.35
+    _, made_now = await reconciler.cycle(engine)  # type: ignore[arg-type]
+    assert len(made_now) == 3
+
+
+def test_what_takes_off_several_is_held_whole_and_what_takes_too_many_goes_alone() -> None:
+    def service(name: str, count: int) -> Action:
+        return Action(Verb.UPDATE_SERVICE, "apps", container=name, container_id=name, detaches=count)
+
+    brake = Brake(3, 10.0)
+    one, two, five = service("one", 1), service("two", 2), service("five", 5)
+    assert brake.admit([two, five, one], 0) == ([two, one], [five])
+    brake.took(2, 0)
+    assert brake.admit([two, one], 1) == ([one], [two])
+    assert (brake.left(1), brake.wait(1)) == (1, 9)
+    join = Action(Verb.CONNECT, "apps", container="web", container_id="web")
+    assert brake.admit([five, one, join], 10) == ([five, join], [one])
+
+
+async def test_an_endpoint_that_cannot_be_taken_off_holds_up_no_other(tmp_path: Path, now: list[float]) -> None:
+    class Stuck(FakeEngine):
+        async def post(self, path: str, body: Any = None, **params: Any) -> Any:
+            if path.endswith("/disconnect") and body["Container"] in stuck:
+                raise EngineError(Kind.FORBIDDEN, "as told")
+            return await super().post(path, body, **params)
+
+    engine = Stuck(random.Random(1))
+    there = unwanted(engine, 9, tmp_path)
+    stuck = {each.id for each in there[:4]}
+    want = desired(max_detaches=3, resync=Duration(0.4))
+    reconciler = Reconciler(want.options, lambda: want, lambda _: None, tmp_path)
+    settled, refused = await reconciler.settle(engine)  # type: ignore[arg-type]
+    assert (len(settled.actions), len(refused), settled.postponed) == (3, 4, 2)
+    now[0] += 0.45
+    settled, refused = await reconciler.settle(engine)  # type: ignore[arg-type]
+    assert {each.id for each in there if each.endpoints} == stuck
+    assert (len(refused), settled.postponed) == (4, 0)
+
+
+async def test_what_was_refused_is_not_told_as_done_nor_is_what_needs_it(tmp_path: Path) -> None:
+    class Refusing(FakeEngine):
+        async def post(self, path: str, body: Any = None, **params: Any) -> Any:
+            if path == "networks/create":
+                raise EngineError(Kind.FORBIDDEN, "Pool overlaps with other one")
+            return await super().post(path, body, **params)
+
+    engine = Refusing(random.Random(1))
+    engine.add_container("web", OPT_IN)
+    reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
+    settled, refused = await reconciler.settle(engine)  # type: ignore[arg-type]
+    assert settled.actions == ()
+    assert refused == ["apps: Pool overlaps with other one"]
+    assert engine.writes == []
+
+
+def test_networks_made_at_once_have_ranges_of_their_own() -> None:
+    found = plan(desired(networks={"a": NetworkOptions(), "b": NetworkOptions()}), Observed(()), NOTHING)
+    ranges = [action.body["IPAM"]["Config"][0]["Subnet"] for action in found.actions]
+    assert ranges == ["10.201.0.0/22", "10.201.4.0/22"]
+
+
+def test_what_a_network_of_somebody_else_lacks_is_told() -> None:
+    asked = NetworkOptions(
+        driver="overlay", internal=True, encrypted=True, mtu=1400, subnet=ipaddress.ip_network("10.9.0.0/24")
+    )
+    there = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, subnets=("10.8.0.0/24",))
+
+    def told(network: NetworkInfo) -> list[str]:
+        found = plan(desired(networks={"apps": asked}), Observed((), (network,)), NOTHING).warnings
+        return [line for line in found if line.startswith("network apps was not created by this gateway, and ")]
+
+    for line, word in zip(told(there), ("its driver is", "internal", "its addresses", "its MTU"), strict=True):
+        assert word in line
+    overlay = replace(there, driver="overlay", internal=True, subnets=("10.9.0.0/24",), options={MTU: "1400"})
+    (line,) = told(overlay)
+    assert "it is not encrypted" in line
+    assert told(replace(overlay, options={MTU: "1400", ENCRYPTED: ""})) == []
+
+
+def test_the_ledger_outlives_us_and_a_broken_one_detaches_nothing(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    assert ledger.adopting
+    ledger.adopt({("a", "n")})
+    ledger.add("b", "n")
+    again = Ledger(tmp_path)
+    assert not again.adopting
+    assert again.endpoints == {("a", "n"), ("b", "n")}
+    again.keep({"b"})
+    assert Ledger(tmp_path).endpoints == {("b", "n")}
+    (tmp_path / "docker.json").write_text("{")
+    broken = Ledger(tmp_path)
+    assert (broken.adopting, broken.endpoints) == (False, frozenset())
+    assert broken.problem
+
+
+class Fleet(RuleBasedStateMachine):
+    """Containers come, stop, move and go, the engine fails, somebody meddles; and the gateway keeps up."""
+
+    NAMES = ("a", "b", "c", "d", "e")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rng = random.Random(4)
+        self.engine = FakeEngine(self.rng)
+        self.folder = tempfile.TemporaryDirectory()
+        self.options = DockerOptions(networks={"apps": NetworkOptions(), "more": NetworkOptions(backends=("media",))})
+        self.busy: frozenset[str] = frozenset()
+        self.restart_gateway()
+
+    def teardown(self) -> None:
+        self.folder.cleanup()
+
+    def wanted(self) -> Desired:
+        return Desired("site-a", self.options, ("orders", "media"), self.busy)
+
+    def cycle(self) -> None:
+        try:
+            asyncio.run(self.reconciler.cycle(self.engine))  # type: ignore[arg-type]
+        except EngineError:
+            assert self.engine.failing
+
+    def pick(self, at: int) -> FakeContainer | None:
+        alive = list(self.engine.containers.values())
+        return alive[at % len(alive)] if alive else None
+
+    @rule(
+        name=st.sampled_from(NAMES),
+        labels=st.sampled_from([
+            {}, OPT_IN, *({**OPT_IN, f"gateway.{key}": text} for key, text in (
+                ("backends", "media"), ("on-stop", "detach"), ("aliases", "www"), ("aliases", "a"))),
+            {**OPT_IN, PROJECT: "shop"}]),
+        mode=st.sampled_from(["bridge", "bridge", "bridge", "host", "container:x"]),
+    )  # fmt: skip
+    def recreate(self, name: str, labels: dict[str, str], mode: str) -> None:
+        for each in [each for each in self.engine.containers.values() if each.name == name]:
+            del self.engine.containers[each.id]
+        self.engine.add_container(name, labels, mode)
+
+    @rule(at=st.integers(0, 4), state=st.sampled_from(["exited", "dead", "created"]))
+    def stop(self, at: int, state: str) -> None:
+        if (found := self.pick(at)) is not None:
+            found.state = state
+
+    @rule(at=st.integers(0, 4))
+    def start(self, at: int) -> None:
+        if (found := self.pick(at)) is not None:
+            self.engine.restart(found)
+
+    @rule(at=st.integers(0, 4))
+    def vanish(self, at: int) -> None:
+        if (found := self.pick(at)) is not None:
+            del self.engine.containers[found.id]
+
+    @rule(at=st.integers(0, 4), name=st.sampled_from(["apps", "more"]), alias=st.sampled_from(["www", "x", "orders"]))
+    def somebody_attaches(self, at: int, name: str, alias: str) -> None:
+        found = self.pick(at)
+        network = next((each for each in self.engine.networks.values() if each.name == name), None)
+        if found is not None and network is not None and name not in found.endpoints and found.mode == "bridge":
+            self.engine.join(found, network, [alias], foreign=True)
+
+    @rule(at=st.integers(0, 4), name=st.sampled_from(["apps", "more", "apps-shop"]))
+    def somebody_detaches(self, at: int, name: str) -> None:
+        if (found := self.pick(at)) is not None:
+            found.endpoints.pop(name, None)
+
+    @rule(name=st.sampled_from(["apps", "more", "apps-shop", "elsewhere"]))
+    def somebody_makes_a_network(self, name: str) -> None:
+        if all(each.name != name for each in self.engine.networks.values()):
+            self.engine.add_network(name)
+
+    @rule(full=st.booleans())
+    def a_network_is_full(self, full: bool) -> None:
+        for network in self.engine.networks.values():
+            network.full = full
+
+    @rule(at=st.integers(0, 4))
+    def one_is_busy(self, at: int) -> None:
+        found = self.pick(at)
+        self.busy = frozenset({found.id}) if found is not None else frozenset()
+
+    @rule(which=st.sampled_from(["both", "one", "none", "projects"]))
+    def reconfigure(self, which: str) -> None:
+        networks = {"apps": NetworkOptions(), "more": NetworkOptions(backends=("media",))}
+        keep = {"both": ("apps", "more"), "one": ("apps",), "none": (), "projects": ("apps", "more")}[which]
+        if which == "projects":
+            networks["apps"] = NetworkOptions(per="project")
+        self.options = DockerOptions(networks={name: networks[name] for name in keep})
+        self.restart_gateway()
+
+    @rule()
+    def restart_gateway(self) -> None:
+        self.reconciler = Reconciler(self.options, self.wanted, lambda _: None, Path(self.folder.name))
+
+    @rule(share=st.sampled_from([0.05, 0.3]), cycles=st.integers(1, 6))
+    def work_while_the_engine_fails(self, share: float, cycles: int) -> None:
+        self.engine.failing = share
+        for _ in range(cycles):
+            self.cycle()
+        self.engine.failing = 0.0
+
+    @rule()
+    def settle(self) -> None:
+        """However it came to this: soon everything is as it should be, and then nothing is written."""
+        for _ in range(12):
+            failures = self.reconciler._failures
+            failures._failed = {
+                key: (backoff, 0.0, trouble) for key, (backoff, _, trouble) in failures._failed.items()
+            }
+            before = len(self.engine.writes)
+            self.cycle()
+            if len(self.engine.writes) == before:
+                break
+        by_state = {
+            state: {(each.network, each.container) for each in self.reconciler.plan.conditions if each.state is state}
+            for state in Standing
+        }
+        for each in self.engine.containers.values():
+            for configured, options in self.options.networks.items():
+                name = network_of(configured, options, each.name, each.labels)
+                key = (name, each.name)
+                if each.labels.get("gateway.enable") == "true" and each.state == "running":
+                    assert (name in each.endpoints) or key in by_state[Standing.BLOCKED], (each, self.reconciler.plan)
+        if not by_state[Standing.BLOCKED]:
+            before = len(self.engine.writes)
+            self.cycle()
+            assert len(self.engine.writes) == before
+
+    @invariant()
+    def nothing_foreign_is_touched(self) -> None:
+        assert self.engine.foreign_touched == []
+
+
+@pytest.mark.timeout(600)
+def test_a_fleet_in_turmoil(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (reconciler_module, writer_module):
+        monkeypatch.setattr(module.log, "disabled", True)
+    run_state_machine_as_test(
+        Fleet,
+        settings=settings(
+            max_examples=100, stateful_step_count=100, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+
+
+class CountedEndpoints(dict[str, EndpointInfo]):
+    """Endpoints that count how often they are asked for."""
+
+    asked = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        CountedEndpoints.asked += 1
+        return super().get(key, default)
+
+
+def test_the_aliases_that_a_container_asks_for_cost_no_look_at_every_other_container_each() -> None:
+    there = [
+        container(f"c{at}", endpoints=CountedEndpoints(apps=EndpointInfo("n1", f"e{at}", ("10.0.0.2",), frozenset())))
+        for at in range(50)
+    ]
+    asked = []
+    for count in (1, 500):
+        CountedEndpoints.asked = 0
+        labels = {**OPT_IN, "gateway.aliases": ",".join(f"n{at}" for at in range(count))}
+        found = plan(desired(), Observed((*there, container(labels=labels)), (BRIDGE,)), NOTHING)
+        assert (Verb.CONNECT, "apps", "web") in made(found)
+        asked.append(CountedEndpoints.asked)
+    assert asked[0] == asked[1]
+
+
+@pytest.mark.parametrize("key", ["backends", "network"])
+def test_mistakes_in_the_labels_of_one_container_are_bounded_and_fit_for_a_terminal(key: str) -> None:
+    labels = {**OPT_IN, f"gateway.{key}": ",".join(f"n{at}" for at in range(500)), "gateway.x\n\x1b[31m": "y"}
+    found = plan(
+        desired(), Observed((container(labels=labels), container("z", labels={"gateway.enabled": ""}))), NOTHING
+    )
+    told = [each for each in found.warnings if each in found.mistakes]
+    assert len(told) < 30
+    assert any("more mistakes" in each for each in told)
+    assert all(each.isprintable() for each in told)
+    assert any(each.startswith("z: unknown label gateway.enabled") for each in told)
+
+
+def test_another_running_gateway_of_our_name_is_reported_and_never_detached() -> None:
+    own, other = (
+        container(name, labels={}, endpoints={"apps": endpoint("orders", "media", "gw-owner-site-a")})
+        for name in ("gateway", "second")
+    )
+    ledger = frozenset({(own.id, "apps"), (other.id, "apps")})
+    found = plan(desired(), Observed((own, other), (BRIDGE,), own=own.id), ledger)
+    assert made(found) == []
+    assert any("container second is a gateway of the same name" in each for each in found.warnings)
+    stopped = replace(other, state="exited")
+    found = plan(desired(), Observed((own, stopped), (BRIDGE,), own=own.id), ledger)
+    assert made(found) == [(Verb.DISCONNECT, "apps", "second")]
+    assert not any("same name" in each for each in found.warnings)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"endpoints": [], "addresses": {"apps": ["nonsense"]}}',
+        '{"endpoints": [], "addresses": {"apps": "10.0.0.1"}}',
+        "[" * 100_000,
+    ],
+)
+def test_a_ledger_with_nonsense_is_named_and_stops_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "docker.json").write_text(text)
+    ledger = Ledger(tmp_path)
+    assert ledger.problem is not None
+    own = container("gateway", labels={})
+    network = replace(BRIDGE, subnets=("10.0.0.0/24",), ip_ranges=("10.0.0.128/25",))
+    found = plan(replace(desired(), claimed=ledger.addresses), Observed((own,), (network,), own=own.id), NOTHING)
+    assert made(found) == [(Verb.CONNECT, "apps", "gateway")]
+
+
+def test_the_names_of_an_endpoint_are_computed_once() -> None:
+    """A plan asks for them per alias: computed each time, a container with thousands would hold up the loop."""
+    endpoint = EndpointInfo("n1", "e1", ("10.0.0.2",), frozenset({"Web", "web-1"}))
+    assert endpoint.names == {"web", "web-1"}
+    assert endpoint.names is endpoint.names

@@ -1,0 +1,156 @@
+"""Swarm services, and the gateway as one: visible in any case, with the reason when nothing is done."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.contracts import Secret
+from gateway.docker.grants import SWARM_SERVICE
+from gateway.docker.model import TASK_LABEL, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
+from gateway.docker.observe import Observer
+from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
+from gateway.docker.plan import Desired, Plan, Standing, Verb
+from gateway.docker.planning import plan
+from gateway.docker.reconciler import Reconciler
+from gateway.docker.trouble import Blocked, EngineError, Kind
+from tests.support.fake_engine import FakeEngine
+
+MESH = NetworkInfo("m1", "mesh", "overlay", "swarm", attachable=True)
+LOCAL = NetworkInfo("l1", "local", "bridge", "local", attachable=False)
+NODE_LOCAL = NetworkInfo("c1", "conf", "bridge", "swarm", attachable=False)
+LEADER, MANAGER = Swarm(active=True, manager=True, leader=True), Swarm(active=True, manager=True)
+MARK = frozenset({"gw-owner-site-a"})
+OPT_IN = {"gateway.enable": "true"}
+
+
+def service(networks: dict[str, frozenset[str]] | None = None, **labels: str) -> Service:
+    found = {f"gateway.{key}": text for key, text in labels.items()}
+    spec = {"TaskTemplate": {"Networks": [{"Target": each} for each in networks or {}]}}
+    return Service("s1", "jobs", 7, found, networks or {}, spec)
+
+
+def planned(found: Service, *networks: NetworkInfo, swarm: Swarm = LEADER, **options: Any) -> Plan:
+    made = DockerOptions(**{"networks": {each.name: NetworkOptions() for each in networks}, **options})
+    return plan(Desired("site-a", made, ("orders",)), Observed((), networks, (found,), swarm=swarm), frozenset())
+
+
+def standing(found: Plan) -> list[tuple[str, str, Standing, Blocked | None]]:
+    return [(each.container, each.network, each.state, each.reason) for each in found.conditions]
+
+
+def test_an_impossible_network_does_not_keep_a_service_from_the_others() -> None:
+    found = planned(service(enable="true"), LOCAL, MESH, NODE_LOCAL, services=True)
+    (action,) = [each for each in found.actions if each.verb is Verb.UPDATE_SERVICE]
+    assert [each["Target"] for each in action.body["TaskTemplate"]["Networks"]] == ["m1", "c1"]
+    assert standing(found) == [
+        ("service jobs", "local", Standing.BLOCKED, Blocked.LOCAL_NETWORK),
+        ("service jobs", "mesh", Standing.PENDING, None),
+        ("service jobs", "conf", Standing.PENDING, None),
+    ]
+    assert "on one node only" in found.conditions[0].message
+
+
+def test_a_labelled_service_is_visible_where_nothing_is_done_about_it() -> None:
+    off = planned(service(enable="true"), MESH)
+    assert (off.actions, standing(off)) == ((), [("service jobs", "mesh", Standing.BLOCKED, Blocked.SERVICES_OFF)])
+    assert "docker.services is false" in off.conditions[0].message
+    # What is on the network by its own specification needs nothing; what an earlier configuration did stays.
+    for there in (frozenset[str](), MARK):
+        on = planned(service({"m1": there}, enable="true"), MESH)
+        assert (on.actions, standing(on)) == ((), [("service jobs", "mesh", Standing.ATTACHED, None)])
+    assert planned(service({"m1": MARK}), MESH).actions == ()
+    other = planned(service(enable="true"), MESH, swarm=MANAGER, services=True)
+    assert (other.actions, standing(other)) == ((), [("service jobs", "mesh", Standing.PENDING, None)])
+    assert "leading manager" in other.conditions[0].message
+    assert standing(planned(service(), MESH)) == []
+
+
+async def test_services_that_may_not_be_seen_hinder_nothing_unless_they_are_asked_for(tmp_path: Path) -> None:
+    class Filtered(FakeEngine):
+        async def get(self, path: str, **params: Any) -> Any:
+            if path == "services":
+                raise EngineError(Kind.FORBIDDEN, "Forbidden")
+            return await super().get(path, **params)
+
+    engine = Filtered(random.Random(1))
+    engine.swarm = True
+    web = engine.add_container("web", OPT_IN)
+    for asked in (False, True):
+        options = DockerOptions(networks={"apps": NetworkOptions()}, services=asked)
+        desired = Desired("site-a", options, ("orders",))
+        reconciler = Reconciler(options, lambda desired=desired: desired, lambda _: None, tmp_path)  # type: ignore[misc]
+        if asked:
+            with pytest.raises(EngineError, match="Forbidden"):
+                await reconciler.settle(engine)  # type: ignore[arg-type]
+        else:
+            found, _ = await reconciler.settle(engine)  # type: ignore[arg-type]
+            assert "apps" in web.endpoints
+            assert any("GET /services" in line for line in found.warnings)
+
+
+def of_own(*networks: NetworkInfo, services: tuple[Service, ...] = ()) -> Plan:
+    """What is planned for a gateway that is a task of the service `jobs`."""
+    endpoints = {each.name: EndpointInfo(each.id, f"e-{each.id}", ("10.0.0.2",), None) for each in networks}
+    labels = {TASK_LABEL: "t1", SWARM_SERVICE: "jobs"}
+    own = Container("g1", "jobs.node.x", "running", labels, "bridge", endpoints)
+    made = DockerOptions(networks={"mesh": NetworkOptions()}, repair="disruptive")
+    seen = Observed((own,), (MESH,), services, swarm=MANAGER, own=own.id)
+    return plan(Desired("site-a", made, ("orders", "jobs")), seen, frozenset())
+
+
+def test_a_gateway_that_is_a_service_has_the_names_that_its_service_gives_it() -> None:
+    for services in ((), (service({"m1": frozenset({"Orders"})}),)):
+        found = of_own(MESH, services=services)
+        assert (found.actions, standing(found)) == ((), [("jobs.node.x", "mesh", Standing.ATTACHED, None)])
+    lacks = of_own(MESH, services=(service({"m1": frozenset({"other"})}),))
+    assert (lacks.actions, standing(lacks)) == ((), [("jobs.node.x", "mesh", Standing.DRIFTED, None)])
+    assert "lacks the aliases orders on network mesh" in lacks.conditions[0].message
+    off = of_own()
+    assert (off.actions, standing(off)) == ((), [("jobs.node.x", "mesh", Standing.BLOCKED, Blocked.SWARM_TASK)])
+    assert "the aliases orders, jobs" in off.conditions[0].message
+
+
+def test_a_gateway_that_is_a_task_is_warned_of_names_too() -> None:
+    own = Container(
+        "g1", "gateway.node.x", "running", {TASK_LABEL: "t1", SWARM_SERVICE: "gateway"}, "bridge",
+        {"mesh": EndpointInfo("m1", "e1", ("10.0.0.2",), None), "local": EndpointInfo("l1", "e2", ("10.0.1.2",))},
+    )  # fmt: skip
+    db = Container("d1", "orders", "running", {}, "local", {"local": EndpointInfo("l1", "e3", ("10.0.1.3",))})
+    guest = Container("x1", "x", "running", {}, "mesh", {"mesh": EndpointInfo("m1", "e4")}, hostname="orders")
+    made = DockerOptions(networks={"mesh": NetworkOptions(internal=False)})
+    seen = Observed((own, db, guest), (MESH, LOCAL), swarm=MANAGER, own=own.id)
+    found = plan(Desired("site-a", made, ("orders",)), seen, frozenset())
+    assert [(each.container, each.name) for each in found.shadows] == [("gateway.node.x", "orders")]
+    assert any(each.startswith("x: its host name is that of backend orders") for each in found.warnings)
+
+
+async def test_the_aliases_of_a_task_are_not_known() -> None:
+    """The engine lists none of them (measured with 26.1.5), which is not the same as that it has none."""
+    engine = FakeEngine(random.Random(1))
+    network = engine.add_network("mesh")
+    task = engine.add_container("jobs.1.x", {TASK_LABEL: "t1"})
+    engine.join(task, network, [], foreign=True)
+    observer = Observer(DockerOptions(networks={"mesh": NetworkOptions()}), set)
+    (seen,) = (await observer.look(engine)).containers  # type: ignore[arg-type]
+    assert seen.endpoints["mesh"].aliases is None
+
+
+def test_agents_have_a_name_in_common_where_they_meet() -> None:
+    own = Container("g1", "gateway", "running", {}, "bridge", {})
+    peers = PeerOptions(Secret("x"))
+    made = DockerOptions(networks={"mesh": NetworkOptions(), "local": NetworkOptions()}, peers=peers)
+    thief = Container("t1", "thief", "running", {**OPT_IN, "gateway.aliases": "gw-peers"}, "bridge", {})
+    found = plan(
+        Desired("site-a", made, ("orders",)),
+        Observed((own, thief), (MESH, LOCAL), swarm=Swarm(active=True), own=own.id),
+        frozenset(),
+    )
+    aliases = {each.network: each.aliases for each in found.actions if each.container == "gateway"}
+    assert aliases == {
+        "mesh": ("orders", "gw-peers", "gw-owner-site-a"),
+        "local": ("orders", "gw-owner-site-a"),
+    }
+    blocked = [(each.network, each.reason) for each in found.conditions if each.container == "thief" and each.reason]
+    assert blocked == [("mesh", Blocked.ALIAS_CONFLICT)]
