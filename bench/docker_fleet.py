@@ -19,8 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.integration.test_docker import OPT_IN, Site
 from tests.support.docker_proxy import DockerProxy
+from tests.support.docker_site import OPT_IN, Site
 from tests.support.engines import Engine
 
 IDLE = 60

@@ -19,8 +19,8 @@ sys.path.insert(0, str(HERE.parent))
 
 from gateway.demo.process import Process, free_port
 from gateway.ssh.algorithms import CIPHERS
-from tests.integration.conftest import Gateway
 from tests.soak.mounts import Yard
+from tests.support.gateway_process import Gateway
 from tests.support.guest import Guest, mount
 
 PAIRS = (("gateway", "ssh"), ("near", "straight"))

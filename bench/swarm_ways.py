@@ -17,9 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.integration.test_docker import SAYING
-from tests.integration.test_swarm import Agent, with_peers
+from tests.support.docker_site import SAYING
 from tests.support.engines import Engine
+from tests.support.swarm_agents import Agent, with_peers
 from tests.support.swarms import two_nodes
 
 ASKED = 20

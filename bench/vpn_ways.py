@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from gateway.demo.process import Process, free_port
-from tests.integration.conftest import Gateway
+from tests.support.gateway_process import Gateway
 from tests.support.netns import BEHIND, NAMES, inside, run, two
 from tests.support.vpn import Authority, OpenVpnServer, WireGuardPeer
 

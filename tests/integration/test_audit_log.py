@@ -12,32 +12,20 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gateway.demo.nfs import NfsServer
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
-from tests.integration.conftest import Gateway, command, need, ssh_tunnel
-from tests.integration.test_forwards import CHECK, connect, echo, is_reset, turned_away
-from tests.support.clients import connect_unix, read_nfs
+from tests.support.audit_lines import Line, lines
+from tests.support.clients import connect, connect_unix, echo, is_reset, read_nfs, turned_away
+from tests.support.configs import CHECK, ssh_tunnel
+from tests.support.gateway_process import Gateway, command
+from tests.support.requirements import need
 from tests.support.servers import echoing, serving
 
 pytestmark = pytest.mark.integration
-
-Line = dict[str, Any]
-
-
-def lines(path: Path, event: str | None = None, **fields: object) -> list[Line]:
-    """The lines of the log that are complete, of an event with these fields."""
-    text = path.read_text() if path.exists() else ""
-    found = [json.loads(each) for each in text.splitlines(keepends=True) if each.endswith("\n")]
-    return [
-        each
-        for each in found
-        if event in (None, each["event"]) and all(each[name] == value for name, value in fields.items())
-    ]
 
 
 def wait_for(gateway: Gateway, path: Path, event: str, count: int = 1, **fields: object) -> list[Line]:

@@ -12,7 +12,8 @@ import pytest
 
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
-from tests.integration.conftest import command, need
+from tests.support.gateway_process import command
+from tests.support.requirements import need
 from tests.support.servers import echoing, serving
 
 pytestmark = pytest.mark.integration

@@ -22,11 +22,13 @@ from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.relay.direct import DirectLink
 from gateway.relay.sockets import tune
-from tests.integration.conftest import Gateway, database_check, need, ssh_tunnel
-from tests.integration.test_ssh import opened, options
-from tests.integration.test_tls import given_to, make_authority
+from tests.support.certificates import given_to, make_authority
 from tests.support.clients import postgres as connect
+from tests.support.configs import database_check, ssh_tunnel
+from tests.support.gateway_process import Gateway
+from tests.support.requirements import need
 from tests.support.servers import Behaviour, serving
+from tests.support.ssh_sessions import opened, options
 
 pytestmark = pytest.mark.integration
 

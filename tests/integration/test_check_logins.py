@@ -23,12 +23,13 @@ from gateway.contracts import Secret, State
 from gateway.demo import mariadb, postgres
 from gateway.demo.process import free_port
 from gateway.errors import ReachError, Reason
-from tests.integration.conftest import Gateway, need
-from tests.integration.test_reasons import mysql_backend, postgres_backend, probe
-from tests.integration.test_tls import NAME, Authority, given_to, make_authority
 from tests.support import postgres_end
+from tests.support.certificates import NAME, Authority, given_to, make_authority
 from tests.support.clients import query_mysql
+from tests.support.gateway_process import Gateway
 from tests.support.mysql_end import HOSTILE, PEM, MysqlEnd, by_unrequested_key, fast_proof, nonce, revealed
+from tests.support.probes import mysql_backend, postgres_backend, probe
+from tests.support.requirements import need
 from tests.support.servers import serving
 
 pytestmark = pytest.mark.integration

@@ -18,8 +18,10 @@ from gateway.demo import mariadb
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
-from tests.integration.conftest import Gateway, command, database_check, need, ssh_tunnel
 from tests.support.clients import query_mysql
+from tests.support.configs import database_check, ssh_tunnel
+from tests.support.gateway_process import Gateway, command
+from tests.support.requirements import need
 from tests.support.servers import echoing, serving
 
 pytestmark = pytest.mark.integration

@@ -15,9 +15,11 @@ from gateway.ssh import asyncssh_internals
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
 from gateway.ssh.asyncssh_internals import ClientConnection
 from gateway.ssh.packet_transport import PacketTransport
-from tests.integration.conftest import Gateway, need, ssh_tunnel
-from tests.integration.test_ssh import echo_once, opened, options
+from tests.support.configs import ssh_tunnel
+from tests.support.gateway_process import Gateway
+from tests.support.requirements import need
 from tests.support.servers import echoing, serving
+from tests.support.ssh_sessions import echo_once, opened, options
 
 pytestmark = pytest.mark.integration
 

@@ -1,13 +1,11 @@
 """Networks, attachments and consumers on a real engine, with the gateway in a container of it."""
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
-import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +13,15 @@ import pytest
 import yaml
 
 from gateway.demo.sshd import Bastion
-from gateway.ops.client import Client
-from tests.integration.conftest import command, ssh_tunnel
-from tests.integration.test_audit_log import lines
+from tests.support.audit_lines import lines
+from tests.support.configs import ssh_tunnel
 from tests.support.docker_proxy import DockerProxy, allowlist
+from tests.support.docker_site import OPT_IN, Site
 from tests.support.engines import Engine, need_engine, running_engine
 from tests.support.files import REPOSITORY
+from tests.support.gateway_process import command
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
-
-SAYING = """
-import socketserver, time
-class Saying(socketserver.BaseRequestHandler):
-    def handle(self):
-        self.request.sendall(b"{words}\\n")
-        time.sleep({seconds})
-class Server(socketserver.ThreadingTCPServer):
-    allow_reuse_address = daemon_threads = True
-    request_queue_size = 64
-Server(("0.0.0.0", 3306), Saying).serve_forever()
-"""
-OPT_IN = ("--label", "gateway.enable=true")
 
 
 @pytest.fixture(scope="module")
@@ -48,75 +34,6 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 def clean(engine: Engine) -> Iterator[None]:
     yield
     engine.remove_all()
-
-
-class Site:
-    """A gateway in a container, and a database that only says a word."""
-
-    def __init__(self, engine: Engine, folder: Path) -> None:
-        self.engine = engine
-        self.folder = folder
-        self.audit_log = folder / "audit.jsonl"
-        self.client = Client(None, str(folder / "admin.sock"))
-        # Addresses that stay the same over a restart, on a network that is the gateway's and the database's alone.
-        engine.docker("network", "create", "--subnet", "10.77.1.0/24", "far")
-        self.database = "10.77.1.10"
-        self.serve("orders-here")
-
-    def write(self, docker: str = "", backend: str = "", host: str | None = None) -> None:
-        (self.folder / "gateway.yaml").write_text(
-            textwrap.dedent(f"""
-            gateway: {{instance: site-a, state_dir: {self.folder}/state}}
-            ops: {{listen: "127.0.0.1:9090", admin_socket: {self.folder}/admin.sock}}
-            shutdown: {{delay: 0s, drain: 1s}}
-            backends:
-              orders: {{kind: tcp, targets: ["{self.database}:3306"], listen: 0.0.0.0:3306, hold: 2s{backend}}}
-              media: {{kind: tcp, targets: ["{self.database}:3306"], listen: 0.0.0.0:2049, hold: 2s}}
-            docker:
-              host: {host or self.engine.url}
-              networks: {{apps: {{}}}}
-            """)
-            + textwrap.indent(textwrap.dedent(docker), "  ")
-        )
-
-    def serve(self, words: str, seconds: float = 0) -> None:
-        program = SAYING.format(words=words, seconds=seconds)
-        self.engine.run_python("db", program, "--network", "far", "--ip", self.database)
-
-    def start(self, **write: Any) -> "Site":
-        self.write(**write)
-        audited = ("-e", f"GATEWAY_AUDIT_LOG={self.audit_log}")
-        self.engine.run_gateway("gateway", self.folder, "--network", "far", *audited)
-        self.wait(lambda: self.attachment("gateway") == ("attached", None))
-        return self
-
-    def get(self, path: str) -> Any:
-        return self.client.get(path)[1]
-
-    def attachment(self, name: str) -> tuple[str, str | None] | None:
-        found = [each for each in self.get("/api/v1/plan")["attachments"] if each["container"] == name]
-        return (found[0]["state"], found[0]["reason"]) if found else None
-
-    def wait(self, condition: Callable[[], bool], timeout: float = 15.0) -> float:
-        started = time.monotonic()
-        while True:
-            with contextlib.suppress(Exception):
-                if condition():
-                    return time.monotonic() - started
-            if time.monotonic() - started > timeout:
-                logs = self.engine.docker("logs", "gateway", check=False)
-                there = (self.folder / "admin.sock").exists()
-                told = [self.get(path) for path in ("/api/v1/plan", "/api/v1/consumers")] if there else ""
-                pytest.fail(f"not within {timeout} s: {told}\n{logs.stdout}{logs.stderr}")
-            time.sleep(0.05)
-
-    def says(self, container: str, name: str = "orders", port: int = 3306, within: int = 1) -> str:
-        """What the backend says to a container that connects to it by name."""
-        client = f"timeout {within} nc -w {within} {name} {port} </dev/null"
-        return self.engine.docker("exec", container, "sh", "-c", client, check=False, timeout=20).stdout.strip()
-
-    def reaches(self, container: str, timeout: float = 15.0) -> float:
-        return self.wait(lambda: self.says(container) == "orders-here", timeout)
 
 
 @pytest.fixture

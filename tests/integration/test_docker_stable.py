@@ -8,15 +8,15 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import command
-from tests.integration.test_docker import OPT_IN, Site
+from tests.support.docker_site import OPT_IN, Patient, Site, address, warnings
 from tests.support.engines import Engine, running_engine
 from tests.support.files import REPOSITORY
+from tests.support.gateway_process import command
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -28,13 +28,6 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with running_engine(tmp_path_factory.mktemp("stable")) as made:
         made.docker("tag", "busybox", "my-app")
         yield made
-
-
-class Patient(Site):
-    """A site on a machine that may be busy."""
-
-    def wait(self, condition: Callable[[], bool], timeout: float = 60.0) -> float:
-        return super().wait(condition, max(timeout, 60.0))
 
 
 @pytest.fixture
@@ -50,14 +43,6 @@ def as_documented(engine: Engine, name: str, *more: str) -> subprocess.Completed
         ["sh", "-ec", f"{block} {' '.join(more)}".rstrip()], env={**os.environ, "DOCKER_HOST": engine.url},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-
-
-def address(engine: Engine, container: str, network: str = "apps") -> str:
-    return str(engine.inspect(container)["NetworkSettings"]["Networks"][network]["IPAddress"])
-
-
-def warnings(site: Site) -> list[str]:
-    return list(site.get("/api/v1/status")["docker"]["warnings"])
 
 
 @pytest.mark.parametrize("lose", ["nothing", "state"])

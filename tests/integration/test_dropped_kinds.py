@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from gateway.demo.process import Process, find, free_port
-from tests.integration.conftest import Gateway, command, need
 from tests.support.files import REPOSITORY
+from tests.support.gateway_process import Gateway, command
+from tests.support.requirements import need
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

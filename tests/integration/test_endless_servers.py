@@ -14,8 +14,8 @@ from gateway.backends import NoOptions
 from gateway.backends.smb import SmbBackend, SmbOptions
 from gateway.contracts import Backend, State
 from gateway.errors import Reason
-from tests.integration.test_reasons import DEADLINE, KINDS, probe
 from tests.support.mysql_end import MysqlEnd
+from tests.support.probes import DEADLINE, KINDS, probe
 from tests.support.servers import dripping, serving
 
 pytestmark = pytest.mark.integration

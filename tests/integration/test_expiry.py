@@ -13,7 +13,8 @@ import pytest
 
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion, make_key
-from tests.integration.conftest import Gateway, command, need
+from tests.support.gateway_process import Gateway, command
+from tests.support.requirements import need
 from tests.support.servers import echoing, serving
 
 pytestmark = pytest.mark.integration

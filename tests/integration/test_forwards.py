@@ -16,46 +16,12 @@ import pytest
 
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
-from tests.integration.conftest import Gateway, ssh_tunnel
+from tests.support.clients import connect, echo, is_reset, turned_away
+from tests.support.configs import CHECK, ssh_tunnel
+from tests.support.gateway_process import Gateway
 from tests.support.servers import echoing, serving
 
 pytestmark = pytest.mark.integration
-
-CHECK = "check: {interval: 1s, fast_interval: 200ms, down_interval: 300ms, timeout: 1s}"
-
-
-def connect(port: int, source: tuple[str, int] = ("127.0.0.1", 0)) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=15, source_address=source)
-
-
-def echo(sock: socket.socket, payload: bytes = b"hello") -> bytes:
-    sock.sendall(payload)
-    got = b""
-    while len(got) < len(payload):
-        piece = sock.recv(65536)
-        if not piece:
-            break
-        got += piece
-    return got
-
-
-def turned_away(port: int, source: tuple[str, int] = ("127.0.0.1", 0), within: float = 5) -> bool:
-    """Whether a client is reset, be it so quickly that it has hardly connected."""
-    try:
-        with connect(port, source) as sock:
-            sock.settimeout(within)
-            return is_reset(sock)
-    except TimeoutError:
-        return False
-    except ConnectionResetError:
-        return True
-
-
-def is_reset(sock: socket.socket) -> bool:
-    try:
-        return sock.recv(1) != b"" and False
-    except ConnectionResetError:
-        return True
 
 
 def test_limits_are_kept_and_counted(gateway: Gateway) -> None:
@@ -323,7 +289,7 @@ def test_a_removed_backend_drains_even_when_the_service_stops(gateway: Gateway) 
 
 
 def test_an_address_in_use_stops_the_start_with_its_name(gateway: Gateway) -> None:
-    from tests.integration.conftest import command  # noqa: PLC0415 - only here
+    from tests.support.gateway_process import command  # noqa: PLC0415 - only here
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -415,7 +381,7 @@ def test_a_refused_reload_leaves_the_modes_of_unix_sockets(gateway: Gateway, tmp
 
 
 def test_a_stale_unix_socket_is_replaced_and_a_file_is_not(gateway: Gateway, tmp_path: Path) -> None:
-    from tests.integration.conftest import command  # noqa: PLC0415 - only here
+    from tests.support.gateway_process import command  # noqa: PLC0415 - only here
 
     path = tmp_path / "listen.sock"
     stale = socket.socket(socket.AF_UNIX)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_docker import OPT_IN, Site
+from tests.support.docker_site import OPT_IN, Site
 from tests.support.engines import Engine, running_engine
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]

@@ -23,11 +23,11 @@ from gateway.contracts import State
 from gateway.demo.process import free_port
 from gateway.demo.sshd import make_key
 from gateway.errors import Reason
-from tests.integration.conftest import Gateway, command
-from tests.integration.test_forwards import CHECK
-from tests.integration.test_reasons import probe
 from tests.support import postgres_end
+from tests.support.configs import CHECK
+from tests.support.gateway_process import Gateway, command
 from tests.support.mysql_end import OK, MysqlEnd
+from tests.support.probes import probe
 from tests.support.servers import serving, talking
 
 pytestmark = pytest.mark.integration

@@ -2,13 +2,11 @@
 
 import asyncio
 import base64
-import contextlib
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import asyncssh
 import pytest
@@ -21,11 +19,12 @@ from gateway.errors import Reason, TunnelError
 from gateway.relay.direct import DirectLink
 from gateway.ssh import knownhosts
 from gateway.ssh.hostkeys import read_trust
-from gateway.ssh.options import SshOptions
 from gateway.ssh.pool import SshLink
 from gateway.tunnels.ssh import SshTunnel
-from tests.integration.conftest import Lateness, need
-from tests.integration.test_ssh import opened, options, refused
+from tests.support.host_keys import public, sshd_with, trusting
+from tests.support.lateness import Lateness
+from tests.support.requirements import need
+from tests.support.ssh_sessions import opened, options, refused
 
 pytestmark = pytest.mark.integration
 
@@ -42,34 +41,11 @@ class Counting(DirectLink):
         return await super().socket(to, phases)
 
 
-@contextlib.contextmanager
-def sshd_with(folder: Path, *kinds: str, extra: str = "") -> Iterator[Bastion]:
-    """An sshd with a host key of each kind, in this order; its known_hosts is empty."""
-    need(find("sshd") is not None, "sshd (package openssh-server)")
-    folder.mkdir()
-    for kind in kinds:
-        make_key(folder / kind, kind)
-    lines = "".join(f"HostKey {folder}/{kind}\n" for kind in kinds)
-    server = Bastion(folder, extra=lines + extra)
-    config = folder / "sshd_config"
-    config.write_text(config.read_text().replace(f"HostKey {folder}/host_key\n", ""))
-    server.known_hosts.write_text("")
-    server.start()
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bastion]:
     """A server with the keys that Debian's has."""
     with sshd_with(tmp_path_factory.mktemp("keys") / "usual", *KINDS) as server:
         yield server
-
-
-def public(server: Bastion, kind: str) -> str:
-    return (server.folder / f"{kind}.pub").read_text().strip()
 
 
 def fingerprint(server: Bastion, kind: str) -> str:
@@ -80,16 +56,6 @@ def kind_of(link: SshLink) -> str:
     key = link._connections[0]._conn.get_server_host_key()
     assert key is not None
     return key.get_algorithm()
-
-
-def trusting(server: Bastion, *pins: str, listed: str = "", **changes: Any) -> SshOptions:
-    """The options of a tunnel that trusts these pins, and lines of a file of its own."""
-    files: tuple[Path, ...] = ()
-    if listed:
-        path = server.folder / f"known_hosts.{abs(hash(listed))}"
-        path.write_text(listed)
-        files = (path,)
-    return options(server, known_hosts=files, host_keys=pins, **changes)
 
 
 # Which kind of key is asked for.

@@ -27,16 +27,19 @@ from gateway.demo.postgres import Postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.vpn import privileges
-from tests.integration.conftest import Lateness, command, download, need
-from tests.integration.test_chart import CHART, VPN_CAPABILITIES, helm, helms
-from tests.integration.test_nfs_volumes import ENGINE, ENGINE_PROGRAMS
+from tests.integration.test_chart import helms
 from tests.integration.test_swarm import swarm
 from tests.support import kube
 from tests.support.engines import Engine, need_engine
 from tests.support.files import REPOSITORY
+from tests.support.gateway_process import command
 from tests.support.guest import HOST, Guest, need_guest
+from tests.support.guest_engine import ENGINE, ENGINE_PROGRAMS
+from tests.support.helm import CHART, VPN_CAPABILITIES, helm
+from tests.support.lateness import Lateness
 from tests.support.netns import BEHIND, inside, run
 from tests.support.podman import Podman, need_podman
+from tests.support.requirements import download, need
 from tests.support.swarms import BRIDGE, SPACES
 from tests.support.vpn import Authority, OpenVpnServer, WireGuardPeer
 

@@ -29,10 +29,10 @@ from gateway.relay.sockets import reset, tune
 from gateway.ssh import asyncssh_internals
 from gateway.ssh.algorithms import CIPHERS
 from gateway.ssh.pool import SshLink
-from tests.integration.conftest import need
-from tests.integration.test_ssh import PATIENT, opened, options
 from tests.support.files import REPOSITORY
+from tests.support.requirements import need
 from tests.support.ssh_peers import AsyncSsh, Certified, Dropbear, Go, OpenSsh, Paramiko, SeveralKeys
+from tests.support.ssh_sessions import PATIENT, opened, options
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

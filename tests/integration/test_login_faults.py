@@ -17,8 +17,8 @@ from gateway.ssh import asyncssh_internals
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.tunnels.ssh import SshTunnel
-from tests.integration.conftest import need
-from tests.integration.test_ssh import options
+from tests.support.requirements import need
+from tests.support.ssh_sessions import options
 
 pytestmark = pytest.mark.integration
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import command
-from tests.integration.test_docker import OPT_IN, SAYING, Site
+from tests.support.docker_site import OPT_IN, SAYING, Site
 from tests.support.engines import Engine, running_engine
+from tests.support.gateway_process import command
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

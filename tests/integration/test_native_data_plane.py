@@ -7,7 +7,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from gateway.ssh import gcm as gcm_module
 from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.options import Connections
 from gateway.ssh.pool import SshLink
-from tests.integration.conftest import need
-from tests.integration.test_ssh import PATIENT, echo_once, opened, options
+from tests.support.requirements import need
 from tests.support.servers import echoing, serving
+from tests.support.ssh_attacks import Attack, hostile
+from tests.support.ssh_sessions import PATIENT, echo_once, opened, options
 
 pytestmark = pytest.mark.integration
 
@@ -219,51 +220,6 @@ async def test_a_query_is_answered_beside_clients_that_do_not_read(bastions: dic
 
 
 # A peer that does wrong.
-
-Attack = Callable[[asyncssh.SSHServerConnection, int, asyncssh.SSHTCPChannel[bytes]], None]
-
-
-@contextlib.asynccontextmanager
-async def hostile(folder: Path, attack: Attack) -> AsyncIterator[Bastion]:
-    """A server that forwards nothing, and attacks when the client has spoken."""
-
-    class Session(asyncssh.SSHTCPSession[bytes]):
-        def __init__(self, conn: asyncssh.SSHServerConnection) -> None:
-            self._conn = conn
-
-        def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
-            self._chan = chan
-
-        def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
-            if data == b"ping":
-                self._chan.write(b"pong")
-            else:
-                assert self._chan._send_chan is not None
-                attack(self._conn, self._chan._send_chan, self._chan)
-
-        def eof_received(self) -> bool:
-            return True
-
-    class Server(asyncssh.SSHServer):
-        def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-            self._conn = conn
-
-        def connection_requested(
-            self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
-        ) -> asyncssh.SSHTCPSession[bytes]:
-            return Session(self._conn)
-
-    bastion = Bastion(folder, embedded=True)
-    server = await asyncssh.listen(
-        "127.0.0.1",
-        bastion.port,
-        server_factory=Server,
-        server_host_keys=[str(folder / "host_key")],
-        authorized_client_keys=str(folder / "authorized_keys"),
-        encryption_algs=["aes128-gcm@openssh.com"],
-    )
-    async with server:
-        yield bastion
 
 
 def unknown_channel(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:

@@ -23,10 +23,10 @@ from gateway.ssh.flow_control import GROWTH_BUDGET, INITIAL_BUDGET
 from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.options import Connections
 from gateway.ssh.pool import SshLink
-from tests.integration.conftest import need
-from tests.integration.test_native_data_plane import hostile
-from tests.integration.test_ssh import opened, options
+from tests.support.requirements import need
 from tests.support.servers import serving
+from tests.support.ssh_attacks import hostile
+from tests.support.ssh_sessions import opened, options
 
 pytestmark = pytest.mark.integration
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import command
-from tests.integration.test_docker import OPT_IN, Site
+from tests.support.docker_site import OPT_IN, Site
 from tests.support.engines import Engine, need_engine
+from tests.support.gateway_process import command
 from tests.support.netns import inside, run
 from tests.support.swarms import BRIDGE, SPACES, ip, join, two_engines
 

@@ -15,7 +15,9 @@ import pytest
 from gateway.demo.nfs import NfsServer
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
-from tests.integration.conftest import Gateway, Lateness, write_nfs
+from tests.support.configs import write_nfs
+from tests.support.gateway_process import Gateway
+from tests.support.lateness import Lateness
 
 pytestmark = pytest.mark.integration
 

@@ -15,8 +15,9 @@ import pytest
 from gateway.demo.nfs import NfsServer, available
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
-from tests.integration.conftest import Gateway, write_nfs
 from tests.support.clients import touch_nfs
+from tests.support.configs import write_nfs
+from tests.support.gateway_process import Gateway
 from tests.support.guest import Guest, mount, need_guest
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]

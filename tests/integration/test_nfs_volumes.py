@@ -10,25 +10,14 @@ import pytest
 from gateway.demo.nfs import NfsServer, available
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
-from tests.integration.conftest import Gateway, command, need, write_nfs
+from tests.support.configs import write_nfs
+from tests.support.gateway_process import Gateway, command
 from tests.support.guest import HOST, Guest, need_guest
+from tests.support.guest_engine import ENGINE, ENGINE_PROGRAMS
+from tests.support.requirements import need
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
-ENGINE_PROGRAMS = ("dockerd", "containerd", "containerd-shim-runc-v2", "runc", "docker")
-ENGINE = """
-mkdir -p /run /var/lib /image/bin
-mount -t cgroup2 none /sys/fs/cgroup
-cp /bin/busybox /image/bin/
-for applet in sh cat dd sha256sum sleep usleep seq; do ln -s busybox /image/bin/$applet; done
-# A root file system in memory cannot be pivoted from; no network is needed, and a bridge needs more modules.
-DOCKER_RAMDISK=1 dockerd -H unix:///var/run/docker.sock -H tcp://0.0.0.0:2375 --tls=false --storage-driver vfs \
-  --userland-proxy=false --bridge none --iptables=false --ip6tables=false >/dockerd.log 2>&1 &
-i=0; until docker info >/dev/null 2>&1; do sleep 1; i=$((i+1)); [ $i = 120 ] && cat /dockerd.log; done
-tar -C /image -c . | docker import - box >/dev/null && echo ENGINE-READY
-run() { docker run --network none "$@"; }
-"""
-"""Starts an engine with an image `box`; `run` runs a container."""
 _WRITES = 30
 _WRITE = (
     f"for i in $(seq {_WRITES}); do dd if=/dev/urandom of=/piece bs=64k count=2 2>/dev/null; "

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from gateway.demo.process import free_port
-from tests.integration.conftest import Gateway, command
-from tests.integration.test_tls import Authority, make_authority
+from tests.support.certificates import Authority, make_authority
+from tests.support.gateway_process import Gateway, command
 
 pytestmark = pytest.mark.integration
 

@@ -19,11 +19,13 @@ from gateway.demo import mariadb
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion, make_key
-from tests.integration.conftest import Gateway, Lateness, database_check, need, ssh_tunnel
-from tests.integration.test_forwards import CHECK, connect, echo, is_reset, turned_away
 from tests.soak import abort_budget, chaos, chaos_site
-from tests.support.clients import mysql, query_mysql
+from tests.support.clients import connect, echo, is_reset, mysql, query_mysql, turned_away
+from tests.support.configs import CHECK, database_check, ssh_tunnel
 from tests.support.files import scratch
+from tests.support.gateway_process import Gateway
+from tests.support.lateness import Lateness
+from tests.support.requirements import need
 from tests.support.servers import dripping, echoing, resetting, serving, silent, talking
 
 pytestmark = pytest.mark.integration

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.postgres import Postgres
-from tests.integration.conftest import Gateway
+from tests.support.gateway_process import Gateway
 
 pytestmark = pytest.mark.integration
 

@@ -9,10 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.demo.process import find
-from tests.integration.conftest import command, need
 from tests.integration.test_docker import (
-    OPT_IN,
-    Site,
     site,
     test_a_labelled_container_reaches_backends_by_name_and_again_after_whatever_happens,
     test_an_alias_is_shared_within_one_project_only_and_who_could_pass_for_others_is_told,
@@ -36,8 +33,11 @@ from tests.integration.test_docker_stable import (
     test_an_address_that_is_taken_is_followed_by_the_next_one_and_that_one_stays,
 )
 from tests.support.docker_proxy import DockerProxy, allowlist
+from tests.support.docker_site import OPT_IN, Site
 from tests.support.files import REPOSITORY
+from tests.support.gateway_process import command
 from tests.support.podman import NOBODY, Podman, need_podman
+from tests.support.requirements import need
 
 __all__ = [
     "site",

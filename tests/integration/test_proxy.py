@@ -22,10 +22,12 @@ from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
 from gateway.relay.direct import DirectLink
 from gateway.relay.sockets import reset
-from tests.integration.conftest import Gateway, database_check, need
-from tests.integration.test_forwards import connect
-from tests.support.clients import mysql, query_mysql, query_postgres, read_nfs
+from tests.support.clients import connect, mysql, query_mysql, query_postgres, read_nfs
+from tests.support.configs import database_check
+from tests.support.gateway_process import Gateway
+from tests.support.requirements import need
 from tests.support.servers import serving, silent, talking
+from tests.support.tls_proxy import ANSWER, tls_proxy
 from tests.support.vpn import Authority
 
 pytestmark = pytest.mark.integration
@@ -336,34 +338,6 @@ def _reset(client: ssl.SSLSocket) -> None:
     client.sendall(ANSWER[:1000])
     time.sleep(0.2)
     reset(socket.socket(fileno=client.detach()))
-
-
-ANSWER = bytes(range(256)) * 12_000
-
-
-@contextlib.contextmanager
-def tls_proxy(
-    folder: Path, behaviour: Callable[[ssl.SSLSocket], None], version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
-) -> Iterator[tuple[int, Path]]:
-    """A proxy that says yes to every CONNECT, and then behaves so; gives its port and authority."""
-    certificate, key = Authority(folder).issue("127.0.0.1", server=True, host="127.0.0.1")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    context.maximum_version = version
-
-    def serve(client: socket.socket) -> None:
-        with (
-            contextlib.suppress(OSError),
-            context.wrap_socket(client, server_side=True, suppress_ragged_eofs=False) as tls,
-        ):
-            asked = b""
-            while not asked.endswith(b"\r\n\r\n"):
-                asked += tls.recv(1)
-            tls.sendall(b"HTTP/1.1 200 yes\r\n\r\n")
-            behaviour(tls)
-
-    with serving(serve) as port:
-        yield port, folder / "ca.pem"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from gateway.backends.common.tls import TlsOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.nfs import CANARY, LEASE, SPACE, NfsBackend, NfsCheck, NfsOptions
 from gateway.backends.postgres import PostgresBackend
-from gateway.backends.tcp import TcpBackend
 from gateway.contracts import Backend, Duration, Endpoint, Secret, State
 from gateway.demo import nfs
 from gateway.demo.mariadb import MariaDB
@@ -32,44 +31,15 @@ from gateway.facts import VERSION
 from gateway.health.monitor import probe_once
 from gateway.health.verdict import CheckResult
 from gateway.relay.direct import DirectLink
-from tests.integration.conftest import Lateness, need
 from tests.support.clients import mysql
+from tests.support.probes import DEADLINE, KINDS, mysql_backend, postgres_backend, probe
+from tests.support.requirements import need
 from tests.support.servers import dripping, resetting, serving, silent, talking
 
 pytestmark = pytest.mark.integration
 
-DEADLINE = 1.0
 MYSQL_GREETING = b"\x4a\x00\x00\x00\x0a8.0.30\x00"
-KINDS: dict[str, Backend] = {
-    "mysql": MysqlBackend(NoOptions(), MysqlCheck(user="u", password=Secret("p"))),
-    "postgres": PostgresBackend(NoOptions(), DatabaseCheck(user="u", password=Secret("p"))),
-    "nfs": NfsBackend(NfsOptions(export="/x"), NfsCheck()),
-    "tcp": TcpBackend(NoOptions(), NoOptions()),
-}
 PROTOCOLS = ["mysql", "postgres", "nfs"]
-
-
-async def probe(backend: Backend, port: int, host: str = "127.0.0.1", timeout: float = 10.0) -> CheckResult:  # noqa: ASYNC109
-    """One probe from this host; it must keep its deadline and leave nothing behind."""
-    tasks = len(asyncio.all_tasks())
-    started = time.monotonic()
-    with Lateness() as machine:
-        result = await probe_once(backend, DirectLink(), Endpoint(host, port), timeout)
-        took = time.monotonic() - started
-    assert took < timeout + 0.1 + machine.worst
-    await asyncio.sleep(0.01)
-    assert len(asyncio.all_tasks()) == tasks
-    return result
-
-
-def mysql_backend(server: MariaDB, **changes: Any) -> MysqlBackend:
-    check = MysqlCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
-    return MysqlBackend(NoOptions(), replace(check, **changes))
-
-
-def postgres_backend(server: Postgres, **changes: Any) -> PostgresBackend:
-    check = DatabaseCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
-    return PostgresBackend(NoOptions(), replace(check, **changes))
 
 
 # What can happen to any kind.

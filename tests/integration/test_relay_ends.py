@@ -26,10 +26,10 @@ from gateway.relay.direct import DirectLink
 from gateway.relay.socket_relay import SocketRelay
 from gateway.ssh.options import Connections, SshOptions
 from gateway.tunnels.ssh import SshTunnel
-from tests.integration.conftest import need
-from tests.integration.test_proxy import ANSWER, tls_proxy
 from tests.support.far_sides import Scripted
 from tests.support.plans import Setup
+from tests.support.requirements import need
+from tests.support.tls_proxy import ANSWER, tls_proxy
 from tests.support.vpn import Authority
 
 UPLOAD = bytes(range(256)) * 1300

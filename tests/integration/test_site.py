@@ -18,8 +18,10 @@ from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
-from tests.integration.conftest import Gateway, Lateness, database_check, ssh_tunnel
 from tests.support.clients import connect_unix, mysql, query_mysql, query_postgres, read_nfs
+from tests.support.configs import database_check, ssh_tunnel
+from tests.support.gateway_process import Gateway
+from tests.support.lateness import Lateness
 
 pytestmark = pytest.mark.integration
 

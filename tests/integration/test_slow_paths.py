@@ -21,14 +21,15 @@ from gateway.demo.sshd import Bastion
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.options import Connections, Keepalive, SshOptions
 from gateway.ssh.packet_writer import _BATCH_SIZE, MAX_SEND_PACKET, PacketWriter, Sender
-from tests.integration.conftest import Lateness, need
-from tests.integration.test_ssh import opened, options
 from tests.soak import instrumentation
 from tests.support.files import REPOSITORY
 from tests.support.front import fronting
+from tests.support.lateness import Lateness
+from tests.support.requirements import need
 from tests.support.servers import echoing, serving
 from tests.support.share import Backend, Clients, measure
 from tests.support.slow_link import Shape, SlowLink
+from tests.support.ssh_sessions import opened, options
 
 pytestmark = pytest.mark.integration
 

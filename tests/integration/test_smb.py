@@ -9,9 +9,11 @@ from gateway.app.wanted import volumes
 from gateway.config import Sources, load
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
-from tests.integration.conftest import Gateway, need, ssh_tunnel
 from tests.support.clients import read_smb
+from tests.support.configs import ssh_tunnel
+from tests.support.gateway_process import Gateway
 from tests.support.guest import HOST, Guest, need_guest
+from tests.support.requirements import need
 from tests.support.servers import Samba, resetting, serving, talking
 
 pytestmark = pytest.mark.integration

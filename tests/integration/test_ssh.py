@@ -7,10 +7,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import asyncssh
 import pytest
@@ -18,7 +17,7 @@ from asyncssh.connection import SSHConnection
 
 from gateway.backends import NoOptions
 from gateway.backends.tcp import TcpBackend
-from gateway.contracts import CloseReason, Duration, Endpoint, Link, Phases, Relay, Secret, TunnelState
+from gateway.contracts import CloseReason, Duration, Endpoint, Phases, Relay, Secret, TunnelState
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion, make_key
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
@@ -28,42 +27,16 @@ from gateway.relay.direct import DirectLink
 from gateway.relay.sockets import reset, tune
 from gateway.ssh import pool
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
-from gateway.ssh.options import Connections, Keepalive, SshOptions
-from gateway.ssh.pool import SshLink
+from gateway.ssh.options import Connections, Keepalive
 from gateway.tunnels.ssh import SshTunnel
-from tests.integration.conftest import Lateness, need
+from tests.support.lateness import Lateness
+from tests.support.requirements import need
 from tests.support.servers import echoing, serving, silent, talking
+from tests.support.ssh_sessions import PATIENT, echo_once, opened, options, refused
 
 pytestmark = pytest.mark.integration
 
-PATIENT = Keepalive(Duration(55.0), Duration(60.0), Duration(60.0), Duration(60.0))
 HASTY = Keepalive(interval=Duration(0.1), suspect=Duration(0.5), replace=Duration(0.3), lost=Duration(2.5))
-
-
-def options(bastion: Bastion, **changes: Any) -> SshOptions:
-    plain = SshOptions(
-        host="127.0.0.1",
-        port=bastion.port,
-        user=bastion.user,
-        identity_files=(bastion.client_key,),
-        known_hosts=(bastion.known_hosts,),
-        connections=Connections(1, 32),
-    )
-    return replace(plain, **changes)
-
-
-@contextlib.asynccontextmanager
-async def opened(chosen: SshOptions, via: Link | None = None) -> AsyncIterator[SshLink]:
-    async with SshTunnel(chosen).open(via or DirectLink(), lambda *_: None) as link:
-        assert isinstance(link, SshLink)
-        yield link
-
-
-async def refused(chosen: SshOptions) -> TunnelError:
-    with pytest.raises(TunnelError) as caught:
-        async with opened(chosen):
-            pass
-    return caught.value
 
 
 @pytest.fixture(params=["openssh", "asyncssh"])
@@ -80,18 +53,6 @@ def sshd(tmp_path: Path) -> Iterator[Bastion]:
     server = Bastion(tmp_path / "bastion").start()
     yield server
     server.stop()
-
-
-async def echo_once(link: Link, port: int, payload: bytes = b"hello") -> None:
-    loop = asyncio.get_running_loop()
-    sock = await link.socket(Endpoint("127.0.0.1", port))
-    with sock:
-        await loop.sock_sendall(sock, payload)
-        sock.shutdown(socket.SHUT_WR)
-        got = bytearray()
-        while piece := await loop.sock_recv(sock, 65536):
-            got += piece
-    assert bytes(got) == payload
 
 
 # The way through.

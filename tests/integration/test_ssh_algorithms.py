@@ -15,9 +15,9 @@ from gateway.demo.sshd import Bastion
 from gateway.errors import Reason
 from gateway.ssh import algorithms
 from gateway.ssh.asyncssh_internals import MSG_KEXINIT
-from tests.integration.conftest import need
-from tests.integration.test_hostkeys import public, sshd_with, trusting
-from tests.integration.test_ssh import opened, options, refused
+from tests.support.host_keys import public, sshd_with, trusting
+from tests.support.requirements import need
+from tests.support.ssh_sessions import opened, options, refused
 
 pytestmark = pytest.mark.integration
 

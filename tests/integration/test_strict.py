@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import Gateway, command, need
 from tests.support.files import REPOSITORY
+from tests.support.gateway_process import Gateway, command
+from tests.support.requirements import need
 
 pytestmark = pytest.mark.integration
 

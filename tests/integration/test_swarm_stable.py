@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_docker_stable import address, warnings
-from tests.integration.test_swarm import Agent, swarm
+from tests.integration.test_swarm import swarm
+from tests.support.docker_site import address, warnings
 from tests.support.engines import Engine
+from tests.support.swarm_agents import Agent
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 

@@ -9,9 +9,9 @@ import pytest
 
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
-from tests.integration.conftest import download, need
 from tests.support.files import REPOSITORY
 from tests.support.guest import HOST, Guest, need_guest
+from tests.support.requirements import download, need
 from tests.support.servers import echoing, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]

@@ -27,10 +27,13 @@ from gateway.vpn import devices, privileges
 from gateway.vpn.addressing import Addressing
 from gateway.vpn.device_lock import DeviceLock, is_locked
 from gateway.vpn.namespace import Namespace
-from tests.integration.conftest import Gateway, Lateness, command, database_check, need
 from tests.support.clients import mysql, query_mysql, query_postgres, read_nfs, read_smb
+from tests.support.configs import database_check
 from tests.support.files import REPOSITORY
+from tests.support.gateway_process import Gateway, command
+from tests.support.lateness import Lateness
 from tests.support.netns import BEHIND, BEHIND_V6, NAMES, OUTER_FAR, OUTER_OTHER, give_addresses, inside, run, two
+from tests.support.requirements import need
 from tests.support.servers import Samba
 from tests.support.vpn import Authority, OpenVpnServer, WireGuardPeer, nothing_outside
 

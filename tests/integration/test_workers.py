@@ -20,9 +20,9 @@ from gateway.demo.postgres import Postgres
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
 from gateway.forwarding.listener import Listener
-from tests.integration.conftest import Gateway, database_check, ssh_tunnel
-from tests.integration.test_forwards import connect, echo, is_reset, turned_away
-from tests.support.clients import query_mysql, query_postgres, read_nfs
+from tests.support.clients import connect, echo, is_reset, query_mysql, query_postgres, read_nfs, turned_away
+from tests.support.configs import database_check, ssh_tunnel
+from tests.support.gateway_process import Gateway
 from tests.support.servers import Behaviour, echoing, serving, talking
 
 pytestmark = pytest.mark.integration

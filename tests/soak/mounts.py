@@ -19,10 +19,11 @@ from pathlib import Path
 from gateway.demo.nfs import NfsServer
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
-from tests.integration.conftest import Gateway, write_nfs
 from tests.soak.chaos_site import missing
 from tests.support.clients import touch_nfs
+from tests.support.configs import write_nfs
 from tests.support.files import scratch
+from tests.support.gateway_process import Gateway
 from tests.support.guest import Guest, mount
 
 _BLOCK = 512

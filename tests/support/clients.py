@@ -80,3 +80,37 @@ def connect_unix(path: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     sock.connect(str(path))
     return sock
+
+
+def connect(port: int, source: tuple[str, int] = ("127.0.0.1", 0)) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=15, source_address=source)
+
+
+def echo(sock: socket.socket, payload: bytes = b"hello") -> bytes:
+    sock.sendall(payload)
+    got = b""
+    while len(got) < len(payload):
+        piece = sock.recv(65536)
+        if not piece:
+            break
+        got += piece
+    return got
+
+
+def turned_away(port: int, source: tuple[str, int] = ("127.0.0.1", 0), within: float = 5) -> bool:
+    """Whether a client is reset, be it so quickly that it has hardly connected."""
+    try:
+        with connect(port, source) as sock:
+            sock.settimeout(within)
+            return is_reset(sock)
+    except TimeoutError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+def is_reset(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1) != b"" and False
+    except ConnectionResetError:
+        return True

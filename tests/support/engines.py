@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway.demo.process import find
-from tests.integration.conftest import need
 from tests.support.files import REPOSITORY
+from tests.support.requirements import need
 
 _DIE = 10.0
 _NUMBERS = itertools.count(1)

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from gateway.demo.process import find
-from tests.integration.conftest import download, need
+from tests.support.requirements import download, need
 
 HOST = "10.0.2.2"
 _PACKAGE = "linux-image-cloud-amd64"

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from gateway.demo.process import find
-from tests.integration.conftest import need
 from tests.support.engines import Engine
+from tests.support.requirements import need
 
 _READY = 40.0
 _DIE = 10.0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gateway.demo.process import find, run
 from gateway.demo.sshd import Bastion, make_key
-from tests.integration.conftest import need
+from tests.support.requirements import need
 
 PEERS = Path(__file__).with_name("peers")
 _GO = Path(tempfile.gettempdir()) / f"gateway-go-{os.getuid()}"

@@ -1,0 +1,18 @@
+"""Lines of an audit log."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+Line = dict[str, Any]
+
+
+def lines(path: Path, event: str | None = None, **fields: object) -> list[Line]:
+    """The lines of the log that are complete, of an event with these fields."""
+    text = path.read_text() if path.exists() else ""
+    found = [json.loads(each) for each in text.splitlines(keepends=True) if each.endswith("\n")]
+    return [
+        each
+        for each in found
+        if event in (None, each["event"]) and all(each[name] == value for name, value in fields.items())
+    ]

@@ -1,0 +1,133 @@
+"""The gateway as a separate process, and its commands."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.demo.process import Process, free_port
+from gateway.ops.client import Client
+from tests.support.files import REPOSITORY
+
+
+@dataclass
+class Gateway:
+    """A `gateway run` in a separate directory.
+
+    Args:
+        folder: Where its files go.
+    """
+
+    folder: Path
+    ops_port: int = field(default_factory=free_port)
+    process: Process | None = None
+    started: float = 0.0
+    wrapper: list[str] = field(default_factory=list)
+    """Prefix of its command line."""
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "gateway.yaml"
+
+    @property
+    def admin_socket(self) -> Path:
+        return self.folder / "admin.sock"
+
+    @property
+    def client(self) -> Client:
+        return Client(None, str(self.admin_socket))
+
+    @property
+    def http(self) -> Client:
+        return Client(f"http://127.0.0.1:{self.ops_port}", "")
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "gateway.log").read_text()
+
+    def write(self, body: str, shutdown: str = "{delay: 0s, drain: 3s}") -> None:
+        head = f"""
+            gateway: {{instance: test, state_dir: {self.folder}/state}}
+            ops: {{listen: 127.0.0.1:{self.ops_port}, admin_socket: {self.admin_socket}}}
+            shutdown: {shutdown}
+        """
+        self.config.write_text(textwrap.dedent(head) + textwrap.dedent(body))
+
+    def start(self, *arguments: str, environment: dict[str, str] | None = None) -> "Gateway":
+        config = ["-c", str(self.config)] if self.config.exists() else []
+        self.process = Process(
+            [*self.wrapper, sys.executable, "-m", "gateway", "run", *config, *arguments],
+            self.folder / "gateway.log",
+            environment={"PYTHONPATH": str(REPOSITORY), **(environment or {})},
+        )
+        self.started = time.monotonic()
+        self.process.start(self.ops_port)
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.stop(signal.SIGTERM)
+
+    def status(self) -> dict[str, Any]:
+        code, body = self.client.get("/api/v1/status")
+        assert code == 200
+        return dict(body)
+
+    def backend(self, name: str) -> dict[str, Any]:
+        return dict(self.status()["backends"][name])
+
+    def state(self, name: str) -> tuple[str, str | None]:
+        backend = self.backend(name)
+        return backend["state"], backend["reason"]
+
+    def tunnel(self, name: str) -> dict[str, Any]:
+        return dict(self.status()["tunnels"][name])
+
+    def wait(self, condition: Callable[[], bool], timeout: float = 30.0) -> float:
+        """Wait until the condition holds; return how many seconds this took."""
+        started = time.monotonic()
+        while True:
+            late = time.monotonic() - started > timeout  # before the check: this machine may pause between the two
+            if condition():
+                return time.monotonic() - started
+            if late:
+                pytest.fail(f"not within {timeout} s; status: {json.dumps(self.status(), indent=1)}\n{self.log}")
+            time.sleep(0.02)
+
+    def wait_up(self, *names: str, timeout: float = 30.0) -> float:
+        return self.wait(lambda: all(self.state(name)[0] == "up" for name in names), timeout)
+
+    def wait_state(self, name: str, state: str, reason: str | None, timeout: float = 30.0) -> float:
+        return self.wait(lambda: self.state(name) == (state, reason), timeout)
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return command(*arguments, "--admin-socket", str(self.admin_socket))
+
+    def descriptors(self) -> int:
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+
+def command(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a gateway command, and wait for its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **(environment or {})},
+    )

@@ -1,0 +1,45 @@
+"""SSH servers with several host keys, and tunnels that trust some of them."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gateway.demo.process import find
+from gateway.demo.sshd import Bastion, make_key
+from gateway.ssh.options import SshOptions
+from tests.support.requirements import need
+from tests.support.ssh_sessions import options
+
+
+@contextlib.contextmanager
+def sshd_with(folder: Path, *kinds: str, extra: str = "") -> Iterator[Bastion]:
+    """An sshd with a host key of each kind, in this order; its known_hosts is empty."""
+    need(find("sshd") is not None, "sshd (package openssh-server)")
+    folder.mkdir()
+    for kind in kinds:
+        make_key(folder / kind, kind)
+    lines = "".join(f"HostKey {folder}/{kind}\n" for kind in kinds)
+    server = Bastion(folder, extra=lines + extra)
+    config = folder / "sshd_config"
+    config.write_text(config.read_text().replace(f"HostKey {folder}/host_key\n", ""))
+    server.known_hosts.write_text("")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def public(server: Bastion, kind: str) -> str:
+    return (server.folder / f"{kind}.pub").read_text().strip()
+
+
+def trusting(server: Bastion, *pins: str, listed: str = "", **changes: Any) -> SshOptions:
+    """The options of a tunnel that trusts these pins, and lines of a file of its own."""
+    files: tuple[Path, ...] = ()
+    if listed:
+        path = server.folder / f"known_hosts.{abs(hash(listed))}"
+        path.write_text(listed)
+        files = (path,)
+    return options(server, known_hosts=files, host_keys=pins, **changes)

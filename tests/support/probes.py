@@ -1,0 +1,53 @@
+"""Single probes of a backend."""
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import Any
+
+from gateway.backends import NoOptions
+from gateway.backends.common.database import DatabaseCheck
+from gateway.backends.mysql import MysqlBackend, MysqlCheck
+from gateway.backends.nfs import NfsBackend, NfsCheck, NfsOptions
+from gateway.backends.postgres import PostgresBackend
+from gateway.backends.tcp import TcpBackend
+from gateway.contracts import Backend, Endpoint, Secret
+from gateway.demo.mariadb import MariaDB
+from gateway.demo.postgres import Postgres
+from gateway.health.monitor import probe_once
+from gateway.health.verdict import CheckResult
+from gateway.relay.direct import DirectLink
+from tests.support.lateness import Lateness
+
+DEADLINE = 1.0
+
+
+KINDS: dict[str, Backend] = {
+    "mysql": MysqlBackend(NoOptions(), MysqlCheck(user="u", password=Secret("p"))),
+    "postgres": PostgresBackend(NoOptions(), DatabaseCheck(user="u", password=Secret("p"))),
+    "nfs": NfsBackend(NfsOptions(export="/x"), NfsCheck()),
+    "tcp": TcpBackend(NoOptions(), NoOptions()),
+}
+
+
+async def probe(backend: Backend, port: int, host: str = "127.0.0.1", timeout: float = 10.0) -> CheckResult:  # noqa: ASYNC109
+    """One probe from this host; it must keep its deadline and leave nothing behind."""
+    tasks = len(asyncio.all_tasks())
+    started = time.monotonic()
+    with Lateness() as machine:
+        result = await probe_once(backend, DirectLink(), Endpoint(host, port), timeout)
+        took = time.monotonic() - started
+    assert took < timeout + 0.1 + machine.worst
+    await asyncio.sleep(0.01)
+    assert len(asyncio.all_tasks()) == tasks
+    return result
+
+
+def mysql_backend(server: MariaDB, **changes: Any) -> MysqlBackend:
+    check = MysqlCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
+    return MysqlBackend(NoOptions(), replace(check, **changes))
+
+
+def postgres_backend(server: Postgres, **changes: Any) -> PostgresBackend:
+    check = DatabaseCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
+    return PostgresBackend(NoOptions(), replace(check, **changes))

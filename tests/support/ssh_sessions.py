@@ -1,0 +1,58 @@
+"""SSH tunnels that a test opens itself."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.contracts import Duration, Endpoint, Link
+from gateway.demo.sshd import Bastion
+from gateway.errors import TunnelError
+from gateway.relay.direct import DirectLink
+from gateway.ssh.options import Connections, Keepalive, SshOptions
+from gateway.ssh.pool import SshLink
+from gateway.tunnels.ssh import SshTunnel
+
+PATIENT = Keepalive(Duration(55.0), Duration(60.0), Duration(60.0), Duration(60.0))
+
+
+def options(bastion: Bastion, **changes: Any) -> SshOptions:
+    plain = SshOptions(
+        host="127.0.0.1",
+        port=bastion.port,
+        user=bastion.user,
+        identity_files=(bastion.client_key,),
+        known_hosts=(bastion.known_hosts,),
+        connections=Connections(1, 32),
+    )
+    return replace(plain, **changes)
+
+
+@contextlib.asynccontextmanager
+async def opened(chosen: SshOptions, via: Link | None = None) -> AsyncIterator[SshLink]:
+    async with SshTunnel(chosen).open(via or DirectLink(), lambda *_: None) as link:
+        assert isinstance(link, SshLink)
+        yield link
+
+
+async def refused(chosen: SshOptions) -> TunnelError:
+    with pytest.raises(TunnelError) as caught:
+        async with opened(chosen):
+            pass
+    return caught.value
+
+
+async def echo_once(link: Link, port: int, payload: bytes = b"hello") -> None:
+    loop = asyncio.get_running_loop()
+    sock = await link.socket(Endpoint("127.0.0.1", port))
+    with sock:
+        await loop.sock_sendall(sock, payload)
+        sock.shutdown(socket.SHUT_WR)
+        got = bytearray()
+        while piece := await loop.sock_recv(sock, 65536):
+            got += piece
+    assert bytes(got) == payload

@@ -1,0 +1,37 @@
+"""An HTTPS proxy that a test controls."""
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.support.servers import serving
+from tests.support.vpn import Authority
+
+ANSWER = bytes(range(256)) * 12_000
+
+
+@contextlib.contextmanager
+def tls_proxy(
+    folder: Path, behaviour: Callable[[ssl.SSLSocket], None], version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+) -> Iterator[tuple[int, Path]]:
+    """A proxy that says yes to every CONNECT, and then behaves so; gives its port and authority."""
+    certificate, key = Authority(folder).issue("127.0.0.1", server=True, host="127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    context.maximum_version = version
+
+    def serve(client: socket.socket) -> None:
+        with (
+            contextlib.suppress(OSError),
+            context.wrap_socket(client, server_side=True, suppress_ragged_eofs=False) as tls,
+        ):
+            asked = b""
+            while not asked.endswith(b"\r\n\r\n"):
+                asked += tls.recv(1)
+            tls.sendall(b"HTTP/1.1 200 yes\r\n\r\n")
+            behaviour(tls)
+
+    with serving(serve) as port:
+        yield port, folder / "ca.pem"
