@@ -1,4 +1,4 @@
-"""Shared by all tests: the service's own event loop, and Hypothesis without deadlines."""
+"""For all tests: the event loop of the service, Hypothesis without deadlines, and separate ports for each worker."""
 
 import os
 from asyncio import AbstractEventLoop
@@ -7,7 +7,10 @@ from collections.abc import Callable, Generator, Mapping
 import hypothesis
 import pytest
 
+from gateway.demo import process
 from gateway.relay.poller import RelayLoop
+
+pytest.register_assert_rewrite("tests.support")
 
 # A busy machine is not a failure. In CI, the examples are the same each time.
 hypothesis.settings.register_profile(
@@ -17,6 +20,13 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("gateway")
+
+
+def pytest_configure() -> None:
+    """Divide the ports between the workers of pytest-xdist: a test may expect that no server listens on one."""
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        number, count = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        process.PORTS = process.PORTS[number::count]
 
 
 def pytest_asyncio_loop_factories(

@@ -1,23 +1,25 @@
-"""Real servers on loopback, shared by the whole run, and the gateway as a separate process."""
+"""Fixtures: real servers on loopback, shared by the whole run, and the gateway as a separate process."""
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from gateway.demo import mariadb, nfs, postgres, process
+from gateway.demo import mariadb, nfs, postgres
 from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
+from tests.support import helm
+from tests.support.engines import Engine, need_engine
 from tests.support.files import scratch
 from tests.support.gateway_process import Gateway
 from tests.support.requirements import need
+from tests.support.swarms import two_nodes
 
 _LONGEST_FIRST = (
     "test_nfs_volumes", "test_image", "test_podman", "test_systemd", "test_nfs_mounts", "test_networks",
-    "test_docker", "test_docker_stable", "test_vpn", "test_outages", "test_names", "test_swarm", "test_interop",
-    "test_chart",
+    "test_docker", "test_docker_stable", "test_docker_engine", "test_vpn", "test_outages", "test_names", "test_swarm",
+    "test_interop", "test_chart",
 )  # fmt: skip
 """Modules that take more than half a minute: one that starts last would run alone while another worker is idle."""
 
@@ -26,12 +28,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest modules first; the order inside a module stays."""
     rank = {name: at for at, name in enumerate(_LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
-
-
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    # Two workers must not use the same port: a test may expect that no server listens on one.
-    number, count = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    process.PORTS = process.PORTS[number::count]
 
 
 @pytest.fixture(scope="session")
@@ -97,3 +93,17 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
     made = Gateway(tmp_path)
     yield made
     made.stop()
+
+
+@pytest.fixture(scope="session")
+def helms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Helm by major version."""
+    return {version: helm.fetch(version, tmp_path_factory.mktemp(f"helm{version}")) for version in helm.PACKAGES}
+
+
+@pytest.fixture(scope="module")
+def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Engine]]:
+    """A manager and a worker."""
+    need_engine()
+    with two_nodes(tmp_path_factory.mktemp("swarm")) as nodes:
+        yield nodes

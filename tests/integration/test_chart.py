@@ -19,7 +19,7 @@ from gateway.measure import Histogram
 from gateway.ops.metrics import fact_families, families
 from gateway.ops.view import ServiceView
 from tests.support.gateway_process import command
-from tests.support.helm import CHART, PACKAGES, VPN_CAPABILITIES, fetch, helm
+from tests.support.helm import CHART, VPN_CAPABILITIES, helm
 from tests.support.requirements import need
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -27,12 +27,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 CASES = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
 GOLDEN = Path(__file__).parent / "golden"
 KUBERNETES = [f"1.{minor}" for minor in range(29, 38)]
-
-
-@pytest.fixture(scope="session")
-def helms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Helm by major version."""
-    return {version: fetch(version, tmp_path_factory.mktemp(f"helm{version}")) for version in PACKAGES}
 
 
 def families_of_nothing() -> list[Any]:

@@ -1,32 +1,30 @@
-"""Networks, attachments and consumers on a real engine, with the gateway in a container of it."""
+"""Networks, attachments and consumers on real Docker and Podman engines, with the gateway in a container of each."""
 
+import ipaddress
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from gateway.demo.sshd import Bastion
 from tests.support.audit_lines import lines
 from tests.support.configs import ssh_tunnel
-from tests.support.docker_proxy import DockerProxy, allowlist
-from tests.support.docker_site import OPT_IN, Site
-from tests.support.engines import Engine, need_engine, running_engine
-from tests.support.files import REPOSITORY
+from tests.support.docker_proxy import DockerProxy
+from tests.support.docker_site import OPT_IN, Patient, Site, address, warnings
+from tests.support.engines import Engine, running_engine
 from tests.support.gateway_process import command
+from tests.support.podman import running_podman
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with running_engine(tmp_path_factory.mktemp("engine")) as made:
+@pytest.fixture(scope="module", params=[running_engine, running_podman], ids=["docker", "podman"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with request.param(tmp_path_factory.mktemp("engine")) as made:
         yield made
 
 
@@ -39,6 +37,11 @@ def clean(engine: Engine) -> Iterator[None]:
 @pytest.fixture
 def site(engine: Engine, tmp_path: Path) -> Site:
     return Site(engine, tmp_path)
+
+
+@pytest.fixture
+def patient_site(engine: Engine, tmp_path: Path) -> Patient:
+    return Patient(engine, tmp_path)
 
 
 def test_a_labelled_container_reaches_backends_by_name_and_again_after_whatever_happens(site: Site) -> None:
@@ -278,21 +281,6 @@ def test_one_leaking_consumer_leaves_room_for_the_others(site: Site) -> None:
     site.wait(lambda: used("modest").get("active") == 1)
 
 
-@pytest.mark.timeout(300)
-def test_a_killed_engine_changes_nothing_for_long(site: Site) -> None:
-    site.start()
-    for at in range(4):
-        site.engine.kill()
-        time.sleep(0.5 * (at % 3))
-        site.wait(lambda: not site.get("/api/v1/status")["docker"]["reachable"])
-        site.engine.start()
-        # Without live-restore its containers ended with it.
-        site.engine.docker("start", "gateway", "db")
-        site.engine.docker("rm", "-f", "web", check=False)
-        site.engine.run("web", *OPT_IN)
-        site.reaches("web", timeout=20)
-
-
 def test_without_any_event_everything_is_found_within_35_seconds(site: Site, tmp_path: Path) -> None:
     with DockerProxy(tmp_path / "proxy.sock", site.engine.socket) as proxy:
         proxy.drop_events = True
@@ -300,39 +288,6 @@ def test_without_any_event_everything_is_found_within_35_seconds(site: Site, tmp
         time.sleep(1)
         site.engine.run("web", *OPT_IN)
         site.reaches("web", timeout=20)  # a seventh of the default, so much sooner
-
-
-def test_the_shipped_allowlist_is_enough_and_not_too_much(site: Site, tmp_path: Path) -> None:
-    rules = allowlist(REPOSITORY / "configs/docker/socket-proxy-leader.yaml")
-    with DockerProxy(tmp_path / "proxy.sock", site.engine.socket, rules) as proxy:
-        site.start(host=f"unix://{tmp_path}/proxy.sock", docker="attach: [{names: ['batch-*']}]")
-        site.engine.run("web", *OPT_IN)
-        site.engine.run("batch-1")
-        site.reaches("web")
-        site.wait(lambda: site.engine.attached("batch-1", "apps"))
-        text = (site.folder / "gateway.yaml").read_text()
-        (site.folder / "gateway.yaml").write_text(
-            text.replace("batch-*", "else").replace("{apps: {}}", "{apps: {}, old: {}}")
-        )
-        assert site.client.post("/-/reload")[0] == 200
-        site.wait(lambda: not site.engine.attached("batch-1", "apps") and site.engine.attached("web", "old"))
-        (site.folder / "gateway.yaml").write_text(text)
-        assert site.client.post("/-/reload")[0] == 200
-        site.wait(lambda: "old" not in site.engine.docker("network", "ls", "--format", "{{.Name}}").stdout.split())
-        assert proxy.refused == []
-        superfluous = {(method, each) for method, patterns in rules.items() for each in patterns} - proxy.used
-        assert {each for _, each in superfluous} <= {
-            r"/v1\..{1,2}/nodes/[a-z0-9]+",
-            r"/v1\..{1,2}/services",
-            "/_ping",
-        }  # in a swarm; when idle
-    for name in ("agent", "leader"):
-        shipped = yaml.safe_load((REPOSITORY / f"configs/docker/socket-proxy-{name}.yaml").read_text())
-        service = shipped["services"]["socket-proxy"]
-        assert service["image"].startswith("${SOCKET_PROXY_IMAGE:?")  # no tag that may be another image tomorrow
-        assert [shipped["networks"][each] for each in service["networks"]] == [{"internal": True}]
-    agent = allowlist(REPOSITORY / "configs/docker/socket-proxy-agent.yaml")
-    assert all(set(agent[method]) <= set(rules[method]) for method in agent)
 
 
 def test_plan_shows_and_apply_does_once(site: Site) -> None:
@@ -441,53 +396,6 @@ def test_an_engine_behind_a_tunnel(site: Site, shared_bastion: Bastion, ciphers:
     assert site.engine.attached("web", "apps")
 
 
-def test_an_engine_by_tcp_wants_certificates_and_gets_them(tmp_path: Path) -> None:
-    need_engine()
-    certificates = tmp_path / "tls"
-    certificates.mkdir()
-    make = f"""
-        cd {certificates}
-        openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.pem \\
-          -addext keyUsage=critical,keyCertSign,cRLSign
-        for name in server client; do
-          openssl req -newkey rsa:2048 -nodes -subj /CN=$name -keyout $name.key -out $name.csr
-          printf 'subjectAltName=IP:127.0.0.1\\nextendedKeyUsage=serverAuth,clientAuth\\n' > ext
-          openssl x509 -req -in $name.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out $name.pem
-        done
-    """
-    subprocess.run(["sh", "-ec", make], check=True, timeout=60, capture_output=True)
-    engine = Engine(
-        tmp_path / "engine", None, "-H", "tcp://127.0.0.1:2376", "--tlsverify", f"--tlscacert={certificates}/ca.pem",
-        f"--tlscert={certificates}/server.pem", f"--tlskey={certificates}/server.key",
-    ).start()  # fmt: skip
-    try:
-        config = tmp_path / "gateway.yaml"
-
-        def planned(tls: str) -> subprocess.CompletedProcess[str]:
-            config.write_text(
-                f"gateway: {{state_dir: {tmp_path}/state}}\n"
-                "backends: {a: {kind: tcp, targets: [h:1], listen: 0.0.0.0:1}}\n"
-                f"docker: {{host: 'tcp://127.0.0.1:2376', networks: {{apps: {{}}}}, {tls}}}\n"
-            )
-            return subprocess.run(
-                ["nsenter", f"--net=/var/run/netns/{engine.namespace}", sys.executable, "-m", "gateway", "plan", "-c",
-                 str(config)],
-                capture_output=True, text=True, timeout=30, check=False,
-                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            )  # fmt: skip
-
-        ours = f"ca_file: {certificates}/ca.pem, "
-        ours += f"cert_file: {certificates}/client.pem, key_file: {certificates}/client.key"
-        good = planned(f"tls: {{{ours}}}")
-        assert (good.returncode, "create_network" in good.stdout) == (0, True), good.stderr
-        assert planned(f"tls: {{ca_file: {certificates}/ca.pem}}").returncode == 1  # the engine wants to know us
-        assert planned("tls: {ca_file: /etc/ssl/certs/ca-certificates.crt}").returncode == 1  # and we it
-        refused = planned("tls: {}")
-        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused.stderr
-    finally:
-        engine.stop()
-
-
 def test_docker_that_is_not_there_stops_nothing(site: Site) -> None:
     site.write(host="unix:///nowhere.sock")
     site.engine.run_gateway("gateway", site.folder, "--network", "far")
@@ -520,3 +428,36 @@ def test_audit_tells_what_would_lose_data(engine: Engine, tmp_path: Path) -> Non
     finally:
         engine.docker("rm", "-f", "-v", "audited", check=False)
         engine.docker("volume", "rm", "named", check=False)
+
+
+def test_an_address_that_is_taken_is_followed_by_the_next_one_and_that_one_stays(patient_site: Patient) -> None:
+    site, engine = patient_site, patient_site.engine
+    site.start()
+    first = address(engine, "gateway")
+    engine.docker("rm", "-f", "gateway")
+    engine.run("intruder", "--network", "apps", "--ip", first)  # only who asks for it gets it
+    engine.run_gateway("gateway", site.folder, "--network", "far")
+    site.wait(lambda: site.attachment("gateway") == ("attached", None))
+    second = address(engine, "gateway")
+    assert second != first
+    assert ipaddress.ip_address(second) in ipaddress.ip_network("10.201.0.0/23")
+    assert f"container intruder has {first}" in str(warnings(site))
+    engine.docker("rm", "-f", "intruder", "gateway")
+    engine.run_gateway("gateway", site.folder, "--network", "far")
+    site.wait(lambda: site.attachment("gateway") == ("attached", None))
+    assert address(engine, "gateway") == second
+
+
+def test_a_configured_address_is_taken_or_none(patient_site: Patient) -> None:
+    site, engine = patient_site, patient_site.engine
+    site.write_network("subnet: 10.96.0.0/24, ip_range: 10.96.0.128/25, address: 10.96.0.9")
+    engine.run_gateway("gateway", site.folder, "--network", "far")
+    site.wait(lambda: site.attachment("gateway") == ("attached", None))
+    assert address(engine, "gateway") == "10.96.0.9"
+    engine.docker("rm", "-f", "gateway")
+    engine.run("intruder", "--network", "apps", "--ip", "10.96.0.9")
+    engine.run_gateway("gateway", site.folder, "--network", "far")
+    site.wait(lambda: site.attachment("gateway") == ("blocked", "address_refused"))
+    engine.docker("rm", "-f", "intruder")
+    site.wait(lambda: site.attachment("gateway") == ("attached", None))
+    assert address(engine, "gateway") == "10.96.0.9"

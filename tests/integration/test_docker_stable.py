@@ -69,46 +69,6 @@ def test_a_recreated_gateway_has_its_address_again_whoever_came_in_between(site:
     assert "may change" not in str(warnings(site))
 
 
-def test_an_address_that_is_taken_is_followed_by_the_next_one_and_that_one_stays(site: Site) -> None:
-    engine = site.engine
-    site.start()
-    first = address(engine, "gateway")
-    engine.docker("rm", "-f", "gateway")
-    engine.run("intruder", "--network", "apps", "--ip", first)  # only who asks for it gets it
-    engine.run_gateway("gateway", site.folder, "--network", "far")
-    site.wait(lambda: site.attachment("gateway") == ("attached", None))
-    second = address(engine, "gateway")
-    assert second != first
-    assert ipaddress.ip_address(second) in ipaddress.ip_network("10.201.0.0/23")
-    assert f"container intruder has {first}" in str(warnings(site))
-    engine.docker("rm", "-f", "intruder", "gateway")
-    engine.run_gateway("gateway", site.folder, "--network", "far")
-    site.wait(lambda: site.attachment("gateway") == ("attached", None))
-    assert address(engine, "gateway") == second
-
-
-def networks(site: Site, options: str) -> None:
-    """Write the configuration with these options for the network `apps`."""
-    site.write()
-    path = site.folder / "gateway.yaml"
-    path.write_text(path.read_text().replace("{apps: {}}", f"{{apps: {{{options}}}}}"))
-
-
-def test_a_configured_address_is_taken_or_none(site: Site) -> None:
-    engine = site.engine
-    networks(site, "subnet: 10.96.0.0/24, ip_range: 10.96.0.128/25, address: 10.96.0.9")
-    engine.run_gateway("gateway", site.folder, "--network", "far")
-    site.wait(lambda: site.attachment("gateway") == ("attached", None))
-    assert address(engine, "gateway") == "10.96.0.9"
-    engine.docker("rm", "-f", "gateway")
-    engine.run("intruder", "--network", "apps", "--ip", "10.96.0.9")
-    engine.run_gateway("gateway", site.folder, "--network", "far")
-    site.wait(lambda: site.attachment("gateway") == ("blocked", "address_refused"))
-    engine.docker("rm", "-f", "intruder")
-    site.wait(lambda: site.attachment("gateway") == ("attached", None))
-    assert address(engine, "gateway") == "10.96.0.9"
-
-
 def test_a_network_of_before_stays_and_is_replaced_as_the_docs_say(site: Site) -> None:
     engine = site.engine
     ours = ("--label", "gateway.managed-by=gateway", "--label", "gateway.instance=site-a")
@@ -142,7 +102,7 @@ def test_a_container_that_asks_at_once_finds_its_backend(site: Site) -> None:
 def test_it_has_started_when_its_names_are_there(site: Site) -> None:
     """From its first /startupz on, a name resolves; and without an engine, it starts all the same."""
     engine = site.engine
-    networks(site, "")
+    site.write_network("")
     engine.docker("network", "create", "--subnet", "10.92.0.0/24", "--ip-range", "10.92.0.128/25", "apps")
     engine.run("web", "--network", "apps")
     gateway = (sys.executable, "-m", "gateway", "healthcheck", "--started")

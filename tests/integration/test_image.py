@@ -27,8 +27,6 @@ from gateway.demo.postgres import Postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.vpn import privileges
-from tests.integration.test_chart import helms
-from tests.integration.test_swarm import swarm
 from tests.support import kube
 from tests.support.engines import Engine, need_engine
 from tests.support.files import REPOSITORY
@@ -44,8 +42,6 @@ from tests.support.swarms import BRIDGE, SPACES
 from tests.support.vpn import Authority, OpenVpnServer, WireGuardPeer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
-
-__all__ = ["helms", "swarm"]  # fixtures
 
 Record = Callable[[str, object], None]
 COMPOSE = REPOSITORY / "configs" / "compose"

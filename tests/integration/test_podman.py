@@ -1,4 +1,4 @@
-"""The section `docker` on a real Podman: the cases of Docker, and what is Podman's own."""
+"""What is specific to Podman; test_docker.py runs on Podman, too."""
 
 import json
 import os
@@ -9,86 +9,31 @@ from pathlib import Path
 import pytest
 
 from gateway.demo.process import find
-from tests.integration.test_docker import (
-    site,
-    test_a_labelled_container_reaches_backends_by_name_and_again_after_whatever_happens,
-    test_an_alias_is_shared_within_one_project_only_and_who_could_pass_for_others_is_told,
-    test_an_attachment_ends_with_its_policy_and_a_foreign_one_never,
-    test_an_engine_behind_a_tunnel,
-    test_an_image_admits_nobody,
-    test_audit_tells_what_would_lose_data,
-    test_containers_that_did_not_opt_in_are_left_alone_and_others_are_told_apart,
-    test_docker_that_is_not_there_stops_nothing,
-    test_each_option_of_a_volume_that_somebody_changed_is_found,
-    test_every_blocked_attachment_says_why,
-    test_one_leaking_consumer_leaves_room_for_the_others,
-    test_only_containers_whose_label_names_the_backend_are_let_in,
-    test_plan_shows_and_apply_does_once,
-    test_strict_takes_grants_only,
-    test_volumes_are_made_kept_and_never_taken_from_others,
-    test_without_any_event_everything_is_found_within_35_seconds,
-)
-from tests.integration.test_docker_stable import (
-    test_a_configured_address_is_taken_or_none,
-    test_an_address_that_is_taken_is_followed_by_the_next_one_and_that_one_stays,
-)
 from tests.support.docker_proxy import DockerProxy, allowlist
 from tests.support.docker_site import OPT_IN, Site
 from tests.support.files import REPOSITORY
 from tests.support.gateway_process import command
-from tests.support.podman import NOBODY, Podman, need_podman
+from tests.support.podman import NOBODY, Podman, need_podman, running_podman
 from tests.support.requirements import need
-
-__all__ = [
-    "site",
-    "test_a_configured_address_is_taken_or_none",
-    "test_a_labelled_container_reaches_backends_by_name_and_again_after_whatever_happens",
-    "test_an_address_that_is_taken_is_followed_by_the_next_one_and_that_one_stays",
-    "test_an_alias_is_shared_within_one_project_only_and_who_could_pass_for_others_is_told",
-    "test_an_attachment_ends_with_its_policy_and_a_foreign_one_never",
-    "test_an_engine_behind_a_tunnel",
-    "test_an_image_admits_nobody",
-    "test_audit_tells_what_would_lose_data",
-    "test_containers_that_did_not_opt_in_are_left_alone_and_others_are_told_apart",
-    "test_docker_that_is_not_there_stops_nothing",
-    "test_each_option_of_a_volume_that_somebody_changed_is_found",
-    "test_every_blocked_attachment_says_why",
-    "test_one_leaking_consumer_leaves_room_for_the_others",
-    "test_only_containers_whose_label_names_the_backend_are_let_in",
-    "test_plan_shows_and_apply_does_once",
-    "test_strict_takes_grants_only",
-    "test_volumes_are_made_kept_and_never_taken_from_others",
-    "test_without_any_event_everything_is_found_within_35_seconds",
-]
-"""What runs here as it does on Docker."""
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
-    """In place of the Docker engine that the imported cases run on."""
-    need_podman()
-    # Podman builds by itself, and not through BuildKit.
-    os.environ["DOCKER_BUILDKIT"] = "0"
-    made = Podman(tmp_path_factory.mktemp("engine"))
-    try:
-        made.start()
-        made.load_busybox()
-        made.load_host()
+    with running_podman(tmp_path_factory.mktemp("engine")) as made:
         yield made
-    finally:
-        del os.environ["DOCKER_BUILDKIT"]
-        made.stop()
 
 
 @pytest.fixture(autouse=True)
 def clean(engine: Podman) -> Iterator[None]:
-    """As Docker's, but containers that share another's namespace go with it."""
     yield
-    engine.podman("pod", "rm", "-fa", "-t", "0")
-    engine.podman("rm", "-fa", "-t", "0")
-    engine.podman("network", "prune", "-f")
+    engine.remove_all()
+
+
+@pytest.fixture
+def site(engine: Podman, tmp_path: Path) -> Site:
+    return Site(engine, tmp_path)
 
 
 def test_containers_go_on_without_the_api_and_what_came_meanwhile_is_found(site: Site) -> None:

@@ -9,23 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.docker_site import OPT_IN, SAYING
-from tests.support.engines import Engine, need_engine
+from tests.support.engines import Engine
 from tests.support.files import REPOSITORY
 from tests.support.swarm_agents import Agent, with_peers
-from tests.support.swarms import two_nodes
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 MADE = ("mesh", "far", "one-node")
 """Networks that the tests make."""
-
-
-@pytest.fixture(scope="module")
-def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Engine]]:
-    """A manager and a worker."""
-    need_engine()
-    with two_nodes(tmp_path_factory.mktemp("swarm")) as nodes:
-        yield nodes
 
 
 @pytest.fixture(autouse=True)

@@ -5,14 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_swarm import swarm
 from tests.support.docker_site import address, warnings
 from tests.support.engines import Engine
 from tests.support.swarm_agents import Agent
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
-
-__all__ = ["swarm"]  # a fixture
 
 IDLE = '{orders: {kind: tcp, targets: ["127.0.0.1:9"], listen: 0.0.0.0:3306, hold: 2s}}'
 LOWER = ipaddress.ip_network("10.99.0.0/23")

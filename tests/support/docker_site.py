@@ -57,6 +57,12 @@ class Site:
             + textwrap.indent(textwrap.dedent(docker), "  ")
         )
 
+    def write_network(self, options: str) -> None:
+        """Write the configuration with these options for the network `apps`."""
+        self.write()
+        path = self.folder / "gateway.yaml"
+        path.write_text(path.read_text().replace("{apps: {}}", f"{{apps: {{{options}}}}}"))
+
     def serve(self, words: str, seconds: float = 0) -> None:
         program = SAYING.format(words=words, seconds=seconds)
         self.engine.run_python("db", program, "--network", "far", "--ip", self.database)

@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 from gateway.demo.process import find
 from tests.support.engines import Engine
@@ -50,6 +52,24 @@ def need_podman() -> None:
     need(os.geteuid() == 0 and programs and helpers, what)
 
 
+@contextlib.contextmanager
+def running_podman(folder: Path) -> Iterator["Podman"]:
+    """Run a Podman engine with the images `busybox` and `host` until the block ends.
+
+    Skips the test, or fails it in CI, if Podman cannot run.
+    """
+    need_podman()
+    podman = Podman(folder)
+    with mock.patch.dict(os.environ, DOCKER_BUILDKIT="0"):  # Podman builds images itself
+        try:
+            podman.start()
+            podman.load_busybox()
+            podman.load_host()
+            yield podman
+        finally:
+            podman.stop()
+
+
 class Podman(Engine):
     """A Podman engine whose API serves Docker's client, in its own network, mount and PID namespace.
 
@@ -85,6 +105,12 @@ class Podman(Engine):
                 raise RuntimeError(f"podman does not answer: {(self.folder / 'log').read_text()[-1500:]}")
             time.sleep(0.1)
         return self
+
+    def remove_all(self) -> None:
+        """Remove every pod and container, and the networks that none uses."""
+        self.podman("pod", "rm", "-fa", "-t", "0")
+        self.podman("rm", "-fa", "-t", "0")
+        self.podman("network", "prune", "-f")
 
     def _begin(self) -> None:
         if self._own_namespace:

@@ -1,0 +1,81 @@
+"""Where tests are, and what they import."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TESTS = ROOT / "tests"
+SHARED = ("support", "soak", "fuzz")
+MODULES = sorted(path for path in TESTS.rglob("*.py") if path.name.startswith("test_") or path.name == "conftest.py")
+
+
+def imported(source: str) -> Iterator[str]:
+    """Yield the full name of everything that the module imports, also inside functions."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def forbidden(source: str) -> list[str]:
+    """Return what no module of the tests may import: test modules, a conftest, and anything by a relative name."""
+    found = []
+    for name in imported(source):
+        first, *rest = name.split(".")
+        if first == "tests":
+            wrong = not rest or rest[0] not in SHARED
+        else:
+            wrong = first in ("", "conftest") or first.startswith("test_")
+        if wrong:
+            found.append(name)
+    return found
+
+
+def misplaced(folder: Path, package: Path) -> list[str]:
+    """Return the folders of test modules below `folder` that have no package of that name below `package`."""
+    folders = {path.parent.relative_to(folder) for path in folder.rglob("test_*.py")}
+    return sorted(str(each) for each in folders if not (package / each / "__init__.py").exists())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(TESTS)))
+def test_test_modules_do_not_import_each_other(path: Path) -> None:
+    assert forbidden(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from tests.integration.test_ssh import opened",
+        "from tests.integration import conftest",
+        "from tests.unit.ssh import test_algorithms",
+        "import tests.integration.conftest",
+        "from tests import integration",
+        "from . import conftest",
+        "from conftest import need",
+        "def fixture():\n    from test_ssh import opened\n",
+    ],
+)
+def test_imports_of_test_modules_are_found(source: str) -> None:
+    assert len(forbidden(source)) == 1
+
+
+def test_shared_modules_and_libraries_may_be_imported() -> None:
+    text = "import pytest\nfrom aiohttp.test_utils import TestClient\nfrom tests.soak import chaos\n"
+    assert forbidden(text + "from tests.support.clients import connect\nimport tests.fuzz.run\n") == []
+
+
+def test_shared_modules_import_no_test_modules() -> None:
+    paths = [path for name in SHARED for path in (TESTS / name).rglob("*.py")]
+    assert len(paths) > len(SHARED)
+    assert {str(path): forbidden(path.read_text()) for path in paths if forbidden(path.read_text())} == {}
+
+
+def test_unit_tests_mirror_the_packages(tmp_path: Path) -> None:
+    assert misplaced(TESTS / "unit", ROOT / "gateway") == []
+    (tmp_path / "absent").mkdir()
+    (tmp_path / "absent" / "test_it.py").touch()
+    assert misplaced(tmp_path, ROOT / "gateway") == ["absent"]
