@@ -41,10 +41,12 @@ class MariaDB:
         folder.mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0:
             run(["chown", _OWNER, str(folder)])
+        # In the shared /tmp, a server that starts removes the temporary tables of the others.
+        self._tmpdir = f"--tmpdir={folder}"
         self._process = Process(
             [
                 find("mariadbd") or "mariadbd", "--no-defaults", f"--datadir={folder}/data", f"--port={self.port}",
-                "--bind-address=127.0.0.1", f"--socket={self._socket}", f"--pid-file={folder}/pid",
+                "--bind-address=127.0.0.1", f"--socket={self._socket}", f"--pid-file={folder}/pid", self._tmpdir,
                 "--skip-name-resolve", "--innodb-buffer-pool-size=32M", "--innodb-flush-log-at-trx-commit=2",
                 "--skip-log-bin", "--performance-schema=OFF", *options,
             ],
@@ -61,8 +63,8 @@ class MariaDB:
         """Start; the first time, make the database and its users."""
         new = not (self.folder / "data").exists()
         if new:
-            run([find("mariadb-install-db") or "", "--no-defaults", f"--datadir={self.folder}/data", "--skip-test-db",
-                 "--auth-root-authentication-method=normal"], user=_OWNER)  # fmt: skip
+            run([find("mariadb-install-db") or "", "--no-defaults", f"--datadir={self.folder}/data", self._tmpdir,
+                 "--skip-test-db", "--auth-root-authentication-method=normal"], user=_OWNER)  # fmt: skip
         self._process.start(self.port)
         if new:
             self.execute(
