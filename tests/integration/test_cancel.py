@@ -22,7 +22,7 @@ from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.relay.direct import DirectLink
 from gateway.relay.sockets import tune
-from tests.support.certificates import given_to, make_authority
+from tests.support import certificates
 from tests.support.clients import postgres as connect
 from tests.support.configs import database_check, ssh_tunnel
 from tests.support.gateway_process import Gateway
@@ -70,7 +70,7 @@ def servers(server_folder: Path) -> Iterator[tuple[Postgres, Postgres]]:
 @pytest.fixture(scope="module")
 def tls_servers(server_folder: Path) -> Iterator[tuple[Postgres, Postgres]]:
     need(available(), "postgres (package postgresql)")
-    authority = given_to("postgres", make_authority(server_folder / "cancel-authority"))
+    authority = certificates.issue(server_folder / "cancel-authority", owner="postgres")
     files = {"ssl": "on", "ssl_cert_file": str(authority.certificate), "ssl_key_file": str(authority.key)}
     yield from pair(server_folder / "cancel-tls", files, files)
 

@@ -28,6 +28,7 @@ from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.vpn import privileges
 from tests.support import kube
+from tests.support.certificates import Authority
 from tests.support.engines import Engine, need_engine
 from tests.support.files import REPOSITORY
 from tests.support.gateway_process import command
@@ -39,7 +40,7 @@ from tests.support.netns import BEHIND, inside, run
 from tests.support.podman import Podman, need_podman
 from tests.support.requirements import download, need
 from tests.support.swarms import BRIDGE, SPACES
-from tests.support.vpn import Authority, OpenVpnServer, WireGuardPeer
+from tests.support.vpn import OpenVpnServer, WireGuardPeer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 

@@ -13,8 +13,8 @@ from gateway.demo.process import find
 from gateway.errors import GatewayError
 from gateway.vpn.openvpn_directives import is_known
 from gateway.vpn.openvpn_file import parse_client_file
+from tests.support.certificates import Authority
 from tests.support.requirements import need
-from tests.support.vpn import Authority
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from gateway.demo.process import free_port
-from tests.support.certificates import Authority, make_authority
+from tests.support import certificates
 from tests.support.gateway_process import Gateway, command
 
 pytestmark = pytest.mark.integration
@@ -108,18 +108,20 @@ class Guarded:
     gateway: Gateway
     folder: Path
     probes: int
-    server: Authority
-    clients: Authority
+    server: certificates.Issued
+    clients: certificates.Issued
     silent: socket.socket = field(default_factory=socket.socket)
     """Connected, and says nothing."""
 
-    def context(self, *, certificate: Authority | None = None) -> ssl.SSLContext:
+    def context(self, *, certificate: certificates.Issued | None = None) -> ssl.SSLContext:
         made = ssl.create_default_context(cafile=str(self.server.ca))
         if certificate is not None:
             made.load_cert_chain(certificate.certificate, certificate.key)
         return made
 
-    def ask(self, path: str, token: str = "", host: str = "localhost", certificate: Authority | None = None) -> int:
+    def ask(
+        self, path: str, token: str = "", host: str = "localhost", certificate: certificates.Issued | None = None
+    ) -> int:
         return ask(
             self.gateway.ops_port, path, token=token, host=host, context=self.context(certificate=certificate)
         )[0]
@@ -149,7 +151,7 @@ def write_private(path: Path, text: str, mode: int = 0o600) -> None:
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     folder = tmp_path_factory.mktemp("guarded")
-    server, clients = make_authority(folder / "server", "localhost"), make_authority(folder / "clients")
+    server, clients = certificates.issue(folder / "server", "localhost"), certificates.issue(folder / "clients")
     write_private(folder / "token", f"{TOKEN}\n")
     write_private(folder / "metrics", f"{METRICS}\n")
     made = Guarded(Gateway(folder), folder, free_port(), server, clients)
@@ -228,7 +230,7 @@ def test_foreign_hosts_are_refused(guarded: Guarded) -> None:
 def test_tls_is_needed_and_a_foreign_certificate_is_refused(guarded: Guarded) -> None:
     with pytest.raises((ConnectionError, http.client.HTTPException)):
         ask(guarded.gateway.ops_port, "/livez")
-    other = make_authority(guarded.folder / f"other-{time.monotonic_ns()}")
+    other = certificates.issue(guarded.folder / f"other-{time.monotonic_ns()}")
     with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
         guarded.ask("/livez", certificate=other)
 
@@ -256,7 +258,7 @@ def test_commands_with_token_and_authority(guarded: Guarded) -> None:
 def test_tokens_and_certificates_are_read_again(guarded: Guarded) -> None:
     gateway, path = guarded.gateway, guarded.folder / "token"
     write_private(path, NEXT)
-    fresh = make_authority(guarded.folder / "fresh", "localhost")
+    fresh = certificates.issue(guarded.folder / "fresh", "localhost")
     for name in ("certificate", "key", "ca"):
         target = getattr(guarded.server, name)
         shutil.copy2(getattr(fresh, name), f"{target}.new")
@@ -281,7 +283,7 @@ def test_tokens_and_certificates_are_read_again(guarded: Guarded) -> None:
 
 def test_a_client_certificate_opens_nothing_once_its_authority_is_replaced(guarded: Guarded) -> None:
     ca = guarded.clients.ca
-    own, other = ca.read_text(), make_authority(guarded.folder / "others").ca.read_text()
+    own, other = ca.read_text(), certificates.issue(guarded.folder / "others").ca.read_text()
     poller = http.client.HTTPSConnection(
         "localhost", guarded.gateway.ops_port, timeout=WITHIN, context=guarded.context(certificate=guarded.clients)
     )
@@ -313,7 +315,7 @@ def _certified(guarded: Guarded) -> bool:
 
 
 def test_validate_says_what_is_wrong_with_the_files_of_ops(tmp_path: Path) -> None:
-    one, other = make_authority(tmp_path / "one"), make_authority(tmp_path / "other")
+    one, other = certificates.issue(tmp_path / "one"), certificates.issue(tmp_path / "other")
     token = tmp_path / "token"
     write_private(token, TOKEN, mode=0o644)
     path = tmp_path / "gateway.yaml"

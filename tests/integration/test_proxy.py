@@ -22,13 +22,13 @@ from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
 from gateway.relay.direct import DirectLink
 from gateway.relay.sockets import reset
+from tests.support.certificates import Authority
 from tests.support.clients import connect, mysql, query_mysql, query_postgres, read_nfs
 from tests.support.configs import database_check
 from tests.support.gateway_process import Gateway
 from tests.support.requirements import need
 from tests.support.servers import serving, silent, talking
 from tests.support.tls_proxy import ANSWER, tls_proxy
-from tests.support.vpn import Authority
 
 pytestmark = pytest.mark.integration
 

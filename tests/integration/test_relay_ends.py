@@ -24,13 +24,13 @@ from gateway.proxy.tls import TlsSocket
 from gateway.relay import sockets, stalled_peers
 from gateway.relay.direct import DirectLink
 from gateway.relay.socket_relay import SocketRelay
-from gateway.ssh.options import Connections, SshOptions
-from gateway.tunnels.ssh import SshTunnel
+from gateway.ssh.options import Connections
+from tests.support.certificates import Authority
 from tests.support.far_sides import Scripted
 from tests.support.plans import Setup
 from tests.support.requirements import need
+from tests.support.ssh_sessions import opened, options
 from tests.support.tls_proxy import ANSWER, tls_proxy
-from tests.support.vpn import Authority
 
 UPLOAD = bytes(range(256)) * 1300
 pytestmark = pytest.mark.integration
@@ -113,15 +113,8 @@ async def test_a_lost_ssh_connection_under_a_proxy_is_no_end_of_a_response(
         with socket.create_server(("127.0.0.1", 0)) as server:
             serve = threading.Thread(target=lambda: proxy(server.accept()[0]))
             serve.start()
-            options = SshOptions(
-                host="127.0.0.1",
-                port=bastion.port,
-                user=bastion.user,
-                identity_files=(bastion.client_key,),
-                known_hosts=(bastion.known_hosts,),
-                connections=Connections(1, 1),
-            )
-            async with asyncio.timeout(30), SshTunnel(options).open(DirectLink(), lambda *_: None) as ssh:
+            chosen = options(bastion, connections=Connections(1, 1))
+            async with asyncio.timeout(30), opened(chosen) as ssh:
                 url = f"{kind}://127.0.0.1:{server.getsockname()[1]}"
                 relay = await ProxyLink(ProxyOptions(url=url), ssh).join(inner, Endpoint("db", 1), Histogram())
                 assert await loop.sock_recv(client, 100) == b"half of it"

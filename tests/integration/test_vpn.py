@@ -27,6 +27,7 @@ from gateway.vpn import devices, privileges
 from gateway.vpn.addressing import Addressing
 from gateway.vpn.device_lock import DeviceLock, is_locked
 from gateway.vpn.namespace import Namespace
+from tests.support.certificates import Authority
 from tests.support.clients import mysql, query_mysql, query_postgres, read_nfs, read_smb
 from tests.support.configs import database_check
 from tests.support.files import REPOSITORY
@@ -35,7 +36,7 @@ from tests.support.lateness import Lateness
 from tests.support.netns import BEHIND, BEHIND_V6, NAMES, OUTER_FAR, OUTER_OTHER, give_addresses, inside, run, two
 from tests.support.requirements import need
 from tests.support.servers import Samba
-from tests.support.vpn import Authority, OpenVpnServer, WireGuardPeer, nothing_outside
+from tests.support.vpn import OpenVpnServer, WireGuardPeer, nothing_outside
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -9,14 +9,14 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import asyncssh
 from asyncssh.packet import UInt32
 
-from gateway.contracts import CloseReason, Duration, Endpoint, Link, Relay
+from gateway.contracts import CloseReason, Endpoint, Link, Relay
 from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram, Tap
 from gateway.proxy.link import ProxyLink
@@ -28,20 +28,19 @@ from gateway.relay.sockets import reset_on_process_exit, tune
 from gateway.ssh import flow_control
 from gateway.ssh.asyncssh_channel import AsyncsshChannel
 from gateway.ssh.native_channel import NativeChannel
-from gateway.ssh.options import Connections, Keepalive, SshOptions
+from gateway.ssh.options import Connections
 from gateway.ssh.pool import SshLink
-from gateway.tunnels.ssh import SshTunnel
+from tests.support.certificates import Authority
 from tests.support.channel_end import ChannelEnd
 from tests.support.ends import BACK, FORTH, End, TcpEnd
 from tests.support.plans import Setup, Step
 from tests.support.relay_contract import Joined
+from tests.support.ssh_sessions import PATIENT, opened, options
 from tests.support.tls_end import TlsEnd
-from tests.support.vpn import Authority
 
 _SMALL = 16384
 _SEGMENT = 1400
 """Bytes in a segment where buffers are small: with loopback's 64 KiB, a small window opens only after 200 ms."""
-_PATIENT = Keepalive(Duration(55.0), Duration(60.0), Duration(60.0), Duration(60.0))
 _CIPHERS: dict[str, str] = {"native": "aes128-gcm@openssh.com", "asyncssh": "chacha20-poly1305@openssh.com"}
 _RELAYS: dict[str, type[Relay]] = {"native": NativeChannel, "asyncssh": AsyncsshChannel}
 
@@ -332,18 +331,8 @@ class OpenSsh(Straight):
         return left + ([f"budgets of {budgets}, not {self._budgets}"] if budgets != self._budgets else [])
 
     async def _connect(self) -> None:
-        bastion = self._bastion
-        options = SshOptions(
-            host="127.0.0.1",
-            port=bastion.port,
-            user=bastion.user,
-            identity_files=(bastion.client_key,),
-            known_hosts=(bastion.known_hosts,),
-            connections=Connections(1, 1),
-            ciphers=(self._cipher,),
-            keepalive=_PATIENT,
-        )
-        self._ssh_link = cast("SshLink", await self._stack.enter_async_context(_opened(options)))
+        chosen = options(self._bastion, connections=Connections(1, 1), ciphers=(self._cipher,), keepalive=PATIENT)
+        self._ssh_link = await self._stack.enter_async_context(opened(chosen))
 
     def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
         return self._ssh_link, self._far.address(setup)
@@ -356,12 +345,6 @@ class OpenSsh(Straight):
     def _conn(self) -> Any:
         """The connection of asyncssh."""
         return self._ssh_link._connections[0]._conn
-
-
-@contextlib.asynccontextmanager
-async def _opened(options: SshOptions) -> AsyncIterator[Link]:
-    async with SshTunnel(options).open(DirectLink(), lambda *_: None) as link:
-        yield link
 
 
 def _rekey(conn: Any) -> bool:

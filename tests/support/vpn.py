@@ -1,84 +1,16 @@
-"""VPN servers in a namespace: OpenVPN with a small test CA, and WireGuard in user space."""
+"""VPN servers in a namespace: OpenVPN, and WireGuard in user space."""
 
 import contextlib
-import datetime as dt
-import ipaddress
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
 from gateway.demo.process import Process
+from tests.support.certificates import Authority
 from tests.support.netns import BEHIND, BEHIND_V6, NAMES, OUTER_FAR, OUTER_OTHER, inside, run
 
 _FAR = NAMES[1]
-_NOW = dt.datetime.now(dt.UTC)
-
-
-class Authority:
-    """A certificate authority.
-
-    Args:
-        folder: Where its certificates go.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
-        builder = self._builder(self._name, self._key.public_key(), 10)
-        certificate = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-        certificate = certificate.add_extension(usage, True)
-        self.ca = folder / "ca.pem"
-        self._write(self.ca, certificate.sign(self._key, hashes.SHA256()))
-
-    def issue(self, name: str, *, server: bool = False, days: int = 2, host: str | None = None) -> tuple[Path, Path]:
-        """A certificate and its key, as files; negative `days`: it has expired."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
-        builder = self._builder(subject, key.public_key(), days)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), False)
-        builder = builder.add_extension(
-            x509.KeyUsage(True, False, False, False, True, False, False, False, False), False
-        )
-        if host:
-            address = x509.IPAddress(ipaddress.ip_address(host))
-            builder = builder.add_extension(x509.SubjectAlternativeName([address]), False)
-        certificate_file, key_file = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        self._write(certificate_file, builder.sign(self._key, hashes.SHA256()))
-        key_file.touch(mode=0o600)
-        key_file.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        return certificate_file, key_file
-
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
-        builder = x509.CertificateBuilder(
-            issuer_name=self._name,
-            subject_name=subject,
-            public_key=key,
-            serial_number=x509.random_serial_number(),
-            not_valid_before=_NOW - dt.timedelta(days=5),
-            not_valid_after=_NOW + dt.timedelta(days=days),
-        )
-        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
-        return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), False).add_extension(
-            authority, False
-        )
-
-    @staticmethod
-    def _write(path: Path, certificate: x509.Certificate) -> None:
-        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
 
 class OpenVpnServer:
