@@ -10,7 +10,6 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,6 @@ from tests.support.clients import connect, connect_unix, echo, is_reset, read_nf
 from tests.support.configs import CHECK, ssh_tunnel
 from tests.support.gateway_process import Gateway, command
 from tests.support.requirements import need
-from tests.support.servers import echoing, serving
 
 pytestmark = pytest.mark.integration
 
@@ -49,12 +47,6 @@ def dropped(gateway: Gateway) -> int:
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     return tmp_path / "audit.jsonl"
-
-
-@pytest.fixture
-def echo_port() -> Iterator[int]:
-    with serving(echoing) as port:
-        yield port
 
 
 def test_every_connection_says_who_and_where_and_how_it_ended(

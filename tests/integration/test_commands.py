@@ -16,12 +16,12 @@ import pytest
 
 from gateway.demo import mariadb
 from gateway.demo.mariadb import MariaDB
-from gateway.demo.process import find, free_port
+from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
 from tests.support.clients import query_mysql
 from tests.support.configs import database_check, ssh_tunnel
 from tests.support.gateway_process import Gateway, command
-from tests.support.requirements import need
+from tests.support.requirements import need, need_sshd
 from tests.support.servers import echoing, serving
 
 pytestmark = pytest.mark.integration
@@ -332,7 +332,7 @@ def test_a_sidecar_needs_no_file(gateway: Gateway, shared_bastion: Bastion, shar
 
 
 def test_render_authorized_keys_permits_what_is_configured(tmp_path: Path, shared_mariadb: MariaDB) -> None:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     server = Bastion(tmp_path / "bastion")
     file = tmp_path / "c.yaml"
     file.write_text(f"""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.demo.process import find, free_port
+from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
 from gateway.ssh import asyncssh_internals
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
@@ -17,7 +17,7 @@ from gateway.ssh.asyncssh_internals import ClientConnection
 from gateway.ssh.packet_transport import PacketTransport
 from tests.support.configs import ssh_tunnel
 from tests.support.gateway_process import Gateway
-from tests.support.requirements import need
+from tests.support.requirements import need_sshd
 from tests.support.servers import echoing, serving
 from tests.support.ssh_sessions import echo_once, opened, options
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module", params=["openssh", "asyncssh"])
 def bastion(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bastion]:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     server = Bastion(tmp_path_factory.mktemp("plane") / "bastion", embedded=request.param == "asyncssh").start()
     yield server
     server.stop()

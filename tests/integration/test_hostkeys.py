@@ -13,7 +13,6 @@ import pytest
 from asyncssh.public_key import SSHLocalKeyPair
 
 from gateway.contracts import Endpoint, Phases, Stream
-from gateway.demo.process import find
 from gateway.demo.sshd import Bastion, make_key
 from gateway.errors import Reason, TunnelError
 from gateway.relay.direct import DirectLink
@@ -23,7 +22,7 @@ from gateway.ssh.pool import SshLink
 from gateway.tunnels.ssh import SshTunnel
 from tests.support.host_keys import public, sshd_with, trusting
 from tests.support.lateness import Lateness
-from tests.support.requirements import need
+from tests.support.requirements import need_sshd
 from tests.support.ssh_sessions import opened, options, refused
 
 pytestmark = pytest.mark.integration
@@ -142,7 +141,7 @@ def certify(server: Bastion, authority: Path, *more: str) -> None:
 @pytest.fixture
 def certified(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bastion]:
     """A server that has nothing but a certificate; parametrized with arguments for ssh-keygen."""
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     folder = tmp_path / "certified"
     folder.mkdir()
     kind, *more = getattr(request, "param", ["ssh-ed25519"])

@@ -17,7 +17,7 @@ from gateway.ssh import asyncssh_internals
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.tunnels.ssh import SshTunnel
-from tests.support.requirements import need
+from tests.support.requirements import need, need_sshd
 from tests.support.ssh_sessions import options
 
 pytestmark = pytest.mark.integration
@@ -68,7 +68,7 @@ class Struck:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bastion]:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     bastion = Bastion(tmp_path_factory.mktemp("faults") / "bastion").start()
     yield bastion
     bastion.stop()

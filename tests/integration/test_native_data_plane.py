@@ -19,7 +19,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.contracts import CloseReason, Endpoint
-from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.relay.poller import RelayLoop
@@ -29,7 +28,7 @@ from gateway.ssh import gcm as gcm_module
 from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.options import Connections
 from gateway.ssh.pool import SshLink
-from tests.support.requirements import need
+from tests.support.requirements import need_sshd
 from tests.support.servers import echoing, serving
 from tests.support.ssh_attacks import Attack, hostile
 from tests.support.ssh_sessions import PATIENT, echo_once, opened, options
@@ -39,7 +38,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def bastions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Bastion]]:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     folder = tmp_path_factory.mktemp("plane")
     made = {
         "openssh": Bastion(folder / "openssh").start(),
@@ -144,7 +143,7 @@ async def test_every_size_from_one_byte_to_several_packets(bastions: dict[str, B
 async def test_new_keys_in_the_middle_of_bulk_traffic_both_ways(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     exchanges = 0
     if who in ("us", "both"):
         monkeypatch.setattr(asyncssh_internals, "REKEY_BYTES", 3 << 20)

@@ -14,7 +14,6 @@ import pytest
 from asyncssh.packet import Boolean, String, UInt32
 
 from gateway.contracts import CloseReason, Endpoint
-from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.relay.sockets import reset, tune
@@ -23,7 +22,7 @@ from gateway.ssh.flow_control import GROWTH_BUDGET, INITIAL_BUDGET
 from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.options import Connections
 from gateway.ssh.pool import SshLink
-from tests.support.requirements import need
+from tests.support.requirements import need_sshd
 from tests.support.servers import serving
 from tests.support.ssh_attacks import hostile
 from tests.support.ssh_sessions import opened, options
@@ -202,7 +201,7 @@ async def test_windows_that_grew_are_given_back_when_their_bytes_are_delivered(t
 async def test_what_is_received_counts_towards_new_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: list[float], cipher: str
 ) -> None:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     monkeypatch.setattr(asyncssh_internals, "REKEY_BYTES", 1 << 20)
     said = os.urandom(8 << 20)
     bastion = Bastion(tmp_path / "bastion").start()
@@ -224,7 +223,7 @@ async def test_a_server_that_counts_long_packets_too_much_gets_short_ones(
     tmp_path: Path, exchanges: list[float]
 ) -> None:
     """OpenSSH with a small RekeyLimit: an exchange for every packet of 128 KiB, and one for every few of 32 KiB."""
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     said = os.urandom(16 << 20)
     bastion = Bastion(tmp_path / "bastion", extra="RekeyLimit 1M").start()
     try:

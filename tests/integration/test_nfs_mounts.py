@@ -24,13 +24,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 
 @pytest.fixture
-def bastion(tmp_path: Path) -> Iterator[Bastion]:
-    server = Bastion(tmp_path / "bastion").start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
 def server(tmp_path: Path) -> Iterator[NfsServer]:
     need_guest()
     assert available()

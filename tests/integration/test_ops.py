@@ -6,9 +6,7 @@ import json
 import resource
 import shutil
 import socket
-import socketserver
 import ssl
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,21 +28,6 @@ HOST = "ops.example.test"
 TOKEN, METRICS, NEXT = "t" * 40, "m" * 40, "n" * 40
 
 
-class Echo(socketserver.BaseRequestHandler):
-    def handle(self) -> None:
-        while data := self.request.recv(100):
-            self.request.sendall(data)
-
-
-@pytest.fixture(scope="module")
-def echo() -> Iterator[int]:
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        yield server.server_address[1]
-        server.shutdown()
-
-
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -54,10 +37,12 @@ def many_descriptors() -> Iterator[None]:
 
 
 def test_a_thousand_unfinished_requests_take_nothing_from_traffic(
-    gateway: Gateway, echo: int, many_descriptors: None
+    gateway: Gateway, echo_port: int, many_descriptors: None
 ) -> None:
     port = free_port()
-    gateway.write(f"backends: {{echo: {{kind: tcp, targets: ['127.0.0.1:{echo}'], listen: '127.0.0.1:{port}'}}}}")
+    gateway.write(
+        f"backends: {{echo: {{kind: tcp, targets: ['127.0.0.1:{echo_port}'], listen: '127.0.0.1:{port}'}}}}"
+    )
     gateway.wrapper = ["sh", "-c", f'ulimit -n {NOFILE}; exec "$@"', "sh"]
     gateway.start()
     gateway.wait_up("echo")
@@ -83,10 +68,12 @@ def test_a_thousand_unfinished_requests_take_nothing_from_traffic(
 
 
 def test_probes_are_answered_when_traffic_has_taken_every_descriptor(
-    gateway: Gateway, echo: int, many_descriptors: None
+    gateway: Gateway, echo_port: int, many_descriptors: None
 ) -> None:
     port, probes = free_port(), free_port()
-    gateway.write(f"backends: {{echo: {{kind: tcp, targets: ['127.0.0.1:{echo}'], listen: '127.0.0.1:{port}'}}}}")
+    gateway.write(
+        f"backends: {{echo: {{kind: tcp, targets: ['127.0.0.1:{echo_port}'], listen: '127.0.0.1:{port}'}}}}"
+    )
     gateway.wrapper = ["sh", "-c", f'ulimit -n {NOFILE}; exec "$@"', "sh"]
     gateway.start(environment={"GATEWAY_OPS_PROBE_LISTEN": f"127.0.0.1:{probes}"})
     gateway.wait_up("echo")

@@ -17,7 +17,7 @@ import pytest
 
 from gateway.demo import mariadb
 from gateway.demo.mariadb import MariaDB
-from gateway.demo.process import find, free_port
+from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion, make_key
 from tests.soak import abort_budget, chaos, chaos_site
 from tests.support.clients import connect, echo, is_reset, mysql, query_mysql, turned_away
@@ -31,14 +31,6 @@ from tests.support.servers import dripping, echoing, resetting, serving, silent,
 pytestmark = pytest.mark.integration
 
 QUICK = "interval: 1s, fast_interval: 200ms, down_interval: 300ms, timeout: 1s"
-
-
-@pytest.fixture
-def bastion(tmp_path: Path) -> Iterator[Bastion]:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
-    server = Bastion(tmp_path / "bastion").start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import Phase, given, settings
 
-from gateway.demo.process import find
 from gateway.proxy import tls_bridge
 from gateway.relay import linger
 from gateway.relay.poller import RelayLoop
 from tests.support import relay_contract as contract
 from tests.support.far_sides import OpenSsh, Scripted, Socks, Straight, Tls, Tls12
 from tests.support.plans import Setup, Step, plans
-from tests.support.requirements import need
+from tests.support.requirements import need_sshd
 
 EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "200"))
 PHASES = (Phase.reuse, Phase.generate, Phase.shrink)
@@ -78,7 +77,7 @@ def benches(
         patch.setattr(tls_bridge, "_SILENCE_TIMEOUT", 0.1)  # seconds of silence, before TLS 1.3
 
         def bench(kind: str) -> Bench:
-            need(find("sshd") is not None, "sshd (package openssh-server)")
+            need_sshd()
             if kind not in made:
                 adaptor, arguments, _ = KINDS[kind]
                 made[kind] = Bench(adaptor(tmp_path_factory.mktemp("contract") / "files", *arguments), runner)

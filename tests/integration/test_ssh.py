@@ -30,7 +30,7 @@ from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
 from gateway.ssh.options import Connections, Keepalive
 from gateway.tunnels.ssh import SshTunnel
 from tests.support.lateness import Lateness
-from tests.support.requirements import need
+from tests.support.requirements import need, need_sshd
 from tests.support.servers import echoing, serving, silent, talking
 from tests.support.ssh_sessions import PATIENT, echo_once, opened, options, refused
 
@@ -41,7 +41,7 @@ HASTY = Keepalive(interval=Duration(0.1), suspect=Duration(0.5), replace=Duratio
 
 @pytest.fixture(params=["openssh", "asyncssh"])
 def bastion(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bastion]:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     server = Bastion(tmp_path / "bastion", embedded=request.param == "asyncssh").start()
     yield server
     server.stop()
@@ -49,7 +49,7 @@ def bastion(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bastion]
 
 @pytest.fixture
 def sshd(tmp_path: Path) -> Iterator[Bastion]:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     server = Bastion(tmp_path / "bastion").start()
     yield server
     server.stop()
@@ -238,7 +238,7 @@ async def test_pinned_keys(sshd: Bastion, form: str) -> None:
 
 
 async def test_a_host_certificate_of_a_trusted_authority(tmp_path: Path) -> None:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     make_key(tmp_path / "ca")
     server = Bastion(tmp_path / "bastion", host_ca=tmp_path / "ca").start()
     try:
@@ -380,7 +380,7 @@ async def test_refused_and_silent_and_strange_servers(sshd: Bastion) -> None:
 
 
 async def test_prohibited_and_refused_and_unknown_targets_each_have_their_reason(tmp_path: Path) -> None:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     with serving(echoing) as port:
         closed = free_port()
         permits = f'permitopen="127.0.0.1:{port}",permitopen="127.0.0.1:{closed}",permitopen="no-such-host.invalid:1"'
