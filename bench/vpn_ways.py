@@ -23,7 +23,8 @@ from gateway.demo.process import Process, free_port
 from tests.support.certificates import Authority
 from tests.support.gateway_process import Gateway
 from tests.support.netns import BEHIND, NAMES, inside, run, two
-from tests.support.vpn import OpenVpnServer, WireGuardPeer
+from tests.support.vpn import OpenVpnServer
+from tests.support.wireguard_peer import WireGuardPeer
 
 NEAR, FAR = NAMES
 CHUNK = 1 << 18

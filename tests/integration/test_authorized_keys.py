@@ -129,8 +129,8 @@ def test_a_rendered_key_opens_its_targets_and_no_others(server: Permissive, echo
 
 def test_a_rendered_key_opens_no_listener_on_tcp(server: Permissive, echo_port: int) -> None:
     wanted = (
-        f"{free_port()}:127.0.0.1:{echo_port}", f"127.0.0.1:{free_port()}:127.0.0.1:{echo_port}", f"*:0:127.0.0.1:{echo_port}",
-        f"none.invalid:1:127.0.0.1:{echo_port}",
+        f"{free_port()}:127.0.0.1:{echo_port}", f"127.0.0.1:{free_port()}:127.0.0.1:{echo_port}",
+        f"*:0:127.0.0.1:{echo_port}", f"none.invalid:1:127.0.0.1:{echo_port}",
     )  # fmt: skip
     server.authorize("")
     assert [listens(server, "-R", each) for each in wanted] == [True, True, True, False]

@@ -26,7 +26,8 @@ from gateway.errors import ReachError, Reason
 from tests.support import certificates, postgres_end
 from tests.support.clients import query_mysql
 from tests.support.gateway_process import Gateway
-from tests.support.mysql_end import HOSTILE, PEM, MysqlEnd, by_unrequested_key, fast_proof, nonce, revealed
+from tests.support.mysql_attacks import HOSTILE, by_unrequested_key
+from tests.support.mysql_end import PEM, MysqlEnd, fast_proof, nonce, revealed
 from tests.support.probes import mysql_backend, postgres_backend, probe
 from tests.support.requirements import need
 from tests.support.servers import serving

@@ -40,7 +40,8 @@ from tests.support.netns import BEHIND, inside, run
 from tests.support.podman import Podman, need_podman
 from tests.support.requirements import download, need
 from tests.support.swarms import BRIDGE, SPACES
-from tests.support.vpn import OpenVpnServer, WireGuardPeer
+from tests.support.vpn import OpenVpnServer
+from tests.support.wireguard_peer import WireGuardPeer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 

@@ -16,9 +16,10 @@ from gateway.proxy import tls_bridge
 from gateway.relay import linger
 from gateway.relay.poller import RelayLoop
 from tests.support import relay_contract as contract
-from tests.support.far_sides import OpenSsh, Scripted, Socks, Straight, Tls, Tls12
+from tests.support.far_sides import Socks, Straight, Tls, Tls12
 from tests.support.plans import Setup, Step, plans
 from tests.support.requirements import need_sshd
+from tests.support.ssh_far_sides import OpenSsh, Scripted
 
 EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "200"))
 PHASES = (Phase.reuse, Phase.generate, Phase.shrink)

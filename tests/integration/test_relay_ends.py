@@ -26,9 +26,9 @@ from gateway.relay.direct import DirectLink
 from gateway.relay.socket_relay import SocketRelay
 from gateway.ssh.options import Connections
 from tests.support.certificates import Authority
-from tests.support.far_sides import Scripted
 from tests.support.plans import Setup
 from tests.support.requirements import need
+from tests.support.ssh_far_sides import Scripted
 from tests.support.ssh_sessions import opened, options
 from tests.support.tls_proxy import ANSWER, tls_proxy
 

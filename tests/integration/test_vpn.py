@@ -36,7 +36,8 @@ from tests.support.lateness import Lateness
 from tests.support.netns import BEHIND, BEHIND_V6, NAMES, OUTER_FAR, OUTER_OTHER, give_addresses, inside, run, two
 from tests.support.requirements import need
 from tests.support.servers import Samba
-from tests.support.vpn import OpenVpnServer, WireGuardPeer, nothing_outside
+from tests.support.vpn import OpenVpnServer, nothing_outside
+from tests.support.wireguard_peer import WireGuardPeer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
