@@ -187,7 +187,7 @@ def test_a_rendered_key_forwards_no_agent_and_gets_no_terminal(
             keeper.kill()
 
 
-def test_a_rendered_key_logs_in_from_where_it_may(server: Permissive, echo_port: int) -> None:
+def test_a_rendered_key_logs_in_from_permitted_addresses_only(server: Permissive, echo_port: int) -> None:
     target = f"127.0.0.1:{echo_port}"
     server.authorize(server.rendered(target, "--from", "192.0.2.0/24", "--from", "127.0.0.0/8"))
     assert forwarded(server, echo_port)

@@ -197,7 +197,7 @@ def test_a_query_is_cancelled_at_the_limit_and_after_new_clients_have_moved(
                 assert served_by(one, port) == one.port
 
 
-def test_a_consumers_quota_does_not_keep_it_from_cancelling(
+def test_a_consumer_at_its_quota_can_cancel(
     gateway: Gateway, shared_bastion: Bastion, servers: tuple[Postgres, Postgres]
 ) -> None:
     server, port = servers[0], free_port()
@@ -257,7 +257,7 @@ def test_a_query_is_cancelled_while_there_is_no_target_for_new_clients(
             server.execute("ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()")
 
 
-def test_it_is_the_same_in_a_worker(
+def test_queries_are_cancelled_in_a_worker(
     gateway: Gateway, shared_bastion: Bastion, servers: tuple[Postgres, Postgres]
 ) -> None:
     one, other = servers
@@ -281,7 +281,7 @@ def tls_session(server: Postgres, port: int) -> "psycopg.Connection[Any]":
     )  # fmt: skip
 
 
-def test_of_encrypted_sessions_a_request_in_the_clear_goes_to_every_server(
+def test_an_unencrypted_cancel_request_goes_to_every_server_with_encrypted_sessions(
     gateway: Gateway, shared_bastion: Bastion, tls_servers: tuple[Postgres, Postgres]
 ) -> None:
     one, other = tls_servers
@@ -306,7 +306,7 @@ def test_of_encrypted_sessions_a_request_in_the_clear_goes_to_every_server(
         assert "cancel request not copied" not in gateway.log
 
 
-def test_an_encrypted_session_is_cancelled_in_the_clear_at_the_limit(
+def test_an_unencrypted_request_cancels_an_encrypted_session_at_the_limit(
     gateway: Gateway, shared_bastion: Bastion, tls_servers: tuple[Postgres, Postgres]
 ) -> None:
     server, port = tls_servers[0], free_port()
@@ -356,7 +356,9 @@ def recording(port: int, keys: list[bytes]) -> Behaviour:
     return carry
 
 
-def test_the_key_shows_nowhere(gateway: Gateway, shared_bastion: Bastion, servers: tuple[Postgres, Postgres]) -> None:
+def test_the_cancel_key_appears_in_no_output(
+    gateway: Gateway, shared_bastion: Bastion, servers: tuple[Postgres, Postgres]
+) -> None:
     one, other = servers
     port = free_port()
     keys: list[bytes] = []
@@ -428,7 +430,7 @@ async def joined(link: Link, server: Postgres, latency: Histogram, tap: Postgres
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_after_the_login_the_bytes_are_not_looked_at_any_more(
+async def test_the_tap_is_dropped_after_the_login(
     shared_bastion: Bastion, servers: tuple[Postgres, Postgres], path: str
 ) -> None:
     server, latency, login = servers[0], Histogram(), PostgresLoginTap()

@@ -186,7 +186,7 @@ def test_a_key_file_that_is_wrong_or_unused_is_refused(
     assert "is not an RSA key" in refusal(server_public_key_file=elliptic)
 
 
-async def test_mariadb_by_ed25519_and_by_a_plugin_that_is_not_supported(
+async def test_mariadb_logs_in_by_ed25519_and_refuses_an_unsupported_plugin(
     shared_mariadb: mariadb.MariaDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared_mariadb.execute(
@@ -393,7 +393,7 @@ async def test_no_thread_or_connection_of_a_mysql_check_outlives_its_deadline() 
         assert not [each.name for each in threading.enumerate() if each.name.startswith("mysql-check")]
 
 
-async def test_a_servers_scram_iterations_hold_up_neither_the_loop_nor_the_deadline() -> None:
+async def test_scram_iterations_of_a_server_delay_neither_the_event_loop_nor_the_deadline() -> None:
     asked = threading.Event()
 
     def play(client: socket.socket) -> None:

@@ -70,7 +70,7 @@ def test_endpoints(running: Gateway) -> None:
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)  # self-contained
 
 
-def test_nothing_can_be_done_over_http(running: Gateway) -> None:
+def test_commands_are_not_available_over_http(running: Gateway) -> None:
     for path in ("/-/shutdown", "/-/reload", "/-/drain"):
         with socket.create_connection(("127.0.0.1", running.ops_port), timeout=5) as sock:
             sock.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode())
@@ -110,7 +110,7 @@ def test_wait_and_healthcheck(running: Gateway) -> None:
     assert command("healthcheck", environment=listen).returncode == 0
 
 
-def test_nobody_answers(tmp_path: Path) -> None:
+def test_a_command_without_a_running_gateway_is_an_error(tmp_path: Path) -> None:
     nowhere = str(tmp_path / "admin.sock")
     for arguments in (["reload"], ["drain"], ["shutdown"]):
         done = command(*arguments, "--admin-socket", nowhere)
@@ -121,7 +121,7 @@ def test_nobody_answers(tmp_path: Path) -> None:
         assert command(*arguments, "--url", url).returncode == 3
 
 
-def test_something_else_that_answers_is_not_taken_for_a_gateway(tmp_path: Path) -> None:
+def test_another_server_is_not_mistaken_for_a_gateway(tmp_path: Path) -> None:
     port = free_port()
     arguments = ["--bind", "127.0.0.1", "--directory", str(tmp_path), str(port)]
     with subprocess.Popen(
@@ -147,7 +147,7 @@ def test_something_else_that_answers_is_not_taken_for_a_gateway(tmp_path: Path) 
             other.kill()
 
 
-def test_what_comes_while_the_service_stops_starts_nothing(gateway: Gateway) -> None:
+def test_requests_during_shutdown_start_nothing(gateway: Gateway) -> None:
     gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}", shutdown="{delay: 1s, drain: 1s}")
     gateway.start().wait(lambda: gateway.state("a") == ("down", "refused"))
     assert gateway.client.post("/-/shutdown")[0] == 200
@@ -225,7 +225,7 @@ def test_drain_undrain_pause_resume_reconnect_and_shutdown(running: Gateway) -> 
     assert not running.admin_socket.exists()
 
 
-def test_a_second_signal_ends_at_once(gateway: Gateway) -> None:
+def test_a_second_signal_stops_immediately(gateway: Gateway) -> None:
     with serving(echoing) as port:
         listen = free_port()
         body = f"backends: {{a: {{kind: tcp, targets: ['127.0.0.1:{port}'], listen: 127.0.0.1:{listen}, {CHECK}}}}}"
@@ -381,7 +381,7 @@ def test_notifications_for_a_service_manager(gateway: Gateway, tmp_path: Path) -
         assert told() == b"STOPPING=1"
 
 
-def test_a_service_manager_that_reads_nothing_stops_no_traffic(gateway: Gateway, tmp_path: Path) -> None:
+def test_a_service_manager_that_does_not_read_does_not_stop_traffic(gateway: Gateway, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
@@ -406,7 +406,7 @@ def test_a_service_manager_that_reads_nothing_stops_no_traffic(gateway: Gateway,
             last = manager.recv(1000)
 
 
-def test_a_configuration_that_cannot_be_read_to_its_end_holds_up_no_stop(gateway: Gateway) -> None:
+def test_an_unfinished_read_of_the_configuration_does_not_delay_shutdown(gateway: Gateway) -> None:
     """As on a file system that hangs."""
     gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
     gateway.start("--reload-on-change", "false")

@@ -65,7 +65,7 @@ async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
     assert exchanges > 2
 
 
-def test_the_status_and_the_metrics_tell_which_is_in_use(
+def test_the_status_and_the_metrics_show_the_data_plane_in_use(
     gateway: Gateway, shared_bastion: Bastion, tmp_path: Path
 ) -> None:
     closed = free_port()

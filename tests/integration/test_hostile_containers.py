@@ -31,7 +31,7 @@ def log_of(site: Site) -> str:
     return done.stdout + done.stderr
 
 
-def test_events_with_megabytes_of_labels_are_read(site: Site) -> None:
+def test_events_with_megabytes_of_labels_are_processed(site: Site) -> None:
     site.start()
     labels = site.folder / "labels"
     labels.write_text("gateway.enable=true\n" + "".join(f"huge{at}={'x' * 10_000}\n" for at in range(200)))
@@ -46,7 +46,7 @@ def test_events_with_megabytes_of_labels_are_read(site: Site) -> None:
     assert "docker cannot be used" not in log_of(site)
 
 
-def test_a_container_has_its_own_name_whoever_links_to_it(site: Site) -> None:
+def test_a_container_keeps_its_name_when_others_link_to_it(site: Site) -> None:
     site.engine.run("worker")
     site.engine.run("a-linker", "--link", "worker:w")
     site.start(docker='grants: [{container: "worker", backends: [orders]}]')
@@ -70,7 +70,7 @@ def test_a_second_gateway_of_the_same_name_is_reported_and_left_attached(site: S
     assert "disconnect" not in site.engine.docker("logs", "second").stderr
 
 
-def test_names_with_two_meanings_are_reported_for_a_container_that_joined_by_itself(site: Site) -> None:
+def test_ambiguous_names_are_reported_for_a_container_that_joined_by_itself(site: Site) -> None:
     site.start()
     site.engine.docker("network", "create", "shop")
     site.engine.run("shop-1", "--network", "shop", "--network-alias", "orders")

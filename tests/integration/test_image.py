@@ -246,7 +246,7 @@ def test_every_file_of_the_image_belongs_to_a_component_of_its_sbom(yard: Yard, 
     assert any(name.startswith("libpq-") for name in inside)
 
 
-def test_another_build_of_the_same_files_is_the_same_image(yard: Yard) -> None:
+def test_builds_of_the_image_are_reproducible(yard: Yard) -> None:
     download(*build(yard.engine), "--no-cache", "-t", "again", ".", cwd=REPOSITORY)
     first, again = (
         json.loads(yard.engine.docker("image", "inspect", name, "-f", "{{json .}}").stdout)
@@ -292,13 +292,15 @@ def test_the_digest_of_the_base_is_looked_up_and_written(yard: Yard, tmp_path: P
             registry.stop()
 
 
-def test_it_trusts_who_a_debian_trusts(yard: Yard) -> None:
+def test_the_image_trusts_the_certificate_authorities_of_debian(yard: Yard) -> None:
     ask = "import ssl; print(ssl.create_default_context().cert_store_stats()['x509_ca'])"
     assert int(yard.engine.docker("run", "--rm", "--entrypoint", "python3", "gateway", "-c", ask).stdout) > 50
 
 
 @pytest.mark.parametrize("user", ["10001", "4321"], ids=["its user", "one's own"])
-def test_it_runs_read_only_without_rights_and_is_soon_ready(yard: Yard, user: str, record_property: Record) -> None:
+def test_the_image_runs_read_only_without_privileges_and_is_ready_quickly(
+    yard: Yard, user: str, record_property: Record
+) -> None:
     began = time.monotonic()
     try:
         with Lateness() as machine:
@@ -326,7 +328,7 @@ def test_it_runs_read_only_without_rights_and_is_soon_ready(yard: Yard, user: st
         yard.engine.docker("rm", "-f", "-v", "alone", check=False)
 
 
-def test_a_tunnel_and_four_checks_take_little_memory(yard: Yard, record_property: Record) -> None:
+def test_a_tunnel_and_four_checks_use_little_memory(yard: Yard, record_property: Record) -> None:
     yard.prepare("shared")
     secrets, database = yard.folder / "shared" / "secrets", yard.mariadb.port
     key = "via=bastion&check.interval=1s"
@@ -432,7 +434,7 @@ def test_an_app_with_the_gateway_beside_it(yard: Yard, up: str) -> None:
 
 
 @pytest.mark.parametrize("up", ["sidecar"], indirect=True)
-def test_a_stop_under_load_ends_no_query(yard: Yard, up: str) -> None:
+def test_a_stop_under_load_interrupts_no_query(yard: Yard, up: str) -> None:
     """TERM while a client asks again and again, and goes on for longer than `shutdown.delay`: no query fails."""
     command = [
         "docker",
@@ -596,7 +598,7 @@ def _remove_stack(engine: Engine, name: str) -> None:
 
 
 @pytest.mark.parametrize("up", ["nfs"], indirect=True)
-def test_the_volume_of_the_example_is_what_the_gateway_would_make(yard: Yard, up: str) -> None:
+def test_the_volume_of_the_example_equals_that_of_the_gateway(yard: Yard, up: str) -> None:
     """The mount itself needs a kernel with NFS: `test_the_nfs_example_with_its_mount` does it in a guest."""
     config = json.loads(yard.compose(up, "--profile", "mount", "config", "--format", "json").stdout)
     options = config["volumes"]["media"]["driver_opts"]

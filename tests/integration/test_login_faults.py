@@ -112,7 +112,7 @@ def connecting(chosen: SshOptions) -> Coroutine[Any, Any, PooledConnection]:
         *((fault, "another asyncssh") for fault in ("cancelled", "late", "expired")),
     ],
 )
-async def test_a_fault_at_any_wait_of_a_login_leaves_nothing(
+async def test_a_fault_at_any_await_of_a_login_leaks_nothing(
     server: Bastion, agent: Path, monkeypatch: pytest.MonkeyPatch, fault: str, plane: str
 ) -> None:
     if plane != "native":

@@ -72,7 +72,7 @@ def shop(site: Site) -> None:
 
 
 @pytest.mark.parametrize("internal", [False, True])
-def test_a_projects_own_service_is_never_shadowed_without_a_word(site: Site, internal: bool) -> None:
+def test_shadowing_of_a_service_of_the_same_project_is_reported(site: Site, internal: bool) -> None:
     site.write()
     path = site.folder / "gateway.yaml"
     path.write_text(path.read_text().replace("{apps: {}}", f"{{apps: {{internal: {str(internal).lower()}}}}}"))
@@ -97,7 +97,7 @@ def test_a_projects_own_service_is_never_shadowed_without_a_word(site: Site, int
     assert "container shop-orders-1 on network shop_default" in chain
 
 
-def test_refuse_does_not_attach_and_takes_off_what_became_ambiguous(site: Site) -> None:
+def test_refuse_does_not_attach_and_detaches_ambiguous_containers(site: Site) -> None:
     site.start(docker="on_name_conflict: refuse")
     shop(site)
     site.wait(lambda: site.attachment("shop-app-1") == ("blocked", "name_conflict"))
@@ -116,7 +116,7 @@ def test_refuse_does_not_attach_and_takes_off_what_became_ambiguous(site: Site) 
     site.reaches("first")
 
 
-def test_explain_says_why_a_container_reaches_a_backend_or_does_not(site: Site) -> None:
+def test_explain_shows_why_a_container_reaches_a_backend_or_does_not(site: Site) -> None:
     site.start(backend=", allow: {label: gateway.backends}")
     engine = site.engine
     engine.run("good", *OPT_IN, "--label", "gateway.backends=orders,media")
@@ -161,7 +161,7 @@ def test_explain_says_why_a_container_reaches_a_backend_or_does_not(site: Site) 
     site.wait(lambda: "the backend is down" in of_backend(site, "good")["why"], timeout=60)
 
 
-def test_a_network_is_made_anew_by_hand_although_the_gateway_keeps_it(site: Site) -> None:
+def test_a_network_can_be_recreated_by_hand_although_the_gateway_maintains_it(site: Site) -> None:
     site.start()
     engine = site.engine
     engine.run("web", *OPT_IN)

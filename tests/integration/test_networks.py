@@ -206,7 +206,7 @@ class Seen:
             self.published = run(fetch, check=False).strip()
 
 
-def test_labelling_changes_nothing_but_the_backend(site: Networks) -> None:
+def test_labelling_a_container_changes_only_its_access_to_the_backend(site: Networks) -> None:
     engine = site.engine
     create_networks(engine)
     deploy(engine)
@@ -269,7 +269,7 @@ SENDING = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendt
 
 @pytest.mark.usefixtures("skips_iptables")
 @pytest.mark.parametrize("forwards", [True, False])
-def test_a_gateway_without_forwarding_is_no_way_out(site: Networks, forwards: bool) -> None:
+def test_a_gateway_without_ip_forwarding_routes_nothing(site: Networks, forwards: bool) -> None:
     """With forwarding, and where bridged packets skip iptables, packets leave through it; no answer comes back."""
     engine = site.engine
     site.begin(PER_PROJECT, "--sysctl", f"net.ipv4.ip_forward={forwards:d}")
@@ -314,7 +314,7 @@ def test_without_isolation_projects_share_the_network_and_nothing_else_changes(s
     assert site.warnings() == []
 
 
-def test_a_network_with_a_way_out_does_what_internal_prevents(site: Networks) -> None:
+def test_a_network_that_is_not_internal_changes_the_default_route(site: Networks) -> None:
     """Docker before 28: the network whose name sorts first becomes the default route."""
     engine = site.engine
     create_networks(engine)
@@ -371,7 +371,7 @@ def test_a_network_of_an_earlier_version_is_kept_and_replaced_by_another_name(si
     assert site.warnings() == []
 
 
-def test_a_gateway_without_a_way_out_says_so(site: Networks) -> None:
+def test_a_gateway_without_a_route_to_the_outside_warns(site: Networks) -> None:
     engine = site.engine
     engine.docker("network", "create", "--internal", "inner")
     site.begin("{apps: {}}", own="inner")
@@ -385,7 +385,7 @@ def test_a_gateway_without_a_way_out_says_so(site: Networks) -> None:
     assert answers(engine, "gateway", {OUTSIDE}) == {OUTSIDE: "outside"}
 
 
-def test_networks_of_projects_come_and_go_and_consumers_are_known_on_each(site: Networks) -> None:
+def test_project_networks_are_created_and_removed_and_consumers_are_known_on_each(site: Networks) -> None:
     engine = site.engine
     site.begin(backend=", allow: {label: gateway.backends}")
     label = ("--label", "gateway.backends=orders")
@@ -425,7 +425,7 @@ def test_networks_of_projects_come_and_go_and_consumers_are_known_on_each(site: 
     assert site.warnings() == []
 
 
-def test_ranges_that_are_used_up_block_with_the_setting_to_change(site: Networks) -> None:
+def test_exhausted_address_ranges_block_and_name_the_setting(site: Networks) -> None:
     site.begin("{apps: {per: project, subnet: 10.202.0.0/24}}")
     site.engine.run("first", *OPT_IN)
     site.reaches("first")

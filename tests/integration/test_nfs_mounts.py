@@ -40,7 +40,9 @@ def carriers(port: int) -> set[str]:
     return set(re.findall(r'"sshd[^"]*",pid=(\d+)', shown))
 
 
-def test_files_work_as_on_a_disk(gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path) -> None:
+def test_files_on_a_mount_work_as_on_a_disk(
+    gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
+) -> None:
     port = free_port()
     write_nfs(gateway, bastion, server, port)
     gateway.start().wait_up("media")
@@ -159,7 +161,7 @@ echo "AFTERWARDS $(lock /other/ledger 2>&1)"
     assert (server.export / "ledger").read_text() == "held"
 
 
-def test_a_mount_that_is_started_before_its_tunnel_just_waits(
+def test_a_mount_before_its_tunnel_waits(
     gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -175,7 +177,7 @@ def test_a_mount_that_is_started_before_its_tunnel_just_waits(
         guest.wait_for("hello over NFS", 60)
 
 
-def test_mounts_sit_out_a_frozen_bastion_a_restarted_server_and_a_restarted_gateway(
+def test_mounts_survive_a_frozen_bastion_a_restarted_server_and_a_restarted_gateway(
     gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
 ) -> None:
     port = free_port()

@@ -36,7 +36,7 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_a_thousand_unfinished_requests_take_nothing_from_traffic(
+def test_a_thousand_unfinished_requests_do_not_affect_traffic(
     gateway: Gateway, echo_port: int, many_descriptors: None
 ) -> None:
     port = free_port()
@@ -67,7 +67,7 @@ def test_a_thousand_unfinished_requests_take_nothing_from_traffic(
     gateway.wait(lambda: gateway.descriptors() <= before + 8)
 
 
-def test_probes_are_answered_when_traffic_has_taken_every_descriptor(
+def test_probes_are_answered_when_traffic_uses_every_descriptor(
     gateway: Gateway, echo_port: int, many_descriptors: None
 ) -> None:
     port, probes = free_port(), free_port()
@@ -177,7 +177,7 @@ def test_roles(guarded: Guarded) -> None:
     assert guarded.ask("/gone") == 404
 
 
-def test_what_went_wrong_is_for_those_who_may_know(guarded: Guarded) -> None:
+def test_error_details_need_a_role_that_may_read_them(guarded: Guarded) -> None:
     for port, context in ((guarded.gateway.ops_port, guarded.context()), (guarded.probes, None)):
         code, text = ask(port, "/readyz?require=bad", context=context)
         assert (code, json.loads(text)["backends"]["bad"]["reason"]) == (503, "refused")
@@ -187,13 +187,13 @@ def test_what_went_wrong_is_for_those_who_may_know(guarded: Guarded) -> None:
     assert "detail" in json.loads(told)
 
 
-def test_the_listener_for_probes_has_nothing_else(guarded: Guarded) -> None:
+def test_the_probe_listener_serves_only_probes(guarded: Guarded) -> None:
     assert ask(guarded.probes, "/livez") == (200, "alive\n")
     for path in ("/", "/metrics", "/health", "/api/v1/status"):
         assert ask(guarded.probes, path, token=TOKEN)[0] == 404
 
 
-def test_the_listener_for_probes_shows_no_details_where_no_token_is_configured(gateway: Gateway) -> None:
+def test_the_probe_listener_shows_no_details_without_a_token(gateway: Gateway) -> None:
     probes, refusing = free_port(), free_port()
     gateway.write(f"backends: {{bad: {{kind: tcp, targets: ['127.0.0.1:{refusing}'], check: {{fall: 1}}}}}}")
     text = gateway.config.read_text()
@@ -214,7 +214,7 @@ def test_foreign_hosts_are_refused(guarded: Guarded) -> None:
         assert guarded.ask("/api/v1/status", TOKEN, host=host) == 200
 
 
-def test_tls_is_needed_and_a_foreign_certificate_is_refused(guarded: Guarded) -> None:
+def test_tls_is_required_and_a_certificate_of_another_authority_is_refused(guarded: Guarded) -> None:
     with pytest.raises((ConnectionError, http.client.HTTPException)):
         ask(guarded.gateway.ops_port, "/livez")
     other = certificates.issue(guarded.folder / f"other-{time.monotonic_ns()}")
@@ -268,7 +268,7 @@ def test_tokens_and_certificates_are_read_again(guarded: Guarded) -> None:
     assert guarded.ask("/api/v1/status", TOKEN) == 200
 
 
-def test_a_client_certificate_opens_nothing_once_its_authority_is_replaced(guarded: Guarded) -> None:
+def test_a_client_certificate_is_refused_after_its_authority_is_replaced(guarded: Guarded) -> None:
     ca = guarded.clients.ca
     own, other = ca.read_text(), certificates.issue(guarded.folder / "others").ca.read_text()
     poller = http.client.HTTPSConnection(
@@ -301,7 +301,7 @@ def _certified(guarded: Guarded) -> bool:
     return False
 
 
-def test_validate_says_what_is_wrong_with_the_files_of_ops(tmp_path: Path) -> None:
+def test_validate_reports_errors_in_the_files_of_ops(tmp_path: Path) -> None:
     one, other = certificates.issue(tmp_path / "one"), certificates.issue(tmp_path / "other")
     token = tmp_path / "token"
     write_private(token, TOKEN, mode=0o644)
@@ -320,5 +320,5 @@ def test_validate_says_what_is_wrong_with_the_files_of_ops(tmp_path: Path) -> No
         assert (done.returncode, wanted in done.stderr) == (2, True), done.stderr
 
 
-def test_a_handshake_that_does_not_begin_is_closed(guarded: Guarded) -> None:
+def test_a_connection_without_a_tls_handshake_is_closed(guarded: Guarded) -> None:
     assert guarded.silent.recv(1) == b""

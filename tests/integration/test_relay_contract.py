@@ -94,7 +94,7 @@ def benches(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_order_of_events(benches: Callable[[str], Bench], kind: str) -> None:
+def test_any_order_of_events_keeps_the_rules(benches: Callable[[str], Bench], kind: str) -> None:
     bench = benches(kind)
 
     @settings(max_examples=EXAMPLES * KINDS[kind].share, phases=PHASES, report_multiple_bugs=False)
@@ -224,5 +224,5 @@ def possible(kind: str, case: str) -> bool:
 
 
 @pytest.mark.parametrize(("kind", "case"), [(kind, case) for kind in KINDS for case in CASES if possible(kind, case)])
-def test_an_order_of_events(benches: Callable[[str], Bench], kind: str, case: str) -> None:
+def test_a_known_order_of_events_keeps_the_rules(benches: Callable[[str], Bench], kind: str, case: str) -> None:
     benches(kind).run(*CASES[case])

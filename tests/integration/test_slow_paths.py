@@ -42,9 +42,7 @@ def over(path: SlowLink, bastion: Bastion, **changes: Any) -> SshOptions:
 
 
 @pytest.mark.parametrize("cipher", instrumentation.CIPHERS)
-async def test_every_upload_has_its_share_of_a_full_uplink_and_queries_are_answered(
-    bastion: Bastion, cipher: str
-) -> None:
+async def test_uploads_share_a_full_uplink_evenly_and_queries_are_answered(bastion: Bastion, cipher: str) -> None:
     uploads, queries = 16, 2
     with Backend() as backend, SlowLink(bastion.port, Shape(up=2e6)) as path:
         async with opened(over(path, bastion, ciphers=(cipher,))) as link, fronting(link, backend.port) as front:
@@ -56,7 +54,7 @@ async def test_every_upload_has_its_share_of_a_full_uplink_and_queries_are_answe
 
 
 @pytest.mark.parametrize("cipher", instrumentation.CIPHERS)
-async def test_turns_are_short_where_others_wait_on_a_slow_path(
+async def test_turns_are_short_if_other_relays_wait_on_a_slow_path(
     bastion: Bastion, monkeypatch: pytest.MonkeyPatch, cipher: str
 ) -> None:
     """Who waits for its turn waits for one packet of each other, and not for all that they have read at once."""
@@ -95,7 +93,7 @@ async def test_turns_are_short_where_others_wait_on_a_slow_path(
 
 
 @pytest.mark.parametrize(("who", "cipher"), [("us", NATIVE), ("sshd", NATIVE), ("us", ASYNCSSH)])
-async def test_new_keys_on_a_full_slow_uplink_cost_nothing(tmp_path: Path, who: str, cipher: str) -> None:
+async def test_a_key_exchange_on_a_full_slow_uplink_resets_nothing(tmp_path: Path, who: str, cipher: str) -> None:
     """What is under way delays them, and must not look like silence."""
     need_sshd()
     limit = 1 << 20

@@ -75,7 +75,7 @@ async def test_postgres(tls_postgres: tuple[postgres.Postgres, certificates.Issu
         assert shown(result) == (expiry_of(authority) if tls.mode != "off" and reason is None else None)
 
 
-async def test_a_postgres_certificate_is_asked_for_rarely(
+async def test_a_postgres_certificate_is_requested_rarely(
     tls_postgres: tuple[postgres.Postgres, certificates.Issued], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, authority = tls_postgres
@@ -118,7 +118,7 @@ async def test_mysql_without_tls_is_refused_when_tls_is_required(server_folder: 
         server.stop()
 
 
-def test_a_ca_file_that_is_none_is_told(tmp_path: Path) -> None:
+def test_an_invalid_ca_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("not a certificate")
     with pytest.raises(ProbeError, match=r"tls\.ca_file"):
         verify(None, mysql_backend_check(tmp_path / "ca.pem"))

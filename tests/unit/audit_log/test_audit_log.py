@@ -31,7 +31,7 @@ def refused(source: str = "10.0.0.1") -> RefusalKey:
     return RefusalKey("orders", source, None, None, None, "not_allowed")
 
 
-def test_a_line_is_plain_ascii_whatever_is_in_it() -> None:
+def test_a_line_is_always_plain_ascii() -> None:
     hostile = 'web\x1b[2J\n{"event":"admin"}\x7f\x9b\u202e\ud800é"\\'
     written = encode_line(Event(0.0015, "connection", {"consumer": hostile, "seconds": 1.5}), "site-a")
     assert written.endswith(b"\n")
@@ -148,7 +148,7 @@ def test_an_incomplete_line_is_terminated_when_the_disk_has_space_again(
     assert path.read_bytes() == b'{"torn":\n{}\n'
 
 
-def test_events_beyond_the_queue_are_counted_and_said(tmp_path: Path) -> None:
+def test_events_beyond_the_queue_are_counted_and_reported(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
     writer = Writer(path, "site-a", max_queued=3)

@@ -55,7 +55,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness_monitor, "_INTERVAL", 0.05)
 
 
-async def test_what_is_connected_anew_is_not_up_because_we_slept() -> None:
+async def test_a_reconnecting_vpn_is_not_up_after_a_pause_of_the_gateway() -> None:
     told: list[TunnelState] = []
     link = Link(Thresholds(suspect=0.3, reconnect=60, down=80, lost=90, restart=100))
     async with watched(link, told) as monitor:
@@ -70,7 +70,7 @@ async def test_what_is_connected_anew_is_not_up_because_we_slept() -> None:
 
 
 @pytest.mark.parametrize("slept_after", [0.1, 0.6])
-async def test_what_is_connected_anew_is_given_up_although_we_slept(slept_after: float) -> None:
+async def test_a_reconnecting_vpn_is_closed_also_after_a_pause_of_the_gateway(slept_after: float) -> None:
     told: list[TunnelState] = []
     link = Link(Thresholds(suspect=0.3, reconnect=60, down=0.9, lost=1.2, restart=1.5))
     async with watched(link, told) as monitor:
