@@ -83,7 +83,7 @@ def test_every_connection_is_recorded_with_its_source_target_and_ending(
         assert echo(sock) == b"hello"
     (line,) = wait_for(gateway, log, "connection", source="unix")
     assert (line["pid"], line["uid"], line["gid"]) == (os.getpid(), os.getuid(), os.getgid())
-    # One that waits in vain, and one that gives up.
+    # One client waits until its hold ends, and one disconnects.
     assert turned_away(dead)
     (line,) = wait_for(gateway, log, "connection", backend="dead", ending="not_connected")
     assert (line["target"], line["reason"], line["bytes_to_backend"]) == (None, "refused", 0)

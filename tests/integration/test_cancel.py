@@ -137,7 +137,7 @@ def write(
     check: str | None = None,
 ) -> None:
     ciphers = ", ciphers: [chacha20-poly1305@openssh.com]" if path == "asyncssh" else ""
-    told = ", ".join(f'"127.0.0.1:{each.port}"' for each in targets)
+    endpoints = ", ".join(f'"127.0.0.1:{each.port}"' for each in targets)
     gateway.write(f"""
         log: {{level: debug}}
         tunnels:
@@ -146,7 +146,7 @@ def write(
           reports:
             kind: postgres
             {"via: bastion" if path != "direct" else ""}
-            targets: [{told}]
+            targets: [{endpoints}]
             listen: 127.0.0.1:{port}
             check: {check or database_check(targets[0], gateway.folder, "interval: 500ms")}
             {more}
@@ -298,9 +298,9 @@ def test_an_unencrypted_cancel_request_goes_to_every_server_with_encrypted_sessi
             plain(second.session)
             second.wait_cancelled()
         unknown = 7_654_321
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as nobody, tls_session(one, port):
-            nobody.sendall(b"\0\0\0\x10" + CANCEL + unknown.to_bytes(4, "big") + b"none")
-            assert nobody.recv(1) == b""
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as stranger, tls_session(one, port):
+            stranger.sendall(b"\0\0\0\x10" + CANCEL + unknown.to_bytes(4, "big") + b"none")
+            assert stranger.recv(1) == b""
         for server in (one, other):
             assert f"PID {unknown} in cancel request did not match" in (server.folder / "log").read_text()
         assert "cancel request not copied" not in gateway.log
@@ -381,17 +381,17 @@ def test_the_cancel_key_appears_in_no_output(
             asking.sendall(b"\0\0\0\x09" + CANCEL + keys[0])  # it makes no sense, and is refused
             with pytest.raises(ConnectionResetError):
                 asking.recv(1)
-        told = [gateway.log, str(gateway.status()), str(gateway.http.get("/metrics")), str(gateway.http.get("/"))]
-        told += [gateway.command("explain", "reports").stdout, str(gateway.backend("reports"))]
+        texts = [gateway.log, str(gateway.status()), str(gateway.http.get("/metrics")), str(gateway.http.get("/"))]
+        texts += [gateway.command("explain", "reports").stdout, str(gateway.backend("reports"))]
     assert len(set(keys)) == 1
     pid, key = keys[0][:4], keys[0][4:]
     assert int.from_bytes(pid, "big") == backend
-    assert "client refused" in told[0]  # it tells everything
+    assert "client refused" in texts[0]  # the log level is debug
     forms = [
         key.hex(), repr(key)[2:-1], str(int.from_bytes(key, "big")), str(int.from_bytes(key, "big", signed=True)),
         str(list(key)), key.decode("latin-1"),
     ]  # fmt: skip
-    for text in told:
+    for text in texts:
         assert not [form for form in forms if form in text]
 
 

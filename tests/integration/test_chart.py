@@ -126,8 +126,8 @@ def test_every_key_is_documented_and_used_by_some_values() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     wanted = set(schema_keys(schema)) - {"global", "enabled"}
     assert wanted - used == set()
-    told = set(re.findall(r"^\| `([\w.]+)`", (CHART / "README.md").read_text(), re.MULTILINE))
-    assert wanted - told == set()
+    reported = set(re.findall(r"^\| `([\w.]+)`", (CHART / "README.md").read_text(), re.MULTILINE))
+    assert wanted - reported == set()
 
 
 FINE = {

@@ -91,9 +91,9 @@ def test_status_and_explain(running: Gateway) -> None:
     assert "root cause: target 127.0.0.1" in explained.stdout
     assert "root cause" not in running.command("explain", "good").stdout
     as_json = command("explain", "bad", "-o", "json", "--url", f"http://127.0.0.1:{running.ops_port}")
-    told = json.loads(as_json.stdout)
-    assert (told["state"], told["root_cause"].split(":")[0]) == ("down", "target 127.0.0.1")
-    assert {"part", "name", "state", "why"} == told["chain"][0].keys()
+    reported = json.loads(as_json.stdout)
+    assert (reported["state"], reported["root_cause"].split(":")[0]) == ("down", "target 127.0.0.1")
+    assert {"part", "name", "state", "why"} == reported["chain"][0].keys()
     unknown = running.command("explain", "gone")
     assert (unknown.returncode, "known: bad, good" in unknown.stderr) == (2, True)
 
@@ -171,9 +171,9 @@ def test_signals_right_after_the_start(gateway: Gateway, number: signal.Signals)
     gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
     repository = str(Path(__file__).parents[2])
     for wait in (0.0, 0.05, 0.15, 0.25):
-        told = gateway.folder / "told"
+        output = gateway.folder / "output"
         with (
-            told.open("w") as log,
+            output.open("w") as log,
             subprocess.Popen(
                 [sys.executable, "-m", "gateway", "run", "-c", str(gateway.config), "--reload-on-change", "false"],
                 stderr=log,
@@ -188,8 +188,8 @@ def test_signals_right_after_the_start(gateway: Gateway, number: signal.Signals)
                 child.send_signal(number)
                 if number is signal.SIGHUP:
                     deadline = time.monotonic() + 15
-                    while '"reloaded"' not in told.read_text():  # whenever it came
-                        assert time.monotonic() < deadline, told.read_text()
+                    while '"reloaded"' not in output.read_text():  # whenever it came
+                        assert time.monotonic() < deadline, output.read_text()
                         assert child.poll() is None
                         time.sleep(0.05)
                     child.terminate()
@@ -364,7 +364,7 @@ def test_notifications_for_a_service_manager(gateway: Gateway, tmp_path: Path) -
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(10)
 
-        def told() -> bytes:
+        def notification() -> bytes:
             while True:
                 message = manager.recv(1000)
                 if message != b"WATCHDOG=1":
@@ -372,13 +372,13 @@ def test_notifications_for_a_service_manager(gateway: Gateway, tmp_path: Path) -
 
         gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
         gateway.start(environment={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000000"})
-        assert told() == b"READY=1"
+        assert notification() == b"READY=1"
         assert manager.recv(1000) == b"WATCHDOG=1"
         gateway.process.send(signal.SIGHUP)  # type: ignore[union-attr]
-        assert re.fullmatch(rb"RELOADING=1\nMONOTONIC_USEC=\d+", told())
-        assert told() == b"READY=1"
+        assert re.fullmatch(rb"RELOADING=1\nMONOTONIC_USEC=\d+", notification())
+        assert notification() == b"READY=1"
         gateway.process.send(signal.SIGTERM)  # type: ignore[union-attr]
-        assert told() == b"STOPPING=1"
+        assert notification() == b"STOPPING=1"
 
 
 def test_a_service_manager_that_does_not_read_does_not_stop_traffic(gateway: Gateway, tmp_path: Path) -> None:
@@ -397,9 +397,9 @@ def test_a_service_manager_that_does_not_read_does_not_stop_traffic(gateway: Gat
         assert gateway.command("reload").returncode == 0
         # It receives the messages that could not be sent before.
         manager.settimeout(10)
-        told = 0
-        while told < 2:  # of the start, and of the reload
-            told += manager.recv(1000) == b"READY=1"
+        ready = 0
+        while ready < 2:  # of the start, and of the reload
+            ready += manager.recv(1000) == b"READY=1"
         last = b""
         gateway.process.send(signal.SIGHUP)  # type: ignore[union-attr]
         while not last.startswith(b"RELOADING=1"):
@@ -423,7 +423,7 @@ def test_an_unfinished_read_of_the_configuration_does_not_delay_shutdown(gateway
 
 
 def _opened(fifo: Path, writers: list[int]) -> bool:
-    """Whether somebody reads it, and now waits for us to write."""
+    """Whether a process has opened it for reading, and waits for data."""
     try:
         writers.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
     except OSError as error:

@@ -85,10 +85,10 @@ def test_the_status_and_the_metrics_show_the_data_plane_in_use(
     table = gateway.command("status", "-o", "wide").stdout.splitlines()
     facts = [re.search(r"data plane (\w+)", line) for line in table if line.startswith(("plain", "careful"))]
     assert [found and found[1] for found in facts] == ["native", "asyncssh"]
-    told = [
+    reported = [
         line for line in gateway.http.get("/metrics")[1].splitlines() if line.startswith("gateway_data_plane_info")
     ]
-    assert sorted(told) == [
+    assert sorted(reported) == [
         'gateway_data_plane_info{plane="asyncssh",tunnel="careful"} 1.0',
         'gateway_data_plane_info{plane="native",tunnel="plain"} 1.0',
     ]

@@ -51,17 +51,17 @@ def test_a_labelled_container_reaches_backends_by_name_also_after_disconnects_an
     assert set(site.engine.aliases("web", "apps")) == {"www", "gw-owner-site-a"}
     assert set(site.engine.aliases("gateway", "apps")) >= {"orders", "media"}
     site.wait(lambda: site.attachment("web") == ("attached", None))
-    # A recreated container is another one.
+    # A recreated container has another ID.
     site.engine.docker("rm", "-f", "web")
     site.engine.run("web", *OPT_IN)
     site.reaches("web")
-    # Somebody takes it off.
+    # Another client detaches it.
     site.engine.docker("network", "disconnect", "apps", "web")
     site.reaches("web")
     # It restarts.
     site.engine.docker("restart", "-t", "0", "web")
     site.reaches("web")
-    # The gateway's own container is taken off, and comes back with its names.
+    # The gateway's own container is detached, and gets its names back.
     site.engine.docker("network", "disconnect", "apps", "gateway")
     site.reaches("web")
     network = json.loads(site.engine.docker("network", "inspect", "apps").stdout)[0]
@@ -248,15 +248,15 @@ def test_an_alias_is_shared_within_one_project_only_and_address_spoofing_is_repo
     assert not site.engine.attached("thief", "apps")
     assert "an attachment is refused" in site.engine.docker("logs", "gateway").stderr
 
-    def told() -> list[str]:
+    def spoofing() -> list[str]:
         return [
             each for each in site.get("/api/v1/status")["docker"]["warnings"] if each.startswith("network apps: ")
         ]
 
-    assert told() == []
+    assert spoofing() == []
     site.engine.run("able", "--cap-add", "NET_RAW")
     site.engine.docker("network", "connect", "apps", "able")
-    site.wait(lambda: [each.split(" can send")[0] for each in told()] == ["network apps: able"])
+    site.wait(lambda: [each.split(" can send")[0] for each in spoofing()] == ["network apps: able"])
     audited = command("audit", "-c", str(site.folder / "gateway.yaml"))
     assert "warning: network apps: able can send from another container's address (NET_RAW" in audited.stdout
 
@@ -345,14 +345,18 @@ def test_volumes_are_created_kept_and_never_taken_from_others(site: Site) -> Non
     assert "nconnect=4" in engine.docker("volume", "inspect", "shared").stdout
     engine.docker("create", "--name", "user", "-v", "shared:/mnt", "busybox", "sleep", "1")
     write("nconnect=8")
-    told = command("apply", *config)
-    assert (told.returncode, "drifted" in told.stdout, "nothing to change" in told.stdout) == (0, True, True)
+    reported = command("apply", *config)
+    assert (reported.returncode, "drifted" in reported.stdout, "nothing to change" in reported.stdout) == (
+        0,
+        True,
+        True,
+    )
     assert "nconnect=4" in engine.docker("volume", "inspect", "shared").stdout
-    # Somebody else's stays as it is.
+    # A foreign volume stays as it is.
     engine.docker("volume", "create", "theirs")
     write("nconnect=2", name="theirs")
-    told = command("apply", *config)
-    assert (told.returncode, "blocked" in told.stdout) == (0, True)
+    reported = command("apply", *config)
+    assert (reported.returncode, "blocked" in reported.stdout) == (0, True)
     assert not json.loads(engine.docker("volume", "inspect", "theirs").stdout)[0]["Options"]
     engine.docker("rm", "user")
     engine.docker("volume", "rm", "shared", "theirs")
@@ -376,8 +380,10 @@ def test_a_change_of_any_option_of_a_volume_is_detected(site: Site) -> None:
         engine.docker("volume", "rm", "shared")
         options = [word for pair in {**made["Options"], **change}.items() for word in ("-o", "=".join(pair))]
         engine.docker("volume", "create", *labels, *options, "shared")
-        told = command("plan", *config)
-        assert ("recreate_volume" in told.stdout, word in told.stdout) == (True, True), told.stdout + told.stderr
+        reported = command("plan", *config)
+        assert ("recreate_volume" in reported.stdout, word in reported.stdout) == (True, True), (
+            reported.stdout + reported.stderr
+        )
     assert "recreate_volume" in command("apply", *config).stdout
     assert json.loads(engine.docker("volume", "inspect", "shared").stdout)[0]["Options"] == made["Options"]
     assert "nothing to change" in command("apply", *config).stdout

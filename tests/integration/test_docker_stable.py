@@ -177,10 +177,10 @@ def test_a_gateway_named_by_its_container_id_is_refused_and_another_name_is_kept
     unnamed(site)
     engine.run_gateway("gateway", site.folder, "--network", "far")
     site.wait(lambda: not engine.inspect("gateway")["State"]["Running"])
-    told = engine.docker("logs", "gateway").stderr
+    reported = engine.docker("logs", "gateway").stderr
     assert engine.inspect("gateway")["State"]["ExitCode"] == 2
-    assert "gateway.instance" in told
-    assert "--hostname" in told
+    assert "gateway.instance" in reported
+    assert "--hostname" in reported
     engine.docker("rm", "-f", "gateway")
     engine.run_gateway("gateway", site.folder, "--network", "far", "--hostname", "docker-1")
     site.wait(lambda: site.attachment("gateway") == ("attached", None))

@@ -61,7 +61,9 @@ def test_a_second_gateway_of_the_same_name_is_reported_and_left_attached(site: S
     (other / "gateway.yaml").write_text(configured.replace(str(site.folder), str(other)))
     before = site.engine.inspect("gateway")["NetworkSettings"]["Networks"]["apps"]["EndpointID"]
     site.engine.run_gateway("second", other, "--network", "far")
-    site.wait(lambda: any("container second is a gateway of the same name, site-a" in each for each in told(site)))
+    site.wait(
+        lambda: any("container second is a gateway of the same name, site-a" in each for each in plan_warnings(site))
+    )
     # Having looked again, the second one has nothing to do.
     program = (sys.executable, "-m", "gateway", "plan", "-c", str(other / "gateway.yaml"), "-o", "json")
     site.engine.docker("exec", "second", *program)
@@ -76,10 +78,12 @@ def test_ambiguous_names_are_reported_for_a_container_that_joined_by_itself(site
     site.engine.run("shop-1", "--network", "shop", "--network-alias", "orders")
     site.engine.run("app", "--network", "shop")
     site.engine.docker("network", "connect", "apps", "app")
-    site.wait(lambda: any(each.startswith("app: 'orders' is a backend on network apps") for each in told(site)))
+    site.wait(
+        lambda: any(each.startswith("app: 'orders' is a backend on network apps") for each in plan_warnings(site))
+    )
     assert site.engine.attached("app", "apps")
 
 
-def told(site: Site) -> list[str]:
+def plan_warnings(site: Site) -> list[str]:
     warnings: list[str] = site.get("/api/v1/plan")["warnings"]
     return warnings

@@ -154,7 +154,7 @@ def look(gateway: Gateway) -> None:
 
 
 def poisoned(value: Any) -> Any:
-    """The same answer with orders in every text that is no time."""
+    """The same response with control sequences in every string that is not a time."""
     if isinstance(value, dict):
         return {key: poisoned(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -163,7 +163,7 @@ def poisoned(value: Any) -> Any:
 
 
 def test_control_characters_from_a_false_gateway_are_not_printed(gateway: Gateway) -> None:
-    """Commands print what an address answers that somebody typed."""
+    """Commands print the response of any address on the command line."""
     gateway.write(f"""
         backends:
           one: {{kind: tcp, targets: ["127.0.0.1:1"], listen: 127.0.0.1:{free_port()}, {CHECK}}}

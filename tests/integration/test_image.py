@@ -499,8 +499,8 @@ def test_a_unix_socket_for_each_app(yard: Yard, up: str) -> None:
         assert done.stdout.startswith("rows "), done.stderr
     assert ask("shop", QUERY_SOCKET, "-u", "1001:1001").returncode == 1  # another user in the right container
     assert ask("analysis", "import os; print(os.listdir('/run/databases'))").stdout == "['.s.PGSQL.5432']\n"
-    told = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
-    assert json.loads(told)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
+    reported = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
+    assert json.loads(reported)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
     yard.compose(up, "restart", "gateway")
     yard.compose(up, "up", "-d", "--wait", "--wait-timeout", "60")
     assert ask("shop", QUERY_SOCKET).stdout.startswith("rows ")
@@ -523,8 +523,8 @@ def test_apps_with_labels_on_one_engine(yard: Yard, up: str) -> None:
     before = address()
     assert before in {f"10.201.0.{at}" for at in range(2, 128)}
     assert query(yard).returncode == 1
-    told = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
-    assert json.loads(told)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
+    reported = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
+    assert json.loads(reported)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
     # Networks that were removed while all was stopped.
     yard.compose(up, "stop")
     engine.docker("network", "prune", "-f")
@@ -564,8 +564,8 @@ def test_apps_with_labels_on_a_swarm(yard: Yard) -> None:
         for filters in (("name=ways_gateway", "health=healthy"), ("name=ways_app", "status=running")):
             listed = [word for each in filters for word in ("--filter", each)]
             while not (found := engine.docker("ps", "-q", *listed).stdout.split()):
-                told = engine.docker("service", "ps", "--no-trunc", filters[0].removeprefix("name=")).stdout
-                assert time.monotonic() < deadline, told
+                reported = engine.docker("service", "ps", "--no-trunc", filters[0].removeprefix("name=")).stdout
+                assert time.monotonic() < deadline, reported
                 time.sleep(0.5)
         greeting = engine.docker("exec", found[0], "sh", "-c", "timeout 5 nc -w 5 orders 3306 </dev/null | cat -v")
         assert "MariaDB" in greeting.stdout, engine.docker("service", "logs", "ways_gateway").stderr
@@ -574,9 +574,9 @@ def test_apps_with_labels_on_a_swarm(yard: Yard) -> None:
         assert query(yard).returncode == 1
         node = engine.docker("info", "-f", "{{.Name}}").stdout.strip()
         (gateway,) = engine.docker("ps", "-q", "--filter", "name=ways_gateway").stdout.split()
-        told = engine.docker("exec", gateway, "gateway", "status", "-o", "json").stdout
-        assert json.loads(told)["instance"] == node
-        assert json.loads(told)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
+        reported = engine.docker("exec", gateway, "gateway", "status", "-o", "json").stdout
+        assert json.loads(reported)["instance"] == node
+        assert json.loads(reported)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
 
 
 def query(yard: Yard, *options: str) -> subprocess.CompletedProcess[str]:

@@ -147,7 +147,7 @@ async def test_a_fault_at_any_await_of_a_login_leaks_nothing(
 
 
 async def until_only(before: tuple[int, int, int, int], server: Bastion) -> None:
-    """Wait until there is no more than before, here and in the server."""
+    """Wait until this process and the server hold no more than before."""
     deadline = asyncio.get_running_loop().time() + 20
     while (now := open_things()) != before or server.sessions():
         if asyncio.get_running_loop().time() > deadline:

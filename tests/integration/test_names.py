@@ -36,8 +36,8 @@ def site(engine: Engine, tmp_path: Path) -> Site:
 def explained(site: Site, name: str) -> dict[str, Any]:
     done = command("explain", name, "-o", "json", "--admin-socket", str(site.folder / "admin.sock"))
     assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    reported: dict[str, Any] = json.loads(done.stdout)
+    return reported
 
 
 def of_backend(site: Site, name: str, backend: str = "orders") -> dict[str, str]:
@@ -84,12 +84,12 @@ def test_shadowing_of_a_service_of_the_same_project_is_reported(site: Site, inte
     there = ("the-shops-own", "orders-here")
     site.wait(lambda: site.says("shop-app-1") in there)
     assert site.says("shop-app-1") == there[0 if internal else 1]
-    told = "'orders' is a backend on network apps, and container shop-orders-1 on network shop_default"
-    site.wait(lambda: any(told in each for each in site.get("/api/v1/status")["docker"]["warnings"]))
+    reported = "'orders' is a backend on network apps, and container shop-orders-1 on network shop_default"
+    site.wait(lambda: any(reported in each for each in site.get("/api/v1/status")["docker"]["warnings"]))
     status = command("status", "--admin-socket", str(site.folder / "admin.sock"))
-    assert f"shop-app-1: {told}" in status.stdout
-    assert f"shop-app-1: {told}" in log_of(site)
-    assert f"shop-app-1: {told}" in command("plan", "-c", str(path)).stdout
+    assert f"shop-app-1: {reported}" in status.stdout
+    assert f"shop-app-1: {reported}" in log_of(site)
+    assert f"shop-app-1: {reported}" in command("plan", "-c", str(path)).stdout
     assert reached(site, "shop-app-1") == "maybe"
     text = command("explain", "shop-app-1", "--admin-socket", str(site.folder / "admin.sock")).stdout
     assert "to do: rename backend orders or the other one" in text
@@ -196,11 +196,11 @@ def test_reload_names_a_file_that_was_replaced_under_its_mount(site: Site) -> No
     beside = site.folder / "new.yaml"
     beside.write_text(path.read_text().replace("hold: 2s", "hold: 3s"))
     beside.replace(path)
-    told = command("reload", *socket)
-    assert told.stdout.startswith(
+    reported = command("reload", *socket)
+    assert reported.stdout.startswith(
         f"no change; {place} was replaced on the host, and this container still sees the old"
     )
-    assert "mount the folder of the file" in told.stdout
+    assert "mount the folder of the file" in reported.stdout
     assert f"warning: {place} was replaced on the host" in command("status", *socket).stdout
     site.engine.docker("restart", "-t", "5", "gateway")
     site.wait(lambda: command("reload", *socket).stdout == "no change\n")

@@ -251,7 +251,7 @@ def strange_type(conn: asyncssh.SSHServerConnection, number: int, chan: object) 
 
 
 @pytest.mark.parametrize(
-    ("attack", "told"),
+    ("attack", "reported"),
     [
         (unknown_channel, "Invalid channel number"),
         (overlong_packet, "Max packet size exceeded"),
@@ -262,7 +262,9 @@ def strange_type(conn: asyncssh.SSHServerConnection, number: int, chan: object) 
         (strange_type, "Invalid channel number"),
     ],
 )
-async def test_a_protocol_violation_closes_only_its_own_connection(tmp_path: Path, attack: Attack, told: str) -> None:
+async def test_a_protocol_violation_closes_only_its_own_connection(
+    tmp_path: Path, attack: Attack, reported: str
+) -> None:
     loop = asyncio.get_running_loop()
     async with (
         hostile(tmp_path / "bastion", attack) as bastion,
@@ -277,7 +279,7 @@ async def test_a_protocol_violation_closes_only_its_own_connection(tmp_path: Pat
         relay = await victim.join(theirs, Endpoint("db", 1), Histogram())
         assert isinstance(relay, NativeChannel)
         await loop.sock_sendall(ours, b"attack")
-        assert told in await victim.lost()
+        assert reported in await victim.lost()
         assert await relay.ended is CloseReason.LINK_LOST
         await loop.sock_sendall(other, b"ping")
         assert await loop.sock_recv(other, 10) == b"pong"

@@ -155,13 +155,13 @@ def addresses(engine: Engine, name: str) -> dict[str, str]:
 
 
 def answers(engine: Engine, container: str, targets: set[str]) -> dict[str, str]:
-    """Who answers a container at each of these addresses; empty: nobody."""
+    """Return what answers a container at each of these addresses; empty: no response."""
     asked = " ".join(sorted(targets))
     # All at once, with time for a busy machine: what is cut off takes it all.
     script = f"for a in {asked}; do (echo $a $(timeout 5 wget -q -O - http://$a:8080/name)) & done; wait"
     busybox = ("busybox",) if container == "gateway" else ()
-    told = engine.docker("exec", container, *busybox, "sh", "-c", script, check=False, timeout=60).stdout
-    found = dict(line.partition(" ")[::2] for line in told.splitlines())
+    reported = engine.docker("exec", container, *busybox, "sh", "-c", script, check=False, timeout=60).stdout
+    found = dict(line.partition(" ")[::2] for line in reported.splitlines())
     assert found.keys() == targets
     return found
 
@@ -175,12 +175,12 @@ def everywhere(containers: Mapping[str, Engine], targets: set[str]) -> dict[str,
 
 def routes(engine: Engine, container: str) -> dict[str, set[str]]:
     """Default routes, and the others without the addresses and numbers that change at each start."""
-    told = [
+    reported = [
         line.split(" metric")[0].split(" src")[0].strip()
         for family in ("-4", "-6")
         for line in engine.docker("exec", container, "ip", family, "route").stdout.splitlines()
     ]
-    kept = {line for line in told if not line.startswith(("fe80::", "ff00::", "multicast"))}
+    kept = {line for line in reported if not line.startswith(("fe80::", "ff00::", "multicast"))}
     return {"default": {line for line in kept if line.startswith("default")}, "all": kept}
 
 
@@ -193,11 +193,11 @@ class Seen:
             (address, each): network for each in APPS for network, address in addresses(engine, each).items()
         }
         targets = {address for address, _ in self.names} | {OUTSIDE, NAMED}
-        told = everywhere(dict.fromkeys(containers, engine), targets)
+        reported = everywhere(dict.fromkeys(containers, engine), targets)
         owner = {address: (each, self.names[address, each]) for address, each in self.names}
         self.reaches = {
             (each, *owner.get(address, ("outside", address))): word
-            for each, found in told.items()
+            for each, found in reported.items()
             for address, word in found.items()
             if owner.get(address, ("", ""))[0] != each
         }
@@ -399,8 +399,8 @@ def test_project_networks_are_created_and_removed_and_consumers_are_known_on_eac
         "apps-blog",
         "apps--container-lone",
     }
-    told = site.get("/api/v1/consumers")["consumers"]
-    assert {name: each["backends"]["orders"]["total"] > 0 for name, each in told.items() if each["backends"]} == {
+    reported = site.get("/api/v1/consumers")["consumers"]
+    assert {name: each["backends"]["orders"]["total"] > 0 for name, each in reported.items() if each["backends"]} == {
         "shop-1": True, "shop-2": True, "blog-1": True, "lone": True,
     }  # fmt: skip
     # Another container of a project, without the label, is not let in from its address.

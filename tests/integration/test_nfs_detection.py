@@ -92,12 +92,12 @@ WAYS: dict[str, tuple[Callable[[NfsServer], None], Callable[[NfsServer], object]
 def test_a_hanging_server_in_use_is_down_quickly(
     gateway: Gateway, shared_bastion: Bastion, server: NfsServer, way: str, waits: bool
 ) -> None:
-    break_it, mend_it, reason = WAYS[way]
+    break_it, repair, reason = WAYS[way]
     port = start(gateway, shared_bastion, server, "{}")
     with in_use(port, waits=waits):
         break_it(server)
         wait_down(gateway, reason)
-        mend_it(server)
+        repair(server)
         gateway.wait_up("media", timeout=30)
 
 

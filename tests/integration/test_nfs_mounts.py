@@ -124,7 +124,7 @@ def test_a_lock_is_kept_while_its_tunnel_is_lost_again_and_again(
     gateway.start().wait_up("media")
     (server.export / "ledger").touch(0o666)
     # `nosharecache`: what the second mount asks for is the server's to grant, not this kernel's.
-    # The lock is let go only when nobody asks any more: the two mounts see a new file at different times.
+    # The lock is released only after both mounts have stopped checking: they see a new file at different times.
     script = f"""
 mkdir /other
 {mount(port, options="actimeo=1")} && {mount(port, target="/other", options="actimeo=1,nosharecache")} && echo MOUNTED

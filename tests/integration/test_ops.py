@@ -183,8 +183,8 @@ def test_error_details_need_a_role_that_may_read_them(guarded: Guarded) -> None:
         assert (code, json.loads(text)["backends"]["bad"]["reason"]) == (503, "refused")
         assert "127.0.0.1" not in text
         assert "127.0.0.1" not in ask(port, "/readyz/bad", context=context)[1]
-    told = ask(guarded.gateway.ops_port, "/readyz/bad", token=TOKEN, context=guarded.context())[1]
-    assert "detail" in json.loads(told)
+    reported = ask(guarded.gateway.ops_port, "/readyz/bad", token=TOKEN, context=guarded.context())[1]
+    assert "detail" in json.loads(reported)
 
 
 def test_the_probe_listener_serves_only_probes(guarded: Guarded) -> None:
@@ -201,8 +201,8 @@ def test_the_probe_listener_shows_no_details_without_a_token(gateway: Gateway) -
     gateway.start().wait_state("bad", "down", "refused")
     for path in ("/readyz/bad", "/readyz?require=bad"):
         assert str(refusing) in ask(gateway.ops_port, path)[1]
-        code, told = ask(probes, path, token=TOKEN)
-        assert (code, "refused" in told, str(refusing) in told) == (503, True, False), told
+        code, reported = ask(probes, path, token=TOKEN)
+        assert (code, "refused" in reported, str(refusing) in reported) == (503, True, False), reported
 
 
 def test_foreign_hosts_are_refused(guarded: Guarded) -> None:

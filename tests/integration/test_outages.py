@@ -440,7 +440,7 @@ def test_aborted_clients_are_counted_and_a_login_resets_the_count(gateway: Gatew
     gateway.wait(lambda: broken("checked") < 20)  # half of what is allowed: a check came at once
     assert query_mysql(shared_mariadb, listen) >= 3
 
-    # Something that talks, but no MySQL, is no login either.
+    # A response that is not MySQL does not count as a login either.
     for _ in range(30):
         with connect(listen) as client:
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
@@ -653,6 +653,6 @@ def test_a_minute_of_chaos(capsys: pytest.CaptureFixture[str]) -> None:
     options = chaos.arguments(["--seconds", "40", "--seed", "2026", "--slack", "1"])
     with scratch() as folder:
         code = chaos.chaos(options, folder)
-    told = capsys.readouterr().out
-    assert code == 0, told
+    reported = capsys.readouterr().out
+    assert code == 0, reported
     assert threading.active_count() < 50

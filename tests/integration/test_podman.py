@@ -61,7 +61,7 @@ def test_a_container_that_shares_a_network_namespace_counts_as_its_owner(site: S
     site.wait(lambda: site.get("/api/v1/consumers")["consumers"]["good"]["backends"]["orders"]["total"] >= 2)
     consumers = site.get("/api/v1/consumers")["consumers"]
     assert "orders" not in consumers.get("sharer", {}).get("backends", {})
-    # Its address is nobody's as soon as it has left.
+    # Its address belongs to no consumer as soon as it has left.
     site.engine.docker("rm", "-f", "sharer")
     site.engine.docker("network", "disconnect", "apps", "good")
     site.reaches("good")

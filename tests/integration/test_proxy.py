@@ -348,7 +348,7 @@ def _reset(client: ssl.SSLSocket) -> None:
 async def test_a_response_through_tls_is_complete_or_reset(
     tmp_path: Path, behaviour: Callable[[ssl.SSLSocket], None], whole: bool
 ) -> None:
-    """TLS tells an end from a cut (RFC 8446, section 6.1), and a slow client still gets all of it."""
+    """TLS distinguishes an end from a cut (RFC 8446, section 6.1), and a slow client still gets all data."""
     loop = asyncio.get_running_loop()
     with tls_proxy(tmp_path / "ca", behaviour) as (port, authority):
         link = ProxyLink(ProxyOptions(url=f"https://127.0.0.1:{port}", ca_file=authority), DirectLink())

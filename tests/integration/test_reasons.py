@@ -350,7 +350,7 @@ async def test_a_disconnected_postgres_standby_is_not_reported_as_current(
         up = await until(lambda result: result.state is State.UP)
         assert up.probe_result is not None
         assert (up.probe_result.role, up.probe_result.facts[LAG]) == ("replica", 0)
-        await asyncio.sleep(1.5)  # a primary that writes nothing leaves nobody behind
+        await asyncio.sleep(1.5)  # a replica does not lag behind a primary without writes
         assert (await probe(backend, standby.port)).state is State.UP
         standby.execute("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
         down = await until(lambda result: result.state is State.DOWN)
@@ -400,10 +400,10 @@ async def test_nfs_many_gateways_may_check_one_export(shared_nfs: NfsServer) -> 
 
 async def test_the_nfs_canary_removes_no_file(shared_nfs: NfsServer) -> None:
     file = shared_nfs.export / CANARY
-    file.write_text("somebody's")
+    file.write_text("foreign")
     try:
         assert (await probe(nfs_backend(write=True), shared_nfs.port)).state is State.DOWN
-        assert file.read_text() == "somebody's"
+        assert file.read_text() == "foreign"
     finally:
         file.unlink()
 

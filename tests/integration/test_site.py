@@ -190,8 +190,8 @@ def test_a_stopped_bastion_blocks_what_is_behind_it_and_nothing_else(site: Site)
     waiting.join(20)
     assert answers == [3]
     site.gateway.wait_up("orders", "jumped", "reports", "media")
-    told = [json.loads(line) for line in site.gateway.log.splitlines()]
-    refused = [line for line in told if line.get("tunnel") == "bastion" and line.get("reason") == "refused"]
+    reported = [json.loads(line) for line in site.gateway.log.splitlines()]
+    refused = [line for line in reported if line.get("tunnel") == "bastion" and line.get("reason") == "refused"]
     # However many attempts were refused, once for each sort of traffic.
     assert sorted(line.get("traffic", "") for line in refused) == ["", "bulk"]
 
@@ -207,7 +207,7 @@ def test_a_hundred_clients_at_once(site: Site) -> None:
                     assert query_mysql(site.mariadb, site.ports["orders"]) == 3
                 else:
                     assert query_postgres(site.postgres, site.ports["direct"]) == 2
-        except BaseException as error:  # noqa: BLE001 - told in the test's own thread
+        except BaseException as error:  # noqa: BLE001 - raised in the thread of the test
             failures.append(error)
 
     threads = [threading.Thread(target=work, args=(at,)) for at in range(100)]

@@ -646,16 +646,16 @@ async def test_a_dial_that_is_under_way_when_its_connection_ends_is_reported(ssh
 
 
 async def test_a_stall_of_the_whole_path_closes_no_connection(sshd: Bastion) -> None:
-    told: list[TunnelState] = []
+    states: list[TunnelState] = []
     loop = asyncio.get_running_loop()
     tunnel = SshTunnel(options(sshd, keepalive=replace(HASTY, lost=Duration(30.0))))
     with serving(echoing) as port:
-        async with tunnel.open(DirectLink(), lambda state, *_: told.append(state)) as link:
+        async with tunnel.open(DirectLink(), lambda state, *_: states.append(state)) as link:
             tunnel._options = replace(tunnel._options, login_timeout=Duration(0.4))  # of those that follow
             held = await link.socket(Endpoint("127.0.0.1", port))
             with frozen(sshd):
                 async with asyncio.timeout(15):
-                    while told[-1:] != [TunnelState.SUSPECT]:
+                    while states[-1:] != [TunnelState.SUSPECT]:
                         await asyncio.sleep(0.02)
                 await asyncio.sleep(1.0)  # beyond the time after which one alone would be given up
                 with pytest.raises(LinkLostError):
@@ -665,7 +665,7 @@ async def test_a_stall_of_the_whole_path_closes_no_connection(sshd: Bastion) -> 
                 async with asyncio.timeout(15):
                     assert await loop.sock_recv(held, 100) == b"still there?"
             async with asyncio.timeout(15):
-                while told[-1:] != [TunnelState.UP]:
+                while states[-1:] != [TunnelState.UP]:
                     await asyncio.sleep(0.02)
             await echo_once(link, port)
 
@@ -857,7 +857,7 @@ def _descriptors() -> int:
 
 
 async def test_the_states_of_an_attempt_are_reported_in_order(sshd: Bastion) -> None:
-    told: list[TunnelState] = []
-    async with SshTunnel(options(sshd)).open(DirectLink(), lambda state, *_: told.append(state)):
+    states: list[TunnelState] = []
+    async with SshTunnel(options(sshd)).open(DirectLink(), lambda state, *_: states.append(state)):
         pass
-    assert told == [TunnelState.CONNECTING, TunnelState.AUTHENTICATING]
+    assert states == [TunnelState.CONNECTING, TunnelState.AUTHENTICATING]

@@ -161,7 +161,7 @@ def test_access_by_label_and_grant_holds_for_containers_and_tasks_of_another_nod
     used = here.get("/api/v1/consumers")["consumers"]
     assert used["plain@node-2"]["backends"]["orders"]["rejected"] == {"not_allowed": 1}
     assert used["app@node-2"]["backends"]["orders"]["total"] >= 1
-    # Whoever has the address next is somebody else.
+    # The next container with the address is another consumer.
     address = worker.inspect("app")["NetworkSettings"]["Networks"]["mesh"]["IPAddress"]
     worker.docker("rm", "-f", "app")
     worker.run("thief", "--network", "mesh", "--ip", address)

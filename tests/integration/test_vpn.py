@@ -512,7 +512,7 @@ def test_a_restarted_server_is_reconnected(far: World, gateway: Gateway, kind: s
         time.sleep(3)
         server.start()
         back = until_a_query_succeeds(far, listen, 20)
-    assert vpn_children(gateway) == child, "it was connected anew in place"
+    assert vpn_children(gateway) == child, "it reconnected without a new process"
     record_property("took", f"{kind}: traffic again {back:.1f} s after the server is back")
 
 
@@ -657,7 +657,7 @@ def test_packets_too_large_for_the_path_are_handled(far: World, gateway: Gateway
 REASONS = {
     "expired": ("openvpn", "tls"),
     "stranger": ("openvpn", "tls"),
-    "nobody": ("openvpn", "refused"),
+    "closed port": ("openvpn", "refused"),
     "no-name": ("openvpn", "dns"),
     "nonsense": ("openvpn", "protocol"),
     "wrong-key": ("wireguard", "timeout"),
@@ -678,7 +678,7 @@ def test_errors_of_a_vpn_have_their_reason_and_detail(
             far.openvpn.client(path)
             other = Authority(gateway.folder / "other")
             path.write_text(path.read_text().replace(far.authority.ca.read_text(), other.ca.read_text()))
-        case "nobody":
+        case "closed port":
             far.openvpn.client(path)
             path.write_text(path.read_text().replace(f"{OUTER_FAR} 1194", f"{OUTER_FAR} 9"))
         case "no-name":

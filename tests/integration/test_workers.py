@@ -311,7 +311,7 @@ def test_a_worker_reports_a_failing_target_to_the_owner_and_routing_follows(gate
         dying.close()
         with connect(listen) as client:
             assert echo(client) == b"hello"
-        # Nobody would look for half a minute, but for the failure in traffic.
+        # Without the failure in traffic, the next check would be half a minute later.
         gateway.wait(lambda: gateway.backend("one")["targets"][0]["state"] == "down", 15)
 
 

@@ -41,7 +41,7 @@ class Straight:
     kill_verbs: tuple[str, ...] = ()
     lost = CloseReason.LINK_LOST
     shows_loss = True
-    tells_breaks = True
+    reports_breaks = True
     keeps_response = True
     ends_early = True
     pace = 0.0

@@ -26,7 +26,7 @@ class Adaptor(Verbs, Protocol):
     """How a relay reports that its carrier was lost."""
     shows_loss: bool
     """Whether a far side that closes shows what it did not take: what is behind an SSH server never does."""
-    tells_breaks: bool
+    reports_breaks: bool
     """Whether both ends learn of a reset: what is behind an SSH server sees an end instead."""
     keeps_response: bool
     """Whether a client gets what its backend had sent before it closed, although the close breaks something."""

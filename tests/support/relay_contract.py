@@ -187,7 +187,7 @@ class Trial:
 
     def _may_look_clean(self, receiver: End, sender: End) -> bool:
         """Whether the path cannot tell the receiver that something is missing."""
-        if self._adaptor.tells_breaks:
+        if self._adaptor.reports_breaks:
             return receiver is self.far and receiver.gone
         undelivered = self._undeliverable(receiver, sender) and not sender.delivered
         return sender.broken or undelivered or (receiver is self.far and self._cut)
@@ -285,7 +285,7 @@ class Trial:
             self._hold(counted == (client.sent, far.sent), f"5: counted {counted}, not {(client.sent, far.sent)}")
         causes = [self._aborted, self.killed and not self._killed_late, client.broken, far.broken]
         endings = (CloseReason.ABORTED, self._adaptor.lost, CloseReason.CLIENT_RESET, CloseReason.BACKEND_RESET)
-        known = self._adaptor.tells_breaks or not far.broken
+        known = self._adaptor.reports_breaks or not far.broken
         if known and sum(causes) == 1 and not (client.ended or far.ended):
             self._hold(ending is endings[causes.index(True)], f"5: ended as {ending}")
 

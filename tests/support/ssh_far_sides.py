@@ -43,7 +43,7 @@ class OpenSsh(Straight):
     link_verbs: tuple[str, ...] = ("rekey",)
     kill_verbs: tuple[str, ...] = ("kill",)
     shows_loss = False
-    tells_breaks = False
+    reports_breaks = False
     pace = 0.002
 
     def __init__(self, folder: Path, channels: str) -> None:
@@ -136,7 +136,7 @@ class Scripted(OpenSsh):
     far_last_verbs = ChannelEnd.LAST_VERBS
     link_verbs = ("rekey", "rekey_by_peer", "stall", "unstall")
     kill_verbs = ("kill", "disconnect", "corrupt")
-    tells_breaks = True
+    reports_breaks = True
     pace = 0.0
     _server: asyncssh.SSHAcceptor
     _there: Any

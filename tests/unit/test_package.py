@@ -75,7 +75,7 @@ def test_the_image_has_bytecode_and_only_docstrings_of_commands(tmp_path: Path) 
         path.write_text(text.format("'compiled'"))
     compile_all(tmp_path)
     for path in (theirs, ours):
-        path.write_text(text.format("'read anew'"))
+        path.write_text(text.format("'compiled again'"))
     show = "for each in (theirs, ours): print(each.what(), each.__doc__, each.Some.__doc__, each.what.__doc__)"
     said = subprocess.run(
         [sys.executable, "-c", f"import theirs, ours\n{show}"],
@@ -100,7 +100,7 @@ def test_release_notes_come_from_the_changelog() -> None:
 
 def test_there_is_one_version() -> None:
     chart = (ROOT / "charts/gateway/Chart.yaml").read_text()
-    told = re.findall(r"^(?:version|appVersion): (\S+)$", chart, re.MULTILINE)
-    told += re.findall(r"^ARG VERSION=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    assert len(told) == 4
-    assert set(told) == {__version__}
+    reported = re.findall(r"^(?:version|appVersion): (\S+)$", chart, re.MULTILINE)
+    reported += re.findall(r"^ARG VERSION=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert len(reported) == 4
+    assert set(reported) == {__version__}

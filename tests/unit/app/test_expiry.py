@@ -1,4 +1,4 @@
-"""Certificates: when they expire, and when somebody is warned."""
+"""Certificates: when they expire, and when a warning is logged."""
 
 import asyncio
 import contextlib
@@ -70,10 +70,10 @@ def test_the_warning_starts_in_the_last_third_but_at_most_a_week_before(
 ) -> None:
     validity = Validity(NOW + left - lifetime, NOW + left)
     assert validity.expires_soon(NOW) is soon
-    told = expiry.warnings([("bastion", Credential("ssh_certificate", "/k-cert.pub", validity))], NOW)
-    assert len(told) == soon
+    reported = expiry.warnings([("bastion", Credential("ssh_certificate", "/k-cert.pub", validity))], NOW)
+    assert len(reported) == soon
     if soon:
-        assert told[0].startswith(
+        assert reported[0].startswith(
             "bastion: /k-cert.pub: the certificate " + ("expires at" if left > 0 else "has expired")
         )
 

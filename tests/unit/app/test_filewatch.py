@@ -18,11 +18,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def watching(path: Path, act: Callable[[], object], expected: int = 0) -> list[set[Path]]:
-    """What is told about `path` when `act` is done to it, and `expected` is waited for."""
-    told: list[set[Path]] = []
+    """Return what is reported about `path` after `act`, when there are `expected` reports."""
+    reported: list[set[Path]] = []
 
     async def note(changed: set[Path]) -> None:
-        told.append(changed)
+        reported.append(changed)
 
     ready = asyncio.Event()
     task = asyncio.ensure_future(FileWatch(lambda: [path], note).run(ready.set))
@@ -30,12 +30,12 @@ async def watching(path: Path, act: Callable[[], object], expected: int = 0) -> 
     await asyncio.sleep(0.05)
     act()
     async with asyncio.timeout(5):
-        while len(told) < expected:
+        while len(reported) < expected:
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)
     task.cancel()
     await asyncio.wait({task})
-    return told
+    return reported
 
 
 async def test_a_rewritten_file_is_reported_once(tmp_path: Path) -> None:
@@ -69,11 +69,11 @@ async def test_a_change_between_the_load_and_the_first_check_is_reported(tmp_pat
     path.write_text("one")
     marks = look([path])
     path.write_text("three")
-    told: asyncio.Queue[set[Path]] = asyncio.Queue()
-    task = asyncio.ensure_future(FileWatch(lambda: [path], told.put, marks).run(lambda: None))
+    reported: asyncio.Queue[set[Path]] = asyncio.Queue()
+    task = asyncio.ensure_future(FileWatch(lambda: [path], reported.put, marks).run(lambda: None))
     try:
         async with asyncio.timeout(10):
-            assert await told.get() == {path}
+            assert await reported.get() == {path}
     finally:
         task.cancel()
         await asyncio.wait({task})

@@ -59,9 +59,9 @@ def test_refusals_are_written_immediately_and_then_once_a_second() -> None:
 
 def test_refusals_from_too_many_sources_are_counted_as_others() -> None:
     refusals = RefusalLimiter()
-    told = sum(refusals.add(refused(f"10.0.{each // 256}.{each % 256}"), 1.0) is not None for each in range(5000))
+    reported = sum(refusals.add(refused(f"10.0.{each // 256}.{each % 256}"), 1.0) is not None for each in range(5000))
     rest = refusals.drain()
-    assert told + sum(count for _, count in rest) == 5000
+    assert reported + sum(count for _, count in rest) == 5000
     assert {each.source for each, _ in rest} == {OTHERS}
     assert not refusals
 
@@ -225,7 +225,7 @@ async def test_the_count_of_dropped_events_never_decreases(tmp_path: Path, monke
     monkeypatch.setattr(auditing, "_OPEN", 0.01)
     monkeypatch.setattr(auditing, "_CLOSE", 0.1)
     path = tmp_path / "fifo"
-    os.mkfifo(path)  # nobody reads it
+    os.mkfifo(path)  # without a reader
     ours = auditing.Auditing("site-a")
     await ours.open(AuditSection(log=path, queue=1))
     for _ in range(5):

@@ -30,14 +30,14 @@ def read(text: str, tmp_path: Path, **environment: str) -> Config:
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
 def test_each_violated_rule_is_reported_with_its_position(path: Path) -> None:
-    """Every `# expect:` line of a file is one problem, and there is no other."""
+    """Every `# expect:` line of a file is one problem, and no other problem exists."""
     expected = re.findall(r"^# expect: (.*)$", path.read_text(), re.MULTILINE)
     assert expected
     with pytest.raises(ConfigError) as caught:
         load(Sources(path, environment={}))
-    told = [str(problem).removeprefix(f"{path}:") for problem in caught.value.problems]
-    assert len(told) == len(expected), told
-    for want, got in zip(expected, told, strict=True):
+    reported = [str(problem).removeprefix(f"{path}:") for problem in caught.value.problems]
+    assert len(reported) == len(expected), reported
+    for want, got in zip(expected, reported, strict=True):
         assert got.startswith(want), (want, got)
 
 

@@ -47,7 +47,7 @@ def test_a_strict_configuration_is_accepted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told", "advised"),
+    ("old", "new", "reported", "advised"),
     [
         ("tls: {mode: verify}", "tls: {mode: off}", "13:69: backends.orders.check.tls.mode: .*mode: verify", 0),
         (", tls: {mode: verify}", "", "7:3: backends.orders.check.tls.mode: is off, .*mode: verify", 0),
@@ -72,12 +72,12 @@ def test_a_strict_configuration_is_accepted(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_each_weakness_is_refused_with_its_position_and_the_alternative(
-    tmp_path: Path, old: str, new: str, told: str, advised: int
+    tmp_path: Path, old: str, new: str, reported: str, advised: int
 ) -> None:
     text = SOUND.replace(old, new, 1)
     assert text != SOUND
     (line,) = refused(text, tmp_path)
-    assert re.match(told, line), line
+    assert re.match(reported, line), line
     lenient = read(text.replace("strict: true", "strict: false"), tmp_path)
     key = line.split(": ")[1]
     assert [each.problem.key for each in weaknesses(lenient)] == [key]

@@ -159,10 +159,10 @@ def test_a_network_without_a_range_is_kept_with_a_warning() -> None:
 async def test_after_a_conflict_the_next_address_is_used_and_kept(tmp_path: Path) -> None:
     class Crowded(FakeEngine):
         async def get(self, path: str, **params: Any) -> Any:
-            told = await super().get(path, **params)
-            for each in told if path == "networks" else ():
+            reported = await super().get(path, **params)
+            for each in reported if path == "networks" else ():
                 each["IPAM"] = {"Config": [{"Subnet": "10.9.0.0/24", "IPRange": "10.9.0.128/25"}]}
-            return told
+            return reported
 
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:
             wanted = body["EndpointConfig"].get("IPAMConfig", {}).get("IPv4Address")

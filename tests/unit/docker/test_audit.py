@@ -27,8 +27,8 @@ def volume(name: str) -> dict[str, Any]:
     }
 
 
-def verdict(told: dict[str, Any], layer: int = 0) -> list[tuple[str, str, str]]:
-    return [(each.kind, each.place, each.risk) for each in judge(told, layer, VOLUMES, {20490: "media"})]
+def verdict(reported: dict[str, Any], layer: int = 0) -> list[tuple[str, str, str]]:
+    return [(each.kind, each.place, each.risk) for each in judge(reported, layer, VOLUMES, {20490: "media"})]
 
 
 def test_volumes_have_their_risk() -> None:

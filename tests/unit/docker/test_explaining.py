@@ -36,7 +36,7 @@ NETWORKS = tuple(
 )
 
 
-def told(
+def explained(
     web: Container, *others: Container, fact: BackendFact = UP, own: Container | None = GATEWAY,
     options: dict[str, Any] | None = None, **more: Any,
 ) -> Explanation:  # fmt: skip
@@ -50,12 +50,12 @@ def told(
 
 
 def verdict(*arguments: Any, **more: Any) -> Reached:
-    (found,) = told(*arguments, **more).backends
+    (found,) = explained(*arguments, **more).backends
     return found
 
 
 def test_a_container_with_access_shows_how_and_needs_no_action() -> None:
-    found = told(ATTACHED)
+    found = explained(ATTACHED)
     assert found.backends == [Reached("orders", "yes", "apps", "by the name orders; the backend is up")]
     assert found.remedies == []
     assert [(each.part, each.name, each.state, each.why) for each in found.parts] == [
@@ -186,5 +186,5 @@ def test_strict_advises_a_grant_rather_than_other_labels() -> None:
 
 
 def test_refused_networks_are_listed() -> None:
-    found = told(container("web"), options={"networks": {"apps": NetworkOptions(per="project")}}, strict=True)
+    found = explained(container("web"), options={"networks": {"apps": NetworkOptions(per="project")}}, strict=True)
     assert [each.state for each in found.parts if each.name == "apps--container-web"] == ["blocked"]

@@ -110,8 +110,8 @@ def test_in_strict_mode_labels_select_among_granted_backends() -> None:
     grants = (Grant(("orders", "media"), container="web", aliases=("front", "back")),)
 
     def strict(**labels: str) -> Plan:
-        told = {f"gateway.{key.replace('_', '-')}": text for key, text in labels.items()}
-        return planned(container(labels=told), grants=grants, strict=True)
+        reported = {f"gateway.{key.replace('_', '-')}": text for key, text in labels.items()}
+        return planned(container(labels=reported), grants=grants, strict=True)
 
     assert joins(strict()) == {"orders-net": ("front", "back"), "media-net": ("front", "back")}
     assert joins(strict(backends="orders", aliases="back")) == {"orders-net": ("back",)}
@@ -228,24 +228,26 @@ def test_which_containers_can_send_from_another_address(host: dict[str, Any], ab
 
 
 def test_containers_that_can_spoof_a_consumer_are_reported() -> None:
-    def told(*there: Container) -> tuple[str, ...]:
+    def spoofing(*there: Container) -> tuple[str, ...]:
         return planned(*there).exposures
 
     good = named("good", "front", endpoints=attached("front"), can_spoof=False)
     other = container("other", endpoints=attached(foreign=True), can_spoof=True)
-    (line,) = told(good, other)
+    (line,) = spoofing(good, other)
     assert line.startswith("network orders-net: other can send from another container's address (NET_RAW")
     assert "orders" in line
-    assert told(good, container("other", endpoints=attached(foreign=True), can_spoof=False)) == ()
-    assert told(other) == ()  # alone
-    assert told(container("a", endpoints=attached(), can_spoof=True), other) == ()  # nobody to pass for
-    (line,) = told(good, container("other", endpoints=attached(foreign=True)))
+    assert spoofing(good, container("other", endpoints=attached(foreign=True), can_spoof=False)) == ()
+    assert spoofing(other) == ()  # alone
+    assert spoofing(container("a", endpoints=attached(), can_spoof=True), other) == ()  # no consumer to spoof
+    (line,) = spoofing(good, container("other", endpoints=attached(foreign=True)))
     assert "other (capabilities unknown) can send" in line
     third = container("third", endpoints=attached(foreign=True), can_spoof=False)
     sharer = container("sharer", network_mode="container:id-third", can_spoof=True)
-    (line,) = told(good, third, sharer)
+    (line,) = spoofing(good, third, sharer)
     assert "network orders-net: sharer can send" in line
-    assert told(good, container("sharer", network_mode="container:id-good", can_spoof=True)) == ()  # only for good
+    assert (
+        spoofing(good, container("sharer", network_mode="container:id-good", can_spoof=True)) == ()
+    )  # only for good
 
 
 async def test_the_capabilities_of_neighbours_are_queried_once(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Names with two meanings, mistakes in labels, shared namespaces, networks to be made anew, and what is logged."""
+"""Ambiguous names, mistakes in labels, shared namespaces, networks to be recreated, and what is logged."""
 
 import logging
 import random
@@ -90,12 +90,12 @@ def test_a_container_with_the_name_of_a_backend_or_an_entry_in_its_hosts_file_is
     hosted = container("y", labels=OPT_IN, hosts=frozenset({"orders", "unrelated"}))
     found = planned(named, hosted)
     assert [(each.container, each.name) for each in found.shadows] == [("x", "media"), ("y", "orders")]
-    told = hosts_of({
+    reported = hosts_of({
         "Id": "0123456789abcdef",
         "HostConfig": {"ExtraHosts": ["media:10.0.0.1", "other=::1"], "Links": ["/db:/web/database"]},
         "NetworkSettings": {"Networks": {"shop": {"Links": ["pg:postgres"]}, "none": {"Links": None}}},
     })  # fmt: skip
-    assert told == {"media", "other", "database", "postgres"}
+    assert reported == {"media", "other", "database", "postgres"}
 
 
 def test_a_container_with_the_host_name_of_a_backend_is_blocked() -> None:
@@ -207,7 +207,7 @@ def test_an_ambiguous_swarm_service_is_reported_or_refused(policy: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "told"),
+    ("found", "reported"),
     [
         ({"gateway.enabled": "true"}, ["unknown label gateway.enabled: did you mean gateway.enable?"]),
         ({"gateway.enable": "ture"}, ["gateway.enable: 'ture' is neither true nor false"]),
@@ -219,8 +219,8 @@ def test_an_ambiguous_swarm_service_is_reported_or_refused(policy: str) -> None:
         ({**OPT_IN, "gateway.colour": "red"}, ["unknown label gateway.colour"]),
     ],
 )
-def test_mistakes_in_labels_are_reported_with_and_without_opt_in(found: dict[str, str], told: list[str]) -> None:
-    assert labels.read(found, "gateway", "site-a", ["orders"])[1] == told
+def test_mistakes_in_labels_are_reported_with_and_without_opt_in(found: dict[str, str], reported: list[str]) -> None:
+    assert labels.read(found, "gateway", "site-a", ["orders"])[1] == reported
 
 
 def test_ineffective_labels_are_reported() -> None:
@@ -285,7 +285,7 @@ async def test_containers_detached_for_a_network_replacement_stay_detached_until
     options[0] = NetworkOptions(mtu=1400)
     await settle()
     assert "docker network rm apps" in reconciler.plan.warnings[0]
-    # The gateway comes back as long as somebody may need it.
+    # The gateway is attached again while a container may need it.
     await engine.post("networks/apps/disconnect", {"Container": there[0].id})
     await settle()
     assert "apps" in there[0].endpoints
@@ -356,8 +356,8 @@ async def test_a_wrong_label_is_in_the_log_at_info_once(tmp_path: Path, caplog: 
     with caplog.at_level(logging.INFO):
         for _ in range(3):
             await reconciler.cycle(engine)  # type: ignore[arg-type]
-    told = [each for each in caplog.records if each.getMessage() == "docker: a label is wrong"]
-    assert [(each.levelname, each.__dict__["detail"]) for each in told] == [
+    reported = [each for each in caplog.records if each.getMessage() == "docker: a label is wrong"]
+    assert [(each.levelname, each.__dict__["detail"]) for each in reported] == [
         ("INFO", "typo: unknown label gateway.enabled: did you mean gateway.enable?")
     ]
 
@@ -406,9 +406,9 @@ def test_a_message_about_many_names_is_bounded() -> None:
     other = container("other", endpoints={"apps": endpoint(*names)})
     shop = container("shop-1", endpoints={"shop_default": endpoint(*names, network="n2")})
     found = planned(WEB, other, shop)
-    (told,) = [each for each in found.warnings if each.startswith("web:")]
-    assert "and 295 more names" in told
-    assert len(told) < 1000
+    (reported,) = [each for each in found.warnings if each.startswith("web:")]
+    assert "and 295 more names" in reported
+    assert len(reported) < 1000
     assert len(found.shadows) == 300
 
 

@@ -1,4 +1,4 @@
-"""Networks that change nobody's routes, and networks of their own for projects."""
+"""Networks that change no routes of containers, and networks of projects."""
 
 import ipaddress
 import random
@@ -235,8 +235,8 @@ def test_a_container_that_cannot_be_attached_gets_no_project_network() -> None:
     assert [(each.network, each.reason) for each in refused.conditions] == [("apps-shop", Blocked.NOT_GRANTED)]
     odd = planned(container("web", "a b"))
     assert made(odd) == []
-    told = f"web: label {PROJECT}: 'a b' cannot be part of a network's name: it gets no network of its own"
-    assert odd.warnings == (told,)
+    reported = f"web: label {PROJECT}: 'a b' cannot be part of a network's name: it gets no network of its own"
+    assert odd.warnings == (reported,)
 
 
 def service(name: str, **labels: str) -> Service:

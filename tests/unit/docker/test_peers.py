@@ -65,14 +65,14 @@ def test_reports_contain_only_running_containers_on_swarm_networks() -> None:
     seen = observed(app, other, gone)
     (meeting,) = meetings(seen)
     assert meeting == HERE
-    told = report("node-1", meeting, seen, known(app, other))
-    assert told == Report("node-1", "127.0.0.1", "n-mesh", (claim("127.0.0.7"),))
-    assert read(written(told), HERE, "127.0.0.1") == told
+    reported = report("node-1", meeting, seen, known(app, other))
+    assert reported == Report("node-1", "127.0.0.1", "n-mesh", (claim("127.0.0.7"),))
+    assert read(written(reported), HERE, "127.0.0.1") == reported
     assert meetings(replace(seen, own=None)) == ()
 
 
 @pytest.mark.parametrize(
-    ("told", "wrong"),
+    ("reported", "wrong"),
     [
         (Report("node-2", "127.0.0.3", "n-mesh"), "is that of 127.0.0.3, not of 127.0.0.2"),
         (Report("node-2", "127.0.0.2", "n-else"), "is that of"),
@@ -80,35 +80,35 @@ def test_reports_contain_only_running_containers_on_swarm_networks() -> None:
         (Report("node-2", "127.0.0.2", "n-mesh", (claim("nonsense"),)), "nonsense"),
     ],
 )
-def test_a_report_with_other_addresses_is_refused(told: Report, wrong: str) -> None:
+def test_a_report_with_other_addresses_is_refused(reported: Report, wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong):
-        read(written(told), HERE, "127.0.0.2")
+        read(written(reported), HERE, "127.0.0.2")
     for line in (b"[]\n", b"{}\n", b"\xff\n", b'{"containers": [1]}\n', b"[" * 100_000 + b"\n"):
         with pytest.raises(ValueError, match="cannot be read"):
             read(line, HERE, "127.0.0.2")
 
 
 def test_a_container_of_another_node_is_admitted_as_one_of_this_node_is() -> None:
-    told = [
+    reported = [
         Report("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"), claim("127.0.0.9", "batch-1"))),
         Report("node-3", "127.0.0.3", "n-mesh", (claim("127.0.0.8"),)),
     ]
     grants = (Grant(("reports",), container="batch-*"),)
-    found = merged(consumers(each, grants, strict=False) for each in told)
+    found = merged(consumers(each, grants, strict=False) for each in reported)
     assert [found[f"127.0.0.{at}"].name for at in (7, 8, 9)] == ["app@node-2", "app@node-3", "batch-1@node-2"]
     assert found["127.0.0.7"].has("gateway.backends", "orders")
     assert found["127.0.0.9"].has("gateway.backends", "reports")
-    strict = merged(consumers(each, grants, strict=True) for each in told)
+    strict = merged(consumers(each, grants, strict=True) for each in reported)
     assert not strict["127.0.0.7"].has("gateway.backends", "orders")
     assert strict["127.0.0.9"].has("gateway.backends", "reports")
 
 
 def test_an_address_that_two_nodes_claim_belongs_to_no_container() -> None:
-    told = [
+    reported = [
         Report("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"), claim("127.0.0.8", "same"))),
         Report("node-3", "127.0.0.3", "n-mesh", (claim("127.0.0.7", "thief"), claim("127.0.0.8", "same"))),
     ]
-    assert set(merged(consumers(each, (), strict=False) for each in told)) == {"127.0.0.8"}
+    assert set(merged(consumers(each, (), strict=False) for each in reported)) == {"127.0.0.8"}
 
 
 async def test_the_local_engine_takes_precedence_over_reports() -> None:

@@ -173,7 +173,7 @@ def test_wrong_aliases_are_repaired_if_no_client_is_affected() -> None:
     assert standing(plan(busy, seen, ledger)) == [("web", Standing.DRIFTED, None)]
     assert made(plan(busy, seen, ledger)) == []
     assert made(plan(desired(repair="never"), seen, ledger)) == []
-    assert made(plan(desired(), seen, NOTHING)) == []  # somebody else's endpoint
+    assert made(plan(desired(), seen, NOTHING)) == []  # a foreign endpoint
 
 
 def test_labels_select_backends_and_never_define_them() -> None:
@@ -233,7 +233,7 @@ def test_containers_cannot_claim_the_name_of_a_backend() -> None:
         ("orders", Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
     ]
     own = container("gateway-1", labels={})
-    other = container("stranger", labels={}, endpoints={"apps": endpoint("orders", "gw-owner-somebody")})
+    other = container("stranger", labels={}, endpoints={"apps": endpoint("orders", "gw-owner-other")})
     found = plan(desired(), Observed((own, other), (BRIDGE,), own=own.id), NOTHING)
     assert found.actions[0].aliases == ("media", "gw-owner-site-a")
 
@@ -246,7 +246,7 @@ def test_the_gateway_never_detaches_itself_and_keeps_its_address() -> None:
     assert made(unknown) == []
     assert "docker.container" in unknown.warnings[0]
     assert made(plan(desired(), Observed((there,), (BRIDGE,), own=there.id), ledger)) == []
-    # A backend more, and one less: the names change when nobody is connected.
+    # A backend more, and one less: the names change while no client is connected.
     for backends in (("orders", "media", "more"), ("orders",)):
         wanted = Desired("site-a", desired().options, backends)
         assert made(plan(wanted, Observed((there,), (BRIDGE,), own=there.id), ledger)) == [
@@ -281,8 +281,8 @@ LEADER = Swarm(active=True, manager=True, leader=True)
 
 
 def service(networks: dict[str, frozenset[str]], **labels: str) -> Service:
-    told = {f"gateway.{key}": text for key, text in labels.items()}
-    return Service("s1", "jobs", 7, told, networks, {"Name": "jobs", "TaskTemplate": {"Networks": []}})
+    reported = {f"gateway.{key}": text for key, text in labels.items()}
+    return Service("s1", "jobs", 7, reported, networks, {"Name": "jobs", "TaskTemplate": {"Networks": []}})
 
 
 def services(found: Service, *, swarm: Swarm = LEADER) -> Plan:
@@ -342,15 +342,15 @@ async def test_attachments_are_recorded_before_they_are_made(tmp_path: Path) -> 
 
 async def test_a_stopped_container_is_not_a_consumer_and_watchers_are_notified() -> None:
     directory = Directory(lambda: None)
-    told: list[dict[str, Consumer]] = []
-    directory.watchers.append(told.append)
+    reported: list[dict[str, Consumer]] = []
+    directory.watchers.append(reported.append)
     there = container(endpoints={"apps": endpoint()})
     directory.renew((there,), 1.0, None)
     assert directory.lookup("10.0.0.2") is not None
     began = time.monotonic()
     directory.forget(there.id)
     assert directory.lookup("10.0.0.2") is None
-    assert told[-1] == {}
+    assert reported[-1] == {}
     directory.renew((there,), began, None)  # a look that began before it ended
     assert directory.lookup("10.0.0.2") is None
     directory.renew((there,), time.monotonic() + 1, None)
@@ -424,7 +424,7 @@ async def test_an_endpoint_that_cannot_be_detached_does_not_block_others(tmp_pat
     class Stuck(FakeEngine):
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:
             if path.endswith("/disconnect") and body["Container"] in stuck:
-                raise EngineError(Kind.FORBIDDEN, "as told")
+                raise EngineError(Kind.FORBIDDEN, "scripted")
             return await super().post(path, body, **params)
 
     engine = Stuck(random.Random(1))
@@ -468,16 +468,16 @@ def test_missing_options_of_a_foreign_network_are_reported() -> None:
     )
     there = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, subnets=("10.8.0.0/24",))
 
-    def told(network: NetworkInfo) -> list[str]:
+    def differences(network: NetworkInfo) -> list[str]:
         found = plan(desired(networks={"apps": asked}), Observed((), (network,)), NOTHING).warnings
         return [line for line in found if line.startswith("network apps was not created by this gateway, and ")]
 
-    for line, word in zip(told(there), ("its driver is", "internal", "its addresses", "its MTU"), strict=True):
+    for line, word in zip(differences(there), ("its driver is", "internal", "its addresses", "its MTU"), strict=True):
         assert word in line
     overlay = replace(there, driver="overlay", internal=True, subnets=("10.9.0.0/24",), options={MTU: "1400"})
-    (line,) = told(overlay)
+    (line,) = differences(overlay)
     assert "it is not encrypted" in line
-    assert told(replace(overlay, options={MTU: "1400", ENCRYPTED: ""})) == []
+    assert differences(replace(overlay, options={MTU: "1400", ENCRYPTED: ""})) == []
 
 
 def test_the_ownership_record_survives_restarts_and_an_invalid_one_detaches_nothing(tmp_path: Path) -> None:
@@ -497,7 +497,7 @@ def test_the_ownership_record_survives_restarts_and_an_invalid_one_detaches_noth
 
 
 class Fleet(RuleBasedStateMachine):
-    """Containers come, stop, move and go, the engine fails, somebody meddles; and the gateway keeps up."""
+    """Containers come and go, the engine fails, other clients change its state; the gateway converges."""
 
     NAMES = ("a", "b", "c", "d", "e")
 
@@ -555,19 +555,19 @@ class Fleet(RuleBasedStateMachine):
             del self.engine.containers[found.id]
 
     @rule(at=st.integers(0, 4), name=st.sampled_from(["apps", "more"]), alias=st.sampled_from(["www", "x", "orders"]))
-    def somebody_attaches(self, at: int, name: str, alias: str) -> None:
+    def other_client_attaches(self, at: int, name: str, alias: str) -> None:
         found = self.pick(at)
         network = next((each for each in self.engine.networks.values() if each.name == name), None)
         if found is not None and network is not None and name not in found.endpoints and found.mode == "bridge":
             self.engine.join(found, network, [alias], foreign=True)
 
     @rule(at=st.integers(0, 4), name=st.sampled_from(["apps", "more", "apps-shop"]))
-    def somebody_detaches(self, at: int, name: str) -> None:
+    def other_client_detaches(self, at: int, name: str) -> None:
         if (found := self.pick(at)) is not None:
             found.endpoints.pop(name, None)
 
     @rule(name=st.sampled_from(["apps", "more", "apps-shop", "elsewhere"]))
-    def somebody_makes_a_network(self, name: str) -> None:
+    def other_client_creates_a_network(self, name: str) -> None:
         if all(each.name != name for each in self.engine.networks.values()):
             self.engine.add_network(name)
 
@@ -676,11 +676,11 @@ def test_label_mistakes_of_one_container_are_bounded_and_printable(key: str) -> 
     found = plan(
         desired(), Observed((container(labels=labels), container("z", labels={"gateway.enabled": ""}))), NOTHING
     )
-    told = [each for each in found.warnings if each in found.mistakes]
-    assert len(told) < 30
-    assert any("more mistakes" in each for each in told)
-    assert all(each.isprintable() for each in told)
-    assert any(each.startswith("z: unknown label gateway.enabled") for each in told)
+    reported = [each for each in found.warnings if each in found.mistakes]
+    assert len(reported) < 30
+    assert any("more mistakes" in each for each in reported)
+    assert all(each.isprintable() for each in reported)
+    assert any(each.startswith("z: unknown label gateway.enabled") for each in reported)
 
 
 def test_another_running_gateway_of_the_same_name_is_reported_and_never_detached() -> None:

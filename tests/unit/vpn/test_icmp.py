@@ -19,7 +19,7 @@ class Nowhere:
         """Nothing is there to be set up."""
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        raise OSError("as told")
+        raise OSError("scripted")
 
     async def run_blocking(self, job: Callable[[], _T]) -> _T:
         return job()

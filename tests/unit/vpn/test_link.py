@@ -27,7 +27,7 @@ class Failing:
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """Fail as connect(2) would."""
-        raise OSError(self._number, "as told")
+        raise OSError(self._number, "scripted")
 
     async def run_blocking(self, job: Callable[[], _T]) -> _T:
         return job()

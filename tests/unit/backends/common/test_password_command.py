@@ -211,7 +211,7 @@ def test_a_placeholder_that_is_unknown_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("check", "told"),
+    ("check", "reported"),
     [
         (
             "password_command: '/x/pgpass.sh {host} > x'",
@@ -230,7 +230,7 @@ def test_a_placeholder_that_is_unknown_is_an_error() -> None:
         ),
     ],
 )
-def test_validate_names_the_key_and_what_to_do(tmp_path: Path, check: str, told: str) -> None:
+def test_validate_names_the_key_and_what_to_do(tmp_path: Path, check: str, reported: str) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text(f"backends:\n  a: {{kind: postgres, targets: db,\n  check: {{{check}}}}}\n")
     file.chmod(0o600)
@@ -239,4 +239,4 @@ def test_validate_names_the_key_and_what_to_do(tmp_path: Path, check: str, told:
     except ConfigError as error:
         problems = error.problems
     (line,) = (str(each).removeprefix(f"{file}:") for each in problems)
-    assert re.match(told, line), line
+    assert re.match(reported, line), line

@@ -184,8 +184,8 @@ def test_other_openings() -> None:
 
 def test_a_request_does_not_print_its_key() -> None:
     key = b"\xdeKEY"
-    told = f"{CancelRequest(cancel(1, key))!r} {CancelRequest(cancel(1, key))}"
-    assert "KEY" not in told
+    reported = f"{CancelRequest(cancel(1, key))!r} {CancelRequest(cancel(1, key))}"
+    assert "KEY" not in reported
     tap = PostgresLoginTap()
     feed(tap, startup(), message(b"K", bytes(4) + key), [])
     assert tap.matches(CancelRequest(cancel(0, key)))
