@@ -20,9 +20,11 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from gateway.demo.process import Process, free_port
+from tests.support.certificates import Authority
 from tests.support.gateway_process import Gateway
 from tests.support.netns import BEHIND, NAMES, inside, run, two
-from tests.support.vpn import Authority, OpenVpnServer, WireGuardPeer
+from tests.support.vpn import OpenVpnServer
+from tests.support.wireguard_peer import WireGuardPeer
 
 NEAR, FAR = NAMES
 CHUNK = 1 << 18

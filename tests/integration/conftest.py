@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from gateway.demo import mariadb, nfs, postgres
-from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
 from tests.support import helm
 from tests.support.engines import Engine, need_engine
 from tests.support.files import scratch
 from tests.support.gateway_process import Gateway
-from tests.support.requirements import need
+from tests.support.requirements import need, need_sshd
+from tests.support.servers import echoing, serving
 from tests.support.swarms import two_nodes
 
 _LONGEST_FIRST = (
@@ -39,10 +39,25 @@ def server_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def shared_bastion(server_folder: Path) -> Iterator[Bastion]:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     bastion = Bastion(server_folder / "bastion").start()
     yield bastion
     bastion.stop()
+
+
+@pytest.fixture
+def bastion(tmp_path: Path) -> Iterator[Bastion]:
+    """An sshd that the test may break."""
+    need_sshd()
+    server = Bastion(tmp_path / "bastion").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def echo_port() -> Iterator[int]:
+    with serving(echoing) as port:
+        yield port
 
 
 @pytest.fixture(scope="session")

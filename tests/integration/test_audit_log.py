@@ -10,7 +10,6 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,6 @@ from tests.support.clients import connect, connect_unix, echo, is_reset, read_nf
 from tests.support.configs import CHECK, ssh_tunnel
 from tests.support.gateway_process import Gateway, command
 from tests.support.requirements import need
-from tests.support.servers import echoing, serving
 
 pytestmark = pytest.mark.integration
 
@@ -51,13 +49,7 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "audit.jsonl"
 
 
-@pytest.fixture
-def echo_port() -> Iterator[int]:
-    with serving(echoing) as port:
-        yield port
-
-
-def test_every_connection_says_who_and_where_and_how_it_ended(
+def test_every_connection_is_recorded_with_its_source_target_and_ending(
     gateway: Gateway, log: Path, echo_port: int, shared_bastion: Bastion
 ) -> None:
     straight, through, unix, dead = free_port(), free_port(), log.parent / "backend.sock", free_port()
@@ -91,7 +83,7 @@ def test_every_connection_says_who_and_where_and_how_it_ended(
         assert echo(sock) == b"hello"
     (line,) = wait_for(gateway, log, "connection", source="unix")
     assert (line["pid"], line["uid"], line["gid"]) == (os.getpid(), os.getuid(), os.getgid())
-    # One that waits in vain, and one that gives up.
+    # One client waits until its hold ends, and one disconnects.
     assert turned_away(dead)
     (line,) = wait_for(gateway, log, "connection", backend="dead", ending="not_connected")
     assert (line["target"], line["reason"], line["bytes_to_backend"]) == (None, "refused", 0)
@@ -117,7 +109,7 @@ def test_every_connection_says_who_and_where_and_how_it_ended(
     assert lines(log, "admin", command="SIGTERM", result="done")
 
 
-def test_who_commanded_and_what_was_configured(gateway: Gateway, log: Path, echo_port: int) -> None:
+def test_admin_commands_and_configurations_are_recorded(gateway: Gateway, log: Path, echo_port: int) -> None:
     listen = free_port()
     body = f"""
         audit: {{log: {log}}}
@@ -176,7 +168,7 @@ def test_who_commanded_and_what_was_configured(gateway: Gateway, log: Path, echo
     assert hangup["uid"] is None
 
 
-def test_a_file_is_recorded_once_though_it_is_noticed_after_the_command(
+def test_a_configuration_that_is_reloaded_by_command_is_recorded_once(
     gateway: Gateway, log: Path, echo_port: int
 ) -> None:
     body = f"""
@@ -204,7 +196,7 @@ def test_a_file_is_recorded_once_though_it_is_noticed_after_the_command(
     assert f"{gateway.config}:" in line["detail"]
 
 
-def test_refusals_are_counted_and_few_lines(gateway: Gateway, log: Path, echo_port: int) -> None:
+def test_refusals_are_counted_and_write_few_lines(gateway: Gateway, log: Path, echo_port: int) -> None:
     listen, shop = free_port(), log.parent / "shop.sock"
     gateway.write(f"""
         audit: {{log: {log}}}
@@ -297,7 +289,7 @@ def backend(log: Path | str, echo_port: int, listen: int, queue: int = 10_000) -
     """
 
 
-def test_a_disk_that_is_always_full_costs_the_log_and_nothing_else(gateway: Gateway, echo_port: int) -> None:
+def test_a_full_disk_affects_only_the_audit_log(gateway: Gateway, echo_port: int) -> None:
     listen = free_port()
     gateway.write(backend("/dev/full", echo_port, listen, queue=5))
     gateway.start().wait_up("one")
@@ -312,7 +304,7 @@ def test_a_disk_that_is_always_full_costs_the_log_and_nothing_else(gateway: Gate
     assert "last events lost" in gateway.log
 
 
-def test_a_full_disk_that_has_room_again_says_how_much_is_missing(
+def test_after_a_full_disk_the_log_records_how_many_events_are_missing(
     gateway: Gateway, tmp_path: Path, echo_port: int
 ) -> None:
     need(os.geteuid() == 0, "root, to mount a file system of 64 KiB")
@@ -350,7 +342,7 @@ def all_accounted(log: Path, connections: int) -> bool:
     return len(lines(log, "connection")) + missing == connections
 
 
-def test_a_fifo_without_a_reader_does_not_hold_up_traffic(gateway: Gateway, tmp_path: Path, echo_port: int) -> None:
+def test_a_fifo_without_a_reader_does_not_delay_traffic(gateway: Gateway, tmp_path: Path, echo_port: int) -> None:
     listen, fifo = free_port(), tmp_path / "fifo"
     os.mkfifo(fifo)
     gateway.write(backend(fifo, echo_port, listen, queue=5))
@@ -374,7 +366,7 @@ def test_a_fifo_without_a_reader_does_not_hold_up_traffic(gateway: Gateway, tmp_
         reader.wait(10)
 
 
-def test_a_log_that_is_rotated_goes_on_in_a_new_file(gateway: Gateway, log: Path, echo_port: int) -> None:
+def test_after_rotation_the_log_continues_in_a_new_file(gateway: Gateway, log: Path, echo_port: int) -> None:
     listen = free_port()
     gateway.write(backend(log, echo_port, listen))
     gateway.start().wait_up("one")
@@ -407,7 +399,9 @@ def test_a_log_that_is_rotated_goes_on_in_a_new_file(gateway: Gateway, log: Path
     assert lines(other)[-1]["changed"] == ["audit.log"]
 
 
-def test_standard_output_and_a_file_that_cannot_be_opened(gateway: Gateway, echo_port: int) -> None:
+def test_standard_output_is_a_destination_and_a_file_that_cannot_be_opened_is_an_error(
+    gateway: Gateway, echo_port: int
+) -> None:
     listen = free_port()
     gateway.write(backend("stdout", echo_port, listen))
     gateway.start().wait_up("one")

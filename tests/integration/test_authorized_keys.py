@@ -102,12 +102,6 @@ def server(server_folder: Path) -> Iterator[Permissive]:
     made.bastion.stop()
 
 
-@pytest.fixture(scope="module")
-def echo() -> Iterator[int]:
-    with serving(echoing) as port:
-        yield port
-
-
 def listens(server: Permissive, *where: str) -> bool:
     """Whether a client gets a listener on the server."""
     options = ("-N", "-v", "-o", "ExitOnForwardFailure=yes", *where)
@@ -124,54 +118,56 @@ def forwarded(server: Permissive, port: int, *more: str) -> bool:
     return done.stdout == b"hello"
 
 
-def test_a_rendered_key_opens_its_targets_and_no_others(server: Permissive, echo: int) -> None:
-    server.authorize(server.rendered(f"127.0.0.1:{echo}"))
-    assert forwarded(server, echo)
+def test_a_rendered_key_opens_its_targets_and_no_others(server: Permissive, echo_port: int) -> None:
+    server.authorize(server.rendered(f"127.0.0.1:{echo_port}"))
+    assert forwarded(server, echo_port)
     with serving(echoing) as other:
         assert not forwarded(server, other)
         server.authorize("")
         assert forwarded(server, other)
 
 
-def test_a_rendered_key_opens_no_listener_on_tcp(server: Permissive, echo: int) -> None:
+def test_a_rendered_key_opens_no_listener_on_tcp(server: Permissive, echo_port: int) -> None:
     wanted = (
-        f"{free_port()}:127.0.0.1:{echo}", f"127.0.0.1:{free_port()}:127.0.0.1:{echo}", f"*:0:127.0.0.1:{echo}",
-        f"none.invalid:1:127.0.0.1:{echo}",
+        f"{free_port()}:127.0.0.1:{echo_port}", f"127.0.0.1:{free_port()}:127.0.0.1:{echo_port}",
+        f"*:0:127.0.0.1:{echo_port}", f"none.invalid:1:127.0.0.1:{echo_port}",
     )  # fmt: skip
     server.authorize("")
     assert [listens(server, "-R", each) for each in wanted] == [True, True, True, False]
-    server.authorize(server.rendered(f"127.0.0.1:{echo}"))
+    server.authorize(server.rendered(f"127.0.0.1:{echo_port}"))
     assert [listens(server, "-R", each) for each in wanted] == [False] * 4
     assert not listens(server, "-R", "0")  # a proxy at the server
 
 
-def test_the_rendered_settings_forbid_listeners_on_unix_sockets(server: Permissive, echo: int) -> None:
+def test_the_rendered_settings_forbid_listeners_on_unix_sockets(server: Permissive, echo_port: int) -> None:
     names = itertools.count()
 
     def wanted() -> tuple[str, str]:
         """A listener on a fresh path: sshd leaves the file, and then binds there no more."""
-        return "-R", f"{server.bastion.folder}/agent/{next(names)}:127.0.0.1:{echo}"
+        return "-R", f"{server.bastion.folder}/agent/{next(names)}:127.0.0.1:{echo_port}"
 
-    rendered = server.rendered(f"127.0.0.1:{echo}", user=server.plain_user)
+    rendered = server.rendered(f"127.0.0.1:{echo_port}", user=server.plain_user)
     server.authorize(rendered)
     assert listens(server, *wanted())  # no option of the key's forbids it
     with server.settings(rendered):
         assert not listens(server, *wanted())
-        assert not listens(server, "-R", f"{free_port()}:127.0.0.1:{echo}")
-        assert forwarded(server, echo)
+        assert not listens(server, "-R", f"{free_port()}:127.0.0.1:{echo_port}")
+        assert forwarded(server, echo_port)
 
 
-def test_a_rendered_key_runs_no_command_and_no_shell(server: Permissive, echo: int) -> None:
+def test_a_rendered_key_runs_no_command_and_no_shell(server: Permissive, echo_port: int) -> None:
     server.authorize("")
     assert server.ssh(server.shell_user, "echo", "hello").stdout == b"hello\n"
-    server.authorize(server.rendered(f"127.0.0.1:{echo}"))
+    server.authorize(server.rendered(f"127.0.0.1:{echo_port}"))
     for arguments, stdin in ((("echo", "hello"), b""), ((), b"echo hello\n"), (("-s", "sftp"), b"")):
         done = server.ssh(server.shell_user, *arguments, stdin=stdin)
         assert done.returncode != 0
         assert done.stdout == b""
 
 
-def test_a_rendered_key_forwards_no_agent_and_gets_no_terminal(server: Permissive, echo: int, tmp_path: Path) -> None:
+def test_a_rendered_key_forwards_no_agent_and_gets_no_terminal(
+    server: Permissive, echo_port: int, tmp_path: Path
+) -> None:
     agent = tmp_path / "agent"
     with subprocess.Popen(["ssh-agent", "-D", "-a", str(agent)], stdout=subprocess.DEVNULL) as keeper:
         try:
@@ -181,7 +177,7 @@ def test_a_rendered_key_forwards_no_agent_and_gets_no_terminal(server: Permissiv
             environment = server.ssh(server.shell_user, *options, "-tt", "env").stdout
             assert b"SSH_AUTH_SOCK=" in environment
             assert b"SSH_TTY=" in environment
-            line = server.rendered(f"127.0.0.1:{echo}")
+            line = server.rendered(f"127.0.0.1:{echo_port}")
             server.authorize(line.replace('command="false"', 'command="env"'))
             environment = server.ssh(server.shell_user, *options).stdout
             assert b"SSH_CONNECTION=" in environment
@@ -191,12 +187,12 @@ def test_a_rendered_key_forwards_no_agent_and_gets_no_terminal(server: Permissiv
             keeper.kill()
 
 
-def test_a_rendered_key_logs_in_from_where_it_may(server: Permissive, echo: int) -> None:
-    target = f"127.0.0.1:{echo}"
+def test_a_rendered_key_logs_in_from_permitted_addresses_only(server: Permissive, echo_port: int) -> None:
+    target = f"127.0.0.1:{echo_port}"
     server.authorize(server.rendered(target, "--from", "192.0.2.0/24", "--from", "127.0.0.0/8"))
-    assert forwarded(server, echo)
+    assert forwarded(server, echo_port)
     server.authorize(server.rendered(target, "--from", "192.0.2.0/24"))
-    assert not forwarded(server, echo)
+    assert not forwarded(server, echo_port)
 
 
 def test_a_user_that_authorizes_other_commands_is_refused(server: Permissive) -> None:

@@ -22,7 +22,7 @@ from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.relay.direct import DirectLink
 from gateway.relay.sockets import tune
-from tests.support.certificates import given_to, make_authority
+from tests.support import certificates
 from tests.support.clients import postgres as connect
 from tests.support.configs import database_check, ssh_tunnel
 from tests.support.gateway_process import Gateway
@@ -70,7 +70,7 @@ def servers(server_folder: Path) -> Iterator[tuple[Postgres, Postgres]]:
 @pytest.fixture(scope="module")
 def tls_servers(server_folder: Path) -> Iterator[tuple[Postgres, Postgres]]:
     need(available(), "postgres (package postgresql)")
-    authority = given_to("postgres", make_authority(server_folder / "cancel-authority"))
+    authority = certificates.issue(server_folder / "cancel-authority", owner="postgres")
     files = {"ssl": "on", "ssl_cert_file": str(authority.certificate), "ssl_key_file": str(authority.key)}
     yield from pair(server_folder / "cancel-tls", files, files)
 
@@ -137,7 +137,7 @@ def write(
     check: str | None = None,
 ) -> None:
     ciphers = ", ciphers: [chacha20-poly1305@openssh.com]" if path == "asyncssh" else ""
-    told = ", ".join(f'"127.0.0.1:{each.port}"' for each in targets)
+    endpoints = ", ".join(f'"127.0.0.1:{each.port}"' for each in targets)
     gateway.write(f"""
         log: {{level: debug}}
         tunnels:
@@ -146,7 +146,7 @@ def write(
           reports:
             kind: postgres
             {"via: bastion" if path != "direct" else ""}
-            targets: [{told}]
+            targets: [{endpoints}]
             listen: 127.0.0.1:{port}
             check: {check or database_check(targets[0], gateway.folder, "interval: 500ms")}
             {more}
@@ -197,7 +197,7 @@ def test_a_query_is_cancelled_at_the_limit_and_after_new_clients_have_moved(
                 assert served_by(one, port) == one.port
 
 
-def test_a_consumers_quota_does_not_keep_it_from_cancelling(
+def test_a_consumer_at_its_quota_can_cancel(
     gateway: Gateway, shared_bastion: Bastion, servers: tuple[Postgres, Postgres]
 ) -> None:
     server, port = servers[0], free_port()
@@ -257,7 +257,7 @@ def test_a_query_is_cancelled_while_there_is_no_target_for_new_clients(
             server.execute("ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()")
 
 
-def test_it_is_the_same_in_a_worker(
+def test_queries_are_cancelled_in_a_worker(
     gateway: Gateway, shared_bastion: Bastion, servers: tuple[Postgres, Postgres]
 ) -> None:
     one, other = servers
@@ -281,7 +281,7 @@ def tls_session(server: Postgres, port: int) -> "psycopg.Connection[Any]":
     )  # fmt: skip
 
 
-def test_of_encrypted_sessions_a_request_in_the_clear_goes_to_every_server(
+def test_an_unencrypted_cancel_request_goes_to_every_server_with_encrypted_sessions(
     gateway: Gateway, shared_bastion: Bastion, tls_servers: tuple[Postgres, Postgres]
 ) -> None:
     one, other = tls_servers
@@ -298,15 +298,15 @@ def test_of_encrypted_sessions_a_request_in_the_clear_goes_to_every_server(
             plain(second.session)
             second.wait_cancelled()
         unknown = 7_654_321
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as nobody, tls_session(one, port):
-            nobody.sendall(b"\0\0\0\x10" + CANCEL + unknown.to_bytes(4, "big") + b"none")
-            assert nobody.recv(1) == b""
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as stranger, tls_session(one, port):
+            stranger.sendall(b"\0\0\0\x10" + CANCEL + unknown.to_bytes(4, "big") + b"none")
+            assert stranger.recv(1) == b""
         for server in (one, other):
             assert f"PID {unknown} in cancel request did not match" in (server.folder / "log").read_text()
         assert "cancel request not copied" not in gateway.log
 
 
-def test_an_encrypted_session_is_cancelled_in_the_clear_at_the_limit(
+def test_an_unencrypted_request_cancels_an_encrypted_session_at_the_limit(
     gateway: Gateway, shared_bastion: Bastion, tls_servers: tuple[Postgres, Postgres]
 ) -> None:
     server, port = tls_servers[0], free_port()
@@ -356,7 +356,9 @@ def recording(port: int, keys: list[bytes]) -> Behaviour:
     return carry
 
 
-def test_the_key_shows_nowhere(gateway: Gateway, shared_bastion: Bastion, servers: tuple[Postgres, Postgres]) -> None:
+def test_the_cancel_key_appears_in_no_output(
+    gateway: Gateway, shared_bastion: Bastion, servers: tuple[Postgres, Postgres]
+) -> None:
     one, other = servers
     port = free_port()
     keys: list[bytes] = []
@@ -379,17 +381,17 @@ def test_the_key_shows_nowhere(gateway: Gateway, shared_bastion: Bastion, server
             asking.sendall(b"\0\0\0\x09" + CANCEL + keys[0])  # it makes no sense, and is refused
             with pytest.raises(ConnectionResetError):
                 asking.recv(1)
-        told = [gateway.log, str(gateway.status()), str(gateway.http.get("/metrics")), str(gateway.http.get("/"))]
-        told += [gateway.command("explain", "reports").stdout, str(gateway.backend("reports"))]
+        texts = [gateway.log, str(gateway.status()), str(gateway.http.get("/metrics")), str(gateway.http.get("/"))]
+        texts += [gateway.command("explain", "reports").stdout, str(gateway.backend("reports"))]
     assert len(set(keys)) == 1
     pid, key = keys[0][:4], keys[0][4:]
     assert int.from_bytes(pid, "big") == backend
-    assert "client refused" in told[0]  # it tells everything
+    assert "client refused" in texts[0]  # the log level is debug
     forms = [
         key.hex(), repr(key)[2:-1], str(int.from_bytes(key, "big")), str(int.from_bytes(key, "big", signed=True)),
         str(list(key)), key.decode("latin-1"),
     ]  # fmt: skip
-    for text in told:
+    for text in texts:
         assert not [form for form in forms if form in text]
 
 
@@ -428,7 +430,7 @@ async def joined(link: Link, server: Postgres, latency: Histogram, tap: Postgres
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_after_the_login_the_bytes_are_not_looked_at_any_more(
+async def test_the_tap_is_dropped_after_the_login(
     shared_bastion: Bastion, servers: tuple[Postgres, Postgres], path: str
 ) -> None:
     server, latency, login = servers[0], Histogram(), PostgresLoginTap()

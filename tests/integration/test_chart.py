@@ -55,7 +55,7 @@ def pods(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_both_helms_find_nothing_wrong_and_render_the_same(helms: dict[str, Path], case: str) -> None:
+def test_both_helm_versions_lint_and_render_the_same(helms: dict[str, Path], case: str) -> None:
     for binary in helms.values():
         done = helm(binary, "lint", "--strict", str(CHART), "-f", f"{CHART}/ci/{case}-values.yaml")
         assert done.returncode == 0, done.stdout + done.stderr
@@ -69,7 +69,7 @@ def test_both_helms_find_nothing_wrong_and_render_the_same(helms: dict[str, Path
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_every_object_is_what_kubernetes_knows(version: str) -> None:
+def test_every_object_matches_the_schemas_of_kubernetes(version: str) -> None:
     seen = 0
     for case in CASES:
         for each in objects((GOLDEN / f"{case}.yaml").read_text()):
@@ -126,8 +126,8 @@ def test_every_key_is_documented_and_used_by_some_values() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     wanted = set(schema_keys(schema)) - {"global", "enabled"}
     assert wanted - used == set()
-    told = set(re.findall(r"^\| `([\w.]+)`", (CHART / "README.md").read_text(), re.MULTILINE))
-    assert wanted - told == set()
+    reported = set(re.findall(r"^\| `([\w.]+)`", (CHART / "README.md").read_text(), re.MULTILINE))
+    assert wanted - reported == set()
 
 
 FINE = {
@@ -154,7 +154,7 @@ FINE = {
 
 
 @pytest.mark.parametrize("case", FINE)
-def test_values_that_are_fine(helms: dict[str, Path], case: str) -> None:
+def test_valid_values_are_accepted(helms: dict[str, Path], case: str) -> None:
     for binary in helms.values():
         text = render(binary, "deployment", *FINE[case])
         assert "absent(" not in text
@@ -309,7 +309,7 @@ def test_wrong_values_are_refused_with_a_reason(helms: dict[str, Path], case: st
         assert words in done.stderr
 
 
-def test_what_looks_like_a_number_is_a_text(helms: dict[str, Path]) -> None:
+def test_values_that_look_like_numbers_stay_strings(helms: dict[str, Path]) -> None:
     values = ["-f", str(CHART / "ci/deployment-values.yaml"), "--set", "fullnameOverride=gw,services.no=3307"]
     texts = objects(helm(helms["4"], "template", "2024", str(CHART), *values).stdout)
     assert texts
@@ -319,7 +319,7 @@ def test_what_looks_like_a_number_is_a_text(helms: dict[str, Path]) -> None:
         assert isinstance(made["metadata"]["name"], str)
 
 
-def test_a_port_of_ops_that_has_a_service_is_there_once(helms: dict[str, Path]) -> None:
+def test_an_ops_port_with_a_service_appears_once(helms: dict[str, Path]) -> None:
     values = ["-f", str(CHART / "ci/deployment-values.yaml"), "--set", "services.metrics=9090"]
     (pod,) = [pod for kind, pod in pods(helm(helms["4"], "template", "ways", str(CHART), *values).stdout)
               if kind == "Deployment"]  # fmt: skip
@@ -328,7 +328,7 @@ def test_a_port_of_ops_that_has_a_service_is_there_once(helms: dict[str, Path]) 
     assert len(ports) == len(set(ports))
 
 
-def test_two_gateways_of_one_release_are_told_apart(helms: dict[str, Path], tmp_path: Path) -> None:
+def test_two_gateways_of_one_release_have_different_names(helms: dict[str, Path], tmp_path: Path) -> None:
     """As where databases, NFS and a VPN each have their own."""
     umbrella = tmp_path / "umbrella"
     umbrella.mkdir()
@@ -353,7 +353,7 @@ def test_two_gateways_of_one_release_are_told_apart(helms: dict[str, Path], tmp_
     assert [each["app.kubernetes.io/name"] for each in selectors] in (["sales", "hr"], ["hr", "sales"])
 
 
-def test_a_chart_of_ones_own_has_the_gateway_beside_its_app(helms: dict[str, Path], tmp_path: Path) -> None:
+def test_another_chart_includes_the_gateway_as_a_sidecar(helms: dict[str, Path], tmp_path: Path) -> None:
     chart = tmp_path / "app"
     (chart / "templates").mkdir(parents=True)
     (chart / "Chart.yaml").write_text(
@@ -472,7 +472,7 @@ def test_manifests_without_helm(tmp_path: Path, case: str) -> None:
         ),
     ],
 )
-def test_manifests_that_would_not_work(tmp_path: Path, text: str, words: str) -> None:
+def test_manifests_that_would_not_work_are_refused(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text(f"gateway: {{state_dir: {tmp_path}}}\n{text}\n")
     done = command("render", "kubernetes", "-c", str(path))
@@ -489,7 +489,7 @@ def test_a_low_port_is_permitted_to_the_pod(tmp_path: Path) -> None:
     assert pod["securityContext"]["sysctls"] == [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]
 
 
-def test_alerts_and_dashboard_are_what_prometheus_understands(tmp_path: Path) -> None:
+def test_prometheus_accepts_the_alerts_and_the_dashboard(tmp_path: Path) -> None:
     need(find("promtool") is not None, "promtool (package prometheus)")
     rules = next(
         each for each in objects((GOLDEN / "everything.yaml").read_text()) if each["kind"] == "PrometheusRule"

@@ -23,11 +23,11 @@ from gateway.contracts import Secret, State
 from gateway.demo import mariadb, postgres
 from gateway.demo.process import free_port
 from gateway.errors import ReachError, Reason
-from tests.support import postgres_end
-from tests.support.certificates import NAME, Authority, given_to, make_authority
+from tests.support import certificates, postgres_end
 from tests.support.clients import query_mysql
 from tests.support.gateway_process import Gateway
-from tests.support.mysql_end import HOSTILE, PEM, MysqlEnd, by_unrequested_key, fast_proof, nonce, revealed
+from tests.support.mysql_attacks import HOSTILE, by_unrequested_key
+from tests.support.mysql_end import PEM, MysqlEnd, fast_proof, nonce, revealed
 from tests.support.probes import mysql_backend, postgres_backend, probe
 from tests.support.requirements import need
 from tests.support.servers import serving
@@ -39,8 +39,8 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return make_authority(tmp_path_factory.mktemp("authority") / "ca")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> certificates.Issued:
+    return certificates.issue(tmp_path_factory.mktemp("authority") / "ca")
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def playing(script: Callable[[MysqlEnd], None]) -> Iterator[tuple[int, list[byte
         yield port, heard
 
 
-def over_tls(authority: Authority, script: Callable[[MysqlEnd], None]) -> Callable[[MysqlEnd], None]:
+def over_tls(authority: certificates.Issued, script: Callable[[MysqlEnd], None]) -> Callable[[MysqlEnd], None]:
     """The same script, on a connection with TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority.certificate, authority.key)
@@ -94,7 +94,7 @@ def over_tls(authority: Authority, script: Callable[[MysqlEnd], None]) -> Callab
 @pytest.mark.parametrize("way", HOSTILE)
 @pytest.mark.parametrize("mode", ["off", "require"])
 async def test_a_server_cannot_take_the_checks_password(
-    way: str, mode: Any, authority: Authority, password: str
+    way: str, mode: Any, authority: certificates.Issued, password: str
 ) -> None:
     script = HOSTILE[way] if mode == "off" else over_tls(authority, HOSTILE[way])
     with playing(script) as (port, heard):
@@ -155,18 +155,20 @@ async def test_the_servers_key_opens_the_full_path(plugin: str, key_file: Path, 
     assert result.state is State.UP, result.detail
 
 
-async def test_verified_tls_opens_the_full_path(authority: Authority, password: str) -> None:
+async def test_verified_tls_opens_the_full_path(authority: certificates.Issued, password: str) -> None:
     def full(end: MysqlEnd) -> None:
         end.greet("caching_sha2_password")
         assert end.ask(b"\1\4") == password.encode() + b"\0"
         end.serve()
 
     with playing(over_tls(authority, full)) as (port, _):
-        result = await probe(checking(password, TlsOptions("verify", authority.ca, NAME)), port)
+        result = await probe(checking(password, TlsOptions("verify", authority.ca, certificates.NAME)), port)
     assert result.state is State.UP, result.detail
 
 
-def test_a_key_file_that_is_wrong_or_unused_is_refused(tmp_path: Path, key_file: Path, authority: Authority) -> None:
+def test_a_key_file_that_is_wrong_or_unused_is_refused(
+    tmp_path: Path, key_file: Path, authority: certificates.Issued
+) -> None:
     def refusal(**changes: Any) -> str:
         with pytest.raises(ReachError, match="server_public_key_file") as caught:
             KIND.verify(NoOptions(), MysqlCheck(**changes))
@@ -184,7 +186,7 @@ def test_a_key_file_that_is_wrong_or_unused_is_refused(tmp_path: Path, key_file:
     assert "is not an RSA key" in refusal(server_public_key_file=elliptic)
 
 
-async def test_mariadb_by_ed25519_and_by_a_plugin_that_is_not_supported(
+async def test_mariadb_logs_in_by_ed25519_and_refuses_an_unsupported_plugin(
     shared_mariadb: mariadb.MariaDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared_mariadb.execute(
@@ -281,10 +283,10 @@ async def test_clients_are_served_while_the_checks_own_login_fails(
 
 
 @pytest.fixture(scope="module")
-def many_ways(server_folder: Path) -> Iterator[tuple[postgres.Postgres, Authority]]:
+def many_ways(server_folder: Path) -> Iterator[tuple[postgres.Postgres, certificates.Issued]]:
     """A server with TLS, whose users log in in several ways."""
     need(postgres.available(), "postgres (package postgresql)")
-    authority = given_to("postgres", make_authority(server_folder / "logins-tls"))
+    authority = certificates.issue(server_folder / "logins-tls", owner="postgres")
     files = {"ssl": "on", "ssl_cert_file": str(authority.certificate), "ssl_key_file": str(authority.key)}
     server = postgres.Postgres(server_folder / "logins", **files).start()
     server.execute(
@@ -310,10 +312,10 @@ def as_user(server: postgres.Postgres, user: str, tls: TlsOptions | None = None)
 @pytest.mark.parametrize("user", ["hashed", "clear"])
 @pytest.mark.parametrize("mode", ["off", "require", "verify"])
 async def test_a_postgres_check_logs_in_by_scram_only(
-    many_ways: tuple[postgres.Postgres, Authority], user: str, mode: Any
+    many_ways: tuple[postgres.Postgres, certificates.Issued], user: str, mode: Any
 ) -> None:
     server, authority = many_ways
-    tls = TlsOptions(mode, authority.ca, NAME) if mode == "verify" else TlsOptions(mode)
+    tls = TlsOptions(mode, authority.ca, certificates.NAME) if mode == "verify" else TlsOptions(mode)
     result = await probe(as_user(server, user, tls), server.port)
     assert (result.state, result.reason) == (State.DEGRADED, Reason.AUTH), result.detail
     assert "write scram-sha-256 in pg_hba.conf" in result.detail
@@ -321,10 +323,10 @@ async def test_a_postgres_check_logs_in_by_scram_only(
 
 @pytest.mark.parametrize("mode", ["off", "require", "verify"])
 async def test_a_postgres_that_asks_for_no_password_is_unauthenticated(
-    many_ways: tuple[postgres.Postgres, Authority], mode: Any
+    many_ways: tuple[postgres.Postgres, certificates.Issued], mode: Any
 ) -> None:
     server, authority = many_ways
-    tls = TlsOptions(mode, authority.ca, NAME) if mode == "verify" else TlsOptions(mode)
+    tls = TlsOptions(mode, authority.ca, certificates.NAME) if mode == "verify" else TlsOptions(mode)
     result = await probe(as_user(server, "trusted", tls), server.port)
     assert (result.state, result.reason) == (State.DEGRADED, Reason.UNAUTHENTICATED), result.detail
     assert "pg_hba.conf" in result.detail
@@ -336,7 +338,7 @@ async def test_a_postgres_that_asks_for_no_password_is_unauthenticated(
 
 
 @contextlib.contextmanager
-def in_between(server: postgres.Postgres, authority: Authority) -> Iterator[int]:
+def in_between(server: postgres.Postgres, authority: certificates.Issued) -> Iterator[int]:
     """A relay with a certificate of its own between a client and a server; gives its port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority.certificate, authority.key)
@@ -364,14 +366,14 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
 
 
 async def test_a_server_in_between_cannot_relay_a_postgres_login(
-    shared_postgres: postgres.Postgres, authority: Authority
+    shared_postgres: postgres.Postgres, authority: certificates.Issued
 ) -> None:
     with in_between(shared_postgres, authority) as port:
         result = await probe(postgres_backend(shared_postgres, tls=TlsOptions("require")), port)
         assert (result.state, result.reason) == (State.DEGRADED, Reason.AUTH), result.detail
         assert "set check.tls.mode: verify" in result.detail
         # As with a pooler, which has no channel binding and a certificate that is right.
-        verified = postgres_backend(shared_postgres, tls=TlsOptions("verify", authority.ca, NAME))
+        verified = postgres_backend(shared_postgres, tls=TlsOptions("verify", authority.ca, certificates.NAME))
         assert (await probe(verified, port)).state is State.UP
 
 
@@ -391,7 +393,7 @@ async def test_no_thread_or_connection_of_a_mysql_check_outlives_its_deadline() 
         assert not [each.name for each in threading.enumerate() if each.name.startswith("mysql-check")]
 
 
-async def test_a_servers_scram_iterations_hold_up_neither_the_loop_nor_the_deadline() -> None:
+async def test_scram_iterations_of_a_server_delay_neither_the_event_loop_nor_the_deadline() -> None:
     asked = threading.Event()
 
     def play(client: socket.socket) -> None:

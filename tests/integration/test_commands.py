@@ -16,12 +16,12 @@ import pytest
 
 from gateway.demo import mariadb
 from gateway.demo.mariadb import MariaDB
-from gateway.demo.process import find, free_port
+from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
 from tests.support.clients import query_mysql
 from tests.support.configs import database_check, ssh_tunnel
 from tests.support.gateway_process import Gateway, command
-from tests.support.requirements import need
+from tests.support.requirements import need, need_sshd
 from tests.support.servers import echoing, serving
 
 pytestmark = pytest.mark.integration
@@ -70,7 +70,7 @@ def test_endpoints(running: Gateway) -> None:
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)  # self-contained
 
 
-def test_nothing_can_be_done_over_http(running: Gateway) -> None:
+def test_commands_are_not_available_over_http(running: Gateway) -> None:
     for path in ("/-/shutdown", "/-/reload", "/-/drain"):
         with socket.create_connection(("127.0.0.1", running.ops_port), timeout=5) as sock:
             sock.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode())
@@ -91,9 +91,9 @@ def test_status_and_explain(running: Gateway) -> None:
     assert "root cause: target 127.0.0.1" in explained.stdout
     assert "root cause" not in running.command("explain", "good").stdout
     as_json = command("explain", "bad", "-o", "json", "--url", f"http://127.0.0.1:{running.ops_port}")
-    told = json.loads(as_json.stdout)
-    assert (told["state"], told["root_cause"].split(":")[0]) == ("down", "target 127.0.0.1")
-    assert {"part", "name", "state", "why"} == told["chain"][0].keys()
+    reported = json.loads(as_json.stdout)
+    assert (reported["state"], reported["root_cause"].split(":")[0]) == ("down", "target 127.0.0.1")
+    assert {"part", "name", "state", "why"} == reported["chain"][0].keys()
     unknown = running.command("explain", "gone")
     assert (unknown.returncode, "known: bad, good" in unknown.stderr) == (2, True)
 
@@ -110,7 +110,7 @@ def test_wait_and_healthcheck(running: Gateway) -> None:
     assert command("healthcheck", environment=listen).returncode == 0
 
 
-def test_nobody_answers(tmp_path: Path) -> None:
+def test_a_command_without_a_running_gateway_is_an_error(tmp_path: Path) -> None:
     nowhere = str(tmp_path / "admin.sock")
     for arguments in (["reload"], ["drain"], ["shutdown"]):
         done = command(*arguments, "--admin-socket", nowhere)
@@ -121,7 +121,7 @@ def test_nobody_answers(tmp_path: Path) -> None:
         assert command(*arguments, "--url", url).returncode == 3
 
 
-def test_something_else_that_answers_is_not_taken_for_a_gateway(tmp_path: Path) -> None:
+def test_another_server_is_not_mistaken_for_a_gateway(tmp_path: Path) -> None:
     port = free_port()
     arguments = ["--bind", "127.0.0.1", "--directory", str(tmp_path), str(port)]
     with subprocess.Popen(
@@ -147,7 +147,7 @@ def test_something_else_that_answers_is_not_taken_for_a_gateway(tmp_path: Path) 
             other.kill()
 
 
-def test_what_comes_while_the_service_stops_starts_nothing(gateway: Gateway) -> None:
+def test_requests_during_shutdown_start_nothing(gateway: Gateway) -> None:
     gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}", shutdown="{delay: 1s, drain: 1s}")
     gateway.start().wait(lambda: gateway.state("a") == ("down", "refused"))
     assert gateway.client.post("/-/shutdown")[0] == 200
@@ -171,9 +171,9 @@ def test_signals_right_after_the_start(gateway: Gateway, number: signal.Signals)
     gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
     repository = str(Path(__file__).parents[2])
     for wait in (0.0, 0.05, 0.15, 0.25):
-        told = gateway.folder / "told"
+        output = gateway.folder / "output"
         with (
-            told.open("w") as log,
+            output.open("w") as log,
             subprocess.Popen(
                 [sys.executable, "-m", "gateway", "run", "-c", str(gateway.config), "--reload-on-change", "false"],
                 stderr=log,
@@ -188,8 +188,8 @@ def test_signals_right_after_the_start(gateway: Gateway, number: signal.Signals)
                 child.send_signal(number)
                 if number is signal.SIGHUP:
                     deadline = time.monotonic() + 15
-                    while '"reloaded"' not in told.read_text():  # whenever it came
-                        assert time.monotonic() < deadline, told.read_text()
+                    while '"reloaded"' not in output.read_text():  # whenever it came
+                        assert time.monotonic() < deadline, output.read_text()
                         assert child.poll() is None
                         time.sleep(0.05)
                     child.terminate()
@@ -225,7 +225,7 @@ def test_drain_undrain_pause_resume_reconnect_and_shutdown(running: Gateway) -> 
     assert not running.admin_socket.exists()
 
 
-def test_a_second_signal_ends_at_once(gateway: Gateway) -> None:
+def test_a_second_signal_stops_immediately(gateway: Gateway) -> None:
     with serving(echoing) as port:
         listen = free_port()
         body = f"backends: {{a: {{kind: tcp, targets: ['127.0.0.1:{port}'], listen: 127.0.0.1:{listen}, {CHECK}}}}}"
@@ -332,7 +332,7 @@ def test_a_sidecar_needs_no_file(gateway: Gateway, shared_bastion: Bastion, shar
 
 
 def test_render_authorized_keys_permits_what_is_configured(tmp_path: Path, shared_mariadb: MariaDB) -> None:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     server = Bastion(tmp_path / "bastion")
     file = tmp_path / "c.yaml"
     file.write_text(f"""
@@ -364,7 +364,7 @@ def test_notifications_for_a_service_manager(gateway: Gateway, tmp_path: Path) -
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(10)
 
-        def told() -> bytes:
+        def notification() -> bytes:
             while True:
                 message = manager.recv(1000)
                 if message != b"WATCHDOG=1":
@@ -372,16 +372,16 @@ def test_notifications_for_a_service_manager(gateway: Gateway, tmp_path: Path) -
 
         gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
         gateway.start(environment={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000000"})
-        assert told() == b"READY=1"
+        assert notification() == b"READY=1"
         assert manager.recv(1000) == b"WATCHDOG=1"
         gateway.process.send(signal.SIGHUP)  # type: ignore[union-attr]
-        assert re.fullmatch(rb"RELOADING=1\nMONOTONIC_USEC=\d+", told())
-        assert told() == b"READY=1"
+        assert re.fullmatch(rb"RELOADING=1\nMONOTONIC_USEC=\d+", notification())
+        assert notification() == b"READY=1"
         gateway.process.send(signal.SIGTERM)  # type: ignore[union-attr]
-        assert told() == b"STOPPING=1"
+        assert notification() == b"STOPPING=1"
 
 
-def test_a_service_manager_that_reads_nothing_stops_no_traffic(gateway: Gateway, tmp_path: Path) -> None:
+def test_a_service_manager_that_does_not_read_does_not_stop_traffic(gateway: Gateway, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
@@ -397,16 +397,16 @@ def test_a_service_manager_that_reads_nothing_stops_no_traffic(gateway: Gateway,
         assert gateway.command("reload").returncode == 0
         # It receives the messages that could not be sent before.
         manager.settimeout(10)
-        told = 0
-        while told < 2:  # of the start, and of the reload
-            told += manager.recv(1000) == b"READY=1"
+        ready = 0
+        while ready < 2:  # of the start, and of the reload
+            ready += manager.recv(1000) == b"READY=1"
         last = b""
         gateway.process.send(signal.SIGHUP)  # type: ignore[union-attr]
         while not last.startswith(b"RELOADING=1"):
             last = manager.recv(1000)
 
 
-def test_a_configuration_that_cannot_be_read_to_its_end_holds_up_no_stop(gateway: Gateway) -> None:
+def test_an_unfinished_read_of_the_configuration_does_not_delay_shutdown(gateway: Gateway) -> None:
     """As on a file system that hangs."""
     gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
     gateway.start("--reload-on-change", "false")
@@ -423,7 +423,7 @@ def test_a_configuration_that_cannot_be_read_to_its_end_holds_up_no_stop(gateway
 
 
 def _opened(fifo: Path, writers: list[int]) -> bool:
-    """Whether somebody reads it, and now waits for us to write."""
+    """Whether a process has opened it for reading, and waits for data."""
     try:
         writers.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
     except OSError as error:

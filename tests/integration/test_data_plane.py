@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.demo.process import find, free_port
+from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
 from gateway.ssh import asyncssh_internals
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
@@ -17,7 +17,7 @@ from gateway.ssh.asyncssh_internals import ClientConnection
 from gateway.ssh.packet_transport import PacketTransport
 from tests.support.configs import ssh_tunnel
 from tests.support.gateway_process import Gateway
-from tests.support.requirements import need
+from tests.support.requirements import need_sshd
 from tests.support.servers import echoing, serving
 from tests.support.ssh_sessions import echo_once, opened, options
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module", params=["openssh", "asyncssh"])
 def bastion(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bastion]:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     server = Bastion(tmp_path_factory.mktemp("plane") / "bastion", embedded=request.param == "asyncssh").start()
     yield server
     server.stop()
@@ -65,7 +65,7 @@ async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
     assert exchanges > 2
 
 
-def test_the_status_and_the_metrics_tell_which_is_in_use(
+def test_the_status_and_the_metrics_show_the_data_plane_in_use(
     gateway: Gateway, shared_bastion: Bastion, tmp_path: Path
 ) -> None:
     closed = free_port()
@@ -85,10 +85,10 @@ def test_the_status_and_the_metrics_tell_which_is_in_use(
     table = gateway.command("status", "-o", "wide").stdout.splitlines()
     facts = [re.search(r"data plane (\w+)", line) for line in table if line.startswith(("plain", "careful"))]
     assert [found and found[1] for found in facts] == ["native", "asyncssh"]
-    told = [
+    reported = [
         line for line in gateway.http.get("/metrics")[1].splitlines() if line.startswith("gateway_data_plane_info")
     ]
-    assert sorted(told) == [
+    assert sorted(reported) == [
         'gateway_data_plane_info{plane="asyncssh",tunnel="careful"} 1.0',
         'gateway_data_plane_info{plane="native",tunnel="plain"} 1.0',
     ]

@@ -44,24 +44,24 @@ def patient_site(engine: Engine, tmp_path: Path) -> Patient:
     return Patient(engine, tmp_path)
 
 
-def test_a_labelled_container_reaches_backends_by_name_and_again_after_whatever_happens(site: Site) -> None:
+def test_a_labelled_container_reaches_backends_by_name_also_after_disconnects_and_restarts(site: Site) -> None:
     site.start()
     site.engine.run("web", *OPT_IN, "--label", "gateway.aliases=www")
     site.reaches("web")
     assert set(site.engine.aliases("web", "apps")) == {"www", "gw-owner-site-a"}
     assert set(site.engine.aliases("gateway", "apps")) >= {"orders", "media"}
     site.wait(lambda: site.attachment("web") == ("attached", None))
-    # A recreated container is another one.
+    # A recreated container has another ID.
     site.engine.docker("rm", "-f", "web")
     site.engine.run("web", *OPT_IN)
     site.reaches("web")
-    # Somebody takes it off.
+    # Another client detaches it.
     site.engine.docker("network", "disconnect", "apps", "web")
     site.reaches("web")
     # It restarts.
     site.engine.docker("restart", "-t", "0", "web")
     site.reaches("web")
-    # The gateway's own container is taken off, and comes back with its names.
+    # The gateway's own container is detached, and gets its names back.
     site.engine.docker("network", "disconnect", "apps", "gateway")
     site.reaches("web")
     network = json.loads(site.engine.docker("network", "inspect", "apps").stdout)[0]
@@ -72,7 +72,7 @@ def test_a_labelled_container_reaches_backends_by_name_and_again_after_whatever_
     assert site.get("/api/v1/status")["docker"]["writes"] == writes  # nothing to do is nothing done
 
 
-def test_containers_that_did_not_opt_in_are_left_alone_and_others_are_told_apart(site: Site) -> None:
+def test_containers_that_did_not_opt_in_or_opted_in_for_another_instance_are_not_attached(site: Site) -> None:
     site.start(docker="attach: [{names: ['batch-*'], aliases: [batch]}]")
     site.engine.run("plain")
     site.engine.run("other-site", *OPT_IN, "--label", "gateway.instance=site-b")
@@ -83,7 +83,7 @@ def test_containers_that_did_not_opt_in_are_left_alone_and_others_are_told_apart
     assert not site.engine.attached("other-site", "apps")
 
 
-def test_an_attachment_ends_with_its_policy_and_a_foreign_one_never(site: Site) -> None:
+def test_only_attachments_of_the_gateway_are_removed_when_their_policy_ends(site: Site) -> None:
     site.start(docker="attach: [{names: ['batch-*']}]")
     site.engine.run("batch-1")
     site.engine.run("stops", *OPT_IN, "--label", "gateway.on-stop=detach")
@@ -100,7 +100,7 @@ def test_an_attachment_ends_with_its_policy_and_a_foreign_one_never(site: Site) 
     assert site.engine.attached("guest", "apps")
 
 
-def test_every_blocked_attachment_says_why(site: Site) -> None:
+def test_every_blocked_attachment_has_a_reason(site: Site) -> None:
     engine = site.engine
     engine.docker("network", "create", "--subnet", "10.88.0.0/30", "tiny")
     engine.run("shared-with")
@@ -137,7 +137,7 @@ def test_every_blocked_attachment_says_why(site: Site) -> None:
     assert "it uses the network of container shared-with, which is not attached" in status
 
 
-def test_only_containers_whose_label_names_the_backend_are_let_in(site: Site) -> None:
+def test_only_containers_with_a_label_for_the_backend_are_admitted(site: Site) -> None:
     site.start(backend=", allow: {label: gateway.backends}")
     site.engine.run("good", *OPT_IN, "--label", "gateway.backends=orders")
     site.engine.run("wrong", *OPT_IN, "--label", "gateway.backends=media")
@@ -180,7 +180,7 @@ def build(engine: Engine, folder: Path, image: str, labels: dict[str, str]) -> N
     engine.docker("build", "-q", "-t", image, str(folder))
 
 
-def test_an_image_admits_nobody(site: Site, tmp_path: Path) -> None:
+def test_labels_of_an_image_admit_no_container(site: Site, tmp_path: Path) -> None:
     """Its labels neither attach its containers, nor make them consumers or parts of a Compose project."""
     ours = {"gateway.enable": "true", "gateway.backends": "orders"}
     shop = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web"}
@@ -215,7 +215,7 @@ def test_an_image_admits_nobody(site: Site, tmp_path: Path) -> None:
     assert (audited.returncode, "warning: thief: " in audited.stdout) == (0, True), audited.stderr
 
 
-def test_strict_takes_grants_only(site: Site) -> None:
+def test_in_strict_mode_only_grants_admit_containers(site: Site) -> None:
     site.write(
         backend=", allow: {label: gateway.backends}",
         docker="grants: [{container: 'batch-*', backends: [orders], aliases: [batch]}]",
@@ -235,7 +235,7 @@ def test_strict_takes_grants_only(site: Site) -> None:
     assert site.says("web", within=10) == ""
 
 
-def test_an_alias_is_shared_within_one_project_only_and_who_could_pass_for_others_is_told(site: Site) -> None:
+def test_an_alias_is_shared_within_one_project_only_and_address_spoofing_is_reported(site: Site) -> None:
     site.start(backend=", allow: {label: gateway.backends}")
     shop = (*OPT_IN, "--label", "com.docker.compose.project=shop", "--label", "gateway.aliases=www")
     safe = ("--label", "gateway.backends=orders", "--cap-drop", "NET_RAW")
@@ -248,20 +248,20 @@ def test_an_alias_is_shared_within_one_project_only_and_who_could_pass_for_other
     assert not site.engine.attached("thief", "apps")
     assert "an attachment is refused" in site.engine.docker("logs", "gateway").stderr
 
-    def told() -> list[str]:
+    def spoofing() -> list[str]:
         return [
             each for each in site.get("/api/v1/status")["docker"]["warnings"] if each.startswith("network apps: ")
         ]
 
-    assert told() == []
+    assert spoofing() == []
     site.engine.run("able", "--cap-add", "NET_RAW")
     site.engine.docker("network", "connect", "apps", "able")
-    site.wait(lambda: [each.split(" can send")[0] for each in told()] == ["network apps: able"])
+    site.wait(lambda: [each.split(" can send")[0] for each in spoofing()] == ["network apps: able"])
     audited = command("audit", "-c", str(site.folder / "gateway.yaml"))
     assert "warning: network apps: able can send from another container's address (NET_RAW" in audited.stdout
 
 
-def test_one_leaking_consumer_leaves_room_for_the_others(site: Site) -> None:
+def test_a_consumer_that_leaks_connections_leaves_slots_for_the_others(site: Site) -> None:
     site.engine.docker("rm", "-f", "db")
     site.serve("orders-here", seconds=60)
     site.start(backend=", max_connections: 20")
@@ -281,7 +281,7 @@ def test_one_leaking_consumer_leaves_room_for_the_others(site: Site) -> None:
     site.wait(lambda: used("modest").get("active") == 1)
 
 
-def test_without_any_event_everything_is_found_within_35_seconds(site: Site, tmp_path: Path) -> None:
+def test_without_events_containers_are_found_within_35_seconds(site: Site, tmp_path: Path) -> None:
     with DockerProxy(tmp_path / "proxy.sock", site.engine.socket) as proxy:
         proxy.drop_events = True
         site.start(host=f"unix://{tmp_path}/proxy.sock", docker="resync: 5s")
@@ -290,7 +290,7 @@ def test_without_any_event_everything_is_found_within_35_seconds(site: Site, tmp
         site.reaches("web", timeout=20)  # a seventh of the default, so much sooner
 
 
-def test_plan_shows_and_apply_does_once(site: Site) -> None:
+def test_plan_shows_the_actions_and_apply_executes_them_once(site: Site) -> None:
     site.write()
     site.engine.run("web", *OPT_IN)
     config = ("-c", str(site.folder / "gateway.yaml"))
@@ -317,7 +317,7 @@ def test_plan_shows_and_apply_does_once(site: Site) -> None:
     assert (refused.returncode, "nowhere.sock" in refused.stderr, refused.stderr.count("\n")) == (1, True, 1)
 
 
-def test_volumes_are_made_kept_and_never_taken_from_others(site: Site) -> None:
+def test_volumes_are_created_kept_and_never_taken_from_others(site: Site) -> None:
     engine = site.engine
 
     def write(options: str, name: str = "shared") -> None:
@@ -345,20 +345,24 @@ def test_volumes_are_made_kept_and_never_taken_from_others(site: Site) -> None:
     assert "nconnect=4" in engine.docker("volume", "inspect", "shared").stdout
     engine.docker("create", "--name", "user", "-v", "shared:/mnt", "busybox", "sleep", "1")
     write("nconnect=8")
-    told = command("apply", *config)
-    assert (told.returncode, "drifted" in told.stdout, "nothing to change" in told.stdout) == (0, True, True)
+    reported = command("apply", *config)
+    assert (reported.returncode, "drifted" in reported.stdout, "nothing to change" in reported.stdout) == (
+        0,
+        True,
+        True,
+    )
     assert "nconnect=4" in engine.docker("volume", "inspect", "shared").stdout
-    # Somebody else's stays as it is.
+    # A foreign volume stays as it is.
     engine.docker("volume", "create", "theirs")
     write("nconnect=2", name="theirs")
-    told = command("apply", *config)
-    assert (told.returncode, "blocked" in told.stdout) == (0, True)
+    reported = command("apply", *config)
+    assert (reported.returncode, "blocked" in reported.stdout) == (0, True)
     assert not json.loads(engine.docker("volume", "inspect", "theirs").stdout)[0]["Options"]
     engine.docker("rm", "user")
     engine.docker("volume", "rm", "shared", "theirs")
 
 
-def test_each_option_of_a_volume_that_somebody_changed_is_found(site: Site) -> None:
+def test_a_change_of_any_option_of_a_volume_is_detected(site: Site) -> None:
     engine = site.engine
     site.write()
     path = site.folder / "gateway.yaml"
@@ -376,8 +380,10 @@ def test_each_option_of_a_volume_that_somebody_changed_is_found(site: Site) -> N
         engine.docker("volume", "rm", "shared")
         options = [word for pair in {**made["Options"], **change}.items() for word in ("-o", "=".join(pair))]
         engine.docker("volume", "create", *labels, *options, "shared")
-        told = command("plan", *config)
-        assert ("recreate_volume" in told.stdout, word in told.stdout) == (True, True), told.stdout + told.stderr
+        reported = command("plan", *config)
+        assert ("recreate_volume" in reported.stdout, word in reported.stdout) == (True, True), (
+            reported.stdout + reported.stderr
+        )
     assert "recreate_volume" in command("apply", *config).stdout
     assert json.loads(engine.docker("volume", "inspect", "shared").stdout)[0]["Options"] == made["Options"]
     assert "nothing to change" in command("apply", *config).stdout
@@ -396,7 +402,7 @@ def test_an_engine_behind_a_tunnel(site: Site, shared_bastion: Bastion, ciphers:
     assert site.engine.attached("web", "apps")
 
 
-def test_docker_that_is_not_there_stops_nothing(site: Site) -> None:
+def test_the_gateway_serves_without_docker(site: Site) -> None:
     site.write(host="unix:///nowhere.sock")
     site.engine.run_gateway("gateway", site.folder, "--network", "far")
     site.wait(lambda: site.get("/api/v1/status")["backends"]["orders"]["state"] == "up")
@@ -410,7 +416,7 @@ def test_docker_that_is_not_there_stops_nothing(site: Site) -> None:
     assert site.engine.inspect("gateway")["State"]["ExitCode"] == 0
 
 
-def test_audit_tells_what_would_lose_data(engine: Engine, tmp_path: Path) -> None:
+def test_audit_shows_which_data_can_be_lost(engine: Engine, tmp_path: Path) -> None:
     config = tmp_path / "gateway.yaml"
     config.write_text(f"docker: {{host: '{engine.url}'}}\nbackends: {{a: {{kind: tcp, targets: ['127.0.0.1:1']}}}}\n")
     engine.run("audited", "-v", "named:/data", "-v", "/anonymous", "-v", f"{tmp_path}:/bound", "--tmpfs", "/fleeting")
@@ -430,7 +436,7 @@ def test_audit_tells_what_would_lose_data(engine: Engine, tmp_path: Path) -> Non
         engine.docker("volume", "rm", "named", check=False)
 
 
-def test_an_address_that_is_taken_is_followed_by_the_next_one_and_that_one_stays(patient_site: Patient) -> None:
+def test_a_gateway_takes_and_keeps_the_next_address_if_another_container_has_its_own(patient_site: Patient) -> None:
     site, engine = patient_site, patient_site.engine
     site.start()
     first = address(engine, "gateway")
@@ -448,7 +454,7 @@ def test_an_address_that_is_taken_is_followed_by_the_next_one_and_that_one_stays
     assert address(engine, "gateway") == second
 
 
-def test_a_configured_address_is_taken_or_none(patient_site: Patient) -> None:
+def test_a_gateway_uses_its_configured_address_or_is_blocked(patient_site: Patient) -> None:
     site, engine = patient_site, patient_site.engine
     site.write_network("subnet: 10.96.0.0/24, ip_range: 10.96.0.128/25, address: 10.96.0.9")
     engine.run_gateway("gateway", site.folder, "--network", "far")

@@ -31,7 +31,7 @@ def site(engine: Engine, tmp_path: Path) -> Iterator[Site]:
 
 
 @pytest.mark.timeout(300)
-def test_a_killed_engine_changes_nothing_for_long(site: Site) -> None:
+def test_containers_are_attached_again_after_the_engine_is_killed(site: Site) -> None:
     site.start()
     for at in range(4):
         site.engine.kill()
@@ -45,7 +45,7 @@ def test_a_killed_engine_changes_nothing_for_long(site: Site) -> None:
         site.reaches("web", timeout=20)
 
 
-def test_the_shipped_allowlist_is_enough_and_not_too_much(site: Site, tmp_path: Path) -> None:
+def test_the_shipped_allowlist_is_sufficient_and_minimal(site: Site, tmp_path: Path) -> None:
     rules = allowlist(REPOSITORY / "configs/docker/socket-proxy-leader.yaml")
     with DockerProxy(tmp_path / "proxy.sock", site.engine.socket, rules) as proxy:
         site.start(host=f"unix://{tmp_path}/proxy.sock", docker="attach: [{names: ['batch-*']}]")
@@ -78,7 +78,7 @@ def test_the_shipped_allowlist_is_enough_and_not_too_much(site: Site, tmp_path: 
     assert all(set(agent[method]) <= set(rules[method]) for method in agent)
 
 
-def test_an_engine_by_tcp_wants_certificates_and_gets_them(tmp_path: Path) -> None:
+def test_an_engine_on_tcp_requires_client_certificates(tmp_path: Path) -> None:
     need_engine()
     certificates = tmp_path / "tls"
     certificates.mkdir()

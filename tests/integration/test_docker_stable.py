@@ -46,7 +46,7 @@ def as_documented(engine: Engine, name: str, *more: str) -> subprocess.Completed
 
 
 @pytest.mark.parametrize("lose", ["nothing", "state"])
-def test_a_recreated_gateway_has_its_address_again_whoever_came_in_between(site: Site, lose: str) -> None:
+def test_a_recreated_gateway_gets_its_address_back_although_other_containers_joined(site: Site, lose: str) -> None:
     engine = site.engine
     site.start()
     site.wait(lambda: site.attachment("gateway") == ("attached", None))
@@ -69,7 +69,7 @@ def test_a_recreated_gateway_has_its_address_again_whoever_came_in_between(site:
     assert "may change" not in str(warnings(site))
 
 
-def test_a_network_of_before_stays_and_is_replaced_as_the_docs_say(site: Site) -> None:
+def test_a_network_of_an_earlier_version_is_kept_until_it_is_replaced_as_documented(site: Site) -> None:
     engine = site.engine
     ours = ("--label", "gateway.managed-by=gateway", "--label", "gateway.instance=site-a")
     engine.docker("network", "create", "--subnet", "10.91.0.0/24", *ours, "apps")
@@ -92,14 +92,14 @@ def test_a_network_of_before_stays_and_is_replaced_as_the_docs_say(site: Site) -
     site.wait(lambda: "--ip-range" not in str(warnings(site)))
 
 
-def test_a_container_that_asks_at_once_finds_its_backend(site: Site) -> None:
+def test_a_container_reaches_its_backend_immediately_after_its_start(site: Site) -> None:
     site.start(backend=", allow: {label: gateway.backends}")
     for _ in range(10):
         done = as_documented(site.engine, "join at once", "nc -w 5 orders 3306")
         assert (done.returncode, done.stdout.strip()) == (0, "orders-here"), done.stderr
 
 
-def test_it_has_started_when_its_names_are_there(site: Site) -> None:
+def test_startup_is_complete_when_the_backend_names_resolve(site: Site) -> None:
     """From its first /startupz on, a name resolves; and without an engine, it starts all the same."""
     engine = site.engine
     site.write_network("")
@@ -118,7 +118,7 @@ def test_it_has_started_when_its_names_are_there(site: Site) -> None:
     site.wait(lambda: site.get("/startupz") == "started\n")
 
 
-def test_a_network_that_was_pruned_is_repaired_as_the_docs_say(site: Site) -> None:
+def test_a_pruned_network_is_repaired_as_documented(site: Site) -> None:
     engine = site.engine
     site.start()
     engine.run("web", *OPT_IN)
@@ -149,7 +149,7 @@ def test_a_network_that_was_pruned_is_repaired_as_the_docs_say(site: Site) -> No
     assert site.says("web") == "orders-here"
 
 
-def test_apply_repairs_what_a_prune_left_too(site: Site) -> None:
+def test_apply_repairs_pruned_networks_too(site: Site) -> None:
     engine = site.engine
     site.start()
     engine.run("web", *OPT_IN)
@@ -172,15 +172,15 @@ def unnamed(site: Site) -> None:
     path.write_text(path.read_text().replace("instance: site-a, ", ""))
 
 
-def test_a_gateway_that_is_called_like_its_container_is_refused_and_another_keeps_its_name(site: Site) -> None:
+def test_a_gateway_named_by_its_container_id_is_refused_and_another_name_is_kept(site: Site) -> None:
     engine = site.engine
     unnamed(site)
     engine.run_gateway("gateway", site.folder, "--network", "far")
     site.wait(lambda: not engine.inspect("gateway")["State"]["Running"])
-    told = engine.docker("logs", "gateway").stderr
+    reported = engine.docker("logs", "gateway").stderr
     assert engine.inspect("gateway")["State"]["ExitCode"] == 2
-    assert "gateway.instance" in told
-    assert "--hostname" in told
+    assert "gateway.instance" in reported
+    assert "--hostname" in reported
     engine.docker("rm", "-f", "gateway")
     engine.run_gateway("gateway", site.folder, "--network", "far", "--hostname", "docker-1")
     site.wait(lambda: site.attachment("gateway") == ("attached", None))
@@ -192,7 +192,7 @@ def test_a_gateway_that_is_called_like_its_container_is_refused_and_another_keep
     assert (made, site.get("/api/v1/status")["instance"]) == ("docker-1", "docker-1")
 
 
-def test_the_name_of_a_gateway_without_docker_is_nobodys_matter(site: Site) -> None:
+def test_without_docker_any_instance_name_is_accepted(site: Site) -> None:
     (site.folder / "gateway.yaml").write_text(
         textwrap.dedent(f"""
         gateway: {{state_dir: {site.folder}/state}}
@@ -204,7 +204,7 @@ def test_the_name_of_a_gateway_without_docker_is_nobodys_matter(site: Site) -> N
     site.wait(lambda: site.get("/api/v1/status")["instance"] == container[:12])
 
 
-def test_an_engine_restart_brings_gateway_and_app_back(site: Site) -> None:
+def test_after_an_engine_restart_the_app_reaches_the_gateway(site: Site) -> None:
     """With restart: always, at the same address, without a command."""
     engine = site.engine
     site.write()

@@ -79,7 +79,7 @@ def hop_port(tmp_path: Path, web_port: int) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_a_service_checks_shows_and_carries_them(
+def test_a_service_checks_shows_and_forwards_added_kinds(
     workers: str, kinds: Path, tmp_path: Path, hop_port: int, gateway: Gateway
 ) -> None:
     listen = free_port()
@@ -122,7 +122,7 @@ def test_a_service_checks_shows_and_carries_them(
         assert f"file of {len(HELLO)} B" in shown.stdout, shown
 
 
-def test_a_configuration_knows_them(kinds: Path, tmp_path: Path) -> None:
+def test_a_configuration_accepts_added_kinds(kinds: Path, tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text(
         "tunnels: {near: {kind: forwarder, host: h, port: 1}}\n"
@@ -145,7 +145,7 @@ def test_a_configuration_knows_them(kinds: Path, tmp_path: Path) -> None:
     )
 
 
-def test_the_reference_lists_them(kinds: Path) -> None:
+def test_the_reference_lists_added_kinds(kinds: Path) -> None:
     program = "import sys; sys.path.insert(0, 'tools'); import reference; print(reference.text())"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True, cwd=REPOSITORY,
@@ -160,7 +160,7 @@ def test_the_reference_lists_them(kinds: Path) -> None:
         assert words in text, words
 
 
-def test_import_writes_them(kinds: Path, tmp_path: Path) -> None:
+def test_import_writes_added_kinds(kinds: Path, tmp_path: Path) -> None:
     done = run(kinds, "import", "ssh", "ssh -i /k -L 8001:www:8001 -N me@edge")
     backend = yaml.safe_load(done.stdout)["backends"]["www"]
     assert (backend["kind"], backend["file"]) == ("web", "/")
@@ -175,7 +175,7 @@ def test_import_writes_them(kinds: Path, tmp_path: Path) -> None:
     assert "volumes.media: look at tree" in done.stderr
 
 
-def test_render_knows_who_mounts_and_who_is_dialled(kinds: Path, tmp_path: Path) -> None:
+def test_render_uses_the_ports_and_mounts_of_added_kinds(kinds: Path, tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     (tmp_path / "key.pub").write_text("ssh-ed25519 AAAA test\n")
     edge = f"{{kind: ssh, host: edge, user: u, identity_files: {tmp_path}/key}}"

@@ -177,7 +177,7 @@ ENDLESS: list[tuple[str, Script]] = [
 @pytest.mark.parametrize(
     ("kind", "script"), ENDLESS, ids=[f"{kind}-{number}" for number, (kind, _) in enumerate(ENDLESS)]
 )
-async def test_a_server_that_sends_without_end_costs_little_memory_and_ends_with_the_check(
+async def test_endless_data_from_a_server_uses_little_memory_and_ends_with_the_check(
     kind: str, script: Script
 ) -> None:
     gone = threading.Event()
@@ -200,7 +200,7 @@ async def test_a_server_that_sends_without_end_costs_little_memory_and_ends_with
 @pytest.mark.parametrize(
     ("kind", "first"), [("smb", b"\0\0\0\x80\xfeSMB"), ("mysql", b"\x4a\0\0\0\x0a8.0.30\0"), ("tcp", b"")]
 )
-async def test_a_server_that_drips_is_over_at_the_deadline(kind: str, first: bytes) -> None:
+async def test_a_check_of_a_server_that_sends_single_bytes_ends_at_the_deadline(kind: str, first: bytes) -> None:
     with serving(dripping(first)) as port:
         started = time.monotonic()
         result = await probe(BACKENDS[kind], port, timeout=DEADLINE)

@@ -11,10 +11,11 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from gateway.demo.process import find, free_port
+from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion, make_key
+from tests.support.clients import echo
 from tests.support.gateway_process import Gateway, command
-from tests.support.requirements import need
+from tests.support.requirements import need_sshd
 from tests.support.servers import echoing, serving
 
 pytestmark = pytest.mark.integration
@@ -47,7 +48,7 @@ class MinuteCa:
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Iterator[MinuteCa]:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     made = MinuteCa(tmp_path)
     made.bastion.start()
     yield made
@@ -78,7 +79,7 @@ def test_certificates_that_are_renewed_every_minute_break_no_connection(
         gateway.wait_up("echo")
         with socket.create_connection(("127.0.0.1", listen), 10) as client:
             client.settimeout(20)
-            echoed(client)
+            assert echo(client) == b"hello"
             gateway.wait(lambda: gateway.tunnel("bastion")["connections"] == 2)
             gateway.wait(lambda: expiry(gateway, "ssh_certificate", "bastion") == first)
             what = f"bastion: {bastion.client_key}-cert.pub: the certificate expires at"
@@ -99,7 +100,7 @@ def test_certificates_that_are_renewed_every_minute_break_no_connection(
             gateway.wait(lambda: bool(set(bastion.sessions()) - before))
             gateway.wait(lambda: gateway.tunnel("bastion")["connections"] == 2)
             assert gateway.tunnel("bastion")["pool_error"] is None
-            echoed(client)
+            assert echo(client) == b"hello"
 
 
 def test_a_tunnel_whose_certificate_has_expired_is_up_soon_after_it_is_renewed(
@@ -119,11 +120,6 @@ def test_a_tunnel_whose_certificate_has_expired_is_up_soon_after_it_is_renewed(
     gateway.wait(lambda: any("the certificate has expired" in each for each in gateway.status()["warnings"]))
     authority.sign()
     assert gateway.wait(lambda: gateway.tunnel("bastion")["state"] == "up") < 20  # quarantine lasts a minute and more
-
-
-def echoed(client: socket.socket) -> None:
-    client.sendall(b"hello")
-    assert client.recv(5) == b"hello"
 
 
 def serves(session: int, port: int) -> bool:

@@ -24,7 +24,7 @@ from tests.support.servers import echoing, serving
 pytestmark = pytest.mark.integration
 
 
-def test_limits_are_kept_and_counted(gateway: Gateway) -> None:
+def test_limits_are_enforced_and_counted(gateway: Gateway) -> None:
     with serving(echoing) as port:
         few, narrow, privileged = free_port(), free_port(), free_port()
         gateway.write(f"""
@@ -167,7 +167,7 @@ def test_several_targets_are_tried_in_order(gateway: Gateway) -> None:
             assert echo(sock) == b"hello"
 
 
-def test_reload_changes_what_changed_and_leaves_the_rest_alone(gateway: Gateway, shared_bastion: Bastion) -> None:
+def test_reload_changes_only_what_differs(gateway: Gateway, shared_bastion: Bastion) -> None:
     with serving(echoing) as port:
         one, two, three = free_port(), free_port(), free_port()
         body = f"""
@@ -213,7 +213,7 @@ def test_reload_changes_what_changed_and_leaves_the_rest_alone(gateway: Gateway,
             connect(three)
 
 
-def test_reload_mends_a_path_for_those_who_wait_on_it(gateway: Gateway, shared_bastion: Bastion) -> None:
+def test_a_reload_that_repairs_a_path_serves_held_clients(gateway: Gateway, shared_bastion: Bastion) -> None:
     with serving(echoing) as port:
         listen = free_port()
         body = f"""
@@ -239,7 +239,7 @@ def test_reload_mends_a_path_for_those_who_wait_on_it(gateway: Gateway, shared_b
         gateway.wait_up("a")
 
 
-def test_reload_of_an_outer_tunnel_lets_the_inner_ones_clients_finish(
+def test_a_reload_of_an_outer_tunnel_drains_clients_of_the_inner_one(
     gateway: Gateway, shared_bastion: Bastion
 ) -> None:
     with serving(echoing) as port:
@@ -288,7 +288,7 @@ def test_a_removed_backend_drains_even_when_the_service_stops(gateway: Gateway) 
         assert "Traceback" not in gateway.log
 
 
-def test_an_address_in_use_stops_the_start_with_its_name(gateway: Gateway) -> None:
+def test_the_start_fails_with_the_address_that_is_in_use(gateway: Gateway) -> None:
     from tests.support.gateway_process import command  # noqa: PLC0415 - only here
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -319,7 +319,7 @@ with socket.socket(socket.AF_UNIX) as sock:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
-def test_a_unix_socket_is_for_the_users_that_it_lists_and_counts_as_one_consumer(gateway: Gateway) -> None:
+def test_a_unix_socket_admits_listed_users_and_counts_as_one_consumer(gateway: Gateway) -> None:
     folder = Path(tempfile.mkdtemp(prefix="gw-"))  # one that every user may enter
     folder.chmod(0o755)
     path, plain = folder / "shop.sock", folder / "plain.sock"
@@ -357,7 +357,7 @@ def test_a_unix_socket_is_for_the_users_that_it_lists_and_counts_as_one_consumer
         assert [ask(path, 1000), ask(path, 1001)] == ["refused", "answered"]
 
 
-def test_a_refused_reload_leaves_the_modes_of_unix_sockets(gateway: Gateway, tmp_path: Path) -> None:
+def test_a_refused_reload_does_not_change_the_modes_of_unix_sockets(gateway: Gateway, tmp_path: Path) -> None:
     path = tmp_path / "shop.sock"
 
     def write(listen: str, more: str = "") -> None:
@@ -380,7 +380,7 @@ def test_a_refused_reload_leaves_the_modes_of_unix_sockets(gateway: Gateway, tmp
         assert mode() == wanted
 
 
-def test_a_stale_unix_socket_is_replaced_and_a_file_is_not(gateway: Gateway, tmp_path: Path) -> None:
+def test_a_stale_unix_socket_is_replaced_but_a_regular_file_is_not(gateway: Gateway, tmp_path: Path) -> None:
     from tests.support.gateway_process import command  # noqa: PLC0415 - only here
 
     path = tmp_path / "listen.sock"

@@ -31,7 +31,7 @@ def log_of(site: Site) -> str:
     return done.stdout + done.stderr
 
 
-def test_events_with_megabytes_of_labels_are_read(site: Site) -> None:
+def test_events_with_megabytes_of_labels_are_processed(site: Site) -> None:
     site.start()
     labels = site.folder / "labels"
     labels.write_text("gateway.enable=true\n" + "".join(f"huge{at}={'x' * 10_000}\n" for at in range(200)))
@@ -46,7 +46,7 @@ def test_events_with_megabytes_of_labels_are_read(site: Site) -> None:
     assert "docker cannot be used" not in log_of(site)
 
 
-def test_a_container_has_its_own_name_whoever_links_to_it(site: Site) -> None:
+def test_a_container_keeps_its_name_when_others_link_to_it(site: Site) -> None:
     site.engine.run("worker")
     site.engine.run("a-linker", "--link", "worker:w")
     site.start(docker='grants: [{container: "worker", backends: [orders]}]')
@@ -61,7 +61,9 @@ def test_a_second_gateway_of_the_same_name_is_reported_and_left_attached(site: S
     (other / "gateway.yaml").write_text(configured.replace(str(site.folder), str(other)))
     before = site.engine.inspect("gateway")["NetworkSettings"]["Networks"]["apps"]["EndpointID"]
     site.engine.run_gateway("second", other, "--network", "far")
-    site.wait(lambda: any("container second is a gateway of the same name, site-a" in each for each in told(site)))
+    site.wait(
+        lambda: any("container second is a gateway of the same name, site-a" in each for each in plan_warnings(site))
+    )
     # Having looked again, the second one has nothing to do.
     program = (sys.executable, "-m", "gateway", "plan", "-c", str(other / "gateway.yaml"), "-o", "json")
     site.engine.docker("exec", "second", *program)
@@ -70,16 +72,18 @@ def test_a_second_gateway_of_the_same_name_is_reported_and_left_attached(site: S
     assert "disconnect" not in site.engine.docker("logs", "second").stderr
 
 
-def test_names_with_two_meanings_are_reported_for_a_container_that_joined_by_itself(site: Site) -> None:
+def test_ambiguous_names_are_reported_for_a_container_that_joined_by_itself(site: Site) -> None:
     site.start()
     site.engine.docker("network", "create", "shop")
     site.engine.run("shop-1", "--network", "shop", "--network-alias", "orders")
     site.engine.run("app", "--network", "shop")
     site.engine.docker("network", "connect", "apps", "app")
-    site.wait(lambda: any(each.startswith("app: 'orders' is a backend on network apps") for each in told(site)))
+    site.wait(
+        lambda: any(each.startswith("app: 'orders' is a backend on network apps") for each in plan_warnings(site))
+    )
     assert site.engine.attached("app", "apps")
 
 
-def told(site: Site) -> list[str]:
+def plan_warnings(site: Site) -> list[str]:
     warnings: list[str] = site.get("/api/v1/plan")["warnings"]
     return warnings

@@ -98,7 +98,7 @@ def postgres_error(text: str) -> bytes:
     return b"E" + (len(message) + 4).to_bytes(4, "big") + message
 
 
-async def test_what_servers_say_is_shown_and_not_obeyed(gateway: Gateway) -> None:
+async def test_control_characters_from_servers_are_not_printed(gateway: Gateway) -> None:
     secret = gateway.folder / "secret"
     secret.write_text("secret")
     check = f"check: {{user: gateway, password_file: {secret}, interval: 1s, down_interval: 300ms, timeout: 3s}}"
@@ -154,7 +154,7 @@ def look(gateway: Gateway) -> None:
 
 
 def poisoned(value: Any) -> Any:
-    """The same answer with orders in every text that is no time."""
+    """The same response with control sequences in every string that is not a time."""
     if isinstance(value, dict):
         return {key: poisoned(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -162,8 +162,8 @@ def poisoned(value: Any) -> Any:
     return value + ORDERS if isinstance(value, str) and not value.endswith("Z") else value
 
 
-def test_a_gateway_that_is_none_is_shown_and_not_obeyed(gateway: Gateway) -> None:
-    """Commands print what an address answers that somebody typed."""
+def test_control_characters_from_a_false_gateway_are_not_printed(gateway: Gateway) -> None:
+    """Commands print the response of any address on the command line."""
     gateway.write(f"""
         backends:
           one: {{kind: tcp, targets: ["127.0.0.1:1"], listen: 127.0.0.1:{free_port()}, {CHECK}}}
@@ -250,7 +250,7 @@ def engine(path: Path) -> Iterator[None]:
             thread.join()
 
 
-def test_what_an_engine_says_is_shown_and_not_obeyed(gateway: Gateway) -> None:
+def test_control_characters_from_an_engine_are_not_printed(gateway: Gateway) -> None:
     path = gateway.folder / "docker.sock"
     gateway.write(f"""
         log: {{format: text}}
@@ -278,7 +278,7 @@ def test_what_an_engine_says_is_shown_and_not_obeyed(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("lag", ["NaN", "Infinity", "1e999", "soon"])
-async def test_a_lag_that_is_no_number_is_no_answer(lag: str) -> None:
+async def test_a_lag_that_is_not_a_number_is_a_protocol_error(lag: str) -> None:
     def as_mysql(client: socket.socket) -> None:
         end = MysqlEnd(client)
         end.greet("mysql_native_password")
@@ -298,7 +298,7 @@ async def test_a_lag_that_is_no_number_is_no_answer(lag: str) -> None:
         )
 
 
-async def test_a_mysql_that_asks_for_a_file_is_one_line_and_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_mysql_that_requests_a_file_gives_a_one_line_error(caplog: pytest.LogCaptureFixture) -> None:
     def ask_for_file(client: socket.socket) -> None:
         end = MysqlEnd(client)
         end.greet("mysql_native_password")

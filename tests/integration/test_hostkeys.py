@@ -13,7 +13,6 @@ import pytest
 from asyncssh.public_key import SSHLocalKeyPair
 
 from gateway.contracts import Endpoint, Phases, Stream
-from gateway.demo.process import find
 from gateway.demo.sshd import Bastion, make_key
 from gateway.errors import Reason, TunnelError
 from gateway.relay.direct import DirectLink
@@ -23,7 +22,7 @@ from gateway.ssh.pool import SshLink
 from gateway.tunnels.ssh import SshTunnel
 from tests.support.host_keys import public, sshd_with, trusting
 from tests.support.lateness import Lateness
-from tests.support.requirements import need
+from tests.support.requirements import need_sshd
 from tests.support.ssh_sessions import opened, options, refused
 
 pytestmark = pytest.mark.integration
@@ -63,7 +62,7 @@ def kind_of(link: SshLink) -> str:
 
 @pytest.mark.parametrize("form", ["key", "fingerprint", "known_hosts"])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_any_one_of_a_servers_keys_is_enough(usual: Bastion, kind: str, form: str) -> None:
+async def test_trust_in_any_host_key_of_the_server_is_sufficient(usual: Bastion, kind: str, form: str) -> None:
     match form:
         case "key":
             chosen = trusting(usual, public(usual, kind))
@@ -75,7 +74,7 @@ async def test_any_one_of_a_servers_keys_is_enough(usual: Bastion, kind: str, fo
         assert kind_of(link) == kind
 
 
-async def test_a_fingerprint_is_looked_for_once(usual: Bastion) -> None:
+async def test_the_key_type_of_a_fingerprint_is_searched_once(usual: Bastion) -> None:
     """Its kind is not known: the server's keys are asked for one after the other, and the right one is remembered."""
     tunnel = SshTunnel(trusting(usual, fingerprint(usual, "ssh-rsa")))
     via = Counting()
@@ -87,7 +86,7 @@ async def test_a_fingerprint_is_looked_for_once(usual: Bastion) -> None:
         assert kind_of(link) == "ssh-rsa"
 
 
-async def test_a_fingerprint_of_no_key_of_the_server_costs_a_connection_a_kind(usual: Bastion) -> None:
+async def test_an_unknown_fingerprint_costs_one_connection_per_key_type(usual: Bastion) -> None:
     via = Counting()
     with pytest.raises(TunnelError) as caught:
         async with opened(trusting(usual, "SHA256:" + "A" * 43), via):
@@ -98,7 +97,7 @@ async def test_a_fingerprint_of_no_key_of_the_server_costs_a_connection_a_kind(u
         assert f"{kind} {fingerprint(usual, kind)}" in caught.value.detail
 
 
-async def test_a_key_that_is_not_trusted_costs_one_connection(usual: Bastion, tmp_path: Path) -> None:
+async def test_an_untrusted_key_costs_one_connection(usual: Bastion, tmp_path: Path) -> None:
     make_key(tmp_path / "other")
     via = Counting()
     with pytest.raises(TunnelError) as caught:
@@ -108,7 +107,7 @@ async def test_a_key_that_is_not_trusted_costs_one_connection(usual: Bastion, tm
     assert f"the server offers ssh-ed25519 {fingerprint(usual, 'ssh-ed25519')};" in caught.value.detail
 
 
-async def test_pins_and_files_count_together(tmp_path: Path) -> None:
+async def test_pinned_keys_and_known_hosts_are_combined(tmp_path: Path) -> None:
     """Two machines behind one name: one key is pinned, the other's listed."""
     with sshd_with(tmp_path / "a", "ssh-rsa") as one, sshd_with(tmp_path / "b", "ecdsa-sha2-nistp256") as other:
         for server, kind in ((one, "ssh-rsa"), (other, "ecdsa-sha2-nistp256")):
@@ -120,7 +119,7 @@ async def test_pins_and_files_count_together(tmp_path: Path) -> None:
                 assert kind_of(link) == kind
 
 
-async def test_keys_of_kinds_that_are_not_accepted_are_told_before_connecting(usual: Bastion) -> None:
+async def test_keys_of_types_that_are_not_accepted_are_reported_before_connecting(usual: Bastion) -> None:
     only = trusting(usual, public(usual, "ssh-rsa"), host_key_algorithms=("ssh-ed25519",))
     error = await refused(only)
     assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
@@ -142,7 +141,7 @@ def certify(server: Bastion, authority: Path, *more: str) -> None:
 @pytest.fixture
 def certified(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bastion]:
     """A server that has nothing but a certificate; parametrized with arguments for ssh-keygen."""
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     folder = tmp_path / "certified"
     folder.mkdir()
     kind, *more = getattr(request, "param", ["ssh-ed25519"])
@@ -166,7 +165,7 @@ EXPIRED = ["ssh-ed25519", "-V", "20200101:20200201"]
 
 @pytest.mark.parametrize("certified", [["ssh-ed25519"], EXPIRED], indirect=True, ids=["valid", "expired"])
 @pytest.mark.parametrize("form", ["key", "fingerprint", "known_hosts", "known_hosts and another authority"])
-async def test_a_certificate_is_as_good_as_the_key_in_it(certified: Bastion, tmp_path: Path, form: str) -> None:
+async def test_a_certificate_is_accepted_if_its_key_is_trusted(certified: Bastion, tmp_path: Path, form: str) -> None:
     """As OpenSSH takes it: an expired certificate takes nothing away from a key that is trusted by itself."""
     key = public(certified, "ssh-ed25519")
     match form:
@@ -185,7 +184,7 @@ async def test_a_certificate_is_as_good_as_the_key_in_it(certified: Bastion, tmp
 
 
 @pytest.mark.parametrize("whose", ["ssh-ed25519", "authority"])
-async def test_what_is_revoked_is_refused_in_a_certificate_too(certified: Bastion, whose: str) -> None:
+async def test_a_revoked_key_is_refused_in_a_certificate_too(certified: Bastion, whose: str) -> None:
     chosen = trusting(certified, public(certified, "ssh-ed25519"), listed=f"@revoked * {public(certified, whose)}\n")
     error = await refused(chosen)
     assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
@@ -193,7 +192,7 @@ async def test_what_is_revoked_is_refused_in_a_certificate_too(certified: Bastio
 
 
 @pytest.mark.parametrize("certified", [EXPIRED], indirect=True)
-async def test_an_expired_certificate_proves_nothing_by_its_authority(certified: Bastion) -> None:
+async def test_an_expired_certificate_is_not_trusted_through_its_authority(certified: Bastion) -> None:
     error = await refused(trusting(certified, listed=f"@cert-authority * {public(certified, 'authority')}\n"))
     assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
     assert "expired" in error.detail
@@ -201,7 +200,7 @@ async def test_an_expired_certificate_proves_nothing_by_its_authority(certified:
 
 
 @pytest.mark.parametrize("certified", [["ssh-rsa", "-t", "ssh-rsa"]], indirect=True)
-async def test_an_authority_that_signs_with_sha1_is_believed_only_when_that_is_asked_for(certified: Bastion) -> None:
+async def test_an_authority_that_signs_with_sha1_is_trusted_only_if_configured(certified: Bastion) -> None:
     chosen = trusting(certified, listed=f"@cert-authority * {public(certified, 'authority')}\n")
     error = await refused(chosen)
     assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
@@ -232,7 +231,9 @@ async def test_an_authority_comes_before_plain_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["127.0.0.1", "[127.0.0.1]:{port}", "127.0.0.0/8"])
-async def test_a_key_of_an_address_is_not_that_of_a_name_which_leads_there(usual: Bastion, where: str) -> None:
+async def test_a_key_listed_for_an_address_is_not_trusted_for_a_name_of_that_address(
+    usual: Bastion, where: str
+) -> None:
     """As OpenSSH without CheckHostIP: whoever answers for the name would choose the key."""
     listed = f"{where.format(port=usual.port)} {public(usual, 'ssh-ed25519')}\n"
     async with opened(trusting(usual, listed=listed)):
@@ -246,7 +247,7 @@ async def test_a_key_of_an_address_is_not_that_of_a_name_which_leads_there(usual
 @pytest.mark.parametrize(
     "where", ["127.0.0.1", "[127.0.0.1]:{port}", "127.0.0.0/8", "localhost", "[localhost]:{port}"]
 )
-async def test_a_key_that_is_revoked_under_an_address_is_revoked_for_the_name(usual: Bastion, where: str) -> None:
+async def test_a_key_that_is_revoked_for_an_address_is_revoked_for_its_names(usual: Bastion, where: str) -> None:
     key = public(usual, "ssh-ed25519")
     listed = f"@revoked {where.format(port=usual.port)} {key}\nlocalhost {key}\n"
     error = await refused(trusting(usual, key, listed=listed, host="localhost"))
@@ -256,7 +257,7 @@ async def test_a_key_that_is_revoked_under_an_address_is_revoked_for_the_name(us
 
 @pytest.mark.parametrize("where", ["localhost", "[localhost]:{port}", "LocalHost"])
 @pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "listed"])
-async def test_a_revoked_key_is_revoked_however_its_host_is_written(usual: Bastion, where: str, pinned: bool) -> None:
+async def test_a_key_is_revoked_in_every_notation_of_its_host(usual: Bastion, where: str, pinned: bool) -> None:
     """OpenSSH compares host names without regard to case (match_hostname)."""
     key = public(usual, "ssh-ed25519")
     listed = f"@revoked {where.format(port=usual.port)} {key}\n* {key}\n"
@@ -268,7 +269,7 @@ async def test_a_revoked_key_is_revoked_however_its_host_is_written(usual: Basti
 # Large files.
 
 
-async def test_a_large_file_does_not_hold_up_the_loop(usual: Bastion, tmp_path: Path) -> None:
+async def test_a_large_known_hosts_does_not_block_the_event_loop(usual: Bastion, tmp_path: Path) -> None:
     """Hashed names, each of which must be tried: reading them takes most of a second."""
     path = tmp_path / "known_hosts"
     key = public(usual, "ssh-ed25519")
@@ -310,7 +311,7 @@ async def listening(bastion: Bastion, key: asyncssh.SSHKey) -> asyncssh.SSHAccep
     )  # fmt: skip
 
 
-async def test_a_server_that_signs_otherwise_than_agreed_is_refused(
+async def test_a_server_that_signs_with_another_algorithm_than_agreed_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SHA-1 is not brought back by a server that says rsa-sha2-512 and signs with ssh-rsa (RFC 8332, 3)."""

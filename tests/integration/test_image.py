@@ -28,6 +28,7 @@ from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.vpn import privileges
 from tests.support import kube
+from tests.support.certificates import Authority
 from tests.support.engines import Engine, need_engine
 from tests.support.files import REPOSITORY
 from tests.support.gateway_process import command
@@ -39,7 +40,8 @@ from tests.support.netns import BEHIND, inside, run
 from tests.support.podman import Podman, need_podman
 from tests.support.requirements import download, need
 from tests.support.swarms import BRIDGE, SPACES
-from tests.support.vpn import Authority, OpenVpnServer, WireGuardPeer
+from tests.support.vpn import OpenVpnServer
+from tests.support.wireguard_peer import WireGuardPeer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -244,7 +246,7 @@ def test_every_file_of_the_image_belongs_to_a_component_of_its_sbom(yard: Yard, 
     assert any(name.startswith("libpq-") for name in inside)
 
 
-def test_another_build_of_the_same_files_is_the_same_image(yard: Yard) -> None:
+def test_builds_of_the_image_are_reproducible(yard: Yard) -> None:
     download(*build(yard.engine), "--no-cache", "-t", "again", ".", cwd=REPOSITORY)
     first, again = (
         json.loads(yard.engine.docker("image", "inspect", name, "-f", "{{json .}}").stdout)
@@ -290,13 +292,15 @@ def test_the_digest_of_the_base_is_looked_up_and_written(yard: Yard, tmp_path: P
             registry.stop()
 
 
-def test_it_trusts_who_a_debian_trusts(yard: Yard) -> None:
+def test_the_image_trusts_the_certificate_authorities_of_debian(yard: Yard) -> None:
     ask = "import ssl; print(ssl.create_default_context().cert_store_stats()['x509_ca'])"
     assert int(yard.engine.docker("run", "--rm", "--entrypoint", "python3", "gateway", "-c", ask).stdout) > 50
 
 
 @pytest.mark.parametrize("user", ["10001", "4321"], ids=["its user", "one's own"])
-def test_it_runs_read_only_without_rights_and_is_soon_ready(yard: Yard, user: str, record_property: Record) -> None:
+def test_the_image_runs_read_only_without_privileges_and_is_ready_quickly(
+    yard: Yard, user: str, record_property: Record
+) -> None:
     began = time.monotonic()
     try:
         with Lateness() as machine:
@@ -324,7 +328,7 @@ def test_it_runs_read_only_without_rights_and_is_soon_ready(yard: Yard, user: st
         yard.engine.docker("rm", "-f", "-v", "alone", check=False)
 
 
-def test_a_tunnel_and_four_checks_take_little_memory(yard: Yard, record_property: Record) -> None:
+def test_a_tunnel_and_four_checks_use_little_memory(yard: Yard, record_property: Record) -> None:
     yard.prepare("shared")
     secrets, database = yard.folder / "shared" / "secrets", yard.mariadb.port
     key = "via=bastion&check.interval=1s"
@@ -430,7 +434,7 @@ def test_an_app_with_the_gateway_beside_it(yard: Yard, up: str) -> None:
 
 
 @pytest.mark.parametrize("up", ["sidecar"], indirect=True)
-def test_a_stop_under_load_ends_no_query(yard: Yard, up: str) -> None:
+def test_a_stop_under_load_interrupts_no_query(yard: Yard, up: str) -> None:
     """TERM while a client asks again and again, and goes on for longer than `shutdown.delay`: no query fails."""
     command = [
         "docker",
@@ -495,8 +499,8 @@ def test_a_unix_socket_for_each_app(yard: Yard, up: str) -> None:
         assert done.stdout.startswith("rows "), done.stderr
     assert ask("shop", QUERY_SOCKET, "-u", "1001:1001").returncode == 1  # another user in the right container
     assert ask("analysis", "import os; print(os.listdir('/run/databases'))").stdout == "['.s.PGSQL.5432']\n"
-    told = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
-    assert json.loads(told)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
+    reported = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
+    assert json.loads(reported)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
     yard.compose(up, "restart", "gateway")
     yard.compose(up, "up", "-d", "--wait", "--wait-timeout", "60")
     assert ask("shop", QUERY_SOCKET).stdout.startswith("rows ")
@@ -519,8 +523,8 @@ def test_apps_with_labels_on_one_engine(yard: Yard, up: str) -> None:
     before = address()
     assert before in {f"10.201.0.{at}" for at in range(2, 128)}
     assert query(yard).returncode == 1
-    told = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
-    assert json.loads(told)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
+    reported = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
+    assert json.loads(reported)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
     # Networks that were removed while all was stopped.
     yard.compose(up, "stop")
     engine.docker("network", "prune", "-f")
@@ -560,8 +564,8 @@ def test_apps_with_labels_on_a_swarm(yard: Yard) -> None:
         for filters in (("name=ways_gateway", "health=healthy"), ("name=ways_app", "status=running")):
             listed = [word for each in filters for word in ("--filter", each)]
             while not (found := engine.docker("ps", "-q", *listed).stdout.split()):
-                told = engine.docker("service", "ps", "--no-trunc", filters[0].removeprefix("name=")).stdout
-                assert time.monotonic() < deadline, told
+                reported = engine.docker("service", "ps", "--no-trunc", filters[0].removeprefix("name=")).stdout
+                assert time.monotonic() < deadline, reported
                 time.sleep(0.5)
         greeting = engine.docker("exec", found[0], "sh", "-c", "timeout 5 nc -w 5 orders 3306 </dev/null | cat -v")
         assert "MariaDB" in greeting.stdout, engine.docker("service", "logs", "ways_gateway").stderr
@@ -570,9 +574,9 @@ def test_apps_with_labels_on_a_swarm(yard: Yard) -> None:
         assert query(yard).returncode == 1
         node = engine.docker("info", "-f", "{{.Name}}").stdout.strip()
         (gateway,) = engine.docker("ps", "-q", "--filter", "name=ways_gateway").stdout.split()
-        told = engine.docker("exec", gateway, "gateway", "status", "-o", "json").stdout
-        assert json.loads(told)["instance"] == node
-        assert json.loads(told)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
+        reported = engine.docker("exec", gateway, "gateway", "status", "-o", "json").stdout
+        assert json.loads(reported)["instance"] == node
+        assert json.loads(reported)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
 
 
 def query(yard: Yard, *options: str) -> subprocess.CompletedProcess[str]:
@@ -594,7 +598,7 @@ def _remove_stack(engine: Engine, name: str) -> None:
 
 
 @pytest.mark.parametrize("up", ["nfs"], indirect=True)
-def test_the_volume_of_the_example_is_what_the_gateway_would_make(yard: Yard, up: str) -> None:
+def test_the_volume_of_the_example_equals_that_of_the_gateway(yard: Yard, up: str) -> None:
     """The mount itself needs a kernel with NFS: `test_the_nfs_example_with_its_mount` does it in a guest."""
     config = json.loads(yard.compose(up, "--profile", "mount", "config", "--format", "json").stdout)
     options = config["volumes"]["media"]["driver_opts"]

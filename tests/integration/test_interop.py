@@ -100,7 +100,7 @@ def note(row: Row, **cells: str) -> None:
         assert {column: page[column] for column in lasting} == lasting
 
 
-def test_the_page_has_every_row_and_no_other() -> None:
+def test_the_page_has_exactly_the_tested_rows() -> None:
     if not WRITING:
         assert list(documented()) == [row.name for row in ROWS]
 
@@ -303,7 +303,7 @@ async def test_new_keys(
     assert exchanges["us"] > 5
 
 
-async def test_what_is_killed_resets_its_clients_and_serves_again(row: Row, peer: Peer, backend: int) -> None:
+async def test_a_killed_connection_resets_its_clients_and_is_replaced(row: Row, peer: Peer, backend: int) -> None:
     async def killed(kill: Callable[[], object]) -> None:
         async with (
             opened(options(peer, keepalive=PATIENT)) as link,
@@ -338,7 +338,7 @@ async def test_any_host_key_of_several_may_be_the_known_one(tmp_path: Path, back
             await run("echoes", port, 1, "half")
 
 
-async def test_a_server_that_asks_whether_we_live_is_answered(tmp_path: Path, backend: int) -> None:
+async def test_keepalive_requests_of_a_server_are_answered(tmp_path: Path, backend: int) -> None:
     with serving(OpenSsh(tmp_path / "peer", first="ClientAliveInterval 1\nClientAliveCountMax 2")) as peer:
         async with opened(options(peer, keepalive=PATIENT)) as link, asyncio.timeout(40):
             reader = link._connections[0]._conn.packet_transport.reader  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ from gateway.ssh import asyncssh_internals
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.tunnels.ssh import SshTunnel
-from tests.support.requirements import need
+from tests.support.requirements import need, need_sshd
 from tests.support.ssh_sessions import options
 
 pytestmark = pytest.mark.integration
@@ -68,7 +68,7 @@ class Struck:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bastion]:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     bastion = Bastion(tmp_path_factory.mktemp("faults") / "bastion").start()
     yield bastion
     bastion.stop()
@@ -112,7 +112,7 @@ def connecting(chosen: SshOptions) -> Coroutine[Any, Any, PooledConnection]:
         *((fault, "another asyncssh") for fault in ("cancelled", "late", "expired")),
     ],
 )
-async def test_a_fault_at_any_wait_of_a_login_leaves_nothing(
+async def test_a_fault_at_any_await_of_a_login_leaks_nothing(
     server: Bastion, agent: Path, monkeypatch: pytest.MonkeyPatch, fault: str, plane: str
 ) -> None:
     if plane != "native":
@@ -147,7 +147,7 @@ async def test_a_fault_at_any_wait_of_a_login_leaves_nothing(
 
 
 async def until_only(before: tuple[int, int, int, int], server: Bastion) -> None:
-    """Wait until there is no more than before, here and in the server."""
+    """Wait until this process and the server hold no more than before."""
     deadline = asyncio.get_running_loop().time() + 20
     while (now := open_things()) != before or server.sessions():
         if asyncio.get_running_loop().time() > deadline:

@@ -36,8 +36,8 @@ def site(engine: Engine, tmp_path: Path) -> Site:
 def explained(site: Site, name: str) -> dict[str, Any]:
     done = command("explain", name, "-o", "json", "--admin-socket", str(site.folder / "admin.sock"))
     assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    reported: dict[str, Any] = json.loads(done.stdout)
+    return reported
 
 
 def of_backend(site: Site, name: str, backend: str = "orders") -> dict[str, str]:
@@ -72,7 +72,7 @@ def shop(site: Site) -> None:
 
 
 @pytest.mark.parametrize("internal", [False, True])
-def test_a_projects_own_service_is_never_shadowed_without_a_word(site: Site, internal: bool) -> None:
+def test_shadowing_of_a_service_of_the_same_project_is_reported(site: Site, internal: bool) -> None:
     site.write()
     path = site.folder / "gateway.yaml"
     path.write_text(path.read_text().replace("{apps: {}}", f"{{apps: {{internal: {str(internal).lower()}}}}}"))
@@ -84,12 +84,12 @@ def test_a_projects_own_service_is_never_shadowed_without_a_word(site: Site, int
     there = ("the-shops-own", "orders-here")
     site.wait(lambda: site.says("shop-app-1") in there)
     assert site.says("shop-app-1") == there[0 if internal else 1]
-    told = "'orders' is a backend on network apps, and container shop-orders-1 on network shop_default"
-    site.wait(lambda: any(told in each for each in site.get("/api/v1/status")["docker"]["warnings"]))
+    reported = "'orders' is a backend on network apps, and container shop-orders-1 on network shop_default"
+    site.wait(lambda: any(reported in each for each in site.get("/api/v1/status")["docker"]["warnings"]))
     status = command("status", "--admin-socket", str(site.folder / "admin.sock"))
-    assert f"shop-app-1: {told}" in status.stdout
-    assert f"shop-app-1: {told}" in log_of(site)
-    assert f"shop-app-1: {told}" in command("plan", "-c", str(path)).stdout
+    assert f"shop-app-1: {reported}" in status.stdout
+    assert f"shop-app-1: {reported}" in log_of(site)
+    assert f"shop-app-1: {reported}" in command("plan", "-c", str(path)).stdout
     assert reached(site, "shop-app-1") == "maybe"
     text = command("explain", "shop-app-1", "--admin-socket", str(site.folder / "admin.sock")).stdout
     assert "to do: rename backend orders or the other one" in text
@@ -97,7 +97,7 @@ def test_a_projects_own_service_is_never_shadowed_without_a_word(site: Site, int
     assert "container shop-orders-1 on network shop_default" in chain
 
 
-def test_refuse_does_not_attach_and_takes_off_what_became_ambiguous(site: Site) -> None:
+def test_refuse_does_not_attach_and_detaches_ambiguous_containers(site: Site) -> None:
     site.start(docker="on_name_conflict: refuse")
     shop(site)
     site.wait(lambda: site.attachment("shop-app-1") == ("blocked", "name_conflict"))
@@ -116,7 +116,7 @@ def test_refuse_does_not_attach_and_takes_off_what_became_ambiguous(site: Site) 
     site.reaches("first")
 
 
-def test_explain_says_why_a_container_reaches_a_backend_or_does_not(site: Site) -> None:
+def test_explain_shows_why_a_container_reaches_a_backend_or_does_not(site: Site) -> None:
     site.start(backend=", allow: {label: gateway.backends}")
     engine = site.engine
     engine.run("good", *OPT_IN, "--label", "gateway.backends=orders,media")
@@ -161,7 +161,7 @@ def test_explain_says_why_a_container_reaches_a_backend_or_does_not(site: Site) 
     site.wait(lambda: "the backend is down" in of_backend(site, "good")["why"], timeout=60)
 
 
-def test_a_network_is_made_anew_by_hand_although_the_gateway_keeps_it(site: Site) -> None:
+def test_a_network_can_be_recreated_by_hand_although_the_gateway_maintains_it(site: Site) -> None:
     site.start()
     engine = site.engine
     engine.run("web", *OPT_IN)
@@ -196,11 +196,11 @@ def test_reload_names_a_file_that_was_replaced_under_its_mount(site: Site) -> No
     beside = site.folder / "new.yaml"
     beside.write_text(path.read_text().replace("hold: 2s", "hold: 3s"))
     beside.replace(path)
-    told = command("reload", *socket)
-    assert told.stdout.startswith(
+    reported = command("reload", *socket)
+    assert reported.stdout.startswith(
         f"no change; {place} was replaced on the host, and this container still sees the old"
     )
-    assert "mount the folder of the file" in told.stdout
+    assert "mount the folder of the file" in reported.stdout
     assert f"warning: {place} was replaced on the host" in command("status", *socket).stdout
     site.engine.docker("restart", "-t", "5", "gateway")
     site.wait(lambda: command("reload", *socket).stdout == "no change\n")

@@ -19,7 +19,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.contracts import CloseReason, Endpoint
-from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.relay.poller import RelayLoop
@@ -29,7 +28,7 @@ from gateway.ssh import gcm as gcm_module
 from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.options import Connections
 from gateway.ssh.pool import SshLink
-from tests.support.requirements import need
+from tests.support.requirements import need_sshd
 from tests.support.servers import echoing, serving
 from tests.support.ssh_attacks import Attack, hostile
 from tests.support.ssh_sessions import PATIENT, echo_once, opened, options
@@ -39,7 +38,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def bastions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Bastion]]:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     folder = tmp_path_factory.mktemp("plane")
     made = {
         "openssh": Bastion(folder / "openssh").start(),
@@ -90,7 +89,7 @@ PIECES = st.lists(
 @pytest.mark.parametrize("server", ["openssh", "asyncssh"])
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(PIECES, min_size=1, max_size=4), st.booleans(), st.integers(0, 2**32))
-def test_the_plane_and_asyncssh_carry_the_same_bytes(
+def test_both_data_planes_carry_the_same_bytes(
     bastions: dict[str, Bastion],
     server: str,
     channels: list[list[int]],
@@ -116,7 +115,7 @@ def test_the_plane_and_asyncssh_carry_the_same_bytes(
 
 
 @pytest.mark.parametrize("cipher", ["chacha20-poly1305@openssh.com", "aes256-ctr"])
-async def test_other_ciphers_use_asyncsshs_channels_and_say_so(bastions: dict[str, Bastion], cipher: str) -> None:
+async def test_other_ciphers_use_the_asyncssh_data_plane(bastions: dict[str, Bastion], cipher: str) -> None:
     with serving(echoing) as port:
         async with opened(options(bastions["openssh"], ciphers=(cipher,))) as link:
             assert (plane(link), link.details()["cipher"]) == ("asyncssh", cipher)
@@ -144,7 +143,7 @@ async def test_every_size_from_one_byte_to_several_packets(bastions: dict[str, B
 async def test_new_keys_in_the_middle_of_bulk_traffic_both_ways(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     exchanges = 0
     if who in ("us", "both"):
         monkeypatch.setattr(asyncssh_internals, "REKEY_BYTES", 3 << 20)
@@ -175,7 +174,7 @@ async def test_new_keys_in_the_middle_of_bulk_traffic_both_ways(
 # Many channels.
 
 
-async def test_thousands_of_channels_and_their_numbers_again(bastions: dict[str, Bastion]) -> None:
+async def test_channel_numbers_wrap_around_over_thousands_of_channels(bastions: dict[str, Bastion]) -> None:
     with serving(echoing) as port:
         async with opened(options(bastions["openssh"], connections=Connections(1, 1))) as link:
             conn = link._connections[0]._conn
@@ -252,7 +251,7 @@ def strange_type(conn: asyncssh.SSHServerConnection, number: int, chan: object) 
 
 
 @pytest.mark.parametrize(
-    ("attack", "told"),
+    ("attack", "reported"),
     [
         (unknown_channel, "Invalid channel number"),
         (overlong_packet, "Max packet size exceeded"),
@@ -263,8 +262,8 @@ def strange_type(conn: asyncssh.SSHServerConnection, number: int, chan: object) 
         (strange_type, "Invalid channel number"),
     ],
 )
-async def test_a_peer_that_breaks_the_protocol_loses_this_connection_and_no_other(
-    tmp_path: Path, attack: Attack, told: str
+async def test_a_protocol_violation_closes_only_its_own_connection(
+    tmp_path: Path, attack: Attack, reported: str
 ) -> None:
     loop = asyncio.get_running_loop()
     async with (
@@ -280,7 +279,7 @@ async def test_a_peer_that_breaks_the_protocol_loses_this_connection_and_no_othe
         relay = await victim.join(theirs, Endpoint("db", 1), Histogram())
         assert isinstance(relay, NativeChannel)
         await loop.sock_sendall(ours, b"attack")
-        assert told in await victim.lost()
+        assert reported in await victim.lost()
         assert await relay.ended is CloseReason.LINK_LOST
         await loop.sock_sendall(other, b"ping")
         assert await loop.sock_recv(other, 10) == b"pong"
@@ -288,7 +287,7 @@ async def test_a_peer_that_breaks_the_protocol_loses_this_connection_and_no_othe
         other.close()
 
 
-async def test_last_words_arrive_even_when_the_close_is_there_before_the_client_is_joined(tmp_path: Path) -> None:
+async def test_data_arrives_even_if_the_close_precedes_the_join_of_the_client(tmp_path: Path) -> None:
     class Session(asyncssh.SSHTCPSession[bytes]):
         def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
             # The last words, the end and the close, together: a server that turns a client away.
@@ -323,7 +322,9 @@ async def test_last_words_arrive_even_when_the_close_is_there_before_the_client_
             sock.close()
 
 
-async def test_a_client_that_talks_on_after_the_backends_end_harms_nobody(bastions: dict[str, Bastion]) -> None:
+async def test_data_from_a_client_after_the_backend_has_closed_disturbs_no_other_channel(
+    bastions: dict[str, Bastion],
+) -> None:
     """The backend closes while its answer is still held for a slow client, which goes on sending."""
     payload = os.urandom(1 << 20)
 
@@ -376,7 +377,7 @@ async def test_thousands_of_tiny_packets_in_one_turn(bastions: dict[str, Bastion
             sock.close()
 
 
-async def test_a_connection_that_dies_in_the_middle_of_uploads_is_noticed(bastions: dict[str, Bastion]) -> None:
+async def test_a_connection_that_fails_during_uploads_is_noticed(bastions: dict[str, Bastion]) -> None:
     def swallow(client: socket.socket) -> None:
         while client.recv(1 << 20):
             pass
@@ -402,7 +403,7 @@ async def test_a_connection_that_dies_in_the_middle_of_uploads_is_noticed(bastio
                     sock.close()
 
 
-async def test_a_packet_changed_on_the_way_ends_the_connection(bastions: dict[str, Bastion], tmp_path: Path) -> None:
+async def test_a_modified_packet_closes_the_connection(bastions: dict[str, Bastion], tmp_path: Path) -> None:
     """A bit flipped between us and the server: the tag does not fit, and nothing of it reaches the client."""
     loop = asyncio.get_running_loop()
     flip = asyncio.Event()
@@ -444,7 +445,7 @@ KINDS_OF_PACKET = st.sampled_from([90, 91, 92, 93, 94, 95, 96, 97, 98, 99, 100, 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(KINDS_OF_PACKET, st.integers(0, 3), st.binary(max_size=40)), min_size=1, max_size=12))
-def test_any_sequence_of_well_sealed_packets_is_survived(
+def test_any_sequence_of_authentic_packets_is_handled(
     bastions: dict[str, Bastion], packets: list[tuple[int, int, bytes]]
 ) -> None:
     """A peer that has the keys and sends what it likes: its connection may end, a clean end or an error, and no more.
@@ -494,7 +495,7 @@ def test_any_sequence_of_well_sealed_packets_is_survived(
         runner.run(run())
 
 
-async def test_garbage_instead_of_packets_never_raises_beyond_the_connection(
+async def test_garbage_instead_of_packets_closes_only_the_connection(
     bastions: dict[str, Bastion],
 ) -> None:
     """Random bytes on the socket after login, in many lengths: an ended connection each time, and nothing else."""

@@ -14,7 +14,6 @@ import pytest
 from asyncssh.packet import Boolean, String, UInt32
 
 from gateway.contracts import CloseReason, Endpoint
-from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.relay.sockets import reset, tune
@@ -23,7 +22,7 @@ from gateway.ssh.flow_control import GROWTH_BUDGET, INITIAL_BUDGET
 from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.options import Connections
 from gateway.ssh.pool import SshLink
-from tests.support.requirements import need
+from tests.support.requirements import need_sshd
 from tests.support.servers import serving
 from tests.support.ssh_attacks import hostile
 from tests.support.ssh_sessions import opened, options
@@ -92,7 +91,7 @@ async def read_all(client: socket.socket) -> bytes:
     return bytes(got)
 
 
-async def test_answers_for_a_peer_that_does_not_read_are_bounded(tmp_path: Path, clients: Any) -> None:
+async def test_replies_to_a_peer_that_does_not_read_are_bounded(tmp_path: Path, clients: Any) -> None:
     held: list[asyncssh.SSHServerConnection] = []
 
     def flood(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
@@ -120,7 +119,7 @@ async def test_answers_for_a_peer_that_does_not_read_are_bounded(tmp_path: Path,
         await until(lambda: not writer.congested)
 
 
-async def test_answers_that_wait_for_the_end_of_a_key_exchange_are_bounded(tmp_path: Path) -> None:
+async def test_replies_queued_during_a_key_exchange_are_bounded(tmp_path: Path) -> None:
     """What waits can only leave once the peer has sent its keys; one that asks on instead is cut off."""
     async with attacked(tmp_path, lambda *_: None) as link:
         conn = link._connections[0]._conn
@@ -135,7 +134,7 @@ async def test_answers_that_wait_for_the_end_of_a_key_exchange_are_bounded(tmp_p
         assert "too many answers" in await link.lost()
 
 
-async def test_a_byte_a_packet_costs_little_more_than_the_byte(tmp_path: Path, clients: Any) -> None:
+async def test_one_byte_packets_use_little_memory(tmp_path: Path, clients: Any) -> None:
     full = os.urandom(120_000)
     said = full + bytes(at % 256 for at in range(20_000))
 
@@ -162,9 +161,7 @@ async def test_a_byte_a_packet_costs_little_more_than_the_byte(tmp_path: Path, c
         assert got == said
 
 
-async def test_what_is_held_after_the_channels_close_stays_accounted_until_it_is_delivered(
-    tmp_path: Path, clients: Any
-) -> None:
+async def test_data_held_after_a_channel_closes_is_accounted_until_delivery(tmp_path: Path, clients: Any) -> None:
     said = os.urandom(1_000_000)
 
     def last_words(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
@@ -187,7 +184,7 @@ async def test_what_is_held_after_the_channels_close_stays_accounted_until_it_is
     assert before == INITIAL_BUDGET.available
 
 
-async def test_windows_that_grew_are_given_back_when_their_bytes_are_delivered(tmp_path: Path, clients: Any) -> None:
+async def test_grown_windows_are_released_when_their_bytes_are_delivered(tmp_path: Path, clients: Any) -> None:
     before = INITIAL_BUDGET.available, GROWTH_BUDGET.available
     async with attacked(tmp_path, lambda *_: None) as link:
         for _ in range(20):
@@ -199,10 +196,10 @@ async def test_windows_that_grew_are_given_back_when_their_bytes_are_delivered(t
 
 
 @pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"])
-async def test_what_is_received_counts_towards_new_keys(
+async def test_received_bytes_count_towards_a_key_exchange(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: list[float], cipher: str
 ) -> None:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     monkeypatch.setattr(asyncssh_internals, "REKEY_BYTES", 1 << 20)
     said = os.urandom(8 << 20)
     bastion = Bastion(tmp_path / "bastion").start()
@@ -220,11 +217,11 @@ async def test_what_is_received_counts_towards_new_keys(
         bastion.stop()
 
 
-async def test_a_server_that_counts_long_packets_too_much_gets_short_ones(
+async def test_a_server_that_overcounts_long_packets_gets_short_packets(
     tmp_path: Path, exchanges: list[float]
 ) -> None:
     """OpenSSH with a small RekeyLimit: an exchange for every packet of 128 KiB, and one for every few of 32 KiB."""
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     said = os.urandom(16 << 20)
     bastion = Bastion(tmp_path / "bastion", extra="RekeyLimit 1M").start()
     try:

@@ -155,13 +155,13 @@ def addresses(engine: Engine, name: str) -> dict[str, str]:
 
 
 def answers(engine: Engine, container: str, targets: set[str]) -> dict[str, str]:
-    """Who answers a container at each of these addresses; empty: nobody."""
+    """Return what answers a container at each of these addresses; empty: no response."""
     asked = " ".join(sorted(targets))
     # All at once, with time for a busy machine: what is cut off takes it all.
     script = f"for a in {asked}; do (echo $a $(timeout 5 wget -q -O - http://$a:8080/name)) & done; wait"
     busybox = ("busybox",) if container == "gateway" else ()
-    told = engine.docker("exec", container, *busybox, "sh", "-c", script, check=False, timeout=60).stdout
-    found = dict(line.partition(" ")[::2] for line in told.splitlines())
+    reported = engine.docker("exec", container, *busybox, "sh", "-c", script, check=False, timeout=60).stdout
+    found = dict(line.partition(" ")[::2] for line in reported.splitlines())
     assert found.keys() == targets
     return found
 
@@ -175,12 +175,12 @@ def everywhere(containers: Mapping[str, Engine], targets: set[str]) -> dict[str,
 
 def routes(engine: Engine, container: str) -> dict[str, set[str]]:
     """Default routes, and the others without the addresses and numbers that change at each start."""
-    told = [
+    reported = [
         line.split(" metric")[0].split(" src")[0].strip()
         for family in ("-4", "-6")
         for line in engine.docker("exec", container, "ip", family, "route").stdout.splitlines()
     ]
-    kept = {line for line in told if not line.startswith(("fe80::", "ff00::", "multicast"))}
+    kept = {line for line in reported if not line.startswith(("fe80::", "ff00::", "multicast"))}
     return {"default": {line for line in kept if line.startswith("default")}, "all": kept}
 
 
@@ -193,11 +193,11 @@ class Seen:
             (address, each): network for each in APPS for network, address in addresses(engine, each).items()
         }
         targets = {address for address, _ in self.names} | {OUTSIDE, NAMED}
-        told = everywhere(dict.fromkeys(containers, engine), targets)
+        reported = everywhere(dict.fromkeys(containers, engine), targets)
         owner = {address: (each, self.names[address, each]) for address, each in self.names}
         self.reaches = {
             (each, *owner.get(address, ("outside", address))): word
-            for each, found in told.items()
+            for each, found in reported.items()
             for address, word in found.items()
             if owner.get(address, ("", ""))[0] != each
         }
@@ -206,7 +206,7 @@ class Seen:
             self.published = run(fetch, check=False).strip()
 
 
-def test_labelling_changes_nothing_but_the_backend(site: Networks) -> None:
+def test_labelling_a_container_changes_only_its_access_to_the_backend(site: Networks) -> None:
     engine = site.engine
     create_networks(engine)
     deploy(engine)
@@ -269,7 +269,7 @@ SENDING = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendt
 
 @pytest.mark.usefixtures("skips_iptables")
 @pytest.mark.parametrize("forwards", [True, False])
-def test_a_gateway_without_forwarding_is_no_way_out(site: Networks, forwards: bool) -> None:
+def test_a_gateway_without_ip_forwarding_routes_nothing(site: Networks, forwards: bool) -> None:
     """With forwarding, and where bridged packets skip iptables, packets leave through it; no answer comes back."""
     engine = site.engine
     site.begin(PER_PROJECT, "--sysctl", f"net.ipv4.ip_forward={forwards:d}")
@@ -314,7 +314,7 @@ def test_without_isolation_projects_share_the_network_and_nothing_else_changes(s
     assert site.warnings() == []
 
 
-def test_a_network_with_a_way_out_does_what_internal_prevents(site: Networks) -> None:
+def test_a_network_that_is_not_internal_changes_the_default_route(site: Networks) -> None:
     """Docker before 28: the network whose name sorts first becomes the default route."""
     engine = site.engine
     create_networks(engine)
@@ -371,7 +371,7 @@ def test_a_network_of_an_earlier_version_is_kept_and_replaced_by_another_name(si
     assert site.warnings() == []
 
 
-def test_a_gateway_without_a_way_out_says_so(site: Networks) -> None:
+def test_a_gateway_without_a_route_to_the_outside_warns(site: Networks) -> None:
     engine = site.engine
     engine.docker("network", "create", "--internal", "inner")
     site.begin("{apps: {}}", own="inner")
@@ -385,7 +385,7 @@ def test_a_gateway_without_a_way_out_says_so(site: Networks) -> None:
     assert answers(engine, "gateway", {OUTSIDE}) == {OUTSIDE: "outside"}
 
 
-def test_networks_of_projects_come_and_go_and_consumers_are_known_on_each(site: Networks) -> None:
+def test_project_networks_are_created_and_removed_and_consumers_are_known_on_each(site: Networks) -> None:
     engine = site.engine
     site.begin(backend=", allow: {label: gateway.backends}")
     label = ("--label", "gateway.backends=orders")
@@ -399,8 +399,8 @@ def test_networks_of_projects_come_and_go_and_consumers_are_known_on_each(site: 
         "apps-blog",
         "apps--container-lone",
     }
-    told = site.get("/api/v1/consumers")["consumers"]
-    assert {name: each["backends"]["orders"]["total"] > 0 for name, each in told.items() if each["backends"]} == {
+    reported = site.get("/api/v1/consumers")["consumers"]
+    assert {name: each["backends"]["orders"]["total"] > 0 for name, each in reported.items() if each["backends"]} == {
         "shop-1": True, "shop-2": True, "blog-1": True, "lone": True,
     }  # fmt: skip
     # Another container of a project, without the label, is not let in from its address.
@@ -425,7 +425,7 @@ def test_networks_of_projects_come_and_go_and_consumers_are_known_on_each(site: 
     assert site.warnings() == []
 
 
-def test_ranges_that_are_used_up_block_with_the_setting_to_change(site: Networks) -> None:
+def test_exhausted_address_ranges_block_and_name_the_setting(site: Networks) -> None:
     site.begin("{apps: {per: project, subnet: 10.202.0.0/24}}")
     site.engine.run("first", *OPT_IN)
     site.reaches("first")

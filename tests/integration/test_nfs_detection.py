@@ -89,20 +89,20 @@ WAYS: dict[str, tuple[Callable[[NfsServer], None], Callable[[NfsServer], object]
 @pytest.mark.parametrize("waits", [True, False], ids=["one at a time", "many at once"])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.timeout(120)
-def test_a_server_in_use_that_does_not_answer_is_down_soon(
+def test_a_hanging_server_in_use_is_down_quickly(
     gateway: Gateway, shared_bastion: Bastion, server: NfsServer, way: str, waits: bool
 ) -> None:
-    break_it, mend_it, reason = WAYS[way]
+    break_it, repair, reason = WAYS[way]
     port = start(gateway, shared_bastion, server, "{}")
     with in_use(port, waits=waits):
         break_it(server)
         wait_down(gateway, reason)
-        mend_it(server)
+        repair(server)
         gateway.wait_up("media", timeout=30)
 
 
 @pytest.mark.timeout(120)
-def test_a_worker_tells_of_a_server_that_hangs(gateway: Gateway, shared_bastion: Bastion, server: NfsServer) -> None:
+def test_a_worker_reports_a_hanging_server(gateway: Gateway, shared_bastion: Bastion, server: NfsServer) -> None:
     port = start(gateway, shared_bastion, server, "{}", "--workers", "1")
     assert gateway.status()["workers"].keys() == {"1"}  # which carries NFS
     with in_use(port, waits=True):
@@ -139,7 +139,7 @@ def test_a_full_and_a_read_only_export_are_down_at_the_next_check(
 
 
 @pytest.mark.timeout(120)
-def test_a_directory_made_anew_is_told_until_checks_are_resumed(
+def test_a_recreated_directory_is_reported_until_checks_are_resumed(
     gateway: Gateway, shared_bastion: Bastion, server: NfsServer
 ) -> None:
     shared = server.export / "shared"

@@ -24,13 +24,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 
 @pytest.fixture
-def bastion(tmp_path: Path) -> Iterator[Bastion]:
-    server = Bastion(tmp_path / "bastion").start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
 def server(tmp_path: Path) -> Iterator[NfsServer]:
     need_guest()
     assert available()
@@ -47,7 +40,9 @@ def carriers(port: int) -> set[str]:
     return set(re.findall(r'"sshd[^"]*",pid=(\d+)', shown))
 
 
-def test_files_work_as_on_a_disk(gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path) -> None:
+def test_files_on_a_mount_work_as_on_a_disk(
+    gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
+) -> None:
     port = free_port()
     write_nfs(gateway, bastion, server, port)
     gateway.start().wait_up("media")
@@ -129,7 +124,7 @@ def test_a_lock_is_kept_while_its_tunnel_is_lost_again_and_again(
     gateway.start().wait_up("media")
     (server.export / "ledger").touch(0o666)
     # `nosharecache`: what the second mount asks for is the server's to grant, not this kernel's.
-    # The lock is let go only when nobody asks any more: the two mounts see a new file at different times.
+    # The lock is released only after both mounts have stopped checking: they see a new file at different times.
     script = f"""
 mkdir /other
 {mount(port, options="actimeo=1")} && {mount(port, target="/other", options="actimeo=1,nosharecache")} && echo MOUNTED
@@ -166,7 +161,7 @@ echo "AFTERWARDS $(lock /other/ledger 2>&1)"
     assert (server.export / "ledger").read_text() == "held"
 
 
-def test_a_mount_that_is_started_before_its_tunnel_just_waits(
+def test_a_mount_before_its_tunnel_waits(
     gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -182,7 +177,7 @@ def test_a_mount_that_is_started_before_its_tunnel_just_waits(
         guest.wait_for("hello over NFS", 60)
 
 
-def test_mounts_sit_out_a_frozen_bastion_a_restarted_server_and_a_restarted_gateway(
+def test_mounts_survive_a_frozen_bastion_a_restarted_server_and_a_restarted_gateway(
     gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
 ) -> None:
     port = free_port()

@@ -27,13 +27,6 @@ _WRITE = (
 
 
 @pytest.fixture
-def bastion(tmp_path: Path) -> Iterator[Bastion]:
-    server = Bastion(tmp_path / "bastion").start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
 def server(tmp_path: Path) -> Iterator[NfsServer]:
     need_guest()
     need(all(find(program) for program in ENGINE_PROGRAMS), "a Docker Engine (packages docker.io docker-cli)")

@@ -13,8 +13,8 @@ from gateway.demo.process import find
 from gateway.errors import GatewayError
 from gateway.vpn.openvpn_directives import is_known
 from gateway.vpn.openvpn_file import parse_client_file
+from tests.support.certificates import Authority
 from tests.support.requirements import need
-from tests.support.vpn import Authority
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -89,7 +89,7 @@ def check_harmless(got: list[str], plain: list[str]) -> None:
             assert line in plain or line.endswith("[INLINE]'"), line
 
 
-def test_it_is_decided_what_becomes_of_every_directive(program: str) -> None:
+def test_every_directive_of_openvpn_is_classified(program: str) -> None:
     usage = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=20, check=False).stdout
     names = set(re.findall(r"^--([a-z0-9-]+)", usage, re.MULTILINE))
     assert len(names) > 200
@@ -105,7 +105,7 @@ def test_it_is_decided_what_becomes_of_every_directive(program: str) -> None:
         "--<peer-fingerprint>\n\t</peer-fingerprint> \nplugin /nonexistent/evil.so",
     ],
 )
-def test_what_would_load_code_is_refused(parse: Parse, text: str) -> None:
+def test_directives_that_load_code_are_refused(parse: Parse, text: str) -> None:
     """The attacks are real: OpenVPN loads the plugin of each of them."""
     text = f"setenv FORWARD_COMPATIBLE 1\n{text}\n"
     with pytest.raises(AssertionError, match="PLUGIN"):
@@ -114,7 +114,7 @@ def test_what_would_load_code_is_refused(parse: Parse, text: str) -> None:
         parse_client_file(text)
 
 
-def test_it_means_what_we_mean(parse: Parse) -> None:
+def test_openvpn_and_the_gateway_parse_files_alike(parse: Parse) -> None:
     text = r"""
         remote 'vpn.example' 443 tcp
         <connection>
@@ -190,7 +190,7 @@ _BLOCKS = st.sampled_from([
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(_line() | _BLOCKS, min_size=1, max_size=12))
-def test_what_is_written_has_the_meaning_of_the_file(parse: Parse, lines: list[str]) -> None:
+def test_the_rewritten_file_has_the_meaning_of_the_original(parse: Parse, lines: list[str]) -> None:
     text = "\n".join(lines) + "\n"
     try:
         file = parse_client_file(text)
@@ -215,7 +215,7 @@ _FRAGMENTS = st.sampled_from([
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(_FRAGMENTS | _line().map(lambda line: f"{line}\n"), min_size=1, max_size=10))
-def test_fragments_are_refused_or_mean_nothing_that_is_not_safe(parse: Parse, parts: list[str]) -> None:
+def test_fragments_are_refused_or_parsed_as_safe_directives(parse: Parse, parts: list[str]) -> None:
     text = "".join(parts)
     try:
         file = parse_client_file(text)

@@ -6,9 +6,7 @@ import json
 import resource
 import shutil
 import socket
-import socketserver
 import ssl
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gateway.demo.process import free_port
-from tests.support.certificates import Authority, make_authority
+from tests.support import certificates
 from tests.support.gateway_process import Gateway, command
 
 pytestmark = pytest.mark.integration
@@ -30,21 +28,6 @@ HOST = "ops.example.test"
 TOKEN, METRICS, NEXT = "t" * 40, "m" * 40, "n" * 40
 
 
-class Echo(socketserver.BaseRequestHandler):
-    def handle(self) -> None:
-        while data := self.request.recv(100):
-            self.request.sendall(data)
-
-
-@pytest.fixture(scope="module")
-def echo() -> Iterator[int]:
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        yield server.server_address[1]
-        server.shutdown()
-
-
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -53,11 +36,13 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_a_thousand_unfinished_requests_take_nothing_from_traffic(
-    gateway: Gateway, echo: int, many_descriptors: None
+def test_a_thousand_unfinished_requests_do_not_affect_traffic(
+    gateway: Gateway, echo_port: int, many_descriptors: None
 ) -> None:
     port = free_port()
-    gateway.write(f"backends: {{echo: {{kind: tcp, targets: ['127.0.0.1:{echo}'], listen: '127.0.0.1:{port}'}}}}")
+    gateway.write(
+        f"backends: {{echo: {{kind: tcp, targets: ['127.0.0.1:{echo_port}'], listen: '127.0.0.1:{port}'}}}}"
+    )
     gateway.wrapper = ["sh", "-c", f'ulimit -n {NOFILE}; exec "$@"', "sh"]
     gateway.start()
     gateway.wait_up("echo")
@@ -82,11 +67,13 @@ def test_a_thousand_unfinished_requests_take_nothing_from_traffic(
     gateway.wait(lambda: gateway.descriptors() <= before + 8)
 
 
-def test_probes_are_answered_when_traffic_has_taken_every_descriptor(
-    gateway: Gateway, echo: int, many_descriptors: None
+def test_probes_are_answered_when_traffic_uses_every_descriptor(
+    gateway: Gateway, echo_port: int, many_descriptors: None
 ) -> None:
     port, probes = free_port(), free_port()
-    gateway.write(f"backends: {{echo: {{kind: tcp, targets: ['127.0.0.1:{echo}'], listen: '127.0.0.1:{port}'}}}}")
+    gateway.write(
+        f"backends: {{echo: {{kind: tcp, targets: ['127.0.0.1:{echo_port}'], listen: '127.0.0.1:{port}'}}}}"
+    )
     gateway.wrapper = ["sh", "-c", f'ulimit -n {NOFILE}; exec "$@"', "sh"]
     gateway.start(environment={"GATEWAY_OPS_PROBE_LISTEN": f"127.0.0.1:{probes}"})
     gateway.wait_up("echo")
@@ -108,18 +95,20 @@ class Guarded:
     gateway: Gateway
     folder: Path
     probes: int
-    server: Authority
-    clients: Authority
+    server: certificates.Issued
+    clients: certificates.Issued
     silent: socket.socket = field(default_factory=socket.socket)
     """Connected, and says nothing."""
 
-    def context(self, *, certificate: Authority | None = None) -> ssl.SSLContext:
+    def context(self, *, certificate: certificates.Issued | None = None) -> ssl.SSLContext:
         made = ssl.create_default_context(cafile=str(self.server.ca))
         if certificate is not None:
             made.load_cert_chain(certificate.certificate, certificate.key)
         return made
 
-    def ask(self, path: str, token: str = "", host: str = "localhost", certificate: Authority | None = None) -> int:
+    def ask(
+        self, path: str, token: str = "", host: str = "localhost", certificate: certificates.Issued | None = None
+    ) -> int:
         return ask(
             self.gateway.ops_port, path, token=token, host=host, context=self.context(certificate=certificate)
         )[0]
@@ -149,7 +138,7 @@ def write_private(path: Path, text: str, mode: int = 0o600) -> None:
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     folder = tmp_path_factory.mktemp("guarded")
-    server, clients = make_authority(folder / "server", "localhost"), make_authority(folder / "clients")
+    server, clients = certificates.issue(folder / "server", "localhost"), certificates.issue(folder / "clients")
     write_private(folder / "token", f"{TOKEN}\n")
     write_private(folder / "metrics", f"{METRICS}\n")
     made = Guarded(Gateway(folder), folder, free_port(), server, clients)
@@ -188,23 +177,23 @@ def test_roles(guarded: Guarded) -> None:
     assert guarded.ask("/gone") == 404
 
 
-def test_what_went_wrong_is_for_those_who_may_know(guarded: Guarded) -> None:
+def test_error_details_need_a_role_that_may_read_them(guarded: Guarded) -> None:
     for port, context in ((guarded.gateway.ops_port, guarded.context()), (guarded.probes, None)):
         code, text = ask(port, "/readyz?require=bad", context=context)
         assert (code, json.loads(text)["backends"]["bad"]["reason"]) == (503, "refused")
         assert "127.0.0.1" not in text
         assert "127.0.0.1" not in ask(port, "/readyz/bad", context=context)[1]
-    told = ask(guarded.gateway.ops_port, "/readyz/bad", token=TOKEN, context=guarded.context())[1]
-    assert "detail" in json.loads(told)
+    reported = ask(guarded.gateway.ops_port, "/readyz/bad", token=TOKEN, context=guarded.context())[1]
+    assert "detail" in json.loads(reported)
 
 
-def test_the_listener_for_probes_has_nothing_else(guarded: Guarded) -> None:
+def test_the_probe_listener_serves_only_probes(guarded: Guarded) -> None:
     assert ask(guarded.probes, "/livez") == (200, "alive\n")
     for path in ("/", "/metrics", "/health", "/api/v1/status"):
         assert ask(guarded.probes, path, token=TOKEN)[0] == 404
 
 
-def test_the_listener_for_probes_shows_no_details_where_no_token_is_configured(gateway: Gateway) -> None:
+def test_the_probe_listener_shows_no_details_without_a_token(gateway: Gateway) -> None:
     probes, refusing = free_port(), free_port()
     gateway.write(f"backends: {{bad: {{kind: tcp, targets: ['127.0.0.1:{refusing}'], check: {{fall: 1}}}}}}")
     text = gateway.config.read_text()
@@ -212,8 +201,8 @@ def test_the_listener_for_probes_shows_no_details_where_no_token_is_configured(g
     gateway.start().wait_state("bad", "down", "refused")
     for path in ("/readyz/bad", "/readyz?require=bad"):
         assert str(refusing) in ask(gateway.ops_port, path)[1]
-        code, told = ask(probes, path, token=TOKEN)
-        assert (code, "refused" in told, str(refusing) in told) == (503, True, False), told
+        code, reported = ask(probes, path, token=TOKEN)
+        assert (code, "refused" in reported, str(refusing) in reported) == (503, True, False), reported
 
 
 def test_foreign_hosts_are_refused(guarded: Guarded) -> None:
@@ -225,10 +214,10 @@ def test_foreign_hosts_are_refused(guarded: Guarded) -> None:
         assert guarded.ask("/api/v1/status", TOKEN, host=host) == 200
 
 
-def test_tls_is_needed_and_a_foreign_certificate_is_refused(guarded: Guarded) -> None:
+def test_tls_is_required_and_a_certificate_of_another_authority_is_refused(guarded: Guarded) -> None:
     with pytest.raises((ConnectionError, http.client.HTTPException)):
         ask(guarded.gateway.ops_port, "/livez")
-    other = make_authority(guarded.folder / f"other-{time.monotonic_ns()}")
+    other = certificates.issue(guarded.folder / f"other-{time.monotonic_ns()}")
     with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
         guarded.ask("/livez", certificate=other)
 
@@ -256,7 +245,7 @@ def test_commands_with_token_and_authority(guarded: Guarded) -> None:
 def test_tokens_and_certificates_are_read_again(guarded: Guarded) -> None:
     gateway, path = guarded.gateway, guarded.folder / "token"
     write_private(path, NEXT)
-    fresh = make_authority(guarded.folder / "fresh", "localhost")
+    fresh = certificates.issue(guarded.folder / "fresh", "localhost")
     for name in ("certificate", "key", "ca"):
         target = getattr(guarded.server, name)
         shutil.copy2(getattr(fresh, name), f"{target}.new")
@@ -279,9 +268,9 @@ def test_tokens_and_certificates_are_read_again(guarded: Guarded) -> None:
     assert guarded.ask("/api/v1/status", TOKEN) == 200
 
 
-def test_a_client_certificate_opens_nothing_once_its_authority_is_replaced(guarded: Guarded) -> None:
+def test_a_client_certificate_is_refused_after_its_authority_is_replaced(guarded: Guarded) -> None:
     ca = guarded.clients.ca
-    own, other = ca.read_text(), make_authority(guarded.folder / "others").ca.read_text()
+    own, other = ca.read_text(), certificates.issue(guarded.folder / "others").ca.read_text()
     poller = http.client.HTTPSConnection(
         "localhost", guarded.gateway.ops_port, timeout=WITHIN, context=guarded.context(certificate=guarded.clients)
     )
@@ -312,8 +301,8 @@ def _certified(guarded: Guarded) -> bool:
     return False
 
 
-def test_validate_says_what_is_wrong_with_the_files_of_ops(tmp_path: Path) -> None:
-    one, other = make_authority(tmp_path / "one"), make_authority(tmp_path / "other")
+def test_validate_reports_errors_in_the_files_of_ops(tmp_path: Path) -> None:
+    one, other = certificates.issue(tmp_path / "one"), certificates.issue(tmp_path / "other")
     token = tmp_path / "token"
     write_private(token, TOKEN, mode=0o644)
     path = tmp_path / "gateway.yaml"
@@ -331,5 +320,5 @@ def test_validate_says_what_is_wrong_with_the_files_of_ops(tmp_path: Path) -> No
         assert (done.returncode, wanted in done.stderr) == (2, True), done.stderr
 
 
-def test_a_handshake_that_does_not_begin_is_closed(guarded: Guarded) -> None:
+def test_a_connection_without_a_tls_handshake_is_closed(guarded: Guarded) -> None:
     assert guarded.silent.recv(1) == b""

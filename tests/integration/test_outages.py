@@ -17,7 +17,7 @@ import pytest
 
 from gateway.demo import mariadb
 from gateway.demo.mariadb import MariaDB
-from gateway.demo.process import find, free_port
+from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion, make_key
 from tests.soak import abort_budget, chaos, chaos_site
 from tests.support.clients import connect, echo, is_reset, mysql, query_mysql, turned_away
@@ -31,14 +31,6 @@ from tests.support.servers import dripping, echoing, resetting, serving, silent,
 pytestmark = pytest.mark.integration
 
 QUICK = "interval: 1s, fast_interval: 200ms, down_interval: 300ms, timeout: 1s"
-
-
-@pytest.fixture
-def bastion(tmp_path: Path) -> Iterator[Bastion]:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
-    server = Bastion(tmp_path / "bastion").start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +77,7 @@ def server_port(connection: "pymysql.connections.Connection[Any]") -> int:
 # Silence.
 
 
-def test_a_frozen_connection_costs_its_clients_some_seconds(gateway: Gateway, bastion: Bastion) -> None:
+def test_a_frozen_connection_delays_its_clients_for_seconds(gateway: Gateway, bastion: Bastion) -> None:
     with serving(echoing) as port:
         listen = free_port()
         gateway.write(f"""
@@ -112,7 +104,7 @@ def test_a_frozen_connection_costs_its_clients_some_seconds(gateway: Gateway, ba
         assert gateway.tunnel("bastion")["connects"] == 1  # the tunnel as a whole was never lost
 
 
-def test_a_silent_tunnel_is_suspect_and_its_backends_blocked_until_it_is_heard(
+def test_a_silent_tunnel_is_suspect_and_its_backends_are_blocked_until_it_replies(
     gateway: Gateway, bastion: Bastion
 ) -> None:
     with serving(echoing) as port:
@@ -170,7 +162,7 @@ def test_a_silent_connection_does_not_send_clients_to_the_wrong_target(gateway: 
             bastion.kill_session(frozen, signal.SIGCONT)
 
 
-def test_a_tunnel_that_was_asked_to_reconnect_does_not_storm(gateway: Gateway, bastion: Bastion) -> None:
+def test_a_reconnect_command_does_not_disable_the_backoff(gateway: Gateway, bastion: Bastion) -> None:
     gateway.write(f"""
         tunnels:
           bastion: {ssh_tunnel(bastion)}
@@ -242,7 +234,7 @@ def test_clients_follow_the_primary_role_and_leave_the_old_one_gradually(
         cursor.execute("INSERT INTO orders (item) VALUES ('moved')")
 
 
-def test_nobody_is_sent_to_a_read_only_server_when_there_is_no_primary(
+def test_clients_are_not_sent_to_a_read_only_server_without_a_primary(
     gateway: Gateway, pair: tuple[MariaDB, MariaDB]
 ) -> None:
     one, two = pair
@@ -262,7 +254,7 @@ def test_nobody_is_sent_to_a_read_only_server_when_there_is_no_primary(
     assert query_mysql(one, listen) >= 3
 
 
-def test_ordered_targets_fail_over_at_once_and_back_without_a_broken_client(
+def test_ordered_targets_fail_over_immediately_and_fail_back_without_resets(
     gateway: Gateway, pair: tuple[MariaDB, MariaDB]
 ) -> None:
     one, two = pair
@@ -291,7 +283,7 @@ def test_ordered_targets_fail_over_at_once_and_back_without_a_broken_client(
         one.send(signal.SIGCONT)
 
 
-def test_a_target_that_swallows_packets_delays_a_client_by_two_seconds(gateway: Gateway) -> None:
+def test_a_target_that_drops_packets_delays_a_client_by_two_seconds(gateway: Gateway) -> None:
     with serving(echoing) as port, socket.socket() as full:
         # A queue that is full: further connections are neither taken nor refused.
         full.bind(("127.0.0.1", 0))
@@ -321,7 +313,7 @@ def test_a_target_that_swallows_packets_delays_a_client_by_two_seconds(gateway: 
 # Others' misfortune.
 
 
-def test_ten_broken_targets_of_a_hundred_delay_nobody(gateway: Gateway, bastion: Bastion) -> None:
+def test_ten_failed_targets_of_a_hundred_delay_no_client(gateway: Gateway, bastion: Bastion) -> None:
     with contextlib.ExitStack() as stack:
         good = stack.enter_context(serving(echoing))
         rude = [
@@ -389,7 +381,7 @@ def test_ten_broken_targets_of_a_hundred_delay_nobody(gateway: Gateway, bastion:
         assert not any(each["state"] == "up" for name, each in seen.items() if name.startswith("bad"))
 
 
-def test_slow_readers_hold_no_more_than_was_computed(gateway: Gateway, bastion: Bastion) -> None:
+def test_slow_readers_use_no_more_memory_than_calculated(gateway: Gateway, bastion: Bastion) -> None:
     """Two MiB each, and what the sockets hold: see `gateway/ssh/flow_control.py`."""
 
     def flood(client: socket.socket) -> None:
@@ -424,9 +416,7 @@ def resident(pid: int) -> int:
 # MySQL's patience.
 
 
-def test_clients_that_break_off_are_counted_and_a_login_starts_anew(
-    gateway: Gateway, shared_mariadb: MariaDB
-) -> None:
+def test_aborted_clients_are_counted_and_a_login_resets_the_count(gateway: Gateway, shared_mariadb: MariaDB) -> None:
     listen, other = free_port(), free_port()
     target = f'targets: ["127.0.0.1:{shared_mariadb.port}"]'
     gateway.write(f"""
@@ -450,7 +440,7 @@ def test_clients_that_break_off_are_counted_and_a_login_starts_anew(
     gateway.wait(lambda: broken("checked") < 20)  # half of what is allowed: a check came at once
     assert query_mysql(shared_mariadb, listen) >= 3
 
-    # Something that talks, but no MySQL, is no login either.
+    # A response that is not MySQL does not count as a login either.
     for _ in range(30):
         with connect(listen) as client:
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
@@ -528,7 +518,7 @@ def aborted(server: MariaDB) -> int:
 # A switch for those who would rather have an error.
 
 
-def test_held_clients_are_let_go_when_somebody_says_so(gateway: Gateway, bastion: Bastion) -> None:
+def test_a_command_releases_held_clients(gateway: Gateway, bastion: Bastion) -> None:
     with serving(echoing) as port:
         listen = free_port()
         backend = f'kind: tcp, via: bastion, targets: ["127.0.0.1:{port}"], listen: 127.0.0.1:{listen}, {CHECK}'
@@ -556,7 +546,7 @@ def test_held_clients_are_let_go_when_somebody_says_so(gateway: Gateway, bastion
             assert echo(held) == b"hello"
 
 
-def test_no_probe_ever_uses_up_a_servers_patience(server_folder: Path) -> None:
+def test_probes_never_exhaust_max_connect_errors(server_folder: Path) -> None:
     need(mariadb.available() and os.geteuid() == 0, "root, and mariadbd (package mariadb-server)")
     outcomes = abort_budget.probe(600, server_folder / "abort-budget")
     assert sum(outcomes.values()) >= 600
@@ -584,7 +574,7 @@ def test_the_configuration_file_is_reloaded_when_it_changes(gateway: Gateway) ->
             assert echo(client) == b"hello"
 
 
-def test_a_rotated_key_is_used_from_then_on_and_costs_no_client(gateway: Gateway, bastion: Bastion) -> None:
+def test_a_rotated_key_is_used_without_resetting_clients(gateway: Gateway, bastion: Bastion) -> None:
     with serving(echoing) as port:
         listen = free_port()
         gateway.write(f"""
@@ -607,7 +597,9 @@ def test_a_rotated_key_is_used_from_then_on_and_costs_no_client(gateway: Gateway
         assert gateway.tunnel("bastion")["connects"] == 1
 
 
-def test_a_reload_elsewhere_drops_none_of_a_thousand_connections(gateway: Gateway, shared_bastion: Bastion) -> None:
+def test_a_reload_of_another_backend_drops_none_of_a_thousand_connections(
+    gateway: Gateway, shared_bastion: Bastion
+) -> None:
     with serving(echoing) as port:
         kept, changed = free_port(), free_port()
         body = f"""
@@ -633,7 +625,7 @@ def test_a_reload_elsewhere_drops_none_of_a_thousand_connections(gateway: Gatewa
         assert gateway.backend("kept")["connections"]["reset"] == {}
 
 
-def test_a_removed_tunnel_says_draining_while_it_has_clients(gateway: Gateway, shared_bastion: Bastion) -> None:
+def test_a_removed_tunnel_is_draining_while_it_has_clients(gateway: Gateway, shared_bastion: Bastion) -> None:
     with serving(echoing) as port:
         listen = free_port()
         backend = f'kind: tcp, targets: ["127.0.0.1:{port}"], listen: 127.0.0.1:{listen}, {CHECK}'
@@ -661,6 +653,6 @@ def test_a_minute_of_chaos(capsys: pytest.CaptureFixture[str]) -> None:
     options = chaos.arguments(["--seconds", "40", "--seed", "2026", "--slack", "1"])
     with scratch() as folder:
         code = chaos.chaos(options, folder)
-    told = capsys.readouterr().out
-    assert code == 0, told
+    reported = capsys.readouterr().out
+    assert code == 0, reported
     assert threading.active_count() < 50

@@ -15,7 +15,7 @@ from tests.support.gateway_process import Gateway
 pytestmark = pytest.mark.integration
 
 
-def test_a_password_that_changes_is_asked_for_again(
+def test_a_changed_password_is_requested_again(
     gateway: Gateway, shared_mariadb: MariaDB, shared_postgres: Postgres
 ) -> None:
     token, program = gateway.folder / "token", gateway.folder / "print-token"

@@ -36,7 +36,7 @@ def site(engine: Podman, tmp_path: Path) -> Site:
     return Site(engine, tmp_path)
 
 
-def test_containers_go_on_without_the_api_and_what_came_meanwhile_is_found(site: Site) -> None:
+def test_containers_keep_access_without_the_api_and_new_ones_are_found_afterwards(site: Site) -> None:
     site.start()
     site.engine.run("web", *OPT_IN)
     site.reaches("web")
@@ -52,7 +52,7 @@ def test_containers_go_on_without_the_api_and_what_came_meanwhile_is_found(site:
     site.wait(lambda: site.attachment("web") == ("attached", None))
 
 
-def test_who_shares_a_network_namespace_is_taken_for_its_owner(site: Site) -> None:
+def test_a_container_that_shares_a_network_namespace_counts_as_its_owner(site: Site) -> None:
     site.start(backend=", allow: {label: gateway.backends}")
     site.engine.run("good", *OPT_IN, "--label", "gateway.backends=orders")
     site.reaches("good")
@@ -61,13 +61,13 @@ def test_who_shares_a_network_namespace_is_taken_for_its_owner(site: Site) -> No
     site.wait(lambda: site.get("/api/v1/consumers")["consumers"]["good"]["backends"]["orders"]["total"] >= 2)
     consumers = site.get("/api/v1/consumers")["consumers"]
     assert "orders" not in consumers.get("sharer", {}).get("backends", {})
-    # Its address is nobody's as soon as it has left.
+    # Its address belongs to no consumer as soon as it has left.
     site.engine.docker("rm", "-f", "sharer")
     site.engine.docker("network", "disconnect", "apps", "good")
     site.reaches("good")
 
 
-def test_what_podman_cannot_do_is_said_with_its_name(site: Site) -> None:
+def test_errors_about_unsupported_features_name_podman(site: Site) -> None:
     site.write(docker="services: true\n")
     path = site.folder / "gateway.yaml"
     path.write_text(path.read_text().replace("{apps: {}}", "{apps: {}, wide: {driver: overlay}}"))
@@ -77,7 +77,7 @@ def test_what_podman_cannot_do_is_said_with_its_name(site: Site) -> None:
     assert "docker.services: Podman has no swarm services" in done.stdout
 
 
-def test_the_shipped_allowlist_with_the_line_for_podman_is_enough(site: Site, tmp_path: Path) -> None:
+def test_the_shipped_allowlist_with_the_line_for_podman_is_sufficient(site: Site, tmp_path: Path) -> None:
     shipped = REPOSITORY / "configs/docker/socket-proxy-leader.yaml"
     (line,) = re.findall(r"^# For Podman, add -allowGET=(\S+)$", shipped.read_text(), re.MULTILINE)
     rules = allowlist(shipped)
@@ -101,7 +101,7 @@ def test_the_shipped_allowlist_with_the_line_for_podman_is_enough(site: Site, tm
         assert proxy.refused == []
 
 
-def test_a_pod_is_attached_by_its_infra_container_and_host_names_are_left_alone(site: Site) -> None:
+def test_a_pod_is_attached_by_its_infra_container_and_host_names_are_unchanged(site: Site) -> None:
     engine = site.engine
     assert isinstance(engine, Podman)
     site.start(docker="attach: [{names: ['shop-infra']}]")
@@ -116,7 +116,7 @@ def test_a_pod_is_attached_by_its_infra_container_and_host_names_are_left_alone(
     site.wait(lambda: site.attachment("web") == ("attached", None))
 
 
-def test_without_root(server_folder: Path) -> None:
+def test_a_rootless_podman_serves_containers(server_folder: Path) -> None:
     need_podman()
     need(all(find(each) is not None for each in ("newuidmap", "pasta")), "newuidmap, pasta (packages uidmap passt)")
     engine, folder = Podman(server_folder / "rootless", rootless=True), server_folder / "rootless-site"

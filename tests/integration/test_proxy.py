@@ -22,13 +22,13 @@ from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
 from gateway.relay.direct import DirectLink
 from gateway.relay.sockets import reset
+from tests.support.certificates import Authority
 from tests.support.clients import connect, mysql, query_mysql, query_postgres, read_nfs
 from tests.support.configs import database_check
 from tests.support.gateway_process import Gateway
 from tests.support.requirements import need
 from tests.support.servers import serving, silent, talking
 from tests.support.tls_proxy import ANSWER, tls_proxy
-from tests.support.vpn import Authority
 
 pytestmark = pytest.mark.integration
 
@@ -175,7 +175,9 @@ def test_a_bastion_behind_a_proxy(
 
 
 @pytest.mark.parametrize("scheme", ["socks5", "http"])
-def test_a_wrong_password_is_named(gateway: Gateway, secret: Path, scheme: str, shared_mariadb: MariaDB) -> None:
+def test_a_wrong_password_for_the_proxy_is_reported(
+    gateway: Gateway, secret: Path, scheme: str, shared_mariadb: MariaDB
+) -> None:
     secret.write_text("not-it")
     with Proxy(gateway.folder / "proxy", scheme, login=True).running() as proxy:
         gateway.write(f"""
@@ -191,7 +193,7 @@ def test_a_wrong_password_is_named(gateway: Gateway, secret: Path, scheme: str, 
         assert "not-it" not in gateway.log
 
 
-def test_a_proxy_that_permits_no_such_port(gateway: Gateway, shared_mariadb: MariaDB) -> None:
+def test_a_port_that_the_proxy_forbids_is_reported(gateway: Gateway, shared_mariadb: MariaDB) -> None:
     with Proxy(gateway.folder / "proxy", "http", more="ConnectPort 443").running() as proxy:
         gateway.write(f"""
             tunnels:
@@ -219,7 +221,7 @@ def test_a_refused_target_does_not_take_the_proxy_down(gateway: Gateway, shared_
         assert gateway.tunnel("egress")["state"] == "up"
 
 
-def test_a_proxy_that_goes_and_comes(gateway: Gateway, shared_mariadb: MariaDB) -> None:
+def test_a_proxy_may_stop_and_start_again(gateway: Gateway, shared_mariadb: MariaDB) -> None:
     listen = free_port()
     proxy = Proxy(gateway.folder / "proxy", "socks5")
     gateway.write(f"""
@@ -243,7 +245,7 @@ def test_a_proxy_that_goes_and_comes(gateway: Gateway, shared_mariadb: MariaDB) 
     [(silent, "timeout"), (talking(b"SSH-2.0-OpenSSH_9.9\r\n"), "protocol")],
     ids=["silent", "another protocol"],
 )
-def test_what_is_no_proxy_is_named(gateway: Gateway, behaviour: object, reason: str) -> None:
+def test_a_server_that_is_not_a_proxy_is_reported(gateway: Gateway, behaviour: object, reason: str) -> None:
     with serving(behaviour) as port:  # type: ignore[arg-type]
         gateway.write(f"""
             tunnels:
@@ -254,7 +256,7 @@ def test_what_is_no_proxy_is_named(gateway: Gateway, behaviour: object, reason: 
         gateway.start().wait(lambda: gateway.tunnel("egress")["reason"] == reason)
 
 
-def test_a_certificate_of_somebody_else(gateway: Gateway, shared_mariadb: MariaDB) -> None:
+def test_a_certificate_of_another_authority_is_refused(gateway: Gateway, shared_mariadb: MariaDB) -> None:
     with Proxy(gateway.folder / "proxy", "https").running() as proxy:
         other = Authority(gateway.folder / "other")
         gateway.write(f"""
@@ -268,7 +270,7 @@ def test_a_certificate_of_somebody_else(gateway: Gateway, shared_mariadb: MariaD
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_proxy_that_dies_ends_its_connections(gateway: Gateway, scheme: str, shared_mariadb: MariaDB) -> None:
+def test_a_killed_proxy_resets_its_connections(gateway: Gateway, scheme: str, shared_mariadb: MariaDB) -> None:
     listen = free_port()
     proxy = Proxy(gateway.folder / "proxy", scheme)
     with proxy.running():
@@ -289,7 +291,7 @@ def test_a_proxy_that_dies_ends_its_connections(gateway: Gateway, scheme: str, s
                 assert client.recv(65536) == b""
 
 
-def test_connections_through_tls_end_when_their_client_does(gateway: Gateway) -> None:
+def test_connections_through_tls_end_with_their_client(gateway: Gateway) -> None:
     """A target that only waits: nothing of a check, or of a client that went away, may stay."""
     listen = free_port()
     with serving(silent) as port, Proxy(gateway.folder / "proxy", "https").running() as proxy:
@@ -309,7 +311,7 @@ def test_connections_through_tls_end_when_their_client_does(gateway: Gateway) ->
         gateway.wait(lambda: gateway.descriptors() <= before + 6, 30)
 
 
-def test_credentials_that_cannot_be_said_are_named(gateway: Gateway, secret: Path) -> None:
+def test_credentials_that_cannot_be_encoded_are_an_error(gateway: Gateway, secret: Path) -> None:
     secret.write_text("pässword")
     with Proxy(gateway.folder / "proxy", "socks5", login=True).running() as proxy:
         gateway.write(f"""
@@ -343,10 +345,10 @@ def _reset(client: ssl.SSLSocket) -> None:
 @pytest.mark.parametrize(
     ("behaviour", "whole"), [(_whole, True), (_cut, False), (_reset, False)], ids=["whole", "cut", "reset"]
 )
-async def test_an_answer_through_tls_is_whole_or_broken_off(
+async def test_a_response_through_tls_is_complete_or_reset(
     tmp_path: Path, behaviour: Callable[[ssl.SSLSocket], None], whole: bool
 ) -> None:
-    """TLS tells an end from a cut (RFC 8446, section 6.1), and a slow client still gets all of it."""
+    """TLS distinguishes an end from a cut (RFC 8446, section 6.1), and a slow client still gets all data."""
     loop = asyncio.get_running_loop()
     with tls_proxy(tmp_path / "ca", behaviour) as (port, authority):
         link = ProxyLink(ProxyOptions(url=f"https://127.0.0.1:{port}", ca_file=authority), DirectLink())
@@ -405,7 +407,7 @@ async def test_a_half_close_costs_no_response_before_tls_13(tmp_path: Path) -> N
     assert ends == ["none"]
 
 
-async def test_a_client_that_is_reset_ends_no_upload_cleanly(tmp_path: Path) -> None:
+async def test_a_reset_client_does_not_end_its_upload_cleanly(tmp_path: Path) -> None:
     ended: list[str] = []
 
     def listen(client: ssl.SSLSocket) -> None:

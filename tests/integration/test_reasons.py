@@ -84,7 +84,7 @@ async def test_another_protocol(kind: str) -> None:
     assert result.reason in (Reason.PROTOCOL, Reason.RESET)
 
 
-async def test_a_frozen_server_is_a_timeout_and_no_thread_stays_behind(
+async def test_a_frozen_server_is_a_timeout_and_leaves_no_thread(
     shared_mariadb: MariaDB, shared_postgres: Postgres, shared_nfs: NfsServer
 ) -> None:
     jobs: list[tuple[MariaDB | Postgres | NfsServer, Backend]] = [
@@ -117,7 +117,7 @@ async def test_a_half_open_path_is_a_timeout_within_the_deadline(shared_postgres
 # MySQL and MariaDB.
 
 
-async def test_mysql_says_role_version_and_phases(shared_mariadb: MariaDB) -> None:
+async def test_a_mysql_check_reports_role_version_and_phases(shared_mariadb: MariaDB) -> None:
     result = await probe(mysql_backend(shared_mariadb), shared_mariadb.port)
     assert result.state is State.UP
     assert result.probe_result is not None
@@ -139,13 +139,13 @@ async def test_mysql_refusals(shared_mariadb: MariaDB, changes: dict[str, Any], 
     assert (await probe(mysql_backend(shared_mariadb, **changes), shared_mariadb.port)).reason is reason
 
 
-async def test_a_mysql_database_that_is_not_there(shared_mariadb: MariaDB) -> None:
+async def test_a_missing_mysql_database_is_reported(shared_mariadb: MariaDB) -> None:
     shared_mariadb.execute(f"GRANT SELECT ON nothing.* TO {shared_mariadb.check_user}@'%'")
     result = await probe(mysql_backend(shared_mariadb, database="nothing"), shared_mariadb.port)
     assert (result.reason, "nothing" in result.detail) == (Reason.QUERY, True)
 
 
-async def test_mysql_without_a_user_is_never_touched(shared_mariadb: MariaDB) -> None:
+async def test_mysql_without_a_user_is_not_probed(shared_mariadb: MariaDB) -> None:
     with serving(resetting) as port:
         result = await probe(MysqlBackend(NoOptions(), MysqlCheck()), port)
     assert (result.state, result.reason) == (State.UNKNOWN, None)
@@ -183,7 +183,7 @@ async def test_mysql_with_too_many_connections(shared_mariadb: MariaDB) -> None:
         shared_mariadb.execute("SET GLOBAL max_connections = 151")
 
 
-async def test_mysql_that_has_blocked_this_host() -> None:
+async def test_a_mysql_that_has_blocked_this_host_is_reported() -> None:
     """1129 is what every client of a bastion gets once the server has had enough of aborted handshakes."""
     message = b"Host '10.0.0.1' is blocked because of many connection errors"
     packet = b"\xff" + (1129).to_bytes(2, "little") + message
@@ -206,7 +206,7 @@ async def test_mysql_probes_do_not_count_as_aborted_connections(shared_mariadb: 
 # PostgreSQL.
 
 
-async def test_postgres_says_role_version_and_phases(shared_postgres: Postgres) -> None:
+async def test_a_postgres_check_reports_role_version_and_phases(shared_postgres: Postgres) -> None:
     result = await probe(postgres_backend(shared_postgres), shared_postgres.port)
     assert result.state is State.UP
     assert result.probe_result is not None
@@ -288,11 +288,11 @@ async def test_mysql_with_a_malformed_greeting() -> None:
         assert (await probe(KINDS["mysql"], port)).reason is Reason.PROTOCOL
 
 
-async def test_a_host_that_is_no_name() -> None:
+async def test_an_invalid_host_name_is_a_dns_error() -> None:
     assert (await probe(KINDS["tcp"], 1, host="a..b")).reason is Reason.DNS
 
 
-async def test_postgres_never_sends_its_password_in_the_clear() -> None:
+async def test_the_postgres_check_never_sends_its_password_unencrypted() -> None:
     asks_for_cleartext = b"R" + (8).to_bytes(4, "big") + (3).to_bytes(4, "big")
     heard = bytearray()
 
@@ -333,7 +333,7 @@ async def test_postgres_replica_lag(server_folder: Path, shared_postgres: Postgr
     assert (backend._evaluate(["t", "on", "17", "3600", "f"], other, 105)).unusable is not None
 
 
-async def test_a_postgres_standby_that_is_cut_off_does_not_pass_for_one_that_keeps_up(
+async def test_a_disconnected_postgres_standby_is_not_reported_as_current(
     server_folder: Path, shared_postgres: Postgres
 ) -> None:
     standby = shared_postgres.standby(server_folder / "standby")
@@ -350,7 +350,7 @@ async def test_a_postgres_standby_that_is_cut_off_does_not_pass_for_one_that_kee
         up = await until(lambda result: result.state is State.UP)
         assert up.probe_result is not None
         assert (up.probe_result.role, up.probe_result.facts[LAG]) == ("replica", 0)
-        await asyncio.sleep(1.5)  # a primary that writes nothing leaves nobody behind
+        await asyncio.sleep(1.5)  # a replica does not lag behind a primary without writes
         assert (await probe(backend, standby.port)).state is State.UP
         standby.execute("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
         down = await until(lambda result: result.state is State.DOWN)
@@ -366,7 +366,7 @@ def nfs_backend(export: str = "/media", *, write: bool = False) -> NfsBackend:
     return NfsBackend(NfsOptions(export=export), NfsCheck(write=write))
 
 
-async def test_nfs_says_space_and_phases(shared_nfs: NfsServer) -> None:
+async def test_an_nfs_check_reports_space_and_phases(shared_nfs: NfsServer) -> None:
     result = await probe(nfs_backend(write=True), shared_nfs.port)
     assert result.state is State.UP
     assert result.probe_result is not None
@@ -386,7 +386,7 @@ async def test_nfs_export(shared_nfs: NfsServer, export: str) -> None:
     assert export in result.detail
 
 
-async def test_nfs_canary_left_over_from_a_crash_is_cleared(shared_nfs: NfsServer) -> None:
+async def test_an_nfs_canary_left_by_a_crash_is_removed(shared_nfs: NfsServer) -> None:
     (shared_nfs.export / CANARY).mkdir()
     assert (await probe(nfs_backend(write=True), shared_nfs.port)).state is State.UP
     assert not (shared_nfs.export / CANARY).exists()
@@ -398,12 +398,12 @@ async def test_nfs_many_gateways_may_check_one_export(shared_nfs: NfsServer) -> 
     assert [result.detail for result in await asyncio.gather(*checks) if result.state is not State.UP] == []
 
 
-async def test_nfs_canary_takes_no_file_away(shared_nfs: NfsServer) -> None:
+async def test_the_nfs_canary_removes_no_file(shared_nfs: NfsServer) -> None:
     file = shared_nfs.export / CANARY
-    file.write_text("somebody's")
+    file.write_text("foreign")
     try:
         assert (await probe(nfs_backend(write=True), shared_nfs.port)).state is State.DOWN
-        assert file.read_text() == "somebody's"
+        assert file.read_text() == "foreign"
     finally:
         file.unlink()
 
@@ -422,7 +422,7 @@ async def test_nfs_full_disk(tmp_path: Path, small_export: Path) -> None:
         server.stop()
 
 
-async def test_nfs_without_version_4_0_is_asked_with_one_long_session(tmp_path: Path) -> None:
+async def test_nfs_without_version_4_0_is_checked_in_one_long_session(tmp_path: Path) -> None:
     need(nfs.available(), "root, and ganesha.nfsd (packages nfs-ganesha nfs-ganesha-vfs)")
     server = NfsServer(tmp_path / "server", minor_versions="1,2").start()
     try:
@@ -441,7 +441,7 @@ async def test_nfs_without_version_4_0_is_asked_with_one_long_session(tmp_path: 
         server.stop()
 
 
-async def test_nfs_another_file_system_than_before_is_told(tmp_path: Path, small_export: Path) -> None:
+async def test_a_changed_nfs_file_system_is_reported(tmp_path: Path, small_export: Path) -> None:
     first = NfsServer(tmp_path / "first").start()
     backend = nfs_backend()
     try:
@@ -460,7 +460,7 @@ async def test_nfs_another_file_system_than_before_is_told(tmp_path: Path, small
         first.stop()
 
 
-async def test_nfs_a_directory_made_anew_is_told(tmp_path: Path) -> None:
+async def test_a_recreated_nfs_directory_is_reported(tmp_path: Path) -> None:
     server = NfsServer(tmp_path / "server").start()
     backend = nfs_backend("/media/shared")
     shared = server.export / "shared"

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import Phase, given, settings
 
-from gateway.demo.process import find
 from gateway.proxy import tls_bridge
 from gateway.relay import linger
 from gateway.relay.poller import RelayLoop
 from tests.support import relay_contract as contract
-from tests.support.far_sides import OpenSsh, Scripted, Socks, Straight, Tls, Tls12
+from tests.support.far_sides import Socks, Straight, Tls, Tls12
 from tests.support.plans import Setup, Step, plans
-from tests.support.requirements import need
+from tests.support.requirements import need_sshd
+from tests.support.ssh_far_sides import OpenSsh, Scripted
 
 EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "200"))
 PHASES = (Phase.reuse, Phase.generate, Phase.shrink)
@@ -78,7 +78,7 @@ def benches(
         patch.setattr(tls_bridge, "_SILENCE_TIMEOUT", 0.1)  # seconds of silence, before TLS 1.3
 
         def bench(kind: str) -> Bench:
-            need(find("sshd") is not None, "sshd (package openssh-server)")
+            need_sshd()
             if kind not in made:
                 adaptor, arguments, _ = KINDS[kind]
                 made[kind] = Bench(adaptor(tmp_path_factory.mktemp("contract") / "files", *arguments), runner)
@@ -94,7 +94,7 @@ def benches(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_order_of_events(benches: Callable[[str], Bench], kind: str) -> None:
+def test_any_order_of_events_keeps_the_rules(benches: Callable[[str], Bench], kind: str) -> None:
     bench = benches(kind)
 
     @settings(max_examples=EXAMPLES * KINDS[kind].share, phases=PHASES, report_multiple_bugs=False)
@@ -224,5 +224,5 @@ def possible(kind: str, case: str) -> bool:
 
 
 @pytest.mark.parametrize(("kind", "case"), [(kind, case) for kind in KINDS for case in CASES if possible(kind, case)])
-def test_an_order_of_events(benches: Callable[[str], Bench], kind: str, case: str) -> None:
+def test_a_known_order_of_events_keeps_the_rules(benches: Callable[[str], Bench], kind: str, case: str) -> None:
     benches(kind).run(*CASES[case])

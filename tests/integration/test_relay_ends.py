@@ -24,13 +24,13 @@ from gateway.proxy.tls import TlsSocket
 from gateway.relay import sockets, stalled_peers
 from gateway.relay.direct import DirectLink
 from gateway.relay.socket_relay import SocketRelay
-from gateway.ssh.options import Connections, SshOptions
-from gateway.tunnels.ssh import SshTunnel
-from tests.support.far_sides import Scripted
+from gateway.ssh.options import Connections
+from tests.support.certificates import Authority
 from tests.support.plans import Setup
 from tests.support.requirements import need
+from tests.support.ssh_far_sides import Scripted
+from tests.support.ssh_sessions import opened, options
 from tests.support.tls_proxy import ANSWER, tls_proxy
-from tests.support.vpn import Authority
 
 UPLOAD = bytes(range(256)) * 1300
 pytestmark = pytest.mark.integration
@@ -49,7 +49,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         inner.close()  # where nothing has taken it over
 
 
-async def test_an_upload_whose_client_has_closed_reaches_a_backend_that_sends_first(
+async def test_the_upload_of_a_closed_client_reaches_a_backend_that_sends_first(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
     """The backend reads only once its own data is taken, although its client takes none of it."""
@@ -86,7 +86,7 @@ async def test_an_upload_whose_client_has_closed_reaches_a_backend_that_sends_fi
 
 
 @pytest.mark.parametrize("kind", ["socks5", "http"])
-async def test_a_lost_ssh_connection_under_a_proxy_is_no_end_of_a_response(
+async def test_a_lost_ssh_connection_under_a_proxy_resets_the_response(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], kind: str
 ) -> None:
     client, inner = pair
@@ -113,15 +113,8 @@ async def test_a_lost_ssh_connection_under_a_proxy_is_no_end_of_a_response(
         with socket.create_server(("127.0.0.1", 0)) as server:
             serve = threading.Thread(target=lambda: proxy(server.accept()[0]))
             serve.start()
-            options = SshOptions(
-                host="127.0.0.1",
-                port=bastion.port,
-                user=bastion.user,
-                identity_files=(bastion.client_key,),
-                known_hosts=(bastion.known_hosts,),
-                connections=Connections(1, 1),
-            )
-            async with asyncio.timeout(30), SshTunnel(options).open(DirectLink(), lambda *_: None) as ssh:
+            chosen = options(bastion, connections=Connections(1, 1))
+            async with asyncio.timeout(30), opened(chosen) as ssh:
                 url = f"{kind}://127.0.0.1:{server.getsockname()[1]}"
                 relay = await ProxyLink(ProxyOptions(url=url), ssh).join(inner, Endpoint("db", 1), Histogram())
                 assert await loop.sock_recv(client, 100) == b"half of it"
@@ -171,7 +164,7 @@ async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before
     assert ends == [b""]
 
 
-async def test_asyncsshs_channels_keep_nothing_that_a_close_would_lose(tmp_path: Path) -> None:
+async def test_asyncssh_channels_hold_no_data_that_a_close_would_lose(tmp_path: Path) -> None:
     """A peer that closes while its window is used up has not taken everything: its client must see a reset."""
     adaptor = Scripted(tmp_path / "scripted", "asyncssh")
     await adaptor.open()
@@ -216,7 +209,7 @@ async def is_reset(sock: socket.socket) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["tls 1.2", "tls 1.3"])
-async def test_a_finished_upload_arrives_although_its_client_takes_no_answer(
+async def test_a_finished_upload_arrives_although_its_client_does_not_read(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], version: ssl.TLSVersion
 ) -> None:
     """The answer meets a closed socket, while most of the upload is still on its way."""
@@ -253,7 +246,7 @@ async def test_a_finished_upload_arrives_although_its_client_takes_no_answer(
 
 
 @pytest.mark.parametrize("goes_on", [True, False], ids=["uploading", "silent"])
-async def test_a_client_whose_upload_fails_gets_its_response_and_a_reset(
+async def test_a_client_with_a_failed_upload_gets_its_response_and_a_reset(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, goes_on: bool
 ) -> None:
     """What it sends meanwhile is dropped, and does not wait for a far side that takes nothing."""
@@ -291,7 +284,7 @@ async def test_a_client_whose_upload_fails_gets_its_response_and_a_reset(
     assert got == ANSWER
 
 
-async def test_a_renegotiation_that_the_far_side_wants_swallows_no_upload(
+async def test_a_tls_renegotiation_by_the_far_side_loses_no_upload(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     """It is refused, at which this far side gives up: the client sees that."""
@@ -339,7 +332,7 @@ async def test_a_renegotiation_that_the_far_side_wants_swallows_no_upload(
             server.kill()
 
 
-async def test_a_far_side_that_pauses_is_not_given_up(
+async def test_a_far_side_that_pauses_is_not_closed(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel would give it up after TCP_USER_TIMEOUT, although it acknowledges every probe."""
@@ -370,7 +363,7 @@ async def test_a_far_side_that_pauses_is_not_given_up(
         assert await asyncio.to_thread(upload) == b"done"
 
 
-async def test_little_waits_between_a_tunnel_and_a_tls_proxy(tmp_path: Path) -> None:
+async def test_little_data_is_buffered_between_a_tunnel_and_a_tls_proxy(tmp_path: Path) -> None:
     """What a connection of SSH sends last would wait for all of it."""
     stop = threading.Event()
     window = 64 << 10
@@ -394,7 +387,9 @@ async def test_little_waits_between_a_tunnel_and_a_tls_proxy(tmp_path: Path) -> 
     assert window < taken < window + (192 << 10)
 
 
-async def test_asyncsshs_channels_lose_no_upload_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_asyncssh_channels_reset_the_client_if_an_upload_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A channel that the peer has closed refuses what was just read; its client gets the answer, and a reset."""
     adaptor = Scripted(tmp_path / "scripted", "asyncssh")
     await adaptor.open()

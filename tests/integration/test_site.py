@@ -151,7 +151,7 @@ def test_a_killed_server_is_down_with_its_reason_and_up_after_its_return(
     site.gateway.wait_up(backend, timeout=10)
 
 
-def test_a_killed_session_is_back_before_a_client_notices(site: Site) -> None:
+def test_a_killed_session_is_replaced_within_seconds(site: Site) -> None:
     site.gateway.wait_up("orders")
     held = mysql(site.mariadb, site.ports["orders"])
     before = site.gateway.tunnel("bastion")["connects"]
@@ -190,8 +190,8 @@ def test_a_stopped_bastion_blocks_what_is_behind_it_and_nothing_else(site: Site)
     waiting.join(20)
     assert answers == [3]
     site.gateway.wait_up("orders", "jumped", "reports", "media")
-    told = [json.loads(line) for line in site.gateway.log.splitlines()]
-    refused = [line for line in told if line.get("tunnel") == "bastion" and line.get("reason") == "refused"]
+    reported = [json.loads(line) for line in site.gateway.log.splitlines()]
+    refused = [line for line in reported if line.get("tunnel") == "bastion" and line.get("reason") == "refused"]
     # However many attempts were refused, once for each sort of traffic.
     assert sorted(line.get("traffic", "") for line in refused) == ["", "bulk"]
 
@@ -207,7 +207,7 @@ def test_a_hundred_clients_at_once(site: Site) -> None:
                     assert query_mysql(site.mariadb, site.ports["orders"]) == 3
                 else:
                     assert query_postgres(site.postgres, site.ports["direct"]) == 2
-        except BaseException as error:  # noqa: BLE001 - told in the test's own thread
+        except BaseException as error:  # noqa: BLE001 - raised in the thread of the test
             failures.append(error)
 
     threads = [threading.Thread(target=work, args=(at,)) for at in range(100)]
@@ -220,7 +220,7 @@ def test_a_hundred_clients_at_once(site: Site) -> None:
     assert site.gateway.backend("orders")["connections"]["total"] == 250
 
 
-def test_term_under_load_lets_the_queries_in_flight_finish(site: Site) -> None:
+def test_after_term_queries_in_flight_finish(site: Site) -> None:
     site.gateway.wait_up("orders")
     answered: list[int] = []
     failed: list[BaseException] = []
@@ -260,7 +260,7 @@ def test_term_under_load_lets_the_queries_in_flight_finish(site: Site) -> None:
         socket.create_connection(("127.0.0.1", site.ports["orders"]))
 
 
-def test_the_drain_ends_idle_clients_and_spares_those_that_wait_for_an_answer(site: Site) -> None:
+def test_the_drain_resets_idle_clients_before_those_that_wait_for_a_response(site: Site) -> None:
     site.gateway.wait_up("orders")
     idle, busy = mysql(site.mariadb, site.ports["orders"]), mysql(site.mariadb, site.ports["orders"])
     with busy.cursor() as cursor:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 import pytest
 
 from gateway.contracts import Duration
-from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.options import Connections, Keepalive, SshOptions
@@ -25,7 +23,7 @@ from tests.soak import instrumentation
 from tests.support.files import REPOSITORY
 from tests.support.front import fronting
 from tests.support.lateness import Lateness
-from tests.support.requirements import need
+from tests.support.requirements import need_sshd
 from tests.support.servers import echoing, serving
 from tests.support.share import Backend, Clients, measure
 from tests.support.slow_link import Shape, SlowLink
@@ -36,14 +34,6 @@ pytestmark = pytest.mark.integration
 NATIVE, ASYNCSSH = instrumentation.CIPHERS
 
 
-@pytest.fixture
-def sshd(tmp_path: Path) -> Iterator[Bastion]:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
-    server = Bastion(tmp_path / "bastion").start()
-    yield server
-    server.stop()
-
-
 def over(path: SlowLink, bastion: Bastion, **changes: Any) -> SshOptions:
     """One connection to `bastion` by the slow path."""
     pin = (bastion.folder / "host_key.pub").read_text().strip()
@@ -52,12 +42,10 @@ def over(path: SlowLink, bastion: Bastion, **changes: Any) -> SshOptions:
 
 
 @pytest.mark.parametrize("cipher", instrumentation.CIPHERS)
-async def test_every_upload_has_its_share_of_a_full_uplink_and_queries_are_answered(
-    sshd: Bastion, cipher: str
-) -> None:
+async def test_uploads_share_a_full_uplink_evenly_and_queries_are_answered(bastion: Bastion, cipher: str) -> None:
     uploads, queries = 16, 2
-    with Backend() as backend, SlowLink(sshd.port, Shape(up=2e6)) as path:
-        async with opened(over(path, sshd, ciphers=(cipher,))) as link, fronting(link, backend.port) as front:
+    with Backend() as backend, SlowLink(bastion.port, Shape(up=2e6)) as path:
+        async with opened(over(path, bastion, ciphers=(cipher,))) as link, fronting(link, backend.port) as front:
             with Lateness() as machine:
                 ports = [front.port] * (uploads + queries)
                 shares = await asyncio.to_thread(measure, backend, ports, uploads, 5.0)
@@ -66,8 +54,8 @@ async def test_every_upload_has_its_share_of_a_full_uplink_and_queries_are_answe
 
 
 @pytest.mark.parametrize("cipher", instrumentation.CIPHERS)
-async def test_turns_are_short_where_others_wait_on_a_slow_path(
-    sshd: Bastion, monkeypatch: pytest.MonkeyPatch, cipher: str
+async def test_turns_are_short_if_other_relays_wait_on_a_slow_path(
+    bastion: Bastion, monkeypatch: pytest.MonkeyPatch, cipher: str
 ) -> None:
     """Who waits for its turn waits for one packet of each other, and not for all that they have read at once."""
     uploads = 6
@@ -94,8 +82,8 @@ async def test_turns_are_short_where_others_wait_on_a_slow_path(
 
     monkeypatch.setattr(PacketWriter, "enqueue", noted)
     monkeypatch.setattr(PacketWriter, "_serve_queue", served)
-    with Backend() as backend, SlowLink(sshd.port, Shape(up=2e6)) as path:
-        async with opened(over(path, sshd, ciphers=(cipher,))) as link, fronting(link, backend.port) as front:
+    with Backend() as backend, SlowLink(bastion.port, Shape(up=2e6)) as path:
+        async with opened(over(path, bastion, ciphers=(cipher,))) as link, fronting(link, backend.port) as front:
             with Clients([front.port] * uploads, uploads=uploads):
                 async with asyncio.timeout(30):
                     while len(between) < 40:
@@ -105,9 +93,9 @@ async def test_turns_are_short_where_others_wait_on_a_slow_path(
 
 
 @pytest.mark.parametrize(("who", "cipher"), [("us", NATIVE), ("sshd", NATIVE), ("us", ASYNCSSH)])
-async def test_new_keys_on_a_full_slow_uplink_cost_nothing(tmp_path: Path, who: str, cipher: str) -> None:
+async def test_a_key_exchange_on_a_full_slow_uplink_resets_nothing(tmp_path: Path, who: str, cipher: str) -> None:
     """What is under way delays them, and must not look like silence."""
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     limit = 1 << 20
     keepalive = Keepalive(interval=Duration(0.5), suspect=Duration(3.0), replace=Duration(1.5), lost=Duration(60.0))
     bastion = Bastion(tmp_path / "bastion", extra=f"RekeyLimit {limit}" if who == "sshd" else "").start()
@@ -137,7 +125,7 @@ def flooding(client: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("cipher", instrumentation.CIPHERS)
-async def test_a_slow_reader_holds_no_more_than_its_window(sshd: Bastion, cipher: str) -> None:
+async def test_a_slow_reader_holds_no_more_than_its_window(bastion: Bastion, cipher: str) -> None:
     """One that reads little by little, so that it is granted more all the time."""
     stop = threading.Event()
 
@@ -148,7 +136,7 @@ async def test_a_slow_reader_holds_no_more_than_its_window(sshd: Bastion, cipher
 
     with serving(flooding) as port, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-        one = options(sshd, ciphers=(cipher,), connections=Connections(1, 1))
+        one = options(bastion, ciphers=(cipher,), connections=Connections(1, 1))
         async with opened(one) as link, fronting(link, port) as front:
             client.connect(("127.0.0.1", front.port))
             reading = asyncio.create_task(asyncio.to_thread(read, client))
@@ -168,7 +156,7 @@ async def test_a_slow_reader_holds_no_more_than_its_window(sshd: Bastion, cipher
 
 @pytest.mark.timeout(120)
 def test_a_short_soak_finds_nothing(tmp_path: Path) -> None:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     done = subprocess.run(
         [sys.executable, "-m", "tests.soak.soak", "--seconds", "15", "--seed", "1", "--clients", "120"],
         capture_output=True, text=True, timeout=110, check=False, cwd=REPOSITORY,

@@ -53,7 +53,7 @@ def test_a_share_is_checked_and_read_through_the_gateway(
 
 
 @pytest.mark.timeout(240)
-def test_the_volume_is_what_a_kernel_mounts(
+def test_a_kernel_can_mount_the_smb_volume(
     gateway: Gateway, shared_bastion: Bastion, samba: int, tmp_path: Path
 ) -> None:
     """In a virtual machine, with the options that Docker's driver would be given."""

@@ -30,7 +30,7 @@ from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
 from gateway.ssh.options import Connections, Keepalive
 from gateway.tunnels.ssh import SshTunnel
 from tests.support.lateness import Lateness
-from tests.support.requirements import need
+from tests.support.requirements import need, need_sshd
 from tests.support.servers import echoing, serving, silent, talking
 from tests.support.ssh_sessions import PATIENT, echo_once, opened, options, refused
 
@@ -41,7 +41,7 @@ HASTY = Keepalive(interval=Duration(0.1), suspect=Duration(0.5), replace=Duratio
 
 @pytest.fixture(params=["openssh", "asyncssh"])
 def bastion(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bastion]:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     server = Bastion(tmp_path / "bastion", embedded=request.param == "asyncssh").start()
     yield server
     server.stop()
@@ -49,7 +49,7 @@ def bastion(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bastion]
 
 @pytest.fixture
 def sshd(tmp_path: Path) -> Iterator[Bastion]:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     server = Bastion(tmp_path / "bastion").start()
     yield server
     server.stop()
@@ -58,7 +58,7 @@ def sshd(tmp_path: Path) -> Iterator[Bastion]:
 # The way through.
 
 
-async def test_bytes_go_through_and_half_closes_are_kept(bastion: Bastion) -> None:
+async def test_bytes_and_half_closes_are_forwarded(bastion: Bastion) -> None:
     with serving(echoing) as port:
         async with opened(options(bastion)) as link:
             for size in (1, 1000, 32768, 32769, 3_000_000):
@@ -68,7 +68,7 @@ async def test_bytes_go_through_and_half_closes_are_kept(bastion: Bastion) -> No
                     await asyncio.sleep(0.01)
 
 
-async def test_three_jumps(sshd: Bastion) -> None:
+async def test_a_chain_of_three_tunnels_works(sshd: Bastion) -> None:
     with serving(echoing) as port:
         async with (
             opened(options(sshd)) as first,
@@ -142,7 +142,7 @@ class Mute(asyncssh.SSHServer):
         return False
 
 
-async def test_a_server_that_forwards_nothing_is_named(sshd: Bastion) -> None:
+async def test_a_server_that_forbids_forwarding_is_reported(sshd: Bastion) -> None:
     server = await asyncssh.create_server(
         Mute, "127.0.0.1", 0, server_host_keys=[str(sshd.folder / "host_key")],
         authorized_client_keys=str(sshd.folder / "authorized_keys"),
@@ -165,7 +165,7 @@ async def test_a_server_that_forwards_nothing_is_named(sshd: Bastion) -> None:
 # Whom we trust.
 
 
-async def test_a_wrong_host_key_is_fatal_and_shows_what_was_offered(bastion: Bastion) -> None:
+async def test_a_wrong_host_key_is_fatal_and_the_error_shows_the_offered_key(bastion: Bastion) -> None:
     make_key(bastion.folder / "other")
     other = (bastion.folder / "other.pub").read_text()
     bastion.known_hosts.write_text(f"[127.0.0.1]:{bastion.port} {other}")
@@ -174,7 +174,7 @@ async def test_a_wrong_host_key_is_fatal_and_shows_what_was_offered(bastion: Bas
     assert "ssh-ed25519 SHA256:" in error.detail
 
 
-async def test_nothing_trusted_is_refused_before_anything_is_sent(sshd: Bastion) -> None:
+async def test_without_trusted_keys_the_tunnel_fails_before_connecting(sshd: Bastion) -> None:
     error = await refused(options(sshd, known_hosts=()))
     assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
     assert "set known_hosts or host_keys" in error.detail
@@ -185,7 +185,7 @@ async def test_an_unreadable_known_hosts_is_refused(sshd: Bastion) -> None:
     assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
 
 
-async def test_a_line_of_known_hosts_that_is_none_is_named(sshd: Bastion) -> None:
+async def test_an_invalid_line_of_known_hosts_is_reported(sshd: Bastion) -> None:
     """It might be the one that revokes a key."""
     sshd.known_hosts.write_text(f"# ours\n{sshd.known_hosts.read_text()}garbage\n")
     error = await refused(options(sshd))
@@ -198,25 +198,25 @@ async def test_a_line_of_known_hosts_that_is_none_is_named(sshd: Bastion) -> Non
 @pytest.mark.parametrize(
     "line", ["@revoked * ssh-ed25519 AAAAC3NzaC1lZDI1NTE5", "@revoked *", "@trusted * ssh-rsa AAAA"]
 )
-async def test_what_should_revoke_a_key_and_does_not_is_named(sshd: Bastion, line: str) -> None:
+async def test_an_invalid_revocation_line_is_an_error(sshd: Bastion, line: str) -> None:
     sshd.known_hosts.write_text(f"{line}\n{sshd.known_hosts.read_text()}")
     error = await refused(options(sshd))
     assert error.detail.startswith(f"{sshd.known_hosts}:1: not a valid known_hosts line")
 
 
-async def test_a_key_of_a_kind_that_is_not_known_is_no_error(sshd: Bastion) -> None:
+async def test_a_key_of_an_unknown_type_is_ignored(sshd: Bastion) -> None:
     sshd.known_hosts.write_text(f"other ssh-new AAAA\n\n# ours\n{sshd.known_hosts.read_text()}")
     async with opened(options(sshd)):
         """It is trusted by its own line."""
 
 
-async def test_a_file_without_a_certificate_is_named(sshd: Bastion) -> None:
+async def test_a_file_without_a_certificate_is_reported(sshd: Bastion) -> None:
     error = await refused(options(sshd, certificate_files=(sshd.client_key,)))
     assert (error.reason, error.fatal) == (Reason.AUTH, True)
     assert str(sshd.client_key) in error.detail
 
 
-async def test_a_secret_that_is_no_text_is_named(sshd: Bastion, tmp_path: Path) -> None:
+async def test_a_secret_that_is_not_text_is_an_error(sshd: Bastion, tmp_path: Path) -> None:
     binary = tmp_path / "passphrase"
     binary.write_bytes(b"\xff\xfe")
     error = await refused(options(sshd, passphrase=Secret(path=binary)))
@@ -238,7 +238,7 @@ async def test_pinned_keys(sshd: Bastion, form: str) -> None:
 
 
 async def test_a_host_certificate_of_a_trusted_authority(tmp_path: Path) -> None:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     make_key(tmp_path / "ca")
     server = Bastion(tmp_path / "bastion", host_ca=tmp_path / "ca").start()
     try:
@@ -260,12 +260,12 @@ async def test_a_revoked_key_is_refused_even_when_it_is_pinned(sshd: Bastion) ->
     assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
 
 
-async def test_insecure_accepts_anything_but_only_when_asked(sshd: Bastion) -> None:
+async def test_insecure_host_key_accepts_any_key_only_if_configured(sshd: Bastion) -> None:
     async with opened(options(sshd, known_hosts=(), insecure_host_key=True)):
         pass
 
 
-async def test_each_hop_has_keys_of_its_own(sshd: Bastion, tmp_path: Path) -> None:
+async def test_each_hop_uses_its_own_keys(sshd: Bastion, tmp_path: Path) -> None:
     inner = Bastion(tmp_path / "inner").start()
     try:
         async with opened(options(sshd)) as outer:
@@ -289,7 +289,7 @@ async def test_a_refused_login_is_fatal(bastion: Bastion) -> None:
     assert (error.reason, error.fatal) == (Reason.AUTH, True)
 
 
-async def test_a_key_that_others_can_read_is_refused_with_the_remedy(sshd: Bastion) -> None:
+async def test_a_key_that_others_can_read_is_refused_with_advice(sshd: Bastion) -> None:
     sshd.client_key.chmod(0o644)
     error = await refused(options(sshd))
     assert (error.reason, error.fatal) == (Reason.AUTH, True)
@@ -365,7 +365,7 @@ async def test_chacha_is_refused_from_a_server_without_strict_key_exchange(
 # How it fails.
 
 
-async def test_refused_and_silent_and_strange_servers(sshd: Bastion) -> None:
+async def test_refused_silent_and_foreign_servers_have_their_reasons(sshd: Bastion) -> None:
     error = await refused(options(sshd, port=free_port()))
     assert (error.reason, error.fatal) == (Reason.REFUSED, False)
     for behaviour, reasons in (
@@ -379,8 +379,8 @@ async def test_refused_and_silent_and_strange_servers(sshd: Bastion) -> None:
             assert error.reason in reasons
 
 
-async def test_prohibited_and_refused_and_unknown_targets_each_have_their_reason(tmp_path: Path) -> None:
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+async def test_prohibited_refused_and_unknown_targets_have_their_reasons(tmp_path: Path) -> None:
+    need_sshd()
     with serving(echoing) as port:
         closed = free_port()
         permits = f'permitopen="127.0.0.1:{port}",permitopen="127.0.0.1:{closed}",permitopen="no-such-host.invalid:1"'
@@ -428,7 +428,7 @@ async def test_a_frozen_bastion_costs_a_dial_its_deadline_and_leaks_no_channel(s
 
 
 @pytest.mark.parametrize("cipher", ["chacha20-poly1305@openssh.com", "aes128-gcm@openssh.com"])
-async def test_a_slow_client_gets_all_that_was_sent_before_the_end(sshd: Bastion, cipher: str) -> None:
+async def test_a_slow_client_gets_all_data_sent_before_the_end(sshd: Bastion, cipher: str) -> None:
     """asyncssh forgets an end that it could not deliver before the channel is closed."""
     answer = bytes(range(256)) * 6000
 
@@ -459,9 +459,7 @@ async def test_a_slow_client_gets_all_that_was_sent_before_the_end(sshd: Bastion
 
 
 @pytest.mark.parametrize("complete", [True, False])
-async def test_an_answer_that_is_complete_outlives_the_ssh_connection_and_one_that_is_not_is_reset(
-    *, complete: bool
-) -> None:
+async def test_complete_responses_outlive_the_ssh_connection_and_incomplete_ones_are_reset(*, complete: bool) -> None:
     """Part of it still waits for a client that reads slowly."""
     answer = bytes(1_500_000)
     conns: list[asyncssh.SSHServerConnection] = []
@@ -532,7 +530,7 @@ async def test_an_open_that_is_cancelled_as_it_completes_leaks_no_channel(sshd: 
                     await asyncio.sleep(0.02)
 
 
-async def test_a_connection_whose_socket_has_just_ended_is_no_targets_failure(sshd: Bastion) -> None:
+async def test_a_closed_ssh_connection_is_not_a_failure_of_the_target(sshd: Bastion) -> None:
     async with opened(options(sshd)) as link:
         session = link._connections[0]
         client, theirs = socket.socketpair()
@@ -543,7 +541,7 @@ async def test_a_connection_whose_socket_has_just_ended_is_no_targets_failure(ss
                 await session.join(theirs, Endpoint("127.0.0.1", 9), Histogram(), 5)
 
 
-async def test_a_frozen_connection_is_replaced_and_its_clients_are_let_go(sshd: Bastion) -> None:
+async def test_a_frozen_connection_is_replaced_and_its_clients_are_reset(sshd: Bastion) -> None:
     with serving(echoing) as port:
         # Without a replacement nothing would happen for ten seconds.
         keepalive = replace(HASTY, replace=Duration(1.0), lost=Duration(10.0))
@@ -562,7 +560,9 @@ async def test_a_frozen_connection_is_replaced_and_its_clients_are_let_go(sshd: 
             sshd.kill_sessions(signal.SIGCONT)
 
 
-async def test_a_dial_leaves_a_frozen_connection_at_once(sshd: Bastion, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_dial_moves_from_a_frozen_connection_immediately(
+    sshd: Bastion, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pool, "_TICK_SECONDS", 60.0)  # no other check runs
     with serving(echoing) as port:
         patient = options(sshd, connections=Connections(min=2, max=2), keepalive=PATIENT)
@@ -583,9 +583,7 @@ async def test_a_dial_leaves_a_frozen_connection_at_once(sshd: Bastion, monkeypa
 
 
 @pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"])
-async def test_every_dial_of_a_check_that_was_given_up_and_connects_later_is_reported(
-    sshd: Bastion, cipher: str
-) -> None:
+async def test_abandoned_dials_of_a_check_that_connect_later_are_reported(sshd: Bastion, cipher: str) -> None:
     broken: list[int] = []
 
     def counting(client: socket.socket) -> None:
@@ -647,17 +645,17 @@ async def test_a_dial_that_is_under_way_when_its_connection_ends_is_reported(ssh
             assert reported == [1]  # nothing was dialled
 
 
-async def test_a_stall_of_the_whole_path_costs_no_connection(sshd: Bastion) -> None:
-    told: list[TunnelState] = []
+async def test_a_stall_of_the_whole_path_closes_no_connection(sshd: Bastion) -> None:
+    states: list[TunnelState] = []
     loop = asyncio.get_running_loop()
     tunnel = SshTunnel(options(sshd, keepalive=replace(HASTY, lost=Duration(30.0))))
     with serving(echoing) as port:
-        async with tunnel.open(DirectLink(), lambda state, *_: told.append(state)) as link:
+        async with tunnel.open(DirectLink(), lambda state, *_: states.append(state)) as link:
             tunnel._options = replace(tunnel._options, login_timeout=Duration(0.4))  # of those that follow
             held = await link.socket(Endpoint("127.0.0.1", port))
             with frozen(sshd):
                 async with asyncio.timeout(15):
-                    while told[-1:] != [TunnelState.SUSPECT]:
+                    while states[-1:] != [TunnelState.SUSPECT]:
                         await asyncio.sleep(0.02)
                 await asyncio.sleep(1.0)  # beyond the time after which one alone would be given up
                 with pytest.raises(LinkLostError):
@@ -667,12 +665,12 @@ async def test_a_stall_of_the_whole_path_costs_no_connection(sshd: Bastion) -> N
                 async with asyncio.timeout(15):
                     assert await loop.sock_recv(held, 100) == b"still there?"
             async with asyncio.timeout(15):
-                while told[-1:] != [TunnelState.UP]:
+                while states[-1:] != [TunnelState.UP]:
                     await asyncio.sleep(0.02)
             await echo_once(link, port)
 
 
-async def test_a_path_that_stays_silent_is_given_up(sshd: Bastion) -> None:
+async def test_a_path_that_stays_silent_is_closed(sshd: Bastion) -> None:
     tunnel = SshTunnel(options(sshd, keepalive=HASTY))
     async with tunnel.open(DirectLink(), lambda *_: None) as link:
         tunnel._options = replace(tunnel._options, login_timeout=Duration(0.4))  # of those that follow
@@ -686,7 +684,9 @@ async def test_a_path_that_stays_silent_is_given_up(sshd: Bastion) -> None:
 
 
 @pytest.mark.parametrize(("suspect", "lost", "slept"), [(1.5, 1.8, 2.0), (0.5, 0.8, 0.9)])
-async def test_we_who_slept_blame_nobody(sshd: Bastion, suspect: float, lost: float, slept: float) -> None:
+async def test_a_paused_gateway_does_not_blame_the_path(
+    sshd: Bastion, suspect: float, lost: float, slept: float
+) -> None:
     keepalive = replace(HASTY, suspect=Duration(suspect), lost=Duration(lost))
     with serving(echoing) as port:
         async with opened(options(sshd, keepalive=keepalive)) as link:
@@ -700,7 +700,7 @@ async def test_we_who_slept_blame_nobody(sshd: Bastion, suspect: float, lost: fl
                 assert await loop.sock_recv(held, 1) == b"x"
 
 
-async def test_renewed_credentials_replace_the_connection_and_the_old_one_drains(sshd: Bastion) -> None:
+async def test_renewed_credentials_replace_the_connection_and_drain_the_old_one(sshd: Bastion) -> None:
     loop = asyncio.get_running_loop()
     with serving(echoing) as port:
         async with opened(options(sshd)) as link:
@@ -723,7 +723,7 @@ async def test_renewed_credentials_replace_the_connection_and_the_old_one_drains
             assert link.details()["connections"] == 1
 
 
-async def test_a_new_key_that_does_not_fit_costs_nothing(sshd: Bastion) -> None:
+async def test_a_new_key_that_is_refused_closes_no_connection(sshd: Bastion) -> None:
     with serving(echoing) as port:
         async with opened(options(sshd)) as link:
             make_key(sshd.client_key)
@@ -740,7 +740,7 @@ async def test_a_new_key_that_does_not_fit_costs_nothing(sshd: Bastion) -> None:
             await echo_once(link, port)
 
 
-async def test_a_broken_known_hosts_costs_nobody_who_is_connected(sshd: Bastion) -> None:
+async def test_an_invalid_known_hosts_resets_no_connected_client(sshd: Bastion) -> None:
     loop = asyncio.get_running_loop()
     good = sshd.known_hosts.read_text()
     with serving(echoing) as port:
@@ -763,14 +763,14 @@ async def test_a_broken_known_hosts_costs_nobody_who_is_connected(sshd: Bastion)
             await echo_once(link, port)
 
 
-async def test_a_server_that_turns_us_away_is_too_busy_and_not_broken(tmp_path: Path) -> None:
+async def test_a_server_that_refuses_before_the_handshake_has_too_many_connections(tmp_path: Path) -> None:
     with serving(talking(b"Not allowed at this time\r\n", then_close=True)) as port:
         error = await refused(options(sshd_like(tmp_path, port)))
         assert (error.reason, error.fatal) == (Reason.TOO_MANY_CONNECTIONS, False)
         assert "Not allowed at this time" in error.detail
 
 
-async def test_at_most_four_handshakes_at_once_with_one_server(tmp_path: Path) -> None:
+async def test_at_most_four_concurrent_handshakes_per_server(tmp_path: Path) -> None:
     now = most = 0
 
     def count(client: socket.socket) -> None:
@@ -816,7 +816,7 @@ async def test_a_lost_path_resets_the_client_and_never_ends_it_cleanly(sshd: Bas
                 await asyncio.get_running_loop().sock_recv(client, 10)
 
 
-async def test_ten_thousand_clients_that_give_up_leave_nothing_behind(sshd: Bastion) -> None:
+async def test_ten_thousand_aborted_clients_leak_nothing(sshd: Bastion) -> None:
     """Clients that reset while their channel opens, as a health checker in a hurry does."""
     before = _descriptors()
     with serving(echoing) as port, socket.create_server(("127.0.0.1", 0), backlog=512) as server:
@@ -856,8 +856,8 @@ def _descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def test_the_states_of_an_attempt_are_told_in_order(sshd: Bastion) -> None:
-    told: list[TunnelState] = []
-    async with SshTunnel(options(sshd)).open(DirectLink(), lambda state, *_: told.append(state)):
+async def test_the_states_of_an_attempt_are_reported_in_order(sshd: Bastion) -> None:
+    states: list[TunnelState] = []
+    async with SshTunnel(options(sshd)).open(DirectLink(), lambda state, *_: states.append(state)):
         pass
-    assert told == [TunnelState.CONNECTING, TunnelState.AUTHENTICATING]
+    assert states == [TunnelState.CONNECTING, TunnelState.AUTHENTICATING]

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.mark.filterwarnings("ignore:Diffie-Hellman over finite fields")
-async def test_an_old_server_is_told_apart_by_what_it_lacks(tmp_path: Path) -> None:
+async def test_errors_name_the_algorithms_that_an_old_server_lacks(tmp_path: Path) -> None:
     """Each error names what is missing, what there is instead, and the key that allows it; the last one connects."""
     old = {
         "kex": ("KexAlgorithms", "diffie-hellman-group14-sha1", "key exchange"),
@@ -44,7 +44,7 @@ async def test_an_old_server_is_told_apart_by_what_it_lacks(tmp_path: Path) -> N
             assert link.details()["cipher"] == "aes128-cbc"
 
 
-async def test_hybrids_with_a_post_quantum_part_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_post_quantum_hybrids_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need("mlkem768x25519-sha256" in algorithms.supported("kex"), "an OpenSSL with ML-KEM (3.5)")
     used: list[bytes] = []
 
@@ -99,7 +99,7 @@ async def without_strict_exchange(folder: Path, patch: pytest.MonkeyPatch, **mor
         ("aes256-cbc", "hmac-sha2-256", True),
     ],
 )
-async def test_ciphers_that_need_strict_key_exchange_are_not_used_without(
+async def test_ciphers_that_need_strict_key_exchange_are_not_used_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cipher: str, mac: str, *, safe: bool
 ) -> None:
     weak = {"encryption_algs": [cipher], "mac_algs": [mac]}
@@ -116,7 +116,7 @@ async def test_ciphers_that_need_strict_key_exchange_are_not_used_without(
 
 
 @pytest.mark.parametrize("chacha", ["to the server", "from the server"])
-async def test_each_direction_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chacha: str) -> None:
+async def test_each_direction_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chacha: str) -> None:
     """A server may want ChaCha20 one way only (RFC 4253, 7.1)."""
     ways = [[b"chacha20-poly1305@openssh.com"], [b"aes128-gcm@openssh.com"]]
     if chacha == "from the server":

@@ -42,7 +42,7 @@ def test_validate_strict_refuses_what_validate_accepts(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"{file}:2:12: backends.a.check.tls.mode: ")
 
 
-def test_validate_and_run_refuse_files_that_everybody_can_read(open_folder: Path) -> None:
+def test_validate_and_run_refuse_world_readable_files(open_folder: Path) -> None:
     file, password = open_folder / "c.yaml", open_folder / "password"
     password.write_text("hunter2")
     password.chmod(0o644)

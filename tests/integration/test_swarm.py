@@ -45,7 +45,7 @@ def service(
     manager.docker("service", "create", *own, *options, *command)
 
 
-def test_a_consumer_on_one_node_uses_what_the_other_reaches(swarm: tuple[Engine, Engine], tmp_path: Path) -> None:
+def test_a_consumer_reaches_a_backend_through_another_node(swarm: tuple[Engine, Engine], tmp_path: Path) -> None:
     manager, worker = swarm
     # The database can be reached from the manager's node only.
     manager.docker("network", "create", "--subnet", "10.77.1.0/24", "far")
@@ -97,7 +97,7 @@ def test_a_consumer_on_one_node_uses_what_the_other_reaches(swarm: tuple[Engine,
     leader.wait(task_reaches, timeout=40)
 
 
-def test_a_labelled_service_is_shown_and_an_impossible_network_blocks_itself_only(
+def test_a_labelled_service_is_shown_and_an_impossible_network_blocks_only_itself(
     swarm: tuple[Engine, Engine], tmp_path: Path
 ) -> None:
     manager, _ = swarm
@@ -161,7 +161,7 @@ def test_access_by_label_and_grant_holds_for_containers_and_tasks_of_another_nod
     used = here.get("/api/v1/consumers")["consumers"]
     assert used["plain@node-2"]["backends"]["orders"]["rejected"] == {"not_allowed": 1}
     assert used["app@node-2"]["backends"]["orders"]["total"] >= 1
-    # Whoever has the address next is somebody else.
+    # The next container with the address is another consumer.
     address = worker.inspect("app")["NetworkSettings"]["Networks"]["mesh"]["IPAddress"]
     worker.docker("rm", "-f", "app")
     worker.run("thief", "--network", "mesh", "--ip", address)

@@ -15,9 +15,7 @@ IDLE = '{orders: {kind: tcp, targets: ["127.0.0.1:9"], listen: 0.0.0.0:3306, hol
 LOWER = ipaddress.ip_network("10.99.0.0/23")
 
 
-def test_agents_of_two_nodes_have_addresses_of_their_own_that_stay(
-    swarm: tuple[Engine, Engine], tmp_path: Path
-) -> None:
+def test_agents_of_two_nodes_keep_their_own_addresses(swarm: tuple[Engine, Engine], tmp_path: Path) -> None:
     manager, worker = swarm
     leader = Agent(manager, tmp_path / "one", "node-1").begin(IDLE)
     other = Agent(worker, tmp_path / "two", "node-2").begin(IDLE)

@@ -66,7 +66,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(made)
 
 
-def test_the_unit_starts_reloads_is_watched_and_stops(root: Path, tmp_path: Path) -> None:
+def test_the_systemd_unit_starts_reloads_is_watched_and_stops(root: Path, tmp_path: Path) -> None:
     bastion = Bastion(tmp_path / "bastion").start()
     try:
         with serving(echoing) as port:

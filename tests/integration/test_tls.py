@@ -14,7 +14,7 @@ from gateway.demo import mariadb, postgres
 from gateway.errors import ProbeError, Reason
 from gateway.health.verdict import CheckResult
 from gateway.relay.direct import DirectLink
-from tests.support.certificates import NAME, Authority, given_to, make_authority
+from tests.support import certificates
 from tests.support.probes import mysql_backend, postgres_backend, probe
 from tests.support.requirements import need
 
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def tls_mariadb(server_folder: Path) -> Iterator[tuple[mariadb.MariaDB, Authority]]:
+def tls_mariadb(server_folder: Path) -> Iterator[tuple[mariadb.MariaDB, certificates.Issued]]:
     need(mariadb.available(), "mariadbd (package mariadb-server)")
-    authority = given_to("mysql", make_authority(server_folder / "mysql-tls"))
+    authority = certificates.issue(server_folder / "mysql-tls", owner="mysql")
     files = (f"--ssl-ca={authority.ca}", f"--ssl-cert={authority.certificate}", f"--ssl-key={authority.key}")
     server = mariadb.MariaDB(server_folder / "mariadb-tls", *files).start()
     yield server, authority
@@ -32,25 +32,25 @@ def tls_mariadb(server_folder: Path) -> Iterator[tuple[mariadb.MariaDB, Authorit
 
 
 @pytest.fixture(scope="module")
-def tls_postgres(server_folder: Path) -> Iterator[tuple[postgres.Postgres, Authority]]:
+def tls_postgres(server_folder: Path) -> Iterator[tuple[postgres.Postgres, certificates.Issued]]:
     need(postgres.available(), "postgres (package postgresql)")
-    authority = given_to("postgres", make_authority(server_folder / "postgres-tls"))
+    authority = certificates.issue(server_folder / "postgres-tls", owner="postgres")
     files = {"ssl": "on", "ssl_cert_file": str(authority.certificate), "ssl_key_file": str(authority.key)}
     server = postgres.Postgres(server_folder / "postgres-tls-data", **files).start()
     yield server, authority
     server.stop()
 
 
-async def test_mysql(tls_mariadb: tuple[mariadb.MariaDB, Authority], tmp_path: Path) -> None:
+async def test_mysql(tls_mariadb: tuple[mariadb.MariaDB, certificates.Issued], tmp_path: Path) -> None:
     server, authority = tls_mariadb
-    other = make_authority(tmp_path / "other")
+    other = certificates.issue(tmp_path / "other")
     for tls, reason in (
         (TlsOptions(), None),
         (TlsOptions("require"), None),
-        (TlsOptions("verify", authority.ca, NAME), None),
+        (TlsOptions("verify", authority.ca, certificates.NAME), None),
         (TlsOptions("verify", authority.ca), Reason.TLS),  # it is not called 127.0.0.1
-        (TlsOptions("verify", other.ca, NAME), Reason.TLS),
-        (TlsOptions("verify", server_name=NAME), Reason.TLS),  # the system does not trust it
+        (TlsOptions("verify", other.ca, certificates.NAME), Reason.TLS),
+        (TlsOptions("verify", server_name=certificates.NAME), Reason.TLS),  # the system does not trust it
     ):
         result = await probe(mysql_backend(server, tls=tls), server.port, timeout=5)
         assert result.reason is reason, (tls, result.detail)
@@ -58,16 +58,16 @@ async def test_mysql(tls_mariadb: tuple[mariadb.MariaDB, Authority], tmp_path: P
         assert shown(result) == (expiry_of(authority) if tls.mode != "off" and reason is None else None)
 
 
-async def test_postgres(tls_postgres: tuple[postgres.Postgres, Authority], tmp_path: Path) -> None:
+async def test_postgres(tls_postgres: tuple[postgres.Postgres, certificates.Issued], tmp_path: Path) -> None:
     server, authority = tls_postgres
-    other = make_authority(tmp_path / "other")
+    other = certificates.issue(tmp_path / "other")
     for tls, reason in (
         (TlsOptions(), None),
         (TlsOptions("require"), None),
-        (TlsOptions("verify", authority.ca, NAME), None),
+        (TlsOptions("verify", authority.ca, certificates.NAME), None),
         (TlsOptions("verify", authority.ca), Reason.TLS),
-        (TlsOptions("verify", other.ca, NAME), Reason.TLS),
-        (TlsOptions("verify", server_name=NAME), Reason.TLS),
+        (TlsOptions("verify", other.ca, certificates.NAME), Reason.TLS),
+        (TlsOptions("verify", server_name=certificates.NAME), Reason.TLS),
     ):
         result = await probe(postgres_backend(server, tls=tls), server.port, timeout=5)
         assert result.reason is reason, (tls, result.detail)
@@ -75,8 +75,8 @@ async def test_postgres(tls_postgres: tuple[postgres.Postgres, Authority], tmp_p
         assert shown(result) == (expiry_of(authority) if tls.mode != "off" and reason is None else None)
 
 
-async def test_a_postgres_certificate_is_asked_for_rarely(
-    tls_postgres: tuple[postgres.Postgres, Authority], monkeypatch: pytest.MonkeyPatch
+async def test_a_postgres_certificate_is_requested_rarely(
+    tls_postgres: tuple[postgres.Postgres, certificates.Issued], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, authority = tls_postgres
     backend = postgres_backend(server, tls=TlsOptions("require"))
@@ -103,7 +103,7 @@ def shown(result: CheckResult) -> float | None:
     return certificate.expires if certificate else None
 
 
-def expiry_of(authority: Authority) -> float:
+def expiry_of(authority: certificates.Issued) -> float:
     certificate = x509.load_pem_x509_certificate(authority.certificate.read_bytes())
     return certificate.not_valid_after_utc.timestamp()
 
@@ -118,7 +118,7 @@ async def test_mysql_without_tls_is_refused_when_tls_is_required(server_folder: 
         server.stop()
 
 
-def test_a_ca_file_that_is_none_is_told(tmp_path: Path) -> None:
+def test_an_invalid_ca_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("not a certificate")
     with pytest.raises(ProbeError, match=r"tls\.ca_file"):
         verify(None, mysql_backend_check(tmp_path / "ca.pem"))

@@ -27,6 +27,7 @@ from gateway.vpn import devices, privileges
 from gateway.vpn.addressing import Addressing
 from gateway.vpn.device_lock import DeviceLock, is_locked
 from gateway.vpn.namespace import Namespace
+from tests.support.certificates import Authority
 from tests.support.clients import mysql, query_mysql, query_postgres, read_nfs, read_smb
 from tests.support.configs import database_check
 from tests.support.files import REPOSITORY
@@ -35,7 +36,8 @@ from tests.support.lateness import Lateness
 from tests.support.netns import BEHIND, BEHIND_V6, NAMES, OUTER_FAR, OUTER_OTHER, give_addresses, inside, run, two
 from tests.support.requirements import need
 from tests.support.servers import Samba
-from tests.support.vpn import Authority, OpenVpnServer, WireGuardPeer, nothing_outside
+from tests.support.vpn import OpenVpnServer, nothing_outside
+from tests.support.wireguard_peer import WireGuardPeer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -263,7 +265,7 @@ def test_openvpn_through_an_ssh_tunnel(far: World, gateway: Gateway) -> None:
         server.stop()
 
 
-def test_openvpn_by_udp_does_not_go_through_an_ssh_tunnel_and_says_so(far: World, gateway: Gateway) -> None:
+def test_openvpn_over_udp_through_an_ssh_tunnel_is_an_error(far: World, gateway: Gateway) -> None:
     known = gateway.folder / "known_hosts"
     known.write_text(far.bastion.known_hosts.read_text().replace("127.0.0.1", OUTER_OTHER))
     write(
@@ -327,7 +329,7 @@ with socket.create_server((sys.argv[1], 4000), family=socket.AF_INET6) as server
 
 @pytest.mark.parametrize("isolation", ["namespace", "device"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_ipv6_goes_through_the_vpn_or_nowhere(far: World, gateway: Gateway, kind: str, isolation: str) -> None:
+def test_ipv6_traffic_never_bypasses_the_vpn(far: World, gateway: Gateway, kind: str, isolation: str) -> None:
     listen = free_port()
     server = Process([sys.executable, "-c", ECHO, BEHIND_V6], gateway.folder / "echo.log")
     with inside(FAR):
@@ -355,7 +357,7 @@ def test_ipv6_goes_through_the_vpn_or_nowhere(far: World, gateway: Gateway, kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_changed_vpn_makes_room_for_its_successor(far: World, gateway: Gateway, kind: str) -> None:
+def test_a_changed_vpn_is_closed_before_its_successor_opens(far: World, gateway: Gateway, kind: str) -> None:
     """The same identity is never connected twice; what is untouched stays."""
     listen = raw(far, gateway, kind)
     before = vpn_children(gateway)
@@ -376,7 +378,7 @@ def test_a_changed_vpn_makes_room_for_its_successor(far: World, gateway: Gateway
     gateway.wait(lambda: gateway.descriptors() <= descriptors + 4, 10)
 
 
-def test_a_child_that_is_replaced_leaves_the_others_their_reins(far: World, gateway: Gateway) -> None:
+def test_replacing_a_child_process_leaves_the_management_of_the_others(far: World, gateway: Gateway) -> None:
     """Each OpenVPN start looks for what killed gateways left behind; what lives must not notice."""
     other = OpenVpnServer(gateway.folder / "other", far.authority, port=1350, network="10.38.0").start()
     listen = free_port()
@@ -435,7 +437,7 @@ def test_four_vpns_bound_to_devices_end_with_the_gateway(far: World, gateway: Ga
             server.stop()
 
 
-def test_two_devices_whose_names_lead_to_one_table_get_two(far: World) -> None:
+def test_two_devices_with_the_same_routing_table_hash_get_different_tables(far: World) -> None:
     """Each would take the other's routes away."""
     one, two = _of_one_table()
     wanted = Addressing((ipaddress.ip_interface("10.90.0.1/24"),))
@@ -500,7 +502,7 @@ def test_the_device_of_a_gateway_that_was_killed_is_removed_and_no_other() -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_server_that_restarts(far: World, gateway: Gateway, kind: str, record_property: Record) -> None:
+def test_a_restarted_server_is_reconnected(far: World, gateway: Gateway, kind: str, record_property: Record) -> None:
     listen = raw(far, gateway, kind)
     server = far.server(kind)
     child = vpn_children(gateway)
@@ -510,12 +512,12 @@ def test_a_server_that_restarts(far: World, gateway: Gateway, kind: str, record_
         time.sleep(3)
         server.start()
         back = until_a_query_succeeds(far, listen, 20)
-    assert vpn_children(gateway) == child, "it was connected anew in place"
+    assert vpn_children(gateway) == child, "it reconnected without a new process"
     record_property("took", f"{kind}: traffic again {back:.1f} s after the server is back")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_dropped_packets(far: World, gateway: Gateway, kind: str, record_property: Record) -> None:
+def test_dropped_packets_are_noticed(far: World, gateway: Gateway, kind: str, record_property: Record) -> None:
     listen = raw(far, gateway, kind)
     gateway.wait(lambda: gateway.tunnel("office")["rtt_seconds"] is not None)
     child = vpn_children(gateway)
@@ -537,7 +539,7 @@ def test_dropped_packets(far: World, gateway: Gateway, kind: str, record_propert
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_short_silence_costs_no_session(far: World, gateway: Gateway, kind: str) -> None:
+def test_a_short_silence_closes_no_session(far: World, gateway: Gateway, kind: str) -> None:
     listen = raw(far, gateway, kind)
     # TCP asks again after 12.6 s, and then not before 25.
     with mysql(far.mariadb, listen, timeout=60) as connection, connection.cursor() as cursor:
@@ -583,7 +585,7 @@ def until_a_query_succeeds(far: World, listen: int, within: float) -> float:
     return took
 
 
-def test_an_openvpn_that_gives_another_address_resets_its_clients_and_goes_on(far: World, gateway: Gateway) -> None:
+def test_a_new_address_from_openvpn_resets_the_clients_and_the_tunnel_continues(far: World, gateway: Gateway) -> None:
     first = OpenVpnServer(gateway.folder / "first", far.authority, port=1197, network="10.21.0").start()
     listen = free_port()
     config = first.client(gateway.folder / "office.ovpn")
@@ -606,7 +608,7 @@ def test_an_openvpn_that_gives_another_address_resets_its_clients_and_goes_on(fa
             second.stop()
 
 
-def test_a_wireguard_peer_whose_name_leads_elsewhere_is_found_again(far: World, gateway: Gateway) -> None:
+def test_a_wireguard_peer_with_a_changed_address_is_resolved_again(far: World, gateway: Gateway) -> None:
     """The peer moves to another address, and so does its name, as with dynamic DNS."""
     peer = WireGuardPeer(gateway.folder / "peer", port=51821, network="10.23.0").start()
     hosts = gateway.folder / "hosts"
@@ -635,7 +637,7 @@ def test_a_wireguard_peer_whose_name_leads_elsewhere_is_found_again(far: World, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_packets_that_are_too_large_for_the_path(far: World, gateway: Gateway, kind: str) -> None:
+def test_packets_too_large_for_the_path_are_handled(far: World, gateway: Gateway, kind: str) -> None:
     """The path silently drops large packets: a smaller `mtu` fixes it."""
     rule = "INPUT -p udp -m length --length 1350: -j DROP"
     try:
@@ -655,7 +657,7 @@ def test_packets_that_are_too_large_for_the_path(far: World, gateway: Gateway, k
 REASONS = {
     "expired": ("openvpn", "tls"),
     "stranger": ("openvpn", "tls"),
-    "nobody": ("openvpn", "refused"),
+    "closed port": ("openvpn", "refused"),
     "no-name": ("openvpn", "dns"),
     "nonsense": ("openvpn", "protocol"),
     "wrong-key": ("wireguard", "timeout"),
@@ -664,7 +666,9 @@ REASONS = {
 
 
 @pytest.mark.parametrize("case", REASONS)
-def test_what_is_wrong_is_named(far: World, gateway: Gateway, case: str, record_property: Record) -> None:
+def test_errors_of_a_vpn_have_their_reason_and_detail(
+    far: World, gateway: Gateway, case: str, record_property: Record
+) -> None:
     kind, reason = REASONS[case]
     path = gateway.folder / "office.conf"
     match case:
@@ -674,7 +678,7 @@ def test_what_is_wrong_is_named(far: World, gateway: Gateway, case: str, record_
             far.openvpn.client(path)
             other = Authority(gateway.folder / "other")
             path.write_text(path.read_text().replace(far.authority.ca.read_text(), other.ca.read_text()))
-        case "nobody":
+        case "closed port":
             far.openvpn.client(path)
             path.write_text(path.read_text().replace(f"{OUTER_FAR} 1194", f"{OUTER_FAR} 9"))
         case "no-name":
@@ -723,7 +727,7 @@ def test_a_child_ends_with_the_gateway_even_when_it_is_killed(far: World, gatewa
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_the_right_it_says_which_is_missing(far: World, gateway: Gateway, kind: str) -> None:
+def test_a_missing_capability_is_reported(far: World, gateway: Gateway, kind: str) -> None:
     write(
         gateway,
         f"office: {tunnel(far, kind, gateway)}",
@@ -753,9 +757,7 @@ def process_status(pid: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("case", ["alone", "tun", "capabilities", "folder"])
-def test_openvpn_has_one_capability_and_where_it_can_a_user_of_its_own(
-    far: World, gateway: Gateway, case: str
-) -> None:
+def test_openvpn_has_one_capability_and_its_own_user_if_possible(far: World, gateway: Gateway, case: str) -> None:
     gateway.wrapper = with_tun(gateway.folder, 0o600 if case == "tun" else 0o666)
     environment = {}
     if case == "capabilities":
@@ -784,7 +786,7 @@ def test_openvpn_has_one_capability_and_where_it_can_a_user_of_its_own(
     assert warning.get(case, "") in gateway.log
 
 
-def test_a_user_that_our_user_namespace_lacks_is_not_taken() -> None:
+def test_a_user_outside_the_user_namespace_is_not_used() -> None:
     script = (
         "from pathlib import Path; from gateway.vpn.privileges import unprivileged_user; "
         "unprivileged_user(Path('/tmp'))"
@@ -796,7 +798,7 @@ def test_a_user_that_our_user_namespace_lacks_is_not_taken() -> None:
     assert done.stderr.rstrip().endswith("the user namespace does not map this user")
 
 
-def test_openvpn_as_another_user_connects_again_makes_its_device_again_and_ends_with_the_gateway(
+def test_openvpn_as_another_user_reconnects_recreates_its_device_and_ends_with_the_gateway(
     far: World, gateway: Gateway
 ) -> None:
     notify = "explicit-exit-notify 1"  # or the client would have to notice
@@ -830,7 +832,7 @@ def test_openvpn_as_another_user_connects_again_makes_its_device_again_and_ends_
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_child_knows_nothing_of_our_environment(far: World, gateway: Gateway, kind: str) -> None:
+def test_a_child_process_does_not_inherit_the_environment(far: World, gateway: Gateway, kind: str) -> None:
     write(gateway, f"office: {tunnel(far, kind, gateway)}", tcp_backend(far))
     secret = {
         "GATEWAY_BACKEND_BILLS": "mysql://192.0.2.1:3306?check.user=u&check.password=hunter2",
@@ -843,7 +845,7 @@ def test_a_child_knows_nothing_of_our_environment(far: World, gateway: Gateway, 
     assert ("LANG", "=", "C.UTF-8") in pairs
 
 
-def test_openvpn_with_its_keys_in_files_beside_it_takes_over_a_changed_one(far: World, gateway: Gateway) -> None:
+def test_openvpn_uses_a_changed_key_file(far: World, gateway: Gateway) -> None:
     folder = gateway.folder / "office"
     folder.mkdir()
     key, login = folder / "ta.key", ("office", "secret")
@@ -876,7 +878,7 @@ def test_openvpn_with_its_keys_in_files_beside_it_takes_over_a_changed_one(far: 
         server.stop()
 
 
-def test_a_server_that_pushes_compression_is_named(far: World, gateway: Gateway) -> None:
+def test_a_server_that_pushes_compression_is_reported(far: World, gateway: Gateway) -> None:
     more = 'push "compress lz4-v2"\nallow-compression yes'
     server = OpenVpnServer(gateway.folder / "server", far.authority, 1200, network="10.28.0", more=more).start()
     try:
@@ -900,7 +902,7 @@ with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
 """
 
 
-def test_a_proxy_that_a_third_party_names_does_not_get_the_password(far: World, gateway: Gateway) -> None:
+def test_a_proxy_named_by_the_server_does_not_get_the_password(far: World, gateway: Gateway) -> None:
     port = free_port()
     proxy = Process([sys.executable, "-c", PROXY, str(port)], gateway.folder / "proxy.log")
     proxy.start(port)

@@ -90,7 +90,9 @@ def test_bulk_goes_to_a_worker_and_queries_stay(
     assert 'gateway_connections_total{backend="media"} 1.0' in metrics
 
 
-def test_a_killed_worker_costs_its_own_connections_and_is_replaced(gateway: Gateway, shared_bastion: Bastion) -> None:
+def test_a_killed_worker_resets_only_its_own_connections_and_is_replaced(
+    gateway: Gateway, shared_bastion: Bastion
+) -> None:
     with serving(echoing) as port:
         bulk, query = free_port(), free_port()
         backend = f'kind: tcp, via: bastion, targets: ["127.0.0.1:{port}"], {CHECK}'
@@ -122,7 +124,7 @@ def test_a_killed_worker_costs_its_own_connections_and_is_replaced(gateway: Gate
         assert gateway.backend("query")["connections"]["reset"] == {}
 
 
-def test_who_is_to_be_failed_stays_so_when_the_worker_is_replaced(gateway: Gateway) -> None:
+def test_a_failed_backend_still_resets_clients_after_its_worker_is_replaced(gateway: Gateway) -> None:
     listen = free_port()
     gateway.write(f"""
         backends:
@@ -143,7 +145,7 @@ def test_who_is_to_be_failed_stays_so_when_the_worker_is_replaced(gateway: Gatew
     assert turned_away(listen)
 
 
-async def test_listeners_that_are_lost_on_their_way_are_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lost_listeners_are_sent_to_the_worker_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither process need have a descriptor left at that moment."""
     lost = iter([True])
     real = socket.dup
@@ -234,7 +236,7 @@ def test_reload_reaches_workers_and_moves_backends(gateway: Gateway, shared_bast
             gateway.wait(lambda: gateway.backend("one")["connections"]["rejected"].get("max_connections", 0) > 0)
 
 
-def test_term_drains_workers_too_and_none_outlives_us(gateway: Gateway, shared_bastion: Bastion) -> None:
+def test_term_drains_workers_and_none_outlives_the_gateway(gateway: Gateway, shared_bastion: Bastion) -> None:
     with serving(echoing) as port:
         listen = free_port()
         backend = f'kind: tcp, via: bastion, targets: ["127.0.0.1:{port}"], {CHECK}'
@@ -272,7 +274,7 @@ def refused(port: int) -> bool:
     return False
 
 
-def test_workers_die_with_a_gateway_that_is_killed(gateway: Gateway) -> None:
+def test_workers_end_with_a_killed_gateway(gateway: Gateway) -> None:
     with serving(echoing) as port:
         gateway.write(f"""
             backends:
@@ -292,7 +294,7 @@ def test_workers_die_with_a_gateway_that_is_killed(gateway: Gateway) -> None:
         assert not Path(f"/proc/{pid}").exists()
 
 
-def test_a_failing_target_is_told_to_the_owner_and_routing_follows(gateway: Gateway) -> None:
+def test_a_worker_reports_a_failing_target_to_the_owner_and_routing_follows(gateway: Gateway) -> None:
     with serving(echoing) as good, socket.create_server(("127.0.0.1", 0)) as dying:
         listen = free_port()
         bad = dying.getsockname()[1]
@@ -309,11 +311,11 @@ def test_a_failing_target_is_told_to_the_owner_and_routing_follows(gateway: Gate
         dying.close()
         with connect(listen) as client:
             assert echo(client) == b"hello"
-        # Nobody would look for half a minute, but for the failure in traffic.
+        # Without the failure in traffic, the next check would be half a minute later.
         gateway.wait(lambda: gateway.backend("one")["targets"][0]["state"] == "down", 15)
 
 
-def test_an_address_that_changes_hands_between_processes_serves_its_new_backend_only(gateway: Gateway) -> None:
+def test_an_address_that_moves_between_processes_serves_only_its_new_backend(gateway: Gateway) -> None:
     def answering(word: bytes) -> Behaviour:
         return talking(word)
 
@@ -360,7 +362,7 @@ def test_a_reload_is_done_when_every_worker_has_it(gateway: Gateway) -> None:
             os.kill(pid, signal.SIGCONT)
 
 
-def test_a_unix_socket_is_opened_to_all_once_its_worker_has_the_rule(gateway: Gateway, tmp_path: Path) -> None:
+def test_a_unix_socket_gets_its_mode_after_its_worker_has_the_rule(gateway: Gateway, tmp_path: Path) -> None:
     path = tmp_path / "one.sock"
 
     def write(listen: str) -> None:

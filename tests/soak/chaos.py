@@ -142,12 +142,12 @@ def chaos(options: argparse.Namespace, folder: Path) -> int:
     report(rows, options)
     problems = [f"{name}: {problem}" for name, row in rows.items() for problem in row.problems]
     problems += [f"a {client.kind} client hangs" for client in late] + lost + unbearable(load)
-    told, grew = growth.told()
+    summary, grew = growth.summary()
     if grew:
         problems.append("the gateway grew")
     for problem in problems[:50]:
         print("PROBLEM", problem)
-    print(f"the gateway: {told}")
+    print(f"the gateway: {summary}")
     print(f"seed {options.seed}: {done} faults, {len(problems)} problems")
     return 1 if problems else 0
 
@@ -262,7 +262,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=600, help="no new fault after so long (default 600)")
-    parser.add_argument("--count", type=int, default=0, help="at most so many faults")
+    parser.add_argument("--count", type=int, default=0, help="maximum number of faults")
     parser.add_argument("--only", help="only faults whose name contains this")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="the order and length of the faults")
     parser.add_argument("--patience", type=int, default=PATIENCE, help="seconds that clients wait for an answer")

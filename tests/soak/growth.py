@@ -67,7 +67,7 @@ class Growth(threading.Thread):
         self._stopped.set()
         self.join(10)
 
-    def told(self) -> tuple[str, bool]:
+    def summary(self) -> tuple[str, bool]:
         """Return the medians of the first and the last third, the extremes, and whether there was growth."""
         third = len(self.samples) // 3
         if not third:

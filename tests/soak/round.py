@@ -15,6 +15,7 @@ from tests.soak.jobs import beside, check, disturb, look
 from tests.soak.plan import PATHS, Bench, Outcome, Round
 from tests.soak.verdicts import Warnings, compare_reports
 from tests.support.front import DIAL_WITHIN, Front, fronting
+from tests.support.ssh_sessions import options
 
 _PATIENCE = 90.0
 """Seconds within which open streams must end after the last new one has started."""
@@ -55,10 +56,9 @@ async def play(bench: Bench, chosen: Round) -> Outcome:
 
 def _options(bench: Bench, cipher: str) -> SshOptions:
     pin = (bench.bastion.folder / "host_key.pub").read_text().strip()
-    return SshOptions(
-        host="127.0.0.1", port=bench.link.port, user=bench.bastion.user, host_keys=(pin,),
-        identity_files=(bench.bastion.client_key,), ciphers=(cipher,), connections=Connections(2, 16),
-        dial_timeout=Duration(DIAL_WITHIN), login_timeout=Duration(60.0),
+    return options(
+        bench.bastion, port=bench.link.port, host_keys=(pin,), known_hosts=(), ciphers=(cipher,),
+        connections=Connections(2, 16), dial_timeout=Duration(DIAL_WITHIN), login_timeout=Duration(60.0),
     )  # fmt: skip
 
 

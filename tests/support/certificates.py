@@ -1,6 +1,7 @@
 """Certificates that tests issue."""
 
 import datetime as dt
+import ipaddress
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,69 +9,113 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from gateway.demo.process import run
 
 NAME = "db.example.test"
+_NOW = dt.datetime.now(dt.UTC)
+
+
+class Authority:
+    """A certificate authority.
+
+    Args:
+        folder: Where its certificates go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self.folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
+        builder = self._builder(self._name, self._key.public_key(), 10)
+        certificate = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+        certificate = certificate.add_extension(usage, True)
+        self.ca = folder / "ca.pem"
+        self._write(self.ca, certificate.sign(self._key, hashes.SHA256()))
+
+    def issue(
+        self, name: str, *, server: bool = False, client: bool | None = None, days: int = 2, host: str | None = None
+    ) -> tuple[Path, Path]:
+        """Issue a certificate, and return the files of it and of its key.
+
+        Args:
+            name: The subject, and the name of the files.
+            server: Whether servers may use it.
+            client: Whether clients may use it; None: if servers may not.
+            days: How long it is valid; negative: it has expired.
+            host: The name or address of the server.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH] if server else []
+        if client or (client is None and not server):
+            usages.append(ExtendedKeyUsageOID.CLIENT_AUTH)
+        builder = self._builder(subject, key.public_key(), days)
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), False)
+        builder = builder.add_extension(
+            x509.KeyUsage(True, False, False, False, True, False, False, False, False), False
+        )
+        if host:
+            builder = builder.add_extension(x509.SubjectAlternativeName([_alternative_name(host)]), False)
+        certificate_file, key_file = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        self._write(certificate_file, builder.sign(self._key, hashes.SHA256()))
+        key_file.touch(mode=0o600)
+        key_file.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        return certificate_file, key_file
+
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
+        builder = x509.CertificateBuilder(
+            issuer_name=self._name,
+            subject_name=subject,
+            public_key=key,
+            serial_number=x509.random_serial_number(),
+            not_valid_before=_NOW - dt.timedelta(days=5),
+            not_valid_after=_NOW + dt.timedelta(days=days),
+        )
+        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), False).add_extension(
+            authority, False
+        )
+
+    @staticmethod
+    def _write(path: Path, certificate: x509.Certificate) -> None:
+        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def _alternative_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 @dataclass
-class Authority:
-    """A certificate authority and one server certificate of its."""
+class Issued:
+    """A certificate for servers and clients, its key, and the certificate of its authority."""
 
     ca: Path
     certificate: Path
     key: Path
 
 
-def make_authority(folder: Path, host: str = NAME) -> Authority:
-    folder.mkdir(parents=True)
+def issue(folder: Path, host: str = NAME, owner: str | None = None) -> Issued:
+    """Create an authority, and issue a certificate for `host`.
+
+    Args:
+        folder: A new directory for the files, which all users can access.
+        host: The name or address of the server.
+        owner: The user that owns the key, if this process runs as root; None: this process's user.
+    """
+    authority = Authority(folder)
     folder.chmod(0o755)
-    now = dt.datetime.now(dt.UTC)
-
-    def certify(
-        name: str, key: ec.EllipticCurvePrivateKey, issuer: x509.Name, signer: ec.EllipticCurvePrivateKey, *, ca: bool
-    ) -> x509.Certificate:
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-            .issuer_name(issuer)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(hours=1))
-            .not_valid_after(now + dt.timedelta(days=1))
-            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
-        )
-        if ca:
-            usage = x509.KeyUsage(
-                digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
-                key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
-            )  # fmt: skip
-            builder = builder.add_extension(usage, critical=True)
-        else:
-            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        return builder.sign(signer, hashes.SHA256())
-
-    ca_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
-    made = Authority(folder / "ca.pem", folder / "server.pem", folder / "server.key")
-    ca = certify("test authority", ca_key, ca_name, ca_key, ca=True)
-    server = certify(host, server_key, ca_name, ca_key, ca=False)
-    made.ca.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
-    made.certificate.write_bytes(server.public_bytes(serialization.Encoding.PEM))
-    made.key.touch(mode=0o600)
-    made.key.write_bytes(
-        server_key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return made
-
-
-def given_to(user: str, authority: Authority) -> Authority:
-    if os.geteuid() == 0:
-        run(["chown", user, str(authority.key)])
-    return authority
+    certificate, key = authority.issue(host, server=True, client=True, host=host)
+    if owner is not None and os.geteuid() == 0:
+        run(["chown", owner, str(key)])
+    return Issued(authority.ca, certificate, key)

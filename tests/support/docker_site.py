@@ -29,7 +29,7 @@ OPT_IN = ("--label", "gateway.enable=true")
 
 
 class Site:
-    """A gateway in a container, and a database that only says a word."""
+    """A gateway in a container, and a database that sends one line."""
 
     def __init__(self, engine: Engine, folder: Path) -> None:
         self.engine = engine
@@ -90,8 +90,8 @@ class Site:
             if time.monotonic() - started > timeout:
                 logs = self.engine.docker("logs", "gateway", check=False)
                 there = (self.folder / "admin.sock").exists()
-                told = [self.get(path) for path in ("/api/v1/plan", "/api/v1/consumers")] if there else ""
-                pytest.fail(f"not within {timeout} s: {told}\n{logs.stdout}{logs.stderr}")
+                state = [self.get(path) for path in ("/api/v1/plan", "/api/v1/consumers")] if there else ""
+                pytest.fail(f"not within {timeout} s: {state}\n{logs.stdout}{logs.stderr}")
             time.sleep(0.05)
 
     def says(self, container: str, name: str = "orders", port: int = 3306, within: int = 1) -> str:

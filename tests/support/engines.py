@@ -173,7 +173,7 @@ class Engine:
             (root / folder).mkdir(exist_ok=True)
         (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\n")
         shutil.copy(find("busybox") or "", root / "bin/busybox")
-        for applet in (
+        for applet in [
             "sh",
             "sleep",
             "nc",
@@ -187,7 +187,7 @@ class Engine:
             "httpd",
             "timeout",
             "seq",
-        ):
+        ]:
             with contextlib.suppress(FileExistsError):
                 (root / "bin" / applet).symlink_to("busybox")
         self.import_root(root, "busybox")

@@ -111,10 +111,10 @@ class FakeEngine:
         found = self.containers.get(path.split("/")[1])
         if found is None:
             raise EngineError(Kind.NOT_FOUND, "No such container")
-        told = self._listed(found)
+        listed = self._listed(found)
         for name, endpoint in found.endpoints.items():
-            told["NetworkSettings"]["Networks"][name]["Aliases"] = list(endpoint.aliases)
-        return told
+            listed["NetworkSettings"]["Networks"][name]["Aliases"] = list(endpoint.aliases)
+        return listed
 
     async def post(self, path: str, body: Any = None, **params: Any) -> Any:
         del params

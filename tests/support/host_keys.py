@@ -5,17 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gateway.demo.process import find
 from gateway.demo.sshd import Bastion, make_key
 from gateway.ssh.options import SshOptions
-from tests.support.requirements import need
+from tests.support.requirements import need_sshd
 from tests.support.ssh_sessions import options
 
 
 @contextlib.contextmanager
 def sshd_with(folder: Path, *kinds: str, extra: str = "") -> Iterator[Bastion]:
     """An sshd with a host key of each kind, in this order; its known_hosts is empty."""
-    need(find("sshd") is not None, "sshd (package openssh-server)")
+    need_sshd()
     folder.mkdir()
     for kind in kinds:
         make_key(folder / kind, kind)

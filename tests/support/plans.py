@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 from hypothesis import strategies as st
 
-from tests.support.ends import TcpEnd
+from tests.support.tcp_end import TcpEnd
 
 
 class Step(NamedTuple):

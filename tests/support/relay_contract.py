@@ -17,13 +17,12 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
 
-from gateway.contracts import CloseReason, Relay
+from gateway.contracts import CloseReason
 from gateway.errors import ReachError
-from gateway.measure import Tap
-from tests.support.ends import BACK, FORTH, End, Seen, TcpEnd
-from tests.support.plans import Setup, Step, Verbs
+from tests.support.ends import BACK, FORTH, End, Seen
+from tests.support.plans import Setup, Step
+from tests.support.relay_adaptor import Adaptor
 
 PATIENCE = 20.0
 """Seconds without progress after which a connection hangs."""
@@ -53,49 +52,6 @@ class Coverage:
             f"{self.examples} examples, {self.steps} steps, {len(self.states)} states, {self.seconds:.1f} s "
             f"({self.examples / a_second:.0f} examples/s, {self.steps / a_second:.0f} steps/s)"
         )
-
-
-class Joined(NamedTuple):
-    """A connection that was just created."""
-
-    client: TcpEnd
-    far: End
-    relay: Relay
-
-
-class Adaptor(Verbs, Protocol):
-    """A kind of relay: creates one, and accesses its internals."""
-
-    name: str
-    lost: CloseReason
-    """How a relay reports that its carrier was lost."""
-    shows_loss: bool
-    """Whether a far side that closes shows what it did not take: what is behind an SSH server never does."""
-    tells_breaks: bool
-    """Whether both ends learn of a reset: what is behind an SSH server sees an end instead."""
-    keeps_response: bool
-    """Whether a client gets what its backend had sent before it closed, although the close breaks something."""
-    ends_early: bool
-    """Whether a far side learns of its client's end before that has its response."""
-    pace: float
-    """Seconds of one turn of the loop, if another process needs them."""
-    stalled: bool
-    """Return whether nothing can be sent to the far side now."""
-
-    async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined: ...
-
-    def order(self, step: Step) -> bool:
-        """Apply an event to the link; return False if that is not possible."""
-
-    async def restore(self, *, reconnect: bool) -> None:
-        """Be ready for the next connection; `reconnect`: the link is lost, or not to be trusted.
-
-        Raises:
-            AssertionError: The link is lost, without `reconnect`.
-        """
-
-    def leftovers(self, relay: Relay) -> list[str]:
-        """Return what is left of a connection that has ended."""
 
 
 class _Witness:
@@ -231,7 +187,7 @@ class Trial:
 
     def _may_look_clean(self, receiver: End, sender: End) -> bool:
         """Whether the path cannot tell the receiver that something is missing."""
-        if self._adaptor.tells_breaks:
+        if self._adaptor.reports_breaks:
             return receiver is self.far and receiver.gone
         undelivered = self._undeliverable(receiver, sender) and not sender.delivered
         return sender.broken or undelivered or (receiver is self.far and self._cut)
@@ -329,7 +285,7 @@ class Trial:
             self._hold(counted == (client.sent, far.sent), f"5: counted {counted}, not {(client.sent, far.sent)}")
         causes = [self._aborted, self.killed and not self._killed_late, client.broken, far.broken]
         endings = (CloseReason.ABORTED, self._adaptor.lost, CloseReason.CLIENT_RESET, CloseReason.BACKEND_RESET)
-        known = self._adaptor.tells_breaks or not far.broken
+        known = self._adaptor.reports_breaks or not far.broken
         if known and sum(causes) == 1 and not (client.ended or far.ended):
             self._hold(ending is endings[causes.index(True)], f"5: ended as {ending}")
 

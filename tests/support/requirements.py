@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.demo.process import find
+
 
 def need(condition: bool, what: str) -> None:
     """Skip with a reason that names what is missing; in CI, fail."""
@@ -14,6 +16,11 @@ def need(condition: bool, what: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"missing in CI: {what}")
     pytest.skip(f"missing: {what}")
+
+
+def need_sshd() -> None:
+    """Skip, or fail in CI, if OpenSSH's server is missing."""
+    need(find("sshd") is not None, "sshd (package openssh-server)")
 
 
 def download(*command: str, cwd: Path | None = None, within: float = 180) -> None:

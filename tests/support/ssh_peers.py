@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gateway.demo.process import find, run
 from gateway.demo.sshd import Bastion, make_key
-from tests.support.requirements import need
+from tests.support.requirements import need, need_sshd
 
 PEERS = Path(__file__).with_name("peers")
 _GO = Path(tempfile.gettempdir()) / f"gateway-go-{os.getuid()}"
@@ -31,7 +31,7 @@ class OpenSsh(Bastion):
     """Bytes in each direction after which it has started a key exchange, with the `rekey` of the tests."""
 
     def __init__(self, folder: Path, *, first: str = "", rekey: int = 0, host_ca: Path | None = None) -> None:
-        need(find("sshd") is not None, "sshd (package openssh-server)")
+        need_sshd()
         super().__init__(folder, host_ca=host_ca)
         config = folder / "sshd_config"
         limit = f"RekeyLimit {rekey}\n" if rekey else ""

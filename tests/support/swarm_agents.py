@@ -28,7 +28,7 @@ class Agent(Site):
         return found["state"], found["message"]
 
     def heard(self) -> dict[str, int]:
-        """How many containers each agent tells of, by its name."""
+        """Return how many containers each agent reports, by its name."""
         peers = self.get("/api/v1/status")["docker"]["peers"]
         return {each["instance"]: each["containers"] for each in peers if each["instance"]}
 

@@ -5,7 +5,8 @@ import socket
 import ssl
 from collections.abc import Callable
 
-from tests.support.ends import BACK, CHUNK, FORTH, Seen, TcpEnd
+from tests.support.ends import BACK, CHUNK, FORTH, Seen
+from tests.support.tcp_end import TcpEnd
 
 _RECORD = 16 * 1024
 

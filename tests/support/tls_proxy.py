@@ -6,8 +6,8 @@ import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.support.certificates import Authority
 from tests.support.servers import serving
-from tests.support.vpn import Authority
 
 ANSWER = bytes(range(256)) * 12_000
 

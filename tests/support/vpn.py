@@ -1,84 +1,16 @@
-"""VPN servers in a namespace: OpenVPN with a small test CA, and WireGuard in user space."""
+"""VPN servers in a namespace: OpenVPN, and WireGuard in user space."""
 
 import contextlib
-import datetime as dt
-import ipaddress
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
 from gateway.demo.process import Process
-from tests.support.netns import BEHIND, BEHIND_V6, NAMES, OUTER_FAR, OUTER_OTHER, inside, run
+from tests.support.certificates import Authority
+from tests.support.netns import BEHIND, BEHIND_V6, NAMES, OUTER_FAR, OUTER_OTHER, inside
 
 _FAR = NAMES[1]
-_NOW = dt.datetime.now(dt.UTC)
-
-
-class Authority:
-    """A certificate authority.
-
-    Args:
-        folder: Where its certificates go.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
-        builder = self._builder(self._name, self._key.public_key(), 10)
-        certificate = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-        certificate = certificate.add_extension(usage, True)
-        self.ca = folder / "ca.pem"
-        self._write(self.ca, certificate.sign(self._key, hashes.SHA256()))
-
-    def issue(self, name: str, *, server: bool = False, days: int = 2, host: str | None = None) -> tuple[Path, Path]:
-        """A certificate and its key, as files; negative `days`: it has expired."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
-        builder = self._builder(subject, key.public_key(), days)
-        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), False)
-        builder = builder.add_extension(
-            x509.KeyUsage(True, False, False, False, True, False, False, False, False), False
-        )
-        if host:
-            address = x509.IPAddress(ipaddress.ip_address(host))
-            builder = builder.add_extension(x509.SubjectAlternativeName([address]), False)
-        certificate_file, key_file = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        self._write(certificate_file, builder.sign(self._key, hashes.SHA256()))
-        key_file.touch(mode=0o600)
-        key_file.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        return certificate_file, key_file
-
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, days: int) -> x509.CertificateBuilder:
-        builder = x509.CertificateBuilder(
-            issuer_name=self._name,
-            subject_name=subject,
-            public_key=key,
-            serial_number=x509.random_serial_number(),
-            not_valid_before=_NOW - dt.timedelta(days=5),
-            not_valid_after=_NOW + dt.timedelta(days=days),
-        )
-        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
-        return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), False).add_extension(
-            authority, False
-        )
-
-    @staticmethod
-    def _write(path: Path, certificate: x509.Certificate) -> None:
-        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
 
 class OpenVpnServer:
@@ -183,69 +115,6 @@ class OpenVpnServer:
         )
         path.chmod(0o600)
         return path
-
-
-class WireGuardPeer:
-    """A peer in `far`, by wireguard-go.
-
-    Args:
-        folder: Where its files go.
-        port: UDP port.
-        network: The first three numbers of its network, in which it is 1 and we are 2.
-        namespace: Where it runs.
-    """
-
-    def __init__(self, folder: Path, port: int = 51820, network: str = "10.9.0", namespace: str = _FAR) -> None:
-        folder.mkdir()
-        self.namespace = namespace
-        self.folder, self.port, self.network = folder, port, network
-        self.device = f"wgs{port}"
-        self.key, self.client_key = _wg_key(), _wg_key()
-        self.process = Process(["/usr/bin/wireguard-go", "-f", self.device], folder / "log")
-
-    def start(self) -> "WireGuardPeer":
-        with inside(self.namespace):
-            socket = Path(f"/var/run/wireguard/{self.device}.sock")
-            socket.unlink(missing_ok=True)
-            self.process.spawn()
-            deadline = time.monotonic() + 10
-            while not socket.exists():
-                assert time.monotonic() < deadline, (self.folder / "log").read_text()
-                time.sleep(0.02)
-            config = self.folder / "peer.conf"
-            config.write_text(
-                f"[Interface]\nPrivateKey = {self.key}\nListenPort = {self.port}\n"
-                f"[Peer]\nPublicKey = {_wg_public(self.client_key)}\n"
-                f"AllowedIPs = {self.network}.2/32, fd09::2/128\n"
-            )
-            run(
-                f"set -e; wg setconf {self.device} {config}; ip addr add {self.network}.1/24 dev {self.device};"
-                f"ip addr add fd09::1/64 dev {self.device} nodad; ip link set {self.device} mtu 1420 up"
-            )
-        return self
-
-    def stop(self) -> None:
-        self.process.stop()
-
-    def client(self, path: Path, *more: str, key: str | None = None, host: str = OUTER_FAR) -> Path:
-        """Write a client's configuration file."""
-        lines = "\n".join(more)
-        path.write_text(
-            f"[Interface]\nPrivateKey = {key or self.client_key}\nAddress = {self.network}.2/24, fd09::2/64\n"
-            f"DNS = {BEHIND}, far.example\n{lines}\n"
-            f"[Peer]\nPublicKey = {_wg_public(self.key)}\nEndpoint = {host}:{self.port}\n"
-            "AllowedIPs = 0.0.0.0/0, ::/0\n"
-        )
-        path.chmod(0o600)
-        return path
-
-
-def _wg_key() -> str:
-    return run("wg genkey").strip()
-
-
-def _wg_public(key: str) -> str:
-    return subprocess.run(["wg", "pubkey"], input=key, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @contextlib.contextmanager

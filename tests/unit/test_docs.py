@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *so
 
 
 @pytest.mark.parametrize("tool", ["reference.py", "chart_readme.py", "chart_schema.py"])
-def test_the_reference_is_what_the_code_says(tool: str) -> None:
+def test_the_reference_matches_the_code(tool: str) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "tools" / tool, "--check"],
         capture_output=True,
@@ -28,7 +28,7 @@ def test_the_reference_is_what_the_code_says(tool: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_and_commands_lead_somewhere(page: Path) -> None:
+def test_links_and_commands_exist(page: Path) -> None:
     text = page.read_text()
     for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
         assert (page.parent / link).exists(), link
@@ -38,7 +38,7 @@ def test_links_and_commands_lead_somewhere(page: Path) -> None:
         assert re.search(rf"^(.* )?{name}( .*)?:", (ROOT / "Makefile").read_text(), re.MULTILINE), name
 
 
-def test_the_rooms_of_the_architecture_are_those_of_the_code() -> None:
+def test_the_packages_of_the_architecture_page_are_those_of_the_code() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     rooms = {path.parent.name for path in (ROOT / "gateway").glob("*/__init__.py")}
     assert set(re.findall(r"^  (\w+)/ ", text, re.MULTILINE)) == rooms

@@ -89,7 +89,7 @@ def data_between_keys(patch: pytest.MonkeyPatch) -> None:
         (data_between_keys, (*OPEN, *REKEYING, *[Step(Op.SEND, b=4)] * 2), "between KEXINIT and NEWKEYS"),
     ],
 )
-def test_a_defect_is_seen(mutation: Mutation, steps: tuple[Step, ...], message: str) -> None:
+def test_an_injected_defect_is_detected(mutation: Mutation, steps: tuple[Step, ...], message: str) -> None:
     script = encode(Script(steps=steps))
     ssh_receive.check(script)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OracleError, match=message):
@@ -112,7 +112,7 @@ def test_scripts_survive_encoding_and_mutation() -> None:
     assert len(data) <= LONGEST
 
 
-def test_a_failing_input_is_made_smaller_and_keeps_its_name() -> None:
+def test_a_failing_input_is_minimized_and_keeps_its_name() -> None:
     def check(data: bytes) -> None:
         if b"ab" in data and b"z" in data:
             raise ValueError(f"{len(data)} bytes")

@@ -26,7 +26,7 @@ def package(tmp_path: Path) -> Iterator[str]:
         del sys.modules[name]
 
 
-def test_a_folder_that_is_appended_later_has_kinds_too(package: str, tmp_path: Path) -> None:
+def test_kinds_of_an_appended_folder_are_found(package: str, tmp_path: Path) -> None:
     path = __import__(package).__path__
     kinds: Kinds[int] = Kinds(package, path)
     assert list(kinds) == ["one"]
@@ -51,7 +51,7 @@ def test_every_kind_is_consistent(kinds: "Kinds[backends.BackendKind] | Kinds[tu
         assert len({fact.key for fact in kind.facts}) == len(kind.facts)
 
 
-def test_metrics_of_the_same_name_are_of_the_same_fact() -> None:
+def test_metrics_of_the_same_name_belong_to_the_same_fact() -> None:
     found: dict[str, Fact] = {}
     facts = [fact for kind in backends.KINDS.values() for fact in kind.facts]
     facts += [fact for kind in tunnels.KINDS.values() for fact in kind.facts]
@@ -75,7 +75,7 @@ def test_file_systems_of_kinds(file_system: str, name: str | None) -> None:
     assert (kind.name if kind else None) == name
 
 
-def test_facts_have_samples_and_words() -> None:
+def test_facts_have_samples_and_text() -> None:
     number, label = Fact("n", "N.", "n", describe=lambda value: f"{value} n"), Fact("t", "T.", "t", label="name")
     assert list(number.samples(True)) == [([], 1.0)]
     assert list(number.samples(2)) == [([], 2.0)]

@@ -19,7 +19,7 @@ def locked(name: str) -> dict[str, str]:
     return dict(re.findall(r"^([\w.-]+)(?:\[.*\])?==([^ \\]+)", (ROOT / name).read_text(), re.MULTILINE))
 
 
-def test_the_lock_has_what_is_needed_and_a_hash_for_each() -> None:
+def test_the_lock_file_has_every_dependency_with_a_hash() -> None:
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     found = locked("requirements.lock")
     assert "pynacl" in found  # of the extra `ed25519`
@@ -31,13 +31,13 @@ def test_the_lock_has_what_is_needed_and_a_hash_for_each() -> None:
         assert all("--hash=sha256:" in block for block in blocks if not block.startswith("#"))
 
 
-def test_the_base_image_is_named_by_its_digest() -> None:
+def test_the_base_image_is_pinned_by_digest() -> None:
     text = (ROOT / "Dockerfile").read_text()
     assert re.search(r"^ARG BASE=[a-z0-9./:-]+:[a-z0-9.-]+@sha256:[0-9a-f]{64}$", text, re.MULTILINE)
     assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) == {"${BASE}", "scratch"}
 
 
-def test_wheel_and_sdist_are_the_same_each_time(tmp_path: Path) -> None:
+def test_wheel_and_sdist_are_reproducible(tmp_path: Path) -> None:
     digests = []
     for at in ("one", "two"):
         folder = tmp_path / at
@@ -50,7 +50,7 @@ def test_wheel_and_sdist_are_the_same_each_time(tmp_path: Path) -> None:
     assert len(digests[0]) == 2
 
 
-def test_an_extension_whose_library_is_missing_is_left_out_of_the_image(tmp_path: Path) -> None:
+def test_extension_modules_without_their_library_are_not_in_the_image(tmp_path: Path) -> None:
     """The official Python image has `_tkinter` without Tk."""
     drop_broken = runpy.run_path(str(ROOT / "tools" / "rootfs.py"))["drop_broken"]
     good, broken = tmp_path / "_good.so", tmp_path / "_tkinter.so"
@@ -65,7 +65,7 @@ def test_an_extension_whose_library_is_missing_is_left_out_of_the_image(tmp_path
     assert (good.exists(), broken.exists()) == (True, False)
 
 
-def test_the_image_has_bytecode_of_everything_and_no_docstrings_but_the_commands(tmp_path: Path) -> None:
+def test_the_image_has_bytecode_and_only_docstrings_of_commands(tmp_path: Path) -> None:
     compile_all = runpy.run_path(str(ROOT / "tools" / "rootfs.py"))["compile_all"]
     theirs = tmp_path / "lib" / "theirs.py"
     ours = tmp_path / "site-packages" / "gateway" / "cli" / "ours.py"
@@ -75,7 +75,7 @@ def test_the_image_has_bytecode_of_everything_and_no_docstrings_but_the_commands
         path.write_text(text.format("'compiled'"))
     compile_all(tmp_path)
     for path in (theirs, ours):
-        path.write_text(text.format("'read anew'"))
+        path.write_text(text.format("'compiled again'"))
     show = "for each in (theirs, ours): print(each.what(), each.__doc__, each.Some.__doc__, each.what.__doc__)"
     said = subprocess.run(
         [sys.executable, "-c", f"import theirs, ours\n{show}"],
@@ -100,7 +100,7 @@ def test_release_notes_come_from_the_changelog() -> None:
 
 def test_there_is_one_version() -> None:
     chart = (ROOT / "charts/gateway/Chart.yaml").read_text()
-    told = re.findall(r"^(?:version|appVersion): (\S+)$", chart, re.MULTILINE)
-    told += re.findall(r"^ARG VERSION=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    assert len(told) == 4
-    assert set(told) == {__version__}
+    reported = re.findall(r"^(?:version|appVersion): (\S+)$", chart, re.MULTILINE)
+    reported += re.findall(r"^ARG VERSION=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert len(reported) == 4
+    assert set(reported) == {__version__}

@@ -24,9 +24,7 @@ def options(*paths: Path, **more: Any) -> SshOptions:
     return SshOptions(host="h", user="u", identity_files=paths, **more)
 
 
-def test_a_key_that_takes_the_place_of_the_checked_one_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_key_swapped_after_the_check_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, planted = tmp_path / "key", tmp_path / "planted"
     make_key(path)
     make_key(planted)
@@ -51,7 +49,7 @@ def test_a_key_that_takes_the_place_of_the_checked_one_is_not_used(
 
 
 @pytest.mark.parametrize(("mode", "private"), [(0o600, True), (0o400, True), (0o640, False), (0o604, False)])
-def test_only_its_owner_may_read_a_key(tmp_path: Path, mode: int, *, private: bool) -> None:
+def test_a_key_must_be_readable_by_its_owner_only(tmp_path: Path, mode: int, *, private: bool) -> None:
     path = tmp_path / "key"
     path.write_bytes(b"secret")
     path.chmod(mode)
@@ -63,13 +61,13 @@ def test_only_its_owner_may_read_a_key(tmp_path: Path, mode: int, *, private: bo
     assert (caught.value.reason, caught.value.fatal) == (Reason.AUTH, True)
 
 
-def test_what_is_no_file_is_told(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_file_is_reported(tmp_path: Path) -> None:
     for path, why in ((tmp_path, "Is a directory"), (tmp_path / "none", "No such file")):
         with pytest.raises(TunnelError, match=why):
             read_private_key(path)
 
 
-def test_the_certificate_beside_a_key_is_used_and_one_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_certificate_next_to_a_key_is_used_and_an_unreadable_one_is_reported(tmp_path: Path) -> None:
     path, beside = tmp_path / "key", tmp_path / "key-cert.pub"
     make_key(path)
     assert len(load_keys(options(path))) == 1
@@ -99,7 +97,7 @@ def as_nobody() -> Iterator[int]:
         os.seteuid(uid)
 
 
-def test_a_key_that_may_not_be_read_says_by_whom_and_what_to_do() -> None:
+def test_an_unreadable_key_is_reported_with_the_user_and_advice() -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         path = Path(folder) / "key"
@@ -132,7 +130,7 @@ def test_a_key_that_may_not_be_read_says_by_whom_and_what_to_do() -> None:
         Path(folder).chmod(0o700)
 
 
-def test_a_passphrase_is_asked_for_only_where_one_is_missing(tmp_path: Path) -> None:
+def test_an_error_requests_a_passphrase_only_if_it_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("no key at all\n")
     path.chmod(0o600)

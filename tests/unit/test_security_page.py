@@ -42,17 +42,17 @@ def test_the_table_has_the_threats() -> None:
 
 
 @pytest.mark.parametrize("threat", threats())
-def test_every_threat_has_tests_that_exist(threat: str) -> None:
+def test_every_threat_has_existing_tests(threat: str) -> None:
     named = threats()[threat]
     assert named
     for path, name in named:
         assert name in named_in(path), f"{path}::{name}"
 
 
-def test_every_test_that_the_page_names_is_written_in_full() -> None:
+def test_every_test_on_the_page_has_its_full_path() -> None:
     assert len(_TEST.findall(PAGE)) == PAGE.count("::test_")
 
 
-def test_the_supported_versions_are_those_of_now() -> None:
+def test_the_supported_versions_include_the_current_one() -> None:
     minor = ".".join(__version__.split(".")[:2])
     assert f"| the newest {minor}.x release | yes |" in (ROOT / "SECURITY.md").read_text()

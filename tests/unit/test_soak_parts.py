@@ -18,7 +18,7 @@ def cipher(key: bytes) -> Gcm:
     return Gcm(cast("Any", SimpleNamespace(_cipher=SimpleNamespace(_key=key, _iv=bytes(12)))))
 
 
-def test_a_nonce_that_is_used_twice_is_noticed() -> None:
+def test_a_repeated_nonce_is_detected() -> None:
     sealed = memoryview(bytearray(16 + TAG))
     with Nonces() as nonces:
         one = cipher(bytes(16))
@@ -38,7 +38,7 @@ def test_a_nonce_that_is_used_twice_is_noticed() -> None:
     assert cipher(bytes(16)).seal_into.__name__ == "encrypt_into"
 
 
-async def test_a_stream_notices_bytes_of_another_and_an_early_end() -> None:
+async def test_a_stream_detects_bytes_of_another_stream_and_an_early_end() -> None:
     pattern = Pattern(seed=1)
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as near:
         far, _ = server.accept()

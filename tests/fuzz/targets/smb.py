@@ -1,4 +1,4 @@
-"""The negotiation with an SMB server: every response gives a result, or an error that says what is wrong."""
+"""The negotiation with an SMB server: every response gives a result, or an error with the reason."""
 
 from gateway.backends import NoOptions
 from gateway.backends.smb import SmbBackend, SmbOptions

@@ -18,19 +18,19 @@ def config(
     return load(Sources(tunnels=tunnels, backends=backends, settings=settings or {}, environment={}))
 
 
-def test_the_same_changes_nothing() -> None:
+def test_an_equal_configuration_changes_nothing() -> None:
     changes = compare(config(), config())
     assert str(changes) == "no change"
 
 
-def test_a_changed_tunnel_takes_along_what_goes_through_it_and_nothing_else() -> None:
+def test_a_changed_tunnel_changes_only_what_depends_on_it() -> None:
     changes = compare(config(), config(tunnels=("edge=ssh://u@edge2", *TUNNELS[1:])))
     assert changes.tunnels_new == changes.tunnels_gone == {"edge", "bastion"}
     assert changes.backends_changed == {"orders"}
     assert not changes.backends_new | changes.backends_gone
 
 
-def test_backends_come_change_and_go() -> None:
+def test_backends_are_added_changed_and_removed() -> None:
     changes = compare(
         config(), config(backends=("orders=mysql://db?via=bastion&hold=1s", "new=tcp://x:1", BACKENDS[2]))
     )
@@ -41,12 +41,12 @@ def test_backends_come_change_and_go() -> None:
     assert str(changes) == "backends added: new; backends changed: orders; backends removed: reports"
 
 
-def test_a_changed_section_is_told() -> None:
+def test_a_changed_section_is_reported() -> None:
     changes = compare(config(), config({"log-level": "debug", "shutdown-drain": "9s"}))
     assert str(changes) == "sections changed: log, shutdown"
 
 
-def test_what_needs_a_restart_is_refused() -> None:
+def test_changes_that_need_a_restart_are_refused() -> None:
     with pytest.raises(
         UsageError, match=r"^--ops-listen: ops\.listen: changed, and the sections gateway and ops need a"
     ):
@@ -76,7 +76,7 @@ def sites(draw: st.DrawFn) -> Config:
 
 
 @given(sites(), sites())
-def test_what_differs_is_changed_and_what_depends_on_it_and_nothing_else(old: Config, new: Config) -> None:
+def test_only_differences_and_their_dependents_are_changed(old: Config, new: Config) -> None:
     changes = compare(old, new)
     kept = {name for name in old.tunnels if name not in changes.tunnels_gone}
     for name in kept:

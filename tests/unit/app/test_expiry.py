@@ -1,4 +1,4 @@
-"""Certificates: when they expire, and when somebody is warned."""
+"""Certificates: when they expire, and when a warning is logged."""
 
 import asyncio
 import contextlib
@@ -65,15 +65,15 @@ def read(text: str, folder: Path) -> Config:
         (60, -1, True),
     ],
 )
-def test_a_warning_comes_in_the_last_third_and_not_before_the_last_week(
+def test_the_warning_starts_in_the_last_third_but_at_most_a_week_before(
     lifetime: float, left: float, *, soon: bool
 ) -> None:
     validity = Validity(NOW + left - lifetime, NOW + left)
     assert validity.expires_soon(NOW) is soon
-    told = expiry.warnings([("bastion", Credential("ssh_certificate", "/k-cert.pub", validity))], NOW)
-    assert len(told) == soon
+    reported = expiry.warnings([("bastion", Credential("ssh_certificate", "/k-cert.pub", validity))], NOW)
+    assert len(reported) == soon
     if soon:
-        assert told[0].startswith(
+        assert reported[0].startswith(
             "bastion: /k-cert.pub: the certificate " + ("expires at" if left > 0 else "has expired")
         )
 
@@ -99,7 +99,7 @@ def test_certificates_of_ssh_keys_are_found_beside_them_and_where_they_are_named
     assert certificates(options) == []
 
 
-def test_a_file_of_authorities_is_good_until_the_last_expires(tmp_path: Path) -> None:
+def test_a_file_of_authorities_is_valid_until_the_last_expires(tmp_path: Path) -> None:
     path = tmp_path / "ca.pem"
     path.write_bytes(
         pem(NOW, NOW + 10) + b"words\n" + pem(NOW, NOW + 20) + b"-----BEGIN CERTIFICATE-----\n!\n-----END"
@@ -153,7 +153,7 @@ ops: {{tls: {{client_ca_file: {ca}, cert_file: {ours}, key_file: /k}}}}
     ]
 
 
-async def test_files_that_hang_are_told_once_and_keep_one_thread(
+async def test_files_that_hang_are_reported_once_and_block_one_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     config, goes_on, calls = read("backends: {a: {kind: tcp, targets: 'h:1'}}\n", tmp_path), threading.Event(), []

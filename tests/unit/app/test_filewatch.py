@@ -18,11 +18,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def watching(path: Path, act: Callable[[], object], expected: int = 0) -> list[set[Path]]:
-    """What is told about `path` when `act` is done to it, and `expected` is waited for."""
-    told: list[set[Path]] = []
+    """Return what is reported about `path` after `act`, when there are `expected` reports."""
+    reported: list[set[Path]] = []
 
     async def note(changed: set[Path]) -> None:
-        told.append(changed)
+        reported.append(changed)
 
     ready = asyncio.Event()
     task = asyncio.ensure_future(FileWatch(lambda: [path], note).run(ready.set))
@@ -30,15 +30,15 @@ async def watching(path: Path, act: Callable[[], object], expected: int = 0) -> 
     await asyncio.sleep(0.05)
     act()
     async with asyncio.timeout(5):
-        while len(told) < expected:
+        while len(reported) < expected:
             await asyncio.sleep(0.01)
     await asyncio.sleep(0.2)
     task.cancel()
     await asyncio.wait({task})
-    return told
+    return reported
 
 
-async def test_a_file_that_is_written_anew_is_told_once(tmp_path: Path) -> None:
+async def test_a_rewritten_file_is_reported_once(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("one")
     assert await watching(path, lambda: path.write_text("three"), 1) == [{path}]
@@ -58,28 +58,30 @@ async def test_a_link_that_is_swapped_is_a_change(tmp_path: Path) -> None:
     assert await watching(path, swap, 1) == [{path}]
 
 
-async def test_a_file_that_goes_away_is_not_told_until_it_is_back(tmp_path: Path) -> None:
+async def test_a_removed_file_is_not_reported_until_it_is_back(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("one")
     assert await watching(path, path.unlink) == []
 
 
-async def test_what_was_written_between_its_reading_and_the_first_look_is_told(tmp_path: Path) -> None:
+async def test_a_change_between_the_load_and_the_first_check_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text("one")
     marks = look([path])
     path.write_text("three")
-    told: asyncio.Queue[set[Path]] = asyncio.Queue()
-    task = asyncio.ensure_future(FileWatch(lambda: [path], told.put, marks).run(lambda: None))
+    reported: asyncio.Queue[set[Path]] = asyncio.Queue()
+    task = asyncio.ensure_future(FileWatch(lambda: [path], reported.put, marks).run(lambda: None))
     try:
         async with asyncio.timeout(10):
-            assert await told.get() == {path}
+            assert await reported.get() == {path}
     finally:
         task.cancel()
         await asyncio.wait({task})
 
 
-def test_run_looks_at_the_file_before_it_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_records_the_state_of_the_file_before_it_loads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
     before = look([path])
@@ -98,13 +100,13 @@ def test_run_looks_at_the_file_before_it_reads_it(tmp_path: Path, monkeypatch: p
     assert (done.exit_code, seen) == (0, [before])
 
 
-async def test_nothing_is_told_of_files_that_stay(tmp_path: Path) -> None:
+async def test_unchanged_files_are_not_reported(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("one")
     assert await watching(path, lambda: None) == []
 
 
-async def test_the_names_of_the_files_are_always_asked_for_in_a_thread(tmp_path: Path) -> None:
+async def test_the_names_of_the_files_are_computed_in_a_thread(tmp_path: Path) -> None:
     asked: list[threading.Thread] = []
 
     def files() -> list[Path]:

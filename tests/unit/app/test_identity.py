@@ -39,7 +39,7 @@ def configured(
     return replace(config, gateway=replace(config.gateway, instance=socket.gethostname()))  # as the default does
 
 
-def test_a_hostname_that_is_only_the_containers_id_is_refused_with_the_fix(inside: None, tmp_path: Path) -> None:
+def test_a_hostname_that_is_the_container_id_is_refused_with_advice(inside: None, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         with_instance(configured(tmp_path))
     (problem,) = caught.value.problems
@@ -49,18 +49,18 @@ def test_a_hostname_that_is_only_the_containers_id_is_refused_with_the_fix(insid
     assert not (tmp_path / "state").exists()
 
 
-def test_the_id_is_refused_also_where_somebody_wrote_it(inside: None, tmp_path: Path) -> None:
+def test_a_container_id_is_refused_also_if_configured(inside: None, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         with_instance(configured(tmp_path, gateway=", instance: '${HOSTNAME}'", environment={"HOSTNAME": ID}))
     assert caught.value.problems[0].place.startswith(f"{tmp_path}/gateway.yaml:1:")
 
 
-def test_a_name_that_is_set_needs_no_file(inside: None, tmp_path: Path) -> None:
+def test_a_configured_name_needs_no_file(inside: None, tmp_path: Path) -> None:
     assert with_instance(configured(tmp_path, gateway=", instance: site-a")).gateway.instance == "site-a"
     assert not (tmp_path / "state").exists()
 
 
-def test_nobody_is_refused_who_does_not_use_docker(inside: None, tmp_path: Path) -> None:
+def test_without_docker_no_hostname_is_refused(inside: None, tmp_path: Path) -> None:
     assert with_instance(configured(tmp_path, more="")).gateway.instance == ID
     assert not (tmp_path / "state").exists()
 
@@ -76,14 +76,14 @@ def test_a_hostname_is_kept_and_outlives_a_change(monkeypatch: pytest.MonkeyPatc
     assert with_instance(configured(tmp_path)).gateway.instance == "docker-1"
 
 
-def test_another_hex_name_is_no_id(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_another_hexadecimal_name_is_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "cafecafecafe")
     monkeypatch.setattr(own_id, "mounted_id", lambda: [ID + "0" * 52])
     assert with_instance(configured(tmp_path)).gateway.instance == "cafecafecafe"
 
 
 @pytest.mark.parametrize(("in_container", "refused"), [(True, True), (False, False)])
-def test_without_a_known_id_it_counts_whether_this_is_a_container(
+def test_without_a_known_id_the_check_applies_only_in_a_container(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, in_container: bool, refused: bool
 ) -> None:
     marker = tmp_path / ".dockerenv"
@@ -112,7 +112,7 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
         with_instance(configured(tmp_path))
 
 
-def test_a_name_that_cannot_be_kept_is_told(
+def test_a_name_that_cannot_be_saved_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "docker-1")

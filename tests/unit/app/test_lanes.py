@@ -8,7 +8,7 @@ def config(*backends: str) -> Config:
     return load(Sources(tunnels=TUNNELS, backends=backends, environment={}))
 
 
-def test_each_sort_of_traffic_has_its_own_way_through_every_hop() -> None:
+def test_each_traffic_class_has_its_own_lane_through_every_hop() -> None:
     both = config("orders=mysql://db?via=inner", "media=nfs://nas/x?via=inner", "straight=tcp://a:1")
     found = lanes(both, both.backends, apart=True)
     assert found == [
@@ -19,7 +19,7 @@ def test_each_sort_of_traffic_has_its_own_way_through_every_hop() -> None:
     assert lane_of(both, "straight", apart=True) is None
 
 
-def test_what_carries_only_bulk_is_opened_only_for_bulk() -> None:
+def test_a_tunnel_for_bulk_traffic_only_has_one_lane() -> None:
     bulk = config("media=nfs://nas/x?via=inner", "orders=mysql://db?via=edge")
     assert Lane("inner", bulk=False) not in lanes(bulk, bulk.backends, apart=True)
 

@@ -14,7 +14,7 @@ MOUNTS = """\
 """
 
 
-def test_a_file_or_a_folder_that_was_replaced_is_named() -> None:
+def test_a_replaced_file_or_folder_is_reported() -> None:
     found = replaced([Path("/etc/gateway/gateway.yaml"), Path("/run/my keys/one"), Path("/run/my keys/two")], MOUNTS)
     file, folder = found
     assert file == (
@@ -27,7 +27,7 @@ def test_a_file_or_a_folder_that_was_replaced_is_named() -> None:
     )
 
 
-def test_files_that_are_still_the_hosts_are_not() -> None:
+def test_files_shared_with_the_host_are_not_reported() -> None:
     assert (
         replaced([Path("/run/secrets/key"), Path("/etc/covered"), Path("/etc/gateway/other"), Path("/x")], MOUNTS)
         == []

@@ -7,7 +7,7 @@ from gateway.app.stopping import enough_silence
 
 
 @given(drain=st.floats(1, 3600), parts=st.lists(st.floats(0, 1), min_size=2, max_size=20))
-def test_a_shorter_silence_is_enough_as_time_runs_out(drain: float, parts: list[float]) -> None:
+def test_the_required_silence_shrinks_towards_the_deadline(drain: float, parts: list[float]) -> None:
     wanted = [enough_silence(drain * part, drain) for part in sorted(parts)]
     assert wanted == sorted(wanted)
     assert min(wanted) > 0, "a client that spoke just now is never idle"

@@ -31,7 +31,7 @@ def refused(source: str = "10.0.0.1") -> RefusalKey:
     return RefusalKey("orders", source, None, None, None, "not_allowed")
 
 
-def test_a_line_is_plain_ascii_whatever_is_in_it() -> None:
+def test_a_line_is_always_plain_ascii() -> None:
     hostile = 'web\x1b[2J\n{"event":"admin"}\x7f\x9b\u202e\ud800é"\\'
     written = encode_line(Event(0.0015, "connection", {"consumer": hostile, "seconds": 1.5}), "site-a")
     assert written.endswith(b"\n")
@@ -59,9 +59,9 @@ def test_refusals_are_written_immediately_and_then_once_a_second() -> None:
 
 def test_refusals_from_too_many_sources_are_counted_as_others() -> None:
     refusals = RefusalLimiter()
-    told = sum(refusals.add(refused(f"10.0.{each // 256}.{each % 256}"), 1.0) is not None for each in range(5000))
+    reported = sum(refusals.add(refused(f"10.0.{each // 256}.{each % 256}"), 1.0) is not None for each in range(5000))
     rest = refusals.drain()
-    assert told + sum(count for _, count in rest) == 5000
+    assert reported + sum(count for _, count in rest) == 5000
     assert {each.source for each, _ in rest} == {OTHERS}
     assert not refusals
 
@@ -148,7 +148,7 @@ def test_an_incomplete_line_is_terminated_when_the_disk_has_space_again(
     assert path.read_bytes() == b'{"torn":\n{}\n'
 
 
-def test_events_beyond_the_queue_are_counted_and_said(tmp_path: Path) -> None:
+def test_events_beyond_the_queue_are_counted_and_reported(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
     writer = Writer(path, "site-a", max_queued=3)
@@ -225,7 +225,7 @@ async def test_the_count_of_dropped_events_never_decreases(tmp_path: Path, monke
     monkeypatch.setattr(auditing, "_OPEN", 0.01)
     monkeypatch.setattr(auditing, "_CLOSE", 0.1)
     path = tmp_path / "fifo"
-    os.mkfifo(path)  # nobody reads it
+    os.mkfifo(path)  # without a reader
     ours = auditing.Auditing("site-a")
     await ours.open(AuditSection(log=path, queue=1))
     for _ in range(5):

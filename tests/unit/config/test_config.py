@@ -29,15 +29,15 @@ def read(text: str, tmp_path: Path, **environment: str) -> Config:
 
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
-def test_each_rule_is_told_with_its_place(path: Path) -> None:
-    """Every `# expect:` line of a file is one problem, and there is no other."""
+def test_each_violated_rule_is_reported_with_its_position(path: Path) -> None:
+    """Every `# expect:` line of a file is one problem, and no other problem exists."""
     expected = re.findall(r"^# expect: (.*)$", path.read_text(), re.MULTILINE)
     assert expected
     with pytest.raises(ConfigError) as caught:
         load(Sources(path, environment={}))
-    told = [str(problem).removeprefix(f"{path}:") for problem in caught.value.problems]
-    assert len(told) == len(expected), told
-    for want, got in zip(expected, told, strict=True):
+    reported = [str(problem).removeprefix(f"{path}:") for problem in caught.value.problems]
+    assert len(reported) == len(expected), reported
+    for want, got in zip(expected, reported, strict=True):
         assert got.startswith(want), (want, got)
 
 
@@ -96,7 +96,7 @@ def test_environment_expands(tmp_path: Path) -> None:
     assert backend.listen == (Path("/run/$x"),)
 
 
-def test_secrets_read_their_file_at_each_use_and_never_print(tmp_path: Path) -> None:
+def test_secrets_read_their_file_at_each_use_and_are_never_printed(tmp_path: Path) -> None:
     secret_file = tmp_path / "secret"
     secret_file.write_text("first\n")
     text = f"backends: {{a: {{kind: mysql, targets: db, check: {{user: u, password_file: {secret_file}}}}}}}"
@@ -212,12 +212,12 @@ def test_urls_carry_lists_and_signs_as_they_are() -> None:
         ("b=socks5://h:1080", "a=mysql://x:1?check.password=k", "--backend a: check.password: would show in process"),
     ],
 )
-def test_urls_that_mean_something_else_than_they_say(tunnel: str, backend: str, message: str) -> None:
+def test_urls_that_would_be_misread_are_refused(tunnel: str, backend: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         load(Sources(tunnels=(tunnel,), backends=(backend,), environment={}))
 
 
-def test_flags_beat_the_environment_which_beats_the_file(tmp_path: Path) -> None:
+def test_flags_override_the_environment_which_overrides_the_file(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(
         "ops: {listen: 127.0.0.1:1}\ngateway: {instance: file}\nbackends: {a: {kind: tcp, targets: 'a:1'}}"
@@ -235,7 +235,7 @@ def test_flags_beat_the_environment_which_beats_the_file(tmp_path: Path) -> None
     assert config.backends["my-db"].targets == (Endpoint("pg", 5432),)
 
 
-def test_a_kubernetes_service_named_gateway_does_no_harm() -> None:
+def test_variables_of_a_kubernetes_service_named_gateway_are_ignored() -> None:
     environment = {"GATEWAY_SERVICE_HOST": "10.0.0.1", "GATEWAY_PORT": "tcp://10.0.0.1:9090"}
     assert load(Sources(backends=("a=tcp://a:1",), environment=environment)).backends
 
@@ -258,21 +258,21 @@ def test_a_kubernetes_service_named_gateway_does_no_harm() -> None:
         (Sources(Path("/nonexistent/gateway.yaml"), environment={}), "cannot be read: No such file"),
     ],
 )
-def test_bad_flags_name_themselves_and_the_remedy(sources: Sources, message: str) -> None:
+def test_errors_name_the_invalid_flag_and_the_fix(sources: Sources, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         load(sources)
 
 
-def test_the_password_of_the_environment_may_stand_in_a_url() -> None:
+def test_a_url_may_contain_a_password_from_the_environment() -> None:
     config = load(Sources(environment={"GATEWAY_BACKEND_A": "mysql://h?check.user=u&check.password=x"}))
     assert config.backends["a"].check_options.password == Secret("x")
 
 
-def test_the_flags_of_the_commands_are_those_of_the_model() -> None:
+def test_the_flags_of_the_commands_match_the_model() -> None:
     assert list(SETTINGS) == list(setting_names())
 
 
-def test_what_a_valid_configuration_is_better_without(tmp_path: Path) -> None:
+def test_valid_but_unwise_settings_give_advice(tmp_path: Path) -> None:
     config = read(
         "tunnels: {b: {kind: ssh, host: h, user: u, insecure_host_key: true}, c: {kind: ssh, host: h, user: u}}\n"
         "backends:\n"

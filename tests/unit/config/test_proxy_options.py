@@ -35,7 +35,7 @@ def test_a_proxy_as_a_url(url: str, endpoint: Endpoint, tls: bool) -> None:
         ("socks4://proxy", "socks4"),
     ],
 )
-def test_a_url_that_cannot_be(url: str, words: str) -> None:
+def test_an_invalid_proxy_url_is_refused(url: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         config(url)
     assert words in str(caught.value)

@@ -85,7 +85,7 @@ def test_a_value_within_a_url_of_the_environment_does_not_appear_in_errors() -> 
         ("GATEWAY_OPS_PROBE_LISTEN", "hunter2"),
     ],
 )
-def test_a_value_of_a_variable_of_ours_does_not_appear_in_errors(variable: str, value: str) -> None:
+def test_a_value_of_a_gateway_variable_does_not_appear_in_errors(variable: str, value: str) -> None:
     environment = {"GATEWAY_BACKEND_A": "tcp://a:1", variable: value}
     with pytest.raises(ConfigError) as caught:
         load(Sources(environment=environment))
@@ -93,7 +93,7 @@ def test_a_value_of_a_variable_of_ours_does_not_appear_in_errors(variable: str, 
     assert f"${{{variable}}}" in str(caught.value)
 
 
-def test_a_name_in_a_variable_of_ours_still_appears_in_other_errors(tmp_path: Path) -> None:
+def test_a_name_in_a_gateway_variable_still_appears_in_other_errors(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text("backends: {b: {kind: tcp, targets: 'b:1', via: bastoin}}")
     environment = {"GATEWAY_BACKEND_A": "tcp://a:1?via=bastion", "GATEWAY_TUNNEL_BASTION": "ssh://u@h"}
@@ -102,7 +102,7 @@ def test_a_name_in_a_variable_of_ours_still_appears_in_other_errors(tmp_path: Pa
 
 
 @pytest.mark.parametrize("key", ["token_file", "metrics_token_file", "tls.cert_file"])
-def test_a_secret_in_the_place_of_a_file_of_ops_does_not_appear_in_errors(tmp_path: Path, key: str) -> None:
+def test_a_secret_instead_of_a_file_of_ops_does_not_appear_in_errors(tmp_path: Path, key: str) -> None:
     token, other = tmp_path / "token", tmp_path / "other"
     for each in (token, other):
         each.write_text("x" * 32)
@@ -122,7 +122,7 @@ def test_a_secret_in_the_place_of_a_file_of_ops_does_not_appear_in_errors(tmp_pa
     assert "hunter2" not in f"{caught.value}{caught.value.__cause__}"
 
 
-def test_a_secret_of_ops_in_a_variable_of_ours_does_not_appear_in_errors() -> None:
+def test_a_secret_of_ops_in_a_gateway_variable_does_not_appear_in_errors() -> None:
     environment = {"GATEWAY_BACKEND_A": "tcp://a:1", "GATEWAY_OPS_TOKEN_FILE": "hunter2hunter2hunter2"}
     (problem,) = file_problems(load(Sources(environment=environment)))
     assert (problem.place, "hunter2" in problem.message) == ("GATEWAY_OPS_TOKEN_FILE", False)
@@ -136,7 +136,7 @@ def test_an_unquoted_password_does_not_appear_in_errors_about_yaml(tmp_path: Pat
     assert "hunter2" not in "".join(found)
 
 
-def test_the_content_of_a_key_in_the_place_of_its_path_does_not_appear_in_errors(tmp_path: Path) -> None:
+def test_the_content_of_a_key_instead_of_its_path_does_not_appear_in_errors(tmp_path: Path) -> None:
     key = "-----BEGIN OPENSSH PRIVATE KEY-----\nabcdef\n-----END OPENSSH PRIVATE KEY-----"
     text = "tunnels: {t: {kind: ssh, host: h, user: u, identity_files: '${KEY}'}}"
     (found,) = errors(text, tmp_path, KEY=key)
@@ -144,7 +144,7 @@ def test_the_content_of_a_key_in_the_place_of_its_path_does_not_appear_in_errors
     assert "give the file's path" in found
 
 
-def test_a_password_in_the_place_of_its_file_does_not_appear_in_errors(tmp_path: Path) -> None:
+def test_a_password_instead_of_its_file_does_not_appear_in_errors(tmp_path: Path) -> None:
     text = "backends: {a: {kind: mysql, targets: db, check: {user: u, password_file: '${DBPW}'}}}"
     file = tmp_path / "gateway.yaml"
     file.write_text(text)
@@ -169,7 +169,7 @@ def test_short_values_do_not_mangle_other_words() -> None:
 # Files that everybody can read.
 
 
-def test_a_password_file_that_everybody_can_read_is_refused_with_the_remedy(open_folder: Path) -> None:
+def test_a_world_readable_password_file_is_refused_with_advice(open_folder: Path) -> None:
     password = open_folder / "password"
     password.write_text("x")
     password.chmod(0o644)
@@ -185,7 +185,7 @@ def test_a_password_file_that_everybody_can_read_is_refused_with_the_remedy(open
     assert Secret(path=password).reveal() == "x"
 
 
-def test_a_configuration_with_a_secret_that_everybody_can_read_is_refused(open_folder: Path) -> None:
+def test_a_world_readable_configuration_with_a_secret_is_refused(open_folder: Path) -> None:
     file = open_folder / "gateway.yaml"
     literal = "backends: {a: {kind: mysql, targets: db, check: {user: u, password: hunter2}}}"
     for text, mode, refused in (
@@ -254,7 +254,9 @@ def test_the_mode_of_a_file_that_a_container_runtime_mounts_is_accepted(
     assert secret_files._is_runtime_mount(Path(path)) is in_pod
 
 
-def test_a_key_that_a_runtime_mounts_for_everybody_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_world_readable_key_that_a_container_runtime_mounts_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     key = tmp_path / "key"
     key.write_bytes(b"secret")
     key.chmod(0o444)
@@ -269,7 +271,7 @@ def test_a_key_that_a_runtime_mounts_for_everybody_is_used(tmp_path: Path, monke
 # Documents that are too large.
 
 
-def test_a_document_with_too_many_values_is_refused_before_it_is_read_to_its_end(tmp_path: Path) -> None:
+def test_parsing_stops_at_too_many_values(tmp_path: Path) -> None:
     (found,) = errors(f"a: [{'x, ' * 250_000}]", tmp_path)
     assert "has more than 100000 values" in found
 
@@ -282,7 +284,7 @@ def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
         load(Sources(file, environment={}))
 
 
-def test_thousands_of_problems_are_told_in_part(tmp_path: Path) -> None:
+def test_thousands_of_problems_are_reported_in_part(tmp_path: Path) -> None:
     mistakes = ", ".join(f"targetz{at}: 1" for at in range(60))
     text = f"d: &d {{kind: mysql, {mistakes}}}\nbackends:\n" + "".join(f"  b{at}: *d\n" for at in range(50))
     found = errors(text, tmp_path)

@@ -42,12 +42,12 @@ def refused(text: str, folder: Path) -> list[str]:
     return [str(problem).removeprefix(f"{folder}/gateway.yaml:") for problem in caught.value.problems]
 
 
-def test_a_sound_configuration_is_not_refused(tmp_path: Path) -> None:
+def test_a_strict_configuration_is_accepted(tmp_path: Path) -> None:
     assert read(SOUND, tmp_path).gateway.strict
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told", "advised"),
+    ("old", "new", "reported", "advised"),
     [
         ("tls: {mode: verify}", "tls: {mode: off}", "13:69: backends.orders.check.tls.mode: .*mode: verify", 0),
         (", tls: {mode: verify}", "", "7:3: backends.orders.check.tls.mode: is off, .*mode: verify", 0),
@@ -71,13 +71,13 @@ def test_a_sound_configuration_is_not_refused(tmp_path: Path) -> None:
         ("backends:\n", "ops: {listen: 0.0.0.0:9090}\nbackends:\n", "6:15: ops.listen: .*127.0.0.1", 1),
     ],
 )  # fmt: skip
-def test_each_weakness_is_refused_with_its_place_and_the_alternative(
-    tmp_path: Path, old: str, new: str, told: str, advised: int
+def test_each_weakness_is_refused_with_its_position_and_the_alternative(
+    tmp_path: Path, old: str, new: str, reported: str, advised: int
 ) -> None:
     text = SOUND.replace(old, new, 1)
     assert text != SOUND
     (line,) = refused(text, tmp_path)
-    assert re.match(told, line), line
+    assert re.match(reported, line), line
     lenient = read(text.replace("strict: true", "strict: false"), tmp_path)
     key = line.split(": ")[1]
     assert [each.problem.key for each in weaknesses(lenient)] == [key]
@@ -104,7 +104,7 @@ def test_only_an_ops_listener_that_other_hosts_reach_is_open(tmp_path: Path, lis
     assert len(weaknesses(config)) == refuses
 
 
-def test_a_password_in_the_clear_is_advised_against_where_nothing_encrypts_it(tmp_path: Path) -> None:
+def test_an_unencrypted_password_gives_advice_if_no_tunnel_encrypts_it(tmp_path: Path) -> None:
     backend = "{kind: mysql, targets: TARGET, VIA check: {user: u, password_file: /x}}"
     tunnels = (
         "tunnels: {b: {kind: ssh, host: h, user: u}, p: {kind: proxy, url: 'https://p'},"
@@ -116,7 +116,7 @@ def test_a_password_in_the_clear_is_advised_against_where_nothing_encrypts_it(tm
         assert len(advice(read(f"{tunnels}backends: {{a: {text}}}", tmp_path))) == warned, (via, target)
 
 
-def test_a_backend_that_is_granted_asks_for_the_grants(tmp_path: Path) -> None:
+def test_a_backend_with_grants_requires_them(tmp_path: Path) -> None:
     granted = SOUND.replace("ca.pem}}", "ca.pem}, grants: [{project: shop, backends: orders}]}")
     (sentence,) = advice(read(granted, tmp_path))
     assert sentence.startswith("backends.orders.allow: docker.grants do not decide")
@@ -126,7 +126,7 @@ def test_a_backend_that_is_granted_asks_for_the_grants(tmp_path: Path) -> None:
     assert re.match(r"12:20: backends.orders.allow.label: .* use gateway.backends", line), line
 
 
-def test_strict_mode_says_everything_that_is_wrong_at_once(tmp_path: Path) -> None:
+def test_strict_mode_reports_all_problems_together(tmp_path: Path) -> None:
     text = SOUND.replace("    allow: 10.0.0.0/8\n", "").replace("mode: verify", "mode: off") + "nonsense: {}\n"
     keys = [line.split(": ")[1] for line in refused(text, tmp_path)]
     assert keys == ["backends.orders.allow", "backends.orders.check.tls.mode", "nonsense"]

@@ -62,6 +62,6 @@ def test_listener_takes_addresses_and_paths_only() -> None:
         values.listener("db.example.com:3306")
 
 
-def test_network_says_what_was_probably_meant() -> None:
+def test_an_invalid_network_suggests_the_probable_one() -> None:
     with pytest.raises(ValueError, match=r"did you mean 10\.0\.0\.0/8"):
         values.network("10.0.0.1/8")

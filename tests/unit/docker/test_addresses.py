@@ -69,7 +69,7 @@ def test_a_subnet_that_is_too_small_is_not_divided() -> None:
     assert range_for_others(ipaddress.ip_network("10.9.0.0/30")) is None
 
 
-def test_the_same_gateway_chooses_the_same_address_and_others_mostly_others() -> None:
+def test_a_gateway_chooses_the_same_address_and_others_mostly_different_ones() -> None:
     (first,) = choose(NET, "site-a")
     assert (first,) == choose(NET, "site-a")
     assert protected(NET, first)
@@ -79,7 +79,7 @@ def test_the_same_gateway_chooses_the_same_address_and_others_mostly_others() ->
     assert choose(OPEN, "site-a") == ()
 
 
-def test_an_address_that_is_refused_is_followed_by_others_until_none_is_left() -> None:
+def test_refused_addresses_are_followed_by_others_until_none_is_left() -> None:
     tiny = replace(NET, subnets=("10.9.0.0/28",), ip_ranges=("10.9.0.8/29",))
     refused: set[str] = set()
     while found := choose(tiny, "site-a", refused=refused):
@@ -88,7 +88,7 @@ def test_an_address_that_is_refused_is_followed_by_others_until_none_is_left() -
     assert refused == {f"10.9.0.{at}" for at in range(2, 7)}
 
 
-def test_what_it_had_before_stays_if_it_may_have_it_still() -> None:
+def test_the_previous_address_is_kept_if_possible() -> None:
     assert choose(NET, "site-a", claimed=["10.9.0.77"]) == ("10.9.0.77",)
     for gone in ("10.8.0.77", "10.9.0.200", "fd00::1"):
         assert choose(NET, "site-a", claimed=[gone]) == choose(NET, "site-a")
@@ -96,7 +96,7 @@ def test_what_it_had_before_stays_if_it_may_have_it_still() -> None:
     assert choose(NET, "site-a", ipaddress.ip_address("10.9.0.5"), ["10.9.0.77"]) == ("10.9.0.5",)
 
 
-def test_each_family_has_an_address_of_its_own() -> None:
+def test_each_address_family_has_its_own_address() -> None:
     both = replace(NET, subnets=("fd00:9::/64", *NET.subnets), ip_ranges=("fd00:9:0:0:8000::/65", *NET.ip_ranges))
     found = choose(both, "site-a")
     assert [ipaddress.ip_address(each).version for each in found] == [6, 4]
@@ -121,7 +121,7 @@ def test_other_containers_get_their_address_from_the_engine() -> None:
     assert joined.addresses == ()
 
 
-def test_an_address_that_others_can_get_is_left_for_one_that_they_cannot() -> None:
+def test_an_address_in_the_range_of_containers_is_replaced() -> None:
     found = planned(gateway("10.9.0.130"))
     (moved,) = found.actions
     assert (moved.verb, moved.addresses) == (Verb.REATTACH, choose(NET, "site-a"))
@@ -133,7 +133,7 @@ def test_an_address_that_others_can_get_is_left_for_one_that_they_cannot() -> No
     assert (verbs(kept), kept.conditions[0].state) == ([], Standing.DRIFTED)
 
 
-def test_a_configured_address_is_taken_up() -> None:
+def test_a_configured_address_is_used() -> None:
     fixed = ipaddress.ip_address("10.9.0.9")
     assert planned(gateway("10.9.0.77"), address=fixed).actions[0].addresses == ("10.9.0.9",)
     found = planned(gateway("10.9.0.9"), address=fixed)
@@ -141,7 +141,7 @@ def test_a_configured_address_is_taken_up() -> None:
     assert "may give 10.9.0.9" in planned(gateway("10.9.0.9"), OPEN, address=fixed).warnings[0]
 
 
-def test_a_network_without_a_range_stays_and_its_danger_is_told() -> None:
+def test_a_network_without_a_range_is_kept_with_a_warning() -> None:
     found = planned(gateway("10.9.0.2"), OPEN)
     assert verbs(found) == []
     (line,) = found.warnings
@@ -156,13 +156,13 @@ def test_a_network_without_a_range_stays_and_its_danger_is_told() -> None:
     assert planned(task).warnings == ()  # no service can have a fixed address
 
 
-async def test_a_conflict_leads_to_the_next_address_and_what_was_got_is_kept(tmp_path: Path) -> None:
+async def test_after_a_conflict_the_next_address_is_used_and_kept(tmp_path: Path) -> None:
     class Crowded(FakeEngine):
         async def get(self, path: str, **params: Any) -> Any:
-            told = await super().get(path, **params)
-            for each in told if path == "networks" else ():
+            reported = await super().get(path, **params)
+            for each in reported if path == "networks" else ():
                 each["IPAM"] = {"Config": [{"Subnet": "10.9.0.0/24", "IPRange": "10.9.0.128/25"}]}
-            return told
+            return reported
 
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:
             wanted = body["EndpointConfig"].get("IPAMConfig", {}).get("IPv4Address")
@@ -195,7 +195,7 @@ async def test_a_conflict_leads_to_the_next_address_and_what_was_got_is_kept(tmp
     assert asked[2:] == [asked[1]]
 
 
-async def test_a_configured_address_that_is_taken_is_told_and_not_replaced(tmp_path: Path) -> None:
+async def test_an_unavailable_configured_address_is_reported_and_not_replaced(tmp_path: Path) -> None:
     class Taken(FakeEngine):
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:
             raise EngineError(Kind.FORBIDDEN, "Address already in use")
@@ -215,7 +215,7 @@ async def test_a_configured_address_that_is_taken_is_told_and_not_replaced(tmp_p
     assert "docker.networks.apps.address" in condition.message
 
 
-def test_the_ledger_of_before_is_read(tmp_path: Path) -> None:
+def test_an_ownership_record_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     (tmp_path / "docker.json").write_text('{"endpoints": [["c", "apps"]]}')
     ledger = Ledger(tmp_path)
     assert (ledger.endpoints, ledger.addresses, ledger.problem) == (frozenset({("c", "apps")}), {}, None)
@@ -234,7 +234,7 @@ def test_the_ledger_of_before_is_read(tmp_path: Path) -> None:
         ("address: db", "address", "'db' is not an IP address"),
     ],
 )
-def test_addresses_that_cannot_be_are_refused(tmp_path: Path, network: str, place: str, words: str) -> None:
+def test_invalid_addresses_are_refused(tmp_path: Path, network: str, place: str, words: str) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text(
         "backends: {a: {kind: tcp, targets: [h:1], listen: 0.0.0.0:1}}\n"
@@ -253,7 +253,7 @@ STOPPED = Container(
 )  # fmt: skip
 
 
-def test_a_stopped_gateway_whose_network_was_pruned_is_named_with_the_repair_and_repaired() -> None:
+def test_a_stopped_gateway_with_a_pruned_network_is_reported_and_repaired() -> None:
     ours = frozenset({("id-old", "apps")})
     before = plan(desired(), Observed((STOPPED,)), ours)
     assert [(each.verb, each.container) for each in before.actions] == [(Verb.CREATE_NETWORK, "")]
@@ -268,7 +268,7 @@ def test_a_stopped_gateway_whose_network_was_pruned_is_named_with_the_repair_and
     assert after.actions == (expected,)
 
 
-def test_a_repaired_gateway_on_an_overlay_has_the_name_of_the_peers_too() -> None:
+def test_a_repaired_gateway_on_an_overlay_has_the_peer_alias() -> None:
     mesh = replace(NET, driver="overlay", scope="swarm", attachable=True)
     peers = PeerOptions(Secret("x" * 32))
     wanted = Desired("site-a", DockerOptions(networks={"apps": NetworkOptions()}, peers=peers), ("orders",))
@@ -276,7 +276,7 @@ def test_a_repaired_gateway_on_an_overlay_has_the_name_of_the_peers_too() -> Non
     assert action.aliases == ("orders", "gw-peers", MARK)
 
 
-def test_stopped_apps_whose_network_was_pruned_are_not_called_attached() -> None:
+def test_stopped_apps_with_a_pruned_network_are_not_attached() -> None:
     labels = {"gateway.enable": "true"}
 
     def web(*aliases: str) -> Container:
@@ -298,7 +298,7 @@ def test_stopped_apps_whose_network_was_pruned_are_not_called_attached() -> None
         assert "podman network disconnect apps web && podman network connect apps web" in condition.message
 
 
-def test_a_container_that_has_the_address_of_the_gateway_is_named() -> None:
+def test_a_container_with_the_address_of_the_gateway_is_reported() -> None:
     asked = choose(NET, "site-a")
     wanted = replace(desired(), refused={"apps": frozenset(asked)})
     own = Container("id-own", "gateway-1", "running", {}, "bridge", {})
@@ -309,13 +309,13 @@ def test_a_container_that_has_the_address_of_the_gateway_is_named() -> None:
         assert any(f"container evil has {asked[0]}" in each for each in found) is named
 
 
-def test_a_subnet_with_bits_of_a_host_is_read_as_the_engine_means_it() -> None:
+def test_a_subnet_with_host_bits_is_normalized_as_by_the_engine() -> None:
     old = replace(NET, subnets=("10.9.0.7/24",), ip_ranges=("10.9.0.130/25",))
     assert choose(old, "site-a") == choose(NET, "site-a")
     assert protected(old, "10.9.0.20")
 
 
-def test_a_network_does_not_hold_what_the_gateway_reaches_directly(tmp_path: Path) -> None:
+def test_a_network_must_not_contain_addresses_that_the_gateway_dials_directly(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text(
         """

@@ -27,11 +27,11 @@ def volume(name: str) -> dict[str, Any]:
     }
 
 
-def verdict(told: dict[str, Any], layer: int = 0) -> list[tuple[str, str, str]]:
-    return [(each.kind, each.place, each.risk) for each in judge(told, layer, VOLUMES, {20490: "media"})]
+def verdict(reported: dict[str, Any], layer: int = 0) -> list[tuple[str, str, str]]:
+    return [(each.kind, each.place, each.risk) for each in judge(reported, layer, VOLUMES, {20490: "media"})]
 
 
-def test_volumes_by_what_they_are() -> None:
+def test_volumes_have_their_risk() -> None:
     assert verdict(container(volume("data"))) == [("volume", "data", "low")]
     assert verdict(container(volume("a" * 64))) == [("anonymous volume", "a" * 12, "medium")]
     assert verdict(container(volume("a" * 64), AutoRemove=True))[0][2] == "high"
@@ -42,7 +42,7 @@ def test_volumes_by_what_they_are() -> None:
     assert verdict(container(volume("cloud"))) == [("volume", "cloud (rexray)", "low")]
 
 
-def test_binds_memory_and_the_layer() -> None:
+def test_binds_tmpfs_and_the_container_layer_have_their_risk() -> None:
     bind = {"Type": "bind", "Source": "/srv/data", "Destination": "/data"}
     assert verdict(container(bind)) == [("bind", "/srv/data", "low")]
     assert verdict(container({**bind, "Source": "/run/x"}))[0][2] == "medium"

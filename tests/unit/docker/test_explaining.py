@@ -36,7 +36,7 @@ NETWORKS = tuple(
 )
 
 
-def told(
+def explained(
     web: Container, *others: Container, fact: BackendFact = UP, own: Container | None = GATEWAY,
     options: dict[str, Any] | None = None, **more: Any,
 ) -> Explanation:  # fmt: skip
@@ -50,12 +50,12 @@ def told(
 
 
 def verdict(*arguments: Any, **more: Any) -> Reached:
-    (found,) = told(*arguments, **more).backends
+    (found,) = explained(*arguments, **more).backends
     return found
 
 
-def test_one_that_reaches_it_says_how_and_has_nothing_to_do() -> None:
-    found = told(ATTACHED)
+def test_a_container_with_access_shows_how_and_needs_no_action() -> None:
+    found = explained(ATTACHED)
     assert found.backends == [Reached("orders", "yes", "apps", "by the name orders; the backend is up")]
     assert found.remedies == []
     assert [(each.part, each.name, each.state, each.why) for each in found.parts] == [
@@ -126,9 +126,7 @@ ON_SHOP = {"shop_default": endpoint(network="n2")}
         (GATEWAY, {"own": GATEWAY}, "no", "the gateway's own", ""),
     ],
 )  # fmt: skip
-def test_each_cause_is_named_with_what_to_do(
-    web: Container, more: dict[str, Any], reached: str, why: str, remedy: str
-) -> None:
+def test_each_cause_has_its_remedy(web: Container, more: dict[str, Any], reached: str, why: str, remedy: str) -> None:
     others = [
         container("base", labels={}),
         container("on", endpoints={"apps": endpoint(MARK)}),
@@ -174,7 +172,7 @@ def test_networks_are_those_of_the_plan_which_may_be_other_than_the_configured_o
     assert found.backends[0].why == "network apps-shop is blocked: ip_exhausted: full"
 
 
-def test_a_backend_whose_state_is_not_known_may_be_reached() -> None:
+def test_a_backend_with_an_unknown_state_may_be_reachable() -> None:
     unknown = replace(UP, state="unknown", why="check.user is not set")
     found = verdict(ATTACHED, fact=unknown)
     assert (found.reached, found.remedy) == ("maybe", "")
@@ -187,6 +185,6 @@ def test_strict_advises_a_grant_rather_than_other_labels() -> None:
     assert found.remedy.startswith("grant it in docker.grants")
 
 
-def test_networks_that_are_refused_are_among_the_facts() -> None:
-    found = told(container("web"), options={"networks": {"apps": NetworkOptions(per="project")}}, strict=True)
+def test_refused_networks_are_listed() -> None:
+    found = explained(container("web"), options={"networks": {"apps": NetworkOptions(per="project")}}, strict=True)
     assert [each.state for each in found.parts if each.name == "apps--container-web"] == ["blocked"]

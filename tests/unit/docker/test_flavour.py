@@ -67,13 +67,13 @@ def test_the_engine_and_the_version_are_known_from_one_answer(version: Any, expe
         ("<html>", "the answer is not that of a Docker engine: '<html>'"),
     ],
 )
-def test_an_engine_that_does_not_fit_is_called_by_its_name(version: Any, message: str) -> None:
+def test_an_unsupported_engine_is_reported_by_name(version: Any, message: str) -> None:
     with pytest.raises(EngineError) as raised:
         asyncio.run(Answering(version).negotiate())
     assert (raised.value.kind, str(raised.value)) == (Kind.API, message)
 
 
-def test_who_left_a_network() -> None:
+def test_disconnected_containers_are_recognized() -> None:
     assert DOCKER.left({"Actor": {"ID": "network", "Attributes": {"container": "c", "name": "apps"}}}) == "c"
     assert PODMAN.left({"Actor": {"ID": "c", "Attributes": {"name": "web", "network": "apps"}}}) == "c"
     assert DOCKER.left({}) == PODMAN.left({}) == ""
@@ -89,13 +89,13 @@ def test_who_left_a_network() -> None:
         (None, ()),
     ],
 )
-def test_podman_says_where_containers_get_addresses_from(
+def test_the_address_range_of_a_podman_network_is_read(
     lease: dict[str, str] | None, expected: tuple[str, ...]
 ) -> None:
     assert lease_ranges({"subnets": [{"subnet": "10.95.0.0/24", "lease_range": lease}]}) == expected
 
 
-def test_podman_says_which_capabilities_a_container_has() -> None:
+def test_the_capabilities_of_a_podman_container_are_read() -> None:
     assert not can_spoof({"CapAdd": []}, ["CAP_CHOWN", "CAP_NET_BIND_SERVICE"])
     assert can_spoof({"CapAdd": []}, ["CAP_CHOWN", "CAP_NET_RAW"])  # a default of that host
 
@@ -107,7 +107,7 @@ def test_podman_says_which_capabilities_a_container_has() -> None:
         ("bridge", {"apps": NetworkOptions("overlay")}, Blocked.NOT_MANAGER, "network apps: Podman has no overlay"),
     ],
 )
-def test_what_podman_cannot_attach_says_so(
+def test_containers_that_podman_cannot_attach_are_blocked_with_a_reason(
     mode: str, networks: dict[str, NetworkOptions], reason: Blocked, message: str
 ) -> None:
     container = Container(WEB.id, WEB.name, WEB.state, WEB.labels, mode, {})

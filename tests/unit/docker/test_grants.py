@@ -58,7 +58,7 @@ def test_labels_that_equal_the_images_do_not_count() -> None:
     assert split({"a": "b"}, None) == ({}, {"a": "b"})
 
 
-def test_what_compose_and_swarm_write_counts_on_containers_that_they_created() -> None:
+def test_labels_of_compose_and_swarm_count_on_their_own_containers() -> None:
     """Compose also writes its project and service on the images that it builds."""
     made = {**SHOP, "com.docker.compose.config-hash": "1"}
     assert split(made, SHOP)[0] == made
@@ -84,14 +84,14 @@ def test_a_grant_attaches_and_admits_without_a_label(labels: dict[str, str], gra
     assert (who.has("gateway.backends", "orders"), who.has("gateway.backends", "media")) == (True, False)
 
 
-def test_a_grant_matches_with_all_that_it_names() -> None:
+def test_a_grant_matches_if_all_its_conditions_do() -> None:
     grant = Grant(("orders",), project="shop", service="web")
     for labels in ({PROJECT: "shop", SERVICE: "db"}, {PROJECT: "other", SERVICE: "web"}, {SERVICE: "web"}):
         assert joins(planned(container(labels=labels), grants=(grant,))) == {}
     assert joins(planned(container("web"), grants=(Grant(("orders",), container="batch-*"),))) == {}
 
 
-def test_labels_go_on_beside_grants_unless_it_is_strict() -> None:
+def test_labels_count_in_addition_to_grants_unless_strict() -> None:
     labels = {**ENABLE, "gateway.backends": "media", "gateway.aliases": "mine"}
     grants = (Grant(("orders",), container="granted", aliases=("front",)),)
     plain, granted = container("plain", labels), container("granted", labels)
@@ -106,12 +106,12 @@ def test_labels_go_on_beside_grants_unless_it_is_strict() -> None:
     assert not consumer(granted, grants, strict=True).has("gateway.backends", "media")
 
 
-def test_strict_labels_choose_among_what_is_granted() -> None:
+def test_in_strict_mode_labels_select_among_granted_backends() -> None:
     grants = (Grant(("orders", "media"), container="web", aliases=("front", "back")),)
 
     def strict(**labels: str) -> Plan:
-        told = {f"gateway.{key.replace('_', '-')}": text for key, text in labels.items()}
-        return planned(container(labels=told), grants=grants, strict=True)
+        reported = {f"gateway.{key.replace('_', '-')}": text for key, text in labels.items()}
+        return planned(container(labels=reported), grants=grants, strict=True)
 
     assert joins(strict()) == {"orders-net": ("front", "back"), "media-net": ("front", "back")}
     assert joins(strict(backends="orders", aliases="back")) == {"orders-net": ("back",)}
@@ -123,7 +123,7 @@ def test_strict_labels_choose_among_what_is_granted() -> None:
     assert [each.verb for each in planned(stopped, grants=grants, strict=True).actions] == [Verb.DISCONNECT]
 
 
-def test_strict_refuses_a_network_that_carries_nothing_granted() -> None:
+def test_strict_mode_refuses_a_network_without_granted_backends() -> None:
     grants = (Grant(("orders",), container="web"),)
 
     def asking(networks: str, **more: Any) -> Plan:
@@ -141,7 +141,7 @@ def test_strict_refuses_a_network_that_carries_nothing_granted() -> None:
     assert "web: network 'nowhere' is not configured" in unknown.warnings
 
 
-def test_what_loses_its_grant_is_detached() -> None:
+def test_a_container_that_loses_its_grant_is_detached() -> None:
     there = container(labels=ENABLE, endpoints=attached())
     assert [each.verb for each in planned(there).actions if each.network == "orders-net"] == []
     assert [each.verb for each in planned(there, strict=True).actions] == [Verb.DISCONNECT]
@@ -175,13 +175,13 @@ def test_an_alias_belongs_to_one_project_or_service() -> None:
     assert joins(planned(named("web-2", "front", "shop"), holder)) == {"orders-net": ("front",)}
 
 
-def test_of_two_that_ask_at_once_the_older_gets_the_alias() -> None:
+def test_the_older_of_two_containers_gets_the_alias() -> None:
     found = planned(named("young", "front", created=9), named("old", "front", created=5))
     assert [each.container for each in found.actions if each.verb is Verb.CONNECT] == ["old"]
     assert blocked(found) == [("young", Blocked.ALIAS_CONFLICT)]
 
 
-def test_a_second_container_that_has_an_alias_already_loses_it() -> None:
+def test_a_second_container_with_an_alias_loses_it() -> None:
     old = named("old", "front", created=5, endpoints=attached("front"))
     young = named("young", "front", created=9, endpoints=attached("front"))
     found = planned(young, old)
@@ -200,7 +200,7 @@ def test_the_configuration_may_give_one_alias_to_many() -> None:
     assert blocked(planned(holder, named("batch-2", "batch"), grants=one)) == [("batch-2", Blocked.ALIAS_CONFLICT)]
 
 
-def test_what_an_image_asks_for_is_told() -> None:
+def test_labels_that_come_from_an_image_are_reported() -> None:
     found = planned(container(image_labels={**ENABLE, "gateway.backends": "orders", "maintainer": "x"}))
     assert found.actions == ()
     (line,) = found.warnings[-1:]
@@ -227,28 +227,30 @@ def test_which_containers_can_send_from_another_address(host: dict[str, Any], ab
     assert can_spoof(host) is able
 
 
-def test_who_can_pass_for_a_consumer_is_told() -> None:
-    def told(*there: Container) -> tuple[str, ...]:
+def test_containers_that_can_spoof_a_consumer_are_reported() -> None:
+    def spoofing(*there: Container) -> tuple[str, ...]:
         return planned(*there).exposures
 
     good = named("good", "front", endpoints=attached("front"), can_spoof=False)
     other = container("other", endpoints=attached(foreign=True), can_spoof=True)
-    (line,) = told(good, other)
+    (line,) = spoofing(good, other)
     assert line.startswith("network orders-net: other can send from another container's address (NET_RAW")
     assert "orders" in line
-    assert told(good, container("other", endpoints=attached(foreign=True), can_spoof=False)) == ()
-    assert told(other) == ()  # alone
-    assert told(container("a", endpoints=attached(), can_spoof=True), other) == ()  # nobody to pass for
-    (line,) = told(good, container("other", endpoints=attached(foreign=True)))
+    assert spoofing(good, container("other", endpoints=attached(foreign=True), can_spoof=False)) == ()
+    assert spoofing(other) == ()  # alone
+    assert spoofing(container("a", endpoints=attached(), can_spoof=True), other) == ()  # no consumer to spoof
+    (line,) = spoofing(good, container("other", endpoints=attached(foreign=True)))
     assert "other (capabilities unknown) can send" in line
     third = container("third", endpoints=attached(foreign=True), can_spoof=False)
     sharer = container("sharer", network_mode="container:id-third", can_spoof=True)
-    (line,) = told(good, third, sharer)
+    (line,) = spoofing(good, third, sharer)
     assert "network orders-net: sharer can send" in line
-    assert told(good, container("sharer", network_mode="container:id-good", can_spoof=True)) == ()  # only for good
+    assert (
+        spoofing(good, container("sharer", network_mode="container:id-good", can_spoof=True)) == ()
+    )  # only for good
 
 
-async def test_what_the_neighbours_of_a_consumer_can_do_is_asked_once(tmp_path: Path) -> None:
+async def test_the_capabilities_of_neighbours_are_queried_once(tmp_path: Path) -> None:
     class Counting(FakeEngine):
         asked: list[str] = []  # noqa: RUF012 - of one test
 
@@ -275,7 +277,7 @@ async def test_what_the_neighbours_of_a_consumer_can_do_is_asked_once(tmp_path: 
     assert sorted(engine.asked) == sorted(made[name].id for name in ("app", "near", "sharer"))
 
 
-async def test_images_are_asked_for_once_and_a_refusal_says_what_is_missing(tmp_path: Path) -> None:
+async def test_images_are_queried_once_and_a_refusal_is_explained(tmp_path: Path) -> None:
     class Counting(FakeEngine):
         asked = 0
         refuses = False

@@ -1,4 +1,4 @@
-"""Names with two meanings, mistakes in labels, shared namespaces, networks to be made anew, and what is logged."""
+"""Ambiguous names, mistakes in labels, shared namespaces, networks to be recreated, and what is logged."""
 
 import logging
 import random
@@ -74,7 +74,7 @@ def standing(found: Plan, name: str) -> tuple[Standing, Blocked | None]:
         ),
     ],
 )
-def test_a_service_of_the_project_with_the_name_of_a_backend_is_told(more: dict[str, Any], other: str) -> None:
+def test_a_service_of_the_project_with_the_name_of_a_backend_is_reported(more: dict[str, Any], other: str) -> None:
     found = planned(WEB, container("shop-1", **more))
     assert [(each.container, each.name, each.ours, each.other) for each in found.shadows] == [
         ("web", "orders", "a backend", other)
@@ -85,20 +85,20 @@ def test_a_service_of_the_project_with_the_name_of_a_backend_is_told(more: dict[
     assert [each.verb for each in found.actions] == [Verb.CONNECT]
 
 
-def test_a_container_with_the_name_itself_or_in_its_hosts_file_is_told() -> None:
+def test_a_container_with_the_name_of_a_backend_or_an_entry_in_its_hosts_file_is_reported() -> None:
     named = container("x", labels=OPT_IN, endpoints={"shop_default": endpoint("media", network="n2")})
     hosted = container("y", labels=OPT_IN, hosts=frozenset({"orders", "unrelated"}))
     found = planned(named, hosted)
     assert [(each.container, each.name) for each in found.shadows] == [("x", "media"), ("y", "orders")]
-    told = hosts_of({
+    reported = hosts_of({
         "Id": "0123456789abcdef",
         "HostConfig": {"ExtraHosts": ["media:10.0.0.1", "other=::1"], "Links": ["/db:/web/database"]},
         "NetworkSettings": {"Networks": {"shop": {"Links": ["pg:postgres"]}, "none": {"Links": None}}},
     })  # fmt: skip
-    assert told == {"media", "other", "database", "postgres"}
+    assert reported == {"media", "other", "database", "postgres"}
 
 
-def test_nobody_answers_to_the_name_of_a_backend_by_its_host_name() -> None:
+def test_a_container_with_the_host_name_of_a_backend_is_blocked() -> None:
     """Docker's DNS server gives the host name of a container to everybody on its networks."""
     assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "Orders"}}) == "orders"
     assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "0123456789ab"}}) == ""
@@ -117,7 +117,7 @@ def test_nobody_answers_to_the_name_of_a_backend_by_its_host_name() -> None:
     assert found.warnings[0].startswith("guest: its host name is that of backend orders, so that clients on network")
 
 
-def test_the_same_container_under_one_name_on_both_networks_is_no_conflict() -> None:
+def test_one_container_with_one_name_on_two_networks_is_not_ambiguous() -> None:
     both = {"apps": endpoint("www"), "shop_default": endpoint("www", network="n2")}
     peer = container("peer", endpoints=both)
     gateway_there = replace(
@@ -139,7 +139,7 @@ def test_the_same_container_under_one_name_on_both_networks_is_no_conflict() -> 
     )
 
 
-def test_another_projects_service_on_our_network_is_told() -> None:
+def test_a_service_of_another_project_on_a_shared_network_is_reported() -> None:
     theirs = container("b-api-1", endpoints={"apps": endpoint("api")})
     own = container("a-api-1", endpoints={"shop_default": endpoint("api", network="n2")})
     (shadow,) = planned(WEB, theirs, own).shadows
@@ -160,7 +160,7 @@ def test_the_gateway_is_warned_for_itself_and_never_refused() -> None:
 CLASH = container("shop-1", endpoints={"shop_default": endpoint("orders", network="n2")})
 
 
-def test_refuse_attaches_nobody_for_whom_a_name_has_two_meanings() -> None:
+def test_refuse_does_not_attach_containers_with_ambiguous_names() -> None:
     found = planned(WEB, CLASH, wanted=desired(on_name_conflict="refuse"))
     assert standing(found, "web") == (Standing.BLOCKED, Blocked.NAME_CONFLICT)
     assert (found.actions, found.warnings) == ((), ())
@@ -177,7 +177,7 @@ def test_refuse_attaches_nobody_for_whom_a_name_has_two_meanings() -> None:
         ((), {}, False, (Standing.DRIFTED, [])),
     ],
 )
-def test_refuse_detaches_only_what_is_ours_as_repair_permits(
+def test_refuse_detaches_only_own_attachments_as_repair_permits(
     ours: tuple[str, ...], more: dict[str, Any], busy: bool, expected: tuple[Standing, list[Verb]]
 ) -> None:
     there = replace(WEB, endpoints={**WEB.endpoints, "apps": endpoint(MARK)})
@@ -189,7 +189,7 @@ def test_refuse_detaches_only_what_is_ours_as_repair_permits(
 
 
 @pytest.mark.parametrize("policy", ["warn", "refuse"])
-def test_a_swarm_service_is_told_or_refused(policy: str) -> None:
+def test_an_ambiguous_swarm_service_is_reported_or_refused(policy: str) -> None:
     overlays = tuple(replace(each, driver="overlay", scope="swarm", attachable=True) for each in (APPS, SHOP))
     app = Service("s1", "app", 1, OPT_IN, {"n2": frozenset()})
     other = Service("s2", "shop", 1, {}, {"n2": frozenset({"orders"})})
@@ -207,7 +207,7 @@ def test_a_swarm_service_is_told_or_refused(policy: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "told"),
+    ("found", "reported"),
     [
         ({"gateway.enabled": "true"}, ["unknown label gateway.enabled: did you mean gateway.enable?"]),
         ({"gateway.enable": "ture"}, ["gateway.enable: 'ture' is neither true nor false"]),
@@ -219,11 +219,11 @@ def test_a_swarm_service_is_told_or_refused(policy: str) -> None:
         ({**OPT_IN, "gateway.colour": "red"}, ["unknown label gateway.colour"]),
     ],
 )
-def test_mistakes_are_told_whether_it_opted_in_or_not(found: dict[str, str], told: list[str]) -> None:
-    assert labels.read(found, "gateway", "site-a", ["orders"])[1] == told
+def test_mistakes_in_labels_are_reported_with_and_without_opt_in(found: dict[str, str], reported: list[str]) -> None:
+    assert labels.read(found, "gateway", "site-a", ["orders"])[1] == reported
 
 
-def test_labels_that_do_nothing_are_told_where_they_admit_nobody_either() -> None:
+def test_ineffective_labels_are_reported() -> None:
     asking = {"gateway.backends": "orders"}
     alone = container("alone", labels=asking, endpoints={"shop_default": endpoint(network="n2")})
     joined = container("joined", labels=asking, endpoints={"apps": endpoint()})
@@ -249,7 +249,7 @@ def test_a_container_in_the_network_of_one_that_is_attached_is_attached() -> Non
     assert standing(planned(there, named, ours=("web",)), "side") == (Standing.DRIFTED, Blocked.SHARED_NETWORK)
 
 
-def test_a_container_in_a_network_that_is_not_attached_says_whose() -> None:
+def test_a_blocked_container_names_the_owner_of_its_network_namespace() -> None:
     side = container("side", labels=OPT_IN, network_mode="container:web")
     assert standing(planned(WEB, side), "side") == (Standing.PENDING, None)
     for base in (replace(WEB, labels={}), container("other")):
@@ -273,7 +273,7 @@ def outdated(tmp_path: Path) -> tuple[FakeEngine, Reconciler, list[FakeContainer
     return engine, Reconciler(wanted().options, wanted, lambda _: None, tmp_path), there, options
 
 
-async def test_what_is_taken_off_a_network_that_is_to_be_made_anew_stays_off_until_it_is(tmp_path: Path) -> None:
+async def test_containers_detached_for_a_network_replacement_stay_detached_until_it_is_done(tmp_path: Path) -> None:
     engine, reconciler, there, options = outdated(tmp_path)
 
     async def settle() -> None:
@@ -285,7 +285,7 @@ async def test_what_is_taken_off_a_network_that_is_to_be_made_anew_stays_off_unt
     options[0] = NetworkOptions(mtu=1400)
     await settle()
     assert "docker network rm apps" in reconciler.plan.warnings[0]
-    # The gateway comes back as long as somebody may need it.
+    # The gateway is attached again while a container may need it.
     await engine.post("networks/apps/disconnect", {"Container": there[0].id})
     await settle()
     assert "apps" in there[0].endpoints
@@ -309,7 +309,7 @@ async def test_what_is_taken_off_a_network_that_is_to_be_made_anew_stays_off_unt
     assert not any("docker network rm apps" in each for each in reconciler.plan.warnings)
 
 
-async def test_what_we_take_off_ourselves_is_attached_again(tmp_path: Path) -> None:
+async def test_containers_that_the_gateway_detached_are_attached_again(tmp_path: Path) -> None:
     engine, reconciler, there, options = outdated(tmp_path)
 
     async def settle() -> None:
@@ -329,7 +329,7 @@ async def test_what_we_take_off_ourselves_is_attached_again(tmp_path: Path) -> N
 # The log.
 
 
-def test_news_are_told_once_while_they_hold_and_so_many_a_minute() -> None:
+def test_warnings_are_logged_once_and_at_a_limited_rate() -> None:
     news = News(most=3, window=60, again=600)
     assert news.fresh(["a", "b"], 0) == ["a", "b"]
     assert news.fresh(["a"], 10) == []
@@ -356,14 +356,14 @@ async def test_a_wrong_label_is_in_the_log_at_info_once(tmp_path: Path, caplog: 
     with caplog.at_level(logging.INFO):
         for _ in range(3):
             await reconciler.cycle(engine)  # type: ignore[arg-type]
-    told = [each for each in caplog.records if each.getMessage() == "docker: a label is wrong"]
-    assert [(each.levelname, each.__dict__["detail"]) for each in told] == [
+    reported = [each for each in caplog.records if each.getMessage() == "docker: a label is wrong"]
+    assert [(each.levelname, each.__dict__["detail"]) for each in reported] == [
         ("INFO", "typo: unknown label gateway.enabled: did you mean gateway.enable?")
     ]
 
 
 @pytest.mark.parametrize("asks", [True, False])
-async def test_names_are_learnt_where_they_matter_only(tmp_path: Path, asks: bool) -> None:
+async def test_names_are_queried_only_for_attached_containers(tmp_path: Path, asks: bool) -> None:
     engine = FakeEngine(random.Random(1))
     network = engine.add_network("shop_default")
     web, peer = engine.add_container("web", OPT_IN if asks else {}), engine.add_container("shop-1", {})
@@ -406,13 +406,13 @@ def test_a_message_about_many_names_is_bounded() -> None:
     other = container("other", endpoints={"apps": endpoint(*names)})
     shop = container("shop-1", endpoints={"shop_default": endpoint(*names, network="n2")})
     found = planned(WEB, other, shop)
-    (told,) = [each for each in found.warnings if each.startswith("web:")]
-    assert "and 295 more names" in told
-    assert len(told) < 1000
+    (reported,) = [each for each in found.warnings if each.startswith("web:")]
+    assert "and 295 more names" in reported
+    assert len(reported) < 1000
     assert len(found.shadows) == 300
 
 
-async def test_the_gateways_container_is_found_by_its_name_before_any_id_that_begins_so() -> None:
+async def test_a_container_name_takes_precedence_over_an_id_prefix() -> None:
     engine = FakeEngine(random.Random(1))
     stranger, own = engine.add_container("stranger", {}), engine.add_container("0", {})
     assert stranger.id.startswith("0")
@@ -437,7 +437,7 @@ def test_a_container_that_joined_the_network_by_itself_is_warned_for_and_left_al
 # Commands, and repairs that only a person can do.
 
 
-def test_a_command_in_another_container_acts_for_the_gateway_that_runs() -> None:
+def test_a_command_in_another_container_uses_the_running_gateway() -> None:
     temporary = container("tmp", endpoints={"bridge": endpoint(network="n0")})
     for own in (temporary.id, None):
         seen = Observed((GATEWAY, temporary, WEB), (APPS, SHOP), own=own)
@@ -450,7 +450,7 @@ def test_a_command_in_another_container_acts_for_the_gateway_that_runs() -> None
     assert as_running_gateway(desired(), two) is two
 
 
-def test_a_gateway_that_others_attached_says_how_to_undo_that() -> None:
+def test_a_gateway_attached_by_others_explains_how_to_undo_it() -> None:
     joined = replace(GATEWAY, endpoints={**GATEWAY.endpoints, "apps": endpoint("x")})
     found = plan(desired(), Observed((joined,), (APPS,), own=joined.id), frozenset())
     (message,) = (each.message for each in found.conditions)

@@ -1,4 +1,4 @@
-"""Networks that change nobody's routes, and networks of their own for projects."""
+"""Networks that change no routes of containers, and networks of projects."""
 
 import ipaddress
 import random
@@ -75,7 +75,7 @@ def made(found: Plan) -> list[tuple[str, str, str]]:
     return [(str(each.verb), each.network, each.container) for each in found.actions]
 
 
-def test_a_network_that_the_gateway_creates_has_no_way_out_unless_that_is_configured() -> None:
+def test_networks_of_the_gateway_are_internal_by_default() -> None:
     for options, internal in ((NetworkOptions(), True), (NetworkOptions(internal=False), False)):
         (action,) = planned(networks={"apps": options}).actions
         assert action.body["Internal"] is internal
@@ -105,7 +105,7 @@ async def test_whether_there_is_gateway_priority_is_observed(version: str, known
     assert seen.gateway_priority is known
 
 
-def test_an_existing_network_with_a_way_out_is_kept_and_named_with_the_ways_to_go_on() -> None:
+def test_an_existing_network_that_is_not_internal_is_kept_with_a_warning() -> None:
     old = network("apps", labels=OURS)
     there = (container("web", endpoints={"apps": on("apps")}), gateway("apps", "far"))
     static = {"apps": NetworkOptions()}
@@ -128,7 +128,7 @@ def test_an_existing_network_with_a_way_out_is_kept_and_named_with_the_ways_to_g
     assert "to replace it, attach the gateway's container to another network with a route out, then" in line
 
 
-def test_a_network_of_somebody_else_with_a_way_out_is_named() -> None:
+def test_a_foreign_network_that_is_not_internal_is_reported() -> None:
     (line,) = planned(networks={"apps": NetworkOptions()}, there=(network("apps"),)).warnings
     assert line.startswith(
         "network apps was not created by this gateway, and it is not internal: containers have a route out through it"
@@ -136,7 +136,7 @@ def test_a_network_of_somebody_else_with_a_way_out_is_named() -> None:
     assert "set internal: false to accept that" in line
 
 
-def test_each_option_that_a_network_of_ours_was_not_made_with_is_named() -> None:
+def test_each_option_that_differs_on_an_own_network_is_reported() -> None:
     asked = NetworkOptions(driver="overlay", subnet=ipaddress.ip_network("10.9.0.0/24"))
     good = network(
         "apps", labels=OURS, driver="overlay", scope="swarm", attachable=True, internal=True, subnets=("10.9.0.0/24",)
@@ -218,14 +218,14 @@ def test_a_network_of_a_project_goes_with_its_last_container() -> None:
     assert made(planned(gateway("far"), there=there)) == [("remove_network", "apps-shop", "")]
 
 
-def test_the_gateway_joins_what_containers_are_on_already() -> None:
+def test_the_gateway_joins_networks_with_attached_containers() -> None:
     """As the agents of other nodes and Compose files make them."""
     guest = container("web", labels={"gateway.enable": "false"}, endpoints={"apps-shop": on("apps-shop", "web")})
     found = planned(gateway("far"), guest, there=(network("far"), network("apps-shop", internal=True)))
     assert made(found) == [("connect", "apps-shop", "gateway")]
 
 
-def test_what_cannot_be_attached_gets_no_network() -> None:
+def test_a_container_that_cannot_be_attached_gets_no_project_network() -> None:
     hosts = container("host", "shop", network_mode="host")
     found = planned(hosts)
     assert made(found) == []
@@ -235,15 +235,15 @@ def test_what_cannot_be_attached_gets_no_network() -> None:
     assert [(each.network, each.reason) for each in refused.conditions] == [("apps-shop", Blocked.NOT_GRANTED)]
     odd = planned(container("web", "a b"))
     assert made(odd) == []
-    told = f"web: label {PROJECT}: 'a b' cannot be part of a network's name: it gets no network of its own"
-    assert odd.warnings == (told,)
+    reported = f"web: label {PROJECT}: 'a b' cannot be part of a network's name: it gets no network of its own"
+    assert odd.warnings == (reported,)
 
 
 def service(name: str, **labels: str) -> Service:
     return Service(f"id-{name}", name, 1, {**OPT_IN, **labels}, {}, {"Name": name, "TaskTemplate": {}})
 
 
-def test_stacks_and_services_get_overlays_of_their_own() -> None:
+def test_stacks_and_services_get_their_own_overlays() -> None:
     there = (service("jobs"), service("shop_web", **{STACK: "shop"}), service("shop_db", **{STACK: "shop"}))
     found = planned(services=there, swarm=LEADER)
     assert made(found) == [("create_network", "apps--service-jobs", ""), ("create_network", "apps--stack-shop", "")]
@@ -271,7 +271,7 @@ def test_stacks_and_services_get_overlays_of_their_own() -> None:
     assert [each.body["Driver"] for each in alone.actions if each.verb is Verb.CREATE_NETWORK] == ["bridge"]
 
 
-def test_a_service_keeps_its_way_out_and_gets_none() -> None:
+def test_a_service_keeps_its_default_route() -> None:
     overlay: dict[str, Any] = {"driver": "overlay", "scope": "swarm", "attachable": True}
     inner = network("inner", **overlay, internal=True, labels=OURS)
     back, front = network("back", **overlay, internal=True), network("front", **overlay)
@@ -293,14 +293,14 @@ def test_a_service_keeps_its_way_out_and_gets_none() -> None:
     assert targets("the-bridge-of-every-node", "back") == ["id-the-bridge-of-every-node", "id-back", "id-inner"]
 
 
-def test_a_network_that_a_service_is_on_is_not_removed() -> None:
+def test_a_network_of_a_service_is_not_removed() -> None:
     overlay = network("apps--stack-shop", driver="overlay", scope="swarm", attachable=True, labels=OURS)
     leaves = replace(service("shop_web"), labels={}, networks={overlay.id: frozenset({MARK})})
     found = planned(services=(leaves,), swarm=LEADER, there=(overlay,))
     assert made(found) == [("update_service", "apps--stack-shop", "service shop_web")]
 
 
-def test_ranges_that_are_used_up_block_with_the_setting_to_change() -> None:
+def test_exhausted_address_ranges_block_and_name_the_setting() -> None:
     narrow = {"apps": NetworkOptions(per="project", subnet=ipaddress.ip_network("10.9.0.0/23"))}
     three = [container(each, each) for each in ("a", "b", "c")]
     found = planned(*three, networks=narrow)

@@ -56,7 +56,7 @@ def claim(address: str, name: str = "app") -> Claim:
     return Claim(address, f"id-{name}", name, NAMES_ORDERS)
 
 
-def test_only_what_is_on_a_network_of_the_swarm_is_told_and_not_what_has_ended() -> None:
+def test_reports_contain_only_running_containers_on_swarm_networks() -> None:
     app, other, gone = (
         container("app", mesh="127.0.0.7", bridge="172.17.0.3"),
         container("other", bridge="172.17.0.4"),
@@ -65,14 +65,14 @@ def test_only_what_is_on_a_network_of_the_swarm_is_told_and_not_what_has_ended()
     seen = observed(app, other, gone)
     (meeting,) = meetings(seen)
     assert meeting == HERE
-    told = report("node-1", meeting, seen, known(app, other))
-    assert told == Report("node-1", "127.0.0.1", "n-mesh", (claim("127.0.0.7"),))
-    assert read(written(told), HERE, "127.0.0.1") == told
+    reported = report("node-1", meeting, seen, known(app, other))
+    assert reported == Report("node-1", "127.0.0.1", "n-mesh", (claim("127.0.0.7"),))
+    assert read(written(reported), HERE, "127.0.0.1") == reported
     assert meetings(replace(seen, own=None)) == ()
 
 
 @pytest.mark.parametrize(
-    ("told", "wrong"),
+    ("reported", "wrong"),
     [
         (Report("node-2", "127.0.0.3", "n-mesh"), "is that of 127.0.0.3, not of 127.0.0.2"),
         (Report("node-2", "127.0.0.2", "n-else"), "is that of"),
@@ -80,38 +80,38 @@ def test_only_what_is_on_a_network_of_the_swarm_is_told_and_not_what_has_ended()
         (Report("node-2", "127.0.0.2", "n-mesh", (claim("nonsense"),)), "nonsense"),
     ],
 )
-def test_a_report_about_anything_else_is_refused(told: Report, wrong: str) -> None:
+def test_a_report_with_other_addresses_is_refused(reported: Report, wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong):
-        read(written(told), HERE, "127.0.0.2")
+        read(written(reported), HERE, "127.0.0.2")
     for line in (b"[]\n", b"{}\n", b"\xff\n", b'{"containers": [1]}\n', b"[" * 100_000 + b"\n"):
         with pytest.raises(ValueError, match="cannot be read"):
             read(line, HERE, "127.0.0.2")
 
 
 def test_a_container_of_another_node_is_admitted_as_one_of_this_node_is() -> None:
-    told = [
+    reported = [
         Report("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"), claim("127.0.0.9", "batch-1"))),
         Report("node-3", "127.0.0.3", "n-mesh", (claim("127.0.0.8"),)),
     ]
     grants = (Grant(("reports",), container="batch-*"),)
-    found = merged(consumers(each, grants, strict=False) for each in told)
+    found = merged(consumers(each, grants, strict=False) for each in reported)
     assert [found[f"127.0.0.{at}"].name for at in (7, 8, 9)] == ["app@node-2", "app@node-3", "batch-1@node-2"]
     assert found["127.0.0.7"].has("gateway.backends", "orders")
     assert found["127.0.0.9"].has("gateway.backends", "reports")
-    strict = merged(consumers(each, grants, strict=True) for each in told)
+    strict = merged(consumers(each, grants, strict=True) for each in reported)
     assert not strict["127.0.0.7"].has("gateway.backends", "orders")
     assert strict["127.0.0.9"].has("gateway.backends", "reports")
 
 
-def test_an_address_that_two_nodes_claim_is_nobodys() -> None:
-    told = [
+def test_an_address_that_two_nodes_claim_belongs_to_no_container() -> None:
+    reported = [
         Report("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"), claim("127.0.0.8", "same"))),
         Report("node-3", "127.0.0.3", "n-mesh", (claim("127.0.0.7", "thief"), claim("127.0.0.8", "same"))),
     ]
-    assert set(merged(consumers(each, (), strict=False) for each in told)) == {"127.0.0.8"}
+    assert set(merged(consumers(each, (), strict=False) for each in reported)) == {"127.0.0.8"}
 
 
-async def test_what_this_engine_says_goes_before_what_others_tell() -> None:
+async def test_the_local_engine_takes_precedence_over_reports() -> None:
     directory = Directory(lambda: None)
     app = container("app", mesh="127.0.0.7")
     directory.elsewhere({each: Consumer("far@node-2", "far", {}) for each in ("127.0.0.7", "127.0.0.8")})
@@ -123,7 +123,7 @@ async def test_what_this_engine_says_goes_before_what_others_tell() -> None:
 
 
 @needs_psk
-def test_a_secret_must_be_there_and_long(tmp_path: Path) -> None:
+def test_a_missing_or_short_secret_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GatewayError, match=r"secret_file: .*gone: No such file"):
         contexts(Secret(path=tmp_path / "gone"))
     with pytest.raises(GatewayError, match="shorter than 32 characters"):
@@ -215,7 +215,7 @@ async def test_two_agents_know_each_others_containers_while_both_run(named: set[
 
 
 @needs_psk
-async def test_an_agent_that_the_name_server_does_not_tell_of_is_met_when_it_connects(named: set[str]) -> None:
+async def test_an_agent_missing_in_dns_is_discovered_when_it_connects(named: set[str]) -> None:
     port = free_port()
     one, two = Node(1, port, SECRET), Node(2, port, SECRET)
     two.runs(container("app", mesh="127.0.0.7"))
@@ -240,7 +240,7 @@ async def test_an_agent_that_is_back_is_followed_when_it_connects_and_not_after_
 
 
 @needs_psk
-async def test_one_without_the_secret_is_neither_told_nor_believed(named: set[str]) -> None:
+async def test_a_peer_without_the_secret_gets_no_reports_and_is_ignored(named: set[str]) -> None:
     port = free_port()
     one, two = Node(1, port, SECRET), Node(2, port, SECRET[::-1])
     for each, name in ((one, "mine"), (two, "app")):
@@ -254,7 +254,7 @@ async def test_one_without_the_secret_is_neither_told_nor_believed(named: set[st
 
 
 @needs_psk
-async def test_a_certificate_does_not_stand_in_for_the_key(named: set[str], certificate: tuple[Path, Path]) -> None:
+async def test_a_certificate_does_not_replace_the_key(named: set[str], certificate: tuple[Path, Path]) -> None:
     cert, key = certificate
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
@@ -274,9 +274,7 @@ async def test_a_certificate_does_not_stand_in_for_the_key(named: set[str], cert
 
 
 @needs_psk
-async def test_an_agent_that_falls_silent_is_not_believed_any_more(
-    named: set[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_reports_of_a_silent_agent_expire(named: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "SILENCE", 1.0)
     port = free_port()
     listening, _ = contexts(Secret(SECRET))
@@ -304,7 +302,7 @@ async def test_an_agent_that_falls_silent_is_not_believed_any_more(
 
 
 @needs_psk
-async def test_one_address_without_the_secret_takes_few_descriptors_and_keeps_no_agent_out(named: set[str]) -> None:
+async def test_an_address_without_the_secret_uses_few_descriptors_and_blocks_no_agent(named: set[str]) -> None:
     port = free_port()
     one, two = Node(1, port, SECRET), Node(2, port, SECRET)
     two.runs(container("app", mesh="127.0.0.7"))

@@ -80,7 +80,7 @@ def unwanted(engine: FakeEngine, count: int, state_dir: Path) -> list[FakeContai
     return there
 
 
-def test_a_missing_network_is_made_and_what_opted_in_is_attached_by_id() -> None:
+def test_a_missing_network_is_created_and_containers_that_opted_in_are_attached_by_id() -> None:
     labels = {**OPT_IN, "gateway.aliases": "web,www"}
     found = plan(desired(), Observed((container(labels=labels), container("other", labels={}))), NOTHING)
     assert made(found) == [(Verb.CREATE_NETWORK, "apps", ""), (Verb.CONNECT, "apps", "web")]
@@ -89,19 +89,19 @@ def test_a_missing_network_is_made_and_what_opted_in_is_attached_by_id() -> None
     assert standing(found) == [("web", Standing.PENDING, None)]
 
 
-def test_our_own_container_carries_every_backend_as_an_alias() -> None:
+def test_the_container_of_the_gateway_has_every_backend_as_an_alias() -> None:
     own = container("gateway-1", labels={})
     found = plan(desired(), Observed((own,), (BRIDGE,), own=own.id), NOTHING)
     assert found.actions[0].aliases == ("orders", "media", "gw-owner-site-a")
 
 
-def test_nothing_to_do_is_nothing_done() -> None:
+def test_a_matching_state_needs_no_action() -> None:
     there = container(endpoints={"apps": endpoint("gw-owner-site-a")})
     found = plan(desired(), Observed((there,), (BRIDGE,)), frozenset({(there.id, "apps")}))
     assert (made(found), standing(found)) == ([], [("web", Standing.ATTACHED, None)])
 
 
-def test_only_what_we_made_is_ever_detached() -> None:
+def test_only_own_attachments_are_detached() -> None:
     ours = container("ours", labels={}, endpoints={"apps": endpoint("gw-owner-site-a")})
     only_mark = container("mark", labels={}, endpoints={"apps": endpoint("gw-owner-site-a")})
     only_ledger = container("ledger", labels={}, endpoints={"apps": endpoint()})
@@ -110,7 +110,7 @@ def test_only_what_we_made_is_ever_detached() -> None:
     assert made(found) == [(Verb.DISCONNECT, "apps", "ours")]
 
 
-async def test_a_mistake_takes_only_so_many_off_at_once(tmp_path: Path) -> None:
+async def test_a_mistake_detaches_a_limited_number_of_containers(tmp_path: Path) -> None:
     engine = FakeEngine(random.Random(1))
     unwanted(engine, 25, tmp_path)
     reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
@@ -129,13 +129,13 @@ async def test_a_mistake_takes_only_so_many_off_at_once(tmp_path: Path) -> None:
         ({"labels": {**OPT_IN, "gateway.aliases": "orders"}}, Blocked.ALIAS_CONFLICT),
     ],
 )
-def test_what_cannot_be_attached_says_why(more: dict[str, Any], reason: Blocked) -> None:
+def test_blocked_containers_have_a_reason(more: dict[str, Any], reason: Blocked) -> None:
     found = plan(desired(), Observed((container(**more),), (BRIDGE,)), NOTHING)
     assert (made(found), standing(found)) == ([], [("web", Standing.BLOCKED, reason)])
     assert found.conditions[0].message
 
 
-def test_networks_that_cannot_be_joined_say_why() -> None:
+def test_networks_that_cannot_be_joined_have_a_reason() -> None:
     overlay = {"networks": {"apps": NetworkOptions(driver="overlay")}}
     alone = plan(desired(**overlay), Observed((container(),)), NOTHING)
     assert standing(alone) == [("web", Standing.BLOCKED, Blocked.NOT_MANAGER)]
@@ -153,7 +153,7 @@ def test_a_worker_connects_to_an_overlay_that_it_does_not_see_by_its_name() -> N
     assert found.actions[0].network_id == "apps"
 
 
-def test_a_foreign_container_with_the_name_keeps_it() -> None:
+def test_a_foreign_container_keeps_the_name_of_a_backend() -> None:
     other = container("db", labels={}, endpoints={"apps": endpoint("www")})
     for alias in ("db", "www"):
         wish = container(labels={**OPT_IN, "gateway.aliases": alias})
@@ -165,7 +165,7 @@ def test_a_foreign_container_with_the_name_keeps_it() -> None:
     assert made(plan(desired(), Observed((wish, twin), (BRIDGE,)), NOTHING)) == [(Verb.CONNECT, "apps", "web")]
 
 
-def test_wrong_aliases_are_repaired_when_nobody_is_hurt() -> None:
+def test_wrong_aliases_are_repaired_if_no_client_is_affected() -> None:
     there = container(labels={**OPT_IN, "gateway.aliases": "www"}, endpoints={"apps": endpoint("gw-owner-site-a")})
     seen, ledger = Observed((there,), (BRIDGE,)), frozenset({(there.id, "apps")})
     assert made(plan(desired(), seen, ledger)) == [(Verb.REATTACH, "apps", "web")]
@@ -173,10 +173,10 @@ def test_wrong_aliases_are_repaired_when_nobody_is_hurt() -> None:
     assert standing(plan(busy, seen, ledger)) == [("web", Standing.DRIFTED, None)]
     assert made(plan(busy, seen, ledger)) == []
     assert made(plan(desired(repair="never"), seen, ledger)) == []
-    assert made(plan(desired(), seen, NOTHING)) == []  # somebody else's endpoint
+    assert made(plan(desired(), seen, NOTHING)) == []  # a foreign endpoint
 
 
-def test_labels_choose_and_never_define() -> None:
+def test_labels_select_backends_and_never_define_them() -> None:
     two = {"networks": {"a": NetworkOptions(backends=("orders",)), "b": NetworkOptions(backends=("media",))}}
 
     def networks(**labels: str) -> list[str]:
@@ -210,7 +210,7 @@ def test_rules_of_the_configuration_need_no_labels() -> None:
     assert found.actions[0].aliases == ("front", "gw-owner-site-a")
 
 
-def test_a_network_of_ours_goes_when_nobody_wants_it_and_nobody_is_on_it() -> None:
+def test_an_own_network_is_removed_when_it_is_unused() -> None:
     labels = {"gateway.managed-by": "gateway", "gateway.instance": "site-a", "gateway.spec-hash": "x"}
     old = NetworkInfo("old", "old", "bridge", "local", attachable=False, labels=labels)
     foreign = NetworkInfo("f", "foreign", "bridge", "local", attachable=False)
@@ -223,7 +223,7 @@ def test_a_network_of_ours_goes_when_nobody_wants_it_and_nobody_is_on_it() -> No
     assert made(plan(desired(), Observed((on_it,), (BRIDGE, old)), NOTHING)) == []
 
 
-def test_names_of_backends_are_theirs_alone() -> None:
+def test_containers_cannot_claim_the_name_of_a_backend() -> None:
     loud = container(labels={**OPT_IN, "gateway.aliases": "ORDERS"})
     assert standing(plan(desired(), Observed((loud,), (BRIDGE,)), NOTHING)) == [
         ("web", Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
@@ -233,12 +233,12 @@ def test_names_of_backends_are_theirs_alone() -> None:
         ("orders", Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
     ]
     own = container("gateway-1", labels={})
-    other = container("stranger", labels={}, endpoints={"apps": endpoint("orders", "gw-owner-somebody")})
+    other = container("stranger", labels={}, endpoints={"apps": endpoint("orders", "gw-owner-other")})
     found = plan(desired(), Observed((own, other), (BRIDGE,), own=own.id), NOTHING)
     assert found.actions[0].aliases == ("media", "gw-owner-site-a")
 
 
-def test_we_never_take_ourselves_off_and_keep_our_address() -> None:
+def test_the_gateway_never_detaches_itself_and_keeps_its_address() -> None:
     aliases = ("orders", "media", "gw-owner-site-a")
     there = container("gateway-1", labels={}, endpoints={"apps": endpoint(*aliases)})
     ledger = frozenset({(there.id, "apps")})
@@ -246,7 +246,7 @@ def test_we_never_take_ourselves_off_and_keep_our_address() -> None:
     assert made(unknown) == []
     assert "docker.container" in unknown.warnings[0]
     assert made(plan(desired(), Observed((there,), (BRIDGE,), own=there.id), ledger)) == []
-    # A backend more, and one less: the names change when nobody is connected.
+    # A backend more, and one less: the names change while no client is connected.
     for backends in (("orders", "media", "more"), ("orders",)):
         wanted = Desired("site-a", desired().options, backends)
         assert made(plan(wanted, Observed((there,), (BRIDGE,), own=there.id), ledger)) == [
@@ -260,7 +260,7 @@ def test_we_never_take_ourselves_off_and_keep_our_address() -> None:
     assert again.actions[0].addresses == ("10.0.0.2",)
 
 
-def test_an_endpoint_on_a_network_that_is_gone_is_made_anew() -> None:
+def test_an_endpoint_on_a_removed_network_is_recreated() -> None:
     stale = container(endpoints={"apps": EndpointInfo("gone", "e1", (), frozenset({"gw-owner-site-a"}))})
     found = plan(desired(), Observed((stale,), (BRIDGE,)), frozenset({(stale.id, "apps")}))
     assert made(found) == [(Verb.REATTACH, "apps", "web")]
@@ -268,7 +268,7 @@ def test_an_endpoint_on_a_network_that_is_gone_is_made_anew() -> None:
     assert made(plan(desired(), Observed((stale,), (BRIDGE,)), NOTHING)) == []
 
 
-def test_what_a_container_says_of_itself_goes_before_rules() -> None:
+def test_labels_take_precedence_over_rules() -> None:
     rules = (AttachRule(names=("*",)),)
     for labels in ({"gateway.enable": "false"}, {"gateway.instance": "site-b"}, {**OPT_IN, "gateway.backends": "no"}):
         found = plan(desired(attach=rules), Observed((container(labels=labels),), (BRIDGE,)), NOTHING)
@@ -281,8 +281,8 @@ LEADER = Swarm(active=True, manager=True, leader=True)
 
 
 def service(networks: dict[str, frozenset[str]], **labels: str) -> Service:
-    told = {f"gateway.{key}": text for key, text in labels.items()}
-    return Service("s1", "jobs", 7, told, networks, {"Name": "jobs", "TaskTemplate": {"Networks": []}})
+    reported = {f"gateway.{key}": text for key, text in labels.items()}
+    return Service("s1", "jobs", 7, reported, networks, {"Name": "jobs", "TaskTemplate": {"Networks": []}})
 
 
 def services(found: Service, *, swarm: Swarm = LEADER) -> Plan:
@@ -290,7 +290,7 @@ def services(found: Service, *, swarm: Swarm = LEADER) -> Plan:
     return plan(wanted, Observed((), (MESH,), (found,), swarm=swarm), NOTHING)
 
 
-def test_services_are_attached_by_the_leader_and_let_go_only_where_we_attached_them() -> None:
+def test_the_leader_attaches_services_and_detaches_only_its_own_attachments() -> None:
     mark = frozenset({"gw-owner-site-a"})
     found = services(service({}, enable="true"))
     assert made(found) == [(Verb.UPDATE_SERVICE, "mesh", "service jobs")]
@@ -305,7 +305,7 @@ def test_services_are_attached_by_the_leader_and_let_go_only_where_we_attached_t
     assert (made(clash), clash.conditions[0].reason) == ([], Blocked.ALIAS_CONFLICT)
 
 
-def test_overlays_are_made_and_removed_by_the_leader_alone() -> None:
+def test_only_the_leader_creates_and_removes_overlays() -> None:
     labels = {"gateway.managed-by": "gateway", "gateway.instance": "site-a"}
     old = NetworkInfo("o", "old", "overlay", "swarm", attachable=True, labels=labels)
     for swarm, count in ((LEADER, 2), (Swarm(active=True, manager=True), 0), (Swarm(active=True), 0)):
@@ -313,7 +313,7 @@ def test_overlays_are_made_and_removed_by_the_leader_alone() -> None:
         assert len(found.actions) == count
 
 
-async def test_a_look_that_is_not_answered_whole_does_nothing(tmp_path: Path) -> None:
+async def test_an_incomplete_snapshot_changes_nothing(tmp_path: Path) -> None:
     class HalfDeaf(FakeEngine):
         async def get(self, path: str, **params: Any) -> Any:
             if path.startswith("containers/") and path != "containers/json":
@@ -330,7 +330,7 @@ async def test_a_look_that_is_not_answered_whole_does_nothing(tmp_path: Path) ->
     assert engine.writes == []
 
 
-async def test_what_is_attached_is_written_down_before(tmp_path: Path) -> None:
+async def test_attachments_are_recorded_before_they_are_made(tmp_path: Path) -> None:
     engine = FakeEngine(random.Random(1))
     web = engine.add_container("web", OPT_IN)
     reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
@@ -340,17 +340,17 @@ async def test_what_is_attached_is_written_down_before(tmp_path: Path) -> None:
     assert Ledger(tmp_path).endpoints == {(web.id, "apps")}
 
 
-async def test_who_has_ended_is_nobody_also_for_those_who_are_told() -> None:
+async def test_a_stopped_container_is_not_a_consumer_and_watchers_are_notified() -> None:
     directory = Directory(lambda: None)
-    told: list[dict[str, Consumer]] = []
-    directory.watchers.append(told.append)
+    reported: list[dict[str, Consumer]] = []
+    directory.watchers.append(reported.append)
     there = container(endpoints={"apps": endpoint()})
     directory.renew((there,), 1.0, None)
     assert directory.lookup("10.0.0.2") is not None
     began = time.monotonic()
     directory.forget(there.id)
     assert directory.lookup("10.0.0.2") is None
-    assert told[-1] == {}
+    assert reported[-1] == {}
     directory.renew((there,), began, None)  # a look that began before it ended
     assert directory.lookup("10.0.0.2") is None
     directory.renew((there,), time.monotonic() + 1, None)
@@ -371,7 +371,7 @@ async def test_who_has_ended_is_nobody_also_for_those_who_are_told() -> None:
         ({"host": "tcp://127.0.0.1:2375", "via": "bastion"}, None, False),
     ],
 )
-def test_only_addresses_that_clients_can_come_from_are_anybodys(
+def test_only_addresses_that_can_be_a_client_source_belong_to_consumers(
     options: dict[str, Any], own: dict[str, Any] | None, known: bool
 ) -> None:
     there = container(endpoints={"apps": endpoint()})
@@ -382,7 +382,7 @@ def test_only_addresses_that_clients_can_come_from_are_anybodys(
     assert (directory.lookup("10.0.0.2") is not None) is known
 
 
-def test_a_volume_and_a_network_of_one_name_wait_for_themselves_only() -> None:
+def test_a_volume_and_a_network_of_the_same_name_are_retried_independently() -> None:
     assert Action(Verb.CREATE_VOLUME, "media").key == Action(Verb.RECREATE_VOLUME, "media").key
     assert Action(Verb.CREATE_VOLUME, "media").key != Action(Verb.CREATE_NETWORK, "media").key
 
@@ -406,7 +406,7 @@ async def test_the_brake_holds_over_many_rounds(tmp_path: Path, now: list[float]
     assert len(made_now) == 3
 
 
-def test_what_takes_off_several_is_held_whole_and_what_takes_too_many_goes_alone() -> None:
+def test_actions_on_several_containers_are_held_together_and_oversized_ones_run_alone() -> None:
     def service(name: str, count: int) -> Action:
         return Action(Verb.UPDATE_SERVICE, "apps", container=name, container_id=name, detaches=count)
 
@@ -420,11 +420,11 @@ def test_what_takes_off_several_is_held_whole_and_what_takes_too_many_goes_alone
     assert brake.admit([five, one, join], 10) == ([five, join], [one])
 
 
-async def test_an_endpoint_that_cannot_be_taken_off_holds_up_no_other(tmp_path: Path, now: list[float]) -> None:
+async def test_an_endpoint_that_cannot_be_detached_does_not_block_others(tmp_path: Path, now: list[float]) -> None:
     class Stuck(FakeEngine):
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:
             if path.endswith("/disconnect") and body["Container"] in stuck:
-                raise EngineError(Kind.FORBIDDEN, "as told")
+                raise EngineError(Kind.FORBIDDEN, "scripted")
             return await super().post(path, body, **params)
 
     engine = Stuck(random.Random(1))
@@ -440,7 +440,7 @@ async def test_an_endpoint_that_cannot_be_taken_off_holds_up_no_other(tmp_path: 
     assert (len(refused), settled.postponed) == (4, 0)
 
 
-async def test_what_was_refused_is_not_told_as_done_nor_is_what_needs_it(tmp_path: Path) -> None:
+async def test_refused_actions_and_their_dependents_are_not_reported_as_done(tmp_path: Path) -> None:
     class Refusing(FakeEngine):
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:
             if path == "networks/create":
@@ -456,31 +456,31 @@ async def test_what_was_refused_is_not_told_as_done_nor_is_what_needs_it(tmp_pat
     assert engine.writes == []
 
 
-def test_networks_made_at_once_have_ranges_of_their_own() -> None:
+def test_networks_created_together_have_different_ranges() -> None:
     found = plan(desired(networks={"a": NetworkOptions(), "b": NetworkOptions()}), Observed(()), NOTHING)
     ranges = [action.body["IPAM"]["Config"][0]["Subnet"] for action in found.actions]
     assert ranges == ["10.201.0.0/22", "10.201.4.0/22"]
 
 
-def test_what_a_network_of_somebody_else_lacks_is_told() -> None:
+def test_missing_options_of_a_foreign_network_are_reported() -> None:
     asked = NetworkOptions(
         driver="overlay", internal=True, encrypted=True, mtu=1400, subnet=ipaddress.ip_network("10.9.0.0/24")
     )
     there = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, subnets=("10.8.0.0/24",))
 
-    def told(network: NetworkInfo) -> list[str]:
+    def differences(network: NetworkInfo) -> list[str]:
         found = plan(desired(networks={"apps": asked}), Observed((), (network,)), NOTHING).warnings
         return [line for line in found if line.startswith("network apps was not created by this gateway, and ")]
 
-    for line, word in zip(told(there), ("its driver is", "internal", "its addresses", "its MTU"), strict=True):
+    for line, word in zip(differences(there), ("its driver is", "internal", "its addresses", "its MTU"), strict=True):
         assert word in line
     overlay = replace(there, driver="overlay", internal=True, subnets=("10.9.0.0/24",), options={MTU: "1400"})
-    (line,) = told(overlay)
+    (line,) = differences(overlay)
     assert "it is not encrypted" in line
-    assert told(replace(overlay, options={MTU: "1400", ENCRYPTED: ""})) == []
+    assert differences(replace(overlay, options={MTU: "1400", ENCRYPTED: ""})) == []
 
 
-def test_the_ledger_outlives_us_and_a_broken_one_detaches_nothing(tmp_path: Path) -> None:
+def test_the_ownership_record_survives_restarts_and_an_invalid_one_detaches_nothing(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     assert ledger.adopting
     ledger.adopt({("a", "n")})
@@ -497,7 +497,7 @@ def test_the_ledger_outlives_us_and_a_broken_one_detaches_nothing(tmp_path: Path
 
 
 class Fleet(RuleBasedStateMachine):
-    """Containers come, stop, move and go, the engine fails, somebody meddles; and the gateway keeps up."""
+    """Containers come and go, the engine fails, other clients change its state; the gateway converges."""
 
     NAMES = ("a", "b", "c", "d", "e")
 
@@ -555,19 +555,19 @@ class Fleet(RuleBasedStateMachine):
             del self.engine.containers[found.id]
 
     @rule(at=st.integers(0, 4), name=st.sampled_from(["apps", "more"]), alias=st.sampled_from(["www", "x", "orders"]))
-    def somebody_attaches(self, at: int, name: str, alias: str) -> None:
+    def other_client_attaches(self, at: int, name: str, alias: str) -> None:
         found = self.pick(at)
         network = next((each for each in self.engine.networks.values() if each.name == name), None)
         if found is not None and network is not None and name not in found.endpoints and found.mode == "bridge":
             self.engine.join(found, network, [alias], foreign=True)
 
     @rule(at=st.integers(0, 4), name=st.sampled_from(["apps", "more", "apps-shop"]))
-    def somebody_detaches(self, at: int, name: str) -> None:
+    def other_client_detaches(self, at: int, name: str) -> None:
         if (found := self.pick(at)) is not None:
             found.endpoints.pop(name, None)
 
     @rule(name=st.sampled_from(["apps", "more", "apps-shop", "elsewhere"]))
-    def somebody_makes_a_network(self, name: str) -> None:
+    def other_client_creates_a_network(self, name: str) -> None:
         if all(each.name != name for each in self.engine.networks.values()):
             self.engine.add_network(name)
 
@@ -634,7 +634,7 @@ class Fleet(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(600)
-def test_a_fleet_in_turmoil(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_sequence_of_docker_events_converges(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (reconciler_module, writer_module):
         monkeypatch.setattr(module.log, "disabled", True)
     run_state_machine_as_test(
@@ -655,7 +655,7 @@ class CountedEndpoints(dict[str, EndpointInfo]):
         return super().get(key, default)
 
 
-def test_the_aliases_that_a_container_asks_for_cost_no_look_at_every_other_container_each() -> None:
+def test_the_cost_of_aliases_is_not_quadratic_in_containers() -> None:
     there = [
         container(f"c{at}", endpoints=CountedEndpoints(apps=EndpointInfo("n1", f"e{at}", ("10.0.0.2",), frozenset())))
         for at in range(50)
@@ -671,19 +671,19 @@ def test_the_aliases_that_a_container_asks_for_cost_no_look_at_every_other_conta
 
 
 @pytest.mark.parametrize("key", ["backends", "network"])
-def test_mistakes_in_the_labels_of_one_container_are_bounded_and_fit_for_a_terminal(key: str) -> None:
+def test_label_mistakes_of_one_container_are_bounded_and_printable(key: str) -> None:
     labels = {**OPT_IN, f"gateway.{key}": ",".join(f"n{at}" for at in range(500)), "gateway.x\n\x1b[31m": "y"}
     found = plan(
         desired(), Observed((container(labels=labels), container("z", labels={"gateway.enabled": ""}))), NOTHING
     )
-    told = [each for each in found.warnings if each in found.mistakes]
-    assert len(told) < 30
-    assert any("more mistakes" in each for each in told)
-    assert all(each.isprintable() for each in told)
-    assert any(each.startswith("z: unknown label gateway.enabled") for each in told)
+    reported = [each for each in found.warnings if each in found.mistakes]
+    assert len(reported) < 30
+    assert any("more mistakes" in each for each in reported)
+    assert all(each.isprintable() for each in reported)
+    assert any(each.startswith("z: unknown label gateway.enabled") for each in reported)
 
 
-def test_another_running_gateway_of_our_name_is_reported_and_never_detached() -> None:
+def test_another_running_gateway_of_the_same_name_is_reported_and_never_detached() -> None:
     own, other = (
         container(name, labels={}, endpoints={"apps": endpoint("orders", "media", "gw-owner-site-a")})
         for name in ("gateway", "second")
@@ -706,7 +706,7 @@ def test_another_running_gateway_of_our_name_is_reported_and_never_detached() ->
         "[" * 100_000,
     ],
 )
-def test_a_ledger_with_nonsense_is_named_and_stops_nothing(tmp_path: Path, text: str) -> None:
+def test_an_invalid_ownership_record_is_reported_and_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "docker.json").write_text(text)
     ledger = Ledger(tmp_path)
     assert ledger.problem is not None

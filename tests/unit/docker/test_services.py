@@ -40,7 +40,7 @@ def standing(found: Plan) -> list[tuple[str, str, Standing, Blocked | None]]:
     return [(each.container, each.network, each.state, each.reason) for each in found.conditions]
 
 
-def test_an_impossible_network_does_not_keep_a_service_from_the_others() -> None:
+def test_an_impossible_network_does_not_block_the_other_networks_of_a_service() -> None:
     found = planned(service(enable="true"), LOCAL, MESH, NODE_LOCAL, services=True)
     (action,) = [each for each in found.actions if each.verb is Verb.UPDATE_SERVICE]
     assert [each["Target"] for each in action.body["TaskTemplate"]["Networks"]] == ["m1", "c1"]
@@ -52,7 +52,7 @@ def test_an_impossible_network_does_not_keep_a_service_from_the_others() -> None
     assert "on one node only" in found.conditions[0].message
 
 
-def test_a_labelled_service_is_visible_where_nothing_is_done_about_it() -> None:
+def test_a_labelled_service_is_shown_even_if_it_is_not_managed() -> None:
     off = planned(service(enable="true"), MESH)
     assert (off.actions, standing(off)) == ((), [("service jobs", "mesh", Standing.BLOCKED, Blocked.SERVICES_OFF)])
     assert "docker.services is false" in off.conditions[0].message
@@ -67,7 +67,7 @@ def test_a_labelled_service_is_visible_where_nothing_is_done_about_it() -> None:
     assert standing(planned(service(), MESH)) == []
 
 
-async def test_services_that_may_not_be_seen_hinder_nothing_unless_they_are_asked_for(tmp_path: Path) -> None:
+async def test_unreadable_services_are_an_error_only_if_services_are_configured(tmp_path: Path) -> None:
     class Filtered(FakeEngine):
         async def get(self, path: str, **params: Any) -> Any:
             if path == "services":
@@ -137,7 +137,7 @@ async def test_the_aliases_of_a_task_are_not_known() -> None:
     assert seen.endpoints["mesh"].aliases is None
 
 
-def test_agents_have_a_name_in_common_where_they_meet() -> None:
+def test_agents_share_an_alias_on_common_networks() -> None:
     own = Container("g1", "gateway", "running", {}, "bridge", {})
     peers = PeerOptions(Secret("x"))
     made = DockerOptions(networks={"mesh": NetworkOptions(), "local": NetworkOptions()}, peers=peers)

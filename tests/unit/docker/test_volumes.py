@@ -22,7 +22,7 @@ def config(tmp_path: Path, *backends: str) -> Config:
     return with_ports(load(given))
 
 
-def test_the_options_are_those_that_mount_understands(tmp_path: Path) -> None:
+def test_the_options_of_a_volume_are_mount_options(tmp_path: Path) -> None:
     (spec,) = volumes(config(tmp_path, MEDIA))
     assert spec.driver_options == {
         "type": "nfs",
@@ -31,7 +31,7 @@ def test_the_options_are_those_that_mount_understands(tmp_path: Path) -> None:
     }
 
 
-def test_a_port_stays_for_ever(tmp_path: Path) -> None:
+def test_the_port_of_a_volume_is_stable(tmp_path: Path) -> None:
     other = "more=nfs://nas2:2049/x?volume.name=more"
     assert [spec.port for spec in volumes(config(tmp_path, MEDIA))] == [20490]
     assert [spec.port for spec in volumes(config(tmp_path, other, MEDIA))] == [20491, 20490]
@@ -44,7 +44,7 @@ def test_a_port_stays_for_ever(tmp_path: Path) -> None:
         config(tmp_path, MEDIA)
 
 
-def test_who_only_looks_writes_nothing_down(tmp_path: Path) -> None:
+def test_a_read_only_command_saves_no_port(tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text(
         f"gateway: {{state_dir: {tmp_path}/state}}\n"
@@ -60,7 +60,7 @@ def test_who_only_looks_writes_nothing_down(tmp_path: Path) -> None:
     assert (tmp_path / "state" / "ports.json").exists()
 
 
-def test_what_there_is_is_compared_and_never_taken_from_others(tmp_path: Path) -> None:
+def test_existing_volumes_are_compared_and_foreign_ones_are_kept(tmp_path: Path) -> None:
     (spec,) = volumes(config(tmp_path, MEDIA))
     made = body(spec, "gateway", "here")
     there = VolumeInfo("shared", "local", made["DriverOpts"], made["Labels"], used=True)
@@ -79,7 +79,7 @@ def test_what_there_is_is_compared_and_never_taken_from_others(tmp_path: Path) -
         assert judge(spec, dataclasses.replace(drifted, labels={}), "gateway", "here").change is None
 
 
-def test_what_cannot_work_is_told(tmp_path: Path) -> None:
+def test_volumes_that_cannot_work_are_reported(tmp_path: Path) -> None:
     specs = volumes(config(tmp_path, MEDIA))
     assert list(hindrances({}, "unix:///x", None, specs)) == []
     assert list(hindrances({}, "unix:///x", "host", specs)) == []
@@ -89,7 +89,7 @@ def test_what_cannot_work_is_told(tmp_path: Path) -> None:
     assert "Desktop" in "".join(hindrances({"OperatingSystem": "Docker Desktop"}, "unix:///x", None, specs))
 
 
-def test_what_is_rendered_is_what_the_other_side_reads(tmp_path: Path) -> None:
+def test_rendered_output_has_the_addresses_and_volumes_of_the_backends(tmp_path: Path) -> None:
     both = config(tmp_path, MEDIA, ORDERS)
     assert rendering.env(both, None) == ["ORDERS_HOST=orders", "ORDERS_PORT=3306"]
     assert rendering.env(both, "10.0.0.1")[0] == "ORDERS_HOST=10.0.0.1"
@@ -126,13 +126,13 @@ def test_an_ipv6_listener_is_mounted_by_ipv6(tmp_path: Path) -> None:
         ("listen=127.0.0.1:1&volume.name=media&volume.mount_options=password%3Dx", "everybody may see"),
     ],
 )
-def test_what_a_mount_would_take_for_something_else_is_refused(tmp_path: Path, keys: str, words: str) -> None:
+def test_values_that_mount_would_misinterpret_are_refused(tmp_path: Path, keys: str, words: str) -> None:
     path = "nas" if "export=" in keys else "nas/m"
     with pytest.raises(GatewayError, match=words):
         config(tmp_path, f"a=nfs://{path}?{keys}")
 
 
-def test_a_version_that_is_asked_for_replaces_ours(tmp_path: Path) -> None:
+def test_a_configured_nfs_version_replaces_the_default(tmp_path: Path) -> None:
     (spec,) = volumes(config(tmp_path, "a=nfs://nas/m?volume.name=media&volume.mount_options=nfsvers%3D4.1"))
     assert [option for option in spec.options if "vers" in option] == ["nfsvers=4.1"]
     with pytest.raises(GatewayError, match="of version 4"):

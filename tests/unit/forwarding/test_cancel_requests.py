@@ -329,7 +329,9 @@ async def test_does_not_wait_for_first_bytes_while_all_sessions_are_on_the_defau
         await at.session()
         at.forward._cancels = at.forward._dialer._cancels
         calls: list[object] = []
-        monkeypatch.setattr(cancel_requests.CancelRouter, "read_cancel_request", lambda *told: calls.append(told))
+        monkeypatch.setattr(
+            cancel_requests.CancelRouter, "read_cancel_request", lambda *reported: calls.append(reported)
+        )
         at.connect()
         await until(lambda: one.accepted == 2)
         assert calls == []
@@ -452,8 +454,8 @@ async def test_at_the_limit_a_storm_of_clients_does_not_reach_the_server(
 
         if says == b"":
             server.server.close()
-        told = await asyncio.gather(*(refused() for _ in range(12)))
-        assert set(told) == {b"N" if says == b"N" else b""}
+        reported = await asyncio.gather(*(refused() for _ in range(12)))
+        assert set(reported) == {b"N" if says == b"N" else b""}
         assert at.rejected == {"max_connections": 12}
         assert server.seen.count(SSL) == (says != b"")
         assert server.seen.count(START) == 1

@@ -16,7 +16,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, object, object]]:
     ]
 
 
-def test_a_source_is_logged_once_and_again_after_ten_minutes(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_source_is_logged_again_after_ten_minutes(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     log = RefusalLog("orders")
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
@@ -33,7 +33,7 @@ def test_a_source_is_logged_once_and_again_after_ten_minutes(caplog: pytest.LogC
     ]
 
 
-def test_many_sources_make_few_lines_and_one_with_their_number(
+def test_many_sources_are_summarized_in_few_lines(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -28,7 +28,7 @@ def readable(result: ImportResult, tmp_path: Path) -> None:
     assert config.backends.keys() == result.backends.keys()
 
 
-def test_the_command_that_everybody_types(tmp_path: Path) -> None:
+def test_a_usual_ssh_command_is_imported(tmp_path: Path) -> None:
     result = imported("ssh -i ~/.ssh/tunnel -L 3306:db.internal:3306 -N -f tunnel@bastion.example.com", tmp_path)
     assert result.tunnels == {
         "bastion": {
@@ -111,7 +111,7 @@ def test_a_compose_file_with_a_tunnel_container_and_an_nfs_volume(tmp_path: Path
         ("ssh 'unclosed", "cannot be parsed"),
     ],
 )
-def test_what_cannot_be_imported(text: str, words: str) -> None:
+def test_what_cannot_be_imported_is_reported(text: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         ssh.import_command(text, ImportResult())
 
@@ -145,12 +145,12 @@ def test_the_commands(tmp_path: Path) -> None:
         ("{", "not valid YAML"),
     ],
 )
-def test_a_compose_file_that_is_none_says_where(document: str, words: str) -> None:
+def test_an_invalid_compose_file_is_reported_with_the_position(document: str, words: str) -> None:
     with pytest.raises(UsageError, match=re.escape(words)):
         compose.import_compose(document, ImportResult())
 
 
-def test_what_is_empty_in_a_compose_file_and_what_was_mounted_otherwise(tmp_path: Path) -> None:
+def test_empty_sections_and_other_mounts_of_a_compose_file_are_accepted(tmp_path: Path) -> None:
     result = ImportResult()
     compose.import_compose(
         "services: {a: }\n"
@@ -162,7 +162,7 @@ def test_what_is_empty_in_a_compose_file_and_what_was_mounted_otherwise(tmp_path
     assert any("NFS version 3" in note for note in result.notes)
 
 
-def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "compose.yaml"
     file.write_bytes(b"\xff\xfe")
     for kind in ("compose", "ssh-config"):

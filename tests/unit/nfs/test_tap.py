@@ -29,9 +29,7 @@ def feed(tap: RpcTap, stream: bytes, rng: random.Random, *, forth: bool, now: fl
     st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 4)), min_size=1, max_size=20),
     st.integers(0, 2**32),
 )
-def test_each_reply_is_matched_with_its_call_however_the_bytes_come(
-    records: list[tuple[int, int]], seed: int
-) -> None:
+def test_each_reply_is_matched_with_its_call_for_any_segmentation(records: list[tuple[int, int]], seed: int) -> None:
     rng = random.Random(seed)
     seen: list[float] = []
     tap = RpcTap(seen.append)
@@ -46,7 +44,7 @@ def test_each_reply_is_matched_with_its_call_however_the_bytes_come(
 
 
 @given(st.binary(max_size=5000), st.binary(max_size=5000))
-def test_whatever_is_no_rpc_does_no_harm(forth: bytes, back: bytes) -> None:
+def test_data_that_is_not_rpc_is_ignored(forth: bytes, back: bytes) -> None:
     tap = RpcTap(lambda _: None)
     tap.on_request(memoryview(forth), 1.0)
     tap.on_response(memoryview(back), 2.0)
@@ -60,7 +58,7 @@ def test_calls_that_are_never_answered_are_forgotten() -> None:
     assert len(tap._pending) <= 1024
 
 
-def test_the_oldest_call_without_an_answer_is_known_whatever_else_passes() -> None:
+def test_the_oldest_unanswered_call_is_known_during_other_traffic() -> None:
     tap = RpcTap(lambda _: None)
     for at, xid in enumerate((1, 2, 3)):
         tap.on_request(memoryview(record(CALL, xid, 10)), float(at))

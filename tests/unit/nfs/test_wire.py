@@ -24,7 +24,7 @@ def test_a_bitmap_names_its_attributes() -> None:
 
 
 @given(st.binary(max_size=40))
-def test_garbage_is_an_xdr_error_and_nothing_else(data: bytes) -> None:
+def test_garbage_raises_only_xdr_errors(data: bytes) -> None:
     reader = Reader(data)
     with pytest.raises(XdrError):
         for _ in range(20):
@@ -119,11 +119,11 @@ async def made_and_removed(*statuses: int) -> int:
         return asked
 
 
-async def test_a_canary_that_somebody_takes_away_while_it_is_made_is_made_again() -> None:
+async def test_a_canary_that_is_removed_during_its_creation_is_created_again() -> None:
     assert await made_and_removed(v4.NFS4ERR_NOENT, v4.NFS4ERR_NOENT, 0) == 4
 
 
-async def test_a_server_that_never_makes_a_canary_is_told() -> None:
+async def test_a_server_that_never_creates_a_canary_is_reported() -> None:
     with pytest.raises(v4.NfsError, match="CREATE: no such directory"):
         await made_and_removed()
 

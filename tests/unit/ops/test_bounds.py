@@ -24,7 +24,7 @@ def test_a_listener_takes_a_small_part_of_the_descriptors() -> None:
     assert limits(256).of_one < limits(256).connections
 
 
-def test_the_one_that_waited_longest_without_a_request_makes_room() -> None:
+def test_the_connection_without_a_request_for_the_longest_time_is_closed() -> None:
     held: Connections[str] = Connections(Limits(connections=3, of_one=3))
     assert [held.enter(name, name) for name in "abc"] == [None] * 3
     held.answering("a")
@@ -37,7 +37,7 @@ def test_the_one_that_waited_longest_without_a_request_makes_room() -> None:
     assert held.enter("f", "f") == "a"  # all are being answered: the oldest
 
 
-def test_one_address_makes_room_among_its_own() -> None:
+def test_one_address_replaces_only_its_own_connections() -> None:
     held: Connections[int] = Connections(Limits(connections=10, of_one=2))
     held.enter(0, "10.0.0.1")
     assert [held.enter(number, "10.0.0.2") for number in (1, 2, 3)] == [None, None, 1]
@@ -144,7 +144,7 @@ def test_a_token_is_private_and_long_enough(tmp_path: Path) -> None:
         read_token(path, "ops.token_file")
 
 
-async def test_many_who_ask_cost_what_one_does() -> None:
+async def test_concurrent_requests_share_one_computation() -> None:
     cache, made = Cache(), 0
 
     async def compute() -> int:
@@ -162,7 +162,7 @@ async def test_many_who_ask_cost_what_one_does() -> None:
     assert await cache.get("c", 0, compute) == 5
 
 
-async def test_a_failure_is_not_kept_and_one_who_leaves_takes_nobody_along() -> None:
+async def test_failures_are_not_cached_and_a_cancelled_request_does_not_cancel_others() -> None:
     cache, fails = Cache(), True
     go = asyncio.Event()
 
@@ -195,7 +195,7 @@ def test_json_in_parts() -> None:
     assert json.loads("".join(written({}))) == {}
 
 
-def test_what_json_does_not_have_is_not_written() -> None:
+def test_non_finite_numbers_are_not_written_as_json() -> None:
     for value in (float("nan"), {"lag": float("inf")}):
         with pytest.raises(ValueError, match="not JSON compliant"):
             list(written({"a": value}))

@@ -27,7 +27,7 @@ async def eventually(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_clients_that_hang_up_delay_nobody_and_leave_no_task(
+async def test_clients_that_disconnect_delay_no_request_and_leave_no_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard, "_PROBES_PER_SECOND", 1)
@@ -47,7 +47,7 @@ async def test_clients_that_hang_up_delay_nobody_and_leave_no_task(
         writer.close()
 
 
-async def test_a_path_without_a_role_needs_everything() -> None:
+async def test_a_path_without_a_role_requires_the_highest_role() -> None:
     rules = Rules(frozenset(), authenticate=True)
     checked = Guard(rules, Tokens, {"/livez": Role.PROBES}).checked
 

@@ -31,7 +31,7 @@ def test_a_remote_that_is_down_does_not_fail_readiness() -> None:
     assert answer.body["backends"]["bad"]["reason"] == "refused"
 
 
-def test_unless_it_is_asked_for() -> None:
+def test_a_required_backend_that_is_down_fails_readiness() -> None:
     assert ready("ready", VIEW.backends, ["good", "soso"], 0).status == 200
     assert ready("ready", VIEW.backends, ["good", "bad"], 0).status == 503
     assert ready("ready", VIEW.backends, [], 2).status == 200
@@ -51,7 +51,7 @@ def test_health_json() -> None:
     assert health(VIEW, ["bad"], 0).body["status"] == "fail"
 
 
-def test_openmetrics_is_given_to_whom_asks_for_it() -> None:
+def test_openmetrics_is_returned_on_request() -> None:
     text, content_type = render(VIEW, "application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     assert text.endswith(b"# EOF\n")

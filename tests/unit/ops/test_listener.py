@@ -78,7 +78,7 @@ async def test_a_request_whose_headers_do_not_end_is_closed(start: bytes) -> Non
         writer.close()
 
 
-async def test_a_second_request_that_does_not_end_is_closed_and_an_idle_connection_is_not_before_its_time() -> None:
+async def test_an_unfinished_second_request_is_closed_and_an_idle_connection_is_kept_until_its_timeout() -> None:
     async with serving(Limits(8, 8, head=0.3, idle=60)) as (_, address):
         (one, slow), (other, idle) = [await asyncio.open_connection(*address) for _ in range(2)]
         for reader, writer in ((one, slow), (other, idle)):
@@ -132,7 +132,7 @@ async def test_a_request_has_a_size() -> None:
         writer.close()
 
 
-async def test_who_is_not_found_is_answered_and_goes_on() -> None:
+async def test_a_404_response_keeps_the_connection() -> None:
     async with serving(Limits(8, 8)) as (_, address):
         reader, writer = await asyncio.open_connection(*address)
         for method, path, code in ((b"GET", b"/gone", b" 404 "), (b"DELETE", b"/", b" 405 ")):
@@ -147,7 +147,7 @@ async def test_who_is_not_found_is_answered_and_goes_on() -> None:
         writer.close()
 
 
-async def test_newcomers_get_in_past_those_who_wait() -> None:
+async def test_new_connections_replace_those_without_a_request() -> None:
     async with serving(Limits(connections=4, of_one=4)) as (listener, address):
         silent = [await asyncio.open_connection(*address) for _ in range(30)]
         for _ in range(3):
@@ -163,7 +163,7 @@ async def test_newcomers_get_in_past_those_who_wait() -> None:
             writer.close()
 
 
-async def test_nothing_is_left_of_a_listener_that_ends() -> None:
+async def test_a_closed_listener_leaks_nothing() -> None:
     async with serving(Limits(4, 4)) as (listener, address):
         with socket.create_connection(address):
             async with asyncio.timeout(WITHIN):

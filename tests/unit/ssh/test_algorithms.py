@@ -47,7 +47,7 @@ KEYS = {
 
 
 @pytest.mark.parametrize("key", algorithms.DEFAULTS)
-def test_the_defaults_hold_nothing_weak(key: str) -> None:
+def test_the_defaults_contain_no_weak_algorithm(key: str) -> None:
     for name in algorithms.DEFAULTS[key]:
         assert not any(weak in name for weak in WEAK), name
     assert getattr(PLAIN, key) == algorithms.DEFAULTS[key]
@@ -69,19 +69,19 @@ def test_hybrids_come_first() -> None:
         ("host_key_algorithms", "ssh-dss"),
     ],
 )
-def test_what_is_old_may_be_configured(key: str, name: str) -> None:
+def test_old_algorithms_can_be_configured(key: str, name: str) -> None:
     assert getattr(SshOptions(host="h", user="u", **{key: (name,)}), key) == (name,)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("key", algorithms.DEFAULTS)
-def test_what_is_not_known_is_told_with_what_is(key: str) -> None:
+def test_an_unknown_algorithm_is_reported_with_the_known_ones(key: str) -> None:
     with pytest.raises(ValueError, match=rf"^{key}: 'rot13' is not one of .*{algorithms.DEFAULTS[key][-1]}"):
         SshOptions(host="h", user="u", **{key: ("rot13",)})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=rf"^{key}: this machine supports none of these"):
         SshOptions(host="h", user="u", **{key: ()})  # type: ignore[arg-type]
 
 
-def test_a_default_that_this_machine_lacks_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_default_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(algorithms._SUPPORTED, "kex", lambda: [b"curve25519-sha256", b"gss-group14-sha256"])
     SshOptions(host="h", user="u")
     assert algorithms.usable("kex", algorithms.KEX) == ["curve25519-sha256"]
@@ -136,7 +136,7 @@ def test_how_an_authority_signed(certified: str, sign: str) -> None:
     st.sets(st.sampled_from(sorted(KEYS))),
     st.permutations(algorithms.HOST_KEYS),
 )
-def test_what_is_trusted_is_asked_for_first(
+def test_trusted_key_types_are_requested_first(
     known: set[str], authority: bool, remembered: str | None, refused: set[str], allowed: Sequence[str]
 ) -> None:
     listed = KnownHostEntries(authorities=(KEYS["ssh-ed25519"],) if authority else ())
@@ -198,12 +198,14 @@ def test_the_clients_preference_decides() -> None:
         (proposal(CURVE, "ssh-ed25519", (GCM, CTR), ("", "hmac-md5")), "macs", "hmac-md5"),
     ],
 )
-def test_nothing_in_common_names_the_key_and_what_there_is(packet: SSHPacket, key: str, offered: str) -> None:
+def test_without_a_common_algorithm_the_error_names_the_key_and_both_offers(
+    packet: SSHPacket, key: str, offered: str
+) -> None:
     with pytest.raises(algorithms.NoCommonAlgorithmError, match=rf"the server offers {offered}; .* to {key}$"):
         algorithms.negotiate(packet, OURS)
 
 
-def test_what_a_server_offers_is_no_way_to_a_terminal() -> None:
+def test_control_characters_in_offered_algorithms_are_not_printed() -> None:
     with pytest.raises(algorithms.NoCommonAlgorithmError) as caught:
         algorithms.negotiate(proposal("\x1b]0;x\x07\n" + "y" * 5000, "", ("", ""), ("", "")), OURS)
     assert caught.value.reason.isprintable()

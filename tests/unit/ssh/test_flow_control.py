@@ -52,13 +52,13 @@ def test_a_slow_transfer_does_not_grow() -> None:
     assert window.size == INITIAL_WINDOW
 
 
-def test_no_round_trip_no_growth() -> None:
+def test_without_a_round_trip_time_the_window_does_not_grow() -> None:
     window = Window(Budget(512 << 20), plenty())
     transfer(window, None, 0.5, 1e9)
     assert window.size == INITIAL_WINDOW
 
 
-def test_all_windows_share_one_budget_and_give_it_back() -> None:
+def test_all_windows_share_one_budget_and_release_it() -> None:
     budget = Budget(8 << 20)
     windows = [Window(budget, plenty()) for _ in range(5)]
     for window in windows:
@@ -70,7 +70,7 @@ def test_all_windows_share_one_budget_and_give_it_back() -> None:
     assert budget.available == 8 << 20
 
 
-def test_a_connection_takes_from_the_process_and_no_more_than_its_share() -> None:
+def test_a_connection_uses_at_most_its_share_of_the_budget() -> None:
     process = Budget(10)
     one, two = Budget(6, process), Budget(6, process)
     assert (one.take(9), two.take(9)) == (6, 4)
@@ -80,7 +80,7 @@ def test_a_connection_takes_from_the_process_and_no_more_than_its_share() -> Non
 
 
 @given(st.lists(st.integers(0, 200_000), max_size=200))
-def test_grants_are_what_was_consumed(steps: list[int]) -> None:
+def test_window_adjustments_equal_the_consumed_bytes(steps: list[int]) -> None:
     window = Window(Budget(0), plenty())
     unread = granted = consumed = 0
     for step in steps:
@@ -95,7 +95,7 @@ def test_grants_are_what_was_consumed(steps: list[int]) -> None:
         assert window.remaining + unread + (consumed - granted) == INITIAL_WINDOW
 
 
-def test_what_many_slow_readers_can_hold_is_bounded() -> None:
+def test_the_memory_of_many_slow_readers_is_bounded() -> None:
     first, process = Budget(INITIAL_BUDGET_BYTES), Budget(GROWTH_BUDGET_BYTES)
     windows = [Window(process, first) for _ in range(2000)]
     for window in windows:

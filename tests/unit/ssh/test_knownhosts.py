@@ -73,7 +73,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("host", "port", "address", "pattern", "counts"), CASES)
-def test_a_key_counts_for_the_name_that_was_configured(
+def test_a_key_is_valid_for_the_configured_name(
     tmp_path: Path, host: str, port: int, address: str, pattern: str, *, counts: bool
 ) -> None:
     path = tmp_path / "known_hosts"
@@ -86,7 +86,7 @@ def test_a_key_counts_for_the_name_that_was_configured(
     ["bastion.example.com", "[bastion.example.com]:2222", "10.0.0.5", "[10.0.0.5]:2222", "10.0.0.0/8", "*",
      hashed("10.0.0.5"), hashed("[bastion.example.com]:2222")],
 )  # fmt: skip
-def test_a_key_is_revoked_under_whatever_leads_to_the_server(tmp_path: Path, pattern: str) -> None:
+def test_a_key_is_revoked_under_every_name_and_address_of_the_server(tmp_path: Path, pattern: str) -> None:
     """Also where another line, with or without the port, lists a key that is trusted."""
     path = tmp_path / "known_hosts"
     for listed in ("bastion.example.com", "[bastion.example.com]:2222"):
@@ -179,7 +179,7 @@ def test_a_file_that_has_just_changed_is_read_again(tmp_path: Path, parsed: list
     assert len(parsed) == 3
 
 
-def test_a_file_that_is_gone_is_an_error_although_it_was_read_before(
+def test_a_removed_file_is_an_error_although_it_was_read_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(knownhosts, "_MTIME_SETTLED_NS", -1)
@@ -195,7 +195,7 @@ def test_a_file_that_is_gone_is_an_error_although_it_was_read_before(
 @pytest.mark.parametrize(
     "line", [f"|2|a {LINE}", "host 0\0", f"@revoked |1|x {LINE}"], ids=["another hash", "no key", "no hash"]
 )
-def test_a_line_that_asyncssh_cannot_read_is_named(tmp_path: Path, line: str) -> None:
+def test_a_line_that_asyncssh_cannot_parse_is_reported(tmp_path: Path, line: str) -> None:
     path = tmp_path / "known_hosts"
     path.write_text(f"host {LINE}\n{line}\n")
     with pytest.raises(TunnelError) as caught:

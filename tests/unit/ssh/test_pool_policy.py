@@ -8,7 +8,7 @@ KEEPALIVE = Keepalive()
 """Suspect after 6 s; aborted after 9 s if others answer, after 60 s if none does."""
 
 
-def test_connections_that_are_heard_are_used_and_silent_ones_are_replaced() -> None:
+def test_connections_that_reply_are_used_and_silent_ones_are_replaced() -> None:
     actions = evaluate([ConnectionHealth(0.1, 3), ConnectionHealth(6.5, 3)], KEEPALIVE, 2)
     assert (actions.usable, actions.suspect, actions.dial, actions.abort) == ([0], [1], 1, [])
 

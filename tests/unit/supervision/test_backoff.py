@@ -21,7 +21,7 @@ def test_jitter_is_full() -> None:
 
 
 @given(st.lists(st.floats(0, 20), max_size=50))
-def test_success_makes_up_for_failures_as_long_as_it_lasted(successes: list[float]) -> None:
+def test_success_reduces_the_backoff_by_its_duration(successes: list[float]) -> None:
     backoff = Backoff(RECONNECT)
     for lasted in successes:
         before = backoff.attempts
@@ -30,7 +30,7 @@ def test_success_makes_up_for_failures_as_long_as_it_lasted(successes: list[floa
         backoff.next()
 
 
-def test_what_flaps_is_tried_ever_more_rarely_and_what_ran_for_a_while_at_once() -> None:
+def test_flapping_increases_the_backoff_and_a_stable_run_resets_it() -> None:
     backoff = Backoff(RECONNECT)
     for _ in range(100):
         backoff.succeeded(0.05)
@@ -40,5 +40,5 @@ def test_what_flaps_is_tried_ever_more_rarely_and_what_ran_for_a_while_at_once()
     assert backoff.next() <= RECONNECT.first
 
 
-def test_quarantine_never_hurries() -> None:
+def test_quarantine_waits_between_its_floor_and_its_cap() -> None:
     assert all(QUARANTINE.floor <= Backoff(QUARANTINE).next() <= QUARANTINE.cap for _ in range(50))

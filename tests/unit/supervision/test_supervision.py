@@ -31,7 +31,7 @@ class Losing(DirectLink):
 
     async def lost(self) -> str:
         await self.end.wait()
-        return "told to"
+        return "requested"
 
 
 class Flaky:

@@ -42,13 +42,13 @@ def wireguard(interface: str = "", peer: str = "") -> str:
         ("read UDPv4 [ECONNREFUSED]: Connection refused (fd=4,code=111)", Reason.REFUSED, False),
     ],
 )
-def test_lines_of_the_log_have_reasons(line: str, reason: Reason, fatal: bool) -> None:
+def test_openvpn_log_lines_have_reasons(line: str, reason: Reason, fatal: bool) -> None:
     failure = parse_failure(line)
     assert failure is not None
     assert (failure.reason, failure.fatal) == (reason, fatal)
 
 
-def test_the_line_that_explains_most_is_kept() -> None:
+def test_the_most_specific_log_line_is_kept() -> None:
     cause = parse_failure("VERIFY ERROR: depth=0, error=certificate has expired")
     consequence = parse_failure("TLS Error: TLS handshake failed")
     assert cause is not None
@@ -58,7 +58,7 @@ def test_the_line_that_explains_most_is_kept() -> None:
     assert parse_failure("Initialization Sequence Completed") is None
 
 
-def test_what_a_server_pushes() -> None:
+def test_pushed_options_are_parsed() -> None:
     found = parse_updown(
         {
             "ifconfig_local": "10.8.0.2", "ifconfig_netmask": "255.255.255.0", "route_vpn_gateway": "10.8.0.1",
@@ -85,7 +85,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         wireguard_file.parse_wireguard_file(text)
 
 
-def test_a_wireguard_file_as_wg_wants_it() -> None:
+def test_a_wireguard_file_is_rewritten_for_wg() -> None:
     file = wireguard_file.parse_wireguard_file(
         wireguard(
             "DNS = 10.9.0.1, far.example\nMTU = 1380\nPostUp = iptables -A x\nTable = off", "AllowedIPs = 10.0.0.5/8"
@@ -111,7 +111,7 @@ def test_a_wireguard_file_as_wg_wants_it() -> None:
         ("[Interface]\nnonsense", "line 2: is not of the form KEY"),
     ],
 )
-def test_a_wireguard_file_that_cannot_be_used(text: str, words: str) -> None:
+def test_an_unusable_wireguard_file_is_refused(text: str, words: str) -> None:
     with pytest.raises(GatewayError, match=words):
         wireguard_file.parse_wireguard_file(text)
 
@@ -127,7 +127,7 @@ def test_a_key_in_the_wrong_place_is_not_shown(line: str) -> None:
 
 
 @pytest.mark.parametrize("secret", ["PrivateKey", "PresharedKey"])
-def test_a_wireguard_key_that_others_can_read_is_refused_although_another_file_takes_its_place(
+def test_a_readable_wireguard_key_is_refused_even_if_the_file_is_swapped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str
 ) -> None:
     """What is checked is what was read."""
@@ -159,7 +159,7 @@ def test_the_last_handshake_of_all_peers() -> None:
     assert wireguard_file.parse_dump("") == wireguard_file.DeviceStatus(0, 0)
 
 
-def test_peers_and_addresses_that_fit() -> None:
+def test_compatible_peers_and_addresses_are_accepted() -> None:
     four, six = ipaddress.IPv4Interface("10.9.0.2/24"), ipaddress.IPv6Interface("fd09::2/64")
     assert [str(each) for each in likely_peers((four, six))] == ["10.9.0.1", "fd09::1"]
     assert likely_peers((ipaddress.IPv4Interface("10.9.0.1/24"), ipaddress.IPv4Interface("10.9.0.2/32"))) == ()

@@ -19,7 +19,7 @@ class Nowhere:
         """Nothing is there to be set up."""
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        raise OSError("as told")
+        raise OSError("scripted")
 
     async def run_blocking(self, job: Callable[[], _T]) -> _T:
         return job()
@@ -38,19 +38,19 @@ def answered_once(host: IpAddress) -> EchoMonitor:
     return echo
 
 
-def test_a_host_that_is_switched_off_is_not_waited_for_where_others_are_heard() -> None:
+def test_a_host_that_is_off_is_ignored_if_others_reply() -> None:
     echo = answered_once(HOST)
     assert [echo.send_requests() for _ in range(3)] == [True, True, True]
     echo.ignore_unresponsive_hosts()
     assert not echo.send_requests()
 
 
-def test_silence_of_everything_is_due_to_the_vpn_however_long() -> None:
+def test_silence_of_all_hosts_means_that_the_vpn_is_down() -> None:
     echo = answered_once(HOST)
     assert all(echo.send_requests() for _ in range(100))
 
 
-def test_an_answer_that_is_late_once_is_no_reason_to_doubt() -> None:
+def test_one_late_reply_is_not_a_failure() -> None:
     echo = answered_once(HOST)
     echo.send_requests()
     echo.send_requests()

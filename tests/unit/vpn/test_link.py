@@ -27,7 +27,7 @@ class Failing:
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """Fail as connect(2) would."""
-        raise OSError(self._number, "as told")
+        raise OSError(self._number, "scripted")
 
     async def run_blocking(self, job: Callable[[], _T]) -> _T:
         return job()
@@ -50,7 +50,7 @@ class Failing:
         (errno.ETIMEDOUT, False),
     ],
 )
-async def test_only_what_the_far_side_says_is_a_sign_of_life(number: int, lives: bool) -> None:
+async def test_only_replies_of_the_far_side_are_a_sign_of_life(number: int, lives: bool) -> None:
     link = VpnLink(Failing(number), "far", Thresholds(), lambda: None)
     with pytest.raises(DialError):
         await link.socket(Endpoint("10.0.0.1", 80))

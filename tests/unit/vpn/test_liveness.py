@@ -9,12 +9,12 @@ THRESHOLDS = Thresholds()
 ORDER = list(Stage)
 
 
-def test_silence_without_a_question_means_nothing() -> None:
+def test_silence_without_a_pending_request_is_ignored() -> None:
     liveness = Liveness(THRESHOLDS, 0)
     assert liveness.stage(10_000) is Stage.FINE
 
 
-def test_an_echo_that_is_due_leads_from_stage_to_stage() -> None:
+def test_overdue_echo_replies_advance_the_stage() -> None:
     liveness = Liveness(THRESHOLDS, 0)
     liveness.record_echo_request(100)
     liveness.record_echo_request(104)  # the first question counts
@@ -43,7 +43,7 @@ def test_bytes_are_a_sign_of_life_only_when_they_grow() -> None:
     assert liveness.stage(20) is Stage.FINE
 
 
-def test_it_reconnects_at_once_and_then_at_an_interval() -> None:
+def test_it_reconnects_immediately_and_then_at_an_interval() -> None:
     liveness = Liveness(THRESHOLDS, 0)
     liveness.record_echo_request(100)
     attempts = [at for at in range(100, 130) if liveness.start_reconnect(at)]
@@ -52,7 +52,7 @@ def test_it_reconnects_at_once_and_then_at_an_interval() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["echo", "dial", "hear"]), st.floats(0, 20)), max_size=30))
-def test_without_a_sign_of_life_it_only_gets_worse(steps: list[tuple[str, float]]) -> None:
+def test_without_a_sign_of_life_the_stage_never_improves(steps: list[tuple[str, float]]) -> None:
     liveness, now, before = Liveness(THRESHOLDS, 0), 0.0, Stage.FINE
     for what, after in steps:
         now += after

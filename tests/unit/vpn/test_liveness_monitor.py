@@ -1,4 +1,4 @@
-"""What the watch of a VPN tells of it."""
+"""States that the liveness monitor of a VPN reports."""
 
 import asyncio
 import contextlib
@@ -33,14 +33,14 @@ class Link:
 
 
 @contextlib.asynccontextmanager
-async def watched(link: Link, told: list[TunnelState]) -> AsyncIterator[LivenessMonitor]:
+async def watched(link: Link, reported: list[TunnelState]) -> AsyncIterator[LivenessMonitor]:
     async def received() -> int:
         return 0
 
     async def reconnect() -> None:
         pytest.fail("it reconnects already")
 
-    monitor = LivenessMonitor(link, lambda state, *_: told.append(state), received, reconnect)  # type: ignore[arg-type]
+    monitor = LivenessMonitor(link, lambda state, *_: reported.append(state), received, reconnect)  # type: ignore[arg-type]
     watch = asyncio.ensure_future(monitor.run())
     try:
         yield monitor
@@ -55,29 +55,29 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness_monitor, "_INTERVAL", 0.05)
 
 
-async def test_what_is_connected_anew_is_not_up_because_we_slept() -> None:
-    told: list[TunnelState] = []
+async def test_a_reconnecting_vpn_is_not_up_after_a_pause_of_the_gateway() -> None:
+    reported: list[TunnelState] = []
     link = Link(Thresholds(suspect=0.3, reconnect=60, down=80, lost=90, restart=100))
-    async with watched(link, told) as monitor:
+    async with watched(link, reported) as monitor:
         await asyncio.sleep(0.1)
         monitor.on_reconnecting("server said so")
         await asyncio.sleep(0.6)
         time.sleep(1.5)  # noqa: ASYNC251 - the loop is what sleeps
         await asyncio.sleep(0.3)
-        assert told == [TunnelState.SUSPECT]
+        assert reported == [TunnelState.SUSPECT]
         monitor.on_connected()
-        assert told == [TunnelState.SUSPECT, TunnelState.UP]
+        assert reported == [TunnelState.SUSPECT, TunnelState.UP]
 
 
 @pytest.mark.parametrize("slept_after", [0.1, 0.6])
-async def test_what_is_connected_anew_is_given_up_although_we_slept(slept_after: float) -> None:
-    told: list[TunnelState] = []
+async def test_a_reconnecting_vpn_is_closed_also_after_a_pause_of_the_gateway(slept_after: float) -> None:
+    reported: list[TunnelState] = []
     link = Link(Thresholds(suspect=0.3, reconnect=60, down=0.9, lost=1.2, restart=1.5))
-    async with watched(link, told) as monitor:
+    async with watched(link, reported) as monitor:
         monitor.on_reconnecting("server said so")
         await asyncio.sleep(slept_after)
         time.sleep(1.5)  # noqa: ASYNC251 - the loop is what sleeps
         async with asyncio.timeout(20):
             while "lose" not in link.acts:
                 await asyncio.sleep(0.02)
-    assert told == [TunnelState.SUSPECT, TunnelState.BACKOFF]
+    assert reported == [TunnelState.SUSPECT, TunnelState.BACKOFF]

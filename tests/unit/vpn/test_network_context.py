@@ -47,7 +47,7 @@ class Busy:
         return await self._first
 
 
-async def test_a_job_whose_turn_never_came_is_an_error_and_cancels_nobody(context: NetnsContext) -> None:
+async def test_a_job_that_never_ran_is_an_error_and_cancels_no_caller(context: NetnsContext) -> None:
     busy = Busy(context)
     await busy.begun()
     context.close()
@@ -58,7 +58,7 @@ async def test_a_job_whose_turn_never_came_is_an_error_and_cancels_nobody(contex
         await context.run_blocking(lambda: None)
 
 
-async def test_who_is_cancelled_stays_cancelled(context: NetnsContext) -> None:
+async def test_a_cancelled_caller_stays_cancelled(context: NetnsContext) -> None:
     busy = Busy(context)
     await busy.begun()
     busy.queued.cancel()

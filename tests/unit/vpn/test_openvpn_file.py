@@ -103,7 +103,7 @@ EVIL = "plugin /tmp/evil.so"
         ("verify-x509-name 'open", "line 1: ' is not closed"),
     ],
 )  # fmt: skip
-def test_what_is_refused(text: str, words: str) -> None:
+def test_unsafe_directives_are_refused(text: str, words: str) -> None:
     with pytest.raises(GatewayError, match=f"^{words}"):
         openvpn_file.parse_client_file(text)
 
@@ -210,7 +210,7 @@ block-outside-dns
 
 
 @pytest.mark.parametrize(("text", "ignored"), [(NYR, ()), (ACCESS_SERVER, ()), (COMMERCIAL, ("up", "down"))])
-def test_files_of_servers_that_people_use_stay_whole(text: str, ignored: tuple[str, ...]) -> None:
+def test_files_of_common_servers_are_preserved(text: str, ignored: tuple[str, ...]) -> None:
     contents = {"ca": CERTIFICATE, "cert": CERTIFICATE, "key": KEY, "tls-auth": STATIC}
     blocks = "".join(f"<{name}>\n{content}\n</{name}>\n" for name, content in contents.items())
     ours = re.compile(
@@ -224,7 +224,7 @@ def test_files_of_servers_that_people_use_stay_whole(text: str, ignored: tuple[s
     assert file.has_secrets
 
 
-def test_windows_line_ends_comments_and_quotes_leave_no_trace() -> None:
+def test_windows_line_ends_comments_and_quotes_are_normalized() -> None:
     text = (
         f"\ufeff--client\r\n  remote 'a'\t\"1\" ; tcp\r\n<ca> # it's\r\nText: x\r\n{CERTIFICATE}  \r\n </ca> here\r\n"
     )
@@ -232,7 +232,7 @@ def test_windows_line_ends_comments_and_quotes_leave_no_trace() -> None:
     assert file.text == f"client\nremote a 1\n<ca>\n{CERTIFICATE}\n</ca>\n"
 
 
-def test_what_needs_quotes_is_written_with_them() -> None:
+def test_values_are_quoted_if_necessary() -> None:
     file = openvpn_file.parse_client_file("""verify-x509-name 'C=KG, O="a\\b" #1' subject""")
     assert file.text == r'verify-x509-name "C=KG, O=\"a\\b\" #1" subject' + "\n"
 
@@ -242,7 +242,7 @@ def test_a_line_that_becomes_too_long_is_refused() -> None:
         openvpn_file.parse_client_file(f"verify-x509-name '{chr(92) * 130}'")
 
 
-def test_lines_of_what_openvpn_reads_lead_to_those_of_the_file() -> None:
+def test_line_numbers_of_openvpn_map_to_those_of_the_file() -> None:
     text = f"# x\nclient\nverb 3\n<ca>\n{CERTIFICATE}\n</ca>\n\nnobind\n"
     file = openvpn_file.parse_client_file(text)
     lines, original = file.text.splitlines(), text.splitlines()
@@ -251,7 +251,7 @@ def test_lines_of_what_openvpn_reads_lead_to_those_of_the_file() -> None:
             assert original[file.source_line(number) - 1] == line
 
 
-def test_blocks_are_written_from_what_they_say() -> None:
+def test_blocks_are_written_from_their_content() -> None:
     encrypted = pem("RSA PRIVATE KEY").replace(
         "KEY-----\n", "KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00FF\n\n", 1
     )
@@ -316,12 +316,12 @@ pass word
         ("peer-fingerprint", "up /x", "needs one fingerprint per line"),
     ],
 )  # fmt: skip
-def test_a_block_that_holds_something_else(name: str, content: str, words: str) -> None:
+def test_a_block_with_unexpected_content_is_refused(name: str, content: str, words: str) -> None:
     with pytest.raises(GatewayError, match=f"line 1: {words}"):
         openvpn_file.parse_client_file(f"<{name}>\n{content}\n</{name}>\n")
 
 
-def test_whether_it_asks_for_a_login_and_which_device_it_wants() -> None:
+def test_the_file_shows_whether_it_needs_a_login_and_its_device_type() -> None:
     assert openvpn_file.parse_client_file("auth-user-pass\n").requires_login
     assert not openvpn_file.parse_client_file(
         "auth-user-pass\n<auth-user-pass>\na\nb\n</auth-user-pass>"
@@ -357,7 +357,7 @@ def test_a_directive_that_may_be_unknown_is_left_out_and_reported() -> None:
         (r"\"a \\b", ['"a', r"\b"]),
     ],
 )
-def test_words_are_those_that_openvpn_finds(line: str, words: list[str]) -> None:
+def test_words_are_split_as_by_openvpn(line: str, words: list[str]) -> None:
     assert split_words(line) == words
 
 
@@ -407,7 +407,7 @@ KEY_BLOCK = f"<tls-crypt>\n{STATIC}\n</tls-crypt>\n"
 
 
 @pytest.mark.parametrize("text", [KEY_BLOCK, "tls-crypt ta.key\n"], ids=["in a block", "in a file"])
-def test_a_key_that_others_can_read_is_refused_although_another_file_takes_its_place(
+def test_a_readable_key_is_refused_even_if_the_file_is_swapped(
     folder: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     """What is checked is what was read."""
@@ -433,9 +433,7 @@ def test_a_key_that_others_can_read_is_refused_although_another_file_takes_its_p
     assert swapped
 
 
-def test_a_link_that_leads_elsewhere_while_it_is_opened_is_not_read(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_symbolic_link_swapped_during_the_open_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its target counts that was opened, not the one that was there before."""
     (folder / "login").write_text("me\nsecret\n")
     (folder / "login").chmod(0o600)
@@ -452,7 +450,7 @@ def test_a_link_that_leads_elsewhere_while_it_is_opened_is_not_read(
         from_disk(folder, "auth-user-pass login\n")
 
 
-def test_the_files_that_it_names_are_watched_whether_they_can_be_used_or_not(folder: Path) -> None:
+def test_referenced_files_are_watched_even_if_unusable(folder: Path) -> None:
     config = folder / "office.ovpn"
     config.write_text("ca ca.crt\ncert /none/client.crt\ntls-auth [inline] 1\nauth-user-pass\nkey deeper/key\n<ca>\n")
     options = OpenVpnOptions(config=config)
@@ -479,7 +477,7 @@ def test_other_files_are_not_read(folder: Path, name: str) -> None:
     assert caught.value.fatal
 
 
-def test_a_file_of_another_name_in_the_same_folder_is_no_login(folder: Path) -> None:
+def test_a_file_of_another_name_in_the_same_folder_is_not_a_login(folder: Path) -> None:
     """A third party may know where other secrets are."""
     (folder / "database_password").write_text("secret\n")
     with pytest.raises(TunnelError, match="line 1: auth-user-pass: needs two lines") as caught:
@@ -497,19 +495,19 @@ def test_a_file_of_another_name_in_the_same_folder_is_no_login(folder: Path) -> 
         (b"#" * 300 + b"\n", "line 1: has more than 254 bytes"),
     ],
 )
-def test_a_file_that_is_no_text(folder: Path, data: bytes, words: str) -> None:
+def test_a_binary_file_is_refused(folder: Path, data: bytes, words: str) -> None:
     with pytest.raises(TunnelError, match=f"office.ovpn.*{words}"):
         from_disk(folder, data)
 
 
-def test_files_that_would_be_read_again_and_again(folder: Path) -> None:
+def test_recursive_files_are_refused(folder: Path) -> None:
     (folder / "ca.crt").write_text(CERTIFICATE)
     from_disk(folder, "ca ca.crt\n" * 32)
     with pytest.raises(TunnelError, match="line 33: exceeds the limit of 32 named files"):
         from_disk(folder, "ca ca.crt\n" * 40)
 
 
-def test_a_mounted_secret_is_a_link_and_has_its_files_beside_it(folder: Path) -> None:
+def test_a_mounted_secret_may_be_a_symbolic_link(folder: Path) -> None:
     """As Kubernetes mounts them."""
     version = folder / "..2026"
     version.mkdir()
@@ -530,7 +528,7 @@ def test_a_mounted_secret_is_a_link_and_has_its_files_beside_it(folder: Path) ->
         max_size=30,
     )
 )
-def test_fragments_are_refused_or_written_as_they_are_read_again(parts: list[str]) -> None:
+def test_fragments_are_refused_or_parse_to_the_same_result(parts: list[str]) -> None:
     with contextlib.suppress(GatewayError):
         text = openvpn_file.parse_client_file("".join(parts)).text
         assert openvpn_file.parse_client_file(text).text == text

@@ -32,7 +32,7 @@ class Heard:
         self.ended.set()
 
 
-async def test_a_message_that_cannot_be_read_ends_the_conversation(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_invalid_message_closes_the_connection(caplog: pytest.LogCaptureFixture) -> None:
     near, far = socket.socketpair()
     reader, writer = os.pipe()
     with far, caplog.at_level(logging.ERROR):
@@ -54,7 +54,7 @@ async def test_a_message_that_cannot_be_read_ends_the_conversation(caplog: pytes
     assert heard.ends == 1
 
 
-async def test_nothing_is_heard_after_hanging_up() -> None:
+async def test_no_message_is_received_after_close() -> None:
     near, far = socket.socketpair()
     near.setblocking(False)
     heard: list[Any] = []

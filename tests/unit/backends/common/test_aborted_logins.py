@@ -10,7 +10,7 @@ def broken(limit: int, count: int) -> AbortedLogins:
     return logins
 
 
-def test_a_quarter_of_the_limit_breaks_off_without_a_pause() -> None:
+def test_a_quarter_of_the_limit_may_abort_without_a_pause() -> None:
     assert broken(100, 25).pause(1000.0) == 0
     assert broken(100, 26).pause(1000.0) == 10
     assert broken(100, 26).pause(1010.0) == 0
@@ -21,7 +21,7 @@ def test_pauses_double_up_to_ten_minutes() -> None:
     assert [broken(100, 25 + more).pause(1000.0) for more in (1, 2, 3, 7, 500)] == [10, 20, 40, 600, 600]
 
 
-def test_a_server_frozen_for_ten_hours_is_not_asked_as_often_as_it_forgives() -> None:
+def test_probes_of_a_frozen_server_stay_below_its_limit() -> None:
     logins, now = AbortedLogins(100), 0.0
     while now < 10 * 3600:
         now += max(5.0, logins.pause(now))

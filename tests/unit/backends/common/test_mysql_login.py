@@ -83,6 +83,6 @@ def decrypts(packet: bytes) -> bool:
 
 
 @pytest.mark.parametrize("plugin", [b"mysql_native_password", b"caching_sha2_password", b"sha256_password"])
-def test_no_conversation_of_three_packets_takes_the_password(plugin: bytes) -> None:
+def test_no_exchange_of_three_packets_reveals_the_password(plugin: bytes) -> None:
     taken = [words for words in itertools.product(WORDS, repeat=3) if takes(plugin, words)]
     assert not taken

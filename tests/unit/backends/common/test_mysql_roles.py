@@ -44,14 +44,14 @@ class Server:
         (False, {"Seconds_Behind_Master": 3}, "replica"),
     ],
 )
-def test_only_who_takes_writes_and_follows_nobody_is_the_primary(
+def test_only_a_writable_server_without_a_source_is_the_primary(
     read_only: bool, replication: dict[str, Any] | None, role: str
 ) -> None:
     found = query_status(Server(read_only=read_only, replication=replication), 10.0)  # type: ignore[arg-type]
     assert (found.role, found.read_only, found.degraded) == (role, read_only, None)
 
 
-def test_one_that_takes_writes_does_not_fall_with_the_other() -> None:
+def test_a_writable_server_with_stopped_replication_is_degraded_but_not_down() -> None:
     found = query_status(Server(read_only=False, replication=STOPPED), None)  # type: ignore[arg-type]
     assert found.role == "replica"
     assert found.degraded is not None
@@ -59,7 +59,7 @@ def test_one_that_takes_writes_does_not_fall_with_the_other() -> None:
 
 
 @pytest.mark.parametrize(("read_only", "max_lag"), [(True, None), (True, 10.0), (False, 10.0)])
-def test_a_replica_that_has_stopped_is_down_and_known_for_a_replica(read_only: bool, max_lag: float | None) -> None:
+def test_a_stopped_replica_is_down_and_has_the_role_replica(read_only: bool, max_lag: float | None) -> None:
     found = query_status(Server(read_only=read_only, replication=STOPPED), max_lag)  # type: ignore[arg-type]
     assert found.unusable == (Reason.LAG, "error connecting to source")
     assert (found.role, found.read_only) == ("replica", read_only)

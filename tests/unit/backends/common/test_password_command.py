@@ -40,13 +40,11 @@ async def failure(*command: str, within: float = 30.0) -> str:
     return caught.value.detail
 
 
-async def test_its_line_is_the_password_and_no_shell_reads_the_command() -> None:
+async def test_the_output_line_is_the_password_and_no_shell_runs() -> None:
     assert await run_password_command(["printf", "%s\\n", "$HOME; `id` *"], (), 30) == "$HOME; `id` *"
 
 
-async def test_it_gets_no_more_of_our_environment_than_it_may(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_program_inherits_only_permitted_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_BACKEND_ORDERS", "mysql://db?check.password=hunter2")
     monkeypatch.setenv("AWS_PROFILE", "production")
     found = await run_password_command(
@@ -58,7 +56,9 @@ async def test_it_gets_no_more_of_our_environment_than_it_may(
     assert names <= {"AWS_PROFILE", "HOME", "PATH", "LANG", "LC_ALL", "TZ", "PWD", "SHLVL", "_", "OLDPWD"}
 
 
-async def test_what_it_prints_appears_in_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_output_of_the_program_appears_in_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     for body, why in (
         ("echo hunter2; exit 3", "token ended with exit code 3"),
@@ -73,7 +73,7 @@ async def test_what_it_prints_appears_in_no_error(tmp_path: Path, caplog: pytest
     assert "hunter2" not in caplog.text
 
 
-async def test_its_standard_error_goes_to_the_log_as_one_clean_line(
+async def test_the_standard_error_of_the_program_is_logged_as_one_clean_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     await failure(script(tmp_path, "printf 'no \\033[31mcredentials\\nat all' >&2; exit 1"))
@@ -81,7 +81,7 @@ async def test_its_standard_error_goes_to_the_log_as_one_clean_line(
     assert record.__dict__["stderr"] == "no ?[31mcredentials at all"
 
 
-async def test_it_and_what_it_started_are_killed_at_the_deadline(tmp_path: Path) -> None:
+async def test_the_program_and_its_children_are_killed_at_the_deadline(tmp_path: Path) -> None:
     mark = tmp_path / "pids"
     body = f"sleep 1000 & echo $! $$ > {mark}; exec sleep 1000"
     for within in (1, 5, 25):
@@ -92,7 +92,7 @@ async def test_it_and_what_it_started_are_killed_at_the_deadline(tmp_path: Path)
         await gone(int(pid))
 
 
-async def test_it_and_what_it_started_are_killed_when_the_gateway_stops(tmp_path: Path) -> None:
+async def test_the_program_and_its_children_are_killed_when_the_gateway_stops(tmp_path: Path) -> None:
     mark = tmp_path / "pids"
     asking = asyncio.create_task(
         run_password_command([script(tmp_path, f"sleep 1000 & echo $! $$ > {mark}; exec sleep 1000")], (), 100)
@@ -128,7 +128,7 @@ def counting(folder: Path) -> str:
     return script(folder, f'echo x >> {folder}/runs; echo "$(wc -l < {folder}/runs) $*"')
 
 
-async def test_it_is_kept_for_a_while_and_asked_for_again_after_a_refused_login(tmp_path: Path) -> None:
+async def test_the_password_is_cached_and_requested_again_after_a_refused_login(tmp_path: Path) -> None:
     passwords = PasswordSource()
     check = DatabaseCheck(user="u", password_command=(counting(tmp_path), "{host}:{port}", "--user={user}"))
     assert await passwords.get(check, TARGET, Phases()) == "1 db.internal:3306 --user=u"
@@ -150,20 +150,20 @@ async def test_it_is_kept_for_a_while_and_asked_for_again_after_a_refused_login(
     ],
     ids=["mysql", "postgres"],
 )
-async def test_a_target_that_is_not_asked_since_it_fails_is_down(backend: Backend) -> None:
+async def test_a_failing_password_command_makes_the_target_down(backend: Backend) -> None:
     result = await probe_once(backend, DirectLink(), Endpoint("127.0.0.1", 1), 30)
     assert (result.state, result.reason) == (State.DOWN, Reason.AUTH)
     assert result.detail == "check.password_command: false ended with exit code 1"
 
 
-async def test_it_is_asked_for_again_when_it_is_old(tmp_path: Path) -> None:
+async def test_an_old_password_is_requested_again(tmp_path: Path) -> None:
     passwords = PasswordSource()
     check = DatabaseCheck(user="u", password_command=(counting(tmp_path),), password_cache=Duration(0.0))
     found = [await passwords.get(check, TARGET, Phases()) for _ in range(2)]
     assert [each[0] for each in found] == ["1", "2"]
 
 
-async def test_a_check_that_ends_before_it_leaves_it_running_for_the_next(tmp_path: Path) -> None:
+async def test_a_check_that_ends_first_leaves_the_program_running_for_the_next(tmp_path: Path) -> None:
     passwords, phases, go = PasswordSource(), Phases(), tmp_path / "go"
     slow = script(tmp_path, f"echo x >> {tmp_path}/runs; while ! test -e {go}; do sleep 0.05; done; echo token")
     check = DatabaseCheck(user="u", password_command=(slow,), password_timeout=Duration(60.0))
@@ -176,7 +176,7 @@ async def test_a_check_that_ends_before_it_leaves_it_running_for_the_next(tmp_pa
     assert (tmp_path / "runs").read_text().count("x") == 1
 
 
-def test_it_and_a_password_exclude_each_other() -> None:
+def test_password_command_and_password_exclude_each_other() -> None:
     with pytest.raises(
         ValueError, match=r"^password_command: is set together with password_file: remove one of them"
     ):
@@ -185,7 +185,7 @@ def test_it_and_a_password_exclude_each_other() -> None:
         DatabaseCheck(password=Secret("x"), password_command=("y",))
 
 
-def test_a_program_that_everybody_can_change_is_not_run(tmp_path: Path) -> None:
+def test_a_world_writable_program_is_not_run(tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents):
         if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & stat.S_IXOTH:
             folder.chmod(0o711)  # others reach it, as they do /usr/local/bin
@@ -211,7 +211,7 @@ def test_a_placeholder_that_is_unknown_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("check", "told"),
+    ("check", "reported"),
     [
         (
             "password_command: '/x/pgpass.sh {host} > x'",
@@ -230,7 +230,7 @@ def test_a_placeholder_that_is_unknown_is_an_error() -> None:
         ),
     ],
 )
-def test_validate_names_the_key_and_what_to_do(tmp_path: Path, check: str, told: str) -> None:
+def test_validate_names_the_key_and_what_to_do(tmp_path: Path, check: str, reported: str) -> None:
     file = tmp_path / "gateway.yaml"
     file.write_text(f"backends:\n  a: {{kind: postgres, targets: db,\n  check: {{{check}}}}}\n")
     file.chmod(0o600)
@@ -239,4 +239,4 @@ def test_validate_names_the_key_and_what_to_do(tmp_path: Path, check: str, told:
     except ConfigError as error:
         problems = error.problems
     (line,) = (str(each).removeprefix(f"{file}:") for each in problems)
-    assert re.match(told, line), line
+    assert re.match(reported, line), line

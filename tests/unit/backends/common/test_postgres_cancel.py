@@ -77,7 +77,7 @@ def test_the_key_is_found_wherever_the_bytes_are_split(
 
 @pytest.mark.parametrize("question", [SSL, GSS])
 @pytest.mark.parametrize("answer", [b"S", b"G", b"E", b"\0"])
-def test_an_encrypted_session_is_given_up_at_the_servers_answer(question: bytes, answer: bytes) -> None:
+def test_the_tap_ends_when_the_server_accepts_encryption(question: bytes, answer: bytes) -> None:
     tap = PostgresLoginTap()
     tap.on_request(memoryview(question), 0.0)
     tap.on_response(memoryview(answer), 0.0)
@@ -94,7 +94,7 @@ def test_a_login_without_a_key_is_finished_and_nothing_to_cancel() -> None:
         assert not tap.matches(CancelRequest(cancel(0, bytes(4))))
 
 
-def test_a_request_to_cancel_is_no_session() -> None:
+def test_a_cancel_request_is_not_a_session() -> None:
     tap = PostgresLoginTap()
     tap.on_request(memoryview(SSL), 0.0)
     tap.on_response(memoryview(b"N"), 0.0)
@@ -118,7 +118,7 @@ def test_a_request_to_cancel_is_no_session() -> None:
         (startup(), message(b"N", bytes(1 << 20))),
     ],
 )
-def test_what_makes_no_sense_is_given_up(forth: bytes, back: bytes) -> None:
+def test_the_tap_ends_at_invalid_data(forth: bytes, back: bytes) -> None:
     tap = PostgresLoginTap()
     feed(tap, forth, back, [1, 2, 3])
     assert tap.finished
@@ -127,7 +127,7 @@ def test_what_makes_no_sense_is_given_up(forth: bytes, back: bytes) -> None:
 
 
 @given(st.binary(max_size=600), st.binary(max_size=600), st.lists(st.integers(0, 600), max_size=20))
-def test_nothing_makes_it_raise(forth: bytes, back: bytes, cuts: list[int]) -> None:
+def test_the_tap_never_raises(forth: bytes, back: bytes, cuts: list[int]) -> None:
     feed(PostgresLoginTap(), forth, back, cuts)
     feed(PostgresLoginTap(), startup() + forth, back, cuts)
     feed(PostgresLoginTap(), SSL + startup() + forth, b"N" + back, cuts)
@@ -135,7 +135,7 @@ def test_nothing_makes_it_raise(forth: bytes, back: bytes, cuts: list[int]) -> N
         PostgresCancels().classify(forth)
 
 
-def test_it_keeps_nothing_of_a_stream_that_never_comes_to_its_key() -> None:
+def test_a_stream_without_a_key_uses_no_memory() -> None:
     tap = PostgresLoginTap()
     tap.on_request(memoryview(startup()), 0.0)
     piece = memoryview(message(b"S", bytes(60_000)) * 2)
@@ -156,7 +156,7 @@ def test_it_keeps_nothing_of_a_stream_that_never_comes_to_its_key() -> None:
 
 
 @given(st.integers(0, 2**32 - 1), KEYS, st.binary(max_size=20))
-def test_a_request_to_cancel_is_told_once_it_is_whole(pid: int, key: bytes, more: bytes) -> None:
+def test_a_cancel_request_is_reported_when_it_is_complete(pid: int, key: bytes, more: bytes) -> None:
     cancels = PostgresCancels()
     whole = cancel(pid, key)
     for cut in range(1, len(whole)):
@@ -184,8 +184,8 @@ def test_other_openings() -> None:
 
 def test_a_request_does_not_print_its_key() -> None:
     key = b"\xdeKEY"
-    told = f"{CancelRequest(cancel(1, key))!r} {CancelRequest(cancel(1, key))}"
-    assert "KEY" not in told
+    reported = f"{CancelRequest(cancel(1, key))!r} {CancelRequest(cancel(1, key))}"
+    assert "KEY" not in reported
     tap = PostgresLoginTap()
     feed(tap, startup(), message(b"K", bytes(4) + key), [])
     assert tap.matches(CancelRequest(cancel(0, key)))

@@ -1,0 +1,60 @@
+"""Listeners of the far side."""
+
+import asyncio
+import socket
+
+from gateway.contracts import Endpoint
+from gateway.relay.sockets import reset_on_process_exit, tune
+from tests.support.plans import Setup
+
+_SMALL = 16384
+
+
+_SEGMENT = 1400
+"""Bytes in a segment where buffers are small: with loopback's 64 KiB, a small window opens only after 200 ms."""
+
+
+class Listener:
+    """Two TCP listeners: one whose sockets have small buffers, and one with the kernel's defaults.
+
+    Args:
+        near: Whether it is where clients come in, and so set up as the gateway's own.
+    """
+
+    def __init__(self, *, near: bool) -> None:
+        self._sockets = {small: socket.socket() for small in (True, False)}
+        for small, sock in self._sockets.items():
+            shrink(sock, small=small)
+            sock.bind(("127.0.0.1", 0))
+            sock.listen(16)
+            tune(sock)
+            if near:
+                reset_on_process_exit(sock)
+
+    def address(self, setup: Setup) -> Endpoint:
+        return Endpoint(*self._sockets[setup.small].getsockname())
+
+    async def connect(self, setup: Setup) -> socket.socket:
+        sock = socket.socket()
+        shrink(sock, small=setup.small)
+        tune(sock)
+        await asyncio.get_running_loop().sock_connect(sock, self.address(setup))
+        return sock
+
+    async def accept(self, setup: Setup) -> socket.socket:
+        """Accept the next connection, non-blocking."""
+        sock, _ = await asyncio.get_running_loop().sock_accept(self._sockets[setup.small])
+        sock.setblocking(False)
+        return sock
+
+    def close(self) -> None:
+        for sock in self._sockets.values():
+            sock.close()
+
+
+def shrink(sock: socket.socket, *, small: bool) -> None:
+    """Give `sock`, and what it accepts, small buffers."""
+    if small:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SMALL)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SMALL)

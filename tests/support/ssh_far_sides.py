@@ -1,0 +1,216 @@
+"""Creates SSH channels for the contract's tests, to OpenSSH and to a server in the test."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import asyncssh
+from asyncssh.packet import UInt32
+
+from gateway.contracts import Endpoint, Link, Relay
+from gateway.demo.sshd import Bastion
+from gateway.measure import Tap
+from gateway.ssh import flow_control
+from gateway.ssh.asyncssh_channel import AsyncsshChannel
+from gateway.ssh.native_channel import NativeChannel
+from gateway.ssh.options import Connections
+from gateway.ssh.pool import SshLink
+from tests.support.channel_end import ChannelEnd
+from tests.support.ends import End
+from tests.support.far_sides import Straight
+from tests.support.plans import Setup, Step
+from tests.support.relay_adaptor import Joined
+from tests.support.ssh_sessions import PATIENT, opened, options
+
+_CIPHERS: dict[str, str] = {"native": "aes128-gcm@openssh.com", "asyncssh": "chacha20-poly1305@openssh.com"}
+
+
+_RELAYS: dict[str, type[Relay]] = {"native": NativeChannel, "asyncssh": AsyncsshChannel}
+
+
+class OpenSsh(Straight):
+    """A backend behind OpenSSH's sshd, which starts a key exchange after each MiB.
+
+    Args:
+        folder: Where keys go.
+        channels: Which data plane: `native` or `asyncssh`; the cipher decides that.
+    """
+
+    link_verbs: tuple[str, ...] = ("rekey",)
+    kill_verbs: tuple[str, ...] = ("kill",)
+    shows_loss = False
+    reports_breaks = False
+    pace = 0.002
+
+    def __init__(self, folder: Path, channels: str) -> None:
+        super().__init__(folder)
+        self.name = f"{type(self).__name__.lower()}, {channels} channels"
+        self._cipher, self._relay = _CIPHERS[channels], _RELAYS[channels]
+        self._bastion = self._make_bastion(folder)
+        self._stack = contextlib.AsyncExitStack()
+        self._ssh_link: SshLink
+        self._budgets = (flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available)
+
+    def _make_bastion(self, folder: Path) -> Bastion:
+        return Bastion(folder, extra="RekeyLimit 1M")
+
+    async def open(self) -> None:
+        await asyncio.to_thread(self._bastion.start)
+        await self._connect()
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+        await asyncio.to_thread(self._bastion.stop)
+        await super().close()
+
+    async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined:
+        joined = await super().join(setup, changed, tap)
+        assert isinstance(joined.relay, self._relay)
+        return joined
+
+    def order(self, step: Step) -> bool:
+        if step.verb == "kill":
+            return self._bastion.kill_sessions() > 0
+        return step.verb == "rekey" and self._alive and _rekey(self._conn)
+
+    async def restore(self, *, reconnect: bool) -> None:
+        if not reconnect and self._alive:
+            # What was sent last may have been too much for the peer: it says so before it answers this.
+            await self._conn._make_global_request(b"keepalive@openssh.com")
+        lost = not self._alive
+        if reconnect or lost:
+            await self._stack.aclose()
+            await self._connect()
+        assert reconnect or not lost, f"{self.name}: the SSH connection was lost, with every other client on it"
+
+    def leftovers(self, relay: Relay) -> list[str]:
+        left = super().leftovers(relay)
+        if self._alive:
+            transport = self._conn.packet_transport
+            left += (
+                ["a channel"] if self._conn._channels or transport.reader.channels or transport.reader.opening else []
+            )
+            left += ["a relay that waits for its turn"] if transport.writer.contended else []
+            left += ["a relay in the session"] if self._ssh_link._connections[0]._relays else []
+        left += ["held bytes"] if cast("NativeChannel | AsyncsshChannel", relay).buffered else []
+        budgets = (flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available)
+        return left + ([f"budgets of {budgets}, not {self._budgets}"] if budgets != self._budgets else [])
+
+    async def _connect(self) -> None:
+        chosen = options(self._bastion, connections=Connections(1, 1), ciphers=(self._cipher,), keepalive=PATIENT)
+        self._ssh_link = await self._stack.enter_async_context(opened(chosen))
+
+    def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
+        return self._ssh_link, self._far.address(setup)
+
+    @property
+    def _alive(self) -> bool:
+        return bool(self._ssh_link._connections) and self._ssh_link._connections[0].alive
+
+    @property
+    def _conn(self) -> Any:
+        """The connection of asyncssh."""
+        return self._ssh_link._connections[0]._conn
+
+
+def _rekey(conn: Any) -> bool:
+    """Start a key exchange on either side's connection, unless one is running."""
+    if not conn._kex_complete or conn._transport is None:
+        return False
+    conn._send_kexinit()
+    conn._kexinit_sent = True
+    return True
+
+
+class Scripted(OpenSsh):
+    """An SSH server in this process, whose channels follow a plan.
+
+    What it sends in one go arrives in one piece, since both sides share a loop.
+    """
+
+    far_verbs = ChannelEnd.VERBS
+    far_last_verbs = ChannelEnd.LAST_VERBS
+    link_verbs = ("rekey", "rekey_by_peer", "stall", "unstall")
+    kill_verbs = ("kill", "disconnect", "corrupt")
+    reports_breaks = True
+    pace = 0.0
+    _server: asyncssh.SSHAcceptor
+    _there: Any
+    """The server's connection."""
+    _made: "asyncio.Future[ChannelEnd]"
+    _next: tuple[Setup, Callable[[], None]]
+
+    def _make_bastion(self, folder: Path) -> Bastion:
+        return Bastion(folder, embedded=True)  # for its keys
+
+    async def open(self) -> None:
+        adaptor, folder = self, self._bastion.folder
+
+        class Server(asyncssh.SSHServer):
+            def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+                adaptor._there = conn
+
+            def connection_requested(self, *_: object) -> Any:
+                setup, changed = adaptor._next
+                end = ChannelEnd(changed, adaptor._there, setup)
+                adaptor._made.set_result(end)
+                return end, None
+
+        listening = socket.create_server(("127.0.0.1", self._bastion.port))
+        # Small, so that a stalled server soon stalls what is sent to it.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+        self._server = await asyncssh.listen(
+            sock=listening,
+            server_factory=Server,
+            server_host_keys=[str(folder / "host_key")],
+            authorized_client_keys=str(folder / "authorized_keys"),
+            encryption_algs=[self._cipher],
+            kex_algs=["curve25519-sha256"],
+        )
+        await self._connect()
+
+    async def close(self) -> None:
+        await super().close()
+        self._server.close()
+        await self._server.wait_closed()
+
+    def order(self, step: Step) -> bool:
+        transport = self._there._transport
+        if transport is None:
+            return False
+        if step.verb in self.kill_verbs:
+            self.order(Step("link", "unstall"))  # or the server would not notice
+        match step.verb:
+            case "rekey_by_peer":
+                return _rekey(self._there)
+            case "stall" | "unstall":
+                if self.stalled is (step.verb == "stall"):
+                    return False
+                self.stalled = step.verb == "stall"
+                (transport.pause_reading if self.stalled else transport.resume_reading)()
+            case "kill":
+                self._there.abort()
+            case "disconnect":
+                self._there.disconnect(asyncssh.DISC_BY_APPLICATION, "enough")
+            case "corrupt":
+                transport.write(UInt32(32) + os.urandom(64))
+            case _:
+                return super().order(step)
+        return True
+
+    async def _connect(self) -> None:
+        await super()._connect()
+        self.stalled = False
+        self._conn.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
+
+    def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
+        return self._ssh_link, Endpoint("db", 1)
+
+    async def _far_side(self, setup: Setup, changed: Callable[[], None]) -> End:
+        self._next = setup, changed
+        self._made = asyncio.get_running_loop().create_future()
+        return await self._made

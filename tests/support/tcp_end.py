@@ -1,0 +1,157 @@
+"""A TCP socket as one end of a connection under test."""
+
+import asyncio
+import fcntl
+import select
+import socket
+import struct
+import termios
+from collections.abc import Callable
+
+from gateway.relay.sockets import reset
+from tests.support.ends import CHUNK, End, Pattern, Seen
+
+
+class TcpEnd(End):
+    """An end that is a TCP socket, which it owns.
+
+    Args:
+        name: For messages.
+        changed: Called whenever something has happened.
+        sends: What it sends.
+        receives: What the other end sends.
+        sock: Connected.
+    """
+
+    VERBS = ("send", "end", "pause", "resume", "take")
+    LAST_VERBS: tuple[str, ...] = ("close", "reset")
+
+    def __init__(
+        self, name: str, changed: Callable[[], None], sends: Pattern, receives: Pattern, sock: socket.socket
+    ) -> None:
+        super().__init__(name, changed, sends, receives)
+        self._sock = sock
+        self._was_reset = False
+        sock.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock, self._on_readable)
+
+    def pause(self, _: int = 0) -> bool:
+        if not self.listens:
+            return False
+        self.reading = False
+        self._loop.remove_reader(self._sock)
+        return True
+
+    def resume(self, _: int = 0) -> bool:
+        if self.gone or self.reading:
+            return False
+        self.reading = True
+        if self.seen is None:
+            self._loop.add_reader(self._sock, self._on_readable)
+        return True
+
+    def take(self, size: int) -> bool:
+        """Read up to `size` bytes once, while it is paused."""
+        if self.gone or self.reading or self.seen is not None:
+            return False
+        self._read(size)
+        return True
+
+    def close(self, _: int = 0) -> bool:
+        """Close; if data is unread, the kernel sends a reset (RFC 1122, section 4.2.2.13)."""
+        if self.gone:
+            return False
+        self._send_goodbye()
+        self.delivered = self._count(termios.TIOCOUTQ) == 0
+        if self._count(termios.FIONREAD):
+            self.broken = True
+        elif not self.broken:
+            self.ended = True
+        self._leave()
+        self._sock.close()
+        return True
+
+    def reset(self, _: int = 0) -> bool:
+        """Close with a TCP reset."""
+        if self.gone:
+            return False
+        self.broken = True
+        self._leave()
+        reset(self._sock)
+        return True
+
+    def dispose(self) -> None:
+        if not self.gone:
+            self._leave()
+            self._sock.close()
+
+    @property
+    def dropped(self) -> bool:
+        if super().dropped:
+            return True
+        poller = select.poll()
+        poller.register(self._sock, 0)  # reports a failure only (poll(2))
+        return any(event & select.POLLERR for _, event in poller.poll(0))
+
+    def _leave(self) -> None:
+        self.gone = True
+        self.queued = 0
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+
+    def _count(self, what: int) -> int:
+        """Return the kernel's number of unread or unacknowledged bytes (tcp(7))."""
+        return int(struct.unpack("i", fcntl.ioctl(self._sock, what, bytes(4)))[0])
+
+    def _on_readable(self) -> None:
+        self._read(CHUNK)
+
+    def _read(self, size: int) -> None:
+        try:
+            data = self._sock.recv(size)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._hear(Seen.RESET)
+            return
+        if data:
+            self._receive(data)
+        else:
+            self._hear(Seen.RESET if self._was_reset else Seen.END)
+
+    def _hear(self, what: Seen) -> None:
+        self._loop.remove_reader(self._sock)
+        self._see(what)
+
+    def _flush(self) -> None:
+        try:
+            while self.queued:
+                done = self._push(self._sends.at(self.sent, min(self.queued, CHUNK)))
+                self.sent += done
+                self.queued -= done
+            if self._ending and not self.ended:
+                self._send_end()
+                self.ended = True
+            self._push_rest()
+        except BlockingIOError:
+            self._loop.add_writer(self._sock, self._flush)
+            return
+        except OSError as error:
+            # The kernel reports a reset once. What it had received before can be read, and then looks like an end.
+            self._was_reset |= isinstance(error, ConnectionResetError)
+            self._refuse()
+        self._loop.remove_writer(self._sock)
+        self._changed()
+
+    def _push(self, data: memoryview) -> int:
+        return self._sock.send(data)
+
+    def _push_rest(self) -> None:
+        """Send what `_push` has kept: nothing here."""
+
+    def _send_end(self) -> None:
+        self._sock.shutdown(socket.SHUT_WR)
+
+    def _send_goodbye(self) -> None:
+        """Send what precedes a close: nothing here."""
