@@ -466,14 +466,14 @@ def test_manifests_without_helm(tmp_path: Path, case: str) -> None:
         ("backends: {a: {kind: tcp, targets: ['b:1'], listen: 127.0.0.1:1}}", "use 0.0.0.0"),
         (
             "ops: {token_file: /run/secrets/ops/t}\nbackends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}",
-            "not in a folder below",
+            "not in a subfolder",
         ),
-        ("backends: {A_b: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}", "needs a name"),
+        ("backends: {A_b: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}", "the name of a Service"),
         (
             "backends: {a: {kind: mysql, targets: [b], listen: 0.0.0.0:1, check: {user: u, password: hunter2}}}",
             "_file",
         ),
-        ("docker: {}\nbackends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}", "reaches no engine"),
+        ("docker: {}\nbackends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}", "no access to an engine"),
         (
             (
                 "tunnels: {b: {kind: ssh, host: b, user: u, identity_files: [/root/k], "
@@ -483,20 +483,20 @@ def test_manifests_without_helm(tmp_path: Path, case: str) -> None:
             "the pod has no /root/k",
         ),
         ("backends: {a: {kind: tcp, targets: ['${HERE}:1'], listen: 0.0.0.0:1}}", "HERE"),
-        ("backends: {a: {kind: nfs, targets: [n], export: /x, listen: 127.0.0.1:111}}", "ports from 1024 on only"),
+        ("backends: {a: {kind: nfs, targets: [n], export: /x, listen: 127.0.0.1:111}}", "only on ports from 1024"),
         (
             (
                 "backends: {a: {kind: mysql, targets: [n], listen: 0.0.0.0:3306, "
                 "check: {user: u, password_file: /run/secrets/db/password}}}"
             ),
-            "not in a folder below",
+            "not in a subfolder",
         ),
         (
             (
                 "backends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}, "
                 "n: {kind: nfs, targets: [b], export: /e, listen: 127.0.0.1:2}}"
             ),
-            "a file for each",
+            "a configuration file for each",
         ),
         (
             "audit: {log: /var/log/gateway/a}\nbackends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}",
