@@ -31,11 +31,11 @@ from gateway.docker.trouble import Blocked
 from gateway.errors import Reason
 from gateway.forwarding.admission import Refusal
 from gateway.measure import Histogram
-from gateway.ops.access import Role
-from gateway.ops.http import OpsServer
+from gateway.ops.authorization import Role
+from gateway.ops.get_handlers import ROLES
 from gateway.ops.metrics import fact_families, families
-from gateway.ops.reading import ROLES
-from gateway.ops.view import ServiceView
+from gateway.ops.server import OpsServer
+from gateway.ops.status_views import ServiceView
 from gateway.vpn.options import Silence
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference.md"

@@ -4,8 +4,8 @@ from urllib.parse import quote
 
 import click
 
-from gateway.cli.reach import socket_option
-from gateway.cli.table import say
+from gateway.cli.client_options import socket_option
+from gateway.cli.output import say
 from gateway.errors import GatewayError, UsageError
 from gateway.ops.client import Client
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.sources import source_options, sources
+from gateway.cli.config_options import source_options, sources
 from gateway.errors import UsageError
 
 if TYPE_CHECKING:

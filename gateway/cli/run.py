@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from gateway.cli.sources import source_options, sources
-from gateway.cli.table import print_table, say
+from gateway.cli.config_options import source_options, sources
+from gateway.cli.output import print_table, say
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:

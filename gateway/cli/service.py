@@ -10,8 +10,8 @@ from urllib.parse import quote
 import click
 
 from gateway.cli import explain as explanation
-from gateway.cli.reach import url_option
-from gateway.cli.table import print_table, say
+from gateway.cli.client_options import url_option
+from gateway.cli.output import print_table, say
 from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
 from gateway.ops.client import Client
 from gateway.text import format_bytes

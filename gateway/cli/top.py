@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
-from gateway.cli.reach import url_option
-from gateway.cli.table import print_table
+from gateway.cli.client_options import url_option
+from gateway.cli.output import print_table
 from gateway.ops.client import Client
 
 _UNITS = ("B", "KiB", "MiB", "GiB")

@@ -21,7 +21,7 @@ from gateway.config import Sources, load
 from gateway.demo.process import find
 from gateway.measure import Histogram
 from gateway.ops.metrics import fact_families, families
-from gateway.ops.view import ServiceView
+from gateway.ops.status_views import ServiceView
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(180)]
 

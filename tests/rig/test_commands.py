@@ -113,7 +113,7 @@ def test_nobody_answers(tmp_path: Path) -> None:
     for arguments in (["reload"], ["drain"], ["shutdown"]):
         done = command(*arguments, "--admin-socket", nowhere)
         assert done.returncode == 3
-        assert "no gateway answers at" in done.stderr
+        assert "cannot connect to a gateway at" in done.stderr
     url = f"http://127.0.0.1:{free_port()}"
     for arguments in (["status"], ["healthcheck"], ["explain", "x"], ["wait", "--max", "100ms"]):
         assert command(*arguments, "--url", url).returncode == 3

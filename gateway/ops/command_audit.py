@@ -1,4 +1,4 @@
-"""Who asks for an admin command, and what comes of it: for the log, and for the service to record."""
+"""Logs admin commands and passes them to the audit log, with the process that sent them."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -13,15 +13,15 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 _RESULTS = {200: "done", 404: "unknown", 409: "failed", 422: "refused"}
 
 
-def recorded(handler: Handler, record: Callable[[str, Peer | None, str], None]) -> Handler:
-    """`handler`, whose requests are logged and recorded with the process that makes them.
+def audited(handler: Handler, record: Callable[[str, Peer | None, str], None]) -> Handler:
+    """Return `handler` with an entry in the log and in the audit log for each request.
 
     Args:
-        handler: Does an admin command.
-        record: Called with the path, the peer and the result, once the command is done or has failed.
+        handler: Executes an admin command.
+        record: Called with the path, the peer and the result after each command, even if it raised.
     """
 
-    async def answer(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.Response:
         sock = request.transport.get_extra_info("socket") if request.transport else None
         peer = peer_of(sock) if sock is not None else None
         result = "failed"
@@ -30,8 +30,8 @@ def recorded(handler: Handler, record: Callable[[str, Peer | None, str], None]) 
             result = _RESULTS.get(response.status, result)
             return response
         finally:
-            who = peer._asdict() if peer else {}
-            log.info("admin command", extra={"command": request.path, **who, "result": result})
+            extra = {"command": request.path, **(peer._asdict() if peer else {}), "result": result}
+            log.info("admin command", extra=extra)
             record(request.path, peer, result)
 
-    return answer
+    return handle
