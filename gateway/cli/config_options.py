@@ -1,4 +1,4 @@
-"""The options that say where a configuration comes from; the same for every command that reads one."""
+"""Options that select a configuration, for the commands that read one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,50 +12,51 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 SETTINGS = {
-    "instance": "Name of this gateway in logs and status.",
-    "state-dir": "Where it keeps what must outlive it.",
-    "workers": "Processes that carry the bulk backends' bytes.",
-    "reload-on-change": "Reload when the configuration file changes: true or false.",
-    "strict": "Refuse insecure settings, as gateway.strict does.",
-    "ops-listen": "Address of the HTTP server for health and metrics.",
-    "ops-probe-listen": "Address of a second HTTP server, for probes only.",
-    "ops-admin-socket": "Unix socket for commands.",
-    "ops-hosts": "Names under which it is asked, beside addresses and localhost; comma-separated.",
-    "ops-token-file": "A file with the token that opens everything (probes need no token).",
-    "ops-metrics-token-file": "A file with a token that opens /metrics only.",
-    "ops-tls-cert-file": "Certificate of the HTTP server, in PEM.",
-    "ops-tls-key-file": "Its private key.",
-    "ops-tls-client-ca-file": "Authorities of client certificates that open everything.",
-    "shutdown-delay": "Not ready, but still accepting, at a stop.",
-    "shutdown-drain": "Time for open connections to end at a stop.",
-    "log-level": "debug, info, warning or error.",
-    "log-format": "text, json, or auto: text on a terminal.",
-    "audit-log": "The audit log: a file, stdout or stderr.",
-    "audit-queue": "Events that wait while the audit log's file takes none.",
+    "instance": ("NAME", "Name of this gateway in logs and status."),
+    "state-dir": ("DIR", "Folder for state that survives a restart."),
+    "workers": ("COUNT", "Processes that move the bytes of bulk backends."),
+    "reload-on-change": ("BOOL", "Reload when the file changes: true or false."),
+    "strict": (None, "Refuse insecure settings."),
+    "ops-listen": ("ADDRESS", "HTTP server for health, metrics and status."),
+    "ops-probe-listen": ("ADDRESS", "HTTP server for probes only."),
+    "ops-admin-socket": ("PATH", "Unix socket for commands."),
+    "ops-hosts": ("NAMES", "Accepted Host headers, comma-separated."),
+    "ops-token-file": ("FILE", "Token that grants access to everything."),
+    "ops-metrics-token-file": ("FILE", "Token that grants access to /metrics only."),
+    "ops-tls-cert-file": ("FILE", "Certificate of the HTTP server, in PEM."),
+    "ops-tls-key-file": ("FILE", "Private key of the certificate."),
+    "ops-tls-client-ca-file": ("FILE", "Authorities that sign client certificates."),
+    "shutdown-delay": ("DURATION", "At a stop: time until new clients are refused."),
+    "shutdown-drain": ("DURATION", "At a stop: time for open connections to end."),
+    "log-level": ("LEVEL", "debug, info, warning or error."),
+    "log-format": ("FORMAT", "text, json, or auto: text on a terminal."),
+    "audit-log": ("FILE", "Audit log: a file, stdout or stderr."),
+    "audit-queue": ("COUNT", "Events that wait for the audit log's file."),
 }
-"""Kept here rather than read from the model, which is slow to import; a test holds the two together."""
-_SWITCHES = {"strict"}
-"""Settings whose flag has no value: it turns them on."""
+"""Metavar and help text of each setting. Without a metavar, the flag takes no value and means true.
+
+The configuration model has the same settings, but is slow to import; a test compares the two.
+"""
 
 
-def source_options(command: _Command) -> _Command:
+def config_options(command: _Command) -> _Command:
     """Add `-c`, `--tunnel`, `--backend` and a flag for each setting."""
-    for name, text in reversed(SETTINGS.items()):
-        how: dict[str, Any] = {"flag_value": "true"} if name in _SWITCHES else {"metavar": "VALUE"}
-        command = click.option(f"--{name}", default=None, help=text, **how)(command)
+    for name, (metavar, text) in reversed(SETTINGS.items()):
+        form: dict[str, Any] = {"flag_value": "true"} if metavar is None else {"metavar": metavar}
+        command = click.option(f"--{name}", default=None, help=text, **form)(command)
     command = click.option(
         "--backend",
         "backends",
         multiple=True,
         metavar="NAME=URL",
-        help="A backend, as in orders=mysql://db:3306?via=…",
+        help="A backend: orders=mysql://db:3306?via=…",
     )(command)
     command = click.option(
         "--tunnel",
         "tunnels",
         multiple=True,
         metavar="NAME=URL",
-        help="A tunnel, as in bastion=ssh://user@host?…",
+        help="A tunnel: bastion=ssh://user@host?…",
     )(command)
     return click.option(
         "-c",
@@ -63,14 +64,21 @@ def source_options(command: _Command) -> _Command:
         "file",
         type=click.Path(path_type=Path, dir_okay=False),
         envvar="GATEWAY_CONFIG",
-        help="The configuration file  [env: GATEWAY_CONFIG].",
+        help="Configuration file. [env: GATEWAY_CONFIG]",
     )(command)
 
 
-def sources(
+def config_sources(
     file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], settings: dict[str, str | None]
 ) -> "Sources":
-    """What the options of one call say."""
+    """Return what the options of one command select.
+
+    Args:
+        file: The value of `-c`.
+        tunnels: The values of `--tunnel`.
+        backends: The values of `--backend`.
+        settings: The values of the other flags; None for flags that are absent.
+    """
     from gateway.config import Sources  # noqa: PLC0415 - slow to import
 
     given = {name.replace("_", "-"): value for name, value in settings.items() if value is not None}

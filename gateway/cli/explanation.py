@@ -1,12 +1,22 @@
-"""What `explain` prints: a backend's chain with the root cause of what is wrong, or a container's facts. Pure."""
+"""Computes what `explain` prints: the path to a backend with the root cause of a failure. Pure."""
 
 from typing import Any
 
-_GOOD = {"up", "degraded"}
+from gateway.cli.output import format_reason
+
+_USABLE = {"up", "degraded"}
 
 
 def chain(status: dict[str, Any], name: str) -> list[list[str]]:
-    """Rows of `part, name, state, what there is to say`: listeners, tunnels outermost first, targets."""
+    """Return a row for each part of the path to a backend: listeners, tunnels (outermost first), targets.
+
+    Args:
+        status: The body of `/api/v1/status`.
+        name: The backend.
+
+    Returns:
+        Rows of part, name, state and reason.
+    """
     backend = status["backends"][name]
     clients = f"{backend['connections']['active']} clients"
     if not backend["holds_clients"]:
@@ -14,10 +24,11 @@ def chain(status: dict[str, Any], name: str) -> list[list[str]]:
     rows = [["listener", address, "open", clients] for address in backend["listen"] or []]
     for hop in hops(status, backend["via"]):
         tunnel = status["tunnels"][hop]
-        rows.append(["tunnel", hop, tunnel["state"], _why(tunnel) or tunnel["far_side"]])
+        rows.append(["tunnel", hop, tunnel["state"], format_reason(tunnel) or tunnel["far_side"]])
     for target in backend["targets"]:
         facts = [target["role"], *target.get("facts", ())]
-        rows.append(["target", target["target"], target["state"], _why(target) or ", ".join(filter(None, facts))])
+        reason = format_reason(target) or ", ".join(filter(None, facts))
+        rows.append(["target", target["target"], target["state"], reason])
     rows += [
         ["name", each["container"], "shadowed", f"{each['ours']} on network {each['network']}, and {each['other']}"]
         for each in (status.get("docker") or {}).get("shadowed_names", ())
@@ -27,7 +38,14 @@ def chain(status: dict[str, Any], name: str) -> list[list[str]]:
 
 
 def chain_json(backend: dict[str, Any], name: str, rows: list[list[str]], cause: str | None) -> dict[str, Any]:
-    """The same as one object."""
+    """Return the same as a JSON object.
+
+    Args:
+        backend: The backend in `/api/v1/status`.
+        name: Its name.
+        rows: The result of `chain`.
+        cause: The result of `root_cause`.
+    """
     keys = ("part", "name", "state", "why")
     return {
         "backend": name,
@@ -39,18 +57,13 @@ def chain_json(backend: dict[str, Any], name: str, rows: list[list[str]], cause:
     }
 
 
-def facts(told: dict[str, Any]) -> list[list[str]]:
-    """Rows of what there is to say of a container."""
-    return [[each["part"], each["name"], each["state"], each["why"]] for each in told["facts"]]
-
-
-def backends(told: dict[str, Any]) -> list[list[str]]:
-    """Rows of the backends that a container reaches, or does not."""
-    return [[each["backend"], each["reached"], each["network"] or "-", each["why"]] for each in told["backends"]]
-
-
 def hops(status: dict[str, Any], via: str | None) -> list[str]:
-    """The tunnels of a chain, outermost first."""
+    """Return the tunnels of a chain, outermost first.
+
+    Args:
+        status: The body of `/api/v1/status`.
+        via: The innermost tunnel; None: direct.
+    """
     found: list[str] = []
     while via is not None and via in status["tunnels"]:
         found.insert(0, via)
@@ -59,17 +72,13 @@ def hops(status: dict[str, Any], via: str | None) -> list[str]:
 
 
 def root_cause(status: dict[str, Any], name: str) -> str | None:
-    """The outermost part that fails, which is the one to mend; None when nothing does."""
+    """Return the outermost part of a backend's path that fails, and why; None if no part fails."""
     backend = status["backends"][name]
     for hop in hops(status, backend["via"]):
         tunnel = status["tunnels"][hop]
         if tunnel["state"] != "up":
-            return f"tunnel {hop}: {_why(tunnel) or tunnel['state']}"
+            return f"tunnel {hop}: {format_reason(tunnel) or tunnel['state']}"
     for target in backend["targets"]:
-        if target["state"] not in _GOOD:
-            return f"target {target['target']}: {_why(target) or target['state']}"
-    return None if backend["state"] in _GOOD else _why(backend)
-
-
-def _why(part: dict[str, Any]) -> str:
-    return f"{part['reason']}: {part['detail']}" if part["reason"] else str(part["detail"])
+        if target["state"] not in _USABLE:
+            return f"target {target['target']}: {format_reason(target) or target['state']}"
+    return None if backend["state"] in _USABLE else format_reason(backend)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.config_options import source_options, sources
+from gateway.cli.config_options import config_options, config_sources
 from gateway.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 @click.group()
 def render() -> None:
-    """Print what to paste into the configuration of servers, applications and clusters."""
+    """Print what to paste into other configurations.
+
+    For servers, applications and clusters.
+    """
 
 
 @render.command("authorized-keys")
-@source_options
+@config_options
 @click.option(
     "--from",
     "origins",
@@ -41,14 +44,14 @@ def authorized_keys(
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.rendering.authorized_keys import authorized_keys as lines  # noqa: PLC0415 - slow to import
 
-    click.echo("\n".join(lines(load(sources(file, tunnels, backends, settings)), origins)))
+    click.echo("\n".join(lines(load(config_sources(file, tunnels, backends, settings)), origins)))
 
 
 def _application_command(name: str, text: str) -> click.Command:
     """Create the command that prints what the function `name` of `rendering/application.py` returns."""
 
     @click.command(name, help=text)
-    @source_options
+    @config_options
     @click.option(
         "--host", metavar="ADDRESS", help="Where containers reach the gateway. Default: the names of the backends."
     )
@@ -68,7 +71,7 @@ def _application_command(name: str, text: str) -> click.Command:
             "compose": application.compose,
             "docker-run": application.docker_run,
         }
-        config = with_ports(load(sources(file, tunnels, backends, settings)))
+        config = with_ports(load(config_sources(file, tunnels, backends, settings)))
         for warning in application.reachability_warnings(config) if host is None else ():
             click.secho(f"# {warning}", err=True, fg="yellow")
         click.echo(functions[name](config, host).rstrip())
@@ -86,7 +89,7 @@ render.add_command(
 
 
 @render.command()
-@source_options
+@config_options
 @click.option("--image", default="gateway", show_default=True, metavar="IMAGE", help="The container's image.")
 @click.option("--name", default="gateway", show_default=True, metavar="NAME", help="The name of the objects.")
 @click.option("--podman", is_flag=True, help="Write for `podman kube play`; see docs/platforms.md.")

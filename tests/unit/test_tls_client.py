@@ -55,7 +55,7 @@ def test_trusts_only_the_given_ca(server: int, tmp_path: Path) -> None:
     assert client("https", str(tmp_path / "ca.pem")).get("/")[0] == 418
     with pytest.raises(GatewayError, match=r"^https://\S+: the certificate is not trusted: .*--ca-file\)$"):
         client("https", None).get("/")
-    with pytest.raises(GatewayError, match="try https://"):
+    with pytest.raises(GatewayError, match="use https://"):
         client("http", None).get("/")
 
 
