@@ -48,7 +48,7 @@ def _explain_container(client: Client, name: str, status: dict[str, Any], output
     if code != 200 or not isinstance(container, dict) or "remedies" not in container:
         also = "" if status.get("docker") is None else f" and no container {name!r}"
         known = ", ".join(status["backends"]) or "none"
-        raise UsageError(f"there is no backend {name!r}{also} (backends: {known})")
+        raise UsageError(f"there is no backend {name!r}{also} (known: {known})")
     if output == "json":
         click.echo(json.dumps(container, indent=1))
         return

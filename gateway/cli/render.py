@@ -37,9 +37,9 @@ def authorized_keys(
     origins: tuple[str, ...],
     **settings: str | None,
 ) -> None:
-    """Print lines for authorized_keys and sshd_config that permit only the configured targets.
+    """Print lines for authorized_keys and sshd_config.
 
-    They need OpenSSH 7.8 or later. Without the lines for sshd_config, the keys can open listeners on unix sockets.
+    They permit only the configured targets. They need OpenSSH 7.8 or later. Without the lines for sshd_config, the keys can open listeners on unix sockets.
     """
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.rendering.authorized_keys import authorized_keys as lines  # noqa: PLC0415 - slow to import
@@ -79,12 +79,17 @@ def _application_command(name: str, text: str) -> click.Command:
     return command
 
 
-render.add_command(_application_command("env", "Print environment variables with the address of each backend."))
+render.add_command(_application_command("env", "Print variables with the address of each backend."))
 render.add_command(
-    _application_command("compose", "Print the environment, labels and volumes of an application for a Compose file.")
+    _application_command(
+        "compose", "Print an application's part of a Compose file.\n\nEnvironment, labels, mounts and volumes."
+    )
 )
 render.add_command(
-    _application_command("docker-run", "Print the Docker commands that create the volumes and start an application.")
+    _application_command(
+        "docker-run",
+        "Print Docker commands that start an application.\n\nWith its environment, labels, mounts and volumes.",
+    )
 )
 
 

@@ -44,7 +44,7 @@ def wait(names: tuple[str, ...], client: Client, longest: str) -> None:
                 return
             if unknown := body.get("unknown"):
                 known = ", ".join(body["backends"]) or "none"
-                raise UsageError(f"there is no backend {unknown[0]!r} (backends: {known})")
+                raise UsageError(f"there is no backend {unknown[0]!r} (known: {known})")
             failure = GatewayError(f"not ready within {longest}: {_missing(body, names)}")
         if time.monotonic() >= deadline:
             raise failure
@@ -63,7 +63,9 @@ def healthcheck(client: Client, started: bool) -> None:
     """
     code, body = client.get("/livez")
     if code != 200 or body != "alive\n":
-        raise ServiceUnreachableError(f"not a gateway: /livez returned {code} {str(body)[:_MAX_QUOTED]!r}")
+        raise ServiceUnreachableError(
+            f"the responding server is not a gateway: /livez returned {code} {str(body)[:_MAX_QUOTED]!r}"
+        )
     if started:
         code, body = client.get("/startupz")
         if code != 200:

@@ -81,7 +81,9 @@ class Client:
         """
         status, body = self.get(path)
         if not isinstance(body, dict) or not ({"backends", "consumers"} & body.keys()):
-            raise ServiceUnreachableError(f"not a gateway: {path} returned {status} {str(body)[:60]!r}")
+            raise ServiceUnreachableError(
+                f"the responding server is not a gateway: {path} returned {status} {str(body)[:60]!r}"
+            )
         return status, body
 
     def post(self, path: str) -> tuple[int, Any]:
