@@ -39,7 +39,8 @@ def authorized_keys(
 ) -> None:
     """Print lines for authorized_keys and sshd_config.
 
-    They permit only the configured targets. They need OpenSSH 7.8 or later. Without the lines for sshd_config, the keys can open listeners on unix sockets.
+    They permit only the configured targets, and need OpenSSH 7.8 or later. Without the lines for sshd_config, the
+    keys can open listeners on unix sockets.
     """
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.rendering.authorized_keys import authorized_keys as lines  # noqa: PLC0415 - slow to import

@@ -1,4 +1,4 @@
-"""Decides whether the ops server answers a request: Host headers, tokens and client certificates."""
+"""Decides whether the ops server accepts a request: Host headers, tokens and client certificates."""
 
 import hmac
 import ipaddress
