@@ -64,14 +64,14 @@ def _head() -> Iterator[str]:
 
 def _configuration() -> Iterator[str]:
     yield from ("", "## Configuration", "")
-    yield "Write durations as `500ms`, `10s`, `5m`, `1h`, and sizes as `64KiB`, `15MiB`. A list with one item can be a"
-    yield "single value. Instead of a secret `x`, you can set `x_file`: the gateway reads the secret from that file at each"
-    yield "use. `${NAME}` and `${NAME:-default}` expand environment variables; write `$$` for a dollar sign."
+    yield "Durations are written `500ms`, `10s`, `5m`, `1h`, sizes `64KiB`, `15MiB`. A list with one item can be"
+    yield "a single value. Instead of a secret `x`, you can set `x_file`: the gateway reads that file at each use."
+    yield "`${NAME}` and `${NAME:-default}` expand environment variables; write `$$` for a dollar sign."
     yield ""
-    yield "In a URL, every key is a query parameter, with dots for nested keys (`check.tls.mode=verify`). Separate the items"
-    yield "of a list by commas, or repeat the parameter. Percent-encode values (RFC 3986): `%23` for `#`, `%26` for `&`,"
-    yield "`%25` for `%`, `%2C` for a comma within a value. A plus sign is not a space. `GATEWAY_TUNNEL_MY_VPN` and"
-    yield "`GATEWAY_BACKEND_MY_DB` configure the tunnel `my-vpn` and the backend `my-db`."
+    yield "In a URL, every key is a query parameter, with dots for nested keys (`check.tls.mode=verify`). Separate the"
+    yield "items of a list by commas, or repeat the parameter. Percent-encode values (RFC 3986): `%23` for `#`, `%26`"
+    yield "for `&`, `%25` for `%`, `%2C` for a comma within a value. A plus sign is not a space."
+    yield "`GATEWAY_TUNNEL_MY_VPN` and `GATEWAY_BACKEND_MY_DB` configure the tunnel `my-vpn` and the backend `my-db`."
     for name, cls in SECTIONS.items():
         yield from _table(f"`{name}`", cls)
     yield from _table("`ops.tls`", OpsTls)

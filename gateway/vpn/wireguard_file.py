@@ -13,7 +13,7 @@ _SCRIPTS = {"preup", "postup", "predown", "postdown"}
 _PEER_KEYS = {"publickey", "presharedkey", "allowedips", "endpoint", "persistentkeepalive"}
 _KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 _DEFAULT_KEEPALIVE = 25
-"""Seconds. WireGuard's own default is no keepalive, and then an idle peer cannot be told from a dead one."""
+"""Seconds. WireGuard sends no keepalives by default, so an idle peer looks like a dead one."""
 
 
 @dataclass(frozen=True)
