@@ -68,8 +68,8 @@ def _configuration() -> Iterator[str]:
     yield "a single value. Instead of a secret `x`, you can set `x_file`: the gateway reads that file at each use."
     yield "`${NAME}` and `${NAME:-default}` expand environment variables; write `$$` for a dollar sign."
     yield ""
-    yield "In a URL, every key is a query parameter, with dots for nested keys (`check.tls.mode=verify`). Separate the"
-    yield "items of a list by commas, or repeat the parameter. Percent-encode values (RFC 3986): `%23` for `#`, `%26`"
+    yield "In a URL, every key is a query parameter, with dots for nested keys (`check.tls.mode=verify`). Separate"
+    yield "the items of a list by commas, or repeat the parameter. Percent-encode values (RFC 3986): `%23` for `#`, `%26`"
     yield "for `&`, `%25` for `%`, `%2C` for a comma within a value. A plus sign is not a space."
     yield "`GATEWAY_TUNNEL_MY_VPN` and `GATEWAY_BACKEND_MY_DB` configure the tunnel `my-vpn` and the backend `my-db`."
     for name, cls in SECTIONS.items():

@@ -179,7 +179,7 @@ class GetHandlers:
 
 
 ROLES = {path: role for path, (_, role) in GetHandlers.PATHS.items()}
-"""The role that each path requires. The page `/` contains no data: it prompts for a token if its requests need one."""
+"""The role that each path requires. The page `/` contains no data, and prompts for a token if necessary."""
 PROBES = tuple(path for path, role in ROLES.items() if role is Role.PROBES and path != "/")
 """The paths of `ops.probe_listen`."""
 

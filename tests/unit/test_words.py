@@ -61,7 +61,8 @@ def lines_of_python(source: str) -> Iterator[tuple[int, str]]:
 
 def lines_of_markdown(source: str) -> Iterator[tuple[int, str]]:
     """Yield the number and the text of each line outside code blocks and code spans."""
-    without_blocks = re.sub(r"^ *```.*?^ *```", lambda block: "\n" * block[0].count("\n"), source, flags=re.MULTILINE | re.DOTALL)
+    blocks = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
+    without_blocks = blocks.sub(lambda block: "\n" * block[0].count("\n"), source)
     yield from enumerate(re.sub(r"`[^`\n]*`", "``", without_blocks).splitlines(), 1)
 
 
