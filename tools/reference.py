@@ -32,8 +32,9 @@ from gateway.errors import Reason
 from gateway.forwarding.admission import Refusal
 from gateway.measure import Histogram
 from gateway.ops.authorization import Role
+from gateway.ops.fact_metrics import fact_families
 from gateway.ops.get_handlers import ROLES
-from gateway.ops.metrics import fact_families, families
+from gateway.ops.metrics import families
 from gateway.ops.server import OpsServer
 from gateway.ops.status_views import ServiceView
 from gateway.vpn.options import Silence
@@ -69,8 +70,8 @@ def _configuration() -> Iterator[str]:
     yield "`${NAME}` and `${NAME:-default}` expand environment variables; write `$$` for a dollar sign."
     yield ""
     yield "In a URL, every key is a query parameter, with dots for nested keys (`check.tls.mode=verify`). Separate"
-    yield "the items of a list by commas, or repeat the parameter. Percent-encode values (RFC 3986): `%23` for `#`, `%26`"
-    yield "for `&`, `%25` for `%`, `%2C` for a comma within a value. A plus sign is not a space."
+    yield "the items of a list by commas, or repeat the parameter. Percent-encode values (RFC 3986): `%23` for `#`,"
+    yield "`%26` for `&`, `%25` for `%`, `%2C` for a comma within a value. A plus sign is not a space."
     yield "`GATEWAY_TUNNEL_MY_VPN` and `GATEWAY_BACKEND_MY_DB` configure the tunnel `my-vpn` and the backend `my-db`."
     for name, cls in SECTIONS.items():
         yield from _table(f"`{name}`", cls)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from itertools import chain, product
+from itertools import chain
 
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
@@ -11,21 +11,18 @@ from prometheus_client.metrics_core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
-    SummaryMetricFamily,
 )
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from gateway.contracts import State, TunnelState
-from gateway.errors import Reason
-from gateway.facts import Fact
+from gateway.contracts import TunnelState
+from gateway.ops.backend_metrics import backend_metrics, check_metrics, consumer_metrics
+from gateway.ops.fact_metrics import target_fact_metrics, tunnel_fact_metrics
 from gateway.ops.status_views import (
     ATTACHMENT_STATES,
-    BackendView,
     CredentialView,
     DockerView,
     ServiceView,
-    TargetView,
     TunnelView,
 )
 
@@ -34,7 +31,6 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 _SAMPLES_PER_TURN = 100
 _PAUSE = 0.001
 """Seconds. Rendering a hundred samples takes about half of that."""
-_USABLE = (State.UP, State.DEGRADED)
 
 
 def render(view: ServiceView, accept: str) -> tuple[bytes, str]:
@@ -57,15 +53,14 @@ def content_type(accept: str) -> str:
 
 def families(view: ServiceView) -> Iterator[Metric]:
     """Yield every metric with its samples; of the kinds' metrics, only those of kinds in the view."""
-    checks = [(backend, target) for backend in view.backends for target in backend.targets]
     return chain(
         _service(view),
         _tunnels(view.tunnels),
-        _tunnel_facts(view.tunnels),
-        _backends(view.backends),
-        _consumers(view.backends),
-        _checks(checks),
-        _target_facts(view.backends),
+        tunnel_fact_metrics(view.tunnels),
+        backend_metrics(view.backends),
+        consumer_metrics(view.backends),
+        check_metrics(view.backends),
+        target_fact_metrics(view.backends),
         _docker(view.docker),
         _credentials(view.credentials),
     )
@@ -149,105 +144,6 @@ def _tunnels(tunnels: list[TunnelView]) -> Iterator[Metric]:
     yield from (up, state, connects, failures, rtt, opened)
 
 
-def fact_families(facts: Iterable[Fact], *labels: str) -> dict[str, GaugeMetricFamily]:
-    """Return an empty metric for each fact that has one, by name.
-
-    Args:
-        facts: The facts.
-        labels: The labels beside the fact's own.
-    """
-    return {
-        fact.metric: GaugeMetricFamily(fact.metric, fact.help, labels=[*labels, *filter(None, [fact.label])])
-        for fact in facts
-        if fact.metric
-    }
-
-
-def _tunnel_facts(tunnels: list[TunnelView]) -> Iterator[Metric]:
-    found = fact_families((fact for tunnel in tunnels for fact in tunnel.facts), "tunnel")
-    for tunnel in tunnels:
-        for fact in tunnel.facts:
-            for labels, number in fact.samples(tunnel.details.get(fact.key)) if fact.metric else ():
-                found[fact.metric].add_metric([tunnel.name, *labels], number)
-    yield from found.values()
-
-
-def _target_facts(backends: list[BackendView]) -> Iterator[Metric]:
-    found = fact_families((fact for backend in backends for fact in backend.facts), "backend", "target")
-    for backend in backends:
-        for target, fact in product(backend.targets, backend.facts):
-            for labels, number in fact.samples(target.facts.get(fact)) if fact.metric else ():
-                found[fact.metric].add_metric([backend.name, target.target, *labels], number)
-    yield from found.values()
-
-
-def _backends(backends: list[BackendView]) -> Iterator[Metric]:
-    up = GaugeMetricFamily("gateway_backend_up", "1 if new clients can reach the backend.", labels=["backend"])
-    state = GaugeMetricFamily(
-        "gateway_backend_state", "1 for the current state of the backend.", labels=["backend", "state"]
-    )
-    active = GaugeMetricFamily("gateway_connections_active", "Connected and waiting clients.", labels=["backend"])
-    total = CounterMetricFamily("gateway_connections", "Accepted clients.", labels=["backend"])
-    rejected = CounterMetricFamily(
-        "gateway_connections_rejected", "Rejected clients, by reason.", labels=["backend", "reason"]
-    )
-    resets = CounterMetricFamily(
-        "gateway_connections_reset",
-        "Connections that ended with a reset, by reason.",
-        labels=["backend", "reason"],
-    )
-    moved = CounterMetricFamily("gateway_connection_bytes", "Bytes transferred.", labels=["backend", "direction"])
-    latency = HistogramMetricFamily(
-        "gateway_response_latency_seconds",
-        "Time from the last byte of a request to the first byte of its response, in a sample of real traffic.",
-        labels=["backend"],
-    )
-    for each in backends:
-        up.add_metric([each.name], float(each.state in _USABLE))
-        for value in State:
-            state.add_metric([each.name, value], float(value is each.state))
-        active.add_metric([each.name], each.connections)
-        total.add_metric([each.name], each.connections_total)
-        for reason, count in each.rejected.items():
-            rejected.add_metric([each.name, reason], count)
-        for reason, count in each.resets.items():
-            resets.add_metric([each.name, reason], count)
-        moved.add_metric([each.name, "to_backend"], each.to_backend)
-        moved.add_metric([each.name, "from_backend"], each.from_backend)
-        latency.add_metric([each.name], each.latency.cumulative(), each.latency.sum)
-    yield from (up, state, active, total, rejected, resets, moved, latency)
-
-
-def _consumers(backends: list[BackendView]) -> Iterator[Metric]:
-    names = ["backend", "consumer"]
-    active = GaugeMetricFamily(
-        "gateway_consumer_connections_active", "Open connections of a container.", labels=names
-    )
-    total = CounterMetricFamily("gateway_consumer_connections", "Connections of a container.", labels=names)
-    rejected = CounterMetricFamily(
-        "gateway_consumer_connections_rejected",
-        "Rejected connections of a container, by reason.",
-        labels=[*names, "reason"],
-    )
-    moved = CounterMetricFamily(
-        "gateway_consumer_bytes", "Bytes transferred for a container.", labels=[*names, "direction"]
-    )
-    latency = SummaryMetricFamily(
-        "gateway_consumer_response_latency_seconds", "Response latency of a container's connections.", labels=names
-    )
-    for backend in backends:
-        for name, usage in backend.consumers.items():
-            labels = [backend.name, name]
-            active.add_metric(labels, usage.active)
-            total.add_metric(labels, usage.total)
-            for reason, count in usage.rejected.items():
-                rejected.add_metric([*labels, reason], count)
-            moved.add_metric([*labels, "to_backend"], usage.to_backend)
-            moved.add_metric([*labels, "from_backend"], usage.from_backend)
-            latency.add_metric(labels, usage.latency.count, usage.latency.sum)
-    yield from (active, total, rejected, moved, latency)
-
-
 def _docker(view: DockerView | None) -> Iterator[Metric]:
     up = GaugeMetricFamily("gateway_docker_up", "1 if the engine responds.")
     attachment = GaugeMetricFamily(
@@ -283,36 +179,3 @@ def _credentials(credentials: list[CredentialView]) -> Iterator[Metric]:
     for labels, expires in first.items():
         expiry.add_metric(labels, expires)
     yield expiry
-
-
-def _checks(checks: list[tuple[BackendView, TargetView]]) -> Iterator[Metric]:
-    names = ["backend", "target"]
-    up = GaugeMetricFamily(
-        "gateway_check_up", "1 if clients can use the target and the check can log in.", labels=names
-    )
-    attempts = CounterMetricFamily("gateway_check_attempts", "Probes of a target.", labels=names)
-    failures = CounterMetricFamily(
-        "gateway_check_failures", "Failed probes of a target, by reason.", labels=[*names, "reason"]
-    )
-    duration = HistogramMetricFamily("gateway_check_duration_seconds", "Duration of probes.", labels=names)
-    phases = SummaryMetricFamily(
-        "gateway_check_phase_duration_seconds",
-        "Duration of each phase of a probe.",
-        labels=[*names, "phase"],
-    )
-    last = GaugeMetricFamily(
-        "gateway_check_last_success_timestamp_seconds", "Time of the last successful probe.", labels=names
-    )
-    for backend, target in checks:
-        labels = [backend.name, target.target]
-        if target.state is not State.UNKNOWN:
-            up.add_metric(labels, float(target.state in _USABLE and target.reason != Reason.AUTH))
-        attempts.add_metric(labels, target.attempts)
-        for reason, count in target.failures.items():
-            failures.add_metric([*labels, reason], count)
-        duration.add_metric(labels, target.duration.cumulative(), target.duration.sum)
-        for phase, (count, seconds) in target.phases.items():
-            phases.add_metric([*labels, phase], count, seconds)
-        if target.last_success is not None:
-            last.add_metric(labels, target.last_success)
-    yield from (up, attempts, failures, duration, phases, last)

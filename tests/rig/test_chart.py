@@ -20,7 +20,8 @@ from gateway import backends, tunnels
 from gateway.config import Sources, load
 from gateway.demo.process import find
 from gateway.measure import Histogram
-from gateway.ops.metrics import fact_families, families
+from gateway.ops.fact_metrics import fact_families
+from gateway.ops.metrics import families
 from gateway.ops.status_views import ServiceView
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(180)]
