@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gateway.cli.config_options import config_options, config_sources
-from gateway.cli.output import print_table, print_text
+from gateway.cli.output import output_option, print_table, print_text
 from gateway.errors import GatewayError, UsageError
 
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @config_options
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="Output format."
-)
+@output_option("table", "json")
 def plan(
     file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], output: str, **settings: str | None
 ) -> None:
@@ -35,9 +33,7 @@ def plan(
 
 @click.command()
 @config_options
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="Output format."
-)
+@output_option("table", "json")
 def apply(
     file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], output: str, **settings: str | None
 ) -> None:
@@ -57,9 +53,7 @@ def apply(
 
 @click.command()
 @config_options
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="Output format."
-)
+@output_option("table", "json")
 def audit(
     file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], output: str, **settings: str | None
 ) -> None:

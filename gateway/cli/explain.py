@@ -8,7 +8,7 @@ import click
 
 from gateway.cli.client_options import client_options
 from gateway.cli.explanation import chain, chain_json, root_cause
-from gateway.cli.output import format_age, print_table, print_text
+from gateway.cli.output import format_age, output_option, print_table, print_text
 from gateway.errors import UsageError
 from gateway.ops.client import Client
 
@@ -16,9 +16,7 @@ from gateway.ops.client import Client
 @click.command()
 @click.argument("name")
 @client_options
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="Output format."
-)
+@output_option("table", "json")
 def explain(name: str, client: Client, output: str) -> None:
     """Explain the state of a backend or a container.
 

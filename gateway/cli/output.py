@@ -1,7 +1,8 @@
-"""Prints text and tables, without control characters from servers, and formats values for them."""
+"""Output of commands: the option `--output`, and text and tables without control characters from servers."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -13,6 +14,15 @@ _COLORS = {
     "backoff": "red", "waiting": "yellow", "connecting": "yellow", "authenticating": "yellow",
 }  # fmt: skip
 _MAX_CELL_LENGTH = 1000
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def output_option(*formats: str) -> Callable[[_Command], _Command]:
+    """Add `--output`. The command gets one of the formats, by default the first."""
+    return click.option(
+        "-o", "--output", type=click.Choice(formats), default=formats[0], show_default=True, help="Output format."
+    )
 
 
 def print_text(text: object, fg: str | None = None, *, err: bool = False) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from gateway.cli.config_options import config_options, config_sources
-from gateway.cli.output import print_table, print_text
+from gateway.cli.output import output_option, print_table, print_text
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -84,9 +84,7 @@ def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, .
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @config_options
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="Output format."
-)
+@output_option("table", "json")
 @click.option("--nagios", is_flag=True, help="Print one line, and exit with a code for Nagios.")
 def check(
     names: tuple[str, ...],

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from gateway.cli.client_options import client_options
-from gateway.cli.output import format_age, format_ms, format_reason, print_table, print_text
+from gateway.cli.output import format_age, format_ms, format_reason, output_option, print_table, print_text
 from gateway.ops.client import Client
 from gateway.text import format_bytes
 
@@ -17,14 +17,7 @@ _WATCH_INTERVAL = 2.0
 
 @click.command()
 @client_options
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "wide", "json"]),
-    default="table",
-    show_default=True,
-    help="Output format.",
-)
+@output_option("table", "wide", "json")
 @click.option("--watch", is_flag=True, help="Print again every two seconds.")
 def status(client: Client, output: str, watch: bool) -> None:
     """Show tunnels, backends and their checks."""
