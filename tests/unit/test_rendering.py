@@ -21,9 +21,7 @@ def config(text: str, folder: Path) -> Config:
 
 def test_authorized_keys_permit_the_servers_of_inner_tunnels_of_any_kind(tmp_path: Path) -> None:
     key = tmp_path / "key"
-    key.with_suffix(".pub").write_text(
-        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGZha2VmYWtlZmFrZWZha2VmYWtlZmFrZWZha2Vm\n"
-    )
+    make_key(key)
     site = config(
         f"""
 tunnels:
