@@ -88,10 +88,14 @@ class Process:
         return self._child is not None and self._child.poll() is None
 
     def start(self, port: int, timeout: float = 30.0) -> None:
-        """Start, and wait until 127.0.0.1:`port` is listened on.
+        """Start the child, and wait until it listens.
+
+        Args:
+            port: The TCP port.
+            timeout: Seconds.
 
         Raises:
-            DemoError: It ended, or did not listen within `timeout` seconds.
+            DemoError: The child has ended, or does not listen in time.
         """
         self.spawn()
         self.wait_listening(port, timeout)

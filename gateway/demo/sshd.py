@@ -187,7 +187,8 @@ def make_key(path: Path, *options: str) -> None:
 def _no_penalties(sshd: str) -> str:
     """Return the sshd_config line that turns off penalties, if sshd has them (OpenSSH 9.8 and later).
 
-    A killed login counts as a crash, after which sshd refuses the source address for 90 s (sshd_config(5)).
+    To sshd, a suspended login looks like a crash, after which it refuses the source address for 90 s
+    (sshd_config(5), PerSourcePenalties).
     """
     done = subprocess.run([sshd, "-V"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - fixed
     version = re.search(r"OpenSSH_(\d+)\.(\d+)", done.stdout + done.stderr)

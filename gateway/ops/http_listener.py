@@ -53,7 +53,7 @@ class HttpListener:
         self._reserve: list[int] = []
 
     def start(self, sockets: list[socket.socket], server: Callable[[], web.RequestHandler]) -> None:
-        """Start to accept.
+        """Start accepting.
 
         Args:
             sockets: Listening sockets. The listener owns them from now on.
@@ -66,7 +66,7 @@ class HttpListener:
             self._register(sock)
 
     def close(self) -> None:
-        """Stop to accept. Connections continue until their deadlines or `abort_all`."""
+        """Stop accepting. Connections continue until their deadlines or `abort_all`."""
         for sock in self._sockets:
             self._loop.remove_reader(sock.fileno())
             sock.close()

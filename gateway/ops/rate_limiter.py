@@ -22,5 +22,5 @@ class RateLimiter:
         return max(0.0, self._due - now)
 
     def cancel(self) -> None:
-        """Return the reservation of a request whose client disconnected while it waited."""
+        """Release the reservation of a request whose client disconnected while it waited."""
         self._due -= self._interval

@@ -60,7 +60,7 @@ class ControlledService(Protocol):
     def pause(self, backend: str, *, paused: bool) -> bool:
         """Pause or resume the checks of a backend.
 
-        The first check after a resume has no history: it accepts a changed export.
+        Resuming a backend that is not paused checks it as for the first time: this accepts a changed export.
 
         Returns:
             False if there is no such backend.

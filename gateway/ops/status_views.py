@@ -116,7 +116,7 @@ class ShadowView:
 
 @dataclass(frozen=True)
 class KnownConsumer:
-    """A container that is known by its address."""
+    """A container that may use backends."""
 
     id: str
     labels: dict[str, str] = field(hash=False)
