@@ -32,7 +32,7 @@ from gateway.ops.sd_notify import Notifier
 from gateway.ops.server import OpsServer
 from gateway.ops.status_views import BackendStatus, BackendView, ServiceView, phase
 from gateway.relay.poller import RelayLoop
-from gateway.relay.sockets import Peer
+from gateway.relay.sockets import PeerCredentials
 from gateway.supervision.supervisor import supervise
 
 log = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ class GatewayService:
         """See `gateway.ops.service_interface.ControlledService`."""
         return self._fleet.explain(name) if self._fleet else None
 
-    def record_command(self, command: str, peer: Peer | None, result: str) -> None:
+    def record_command(self, command: str, peer: PeerCredentials | None, result: str) -> None:
         """See `gateway.ops.service_interface.ControlledService`."""
         self._auditing.command(command, peer, result)
 

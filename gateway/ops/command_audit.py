@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from gateway.relay.sockets import Peer, peer_of
+from gateway.relay.sockets import PeerCredentials, peer_of
 
 log = logging.getLogger(__name__)
 
@@ -13,7 +13,7 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 _RESULTS = {200: "done", 404: "unknown", 409: "failed", 422: "refused"}
 
 
-def audited(handler: Handler, record: Callable[[str, Peer | None, str], None]) -> Handler:
+def audited(handler: Handler, record: Callable[[str, PeerCredentials | None, str], None]) -> Handler:
     """Return `handler` with an entry in the log and in the audit log for each request.
 
     Args:

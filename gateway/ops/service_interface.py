@@ -3,7 +3,7 @@
 from typing import Any, Protocol
 
 from gateway.ops.status_views import BackendStatus, ServiceView
-from gateway.relay.sockets import Peer
+from gateway.relay.sockets import PeerCredentials
 
 
 class ControlledService(Protocol):
@@ -35,7 +35,7 @@ class ControlledService(Protocol):
             name: The name of a container, or the beginning of its ID.
         """
 
-    def record_command(self, command: str, peer: Peer | None, result: str) -> None:
+    def record_command(self, command: str, peer: PeerCredentials | None, result: str) -> None:
         """Write an admin command to the audit log.
 
         Args:
