@@ -40,7 +40,7 @@ class AccessRules:
     """What a listener requires of its clients.
 
     Args:
-        hosts: The accepted Host headers beside IP addresses and localhost, as `normalize_hosts` returns them.
+        hosts: Accepted Host headers in addition to IP addresses and localhost, as `normalize_hosts` returns them.
         authenticate: Whether everything except probes requires a token or a client certificate.
     """
 

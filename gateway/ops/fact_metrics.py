@@ -14,7 +14,7 @@ def fact_families(facts: Iterable[Fact], *labels: str) -> dict[str, GaugeMetricF
 
     Args:
         facts: The facts.
-        labels: The labels beside the fact's own.
+        labels: The labels before the label of the fact.
     """
     return {
         fact.metric: GaugeMetricFamily(fact.metric, fact.help, labels=[*labels, *filter(None, [fact.label])])

@@ -19,7 +19,7 @@ class Settings:
         listen: Address of the HTTP server.
         admin_socket: Path of the admin socket. Only its owner can connect.
         probe_listen: Address of a second HTTP server for probes, without authentication and TLS. None: no server.
-        hosts: Accepted Host headers beside addresses and localhost.
+        hosts: Accepted Host headers in addition to addresses and localhost.
         token_file: File with the token that grants access to everything.
         metrics_token_file: File with a token that grants access to `/metrics` only.
         tls: Certificate and key of `listen`. None: plain HTTP.

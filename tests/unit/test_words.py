@@ -20,13 +20,14 @@ GENERATED = ["docs/reference.md"]
 """Contains docstrings of gateway/config."""
 BETTER = {
     r"told|tells?|telling": "report, notify, pass, print, or distinguish",
-    r"anew": "again",
+    r"anew|afresh": "again",
     r"mend(s|ed|ing)?": "fix, repair",
     r"(?<!user )nobody": "no client, no process",
+    r"somebody|whomever": "a client, a process",
     r"(?<!there )is no(?! longer)": "is not a, has no",
     r"so (many|often)": "this number of, the number itself",
     r"again and again": "repeatedly",
-    r"ever (more|again|rarer)": "increasingly",
+    r"ever (more|again|rarer)|for ever": "increasingly, permanently",
     r"in vain": "without success, without a response",
     r"lest": "so that … not",
     r"where(by|of|upon|in)": "by which, of which",
@@ -38,7 +39,9 @@ BETTER = {
     r"whose (\w+ )?it is": "its owner, the container of the endpoint",
     r"is wrong is named": "the error names",
     r"for want of": "without",
-    r"com(e|es|ing) about": "happen",
+    r"com(e|es|ing) (about|to nothing|to anything)": "happen, fail, succeed",
+    r"(leads?|led) astray": "send to the wrong place",
+    r"bears? with": "tolerate",
 }
 """Patterns to avoid, and what to write instead."""
 AVOID = [(re.compile(rf"\b({pattern})\b", re.IGNORECASE), better) for pattern, better in BETTER.items()]
