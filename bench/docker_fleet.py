@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("containers", type=int, nargs="?", default=300)
     parser.add_argument("kills", type=int, nargs="?", default=20)
-    parser.add_argument("--projects", type=int, default=0, help="spread the containers over so many Compose projects")
+    parser.add_argument("--projects", type=int, default=0, help="number of Compose projects for the containers")
     parser.add_argument("--per-project", action="store_true", help="a network for each project")
     given = parser.parse_args()
     if given.per_project and not given.projects:
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def fleet(engine: Engine, site: Fleet, count: int, projects: int) -> None:
-    """Start so many containers, and wait until all are attached."""
+    """Start `count` containers, and wait until all are attached."""
 
     def run(at: int) -> None:
         project = ("--label", f"com.docker.compose.project=p{at % projects}") if projects else ()

@@ -35,7 +35,7 @@ def main() -> None:
 
 def by_name(manager: Engine, worker: Engine) -> None:
     """Measure a gateway per node, reached by name."""
-    print("a gateway of the node, by name: the first address of orders, of so many answers")
+    print("a gateway of the node, by name: how often each address of orders comes first")
     overlays = {"overlay": (), "overlay-internal": ("--internal",)}
     locals_ = {"a-node": (), "z-node": (), "a-node-internal": ("--internal",)}
     for name, options in overlays.items():
@@ -89,7 +89,7 @@ def told(manager: Engine, worker: Engine, folder: Path, rounds: int) -> None:
     idle = '{idle: {kind: tcp, targets: ["127.0.0.1:9"], listen: 0.0.0.0:13306}}'
     with_peers(Agent(worker, folder / "two", "node-2")).begin(idle)
     one.wait(lambda: one.heard() == {"node-2": 1}, timeout=60)  # its own container
-    print("agents that tell each other")
+    print("agents that report to each other")
     took = []
     for _ in range(rounds):
         worker.run("app", "--network", "mesh", "--label", "gateway.backends=orders")

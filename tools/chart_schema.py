@@ -37,7 +37,7 @@ def main() -> int:
     text = json.dumps(schema, indent=2) + "\n"
     if sys.argv[1:] == ["--check"]:
         if TARGET.read_text() != text:
-            print(f"{TARGET} is not what the code says: run python tools/chart_schema.py", file=sys.stderr)
+            print(f"{TARGET} is out of date: run python tools/chart_schema.py", file=sys.stderr)
             return 1
         return 0
     TARGET.write_text(text)
@@ -50,7 +50,7 @@ def _by_kind(kinds: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "required": ["kind"],
         "properties": {"kind": {"enum": sorted(kinds)}},
         "allOf": [
-            {"if": {"properties": {"kind": {"const": name}}}, "then": told} for name, told in sorted(kinds.items())
+            {"if": {"properties": {"kind": {"const": name}}}, "then": then} for name, then in sorted(kinds.items())
         ],
     }
 

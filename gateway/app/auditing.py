@@ -10,11 +10,11 @@ from gateway import __version__
 from gateway.app.differences import differences
 from gateway.audit_log.events import MAX_TEXT
 from gateway.audit_log.recorder import Recorder
-from gateway.audit_log.writer import MISCONFIGURED, Writer
+from gateway.audit_log.writer import MISCONFIGURED, AuditWriter
 from gateway.config import Config
 from gateway.config.model import AuditSection
 from gateway.errors import ConfigError, GatewayError, Origin
-from gateway.relay.sockets import Peer
+from gateway.relay.sockets import PeerCredentials
 
 _OPEN = 2.0
 """Seconds to wait for the file at the start; after that the gateway goes on, and the thread goes on waiting."""
@@ -33,8 +33,8 @@ class Auditing:
         self.recorder = Recorder()
         self._instance = instance
         self._section = AuditSection()
-        self._writer: Writer | None = None
-        self._closing: list[Writer] = []
+        self._writer: AuditWriter | None = None
+        self._closing: list[AuditWriter] = []
         self._dropped = 0
         """By the writers that have ended."""
 
@@ -49,7 +49,7 @@ class Auditing:
         trouble = self._writer.fault if self._writer else None
         return [trouble] if trouble else []
 
-    async def prepare(self, section: AuditSection) -> Writer | None:
+    async def prepare(self, section: AuditSection) -> AuditWriter | None:
         """What writes there, for `switch` or `discard`; the one of now, where nothing changes.
 
         Raises:
@@ -57,12 +57,12 @@ class Auditing:
         """
         return self._writer if section == self._section else await _opened(section, self._instance)
 
-    def discard(self, writer: Writer | None) -> None:
+    def discard(self, writer: AuditWriter | None) -> None:
         """Do not use what `prepare` returned."""
         if writer is not None and writer is not self._writer:
             writer.begin_close()
 
-    async def switch(self, section: AuditSection, writer: Writer | None) -> None:
+    async def switch(self, section: AuditSection, writer: AuditWriter | None) -> None:
         """Use what `prepare` returned, from now on."""
         if writer is self._writer:
             return
@@ -103,7 +103,7 @@ class Auditing:
         self.recorder.flush()
         self.recorder.record("stop", pid=os.getpid(), seconds=round(seconds, 3), dropped=self.dropped)
 
-    def command(self, command: str, peer: Peer | None, result: str) -> None:
+    def command(self, command: str, peer: PeerCredentials | None, result: str) -> None:
         """Record an admin command or a signal.
 
         Args:
@@ -166,10 +166,10 @@ async def recording(config: Config) -> AsyncIterator[Recorder]:
         await auditing.close()
 
 
-async def _opened(section: AuditSection, instance: str) -> Writer | None:
+async def _opened(section: AuditSection, instance: str) -> AuditWriter | None:
     if section.log is None:
         return None
-    writer = Writer(section.log, instance, section.queue)
+    writer = AuditWriter(section.log, instance, section.queue)
     deadline = asyncio.get_running_loop().time() + _OPEN
     # The thread opens it, which may block for ever; a poll is the simplest way to bound the wait.
     while not writer.opened.is_set() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
@@ -181,7 +181,7 @@ async def _opened(section: AuditSection, instance: str) -> Writer | None:
     return writer
 
 
-async def _closed(writer: Writer) -> None:
+async def _closed(writer: AuditWriter) -> None:
     """Write what waits, for two seconds at most."""
     writer.begin_close()
     deadline = asyncio.get_running_loop().time() + _CLOSE

@@ -8,7 +8,7 @@ from gateway.app.running import Running
 from gateway.docker.explaining import explain, find
 from gateway.docker.explaining.model import BackendFact
 from gateway.docker.reconciler import Reconciler
-from gateway.ops.answers import iso
+from gateway.ops.status_json import iso
 
 
 def explained(reconciler: Reconciler, backends: Iterable[Running], name: str) -> list[dict[str, Any]]:

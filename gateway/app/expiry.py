@@ -10,7 +10,7 @@ from gateway.app.running import Running
 from gateway.certificates import ca_credentials, file_validities
 from gateway.config import Config
 from gateway.contracts import Credential
-from gateway.ops.answers import iso
+from gateway.ops.status_json import iso
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ def settings_of(config: Config) -> Settings:
     """What the ops server is made of."""
     ops = config.ops
 
-    def shown(message: str) -> str:
+    def redact(message: str) -> str:
         key = message.partition(": ")[0]
         return config.hidden.hide(message, config.places.get(key, key))
 
@@ -23,7 +23,7 @@ def settings_of(config: Config) -> Settings:
         metrics_token_file=ops.metrics_token_file,
         tls=TlsFiles(ops.tls.cert_file, ops.tls.key_file, ops.tls.client_ca_file) if ops.tls else None,
         authenticated=ops.authenticated,
-        shown=shown,
+        redact=redact,
     )
 
 

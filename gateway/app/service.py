@@ -28,11 +28,11 @@ from gateway.contracts import Endpoint
 from gateway.errors import ConfigError, GatewayError
 from gateway.measure import Histogram
 from gateway.ops import logs
-from gateway.ops.http import OpsServer
-from gateway.ops.notify import Notifier
-from gateway.ops.view import BackendView, ServiceView, Standing, phase
+from gateway.ops.sd_notify import Notifier
+from gateway.ops.server import OpsServer
+from gateway.ops.status_views import BackendStatus, BackendView, ServiceView, phase
 from gateway.relay.poller import RelayLoop
-from gateway.relay.sockets import Peer
+from gateway.relay.sockets import PeerCredentials
 from gateway.supervision.supervisor import supervise
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ Loader = Callable[[], Config]
 
 
 class GatewayService:
-    """One running gateway; a `gateway.ops.control.Service`.
+    """One running gateway; a `gateway.ops.service_interface.ControlledService`.
 
     Args:
         config: What to run.
@@ -145,15 +145,15 @@ class GatewayService:
     # What ops asks and tells.
 
     def phase(self) -> str:
-        """See `gateway.ops.control.Service`."""
+        """See `gateway.ops.service_interface.ControlledService`."""
         return phase(started=self._startup_done, draining=self._draining)
 
-    def standings(self) -> list[Standing]:
-        """See `gateway.ops.control.Service`."""
-        return [views.standing(each) for each in (self._site.backends.values() if self._site else ())]
+    def backend_statuses(self) -> list[BackendStatus]:
+        """See `gateway.ops.service_interface.ControlledService`."""
+        return [views.backend_status(each) for each in (self._site.backends.values() if self._site else ())]
 
     async def view(self) -> ServiceView:
-        """See `gateway.ops.control.Service`."""
+        """See `gateway.ops.service_interface.ControlledService`."""
         seen = []
         for number, each in enumerate(list(self._site.backends.values()) if self._site else ()):
             seen.append(self._backend(each))
@@ -194,20 +194,20 @@ class GatewayService:
         )
 
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
-        """See `gateway.ops.control.Service`."""
+        """See `gateway.ops.service_interface.ControlledService`."""
         running = self._site.backends.get(backend) if self._site else None
         return views.history(running) if running else None
 
     def containers(self, name: str) -> list[dict[str, Any]] | None:
-        """See `gateway.ops.control.Service`."""
+        """See `gateway.ops.service_interface.ControlledService`."""
         return self._fleet.explain(name) if self._fleet else None
 
-    def commanded(self, command: str, peer: Peer | None, result: str) -> None:
-        """See `gateway.ops.control.Service`."""
+    def record_command(self, command: str, peer: PeerCredentials | None, result: str) -> None:
+        """See `gateway.ops.service_interface.ControlledService`."""
         self._auditing.command(command, peer, result)
 
     async def reload(self) -> str:
-        """See `gateway.ops.control.Service`."""
+        """See `gateway.ops.service_interface.ControlledService`."""
         return await self._reload_for("admin")
 
     async def _reload_for(self, trigger: str) -> str:
@@ -316,27 +316,27 @@ class GatewayService:
             raise GatewayError("the service is stopping")
 
     def drain(self) -> None:
-        """See `gateway.ops.control.Service`."""
+        """See `gateway.ops.service_interface.ControlledService`."""
         if not self._draining:
             log.info("draining: not ready, still serving")
         self._draining = True
 
     def undrain(self) -> None:
-        """See `gateway.ops.control.Service`."""
+        """See `gateway.ops.service_interface.ControlledService`."""
         self._refuse_while_stopping()
         if self._draining:
             log.info("ready again")
         self._draining = False
 
     def shutdown(self) -> None:
-        """See `gateway.ops.control.Service`; the second call ends at once."""
+        """See `gateway.ops.service_interface.ControlledService`; the second call ends at once."""
         if self._stop.is_set():
             log.warning("stopping at once")
             self._at_once.set()
         self._stop.set()
 
     def pause(self, backend: str, *, paused: bool) -> bool:
-        """See `gateway.ops.control.Service`."""
+        """See `gateway.ops.service_interface.ControlledService`."""
         running = self._site.backends.get(backend) if self._site else None
         if self._site is None or running is None:
             return False
@@ -351,14 +351,14 @@ class GatewayService:
         return True
 
     def fail(self, backend: str, *, failing: bool) -> bool:
-        """See `gateway.ops.control.Service`."""
+        """See `gateway.ops.service_interface.ControlledService`."""
         running = self._site.backends.get(backend) if self._site else None
         if running is not None:
             running.forward.set_fail_fast(enabled=failing)
         return running is not None
 
     def reconnect(self, tunnel: str) -> bool:
-        """See `gateway.ops.control.Service`."""
+        """See `gateway.ops.service_interface.ControlledService`."""
         if self._site is None or tunnel not in self._site.config.tunnels:
             return False
         for uplink in self._site.uplinks_of(tunnel):

@@ -21,10 +21,11 @@ from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.health.monitor import Check
 from gateway.health.verdict import CheckResult
 from gateway.measure import Histogram
-from gateway.ops.answers import iso
-from gateway.ops.view import (
+from gateway.ops.status_json import iso
+from gateway.ops.status_views import (
     ActionView,
     AttachmentView,
+    BackendStatus,
     BackendView,
     ConsumerView,
     CredentialView,
@@ -32,7 +33,6 @@ from gateway.ops.view import (
     KnownConsumer,
     PeerView,
     ShadowView,
-    Standing,
     TargetView,
     TunnelView,
     VolumeView,
@@ -90,10 +90,10 @@ def credential_views(found: list[Named]) -> list[CredentialView]:
     return sorted(made, key=lambda each: each.expires)
 
 
-def standing(running: Running) -> Standing:
-    """How one backend stands."""
+def backend_status(running: Running) -> BackendStatus:
+    """Return the part of the state that decides about readiness."""
     state, reason, detail = running.judge()
-    return Standing(running.spec.name, state, reason, detail, running.since)
+    return BackendStatus(running.spec.name, state, reason, detail, running.since)
 
 
 def backend_view(running: Running, *, knows_containers: bool) -> BackendView:

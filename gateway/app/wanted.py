@@ -2,7 +2,7 @@
 
 import ipaddress
 
-from gateway.backends.common.volume import MountKind, VolumeSpec
+from gateway.backends.common.volume import VolumeSpec
 from gateway.config import Config
 from gateway.contracts import Endpoint
 from gateway.docker.plan import Desired
@@ -53,18 +53,8 @@ def _is_address(host: str) -> bool:
 
 def volumes(config: Config) -> tuple[VolumeSpec, ...]:
     """The volumes that a configuration wants."""
-    return tuple(volume for volume, _ in mounts(config))
-
-
-def mounts(config: Config) -> list[tuple[VolumeSpec, MountKind]]:
-    """Return the volumes of a configuration, and how kernels mount them."""
-    found = []
-    for spec in config.backends.values():
-        listener = next((address for address in spec.listen if isinstance(address, Endpoint)), None)
-        volume = spec.kind.mount.build(spec.options, listener) if spec.kind.mount and listener else None
-        if spec.kind.mount is not None and volume is not None:
-            found.append((volume, spec.kind.mount))
-    return found
+    found = (spec.kind.volume(spec.options, spec.listen) for spec in config.backends.values())
+    return tuple(volume for volume in found if volume is not None)
 
 
 def only_here(address: Endpoint) -> bool:

@@ -28,7 +28,7 @@ MISCONFIGURED = frozenset(
 """Errors caused by the configuration. Other errors mean that the disk is full or faulty."""
 
 
-class Writer:
+class AuditWriter:
     """Queues events from the event loop and writes them in a thread; a `gateway.audit_log.recorder.Sink`.
 
     Args:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
-from gateway.backends.common.volume import MountKind, VolumeOptions
+from gateway.backends.common.volume import MountKind, VolumeOptions, VolumeSpec
 from gateway.contracts import Backend, CancelProtocol, Credential, Duration, Endpoint, InsecureSetting, TrafficClass
 from gateway.facts import Fact
 from gateway.kinds import Kinds
@@ -132,6 +133,16 @@ class BackendKind:
         """Return the Docker volume that the options configure; None if there is none."""
         volume: VolumeOptions | None = options.volume if self.mount else None
         return volume
+
+    def volume(self, options: Any, listen: Sequence[Endpoint | Path]) -> VolumeSpec | None:
+        """Return the definition of that volume; None if there is none, or if the backend has no address.
+
+        Args:
+            options: The options.
+            listen: The listeners of the backend. The volume mounts from the first address.
+        """
+        listener = next((address for address in listen if isinstance(address, Endpoint)), None)
+        return self.mount.build(options, listener) if self.mount and listener else None
 
     def __reduce__(self) -> tuple[Callable[[str], "BackendKind"], tuple[str]]:
         return (KINDS.__getitem__, (self.name,))

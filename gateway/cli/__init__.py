@@ -1,4 +1,4 @@
-"""The commands. Each is imported when it is called, and everything heavy inside it, so that all answer at once."""
+"""The commands. Each module is imported on use, and its functions import heavy modules, so that --help is fast."""
 
 import importlib
 import sys
@@ -6,14 +6,16 @@ import sys
 import click
 
 from gateway import __version__
-from gateway.cli.table import say
+from gateway.cli.output import print_text
 from gateway.errors import ConfigError, GatewayError, ServiceUnreachableError, UsageError
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
 _COMMANDS = {
     "run": ("run", "validate", "check"),
     "docker": ("plan", "apply", "audit"),
-    "service": ("status", "explain", "wait", "healthcheck"),
+    "status": ("status",),
+    "explain": ("explain",),
+    "wait": ("wait", "healthcheck"),
     "admin": ("reload", "drain", "undrain", "shutdown", "pause", "resume", "reconnect", "fail"),
     "top": ("top",),
     "importing": ("import",),
@@ -21,7 +23,7 @@ _COMMANDS = {
     "demo": ("demo",),
     "completion": ("completion",),
 }
-"""By module."""
+"""The names of the commands, by the module that defines them."""
 
 
 class _Commands(click.Group):
@@ -35,28 +37,32 @@ class _Commands(click.Group):
         if module is None:
             return None
         members = vars(importlib.import_module(f"{__name__}.{module}")).values()
-        return next(one for one in members if isinstance(one, click.Command) and one.name == cmd_name)
+        return next(each for each in members if isinstance(each, click.Command) and each.name == cmd_name)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="gateway")
 def cli() -> None:
-    """Keeps tunnels to remote databases and storage up, checked and measured, for a fleet of containers."""
+    """Connect containers to databases and file shares in other networks."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; every error becomes one readable message and an exit code."""
+    """Run a command. Print an error as a message, and exit with its exit code.
+
+    Args:
+        arguments: The arguments; None: those of the process.
+    """
     try:
         cli.main(arguments, prog_name="gateway")
     except ConfigError as error:
-        say(error, err=True)
+        print_text(error, err=True)
         sys.exit(USAGE)
     except UsageError as error:
-        say(f"gateway: {error}", err=True)
+        print_text(f"gateway: {error}", err=True)
         sys.exit(USAGE)
     except ServiceUnreachableError as error:
-        say(f"gateway: {error}", err=True)
+        print_text(f"gateway: {error}", err=True)
         sys.exit(UNREACHABLE)
     except GatewayError as error:
-        say(f"gateway: {error}", err=True)
+        print_text(f"gateway: {error}", err=True)
         sys.exit(FAILED)

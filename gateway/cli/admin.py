@@ -1,60 +1,74 @@
-"""The commands that tell a running service something, by its admin socket."""
+"""The commands that control a running service, by its admin socket."""
 
 from urllib.parse import quote
 
 import click
 
-from gateway.cli.reach import socket_option
-from gateway.cli.table import say
+from gateway.cli.client_options import admin_socket_option
+from gateway.cli.output import print_text
 from gateway.errors import GatewayError, UsageError
 from gateway.ops.client import Client
 
 
-def _tell(admin_socket: str, path: str) -> None:
+def _post(admin_socket: str, path: str) -> None:
+    """Send a command, and print its result."""
     code, body = Client(None, admin_socket).post(path)
     if code == 422:
         raise UsageError(f"nothing was changed:\n{body['detail']}")
     if code != 200:
         raise GatewayError(body["detail"])
-    say(body["detail"])
+    print_text(body["detail"])
 
 
-def _service(name: str, text: str) -> click.Command:
+def _service_command(name: str, text: str) -> click.Command:
     @click.command(name, help=text)
-    @socket_option
+    @admin_socket_option
     def command(admin_socket: str) -> None:
-        _tell(admin_socket, f"/-/{name}")
+        _post(admin_socket, f"/-/{name}")
 
     return command
 
 
-def _part(name: str, what: str, text: str) -> click.Command:
+def _named_command(name: str, collection: str, text: str) -> click.Command:
+    """Create a command for one member of `backends` or `tunnels`."""
+
     @click.command(name, help=text)
-    @click.argument("part", metavar="NAME")
-    @socket_option
-    def command(part: str, admin_socket: str) -> None:
-        _tell(admin_socket, f"/-/{what}/{quote(part, safe='')}/{name}")
+    @click.argument("member", metavar="NAME")
+    @admin_socket_option
+    def command(member: str, admin_socket: str) -> None:
+        _post(admin_socket, f"/-/{collection}/{quote(member, safe='')}/{name}")
 
     return command
 
 
-reload = _service("reload", "Read the configuration again and apply what changed.")
-drain = _service("drain", "Say not ready, so that load balancers look away; keep serving.")
-undrain = _service("undrain", "Say ready again.")
-shutdown = _service("shutdown", "Drain and stop the service; a second time, at once.")
-pause = _part("pause", "backends", "Stop the checks of backend NAME, as during its maintenance; clients go on.")
-resume = _part(
+reload = _service_command(
+    "reload",
+    "Read the configuration again and apply the changes.\n\nIf the configuration is not valid, nothing changes.",
+)
+drain = _service_command(
+    "drain", "Report not ready, and keep serving.\n\nLoad balancers then send new clients elsewhere."
+)
+undrain = _service_command("undrain", "Report ready again.")
+shutdown = _service_command("shutdown", "Drain and stop the service.\n\nA second time: stop it immediately.")
+pause = _named_command(
+    "pause", "backends", "Stop the checks of backend NAME.\n\nUse it during maintenance. Clients can still connect."
+)
+resume = _named_command(
     "resume",
     "backends",
-    "Check backend NAME again; of one that was not paused, take a changed export as it is now.",
+    "Resume the checks of backend NAME.\n\n"
+    "If it is not paused, check it as for the first time: this accepts an NFS export that was replaced.",
 )
-reconnect = _part("reconnect", "tunnels", "Open tunnel NAME anew.")
+reconnect = _named_command("reconnect", "tunnels", "Open tunnel NAME again.")
 
 
 @click.command()
 @click.argument("name")
 @click.option("--undo", is_flag=True, help="Hold clients again.")
-@socket_option
+@admin_socket_option
 def fail(name: str, undo: bool, admin_socket: str) -> None:
-    """Reset the clients of backend NAME rather than hold them while its path is down: an error now, and no hang."""
-    _tell(admin_socket, f"/-/backends/{quote(name, safe='')}/{'hold' if undo else 'fail'}")
+    """Reset clients of backend NAME while its path is down.
+
+    By default, the gateway holds clients until the path is back. This lets them fail immediately instead.
+    """
+    _post(admin_socket, f"/-/backends/{quote(name, safe='')}/{'hold' if undo else 'fail'}")

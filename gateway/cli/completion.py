@@ -1,4 +1,4 @@
-"""`gateway completion`: a script for the shell."""
+"""`gateway completion`: completion scripts for shells."""
 
 import click
 from click.shell_completion import get_completion_class
@@ -10,9 +10,12 @@ from gateway.errors import UsageError
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print shell completion: `source <(gateway completion bash)`."""
+    """Print a completion script for a shell.
+
+    To use it in bash: `source <(gateway completion bash)`
+    """
     found = get_completion_class(shell)
     if found is None:
-        raise UsageError(f"no completion for {shell}")
+        raise UsageError(f"{shell} is not supported: use bash, zsh or fish")
     root = context.find_root()
     click.echo(found(root.command, {}, "gateway", "_GATEWAY_COMPLETE").source())

@@ -1,4 +1,4 @@
-"""`gateway demo`: a whole small site on loopback, and the gateway in front of it."""
+"""`gateway demo`: real servers on loopback, and the gateway in front of them."""
 
 import sys
 
@@ -6,9 +6,12 @@ import click
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="End by itself, with an exit code for scripts.")
+@click.option("--once", is_flag=True, help="Exit when it is done.")
 def demo(once: bool) -> None:
-    """Start a bastion, databases and an NFS server on loopback, and the gateway in front of them."""
+    """Try the gateway with real servers on loopback.
+
+    Starts a bastion, databases and an NFS server, and the gateway in front of them.
+    """
     from gateway.demo.main import main  # noqa: PLC0415 - slow to import
 
     sys.exit(main(once=once))

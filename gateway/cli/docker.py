@@ -1,4 +1,4 @@
-"""`plan`, `apply`, `audit`: what would change in Docker, changing it once, and where data lives."""
+"""`gateway plan`, `gateway apply` and `gateway audit`: one operation on an engine, without a running service."""
 
 import json
 import sys
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.sources import source_options, sources
-from gateway.cli.table import print_table, say
+from gateway.cli.config_options import config_options, config_sources
+from gateway.cli.output import output_option, print_table, print_text
 from gateway.errors import GatewayError, UsageError
 
 if TYPE_CHECKING:
@@ -17,48 +17,57 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@source_options
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print.")
+@config_options
+@output_option("table", "json")
 def plan(
     file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], output: str, **settings: str | None
 ) -> None:
-    """Show what would change in Docker, and how what is wanted stands; change nothing."""
+    """Show what would change in Docker.
+
+    Also shows the state of each attachment and volume. Changes nothing.
+    """
     from gateway.app import once  # noqa: PLC0415 - slow to import
 
     _print(once.plan(_config(file, tunnels, backends, settings, record=False)), output)
 
 
 @click.command()
-@source_options
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print.")
+@config_options
+@output_option("table", "json")
 def apply(
     file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], output: str, **settings: str | None
 ) -> None:
-    """Make Docker as the configuration wants it, once; exits with 1 when something was refused."""
+    """Apply the configuration to Docker once.
+
+    Exits with 1 if the engine refuses a change.
+    """
     from gateway.app import once  # noqa: PLC0415 - slow to import
 
     done, refused = once.apply(_config(file, tunnels, backends, settings, record=True))
     _print(done, output)
     for line in refused:
-        say(line, fg="red", err=True)
+        print_text(line, fg="red", err=True)
     if refused:
-        raise GatewayError(f"{len(refused)} of {len(done.actions) + len(refused)} changes were refused")
+        raise GatewayError(f"the engine refused {len(refused)} of {len(done.actions) + len(refused)} changes")
 
 
 @click.command()
-@source_options
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print.")
+@config_options
+@output_option("table", "json")
 def audit(
     file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], output: str, **settings: str | None
 ) -> None:
-    """Show where each container's data lives, what would lose it, and who can pass for others; change nothing."""
+    """Show where containers store data, and what can lose it.
+
+    Also warns about containers that can send from another container's address. Changes nothing.
+    """
     from gateway.app import once  # noqa: PLC0415 - slow to import
 
     found, exposures = once.audit(
         _config(file, tunnels, backends, settings, record=False, refuse=False, serves=False)
     )
     for line in exposures:
-        say(f"warning: {line}", fg="yellow", err=output == "json")
+        print_text(f"warning: {line}", fg="yellow", err=output == "json")
     if output == "json":
         click.echo(json.dumps([vars(each) for each in found], indent=1))
         return
@@ -66,7 +75,7 @@ def audit(
     if rows:
         print_table(["RISK", "CONTAINER", "PATH", "KIND", "WHERE", "LOST BY"], rows)
     else:
-        click.echo("no container keeps anything")
+        click.echo("no container stores data")
 
 
 def _config(
@@ -85,9 +94,9 @@ def _config(
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 
     logs.configure("error", "auto")
-    config = load(sources(file, tunnels, backends, settings), serves=serves)
+    config = load(config_sources(file, tunnels, backends, settings), serves=serves)
     if config.docker is None:
-        raise UsageError("the configuration has no section docker: there is nothing to plan")
+        raise UsageError("the configuration has no section docker: add one (docker: {} for the local engine)")
     return with_ports(with_instance(config, record=record, refuse=refuse), record=record)
 
 
@@ -96,7 +105,7 @@ def _print(made: "Plan", output: str) -> None:
         click.echo(json.dumps(_json(made), indent=1))
         return
     for warning in (*made.warnings, *made.exposures):
-        say(f"warning: {warning}", fg="yellow")
+        print_text(f"warning: {warning}", fg="yellow")
     if made.conditions:
         rows = [
             [each.network, each.container, each.state, each.reason or "", each.message] for each in made.conditions
@@ -116,7 +125,7 @@ def _print(made: "Plan", output: str) -> None:
     else:
         click.echo("nothing to change")
     if made.postponed:
-        click.echo(f"{made.postponed} further detachments are left for later (docker.max_detaches)")
+        click.echo(f"{made.postponed} further detachments are postponed (docker.max_detaches)")
     sys.stdout.flush()
 
 

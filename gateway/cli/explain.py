@@ -1,75 +1,64 @@
-"""What `explain` prints: a backend's chain with the root cause of what is wrong, or a container's facts. Pure."""
+"""`gateway explain`: the path to a backend, or what a container reaches."""
 
+import json
 from typing import Any
+from urllib.parse import quote
 
-_GOOD = {"up", "degraded"}
+import click
 
-
-def chain(status: dict[str, Any], name: str) -> list[list[str]]:
-    """Rows of `part, name, state, what there is to say`: listeners, tunnels outermost first, targets."""
-    backend = status["backends"][name]
-    clients = f"{backend['connections']['active']} clients"
-    if not backend["holds_clients"]:
-        clients += f", not held while the path is down (gateway fail {name} --undo)"
-    rows = [["listener", address, "open", clients] for address in backend["listen"] or []]
-    for hop in hops(status, backend["via"]):
-        tunnel = status["tunnels"][hop]
-        rows.append(["tunnel", hop, tunnel["state"], _why(tunnel) or tunnel["far_side"]])
-    for target in backend["targets"]:
-        facts = [target["role"], *target.get("facts", ())]
-        rows.append(["target", target["target"], target["state"], _why(target) or ", ".join(filter(None, facts))])
-    rows += [
-        ["name", each["container"], "shadowed", f"{each['ours']} on network {each['network']}, and {each['other']}"]
-        for each in (status.get("docker") or {}).get("shadowed_names", ())
-        if each["name"] == name.lower()
-    ]
-    return rows
+from gateway.cli.client_options import client_options
+from gateway.cli.explanation import chain, chain_json, root_cause
+from gateway.cli.output import format_age, output_option, print_table, print_text
+from gateway.errors import UsageError
+from gateway.ops.client import Client
 
 
-def chain_json(backend: dict[str, Any], name: str, rows: list[list[str]], cause: str | None) -> dict[str, Any]:
-    """The same as one object."""
-    keys = ("part", "name", "state", "why")
-    return {
-        "backend": name,
-        "kind": backend["kind"],
-        "state": backend["state"],
-        "since": backend["since"],
-        "chain": [dict(zip(keys, row, strict=True)) for row in rows],
-        "root_cause": cause,
-    }
+@click.command()
+@click.argument("name")
+@client_options
+@output_option("table", "json")
+def explain(name: str, client: Client, output: str) -> None:
+    """Explain the state of a backend or a container.
+
+    For a backend: each part of the path from its listeners to its targets, and the root cause of a failure. For a
+    container, by its name or the beginning of its ID: its labels, networks and names, which backends it reaches, and
+    what to change. If a backend and a container have the same name, the command explains the backend.
+    """
+    _, status = client.get_json("/api/v1/status")
+    if name not in status["backends"]:
+        _explain_container(client, name, status, output)
+        return
+    backend, cause = status["backends"][name], root_cause(status, name)
+    rows = chain(status, name)
+    if output == "json":
+        click.echo(json.dumps(chain_json(backend, name, rows, cause), indent=1))
+        return
+    print_text(f"{name} ({backend['kind']}) is {backend['state']} for {format_age(backend['since'])}")
+    print_table(["PART", "NAME", "STATE", "WHY"], rows)
+    if cause:
+        print_text(f"root cause: {cause}")
 
 
-def facts(told: dict[str, Any]) -> list[list[str]]:
-    """Rows of what there is to say of a container."""
-    return [[each["part"], each["name"], each["state"], each["why"]] for each in told["facts"]]
-
-
-def backends(told: dict[str, Any]) -> list[list[str]]:
-    """Rows of the backends that a container reaches, or does not."""
-    return [[each["backend"], each["reached"], each["network"] or "-", each["why"]] for each in told["backends"]]
-
-
-def hops(status: dict[str, Any], via: str | None) -> list[str]:
-    """The tunnels of a chain, outermost first."""
-    found: list[str] = []
-    while via is not None and via in status["tunnels"]:
-        found.insert(0, via)
-        via = status["tunnels"][via]["via"]
-    return found
-
-
-def root_cause(status: dict[str, Any], name: str) -> str | None:
-    """The outermost part that fails, which is the one to mend; None when nothing does."""
-    backend = status["backends"][name]
-    for hop in hops(status, backend["via"]):
-        tunnel = status["tunnels"][hop]
-        if tunnel["state"] != "up":
-            return f"tunnel {hop}: {_why(tunnel) or tunnel['state']}"
-    for target in backend["targets"]:
-        if target["state"] not in _GOOD:
-            return f"target {target['target']}: {_why(target) or target['state']}"
-    return None if backend["state"] in _GOOD else _why(backend)
-
-
-def _why(part: dict[str, Any]) -> str:
-    return f"{part['reason']}: {part['detail']}" if part["reason"] else str(part["detail"])
+def _explain_container(client: Client, name: str, status: dict[str, Any], output: str) -> None:
+    code, container = client.get(f"/api/v1/containers/{quote(name, safe='')}")
+    if code == 409:
+        raise UsageError(container["detail"])
+    if code != 200 or not isinstance(container, dict) or "remedies" not in container:
+        also = "" if status.get("docker") is None else f" and no container {name!r}"
+        known = ", ".join(status["backends"]) or "none"
+        raise UsageError(f"there is no backend {name!r}{also} (known: {known})")
+    if output == "json":
+        click.echo(json.dumps(container, indent=1))
+        return
+    if container["trouble"]:
+        print_text(f"docker: {container['trouble']} (last snapshot: {container['looked_at']})", fg="red")
+    rows = [[each["part"], each["name"], each["state"], each["why"]] for each in container["facts"]]
+    print_table(["PART", "NAME", "STATE", "WHY"], rows)
+    click.echo()
+    rows = [[each["backend"], each["reached"], each["network"] or "-", each["why"]] for each in container["backends"]]
+    print_table(["BACKEND", "REACHED", "NETWORK", "WHY"], rows)
+    click.echo()
+    for remedy in container["remedies"]:
+        print_text(f"to do: {remedy}")
+    if not container["remedies"]:
+        click.echo("nothing to do")

@@ -1,4 +1,4 @@
-"""`import`: a configuration from what runs today."""
+"""`gateway import`: configurations from existing setups."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,34 +16,37 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 @click.group("import")
 def import_() -> None:
-    """Print a configuration for what you run today; what needs a look goes to stderr."""
+    """Convert an existing setup to a configuration.
+
+    Prints notes about what to check or complete to standard error.
+    """
 
 
 @import_.command("ssh")
 @click.argument("command", metavar="'ssh -L …'")
 def ssh_command(command: str) -> None:
-    """Print the configuration that replaces an `ssh -L` command, given as one word."""
+    """Convert an `ssh -L` command, given as one argument."""
     from gateway.importing import ssh  # noqa: PLC0415 - slow to import
 
-    _tell(ssh.import_command, command)
+    _print_import(ssh.import_command, command)
 
 
 @import_.command("ssh-config")
 @click.argument("file", type=_FILE)
 def ssh_config(file: Path) -> None:
-    """Print the configuration that replaces the hosts with a LocalForward in an ssh_config file."""
+    """Convert the hosts with a LocalForward in an ssh_config file."""
     from gateway.importing import ssh  # noqa: PLC0415 - slow to import
 
-    _tell(ssh.import_config, _text(file))
+    _print_import(ssh.import_config, _text(file))
 
 
 @import_.command("compose")
 @click.argument("file", type=_FILE)
 def compose_file(file: Path) -> None:
-    """Print the configuration that replaces a compose file's ssh services and network volumes."""
+    """Convert ssh services and volumes of a Compose file."""
     from gateway.importing import compose  # noqa: PLC0415 - slow to import
 
-    _tell(compose.import_compose, _text(file))
+    _print_import(compose.import_compose, _text(file))
 
 
 def _text(file: Path) -> str:
@@ -53,7 +56,7 @@ def _text(file: Path) -> str:
         raise UsageError(f"{file}: {error}") from error
 
 
-def _tell(read: "Callable[[str, ImportResult], None]", text: str) -> None:
+def _print_import(read: "Callable[[str, ImportResult], None]", text: str) -> None:
     from gateway.importing.result import ImportResult  # noqa: PLC0415 - slow to import
 
     result = ImportResult()

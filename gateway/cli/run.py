@@ -1,4 +1,4 @@
-"""`run`, `validate`, `check`: the commands that read a configuration."""
+"""`gateway run`, `gateway validate` and `gateway check`."""
 
 import json
 import logging
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from gateway.cli.sources import source_options, sources
-from gateway.cli.table import print_table, say
+from gateway.cli.config_options import config_options, config_sources
+from gateway.cli.output import output_option, print_table, print_text
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,9 +24,12 @@ _NAGIOS_UNKNOWN = 3
 
 
 @click.command()
-@source_options
+@config_options
 def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], **settings: str | None) -> None:
-    """Run the service until TERM or INT; HUP reloads."""
+    """Run the service.
+
+    TERM and INT drain and stop it; a second signal stops it immediately. HUP reloads the configuration.
+    """
     from gateway.app import service  # noqa: PLC0415 - slow to import
     from gateway.app.filewatch import look  # noqa: PLC0415 - slow to import
     from gateway.app.identity import with_instance  # noqa: PLC0415 - slow to import
@@ -34,8 +37,8 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 
-    given = sources(file, tunnels, backends, settings)
-    # Before it is read: what is written from here on is a change.
+    given = config_sources(file, tunnels, backends, settings)
+    # Before the file is read, so that a later write counts as a change.
     marks = look([given.file] if given.file else [])
     config = load(given)
     logs.configure(config.log.level, config.log.format)
@@ -48,7 +51,7 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
 
 
 def _exit(code: int) -> NoReturn:
-    """End now: threads that look up a name would be waited for."""
+    """Exit immediately. The interpreter would wait for threads that resolve a name."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -56,30 +59,33 @@ def _exit(code: int) -> NoReturn:
 
 
 @click.command()
-@source_options
+@config_options
 def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], **settings: str | None) -> None:
-    """Check a configuration and the files it names; print every error."""
+    """Check a configuration and the files that it names.
+
+    Prints every error with its position, and warnings.
+    """
     from gateway.app import expiry  # noqa: PLC0415 - slow to import
     from gateway.app.ops import file_problems  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.config.advice import advice  # noqa: PLC0415 - slow to import
     from gateway.config.files import check_files  # noqa: PLC0415 - slow to import
 
-    config = load(sources(file, tunnels, backends, settings))
+    config = load(config_sources(file, tunnels, backends, settings))
     problems = file_problems(config) + check_files(config)
     if problems:
         raise ConfigError(problems)
     for sentence in (*advice(config), *expiry.warnings(expiry.read(config), time.time())):
-        say(f"warning: {sentence}", fg="yellow", err=True)
+        print_text(f"warning: {sentence}", fg="yellow", err=True)
     counts = (("tunnel", len(config.tunnels)), ("backend", len(config.backends)))
     click.echo("valid: " + ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts))
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@source_options
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print.")
-@click.option("--nagios", is_flag=True, help="One line and an exit code for Nagios.")
+@config_options
+@output_option("table", "json")
+@click.option("--nagios", is_flag=True, help="Print one line, and exit with a code for Nagios.")
 def check(
     names: tuple[str, ...],
     file: Path | None,
@@ -89,17 +95,20 @@ def check(
     nagios: bool,
     **settings: str | None,
 ) -> None:
-    """Check each backend once, or those named, without a running service; exits with 1 when one is down."""
+    """Check backends once, without a running service.
+
+    Checks all backends, or those with the given names. Exits with 1 if one is down.
+    """
     from gateway.app import once  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 
     logs.configure("error", "auto")
     try:
-        checked = once.check(load(sources(file, tunnels, backends, settings)), names)
+        checked = once.check(load(config_sources(file, tunnels, backends, settings)), names)
     except ConfigError as error:
         if nagios:
-            say(f"GATEWAY UNKNOWN - {error.problems[0]}")
+            print_text(f"GATEWAY UNKNOWN - {error.problems[0]}")
             sys.exit(_NAGIOS_UNKNOWN)
         raise
     if nagios:
@@ -136,11 +145,11 @@ def _print_table(checked: "list[Checked]") -> None:
 
 def _print_nagios(checked: "list[Checked]") -> int:
     worst = max((_NAGIOS.get(each.result.state, _NAGIOS_UNKNOWN) for each in checked), default=_NAGIOS_UNKNOWN)
-    told = ", ".join(
+    results = ", ".join(
         f"{each.backend} {each.target} {each.result.state}"
         + (f" ({each.result.reason}: {each.result.detail})" if each.result.reason else "")
         for each in checked
     )
     data = " ".join(f"'{each.backend} {each.target}'={each.result.duration:.6f}s" for each in checked)
-    say(f"GATEWAY {_NAGIOS_WORDS[worst]} - {told.replace('|', '/')} | {data}")
+    print_text(f"GATEWAY {_NAGIOS_WORDS[worst]} - {results.replace('|', '/')} | {data}")
     return worst

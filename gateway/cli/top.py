@@ -1,23 +1,33 @@
-"""`top`: who moves how much right now, from the counters of a running service."""
+"""`gateway top`: current traffic, from the counters of a running service."""
 
 import time
 from typing import Any
 
 import click
 
-from gateway.cli.reach import url_option
-from gateway.cli.table import print_table
+from gateway.cli.client_options import client_options
+from gateway.cli.output import print_table
 from gateway.ops.client import Client
 
 _UNITS = ("B", "KiB", "MiB", "GiB")
 
 
 @click.command()
-@url_option
-@click.option("--interval", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Seconds.")
-@click.option("--count", type=click.IntRange(min=1), help="Print so often, then end.")
+@client_options
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between two tables.",
+)
+@click.option("--count", type=click.IntRange(min=1), metavar="COUNT", help="Exit after this number of tables.")
 def top(client: Client, interval: float, count: int | None) -> None:
-    """Show the busiest backends, and where Docker is configured their consumers, again and again."""
+    """Show the current traffic by backend and consumer.
+
+    The busiest come first. Consumers are containers, and require Docker in the configuration.
+    """
     before, then = _counters(client), time.monotonic()
     try:
         while count is None or count > 0:
@@ -37,13 +47,13 @@ def top(client: Client, interval: float, count: int | None) -> None:
 
 
 def _counters(client: Client) -> dict[tuple[str, str], dict[str, float]]:
-    """By backend and consumer; the backend itself without one."""
+    """Return the counters of each backend (with an empty consumer) and of each of its consumers."""
     found: dict[tuple[str, str], dict[str, float]] = {}
-    _, site = client.get_json("/api/v1/status")
-    for name, backend in site["backends"].items():
+    _, status = client.get_json("/api/v1/status")
+    for name, backend in status["backends"].items():
         found[name, ""] = backend["connections"]
-    _, told = client.get_json("/api/v1/consumers")
-    for consumer, each in told["consumers"].items():
+    _, body = client.get_json("/api/v1/consumers")
+    for consumer, each in body["consumers"].items():
         for backend, use in each["backends"].items():
             found[backend, consumer] = use
     return found
@@ -56,11 +66,18 @@ def _row(
         return max(0.0, float(after[name] - before[name]) / seconds)
 
     sent, received = rate("bytes_to_backend"), rate("bytes_from_backend")
-    cells = [key[0], key[1] or "-", str(after["active"]), f"{rate('total'):.1f}", _size(sent), _size(received)]
+    cells = [
+        key[0],
+        key[1] or "-",
+        str(after["active"]),
+        f"{rate('total'):.1f}",
+        _format_rate(sent),
+        _format_rate(received),
+    ]
     return sent + received + rate("total"), cells
 
 
-def _size(count: float) -> str:
+def _format_rate(count: float) -> str:
     unit = 0
     while count >= 1024 and unit < len(_UNITS) - 1:
         count /= 1024

@@ -1,1 +1,1 @@
-"""A whole small site on loopback: real servers as child processes, for `gateway demo` and the tests."""
+"""Real servers on loopback, as child processes, for `gateway demo` and the tests."""

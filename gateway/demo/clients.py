@@ -1,4 +1,4 @@
-"""The demo's clients: what an application does, through the gateway."""
+"""Clients of the demo's backends. They connect through the gateway, as an application does."""
 
 import subprocess
 from collections.abc import Callable
@@ -10,28 +10,28 @@ import pymysql
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.postgres import Postgres
 from gateway.demo.process import DemoError, find
-from gateway.demo.site import GREETING, Site
+from gateway.demo.site import GREETING, DemoSite
 
 _TIMEOUT = 15
 
 
 @dataclass(frozen=True)
-class Client:
-    """One backend's client.
+class DemoClient:
+    """The client of one backend.
 
     Args:
-        backend: Whose.
-        act: Asks something, and says what came back.
-        hint: How a person does the same.
+        backend: The name of the backend.
+        query: Sends a query, and returns a line about the result.
+        command: A command line that does the same.
     """
 
     backend: str
-    act: Callable[[], str]
-    hint: str
+    query: Callable[[], str]
+    command: str
 
 
-def clients(site: Site) -> list[Client]:
-    """A client for each backend whose server runs."""
+def clients(site: DemoSite) -> list[DemoClient]:
+    """Return a client for each backend whose server runs."""
     found = []
     if site.mariadb:
         found.append(_mysql(site.mariadb, site.ports["orders"]))
@@ -42,8 +42,8 @@ def clients(site: Site) -> list[Client]:
     return found
 
 
-def _mysql(server: MariaDB, port: int) -> Client:
-    def act() -> str:
+def _mysql(server: MariaDB, port: int) -> DemoClient:
+    def query() -> str:
         connection = pymysql.connect(
             host="127.0.0.1",
             port=port,
@@ -59,28 +59,28 @@ def _mysql(server: MariaDB, port: int) -> Client:
             row = cursor.fetchone()
         return f"items in MariaDB: {row[0] if row else None}"
 
-    hint = f"mariadb -h 127.0.0.1 -P {port} -u {server.user} -p{server.password} {server.database}"
-    return Client("orders", act, hint)
+    command = f"mariadb -h 127.0.0.1 -P {port} -u {server.user} -p{server.password} {server.database}"
+    return DemoClient("orders", query, command)
 
 
-def _postgres(server: Postgres, port: int) -> Client:
+def _postgres(server: Postgres, port: int) -> DemoClient:
     url = f"postgresql://{server.user}:{server.password}@127.0.0.1:{port}/{server.database}"
 
-    def act() -> str:
+    def query() -> str:
         with psycopg.connect(url, connect_timeout=_TIMEOUT) as connection:
             row = connection.execute("SELECT string_agg(title, ', ' ORDER BY id) FROM reports").fetchone()
         return f"titles in PostgreSQL: {row[0] if row else None}"
 
-    return Client("reports", act, f"psql {url}")
+    return DemoClient("reports", query, f"psql {url}")
 
 
-def _nfs(url: str) -> Client:
-    def act() -> str:
-        done = subprocess.run(  # noqa: S603 - our own command line
+def _nfs(url: str) -> DemoClient:
+    def query() -> str:
+        done = subprocess.run(  # noqa: S603 - a fixed command line
             [find("nfs-cat") or "nfs-cat", url], capture_output=True, text=True, timeout=_TIMEOUT, check=False
         )
         if done.returncode != 0 or done.stdout != GREETING:
             raise DemoError(f"nfs-cat: {done.stderr.strip() or done.stdout.strip()}")
         return f"hello.txt on NFS: {done.stdout.strip()}"
 
-    return Client("media", act, f"nfs-cat '{url}'")
+    return DemoClient("media", query, f"nfs-cat '{url}'")

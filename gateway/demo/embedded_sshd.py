@@ -1,4 +1,4 @@
-"""A bastion for machines without sshd: `python -m gateway.demo.embedded_sshd FOLDER PORT`."""
+"""An SSH server for machines without sshd: `python -m gateway.demo.embedded_sshd FOLDER PORT`."""
 
 import asyncio
 import sys
@@ -8,7 +8,7 @@ import asyncssh
 
 
 class _Server(asyncssh.SSHServer):
-    """Forwards to loopback, and nothing else."""
+    """Permits only connections to loopback."""
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
         del dest_port, orig_host, orig_port

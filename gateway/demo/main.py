@@ -1,4 +1,4 @@
-"""`gateway demo`: start a site, put the gateway in front, use it, break it, show it."""
+"""`gateway demo`: starts servers and the gateway, sends queries, and simulates an outage."""
 
 import contextlib
 import importlib.resources
@@ -18,23 +18,27 @@ import pymysql
 
 from gateway.demo.clients import clients
 from gateway.demo.process import DemoError, Process
-from gateway.demo.site import Site, running
+from gateway.demo.site import DemoSite, running_site
 from gateway.errors import GatewayError, ReachError
 
 _START_TIMEOUT = 30.0
 
 
 def main(*, once: bool) -> int:
-    """Run the demo; the exit code."""
-    for number in (signal.SIGTERM, signal.SIGINT):  # a shell may have started us with SIGINT ignored
+    """Run the demo, and return the exit code.
+
+    Args:
+        once: Exit when it is done, instead of waiting for Ctrl-C.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):  # a shell may have started this process with SIGINT ignored
         signal.signal(number, _interrupt)
     try:
         with tempfile.TemporaryDirectory(prefix="gateway-demo-") as name:
             folder = Path(name)
-            folder.chmod(0o755)  # the database servers run as users of their own
-            click.secho("1. A small site on loopback: the network that containers cannot reach", bold=True)
-            with running(folder) as site:
-                _tell_site(site)
+            folder.chmod(0o755)  # the database servers run as other users
+            click.secho("1. Servers on loopback, in place of a remote network", bold=True)
+            with running_site(folder) as site:
+                _print_site(site)
                 _demo(site, once=once)
     except KeyboardInterrupt:
         click.echo("\nstopped")
@@ -44,44 +48,44 @@ def main(*, once: bool) -> int:
     return 0
 
 
-def _demo(site: Site, *, once: bool) -> None:
-    click.secho("\n2. The gateway in front of it", bold=True)
+def _demo(site: DemoSite, *, once: bool) -> None:
+    click.secho("\n2. The gateway in front of them", bold=True)
     with _gateway(site):
-        _wait_for(lambda: _try_all(site), _START_TIMEOUT)
-        click.secho("\n3. Clients, through the gateway", bold=True)
+        _wait_for(lambda: _all_ready(site), _START_TIMEOUT)
+        click.secho("\n3. Queries through the gateway", bold=True)
         for client in clients(site):
             started = time.perf_counter()
-            click.echo(f"   {client.backend:8} {client.act()}   ({(time.perf_counter() - started) * 1e3:.1f} ms)")
+            click.echo(f"   {client.backend:8} {client.query()}   ({(time.perf_counter() - started) * 1e3:.1f} ms)")
         click.secho("\n4. gateway status", bold=True)
         _status(site)
-        click.secho("\n5. An outage: every SSH connection is killed, and nobody does anything about it", bold=True)
+        click.secho("\n5. An outage: every SSH connection is killed", bold=True)
         _outage(site)
         if once:
             return
-        click.secho("\n6. Look around", bold=True)
+        click.secho("\n6. Try it yourself", bold=True)
         ops = site.ports["ops"]
         click.echo(f"   status page  http://127.0.0.1:{ops}/\n   metrics      http://127.0.0.1:{ops}/metrics")
         click.echo(f"   commands     {sys.argv[0]} status --admin-socket {site.folder}/admin.sock")
         for client in clients(site):
-            click.echo(f"   {client.backend:11}  {client.hint}")
-        click.echo("\nCtrl-C ends everything.")
+            click.echo(f"   {client.backend:11}  {client.command}")
+        click.echo("\nPress Ctrl-C to stop everything.")
         signal.pause()
 
 
-def _tell_site(site: Site) -> None:
+def _print_site(site: DemoSite) -> None:
     servers = {"MariaDB": site.mariadb, "PostgreSQL": site.postgres, "NFS": site.nfs}
     click.echo(f"   SSH bastion  127.0.0.1:{site.bastion.port}  {site.bastion.software}")
     for name, server in servers.items():
         if server is not None:
             click.echo(f"   {name:11}  127.0.0.1:{server.port}")
-    for each in site.left_out:
-        click.secho(f"   left out: {each}", fg="yellow")
+    for each in site.skipped:
+        click.secho(f"   skipped: {each}", fg="yellow")
     if not site.backends:
-        raise DemoError("no server is left to show")
+        raise DemoError("no server can run: install the packages above")
 
 
 @contextlib.contextmanager
-def _gateway(site: Site) -> Iterator[None]:
+def _gateway(site: DemoSite) -> Iterator[None]:
     config = _configuration(site)
     arguments = [sys.executable, "-m", "gateway", "run", "-c", str(config)]
     log = site.folder / "gateway.log"
@@ -95,11 +99,11 @@ def _gateway(site: Site) -> Iterator[None]:
         process.stop(signal.SIGTERM)
 
 
-def _configuration(site: Site) -> Path:
-    """configs/demo.yaml, less the backends whose servers could not be started."""
+def _configuration(site: DemoSite) -> Path:
+    """Write configs/demo.yaml without the backends whose servers do not run."""
     packaged = importlib.resources.files("gateway.demo").joinpath("demo.yaml")
-    here = Path(__file__).parents[2] / "configs" / "demo.yaml"
-    text = packaged.read_text() if packaged.is_file() else here.read_text()
+    in_repository = Path(__file__).parents[2] / "configs" / "demo.yaml"
+    text = packaged.read_text() if packaged.is_file() else in_repository.read_text()
     head, _, tail = text.partition("backends:\n")
     blocks = ["  " + block for block in tail.removeprefix("  ").split("\n  ")]
     kept, keep = [], False
@@ -113,8 +117,8 @@ def _configuration(site: Site) -> Path:
     return path
 
 
-def _try_all(site: Site) -> bool:
-    from gateway.ops.client import Client  # noqa: PLC0415 - the demo is started by the CLI
+def _all_ready(site: DemoSite) -> bool:
+    from gateway.ops.client import Client  # noqa: PLC0415 - slow to import
 
     require = ",".join(site.backends)
     code, _ = Client(None, str(site.folder / "admin.sock")).get(f"/readyz?require={require}")
@@ -129,8 +133,8 @@ def _wait_for(condition: Callable[[], bool], timeout: float) -> None:
         time.sleep(0.05)
 
 
-def _status(site: Site) -> None:
-    done = subprocess.run(  # noqa: S603 - our own command line
+def _status(site: DemoSite) -> None:
+    done = subprocess.run(  # noqa: S603 - a fixed command line
         [sys.executable, "-m", "gateway", "status", "--admin-socket", str(site.folder / "admin.sock")],
         capture_output=True,
         text=True,
@@ -143,7 +147,7 @@ def _status(site: Site) -> None:
     click.echo("".join(f"   {line}\n" for line in done.stdout.splitlines()), nl=False)
 
 
-def _outage(site: Site) -> None:
+def _outage(site: DemoSite) -> None:
     client = clients(site)[0]
     if site.bastion.sshd:
         killed = site.bastion.kill_sessions()
@@ -154,11 +158,11 @@ def _outage(site: Site) -> None:
         click.echo("   killed the bastion and started it again")
     started = time.perf_counter()
     try:
-        answer = client.act()
+        result = client.query()
     except (pymysql.err.MySQLError, psycopg.Error, ReachError, GatewayError) as error:
-        raise DemoError(f"no answer after the outage: {error}") from error
+        raise DemoError(f"the query after the outage failed: {error}") from error
     took = (time.perf_counter() - started) * 1e3
-    click.echo(f"   {client.backend:8} {answer}   ({took:.0f} ms, the reconnection included)")
+    click.echo(f"   {client.backend:8} {result}   ({took:.0f} ms, including the reconnect)")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

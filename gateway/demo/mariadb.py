@@ -1,4 +1,4 @@
-"""A MariaDB with one database, a user for clients and one for checks."""
+"""A MariaDB server with one database, a user for clients and a user for checks."""
 
 import os
 import secrets
@@ -12,20 +12,20 @@ import pymysql
 from gateway.demo.process import Process, find, free_port, run
 
 _OWNER = "mysql"
-_STARTING = 20.0
+_START_TIMEOUT = 20.0
 
 
 def available() -> bool:
-    """Whether a MariaDB server is installed."""
+    """Return whether a MariaDB server is installed."""
     return find("mariadbd") is not None and find("mariadb-install-db") is not None
 
 
 class MariaDB:
-    """A server in a folder of its own.
+    """A server on a free port of 127.0.0.1.
 
     Args:
-        folder: Where its data goes.
-        options: More command line options of mariadbd.
+        folder: The folder for its data.
+        options: Further command line options of mariadbd.
     """
 
     database = "shop"
@@ -56,11 +56,11 @@ class MariaDB:
 
     @property
     def pid(self) -> int:
-        """The server's process."""
+        """The process ID of the server."""
         return self._process.pid
 
     def start(self) -> "MariaDB":
-        """Start; the first time, make the database and its users."""
+        """Start the server. The first time, also create the database and the users."""
         new = not (self.folder / "data").exists()
         if new:
             run([find("mariadb-install-db") or "", "--no-defaults", f"--datadir={self.folder}/data", self._tmpdir,
@@ -80,28 +80,28 @@ class MariaDB:
         return self
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End it."""
+        """Stop the server with a signal."""
         self._process.stop(number)
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal to the server."""
         self._process.send(number)
 
     def execute(self, *statements: str) -> None:
-        """Run statements as root, past the network."""
+        """Run statements as root, over the unix socket."""
         with self._as_root() as connection, connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
 
     def _as_root(self) -> "pymysql.Connection[Any]":
-        deadline = time.monotonic() + _STARTING
+        deadline = time.monotonic() + _START_TIMEOUT
         while True:
             try:
                 return pymysql.connect(
                     unix_socket=str(self._socket), user="root", ssl_disabled=True, connect_timeout=10, autocommit=True
                 )
             except pymysql.OperationalError as error:
-                # It listens on its port before it does on its socket.
+                # The server opens its port before its unix socket.
                 if error.args[0] not in (2002, 2003) or time.monotonic() > deadline:
                     raise
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""An NFSv4 server in user space: NFS-Ganesha, which needs root."""
+"""An NFSv4 server in user space: NFS-Ganesha. It needs root."""
 
 import os
 import signal
@@ -22,18 +22,18 @@ EXPORT {{
 
 
 def available() -> bool:
-    """Whether NFS-Ganesha is installed and may run."""
+    """Return whether NFS-Ganesha is installed and this process is root."""
     return os.geteuid() == 0 and find("ganesha.nfsd") is not None
 
 
 class NfsServer:
-    """A server with one export.
+    """A server with one export, on a free port of 127.0.0.1.
 
     Args:
-        folder: Where its files go.
-        export: The directory to export; absent: one inside the folder.
+        folder: The folder for its files.
+        export: The directory to export. None: a new one inside the folder.
         access: `RW` or `RO`.
-        minor_versions: Of NFSv4, those that it speaks.
+        minor_versions: The minor versions of NFSv4 that it supports.
     """
 
     pseudo = "/media"
@@ -64,18 +64,18 @@ class NfsServer:
 
     @property
     def pid(self) -> int:
-        """The server's process."""
+        """The process ID of the server."""
         return self._process.pid
 
     def start(self) -> "NfsServer":
-        """Start it."""
+        """Start the server."""
         self._process.start(self.port)
         return self
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End it."""
+        """Stop the server with a signal."""
         self._process.stop(number, timeout=5)
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal to the server."""
         self._process.send(number)

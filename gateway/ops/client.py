@@ -1,4 +1,4 @@
-"""Asks the running service, by its admin socket or over HTTP; standard library only, to start quickly."""
+"""Client of a running service, by its admin socket or HTTP. Uses only the standard library, to start quickly."""
 
 import http.client
 import json
@@ -17,7 +17,7 @@ DEFAULT_SOCKET = "/run/gateway/admin.sock"
 DEFAULT_LISTEN = "127.0.0.1:9090"
 _TIMEOUT = 10.0
 _PROBES = ("/livez", "/startupz", "/readyz")
-_REFUSALS = (401, 403, 421)
+_REFUSED = (401, 403, 421)
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -33,13 +33,13 @@ class _UnixConnection(http.client.HTTPConnection):
 
 @dataclass(frozen=True)
 class Client:
-    """How to reach the service.
+    """Sends requests to one service.
 
     Args:
-        url: Its HTTP address; None: by the socket, or where there is none, by the usual address.
-        admin_socket: Its admin socket.
-        token_file: A file with the token that its HTTP address asks for.
-        ca_file: Certificate authorities of an https:// address in PEM; None: the system's.
+        url: Its HTTP address. None: use the admin socket if it exists, otherwise the address from the environment.
+        admin_socket: Path of its admin socket.
+        token_file: File with the bearer token for the HTTP address. None: send no token.
+        ca_file: Certificate authorities for an https:// URL, in PEM. None: those of the system.
     """
 
     url: str | None
@@ -48,18 +48,19 @@ class Client:
     ca_file: str | None = None
 
     def get(self, path: str) -> tuple[int, Any]:
-        """The status and the decoded body of a GET.
+        """Send a GET request, and return the status and the body, which is decoded if it is JSON.
 
         Raises:
-            ServiceUnreachableError: Nobody answers.
-            GatewayError: It answers that the host or the token is wrong.
+            ServiceUnreachableError: The service does not respond.
+            GatewayError: The service refuses the host name or the token, or its response is not valid.
+            UsageError: The URL, the token file or the CA file is not valid.
         """
         if self.url is None and Path(self.admin_socket).exists():
-            return self._ask(_UnixConnection(self.admin_socket), "GET", path, self.admin_socket)
-        url = self.url or _usual_url(path)
+            return self._request(_UnixConnection(self.admin_socket), "GET", path, self.admin_socket)
+        url = self.url or _default_url(path)
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"{url!r} is no http:// or https:// URL")
+            raise UsageError(f"--url: {url!r} is not an http:// or https:// URL")
         connection: http.client.HTTPConnection
         if parts.scheme == "https":
             connection = http.client.HTTPSConnection(
@@ -67,29 +68,32 @@ class Client:
             )
         else:
             connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=_TIMEOUT)
-        code, body = self._ask(connection, "GET", parts.path.rstrip("/") + path, url, self._authorization())
-        if code in _REFUSALS and isinstance(body, str):
+        code, body = self._request(connection, "GET", parts.path.rstrip("/") + path, url, self._authorization())
+        if code in _REFUSED and isinstance(body, str):
             raise GatewayError(f"{url}: {body.strip()}")
         return code, body
 
     def get_json(self, path: str) -> tuple[int, dict[str, Any]]:
-        """As `get`, for what only a gateway answers.
+        """Send a GET request for a path whose body has the key `backends` or `consumers`. Otherwise as `get`.
 
         Raises:
-            ServiceUnreachableError: Nobody answers, or something else does.
+            ServiceUnreachableError: The service does not respond, or the response is not from a gateway.
         """
         status, body = self.get(path)
         if not isinstance(body, dict) or not ({"backends", "consumers"} & body.keys()):
-            raise ServiceUnreachableError(f"what answers is not a gateway: {path} says {status} {str(body)[:60]!r}")
+            raise ServiceUnreachableError(
+                f"the responding server is not a gateway: {path} returned {status} {str(body)[:60]!r}"
+            )
         return status, body
 
     def post(self, path: str) -> tuple[int, Any]:
-        """The status and the decoded body of a POST, which only the admin socket takes.
+        """Send a POST request to the admin socket, and return the status and the body.
 
         Raises:
-            ServiceUnreachableError: Nobody answers.
+            ServiceUnreachableError: The service does not respond.
+            GatewayError: Its response is not valid.
         """
-        return self._ask(_UnixConnection(self.admin_socket), "POST", path, self.admin_socket)
+        return self._request(_UnixConnection(self.admin_socket), "POST", path, self.admin_socket)
 
     def _context(self) -> ssl.SSLContext:
         try:
@@ -103,13 +107,13 @@ class Client:
         try:
             token = Path(self.token_file).read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
-            told = getattr(error, "strerror", None) or "is no text in ASCII"
-            raise UsageError(f"--token-file {self.token_file}: {told}") from error
+            reason = getattr(error, "strerror", None) or "not an ASCII text file"
+            raise UsageError(f"--token-file {self.token_file}: {reason}") from error
         if not token.isprintable() or not token:
-            raise UsageError(f"--token-file {self.token_file}: must hold one token, on one line")
+            raise UsageError(f"--token-file {self.token_file}: must contain one token, on one line")
         return {"Authorization": f"Bearer {token}"}
 
-    def _ask(
+    def _request(
         self,
         connection: http.client.HTTPConnection,
         method: str,
@@ -119,32 +123,34 @@ class Client:
     ) -> tuple[int, Any]:
         try:
             connection.request(method, path, headers=headers or {})
-            answer = connection.getresponse()
-            body = answer.read()
+            response = connection.getresponse()
+            body = response.read()
         except PermissionError as error:
-            raise ServiceUnreachableError(f"{where}: not allowed: run as the service's user") from error
-        except ssl.SSLCertVerificationError as error:
-            told = f"{where}: its certificate is not trusted: {error.verify_message} (see --ca-file)"
-            raise ServiceUnreachableError(told) from error
-        except (OSError, http.client.HTTPException) as error:
-            told = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            if isinstance(error, ConnectionResetError) and where.startswith("http://"):
-                told += "; if the port speaks TLS, try https://"
             raise ServiceUnreachableError(
-                f"no gateway answers at {where}: {told} (is it running? see --admin-socket and --url)"
+                f"{where}: permission denied: run this command as the user of the service"
+            ) from error
+        except ssl.SSLCertVerificationError as error:
+            message = f"{where}: the certificate is not trusted: {error.verify_message} (see --ca-file)"
+            raise ServiceUnreachableError(message) from error
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if isinstance(error, ConnectionResetError) and where.startswith("http://"):
+                reason += "; if the port expects TLS, use https://"
+            raise ServiceUnreachableError(
+                f"cannot connect to a gateway at {where}: {reason} (is it running? see --admin-socket and --url)"
             ) from error
         finally:
             connection.close()
-        if "json" not in answer.headers.get_content_type():
-            return answer.status, body.decode(errors="replace")
+        if "json" not in response.headers.get_content_type():
+            return response.status, body.decode(errors="replace")
         try:
-            return answer.status, json.loads(body)
+            return response.status, json.loads(body)
         except ValueError as error:
-            raise GatewayError(f"{where}: the answer is not JSON") from error
+            raise GatewayError(f"{where}: the response is not valid JSON") from error
 
 
-def _usual_url(path: str) -> str:
-    """Where the environment says that the service listens: its listener for probes, where that answers `path`."""
+def _default_url(path: str) -> str:
+    """Return the URL of the service from its environment variables: `probe_listen` if that serves `path`."""
     probes = os.environ.get("GATEWAY_OPS_PROBE_LISTEN")
     if probes and path.startswith(_PROBES):
         return f"http://{_dialable(probes)}"
@@ -153,5 +159,5 @@ def _usual_url(path: str) -> str:
 
 
 def _dialable(listen: str) -> str:
-    """An address that is listened on, as one can dial it."""
+    """Return the address at which a client reaches a listener, for wildcard addresses too."""
     return listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")

@@ -1,72 +1,89 @@
-"""The answers of the health endpoints, as pure functions of a view."""
+"""Computes the responses of the health endpoints. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gateway.contracts import State
-from gateway.ops.answers import iso
-from gateway.ops.view import BackendView, ServiceView, Standing
+from gateway.ops.status_json import iso
+from gateway.ops.status_views import BackendStatus, BackendView, ServiceView
 
 _READY = (State.UP, State.DEGRADED)
-_PASS = {State.UP: "pass", State.DEGRADED: "warn", State.UNKNOWN: "warn", State.PAUSED: "warn"}
+_HEALTH_JSON_STATUS = {State.UP: "pass", State.DEGRADED: "warn", State.UNKNOWN: "warn", State.PAUSED: "warn"}
+_FAIL = "fail"
 
 
 @dataclass(frozen=True)
-class Answer:
-    """An HTTP status and a JSON body."""
+class JsonResponse:
+    """A response.
+
+    Args:
+        status: The HTTP status code.
+        body: The JSON object.
+    """
 
     status: int
     body: dict[str, Any]
 
 
-def backend_ready(backend: Standing | BackendView, *, details: bool = True) -> Answer:
-    """`/readyz/{backend}`; with `details`, what went wrong is said as it was met, which may name hosts and users."""
+def backend_readiness(backend: BackendStatus | BackendView, *, details: bool = True) -> JsonResponse:
+    """Return the response of `/readyz/{backend}`.
+
+    Args:
+        backend: The backend.
+        details: Whether to include the error text, which can contain hosts and users.
+    """
     body = {"status": backend.state, "reason": backend.reason, "since": iso(backend.since)}
     if backend.detail and details:
         body["detail"] = backend.detail
-    return Answer(200 if backend.state in _READY else 503, body)
+    return JsonResponse(200 if backend.state in _READY else 503, body)
 
 
-def ready(
+def readiness(
     phase: str,
-    standings: Sequence[Standing | BackendView],
+    backends: Sequence[BackendStatus | BackendView],
     require: list[str],
     min_ready: int,
     *,
     details: bool = True,
-) -> Answer:
-    """`/readyz`: a remote that is down does not fail it unless it is asked for.
+) -> JsonResponse:
+    """Return the response of `/readyz`. By default, it does not depend on the backends.
 
     Args:
         phase: `starting`, `ready` or `draining`.
-        standings: How each backend stands.
-        require: Backends that must be up or degraded; an unknown name fails.
-        min_ready: How many backends must be.
-        details: See `backend_ready`.
+        backends: All backends.
+        require: The backends that must be up or degraded. An unknown name makes the response 503.
+        min_ready: The number of backends that must be up or degraded.
+        details: As for `backend_readiness`.
     """
-    backends = {backend.name: backend for backend in standings}
-    up = {name for name, backend in backends.items() if backend.state in _READY}
-    good = phase == "ready" and up.issuperset(require) and len(up) >= min_ready
+    by_name = {backend.name: backend for backend in backends}
+    up = {name for name, backend in by_name.items() if backend.state in _READY}
+    ready = phase == "ready" and up.issuperset(require) and len(up) >= min_ready
     body: dict[str, Any] = {
-        "status": "ready" if good else ("draining" if phase == "draining" else "not ready"),
+        "status": "ready" if ready else ("draining" if phase == "draining" else "not ready"),
         "draining": phase == "draining",
-        "backends": {name: backend_ready(backend, details=details).body for name, backend in backends.items()},
+        "backends": {name: backend_readiness(backend, details=details).body for name, backend in by_name.items()},
     }
-    unknown = [name for name in require if name not in backends]
+    unknown = [name for name in require if name not in by_name]
     if unknown:
         body["unknown"] = unknown
-    return Answer(200 if good else 503, body)
+    return JsonResponse(200 if ready else 503, body)
 
 
-def health(view: ServiceView, require: list[str], min_ready: int) -> Answer:
-    """`/health` in the format of draft-inadarei-api-health-check-06; its status code is `/readyz`'s."""
-    verdict = ready(view.status, view.backends, require, min_ready)
+def health(view: ServiceView, require: list[str], min_ready: int) -> JsonResponse:
+    """Return the response of `/health`, in the format of draft-inadarei-api-health-check-06.
+
+    Args:
+        view: The state of the service.
+        require: As for `readiness`, which decides the status code.
+        min_ready: As for `readiness`.
+    """
+    ready = readiness(view.status, view.backends, require, min_ready)
     checks = {
         f"{backend.name}:{target.target}": [
             {
                 "componentType": "datastore",
-                "status": _PASS.get(target.state, "fail"),
+                "status": _HEALTH_JSON_STATUS.get(target.state, _FAIL),
                 "observedValue": target.last_duration,
                 "observedUnit": "s",
                 "time": iso(target.last_check),
@@ -76,7 +93,7 @@ def health(view: ServiceView, require: list[str], min_ready: int) -> Answer:
         for backend in view.backends
         for target in backend.targets
     }
-    states = {_PASS.get(backend.state, "fail") for backend in view.backends}
-    status = "fail" if verdict.status != 200 else ("pass" if states <= {"pass"} else "warn")
+    statuses = {_HEALTH_JSON_STATUS.get(backend.state, _FAIL) for backend in view.backends}
+    status = _FAIL if ready.status != 200 else ("pass" if statuses <= {"pass"} else "warn")
     body = {"status": status, "version": view.version, "serviceId": view.instance, "checks": checks}
-    return Answer(verdict.status, body)
+    return JsonResponse(ready.status, body)

@@ -1,4 +1,4 @@
-"""Structured logs: JSON for machines, readable lines on a terminal; the only room with structlog."""
+"""Configures structured logs: JSON, or readable lines on a terminal. The only module that imports structlog."""
 
 import logging
 import sys
@@ -7,16 +7,16 @@ import structlog
 
 from gateway.text import one_line, printable
 
-_LONGEST = 4000
-"""Characters of one value, which may hold several problems of a configuration."""
+_MAX_LENGTH = 4000
+"""Characters of one value, which may contain several configuration errors."""
 
 
 def configure(level: str, fmt: str) -> None:
     """Send every log record to standard error.
 
     Args:
-        level: The least severe to show: `debug`, `info`, `warning` or `error`.
-        fmt: `text`, `json`, or `auto`: text on a terminal.
+        level: The lowest level to log: `debug`, `info`, `warning` or `error`.
+        fmt: `text`, `json`, or `auto` (text on a terminal, otherwise JSON).
     """
     text = fmt == "text" or (fmt == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
@@ -28,14 +28,14 @@ def configure(level: str, fmt: str) -> None:
     last: list[structlog.typing.Processor] = [structlog.processors.format_exc_info]
     last += (
         [
-            _fit_for_terminal,
-            # Plain: the prettier tracebacks show local variables, and a password may be among them.
+            _sanitize,
+            # The default tracebacks show local variables, which may contain passwords.
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
             ),
         ]
         if text
-        else [structlog.processors.JSONRenderer()]  # which escapes everything
+        else [structlog.processors.JSONRenderer()]  # it escapes control characters
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
@@ -46,23 +46,23 @@ def configure(level: str, fmt: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # Libraries speak up only when something is wrong: our own edges tell the rest.
+    # The gateway logs the normal events of these libraries itself.
     for name in ("asyncssh", "aiohttp", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
 
 
-def _fit_for_terminal(
+def _sanitize(
     logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Keep a server's text from controlling the terminal and from looking like a line of ours."""
+    """Remove control characters, so that a server's text can neither control the terminal nor forge a line."""
     del logger, method
     return {
         key: value
         if not isinstance(value, str)
         else printable(value)
         if key == "exception"
-        else one_line(value, _LONGEST)
+        else one_line(value, _MAX_LENGTH)
         for key, value in event.items()
     }
 

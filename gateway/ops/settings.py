@@ -1,4 +1,4 @@
-"""Where the ops server listens and what it asks of its clients, with the secrets that it reads from files."""
+"""Settings of the ops server, and the tokens and certificates that it reads from files."""
 
 import ssl
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from gateway.contracts import Endpoint
 from gateway.errors import GatewayError
-from gateway.ops.access import Rules, Tokens, hosts_of, read_token
-from gateway.ops.tls import TlsFiles, context
+from gateway.ops.authorization import AccessRules, Tokens, normalize_hosts, read_token
+from gateway.ops.tls import TlsFiles, server_context
 
 
 @dataclass(frozen=True)
@@ -16,15 +16,15 @@ class Settings:
     """The section `ops` of the configuration.
 
     Args:
-        listen: Of everything that is read.
-        admin_socket: Of commands; only its owner can use it.
-        probe_listen: Of health alone, without authentication and TLS; None: there is none.
-        hosts: Further Host headers that are answered.
-        token_file: Opens everything.
-        metrics_token_file: Opens `/metrics` only.
-        tls: Of `listen`; None: plain HTTP.
-        authenticated: Whether a client of `listen` needs a token or a certificate for more than probes.
-        shown: Gives an error as it may be shown.
+        listen: Address of the HTTP server.
+        admin_socket: Path of the admin socket. Only its owner can connect.
+        probe_listen: Address of a second HTTP server for probes, without authentication and TLS. None: no server.
+        hosts: Accepted Host headers in addition to addresses and localhost.
+        token_file: File with the token that grants access to everything.
+        metrics_token_file: File with a token that grants access to `/metrics` only.
+        tls: Certificate and key of `listen`. None: plain HTTP.
+        authenticated: Whether everything on `listen` except probes requires a token or a client certificate.
+        redact: Removes values that must not be shown from an error.
     """
 
     listen: Endpoint
@@ -35,34 +35,38 @@ class Settings:
     metrics_token_file: Path | None = None
     tls: TlsFiles | None = None
     authenticated: bool = False
-    shown: Callable[[str], str] = field(default=str, compare=False)
+    redact: Callable[[str], str] = field(default=str, compare=False)
 
     @property
     def files(self) -> set[Path]:
-        """The files that are read again when they change."""
+        """The files to read again when they change."""
         tls = self.tls
-        of_tls = [tls.cert_file, tls.key_file, tls.client_ca_file] if tls else []
-        return {path for path in (self.token_file, self.metrics_token_file, *of_tls) if path is not None}
+        tls_files = [tls.cert_file, tls.key_file, tls.client_ca_file] if tls else []
+        return {path for path in (self.token_file, self.metrics_token_file, *tls_files) if path is not None}
 
-    def rules(self, *, probes: bool = False) -> Rules:
-        """What `listen`, or `probe_listen`, asks of its clients: the latter shows details to none."""
+    def rules(self, *, probes: bool = False) -> AccessRules:
+        """Return what a listener requires of its clients.
+
+        Args:
+            probes: Whether it is `probe_listen`, which does not show details to any client.
+        """
         own = [each.host for each in (self.listen, self.probe_listen) if each is not None]
-        return Rules(hosts=hosts_of([*own, *self.hosts]), authenticate=self.authenticated or probes)
+        return AccessRules(hosts=normalize_hosts([*own, *self.hosts]), authenticate=self.authenticated or probes)
 
 
 @dataclass(frozen=True)
 class Secrets:
-    """What the files held when they were read last."""
+    """The contents of the files when they were last read."""
 
     tokens: Tokens = field(default_factory=Tokens)
     tls: ssl.SSLContext | None = None
 
 
 def read_secrets(settings: Settings) -> Secrets:
-    """Read every file; may block.
+    """Read all files. May block.
 
     Raises:
-        GatewayError: One cannot be used.
+        GatewayError: A file cannot be read or is not valid.
     """
     try:
         return Secrets(
@@ -70,7 +74,7 @@ def read_secrets(settings: Settings) -> Secrets:
                 everything=read_token(settings.token_file, "ops.token_file"),
                 metrics=read_token(settings.metrics_token_file, "ops.metrics_token_file"),
             ),
-            tls=context(settings.tls) if settings.tls is not None else None,
+            tls=server_context(settings.tls) if settings.tls is not None else None,
         )
     except GatewayError as error:
-        raise GatewayError(settings.shown(str(error))) from None  # the cause has the value
+        raise GatewayError(settings.redact(str(error))) from None  # the cause contains the value

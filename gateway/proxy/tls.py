@@ -69,7 +69,7 @@ class TlsSocket:
         try:
             await self._do_handshake()
         except BaseException:
-            self._send_outgoing()  # the alert, which tells the server the cause
+            self._send_outgoing()  # the alert, which reports the cause to the server
             self._stop_sending()
             raise
         self._process_incoming()

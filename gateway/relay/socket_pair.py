@@ -13,7 +13,7 @@ def _never_broken() -> bool:
 class PairSocket(socket.socket):
     """The user's end of a socket pair.
 
-    On a socket pair, a reset looks like end-of-file. After reading end-of-file, call `broken` to tell them apart.
+    On a socket pair, a reset looks like end-of-file. After reading end-of-file, call `broken` to distinguish them.
     """
 
     broken: Callable[[], bool] = staticmethod(_never_broken)

@@ -117,7 +117,7 @@ _UCRED = struct.Struct("iII")
 """`struct ucred` (unix(7)): process ID, user ID, group ID."""
 
 
-class Peer(NamedTuple):
+class PeerCredentials(NamedTuple):
     """Credentials of the process that connected to a unix socket, at the time it connected (unix(7), SO_PEERCRED)."""
 
     pid: int
@@ -126,12 +126,12 @@ class Peer(NamedTuple):
     gid: int
 
 
-def peer_of(sock: socket.socket | TransportSocket) -> Peer | None:
+def peer_of(sock: socket.socket | TransportSocket) -> PeerCredentials | None:
     """Return the peer of a unix socket; None if the socket is closed or is not a unix socket."""
     if sock.family != socket.AF_UNIX:
         return None
     try:
-        return Peer(*_UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
+        return PeerCredentials(*_UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))
     except OSError:
         return None
 

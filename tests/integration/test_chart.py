@@ -16,8 +16,9 @@ from gateway import backends, tunnels
 from gateway.config import Sources, load
 from gateway.demo.process import find
 from gateway.measure import Histogram
-from gateway.ops.metrics import fact_families, families
-from gateway.ops.view import ServiceView
+from gateway.ops.fact_metrics import fact_families
+from gateway.ops.metrics import families
+from gateway.ops.status_views import ServiceView
 from tests.support.gateway_process import command
 from tests.support.helm import CHART, VPN_CAPABILITIES, helm
 from tests.support.requirements import need
@@ -430,14 +431,14 @@ def test_manifests_without_helm(tmp_path: Path, case: str) -> None:
         ("backends: {a: {kind: tcp, targets: ['b:1'], listen: 127.0.0.1:1}}", "use 0.0.0.0"),
         (
             "ops: {token_file: /run/secrets/ops/t}\nbackends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}",
-            "not in a folder below",
+            "not in a subfolder",
         ),
-        ("backends: {A_b: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}", "needs a name"),
+        ("backends: {A_b: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}", "the name of a Service"),
         (
             "backends: {a: {kind: mysql, targets: [b], listen: 0.0.0.0:1, check: {user: u, password: hunter2}}}",
             "_file",
         ),
-        ("docker: {}\nbackends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}", "reaches no engine"),
+        ("docker: {}\nbackends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}", "no access to an engine"),
         (
             (
                 "tunnels: {b: {kind: ssh, host: b, user: u, identity_files: [/root/k], "
@@ -447,20 +448,20 @@ def test_manifests_without_helm(tmp_path: Path, case: str) -> None:
             "the pod has no /root/k",
         ),
         ("backends: {a: {kind: tcp, targets: ['${HERE}:1'], listen: 0.0.0.0:1}}", "HERE"),
-        ("backends: {a: {kind: nfs, targets: [n], export: /x, listen: 127.0.0.1:111}}", "ports from 1024 on only"),
+        ("backends: {a: {kind: nfs, targets: [n], export: /x, listen: 127.0.0.1:111}}", "only on ports from 1024"),
         (
             (
                 "backends: {a: {kind: mysql, targets: [n], listen: 0.0.0.0:3306, "
                 "check: {user: u, password_file: /run/secrets/db/password}}}"
             ),
-            "not in a folder below",
+            "not in a subfolder",
         ),
         (
             (
                 "backends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}, "
                 "n: {kind: nfs, targets: [b], export: /e, listen: 127.0.0.1:2}}"
             ),
-            "a file for each",
+            "a configuration file for each",
         ),
         (
             "audit: {log: /var/log/gateway/a}\nbackends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}",

@@ -27,7 +27,7 @@ def keep(
 
     Args:
         draft: The plan in the making.
-        container: Whose endpoint it is.
+        container: The container of the endpoint.
         name: The network's.
         endpoint: What there is.
         free: The aliases that it should have.

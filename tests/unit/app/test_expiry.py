@@ -23,7 +23,7 @@ from gateway.contracts import Credential, Validity
 from gateway.demo.sshd import make_key
 from gateway.measure import Histogram
 from gateway.ops.metrics import families
-from gateway.ops.view import CredentialView, ServiceView
+from gateway.ops.status_views import CredentialView, ServiceView
 from gateway.ssh.credentials import certificates
 from gateway.ssh.options import SshOptions
 

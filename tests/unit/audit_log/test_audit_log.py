@@ -21,7 +21,7 @@ from gateway.audit_log.destination import Destination
 from gateway.audit_log.events import Event, encode_line
 from gateway.audit_log.recorder import Recorder
 from gateway.audit_log.refusal_limiter import OTHERS, WINDOW, RefusalKey, RefusalLimiter
-from gateway.audit_log.writer import Writer
+from gateway.audit_log.writer import AuditWriter
 from gateway.config import Config, Sources, load
 from gateway.config.model import AuditSection
 from gateway.errors import ConfigError
@@ -151,7 +151,7 @@ def test_an_incomplete_line_is_terminated_when_the_disk_has_space_again(
 def test_events_beyond_the_queue_are_counted_and_reported(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
-    writer = Writer(path, "site-a", max_queued=3)
+    writer = AuditWriter(path, "site-a", max_queued=3)
     for number in range(5):
         writer.put(Event(0.0, "connection", {"number": number}))
     writer.count_lost(7, "worker 1 ended")
@@ -181,7 +181,7 @@ def soon(holds: Callable[[], bool]) -> None:
 
 def test_an_event_that_cannot_be_encoded_is_dropped_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
-    writer = Writer(path, "site-a", max_queued=10)
+    writer = AuditWriter(path, "site-a", max_queued=10)
     for each in (Event(0.0, "one", {}), Event(float("nan"), "two", {}), Event(0.0, "three", {})):
         writer.put(each)
     soon(lambda: path.exists() and path.read_bytes().count(b"\n") == 3)
@@ -200,7 +200,7 @@ def test_a_failed_thread_is_reported_and_its_events_are_counted(
         raise RuntimeError(len(lines))
 
     monkeypatch.setattr(Destination, "write", fail)
-    writer = Writer(tmp_path / "audit.jsonl", "site-a", max_queued=10)
+    writer = AuditWriter(tmp_path / "audit.jsonl", "site-a", max_queued=10)
     writer.put(Event(0.0, "one", {}))
     soon(lambda: not writer.alive)
     writer.put(Event(0.0, "two", {}))
@@ -211,7 +211,7 @@ def test_a_failed_thread_is_reported_and_its_events_are_counted(
 def test_a_directory_created_later_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.audit_log.writer._RETRY_DELAY", 0.01)
     path = tmp_path / "late" / "audit.jsonl"
-    writer = Writer(path, "site-a", max_queued=10)
+    writer = AuditWriter(path, "site-a", max_queued=10)
     assert writer.opened.wait(20)
     assert "No such file" in (writer.fault or "")
     writer.put(Event(0.0, "one", {}))

@@ -1,6 +1,6 @@
 from typing import Any
 
-from gateway.cli.explain import chain, hops, root_cause
+from gateway.cli.explanation import chain, hops, root_cause
 
 
 def tunnel(via: str | None, state: str, reason: str | None = None) -> dict[str, Any]:

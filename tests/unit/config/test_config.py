@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway import backends, tunnels
-from gateway.cli.sources import SETTINGS
+from gateway.cli.config_options import SETTINGS
 from gateway.config import Config, Sources, load
 from gateway.config.advice import advice
 from gateway.config.decode import hints_by_key

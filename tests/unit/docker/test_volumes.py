@@ -5,13 +5,14 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from gateway.app import rendering
 from gateway.app.ports import with_ports
 from gateway.app.wanted import volumes
 from gateway.cli import cli
 from gateway.config import Config, Sources, load
 from gateway.docker.volumes import VolumeInfo, body, hindrances, judge
 from gateway.errors import GatewayError
+from gateway.rendering.application import compose, docker_run, env
+from gateway.rendering.persistent_volumes import persistent_volumes
 
 MEDIA = "media=nfs://nas:2049/export/media?volume.name=shared&volume.mount_options=nconnect=4"
 ORDERS = "orders=mysql://db:3306?listen=0.0.0.0:3306"
@@ -91,17 +92,17 @@ def test_volumes_that_cannot_work_are_reported(tmp_path: Path) -> None:
 
 def test_rendered_output_has_the_addresses_and_volumes_of_the_backends(tmp_path: Path) -> None:
     both = config(tmp_path, MEDIA, ORDERS)
-    assert rendering.env(both, None) == ["ORDERS_HOST=orders", "ORDERS_PORT=3306"]
-    assert rendering.env(both, "10.0.0.1")[0] == "ORDERS_HOST=10.0.0.1"
-    document = yaml.safe_load(rendering.compose(both, None))
+    assert env(both, None) == ["ORDERS_HOST=orders", "ORDERS_PORT=3306"]
+    assert env(both, "10.0.0.1")[0] == "ORDERS_HOST=10.0.0.1"
+    document = yaml.safe_load(compose(both, None))
     assert document["services"]["app"]["environment"] == {"ORDERS_HOST": "orders", "ORDERS_PORT": "3306"}
     assert document["services"]["app"]["volumes"][0]["volume"] == {"nocopy": True}
     assert document["volumes"]["shared"]["driver_opts"]["o"].startswith("addr=127.0.0.1,port=20490,nfsvers=4.2")
-    volume, claim = yaml.safe_load_all(rendering.kubernetes(both))
+    volume, claim = persistent_volumes(both)
     assert volume["spec"]["nfs"] == {"server": "127.0.0.1", "path": "/export/media", "readOnly": False}
     assert "port=20490" in volume["spec"]["mountOptions"]
     assert claim["spec"]["volumeName"] == "shared"
-    created, started = rendering.docker_run(both, None)
+    created, started = docker_run(both, None).split("\n", 1)
     assert created.startswith(
         "docker volume create --driver local --opt type=nfs --opt device=127.0.0.1:/export/media"
     )

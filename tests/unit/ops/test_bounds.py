@@ -10,71 +10,86 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
-from gateway.ops.access import Role, Rules, Tokens, hosts_of, knows_host, read_token, role
-from gateway.ops.answers import written
-from gateway.ops.bounds import Connections, Limits, Pace, limits
-from gateway.ops.cache import Cache
+from gateway.ops.authorization import (
+    AccessRules,
+    Role,
+    Tokens,
+    granted_role,
+    is_accepted_host,
+    normalize_hosts,
+    read_token,
+)
+from gateway.ops.connection_limits import ConnectionLimits, ConnectionTable, limits_for
+from gateway.ops.rate_limiter import RateLimiter
+from gateway.ops.response_cache import ResponseCache
+from gateway.ops.status_json import iter_json
 
 TOKEN, METRICS = "t" * 32, "m" * 32
 
 
 def test_a_listener_takes_a_small_part_of_the_descriptors() -> None:
-    assert (limits(256).connections, limits(1024).connections, limits(1_000_000).connections) == (32, 64, 64)
-    assert limits(resource.RLIM_INFINITY).connections == 64
-    assert limits(256).of_one < limits(256).connections
+    assert (limits_for(256).connections, limits_for(1024).connections, limits_for(1_000_000).connections) == (
+        32,
+        64,
+        64,
+    )
+    assert limits_for(resource.RLIM_INFINITY).connections == 64
+    assert limits_for(256).per_address < limits_for(256).connections
 
 
 def test_the_connection_without_a_request_for_the_longest_time_is_closed() -> None:
-    held: Connections[str] = Connections(Limits(connections=3, of_one=3))
-    assert [held.enter(name, name) for name in "abc"] == [None] * 3
-    held.answering("a")
-    held.answering("b")
-    held.answered("b")  # of use later than c
-    assert held.enter("d", "d") == "c"
-    assert held.enter("e", "e") == "b"
-    held.answering("d")
-    held.answering("e")
-    assert held.enter("f", "f") == "a"  # all are being answered: the oldest
+    held: ConnectionTable[str] = ConnectionTable(ConnectionLimits(connections=3, per_address=3))
+    assert [held.add(name, name) for name in "abc"] == [None] * 3
+    held.request_received("a")
+    held.request_received("b")
+    held.response_sent("b")  # of use later than c
+    assert held.add("d", "d") == "c"
+    assert held.add("e", "e") == "b"
+    held.request_received("d")
+    held.request_received("e")
+    assert held.add("f", "f") == "a"  # all are being answered: the oldest
 
 
 def test_one_address_replaces_only_its_own_connections() -> None:
-    held: Connections[int] = Connections(Limits(connections=10, of_one=2))
-    held.enter(0, "10.0.0.1")
-    assert [held.enter(number, "10.0.0.2") for number in (1, 2, 3)] == [None, None, 1]
-    assert [held.enter(number, None) for number in (4, 5, 6, 7)] == [None] * 4  # a unix socket has no address
+    held: ConnectionTable[int] = ConnectionTable(ConnectionLimits(connections=10, per_address=2))
+    held.add(0, "10.0.0.1")
+    assert [held.add(number, "10.0.0.2") for number in (1, 2, 3)] == [None, None, 1]
+    assert [held.add(number, None) for number in (4, 5, 6, 7)] == [None] * 4  # a unix socket has no address
     assert 0 in held
 
 
-@given(st.lists(st.tuples(st.sampled_from(["enter", "answering", "answered", "leave"]), st.integers(0, 20))))
+@given(
+    st.lists(st.tuples(st.sampled_from(["add", "request_received", "response_sent", "remove"]), st.integers(0, 20)))
+)
 def test_never_more_than_permitted(steps: list[tuple[str, int]]) -> None:
-    bounds = Limits(connections=5, of_one=3)
-    held: Connections[int] = Connections(bounds)
+    bounds = ConnectionLimits(connections=5, per_address=3)
+    held: ConnectionTable[int] = ConnectionTable(bounds)
     inside: dict[int, str] = {}
     for act, key in steps:
-        if act == "enter" and key not in inside:
-            victim = held.enter(key, str(key % 3))
+        if act == "add" and key not in inside:
+            victim = held.add(key, str(key % 3))
             inside.pop(victim, None) if victim is not None else None
             inside[key] = str(key % 3)
-        elif act != "enter":
+        elif act != "add":
             getattr(held, act)(key)
-            if act == "leave":
+            if act == "remove":
                 inside.pop(key, None)
         assert set(held) == inside.keys()
         assert len(held) <= bounds.connections
-        assert max((list(inside.values()).count(each) for each in inside.values()), default=0) <= bounds.of_one
+        assert max((list(inside.values()).count(each) for each in inside.values()), default=0) <= bounds.per_address
 
 
-def test_pace() -> None:
-    pace = Pace(rate=10, burst=3)
-    assert [round(pace.wait(100.0), 3) for _ in range(5)] == [0, 0, 0, 0.1, 0.2]
-    assert pace.wait(200.0) == 0
-    assert [round(pace.wait(200.0), 3) for _ in range(4)] == [0, 0, 0.1, 0.2]
-    pace.refund()
-    pace.refund()
-    assert round(pace.wait(200.0), 3) == 0.1
+def test_requests_above_the_rate_wait() -> None:
+    limiter = RateLimiter(rate=10, burst=3)
+    assert [round(limiter.reserve(100.0), 3) for _ in range(5)] == [0, 0, 0, 0.1, 0.2]
+    assert limiter.reserve(200.0) == 0
+    assert [round(limiter.reserve(200.0), 3) for _ in range(4)] == [0, 0, 0.1, 0.2]
+    limiter.cancel()
+    limiter.cancel()
+    assert round(limiter.reserve(200.0), 3) == 0.1
 
 
-RULES = Rules(hosts_of(["Ops.Example.com."]), authenticate=True)
+RULES = AccessRules(normalize_hosts(["Ops.Example.com."]), authenticate=True)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +97,8 @@ RULES = Rules(hosts_of(["Ops.Example.com."]), authenticate=True)
     ["127.0.0.1", "10.1.2.3:9090", "[::1]:9090", "[fe80::1%25eth0]", "localhost", "LOCALHOST:9090",
      "ops.example.com", "OPS.example.com.:9090"],
 )  # fmt: skip
-def test_hosts_of_its_own(host: str) -> None:
-    assert knows_host(RULES, [host])
+def test_normalize_hosts_its_own(host: str) -> None:
+    assert is_accepted_host(RULES, [host])
 
 
 @pytest.mark.parametrize(
@@ -92,19 +107,19 @@ def test_hosts_of_its_own(host: str) -> None:
      "ops.example.com@evil.example", "1.2.3", "xops.example.com"],
 )  # fmt: skip
 def test_foreign_hosts(host: str) -> None:
-    assert not knows_host(RULES, [host])
+    assert not is_accepted_host(RULES, [host])
 
 
 def test_a_request_without_a_host_or_with_two() -> None:
-    assert knows_host(RULES, [])
-    assert not knows_host(RULES, ["localhost", "localhost"])
+    assert is_accepted_host(RULES, [])
+    assert not is_accepted_host(RULES, ["localhost", "localhost"])
 
 
 def test_roles() -> None:
     tokens = Tokens(TOKEN, METRICS)
 
     def of(authorization: str | None, *, certified: bool = False) -> Role:
-        return role(RULES, tokens, authorization, certified=certified)
+        return granted_role(RULES, tokens, authorization, certified=certified)
 
     assert of(f"Bearer {TOKEN}") is of(f"bearer  {TOKEN} ") is Role.EVERYTHING
     assert of(f"Bearer {METRICS}") is Role.METRICS
@@ -121,8 +136,10 @@ def test_roles() -> None:
     ):
         assert of(wrong) is Role.PROBES
     assert of(None, certified=True) is Role.EVERYTHING
-    assert role(Rules(frozenset(), authenticate=False), Tokens(), None, certified=False) is Role.EVERYTHING
-    assert role(RULES, Tokens(), "Bearer ", certified=False) is Role.PROBES
+    assert (
+        granted_role(AccessRules(frozenset(), authenticate=False), Tokens(), None, certified=False) is Role.EVERYTHING
+    )
+    assert granted_role(RULES, Tokens(), "Bearer ", certified=False) is Role.PROBES
     assert TOKEN not in repr(tokens)
 
 
@@ -145,7 +162,7 @@ def test_a_token_is_private_and_long_enough(tmp_path: Path) -> None:
 
 
 async def test_concurrent_requests_share_one_computation() -> None:
-    cache, made = Cache(), 0
+    cache, made = ResponseCache(), 0
 
     async def compute() -> int:
         nonlocal made
@@ -163,7 +180,7 @@ async def test_concurrent_requests_share_one_computation() -> None:
 
 
 async def test_failures_are_not_cached_and_a_cancelled_request_does_not_cancel_others() -> None:
-    cache, fails = Cache(), True
+    cache, fails = ResponseCache(), True
     go = asyncio.Event()
 
     async def compute() -> str:
@@ -190,12 +207,12 @@ def test_json_in_parts() -> None:
         "d": (pair for pair in [("k", {"v": 1})]),
         "e": [],
     }
-    text = "".join(written({**body}))
+    text = "".join(iter_json({**body}))
     assert json.loads(text) == {**body, "d": {"k": {"v": 1}}}
-    assert json.loads("".join(written({}))) == {}
+    assert json.loads("".join(iter_json({}))) == {}
 
 
 def test_non_finite_numbers_are_not_written_as_json() -> None:
     for value in (float("nan"), {"lag": float("inf")}):
         with pytest.raises(ValueError, match="not JSON compliant"):
-            list(written({"a": value}))
+            list(iter_json({"a": value}))

@@ -11,10 +11,10 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from gateway.contracts import Endpoint
-from gateway.ops import guard
-from gateway.ops.access import Role, Rules, Tokens
-from gateway.ops.guard import Guard
-from gateway.ops.http import OpsServer
+from gateway.ops import access_middleware
+from gateway.ops.access_middleware import AccessMiddleware
+from gateway.ops.authorization import AccessRules, Role, Tokens
+from gateway.ops.server import OpsServer
 from gateway.ops.settings import Settings
 
 WITHIN = 20.0
@@ -30,8 +30,8 @@ async def eventually(holds: Callable[[], bool]) -> None:
 async def test_clients_that_disconnect_delay_no_request_and_leave_no_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "_PROBES_PER_SECOND", 1)
-    monkeypatch.setattr(guard, "_PROBES_AT_ONCE", 1)
+    monkeypatch.setattr(access_middleware, "_PROBES_PER_SECOND", 1)
+    monkeypatch.setattr(access_middleware, "_PROBE_BURST", 1)
     settings = Settings(listen=Endpoint("127.0.0.1", 0), admin_socket=tmp_path / "admin.sock")
     async with OpsServer(Mock(), settings).serving() as address:  # /livez does not ask the service
         before = len(asyncio.all_tasks())
@@ -48,13 +48,13 @@ async def test_clients_that_disconnect_delay_no_request_and_leave_no_task(
 
 
 async def test_a_path_without_a_role_requires_the_highest_role() -> None:
-    rules = Rules(frozenset(), authenticate=True)
-    checked = Guard(rules, Tokens, {"/livez": Role.PROBES}).checked
+    rules = AccessRules(frozenset(), authenticate=True)
+    middleware = AccessMiddleware(rules, Tokens, {"/livez": Role.PROBES}).handle
 
     async def answer(_: web.Request) -> web.StreamResponse:
         return web.Response(text="fine")
 
-    app = web.Application(middlewares=[checked])
+    app = web.Application(middlewares=[middleware])
     app.add_routes([web.get("/livez", answer), web.get("/forgotten", answer)])
     async with TestClient(TestServer(app)) as client:
         assert [(await client.get(path)).status for path in ("/livez", "/forgotten", "/none")] == [200, 401, 404]

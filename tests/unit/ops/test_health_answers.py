@@ -3,9 +3,9 @@ from dataclasses import replace
 
 from gateway.contracts import State
 from gateway.measure import Histogram
-from gateway.ops.health import health, ready
+from gateway.ops.health import health, readiness
 from gateway.ops.metrics import render
-from gateway.ops.view import BackendView, ServiceView
+from gateway.ops.status_views import BackendView, ServiceView
 
 
 def backend(name: str, state: State) -> BackendView:
@@ -25,23 +25,23 @@ VIEW = ServiceView(
 
 
 def test_a_remote_that_is_down_does_not_fail_readiness() -> None:
-    answer = ready("ready", VIEW.backends, [], 0)
+    answer = readiness("ready", VIEW.backends, [], 0)
     assert answer.status == 200
     assert answer.body["backends"]["bad"]["status"] == "down"
     assert answer.body["backends"]["bad"]["reason"] == "refused"
 
 
 def test_a_required_backend_that_is_down_fails_readiness() -> None:
-    assert ready("ready", VIEW.backends, ["good", "soso"], 0).status == 200
-    assert ready("ready", VIEW.backends, ["good", "bad"], 0).status == 503
-    assert ready("ready", VIEW.backends, [], 2).status == 200
-    assert ready("ready", VIEW.backends, [], 3).status == 503
-    assert ready("ready", VIEW.backends, ["gone"], 0).body["unknown"] == ["gone"]
+    assert readiness("ready", VIEW.backends, ["good", "soso"], 0).status == 200
+    assert readiness("ready", VIEW.backends, ["good", "bad"], 0).status == 503
+    assert readiness("ready", VIEW.backends, [], 2).status == 200
+    assert readiness("ready", VIEW.backends, [], 3).status == 503
+    assert readiness("ready", VIEW.backends, ["gone"], 0).body["unknown"] == ["gone"]
 
 
 def test_not_ready_while_starting_and_draining() -> None:
-    assert ready("starting", VIEW.backends, [], 0).status == 503
-    draining = ready("draining", VIEW.backends, [], 0)
+    assert readiness("starting", VIEW.backends, [], 0).status == 503
+    draining = readiness("draining", VIEW.backends, [], 0)
     assert (draining.status, draining.body["status"], draining.body["draining"]) == (503, "draining", True)
 
 

@@ -7,17 +7,17 @@ from typing import cast
 from unittest.mock import Mock
 
 from gateway.forwarding.admission import Source
-from gateway.relay.sockets import Peer, peer_of
+from gateway.relay.sockets import PeerCredentials, peer_of
 
 
 def test_peer_credentials() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        me = Peer(os.getpid(), os.getuid(), os.getgid())
+        me = PeerCredentials(os.getpid(), os.getuid(), os.getgid())
         assert peer_of(ours) == me
         assert Source.of(ours) == Source(path="", peer=me)
 
 
 def test_large_user_ids_are_not_negative() -> None:
     sock = Mock(family=socket.AF_UNIX, getsockopt=lambda *_: struct.pack("iII", 7, 2**32 - 2, 2**32 - 3))
-    assert peer_of(cast("socket.socket", sock)) == Peer(7, 2**32 - 2, 2**32 - 3)
+    assert peer_of(cast("socket.socket", sock)) == PeerCredentials(7, 2**32 - 2, 2**32 - 3)

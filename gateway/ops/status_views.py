@@ -1,4 +1,7 @@
-"""What there is to tell about the service at one moment: plain data, taken on the loop, rendered anywhere."""
+"""The state of the service at one moment, as plain data. Any thread can render it.
+
+Times are seconds since the epoch; durations are in seconds.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,12 +31,12 @@ class TunnelView:
     channel_open: Histogram
     details: dict[str, object]
     facts: tuple[Fact, ...] = ()
-    """The facts that the kind declares; `details` has their values."""
+    """The facts that the kind declares. `details` has their values."""
 
 
 @dataclass(frozen=True)
 class TargetView:
-    """One target of a backend, as its check sees it."""
+    """One target of a backend, as its check finds it."""
 
     target: str
     state: State
@@ -50,14 +53,14 @@ class TargetView:
     attempts: int
     failures: dict[str, int]
     broken_handshakes: int | None
-    """Since the last login, where the server counts them against everybody behind the tunnel."""
+    """Aborted handshakes since the last login; None if the server does not count them."""
     duration: Histogram
     phases: dict[str, tuple[int, float]]
 
 
 @dataclass(frozen=True)
 class ConsumerView:
-    """What one container uses of one backend."""
+    """The use of one backend by one container."""
 
     id: str
     active: int
@@ -70,7 +73,7 @@ class ConsumerView:
 
 @dataclass(frozen=True)
 class AttachmentView:
-    """One container on one network, as it is wanted."""
+    """A desired attachment of a container to a network, and its state."""
 
     network: str
     container: str
@@ -81,7 +84,7 @@ class AttachmentView:
 
 @dataclass(frozen=True)
 class VolumeView:
-    """One volume that is kept."""
+    """A volume of the configuration, and its state."""
 
     name: str
     state: str
@@ -91,7 +94,7 @@ class VolumeView:
 
 @dataclass(frozen=True)
 class ActionView:
-    """One change that is still to be made in Docker."""
+    """A pending change in Docker."""
 
     action: str
     network: str
@@ -102,7 +105,7 @@ class ActionView:
 
 @dataclass(frozen=True)
 class ShadowView:
-    """One name that means something else to a container elsewhere."""
+    """A name that resolves to different addresses on two networks of a container."""
 
     container: str
     network: str
@@ -132,7 +135,7 @@ class PeerView:
 
 @dataclass(frozen=True)
 class DockerView:
-    """The engine, and what is kept in it."""
+    """The engine, and what the gateway manages in it."""
 
     trouble: str | None
     looked_at: float | None
@@ -152,7 +155,7 @@ class DockerView:
 
 @dataclass(frozen=True)
 class CredentialView:
-    """One certificate that something depends on."""
+    """One certificate that the configuration uses."""
 
     kind: str
     name: str
@@ -162,8 +165,8 @@ class CredentialView:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How one backend stands: what readiness needs of it."""
+class BackendStatus:
+    """The part of a backend's state that decides about readiness."""
 
     name: str
     state: State
@@ -195,7 +198,7 @@ class BackendView:
     latency: Histogram
     failing: bool = False
     facts: tuple[Fact, ...] = ()
-    """The facts that the kind declares; the targets have their values."""
+    """The facts that the kind declares. The targets have their values."""
     consumers: dict[str, ConsumerView] = field(default_factory=dict)
 
 
@@ -217,25 +220,25 @@ class ServiceView:
     loop_lag: Histogram
     warnings: list[str] = field(default_factory=list)
     workers: dict[int, int | None] = field(default_factory=dict)
-    """The process of each worker; None while it is being started."""
+    """The process ID of each worker; None while it starts."""
     docker: DockerView | None = None
     credentials: list[CredentialView] = field(default_factory=list)
-    """Those that expire first before the others."""
+    """In the order of their expiry."""
     tasks: int = 0
-    """Of asyncio, in this process."""
+    """Number of asyncio tasks in this process."""
     audit_dropped: int = 0
-    """Events that are not in the audit log."""
+    """Number of events that were dropped from the audit log."""
     io_flusher: bool = False
-    """Whether the kernel knows that its own writing back may wait for us."""
+    """Whether the process is an IO flusher (prctl(2), PR_SET_IO_FLUSHER): the kernel's writeback may wait for it."""
 
     @property
     def status(self) -> str:
-        """`starting`, `ready` or `draining`."""
+        """The phase: `starting`, `ready` or `draining`."""
         return phase(started=self.startup_done, draining=self.draining)
 
 
 def phase(*, started: bool, draining: bool) -> str:
-    """`starting`, `ready` or `draining`."""
+    """Return the phase of the service: `starting`, `ready` or `draining`."""
     if draining:
         return "draining"
     return "ready" if started else "starting"

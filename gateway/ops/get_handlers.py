@@ -1,4 +1,4 @@
-"""The answers to GET: computed from memory, at most once in a moment, and rendered in small turns."""
+"""The handlers of GET requests. They respond from memory, cache responses, and encode them in slices."""
 
 import asyncio
 import importlib.resources
@@ -11,20 +11,21 @@ from typing import Any, ClassVar
 from aiohttp import web
 
 from gateway.ops import health, metrics
-from gateway.ops.access import Role
-from gateway.ops.answers import consumers_json, plan_json, service_json, written
-from gateway.ops.cache import Cache, in_turns
-from gateway.ops.control import Service
-from gateway.ops.guard import shows_details
-from gateway.ops.view import ServiceView
+from gateway.ops.access_middleware import may_see_details
+from gateway.ops.authorization import Role
+from gateway.ops.response_cache import ResponseCache, encode_in_slices
+from gateway.ops.service_interface import ControlledService
+from gateway.ops.status_json import consumers_json, iter_json, plan_json, service_json
+from gateway.ops.status_views import ServiceView
 
-_MOMENT = 1.0
-_READINESS_MOMENT = 0.25
-"""Seconds for which an answer stays good."""
+_MAX_AGE = 1.0
+_READINESS_MAX_AGE = 0.25
+"""Seconds for which a response is cached."""
 _SHORT_ID = 12
-_MOST_MEANT = 5
-_LARGEST_COUNT = 9
-"""Digits of `min-ready`."""
+_MAX_MATCHES = 5
+"""Containers in the error message of an ambiguous ID."""
+_MAX_DIGITS = 9
+"""Of `min-ready`."""
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -36,28 +37,32 @@ class _Rendered:
     content_type: str = "application/json; charset=utf-8"
 
 
-class Reading:
-    """The handlers of everything that is read.
+class GetHandlers:
+    """The handlers of all GET requests.
 
     Args:
-        service: What to tell about.
-        renderer: Where metrics are rendered.
-        cached: Whether an answer may be a moment old; a phase that has changed (draining) is seen at once.
+        service: The service that they describe.
+        renderer: Renders the metrics.
+        cached: Whether to cache responses. A change of phase, such as draining, is still visible immediately.
     """
 
-    def __init__(self, service: Service, renderer: ThreadPoolExecutor, *, cached: bool) -> None:
+    def __init__(self, service: ControlledService, renderer: ThreadPoolExecutor, *, cached: bool) -> None:
         self._service = service
         self._renderer = renderer
-        self._cache = Cache()
-        self._caches = cached
+        self._cache = ResponseCache()
+        self._cached = cached
         self._page = importlib.resources.files("gateway.ops.page").joinpath("page.html").read_text()
 
-    def forget(self) -> None:
-        """Something was changed: what was rendered before is not given any more."""
+    def clear_cache(self) -> None:
+        """Remove all cached responses, because a command has changed the state."""
         self._cache.clear()
 
     def handlers(self, *, probes_only: bool = False) -> dict[str, Handler]:
-        """What answers each path."""
+        """Return the handler of each path.
+
+        Args:
+            probes_only: Return only the paths of `ops.probe_listen`.
+        """
         return {
             path: handler.__get__(self)
             for path, (handler, _) in self.PATHS.items()
@@ -72,39 +77,40 @@ class Reading:
         return web.Response(status=200 if done else 503, text="started\n" if done else "starting\n")
 
     async def _ready(self, request: web.Request) -> web.Response:
-        require, least = _demands(request)
-        phase, details = self._service.phase(), shows_details(request)
+        require, min_ready = _readiness_query(request)
+        phase, details = self._service.phase(), may_see_details(request)
 
-        async def judge() -> _Rendered:
-            return await _rendered(health.ready(phase, self._service.standings(), require, least, details=details))
+        async def compute() -> _Rendered:
+            backends = self._service.backend_statuses()
+            return await _render(health.readiness(phase, backends, require, min_ready, details=details))
 
-        return await self._answer(("/readyz", phase, details, least, *require), judge, _READINESS_MOMENT)
+        return await self._respond(("/readyz", phase, details, min_ready, *require), compute, _READINESS_MAX_AGE)
 
     async def _backend_ready(self, request: web.Request) -> web.Response:
         name = request.match_info["backend"]
-        for backend in self._service.standings():
+        for backend in self._service.backend_statuses():
             if backend.name == name:
-                answer = health.backend_ready(backend, details=shows_details(request))
-                return json_response(answer.body, status=answer.status)
-        return unknown("backend", name)
+                response = health.backend_readiness(backend, details=may_see_details(request))
+                return json_response(response.body, status=response.status)
+        return not_found("backend", name)
 
     async def _health(self, request: web.Request) -> web.Response:
-        require, least = _demands(request)
+        require, min_ready = _readiness_query(request)
 
-        async def judge() -> _Rendered:
-            answer = health.health(await self._view(), require, least)
-            return await _rendered(answer, "application/health+json; charset=utf-8")
+        async def compute() -> _Rendered:
+            response = health.health(await self._view(), require, min_ready)
+            return await _render(response, "application/health+json; charset=utf-8")
 
-        return await self._answer(("/health", self._service.phase(), least, *require), judge)
+        return await self._respond(("/health", self._service.phase(), min_ready, *require), compute)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         accept = request.headers.get("Accept", "")
 
-        async def render() -> _Rendered:
+        async def compute() -> _Rendered:
             view, loop = await self._view(), asyncio.get_running_loop()
             return _Rendered(200, *await loop.run_in_executor(self._renderer, metrics.render, view, accept))
 
-        return await self._answer(("/metrics", metrics.content_type(accept)), render)
+        return await self._respond(("/metrics", metrics.content_type(accept)), compute)
 
     async def _status(self, _: web.Request) -> web.Response:
         return await self._json("/api/v1/status", service_json)
@@ -119,40 +125,40 @@ class Reading:
         name = request.match_info["container"]
         found = self._service.containers(name)
         if found is None:
-            return json_response({"status": "unknown", "detail": "docker is not configured"}, status=404)
+            return json_response({"status": "unknown", "detail": "Docker is not configured"}, status=404)
         if not found:
-            return unknown("container", name)
+            return not_found("container", name)
         if len(found) > 1:
-            meant = ", ".join(f"{each['container']} ({each['id'][:_SHORT_ID]})" for each in found[:_MOST_MEANT])
-            detail = f"{name!r} is the beginning of {len(found)} IDs: {meant}"
+            matches = ", ".join(f"{each['container']} ({each['id'][:_SHORT_ID]})" for each in found[:_MAX_MATCHES])
+            detail = f"{name!r} matches {len(found)} containers, use more characters of the ID: {matches}"
             return json_response({"status": "ambiguous", "detail": detail}, status=409)
         return json_response(found[0])
 
     async def _history(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         found = self._service.history(name)
-        return unknown("backend", name) if found is None else json_response({"backend": name, "targets": found})
+        return not_found("backend", name) if found is None else json_response({"backend": name, "targets": found})
 
     async def _index(self, _: web.Request) -> web.Response:
         headers = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'"}
         return web.Response(text=self._page, content_type="text/html", headers=headers)
 
     async def _json(self, path: str, body: Callable[[ServiceView], dict[str, Any]]) -> web.Response:
-        async def render() -> _Rendered:
-            return await _rendered(health.Answer(200, body(await self._view())))
+        async def compute() -> _Rendered:
+            return await _render(health.JsonResponse(200, body(await self._view())))
 
-        return await self._answer((path, self._service.phase()), render)
+        return await self._respond((path, self._service.phase()), compute)
 
     async def _view(self) -> ServiceView:
-        if not self._caches:
+        if not self._cached:
             return await self._service.view()
-        view: ServiceView = await self._cache.get(("view", self._service.phase()), _MOMENT, self._service.view)
+        view: ServiceView = await self._cache.get(("view", self._service.phase()), _MAX_AGE, self._service.view)
         return view
 
-    async def _answer(
-        self, key: Hashable, compute: Callable[[], Awaitable[_Rendered]], moment: float = _MOMENT
+    async def _respond(
+        self, key: Hashable, compute: Callable[[], Awaitable[_Rendered]], max_age: float = _MAX_AGE
     ) -> web.Response:
-        found: _Rendered = await (self._cache.get(key, moment, compute) if self._caches else compute())
+        found: _Rendered = await (self._cache.get(key, max_age, compute) if self._cached else compute())
         return web.Response(status=found.status, body=found.body, headers={"Content-Type": found.content_type})
 
     PATHS: ClassVar[dict[str, tuple[Any, Role]]] = {
@@ -172,31 +178,41 @@ class Reading:
     }
 
 
-ROLES = {path: role for path, (_, role) in Reading.PATHS.items()}
-"""What each path needs; the page itself holds nothing, and asks for a token where its data need one."""
+ROLES = {path: role for path, (_, role) in GetHandlers.PATHS.items()}
+"""The role that each path requires. The page `/` contains no data, and prompts for a token if necessary."""
 PROBES = tuple(path for path, role in ROLES.items() if role is Role.PROBES and path != "/")
 """The paths of `ops.probe_listen`."""
 
 
-async def _rendered(answer: health.Answer, content_type: str = _Rendered.content_type) -> _Rendered:
-    return _Rendered(answer.status, await in_turns(written(answer.body)), content_type)
+async def _render(response: health.JsonResponse, content_type: str = _Rendered.content_type) -> _Rendered:
+    return _Rendered(response.status, await encode_in_slices(iter_json(response.body)), content_type)
 
 
 def json_response(body: object, *, status: int = 200) -> web.Response:
-    """A small JSON answer."""
+    """Return a small JSON response."""
     return web.Response(
         text=json.dumps(body, indent=1, allow_nan=False) + "\n", status=status, content_type="application/json"
     )
 
 
-def unknown(what: str, name: str) -> web.Response:
-    """404 for a name that the configuration does not have."""
+def not_found(what: str, name: str) -> web.Response:
+    """Return a response with status 404.
+
+    Args:
+        what: `backend`, `tunnel` or `container`.
+        name: The name in the request.
+    """
     return json_response({"status": "unknown", "detail": f"there is no {what} {name!r}"}, status=404)
 
 
-def _demands(request: web.Request) -> tuple[list[str], int]:
+def _readiness_query(request: web.Request) -> tuple[list[str], int]:
+    """Return the values of `require` and `min-ready`.
+
+    Raises:
+        HTTPBadRequest: `min-ready` is not a number.
+    """
     require = [name for text in request.query.getall("require", []) for name in text.split(",") if name]
     text = request.query.get("min-ready", "0")
-    if not (text.isascii() and text.isdigit() and len(text) <= _LARGEST_COUNT):
-        raise web.HTTPBadRequest(text="min-ready: must be a whole number\n")
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
+        raise web.HTTPBadRequest(text="min-ready: must be a non-negative integer\n")
     return require, int(text)

@@ -1,4 +1,4 @@
-"""The HTTP servers: for everything that is read, for probes, and for commands on a unix socket."""
+"""The HTTP servers on `ops.listen` and `ops.probe_listen`, and the admin socket."""
 
 import asyncio
 import contextlib
@@ -14,160 +14,166 @@ from aiohttp import web
 
 from gateway.contracts import Endpoint
 from gateway.errors import ConfigError, GatewayError, UsageError
-from gateway.ops import commands
-from gateway.ops.access import Tokens
-from gateway.ops.bounds import limits
-from gateway.ops.control import Service
-from gateway.ops.guard import Guard
-from gateway.ops.listener import BACKLOG, Listener, bind
-from gateway.ops.reading import ROLES, Handler, Reading, unknown
-from gateway.ops.reading import json_response as _json
+from gateway.ops.access_middleware import AccessMiddleware
+from gateway.ops.authorization import Tokens
+from gateway.ops.command_audit import audited
+from gateway.ops.connection_limits import limits_for
+from gateway.ops.get_handlers import ROLES, GetHandlers, Handler, not_found
+from gateway.ops.get_handlers import json_response as _json
+from gateway.ops.http_listener import BACKLOG, HttpListener, bind
+from gateway.ops.service_interface import ControlledService
 from gateway.ops.settings import Secrets, Settings, read_secrets
 from gateway.relay.sockets import bind_unix
 
 _OWNER_ONLY = 0o600
-_LAST_ANSWERS = 1.0
-"""Seconds at the end for requests that are being answered."""
-_COMMAND = 120.0
-"""Seconds for a command: a reload waits for files and workers."""
-_LONG = 3600.0
+_SHUTDOWN_TIMEOUT = 1.0
+"""Seconds for pending responses when the server stops."""
+_COMMAND_TIMEOUT = 120.0
+"""Seconds for a command. A reload waits for files and workers."""
+_KEEPALIVE = 3600.0
 _QUIET = logging.getLogger("gateway.ops.aiohttp")
 _QUIET.setLevel(logging.CRITICAL)
-"""aiohttp logs what clients send wrong, with a traceback each; what we do wrong, `Listener.timed` logs."""
+"""aiohttp logs a traceback for each invalid request. `HttpListener.complete_response` logs errors of the handlers."""
 
 
 class OpsServer:
-    """Answers from memory; no request ever asks a remote.
+    """Responds from memory: no request starts a check.
 
     Args:
-        service: What to tell about, and to tell.
-        settings: Where to listen, and who may ask.
+        service: The service that it describes and controls.
+        settings: Its addresses, and what they require of clients.
     """
 
-    def __init__(self, service: Service, settings: Settings) -> None:
+    def __init__(self, service: ControlledService, settings: Settings) -> None:
         self._service = service
         self._settings = settings
         self._secrets = Secrets()
-        self._encrypted: list[Listener] = []
-        # One thread: rendering a large exposition takes tens of milliseconds, which the loop does not have.
+        self._tls_listeners: list[HttpListener] = []
+        # Rendering many metrics takes tens of milliseconds, too long for the event loop.
         self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
-        self._fresh = Reading(service, self._renderer, cached=False)
-        self._shared = Reading(service, self._renderer, cached=True)
+        self._uncached = GetHandlers(service, self._renderer, cached=False)
+        self._cached = GetHandlers(service, self._renderer, cached=True)
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[Endpoint]:
-        """Serve on every address while the context lasts; gives the real address of `listen`.
+        """Serve until the block ends. Yields the address of `listen` with its actual port.
 
         Raises:
-            GatewayError: An address cannot be listened on, or a file cannot be used.
+            GatewayError: An address cannot be bound, or a file with a token or certificate is not valid.
         """
         settings = self._settings
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._renderer.shutdown, wait=False)
             self._secrets = await asyncio.to_thread(read_secrets, settings)
-            # First: who sees that a port answers may take it that the socket does.
+            # First, because clients may expect the socket to exist once the port responds.
             await self._serve_admin(stack, settings.admin_socket)
             if settings.probe_listen is not None:
-                probes = self._shared.handlers(probes_only=True)
+                probes = self._cached.handlers(probes_only=True)
                 await self._serve_tcp(stack, "ops.probe_listen", settings.probe_listen, probes)
-            yield await self._serve_tcp(stack, "ops.listen", settings.listen, self._shared.handlers())
+            yield await self._serve_tcp(stack, "ops.listen", settings.listen, self._cached.handlers())
 
     @property
     def files(self) -> set[Path]:
-        """The files to watch; see `renew`."""
+        """The files to watch. Call `renew` when one changes."""
         return self._settings.files
 
     async def renew(self) -> None:
-        """Read tokens and certificates again, for requests from now on; clients with a certificate connect again.
+        """Read tokens and certificates again, and close the connections of clients with a certificate.
 
         Raises:
-            GatewayError: One cannot be used; what was read before stays.
+            GatewayError: A file is not valid. The previous tokens and certificates stay in use.
         """
         self._secrets = await asyncio.to_thread(read_secrets, self._settings)
-        for listener in self._encrypted:
-            listener.end_certified()
+        for listener in self._tls_listeners:
+            listener.abort_certified()
 
     async def _serve_tcp(
         self, stack: contextlib.AsyncExitStack, key: str, listen: Endpoint, handlers: dict[str, Handler]
     ) -> Endpoint:
-        encrypted = key == "ops.listen" and self._settings.tls is not None
-        listener = Listener(key, limits(_descriptors()), (lambda: self._secrets.tls) if encrypted else None)
-        if encrypted:
-            self._encrypted.append(listener)
+        use_tls = key == "ops.listen" and self._settings.tls is not None
+        limits = limits_for(_max_descriptors())
+        listener = HttpListener(key, limits, (lambda: self._secrets.tls) if use_tls else None)
+        if use_tls:
+            self._tls_listeners.append(listener)
         probes = key == "ops.probe_listen"
         tokens = Tokens if probes else (lambda: self._secrets.tokens)
-        guard = Guard(self._settings.rules(probes=probes), tokens, ROLES)
-        app = web.Application(middlewares=[listener.timed, guard.checked])
+        access = AccessMiddleware(self._settings.rules(probes=probes), tokens, ROLES)
+        app = web.Application(middlewares=[listener.complete_response, access.handle])
         app.add_routes([web.get(path, handler) for path, handler in handlers.items()])
         try:
             sockets = await bind(listen)
         except OSError as error:
             raise GatewayError(f"{key}: cannot listen on {listen}: {error.strerror}") from error
         address = Endpoint(*sockets[0].getsockname()[:2])
-        await self._start(stack, listener, app, sockets, cancels=True)
+        await self._start(stack, listener, app, sockets, cancel_handlers=True)
         return address
 
     async def _serve_admin(self, stack: contextlib.AsyncExitStack, path: Path) -> None:
-        listener = Listener("ops.admin_socket", limits(_descriptors(), answer=_COMMAND))
-        app = web.Application(middlewares=[listener.timed, self._changing])
-        app.add_routes([web.get(path, handler) for path, handler in self._fresh.handlers().items()])
-        record = self._service.commanded
+        listener = HttpListener("ops.admin_socket", limits_for(_max_descriptors(), response=_COMMAND_TIMEOUT))
+        app = web.Application(middlewares=[listener.complete_response, self._clear_cache])
+        app.add_routes([web.get(path, handler) for path, handler in self._uncached.handlers().items()])
+        record = self._service.record_command
         app.add_routes(
-            [
-                web.post(path, commands.recorded(handler.__get__(self), record))
-                for path, handler in self._ADMIN.items()
-            ]
+            [web.post(path, audited(handler.__get__(self), record)) for path, handler in self._ADMIN.items()]
         )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             sock = bind_unix(path, _OWNER_ONLY)
         except OSError as error:
             raise GatewayError(
-                f"ops.admin_socket: {path}: {error.strerror} (choose another with --ops-admin-socket)"
+                f"ops.admin_socket: cannot listen on {path}: {error.strerror} (to change it: --ops-admin-socket)"
             ) from error
         stack.callback(path.unlink, missing_ok=True)
         sock.listen(BACKLOG)
-        await self._start(stack, listener, app, [sock], cancels=False)
+        await self._start(stack, listener, app, [sock], cancel_handlers=False)
 
     @staticmethod
     async def _start(
         stack: contextlib.AsyncExitStack,
-        listener: Listener,
+        listener: HttpListener,
         app: web.Application,
         sockets: list[socket.socket],
         *,
-        cancels: bool,
+        cancel_handlers: bool,
     ) -> None:
-        """Serve `app`; `cancels`: a request ends with its connection. A command is completed in any case."""
+        """Serve `app` until `stack` closes.
+
+        Args:
+            stack: Closes the listener, then its connections.
+            listener: The listener.
+            app: The application.
+            sockets: Listening sockets, which the listener owns.
+            cancel_handlers: Whether the end of a connection cancels its handler. Commands are always completed.
+        """
         runner = web.AppRunner(
             app,
             access_log=None,
             logger=_QUIET,
-            shutdown_timeout=_LAST_ANSWERS,
-            keepalive_timeout=_LONG,  # the listener's deadlines are shorter
+            shutdown_timeout=_SHUTDOWN_TIMEOUT,
+            keepalive_timeout=_KEEPALIVE,  # the deadlines of the listener are shorter
             lingering_time=0,
-            handler_cancellation=cancels,
+            handler_cancellation=cancel_handlers,
             auto_decompress=False,
         )
         await runner.setup()
-        listener.start(sockets, cast("web.Server", runner.server))  # which setup has made
-        stack.push_async_callback(listener.end_all)
+        listener.start(sockets, cast("web.Server", runner.server))
+        stack.push_async_callback(listener.abort_all)
         stack.push_async_callback(runner.cleanup)
         stack.callback(listener.close)
 
     @classmethod
     def paths(cls) -> list[tuple[str, str]]:
-        """Every method and path that is served."""
+        """Return each method and path that is served."""
         return [("GET", path) for path in ROLES] + [("POST", path) for path in cls._ADMIN]
 
     @web.middleware
-    async def _changing(
+    async def _clear_cache(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Let what a command changed be seen at once."""
+        """Make the effect of a command visible to the next request."""
         response = await handler(request)
         if request.method == "POST":
-            self._shared.forget()
+            self._cached.clear_cache()
         return response
 
     async def _reload(self, _: web.Request) -> web.Response:
@@ -200,21 +206,21 @@ class OpsServer:
         except GatewayError as error:
             return _json({"status": "failed", "detail": str(error)}, status=409)
         if not known:
-            return unknown("backend", name)
-        return _json({"status": "done", "detail": f"{name} is {'paused' if paused else 'checked again'}"})
+            return not_found("backend", name)
+        return _json({"status": "done", "detail": f"the checks of {name} are {'paused' if paused else 'resumed'}"})
 
     async def _fail(self, request: web.Request) -> web.Response:
         name, failing = request.match_info["name"], request.path.endswith("/fail")
         if not self._service.fail(name, failing=failing):
-            return unknown("backend", name)
-        told = "resets clients while its path is down" if failing else "holds clients again"
-        return _json({"status": "done", "detail": f"{name} {told}"})
+            return not_found("backend", name)
+        effect = "resets clients while its path is down" if failing else "holds clients again"
+        return _json({"status": "done", "detail": f"{name} {effect}"})
 
     async def _reconnect(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         if not self._service.reconnect(name):
-            return unknown("tunnel", name)
-        return _json({"status": "done", "detail": f"{name} reconnects"})
+            return not_found("tunnel", name)
+        return _json({"status": "done", "detail": f"{name} is reconnecting"})
 
     _ADMIN: ClassVar[dict[str, Any]] = {
         "/-/reload": _reload,
@@ -229,6 +235,5 @@ class OpsServer:
     }
 
 
-def _descriptors() -> int:
-    """How many this process may have."""
+def _max_descriptors() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

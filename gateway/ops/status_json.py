@@ -1,4 +1,4 @@
-"""The views as JSON: what `/api/v1` answers."""
+"""Converts status views to JSON, for `/api/v1`."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,18 +7,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gateway.facts import Fact, FactValue
-from gateway.ops.view import BackendView, DockerView, ServiceView, TargetView, TunnelView
+from gateway.ops.status_views import BackendView, DockerView, ServiceView, TargetView, TunnelView
 
 
 def iso(seconds: float | None) -> str | None:
-    """A time in RFC 3339."""
+    """Return a time in the format of RFC 3339.
+
+    Args:
+        seconds: Seconds since the epoch; None if there is none.
+    """
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def tunnel_json(view: TunnelView) -> dict[str, Any]:
-    """A tunnel for people and scripts."""
+    """Return a tunnel in `/api/v1/status`."""
     return {
         "kind": view.kind,
         "via": view.via,
@@ -35,11 +39,11 @@ def tunnel_json(view: TunnelView) -> dict[str, Any]:
     }
 
 
-_KEYS_OF_EVERY_TARGET: dict[str, FactValue] = {
+_COMMON_TARGET_KEYS: dict[str, FactValue] = {
     "read_only": None, "lag_seconds": None, "version": None, "identity": None, "space_bytes": {},
     "lease_seconds": None,
 }  # fmt: skip
-"""The keys that version 1 of the API has for every target, even if its kind has no such fact."""
+"""The keys of every target in version 1 of the API, even if its kind does not declare such a fact."""
 
 
 def _texts(facts: Iterable[Fact], values: Mapping[Fact, object]) -> list[str]:
@@ -47,7 +51,7 @@ def _texts(facts: Iterable[Fact], values: Mapping[Fact, object]) -> list[str]:
 
 
 def target_json(view: TargetView, facts: Iterable[Fact] = ()) -> dict[str, Any]:
-    """A target for people and scripts.
+    """Return a target in `/api/v1/status`.
 
     Args:
         view: The target.
@@ -62,8 +66,8 @@ def target_json(view: TargetView, facts: Iterable[Fact] = ()) -> dict[str, Any]:
         "since": iso(view.since),
         "flapping": view.flapping,
         "role": view.role,
-        **_KEYS_OF_EVERY_TARGET,
-        **{fact.key: None for fact in facts if fact.key not in _KEYS_OF_EVERY_TARGET},
+        **_COMMON_TARGET_KEYS,
+        **{fact.key: None for fact in facts if fact.key not in _COMMON_TARGET_KEYS},
         **known,
         "facts": _texts(facts, view.facts),
         "last_check": iso(view.last_check),
@@ -77,7 +81,7 @@ def target_json(view: TargetView, facts: Iterable[Fact] = ()) -> dict[str, Any]:
 
 
 def backend_json(view: BackendView) -> dict[str, Any]:
-    """A backend for people and scripts."""
+    """Return a backend in `/api/v1/status`."""
     return {
         "kind": view.kind,
         "via": view.via,
@@ -101,7 +105,7 @@ def backend_json(view: BackendView) -> dict[str, Any]:
 
 
 def plan_json(view: DockerView | None) -> dict[str, Any]:
-    """What is to be done in Docker, and how what is wanted stands, as `/api/v1/plan` gives it."""
+    """Return the body of `/api/v1/plan`: pending changes in Docker, and the state of attachments and volumes."""
     if view is None:
         return {"configured": False, "actions": [], "attachments": [], "volumes": [], "warnings": [], "postponed": 0}
     return {
@@ -118,7 +122,7 @@ def plan_json(view: DockerView | None) -> dict[str, Any]:
 
 
 def consumers_json(view: ServiceView) -> dict[str, Any]:
-    """Who uses what, as `/api/v1/consumers` gives it."""
+    """Return the body of `/api/v1/consumers`: which container uses which backend."""
     known = view.docker.consumers if view.docker else {}
     found: dict[str, Any] = {name: {"id": each.id, "backends": {}} for name, each in known.items()}
     for backend in view.backends:
@@ -136,7 +140,7 @@ def consumers_json(view: ServiceView) -> dict[str, Any]:
 
 
 def docker_json(view: DockerView | None) -> dict[str, Any] | None:
-    """The engine, in the status."""
+    """Return the engine in `/api/v1/status`; None if Docker is not configured."""
     if view is None:
         return None
     return {
@@ -156,13 +160,14 @@ def docker_json(view: DockerView | None) -> dict[str, Any] | None:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, allow_nan=False)  # RFC 8259 has no NaN
+    return json.dumps(value, allow_nan=False)  # RFC 8259 does not allow NaN
 
 
-def written(body: dict[str, Any]) -> Iterator[str]:
-    """A JSON object as text, in parts that each take little time: a line for each member, and of inner objects too.
+def iter_json(body: dict[str, Any]) -> Iterator[str]:
+    """Yield a JSON object as text, in short parts: one for each member, and for each member of inner objects.
 
-    A member may be an iterator of pairs instead of an object, which is then made while it is written.
+    Args:
+        body: The object. A value may be an iterator of keys and values, which are then computed one at a time.
     """
     yield "{"
     for number, (name, value) in enumerate(body.items()):
@@ -183,7 +188,7 @@ def _members(pairs: Iterator[tuple[str, Any]]) -> Iterator[str]:
 
 
 def service_json(view: ServiceView) -> dict[str, Any]:
-    """Everything, as `/api/v1/status` gives it; for `written`."""
+    """Return the body of `/api/v1/status`, for `iter_json`."""
     return {
         "status": view.status,
         "instance": view.instance,

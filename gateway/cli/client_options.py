@@ -1,0 +1,42 @@
+"""Options that select the running service, for the commands that connect to it."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import click
+
+from gateway.ops.client import DEFAULT_SOCKET, Client
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def admin_socket_option(command: _Command) -> _Command:
+    """Add `--admin-socket`, for commands that change something. The command gets `admin_socket`."""
+    return click.option(
+        "--admin-socket",
+        envvar="GATEWAY_OPS_ADMIN_SOCKET",
+        default=DEFAULT_SOCKET,
+        show_default=True,
+        metavar="PATH",
+        help="Admin socket of the service.",
+    )(command)
+
+
+def client_options(command: _Command) -> _Command:
+    """Add options for the admin socket or a URL, for commands that only read. The command gets a `client`."""
+
+    @functools.wraps(command)
+    def with_client(
+        *args: Any, url: str | None, admin_socket: str, token_file: str | None, ca_file: str | None, **more: Any
+    ) -> Any:
+        return command(*args, client=Client(url, admin_socket, token_file, ca_file), **more)
+
+    found: Any = with_client
+    for name, variable, text in (
+        ("--ca-file", "GATEWAY_OPS_CA_FILE", "Certificate authorities for an https:// URL, in PEM"),
+        ("--token-file", "GATEWAY_OPS_TOKEN_FILE", "File with the bearer token for --url"),
+    ):
+        found = click.option(name, envvar=variable, metavar="FILE", help=f"{text}. [env: {variable}]")(found)
+    found = click.option("--url", metavar="URL", help="HTTP address of the service, instead of the socket.")(found)
+    return cast("_Command", admin_socket_option(found))

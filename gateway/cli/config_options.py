@@ -1,0 +1,85 @@
+"""Options that select a configuration, for the commands that read one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from gateway.config import Sources
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+SETTINGS = {
+    "instance": ("NAME", "Name of this gateway in logs and status."),
+    "state-dir": ("DIR", "Folder for state that survives a restart."),
+    "workers": ("COUNT", "Processes that move the bytes of bulk backends."),
+    "reload-on-change": ("BOOL", "Reload when the file changes: true or false."),
+    "strict": (None, "Refuse insecure settings."),
+    "ops-listen": ("ADDRESS", "HTTP server for health, metrics and status."),
+    "ops-probe-listen": ("ADDRESS", "HTTP server for probes only."),
+    "ops-admin-socket": ("PATH", "Unix socket for commands."),
+    "ops-hosts": ("NAMES", "Accepted Host headers, comma-separated."),
+    "ops-token-file": ("FILE", "Token that grants access to everything."),
+    "ops-metrics-token-file": ("FILE", "Token that grants access to /metrics only."),
+    "ops-tls-cert-file": ("FILE", "Certificate of the HTTP server, in PEM."),
+    "ops-tls-key-file": ("FILE", "Private key of the certificate."),
+    "ops-tls-client-ca-file": ("FILE", "Authorities that sign client certificates."),
+    "shutdown-delay": ("DURATION", "At a stop: time until new clients are refused."),
+    "shutdown-drain": ("DURATION", "At a stop: time for open connections to end."),
+    "log-level": ("LEVEL", "debug, info, warning or error."),
+    "log-format": ("FORMAT", "text, json, or auto: text on a terminal."),
+    "audit-log": ("FILE", "Audit log: a file, stdout or stderr."),
+    "audit-queue": ("COUNT", "Events that wait for the audit log's file."),
+}
+"""Metavar and help text of each setting. Without a metavar, the flag takes no value and means true.
+
+The configuration model has the same settings, but is slow to import; a test compares the two.
+"""
+
+
+def config_options(command: _Command) -> _Command:
+    """Add `-c`, `--tunnel`, `--backend` and a flag for each setting."""
+    for name, (metavar, text) in reversed(SETTINGS.items()):
+        form: dict[str, Any] = {"flag_value": "true"} if metavar is None else {"metavar": metavar}
+        command = click.option(f"--{name}", default=None, help=text, **form)(command)
+    command = click.option(
+        "--backend",
+        "backends",
+        multiple=True,
+        metavar="NAME=URL",
+        help="A backend: orders=mysql://db:3306?via=…",
+    )(command)
+    command = click.option(
+        "--tunnel",
+        "tunnels",
+        multiple=True,
+        metavar="NAME=URL",
+        help="A tunnel: bastion=ssh://user@host?…",
+    )(command)
+    return click.option(
+        "-c",
+        "--config",
+        "file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar="GATEWAY_CONFIG",
+        help="Configuration file. [env: GATEWAY_CONFIG]",
+    )(command)
+
+
+def config_sources(
+    file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], settings: dict[str, str | None]
+) -> "Sources":
+    """Return what the options of one command select.
+
+    Args:
+        file: The value of `-c`.
+        tunnels: The values of `--tunnel`.
+        backends: The values of `--backend`.
+        settings: The values of the other flags; None for flags that are absent.
+    """
+    from gateway.config import Sources  # noqa: PLC0415 - slow to import
+
+    given = {name.replace("_", "-"): value for name, value in settings.items() if value is not None}
+    return Sources(file=file, tunnels=tunnels, backends=backends, settings=given)

@@ -1,0 +1,88 @@
+"""`gateway wait` and `gateway healthcheck`: exit codes for scripts and images."""
+
+import time
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from gateway.cli.client_options import client_options
+from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
+from gateway.ops.client import Client
+
+_POLL_INTERVAL = 0.2
+_MAX_QUOTED = 60
+"""Characters of an unexpected response in an error."""
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@client_options
+@click.option(
+    "--max", "longest", default="30s", show_default=True, metavar="DURATION", help="Time after which to fail."
+)
+def wait(names: tuple[str, ...], client: Client, longest: str) -> None:
+    """Wait until the service and backends are ready.
+
+    With names, also wait until these backends are up or degraded.
+    """
+    from gateway.config.values import duration  # noqa: PLC0415 - slow to import
+
+    try:
+        deadline = time.monotonic() + duration(longest)
+    except ValueError as error:
+        raise UsageError(f"--max: {error}") from error
+    query = "?require=" + quote(",".join(names)) if names else ""
+    while True:
+        failure: GatewayError
+        try:
+            code, body = client.get_json("/readyz" + query)
+        except ServiceUnreachableError as error:
+            failure = error
+        else:
+            if code == 200:
+                return
+            if unknown := body.get("unknown"):
+                known = ", ".join(body["backends"]) or "none"
+                raise UsageError(f"there is no backend {unknown[0]!r} (known: {known})")
+            failure = GatewayError(f"not ready within {longest}: {_missing(body, names)}")
+        if time.monotonic() >= deadline:
+            raise failure
+        time.sleep(_POLL_INTERVAL)
+
+
+@click.command()
+@client_options
+@click.option(
+    "--started", is_flag=True, help="Also require that the first checks are done and the Docker networks joined."
+)
+def healthcheck(client: Client, started: bool) -> None:
+    """Exit with 0 if the service is alive.
+
+    For health checks in images that have no shell.
+    """
+    code, body = client.get("/livez")
+    if code != 200 or body != "alive\n":
+        raise ServiceUnreachableError(
+            f"the responding server is not a gateway: /livez returned {code} {str(body)[:_MAX_QUOTED]!r}"
+        )
+    if started:
+        code, body = client.get("/startupz")
+        if code != 200:
+            text = str(body)[:_MAX_QUOTED].strip()
+            raise GatewayError(f"the service has not started yet: /startupz returned {code} {text!r}")
+
+
+def _missing(body: dict[str, Any], names: tuple[str, ...]) -> str:
+    """Return what keeps the service from being ready.
+
+    Args:
+        body: The body of `/readyz`.
+        names: The required backends; empty: name all that are not up.
+    """
+    missing = [
+        f"{name} is {backend['status']}" + (f" ({backend['reason']})" if backend["reason"] else "")
+        for name, backend in body["backends"].items()
+        if (not names or name in names) and backend["status"] not in ("up", "degraded")
+    ]
+    return "the service is draining" if body["draining"] else ", ".join(missing) or str(body["status"])

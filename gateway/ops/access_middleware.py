@@ -1,0 +1,93 @@
+"""Middleware of the TCP listeners: checks Host headers and authorization, and limits the request rate."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import web
+
+from gateway.ops.authorization import AccessRules, Role, Tokens, granted_role, is_accepted_host
+from gateway.ops.rate_limiter import RateLimiter
+
+_ROLE = web.RequestKey("role", Role)
+_PROBES_PER_SECOND, _PROBE_BURST = 200, 40
+_READS_PER_SECOND, _READ_BURST = 25, 10
+"""A client that polls continuously takes about one percent of the event loop's time; scrapes need a few requests."""
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+_UNKNOWN_HOST = """\
+unknown host name: connect to an address or to localhost, or add the name to ops.hosts
+(GATEWAY_OPS_HOSTS, --ops-hosts)
+"""
+_UNAUTHENTICATED = """\
+a token is required: send the token of ops.token_file as `Authorization: Bearer TOKEN`
+(gateway status --token-file FILE)
+"""
+_METRICS_ALTERNATIVE = "or, for /metrics only, the token of ops.metrics_token_file\n"
+_NEEDS_CERTIFICATE = "a client certificate is required: use one that ops.tls.client_ca_file has signed\n"
+_METRICS_ONLY = "this token is valid for /metrics only: use the token of ops.token_file\n"
+
+
+class AccessMiddleware:
+    """Responds 421 to unknown Host headers, 401 and 403 to unauthorized clients, and delays requests above the rate.
+
+    Args:
+        rules: What the listener requires of its clients.
+        tokens: Returns the tokens that are accepted now.
+        roles: The role that each path requires. Other paths that are served require `Role.EVERYTHING`.
+    """
+
+    def __init__(self, rules: AccessRules, tokens: Callable[[], Tokens], roles: Mapping[str, Role]) -> None:
+        self._rules = rules
+        self._tokens = tokens
+        self._roles = roles
+        self._probe_limiter = RateLimiter(_PROBES_PER_SECOND, _PROBE_BURST)
+        self._read_limiter = RateLimiter(_READS_PER_SECOND, _READ_BURST)
+
+    @web.middleware
+    async def handle(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Pass a request to its handler, or refuse it."""
+        resource = request.match_info.route.resource
+        required = self._roles.get(resource.canonical, Role.EVERYTHING) if resource else Role.PROBES
+        response = self._refusal(request, required)
+        is_read = response is None and required is not Role.PROBES
+        await _wait_for_turn(self._read_limiter if is_read else self._probe_limiter)
+        if response is None:
+            response = await handler(request)
+        response.headers.update(_HEADERS)
+        return response
+
+    def _refusal(self, request: web.Request, required: Role) -> web.StreamResponse | None:
+        """Return the response to a request that is refused; None if it is accepted."""
+        if not is_accepted_host(self._rules, request.headers.getall("Host", [])):
+            return web.Response(status=421, text=_UNKNOWN_HOST)
+        tokens = self._tokens()
+        transport = request.transport
+        certified = bool(transport and transport.get_extra_info("peercert"))
+        role = granted_role(self._rules, tokens, request.headers.get("Authorization"), certified=certified)
+        request[_ROLE] = role
+        if role >= required:
+            return None
+        if role is Role.METRICS:
+            return web.Response(status=403, text=_METRICS_ONLY)
+        text = _UNAUTHENTICATED if tokens.everything is not None else _NEEDS_CERTIFICATE
+        if required is Role.METRICS and tokens.metrics is not None:
+            text += _METRICS_ALTERNATIVE
+        return web.Response(status=401, text=text, headers={"WWW-Authenticate": 'Bearer realm="gateway"'})
+
+
+async def _wait_for_turn(limiter: RateLimiter) -> None:
+    """Wait until `limiter` permits a response. aiohttp cancels this if the client disconnects."""
+    wait = limiter.reserve(asyncio.get_running_loop().time())
+    if not wait:
+        return
+    try:
+        await asyncio.sleep(wait)
+    except asyncio.CancelledError:
+        limiter.cancel()
+        raise
+
+
+def may_see_details(request: web.Request) -> bool:
+    """Return whether the client may see hosts, users and paths in errors. Clients of the admin socket may."""
+    return bool(request.get(_ROLE, Role.EVERYTHING) is Role.EVERYTHING)

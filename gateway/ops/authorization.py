@@ -1,0 +1,130 @@
+"""Decides whether the ops server accepts a request: Host headers, tokens and client certificates."""
+
+import hmac
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+
+from gateway.errors import GatewayError, TunnelError
+from gateway.secret_files import read_private_key
+
+_MIN_TOKEN_LENGTH = 16
+_BEARER = "bearer "
+
+
+class Role(IntEnum):
+    """What a client may read. Each role includes the roles below it."""
+
+    PROBES = 0
+    METRICS = 1
+    EVERYTHING = 2
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The accepted bearer tokens (RFC 6750), by the role that they grant.
+
+    Args:
+        everything: Grants `Role.EVERYTHING`. None: no token does.
+        metrics: Grants `Role.METRICS`. None: no token does.
+    """
+
+    everything: str | None = field(default=None, repr=False)
+    metrics: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class AccessRules:
+    """What a listener requires of its clients.
+
+    Args:
+        hosts: Accepted Host headers in addition to IP addresses and localhost, as `normalize_hosts` returns them.
+        authenticate: Whether everything except probes requires a token or a client certificate.
+    """
+
+    hosts: frozenset[str]
+    authenticate: bool
+
+
+def normalize_hosts(names: Iterable[str]) -> frozenset[str]:
+    """Return host names in lower case and without a trailing dot."""
+    return frozenset(name.lower().rstrip(".") for name in names)
+
+
+def is_accepted_host(rules: AccessRules, headers: list[str]) -> bool:
+    """Return whether the Host headers of a request are accepted. This prevents DNS rebinding.
+
+    Browsers always send one Host header, so a request without one is accepted (RFC 9112, section 3.2).
+
+    Args:
+        rules: The rules of the listener.
+        headers: The values of all Host headers.
+    """
+    if not headers:
+        return True
+    if len(headers) > 1:
+        return False
+    host = _without_port(headers[0].strip()).lower().rstrip(".")
+    return host == "localhost" or host in rules.hosts or _is_address(host)
+
+
+def granted_role(rules: AccessRules, tokens: Tokens, authorization: str | None, *, certified: bool) -> Role:
+    """Return the role of a client.
+
+    Args:
+        rules: The rules of the listener.
+        tokens: The accepted tokens.
+        authorization: The Authorization header of the request; None if it has none.
+        certified: Whether TLS has verified a certificate of the client.
+    """
+    if certified or not rules.authenticate:
+        return Role.EVERYTHING
+    header = authorization or ""
+    bearer = header[len(_BEARER) :].strip() if header.lower().startswith(_BEARER) else ""
+    granted = Role.PROBES
+    for token, role in ((tokens.metrics, Role.METRICS), (tokens.everything, Role.EVERYTHING)):
+        if token is not None and hmac.compare_digest(token.encode(), bearer.encode(errors="surrogateescape")):
+            granted = role
+    return granted
+
+
+def read_token(path: Path | None, key: str) -> str | None:
+    """Return the token in a file; None without a file. Only the owner may have access to the file.
+
+    If another user owns the file, its group may read it too.
+
+    Args:
+        path: The file.
+        key: The configuration key, for errors.
+
+    Raises:
+        GatewayError: The file cannot be read, other users can read it, or the token is not valid.
+    """
+    if path is None:
+        return None
+    try:
+        token = read_private_key(path, "token").decode("ascii", "replace").strip()
+    except TunnelError as error:
+        raise GatewayError(f"{key}: {error}") from error
+    if len(token) < _MIN_TOKEN_LENGTH or not all("!" <= each <= "~" for each in token):
+        raise GatewayError(
+            f"{key}: {path}: must contain one token of at least {_MIN_TOKEN_LENGTH} visible ASCII characters:"
+            " create one with `openssl rand -hex 32`"
+        )
+    return token
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True

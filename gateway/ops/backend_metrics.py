@@ -1,0 +1,120 @@
+"""Metrics of backends, their checks and their consumers."""
+
+from collections.abc import Iterator
+
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
+
+from gateway.contracts import State
+from gateway.errors import Reason
+from gateway.ops.status_views import BackendView
+
+_USABLE = (State.UP, State.DEGRADED)
+
+
+def backend_metrics(backends: list[BackendView]) -> Iterator[Metric]:
+    """Yield the metrics of backends and their clients."""
+    up = GaugeMetricFamily("gateway_backend_up", "1 if new clients can reach the backend.", labels=["backend"])
+    state = GaugeMetricFamily(
+        "gateway_backend_state", "1 for the current state of the backend.", labels=["backend", "state"]
+    )
+    active = GaugeMetricFamily("gateway_connections_active", "Connected and waiting clients.", labels=["backend"])
+    total = CounterMetricFamily("gateway_connections", "Accepted clients.", labels=["backend"])
+    rejected = CounterMetricFamily(
+        "gateway_connections_rejected", "Rejected clients, by reason.", labels=["backend", "reason"]
+    )
+    resets = CounterMetricFamily(
+        "gateway_connections_reset",
+        "Connections that ended with a reset, by reason.",
+        labels=["backend", "reason"],
+    )
+    moved = CounterMetricFamily("gateway_connection_bytes", "Bytes transferred.", labels=["backend", "direction"])
+    latency = HistogramMetricFamily(
+        "gateway_response_latency_seconds",
+        "Time from the last byte of a request to the first byte of its response, in a sample of real traffic.",
+        labels=["backend"],
+    )
+    for each in backends:
+        up.add_metric([each.name], float(each.state in _USABLE))
+        for value in State:
+            state.add_metric([each.name, value], float(value is each.state))
+        active.add_metric([each.name], each.connections)
+        total.add_metric([each.name], each.connections_total)
+        for reason, count in each.rejected.items():
+            rejected.add_metric([each.name, reason], count)
+        for reason, count in each.resets.items():
+            resets.add_metric([each.name, reason], count)
+        moved.add_metric([each.name, "to_backend"], each.to_backend)
+        moved.add_metric([each.name, "from_backend"], each.from_backend)
+        latency.add_metric([each.name], each.latency.cumulative(), each.latency.sum)
+    yield from (up, state, active, total, rejected, resets, moved, latency)
+
+
+def consumer_metrics(backends: list[BackendView]) -> Iterator[Metric]:
+    """Yield the metrics of consumers."""
+    names = ["backend", "consumer"]
+    active = GaugeMetricFamily(
+        "gateway_consumer_connections_active", "Open connections of a container.", labels=names
+    )
+    total = CounterMetricFamily("gateway_consumer_connections", "Connections of a container.", labels=names)
+    rejected = CounterMetricFamily(
+        "gateway_consumer_connections_rejected",
+        "Rejected connections of a container, by reason.",
+        labels=[*names, "reason"],
+    )
+    moved = CounterMetricFamily(
+        "gateway_consumer_bytes", "Bytes transferred for a container.", labels=[*names, "direction"]
+    )
+    latency = SummaryMetricFamily(
+        "gateway_consumer_response_latency_seconds", "Response latency of a container's connections.", labels=names
+    )
+    for backend in backends:
+        for name, usage in backend.consumers.items():
+            labels = [backend.name, name]
+            active.add_metric(labels, usage.active)
+            total.add_metric(labels, usage.total)
+            for reason, count in usage.rejected.items():
+                rejected.add_metric([*labels, reason], count)
+            moved.add_metric([*labels, "to_backend"], usage.to_backend)
+            moved.add_metric([*labels, "from_backend"], usage.from_backend)
+            latency.add_metric(labels, usage.latency.count, usage.latency.sum)
+    yield from (active, total, rejected, moved, latency)
+
+
+def check_metrics(backends: list[BackendView]) -> Iterator[Metric]:
+    """Yield the metrics of checks."""
+    names = ["backend", "target"]
+    up = GaugeMetricFamily(
+        "gateway_check_up", "1 if clients can use the target and the check can log in.", labels=names
+    )
+    attempts = CounterMetricFamily("gateway_check_attempts", "Probes of a target.", labels=names)
+    failures = CounterMetricFamily(
+        "gateway_check_failures", "Failed probes of a target, by reason.", labels=[*names, "reason"]
+    )
+    duration = HistogramMetricFamily("gateway_check_duration_seconds", "Duration of probes.", labels=names)
+    phases = SummaryMetricFamily(
+        "gateway_check_phase_duration_seconds",
+        "Duration of each phase of a probe.",
+        labels=[*names, "phase"],
+    )
+    last = GaugeMetricFamily(
+        "gateway_check_last_success_timestamp_seconds", "Time of the last successful probe.", labels=names
+    )
+    for backend, target in ((each, target) for each in backends for target in each.targets):
+        labels = [backend.name, target.target]
+        if target.state is not State.UNKNOWN:
+            up.add_metric(labels, float(target.state in _USABLE and target.reason != Reason.AUTH))
+        attempts.add_metric(labels, target.attempts)
+        for reason, count in target.failures.items():
+            failures.add_metric([*labels, reason], count)
+        duration.add_metric(labels, target.duration.cumulative(), target.duration.sum)
+        for phase, (count, seconds) in target.phases.items():
+            phases.add_metric([*labels, phase], count, seconds)
+        if target.last_success is not None:
+            last.add_metric(labels, target.last_success)
+    yield from (up, attempts, failures, duration, phases, last)

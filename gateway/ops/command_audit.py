@@ -1,0 +1,37 @@
+"""Logs admin commands and passes them to the audit log, with the process that sent them."""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from gateway.relay.sockets import PeerCredentials, peer_of
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+_RESULTS = {200: "done", 404: "unknown", 409: "failed", 422: "refused"}
+
+
+def audited(handler: Handler, record: Callable[[str, PeerCredentials | None, str], None]) -> Handler:
+    """Return `handler` with an entry in the log and in the audit log for each request.
+
+    Args:
+        handler: Executes an admin command.
+        record: Called with the path, the peer and the result after each command, even if it raised.
+    """
+
+    async def handle(request: web.Request) -> web.Response:
+        sock = request.transport.get_extra_info("socket") if request.transport else None
+        peer = peer_of(sock) if sock is not None else None
+        result = "failed"
+        try:
+            response = await handler(request)
+            result = _RESULTS.get(response.status, result)
+            return response
+        finally:
+            extra = {"command": request.path, **(peer._asdict() if peer else {}), "result": result}
+            log.info("admin command", extra=extra)
+            record(request.path, peer, result)
+
+    return handle

@@ -1,0 +1,120 @@
+"""Limits the connections of an ops listener, and chooses the connection to close for a new one. Pure."""
+
+import resource
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+_MAX_CONNECTIONS = 64
+_MIN_CONNECTIONS = 8
+_DESCRIPTOR_SHARE = 8
+"""A listener uses at most this fraction (1/8) of the process's file descriptors."""
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """The limits of one listener. All times are in seconds.
+
+    Args:
+        connections: Concurrent connections.
+        per_address: Concurrent connections from one peer address.
+        head: Time to receive the headers of a request, from the accept or from the request's first byte.
+        idle: Time between two requests on one connection.
+        response: Time from the end of the headers to the last byte of the response.
+        request_bytes: Size of one request, including its body.
+    """
+
+    connections: int
+    per_address: int
+    head: float = 5.0
+    idle: float = 75.0
+    response: float = 30.0
+    request_bytes: int = 16 * 1024
+
+
+def limits_for(descriptors: int, response: float = 30.0) -> ConnectionLimits:
+    """Return the limits of a listener.
+
+    Args:
+        descriptors: RLIMIT_NOFILE of the process (getrlimit(2)).
+        response: As in `ConnectionLimits`.
+    """
+    unlimited = descriptors == resource.RLIM_INFINITY
+    share = _MAX_CONNECTIONS if unlimited else descriptors // _DESCRIPTOR_SHARE
+    connections = max(_MIN_CONNECTIONS, min(_MAX_CONNECTIONS, share))
+    return ConnectionLimits(connections=connections, per_address=connections // 2, response=response)
+
+
+class ConnectionTable(Generic[Key]):
+    """The connections of one listener, in the order of their last use.
+
+    Args:
+        limits: The limits.
+    """
+
+    def __init__(self, limits: ConnectionLimits) -> None:
+        self._limits = limits
+        self._idle: dict[Key, str | None] = {}
+        """Connections without a complete request, with their peer address."""
+        self._responding: dict[Key, str | None] = {}
+
+    def __len__(self) -> int:
+        return len(self._idle) + len(self._responding)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._idle or key in self._responding
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter([*self._idle, *self._responding])
+
+    def add(self, key: Key, address: str | None) -> Key | None:
+        """Add a connection.
+
+        Args:
+            key: The connection.
+            address: Its peer address; None for a unix socket.
+
+        Returns:
+            The connection that the caller must close for it, which is removed; None if there is room.
+        """
+        evicted = None
+        if address is not None and self._count(address) >= self._limits.per_address:
+            evicted = self.oldest(address)
+        elif len(self) >= self._limits.connections:
+            evicted = self.oldest()
+        if evicted is not None:
+            self.remove(evicted)
+        self._idle[key] = address
+        return evicted
+
+    def request_received(self, key: Key) -> None:
+        """Note that a connection has received a complete request."""
+        if key in self._idle:
+            self._responding[key] = self._idle.pop(key)
+
+    def response_sent(self, key: Key) -> None:
+        """Note that a connection has sent its response, and waits for another request."""
+        if key in self._responding:
+            self._idle[key] = self._responding.pop(key)
+
+    def remove(self, key: Key) -> None:
+        """Remove a connection, if it is present."""
+        self._idle.pop(key, None)
+        self._responding.pop(key, None)
+
+    def oldest(self, address: str | None = None) -> Key | None:
+        """Return the connection to close first: the longest idle one, or else the oldest with a pending response.
+
+        Args:
+            address: Consider only this peer address; None: consider all connections.
+        """
+        for group in (self._idle, self._responding):
+            for key, peer in group.items():
+                if address is None or peer == address:
+                    return key
+        return None
+
+    def _count(self, address: str) -> int:
+        return sum(peer == address for group in (self._idle, self._responding) for peer in group.values())

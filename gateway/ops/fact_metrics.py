@@ -1,0 +1,43 @@
+"""Metrics of the facts that kinds declare."""
+
+from collections.abc import Iterable, Iterator
+from itertools import product
+
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+
+from gateway.facts import Fact
+from gateway.ops.status_views import BackendView, TunnelView
+
+
+def fact_families(facts: Iterable[Fact], *labels: str) -> dict[str, GaugeMetricFamily]:
+    """Return an empty metric for each fact that has one, by name.
+
+    Args:
+        facts: The facts.
+        labels: The labels before the label of the fact.
+    """
+    return {
+        fact.metric: GaugeMetricFamily(fact.metric, fact.help, labels=[*labels, *filter(None, [fact.label])])
+        for fact in facts
+        if fact.metric
+    }
+
+
+def tunnel_fact_metrics(tunnels: list[TunnelView]) -> Iterator[Metric]:
+    """Yield the metrics of the tunnels' facts."""
+    found = fact_families((fact for tunnel in tunnels for fact in tunnel.facts), "tunnel")
+    for tunnel in tunnels:
+        for fact in tunnel.facts:
+            for labels, number in fact.samples(tunnel.details.get(fact.key)) if fact.metric else ():
+                found[fact.metric].add_metric([tunnel.name, *labels], number)
+    yield from found.values()
+
+
+def target_fact_metrics(backends: list[BackendView]) -> Iterator[Metric]:
+    """Yield the metrics of the targets' facts."""
+    found = fact_families((fact for backend in backends for fact in backend.facts), "backend", "target")
+    for backend in backends:
+        for target, fact in product(backend.targets, backend.facts):
+            for labels, number in fact.samples(target.facts.get(fact)) if fact.metric else ():
+                found[fact.metric].add_metric([backend.name, target.target, *labels], number)
+    yield from found.values()

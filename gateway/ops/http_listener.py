@@ -1,0 +1,235 @@
+"""One listener of the ops server: accepts connections within the limits, and closes slow ones."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from gateway.contracts import Endpoint
+from gateway.ops.connection_limits import ConnectionLimits, ConnectionTable
+from gateway.ops.http_connection import HttpConnection
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 1024
+_ACCEPTS_PER_TURN = 8
+_ACCEPT_RETRY_DELAY = 0.1
+_TLS_SHUTDOWN_TIMEOUT = 1.0
+_RESERVED_DESCRIPTORS = 4
+_NO_IPV6_ERRNOS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+class HttpListener:
+    """Accepts connections on bound sockets, and passes them to an aiohttp server.
+
+    At a limit, a new connection replaces the one that has been idle longest. The listener reserves a few file
+    descriptors, so that it still responds when the rest of the process has used all others.
+
+    Args:
+        name: The configuration key, for the log.
+        limits: The limits.
+        tls: Returns the TLS context for a new connection. None: plain HTTP.
+    """
+
+    _server: Callable[[], web.RequestHandler]
+
+    def __init__(
+        self, name: str, limits: ConnectionLimits, tls: Callable[[], ssl.SSLContext | None] | None = None
+    ) -> None:
+        self._name = name
+        self._limits = limits
+        self._tls = tls
+        self._loop = asyncio.get_running_loop()
+        self._sockets: list[socket.socket] = []
+        self._connections: ConnectionTable[HttpConnection] = ConnectionTable(limits)
+        self._by_handler: dict[object, HttpConnection] = {}
+        self._opening: set[asyncio.Task[None]] = set()
+        self._reserve: list[int] = []
+
+    def start(self, sockets: list[socket.socket], server: Callable[[], web.RequestHandler]) -> None:
+        """Start accepting.
+
+        Args:
+            sockets: Listening sockets. The listener owns them from now on.
+            server: Creates the protocol that parses the requests of one connection.
+        """
+        self._sockets = sockets
+        self._server = server
+        self._fill_reserve()
+        for sock in sockets:
+            self._register(sock)
+
+    def close(self) -> None:
+        """Stop accepting. Connections continue until their deadlines or `abort_all`."""
+        for sock in self._sockets:
+            self._loop.remove_reader(sock.fileno())
+            sock.close()
+        self._sockets = []
+        while self._reserve:
+            os.close(self._reserve.pop())
+
+    def __len__(self) -> int:
+        """Return the number of open connections."""
+        return len(self._connections)
+
+    async def abort_all(self) -> None:
+        """Close all connections immediately."""
+        for connection in self._connections:
+            connection.abort()
+        await asyncio.gather(*self._opening, return_exceptions=True)
+
+    def abort_certified(self) -> None:
+        """Close the connections of clients with a certificate, because the accepted authorities may have changed."""
+        for connection in self._connections:
+            transport = connection.transport
+            if connection.adopted if transport is None else transport.get_extra_info("peercert"):
+                connection.abort()
+
+    @web.middleware
+    async def complete_response(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Send the whole response to a request within the deadline; log an exception of the handler."""
+        connection = self._by_handler.get(request.protocol)
+        if connection is None:
+            raise ConnectionResetError
+        connection.request_received()
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:  # aiohttp would send it after this method returns
+            allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+            response = web.Response(
+                status=error.status, text=f"{(error.text or error.reason).rstrip()}\n", headers=allow
+            )
+        except Exception:
+            log.exception("cannot respond to a request", extra={"listener": self._name})
+            response = web.Response(status=500, text="internal error: see the log of the gateway\n")
+        await response.prepare(request)
+        await response.write_eof()
+        connection.response_sent()
+        return response
+
+    def _register(self, sock: socket.socket) -> None:
+        if sock in self._sockets:
+            self._loop.add_reader(sock.fileno(), self._accept, sock)
+
+    def _accept(self, sock: socket.socket) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                client, peer = sock.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._accept_without_descriptor(sock, error)
+                return
+            self._admit(client, peer)
+
+    def _accept_without_descriptor(self, sock: socket.socket, error: OSError) -> None:
+        """Accept with a descriptor of the reserve. accept(2) fails without one even if no connection is pending."""
+        if self._reserve:
+            os.close(self._reserve.pop())
+            try:
+                self._admit(*sock.accept())
+            except OSError:
+                self._fill_reserve()
+            return
+        oldest = self._connections.oldest()
+        if oldest is not None:
+            oldest.abort()  # the new connection stays in the kernel's queue until then
+            return
+        log.error("cannot accept clients", extra={"listener": self._name, "detail": error.strerror})
+        self._loop.remove_reader(sock.fileno())
+        self._loop.call_later(_ACCEPT_RETRY_DELAY, self._register, sock)
+
+    def _fill_reserve(self) -> None:
+        with contextlib.suppress(OSError):  # no descriptor is free: the end of the next connection tries again
+            while self._sockets and len(self._reserve) < _RESERVED_DESCRIPTORS:
+                self._reserve.append(os.dup(self._sockets[0].fileno()))
+
+    def _keep_descriptor(self, client: socket.socket) -> None:
+        """Close a socket, and move its descriptor to the reserve before another part of the process can take it."""
+        if self._sockets and len(self._reserve) < _RESERVED_DESCRIPTORS and client.fileno() >= 0:
+            self._reserve.append(os.dup2(self._sockets[0].fileno(), client.detach(), inheritable=False))
+
+    def _admit(self, client: socket.socket, peer: object) -> None:
+        client.setblocking(False)
+        connection = HttpConnection(self, self._limits, client)
+        evicted = self._connections.add(connection, str(peer[0]) if isinstance(peer, tuple) else None)
+        if evicted is not None:
+            evicted.abort()
+        task = self._loop.create_task(self._open(connection))
+        connection.open_task = task
+        self._opening.add(task)
+        task.add_done_callback(lambda done: self._opened(done, connection))
+
+    async def _open(self, connection: HttpConnection) -> None:
+        connection.adopted = True
+        tls = self._tls() if self._tls is not None else None
+        await self._loop.connect_accepted_socket(
+            lambda: connection,
+            connection.client,
+            ssl=tls,
+            ssl_handshake_timeout=self._limits.head if tls else None,
+            ssl_shutdown_timeout=_TLS_SHUTDOWN_TIMEOUT if tls else None,
+        )
+
+    def _opened(self, task: "asyncio.Task[None]", connection: HttpConnection) -> None:
+        self._opening.discard(task)
+        failed = task.cancelled() or task.exception() is not None
+        if not connection.adopted:
+            connection.client.close()
+        if failed and connection.transport is None:  # the TLS handshake failed
+            self.connection_closed(connection)
+
+    def handler_for(self, connection: HttpConnection) -> web.RequestHandler:
+        """See `ConnectionOwner`."""
+        handler = self._server()
+        self._by_handler[handler] = connection
+        return handler
+
+    def connection_closed(self, connection: HttpConnection) -> None:
+        """See `ConnectionOwner`."""
+        connection.stop_timer()
+        self._connections.remove(connection)
+        self._by_handler.pop(connection.handler, None)
+        self._keep_descriptor(connection.client)
+        self._loop.call_soon(self._fill_reserve)  # by then asyncio has closed the socket
+
+    def request_received(self, connection: HttpConnection) -> None:
+        """See `ConnectionOwner`."""
+        self._connections.request_received(connection)
+
+    def response_sent(self, connection: HttpConnection) -> None:
+        """See `ConnectionOwner`."""
+        self._connections.response_sent(connection)
+
+
+async def bind(listen: Endpoint) -> list[socket.socket]:
+    """Return non-blocking, listening sockets for each address of `listen`. The caller owns them.
+
+    Raises:
+        OSError: An address cannot be bound.
+    """
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(*listen, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    bound: list[socket.socket] = []
+    try:
+        for family, *_, address in dict.fromkeys(found):
+            try:
+                bound.append(socket.create_server(address, family=family, backlog=BACKLOG))
+            except OSError as error:
+                if not bound or error.errno not in _NO_IPV6_ERRNOS:  # without IPv6, 127.0.0.1 is enough
+                    raise
+            else:
+                bound[-1].setblocking(False)
+    except BaseException:
+        for sock in bound:
+            sock.close()
+        raise
+    return bound

@@ -1,0 +1,26 @@
+"""A token bucket that delays requests instead of rejecting them. Pure."""
+
+
+class RateLimiter:
+    """Schedules requests: a burst at once, further requests at a steady rate.
+
+    All times are monotonic, in seconds.
+
+    Args:
+        rate: Requests per second.
+        burst: Requests that are served at once after a pause.
+    """
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self._interval = 1.0 / rate
+        self._burst_time = self._interval * burst
+        self._due = 0.0
+
+    def reserve(self, now: float) -> float:
+        """Count a request that arrives at the time `now`, and return the seconds for which it must wait."""
+        self._due = max(self._due, now - self._burst_time) + self._interval
+        return max(0.0, self._due - now)
+
+    def cancel(self) -> None:
+        """Release the reservation of a request whose client disconnected while it waited."""
+        self._due -= self._interval

@@ -1,0 +1,72 @@
+"""Caches responses for a short time, so that concurrent clients cost little more than one."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Hashable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+_SLICE = 0.0005
+"""Seconds for which encoding may hold the event loop."""
+
+
+@dataclass
+class _Entry:
+    task: "asyncio.Task[Any]"
+    started: float
+    max_age: float
+
+
+class ResponseCache:
+    """Computes each response once for all clients that request it within its maximum age.
+
+    The age counts from the start of the computation (monotonic clock).
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[Hashable, _Entry] = {}
+
+    async def get(self, key: Hashable, max_age: float, compute: Callable[[], Awaitable[Any]]) -> Any:
+        """Return the response for `key`. Cancelling one caller does not cancel the computation.
+
+        Args:
+            key: Identifies the response.
+            max_age: Maximum age of a cached response, in seconds.
+            compute: Computes the response. Its exception is raised in all callers that wait, and is not cached.
+        """
+        now = time.monotonic()
+        entry = self._entries.get(key)
+        if entry is None or self._is_expired(entry, now):
+            self._entries = {each: held for each, held in self._entries.items() if not self._is_expired(held, now)}
+            task = asyncio.ensure_future(_call(compute))
+            # All callers may have been cancelled: retrieve the exception, so that asyncio does not log it.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            entry = self._entries[key] = _Entry(task, now, max_age)
+        return await asyncio.shield(entry.task)
+
+    def clear(self) -> None:
+        """Remove all responses, because the state has changed. Callers that wait still get theirs."""
+        self._entries = {}
+
+    @staticmethod
+    def _is_expired(entry: _Entry, now: float) -> bool:
+        if not entry.task.done():
+            return False
+        failed = entry.task.cancelled() or entry.task.exception() is not None
+        return failed or now - entry.started >= entry.max_age
+
+
+async def _call(compute: Callable[[], Awaitable[Any]]) -> Any:
+    return await compute()
+
+
+async def encode_in_slices(parts: Iterator[str]) -> bytes:
+    """Return the parts, joined and in UTF-8. Yields to the event loop every half millisecond."""
+    done: list[str] = []
+    started = time.perf_counter()
+    for part in parts:
+        done.append(part)
+        if time.perf_counter() - started > _SLICE:
+            await asyncio.sleep(0)
+            started = time.perf_counter()
+    return "".join(done).encode()

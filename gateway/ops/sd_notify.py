@@ -1,0 +1,62 @@
+"""Reports the state of the service to a service manager (sd_notify(3))."""
+
+import logging
+import os
+import socket
+import time
+
+log = logging.getLogger(__name__)
+
+_SEND_TIMEOUT = 0.2
+"""Seconds for which a manager that does not read can block the event loop."""
+
+
+class Notifier:
+    """Sends states to the socket in `$NOTIFY_SOCKET`. Without it, does nothing."""
+
+    def __init__(self) -> None:
+        address = os.environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        watchdog = os.environ.get("WATCHDOG_USEC", "")
+        for_this_process = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self._interval = int(watchdog) / 3e6 if watchdog.isdigit() and for_this_process else None
+        """Seconds between two keep-alive pings; None: the manager expects none."""
+        self._due = 0.0
+        self._unsent: str | None = None
+        """The last state, if it could not be sent. The manager stops the service if some states do not arrive."""
+
+    def ready(self) -> None:
+        """Report that the service has started, or has finished a reload."""
+        self._send_state("READY=1")
+
+    def reloading(self) -> None:
+        """Report the start of a reload."""
+        self._send_state(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def stopping(self) -> None:
+        """Report that the service is stopping."""
+        self._send_state("STOPPING=1")
+
+    def watchdog(self) -> None:
+        """Report that the event loop is alive, as often as the manager expects it. Call this often."""
+        if self._unsent is not None and self._send(self._unsent, timeout=0.0):
+            self._unsent = None
+        now = time.monotonic()
+        if self._interval is not None and now >= self._due:
+            self._due = now + self._interval
+            self._send("WATCHDOG=1", timeout=0.0)
+
+    def _send_state(self, state: str) -> None:
+        self._unsent = None if self._send(state) else state
+
+    def _send(self, message: str, timeout: float = _SEND_TIMEOUT) -> bool:
+        if not self._address:
+            return True
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+                sock.settimeout(timeout)
+                sock.sendto(message.encode(), self._address)
+        except OSError as error:  # the manager does not read, or no descriptor is free: continue to serve
+            log.debug("cannot notify the service manager", extra={"detail": str(error)})
+            return False
+        return True

@@ -1,0 +1,84 @@
+"""The part of the service that the HTTP server and the admin socket use."""
+
+from typing import Any, Protocol
+
+from gateway.ops.status_views import BackendStatus, ServiceView
+from gateway.relay.sockets import PeerCredentials
+
+
+class ControlledService(Protocol):
+    """The service, as the handlers of requests see it."""
+
+    def phase(self) -> str:
+        """Return `starting`, `ready` or `draining`."""
+
+    def backend_statuses(self) -> list[BackendStatus]:
+        """Return the status of each backend."""
+
+    async def view(self) -> ServiceView:
+        """Return the state of the service, from memory. Yields to the event loop between its parts."""
+
+    def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
+        """Return the last checks of a backend by target, oldest first; None if there is no such backend."""
+
+    async def reload(self) -> str:
+        """Read the configuration again, apply it, and return what changed.
+
+        Raises:
+            ConfigError, BindError: The new configuration is not valid. Nothing was changed.
+        """
+
+    def containers(self, name: str) -> list[dict[str, Any]] | None:
+        """Explain for each matching container which backends it reaches and why; None if Docker is not configured.
+
+        Args:
+            name: The name of a container, or the beginning of its ID.
+        """
+
+    def record_command(self, command: str, peer: PeerCredentials | None, result: str) -> None:
+        """Write an admin command to the audit log.
+
+        Args:
+            command: Its path.
+            peer: The process that sent it; None if unknown.
+            result: `done`, `refused`, `failed`, or `unknown` if the backend or tunnel does not exist.
+        """
+
+    def drain(self) -> None:
+        """Report not ready from now on."""
+
+    def undrain(self) -> None:
+        """Report ready again.
+
+        Raises:
+            GatewayError: The service is stopping.
+        """
+
+    def shutdown(self) -> None:
+        """Drain and stop. A second call stops immediately."""
+
+    def pause(self, backend: str, *, paused: bool) -> bool:
+        """Pause or resume the checks of a backend.
+
+        Resuming a backend that is not paused checks it as for the first time: this accepts a changed export.
+
+        Returns:
+            False if there is no such backend.
+
+        Raises:
+            GatewayError: The service is stopping.
+        """
+
+    def fail(self, backend: str, *, failing: bool) -> bool:
+        """Reset the clients of a backend while its path is down, or hold them again.
+
+        Returns:
+            False if there is no such backend.
+        """
+
+    def reconnect(self, tunnel: str) -> bool:
+        """Open a tunnel again.
+
+        Returns:
+            False if there is no such tunnel.
+        """

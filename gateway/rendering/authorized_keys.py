@@ -1,0 +1,43 @@
+"""What permits the tunnels on their servers, and nothing more than the configuration needs."""
+
+from collections.abc import Sequence
+
+from gateway.config import Config
+from gateway.errors import GatewayError
+
+
+def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
+    """Return the lines for each tunnel whose kind renders them (`TunnelKind.render_authorized_keys`).
+
+    Reads the tunnels' keys, and may block.
+
+    Args:
+        config: The configuration.
+        sources: Addresses, networks and patterns from which the keys may log in; empty for any.
+
+    Raises:
+        GatewayError: No tunnel has such a kind, or the lines of a tunnel cannot be rendered.
+    """
+    lines: list[str] = []
+    for name, spec in config.tunnels.items():
+        if spec.kind.render_authorized_keys is not None:
+            unix_sockets = config.docker is not None and config.docker.host.startswith(f"ssh://{name}/")
+            lines += spec.kind.render_authorized_keys(
+                name, spec.options, _dialed(config, name), sources, unix_sockets=unix_sockets
+            )
+    if not lines:
+        raise GatewayError("no SSH tunnel is configured: add a tunnel of kind ssh")
+    return lines
+
+
+def _dialed(config: Config, tunnel: str) -> list[str]:
+    """Return each `host:port` that is dialed through a tunnel: servers of inner tunnels, targets, the engine."""
+    targets = [str(target) for spec in config.backends.values() if spec.via == tunnel for target in spec.targets]
+    inner = [
+        str(server)
+        for spec in config.tunnels.values()
+        if spec.via == tunnel
+        for server in spec.kind.servers(spec.options)
+    ]
+    engine = [config.docker.host.removeprefix("tcp://")] if config.docker and config.docker.via == tunnel else []
+    return list(dict.fromkeys([*inner, *targets, *engine]))

@@ -1,0 +1,64 @@
+"""Kubernetes PersistentVolumes and their claims, for the volumes of a configuration."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from gateway.backends.common.volume import MountKind, VolumeSpec
+from gateway.config import Config
+from gateway.errors import UsageError
+
+_CAPACITY = "1Gi"
+"""Kubernetes requires a capacity, and does not enforce it for these volumes."""
+
+
+def persistent_volumes(config: Config) -> list[dict[str, Any]]:
+    """Return a PersistentVolume and a PersistentVolumeClaim for each volume.
+
+    They mount from the listener of the gateway on the same node.
+
+    Args:
+        config: The configuration. Each backend with a volume has a listener.
+
+    Raises:
+        UsageError: Kubernetes cannot mount a volume, or its name is not valid there.
+    """
+    documents: list[dict[str, Any]] = []
+    for spec in config.backends.values():
+        mount, volume = spec.kind.mount, spec.kind.volume(spec.options, spec.listen)
+        if mount is not None and volume is not None:
+            documents += _documents(mount, volume)
+    return documents
+
+
+def _documents(mount: MountKind, volume: VolumeSpec) -> Iterator[dict[str, Any]]:
+    source = mount.persistent_volume(volume)
+    if not re.fullmatch("[a-z0-9]([-a-z0-9.]*[a-z0-9])?", volume.name):
+        raise UsageError(
+            f"volume {volume.name}: a Kubernetes name consists of lowercase letters, digits, '-' and '.': rename it"
+        )
+    mode = "ReadOnlyMany" if volume.read_only else "ReadWriteMany"
+    yield {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": volume.name},
+        "spec": {
+            "capacity": {"storage": _CAPACITY},
+            "accessModes": [mode],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "storageClassName": "",
+            "mountOptions": [each for each in volume.options if each not in ("ro", "rw", f"addr={volume.address}")],
+            **source,
+        },
+    }
+    yield {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": volume.name},
+        "spec": {
+            "accessModes": [mode],
+            "storageClassName": "",
+            "volumeName": volume.name,
+            "resources": {"requests": {"storage": _CAPACITY}},
+        },
+    }

@@ -1,0 +1,69 @@
+"""What `gateway render` prints, from configurations of several kinds."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gateway.config import Config, Sources, load
+from gateway.demo.sshd import make_key
+from gateway.errors import GatewayError, UsageError
+from gateway.rendering.application import reachability_warnings
+from gateway.rendering.authorized_keys import authorized_keys
+from gateway.rendering.workload import kubernetes
+
+
+def config(text: str, folder: Path) -> Config:
+    file = folder / "gateway.yaml"
+    file.write_text(text)
+    return load(Sources(file=file, environment={}))
+
+
+def test_authorized_keys_permit_the_servers_of_inner_tunnels_of_any_kind(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    make_key(key)
+    site = config(
+        f"""
+tunnels:
+  edge: {{kind: ssh, host: edge, user: t, identity_files: [{key}], known_hosts: [/h]}}
+  inner: {{kind: ssh, via: edge, host: inner, port: 2222, user: t, identity_files: [{key}], known_hosts: [/h]}}
+  egress: {{kind: proxy, via: edge, url: "socks5://proxy:1080"}}
+backends:
+  orders: {{kind: tcp, via: edge, targets: ["db:3306"], listen: "127.0.0.1:3306"}}
+""",
+        tmp_path,
+    )
+    permits = [line for line in authorized_keys(site, []) if "permitopen" in line]
+    assert [each in permits[0] for each in ('"inner:2222"', '"proxy:1080"', '"db:3306"')] == [True] * 3
+
+
+def test_authorized_keys_need_a_tunnel_with_such_a_file(tmp_path: Path) -> None:
+    site = config("backends: {a: {kind: tcp, targets: ['b:1'], listen: '127.0.0.1:7000'}}", tmp_path)
+    with pytest.raises(GatewayError, match="no SSH tunnel is configured"):
+        authorized_keys(site, [])
+
+
+def test_a_pod_of_podman_may_listen_on_loopback_and_a_service_needs_more(tmp_path: Path) -> None:
+    text = "backends: {a: {kind: tcp, targets: ['b:1'], listen: '127.0.0.1:7000'}}"
+    site = config(text, tmp_path)
+    kinds = [each["kind"] for each in yaml.safe_load_all(kubernetes(site, text, "gateway", "image", podman=True))]
+    assert kinds == ["ConfigMap", "Deployment"]
+    with pytest.raises(UsageError, match=r"backends\.a\.listen: other pods cannot reach 127\.0\.0\.1:7000"):
+        kubernetes(site, text, "gateway", "image")
+
+
+@pytest.mark.parametrize(("name", "valid"), [("a" * 52, True), ("a" * 53, False), ("A", False), ("a-", False)])
+def test_the_name_of_the_objects_is_a_dns_label(name: str, valid: bool, tmp_path: Path) -> None:
+    text = "backends: {a: {kind: tcp, targets: ['b:1'], listen: '0.0.0.0:7000'}}"
+    site = config(text, tmp_path)
+    if valid:
+        assert name in kubernetes(site, text, name, "image")
+    else:
+        with pytest.raises(UsageError, match="--name"):
+            kubernetes(site, text, name, "image")
+
+
+def test_a_listener_on_loopback_gets_a_warning(tmp_path: Path) -> None:
+    text = "backends: {a: {kind: tcp, targets: ['b:1'], listen: ['127.0.0.1:7000', '0.0.0.0:7001']}}"
+    (warning,) = reachability_warnings(config(text, tmp_path))
+    assert warning.startswith("backends.a.listen: only containers with the host's network reach 127.0.0.1:7000")
