@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from gateway.app.wanted import only_here
+from gateway.app.docker_desired import is_loopback_only
 from gateway.config import Config
 from gateway.contracts import Endpoint, Secret
 from gateway.errors import UsageError
@@ -169,7 +169,11 @@ def _pod(config: Config, name: str, image: str, *, nodes: bool, files: bool) -> 
         ],
         "ports": [
             {"name": "probes", "containerPort": probes},
-            *([] if only_here(config.ops.listen) else [{"name": "ops", "containerPort": config.ops.listen.port}]),
+            *(
+                []
+                if is_loopback_only(config.ops.listen)
+                else [{"name": "ops", "containerPort": config.ops.listen.port}]
+            ),
         ],
         "startupProbe": _probe("/startupz", periodSeconds=1, failureThreshold=120),
         "livenessProbe": _probe("/livez", periodSeconds=10),
@@ -224,7 +228,7 @@ def _services(config: Config, labels: dict[str, str]) -> Iterator[dict[str, Any]
     for backend, spec in config.backends.items():
         addresses = [address for address in spec.listen if isinstance(address, Endpoint)]
         for address in addresses:
-            if only_here(address):
+            if is_loopback_only(address):
                 raise UsageError(f"backends.{backend}.listen: no other pod reaches {address}: use 0.0.0.0")
         if not re.fullmatch("[a-z]([-a-z0-9]{0,61}[a-z0-9])?", backend):
             raise UsageError(f"backends.{backend}: its Service needs a name of small letters, digits and -")

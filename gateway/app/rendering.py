@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from gateway.app.wanted import mounts, only_here, volumes
+from gateway.app.docker_desired import is_loopback_only, mounts, volumes
 from gateway.backends.common.volume import VolumeSpec
 from gateway.config import Config
 from gateway.contracts import Endpoint
@@ -112,7 +112,7 @@ def hints(config: Config) -> Iterator[str]:
     """What will not work as it is configured."""
     for name, spec in config.backends.items():
         for address in spec.listen:
-            if isinstance(address, Endpoint) and only_here(address) and not spec.kind.kernel_mounts:
+            if isinstance(address, Endpoint) and is_loopback_only(address) and not spec.kind.kernel_mounts:
                 yield f"{name} listens on {address}, which containers reach only with the host's network"
 
 

@@ -23,9 +23,9 @@ def plan(
     file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], output: str, **settings: str | None
 ) -> None:
     """Show what would change in Docker, and how what is wanted stands; change nothing."""
-    from gateway.app import once  # noqa: PLC0415 - slow to import
+    from gateway.app import oneshot  # noqa: PLC0415 - slow to import
 
-    _print(once.plan(_config(file, tunnels, backends, settings, record=False)), output)
+    _print(oneshot.plan(_config(file, tunnels, backends, settings, record=False)), output)
 
 
 @click.command()
@@ -35,9 +35,9 @@ def apply(
     file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], output: str, **settings: str | None
 ) -> None:
     """Make Docker as the configuration wants it, once; exits with 1 when something was refused."""
-    from gateway.app import once  # noqa: PLC0415 - slow to import
+    from gateway.app import oneshot  # noqa: PLC0415 - slow to import
 
-    done, refused = once.apply(_config(file, tunnels, backends, settings, record=True))
+    done, refused = oneshot.apply(_config(file, tunnels, backends, settings, record=True))
     _print(done, output)
     for line in refused:
         say(line, fg="red", err=True)
@@ -52,9 +52,9 @@ def audit(
     file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], output: str, **settings: str | None
 ) -> None:
     """Show where each container's data lives, what would lose it, and who can pass for others; change nothing."""
-    from gateway.app import once  # noqa: PLC0415 - slow to import
+    from gateway.app import oneshot  # noqa: PLC0415 - slow to import
 
-    found, exposures = once.audit(
+    found, exposures = oneshot.audit(
         _config(file, tunnels, backends, settings, record=False, refuse=False, serves=False)
     )
     for line in exposures:
@@ -79,7 +79,7 @@ def _config(
     refuse: bool = True,
     serves: bool = True,
 ) -> "Config":
-    from gateway.app.identity import with_instance  # noqa: PLC0415 - slow to import
+    from gateway.app.instance_name import with_instance  # noqa: PLC0415 - slow to import
     from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import

@@ -9,7 +9,7 @@ from conftest import Gateway, need, ssh_tunnel
 from guest import HOST, Guest, need_guest
 from servers import Samba, resetting, serving, talking
 
-from gateway.app.wanted import volumes
+from gateway.app.docker_desired import volumes
 from gateway.config import Sources, load
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion

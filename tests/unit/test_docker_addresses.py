@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.app.wanted import desired as wanted_of
+from gateway.app.docker_desired import desired as wanted_of
 from gateway.config import load
 from gateway.config.load import Sources
 from gateway.contracts import Secret

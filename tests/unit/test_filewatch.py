@@ -7,14 +7,14 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.app import filewatch
-from gateway.app.filewatch import FileWatch, look
+from gateway.app.filewatch import FileWatch, stat_files
 from gateway.cli import cli
 from gateway.config import Config, Sources, load
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filewatch, "_EVERY", 0.01)
+    monkeypatch.setattr(filewatch, "_POLL_INTERVAL", 0.01)
 
 
 async def watching(path: Path, act: Callable[[], object], expected: int = 0) -> list[set[Path]]:
@@ -67,10 +67,10 @@ async def test_a_file_that_goes_away_is_not_told_until_it_is_back(tmp_path: Path
 async def test_what_was_written_between_its_reading_and_the_first_look_is_told(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text("one")
-    marks = look([path])
+    stamps = stat_files([path])
     path.write_text("three")
     told: asyncio.Queue[set[Path]] = asyncio.Queue()
-    task = asyncio.ensure_future(FileWatch(lambda: [path], told.put, marks).run(lambda: None))
+    task = asyncio.ensure_future(FileWatch(lambda: [path], told.put, stamps).run(lambda: None))
     try:
         async with asyncio.timeout(10):
             assert await told.get() == {path}
@@ -82,7 +82,7 @@ async def test_what_was_written_between_its_reading_and_the_first_look_is_told(t
 def test_run_looks_at_the_file_before_it_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
-    before = look([path])
+    before = stat_files([path])
     seen: list[object] = []
 
     def load_while_it_changes(given: Sources) -> Config:
@@ -91,7 +91,7 @@ def test_run_looks_at_the_file_before_it_reads_it(tmp_path: Path, monkeypatch: p
         return config
 
     monkeypatch.setattr("gateway.config.load", load_while_it_changes)
-    monkeypatch.setattr("gateway.app.service.run", lambda *_, **options: seen.append(options["marks"]))
+    monkeypatch.setattr("gateway.app.service.run", lambda *_, **options: seen.append(options["stamps"]))
     monkeypatch.setattr("gateway.ops.logs.configure", lambda *_: None)
     monkeypatch.setattr("gateway.cli.run._exit", lambda _: None)
     done = CliRunner().invoke(cli, ["run", "-c", str(path)])

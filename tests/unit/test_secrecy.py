@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway import secret_files
-from gateway.app.ops import file_problems, settings_of
+from gateway.app.ops_settings import file_problems, ops_settings
 from gateway.config import Sources, load
 from gateway.config.files import check_files
 from gateway.config.hiding import hide
@@ -118,7 +118,7 @@ def test_a_secret_in_the_place_of_a_file_of_ops_does_not_appear_in_errors(tmp_pa
     assert "${TOKEN}" in problem.message
     assert "hunter2" not in str(problem)
     with pytest.raises(GatewayError) as caught:  # as `run` and a reload do
-        read_secrets(settings_of(config))
+        read_secrets(ops_settings(config))
     assert "hunter2" not in f"{caught.value}{caught.value.__cause__}"
 
 

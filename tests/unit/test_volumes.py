@@ -6,8 +6,8 @@ import yaml
 from click.testing import CliRunner
 
 from gateway.app import rendering
+from gateway.app.docker_desired import volumes
 from gateway.app.ports import with_ports
-from gateway.app.wanted import volumes
 from gateway.cli import cli
 from gateway.config import Config, Sources, load
 from gateway.docker.volumes import VolumeInfo, body, hindrances, judge
@@ -40,7 +40,7 @@ def test_a_port_stays_for_ever(tmp_path: Path) -> None:
     third = "third=nfs://nas3:2049/x?volume.name=third"
     assert [spec.port for spec in volumes(config(tmp_path, taken, third))] == [20493]
     (tmp_path / "ports.json").write_text("{")
-    with pytest.raises(GatewayError, match="repair it"):
+    with pytest.raises(GatewayError, match="repair the file"):
         config(tmp_path, MEDIA)
 
 
