@@ -59,19 +59,19 @@ def text() -> str:
 def _head() -> Iterator[str]:
     yield "# Reference"
     yield ""
-    yield "Made from the code by `tools/reference.py`; a test holds the two together."
+    yield "Generated from the code by `tools/reference.py`."
 
 
 def _configuration() -> Iterator[str]:
     yield from ("", "## Configuration", "")
-    yield "Durations are written `500ms`, `10s`, `5m`, `1h`; sizes `64KiB`, `15MiB`. A list of one may be written as"
-    yield "a single value. Every secret `x` may be given as `x_file`, whose content it then is, read at each use."
-    yield "`${NAME}` and `${NAME:-default}` come from the environment; `$$` is a dollar."
+    yield "Durations are written `500ms`, `10s`, `5m`, `1h`; sizes `64KiB`, `15MiB`. A list of one item may be a"
+    yield "single value. For each secret `x`, `x_file` names a file with the secret, which is read at each use."
+    yield "`${NAME}` and `${NAME:-default}` expand from the environment; `$$` is a dollar sign."
     yield ""
-    yield "In a URL every key is a query parameter, with dots for inner ones (`check.tls.mode=verify`). Lists are"
-    yield "separated by commas, or given again and again. Values are percent-encoded (RFC 3986): `%23` for `#`, `%26`"
-    yield "for `&`, `%25` for `%`, `%2C` for a comma within a value; a plus is a plus. `GATEWAY_TUNNEL_MY_VPN` and"
-    yield "`GATEWAY_BACKEND_MY_DB` are the tunnel `my-vpn` and the backend `my-db`."
+    yield "In a URL, each key is a query parameter, with dots for inner keys (`check.tls.mode=verify`). Separate"
+    yield "list items by commas, or repeat the parameter. Percent-encode values (RFC 3986): `%23` for `#`, `%26` for"
+    yield "`&`, `%25` for `%`, `%2C` for a comma within a value. A plus is literal. `GATEWAY_TUNNEL_MY_VPN`"
+    yield "configures the tunnel `my-vpn`, and `GATEWAY_BACKEND_MY_DB` the backend `my-db`."
     for name, cls in SECTIONS.items():
         yield from _table(f"`{name}`", cls)
     yield from _table("`ops.tls`", OpsTls)
@@ -82,8 +82,8 @@ def _configuration() -> Iterator[str]:
     yield from _table("`backends.NAME`, every kind", BackendCommon)
     ports = {name: kind.default_port for name, kind in sorted(backends.KINDS.items()) if kind.default_port}
     yield ""
-    yield f"A target that names no port has {', '.join(f'{port} (`{name}`)' for name, port in ports.items())}."
-    yield "With other kinds it must name one."
+    yield f"Default ports of targets: {', '.join(f'{port} (`{name}`)' for name, port in ports.items())}."
+    yield "With other kinds, a target must include a port."
     yield from _table("`backends.NAME.check`, every kind", CheckCommon)
     for name, backend in sorted(backends.KINDS.items()):
         for title, cls in ((f"kind `{name}`", backend.options), (f"kind `{name}`, `check`", backend.check)):

@@ -12,7 +12,7 @@ def ops_settings(config: Config) -> Settings:
 
     def redact(message: str) -> str:
         key = message.partition(": ")[0]
-        return config.hidden.hide(message, config.places.get(key, key))
+        return config.redactor.redact(message, config.places.get(key, key))
 
     return Settings(
         listen=ops.listen,

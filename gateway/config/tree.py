@@ -1,4 +1,4 @@
-"""The raw configuration: scalars, lists and mappings that remember where they were written."""
+"""The parsed configuration: scalars, lists and mappings with their places."""
 
 import errno
 import hashlib
@@ -17,10 +17,10 @@ class Scalar:
     """A single value.
 
     Args:
-        place: Where it was written.
-        text: The value; None where nothing was written.
-        broken: Its problem is reported already.
-        written: What was written, where variables of the environment were put in; None: `text` itself.
+        place: Its file, line and column, or its variable or flag.
+        text: The value; None if it is empty.
+        broken: Whether it is invalid, and its problem recorded already.
+        written: The text before the expansion of environment variables; None: it contains none.
     """
 
     place: str
@@ -39,35 +39,35 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Table:
-    """A mapping; each entry knows the place of its key."""
+    """A mapping. Each entry has the place of its key."""
 
     place: str
     entries: "dict[str, tuple[str, Tree]]" = field(default_factory=dict)
 
     def put(self, key: str, value: "Tree") -> None:
-        """Add or replace an entry that takes its place from its value."""
+        """Add or replace an entry, with the place of its value."""
         self.entries[key] = (value.place, value)
 
 
 Tree = Scalar | Sequence | Table
 
-_MOST = 100_000
-"""Values in a file, each counted as often as aliases repeat it: nine lists of nine aliases each would be millions."""
-_LARGEST = 4 << 20
-"""Bytes of a file."""
+_MAX_VALUES = 100_000
+"""Maximum number of values in a file after the expansion of aliases, which can multiply a few lines to millions."""
+_MAX_SIZE = 4 << 20
+"""Maximum size of a file in bytes."""
 _REFERENCE = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 def expand(text: str, environment: Mapping[str, str], used: dict[str, str] | None = None) -> str:
-    """Replace `${NAME}` and `${NAME:-default}`; `$$` is a plain dollar.
+    """Expand `${NAME}` and `${NAME:-default}`. `$$` is a dollar sign.
 
     Args:
-        text: What was written.
-        environment: The variables.
-        used: Gets each value that came from the environment, with what stands for it in `text`.
+        text: The text.
+        environment: The environment variables.
+        used: Receives the reference, such as `${NAME}`, by each value from the environment.
 
     Raises:
-        KeyError: A name without a default is not set.
+        KeyError: A variable without a default is not set.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -88,12 +88,21 @@ def expand(text: str, environment: Mapping[str, str], used: dict[str, str] | Non
 
 
 def references(text: str) -> set[str]:
-    """The environment variables that `text` refers to."""
+    """Return the environment variables that `text` refers to."""
     return {match[1] for match in _REFERENCE.finditer(text) if match[1]}
 
 
 def read_text(path: Path, problems: list[Problem]) -> tuple[str, str | None]:
-    """The text of a file, and the SHA-256 of its bytes; empty and None, and a problem, where it cannot be read."""
+    """Read a file.
+
+    Args:
+        path: The file.
+        problems: Receives a problem if it cannot be read.
+
+    Returns:
+        The text, and the SHA-256 of the bytes. The text is empty if it is not UTF-8, and the hash None if the file
+        cannot be read.
+    """
     digest = None
     try:
         data = _content(path)
@@ -112,67 +121,67 @@ def parse_yaml(
 
     Args:
         path: The file.
-        text: What is in it.
-        problems: Gets what is wrong with it.
-        environment: The variables that it may refer to.
+        text: Its content.
+        problems: Receives the problems.
+        environment: The environment variables.
         used: See `expand`.
     """
-    nothing = Table(str(path))
+    empty = Table(str(path))
     try:
         root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         problems.append(Problem(place, "", f"not YAML: {_without_content(error.problem or error.context or '')}"))
-        return nothing
+        return empty
     except RecursionError:
         problems.append(Problem(str(path), "", "is nested too deeply"))
-        return nothing
+        return empty
     except _TooLargeError as error:
         problems.append(Problem(str(path), "", str(error)))
-        return nothing
+        return empty
     except yaml.YAMLError as error:
         problems.append(Problem(str(path), "", f"not YAML: {error}"))
-        return nothing
+        return empty
     if root is None:
-        return nothing
+        return empty
     try:
         tree = _Reader(str(path), problems, environment, used).tree(root, "")
     except RecursionError:
         problems.append(Problem(str(path), "", "is nested too deeply"))
-        return nothing
+        return empty
     except _TooLargeError as error:
         problems.append(Problem(str(path), "", str(error)))
-        return nothing
+        return empty
     if not isinstance(tree, Table):
         problems.append(Problem(tree.place, "", "the document must be a mapping of sections, such as `tunnels:`"))
-        return nothing
+        return empty
     return tree
 
 
 def _without_content(message: str) -> str:
-    """What PyYAML says, without the names that it repeats: an unquoted password may look like an alias or a tag."""
-    hint = " (a value that begins with * or ! needs quotes)" if "alias" in message or "tag" in message else ""
+    """Return a message of PyYAML without quoted names: an unquoted password may look like an alias or a tag."""
+    hint = " (quote a value that starts with * or !)" if "alias" in message or "tag" in message else ""
     return re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", message) + hint
 
 
 def _content(path: Path) -> bytes:
     with path.open("rb") as file:
-        data = file.read(_LARGEST + 1)
-    if len(data) > _LARGEST:
-        raise OSError(errno.EFBIG, f"is larger than {_LARGEST >> 20} MiB")
+        data = file.read(_MAX_SIZE + 1)
+    if len(data) > _MAX_SIZE:
+        raise OSError(errno.EFBIG, f"is larger than {_MAX_SIZE >> 20} MiB")
     return data
 
 
 class _TooLargeError(Exception):
-    """The tree would have more than `_MOST` values."""
+    """The tree has more than `_MAX_VALUES` values."""
 
     def __init__(self) -> None:
-        super().__init__(f"has more than {_MOST} values, those included that aliases repeat")
+        super().__init__(f"has more than {_MAX_VALUES} values, including those that aliases repeat")
 
 
 class _Loader(yaml.SafeLoader):
-    """Gives up on a document with too many values before it is read to its end."""
+    """Stops reading a document that has too many values."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -181,7 +190,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self._nodes += 1
         # Keys are nodes too.
-        if self._nodes > 2 * _MOST:
+        if self._nodes > 2 * _MAX_VALUES:
             raise _TooLargeError
         return super().compose_node(parent, index)
 
@@ -199,7 +208,7 @@ class _Reader:
 
     def tree(self, node: yaml.Node, key: str) -> Tree:
         self._count += 1
-        if self._count > _MOST:
+        if self._count > _MAX_VALUES:
             raise _TooLargeError
         place = self._place(node)
         if node in self._within:

@@ -227,8 +227,8 @@ def test_the_ledger_of_before_is_read(tmp_path: Path) -> None:
     ("network", "place", "words"),
     [
         ("ip_range: 10.9.0.128/25", "ip_range", "set subnet, too"),
-        ("subnet: 10.9.0.0/24, ip_range: 10.8.0.0/25", "ip_range", "must be a part of the subnet"),
-        ("subnet: 10.9.0.0/24, ip_range: 10.9.0.0/24", "ip_range", "and not all of it"),
+        ("subnet: 10.9.0.0/24, ip_range: 10.8.0.0/25", "ip_range", "must be inside the subnet"),
+        ("subnet: 10.9.0.0/24, ip_range: 10.9.0.0/24", "ip_range", "and smaller than it"),
         ("subnet: 10.9.0.0/24, address: 10.8.0.9", "address", "is not in the subnet"),
         ("subnet: 10.9.0.0/24, ip_range: 10.9.0.128/25, address: 10.9.0.130", "address", "is in ip_range"),
         ("address: db", "address", "'db' is not an IP address"),

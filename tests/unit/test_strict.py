@@ -119,7 +119,7 @@ def test_a_password_in_the_clear_is_advised_against_where_nothing_encrypts_it(tm
 def test_a_backend_that_is_granted_asks_for_the_grants(tmp_path: Path) -> None:
     granted = SOUND.replace("ca.pem}}", "ca.pem}, grants: [{project: shop, backends: orders}]}")
     (sentence,) = advice(read(granted, tmp_path))
-    assert sentence.startswith("backends.orders.allow: docker.grants do not decide")
+    assert sentence.startswith("backends.orders.allow: docker.grants have no effect")
     labelled = granted.replace("allow: 10.0.0.0/8", "allow: {label: gateway.backends}")
     assert advice(read(labelled, tmp_path)) == []
     (line,) = refused(labelled.replace("gateway.backends", "gateway.backend"), tmp_path)

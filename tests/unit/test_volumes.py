@@ -117,13 +117,13 @@ def test_an_ipv6_listener_is_mounted_by_ipv6(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ("listen=127.0.0.1:1&volume.name=my%20volume,ro", "no name of a volume"),
-        ("listen=127.0.0.1:1&volume.name=media&volume.address=gw.example.com", "no IP address"),
+        ("listen=127.0.0.1:1&volume.name=my%20volume,ro", "is not a volume name"),
+        ("listen=127.0.0.1:1&volume.name=media&volume.address=gw.example.com", "is not an IP address"),
         ("listen=127.0.0.1:1&volume.name=media&export=m", "must begin with /"),
-        ("listen=/run/m.sock&volume.name=media", "mounts from an address"),
+        ("listen=/run/m.sock&volume.name=media", "needs a TCP address"),
         ("listen=127.0.0.1:1&volume.name=media&volume.mount_options=soft", "is set by the gateway"),
-        ("listen=127.0.0.1:1&volume.name=media&volume.mount_options=nconnect=4%2Csoft", "one option each"),
-        ("listen=127.0.0.1:1&volume.name=media&volume.mount_options=password%3Dx", "everybody may see"),
+        ("listen=127.0.0.1:1&volume.name=media&volume.mount_options=nconnect=4%2Csoft", "one option per item"),
+        ("listen=127.0.0.1:1&volume.name=media&volume.mount_options=password%3Dx", "every user of Docker can read"),
     ],
 )
 def test_what_a_mount_would_take_for_something_else_is_refused(tmp_path: Path, keys: str, words: str) -> None:
@@ -135,7 +135,7 @@ def test_what_a_mount_would_take_for_something_else_is_refused(tmp_path: Path, k
 def test_a_version_that_is_asked_for_replaces_ours(tmp_path: Path) -> None:
     (spec,) = volumes(config(tmp_path, "a=nfs://nas/m?volume.name=media&volume.mount_options=nfsvers%3D4.1"))
     assert [option for option in spec.options if "vers" in option] == ["nfsvers=4.1"]
-    with pytest.raises(GatewayError, match="of version 4"):
+    with pytest.raises(GatewayError, match="support only 4"):
         config(tmp_path, "a=nfs://nas/m?volume.name=media&volume.mount_options=vers%3D3")
 
 
