@@ -135,5 +135,5 @@ class DockerSync:
             unit.set_consumers(consumers)
 
     def _link(self, tunnel: str) -> Link | None:
-        uplinks = self._site.uplinks_of(tunnel) if self._site else []
+        uplinks = self._site.uplinks.of_tunnel(tunnel) if self._site else []
         return next((uplink.link for uplink in uplinks if uplink.link is not None), None)

@@ -23,6 +23,7 @@ class RunningBackend:
         spec: Its configuration.
         forward: Serves its clients.
         worker: The worker that carries its clients; None: this process does.
+        local: `forward` if this process carries the clients; None: a worker does.
         checks: Its checks, one per target; empty in a worker.
         budgets: The handshake budgets of the targets whose servers count aborted handshakes.
         state: The state at the last evaluation.
@@ -32,6 +33,7 @@ class RunningBackend:
     spec: BackendSpec
     forward: Forward | RemoteForward
     worker: WorkerUnit | None = None
+    local: Forward | None = None
     checks: list[Check] = field(default_factory=list)
     budgets: dict[Endpoint, HandshakeBudget] = field(default_factory=dict)
     state: State = State.UNKNOWN
@@ -67,8 +69,8 @@ class RunningBackend:
         wrong_role = wrong_role_targets(self.candidates(), self.spec.prefer)
         if self.worker is not None:
             self.worker.assign_targets(TargetAssignment(self.spec.name, tuple(self.targets()), wrong_role, logins))
-        elif isinstance(self.forward, Forward):
-            self.forward.drain_targets(wrong_role)
+        elif self.local is not None:
+            self.local.drain_targets(wrong_role)
 
     def _logins(self) -> tuple[Login, ...]:
         return tuple(

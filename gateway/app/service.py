@@ -15,12 +15,16 @@ from gateway.app.credential_expiry import ExpiryMonitor, expiry_warnings
 from gateway.app.docker_sync import DockerSync
 from gateway.app.filewatch import FileStamps, FileWatch
 from gateway.app.listeners import bind_listeners, open_sockets, restrict_sockets
+from gateway.app.local_checks import HandshakeBudgets, LocalChecks, wait_first_results
 from gateway.app.ops_settings import ops_settings
 from gateway.app.process_setup import prepare_loop, prepare_process, set_io_flusher
 from gateway.app.running_backend import RunningBackend
 from gateway.app.shutdown import shut_down
 from gateway.app.site import Site
-from gateway.app.worker.messages import Command
+from gateway.app.units import Units
+from gateway.app.uplinks import Uplinks
+from gateway.app.worker.owner import Workers
+from gateway.audit_log.recorder import Recorder
 from gateway.config import Config, TunnelSpec
 from gateway.config.advice import advice
 from gateway.config.files import files_of, named_files
@@ -33,7 +37,7 @@ from gateway.ops.notify import Notifier
 from gateway.ops.view import BackendView, ServiceView, Standing, phase
 from gateway.relay.poller import RelayLoop
 from gateway.relay.sockets import Peer
-from gateway.supervision.supervisor import supervise
+from gateway.supervision.supervisor import Supervisor, supervise
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +126,7 @@ class GatewayService:
             self._become_io_flusher(self._config)
             recorder = self._auditing.recorder
             self._docker = DockerSync(supervisor, group, recorder)
-            self._site = Site(supervisor, group, self._config, self._docker, recorder=recorder)
+            self._site = self._create_site(supervisor, group, self._docker, recorder)
             self._site.apply(self._config, listeners)
             open_sockets(self._config, listeners)
             self._docker.apply(self._config, self._site)
@@ -146,6 +150,20 @@ class GatewayService:
             for task in background:
                 task.cancel()
         await asyncio.sleep(0)  # the ends of the last clients are recorded in this turn of the event loop
+
+    def _create_site(
+        self, supervisor: Supervisor, group: asyncio.TaskGroup, docker: DockerSync, recorder: Recorder
+    ) -> Site:
+        units, budgets = Units(supervisor, group), HandshakeBudgets()
+        workers = Workers(self._config.gateway.workers, self._on_worker_failure, recorder)
+        workers.start(supervisor)
+        uplinks = Uplinks(units, separate_bulk=True)
+        return Site(units, uplinks, self._config, docker, LocalChecks(units, budgets), budgets, workers, recorder)
+
+    def _on_worker_failure(self, backend: str, target: Endpoint, stalled: bool) -> None:
+        running = self._site.backends.get(backend) if self._site else None
+        if running is not None:
+            (running.on_stall if stalled else running.on_failure)(target)
 
     # Methods of gateway.ops.control.Service.
 
@@ -372,10 +390,7 @@ class GatewayService:
         """See `gateway.ops.control.Service`."""
         if self._site is None or tunnel not in self._site.config.tunnels:
             return False
-        for uplink in self._site.uplinks_of(tunnel):
-            uplink.reconnect()
-        for unit in self._site.workers.units:
-            unit.send(Command("reconnect", tunnel))
+        self._site.reconnect(tunnel)
         return True
 
     def _handle_signals(self, group: asyncio.TaskGroup, background: set[asyncio.Task[None]]) -> None:
@@ -438,7 +453,7 @@ class GatewayService:
 
     async def _await_startup(self) -> None:
         if self._site is not None:
-            await self._site.wait_started()
+            await wait_first_results(self._site.backends.values)
         if self._docker is not None:
             try:
                 async with asyncio.timeout(_DOCKER_TIMEOUT):

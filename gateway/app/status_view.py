@@ -45,11 +45,11 @@ PYTHON_VERSION = platform.python_version()
 def tunnel_views(site: Site) -> list[TunnelView]:
     """Return the configured tunnels, and the removed tunnels that still drain."""
     configured = [
-        _tunnel(spec, [*map(uplink_report, site.uplinks_of(spec.name)), *site.workers.reports(spec.name)])
+        _tunnel(spec, [*map(uplink_report, site.uplinks.of_tunnel(spec.name)), *site.workers.reports(spec.name)])
         for spec in site.config.tunnels.values()
     ]
     draining: dict[str, tuple[TunnelSpec, list[UplinkReport]]] = {}
-    for spec, uplink in site.draining():
+    for spec, uplink in site.uplinks.draining():
         draining.setdefault(spec.name, (spec, []))[1].append(uplink_report(uplink))
     return configured + [_tunnel(spec, reports) for spec, reports in draining.values()]
 

@@ -4,6 +4,7 @@ import asyncio
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from gateway.app.traffic_class import required_tunnels, uses_single_tunnel
 from gateway.app.worker.messages import UplinkReport
@@ -12,6 +13,8 @@ from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts import Endpoint, TrafficClass
 from gateway.forwarding.listener import ListenAddress, Listener
+from gateway.ssh.handshake_limiter import PER_SERVER, handshake_limiter
+from gateway.supervision.supervisor import Supervisor
 
 _APPLY_TIMEOUT = 2.0
 """Seconds to wait until the workers have applied a configuration."""
@@ -28,6 +31,18 @@ class Workers:
 
     def __init__(self, count: int, on_failure: Callable[[str, Endpoint, bool], None], recorder: Recorder) -> None:
         self.units = [WorkerUnit(number + 1, on_failure, recorder) for number in range(count)]
+        if count:
+            handshake_limiter().per_server = max(1, PER_SERVER - count)
+
+    def start(self, supervisor: Supervisor) -> None:
+        """Start the processes."""
+        for unit in self.units:
+            supervisor.start(f"worker {unit.number}", unit)
+
+    def send(self, message: Any) -> None:
+        """Send a message to all workers."""
+        for unit in self.units:
+            unit.send(message)
 
     def assign(self, config: Config) -> dict[str, WorkerUnit]:
         """Return the worker of each backend that this process does not serve itself."""

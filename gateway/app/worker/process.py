@@ -10,8 +10,12 @@ import socket
 import sys
 from typing import Any
 
+from gateway.app.local_checks import HandshakeBudgets
 from gateway.app.process_setup import prepare_loop, prepare_process, set_io_flusher
 from gateway.app.site import Site
+from gateway.app.units import Units
+from gateway.app.uplinks import Uplinks
+from gateway.app.worker.assigned_targets import AssignedTargets
 from gateway.app.worker.messages import (
     Applied,
     Apply,
@@ -19,7 +23,6 @@ from gateway.app.worker.messages import (
     ConsumerSnapshot,
     Dial,
     DialResult,
-    Failed,
     ForwardReport,
     Incomplete,
     Sockets,
@@ -31,8 +34,10 @@ from gateway.app.worker.messages import (
 )
 from gateway.app.worker.messenger import Messenger
 from gateway.app.worker.outbound import AuditForwarder
+from gateway.app.worker.owner import Workers
 from gateway.audit_log.recorder import Recorder
-from gateway.contracts import Endpoint, Stream
+from gateway.config import Config
+from gateway.contracts import Stream
 from gateway.docker.consumers import Directory
 from gateway.errors import LinkLostError, ReachError, Reason
 from gateway.forwarding.forward import Forward
@@ -65,11 +70,12 @@ class Worker:
         self._owner = Messenger(sock, self._on_message, self._stop.set)
         self._site: Site | None = None
         self._group: asyncio.TaskGroup | None = None
-        self._assignments: dict[str, tuple[Endpoint, ...]] = {}
+        self._units: Units | None = None
+        self._targets = AssignedTargets(self._owner)
+        self._budgets = HandshakeBudgets()
         self._sockets: dict[ListenAddress, list[socket.socket]] = {}
         self._incomplete = False
         """Whether some of them were lost in transit."""
-        self._supervisor: Any = None
         self._directory = Directory(lambda: self._owner.send(UnknownSource()))
         self._recorder = Recorder()
         self._audit = AuditForwarder(self._owner, self._recorder)
@@ -77,7 +83,7 @@ class Worker:
     async def run(self) -> None:
         """Run until the owner sends `stop` or is gone."""
         async with asyncio.TaskGroup() as group, supervise() as supervisor:
-            self._group, self._supervisor = group, supervisor
+            self._group, self._units = group, Units(supervisor, group)
             reporting = group.create_task(self._report_periodically())
             await self._stop.wait()
             reporting.cancel()
@@ -117,21 +123,21 @@ class Worker:
             self._owner.send(Applied(message.number))
 
     def _on_assignment(self, assignment: TargetAssignment) -> None:
-        self._assignments[assignment.backend] = assignment.targets
+        self._targets.assigned[assignment.backend] = assignment.targets
         running = self._site.backends.get(assignment.backend) if self._site else None
-        if running is not None and isinstance(running.forward, Forward):
-            running.forward.drain_targets(assignment.wrong_role)
+        if running is not None and running.local is not None:
+            running.local.drain_targets(assignment.wrong_role)
             for login in assignment.logins:
                 running.record_login(*login)
 
     def _apply(self, message: Apply) -> None:
-        if self._group is None:
+        if self._units is None:
             return
         logs.configure(message.config.log.level, message.config.log.format)
         if self._site is None:
-            self._site = Site(self._supervisor, self._group, message.config, self._directory, self, self._recorder)
+            self._site = self._create_site(self._units, message.config)
         self._audit.apply(message.config.audit)
-        self._assignments = {}  # the owner sends the valid ones after this message
+        self._targets.assigned = {}  # the owner sends the valid ones after this message
         listeners: dict[ListenAddress, Listener] = {}
         for spec in message.config.backends.values():
             for address in spec.listen:
@@ -143,9 +149,15 @@ class Worker:
                     listeners[address] = Listener(address, sent)
         self._close_sockets()
         self._site.apply(message.config, listeners)
-        for uplink in self._site.uplinks.values():
+        for uplink in self._site.uplinks.by_lane.values():
             if self._send_report not in uplink.watchers:
                 uplink.watchers.append(self._send_report)
+
+    def _create_site(self, units: Units, config: Config) -> Site:
+        # One lane per tunnel, because a worker carries one traffic class only.
+        uplinks = Uplinks(units, separate_bulk=False)
+        no_workers = Workers(0, lambda *_: None, self._recorder)
+        return Site(units, uplinks, config, self._directory, self._targets, self._budgets, no_workers, self._recorder)
 
     def _close_sockets(self) -> None:
         """Close the sockets that no listener uses."""
@@ -163,8 +175,7 @@ class Worker:
             site.stop_accepting()
             self._send_report()
         elif command.what == "reconnect":
-            for uplink in site.uplinks_of(command.argument):
-                uplink.reconnect()
+            site.reconnect(command.argument)
         elif command.what == "set_fail_fast":
             name, enabled = command.argument
             if name in site.backends:
@@ -181,7 +192,8 @@ class Worker:
         site = self._site
         uplink = None
         if site is not None:
-            uplink = next(iter(site.uplinks_of(message.tunnel)), None) if message.tunnel else site.direct
+            uplinks = site.uplinks.of_tunnel(message.tunnel) if message.tunnel else [site.uplinks.direct]
+            uplink = next(iter(uplinks), None)
         if site is None or uplink is None or uplink.link is None:
             reset(client)
             self._owner.send(DialResult(message.number, Reason.TUNNEL, "the worker's tunnel is down", lost=True))
@@ -190,7 +202,7 @@ class Worker:
         try:
             await retry_dial(
                 lambda within: link.join(client, message.to, Histogram(), within),
-                lambda: site.record_abandoned_dial(message.tunnel, message.to),
+                lambda: self._budgets.record_abandoned_dial(message.tunnel, message.to),
             )
         except ReachError as error:
             reset(client)
@@ -207,16 +219,6 @@ class Worker:
         else:
             self._owner.send(DialResult(message.number))
 
-    # See `gateway.app.site.Checker`.
-
-    def targets(self, backend: str, configured: tuple[Endpoint, ...]) -> list[Endpoint]:
-        """Return the targets that the owner assigned last."""
-        return list(self._assignments.get(backend, configured))
-
-    def on_failure(self, backend: str, target: Endpoint, *, stalled: bool = False) -> None:
-        """Report the failure to the owner, which checks the target now."""
-        self._owner.send(Failed(backend, target, stalled))
-
     def _send_report(self) -> None:
         if self._site is not None and not self._owner.backlogged:  # the next report includes it
             self._owner.send(report(self._site))
@@ -231,8 +233,8 @@ class Worker:
 
 def report(site: Site) -> WorkerReport:
     """Return the current states and counters of a worker."""
-    uplinks = {"": site.direct, **{lane.tunnel: uplink for lane, uplink in site.uplinks.items()}}
-    forwards = [running.forward for running in site.backends.values() if isinstance(running.forward, Forward)]
+    uplinks = {"": site.uplinks.direct, **{lane.tunnel: each for lane, each in site.uplinks.by_lane.items()}}
+    forwards = [running.local for running in site.backends.values() if running.local is not None]
     return WorkerReport(
         {name: uplink_report(uplink) for name, uplink in uplinks.items()},
         {forward.name: _forward(forward) for forward in forwards},
