@@ -243,9 +243,9 @@ async def test_a_reload_that_fails_late_leaves_no_writer(tmp_path: Path) -> None
     old = configuration("a=tcp://b:1")
     new = replace(old, audit=AuditSection(log=tmp_path / "audit.jsonl"))
     service, before = GatewayService(old, lambda: new), set(threading.enumerate())
-    service._docker = Mock(apply=Mock(side_effect=RuntimeError("late")))
+    docker = Mock(apply=Mock(side_effect=RuntimeError("late")))
     with pytest.raises(RuntimeError, match="late"):
-        await service._reload(Mock(config=old, listeners={}), new, "test")
+        await service._reloader._apply(Mock(config=old, listeners={}), docker, new, "test")
     soon(lambda: not any(each.name == "audit log" for each in set(threading.enumerate()) - before))
 
 
