@@ -6,7 +6,7 @@ from typing import Any
 from gateway import backends, tunnels
 from gateway.backends import BackendKind
 from gateway.config import values
-from gateway.config.decode import INVALID, Decoder, known_keys, suggest
+from gateway.config.decode import INVALID, Decoder
 from gateway.config.model import (
     SECTIONS,
     BackendCommon,
@@ -17,6 +17,8 @@ from gateway.config.model import (
     TunnelSpec,
     UnixListener,
 )
+from gateway.config.schema import known_keys
+from gateway.config.suggestions import suggest
 from gateway.config.tree import Scalar, Table
 from gateway.contracts import Endpoint
 from gateway.docker.options import DockerOptions

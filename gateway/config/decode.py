@@ -1,17 +1,18 @@
 """Decodes the parsed tree into frozen dataclasses by their type hints, and collects all problems."""
 
 import dataclasses
-import difflib
 import functools
 import operator
 import os
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from gateway.config import values
+from gateway.config.schema import is_secret, known_keys
+from gateway.config.suggestions import similar, suggest
 from gateway.config.tree import Scalar, Sequence, Table, Tree
 from gateway.contracts import Duration, Endpoint, Secret, Size
 from gateway.errors import Problem
@@ -30,10 +31,6 @@ _SCALARS: dict[Any, Callable[[str], Any]] = {
     values.Address: values.address,
     values.LogTarget: values.log_target,
 }
-
-
-_MAX_SUGGESTIONS = 500
-"""Maximum number of names to compare with a misspelled name, because each comparison takes time."""
 
 
 class Invalid:
@@ -243,57 +240,6 @@ def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> Pro
     return Problem(written, inner, rest) if written and rest else Problem(place, key, message)
 
 
-def known_keys(*classes: type) -> list[str]:
-    """Return all keys of these dataclasses."""
-    names = []
-    for cls in classes:
-        hints = typing.get_type_hints(cls)
-        for field in dataclasses.fields(cls):
-            names.append(field.name)
-            if is_secret(hints[field.name]):
-                names.append(f"{field.name}_file")
-    return names
-
-
-def hints_by_key(cls: type, above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield all dotted keys of a dataclass, including those of inner mappings, with their type hints."""
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
-        hint, key = hints[field.name], above + field.name
-        inner = [each for each in (hint, *get_args(hint)) if dataclasses.is_dataclass(each)]
-        for each in inner:
-            yield from hints_by_key(typing.cast("type", each), f"{key}.")
-            if "shorthand" in field.metadata:
-                hint = typing.get_type_hints(each)[field.metadata["shorthand"]]
-        yield key, hint
-
-
-def is_record(hint: Any) -> bool:
-    """Return whether a key of this type holds a mapping with fixed keys."""
-    return any(dataclasses.is_dataclass(each) for each in (hint, *get_args(hint)))
-
-
-def is_list(hint: Any) -> bool:
-    """Return whether a key of this type holds a list."""
-    return tuple in (get_origin(hint), *map(get_origin, get_args(hint)))
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean …?` if a known name is similar, else the list of known names."""
-    names = list(known)
-    if len(names) > _MAX_SUGGESTIONS:
-        return ""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f" (known: {', '.join(sorted(names))})" if names else ""
-
-
-def is_secret(hint: Any) -> bool:
-    """Return whether a key of this type holds a secret itself."""
-    return hint is Secret or Secret in get_args(hint)
-
-
 def _alternative(tree: Tree, arguments: tuple[Any, ...]) -> Any:
     """Return the types of a union that match the tree: records for a mapping, the others for a single value."""
     rest = [each for each in arguments if each is not type(None)]
@@ -334,10 +280,5 @@ def _error_of_reference(written: str, read: Callable[[str], Any]) -> str:
 
 def _one_of(text: str, choices: tuple[str, ...]) -> str:
     if text not in choices:
-        raise ValueError(f"{text!r} is not one of {', '.join(choices)}{_similar(text, choices)}")
+        raise ValueError(f"{text!r} is not one of {', '.join(choices)}{similar(text, choices)}")
     return text
-
-
-def _similar(text: str, choices: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(text, choices, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from gateway.config import values
-from gateway.config.decode import suggest
 from gateway.config.model import Config
+from gateway.config.suggestions import suggest
 from gateway.docker.labels import ALIAS
 from gateway.docker.options import DockerOptions, Grant, NetworkOptions, PeerOptions
 from gateway.docker.projects import PROJECT_BITS

@@ -10,13 +10,16 @@ from pathlib import Path
 from gateway import backends, tunnels
 from gateway.config import urls
 from gateway.config.build import build
-from gateway.config.decode import Decoder, hints_by_key, is_list, is_record
+from gateway.config.decode import Decoder
+from gateway.config.expansion import expand, references
 from gateway.config.files import exposed_secrets
 from gateway.config.model import SECTIONS, Config
 from gateway.config.redaction import Redactor
 from gateway.config.rules import check_rules
+from gateway.config.schema import hints_by_key, is_list, is_record
 from gateway.config.strict import weaknesses
-from gateway.config.tree import Scalar, Sequence, Table, Tree, expand, parse_yaml, read_text, references
+from gateway.config.tree import Scalar, Sequence, Table, Tree
+from gateway.config.yaml_parser import parse_yaml, read_text
 from gateway.errors import ConfigError, Origin, Problem
 
 _EXAMPLES = {"tunnel": "bastion=ssh://user@host", "backend": "orders=mysql://db:3306"}

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gateway.config import values
-from gateway.config.decode import suggest
 from gateway.config.docker_rules import docker_problems
 from gateway.config.model import Config
 from gateway.config.ops_rules import ops_problems
+from gateway.config.suggestions import suggest
 from gateway.config.tree import Scalar, Sequence, Table
 from gateway.config.volume_rules import volume_problems
 from gateway.contracts import Endpoint

@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from gateway.backends import BackendKind
-from gateway.config.decode import hints_by_key, is_list, is_secret, suggest
 from gateway.config.model import BackendCommon, CheckCommon, TunnelCommon
+from gateway.config.schema import hints_by_key, is_list, is_secret
+from gateway.config.suggestions import suggest
 from gateway.config.tree import Scalar, Sequence, Table, Tree
 from gateway.errors import Problem
 from gateway.tunnels import TunnelKind

@@ -10,9 +10,9 @@ from gateway import backends, tunnels
 from gateway.cli.sources import SETTINGS
 from gateway.config import Config, Sources, load
 from gateway.config.advice import advice
-from gateway.config.decode import hints_by_key
 from gateway.config.load import setting_names
 from gateway.config.model import SECTIONS, BackendCommon, CheckCommon, OpsTls, TunnelCommon
+from gateway.config.schema import hints_by_key
 from gateway.contracts import Duration, Endpoint, Secret
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.errors import ConfigError
