@@ -13,6 +13,9 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> Desired:
     Args:
         config: A configuration with a section `docker`.
         busy: IDs of the containers that have connections through this gateway.
+
+    Raises:
+        ValueError: The configuration has no section `docker`.
     """
     if config.docker is None:
         raise ValueError("the configuration has no section docker")

@@ -55,7 +55,13 @@ class Decoder:
         """The places and keys of secrets that are written out, and not references to the environment."""
 
     def problem(self, place: str, key: str, message: str) -> None:
-        """Add a problem."""
+        """Add a problem.
+
+        Args:
+            place: The place of the value.
+            key: Its dotted key.
+            message: The message, without place and key.
+        """
         self.problems.append(Problem(place, key, message))
 
     def value(self, tree: Tree, hint: Any, key: str, shorthand: str | None = None) -> Any:
@@ -69,6 +75,9 @@ class Decoder:
 
         Returns:
             The value; `INVALID` after adding a problem.
+
+        Raises:
+            TypeError: The hint is not supported.
         """
         self.places[key] = tree.place
         if isinstance(tree, Scalar) and tree.broken:

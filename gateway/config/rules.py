@@ -20,6 +20,11 @@ def check_rules(config: Config, root: Table, problems: list[Problem]) -> None:
     """Add all violated rules to `problems`.
 
     References and listeners are read from the tree, so that they are also checked in parts with other problems.
+
+    Args:
+        config: The valid parts of the configuration.
+        root: The whole tree.
+        problems: Receives the problems.
     """
     vias = _vias(root, "tunnels")
     for section in ("tunnels", "backends"):

@@ -24,7 +24,17 @@ def values_in(text: str) -> Iterator[str]:
 
 
 def tunnel_tree(text: str, place: str, kinds: Mapping[str, TunnelKind], problems: list[Problem]) -> Table | None:
-    """Return `ssh://user@host:port?identity_files=…` as the mapping of a file; None after adding a problem."""
+    """Return `ssh://user@host:port?identity_files=…` as the mapping of a file.
+
+    Args:
+        text: The URL.
+        place: Its variable or flag.
+        kinds: The kinds of tunnels by name.
+        problems: Receives the problems.
+
+    Returns:
+        The mapping; None after adding a problem.
+    """
     found = _split(text, place, kinds, lambda kind: kind.schemes, "ssh://user@host", problems)
     if found is None:
         return None
@@ -57,7 +67,17 @@ def _user_host_port(scheme: str, authority: str) -> dict[str, str]:
 
 
 def backend_tree(text: str, place: str, kinds: Mapping[str, BackendKind], problems: list[Problem]) -> Table | None:
-    """Return `mysql://db-1:3306,db-2:3306?via=…` as the mapping of a file; None after adding a problem."""
+    """Return `mysql://db-1:3306,db-2:3306?via=…` as the mapping of a file.
+
+    Args:
+        text: The URL.
+        place: Its variable or flag.
+        kinds: The kinds of backends by name.
+        problems: Receives the problems.
+
+    Returns:
+        The mapping; None after adding a problem.
+    """
     found = _split(text, place, kinds, lambda kind: kind.schemes, "mysql://host:port", problems)
     if found is None:
         return None

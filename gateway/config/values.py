@@ -1,4 +1,4 @@
-"""Parses single values: durations, sizes, addresses. The functions raise `ValueError` with an example."""
+"""Parses single values: durations, sizes, addresses. Each function raises `ValueError` with an example."""
 
 import ipaddress
 import re
