@@ -322,7 +322,7 @@ def test_validate_says_what_is_wrong_with_the_files_of_ops(tmp_path: Path) -> No
         ("{token_file: /nonexistent}", "ops.token_file: /nonexistent: No such file or directory"),
         (f"{{tls: {{cert_file: {one.certificate}, key_file: {other.key}}}}}", "ops.tls.cert_file: "),
         (f"{{tls: {{cert_file: {one.certificate}}}}}", "ops.tls.key_file: is missing"),
-        (f"{{metrics_token_file: {token}}}", "ops.metrics_token_file: everything except /metrics would need no token"),
+        (f"{{metrics_token_file: {token}}}", "ops.metrics_token_file: everything except /metrics would need"),
         ("{hosts: ['*.example.com']}", "is not a host name"),
         ("{listen: '0.0.0.0:9090', probe_listen: '127.0.0.1:9090'}", "is already used by ops.listen"),
     ):
