@@ -61,7 +61,9 @@ def _check_loops(vias: dict[str, str | None], root: Table, problems: list[Proble
             reported |= set(chain)
             loop = [*chain[chain.index(str(via)) :], str(via)]
             place = _place(root, "tunnels", loop[0], "via")
-            problems.append(Problem(place, f"tunnels.{loop[0]}.via", f"forms a loop: {' → '.join(loop)}"))
+            problems.append(
+                Problem(place, f"tunnels.{loop[0]}.via", f"forms a loop: {' → '.join(loop)}: change one via")
+            )
 
 
 def _check_listeners(config: Config, root: Table, problems: list[Problem]) -> None:
