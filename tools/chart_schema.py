@@ -13,8 +13,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway.backends import KINDS as BACKENDS
-from gateway.config.decode import known_keys
 from gateway.config.model import BackendCommon, CheckCommon, TunnelCommon
+from gateway.config.schema import known_keys
 from gateway.tunnels import KINDS as TUNNELS
 
 TARGET = Path(__file__).parents[1] / "charts" / "gateway" / "values.schema.json"

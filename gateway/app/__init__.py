@@ -1,1 +1,1 @@
-"""The composition root: from a configuration to running units, and their life from start to stop."""
+"""Composition root: creates the units from a configuration, and runs the service from start to stop."""

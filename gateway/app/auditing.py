@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from gateway import __version__
-from gateway.app.differences import differences
+from gateway.app.changed_keys import changed_keys
 from gateway.audit_log.events import MAX_TEXT
 from gateway.audit_log.recorder import Recorder
 from gateway.audit_log.writer import MISCONFIGURED, AuditWriter
@@ -126,7 +126,7 @@ class Auditing:
                 sha256=origin.sha256,
                 environment=list(origin.environment),
                 flags=list(origin.flags),
-                **differences(old, new),
+                **changed_keys(old, new),
             )
 
     def refused(self, error: Exception, trigger: str, origin: Origin | None) -> None:

@@ -1,4 +1,4 @@
-"""Notices that files changed, by looking: it works on every file system, and for links that are swapped."""
+"""Detects changed files by polling, which works on every file system and for symbolic links that are replaced."""
 
 import asyncio
 import logging
@@ -7,60 +7,60 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-_EVERY = 1.0
-Mark = tuple[int, int, int] | None
-"""What tells one content from another without reading it; None: there is no such file."""
-Marks = dict[Path, Mark]
+_POLL_INTERVAL = 1.0
+FileStamp = tuple[int, int, int] | None
+"""Modification time in nanoseconds, size, and inode: a change of the content changes it. None: no such file."""
+FileStamps = dict[Path, FileStamp]
 
 
 class FileWatch:
-    """Looks once a second; a `gateway.contracts.Unit`.
+    """Polls files once a second; a `gateway.contracts.Unit`.
 
     Args:
-        files: Which files; called each time, in a thread.
-        changed: Awaited with those that changed and have been still since the look before.
-        known: What was seen earlier of some of them, before they were read.
+        files: Returns the files to watch. Called for each poll, in a thread.
+        on_change: Awaited with the files that changed and then stayed the same for one poll.
+        initial: The stamps of files that were read before the watch started.
     """
 
     def __init__(
         self,
         files: Callable[[], Iterable[Path]],
-        changed: Callable[[set[Path]], Awaitable[None]],
-        known: Marks | None = None,
+        on_change: Callable[[set[Path]], Awaitable[None]],
+        initial: FileStamps | None = None,
     ) -> None:
         self._files = files
-        self._changed = changed
-        self._known = dict(known or {})
+        self._on_change = on_change
+        self._reported = dict(initial or {})
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Look until cancelled."""
-        known = self._known
-        seen = await asyncio.to_thread(lambda: look(self._files()))
-        known.update({path: mark for path, mark in seen.items() if path not in known})
-        before = dict(known)
+        """Poll until cancelled."""
+        reported = self._reported
+        current = await asyncio.to_thread(lambda: stat_files(self._files()))
+        reported.update({path: stamp for path, stamp in current.items() if path not in reported})
+        previous = dict(reported)
         ready()
         while True:
-            await asyncio.sleep(_EVERY)
-            now = await asyncio.to_thread(lambda: look(self._files()))
+            await asyncio.sleep(_POLL_INTERVAL)
+            current = await asyncio.to_thread(lambda: stat_files(self._files()))
             changed = set()
-            for path, mark in now.items():
-                if path not in known:
-                    known[path] = mark
-                elif mark is not None and mark != known[path] and before.get(path) == mark:
-                    known[path] = mark
+            for path, stamp in current.items():
+                if path not in reported:
+                    reported[path] = stamp
+                elif stamp is not None and stamp != reported[path] and previous.get(path) == stamp:
+                    reported[path] = stamp
                     changed.add(path)
-            before = now
+            previous = current
             if changed:
                 log.info("files changed", extra={"files": sorted(map(str, changed))})
-                await self._changed(changed)
+                await self._on_change(changed)
 
 
-def look(paths: Iterable[Path]) -> Marks:
-    """What is to be seen of these files now."""
-    return {path: _mark(path) for path in paths}
+def stat_files(paths: Iterable[Path]) -> FileStamps:
+    """Return the stamps that these files have now. It may block."""
+    return {path: _stamp(path) for path in paths}
 
 
-def _mark(path: Path) -> Mark:
+def _stamp(path: Path) -> FileStamp:
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,7 @@
-"""Listeners of backends that have a volume and no address: a port for ever, since the volume cannot be edited."""
+"""Assigns a port to each backend that has a volume and no listener.
+
+A port is never reassigned, because a Docker volume cannot be edited.
+"""
 
 import json
 from dataclasses import replace
@@ -14,37 +17,38 @@ _LOOPBACK = "127.0.0.1"
 
 
 def with_ports(config: Config, *, record: bool = True) -> Config:
-    """The configuration, where every backend with a volume listens somewhere.
+    """Return the configuration with a listener for each backend that has a volume.
 
     Args:
-        config: As it was read.
-        record: Whether to write down which port is new; without, it is the one that would be written down.
+        config: The configuration as read.
+        record: Whether to write a new port to `state_dir`.
 
     Raises:
-        GatewayError: The record cannot be read or written: another port would lead every volume astray.
+        GatewayError: The record cannot be read or written, or no port is free. A wrong port would connect
+            existing volumes to another backend.
     """
-    wanted = [
+    unassigned = [
         name
         for name, spec in config.backends.items()
         if not spec.listen and spec.kind.volume_options(spec.options) is not None
     ]
-    if not wanted:
+    if not unassigned:
         return config
     path = config.gateway.state_dir / FILE
-    known = _read(path)
-    taken = {*known.values(), *(each.port for spec in config.backends.values() for each in spec.listen
+    ports = _read(path)
+    taken = {*ports.values(), *(each.port for spec in config.backends.values() for each in spec.listen
                                 if isinstance(each, Endpoint))}  # fmt: skip
-    for name in wanted:
-        if name not in known:
+    for name in unassigned:
+        if name not in ports:
             port = next((port for port in range(_FIRST, _LAST) if port not in taken), None)
             if port is None:
-                raise GatewayError(f"no port is left from {_FIRST} to {_LAST}: set listen for backend {name}")
-            known[name] = port
+                raise GatewayError(f"no port from {_FIRST} to {_LAST - 1} is free: set listen for backend {name}")
+            ports[name] = port
             taken.add(port)
             if record:
-                _write(path, known)
+                _write(path, ports)
     listening = {
-        name: replace(spec, listen=(Endpoint(_LOOPBACK, known[name]),)) if name in wanted else spec
+        name: replace(spec, listen=(Endpoint(_LOOPBACK, ports[name]),)) if name in unassigned else spec
         for name, spec in config.backends.items()
     }
     return replace(config, backends=listening)
@@ -56,14 +60,16 @@ def _read(path: Path) -> dict[str, int]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, AttributeError) as error:
-        raise GatewayError(f"{path}: {error}: repair it, or set listen for backends with a volume") from error
+        raise GatewayError(f"{path}: {error}: repair the file, or set listen for backends with a volume") from error
 
 
 def _write(path: Path, ports: dict[str, int]) -> None:
-    beside = path.with_suffix(".new")
+    temporary = path.with_suffix(".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(ports, indent=1, sort_keys=True) + "\n")
-        beside.replace(path)
+        temporary.write_text(json.dumps(ports, indent=1, sort_keys=True) + "\n")
+        temporary.replace(path)
     except OSError as error:
-        raise GatewayError(f"{path}: {error.strerror} (gateway.state_dir, for the ports of volumes)") from error
+        raise GatewayError(
+            f"{path}: cannot record the ports of volumes: {error.strerror}: set a writable gateway.state_dir"
+        ) from error

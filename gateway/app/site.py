@@ -1,336 +1,243 @@
-"""Everything that runs for one configuration, and how another one is applied to it."""
+"""The running tunnels, forwards and checks of one configuration, and how another configuration is applied to them."""
 
-import asyncio
-import contextlib
-import time
-from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
-from weakref import WeakKeyDictionary
 
-from gateway.app.changes import Changes, compare
-from gateway.app.lanes import Lane, lane_of, lanes, through
-from gateway.app.running import Running
+from gateway.app.admission_rules import build_admission
+from gateway.app.config_diff import ConfigDiff, diff_configs
+from gateway.app.local_checks import HandshakeBudgets
+from gateway.app.running_backend import RunningBackend
 from gateway.app.units import Units
+from gateway.app.uplinks import Uplinks
 from gateway.app.worker.messages import Command
 from gateway.app.worker.owner import Workers
 from gateway.app.worker.remote import RemoteForward
 from gateway.app.worker.unit import WorkerUnit
 from gateway.audit_log.recorder import Recorder
-from gateway.config import BackendSpec, Config, TunnelSpec
-from gateway.contracts import Backend, Endpoint, TunnelState
-from gateway.forwarding.admission import Admission, Identity, SocketConsumer, SocketRule
+from gateway.config import BackendSpec, Config
+from gateway.contracts import Endpoint
+from gateway.forwarding.admission import Admission, Identity
 from gateway.forwarding.dialer import Route
 from gateway.forwarding.forward import Forward
-from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.forwarding.listener import ListenAddress, Listener
-from gateway.health.monitor import Check, Schedule
-from gateway.relay.direct import DirectTunnel
-from gateway.ssh.handshake_limiter import PER_SERVER, handshake_limiter
-from gateway.supervision.supervisor import Supervisor
+from gateway.health.monitor import MonitoredUplink
 from gateway.supervision.uplink import Uplink
 
-_STARTED_POLL = 0.5
-_SHARE_OF_ONE = 0.8
-"""Of a backend's connections, what one consumer may take where nothing else is configured."""
 
+class TargetHealth(Protocol):
+    """Decides which targets the clients of a backend get: by checks, or as the owner of a worker assigns them."""
 
-class Checker(Protocol):
-    """Who checks the targets, where this process does not."""
+    def update(self, running: RunningBackend, uplink: MonitoredUplink, *, keep_results: bool) -> None:
+        """Start to check the targets of `running.spec`, in place of earlier checks.
 
-    def targets(self, backend: str, configured: tuple[Endpoint, ...]) -> list[Endpoint]:
-        """The targets to try for a new client, best first."""
+        Args:
+            running: The backend.
+            uplink: The uplink that leads to the targets.
+            keep_results: Whether targets that were checked before keep their results.
+        """
 
-    def failed(self, backend: str, target: Endpoint, *, silent: bool = False) -> None:
-        """Real traffic failed at `target`, or, `silent`, waits there for too long."""
+    def remove(self, running: RunningBackend) -> None:
+        """Stop to check the targets."""
+
+    def targets(self, running: RunningBackend) -> list[Endpoint]:
+        """Return the targets to try for a new client, best first."""
+
+    def on_failure(self, running: RunningBackend, target: Endpoint) -> None:
+        """Handle a failure of real traffic to `target`."""
+
+    def on_stall(self, running: RunningBackend, target: Endpoint) -> None:
+        """Handle a response of `target` that takes too long."""
 
 
 class Site:
     """The running tunnels, forwards and checks.
 
     Args:
-        supervisor: Runs the units.
-        group: Owns the tasks that wait for something to drain.
-        config: What will be applied first.
-        identity: Who knows consumers by their addresses; None: nobody does.
-        checker: Who checks the targets; None: this process does, and may have workers.
-        recorder: Where clients' ends are recorded; None: nowhere.
+        units: Runs the uplinks and forwards.
+        uplinks: The uplinks of this process.
+        config: The configuration that will be applied first.
+        identity: Maps source addresses to consumers, while Docker is configured.
+        health: Decides which targets clients get.
+        budgets: The handshake budgets of the targets.
+        workers: The workers of this process, already started.
+        recorder: Records the ends of clients.
     """
 
     def __init__(
         self,
-        supervisor: Supervisor,
-        group: asyncio.TaskGroup,
+        units: Units,
+        uplinks: Uplinks,
         config: Config,
-        identity: Identity | None = None,
-        checker: Checker | None = None,
-        recorder: Recorder | None = None,
+        identity: Identity,
+        health: TargetHealth,
+        budgets: HandshakeBudgets,
+        workers: Workers,
+        recorder: Recorder,
     ) -> None:
-        self._recorder = recorder or Recorder()
-        self._identity = identity
-        self._knows_containers = False
-        self.config = self._wanted = replace(config, tunnels={}, backends={})
-        self.uplinks: dict[Lane, Uplink] = {}
-        self.backends: dict[str, Running] = {}
-        self.direct = Uplink("direct", DirectTunnel(), None, quiet=True)
+        self.config = replace(config, tunnels={}, backends={})
+        self.uplinks = uplinks
+        self.backends: dict[str, RunningBackend] = {}
         self.listeners: dict[ListenAddress, Listener] = {}
-        self._units = Units(supervisor, group, self._busy)
-        self._specs: WeakKeyDictionary[Uplink, TunnelSpec] = WeakKeyDictionary()
-        self._budgets: dict[tuple[str | None, Endpoint], HandshakeBudget] = {}
-        """By tunnel and server: several backends may lead to the same one."""
-        self._checker = checker
-        self._apart = checker is None  # a worker is for one sort of traffic anyway
-        self.workers = Workers(config.gateway.workers if checker is None else 0, self._failed, self._recorder)
-        if self.workers.units:
-            handshake_limiter().per_server = max(1, PER_SERVER - len(self.workers.units))
-        self._units.start("tunnel direct", self.direct)
-        for unit in self.workers.units:
-            supervisor.start(f"worker {unit.number}", unit)
+        self.workers = workers
+        self._units = units
+        self._identity = identity
+        self._health = health
+        self._budgets = budgets
+        self._recorder = recorder
 
-    def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> Changes:
-        """Change to `config`, whose listeners are bound already; what is the same goes on untouched.
+    def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> ConfigDiff:
+        """Apply `config`. What is the same in both configurations keeps running untouched.
+
+        Args:
+            config: The new configuration.
+            listeners: Its bound listeners; owned by the site from now on.
 
         Raises:
-            UsageError: What changed needs a restart; nothing was changed.
+            UsageError: A key differs that only a restart can change; nothing was changed.
         """
-        changes = compare(self.config, config)
-        self._wanted = config
-        self._knows_containers = config.docker is not None
+        diff = diff_configs(self.config, config)
         drain = config.shutdown.drain
         assigned = self.workers.apply(config, listeners)
-        wanted = lanes(config, config.backends.keys() - assigned.keys(), apart=self._apart)
-        gone = [lane for lane in self.uplinks if lane.tunnel in changes.tunnels_gone or lane not in wanted]
-        retired = {lane: self.uplinks.pop(lane) for lane in gone}
-        for lane in wanted:
-            if lane not in self.uplinks:
-                self._open(config, lane, retired.values())
+        retired = self.uplinks.apply(config, config.backends.keys() - assigned.keys(), diff.tunnels_closed)
         moved = {name for name, running in self.backends.items() if running.worker is not assigned.get(name)}
-        for name in sorted((changes.backends_gone | moved) & self.backends.keys()):
+        for name in sorted((diff.backends_removed | moved) & self.backends.keys()):
             self._remove(self.backends.pop(name), drain)
-        for name in changes.backends_changed - moved:
-            self._let_go(self.backends[name].forward, config.backends[name])
-        for name in sorted(changes.backends_new | moved - changes.backends_gone):
-            self._add(config.backends[name], listeners, assigned.get(name))
-        for name in sorted(changes.backends_changed - moved):
-            self._change(self.backends[name], config.backends[name], listeners)
-        for uplink in retired.values():
-            uplink.drain()
-        self._units.retire(retired.values(), drain)
+        for name in diff.backends_changed - moved:
+            _stop_removed_listeners(self.backends[name].forward, config.backends[name])
+        identity = self._identity if config.docker is not None else None
+        for name in sorted(diff.backends_added | moved - diff.backends_removed):
+            spec = config.backends[name]
+            self._add(spec, build_admission(spec, identity), listeners, assigned.get(name))
+        for name in sorted(diff.backends_changed - moved):
+            spec = config.backends[name]
+            self._change(self.backends[name], spec, build_admission(spec, identity), listeners)
+        self.uplinks.retire(retired, drain, self._has_clients)
         for address, listener in self.listeners.items():
             if address not in listeners:
                 listener.close()
         self.listeners = listeners
         self.config = config
-        return changes
+        return diff
+
+    def _add(
+        self,
+        spec: BackendSpec,
+        admission: Admission,
+        listeners: dict[ListenAddress, Listener],
+        worker: WorkerUnit | None,
+    ) -> None:
+        if worker is not None:
+            running = RunningBackend(spec, worker.forwards[spec.name], worker)
+        else:
+            route = Route(self.uplinks.of_backend(spec.name), lambda: list(spec.targets), lambda _: None, spec.hold)
+            kind = spec.kind
+            forward = Forward(spec.name, [], admission, route, kind.tap, kind.prompt, kind.cancels, self._recorder)
+            running = RunningBackend(spec, forward, local=forward)
+        self.backends[spec.name] = running
+        self._change(running, spec, admission, listeners)
+        if running.local is not None:
+            self._units.start(f"forward {spec.name}", running.local)
+
+    def _change(
+        self,
+        running: RunningBackend,
+        spec: BackendSpec,
+        admission: Admission,
+        listeners: dict[ListenAddress, Listener],
+    ) -> None:
+        old = running.spec
+        same = (old.kind, old.options, old.via) == (spec.kind, spec.options, spec.via)
+        running.spec = spec
+        running.budgets = self._budgets.of(spec)
+        self._health.update(running, self._checked_uplink(running), keep_results=same)
+        if running.local is not None:
+            bound = [listeners[address] for address in spec.listen if address in listeners]
+            running.local.update(bound, admission, self._route(running))
+
+    def _route(self, running: RunningBackend) -> Route:
+        return Route(
+            self.uplinks.of_backend(running.spec.name),
+            partial(self._health.targets, running),
+            partial(self._health.on_failure, running),
+            running.spec.hold,
+            running.budgets.get,
+            partial(self._health.on_stall, running),
+        )
+
+    def _checked_uplink(self, running: RunningBackend) -> MonitoredUplink:
+        if running.worker is not None:
+            return running.worker.path(running.spec.via)
+        return self.uplinks.of_backend(running.spec.name)
+
+    def _remove(self, running: RunningBackend, drain: float) -> None:
+        self._health.remove(running)
+        if running.local is not None:  # a worker drains its own forwards
+            for listener in running.local.listeners:
+                listener.stop()
+            running.local.listeners = []
+            self._units.retire_forward(running.local, drain)
+
+    def restart_checks(self, running: RunningBackend) -> None:
+        """Restart the checks. They accept the current state of an export that has changed."""
+        self._health.update(running, self._checked_uplink(running), keep_results=True)
 
     def stop_accepting(self) -> None:
-        """Close every listener; open connections go on."""
+        """Close all listeners. Open connections continue."""
         for listener in self.listeners.values():
             listener.close()
         self.listeners = {}
         for unit in self.workers.units:
             unit.stop_accepting()
 
-    async def wait_started(self) -> None:
-        """Wait until every target has a first result, passed or not."""
-        while waiting := [check for check in self._checks() if not check.first_result.is_set()]:
-            # Not for long at one: a reload may put another in its place.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(waiting[0].first_result.wait(), _STARTED_POLL)
-
-    def _checks(self) -> Iterator[Check]:
-        return (check for running in self.backends.values() for check in running.checks)
-
     def forwards(self) -> list[Forward | RemoteForward]:
-        """Those that are configured, and those that are not any more and drain."""
+        """Return the configured forwards, and the removed ones that still drain."""
         return [*(running.forward for running in self.backends.values()), *self._units.retiring_forwards()]
 
-    def abort_idle(self, seconds: float) -> None:
-        """Reset the clients that wait for nothing and have been silent for so many seconds, those of workers too."""
-        for each in self._carriers():
-            each.abort_idle(seconds)
-
-    def abort_all(self) -> None:
-        """Reset every client, those of workers too."""
-        for each in self._carriers():
-            each.abort_all()
-
-    def _carriers(self) -> list[Forward | WorkerUnit]:
-        own = [forward for forward in self.forwards() if isinstance(forward, Forward)]
-        return [*own, *self.workers.units]
+    def _has_clients(self, uplink: Uplink) -> bool:
+        return any(forward.active_on(uplink) for forward in self.forwards())
 
     @property
     def active(self) -> int:
-        """Clients of all backends."""
+        """Number of clients of all backends."""
         draining = sum(unit.report.draining for unit in self.workers.units)
         return draining + sum(forward.active for forward in self.forwards())
 
-    def draining(self) -> list[tuple[TunnelSpec, Uplink]]:
-        """Tunnels that are not configured any more and still have clients."""
-        retiring = self._units.retiring_uplinks()
-        return [(self._specs[each], each) for each in retiring if each.name not in self.config.tunnels]
+    def abort_idle(self, seconds: float) -> None:
+        """Reset the clients, also in workers, that have been silent for `seconds` and do not await a response."""
+        for each in self._local_forwards_and_workers():
+            each.abort_idle(seconds)
 
-    def uplinks_of(self, tunnel: str) -> list[Uplink]:
-        """The lanes of a tunnel that this process has open."""
-        return [uplink for lane, uplink in self.uplinks.items() if lane.tunnel == tunnel]
+    def abort_all(self) -> None:
+        """Reset all clients, also in workers."""
+        for each in self._local_forwards_and_workers():
+            each.abort_all()
 
-    def _open(self, config: Config, lane: Lane, retired: Collection[Uplink]) -> None:
-        spec = config.tunnels[lane.tunnel]
-        going = (*retired, *self._units.retiring_uplinks())
-        same = [each for each in going if _identity(self._specs[each]) == _identity(spec) is not None]
-        after = self._units.make_room(same) if same else None
-        outer = through(config, lane)
-        via = self.uplinks[outer] if outer else self.direct
-        traffic = "bulk" if lane.bulk else ""
-        tunnel = spec.kind.create(spec.options)
-        uplink = self.uplinks[lane] = Uplink(spec.name, tunnel, via, traffic=traffic, after=after)
-        self._specs[uplink] = spec
-        self._units.start(f"tunnel {spec.name}", uplink)
-
-    def _add(self, spec: BackendSpec, listeners: dict[ListenAddress, Listener], worker: WorkerUnit | None) -> None:
-        if worker is not None:
-            running = Running(spec, worker.forwards[spec.name], worker)
-        else:
-            route = Route(self._path(spec), lambda: list(spec.targets), lambda _: None, spec.hold)
-            kind = spec.kind
-            forward = Forward(
-                spec.name, [], self._admission(spec), route, kind.tap, kind.prompt, kind.cancels, self._recorder
-            )
-            running = Running(spec, forward)
-        self.backends[spec.name] = running
-        self._change(running, spec, listeners)
-        if isinstance(running.forward, Forward):
-            self._units.start(f"forward {spec.name}", running.forward)
-
-    def _change(self, running: Running, spec: BackendSpec, listeners: dict[ListenAddress, Listener]) -> None:
-        same = (running.spec.kind, running.spec.options, running.spec.via) == (spec.kind, spec.options, spec.via)
-        known = {check.target: check for check in running.checks} if same else {}
-        running.spec = spec
-        if spec.kind.abort_limit is not None:
-            running.budgets = {target: self._budget(spec, target) for target in spec.targets}
-        if self._checker is None:
-            self._check(running, known)
-        if isinstance(running.forward, Forward):
-            bound = [listeners[address] for address in spec.listen if address in listeners]
-            running.forward.update(bound, self._admission(spec), self._route(running))
-
-    def _admission(self, spec: BackendSpec) -> Admission:
-        per_consumer = spec.max_connections_per_consumer
-        if per_consumer is None and self._knows_containers:
-            per_consumer = max(1, int(spec.max_connections * _SHARE_OF_ONE))
-        return Admission(
-            backend=spec.name,
-            allow=spec.allow.networks,
-            label=spec.allow.label,
-            max_connections=spec.max_connections,
-            per_consumer=per_consumer,
-            privileged_only=spec.kind.privileged_only(spec.options),
-            identity=self._identity if self._knows_containers else None,
-            sockets={
-                str(each.unix): SocketRule(
-                    SocketConsumer(each.consumer) if each.consumer else None, frozenset(each.uid), frozenset(each.gid)
-                )
-                for each in spec.sockets
-            },
-        )
-
-    def _budget(self, spec: BackendSpec, target: Endpoint) -> HandshakeBudget:
-        return self._budgets.setdefault((spec.via, target), HandshakeBudget(spec.kind.abort_limit or 0))
-
-    def given_up(self, tunnel: str | None, target: Endpoint) -> None:
-        """A dial of a check was given up, and may still connect: its handshake is broken off then."""
-        budget = self._budgets.get((tunnel, target))
-        if budget is not None:
-            budget.record_abandoned(time.time())
+    def _local_forwards_and_workers(self) -> list[Forward | WorkerUnit]:
+        local = [running.local for running in self.backends.values() if running.local is not None]
+        return [*local, *self._units.retiring_forwards(), *self.workers.units]
 
     def renew(self, tunnel: str) -> None:
-        """A tunnel's keys or certificates changed on disk."""
-        for uplink in self.uplinks_of(tunnel):
+        """Use the keys or certificates of a tunnel that have changed on disk, without closing connections."""
+        for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.renew()
-        for unit in self.workers.units:
-            unit.send(Command("renew", tunnel))
+        self.workers.send(Command("renew", tunnel))
 
     def retry(self, tunnel: str) -> None:
-        """A tunnel's certificates were renewed on disk: what is open goes on, and what is not tries at once."""
-        for uplink in self.uplinks_of(tunnel):
+        """Retry a tunnel that is down, because its certificates were renewed on disk. Open links continue."""
+        for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.retry()
-        for unit in self.workers.units:
-            unit.send(Command("retry", tunnel))
+        self.workers.send(Command("retry", tunnel))
 
-    def _let_go(self, forward: Forward | RemoteForward, spec: BackendSpec) -> None:
-        """Stop at the listeners that the backend loses, before another backend or process takes them over."""
-        for listener in forward.listeners:
-            if listener.address not in spec.listen:
-                listener.stop()
-
-    def _check(self, running: Running, known: dict[Endpoint, Check]) -> None:
-        """Check the targets from now on; of a target that was checked before, what is known stays known."""
-        spec = running.spec
-        path = running.worker.path(spec.via) if running.worker else self._path(spec)
-        for check in running.checks:
-            self._units.stop_soon(check)
-        backend: Backend = spec.kind.create(spec.options, spec.check_options)
-        schedule = Schedule(**vars(spec.check))
-        running.checks = [
-            Check(
-                spec.name, backend, target, path, schedule, running.checked, partial(self.given_up, spec.via, target)
-            )
-            for target in spec.targets
-        ]
-        for check in running.checks:
-            if check.target in known:
-                check.inherit(known[check.target])
-            self._units.start(f"check {spec.name} {check.target}", check)
-        running.checked()
-
-    def check_anew(self, running: Running) -> None:
-        """Go on checking as if for the first time: an export that changed is taken as it is now."""
-        self._check(running, {check.target: check for check in running.checks})
-
-    def _remove(self, running: Running, drain: float) -> None:
-        for check in running.checks:
-            self._units.stop_soon(check)
-        if isinstance(running.forward, Forward):  # a worker drains its own
-            for listener in running.forward.listeners:
-                listener.stop()
-            running.forward.listeners = []
-            self._units.retire([running.forward], drain)
-
-    def _path(self, spec: BackendSpec) -> Uplink:
-        lane = lane_of(self._wanted, spec.name, apart=self._apart)
-        return self.uplinks[lane] if lane else self.direct
-
-    def _route(self, running: Running) -> Route:
-        spec, checker = running.spec, self._checker
-        if checker is None:
-            return Route(
-                self._path(spec), running.targets, running.failed, spec.hold, running.budgets.get, running.silent
-            )
-        return Route(
-            self._path(spec),
-            lambda: checker.targets(spec.name, spec.targets),
-            lambda target: checker.failed(spec.name, target),
-            spec.hold,
-            running.budgets.get,
-            lambda target: checker.failed(spec.name, target, silent=True),
-        )
-
-    def _failed(self, backend: str, target: Endpoint, silent: bool) -> None:
-        running = self.backends.get(backend)
-        if running is not None:
-            (running.silent if silent else running.failed)(target)
-
-    def _busy(self, unit: Uplink | Forward) -> bool:
-        if isinstance(unit, Forward):
-            return unit.active > 0
-        inner = (*self.uplinks.values(), *self._units.retiring_uplinks())
-        return any(forward.active_on(unit) for forward in self.forwards()) or any(
-            each.via is unit and each.state is not TunnelState.STOPPED for each in inner
-        )
+    def reconnect(self, tunnel: str) -> None:
+        """Reopen an open tunnel; retry a tunnel in backoff immediately."""
+        for uplink in self.uplinks.of_tunnel(tunnel):
+            uplink.reconnect()
+        self.workers.send(Command("reconnect", tunnel))
 
 
-def _identity(spec: TunnelSpec) -> object:
-    """What must not be connected twice; None: nothing."""
-    kind = spec.kind
-    return (kind.name, kind.identity(spec.options)) if kind.identity else None
+def _stop_removed_listeners(forward: Forward | RemoteForward, spec: BackendSpec) -> None:
+    """Stop the listeners that the backend loses, before another backend or process takes them over."""
+    for listener in forward.listeners:
+        if listener.address not in spec.listen:
+            listener.stop()

@@ -26,9 +26,9 @@ def plan(
 
     Also shows the state of each attachment and volume. Changes nothing.
     """
-    from gateway.app import once  # noqa: PLC0415 - slow to import
+    from gateway.app import oneshot  # noqa: PLC0415 - slow to import
 
-    _print(once.plan(_config(file, tunnels, backends, settings, record=False)), output)
+    _print(oneshot.plan(_config(file, tunnels, backends, settings, record=False)), output)
 
 
 @click.command()
@@ -41,9 +41,9 @@ def apply(
 
     Exits with 1 if the engine refuses a change.
     """
-    from gateway.app import once  # noqa: PLC0415 - slow to import
+    from gateway.app import oneshot  # noqa: PLC0415 - slow to import
 
-    done, refused = once.apply(_config(file, tunnels, backends, settings, record=True))
+    done, refused = oneshot.apply(_config(file, tunnels, backends, settings, record=True))
     _print(done, output)
     for line in refused:
         print_text(line, fg="red", err=True)
@@ -61,9 +61,9 @@ def audit(
 
     Also warns about containers that can send from another container's address. Changes nothing.
     """
-    from gateway.app import once  # noqa: PLC0415 - slow to import
+    from gateway.app import oneshot  # noqa: PLC0415 - slow to import
 
-    found, exposures = once.audit(
+    found, exposures = oneshot.audit(
         _config(file, tunnels, backends, settings, record=False, refuse=False, serves=False)
     )
     for line in exposures:
@@ -88,7 +88,7 @@ def _config(
     refuse: bool = True,
     serves: bool = True,
 ) -> "Config":
-    from gateway.app.identity import with_instance  # noqa: PLC0415 - slow to import
+    from gateway.app.instance_name import with_instance  # noqa: PLC0415 - slow to import
     from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import

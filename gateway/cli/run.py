@@ -15,7 +15,7 @@ from gateway.cli.output import output_option, print_table, print_text
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gateway.app.once import Checked
+    from gateway.app.oneshot import CheckedTarget
     from gateway.config import Config
 
 _NAGIOS = {"up": 0, "degraded": 1, "down": 2, "blocked": 2}
@@ -31,22 +31,22 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
     TERM and INT drain and stop it; a second signal stops it immediately. HUP reloads the configuration.
     """
     from gateway.app import service  # noqa: PLC0415 - slow to import
-    from gateway.app.filewatch import look  # noqa: PLC0415 - slow to import
-    from gateway.app.identity import with_instance  # noqa: PLC0415 - slow to import
+    from gateway.app.filewatch import stat_files  # noqa: PLC0415 - slow to import
+    from gateway.app.instance_name import with_instance  # noqa: PLC0415 - slow to import
     from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 
     given = config_sources(file, tunnels, backends, settings)
     # Before the file is read, so that a later write counts as a change.
-    marks = look([given.file] if given.file else [])
+    stamps = stat_files([given.file] if given.file else [])
     config = load(given)
     logs.configure(config.log.level, config.log.format)
 
     def completed(read: "Config") -> "Config":
         return with_ports(with_instance(read))
 
-    service.run(completed(config), lambda: completed(load(given)), file=given.file, marks=marks)
+    service.run(completed(config), lambda: completed(load(given)), file=given.file, stamps=stamps)
     _exit(0)
 
 
@@ -65,8 +65,8 @@ def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, .
 
     Prints every error with its position, and warnings.
     """
-    from gateway.app import expiry  # noqa: PLC0415 - slow to import
-    from gateway.app.ops import file_problems  # noqa: PLC0415 - slow to import
+    from gateway.app import credential_expiry  # noqa: PLC0415 - slow to import
+    from gateway.app.ops_settings import file_problems  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.config.advice import advice  # noqa: PLC0415 - slow to import
     from gateway.config.files import check_files  # noqa: PLC0415 - slow to import
@@ -75,7 +75,10 @@ def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, .
     problems = file_problems(config) + check_files(config)
     if problems:
         raise ConfigError(problems)
-    for sentence in (*advice(config), *expiry.warnings(expiry.read(config), time.time())):
+    for sentence in (
+        *advice(config),
+        *credential_expiry.expiry_warnings(credential_expiry.read_credentials(config), time.time()),
+    ):
         print_text(f"warning: {sentence}", fg="yellow", err=True)
     counts = (("tunnel", len(config.tunnels)), ("backend", len(config.backends)))
     click.echo("valid: " + ", ".join(f"{count} {what}{'' if count == 1 else 's'}" for what, count in counts))
@@ -99,13 +102,13 @@ def check(
 
     Checks all backends, or those with the given names. Exits with 1 if one is down.
     """
-    from gateway.app import once  # noqa: PLC0415 - slow to import
+    from gateway.app import oneshot  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 
     logs.configure("error", "auto")
     try:
-        checked = once.check(load(config_sources(file, tunnels, backends, settings)), names)
+        checked = oneshot.check(load(config_sources(file, tunnels, backends, settings)), names)
     except ConfigError as error:
         if nagios:
             print_text(f"GATEWAY UNKNOWN - {error.problems[0]}")
@@ -120,7 +123,7 @@ def check(
     _exit(1 if any(each.result.state in ("down", "blocked") for each in checked) else 0)
 
 
-def _as_json(each: "Checked") -> dict[str, object]:
+def _as_json(each: "CheckedTarget") -> dict[str, object]:
     result = each.result
     return {
         "backend": each.backend,
@@ -133,7 +136,7 @@ def _as_json(each: "Checked") -> dict[str, object]:
     }
 
 
-def _print_table(checked: "list[Checked]") -> None:
+def _print_table(checked: "list[CheckedTarget]") -> None:
     rows = []
     for each in checked:
         result = each.result
@@ -143,7 +146,7 @@ def _print_table(checked: "list[Checked]") -> None:
     print_table(["BACKEND", "TARGET", "STATE", "MS", "PHASES (MS)", "WHY"], rows)
 
 
-def _print_nagios(checked: "list[Checked]") -> int:
+def _print_nagios(checked: "list[CheckedTarget]") -> int:
     worst = max((_NAGIOS.get(each.result.state, _NAGIOS_UNKNOWN) for each in checked), default=_NAGIOS_UNKNOWN)
     results = ", ".join(
         f"{each.backend} {each.target} {each.result.state}"

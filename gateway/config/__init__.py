@@ -1,4 +1,4 @@
-"""From YAML, environment and flags to frozen dataclasses, or every error at once with its place."""
+"""Parses YAML, environment and flags into frozen dataclasses. An error lists all problems with their places."""
 
 from gateway.config.load import Sources, load
 from gateway.config.model import BackendSpec, Config, TunnelSpec

@@ -1,4 +1,4 @@
-"""What a valid configuration is better without."""
+"""Warnings about a configuration that is valid."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from gateway.docker.peers.keys import NOT_SUPPORTED, SUPPORTED
 
 
 def advice(config: Config) -> list[str]:
-    """A sentence each, which names the key and the remedy; empty where there is nothing to say."""
+    """Return warnings. Each names the key and the remedy."""
     weak = [f"{each.problem.key}: {each.problem.message}" for each in weaknesses(config) if each.advised]
     return [*weak, *_of_kinds(config), *_grants_without_label(config), *_peers(config)]
 
@@ -19,14 +19,14 @@ def _peers(config: Config) -> Iterator[str]:
 
 
 def _grants_without_label(config: Config) -> Iterator[str]:
-    """In strict mode nothing but grants is to count, and a backend asks for them only with a label."""
+    """Warn in strict mode if a granted backend has no label: admission checks grants only for a label."""
     if config.docker is None or not config.gateway.strict:
         return
     granted = {name for grant in config.docker.grants for name in grant.backends}
     for name, spec in config.backends.items():
         if name in granted and spec.allow.label is None:
             yield (
-                f"backends.{name}.allow: docker.grants do not decide who may connect, since it has no label: write"
+                f"backends.{name}.allow: docker.grants have no effect on this backend without a label: set"
                 f" {{label: {config.docker.label_prefix}.backends}}"
             )
 

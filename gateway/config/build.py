@@ -1,4 +1,4 @@
-"""The tree as a `Config`: sections, then tunnels and backends by their kinds."""
+"""Builds a `Config` from the parsed tree: sections, then tunnels and backends by their kinds."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from gateway import backends, tunnels
 from gateway.backends import BackendKind
 from gateway.config import values
-from gateway.config.decode import BAD, Decoder, known_keys, suggest
+from gateway.config.decode import INVALID, Decoder
 from gateway.config.model import (
     SECTIONS,
     BackendCommon,
@@ -17,35 +17,37 @@ from gateway.config.model import (
     TunnelSpec,
     UnixListener,
 )
+from gateway.config.schema import known_keys
+from gateway.config.suggestions import suggest
 from gateway.config.tree import Scalar, Table
 from gateway.contracts import Endpoint
 from gateway.docker.options import DockerOptions
 
 
 def build(root: Table, decoder: Decoder) -> Config:
-    """Read everything that can be read; what cannot is left out, and told in the decoder's problems."""
-    decoder.unknown(root, "", [*SECTIONS, "tunnels", "backends", "docker"])
+    """Return the configuration. Invalid parts are left out, and their problems added to the decoder's."""
+    decoder.check_keys(root, "", [*SECTIONS, "tunnels", "backends", "docker"])
     sections = {
         name: decoder.record(root.entries[name][1], cls, name) if name in root.entries else cls()
         for name, cls in SECTIONS.items()
     }
-    made_tunnels = {
+    tunnel_specs = {
         name: spec
         for name, table in _named(root, "tunnels", decoder)
         if (spec := _tunnel(name, table, decoder)) is not None
     }
-    made_backends = {
+    backend_specs = {
         name: backend
         for name, table in _named(root, "backends", decoder)
         if (backend := _backend(name, table, decoder)) is not None
     }
     docker = decoder.record(root.entries["docker"][1], DockerOptions, "docker") if "docker" in root.entries else None
-    good = {name: section for name, section in sections.items() if section is not BAD}
+    valid = {name: section for name, section in sections.items() if section is not INVALID}
     return Config(
-        **good,
-        docker=None if docker is BAD else docker,
-        tunnels=made_tunnels,
-        backends=made_backends,
+        **valid,
+        docker=None if docker is INVALID else docker,
+        tunnels=tunnel_specs,
+        backends=backend_specs,
         places=decoder.places,
     )
 
@@ -78,8 +80,8 @@ def _kind(table: Table, key: str, kinds: Mapping[str, Any], decoder: Decoder) ->
     if isinstance(tree, Scalar) and tree.broken:
         return None
     if name not in kinds:
-        usual = next((kind.name for kind in kinds.values() if name in kind.aliases), None)
-        hint = f": use {usual!r}" if usual else suggest(name or "", kinds)
+        canonical = next((kind.name for kind in kinds.values() if name in kind.aliases), None)
+        hint = f": use {canonical!r}" if canonical else suggest(name or "", kinds)
         decoder.problem(tree.place, f"{key}.kind", f"unknown kind {name!r}{hint}")
         return None
     return kinds[name or ""]
@@ -90,10 +92,10 @@ def _tunnel(name: str, table: Table, decoder: Decoder) -> TunnelSpec | None:
     kind = _kind(table, key, tunnels.KINDS, decoder)
     if kind is None:
         return None
-    decoder.unknown(table, key, known_keys(TunnelCommon, kind.options))
+    decoder.check_keys(table, key, known_keys(TunnelCommon, kind.options))
     common = decoder.fields(table, TunnelCommon, key)
     options = decoder.fields(table, kind.options, key)
-    if common is BAD or options is BAD:
+    if common is INVALID or options is INVALID:
         return None
     return TunnelSpec(name, kind, common.via, options, table.place)
 
@@ -103,19 +105,19 @@ def _backend(name: str, table: Table, decoder: Decoder) -> BackendSpec | None:
     kind = _kind(table, key, backends.KINDS, decoder)
     if kind is None:
         return None
-    decoder.unknown(table, key, [*known_keys(BackendCommon, kind.options), "check"])
+    decoder.check_keys(table, key, [*known_keys(BackendCommon, kind.options), "check"])
     common = decoder.fields(table, BackendCommon, key)
     options = decoder.fields(table, kind.options, key)
     check_table = Table(table.place)
     if "check" in table.entries:
         check_table = decoder.table(table.entries["check"][1], f"{key}.check") or check_table
-    decoder.unknown(check_table, f"{key}.check", known_keys(CheckCommon, kind.check))
+    decoder.check_keys(check_table, f"{key}.check", known_keys(CheckCommon, kind.check))
     check = decoder.fields(check_table, CheckCommon, f"{key}.check")
     check_options = decoder.fields(check_table, kind.check, f"{key}.check")
-    if common is BAD:
+    if common is INVALID:
         return None
     targets = _targets(table, common.targets, kind, key, decoder)
-    if targets is None or any(part is BAD for part in (options, check, check_options)):
+    if targets is None or any(part is INVALID for part in (options, check, check_options)):
         return None
     return BackendSpec(
         name=name,

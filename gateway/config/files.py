@@ -1,4 +1,4 @@
-"""The files that a configuration names: there, readable, private."""
+"""Checks the files that a configuration names: they exist, are readable, and secrets are private."""
 
 import dataclasses
 import os
@@ -15,12 +15,12 @@ from gateway.secret_files import ExposedError, check_not_exposed, unreadable
 
 
 def files_of(options: Any) -> set[Path]:
-    """Every file that a tunnel's or backend's options name."""
+    """Return the files that the options of a tunnel or backend name."""
     return {path for _, path, _ in _paths(options, "")}
 
 
 def named_files(config: Config) -> set[Path]:
-    """Every file that a configuration names."""
+    """Return the files that a configuration names."""
     parts = [config.ops, config.docker.tls if config.docker else None]
     parts += [spec.options for spec in config.tunnels.values()]
     parts += [part for spec in config.backends.values() for part in (spec.options, spec.check_options)]
@@ -28,23 +28,26 @@ def named_files(config: Config) -> set[Path]:
 
 
 def check_files(config: Config) -> list[Problem]:
-    """What is wrong with the files; a running service tells the same, tunnel by tunnel, and keeps the rest up."""
+    """Return the problems of the files that a configuration names. It may block.
+
+    A running service reports the same problems for each tunnel and backend, and keeps the others running.
+    """
     problems = [
-        Problem(_place(config, where, where), where, trouble)
+        Problem(_place(config, where, where), where, message)
         for where, path, shown in _paths(config.docker, "docker")
-        if (trouble := _trouble(path, shown))
+        if (message := _unreadable(path, shown))
     ]
-    if isinstance(config.audit.log, Path) and (trouble := _unwritable(config.audit.log)):
-        problems.append(Problem(_place(config, "audit.log", "audit"), "audit.log", trouble))
+    if isinstance(config.audit.log, Path) and (message := _unwritable(config.audit.log)):
+        problems.append(Problem(_place(config, "audit.log", "audit"), "audit.log", message))
     for section, specs in (("tunnels", config.tunnels), ("backends", config.backends)):
         for name, spec in specs.items():
             key = f"{section}.{name}"
             parts = {key: spec.options, f"{key}.check": getattr(spec, "check_options", None)}
             found = [
-                Problem(_place(config, where, spec.place), where, trouble)
+                Problem(_place(config, where, spec.place), where, message)
                 for prefix, part in parts.items()
                 for where, path, shown in _paths(part, prefix)
-                if (trouble := _trouble(path, shown))
+                if (message := _unreadable(path, shown))
             ]
             if not found:
                 try:
@@ -52,33 +55,33 @@ def check_files(config: Config) -> list[Problem]:
                 except GatewayError as error:
                     found.append(at_key(config.places, spec.place, key, str(error)))
             problems += found
-    return [replace(each, message=config.hidden.hide(each.message, each.place)) for each in problems]
+    return [replace(each, message=config.redactor.redact(each.message, each.place)) for each in problems]
 
 
-def secrecy(config: Config, file: Path | None, literals: list[tuple[str, str]]) -> list[Problem]:
-    """What everybody can read and must not: files with passwords, and the configuration where it has one itself.
+def exposed_secrets(config: Config, file: Path | None, literals: list[tuple[str, str]]) -> list[Problem]:
+    """Return the problems of files with secrets that every user can read, including the configuration file itself.
 
     Args:
         config: The configuration.
-        file: Its file.
-        literals: The places and keys of secrets that are written out.
+        file: The configuration file; None: there is none.
+        literals: The places and keys of secrets that are written out in the configuration.
     """
     problems = []
     for where, secret in all_secrets(config):
-        trouble = _exposed(secret.path)
-        if trouble:
-            problems.append(Problem(place_of(config, f"{where}_file"), f"{where}_file", trouble))
-    here = [(place, key) for place, key in literals if file and place.startswith(f"{file}:")]
-    trouble = _exposed(file) if here else None
-    if trouble:
-        place, key = here[0]
+        message = _exposed(secret.path)
+        if message:
+            problems.append(Problem(place_of(config, f"{where}_file"), f"{where}_file", message))
+    in_file = [(place, key) for place, key in literals if file and place.startswith(f"{file}:")]
+    message = _exposed(file) if in_file else None
+    if message:
+        place, key = in_file[0]
         name = key.rpartition(".")[2]
-        problems.append(Problem(place, key, f"the secret stands in this file, and {trouble} (or use {name}_file)"))
+        problems.append(Problem(place, key, f"the secret is in this file, and {message} (or use {name}_file)"))
     return problems
 
 
 def all_secrets(config: Config) -> Iterator[tuple[str, Secret]]:
-    """Every secret of a configuration, with its dotted key."""
+    """Yield the secrets of a configuration with their dotted keys."""
     for section in SECTIONS:
         yield from _secrets(getattr(config, section), section)
     yield from _secrets(config.docker, "docker")
@@ -103,7 +106,7 @@ def _exposed(path: Path | None) -> str | None:
             check_not_exposed(path)
     except ExposedError as error:
         return error.strerror
-    except OSError:  # it is not there, which its user reports
+    except OSError:  # a missing file is reported by the module that reads it
         return None
     return None
 
@@ -113,7 +116,7 @@ def _place(config: Config, key: str, otherwise: str) -> str:
 
 
 def place_of(config: Config, key: str) -> str:
-    """Where the value of a dotted key was written, or the innermost part of it that was."""
+    """Return the place of a dotted key, or of its innermost part that is present."""
     while key:
         if key in config.places:
             return config.places[key]
@@ -127,7 +130,7 @@ def place_of(config: Config, key: str) -> str:
 
 
 def _paths(value: Any, key: str) -> Iterator[tuple[str, Path, str]]:
-    """Every file with its key, and how messages name it."""
+    """Yield the files with their keys, and the form of their path for messages."""
     if isinstance(value, Path):
         yield key, value, str(value)
     elif isinstance(value, Secret) and value.path is not None:
@@ -142,15 +145,15 @@ def _paths(value: Any, key: str) -> Iterator[tuple[str, Path, str]]:
 
 def _unwritable(path: Path) -> str | None:
     if path.is_dir():
-        return f"{path}: is a folder"
+        return f"{path}: is a folder: set the path of a file"
     if not path.exists() and not path.parent.is_dir():
-        return f"{path.parent}: there is no such folder: make it"
+        return f"{path.parent}: no such folder: create it"
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        return f"{path}: cannot be written by this user"
+        return f"{path}: this user has no write permission"
     return None
 
 
-def _trouble(path: Path, shown: str) -> str | None:
+def _unreadable(path: Path, shown: str) -> str | None:
     try:
         if path.is_socket():
             return None

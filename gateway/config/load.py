@@ -1,4 +1,4 @@
-"""One configuration out of a file, the environment and flags: flag > environment > file."""
+"""Loads a configuration. Flags override the environment, and the environment overrides the file."""
 
 import difflib
 import os
@@ -10,31 +10,34 @@ from pathlib import Path
 from gateway import backends, tunnels
 from gateway.config import urls
 from gateway.config.build import build
-from gateway.config.decode import Decoder, hints_by_key, is_list, is_record
-from gateway.config.files import secrecy
-from gateway.config.hiding import Hidden
+from gateway.config.decode import Decoder
+from gateway.config.expansion import expand, references
+from gateway.config.files import exposed_secrets
 from gateway.config.model import SECTIONS, Config
+from gateway.config.redaction import Redactor
 from gateway.config.rules import check_rules
+from gateway.config.schema import hints_by_key, is_list, is_record
 from gateway.config.strict import weaknesses
-from gateway.config.tree import Scalar, Sequence, Table, Tree, expand, parse_yaml, read_text, references
+from gateway.config.tree import Scalar, Sequence, Table, Tree
+from gateway.config.yaml_parser import parse_yaml, read_text
 from gateway.errors import ConfigError, Origin, Problem
 
 _EXAMPLES = {"tunnel": "bastion=ssh://user@host", "backend": "orders=mysql://db:3306"}
-_MOST_PROBLEMS = 200
-_OF_KUBERNETES = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)$")
-"""What Kubernetes sets for a Service whose name begins like ours."""
+_MAX_PROBLEMS = 200
+_KUBERNETES_SERVICE = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)$")
+"""Variables that Kubernetes sets for a Service whose name starts with `gateway-tunnel-` or `gateway-backend-`."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a configuration comes from.
+    """The sources of a configuration.
 
     Args:
-        file: A YAML file.
+        file: A YAML file; None: there is none.
         tunnels: `NAME=URL` of each `--tunnel`.
         backends: `NAME=URL` of each `--backend`.
         settings: Values by flag, such as `{"ops-listen": "127.0.0.1:9090"}`.
-        environment: `GATEWAY_…` variables, and what `${NAME}` refers to.
+        environment: The environment variables: `GATEWAY_…`, and those for `${NAME}`.
     """
 
     file: Path | None = None
@@ -45,9 +48,9 @@ class Sources:
 
 
 def setting_names() -> dict[str, tuple[str, ...]]:
-    """The settings that are also flags, such as `{"ops-tls-key-file": ("ops", "tls", "key_file")}`.
+    """Return the settings that are also flags, such as `{"ops-tls-key-file": ("ops", "tls", "key_file")}`.
 
-    The section `gateway` is left out of the name.
+    The names do not include the section `gateway`.
     """
     paths = [
         (section, *key.split("."))
@@ -59,49 +62,49 @@ def setting_names() -> dict[str, tuple[str, ...]]:
 
 
 def load(sources: Sources, *, serves: bool = True) -> Config:
-    """Read, merge and check everything.
+    """Read, merge and check a configuration. It may block.
 
     Args:
-        sources: What to read.
-        serves: Whether a backend is needed.
+        sources: The sources.
+        serves: Whether the configuration needs at least one backend.
 
     Raises:
-        ConfigError: With every problem found.
+        ConfigError: The configuration is invalid. The error lists all problems.
     """
     problems: list[Problem] = []
-    hidden = Hidden()
+    redactor = Redactor()
     place = str(sources.file) if sources.file else "configuration"
     root, text, digest = Table(place), "", None
     if sources.file is not None:
         text, digest = read_text(sources.file, problems)
-        root = parse_yaml(sources.file, text, problems, sources.environment, hidden.used)
+        root = parse_yaml(sources.file, text, problems, sources.environment, redactor.references)
     for name, path in setting_names().items():
         variable = "GATEWAY_" + name.replace("-", "_").upper()
         if variable in sources.environment:
             value = sources.environment[variable]
-            hidden.add(variable, value, *map(str.strip, value.split(",")))
+            redactor.add(variable, value, *map(str.strip, value.split(",")))
             _put_setting(root, path, variable, value, problems)
         if name in sources.settings:
             _put_setting(root, path, f"--{name}", sources.settings[name], problems)
     _check_variables(sources, problems)
     for section, flag in (("tunnels", "tunnel"), ("backends", "backend")):
-        _put_urls(root, section, flag, sources, problems, hidden)
+        _put_urls(root, section, flag, sources, problems, redactor)
     decoder = Decoder(problems)
     config = build(root, decoder)
     check_rules(config, root, problems)
-    problems += secrecy(config, sources.file, decoder.literal_secrets)
+    problems += exposed_secrets(config, sources.file, decoder.literal_secrets)
     if config.gateway.strict:
         problems += [each.problem for each in weaknesses(config)]
     if serves and not (problems or config.backends):
         problems.append(Problem(place, "backends", "there is nothing to serve: add a backend"))
     origin = Origin(str(sources.file) if sources.file else None, digest, _variables(sources, text), _flags(sources))
     if problems:
-        raise ConfigError(_readable(problems, hidden), origin)
-    return replace(config, origin=origin, hidden=hidden)
+        raise ConfigError(_for_display(problems, redactor), origin)
+    return replace(config, origin=origin, redactor=redactor)
 
 
 def _variables(sources: Sources, text: str) -> tuple[str, ...]:
-    """The names of the variables that a configuration comes from, those included that the file refers to."""
+    """Return the names of the environment variables in use, including those that the file refers to."""
     used = {"GATEWAY_" + name.replace("-", "_").upper() for name in setting_names()}
     urls = [variable for flag in _EXAMPLES for variable in _url_variables(sources, flag)]
     used |= {*urls, *references(text), *(name for each in urls for name in references(sources.environment[each]))}
@@ -109,7 +112,7 @@ def _variables(sources: Sources, text: str) -> tuple[str, ...]:
 
 
 def _flags(sources: Sources) -> tuple[str, ...]:
-    """The flags that were given, without their values."""
+    """Return the flags in use, without their values."""
     given = [f"--{name}" for name in sources.settings]
     for flag, arguments in (("tunnel", sources.tunnels), ("backend", sources.backends)):
         given += [f"--{flag} {each.partition('=')[0]}" for each in arguments]
@@ -117,25 +120,25 @@ def _flags(sources: Sources) -> tuple[str, ...]:
 
 
 def _url_variables(sources: Sources, flag: str) -> list[str]:
-    """The variables that hold the URL of a tunnel or backend."""
+    """Return the variables that contain the URL of a tunnel or backend."""
     prefix = f"GATEWAY_{flag.upper()}_"
     return [
         variable
         for variable in sources.environment
-        if variable.startswith(prefix) and variable != prefix and not _OF_KUBERNETES.search(variable)
+        if variable.startswith(prefix) and variable != prefix and not _KUBERNETES_SERVICE.search(variable)
     ]
 
 
-def _readable(problems: list[Problem], hidden: Hidden) -> list[Problem]:
-    """In the order of the file, without values from the environment, and not more than anybody reads."""
+def _for_display(problems: list[Problem], redactor: Redactor) -> list[Problem]:
+    """Return the problems in the order of the file, redacted, and at most `_MAX_PROBLEMS` of them."""
     ordered = sorted(problems, key=_order)
-    rest = len(ordered) - _MOST_PROBLEMS
-    shown = [replace(each, message=hidden.hide(each.message, each.place)) for each in ordered[:_MOST_PROBLEMS]]
-    return [*shown, Problem(shown[-1].place, "", f"and {rest} more problems after this one")] if rest > 0 else shown
+    rest = len(ordered) - _MAX_PROBLEMS
+    shown = [replace(each, message=redactor.redact(each.message, each.place)) for each in ordered[:_MAX_PROBLEMS]]
+    return [*shown, Problem(shown[-1].place, "", f"and {rest} more problems")] if rest > 0 else shown
 
 
 def _put_setting(root: Table, path: tuple[str, ...], place: str, text: str, problems: list[Problem]) -> None:
-    """Put a flag's or a variable's value where the file would have it; commas separate those of a list."""
+    """Add the value of a flag or variable to the tree. Commas separate the items of a list."""
     value: Scalar | Sequence = Scalar(place, text or None)
     if is_list(dict(hints_by_key(SECTIONS[path[0]]))[".".join(path[1:])]):
         value = Sequence(place, [Scalar(place, each.strip()) for each in text.split(",") if each.strip()])
@@ -151,27 +154,27 @@ def _put_setting(root: Table, path: tuple[str, ...], place: str, text: str, prob
 
 
 def _check_variables(sources: Sources, problems: list[Problem]) -> None:
-    """Refuse a variable that is probably a setting's, misspelt; others with our prefix may be somebody else's."""
+    """Refuse a variable that looks like a misspelled setting. Other programs may use the prefix, too."""
     known = ["GATEWAY_" + name.replace("-", "_").upper() for name in setting_names()]
     for variable in sources.environment:
         if variable.startswith("GATEWAY_") and variable not in known:
             close = difflib.get_close_matches(variable, known, n=1, cutoff=0.88)
             if close:
-                problems.append(Problem(variable, "", f"unknown; did you mean {close[0]}?"))
+                problems.append(Problem(variable, "", f"unknown variable; did you mean {close[0]}?"))
 
 
 def _put_urls(
-    root: Table, section: str, flag: str, sources: Sources, problems: list[Problem], hidden: Hidden
+    root: Table, section: str, flag: str, sources: Sources, problems: list[Problem], redactor: Redactor
 ) -> None:
     prefix = f"GATEWAY_{flag.upper()}_"
     for variable in _url_variables(sources, flag):
         name = variable.removeprefix(prefix).lower().replace("_", "-")
         try:
-            expanded = expand(sources.environment[variable], sources.environment, hidden.used)
+            expanded = expand(sources.environment[variable], sources.environment, redactor.references)
         except KeyError as error:
-            problems.append(Problem(variable, "", f"the environment variable {error.args[0]} is not set"))
+            problems.append(Problem(variable, "", f"the environment variable {error.args[0]} is not set: set it"))
             continue
-        hidden.add(variable, *urls.values_in(expanded))
+        redactor.add(variable, *urls.values_in(expanded))
         _put_url(root, section, name, expanded, variable, problems)
     kinds = tunnels.KINDS if section == "tunnels" else backends.KINDS
     given: set[str] = set()
@@ -186,7 +189,7 @@ def _put_urls(
         given.add(name)
         table = _put_url(root, section, name, text, place, problems)
         problems.extend(
-            Problem(place, key, f"would show in process lists: use {key}_file or the environment")
+            Problem(place, key, f"is visible in process lists: use {key}_file or the environment")
             for key in (urls.secrets_in(table, kinds) if table else [])
         )
 

@@ -1,4 +1,4 @@
-"""What a valid configuration is: frozen dataclasses, compared by value when it is reloaded."""
+"""The model of a valid configuration: frozen dataclasses, which a reload compares by value."""
 
 import socket
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gateway.backends import BackendKind
-from gateway.config.hiding import Hidden
+from gateway.config.redaction import Redactor
 from gateway.config.values import LogTarget, Network, unix_path
 from gateway.contracts import AT_LEAST_ONE, POSITIVE, Duration, Endpoint
 from gateway.docker.options import DockerOptions
@@ -16,16 +16,17 @@ from gateway.tunnels import TunnelKind
 
 @dataclass(frozen=True)
 class GatewaySection:
-    """This gateway itself.
+    """This gateway.
 
     Args:
-        instance: Its name in logs, status and labels. With a section `docker`, a hostname is written to `state_dir`
-            and stays, and one that is only the container's ID is refused.
-        state_dir: Where it keeps what must outlive it.
-        workers: Processes that carry the bulk backends' bytes beside this one; 0: one process does everything.
-        reload_on_change: Reload when the configuration file changes, and log in anew when a tunnel's key does.
-        strict: Refuse insecure settings, and give Docker's containers nothing but `docker.grants`; see
-            docs/secrets.md.
+        instance: Its name in logs, status and labels. With a section `docker`, the hostname is recorded in
+            `state_dir` and kept; a hostname that is the ID of the container is refused.
+        state_dir: Folder for data that must survive a restart.
+        workers: Number of additional processes that carry the traffic of bulk backends; 0: one process does
+            everything.
+        reload_on_change: Reload when the configuration file changes, and log in again when the key of a tunnel
+            changes.
+        strict: Refuse insecure settings, and let Docker containers use only `docker.grants`; see docs/secrets.md.
     """
 
     instance: str = field(default_factory=socket.gethostname)
@@ -37,12 +38,13 @@ class GatewaySection:
 
 @dataclass(frozen=True)
 class OpsTls:
-    """TLS 1.2 and later on `ops.listen`; the files are read again when they change.
+    """TLS 1.2 or later on `ops.listen`; the files are read again when they change.
 
     Args:
-        cert_file: The certificate in PEM, with the intermediate ones after it.
+        cert_file: The certificate in PEM, followed by the intermediate certificates.
         key_file: Its private key, without a passphrase.
-        client_ca_file: Certificate authorities of clients: a certificate that one has signed opens everything.
+        client_ca_file: Certificate authorities of clients. A certificate that they signed gives access to
+            everything.
     """
 
     cert_file: Path
@@ -52,18 +54,18 @@ class OpsTls:
 
 @dataclass(frozen=True)
 class OpsSection:
-    """How people and machines look at it.
+    """Health, metrics, status and commands.
 
     Args:
         listen: Address of the HTTP server for health, metrics and status.
-        probe_listen: Address of a second HTTP server, for `/livez`, `/startupz` and `/readyz` only: without TLS and
+        probe_listen: Address of a second HTTP server for `/livez`, `/startupz` and `/readyz` only, without TLS and
             authentication.
         admin_socket: Unix socket for commands; only its owner can use it.
-        hosts: Names under which `listen` and `probe_listen` are asked (the Host header) beside their addresses and
-            localhost; requests to others get 421.
-        token_file: A file with a token, which clients send as `Authorization: Bearer`. It opens everything; without
-            it only probes are answered.
-        metrics_token_file: A file with another token, which opens `/metrics` only.
+        hosts: Names that `listen` and `probe_listen` accept in the Host header, in addition to their addresses and
+            localhost. Requests to other names get 421.
+        token_file: A file with a token, which clients send as `Authorization: Bearer`. It gives access to everything.
+            Without the token, only probes are answered.
+        metrics_token_file: A file with another token, which gives access to `/metrics` only.
         tls: Certificate and key for `listen`; absent: plain HTTP.
     """
 
@@ -83,11 +85,11 @@ class OpsSection:
 
 @dataclass(frozen=True)
 class ShutdownSection:
-    """How it stops.
+    """The steps of a shutdown.
 
     Args:
-        delay: Not ready, but still accepting, so that load balancers can look away.
-        drain: Then no new connections; this long for the open ones to end.
+        delay: How long it still accepts clients while it reports not ready, so that load balancers can react.
+        drain: How long open connections may then continue; new ones are not accepted.
     """
 
     delay: Duration = Duration(5.0)
@@ -96,10 +98,10 @@ class ShutdownSection:
 
 @dataclass(frozen=True)
 class LogSection:
-    """What it tells.
+    """The log of the service.
 
     Args:
-        level: The least severe messages to show.
+        level: The lowest level to log.
         format: `auto` is `text` on a terminal and `json` elsewhere.
     """
 
@@ -109,11 +111,12 @@ class LogSection:
 
 @dataclass(frozen=True)
 class AuditSection:
-    """Who did what, one JSON line each: docs/audit-log.md.
+    """The audit log, in JSON lines; see docs/audit-log.md.
 
     Args:
-        log: A file, `stdout` or `stderr`; absent: there is no audit log.
-        queue: Events that wait while the file takes none; those beyond are dropped, counted and said in the log.
+        log: A file, `stdout` or `stderr`; absent: no audit log.
+        queue: Number of events that wait while the file cannot be written. Further events are dropped, counted and
+            logged.
     """
 
     log: LogTarget | None = None
@@ -122,11 +125,11 @@ class AuditSection:
 
 @dataclass(frozen=True)
 class TunnelCommon:
-    """The keys that every kind of tunnel has.
+    """The keys of all kinds of tunnels.
 
     Args:
-        kind: Which kind.
-        via: The tunnel that it goes through; absent: straight from this host.
+        kind: The kind, for example `ssh`.
+        via: The tunnel in which it runs; absent: it connects directly from this host.
     """
 
     kind: str
@@ -135,15 +138,15 @@ class TunnelCommon:
 
 @dataclass(frozen=True)
 class CheckCommon:
-    """The keys of `check:` that every kind of backend has.
+    """The keys of `check:` of all kinds of backends.
 
     Args:
-        interval: Between two checks of a target, with a jitter of 5 %.
-        fast_interval: After a change, or when real traffic failed.
-        down_interval: While the target is down, where `interval` is not shorter.
-        timeout: For one check in all.
-        rise: Successes in a row that bring a target up.
-        fall: Failures in a row that take it down.
+        interval: Time between two checks of a target, with a jitter of 5 %.
+        fast_interval: Time between two checks after a change of state or a failure of real traffic.
+        down_interval: Time between two checks while the target is down, unless `interval` is shorter.
+        timeout: Time for one whole check.
+        rise: Consecutive successes after which a target is up.
+        fall: Consecutive failures after which a target is down.
     """
 
     interval: Duration = field(default=Duration(10.0), metadata=POSITIVE)
@@ -156,11 +159,11 @@ class CheckCommon:
 
 @dataclass(frozen=True)
 class Allow:
-    """Who may connect; in short, a list of networks.
+    """The clients that may connect. A list stands for `networks`.
 
     Args:
-        networks: Source networks; absent: everybody who reaches the listener.
-        label: A label on containers that lists the backends they may use; only known containers get in.
+        networks: Allowed source networks; absent: all clients that reach the listener.
+        label: A label of containers, which lists the backends that they may use. Unknown containers are refused.
     """
 
     networks: tuple[Network, ...] = ()
@@ -173,9 +176,9 @@ class UnixListener:
 
     Args:
         unix: Its path.
-        consumer: Whose connections these are, in the status, in metrics and for quotas; absent: none.
-        uid: Users whose processes may connect, as numbers; absent: all that the file's mode lets in.
-        gid: Groups, of which one must be the process's main one; absent: all.
+        consumer: The consumer of its connections in status, metrics and quotas; absent: none.
+        uid: Numeric IDs of the users that may connect; absent: all users that the mode of the file allows.
+        gid: Numeric IDs of the primary groups that may connect; absent: all.
     """
 
     unix: Path
@@ -191,21 +194,21 @@ class UnixListener:
 
 @dataclass(frozen=True)
 class BackendCommon:
-    """The keys that every kind of backend has.
+    """The keys of all kinds of backends.
 
     Args:
-        kind: Which kind.
-        targets: Where it really is, in order of preference.
-        via: The tunnel that the targets are behind; absent: straight from this host.
-        prefer: Which target new clients get: the primary, a replica, any, or the first one that is up.
+        kind: The kind, for example `mysql`.
+        targets: The addresses of the servers, in order of preference.
+        via: The tunnel that leads to the targets; absent: they are reached directly from this host.
+        prefer: The target for new clients: the primary, a replica, any, or the first one that is up.
         listen: Addresses and unix sockets where clients connect; absent: the backend is only checked. A unix socket
-            may be a mapping that says whose it is.
-        hold: How long a client waits while the path is down; absent: 10s, and 5m for NFS.
-        max_connections: Clients at once, waiting ones included.
-        max_connections_per_consumer: Clients of one container at once (of one address, where containers are not
-            known); absent: four fifths of `max_connections` for known containers, so that one cannot take all.
-        allow: Networks that may connect, as a list, or `{label: gateway.backends}`; absent: everybody.
-        worker: Whether a worker carries it, where there are workers; absent: bulk kinds only.
+            may be a mapping with its consumer and users.
+        hold: How long a new client waits while the path is down; absent: 10s, and 5m for NFS.
+        max_connections: Maximum number of clients, including waiting ones.
+        max_connections_per_consumer: Maximum number of clients of one container (of one address, if containers are
+            not known); absent: 80 % of `max_connections` for known containers, so that none can use all.
+        allow: Networks that may connect, as a list, or `{label: gateway.backends}`; absent: all.
+        worker: Whether a worker carries its traffic, if there are workers; absent: bulk kinds only.
     """
 
     kind: str
@@ -222,7 +225,7 @@ class BackendCommon:
 
 @dataclass(frozen=True)
 class TunnelSpec:
-    """One tunnel of the configuration."""
+    """A tunnel of the configuration."""
 
     name: str
     kind: TunnelKind
@@ -233,7 +236,7 @@ class TunnelSpec:
 
 @dataclass(frozen=True)
 class BackendSpec:
-    """One backend of the configuration."""
+    """A backend of the configuration."""
 
     name: str
     kind: BackendKind
@@ -250,13 +253,13 @@ class BackendSpec:
     options: Any
     check_options: Any
     sockets: tuple[UnixListener, ...] = ()
-    """Those of the unix sockets in `listen` that say whose they are."""
+    """The unix sockets in `listen` that are mappings."""
     place: str = field(compare=False, default="")
 
 
 @dataclass(frozen=True)
 class Config:
-    """A whole valid configuration."""
+    """A valid configuration."""
 
     gateway: GatewaySection = field(default_factory=GatewaySection)
     ops: OpsSection = field(default_factory=OpsSection)
@@ -267,11 +270,11 @@ class Config:
     tunnels: dict[str, TunnelSpec] = field(default_factory=dict)
     backends: dict[str, BackendSpec] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict, compare=False)
-    """Where each value was written, by its key."""
+    """The place of each value, by its key."""
     origin: Origin = field(default_factory=Origin, compare=False)
-    """What it was read from."""
-    hidden: Hidden = field(default_factory=Hidden, compare=False, repr=False)
-    """What errors must not show."""
+    """The sources of the configuration."""
+    redactor: Redactor = field(default_factory=Redactor, compare=False, repr=False)
+    """Redacts values from the environment in errors."""
 
 
 SECTIONS: dict[str, type] = {

@@ -1,4 +1,4 @@
-"""What the section `ops` may say. Pure."""
+"""The rules for the section `ops`. Pure."""
 
 import re
 from collections.abc import Iterator
@@ -10,21 +10,24 @@ _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 
 
 def ops_problems(ops: OpsSection) -> Iterator[tuple[str, str]]:
-    """The keys below `ops` that are wrong, with what is wrong."""
+    """Yield the invalid keys below `ops`, with messages."""
     for host in ops.hosts:
         if not _HOST.fullmatch(host):
-            yield "hosts", f"{host!r} is not a host name: write the name alone, without scheme, port and wildcard"
+            yield "hosts", f"{host!r} is not a host name: write only the name, without scheme, port or wildcard"
     if ops.metrics_token_file is not None and not ops.authenticated:
         yield (
             "metrics_token_file",
-            "everything else would be open without a token: add token_file or tls.client_ca_file",
+            "everything except /metrics would need no token: add token_file or tls.client_ca_file",
         )
     if ops.metrics_token_file is not None and ops.metrics_token_file == ops.token_file:
-        yield "metrics_token_file", "is the same file as token_file: that token opens everything already"
+        yield (
+            "metrics_token_file",
+            "is the same file as token_file, which gives access to everything: use another file",
+        )
 
 
 def ops_advice(ops: OpsSection) -> Iterator[tuple[str, str]]:
-    """The keys below `ops` that are weak, with what to do instead."""
+    """Yield the insecure keys below `ops`, with messages."""
     if is_loopback(ops.listen.host):
         return
     if not ops.authenticated:
@@ -34,4 +37,7 @@ def ops_advice(ops: OpsSection) -> Iterator[tuple[str, str]]:
         )
         yield "listen", message
     elif ops.tls is None:
-        yield "token_file", f"the token goes to {ops.listen} in the clear: set tls, or listen on 127.0.0.1"
+        yield (
+            "token_file",
+            f"clients send the token to {ops.listen} without encryption: set tls, or listen on 127.0.0.1",
+        )

@@ -1,4 +1,4 @@
-"""The rules between parts of a configuration: references, loops, clashing listeners."""
+"""The rules between parts of a configuration: references, loops, conflicting listeners."""
 
 import contextlib
 import ipaddress
@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gateway.config import values
-from gateway.config.decode import suggest
 from gateway.config.docker_rules import docker_problems
 from gateway.config.model import Config
 from gateway.config.ops_rules import ops_problems
+from gateway.config.suggestions import suggest
 from gateway.config.tree import Scalar, Sequence, Table
 from gateway.config.volume_rules import volume_problems
 from gateway.contracts import Endpoint
@@ -17,9 +17,14 @@ from gateway.errors import Problem
 
 
 def check_rules(config: Config, root: Table, problems: list[Problem]) -> None:
-    """Add every broken rule to `problems`.
+    """Add all violated rules to `problems`.
 
-    References and listeners are read from the tree, so that they are checked in a part that is broken elsewhere.
+    References and listeners are read from the tree, so that they are also checked in parts with other problems.
+
+    Args:
+        config: The valid parts of the configuration.
+        root: The whole tree.
+        problems: Receives the problems.
     """
     vias = _vias(root, "tunnels")
     for section in ("tunnels", "backends"):
@@ -47,16 +52,18 @@ def check_rules(config: Config, root: Table, problems: list[Problem]) -> None:
 
 
 def _check_loops(vias: dict[str, str | None], root: Table, problems: list[Problem]) -> None:
-    told: set[str] = set()
+    reported: set[str] = set()
     for name in vias:
         chain = [name]
         while (via := vias[chain[-1]]) in vias and via not in chain:
             chain.append(str(via))
-        if via in chain and not told & set(chain):
-            told |= set(chain)
+        if via in chain and not reported & set(chain):
+            reported |= set(chain)
             loop = [*chain[chain.index(str(via)) :], str(via)]
             place = _place(root, "tunnels", loop[0], "via")
-            problems.append(Problem(place, f"tunnels.{loop[0]}.via", f"goes in a circle: {' → '.join(loop)}"))
+            problems.append(
+                Problem(place, f"tunnels.{loop[0]}.via", f"forms a loop: {' → '.join(loop)}: change one via")
+            )
 
 
 def _check_listeners(config: Config, root: Table, problems: list[Problem]) -> None:
@@ -65,16 +72,16 @@ def _check_listeners(config: Config, root: Table, problems: list[Problem]) -> No
         ("ops.admin_socket", config.ops.admin_socket),
     ]
     if config.ops.probe_listen is not None:
-        if _clash(config.ops.probe_listen, config.ops.listen):
-            message = f"{config.ops.probe_listen} is taken by ops.listen: choose another port"
+        if _conflict(config.ops.probe_listen, config.ops.listen):
+            message = f"{config.ops.probe_listen} is already used by ops.listen: choose another port"
             problems.append(Problem(_place(root, "ops", "probe_listen"), "ops.probe_listen", message))
         taken.append(("ops.probe_listen", config.ops.probe_listen))
     for name, table in _tables(root, "backends"):
         key = f"backends.{name}.listen"
         for place, listener in _listeners(table):
-            other = next((other for other, address in taken if _clash(listener, address)), None)
+            other = next((other for other, address in taken if _conflict(listener, address)), None)
             if other is not None:
-                problems.append(Problem(place, key, f"{listener} is taken by {other}: choose another address"))
+                problems.append(Problem(place, key, f"{listener} is already used by {other}: choose another address"))
             taken.append((key, listener))
 
 
@@ -83,7 +90,7 @@ def _listeners(table: Table) -> Iterator[tuple[str, Endpoint | Path]]:
     for each in tree.items if isinstance(tree, Sequence) else [tree]:
         item = each.entries["unix"][1] if isinstance(each, Table) and "unix" in each.entries else each
         if isinstance(item, Scalar) and item.text:
-            with contextlib.suppress(ValueError):  # told already, where the value was read
+            with contextlib.suppress(ValueError):  # the decoder has reported it
                 yield item.place, values.listener(item.text)
 
 
@@ -94,31 +101,32 @@ def _check_specs(config: Config, root: Table, problems: list[Problem]) -> None:
             problems.append(Problem(_place(root, "backends", name, "prefer"), f"backends.{name}.prefer", message))
         if spec.allow.label is not None and "docker" not in root.entries:
             place = _place(root, "backends", name, "allow")
-            message = "needs the section docker, which tells who is behind an address"
+            message = "needs the section docker, which maps addresses to containers: add it"
             problems.append(Problem(place, f"backends.{name}.allow.label", message))
         if spec.allow.label is not None and config.docker is not None:
             known = f"{config.docker.label_prefix}.backends"
             if spec.allow.label.startswith(f"{config.docker.label_prefix}.") and spec.allow.label != known:
                 place = config.places.get(f"backends.{name}.allow.label", spec.place)
-                message = f"the label {spec.allow.label} does not list backends: use {known}, or a label of your own"
+                message = f"the label {spec.allow.label} does not list backends: use {known} or your own label"
                 problems.append(Problem(place, f"backends.{name}.allow.label", message))
         for target in spec.targets:
-            if spec.via is None and any(_leads_back(target, listener) for listener in spec.listen):
+            if spec.via is None and any(_is_own_listener(target, listener) for listener in spec.listen):
                 place = _place(root, "backends", name, "targets")
-                problems.append(Problem(place, f"backends.{name}.targets", f"{target} is the backend's own listener"))
+                message = f"{target} is the listener of this backend: set the address of the server"
+                problems.append(Problem(place, f"backends.{name}.targets", message))
 
 
-def _leads_back(target: Endpoint, listener: Endpoint | Path) -> bool:
-    """Whether a target is the listener itself; a wildcard listens on addresses of this host only."""
-    if isinstance(listener, Path) or not _clash(target, listener):
+def _is_own_listener(target: Endpoint, listener: Endpoint | Path) -> bool:
+    """Return whether a target is the listener. A wildcard listener matches the loopback addresses of this host."""
+    if isinstance(listener, Path) or not _conflict(target, listener):
         return False
-    here = _address(target.host)
+    address = _address(target.host)
     return target.host == listener.host or (
-        here is not None and (here.is_loopback or here == _address(listener.host))
+        address is not None and (address.is_loopback or address == _address(listener.host))
     )
 
 
-def _clash(one: Endpoint | Path, other: Endpoint | Path) -> bool:
+def _conflict(one: Endpoint | Path, other: Endpoint | Path) -> bool:
     if isinstance(one, Path) or isinstance(other, Path):
         return one == other
     if one.port != other.port:
@@ -132,7 +140,7 @@ def _clash(one: Endpoint | Path, other: Endpoint | Path) -> bool:
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    with contextlib.suppress(ValueError):  # a name, which is not looked up here
+    with contextlib.suppress(ValueError):  # names are not resolved here
         return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.partition("%")[0])
     return None
 
@@ -144,7 +152,7 @@ def _tables(root: Table, section: str) -> list[tuple[str, Table]]:
 
 
 def _vias(root: Table, section: str) -> dict[str, str | None]:
-    """What each tunnel or backend says it goes through."""
+    """Return the `via` of each tunnel or backend."""
     found: dict[str, str | None] = {}
     for name, table in _tables(root, section):
         tree = table.entries.get("via", ("", None))[1]
@@ -153,7 +161,7 @@ def _vias(root: Table, section: str) -> dict[str, str | None]:
 
 
 def _place(root: Table, *path: str) -> str:
-    """Where the value at `path` was written, or the innermost part of it that was."""
+    """Return the place of the value at `path`, or of its innermost part that is present."""
     place, table = root.place, root
     for name in path:
         if name not in table.entries:

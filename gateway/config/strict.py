@@ -1,6 +1,6 @@
-"""Insecure settings: strict mode refuses it, and some of it is advised against in any case. Pure.
+"""Insecure settings. Strict mode refuses all of them; some cause a warning in any case. Pure.
 
-A rule is a function that yields what it finds in a configuration; `RULES` lists them.
+A rule is a function that yields findings; `RULES` lists the rules.
 """
 
 import ipaddress
@@ -18,26 +18,26 @@ from gateway.relay.resolver import is_loopback
 
 @dataclass(frozen=True)
 class Weakness:
-    """One weak setting.
+    """One insecure setting.
 
     Args:
-        problem: Its place, its key, and what to write instead.
-        advised: Whether it is worth a warning without strict mode.
+        problem: Its place, its key, and the remedy.
+        advised: Whether it causes a warning without strict mode.
     """
 
     problem: Problem
     advised: bool
 
 
-Found = tuple[str, str, bool]
-"""The key, what is wrong and what to do instead, and whether it is worth a warning without strict mode."""
+Finding = tuple[str, str, bool]
+"""The key, a message with the remedy, and whether it causes a warning without strict mode."""
 
 
 def weaknesses(config: Config) -> list[Weakness]:
-    """Everything that strict mode refuses.
+    """Return all settings that strict mode refuses.
 
     Args:
-        config: A configuration that is valid otherwise, or the parts of one that are.
+        config: A configuration, or its valid parts.
     """
     return [
         Weakness(Problem(place_of(config, key), key, message), advised)
@@ -46,7 +46,7 @@ def weaknesses(config: Config) -> list[Weakness]:
     ]
 
 
-def _kinds_of_tunnel(config: Config) -> Iterator[Found]:
+def _kinds_of_tunnel(config: Config) -> Iterator[Finding]:
     """Yield the insecure settings that each tunnel's kind finds."""
     for name, spec in config.tunnels.items():
         plain = not _encrypted(config, spec.via)
@@ -54,7 +54,7 @@ def _kinds_of_tunnel(config: Config) -> Iterator[Found]:
             yield f"tunnels.{name}.{key}", message, advised
 
 
-def _kinds_of_backend(config: Config) -> Iterator[Found]:
+def _kinds_of_backend(config: Config) -> Iterator[Finding]:
     """Yield the insecure settings that each backend's kind finds."""
     for name, spec in config.backends.items():
         plain = not _encrypted(config, spec.via) and not all(is_loopback(target.host) for target in spec.targets)
@@ -62,52 +62,52 @@ def _kinds_of_backend(config: Config) -> Iterator[Found]:
             yield f"backends.{name}.{key}", message, advised
 
 
-def _open_listeners(config: Config) -> Iterator[Found]:
+def _open_listeners(config: Config) -> Iterator[Finding]:
     for name, spec in config.backends.items():
         addresses = [address for address in spec.listen if not isinstance(address, Path)]
         open_to_all = not spec.allow.networks and spec.allow.label is None
         if open_to_all and (addresses or spec.kind.volume_options(spec.options) is not None):
-            message = "is absent, so that whoever reaches the listener may connect: list the networks that may"
+            message = "is absent, so every client that reaches the listener may connect: list the allowed networks"
             if config.docker is not None:
-                message += f", or write {{label: {config.docker.label_prefix}.backends}} for docker.grants"
+                message += f", or set {{label: {config.docker.label_prefix}.backends}} to use docker.grants"
             yield f"backends.{name}.allow", message, False
-        elif every := _every(spec.allow.networks):
-            message = f"holds every address of {every}: list the networks that may connect"
+        elif family := _covered_family(spec.allow.networks):
+            message = f"covers all addresses of {family}: list the networks that may connect"
             yield f"backends.{name}.allow", message, False
 
 
-def _every(networks: Sequence[Network]) -> str | None:
-    """The family of which `networks` hold every address together; None: there is none."""
+def _covered_family(networks: Sequence[Network]) -> str | None:
+    """Return the address family that `networks` cover completely; None if there is none."""
     for version, family in ((4, "IPv4"), (6, "IPv6")):
-        ours = ipaddress.collapse_addresses(each for each in networks if each.version == version)  # type: ignore[type-var]
-        if any(each.prefixlen == 0 for each in ours):
+        merged = ipaddress.collapse_addresses(each for each in networks if each.version == version)  # type: ignore[type-var]
+        if any(each.prefixlen == 0 for each in merged):
             return family
     return None
 
 
-def _plain_engine(config: Config) -> Iterator[Found]:
+def _plain_engine(config: Config) -> Iterator[Finding]:
     docker = config.docker
     if docker is not None and docker.host.startswith("tcp://") and not docker.tls.any:
         message = (
-            "is an engine without TLS, and whoever reaches it is root on its host: use tls with port 2376,"
+            "is an engine without TLS, and every client that reaches it has root on its host: use tls with port 2376,"
             " a unix:// socket or ssh://TUNNEL/var/run/docker.sock"
         )
         yield "docker.host", message, True
 
 
-def _inline_secrets(config: Config) -> Iterator[Found]:
+def _inline_secrets(config: Config) -> Iterator[Finding]:
     for key, secret in all_secrets(config):
         if secret.path is None:
-            message = f"stands in the configuration or the environment: use {key.rpartition('.')[2]}_file"
+            message = f"is a secret in the configuration or the environment: use {key.rpartition('.')[2]}_file"
             yield key, message, False
 
 
-def _open_ops(config: Config) -> Iterator[Found]:
-    for key, sentence in ops_advice(config.ops):
-        yield f"ops.{key}", sentence, True
+def _open_ops(config: Config) -> Iterator[Finding]:
+    for key, message in ops_advice(config.ops):
+        yield f"ops.{key}", message, True
 
 
-RULES: tuple[Callable[[Config], Iterator[Found]], ...] = (
+RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _kinds_of_tunnel,
     _kinds_of_backend,
     _open_listeners,
@@ -118,7 +118,7 @@ RULES: tuple[Callable[[Config], Iterator[Found]], ...] = (
 
 
 def _encrypted(config: Config, via: str | None) -> bool:
-    """Whether a connection through the tunnel `via` is encrypted for a part of the way at least."""
+    """Return whether a tunnel on the path encrypts, from `via` outwards."""
     seen: set[str] = set()
     while via is not None and via not in seen and via in config.tunnels:
         seen.add(via)

@@ -1,15 +1,6 @@
-"""The raw configuration: scalars, lists and mappings that remember where they were written."""
+"""The parsed configuration: scalars, lists and mappings with their places."""
 
-import errno
-import hashlib
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-
-import yaml
-
-from gateway.errors import Problem
 
 
 @dataclass(frozen=True)
@@ -17,10 +8,10 @@ class Scalar:
     """A single value.
 
     Args:
-        place: Where it was written.
-        text: The value; None where nothing was written.
-        broken: Its problem is reported already.
-        written: What was written, where variables of the environment were put in; None: `text` itself.
+        place: Its file, line and column, or its variable or flag.
+        text: The value; None if it is empty.
+        broken: Whether it is invalid, and its problem recorded already.
+        written: The text before the expansion of environment variables; None: it contains none.
     """
 
     place: str
@@ -39,234 +30,14 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Table:
-    """A mapping; each entry knows the place of its key."""
+    """A mapping. Each entry has the place of its key."""
 
     place: str
     entries: "dict[str, tuple[str, Tree]]" = field(default_factory=dict)
 
     def put(self, key: str, value: "Tree") -> None:
-        """Add or replace an entry that takes its place from its value."""
+        """Add or replace an entry, with the place of its value."""
         self.entries[key] = (value.place, value)
 
 
 Tree = Scalar | Sequence | Table
-
-_MOST = 100_000
-"""Values in a file, each counted as often as aliases repeat it: nine lists of nine aliases each would be millions."""
-_LARGEST = 4 << 20
-"""Bytes of a file."""
-_REFERENCE = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-
-
-def expand(text: str, environment: Mapping[str, str], used: dict[str, str] | None = None) -> str:
-    """Replace `${NAME}` and `${NAME:-default}`; `$$` is a plain dollar.
-
-    Args:
-        text: What was written.
-        environment: The variables.
-        used: Gets each value that came from the environment, with what stands for it in `text`.
-
-    Raises:
-        KeyError: A name without a default is not set.
-    """
-
-    def value(match: re.Match[str]) -> str:
-        name, default = match.groups()
-        if name is None:
-            return "$"
-        if environment.get(name):
-            if used is not None:
-                used[environment[name]] = f"${{{name}}}"
-            return environment[name]
-        if default is not None:
-            return str(default)
-        if name in environment:
-            return ""
-        raise KeyError(name)
-
-    return _REFERENCE.sub(value, text)
-
-
-def references(text: str) -> set[str]:
-    """The environment variables that `text` refers to."""
-    return {match[1] for match in _REFERENCE.finditer(text) if match[1]}
-
-
-def read_text(path: Path, problems: list[Problem]) -> tuple[str, str | None]:
-    """The text of a file, and the SHA-256 of its bytes; empty and None, and a problem, where it cannot be read."""
-    digest = None
-    try:
-        data = _content(path)
-        digest = hashlib.sha256(data).hexdigest()
-        return data.decode(), digest
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        problems.append(Problem(str(path), "", f"cannot be read: {reason}"))
-        return "", digest
-
-
-def parse_yaml(
-    path: Path, text: str, problems: list[Problem], environment: Mapping[str, str], used: dict[str, str]
-) -> Table:
-    """Parse the text of a YAML file.
-
-    Args:
-        path: The file.
-        text: What is in it.
-        problems: Gets what is wrong with it.
-        environment: The variables that it may refer to.
-        used: See `expand`.
-    """
-    nothing = Table(str(path))
-    try:
-        root = yaml.compose(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        problems.append(Problem(place, "", f"not YAML: {_without_content(error.problem or error.context or '')}"))
-        return nothing
-    except RecursionError:
-        problems.append(Problem(str(path), "", "is nested too deeply"))
-        return nothing
-    except _TooLargeError as error:
-        problems.append(Problem(str(path), "", str(error)))
-        return nothing
-    except yaml.YAMLError as error:
-        problems.append(Problem(str(path), "", f"not YAML: {error}"))
-        return nothing
-    if root is None:
-        return nothing
-    try:
-        tree = _Reader(str(path), problems, environment, used).tree(root, "")
-    except RecursionError:
-        problems.append(Problem(str(path), "", "is nested too deeply"))
-        return nothing
-    except _TooLargeError as error:
-        problems.append(Problem(str(path), "", str(error)))
-        return nothing
-    if not isinstance(tree, Table):
-        problems.append(Problem(tree.place, "", "the document must be a mapping of sections, such as `tunnels:`"))
-        return nothing
-    return tree
-
-
-def _without_content(message: str) -> str:
-    """What PyYAML says, without the names that it repeats: an unquoted password may look like an alias or a tag."""
-    hint = " (a value that begins with * or ! needs quotes)" if "alias" in message or "tag" in message else ""
-    return re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", message) + hint
-
-
-def _content(path: Path) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(_LARGEST + 1)
-    if len(data) > _LARGEST:
-        raise OSError(errno.EFBIG, f"is larger than {_LARGEST >> 20} MiB")
-    return data
-
-
-class _TooLargeError(Exception):
-    """The tree would have more than `_MOST` values."""
-
-    def __init__(self) -> None:
-        super().__init__(f"has more than {_MOST} values, those included that aliases repeat")
-
-
-class _Loader(yaml.SafeLoader):
-    """Gives up on a document with too many values before it is read to its end."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._nodes = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        self._nodes += 1
-        # Keys are nodes too.
-        if self._nodes > 2 * _MOST:
-            raise _TooLargeError
-        return super().compose_node(parent, index)
-
-
-class _Reader:
-    def __init__(
-        self, name: str, problems: list[Problem], environment: Mapping[str, str], used: dict[str, str]
-    ) -> None:
-        self._name = name
-        self._problems = problems
-        self._environment = environment
-        self._used = used
-        self._within: list[yaml.Node] = []
-        self._count = 0
-
-    def tree(self, node: yaml.Node, key: str) -> Tree:
-        self._count += 1
-        if self._count > _MOST:
-            raise _TooLargeError
-        place = self._place(node)
-        if node in self._within:
-            self._problems.append(Problem(place, key, "refers to itself"))
-            return Scalar(place, None, broken=True)
-        self._within.append(node)
-        try:
-            return self._tree(node, key, place)
-        finally:
-            self._within.pop()
-
-    def _tree(self, node: yaml.Node, key: str, place: str) -> Tree:
-        if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node, key, place)
-        if isinstance(node, yaml.SequenceNode):
-            return Sequence(place, [self.tree(item, f"{key}[{at}]") for at, item in enumerate(node.value)])
-        if isinstance(node, yaml.MappingNode):
-            return self._table(node, key, place)
-        raise AssertionError(node)
-
-    def _table(self, node: yaml.MappingNode, key: str, place: str) -> Table:
-        table = Table(place)
-        merged: list[yaml.Node] = []
-        for key_node, value_node in node.value:
-            name = str(key_node.value)
-            if not isinstance(key_node, yaml.ScalarNode):
-                self._problems.append(Problem(self._place(key_node), key, "a key must be plain text"))
-                continue
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                merged += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
-                continue
-            path = f"{key}.{name}" if key else name
-            if name in table.entries:
-                first = table.entries[name][0].rpartition(":")[0]
-                self._problems.append(
-                    Problem(self._place(key_node), path, f"is given twice (first at {first}): remove one")
-                )
-                continue
-            table.entries[name] = (self._place(key_node), self.tree(value_node, path))
-        for other in merged:
-            inner = self.tree(other, key)
-            for name, entry in inner.entries.items() if isinstance(inner, Table) else ():
-                table.entries.setdefault(name, entry)
-        return table
-
-    def _scalar(self, node: yaml.ScalarNode, key: str, place: str) -> Scalar:
-        if node.tag == "tag:yaml.org,2002:null" and node.style is None:
-            return Scalar(place, None)
-        written = str(node.value)
-        used: dict[str, str] = {}
-        try:
-            text = expand(written, self._environment, used)
-        except KeyError as error:
-            name = error.args[0]
-            self._problems.append(
-                Problem(
-                    place,
-                    key,
-                    f"the environment variable {name} is not set: set it, or write ${{{name}:-default}}",
-                )
-            )
-            return Scalar(place, None, broken=True)
-        if not used:
-            return Scalar(place, text)
-        self._used.update(used)
-        self._used[text] = written
-        return Scalar(place, text, written=written)
-
-    def _place(self, node: yaml.Node) -> str:
-        return f"{self._name}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"

@@ -1,4 +1,4 @@
-"""The short form of a tunnel or backend: one URL, whose query carries every key of the file."""
+"""Parses tunnels and backends in URL form. The query of the URL holds the keys."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from gateway.backends import BackendKind
-from gateway.config.decode import hints_by_key, is_list, is_secret, suggest
 from gateway.config.model import BackendCommon, CheckCommon, TunnelCommon
+from gateway.config.schema import hints_by_key, is_list, is_secret
+from gateway.config.suggestions import suggest
 from gateway.config.tree import Scalar, Sequence, Table, Tree
 from gateway.errors import Problem
 from gateway.tunnels import TunnelKind
@@ -16,20 +17,30 @@ K = TypeVar("K")
 
 
 def values_in(text: str) -> Iterator[str]:
-    """The values in a URL's query, and those that commas separate in them."""
+    """Yield the values in a URL's query, and their parts between commas."""
     for part in text.partition("?")[2].split("&"):
         value = part.partition("=")[2]
         yield from (value, *value.split(","))
 
 
 def tunnel_tree(text: str, place: str, kinds: Mapping[str, TunnelKind], problems: list[Problem]) -> Table | None:
-    """`ssh://user@host:port?identity_files=…` as the mapping that a file would hold."""
+    """Return `ssh://user@host:port?identity_files=…` as the mapping of a file.
+
+    Args:
+        text: The URL.
+        place: Its variable or flag.
+        kinds: The kinds of tunnels by name.
+        problems: Receives the problems.
+
+    Returns:
+        The mapping; None after adding a problem.
+    """
     found = _split(text, place, kinds, lambda kind: kind.schemes, "ssh://user@host", problems)
     if found is None:
         return None
     kind, scheme, authority, query = found
     if re.match(r"[^/]*:[^/]*@", authority):
-        problems.append(Problem(place, "", "a password in the URL would show in process lists: use password_file="))
+        problems.append(Problem(place, "", "a password in the URL is visible in process lists: use password_file="))
         return None
     table = Table(place)
     table.put("kind", Scalar(place, kind.name))
@@ -49,20 +60,30 @@ def _user_host_port(scheme: str, authority: str) -> dict[str, str]:
     user, at, host = authority.rpartition("@")
     name, _, port = host.rpartition(":") if re.search(r":\d+$", host) else (host, "", "")
     if ":" in name and not (name.startswith("[") and name.endswith("]")):
-        raise ValueError(f"{host!r} is not host:port: an IPv6 address goes in brackets, as in [fd00::1]:22")
+        raise ValueError(f"{host!r} is not host:port: write an IPv6 address in brackets, as in [fd00::1]:22")
     found = {"user": unquote(user)} if at else {}
     found["host"] = unquote(name.strip("[]"))
     return found | ({"port": port} if port else {})
 
 
 def backend_tree(text: str, place: str, kinds: Mapping[str, BackendKind], problems: list[Problem]) -> Table | None:
-    """`mysql://db-1:3306,db-2:3306?via=…` as the mapping that a file would hold."""
+    """Return `mysql://db-1:3306,db-2:3306?via=…` as the mapping of a file.
+
+    Args:
+        text: The URL.
+        place: Its variable or flag.
+        kinds: The kinds of backends by name.
+        problems: Receives the problems.
+
+    Returns:
+        The mapping; None after adding a problem.
+    """
     found = _split(text, place, kinds, lambda kind: kind.schemes, "mysql://host:port", problems)
     if found is None:
         return None
     kind, scheme, authority, query = found
     if "@" in authority:
-        problems.append(Problem(place, "", "a backend's URL names no user: use check.user="))
+        problems.append(Problem(place, "", "the URL of a backend cannot contain a user: use check.user="))
         return None
     authority, slash, path = authority.partition("/")
     table = Table(place)
@@ -84,8 +105,8 @@ def _keys_of_tunnel(kind: TunnelKind) -> dict[str, Any]:
 
 
 def _keys_of_backend(kind: BackendKind) -> dict[str, Any]:
-    here = (*hints_by_key(BackendCommon), *hints_by_key(kind.options))
-    return dict((*here, *hints_by_key(CheckCommon, "check."), *hints_by_key(kind.check, "check.")))
+    keys = (*hints_by_key(BackendCommon), *hints_by_key(kind.options))
+    return dict((*keys, *hints_by_key(CheckCommon, "check."), *hints_by_key(kind.check, "check.")))
 
 
 def _split(
@@ -102,13 +123,13 @@ def _split(
     try:
         parts = urlsplit(text)
     except ValueError as error:
-        told = f"is no URL ({error}): only an IPv6 address goes in brackets, as in [fd00::1]:3306"
-        problems.append(Problem(place, "", told))
+        message = f"is not a URL ({error}): use brackets only for an IPv6 address, as in [fd00::1]:3306"
+        problems.append(Problem(place, "", message))
         return None
     if "#" in text:
-        problems.append(Problem(place, "", "what follows # would be lost: write %23 for it"))
+        problems.append(Problem(place, "", "the text after # would be ignored: write %23 instead of #"))
         return None
-    # Most kinds have the name of their scheme: then no other needs to be imported.
+    # Most kinds are named like their scheme. If this one is, no other kind needs to be imported.
     namesake = kinds.get(parts.scheme)
     if namesake is not None and parts.scheme in schemes_of(namesake):
         schemes = {parts.scheme: namesake}
@@ -126,13 +147,13 @@ def _put_query(table: Table, query: str, keys: Mapping[str, Any], place: str, pr
         name, _, text = part.partition("=")
         key = unquote(name)
         if key.partition(".")[0] == "kind":
-            problems.append(Problem(place, key, "is what the URL begins with: leave it out"))
+            problems.append(Problem(place, key, "is set by the scheme of the URL: remove it"))
             continue
         listed = key in keys and is_list(keys[key])
         if key in seen and not listed:
             problems.append(Problem(place, key, "is given twice: remove one"))
         seen.add(key)
-        # A plus is a plus (RFC 3986), as in fingerprints; only forms of HTML have it stand for a space.
+        # A plus is literal (RFC 3986), as in fingerprints. Only HTML forms encode a space as a plus.
         tree: Tree = Scalar(place, unquote(text) or None)
         if listed:
             tree = Sequence(place, [Scalar(place, unquote(each)) for each in text.split(",") if each])
@@ -153,7 +174,7 @@ def _put(table: Table, path: list[str], value: Tree, place: str) -> None:
 
 
 def secrets_in(table: Table, kinds: Mapping[str, TunnelKind] | Mapping[str, BackendKind]) -> list[str]:
-    """The keys of a table made here that carry a secret itself, rather than its file."""
+    """Return the keys of a table from this module that hold a secret itself, and not its file."""
     kind = kinds[str(table.entries["kind"][1].text)]  # type: ignore[union-attr]
     keys = _keys_of_backend(kind) if isinstance(kind, BackendKind) else _keys_of_tunnel(kind)
     return [key for key in _dotted(table) if key in keys and is_secret(keys[key])]

@@ -1,4 +1,4 @@
-"""Reading single values: durations, sizes, addresses. Each says what it wants when it does not get it."""
+"""Parses single values: durations, sizes, addresses. Each function raises `ValueError` with an example."""
 
 import ipaddress
 import re
@@ -26,11 +26,11 @@ _STREAMS: dict[str, LogTarget] = {"stdout": "stdout", "stderr": "stderr"}
 
 
 class UnquotedError(ValueError):
-    """What is wrong with a value, without a part of it."""
+    """An error whose message contains no part of the value."""
 
 
 def duration(text: str) -> Duration:
-    """`500ms`, `10s`, `5m`, `1h30m`: seconds."""
+    """Parse `500ms`, `10s`, `5m` or `1h30m` to seconds."""
     if text == "0":
         return Duration(0.0)
     parts = _DURATION.findall(text)
@@ -41,7 +41,7 @@ def duration(text: str) -> Duration:
 
 
 def size(text: str) -> Size:
-    """`64KiB`, `15MiB`, `1GB`: bytes."""
+    """Parse `64KiB`, `15MiB` or `1GB` to bytes."""
     match = _SIZE.fullmatch(text)
     if not match or match[2] not in _SIZES:
         raise ValueError(f"{text!r} is not a size such as 64KiB, 15MiB or 1GB")
@@ -49,7 +49,7 @@ def size(text: str) -> Size:
 
 
 def boolean(text: str) -> bool:
-    """`true` or `false`."""
+    """Parse `true` or `false`, and their usual synonyms."""
     known = {
         "true": True,
         "yes": True,
@@ -66,24 +66,24 @@ def boolean(text: str) -> bool:
 
 
 def integer(text: str) -> int:
-    """A whole number that is not negative."""
+    """Parse a whole number that is not negative."""
     if not re.fullmatch(r"\d+", text):
         raise ValueError(f"{text!r} is not a whole number")
     return int(text)
 
 
 def name(text: str) -> str:
-    """What a tunnel or backend may be called: it becomes a metric label and a DNS alias."""
+    """Check the name of a tunnel or backend, which becomes a metric label and a DNS alias."""
     if not _NAME.fullmatch(text) or len(text) > 63:
-        raise ValueError(f"{text!r} is no name: use letters, digits, '-', '_' and '.', at most 63")
+        raise ValueError(f"{text!r} is not a valid name: use at most 63 letters, digits, '-', '_' and '.'")
     return text
 
 
 def endpoint(text: str, default_port: int = 0) -> Endpoint:
-    """`host:port`, `[v6]:port`, or a bare host where there is a usual port."""
+    """Parse `host:port`, `[v6]:port`, or only a host if there is a default port."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\[\]\s/]+))(?::(\d+))?", text)
     if not match:
-        hint = " (an IPv6 address goes in brackets)" if text.count(":") > 1 else ""
+        hint = " (write an IPv6 address in brackets)" if text.count(":") > 1 else ""
         raise ValueError(f"{text!r} is not host:port{hint}")
     port = int(match[3]) if match[3] else default_port
     if not 0 < port <= _MAX_PORT:
@@ -92,23 +92,23 @@ def endpoint(text: str, default_port: int = 0) -> Endpoint:
 
 
 def listener(text: str) -> Endpoint | Path:
-    """`address:port` or the path of a unix socket."""
+    """Parse `address:port`, a port, or the path of a unix socket."""
     if text.startswith(("/", "unix:")):
         return unix_path(Path(text.removeprefix("unix://").removeprefix("unix:")))
     match = re.fullmatch(r":?(\d+)", text)
-    found = Endpoint("0.0.0.0", int(match[1])) if match else endpoint(text)  # noqa: S104 - as it was written
+    found = Endpoint("0.0.0.0", int(match[1])) if match else endpoint(text)  # noqa: S104 - a port alone means all addresses
     try:
         ipaddress.ip_address(found.host.partition("%")[0])
     except ValueError:
         if found.host != "localhost":
-            raise ValueError(f"{text!r} must name an address to listen on, such as 127.0.0.1:{found.port}") from None
+            raise ValueError(f"{text!r} must be an IP address of this host, as in 127.0.0.1:{found.port}") from None
     if found.port > _MAX_PORT or found.port == 0:
         raise ValueError(f"{text!r} needs a port from 1 to {_MAX_PORT}")
     return found
 
 
 def log_target(text: str) -> LogTarget:
-    """`stdout`, `stderr` or the absolute path of a file."""
+    """Parse `stdout`, `stderr` or the absolute path of a file."""
     if text in _STREAMS:
         return _STREAMS[text]
     if not text.startswith("/"):
@@ -117,21 +117,21 @@ def log_target(text: str) -> LogTarget:
 
 
 def path(text: str) -> Path:
-    """The path of a file; never its content, which may be a key that no error should repeat."""
+    """Parse the path of a file. Refuse the content of a file, which may be a key that errors must not contain."""
     if "\n" in text or "-----BEGIN" in text:
-        raise UnquotedError("holds a file's content: write it to a file, and give the file's path")
+        raise UnquotedError("contains the content of a file: save it to a file, and set the path of the file")
     return Path(text)
 
 
 def unix_path(path: Path) -> Path:
-    """The path, if a unix socket can have it."""
+    """Return the path after checking that it is not too long for a unix socket (unix(7))."""
     if len(bytes(path)) > _MAX_UNIX_PATH:
-        raise ValueError(f"{path} is longer than the {_MAX_UNIX_PATH} bytes that a unix socket's path may have")
+        raise ValueError(f"{path} is longer than the {_MAX_UNIX_PATH} bytes of a unix socket's path: shorten it")
     return path
 
 
 def address(text: str) -> Address:
-    """`10.0.0.7` or `fd00::7`."""
+    """Parse `10.0.0.7` or `fd00::7`."""
     try:
         return ipaddress.ip_address(text)
     except ValueError:
@@ -139,7 +139,7 @@ def address(text: str) -> Address:
 
 
 def network(text: str) -> Network:
-    """`10.0.0.0/8`, `fd00::/8` or a single address."""
+    """Parse `10.0.0.0/8`, `fd00::/8` or a single address."""
     try:
         return ipaddress.ip_network(text)
     except ValueError as error:

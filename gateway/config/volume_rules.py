@@ -1,4 +1,4 @@
-"""The rules of `volume`: what Docker and mount(2) would refuse, or take for something else."""
+"""The rules for `volume`: values that Docker or mount(2) would refuse or interpret differently."""
 
 import re
 from collections.abc import Iterator
@@ -9,21 +9,21 @@ from gateway.contracts import Endpoint
 from gateway.relay.resolver import is_address
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
-"""What Docker takes for the name of a volume."""
+"""A volume name that Docker accepts."""
 _RESERVED = frozenset({"addr", "ip", "port", "hard", "soft", "ro", "rw", "sec"})
 """The mount options that the gateway sets for every kind."""
 _SECRET = {"user", "username", "pass", "password", "password2", "cred", "credentials"}
 
 
 def volume_problems(config: Config) -> Iterator[tuple[str, str, str]]:
-    """The backend, the key below it, and what is wrong there."""
+    """Yield the backend, the key below it, and a message for each violation."""
     seen: dict[str, str] = {}
     for name, spec in config.backends.items():
         volume, mount = spec.kind.volume_options(spec.options), spec.kind.mount
         if volume is None or mount is None:
             continue
         if volume.name in seen:
-            message = f"{volume.name} is also the volume of backend {seen[volume.name]}: give it another name"
+            message = f"{volume.name} is also the volume of backend {seen[volume.name]}: choose another name"
             yield name, "volume.name", message
         seen.setdefault(volume.name, name)
         yield from ((name, key, message) for key, message in _of_volume(spec, volume, mount))
@@ -31,13 +31,13 @@ def volume_problems(config: Config) -> Iterator[tuple[str, str, str]]:
 
 def _of_volume(spec: BackendSpec, volume: VolumeOptions, mount: MountKind) -> Iterator[tuple[str, str]]:
     if not _NAME.fullmatch(volume.name):
-        yield "volume.name", f"{volume.name!r} is no name of a volume: letters, digits and _.-, two at least"
+        yield "volume.name", f"{volume.name!r} is not a volume name: use letters, digits and '_.-', at least two"
     if spec.listen and not any(isinstance(address, Endpoint) for address in spec.listen):
-        yield "listen", "a kernel mounts from an address: listen on one beside the unix socket, or leave listen out"
+        yield "listen", "a volume needs a TCP address: add one to the unix socket, or remove listen"
     if volume.address is not None and not is_address(volume.address):
         yield (
             "volume.address",
-            f"{volume.address!r} is no IP address, and the engine resolves names in a network of its own",
+            f"{volume.address!r} is not an IP address: use one, because the engine may resolve a name differently",
         )
     yield from mount.problems(spec.options)
     for option in volume.mount_options:
@@ -49,12 +49,14 @@ def _of_volume(spec: BackendSpec, volume: VolumeOptions, mount: MountKind) -> It
 def _of_option(mount: MountKind, option: str) -> str | None:
     key, _, value = option.partition("=")
     if re.search(r"[\s,]", option) or not option:
-        return f"{option!r}: one option each, without commas and spaces"
+        return f"{option!r}: write one option per item, without commas and spaces"
     if key in ("vers", "nfsvers"):
         known = ", ".join(mount.versions)
-        return None if value in mount.versions else f"{option}: a mount through the gateway is of version {known}"
+        return None if value in mount.versions else f"{option}: mounts through the gateway support only {known}"
     if key in _RESERVED | mount.reserved:
-        return f"{key} is set by the gateway, which a mount through it depends on: leave it out"
+        return f"{key} is set by the gateway, because the mount depends on it: remove it"
     if key in _SECRET:
-        return f"{key}: everybody may see a volume's options: mount on the host, and bind that"
+        return (
+            f"{key}: every user of Docker can read the options of a volume: mount on the host, and use a bind mount"
+        )
     return None

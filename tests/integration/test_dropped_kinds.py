@@ -133,7 +133,7 @@ def test_a_configuration_accepts_added_kinds(kinds: Path, tmp_path: Path) -> Non
     for words in ("use 'hop'", "use 'web'", "must begin with / for a volume"):
         assert words in errors, errors
     assert "trans is set by the gateway" in errors
-    assert "vers=1: a mount through the gateway is of version 9p2000.L" in errors
+    assert "vers=1: mounts through the gateway support only 9p2000.L" in errors
     two = ["--tunnel", "near=hop://h:1", "--backend", "a=web://a", "--backend", "b=web://b"]
     advised = run(kinds, "validate", *two).stderr
     assert "backend b: backend a is of kind web, too" in advised

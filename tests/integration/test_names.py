@@ -198,9 +198,9 @@ def test_reload_names_a_file_that_was_replaced_under_its_mount(site: Site) -> No
     beside.replace(path)
     reported = command("reload", *socket)
     assert reported.stdout.startswith(
-        f"no change; {place} was replaced on the host, and this container still sees the old"
+        f"no change; {place} was replaced on the host, but this container still sees the old"
     )
-    assert "mount the folder of the file" in reported.stdout
+    assert "mount its folder instead" in reported.stdout
     assert f"warning: {place} was replaced on the host" in command("status", *socket).stdout
     site.engine.docker("restart", "-t", "5", "gateway")
     site.wait(lambda: command("reload", *socket).stdout == "no change\n")

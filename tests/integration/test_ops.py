@@ -311,9 +311,9 @@ def test_validate_reports_errors_in_the_files_of_ops(tmp_path: Path) -> None:
         ("{token_file: /nonexistent}", "ops.token_file: /nonexistent: No such file or directory"),
         (f"{{tls: {{cert_file: {one.certificate}, key_file: {other.key}}}}}", "ops.tls.cert_file: "),
         (f"{{tls: {{cert_file: {one.certificate}}}}}", "ops.tls.key_file: is missing"),
-        (f"{{metrics_token_file: {token}}}", "ops.metrics_token_file: everything else would be open"),
+        (f"{{metrics_token_file: {token}}}", "ops.metrics_token_file: everything except /metrics would need"),
         ("{hosts: ['*.example.com']}", "is not a host name"),
-        ("{listen: '0.0.0.0:9090', probe_listen: '127.0.0.1:9090'}", "is taken by ops.listen"),
+        ("{listen: '0.0.0.0:9090', probe_listen: '127.0.0.1:9090'}", "is already used by ops.listen"),
     ):
         path.write_text(f"ops: {ops}\nbackends: {{a: {{kind: tcp, targets: ['a:1']}}}}\n")
         done = command("validate", "-c", str(path))

@@ -1,5 +1,5 @@
-"""Worker processes: the byte path of bulk backends on a core of its own, with its own SSH connections.
+"""Worker processes: they move the bytes of bulk backends, each with its own interpreter and SSH connections.
 
-One process owns health, metrics, the admin socket and every listening socket; a worker owns the clients of its
-backends. The probes still travel the worker's path: the owner hands it one end of a socket pair to join.
+The main process, the owner, runs the checks, metrics and the admin socket, and binds all listeners. A worker owns the
+clients of its backends. Probes take the same path as traffic: the owner sends the worker one end of a socket pair.
 """

@@ -1,4 +1,4 @@
-"""What the owner and a worker say to each other."""
+"""The messages between the owner and a worker."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,16 +16,16 @@ from gateway.supervision.uplink import Uplink
 
 @dataclass(frozen=True)
 class Sockets:
-    """The descriptors that come with this listen on `address`; for the next `Apply`."""
+    """The descriptors that come with this message listen on `address`. The next `Apply` uses them."""
 
     address: ListenAddress
     count: int
-    """How many descriptors come with it; fewer do where one of the two processes has none left."""
+    """How many descriptors were sent. Fewer arrive if a process has reached its limit."""
 
 
 @dataclass(frozen=True)
 class Apply:
-    """Run this from now on, on the sockets that were sent before it; answered with `Applied`."""
+    """Apply this configuration with the sockets sent before it. The answer is `Applied` or `Incomplete`."""
 
     config: Config
     number: int
@@ -33,45 +33,45 @@ class Apply:
 
 @dataclass(frozen=True)
 class Applied:
-    """The configuration of this number is what runs: nothing that it took away accepts any more."""
+    """The configuration with this number is applied: listeners that it removed no longer accept clients."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class Incomplete:
-    """Descriptors were lost on the way to us: the configuration was not applied, and is to be sent again."""
+    """Descriptors were lost, so the configuration was not applied. The owner sends it again."""
 
 
 Login = tuple[Endpoint, float, int | None]
-"""A target, when a check last logged in there, and how many broken handshakes its server lets pass."""
+"""A target, the epoch time of a check's last login there, and how many aborted handshakes its server tolerates."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """The targets that new clients of a backend get, best first, and those that clients should leave."""
+class TargetAssignment:
+    """The targets for new clients of a backend, best first, and the targets whose clients must be drained."""
 
     backend: str
     targets: tuple[Endpoint, ...]
-    unwanted: frozenset[Endpoint] = frozenset()
+    wrong_role: frozenset[Endpoint] = frozenset()
     logins: tuple[Login, ...] = ()
 
 
 @dataclass(frozen=True)
-class Known:
-    """The consumers by address, from now on."""
+class ConsumerSnapshot:
+    """All consumers by address; it replaces the previous snapshot."""
 
     consumers: dict[str, Consumer]
 
 
 @dataclass(frozen=True)
-class Unfamiliar:
-    """A client came from an address that is not known: the owner looks now."""
+class UnknownSource:
+    """A client has an unknown source address: the owner reconciles Docker now."""
 
 
 @dataclass(frozen=True)
 class Dial:
-    """Join the descriptor that comes with this to `to`, through a tunnel (None: straight)."""
+    """Join the descriptor that comes with this message to `to`, over a tunnel (None: the direct link)."""
 
     number: int
     tunnel: str | None
@@ -87,8 +87,8 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Dialled:
-    """What became of a `Dial`: nothing wrong, or a reason, a line, and whether the link itself was lost."""
+class DialResult:
+    """The result of a `Dial`: success, or a reason, a line of detail, and whether the link was lost."""
 
     number: int
     reason: Reason | None = None
@@ -98,11 +98,11 @@ class Dialled:
 
 @dataclass(frozen=True)
 class Failed:
-    """Traffic failed at a target, or, `silent`, waits there for too long."""
+    """Traffic to a target failed, or (`stalled`) has not been answered in time."""
 
     backend: str
     target: Endpoint
-    silent: bool = False
+    stalled: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,14 +111,14 @@ class Recorded:
 
     events: list[Event]
     lost: int
-    """Events that the worker dropped, because the owner did not read."""
+    """Number of events that the worker dropped because the owner did not read them."""
     open: int
-    """Clients whose end is still to be recorded."""
+    """Number of clients whose end is not recorded yet."""
 
 
 @dataclass(frozen=True)
 class UplinkReport:
-    """A tunnel, as the worker sees it."""
+    """The state of an uplink."""
 
     state: TunnelState
     reason: Reason | None
@@ -140,7 +140,7 @@ NO_UPLINK = UplinkReport(
 
 
 def uplink_report(uplink: Uplink) -> UplinkReport:
-    """A tunnel as it is now."""
+    """Return the current state of an uplink."""
     link = uplink.open_link
     return UplinkReport(
         state=uplink.state,
@@ -159,7 +159,7 @@ def uplink_report(uplink: Uplink) -> UplinkReport:
 
 @dataclass(frozen=True)
 class UsageReport:
-    """What one consumer uses of a backend."""
+    """One consumer's use of a backend."""
 
     id: str
     active: int
@@ -171,7 +171,7 @@ class UsageReport:
 
 
 def usage_report(usage: Usage) -> UsageReport:
-    """A consumer's use as it is now."""
+    """Return a consumer's current use."""
     return UsageReport(
         usage.id, usage.active, usage.total, dict(usage.rejected), usage.to_backend, usage.from_backend,
         usage.latency.copy(),
@@ -180,7 +180,7 @@ def usage_report(usage: Usage) -> UsageReport:
 
 @dataclass(frozen=True)
 class ForwardReport:
-    """A backend's clients, as the worker counts them."""
+    """The counters of a backend's clients in a worker."""
 
     active: int = 0
     accepted: int = 0
@@ -193,10 +193,10 @@ class ForwardReport:
 
 
 @dataclass(frozen=True)
-class Report:
-    """Everything that a worker counts."""
+class WorkerReport:
+    """All states and counters of a worker."""
 
     uplinks: dict[str, UplinkReport]
     forwards: dict[str, ForwardReport]
     draining: int = 0
-    """Clients of backends that are not the worker's any more."""
+    """Number of clients of backends that have left the worker."""

@@ -1,4 +1,4 @@
-"""How the owner and a worker talk: pickled messages over a socket pair, with the descriptors that belong to each."""
+"""Transport between the owner and a worker: pickled messages over a socket pair, with file descriptors."""
 
 import asyncio
 import logging
@@ -12,18 +12,18 @@ log = logging.getLogger(__name__)
 
 _HEAD = struct.Struct(">II")
 _MOST_FDS = 16
-"""With one message; the kernel never joins what two messages brought."""
+"""Maximum per message; the kernel never merges the descriptors of two messages."""
 _READ = 1 << 16
 
 
 class Messenger:
-    """One end of the conversation, on a stream socket.
+    """One end of the transport.
 
     Args:
-        sock: Connected and non-blocking; owned.
-        on_message: Called with each message and its descriptors, which it owns: all of them, or none where one was
-            lost because a process has no more.
-        on_end: Called once when the other end is gone, or says what cannot be understood.
+        sock: A connected, non-blocking stream socket; owned by the messenger.
+        on_message: Called with each message and its descriptors, which it then owns: all of them, or none if one was
+            lost because a process has reached its limit.
+        on_end: Called once when the other end has closed the connection or has sent an invalid message.
     """
 
     def __init__(
@@ -39,20 +39,20 @@ class Messenger:
         self._loop.add_reader(sock.fileno(), self._readable)
 
     def send(self, message: Any, fds: list[int] | None = None) -> None:
-        """Send a message; the descriptors are duplicated on their way, and stay the caller's to close."""
+        """Send a message with duplicates of `fds`. The caller still owns `fds`."""
         if self._sock.fileno() < 0:
             return
-        body, copies = pickle.dumps(message), _copies(fds or [])
+        body, copies = pickle.dumps(message), _duplicate(fds or [])
         self._outgoing.append((_HEAD.pack(len(body), len(copies)) + body, copies))
         self._flush()
 
     @property
     def backlogged(self) -> bool:
-        """Whether the other end is slow to read."""
+        """Whether messages wait because the other end reads slowly."""
         return bool(self._outgoing)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection and all descriptors that were not handed over."""
         if self._sock.fileno() < 0:
             return
         self._loop.remove_reader(self._sock.fileno())
@@ -78,7 +78,7 @@ class Messenger:
             self._loop.add_writer(self._sock.fileno(), self._flush)
             return
         except OSError:
-            self._gone()
+            self._end()
             return
         self._loop.remove_writer(self._sock.fileno())
 
@@ -90,7 +90,7 @@ class Messenger:
         except OSError:
             data, fds = b"", []
         if not data:
-            self._gone()
+            self._end()
             return
         self._incoming += data
         self._fds += fds
@@ -103,28 +103,28 @@ class Messenger:
             try:
                 message = pickle.loads(body)  # noqa: S301 - our own process
             except Exception:
-                # The two processes run different versions, or one has lost count: a new one begins from the start.
-                log.exception("a message cannot be read: the conversation with the other process ends")
-                self._gone()
+                # The processes run different versions, or the stream is out of step. A new worker starts over.
+                log.exception("cannot decode a message: closing the connection to the other process")
+                self._end()
                 return
-            mine, self._fds = self._fds[:count], self._fds[count:]
-            if len(mine) < count:
-                _close_all(mine)
-            self._on_message(message, mine)
+            fds, self._fds = self._fds[:count], self._fds[count:]
+            if len(fds) < count:
+                _close_all(fds)
+            self._on_message(message, fds)
 
-    def _gone(self) -> None:
+    def _end(self) -> None:
         self.close()
         self._on_end()
 
 
-def _copies(fds: list[int]) -> list[int]:
-    """The descriptors once more; none where there are not enough left."""
+def _duplicate(fds: list[int]) -> list[int]:
+    """Return duplicates of the descriptors; none of them if the process has reached its limit."""
     copies: list[int] = []
     try:
         for fd in fds:
             copies += [socket.dup(fd)]
     except OSError as error:
-        log.error("descriptors cannot be passed on", extra={"detail": error.strerror})
+        log.error("cannot duplicate descriptors for a worker", extra={"detail": error.strerror})
         _close_all(copies)
     return copies
 

@@ -1,65 +1,82 @@
-"""The owner of the workers: which backends go to which of them."""
+"""Assigns backends to workers. The main process owns the workers."""
 
 import asyncio
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-from gateway.app.lanes import has_single, tunnels_of
+from gateway.app.traffic_class import required_tunnels, uses_single_tunnel
 from gateway.app.worker.messages import UplinkReport
 from gateway.app.worker.unit import WorkerUnit
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts import Endpoint, TrafficClass
 from gateway.forwarding.listener import ListenAddress, Listener
+from gateway.ssh.handshake_limiter import PER_SERVER, handshake_limiter
+from gateway.supervision.supervisor import Supervisor
 
-_APPLY = 2.0
-"""Seconds that a worker may take to apply a configuration before nobody waits for it any more."""
+_APPLY_TIMEOUT = 2.0
+"""Seconds to wait until the workers have applied a configuration."""
 
 
 class Workers:
-    """All workers, and which backends they serve.
+    """All workers, and the backends that each of them serves.
 
     Args:
-        count: How many.
-        failed: Told about each backend and target where traffic failed.
-        recorder: Where the ends of their clients are recorded.
+        count: The number of workers.
+        on_failure: Called with each backend and target where traffic failed (False) or stalled (True).
+        recorder: Records the ends of the workers' clients.
     """
 
-    def __init__(self, count: int, failed: Callable[[str, Endpoint, bool], None], recorder: Recorder) -> None:
-        self.units = [WorkerUnit(number + 1, failed, recorder) for number in range(count)]
+    def __init__(self, count: int, on_failure: Callable[[str, Endpoint, bool], None], recorder: Recorder) -> None:
+        self.units = [WorkerUnit(number + 1, on_failure, recorder) for number in range(count)]
+        if count:
+            handshake_limiter().per_server = max(1, PER_SERVER - count)
+
+    def start(self, supervisor: Supervisor) -> None:
+        """Start the processes."""
+        for unit in self.units:
+            supervisor.start(f"worker {unit.number}", unit)
+
+    def send(self, message: Any) -> None:
+        """Send a message to all workers."""
+        for unit in self.units:
+            unit.send(message)
 
     def assign(self, config: Config) -> dict[str, WorkerUnit]:
-        """Who serves which backend; those not named are this process's own."""
+        """Return the worker of each backend that this process does not serve itself."""
         if not self.units:
             return {}
         chosen = [
-            name for name, spec in config.backends.items() if _uses_worker(spec) and not has_single(config, name)
+            name
+            for name, spec in config.backends.items()
+            if _uses_worker(spec) and not uses_single_tunnel(config, name)
         ]
-        # By name, so that a backend stays where it is when others come and go.
+        # By a hash of the name, so that a backend stays in its worker when others are added or removed.
         return {name: self.units[zlib.crc32(name.encode()) % len(self.units)] for name in chosen}
 
     def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> dict[str, WorkerUnit]:
-        """Tell each worker its part of `config`."""
+        """Send each worker its part of `config`; return the worker of each backend that has one."""
         assigned = self.assign(config)
         for unit in self.units:
             names = {name for name, worker in assigned.items() if worker is unit}
-            unit.apply(part(config, names), listeners)
+            unit.apply(restrict(config, names), listeners)
         return assigned
 
     async def settled(self) -> bool:
-        """Wait until each worker runs what `apply` told it; False where one took too long."""
+        """Wait until each worker has applied its configuration; return False if one takes too long."""
         waiting = [asyncio.ensure_future(unit.settled()) for unit in self.units]
         if not waiting:
             return True
-        _, late = await asyncio.wait(waiting, timeout=_APPLY)
+        _, late = await asyncio.wait(waiting, timeout=_APPLY_TIMEOUT)
         for each in late:
             each.cancel()
         return not late
 
     def reports(self, tunnel: str) -> list[UplinkReport]:
-        """What the workers say about a tunnel that they use."""
-        return [unit.counted(tunnel) for unit in self.units if tunnel in unit.report.uplinks]
+        """Return the workers' reports about a tunnel."""
+        return [unit.uplink_total(tunnel) for unit in self.units if tunnel in unit.report.uplinks]
 
 
 def _uses_worker(spec: BackendSpec) -> bool:
@@ -67,9 +84,9 @@ def _uses_worker(spec: BackendSpec) -> bool:
     return spec.kind.traffic_class is TrafficClass.BULK if spec.worker is None else spec.worker
 
 
-def part(config: Config, backends: set[str]) -> Config:
-    """`config` with these backends only, and the tunnels that they go through."""
+def restrict(config: Config, backends: set[str]) -> Config:
+    """Return `config` with only these backends and the tunnels that they use."""
     kept = {name: spec for name, spec in config.backends.items() if name in backends}
     return replace(
-        config, backends=kept, tunnels={name: config.tunnels[name] for name in tunnels_of(config, backends)}
+        config, backends=kept, tunnels={name: config.tunnels[name] for name in required_tunnels(config, backends)}
     )

@@ -1,4 +1,4 @@
-"""The worker's side: `python -m gateway.app.worker.process FD`, started by the owner and ended with it."""
+"""The process of a worker: `python -m gateway.app.worker.process FD`. It ends with its owner."""
 
 import asyncio
 import contextlib
@@ -10,29 +10,34 @@ import socket
 import sys
 from typing import Any
 
-from gateway.app.runtime import become_io_flusher, prepare_loop, prepare_process
+from gateway.app.local_checks import HandshakeBudgets
+from gateway.app.process_setup import prepare_loop, prepare_process, set_io_flusher
 from gateway.app.site import Site
+from gateway.app.units import Units
+from gateway.app.uplinks import Uplinks
+from gateway.app.worker.assigned_targets import AssignedTargets
 from gateway.app.worker.messages import (
     Applied,
     Apply,
     Command,
+    ConsumerSnapshot,
     Dial,
-    Dialled,
-    Failed,
+    DialResult,
     ForwardReport,
     Incomplete,
-    Known,
-    Order,
-    Report,
     Sockets,
-    Unfamiliar,
+    TargetAssignment,
+    UnknownSource,
+    WorkerReport,
     uplink_report,
     usage_report,
 )
 from gateway.app.worker.messenger import Messenger
-from gateway.app.worker.outbound import Outbound
+from gateway.app.worker.outbound import AuditForwarder
+from gateway.app.worker.owner import Workers
 from gateway.audit_log.recorder import Recorder
-from gateway.contracts import Endpoint, Stream
+from gateway.config import Config
+from gateway.contracts import Stream
 from gateway.docker.consumers import Directory
 from gateway.errors import LinkLostError, ReachError, Reason
 from gateway.forwarding.forward import Forward
@@ -49,60 +54,61 @@ log = logging.getLogger(__name__)
 
 REPORT_EVERY = 0.25
 _LAST_EVENTS = 1.0
-"""Seconds at the end for the owner to take the last events of the audit log."""
+"""Seconds at the end for the owner to receive the last audit events."""
 _PR_SET_PDEATHSIG = 1
 
 
 class Worker:
-    """Runs the forwards of some backends, with tunnels of its own.
+    """Runs the forwards of some backends, with its own tunnels.
 
     Args:
-        sock: The owner's other end.
+        sock: The connection to the owner.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._stop = asyncio.Event()
-        self._owner = Messenger(sock, self._heard, self._stop.set)
+        self._owner = Messenger(sock, self._on_message, self._stop.set)
         self._site: Site | None = None
         self._group: asyncio.TaskGroup | None = None
-        self._orders: dict[str, tuple[Endpoint, ...]] = {}
+        self._units: Units | None = None
+        self._targets = AssignedTargets(self._owner)
+        self._budgets = HandshakeBudgets()
         self._sockets: dict[ListenAddress, list[socket.socket]] = {}
         self._incomplete = False
-        """Whether some of them were lost on their way."""
-        self._supervisor: Any = None
-        self._directory = Directory(lambda: self._owner.send(Unfamiliar()))
+        """Whether some of them were lost in transit."""
+        self._directory = Directory(lambda: self._owner.send(UnknownSource()))
         self._recorder = Recorder()
-        self._outbound = Outbound(self._owner, self._recorder)
+        self._audit = AuditForwarder(self._owner, self._recorder)
 
     async def run(self) -> None:
-        """Work until the owner says stop, or is gone."""
+        """Run until the owner sends `stop` or is gone."""
         async with asyncio.TaskGroup() as group, supervise() as supervisor:
-            self._group, self._supervisor = group, supervisor
-            reporting = group.create_task(self._report())
+            self._group, self._units = group, Units(supervisor, group)
+            reporting = group.create_task(self._report_periodically())
             await self._stop.wait()
             reporting.cancel()
-        await self._outbound.finish(_LAST_EVENTS)
+        await self._audit.finish(_LAST_EVENTS)
         self._owner.close()
 
-    def _heard(self, message: Any, fds: list[int]) -> None:
+    def _on_message(self, message: Any, fds: list[int]) -> None:
         match message:
             case Sockets(address, count):
                 self._incomplete |= len(fds) < count
                 self._sockets[address] = [socket.socket(fileno=fd) for fd in fds]
             case Apply():
-                self._take(message)
-            case Order():
-                self._follow(message)
-            case Known(consumers):
+                self._on_apply(message)
+            case TargetAssignment():
+                self._on_assignment(message)
+            case ConsumerSnapshot(consumers):
                 self._directory.take(consumers)
             case Dial(number) if not fds:
-                self._owner.send(Dialled(number, Reason.TUNNEL, "no descriptor is left for it", lost=True))
+                self._owner.send(DialResult(number, Reason.TUNNEL, "the worker has no descriptor left", lost=True))
             case Dial() if self._group is not None:
                 self._group.create_task(self._dial(message, socket.socket(fileno=fds[0])))
             case Command():
-                self._obey(message)
+                self._on_command(message)
 
-    def _take(self, message: Apply) -> None:
+    def _on_apply(self, message: Apply) -> None:
         if self._incomplete:
             self._incomplete = False
             self._close_sockets()
@@ -111,27 +117,27 @@ class Worker:
         try:
             self._apply(message)
         except Exception:
-            log.exception("a configuration could not be applied; the worker starts anew")
+            log.exception("cannot apply a configuration: the worker restarts")
             self._stop.set()
         else:
             self._owner.send(Applied(message.number))
 
-    def _follow(self, order: Order) -> None:
-        self._orders[order.backend] = order.targets
-        running = self._site.backends.get(order.backend) if self._site else None
-        if running is not None and isinstance(running.forward, Forward):
-            running.forward.drain_targets(order.unwanted)
-            for login in order.logins:
-                running.note_login(*login)
+    def _on_assignment(self, assignment: TargetAssignment) -> None:
+        self._targets.assigned[assignment.backend] = assignment.targets
+        running = self._site.backends.get(assignment.backend) if self._site else None
+        if running is not None and running.local is not None:
+            running.local.drain_targets(assignment.wrong_role)
+            for login in assignment.logins:
+                running.record_login(*login)
 
     def _apply(self, message: Apply) -> None:
-        if self._group is None:
+        if self._units is None:
             return
         logs.configure(message.config.log.level, message.config.log.format)
         if self._site is None:
-            self._site = Site(self._supervisor, self._group, message.config, self._directory, self, self._recorder)
-        self._outbound.apply(message.config.audit)
-        self._orders = {}  # the owner sends those that still hold after this
+            self._site = self._create_site(self._units, message.config)
+        self._audit.apply(message.config.audit)
+        self._targets.assigned = {}  # the owner sends the valid ones after this message
         listeners: dict[ListenAddress, Listener] = {}
         for spec in message.config.backends.values():
             for address in spec.listen:
@@ -143,28 +149,33 @@ class Worker:
                     listeners[address] = Listener(address, sent)
         self._close_sockets()
         self._site.apply(message.config, listeners)
-        for uplink in self._site.uplinks.values():
-            if self._tell not in uplink.watchers:
-                uplink.watchers.append(self._tell)
+        for uplink in self._site.uplinks.by_lane.values():
+            if self._send_report not in uplink.watchers:
+                uplink.watchers.append(self._send_report)
+
+    def _create_site(self, units: Units, config: Config) -> Site:
+        # One lane per tunnel, because a worker carries one traffic class only.
+        uplinks = Uplinks(units, separate_bulk=False)
+        no_workers = Workers(0, lambda *_: None, self._recorder)
+        return Site(units, uplinks, config, self._directory, self._targets, self._budgets, no_workers, self._recorder)
 
     def _close_sockets(self) -> None:
-        """Nobody needs those that are left."""
+        """Close the sockets that no listener uses."""
         for sockets in self._sockets.values():
             _close(sockets)
         self._sockets = {}
 
-    def _obey(self, command: Command) -> None:
+    def _on_command(self, command: Command) -> None:
         site = self._site
         if command.what == "stop":
             self._stop.set()
         elif site is None:
-            return  # its first configuration comes again, and what goes with it
+            return  # the owner sends its first configuration again, with everything that belongs to it
         elif command.what == "stop_accepting":
             site.stop_accepting()
-            self._tell()
+            self._send_report()
         elif command.what == "reconnect":
-            for uplink in site.uplinks_of(command.argument):
-                uplink.reconnect()
+            site.reconnect(command.argument)
         elif command.what == "set_fail_fast":
             name, enabled = command.argument
             if name in site.backends:
@@ -181,59 +192,50 @@ class Worker:
         site = self._site
         uplink = None
         if site is not None:
-            uplink = next(iter(site.uplinks_of(message.tunnel)), None) if message.tunnel else site.direct
+            uplinks = site.uplinks.of_tunnel(message.tunnel) if message.tunnel else [site.uplinks.direct]
+            uplink = next(iter(uplinks), None)
         if site is None or uplink is None or uplink.link is None:
             reset(client)
-            self._owner.send(Dialled(message.number, Reason.TUNNEL, "the worker's tunnel is down", lost=True))
+            self._owner.send(DialResult(message.number, Reason.TUNNEL, "the worker's tunnel is down", lost=True))
             return
         link = uplink.link
         try:
             await retry_dial(
                 lambda within: link.join(client, message.to, Histogram(), within),
-                lambda: site.given_up(message.tunnel, message.to),
+                lambda: self._budgets.record_abandoned_dial(message.tunnel, message.to),
             )
         except ReachError as error:
             reset(client)
             lost = isinstance(error, LinkLostError)
-            self._owner.send(Dialled(message.number, error.reason, error.detail, lost))
+            self._owner.send(DialResult(message.number, error.reason, error.detail, lost))
         except Exception as error:
-            # One probe's misfortune must not end the worker, and with it every client.
-            log.exception("a probe's connection failed in an unforeseen way")
+            # An error of one probe must not end the worker with all its clients.
+            log.exception("unexpected error while dialing for a probe")
             reset(client)
-            self._owner.send(Dialled(message.number, Reason.PROTOCOL, f"{type(error).__name__}: {error}"))
+            self._owner.send(DialResult(message.number, Reason.PROTOCOL, f"{type(error).__name__}: {error}"))
         except BaseException:
             reset(client)
             raise
         else:
-            self._owner.send(Dialled(message.number))
+            self._owner.send(DialResult(message.number))
 
-    # What the site asks of whoever checks.
-
-    def targets(self, backend: str, configured: tuple[Endpoint, ...]) -> list[Endpoint]:
-        """As the owner ordered them last."""
-        return list(self._orders.get(backend, configured))
-
-    def failed(self, backend: str, target: Endpoint, *, silent: bool = False) -> None:
-        """Tell the owner, which looks at the target now."""
-        self._owner.send(Failed(backend, target, silent))
-
-    def _tell(self) -> None:
-        if self._site is not None and not self._owner.backlogged:  # the next report says all of it anyway
+    def _send_report(self) -> None:
+        if self._site is not None and not self._owner.backlogged:  # the next report includes it
             self._owner.send(report(self._site))
 
-    async def _report(self) -> None:
+    async def _report_periodically(self) -> None:
         while True:
-            self._tell()
-            if self._outbound.held:
-                self._outbound.send()
+            self._send_report()
+            if self._audit.held:
+                self._audit.send()
             await asyncio.sleep(REPORT_EVERY)
 
 
-def report(site: Site) -> Report:
-    """Everything at one moment."""
-    uplinks = {"": site.direct, **{lane.tunnel: uplink for lane, uplink in site.uplinks.items()}}
-    forwards = [running.forward for running in site.backends.values() if isinstance(running.forward, Forward)]
-    return Report(
+def report(site: Site) -> WorkerReport:
+    """Return the current states and counters of a worker."""
+    uplinks = {"": site.uplinks.direct, **{lane.tunnel: each for lane, each in site.uplinks.by_lane.items()}}
+    forwards = [running.local for running in site.backends.values() if running.local is not None]
+    return WorkerReport(
         {name: uplink_report(uplink) for name, uplink in uplinks.items()},
         {forward.name: _forward(forward) for forward in forwards},
         draining=sum(forward.active for forward in site.forwards()) - sum(forward.active for forward in forwards),
@@ -259,14 +261,14 @@ def _close(sockets: list[socket.socket]) -> None:
 
 
 def main() -> None:
-    """Run on the descriptor that the command line names."""
+    """Run a worker on the descriptor whose number is the first argument."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # The owner decides when to stop; the terminal's Ctrl-C reaches every process of the group.
+    # The owner decides when the worker stops. The terminal sends SIGINT to the whole process group.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sock = socket.socket(fileno=int(sys.argv[1]))
     sock.setblocking(False)
-    become_io_flusher()
+    set_io_flusher()
     prepare_process()
     with asyncio.Runner(loop_factory=RelayLoop) as runner, contextlib.suppress(KeyboardInterrupt):
         runner.run(_work(sock))
@@ -275,7 +277,7 @@ def main() -> None:
 
 async def _work(sock: socket.socket) -> None:
     prepare_loop()
-    handshake_limiter().per_server = 1  # the owner and its workers share what a server takes
+    handshake_limiter().per_server = 1  # the owner and its workers share the limit per server
     await Worker(sock).run()
 
 

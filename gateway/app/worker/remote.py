@@ -1,4 +1,4 @@
-"""The owner's stand-ins for what a worker has: a link, a path, a forward, as if they were this process's own."""
+"""Proxies in the owner for the links, uplinks and forwards of a worker."""
 
 import asyncio
 import socket
@@ -27,18 +27,18 @@ class RemoteRelay:
     def __init__(self) -> None:
         self.ended: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
 
-    def abort(self, ending: CloseReason) -> None:
-        """Nothing to do: it ends with its client."""
+    def abort(self, reason: CloseReason) -> None:
+        """Set `ended`. The worker's connection ends with its client."""
         if not self.ended.done():
-            self.ended.set_result(ending)
+            self.ended.set_result(reason)
 
 
 class RemoteLink:
     """A worker's link, for probes; see `gateway.contracts.Link`.
 
     Args:
-        worker: Whose.
-        tunnel: Which of its tunnels; None: straight.
+        worker: The worker.
+        tunnel: Its tunnel; None: the direct link.
     """
 
     def __init__(self, worker: "WorkerUnit", tunnel: str | None) -> None:
@@ -48,7 +48,7 @@ class RemoteLink:
         self.network_id = tunnel or LOCAL_NETWORK
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """One end of a socket pair, whose other end the worker joins to `to`."""
+        """Return one end of a socket pair whose other end the worker joins to `to`. The caller owns it."""
         ours, theirs = socket.socketpair()
         try:
             with (phases or Phases())(self.dial_phase):
@@ -64,35 +64,35 @@ class RemoteLink:
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> RemoteRelay:
-        """Let the worker join `client` to `to`."""
+        """Send `client` to the worker, which joins it to `to`."""
         del latency, within, tap
         await self._worker.dial(client, self._tunnel, to)
         client.close()
         return RemoteRelay()
 
     async def lost(self) -> str:
-        """Never asked: the path that this link belongs to tells."""
+        """Not used: `RemotePath` reports the loss of the link."""
         raise NotImplementedError
 
     def renew(self) -> None:
-        """Never asked: the worker's own uplink does that."""
+        """Not used: the worker's own uplink renews its link."""
         raise NotImplementedError
 
     def rtt(self) -> float | None:
-        """The worker's own measurement."""
+        """Return the round trip time in seconds that the worker measured."""
         return self._worker.uplink(self._tunnel).rtt
 
     def details(self) -> dict[str, object]:
-        """The worker's own."""
+        """Return the details that the worker reported."""
         return self._worker.uplink(self._tunnel).details
 
 
 class RemotePath:
-    """A worker's uplink, as a check sees one; see `gateway.health.monitor.MonitoredUplink`.
+    """Proxy for a worker's uplink; see `gateway.health.monitor.MonitoredUplink`.
 
     Args:
-        worker: Whose.
-        tunnel: Which; None: straight.
+        worker: The worker.
+        tunnel: The tunnel; None: the direct link.
     """
 
     def __init__(self, worker: "WorkerUnit", tunnel: str | None) -> None:
@@ -104,13 +104,13 @@ class RemotePath:
         self._tunnel = tunnel
 
     def describe(self) -> str:
-        """The worker's own words."""
+        """Return the state of the worker's uplink and its cause in one line."""
         if not self._worker.running:
             return f"worker {self._worker.number} is being started"
         return self._worker.uplink(self._tunnel).described
 
     def update(self, *, up: bool, settled: bool) -> None:
-        """Take over what the worker reports."""
+        """Apply the state that the worker reports."""
         if settled:
             self.settled.set()
         if up == (self.link is not None) and settled:
@@ -121,11 +121,11 @@ class RemotePath:
 
 
 class RemoteForward:
-    """The connections of a backend that a worker serves: counts as `Forward` does.
+    """Proxy for a forward in a worker, with the counters of `Forward`.
 
     Args:
-        name: The backend's name.
-        worker: Who serves it.
+        name: The name of the backend.
+        worker: The worker that serves it.
     """
 
     def __init__(self, name: str, worker: "WorkerUnit") -> None:
@@ -138,50 +138,50 @@ class RemoteForward:
 
     @property
     def active(self) -> int:
-        """Clients that are joined or waiting."""
+        """Number of clients that are joined or waiting."""
         return self.last.active
 
     @property
     def accepted(self) -> int:
-        """Clients since the start, by whichever process."""
+        """Number of clients since the start, in all processes of this worker."""
         return self._before.accepted + self.last.accepted
 
     @property
     def rejected(self) -> Tally:
-        """Clients turned away, by reason."""
+        """Number of refused clients by reason."""
         return Tally(self._before.rejected) + Tally(self.last.rejected)
 
     @property
     def resets(self) -> Tally:
-        """Connections that ended in a reset, by reason."""
+        """Number of connections that ended in a reset, by reason."""
         return Tally(self._before.resets) + Tally(self.last.resets)
 
     @property
     def to_backend(self) -> int:
-        """Bytes sent towards the backend."""
+        """Bytes sent to the backend."""
         return self._before.to_backend + self.last.to_backend
 
     @property
     def from_backend(self) -> int:
-        """Bytes sent towards clients."""
+        """Bytes sent to clients."""
         return self._before.from_backend + self.last.from_backend
 
     @property
     def latency(self) -> Histogram:
-        """Response latency in real traffic."""
+        """Response latency of real traffic."""
         return self._before.latency.plus(self.last.latency)
 
     def set_fail_fast(self, *, enabled: bool) -> None:
-        """Let no client wait; or as before."""
+        """Set whether to reset clients, including clients that wait already, while the uplink is down."""
         self.fail_fast = enabled
         self.worker.send(Command("set_fail_fast", (self.name, enabled)))
 
     def used(self) -> dict[str, UsageReport]:
-        """What each consumer uses, as the worker of now counts it."""
+        """Return the use of each consumer since the current process of the worker started."""
         return self.last.consumers
 
     def worker_lost(self) -> None:
-        """Its connections are gone with it; what was counted stays counted."""
+        """Count the connections that ended with the worker's process, and keep the other counters."""
         resets = self.resets
         resets[CloseReason.ABORTED] += self.last.active
         self._before = ForwardReport(
@@ -191,6 +191,6 @@ class RemoteForward:
         self.last = ForwardReport()
 
     def active_on(self, path: object) -> int:
-        """None of them goes through a path of this process."""
+        """Return 0, because the clients use the worker's uplinks."""
         del path
         return 0

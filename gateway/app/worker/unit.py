@@ -1,4 +1,4 @@
-"""The owner's side of one worker: the life of its process, and what the two tell each other."""
+"""The owner's side of one worker: starts its process, and exchanges messages with it."""
 
 import asyncio
 import contextlib
@@ -19,17 +19,17 @@ from gateway.app.worker.messages import (
     Applied,
     Apply,
     Command,
+    ConsumerSnapshot,
     Dial,
-    Dialled,
+    DialResult,
     Failed,
     Incomplete,
-    Known,
-    Order,
     Recorded,
-    Report,
     Sockets,
-    Unfamiliar,
+    TargetAssignment,
+    UnknownSource,
     UplinkReport,
+    WorkerReport,
 )
 from gateway.app.worker.messenger import Messenger
 from gateway.app.worker.remote import RemoteForward, RemotePath
@@ -46,70 +46,70 @@ _STOP_TIMEOUT = 3.0
 _KILL_TIMEOUT = 2.0
 _SEND_AGAIN = 1.0
 _REAP_POLL = 0.02
-_LOOK = 1.0
+_POLL = 1.0
 _SILENCE = 15.0
-"""Seconds without a report, of which there are four a second, after which a worker is taken for stuck."""
+"""Seconds without a report after which a worker counts as stuck. It sends four per second."""
 
 
 class WorkerLostError(GatewayError):
-    """A worker process ended by itself; the supervisor starts another."""
+    """A worker process ended unexpectedly. The supervisor starts another one."""
 
 
 class WorkerUnit:
     """One worker process; a `gateway.contracts.Unit`.
 
     Args:
-        number: Which, from 1.
-        failed: Told about each backend and target where traffic failed.
-        recorder: Where the ends of its clients are recorded; None: nowhere.
+        number: The number of the worker, from 1.
+        on_failure: Called with each backend and target where traffic failed (False) or stalled (True).
+        recorder: Records the ends of its clients; None: they are not recorded.
     """
 
     def __init__(
-        self, number: int, failed: Callable[[str, Endpoint, bool], None], recorder: Recorder | None = None
+        self, number: int, on_failure: Callable[[str, Endpoint, bool], None], recorder: Recorder | None = None
     ) -> None:
         self.number = number
         self.forwards: dict[str, RemoteForward] = {}
-        self.report = Report({}, {})
-        self._failed = failed
+        self.report = WorkerReport({}, {})
+        self._on_failure = on_failure
         self._recorder = recorder or Recorder()
         self._unrecorded = 0
-        """Its clients whose end is still to be recorded."""
+        """Number of its clients whose end is not recorded yet."""
         self._paths: dict[str | None, RemotePath] = {}
         self._config: Config | None = None
         self._listeners: dict[ListenAddress, Listener] = {}
-        self._orders: dict[str, Order] = {}
+        self._assignments: dict[str, TargetAssignment] = {}
         self._messenger: Messenger | None = None
         self._dials: dict[int, asyncio.Future[None]] = {}
         self._numbers = itertools.count()
         self._pid: int | None = None
-        self._heard_at = 0.0
+        self._last_report = 0.0
         self._before: dict[str, UplinkReport] = {}
-        self._known: Known | None = None
+        self._consumers: ConsumerSnapshot | None = None
         self._sent = 0
         self._applied = asyncio.Event()
-        """Whether the process has applied what was sent last."""
-        self.unfamiliar: Callable[[], None] = lambda: None
-        """Called when a client came from an address that the worker does not know."""
+        """Set while the process runs the configuration that was sent last."""
+        self.on_unknown_source: Callable[[], None] = lambda: None
+        """Called when a client has a source address that the worker does not know."""
 
     @property
     def running(self) -> bool:
-        """Whether there is a process that listens to us."""
+        """Whether the process runs and receives messages."""
         return self._messenger is not None
 
     @property
     def pid(self) -> int | None:
-        """The process."""
+        """The ID of the process."""
         return self._pid
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Start the process and keep it until cancelled.
+        """Start the process, and keep it running until cancelled.
 
         Raises:
-            WorkerLostError: It ended by itself.
+            WorkerLostError: The process ended, or sends no reports.
         """
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        child = subprocess.Popen(  # noqa: ASYNC220, S603 - fork and exec, which take a moment, and ourselves
+        child = subprocess.Popen(  # noqa: ASYNC220, S603 - starting a process takes little time, and the program is this one
             [sys.executable, "-m", "gateway.app.worker.process", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
@@ -118,71 +118,71 @@ class WorkerUnit:
         theirs.close()
         self._pid = child.pid
         ended = asyncio.Event()
-        self._messenger = Messenger(ours, self._heard, ended.set)
+        self._messenger = Messenger(ours, self._on_message, ended.set)
         loop = asyncio.get_running_loop()
-        self._heard_at = loop.time()
+        self._last_report = loop.time()
         try:
             self._send_all()
             ready()
-            while not ended.is_set() and loop.time() - self._heard_at < _SILENCE:
+            while not ended.is_set() and loop.time() - self._last_report < _SILENCE:
                 began = loop.time()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(ended.wait(), _LOOK)
-                self._heard_at += max(0.0, loop.time() - began - _LOOK)  # we slept, too
+                    await asyncio.wait_for(ended.wait(), _POLL)
+                self._last_report += max(0.0, loop.time() - began - _POLL)  # this process was suspended, too
             raise WorkerLostError(
-                f"worker {self.number} (process {child.pid}) is gone or silent: its clients are reset"
+                f"worker {self.number} (process {child.pid}) has ended or does not respond: its clients are reset"
             )
         finally:
             messenger, self._messenger = self._messenger, None
             messenger.send(Command("stop"))
-            self._applied.set()  # the next process is told anew
-            self._lost()
+            self._applied.set()  # the next process gets the configuration when it starts
+            self._on_process_lost()
             try:
-                await _reap(child)  # which sends what is still to be recorded
+                await _reap(child)  # it sends the events that are not recorded yet
             finally:
                 messenger.close()
                 self._record_loss()
 
     def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> None:
-        """Serve these backends from now on."""
+        """Serve the backends of this configuration."""
         self._config, self._listeners = config, listeners
         for name in config.backends:
             self.forwards.setdefault(name, RemoteForward(name, self))
         self.forwards = {name: self.forwards[name] for name in config.backends}
-        self._orders = {
-            name: order
-            for name, order in self._orders.items()
-            if name in config.backends and set(order.targets) <= set(config.backends[name].targets)
+        self._assignments = {
+            name: assignment
+            for name, assignment in self._assignments.items()
+            if name in config.backends and set(assignment.targets) <= set(config.backends[name].targets)
         }
         self._send_all()
 
     async def settled(self) -> None:
-        """Wait until the process runs what `apply` told it; at once where there is none."""
+        """Wait until the process has applied its configuration; return immediately if there is no process."""
         if self.running:
             await self._applied.wait()
 
-    def order(self, order: Order) -> None:
-        """Send clients there from now on."""
-        if self._orders.get(order.backend) != order:
-            self._orders[order.backend] = order
-            self.send(order)
+    def assign_targets(self, assignment: TargetAssignment) -> None:
+        """Set the targets of a backend."""
+        if self._assignments.get(assignment.backend) != assignment:
+            self._assignments[assignment.backend] = assignment
+            self.send(assignment)
 
-    def introduce(self, consumers: dict[str, Consumer]) -> None:
-        """These are the consumers from now on."""
-        if self._known is None or self._known.consumers != consumers:
-            self._known = Known(consumers)
-            self.send(self._known)
+    def set_consumers(self, consumers: dict[str, Consumer]) -> None:
+        """Replace the consumers by address."""
+        if self._consumers is None or self._consumers.consumers != consumers:
+            self._consumers = ConsumerSnapshot(consumers)
+            self.send(self._consumers)
 
     def path(self, tunnel: str | None) -> RemotePath:
-        """One of its uplinks."""
+        """Return the proxy for one of its uplinks."""
         return self._paths.setdefault(tunnel, RemotePath(self, tunnel))
 
     def uplink(self, tunnel: str | None) -> UplinkReport:
-        """What it last said about one of its uplinks."""
+        """Return the last report about one of its uplinks."""
         return self.report.uplinks.get(tunnel or "", NO_UPLINK)
 
-    def counted(self, tunnel: str) -> UplinkReport:
-        """What it says about one of its tunnels, with what the processes before it counted."""
+    def uplink_total(self, tunnel: str) -> UplinkReport:
+        """Return the last report about a tunnel, with the counters of the earlier processes added."""
         now, before = self.report.uplinks[tunnel], self._before.get(tunnel, NO_UPLINK)
         return replace(
             now,
@@ -192,33 +192,39 @@ class WorkerUnit:
         )
 
     def send(self, message: Any, fds: list[int] | None = None) -> None:
-        """Tell the worker, where there is one; a new one is told everything anyway."""
+        """Send a message if the process runs. A new process gets all current settings."""
         if self._messenger is not None:
             self._messenger.send(message, fds)
 
     async def dial(self, client: Stream, tunnel: str | None, to: Endpoint) -> None:
-        """Let the worker join `client` to `to`.
+        """Send a duplicate of `client` to the worker, which joins it to `to`.
+
+        Args:
+            client: The socket; the caller still owns it.
+            tunnel: The tunnel; None: the direct link.
+            to: The address.
 
         Raises:
-            DialError, LinkLostError: As the worker's link says.
+            DialError: The target cannot be reached.
+            LinkLostError: The worker, or its link, is down.
         """
         if self._messenger is None:
             raise LinkLostError("the worker is being started")
         number = next(self._numbers)
-        dialled = self._dials[number] = asyncio.get_running_loop().create_future()
+        result = self._dials[number] = asyncio.get_running_loop().create_future()
         try:
             self.send(Dial(number, tunnel, to), [client.fileno()])
-            await dialled
+            await result
         finally:
             self._dials.pop(number, None)
 
     def stop_accepting(self) -> None:
-        """No more clients: not now, and not in a process that is started from here on."""
+        """Accept no more clients, also not in a process that starts later."""
         self._listeners = {}
         self.send(Command("stop_accepting"))
 
     def abort_idle(self, seconds: float) -> None:
-        """Reset the clients that wait for nothing and have been silent for so many seconds."""
+        """Reset the clients that have been silent for `seconds` and do not await a response."""
         self.send(Command("abort_idle", seconds))
 
     def abort_all(self) -> None:
@@ -233,47 +239,47 @@ class WorkerUnit:
                 if address in self._listeners:
                     descriptors = self._listeners[address].descriptors
                     self.send(Sockets(address, len(descriptors)), descriptors)
-        if self._known is not None:
-            self.send(self._known)
+        if self._consumers is not None:
+            self.send(self._consumers)
         self._sent += 1
         self._applied.clear()
         self.send(Apply(self._config, self._sent))
-        for order in self._orders.values():
-            self.send(order)
+        for assignment in self._assignments.values():
+            self.send(assignment)
         for name, forward in self.forwards.items():
             if forward.fail_fast:
                 self.send(Command("set_fail_fast", (name, True)))
 
     def _send_again(self, messenger: Messenger) -> None:
-        if messenger is self._messenger:  # a new process is told anew anyway
+        if messenger is self._messenger:  # a new process has got everything already
             self._send_all()
 
-    def _heard(self, message: Any, fds: list[int]) -> None:
+    def _on_message(self, message: Any, fds: list[int]) -> None:
         for fd in fds:
             os.close(fd)
         if isinstance(message, Recorded):
             self._record(message)
-        elif self._messenger is not None:  # it is not ending; what it counted is settled then
-            self._take_in(message)
+        elif self._messenger is not None:  # otherwise it is ending, and its counters are final
+            self._dispatch(message)
 
-    def _take_in(self, message: Any) -> None:
+    def _dispatch(self, message: Any) -> None:
         match message:
-            case Report():
-                self._take(message)
-            case Failed(backend, target, silent):
-                self._failed(backend, target, silent)
-            case Unfamiliar():
-                self.unfamiliar()
+            case WorkerReport():
+                self._on_report(message)
+            case Failed(backend, target, stalled):
+                self._on_failure(backend, target, stalled)
+            case UnknownSource():
+                self.on_unknown_source()
             case Applied(number):
                 if number == self._sent:
                     self._applied.set()
             case Incomplete() if self._messenger is not None:
-                log.error("worker %d lacks descriptors: its configuration is sent again", self.number)
+                log.error("worker %d did not receive all descriptors: sending its configuration again", self.number)
                 asyncio.get_running_loop().call_later(_SEND_AGAIN, self._send_again, self._messenger)
-            case Dialled():
-                self._dialled(message)
+            case DialResult():
+                self._on_dial_result(message)
 
-    def _dialled(self, message: Dialled) -> None:
+    def _on_dial_result(self, message: DialResult) -> None:
         waiting = self._dials.get(message.number)
         if waiting is None or waiting.done():
             return
@@ -291,27 +297,29 @@ class WorkerUnit:
             for event in message.events:
                 sink.put(event)
             if message.lost:
-                sink.count_lost(message.lost, f"worker {self.number} could not pass them on")
+                sink.count_lost(message.lost, f"worker {self.number} could not send them to the main process")
 
     def _record_loss(self) -> None:
-        """The process is gone, and with it what it knew of its clients."""
+        """Count the events that the process has not sent before it ended."""
         lost, self._unrecorded = self._unrecorded, 0
         if lost and self._recorder.sink is not None:
-            self._recorder.sink.count_lost(lost, f"worker {self.number} ended with so many connections")
+            self._recorder.sink.count_lost(lost, f"worker {self.number} ended with open connections")
 
-    def _take(self, report: Report) -> None:
+    def _on_report(self, report: WorkerReport) -> None:
         self.report = report
-        self._heard_at = asyncio.get_running_loop().time()
+        self._last_report = asyncio.get_running_loop().time()
         for name, forward in self.forwards.items():
             forward.last = report.forwards.get(name, forward.last)
         for tunnel, path in self._paths.items():
-            known = self.uplink(tunnel)
-            path.update(up=known.up, settled=known.up or known.reason is not None)
+            uplink = self.uplink(tunnel)
+            path.update(up=uplink.up, settled=uplink.up or uplink.reason is not None)
 
-    def _lost(self) -> None:
+    def _on_process_lost(self) -> None:
         down = f"worker {self.number} is being started"
-        self._before = {name: self.counted(name) for name in self.report.uplinks}
-        self.report = Report({name: replace(NO_UPLINK, described=down, detail=down) for name in self._before}, {})
+        self._before = {name: self.uplink_total(name) for name in self.report.uplinks}
+        self.report = WorkerReport(
+            {name: replace(NO_UPLINK, described=down, detail=down) for name in self._before}, {}
+        )
         for forward in self.forwards.values():
             forward.worker_lost()
         for path in self._paths.values():
@@ -322,19 +330,19 @@ class WorkerUnit:
 
 
 async def _reap(child: "subprocess.Popen[bytes]") -> None:
-    """Wait for the process, and kill it when it does not end by itself.
+    """Wait until the process ends, and kill it if it does not.
 
-    One that the kernel does not let go of is left behind: `subprocess` collects it when another is started.
+    A process that cannot be killed is left: `subprocess` reaps it when another process starts.
     """
     try:
-        await _ended(child, _STOP_TIMEOUT)
+        await _wait_ended(child, _STOP_TIMEOUT)
     finally:
         if child.poll() is None:
             child.send_signal(signal.SIGKILL)
-            await _ended(child, _KILL_TIMEOUT)
+            await _wait_ended(child, _KILL_TIMEOUT)
 
 
-async def _ended(child: "subprocess.Popen[bytes]", within: float) -> None:
+async def _wait_ended(child: "subprocess.Popen[bytes]", within: float) -> None:
     deadline = asyncio.get_running_loop().time() + within
-    while child.poll() is None and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - a process has no event
+    while child.poll() is None and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - Popen offers no event
         await asyncio.sleep(_REAP_POLL)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from gateway import backends, tunnels
 from gateway.config import Config, Sources, load, urls
-from gateway.config.hiding import Hidden
+from gateway.config.redaction import Redactor
 from gateway.config.tree import Scalar, Sequence, Table, Tree
 from gateway.errors import ConfigError, Problem
 from tests.fuzz.files import as_file
@@ -58,9 +58,9 @@ def check(data: bytes) -> None:
     text = json.dumps({section: {"x": _plain(tree)}})
     if re.search(r'"[^"]{1000,}":', text):
         return  # YAML does not accept such keys
-    hidden = Hidden()
-    hidden.add(variable, *urls.values_in(url))
-    _compare(by_variable, text, lambda message: hidden.hide(message, variable))
+    redactor = Redactor()
+    redactor.add(variable, *urls.values_in(url))
+    _compare(by_variable, text, lambda message: redactor.redact(message, variable))
 
 
 def _tree(section: str, url: str) -> Table | None:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.app.changes import compare
+from gateway.app.config_diff import diff_configs
 from gateway.config import Config, Sources, load
 from gateway.errors import UsageError
 
@@ -19,30 +19,30 @@ def config(
 
 
 def test_an_equal_configuration_changes_nothing() -> None:
-    changes = compare(config(), config())
+    changes = diff_configs(config(), config())
     assert str(changes) == "no change"
 
 
 def test_a_changed_tunnel_changes_only_what_depends_on_it() -> None:
-    changes = compare(config(), config(tunnels=("edge=ssh://u@edge2", *TUNNELS[1:])))
-    assert changes.tunnels_new == changes.tunnels_gone == {"edge", "bastion"}
+    changes = diff_configs(config(), config(tunnels=("edge=ssh://u@edge2", *TUNNELS[1:])))
+    assert changes.tunnels_opened == changes.tunnels_closed == {"edge", "bastion"}
     assert changes.backends_changed == {"orders"}
-    assert not changes.backends_new | changes.backends_gone
+    assert not changes.backends_added | changes.backends_removed
 
 
 def test_backends_are_added_changed_and_removed() -> None:
-    changes = compare(
+    changes = diff_configs(
         config(), config(backends=("orders=mysql://db?via=bastion&hold=1s", "new=tcp://x:1", BACKENDS[2]))
     )
     assert changes.backends_changed == {"orders"}
-    assert changes.backends_new == {"new"}
-    assert changes.backends_gone == {"reports"}
-    assert not changes.tunnels_new | changes.tunnels_gone
+    assert changes.backends_added == {"new"}
+    assert changes.backends_removed == {"reports"}
+    assert not changes.tunnels_opened | changes.tunnels_closed
     assert str(changes) == "backends added: new; backends changed: orders; backends removed: reports"
 
 
 def test_a_changed_section_is_reported() -> None:
-    changes = compare(config(), config({"log-level": "debug", "shutdown-drain": "9s"}))
+    changes = diff_configs(config(), config({"log-level": "debug", "shutdown-drain": "9s"}))
     assert str(changes) == "sections changed: log, shutdown"
 
 
@@ -50,9 +50,9 @@ def test_changes_that_need_a_restart_are_refused() -> None:
     with pytest.raises(
         UsageError, match=r"^--ops-listen: ops\.listen: changed, and the sections gateway and ops need a"
     ):
-        compare(config(), config({"ops-listen": "127.0.0.1:1"}))
+        diff_configs(config(), config({"ops-listen": "127.0.0.1:1"}))
     with pytest.raises(UsageError, match=r"^--workers: gateway\.workers: changed"):
-        compare(config(), config({"workers": "1"}))
+        diff_configs(config(), config({"workers": "1"}))
 
 
 NAMES = ("a", "b", "c", "d")
@@ -77,14 +77,14 @@ def sites(draw: st.DrawFn) -> Config:
 
 @given(sites(), sites())
 def test_only_differences_and_their_dependents_are_changed(old: Config, new: Config) -> None:
-    changes = compare(old, new)
-    kept = {name for name in old.tunnels if name not in changes.tunnels_gone}
+    changes = diff_configs(old, new)
+    kept = {name for name in old.tunnels if name not in changes.tunnels_closed}
     for name in kept:
         assert old.tunnels[name] == new.tunnels[name]
         assert new.tunnels[name].via is None or new.tunnels[name].via in kept
-    assert kept | changes.tunnels_new == new.tunnels.keys()
+    assert kept | changes.tunnels_opened == new.tunnels.keys()
     for name in old.backends.keys() & new.backends.keys() - changes.backends_changed:
         assert old.backends[name] == new.backends[name]
         assert new.backends[name].via is None or new.backends[name].via in kept
-    assert old.backends.keys() - changes.backends_gone | changes.backends_new == new.backends.keys()
-    assert str(compare(old, old)) == "no change"
+    assert old.backends.keys() - changes.backends_removed | changes.backends_added == new.backends.keys()
+    assert str(diff_configs(old, old)) == "no change"

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from gateway.app import expiry
+from gateway.app import credential_expiry
 from gateway.certificates import ca_credentials, der_validity, pem_validities
 from gateway.config import Config, Sources, load
 from gateway.contracts import Credential, Validity
@@ -70,7 +70,9 @@ def test_the_warning_starts_in_the_last_third_but_at_most_a_week_before(
 ) -> None:
     validity = Validity(NOW + left - lifetime, NOW + left)
     assert validity.expires_soon(NOW) is soon
-    reported = expiry.warnings([("bastion", Credential("ssh_certificate", "/k-cert.pub", validity))], NOW)
+    reported = credential_expiry.expiry_warnings(
+        [("bastion", Credential("ssh_certificate", "/k-cert.pub", validity))], NOW
+    )
     assert len(reported) == soon
     if soon:
         assert reported[0].startswith(
@@ -140,7 +142,10 @@ ops: {{tls: {{client_ca_file: {ca}, cert_file: {ours}, key_file: /k}}}}
 """,
         tmp_path,
     )
-    found = [(name, each.kind, each.name, each.validity.expires - NOW) for name, each in expiry.read(config)]
+    found = [
+        (name, each.kind, each.name, each.validity.expires - NOW)
+        for name, each in credential_expiry.read_credentials(config)
+    ]
     assert found == [
         ("office", "vpn", f"{vpn}: ca", 3),
         ("office", "vpn", f"{vpn}: cert", 4),
@@ -159,15 +164,15 @@ async def test_files_that_hang_are_reported_once_and_block_one_thread(
     config, goes_on, calls = read("backends: {a: {kind: tcp, targets: 'h:1'}}\n", tmp_path), threading.Event(), []
     found = [("a", Credential("tls", "/ca.pem", Validity(0, time.time() + 99 * DAY)))]
 
-    def hang(_: Config) -> list[expiry.Named]:
+    def hang(_: Config) -> list[credential_expiry.NamedCredential]:
         calls.append(threading.current_thread())
         goes_on.wait()
         return found
 
-    monkeypatch.setattr(expiry, "read", hang)
-    monkeypatch.setattr(expiry, "_EVERY", 0.0)
-    monkeypatch.setattr(expiry, "_WITHIN", 0.01)
-    watch = expiry.Expiry(lambda: config, list)
+    monkeypatch.setattr(credential_expiry, "read_credentials", hang)
+    monkeypatch.setattr(credential_expiry, "_POLL_INTERVAL", 0.0)
+    monkeypatch.setattr(credential_expiry, "_READ_TIMEOUT", 0.01)
+    watch = credential_expiry.ExpiryMonitor(lambda: config, list)
     with caplog.at_level(logging.WARNING):
         task = asyncio.create_task(watch.run(lambda: None))
         try:

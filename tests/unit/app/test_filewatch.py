@@ -7,14 +7,14 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.app import filewatch
-from gateway.app.filewatch import FileWatch, look
+from gateway.app.filewatch import FileWatch, stat_files
 from gateway.cli import cli
 from gateway.config import Config, Sources, load
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filewatch, "_EVERY", 0.01)
+    monkeypatch.setattr(filewatch, "_POLL_INTERVAL", 0.01)
 
 
 async def watching(path: Path, act: Callable[[], object], expected: int = 0) -> list[set[Path]]:
@@ -67,10 +67,10 @@ async def test_a_removed_file_is_not_reported_until_it_is_back(tmp_path: Path) -
 async def test_a_change_between_the_load_and_the_first_check_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text("one")
-    marks = look([path])
+    stamps = stat_files([path])
     path.write_text("three")
     reported: asyncio.Queue[set[Path]] = asyncio.Queue()
-    task = asyncio.ensure_future(FileWatch(lambda: [path], reported.put, marks).run(lambda: None))
+    task = asyncio.ensure_future(FileWatch(lambda: [path], reported.put, stamps).run(lambda: None))
     try:
         async with asyncio.timeout(10):
             assert await reported.get() == {path}
@@ -84,7 +84,7 @@ def test_run_records_the_state_of_the_file_before_it_loads_it(
 ) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
-    before = look([path])
+    before = stat_files([path])
     seen: list[object] = []
 
     def load_while_it_changes(given: Sources) -> Config:
@@ -93,7 +93,7 @@ def test_run_records_the_state_of_the_file_before_it_loads_it(
         return config
 
     monkeypatch.setattr("gateway.config.load", load_while_it_changes)
-    monkeypatch.setattr("gateway.app.service.run", lambda *_, **options: seen.append(options["marks"]))
+    monkeypatch.setattr("gateway.app.service.run", lambda *_, **options: seen.append(options["stamps"]))
     monkeypatch.setattr("gateway.ops.logs.configure", lambda *_: None)
     monkeypatch.setattr("gateway.cli.run._exit", lambda _: None)
     done = CliRunner().invoke(cli, ["run", "-c", str(path)])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.app import identity
-from gateway.app.identity import with_instance
+from gateway.app import instance_name
+from gateway.app.instance_name import with_instance
 from gateway.config import Config, load
 from gateway.config.load import Sources
 from gateway.docker import own_id
@@ -91,7 +91,7 @@ def test_without_a_known_id_the_check_applies_only_in_a_container(
         marker.touch()
     monkeypatch.setattr(socket, "gethostname", lambda: ID)
     monkeypatch.setattr(own_id, "mounted_id", list)
-    monkeypatch.setattr(identity, "_IN_CONTAINER", (marker,))
+    monkeypatch.setattr(instance_name, "_CONTAINER_MARKERS", (marker,))
     if refused:
         with pytest.raises(ConfigError):
             with_instance(configured(tmp_path))
@@ -102,13 +102,13 @@ def test_without_a_known_id_the_check_applies_only_in_a_container(
 def test_a_file_that_holds_no_name_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state/instance").write_text("\n")
-    with pytest.raises(GatewayError, match="does not hold a name"):
+    with pytest.raises(GatewayError, match="does not contain a name"):
         with_instance(configured(tmp_path))
 
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "state").touch()
-    with pytest.raises(GatewayError, match=r"repair it, or set gateway\.instance"):
+    with pytest.raises(GatewayError, match=r"repair the file, or set gateway\.instance"):
         with_instance(configured(tmp_path))
 
 
@@ -119,4 +119,4 @@ def test_a_name_that_cannot_be_saved_is_reported(
     config = configured(tmp_path)
     nowhere = replace(config, gateway=replace(config.gateway, state_dir=Path("/proc/gateway-state")))
     assert with_instance(nowhere).gateway.instance == "docker-1"
-    assert "cannot be kept" in caplog.text
+    assert "cannot record the name" in caplog.text

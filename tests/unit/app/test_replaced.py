@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gateway.app.replaced import replaced
+from gateway.app.stale_mounts import stale_files
 
 MOUNTS = """\
 22 1 0:20 / / rw - overlay overlay rw
@@ -15,21 +15,23 @@ MOUNTS = """\
 
 
 def test_a_replaced_file_or_folder_is_reported() -> None:
-    found = replaced([Path("/etc/gateway/gateway.yaml"), Path("/run/my keys/one"), Path("/run/my keys/two")], MOUNTS)
+    found = stale_files(
+        [Path("/etc/gateway/gateway.yaml"), Path("/run/my keys/one"), Path("/run/my keys/two")], MOUNTS
+    )
     file, folder = found
     assert file == (
-        "/etc/gateway/gateway.yaml was replaced on the host, and this container still sees the old one: restart the"
-        " container, and mount the folder of the file instead of the file"
+        "/etc/gateway/gateway.yaml was replaced on the host, but this container still sees the old one: restart the"
+        " container, and mount its folder instead of the file"
     )
     assert folder == (
-        "/run/my keys was replaced on the host, and this container still sees the old one: restart the container, and"
-        " mount a folder that stays"
+        "/run/my keys was replaced on the host, but this container still sees the old one: restart the container, and"
+        " mount a parent folder that is not replaced"
     )
 
 
 def test_files_shared_with_the_host_are_not_reported() -> None:
     assert (
-        replaced([Path("/run/secrets/key"), Path("/etc/covered"), Path("/etc/gateway/other"), Path("/x")], MOUNTS)
+        stale_files([Path("/run/secrets/key"), Path("/etc/covered"), Path("/etc/gateway/other"), Path("/x")], MOUNTS)
         == []
     )
-    assert replaced([Path("/x")], "") == []
+    assert stale_files([Path("/x")], "") == []

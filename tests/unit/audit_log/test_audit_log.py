@@ -15,7 +15,7 @@ from unittest.mock import Mock
 import pytest
 
 from gateway.app import auditing
-from gateway.app.differences import differences
+from gateway.app.changed_keys import changed_keys
 from gateway.app.service import GatewayService
 from gateway.audit_log.destination import Destination
 from gateway.audit_log.events import Event, encode_line
@@ -243,9 +243,9 @@ async def test_a_reload_that_fails_late_leaves_no_writer(tmp_path: Path) -> None
     old = configuration("a=tcp://b:1")
     new = replace(old, audit=AuditSection(log=tmp_path / "audit.jsonl"))
     service, before = GatewayService(old, lambda: new), set(threading.enumerate())
-    service._fleet = Mock(apply=Mock(side_effect=RuntimeError("late")))
+    docker = Mock(apply=Mock(side_effect=RuntimeError("late")))
     with pytest.raises(RuntimeError, match="late"):
-        await service._reload(Mock(config=old, listeners={}), new, "test")
+        await service._reloader._apply(Mock(config=old, listeners={}), docker, new, "test")
     soon(lambda: not any(each.name == "audit log" for each in set(threading.enumerate()) - before))
 
 
@@ -264,7 +264,7 @@ def test_changes_are_named_without_values() -> None:
         environment=secret,
         instance="b",
     )
-    found = differences(old, new)
+    found = changed_keys(old, new)
     assert found["added"] == ["backends.two"]
     assert found["removed"] == ["tunnels.t", "backends.gone"]
     assert set(found["changed"]) == {
@@ -272,11 +272,11 @@ def test_changes_are_named_without_values() -> None:
         "gateway.instance",
     }  # fmt: skip
     assert "very-secret" not in json.dumps(found)
-    assert differences(new, new) == {"added": [], "removed": [], "changed": []}
-    assert differences(new, replace(new, audit=AuditSection(Path("/x"))))["changed"] == ["audit.log"]
+    assert changed_keys(new, new) == {"added": [], "removed": [], "changed": []}
+    assert changed_keys(new, replace(new, audit=AuditSection(Path("/x"))))["changed"] == ["audit.log"]
     other = configuration("two=tcp://db:1", environment=secret)
     kind = configuration(environment={"GATEWAY_BACKEND_TWO": "postgres://db:3306"})
-    assert "backends.two.kind" in differences(other, kind)["changed"]
+    assert "backends.two.kind" in changed_keys(other, kind)["changed"]
 
 
 def test_the_origin_of_a_configuration_is_named_without_values(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from gateway import backends, tunnels
 from gateway.cli.config_options import SETTINGS
 from gateway.config import Config, Sources, load
 from gateway.config.advice import advice
-from gateway.config.decode import hints_by_key
 from gateway.config.load import setting_names
 from gateway.config.model import SECTIONS, BackendCommon, CheckCommon, OpsTls, TunnelCommon
+from gateway.config.schema import hints_by_key
 from gateway.contracts import Duration, Endpoint, Secret
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.errors import ConfigError
@@ -182,11 +182,19 @@ def test_urls_carry_lists_and_signs_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("tunnel", "backend", "message"),
     [
-        ("b=ssh://t@fd00::1?agent=/a", "a=tcp://x:1", "--tunnel b: 'fd00::1' is not host:port: an IPv6 address goes"),
-        ("b=socks5://[h:1080", "a=tcp://x:1", "--tunnel b: is no URL"),
-        ("b=socks5://h:1080", "a=mysql://[fd00::1:3306", "--backend a: is no URL"),
-        ("b=socks5://h:1080", "a=mysql://[db]:3306", "--backend a: is no URL"),
-        ("b=socks5://h:1080", "a=tcp://x:1?hold=1s#via=b", "--backend a: what follows # would be lost: write %23"),
+        (
+            "b=ssh://t@fd00::1?agent=/a",
+            "a=tcp://x:1",
+            "--tunnel b: 'fd00::1' is not host:port: write an IPv6 address",
+        ),
+        ("b=socks5://[h:1080", "a=tcp://x:1", "--tunnel b: is not a URL"),
+        ("b=socks5://h:1080", "a=mysql://[fd00::1:3306", "--backend a: is not a URL"),
+        ("b=socks5://h:1080", "a=mysql://[db]:3306", "--backend a: is not a URL"),
+        (
+            "b=socks5://h:1080",
+            "a=tcp://x:1?hold=1s#via=b",
+            "--backend a: the text after # would be ignored: write %23",
+        ),
         (
             "b=socks5://h:1080?dial_timeout=1s&dial_timeout=2s",
             "a=tcp://x:1",
@@ -196,7 +204,7 @@ def test_urls_carry_lists_and_signs_as_they_are() -> None:
             (
                 f"b={url}={'k' * 40}",
                 "a=tcp://x:1",
-                f"--tunnel b: {url.rpartition('?')[2]}: would show in process lists",
+                f"--tunnel b: {url.rpartition('?')[2]}: is visible in process lists",
             )
             for url in (
                 "wireguard:///x/wg.conf?private_key",
@@ -207,9 +215,9 @@ def test_urls_carry_lists_and_signs_as_they_are() -> None:
                 "socks5://h:1080?password",
             )
         ),
-        ("b=socks5://h:1080", "a=mysql://x:1?kind=tcp", "--backend a: kind: is what the URL begins with"),
-        ("b=socks5://h:1080?kind.x=y", "a=tcp://x:1", "--tunnel b: kind.x: is what the URL begins with"),
-        ("b=socks5://h:1080", "a=mysql://x:1?check.password=k", "--backend a: check.password: would show in process"),
+        ("b=socks5://h:1080", "a=mysql://x:1?kind=tcp", "--backend a: kind: is set by the scheme of the URL"),
+        ("b=socks5://h:1080?kind.x=y", "a=tcp://x:1", "--tunnel b: kind.x: is set by the scheme of the URL"),
+        ("b=socks5://h:1080", "a=mysql://x:1?check.password=k", "--backend a: check.password: is visible in process"),
     ],
 )
 def test_urls_that_would_be_misread_are_refused(tunnel: str, backend: str, message: str) -> None:
@@ -249,7 +257,7 @@ def test_variables_of_a_kubernetes_service_named_gateway_are_ignored() -> None:
         (Sources(backends=("a=mysq://h",), environment={}), "did you mean 'mysql'"),
         (Sources(backends=("a=mysql://h?lissten=127.0.0.1:1",), environment={}), "did you mean 'listen'"),
         (Sources(backends=("a=tcp://h:1?hold=1s&hold=2s",), environment={}), "is given twice"),
-        (Sources(backends=("a=tcp://u@h:1",), environment={}), "names no user"),
+        (Sources(backends=("a=tcp://u@h:1",), environment={}), "cannot contain a user"),
         (Sources(settings={"shutdown-delay": "5"}, environment={}), "--shutdown-delay: shutdown.delay"),
         (
             Sources(environment={"GATEWAY_BACKEND_A": "tcp://${NOPE}:1"}),
@@ -304,7 +312,10 @@ def test_inner_keys_and_lists_of_a_section_are_settings_too(tmp_path: Path) -> N
         ("{}", []),
         ("{listen: '[::1]:9090'}", []),
         ("{listen: '0.0.0.0:9090'}", ["ops.listen: 0.0.0.0:9090 shows"]),
-        ("{listen: '0.0.0.0:9090', token_file: /t}", ["ops.token_file: the token goes to 0.0.0.0:9090 in the clear"]),
+        (
+            "{listen: '0.0.0.0:9090', token_file: /t}",
+            ["ops.token_file: clients send the token to 0.0.0.0:9090 without encryption"],
+        ),
         ("{listen: '0.0.0.0:9090', token_file: /t, tls: {cert_file: /c, key_file: /k}}", []),
         ("{listen: '0.0.0.0:9090', tls: {cert_file: /c, key_file: /k}}", ["ops.listen: 0.0.0.0:9090 shows"]),
         ("{listen: '0.0.0.0:9090', tls: {cert_file: /c, key_file: /k, client_ca_file: /a}}", []),

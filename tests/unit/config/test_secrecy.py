@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from gateway import secret_files
-from gateway.app.ops import file_problems, settings_of
+from gateway.app.ops_settings import file_problems, ops_settings
 from gateway.config import Sources, load
 from gateway.config.files import check_files
-from gateway.config.hiding import hide
+from gateway.config.redaction import redact
 from gateway.contracts import Secret
 from gateway.errors import ConfigError, GatewayError, TunnelError
 from gateway.ops.settings import read_secrets
@@ -118,7 +118,7 @@ def test_a_secret_instead_of_a_file_of_ops_does_not_appear_in_errors(tmp_path: P
     assert "${TOKEN}" in problem.message
     assert "hunter2" not in str(problem)
     with pytest.raises(GatewayError) as caught:  # as `run` and a reload do
-        read_secrets(settings_of(config))
+        read_secrets(ops_settings(config))
     assert "hunter2" not in f"{caught.value}{caught.value.__cause__}"
 
 
@@ -141,7 +141,7 @@ def test_the_content_of_a_key_instead_of_its_path_does_not_appear_in_errors(tmp_
     text = "tunnels: {t: {kind: ssh, host: h, user: u, identity_files: '${KEY}'}}"
     (found,) = errors(text, tmp_path, KEY=key)
     assert "abcdef" not in found
-    assert "give the file's path" in found
+    assert "set the path of the file" in found
 
 
 def test_a_password_instead_of_its_file_does_not_appear_in_errors(tmp_path: Path) -> None:
@@ -162,8 +162,8 @@ def test_a_password_instead_of_its_file_does_not_appear_in_errors(tmp_path: Path
 
 
 def test_short_values_do_not_mangle_other_words() -> None:
-    assert hide("'abc' is no abcd, true", {"abc": "${A}", "true": "${B}", "x": "${C}"}) == "'${A}' is no abcd, true"
-    assert hide("secretvalue2", {"secretvalue": "${A}", "secretvalue2": "${B}"}) == "${B}"
+    assert redact("'abc' is no abcd, true", {"abc": "${A}", "true": "${B}", "x": "${C}"}) == "'${A}' is no abcd, true"
+    assert redact("secretvalue2", {"secretvalue": "${A}", "secretvalue2": "${B}"}) == "${B}"
 
 
 # Files that everybody can read.
@@ -289,4 +289,4 @@ def test_thousands_of_problems_are_reported_in_part(tmp_path: Path) -> None:
     text = f"d: &d {{kind: mysql, {mistakes}}}\nbackends:\n" + "".join(f"  b{at}: *d\n" for at in range(50))
     found = errors(text, tmp_path)
     assert len(found) == 201
-    assert found[-1].endswith("more problems after this one")
+    assert found[-1].endswith("more problems")

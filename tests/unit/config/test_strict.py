@@ -119,7 +119,7 @@ def test_an_unencrypted_password_gives_advice_if_no_tunnel_encrypts_it(tmp_path:
 def test_a_backend_with_grants_requires_them(tmp_path: Path) -> None:
     granted = SOUND.replace("ca.pem}}", "ca.pem}, grants: [{project: shop, backends: orders}]}")
     (sentence,) = advice(read(granted, tmp_path))
-    assert sentence.startswith("backends.orders.allow: docker.grants do not decide")
+    assert sentence.startswith("backends.orders.allow: docker.grants have no effect")
     labelled = granted.replace("allow: 10.0.0.0/8", "allow: {label: gateway.backends}")
     assert advice(read(labelled, tmp_path)) == []
     (line,) = refused(labelled.replace("gateway.backends", "gateway.backend"), tmp_path)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.app.wanted import desired as wanted_of
+from gateway.app.docker_desired import desired as wanted_of
 from gateway.config import load
 from gateway.config.load import Sources
 from gateway.contracts import Secret
@@ -227,8 +227,8 @@ def test_an_ownership_record_of_an_earlier_version_is_read(tmp_path: Path) -> No
     ("network", "place", "words"),
     [
         ("ip_range: 10.9.0.128/25", "ip_range", "set subnet, too"),
-        ("subnet: 10.9.0.0/24, ip_range: 10.8.0.0/25", "ip_range", "must be a part of the subnet"),
-        ("subnet: 10.9.0.0/24, ip_range: 10.9.0.0/24", "ip_range", "and not all of it"),
+        ("subnet: 10.9.0.0/24, ip_range: 10.8.0.0/25", "ip_range", "must be inside the subnet"),
+        ("subnet: 10.9.0.0/24, ip_range: 10.9.0.0/24", "ip_range", "and smaller than it"),
         ("subnet: 10.9.0.0/24, address: 10.8.0.9", "address", "is not in the subnet"),
         ("subnet: 10.9.0.0/24, ip_range: 10.9.0.128/25, address: 10.9.0.130", "address", "is in ip_range"),
         ("address: db", "address", "'db' is not an IP address"),

@@ -338,8 +338,8 @@ def test_ranges_of_ipv6_are_chosen_beside_those_of_ipv4() -> None:
 @pytest.mark.parametrize(
     ("networks", "words"),
     [
-        ("{apps: {per: project}, apps-shop: {}}", "begins with apps-, as the networks of apps (per: project) do"),
-        ("{apps: {per: project, subnet: 10.9.0.0/25}}", "make it a /24 or wider"),
+        ("{apps: {per: project}, apps-shop: {}}", "starts with apps-, like the networks of apps (per: project)"),
+        ("{apps: {per: project, subnet: 10.9.0.0/25}}", "set a subnet of /24 or larger"),
         ("{apps: {per: container}}", "project"),
         ("{apps: {per: project, subnet: 10.9.0.0/16}, appstore: {}}", ""),
     ],

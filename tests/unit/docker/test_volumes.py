@@ -5,8 +5,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from gateway.app.docker_desired import volumes
 from gateway.app.ports import with_ports
-from gateway.app.wanted import volumes
 from gateway.cli import cli
 from gateway.config import Config, Sources, load
 from gateway.docker.volumes import VolumeInfo, body, hindrances, judge
@@ -41,7 +41,7 @@ def test_the_port_of_a_volume_is_stable(tmp_path: Path) -> None:
     third = "third=nfs://nas3:2049/x?volume.name=third"
     assert [spec.port for spec in volumes(config(tmp_path, taken, third))] == [20493]
     (tmp_path / "ports.json").write_text("{")
-    with pytest.raises(GatewayError, match="repair it"):
+    with pytest.raises(GatewayError, match="repair the file"):
         config(tmp_path, MEDIA)
 
 
@@ -118,13 +118,13 @@ def test_an_ipv6_listener_is_mounted_by_ipv6(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ("listen=127.0.0.1:1&volume.name=my%20volume,ro", "no name of a volume"),
-        ("listen=127.0.0.1:1&volume.name=media&volume.address=gw.example.com", "no IP address"),
+        ("listen=127.0.0.1:1&volume.name=my%20volume,ro", "is not a volume name"),
+        ("listen=127.0.0.1:1&volume.name=media&volume.address=gw.example.com", "is not an IP address"),
         ("listen=127.0.0.1:1&volume.name=media&export=m", "must begin with /"),
-        ("listen=/run/m.sock&volume.name=media", "mounts from an address"),
+        ("listen=/run/m.sock&volume.name=media", "needs a TCP address"),
         ("listen=127.0.0.1:1&volume.name=media&volume.mount_options=soft", "is set by the gateway"),
-        ("listen=127.0.0.1:1&volume.name=media&volume.mount_options=nconnect=4%2Csoft", "one option each"),
-        ("listen=127.0.0.1:1&volume.name=media&volume.mount_options=password%3Dx", "everybody may see"),
+        ("listen=127.0.0.1:1&volume.name=media&volume.mount_options=nconnect=4%2Csoft", "one option per item"),
+        ("listen=127.0.0.1:1&volume.name=media&volume.mount_options=password%3Dx", "every user of Docker can read"),
     ],
 )
 def test_values_that_mount_would_misinterpret_are_refused(tmp_path: Path, keys: str, words: str) -> None:
@@ -136,7 +136,7 @@ def test_values_that_mount_would_misinterpret_are_refused(tmp_path: Path, keys: 
 def test_a_configured_nfs_version_replaces_the_default(tmp_path: Path) -> None:
     (spec,) = volumes(config(tmp_path, "a=nfs://nas/m?volume.name=media&volume.mount_options=nfsvers%3D4.1"))
     assert [option for option in spec.options if "vers" in option] == ["nfsvers=4.1"]
-    with pytest.raises(GatewayError, match="of version 4"):
+    with pytest.raises(GatewayError, match="support only 4"):
         config(tmp_path, "a=nfs://nas/m?volume.name=media&volume.mount_options=vers%3D3")
 
 

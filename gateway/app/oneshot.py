@@ -1,4 +1,4 @@
-"""Every check once, and Docker made as it should be once, without a running service."""
+"""Runs checks or the Docker reconciler once, without a running service."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from gateway.app.auditing import recording
-from gateway.app.wanted import desired
+from gateway.app.docker_desired import desired
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts import Endpoint, Link, State
@@ -25,16 +25,16 @@ from gateway.supervision.uplink import Uplink
 
 
 @dataclass(frozen=True)
-class Checked:
-    """One target's result."""
+class CheckedTarget:
+    """The result of one target's check."""
 
     backend: str
     target: Endpoint
     result: CheckResult
 
 
-def check(config: Config, names: tuple[str, ...]) -> list[Checked]:
-    """Check the backends `names`, or all.
+def check(config: Config, names: tuple[str, ...]) -> list[CheckedTarget]:
+    """Check each target of the backends `names` once, or of all backends if there are no names.
 
     Raises:
         UsageError: A name is not configured.
@@ -44,49 +44,54 @@ def check(config: Config, names: tuple[str, ...]) -> list[Checked]:
         known = ", ".join(sorted(config.backends)) or "none"
         raise UsageError(f"there is no backend {unknown[0]!r} (known: {known})")
     with asyncio.Runner(loop_factory=RelayLoop) as runner:
-        return runner.run(_check([config.backends[name] for name in names or config.backends], config))
+        return runner.run(_check_backends([config.backends[name] for name in names or config.backends], config))
 
 
-async def _check(specs: list[BackendSpec], config: Config) -> list[Checked]:
+async def _check_backends(specs: list[BackendSpec], config: Config) -> list[CheckedTarget]:
     async with supervise() as supervisor:
-        uplinks: dict[str | None, Uplink] = {None: Uplink("direct", DirectTunnel(), None, quiet=True)}
-        supervisor.start("direct", uplinks[None])
+        uplinks = _direct_uplink(supervisor)
         for spec in specs:
-            _open(spec.via, config, uplinks, supervisor)
-        jobs = [(spec, target) for spec in specs for target in spec.targets]
-        return list(await asyncio.gather(*(_one(spec, target, uplinks[spec.via]) for spec, target in jobs)))
+            _open_tunnel(spec.via, config, uplinks, supervisor)
+        targets = [(spec, target) for spec in specs for target in spec.targets]
+        return list(await asyncio.gather(*(_check_target(spec, each, uplinks[spec.via]) for spec, each in targets)))
 
 
 def plan(config: Config) -> Plan:
-    """What would be done in Docker.
+    """Return what the gateway would change in Docker.
 
     Raises:
-        EngineError: The engine cannot be asked.
+        EngineError: The engine cannot be reached, or its answers cannot be used.
+        UsageError: The configuration has no section `docker`.
     """
     return _with_engine(config, Reconciler.consider)
 
 
 def apply(config: Config) -> tuple[Plan, list[str]]:
-    """Do it; gives what was done, and what was refused. It is recorded in the audit log, where that is a file.
+    """Change Docker once, and record the changes in the audit log if that is a file.
+
+    Returns:
+        What was done, and the errors of the actions that the engine refused.
 
     Raises:
-        EngineError: The engine cannot be asked.
-        GatewayError: The audit log cannot be opened; nothing was done.
+        EngineError: The engine cannot be reached, or its answers cannot be used.
+        GatewayError: The audit log cannot be opened; nothing was changed.
+        UsageError: The configuration has no section `docker`.
     """
     with asyncio.Runner(loop_factory=RelayLoop) as runner:
-        return runner.run(_recorded(config))
+        return runner.run(_apply_and_record(config))
 
 
-async def _recorded(config: Config) -> tuple[Plan, list[str]]:
+async def _apply_and_record(config: Config) -> tuple[Plan, list[str]]:
     async with recording(config) as recorder:
-        return await _reconcile(config, Reconciler.settle, recorder)
+        return await _with_reconciler(config, Reconciler.settle, recorder)
 
 
 def audit(config: Config) -> tuple[list[Stored], list[str]]:
-    """Where each container's data lives, and a line for whatever weakens the identity of consumers.
+    """Return where each container's data is stored, and a line for each weakness in the identity of consumers.
 
     Raises:
-        EngineError: The engine cannot be asked.
+        EngineError: The engine cannot be reached, or its answers cannot be used.
+        UsageError: The configuration has no section `docker`.
     """
     forwards = {
         address.port: name
@@ -95,10 +100,10 @@ def audit(config: Config) -> tuple[list[Stored], list[str]]:
         if isinstance(address, Endpoint)
     }
 
-    async def ask(reconciler: Reconciler, engine: Engine) -> tuple[list[Stored], list[str]]:
+    async def inspect(reconciler: Reconciler, engine: Engine) -> tuple[list[Stored], list[str]]:
         return await look(engine, forwards), await reconciler.exposures(engine)
 
-    return _with_engine(config, ask)
+    return _with_engine(config, inspect)
 
 
 _T = TypeVar("_T")
@@ -106,21 +111,20 @@ _T = TypeVar("_T")
 
 def _with_engine(config: Config, job: Callable[[Reconciler, Engine], Awaitable[_T]]) -> _T:
     with asyncio.Runner(loop_factory=RelayLoop) as runner:
-        return runner.run(_reconcile(config, job))
+        return runner.run(_with_reconciler(config, job))
 
 
-async def _reconcile(
+async def _with_reconciler(
     config: Config, job: Callable[[Reconciler, Engine], Awaitable[_T]], recorder: Recorder | None = None
 ) -> _T:
     options = config.docker
     if options is None:
         raise UsageError("the configuration has no section docker")
     async with supervise() as supervisor:
-        uplinks: dict[str | None, Uplink] = {None: Uplink("direct", DirectTunnel(), None, quiet=True)}
-        supervisor.start("direct", uplinks[None])
+        uplinks = _direct_uplink(supervisor)
         tunnel = options.tunnel
         if tunnel is not None:
-            _open(tunnel, config, uplinks, supervisor)
+            _open_tunnel(tunnel, config, uplinks, supervisor)
             await uplinks[tunnel].settled.wait()
 
         def link(name: str) -> Link | None:
@@ -131,27 +135,35 @@ async def _reconcile(
             async with connected(options, link) as engine:
                 return await job(reconciler, engine)
         except EngineError as error:
-            trouble = error  # raised out there, since a task group would wrap it
+            trouble = error  # raised below, because the supervisor's task group would wrap it
     raise trouble
 
 
-def _open(name: str | None, config: Config, uplinks: dict[str | None, Uplink], supervisor: Supervisor) -> None:
+def _direct_uplink(supervisor: Supervisor) -> dict[str | None, Uplink]:
+    uplinks: dict[str | None, Uplink] = {None: Uplink("direct", DirectTunnel(), None, quiet=True)}
+    supervisor.start("direct", uplinks[None])
+    return uplinks
+
+
+def _open_tunnel(name: str | None, config: Config, uplinks: dict[str | None, Uplink], supervisor: Supervisor) -> None:
     if name is None or name in uplinks:
         return
     spec = config.tunnels[name]
-    _open(spec.via, config, uplinks, supervisor)
+    _open_tunnel(spec.via, config, uplinks, supervisor)
     uplinks[name] = Uplink(name, spec.kind.create(spec.options), uplinks[spec.via])
     supervisor.start(name, uplinks[name])
 
 
-async def _one(spec: BackendSpec, target: Endpoint, uplink: Uplink) -> Checked:
-    # A tunnel's own deadlines bound this wait: it settles at its first success or failure.
+async def _check_target(spec: BackendSpec, target: Endpoint, uplink: Uplink) -> CheckedTarget:
+    # The tunnel's own deadlines limit this wait: the uplink settles at its first success or failure.
     await uplink.settled.wait()
     if uplink.link is not None:
         backend = spec.kind.create(spec.options, spec.check_options)
         try:
-            return Checked(spec.name, target, await probe_once(backend, uplink.link, target, spec.check.timeout))
+            return CheckedTarget(
+                spec.name, target, await probe_once(backend, uplink.link, target, spec.check.timeout)
+            )
         except LinkLostError:
             pass
     blocked = CheckResult(at=0, duration=0, state=State.BLOCKED, reason=Reason.TUNNEL, detail=uplink.describe())
-    return Checked(spec.name, target, blocked)
+    return CheckedTarget(spec.name, target, blocked)

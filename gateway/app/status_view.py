@@ -1,4 +1,4 @@
-"""What the running units look like at one moment."""
+"""Builds the views of `gateway.ops.view` from the running units."""
 
 import platform
 from collections import Counter
@@ -7,9 +7,9 @@ from functools import reduce
 from typing import Any
 
 from gateway import __version__
-from gateway.app.expiry import Named
-from gateway.app.fleet import Fleet
-from gateway.app.running import Running
+from gateway.app.credential_expiry import NamedCredential
+from gateway.app.docker_sync import DockerSync
+from gateway.app.running_backend import RunningBackend
 from gateway.app.site import Site
 from gateway.app.worker.messages import NO_UPLINK, UplinkReport, uplink_report, usage_report
 from gateway.app.worker.remote import RemoteForward
@@ -43,19 +43,19 @@ PYTHON_VERSION = platform.python_version()
 
 
 def tunnel_views(site: Site) -> list[TunnelView]:
-    """Every tunnel that is configured, and those that are not any more and drain."""
+    """Return the configured tunnels, and the removed tunnels that still drain."""
     configured = [
-        _tunnel(spec, [*map(uplink_report, site.uplinks_of(spec.name)), *site.workers.reports(spec.name)])
+        _tunnel(spec, [*map(uplink_report, site.uplinks.of_tunnel(spec.name)), *site.workers.reports(spec.name)])
         for spec in site.config.tunnels.values()
     ]
     draining: dict[str, tuple[TunnelSpec, list[UplinkReport]]] = {}
-    for spec, uplink in site.draining():
+    for spec, uplink in site.uplinks.draining():
         draining.setdefault(spec.name, (spec, []))[1].append(uplink_report(uplink))
     return configured + [_tunnel(spec, reports) for spec, reports in draining.values()]
 
 
 def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:
-    """All its lanes, here and in the workers, as one: it is up when all of them are."""
+    """Combine a tunnel's lanes in this process and in the workers: the tunnel is up if all its lanes are up."""
     worst = min(reports, key=lambda each: each.up, default=NO_UPLINK)
     return TunnelView(
         name=spec.name,
@@ -77,29 +77,34 @@ def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:
 
 def _details(all_details: list[dict[str, Any]], facts: tuple[Fact, ...]) -> dict[str, Any]:
     """Return the details of the first link, with the sums of additive facts."""
-    together = dict(all_details[0]) if all_details else {}
+    combined = dict(all_details[0]) if all_details else {}
     for key in (fact.key for fact in facts if fact.additive):
-        if key in together:
-            together[key] = sum(each.get(key, 0) for each in all_details)
-    return together
+        if key in combined:
+            combined[key] = sum(each.get(key, 0) for each in all_details)
+    return combined
 
 
-def credential_views(found: list[Named]) -> list[CredentialView]:
-    """Certificates, those that expire first before the others."""
-    made = [CredentialView(each.kind, name, each.name, *each.validity) for name, each in found]
-    return sorted(made, key=lambda each: each.expires)
+def credential_views(found: list[NamedCredential]) -> list[CredentialView]:
+    """Return the views of certificates, ordered by their expiry."""
+    views = [CredentialView(each.kind, name, each.name, *each.validity) for name, each in found]
+    return sorted(views, key=lambda each: each.expires)
 
 
-def backend_status(running: Running) -> BackendStatus:
-    """Return the part of the state that decides about readiness."""
-    state, reason, detail = running.judge()
+def backend_status(running: RunningBackend) -> BackendStatus:
+    """Return the state of one backend."""
+    state, reason, detail = running.evaluate()
     return BackendStatus(running.spec.name, state, reason, detail, running.since)
 
 
-def backend_view(running: Running, *, knows_containers: bool) -> BackendView:
-    """One backend."""
+def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendView:
+    """Return the view of one backend.
+
+    Args:
+        running: The backend.
+        knows_containers: Whether consumers of TCP listeners are containers. If not, they are addresses, and omitted.
+    """
     spec, forward = running.spec, running.forward
-    state, reason, detail = running.judge()
+    state, reason, detail = running.evaluate()
     return BackendView(
         name=spec.name,
         kind=spec.kind.name,
@@ -123,7 +128,6 @@ def backend_view(running: Running, *, knows_containers: bool) -> BackendView:
         consumers={
             name: each
             for name, each in _consumers(forward).items()
-            # Where containers are not known, consumers of TCP are addresses, which are not shown.
             if knows_containers or name in {socket.consumer for socket in spec.sockets}
         },
     )
@@ -142,9 +146,9 @@ def _consumers(forward: Forward | RemoteForward) -> dict[str, ConsumerView]:
     }
 
 
-def docker_view(fleet: Fleet) -> DockerView | None:
-    """What is known of the engine; None where Docker is not configured."""
-    reconciler = fleet.reconciler
+def docker_view(docker: DockerSync) -> DockerView | None:
+    """Return the view of the engine; None if Docker is not configured."""
+    reconciler = docker.reconciler
     if reconciler is None:
         return None
     observed, plan = reconciler.observed, reconciler.plan
@@ -164,7 +168,7 @@ def docker_view(fleet: Fleet) -> DockerView | None:
             ActionView(each.verb, each.network, each.container, list(each.aliases), each.why) for each in plan.actions
         ],
         shadows=[ShadowView(each.container, each.network, each.name, each.ours, each.other) for each in plan.shadows],
-        warnings=[*plan.warnings, *plan.exposures, *(fleet.peers.warnings() if fleet.peers else ())],
+        warnings=[*plan.warnings, *plan.exposures, *(docker.peers.warnings() if docker.peers else ())],
         postponed=plan.postponed,
         writes=dict(reconciler.writes),
         errors=dict(reconciler.errors),
@@ -177,7 +181,7 @@ def docker_view(fleet: Fleet) -> DockerView | None:
                 containers=len(each.report.claims) if each.report else 0,
                 trouble=each.trouble or None,
             )
-            for each in (fleet.peers.known if fleet.peers else ())
+            for each in (docker.peers.known if docker.peers else ())
         ],
     )
 
@@ -205,8 +209,8 @@ def _target(check: Check, budget: HandshakeBudget | None) -> TargetView:
     )
 
 
-def history(running: Running) -> dict[str, list[dict[str, Any]]]:
-    """The last checks of each target, oldest first."""
+def history(running: RunningBackend) -> dict[str, list[dict[str, Any]]]:
+    """Return the last checks of each target, oldest first, ready for JSON."""
     return {str(check.target): list(_results(check.history.results())) for check in running.checks}
 
 

@@ -1,4 +1,4 @@
-"""Docker's part of the service: the reconciler of the configured engine, and what it wants now."""
+"""Connects the Docker reconciler to the rest of the service."""
 
 import asyncio
 import itertools
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from gateway.docker.reconciler import Reconciler
 
 
-class Fleet:
-    """Runs a reconciler while Docker is configured; a `gateway.forwarding.admission.Identity`.
+class DockerSync:
+    """Runs the reconciler while Docker is configured; a `gateway.forwarding.admission.Identity`.
 
     Args:
-        supervisor: Runs the unit.
-        group: Owns the task that ends it.
-        recorder: Where writes to Docker are recorded.
+        supervisor: Runs the reconciler.
+        group: Owns the tasks that stop it.
+        recorder: Records changes in Docker.
     """
 
     def __init__(self, supervisor: Supervisor, group: asyncio.TaskGroup, recorder: Recorder) -> None:
@@ -42,29 +42,29 @@ class Fleet:
         self._numbers = itertools.count(1)
 
     def apply(self, config: Config, site: Site) -> None:
-        """Keep what this configuration wants from now on."""
-        same = self._config is not None and self._config.docker == config.docker
+        """Reconcile Docker with this configuration. If its section `docker` changed, start a new reconciler."""
+        unchanged = self._config is not None and self._config.docker == config.docker
         self._config, self._site = config, site
         for unit in site.workers.units:
-            unit.unfamiliar = self._hurry
-        if same:
-            self._hurry()  # the backends may be others
+            unit.on_unknown_source = self._reconcile_soon
+        if unchanged:
+            self._reconcile_soon()  # the backends may have changed
             return
         for name in self._units:
             self._group.create_task(self._supervisor.stop(name))
         self._units, self.reconciler, self.peers = [], None, None
         if config.docker is not None:
-            from gateway.docker.reconciler import Reconciler  # noqa: PLC0415 - its libraries only where it is used
+            from gateway.docker.reconciler import Reconciler  # noqa: PLC0415 - imports aiodocker only where it is used
 
             self.reconciler = Reconciler(
                 config.docker, self.desired, self._link, config.gateway.state_dir, self._recorder
             )
-            self.reconciler.directory.watchers.append(self._introduce)
+            self.reconciler.directory.watchers.append(self._send_to_workers)
             self._start(f"docker #{next(self._numbers)}", self.reconciler)
             if config.docker.peers is not None:
-                self._follow_peers(config.docker, config.docker.peers, config.gateway.instance, self.reconciler)
+                self._start_peers(config.docker, config.docker.peers, config.gateway.instance, self.reconciler)
 
-    def _follow_peers(
+    def _start_peers(
         self, docker: DockerOptions, options: PeerOptions, instance: str, reconciler: "Reconciler"
     ) -> None:
         from gateway.docker.peers.unit import Peers  # noqa: PLC0415 - as above
@@ -84,7 +84,7 @@ class Fleet:
         self._supervisor.start(name, unit)
 
     async def settled(self) -> None:
-        """Wait until the gateway's own container is on its networks, or cannot be for now."""
+        """Wait until the gateway's own container is attached to its networks, or the first attempt has failed."""
         if self.reconciler is not None:
             await self.reconciler.settled.wait()
 
@@ -101,35 +101,39 @@ class Fleet:
         return await self.reconciler.directory.wait_for(address, within) if self.reconciler else None
 
     def explain(self, name: str) -> list[dict[str, Any]] | None:
-        """Why each container that `name` means reaches backends or not; None: Docker is not configured."""
+        """Explain why each container that `name` matches reaches backends or not; None if Docker is not configured.
+
+        Args:
+            name: The name of a container, or the beginning of its ID.
+        """
         if self.reconciler is None or self._site is None:
             return None
-        from gateway.app.containers import explained  # noqa: PLC0415 - as above
+        from gateway.app.docker_explain import explain_containers  # noqa: PLC0415 - as above
 
-        return explained(self.reconciler, self._site.backends.values(), name)
+        return explain_containers(self.reconciler, self._site.backends.values(), name)
 
     def desired(self) -> "Desired":
-        """What the configuration wants now."""
-        from gateway.app.wanted import desired  # noqa: PLC0415 - as above
+        """Return the desired state of Docker now."""
+        from gateway.app.docker_desired import desired  # noqa: PLC0415 - as above
 
-        assert self._config is not None  # noqa: S101 - it is what the reconciler was made from
+        assert self._config is not None  # noqa: S101 - `apply` has set it before it created the reconciler
         serving = any(running.forward.active for running in self._site.backends.values()) if self._site else False
-        return replace(desired(self._config, frozenset(self._busy())), serving=serving)
+        return replace(desired(self._config, frozenset(self._busy_consumers())), serving=serving)
 
-    def _busy(self) -> Iterator[str]:
+    def _busy_consumers(self) -> Iterator[str]:
         for running in self._site.backends.values() if self._site else ():
             forward = running.forward
             usages = forward.consumers.values() if isinstance(forward, Forward) else forward.used().values()
             yield from (usage.id for usage in usages if usage.active and usage.id)
 
-    def _hurry(self) -> None:
+    def _reconcile_soon(self) -> None:
         if self.reconciler is not None:
             self.reconciler.hurry()
 
-    def _introduce(self, consumers: dict[str, Consumer]) -> None:
+    def _send_to_workers(self, consumers: dict[str, Consumer]) -> None:
         for unit in self._site.workers.units if self._site else ():
-            unit.introduce(consumers)
+            unit.set_consumers(consumers)
 
     def _link(self, tunnel: str) -> Link | None:
-        uplinks = self._site.uplinks_of(tunnel) if self._site else []
+        uplinks = self._site.uplinks.of_tunnel(tunnel) if self._site else []
         return next((uplink.link for uplink in uplinks if uplink.link is not None), None)

@@ -1,26 +1,28 @@
-"""What a configuration wants of Docker."""
-
-import ipaddress
+"""The desired state of Docker, from a configuration."""
 
 from gateway.backends.common.volume import VolumeSpec
 from gateway.config import Config
 from gateway.contracts import Endpoint
 from gateway.docker.plan import Desired
+from gateway.relay.resolver import is_address
 
 
 def desired(config: Config, busy: frozenset[str] = frozenset()) -> Desired:
-    """What a configuration wants of Docker.
+    """Return the state that a configuration asks for.
 
     Args:
-        config: With a section `docker`.
-        busy: IDs of containers that have connections through us.
+        config: A configuration with a section `docker`.
+        busy: IDs of the containers that have connections through this gateway.
+
+    Raises:
+        ValueError: The configuration has no section `docker`.
     """
     if config.docker is None:
         raise ValueError("the configuration has no section docker")
     reached = tuple(
         name
         for name, spec in config.backends.items()
-        if any(isinstance(address, Endpoint) and not only_here(address) for address in spec.listen)
+        if any(isinstance(address, Endpoint) and not is_loopback_only(address) for address in spec.listen)
     )
     by_label = {name: spec.allow.label for name, spec in config.backends.items() if spec.allow.label is not None}
     return Desired(
@@ -31,24 +33,16 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> Desired:
         volumes(config),
         by_label=by_label,
         strict=config.gateway.strict,
-        direct=direct(config),
+        direct=direct_addresses(config),
     )
 
 
-def direct(config: Config) -> tuple[str, ...]:
-    """The IP addresses in the configuration that the gateway reaches from its host, and not through a tunnel."""
+def direct_addresses(config: Config) -> tuple[str, ...]:
+    """Return the IP addresses in the configuration that the gateway reaches without a tunnel."""
     endpoints = [each for spec in config.backends.values() if spec.via is None for each in spec.targets]
     tunnels = [getattr(spec.options, "endpoint", None) for spec in config.tunnels.values() if spec.via is None]
     endpoints += [each for each in tunnels if isinstance(each, Endpoint)]
-    return tuple(dict.fromkeys(each.host for each in endpoints if _is_address(each.host)))
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+    return tuple(dict.fromkeys(each.host for each in endpoints if is_address(each.host)))
 
 
 def volumes(config: Config) -> tuple[VolumeSpec, ...]:
@@ -57,6 +51,6 @@ def volumes(config: Config) -> tuple[VolumeSpec, ...]:
     return tuple(volume for volume in found if volume is not None)
 
 
-def only_here(address: Endpoint) -> bool:
-    """Whether no other pod or container reaches a listener at this address."""
+def is_loopback_only(address: Endpoint) -> bool:
+    """Return whether a listener at this address cannot be reached from other pods or containers."""
     return address.host in ("localhost", "::1") or address.host.startswith("127.")

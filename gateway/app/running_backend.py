@@ -1,9 +1,9 @@
-"""One backend at work: its forward, its checks, and what the ones tell the other."""
+"""A running backend: passes the results of checks to its forward, and failures of its traffic to the checks."""
 
 import time
 from dataclasses import dataclass, field
 
-from gateway.app.worker.messages import Login, Order
+from gateway.app.worker.messages import Login, TargetAssignment
 from gateway.app.worker.remote import RemoteForward
 from gateway.app.worker.unit import WorkerUnit
 from gateway.config import BackendSpec
@@ -16,19 +16,31 @@ from gateway.health.routing import Candidate, backend_state, order_targets, wron
 
 
 @dataclass
-class Running:
-    """One backend at work."""
+class RunningBackend:
+    """A running backend.
+
+    Args:
+        spec: Its configuration.
+        forward: Serves its clients.
+        worker: The worker that carries its clients; None: this process does.
+        local: `forward` if this process carries the clients; None: a worker does.
+        checks: Its checks, one per target; empty in a worker.
+        budgets: The handshake budgets of the targets whose servers count aborted handshakes.
+        state: The state at the last evaluation.
+        since: When `state` began, in epoch seconds.
+    """
 
     spec: BackendSpec
     forward: Forward | RemoteForward
     worker: WorkerUnit | None = None
+    local: Forward | None = None
     checks: list[Check] = field(default_factory=list)
     budgets: dict[Endpoint, HandshakeBudget] = field(default_factory=dict)
     state: State = State.UNKNOWN
     since: float = field(default_factory=time.time)
 
     def candidates(self) -> list[Candidate]:
-        """The targets as the last checks saw them."""
+        """Return the targets with the results of their last checks."""
         return [
             Candidate(
                 target=check.target,
@@ -41,24 +53,24 @@ class Running:
             for check in self.checks
         ]
 
-    def judge(self) -> tuple[State, Reason | None, str]:
-        """The backend's state, its reason and a line about it; notes when it changes."""
+    def evaluate(self) -> tuple[State, Reason | None, str]:
+        """Return the backend's state, its reason and a line of detail, and record when the state changes."""
         state, reason, detail = backend_state(self.candidates(), self.spec.prefer)
         if state is not self.state:
             self.state, self.since = state, time.time()
         return state, reason, detail
 
-    def checked(self) -> None:
-        """A check is done: what it says may change where clients go, new ones and those of a lost role."""
-        self.judge()
+    def on_check_result(self) -> None:
+        """Update the state and the routing: the order of targets, and the clients of targets with a wrong role."""
+        self.evaluate()
         logins = self._logins()
         for target, at, limit in logins:
-            self.note_login(target, at, limit)
-        unwanted = wrong_role_targets(self.candidates(), self.spec.prefer)
+            self.record_login(target, at, limit)
+        wrong_role = wrong_role_targets(self.candidates(), self.spec.prefer)
         if self.worker is not None:
-            self.worker.order(Order(self.spec.name, tuple(self.targets()), unwanted, logins))
-        elif isinstance(self.forward, Forward):
-            self.forward.drain_targets(unwanted)
+            self.worker.assign_targets(TargetAssignment(self.spec.name, tuple(self.targets()), wrong_role, logins))
+        elif self.local is not None:
+            self.local.drain_targets(wrong_role)
 
     def _logins(self) -> tuple[Login, ...]:
         return tuple(
@@ -67,26 +79,35 @@ class Running:
             if check.target in self.budgets and check.last_success is not None
         )
 
-    def note_login(self, target: Endpoint, at: float, limit: int | None) -> None:
-        """A login succeeded at `target` at the time `at`, where so many broken handshakes are let pass."""
+    def record_login(self, target: Endpoint, at: float, limit: int | None) -> None:
+        """Record a successful login of a check in the target's handshake budget.
+
+        Args:
+            target: The target.
+            at: When the login succeeded, in epoch seconds.
+            limit: How many aborted handshakes its server tolerates; None: not known.
+        """
         budget = self.budgets.get(target)
         if budget is not None:
             budget.record_login(at)
             budget.limit = limit or budget.limit
 
     def targets(self) -> list[Endpoint]:
-        """The targets to try for a new client, best first."""
+        """Return the targets to try for a new client, best first."""
         return [candidate.target for candidate in order_targets(self.candidates(), self.spec.prefer)]
 
-    def failed(self, target: Endpoint) -> None:
-        """Real traffic failed at `target`: look at it now, and at the others, which may have taken its role."""
+    def on_failure(self, target: Endpoint) -> None:
+        """Check `target` soon, because real traffic failed there. If the kind has roles, check all targets.
+
+        After a failover, another target has the role.
+        """
         roles = self.spec.kind.has_roles
         for check in self.checks:
             if roles or check.target == target:
                 check.check_soon()
 
-    def silent(self, target: Endpoint) -> None:
-        """A client waits for an answer of `target`: look at it now, and let that count."""
+    def on_stall(self, target: Endpoint) -> None:
+        """Report to the check of `target` that a client waits for a response."""
         for check in self.checks:
             if check.target == target:
                 check.report_stall()

@@ -1,4 +1,4 @@
-"""The section `ops` as the ops server takes it."""
+"""Builds the settings of the ops server from the section `ops`."""
 
 from gateway.config import Config
 from gateway.errors import GatewayError, Problem
@@ -6,13 +6,13 @@ from gateway.ops.settings import Settings, read_secrets
 from gateway.ops.tls import TlsFiles
 
 
-def settings_of(config: Config) -> Settings:
-    """What the ops server is made of."""
+def ops_settings(config: Config) -> Settings:
+    """Return the settings of the ops server. They hide values from the environment in its error messages."""
     ops = config.ops
 
     def redact(message: str) -> str:
         key = message.partition(": ")[0]
-        return config.hidden.hide(message, config.places.get(key, key))
+        return config.redactor.redact(message, config.places.get(key, key))
 
     return Settings(
         listen=ops.listen,
@@ -28,9 +28,9 @@ def settings_of(config: Config) -> Settings:
 
 
 def file_problems(config: Config) -> list[Problem]:
-    """What is wrong with the files that `ops` names; may block."""
+    """Return the problems of the files that `ops` names. It may block."""
     try:
-        read_secrets(settings_of(config))
+        read_secrets(ops_settings(config))
     except GatewayError as error:
         key, _, message = str(error).partition(": ")
         return [Problem(config.places.get(key, key), key, message)]

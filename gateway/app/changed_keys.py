@@ -1,4 +1,4 @@
-"""Which keys two configurations differ in: names, never values. Pure."""
+"""The keys in which two configurations differ: their names, never their values. Pure."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -8,13 +8,17 @@ from gateway.config import Config
 
 _NAMED = ("tunnels", "backends")
 _OF_SPEC = {"options": "", "check_options": "check"}
-"""Parts of a tunnel or backend that are not keys by themselves."""
+"""Fields of `TunnelSpec` and `BackendSpec`, with the key that their own fields are below."""
 _WHOLE = ("kind",)
-"""Parts that are one value, although code keeps them as dataclasses."""
+"""Fields that are dataclasses, but a single value in the configuration."""
 
 
-def differences(old: Config, new: Config) -> dict[str, list[str]]:
-    """What changed from `old` to `new`: `added` and `removed` tunnels and backends, and `changed` keys."""
+def changed_keys(old: Config, new: Config) -> dict[str, list[str]]:
+    """Return what differs between `old` and `new`.
+
+    Returns:
+        The tunnels and backends that are `added` and `removed`, and the keys that are `changed`.
+    """
     found: dict[str, list[str]] = {"added": [], "removed": [], "changed": []}
     for section in _NAMED:
         before, after = getattr(old, section), getattr(new, section)

@@ -1,0 +1,34 @@
+"""Builds the admission rules of a backend from its configuration. Pure."""
+
+from gateway.config import BackendSpec
+from gateway.forwarding.admission import Admission, Identity, SocketConsumer, SocketRule
+
+_DEFAULT_CONSUMER_SHARE = 0.8
+"""Share of a backend's connections that one consumer may use if `max_connections_per_consumer` is absent."""
+
+
+def build_admission(spec: BackendSpec, identity: Identity | None) -> Admission:
+    """Return the admission rules of a backend.
+
+    Args:
+        spec: Its configuration.
+        identity: Maps source addresses to containers; None: containers are not known.
+    """
+    per_consumer = spec.max_connections_per_consumer
+    if per_consumer is None and identity is not None:
+        per_consumer = max(1, int(spec.max_connections * _DEFAULT_CONSUMER_SHARE))
+    return Admission(
+        backend=spec.name,
+        allow=spec.allow.networks,
+        label=spec.allow.label,
+        max_connections=spec.max_connections,
+        per_consumer=per_consumer,
+        privileged_only=spec.kind.privileged_only(spec.options),
+        identity=identity,
+        sockets={
+            str(each.unix): SocketRule(
+                SocketConsumer(each.consumer) if each.consumer else None, frozenset(each.uid), frozenset(each.gid)
+            )
+            for each in spec.sockets
+        },
+    )

@@ -1,0 +1,76 @@
+"""What a reload starts, changes and stops. Pure."""
+
+from dataclasses import dataclass
+
+from gateway.app.changed_keys import changed_keys
+from gateway.config import Config
+from gateway.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ConfigDiff:
+    """The names of what differs between two configurations. A reload does not touch the rest.
+
+    Args:
+        tunnels_closed: Tunnels to close after their clients have drained.
+        tunnels_opened: Tunnels to open: new, changed, or inside a changed tunnel.
+        backends_removed: Backends to drain.
+        backends_added: Backends to start.
+        backends_changed: Backends to change while their clients stay connected.
+        sections: Other sections that differ, such as `log` and `docker`.
+    """
+
+    tunnels_closed: frozenset[str]
+    tunnels_opened: frozenset[str]
+    backends_removed: frozenset[str]
+    backends_added: frozenset[str]
+    backends_changed: frozenset[str]
+    sections: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        parts = {
+            "tunnels opened": self.tunnels_opened,
+            "tunnels closed": self.tunnels_closed - self.tunnels_opened,
+            "backends added": self.backends_added,
+            "backends changed": self.backends_changed,
+            "backends removed": self.backends_removed,
+            "sections changed": self.sections,
+        }
+        lines = [f"{what}: {', '.join(sorted(names))}" for what, names in parts.items() if names]
+        return "; ".join(lines) or "no change"
+
+
+def diff_configs(old: Config, new: Config) -> ConfigDiff:
+    """Return what must change to get from `old` to `new`.
+
+    Raises:
+        UsageError: A key differs that only a restart can change.
+    """
+    fixed = [key for key in changed_keys(old, new)["changed"] if key.partition(".")[0] in ("ops", "gateway")]
+    if fixed:
+        places = [": ".join(filter(None, (new.places.get(key), key))) for key in fixed]
+        raise UsageError(f"{', '.join(places)}: changed, and the sections gateway and ops need a restart")
+    reopened = {name for name in new.tunnels if old.tunnels.get(name) != new.tunnels[name]}
+    while True:  # a tunnel inside a reopened tunnel must be reopened, and so must the tunnels inside that one
+        inner = {name for name, spec in new.tunnels.items() if spec.via in reopened} - reopened
+        if not inner:
+            break
+        reopened |= inner
+    common = old.backends.keys() & new.backends.keys()
+    changed = {
+        name
+        for name in common
+        if old.backends[name] != new.backends[name]
+        or new.backends[name].via in reopened
+        or (old.docker is None) != (new.docker is None)  # admission depends on it
+    }
+    return ConfigDiff(
+        tunnels_closed=frozenset(name for name in old.tunnels if name in reopened or name not in new.tunnels),
+        tunnels_opened=frozenset(reopened),
+        backends_removed=frozenset(old.backends.keys() - new.backends.keys()),
+        backends_added=frozenset(new.backends.keys() - old.backends.keys()),
+        backends_changed=frozenset(changed),
+        sections=frozenset(
+            name for name in ("log", "audit", "shutdown", "docker") if getattr(old, name) != getattr(new, name)
+        ),
+    )

@@ -1,0 +1,122 @@
+"""Collects the certificates that a configuration depends on, and warns before they expire."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gateway.app.running_backend import RunningBackend
+from gateway.certificates import ca_credentials, file_validities
+from gateway.config import Config
+from gateway.contracts import Credential
+from gateway.ops.status_json import iso
+
+log = logging.getLogger(__name__)
+
+_POLL_INTERVAL = 5.0
+"""Seconds between two reads of the files; some certificates are valid for minutes only."""
+_READ_TIMEOUT = 30.0
+"""Seconds to read the files before a warning is logged."""
+
+NamedCredential = tuple[str, Credential]
+"""The name of a tunnel or backend, `docker` or `ops`, and a certificate that it depends on."""
+
+
+def read_credentials(config: Config) -> list[NamedCredential]:
+    """Return the certificates in the files of a configuration. It may block. Unreadable files are left out."""
+    found = [
+        (name, credential)
+        for name, tunnel in config.tunnels.items()
+        for credential in tunnel.kind.credentials(tunnel.options)
+    ]
+    found += [
+        (name, credential)
+        for name, backend in config.backends.items()
+        for credential in backend.kind.credentials(backend.options, backend.check_options)
+    ]
+    if config.docker is not None:
+        found += _tls_credentials("docker", config.docker.tls.ca_file, config.docker.tls.cert_file)
+    if config.ops.tls is not None:
+        found += _tls_credentials("ops", config.ops.tls.client_ca_file, config.ops.tls.cert_file)
+    return found
+
+
+def _tls_credentials(name: str, ca_file: Path | None, cert_file: Path | None) -> list[NamedCredential]:
+    own = [Credential("tls", str(cert_file), each) for each in file_validities(cert_file)]
+    return [(name, credential) for credential in (*ca_credentials(ca_file), *own)]
+
+
+def server_credentials(backends: list[RunningBackend]) -> Iterator[NamedCredential]:
+    """Yield the certificates that servers presented to checks."""
+    for backend in backends:
+        for check in backend.checks:
+            if check.probe_result.certificate is not None:
+                yield backend.spec.name, Credential("tls", str(check.target), check.probe_result.certificate)
+
+
+def expiry_warnings(found: list[NamedCredential], now: float) -> list[str]:
+    """Return a warning for each certificate that has expired or expires soon. Pure.
+
+    Args:
+        found: The certificates.
+        now: Epoch seconds, from `time.time()`.
+    """
+    warnings = []
+    for name, credential in found:
+        validity = credential.validity
+        if validity.expires_soon(now):
+            when = "has expired" if validity.expires <= now else "expires"
+            warnings.append(f"{name}: {credential.name}: the certificate {when} at {iso(validity.expires)}: renew it")
+    return warnings
+
+
+class ExpiryMonitor:
+    """Reads the certificates periodically, and logs warnings; a `gateway.contracts.Unit`.
+
+    Args:
+        config: Returns the current configuration.
+        backends: Returns the running backends.
+    """
+
+    def __init__(self, config: Callable[[], Config], backends: Callable[[], list[RunningBackend]]) -> None:
+        self._config = config
+        self._backends = backends
+        self._from_files: list[NamedCredential] = []
+        self._reading: asyncio.Future[list[NamedCredential]] | None = None
+        self._timed_out = False
+
+    @property
+    def found(self) -> list[NamedCredential]:
+        """The certificates from the last read of the files and from the last checks."""
+        return [*self._from_files, *server_credentials(self._backends())]
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Read the files and log new warnings until cancelled."""
+        logged: set[str] = set()
+        ready()
+        while True:
+            await self._refresh()
+            current = set(expiry_warnings(self.found, time.time()))
+            for warning in sorted(current - logged):
+                log.warning(warning)
+            logged = current
+            await asyncio.sleep(_POLL_INTERVAL)
+
+    async def _refresh(self) -> None:
+        """Read the files in a thread, at most one at a time. If the read hangs, keep the previous result."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.get_running_loop().run_in_executor(None, read_credentials, self._config())
+            self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            async with asyncio.timeout(_READ_TIMEOUT):
+                self._from_files = await asyncio.shield(self._reading)
+        except TimeoutError:
+            if not self._timed_out:
+                log.warning(
+                    "reading the certificate files takes too long, so their expiry may be out of date:"
+                    " check whether their file system hangs"
+                )
+            self._timed_out = True
+        else:
+            self._timed_out = False

@@ -1,0 +1,51 @@
+"""Explains from the state of the running service why containers reach backends or not."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from gateway.app.running_backend import RunningBackend
+from gateway.docker.explaining import explain, find
+from gateway.docker.explaining.model import BackendFact
+from gateway.docker.reconciler import Reconciler
+from gateway.ops.status_json import iso
+
+
+def explain_containers(reconciler: Reconciler, backends: Iterable[RunningBackend], name: str) -> list[dict[str, Any]]:
+    """Return an explanation for each container that `name` matches.
+
+    Args:
+        reconciler: The reconciler of the engine.
+        backends: The running backends.
+        name: The name of a container, or the beginning of its ID.
+
+    Returns:
+        The explanations, ready for JSON; an empty list if no snapshot of the engine has succeeded.
+    """
+    observed = reconciler.observed
+    if observed is None:
+        return []
+    desired, facts = reconciler.desired(), [_fact(each) for each in backends]
+    found = []
+    for container in find(observed, name):
+        explanation = explain(desired, observed, reconciler.plan, container, facts)
+        found.append(
+            {
+                "container": explanation.container,
+                "id": explanation.id,
+                "trouble": reconciler.trouble,
+                "looked_at": iso(reconciler.looked_at),
+                "facts": [asdict(each) for each in explanation.parts],
+                "backends": [asdict(each) for each in explanation.backends],
+                "remedies": explanation.remedies,
+            }
+        )
+    return found
+
+
+def _fact(backend: RunningBackend) -> BackendFact:
+    spec = backend.spec
+    state, reason, detail = backend.evaluate()
+    why = ": ".join(filter(None, (reason and str(reason), detail)))
+    listen = tuple(map(str, spec.listen))
+    return BackendFact(spec.name, str(state), why, listen, spec.allow.networks, spec.allow.label)

@@ -1,0 +1,66 @@
+"""Reloads what depends on a file when the file changes."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from gateway.app.reload import Reloader
+from gateway.app.site import Site
+from gateway.config import TunnelSpec
+from gateway.config.files import files_of
+from gateway.errors import GatewayError
+from gateway.ops.server import OpsServer
+
+log = logging.getLogger(__name__)
+
+
+class FileChanges:
+    """Handles changes of the configuration file, and of the files of ops and of tunnels.
+
+    Args:
+        file: The configuration file; None: there is none.
+        reloader: Reloads the configuration file.
+        ops: The ops server, which reads its files again.
+        site: The site, whose tunnels use renewed keys and certificates.
+    """
+
+    def __init__(self, file: Path | None, reloader: Reloader, ops: OpsServer, site: Site) -> None:
+        self._file = file
+        self._reloader = reloader
+        self._ops = ops
+        self._site = site
+
+    def watched(self) -> set[Path]:
+        """Return the files to watch. It may block."""
+        config = self._reloader.config
+        found = set(self._ops.files)
+        if config.gateway.reload_on_change:
+            specs = config.tunnels.values()
+            found |= {self._file} if self._file else set()
+            found = found.union(*map(_files_of, specs), *(spec.kind.renewed(spec.options) for spec in specs))
+        return found
+
+    async def on_change(self, changed: set[Path]) -> None:
+        """Reload what depends on the files that have changed."""
+        if self._ops.files & changed:
+            try:
+                await self._ops.renew()
+            except GatewayError as error:
+                log.error(
+                    "a file of the section ops cannot be used: keeping its previous content",
+                    extra={"detail": str(error)},
+                )
+        if self._file in changed:
+            await self._reloader.reload_quietly("file")
+        for name, spec in self._reloader.config.tunnels.items():
+            renewed = spec.kind.renewed(spec.options)
+            files = await asyncio.to_thread(_files_of, spec)
+            if (files - renewed) & changed:
+                self._site.renew(name)
+            elif renewed & changed:
+                self._site.retry(name)
+
+
+def _files_of(spec: TunnelSpec) -> set[Path]:
+    """Return the files of a tunnel, including those that its files name. It may block."""
+    return files_of(spec.options).union(spec.kind.files(spec.options))

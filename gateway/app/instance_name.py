@@ -1,0 +1,93 @@
+"""The name of this gateway where `gateway.instance` is absent.
+
+Objects in Docker belong to the name, so it must stay the same when the gateway's container is recreated.
+"""
+
+import logging
+import re
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+from gateway.config import Config
+from gateway.docker import own_id
+from gateway.errors import ConfigError, GatewayError, Problem
+
+log = logging.getLogger(__name__)
+
+FILE = "instance"
+_KEY = "gateway.instance"
+_SHORT_ID = re.compile(r"[0-9a-f]{12}")
+_CONTAINER_MARKERS = (Path("/.dockerenv"), Path("/run/.containerenv"))
+"""Files that Docker and Podman create in each container."""
+
+
+def with_instance(config: Config, *, record: bool = True, refuse: bool = True) -> Config:
+    """Return the configuration with an instance name that stays the same when the gateway's container is recreated.
+
+    Without a section `docker`, the name appears in logs and status only, and does not change here. With that section,
+    networks and attachments belong to the name. It is the configured one, else the one in `state_dir`, else the
+    hostname.
+
+    Args:
+        config: The configuration as read.
+        record: Whether to write the hostname to `state_dir` if it becomes the name.
+        refuse: Whether a hostname that changes is an error. False for commands that change nothing.
+
+    Raises:
+        ConfigError: The hostname is the container's ID, which changes when the container is recreated.
+        GatewayError: The file in `state_dir` cannot be read.
+    """
+    name = config.gateway.instance
+    if config.docker is None or name != socket.gethostname():
+        return config
+    path = config.gateway.state_dir / FILE
+    configured = _KEY in config.places
+    recorded = None if configured else _read(path)
+    if recorded is not None:
+        return replace(config, gateway=replace(config.gateway, instance=recorded))
+    if refuse and _is_container_id(name):
+        message = (
+            f"the hostname {name} is the ID of this container, and changes when the container is recreated: the"
+            " gateway would no longer recognize what it has created in Docker. Set gateway.instance"
+            " (GATEWAY_INSTANCE), or set a hostname for the container (hostname: in Compose, --hostname)"
+        )
+        raise ConfigError([Problem(config.places.get(_KEY, "configuration"), _KEY, message)])
+    if record and not configured:
+        _write(path, name)
+    return config
+
+
+def _is_container_id(name: str) -> bool:
+    """Return whether `name` is the short ID of the container of this process."""
+    if not _SHORT_ID.fullmatch(name):
+        return False
+    found = own_id.mounted_id()
+    return any(each.startswith(name) for each in found) or (
+        not found and any(each.exists() for each in _CONTAINER_MARKERS)
+    )
+
+
+def _read(path: Path) -> str | None:
+    try:
+        text = path.read_text().strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise GatewayError(f"{path}: {error}: repair the file, or set {_KEY}") from error
+    if not text or not text.isprintable():
+        raise GatewayError(f"{path}: does not contain a name: remove the file, or set {_KEY}")
+    return text
+
+
+def _write(path: Path, name: str) -> None:
+    temporary = path.with_suffix(".new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(f"{name}\n")
+        temporary.replace(path)
+    except OSError as error:
+        # The hostname works until it changes.
+        log.warning(
+            "cannot record the name of this gateway", extra={"detail": f"{path}: {error.strerror}: set {_KEY}"}
+        )

@@ -1,0 +1,49 @@
+"""Binds the listeners of a configuration, and sets the file modes of its unix sockets."""
+
+from gateway.config import Config
+from gateway.forwarding.listener import ListenAddress, Listener
+
+
+def bind_listeners(config: Config, existing: dict[ListenAddress, Listener]) -> dict[ListenAddress, Listener]:
+    """Bind a listener for each address of `config`.
+
+    Args:
+        config: The configuration.
+        existing: The listeners that are bound already; they are reused and stay the caller's to close.
+
+    Returns:
+        The listeners by address. The caller owns the new ones.
+
+    Raises:
+        BindError: An address cannot be bound. The listeners that this call created are closed.
+    """
+    bound: dict[ListenAddress, Listener] = {}
+    try:
+        for spec in config.backends.values():
+            for address in spec.listen:
+                bound[address] = existing.get(address) or Listener(address)
+    except BaseException:
+        for address, listener in bound.items():
+            if address not in existing:
+                listener.close()
+        raise
+    return bound
+
+
+def restrict_sockets(config: Config, listeners: dict[ListenAddress, Listener]) -> None:
+    """Set the mode of the unix sockets that only some processes may open according to `config`."""
+    for address in listeners.keys() - _open_to_all(config):
+        listeners[address].set_mode(open_to_all=False)
+
+
+def open_sockets(config: Config, listeners: dict[ListenAddress, Listener]) -> None:
+    """Set the mode of the unix sockets that every process may open, because admission checks the peer's credentials.
+
+    Call it only after `config` is applied: admission in the previous configuration may not check credentials.
+    """
+    for address in listeners.keys() & _open_to_all(config):
+        listeners[address].set_mode(open_to_all=True)
+
+
+def _open_to_all(config: Config) -> set[ListenAddress]:
+    return {each.unix for spec in config.backends.values() for each in spec.sockets if each.uid or each.gid}

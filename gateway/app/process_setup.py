@@ -1,0 +1,56 @@
+"""Configures the interpreter, the process and the event loop, in the main process and in workers."""
+
+import asyncio
+import ctypes
+import gc
+import resource
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+_FILE_THREADS = 16
+"""Threads that read files and keys. They are busy only while a file system hangs."""
+_SWITCH_INTERVAL = 0.0005
+"""Seconds that a thread may hold the interpreter. With the default of 5 ms, a thread that renders a scrape would
+delay every system call of the event loop by that time."""
+_GC_THRESHOLDS = (50_000, 20, 100)
+"""Higher than the defaults, because a full collection stops the event loop for tens of milliseconds."""
+
+
+class _UnwaitedExecutor(ThreadPoolExecutor):
+    """An executor whose threads do not delay the end of the event loop, because a file system may hang."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Accept no more work, and return without waiting."""
+        del wait, cancel_futures
+        super().shutdown(wait=False, cancel_futures=True)
+
+
+_PR_SET_IO_FLUSHER = 57
+
+
+def set_io_flusher() -> bool:
+    """Mark this process as an I/O flusher (prctl(2), PR_SET_IO_FLUSHER).
+
+    The kernel's write-back to NFS depends on this process, so its memory allocations must not wait for it.
+
+    Returns:
+        Whether the kernel accepted it, which needs CAP_SYS_RESOURCE.
+    """
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0)
+
+
+def prepare_process() -> None:
+    """Set the limits of the process and the interpreter. Call it once, after all imports."""
+    # Each client needs two descriptors. The soft limit of 1024 is for programs that use select(2).
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+
+
+def prepare_loop() -> None:
+    """Set the default executor of the running event loop. Call it once per loop."""
+    executor = _UnwaitedExecutor(_FILE_THREADS, thread_name_prefix="files")
+    asyncio.get_running_loop().set_default_executor(executor)

@@ -1,0 +1,46 @@
+"""Finds files that were replaced on the host below a bind mount: the container still sees the old file."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+MOUNTS = Path("/proc/self/mountinfo")
+_DELETED = "//deleted"
+"""The kernel appends it to the root of a mount that is unlinked (proc_pid_mountinfo(5), d_path)."""
+
+
+def stale_files(files: Iterable[Path], mounts: str) -> list[str]:
+    """Return a warning for each file that is no longer the host's.
+
+    Args:
+        files: The files to check, without symbolic links.
+        mounts: The content of `/proc/self/mountinfo`.
+    """
+    deleted: dict[str, bool] = {}
+    for line in mounts.splitlines():
+        fields = line.split()
+        if len(fields) > 4:
+            # A later mount at the same point covers the earlier one.
+            deleted[_unescaped(fields[4])] = _unescaped(fields[3]).endswith(_DELETED)
+    found = []
+    for path in sorted(set(files)):
+        point = next((each for each in (path, *path.parents) if str(each) in deleted), None)
+        if point is not None and deleted[str(point)]:
+            remedy = "its folder instead of the file" if point == path else "a parent folder that is not replaced"
+            found.append(
+                f"{point} was replaced on the host, but this container still sees the old one: restart the"
+                f" container, and mount {remedy}"
+            )
+    return list(dict.fromkeys(found))
+
+
+def find_stale_files(files: Iterable[Path]) -> list[str]:
+    """Return a warning for each file that is no longer the host's, from this process's mounts. It may block."""
+    try:
+        return stale_files([each.resolve() for each in files], MOUNTS.read_text(errors="surrogateescape"))
+    except OSError:  # not Linux, or a hardened /proc
+        return []
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), text)

@@ -1,0 +1,40 @@
+"""Expands references to environment variables. Pure."""
+
+import re
+from collections.abc import Mapping
+
+_REFERENCE = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+def expand(text: str, environment: Mapping[str, str], used: dict[str, str] | None = None) -> str:
+    """Expand `${NAME}` and `${NAME:-default}`. `$$` is a dollar sign.
+
+    Args:
+        text: The text.
+        environment: The environment variables.
+        used: Receives the reference, such as `${NAME}`, by each value from the environment.
+
+    Raises:
+        KeyError: A variable without a default is not set.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        if name is None:
+            return "$"
+        if environment.get(name):
+            if used is not None:
+                used[environment[name]] = f"${{{name}}}"
+            return environment[name]
+        if default is not None:
+            return str(default)
+        if name in environment:
+            return ""
+        raise KeyError(name)
+
+    return _REFERENCE.sub(value, text)
+
+
+def references(text: str) -> set[str]:
+    """Return the environment variables that `text` refers to."""
+    return {match[1] for match in _REFERENCE.finditer(text) if match[1]}

@@ -1,0 +1,58 @@
+"""Redacts values from the environment in error messages: one may be a password under the wrong key. Pure."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import unquote
+
+_MIN_LENGTH = 3
+"""Shorter values are not redacted."""
+_MIN_LENGTH_IN_WORDS = 6
+"""Shorter values are redacted only as whole words, because they may be a part of any word."""
+_COMMON = {"true", "false", "yes", "off", "null", "none"}
+
+
+@dataclass(frozen=True)
+class Redactor:
+    """Redacts the values of one configuration.
+
+    Args:
+        references: Reference such as `${NAME}` by the value that it expanded to. These are redacted everywhere.
+        by_place: The same for each place, such as a variable that contains a URL. They are redacted only in errors at
+            that place, because they may be names that other errors need.
+    """
+
+    references: dict[str, str] = field(default_factory=dict, repr=False)
+    by_place: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
+
+    def add(self, variable: str, *values: str) -> None:
+        """Redact `values` in errors about the environment variable `variable`."""
+        self.by_place.setdefault(variable, {}).update(dict.fromkeys(values, f"${{{variable}}}"))
+
+    def redact(self, message: str, place: str) -> str:
+        """Return a message about a value at `place` with all values replaced by their references."""
+        return redact(message, {**self.references, **self.by_place.get(place, {})})
+
+
+def redact(message: str, references: Mapping[str, str]) -> str:
+    """Return a message with each value replaced by its reference.
+
+    Args:
+        message: The message.
+        references: The reference, such as `${NAME}`, by the value.
+    """
+    forms = {form: reference for value, reference in references.items() for form in _forms(value)}
+    if not forms:
+        return message
+    longest_first = sorted(forms, key=len, reverse=True)
+    return re.sub("|".join(map(_pattern, longest_first)), lambda found: forms[found[0]], message)
+
+
+def _forms(value: str) -> set[str]:
+    """Return the forms in which a message may contain a value: as is, as Python's `repr`, or percent-decoded."""
+    found = {value, repr(value)[1:-1], unquote(value), repr(unquote(value))[1:-1]}
+    return {form for form in found if len(form) >= _MIN_LENGTH and form.lower() not in _COMMON}
+
+
+def _pattern(form: str) -> str:
+    return re.escape(form) if len(form) >= _MIN_LENGTH_IN_WORDS else rf"(?<!\w){re.escape(form)}(?!\w)"

@@ -1,0 +1,48 @@
+"""The keys and types of the configuration's dataclasses. Pure."""
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
+
+from gateway.contracts import Secret
+
+
+def known_keys(*classes: type) -> list[str]:
+    """Return all keys of these dataclasses."""
+    names = []
+    for cls in classes:
+        hints = typing.get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            names.append(field.name)
+            if is_secret(hints[field.name]):
+                names.append(f"{field.name}_file")
+    return names
+
+
+def hints_by_key(cls: type, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield all dotted keys of a dataclass, including those of inner mappings, with their type hints."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        hint, key = hints[field.name], above + field.name
+        inner = [each for each in (hint, *get_args(hint)) if dataclasses.is_dataclass(each)]
+        for each in inner:
+            yield from hints_by_key(typing.cast("type", each), f"{key}.")
+            if "shorthand" in field.metadata:
+                hint = typing.get_type_hints(each)[field.metadata["shorthand"]]
+        yield key, hint
+
+
+def is_record(hint: Any) -> bool:
+    """Return whether a key of this type holds a mapping with fixed keys."""
+    return any(dataclasses.is_dataclass(each) for each in (hint, *get_args(hint)))
+
+
+def is_list(hint: Any) -> bool:
+    """Return whether a key of this type holds a list."""
+    return tuple in (get_origin(hint), *map(get_origin, get_args(hint)))
+
+
+def is_secret(hint: Any) -> bool:
+    """Return whether a key of this type holds a secret itself."""
+    return hint is Secret or Secret in get_args(hint)

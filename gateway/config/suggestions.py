@@ -1,0 +1,21 @@
+"""Suggests known names for misspelled ones. Pure."""
+
+import difflib
+from collections.abc import Iterable
+
+_MAX_COMPARED = 500
+"""Maximum number of names to compare with a misspelled name, because each comparison takes time."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean …?` if a known name is similar, else the list of known names."""
+    names = list(known)
+    if len(names) > _MAX_COMPARED:
+        return ""
+    return similar(name, names) or (f" (known: {', '.join(sorted(names))})" if names else "")
+
+
+def similar(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean …?` if a known name is similar, else an empty string."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""

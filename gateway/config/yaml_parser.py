@@ -1,0 +1,207 @@
+"""Reads and parses a YAML file into a tree with places. Limits what a file can cost."""
+
+import errno
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from gateway.config.expansion import expand
+from gateway.config.tree import Scalar, Sequence, Table, Tree
+from gateway.errors import Problem
+
+_MAX_VALUES = 100_000
+"""Maximum number of values in a file after the expansion of aliases, which can multiply a few lines to millions."""
+_MAX_SIZE = 4 << 20
+"""Maximum size of a file in bytes."""
+
+
+def read_text(path: Path, problems: list[Problem]) -> tuple[str, str | None]:
+    """Read a file.
+
+    Args:
+        path: The file.
+        problems: Receives a problem if it cannot be read.
+
+    Returns:
+        The text, and the SHA-256 of the bytes. The text is empty if it is not UTF-8, and the hash None if the file
+        cannot be read.
+    """
+    digest = None
+    try:
+        data = _content(path)
+        digest = hashlib.sha256(data).hexdigest()
+        return data.decode(), digest
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        problems.append(Problem(str(path), "", f"cannot be read: {reason}"))
+        return "", digest
+
+
+def parse_yaml(
+    path: Path, text: str, problems: list[Problem], environment: Mapping[str, str], used: dict[str, str]
+) -> Table:
+    """Parse the text of a YAML file.
+
+    Args:
+        path: The file.
+        text: Its content.
+        problems: Receives the problems.
+        environment: The environment variables.
+        used: See `expand`.
+    """
+    empty = Table(str(path))
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        problems.append(Problem(place, "", f"not YAML: {_without_content(error.problem or error.context or '')}"))
+        return empty
+    except RecursionError:
+        problems.append(Problem(str(path), "", "is nested too deeply"))
+        return empty
+    except _TooLargeError as error:
+        problems.append(Problem(str(path), "", str(error)))
+        return empty
+    except yaml.YAMLError as error:
+        problems.append(Problem(str(path), "", f"not YAML: {error}"))
+        return empty
+    if root is None:
+        return empty
+    try:
+        tree = _Reader(str(path), problems, environment, used).tree(root, "")
+    except RecursionError:
+        problems.append(Problem(str(path), "", "is nested too deeply"))
+        return empty
+    except _TooLargeError as error:
+        problems.append(Problem(str(path), "", str(error)))
+        return empty
+    if not isinstance(tree, Table):
+        problems.append(Problem(tree.place, "", "the document must be a mapping of sections, such as `tunnels:`"))
+        return empty
+    return tree
+
+
+def _without_content(message: str) -> str:
+    """Return a message of PyYAML without quoted names: an unquoted password may look like an alias or a tag."""
+    hint = " (quote a value that starts with * or !)" if "alias" in message or "tag" in message else ""
+    return re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", message) + hint
+
+
+def _content(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(_MAX_SIZE + 1)
+    if len(data) > _MAX_SIZE:
+        raise OSError(errno.EFBIG, f"is larger than {_MAX_SIZE >> 20} MiB")
+    return data
+
+
+class _TooLargeError(Exception):
+    """The tree has more than `_MAX_VALUES` values."""
+
+    def __init__(self) -> None:
+        super().__init__(f"has more than {_MAX_VALUES} values, including those that aliases repeat")
+
+
+class _Loader(yaml.SafeLoader):
+    """Stops reading a document that has too many values."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._nodes += 1
+        # Keys are nodes too.
+        if self._nodes > 2 * _MAX_VALUES:
+            raise _TooLargeError
+        return super().compose_node(parent, index)
+
+
+class _Reader:
+    def __init__(
+        self, name: str, problems: list[Problem], environment: Mapping[str, str], used: dict[str, str]
+    ) -> None:
+        self._name = name
+        self._problems = problems
+        self._environment = environment
+        self._used = used
+        self._within: list[yaml.Node] = []
+        self._count = 0
+
+    def tree(self, node: yaml.Node, key: str) -> Tree:
+        self._count += 1
+        if self._count > _MAX_VALUES:
+            raise _TooLargeError
+        place = self._place(node)
+        if node in self._within:
+            self._problems.append(Problem(place, key, "refers to itself"))
+            return Scalar(place, None, broken=True)
+        self._within.append(node)
+        try:
+            return self._tree(node, key, place)
+        finally:
+            self._within.pop()
+
+    def _tree(self, node: yaml.Node, key: str, place: str) -> Tree:
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, key, place)
+        if isinstance(node, yaml.SequenceNode):
+            return Sequence(place, [self.tree(item, f"{key}[{at}]") for at, item in enumerate(node.value)])
+        if isinstance(node, yaml.MappingNode):
+            return self._table(node, key, place)
+        raise AssertionError(node)
+
+    def _table(self, node: yaml.MappingNode, key: str, place: str) -> Table:
+        table = Table(place)
+        merged: list[yaml.Node] = []
+        for key_node, value_node in node.value:
+            name = str(key_node.value)
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._problems.append(Problem(self._place(key_node), key, "a key must be plain text"))
+                continue
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                merged += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+                continue
+            path = f"{key}.{name}" if key else name
+            if name in table.entries:
+                first = table.entries[name][0].rpartition(":")[0]
+                self._problems.append(
+                    Problem(self._place(key_node), path, f"is given twice (first at {first}): remove one")
+                )
+                continue
+            table.entries[name] = (self._place(key_node), self.tree(value_node, path))
+        for other in merged:
+            inner = self.tree(other, key)
+            for name, entry in inner.entries.items() if isinstance(inner, Table) else ():
+                table.entries.setdefault(name, entry)
+        return table
+
+    def _scalar(self, node: yaml.ScalarNode, key: str, place: str) -> Scalar:
+        if node.tag == "tag:yaml.org,2002:null" and node.style is None:
+            return Scalar(place, None)
+        written = str(node.value)
+        used: dict[str, str] = {}
+        try:
+            text = expand(written, self._environment, used)
+        except KeyError as error:
+            name = error.args[0]
+            self._problems.append(
+                Problem(
+                    place,
+                    key,
+                    f"the environment variable {name} is not set: set it, or write ${{{name}:-default}}",
+                )
+            )
+            return Scalar(place, None, broken=True)
+        if not used:
+            return Scalar(place, text)
+        self._used.update(used)
+        self._used[text] = written
+        return Scalar(place, text, written=written)
+
+    def _place(self, node: yaml.Node) -> str:
+        return f"{self._name}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
