@@ -1,4 +1,4 @@
-"""Help that fits a screen, and nothing slow imported for it."""
+"""Help fits on a screen, and imports no slow library."""
 
 import subprocess
 import sys
