@@ -112,7 +112,7 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
 
 @pytest.fixture(scope="session")
 def helms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Helm by major version."""
+    """Return Helm by major version."""
     return {version: helm.fetch(version, tmp_path_factory.mktemp(f"helm{version}")) for version in helm.PACKAGES}
 
 

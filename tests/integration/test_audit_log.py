@@ -18,7 +18,7 @@ from gateway.demo.nfs import NfsServer
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
 from tests.support.audit_lines import Line, lines
-from tests.support.clients import connect, connect_unix, echo, is_reset, read_nfs, turned_away
+from tests.support.clients import connect, connect_unix, echo, is_refused, is_reset, read_nfs
 from tests.support.configs import CHECK, ssh_tunnel
 from tests.support.gateway_process import Gateway, command
 from tests.support.requirements import need
@@ -32,7 +32,7 @@ def wait_for(gateway: Gateway, path: Path, event: str, count: int = 1, **fields:
 
 
 def exchange(port: int, count: int = 1) -> None:
-    """Clients that are served, one after another."""
+    """Exchange data with `count` clients, one after another."""
     for _ in range(count):
         with connect(port) as sock:
             assert echo(sock) == b"hello"
@@ -84,7 +84,7 @@ def test_every_connection_is_recorded_with_its_source_target_and_ending(
     (line,) = wait_for(gateway, log, "connection", source="unix")
     assert (line["pid"], line["uid"], line["gid"]) == (os.getpid(), os.getuid(), os.getgid())
     # One client waits until its hold ends, and one disconnects.
-    assert turned_away(dead)
+    assert is_refused(dead)
     (line,) = wait_for(gateway, log, "connection", backend="dead", ending="not_connected")
     assert (line["target"], line["reason"], line["bytes_to_backend"]) == (None, "refused", 0)
     gateway.config.write_text(gateway.config.read_text().replace("hold: 300ms", "hold: 30s"))
@@ -211,9 +211,9 @@ def test_refusals_are_counted_and_write_few_lines(gateway: Gateway, log: Path, e
     gateway.start().wait_up("narrow")
     started = time.monotonic()
     for _ in range(50):
-        assert turned_away(listen)
+        assert is_refused(listen)
     took = time.monotonic() - started
-    assert turned_away(listen, ("127.0.0.3", 0))
+    assert is_refused(listen, ("127.0.0.3", 0))
     gateway.wait(lambda: sum(each["count"] for each in lines(log, "refused")) >= 51)
     found = lines(log, "refused", source="127.0.0.1")
     assert sum(each["count"] for each in found) == 50
@@ -264,7 +264,7 @@ def test_connections_of_workers_are_recorded(
     assert line["bytes_to_backend"] > 100
     assert line["bytes_from_backend"] > 100
     assert line["instance"] == "test"
-    assert turned_away(bulk, ("127.0.0.2", 0))
+    assert is_refused(bulk, ("127.0.0.2", 0))
     wait_for(gateway, log, "refused", backend="bulk", source="127.0.0.2")
     # What a worker that is killed knew is lost, and that is said.
     with connect(bulk) as one, connect(bulk) as two:
@@ -337,7 +337,7 @@ def test_after_a_full_disk_the_log_records_how_many_events_are_missing(
 
 
 def all_accounted(log: Path, connections: int) -> bool:
-    """Each connection is there, or counted as missing."""
+    """Check that each connection is recorded, or counted as missing."""
     missing = sum(int(each["count"]) for each in lines(log, "dropped"))
     return len(lines(log, "connection")) + missing == connections
 

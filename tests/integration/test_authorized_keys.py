@@ -1,4 +1,4 @@
-"""What `render authorized-keys` prints, against a real sshd that would permit everything."""
+"""The output of `render authorized-keys` on a real sshd that permits everything else."""
 
 import contextlib
 import itertools
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 
 
 class Permissive:
-    """An sshd that forbids nothing by itself, and a client with one key."""
+    """An sshd without restrictions of its own, and a client with one key."""
 
     def __init__(self, folder: Path) -> None:
         self.bastion = Bastion(folder)
@@ -37,13 +37,13 @@ class Permissive:
         sockets.chmod(0o777)
 
     def authorize(self, rendered: str) -> None:
-        """Let the key in as it was rendered; empty: without restrictions."""
+        """Authorize the key with the rendered line; empty: without restrictions."""
         public = self.bastion.client_key.with_suffix(".pub").read_text()
         (self.bastion.folder / "authorized_keys").write_text(rendered or public)
 
     @contextlib.contextmanager
     def settings(self, rendered: str) -> Iterator[None]:
-        """Put the lines for sshd_config, which are comments in what was rendered, at its end for a while."""
+        """Append the rendered lines for sshd_config during the block."""
         config = self.bastion.folder / "sshd_config"
         before = config.read_text()
         lines = [line.removeprefix("#   ") for line in rendered.splitlines() if line.startswith("#   ")]
@@ -103,7 +103,7 @@ def server(server_folder: Path) -> Iterator[Permissive]:
 
 
 def listens(server: Permissive, *where: str) -> bool:
-    """Whether a client gets a listener on the server."""
+    """Return whether a client gets a listener on the server."""
     options = ("-N", "-v", "-o", "ExitOnForwardFailure=yes", *where)
     with subprocess.Popen(server.command(server.plain_user, options), stderr=subprocess.PIPE) as client:
         assert client.stderr is not None
@@ -143,7 +143,7 @@ def test_the_rendered_settings_forbid_listeners_on_unix_sockets(server: Permissi
     names = itertools.count()
 
     def wanted() -> tuple[str, str]:
-        """A listener on a fresh path: sshd leaves the file, and then binds there no more."""
+        """Return a listener on a new path: sshd does not remove the file, and cannot bind there again."""
         return "-R", f"{server.bastion.folder}/agent/{next(names)}:127.0.0.1:{echo_port}"
 
     rendered = server.rendered(f"127.0.0.1:{echo_port}", user=server.plain_user)

@@ -38,12 +38,12 @@ CANCEL = (80877102).to_bytes(4, "big")
 
 
 def plain(session: "psycopg.Connection[Any]") -> None:
-    """PQcancel: always in the clear, and the request comes first."""
+    """Cancel with PQcancel, which never uses TLS."""
     session.cancel()
 
 
 def negotiated(session: "psycopg.Connection[Any]") -> None:
-    """PQcancelStart, of libpq 17: asks for TLS first, as the session did."""
+    """Cancel with PQcancelStart of libpq 17, which requests TLS if the session did."""
     session.cancel_safe(timeout=20)
 
 
@@ -63,7 +63,7 @@ def pair(folder: Path, first: dict[str, str], second: dict[str, str]) -> Iterato
 
 @pytest.fixture(scope="module")
 def servers(server_folder: Path) -> Iterator[tuple[Postgres, Postgres]]:
-    """Two that know the same user."""
+    """Run two servers with the same user."""
     yield from pair(server_folder / "cancel", {"ssl": "off"}, {"ssl": "off"})
 
 
@@ -407,14 +407,14 @@ async def reached(path: str, bastion: Bastion) -> Any:
 
 
 class Endless(PostgresLoginTap):
-    """Never has seen enough."""
+    """A tap that is never finished."""
 
     finished = property(lambda _: False, lambda *_: None)
 
 
 @contextlib.asynccontextmanager
 async def joined(link: Link, server: Postgres, latency: Histogram, tap: PostgresLoginTap) -> Any:
-    """A session whose login is over, and its relay."""
+    """Open a session, and wait for its login; yield it and its relay."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         opening = asyncio.ensure_future(asyncio.to_thread(connect, server, listener.getsockname()[1]))

@@ -1,4 +1,4 @@
-"""The chart, by real Helm 3 and 4: lint, render, Kubernetes' schemas, the restricted profile, our own reader."""
+"""The chart with Helm 3 and 4: lint, rendering, schemas of Kubernetes, the restricted profile, our parser."""
 
 import json
 import os
@@ -31,7 +31,7 @@ KUBERNETES = [f"1.{minor}" for minor in range(29, 38)]
 
 
 def families_of_nothing() -> list[Any]:
-    """Every metric that the gateway exports, those of every kind included."""
+    """Return every metric that the gateway exports, including those of every kind."""
     facts = [fact for kinds in (backends.KINDS, tunnels.KINDS) for kind in kinds.values() for fact in kind.facts]
     view = ServiceView("", "", "", 0.0, False, False, True, 0.0, "", [], [], Histogram())
     return [*families(view), *fact_families(facts).values()]
@@ -83,7 +83,7 @@ def test_every_object_matches_the_schemas_of_kubernetes(version: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_pods_meet_the_restricted_profile(case: str) -> None:
-    """https://kubernetes.io/docs/concepts/security/pod-security-standards/, but for what each mode is there for."""
+    """See https://kubernetes.io/docs/concepts/security/pod-security-standards/; each mode has its own exceptions."""
     for kind, pod in pods((GOLDEN / f"{case}.yaml").read_text()):
         vpn = case == "vpn" and kind == "Deployment"
         assert not pod.get("hostNetwork") or kind == "DaemonSet"
@@ -330,7 +330,7 @@ def test_an_ops_port_with_a_service_appears_once(helms: dict[str, Path]) -> None
 
 
 def test_two_gateways_of_one_release_have_different_names(helms: dict[str, Path], tmp_path: Path) -> None:
-    """As where databases, NFS and a VPN each have their own."""
+    """For example one release for databases, one for NFS and one for a VPN."""
     umbrella = tmp_path / "umbrella"
     umbrella.mkdir()
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]

@@ -1,4 +1,4 @@
-"""What a check's login gives away: nothing to a server that is not verified, whichever way it asks."""
+"""What the login of a check reveals: an unverified server never learns the password."""
 
 import asyncio
 import contextlib
@@ -62,7 +62,7 @@ def checking(password: str, tls: TlsOptions | None = None, key: Path | None = No
 
 @contextlib.contextmanager
 def playing(script: Callable[[MysqlEnd], None]) -> Iterator[tuple[int, list[bytes]]]:
-    """A server that plays `script`; gives its port, and what it has heard."""
+    """Run a server that follows `script`; yield its port, and the packets that it received."""
     heard: list[bytes] = []
 
     def play(client: socket.socket) -> None:
@@ -79,7 +79,7 @@ def playing(script: Callable[[MysqlEnd], None]) -> Iterator[tuple[int, list[byte
 
 
 def over_tls(authority: certificates.Issued, script: Callable[[MysqlEnd], None]) -> Callable[[MysqlEnd], None]:
-    """The same script, on a connection with TLS."""
+    """Return the same script on a connection with TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority.certificate, authority.key)
 
@@ -284,7 +284,7 @@ async def test_clients_are_served_while_the_checks_own_login_fails(
 
 @pytest.fixture(scope="module")
 def many_ways(server_folder: Path) -> Iterator[tuple[postgres.Postgres, certificates.Issued]]:
-    """A server with TLS, whose users log in in several ways."""
+    """A server with TLS, with users of several authentication methods."""
     need(postgres.available(), "postgres (package postgresql)")
     authority = certificates.issue(server_folder / "logins-tls", owner="postgres")
     files = {"ssl": "on", "ssl_cert_file": str(authority.certificate), "ssl_key_file": str(authority.key)}
@@ -339,7 +339,7 @@ async def test_a_postgres_that_asks_for_no_password_is_unauthenticated(
 
 @contextlib.contextmanager
 def in_between(server: postgres.Postgres, authority: certificates.Issued) -> Iterator[int]:
-    """A relay with a certificate of its own between a client and a server; gives its port."""
+    """Run a relay with its own certificate between a client and a server; yield its port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority.certificate, authority.key)
 

@@ -161,7 +161,7 @@ def test_requests_during_shutdown_start_nothing(gateway: Gateway) -> None:
 
 
 def _minds_signals(pid: int) -> bool:
-    """Whether the process has said what it does when it is to stop."""
+    """Return whether the process has installed its signal handlers."""
     found = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return found is not None and bool(int(found[1], 16) >> signal.SIGTERM - 1 & 1)
 

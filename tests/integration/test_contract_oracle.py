@@ -1,4 +1,4 @@
-"""The contract's tests find what they are there for: a simple relay passes, and with any one fault it does not."""
+"""The tests of the contract detect faults: a simple relay passes, and fails with any single fault."""
 
 import asyncio
 import contextlib
@@ -151,7 +151,7 @@ class SimpleLink:
 
 
 class Simple(Straight):
-    """An adaptor for it.
+    """The adaptor of the simple relay.
 
     Args:
         fault: What its relays do wrong.

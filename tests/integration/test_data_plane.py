@@ -1,4 +1,4 @@
-"""The operator's choice of what carries the channels of an SSH tunnel."""
+"""The choice of the data plane of an SSH tunnel."""
 
 import asyncio
 import os
@@ -36,7 +36,7 @@ def bastion(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
     bastion: Bastion, monkeypatch: pytest.MonkeyPatch, cipher: str
 ) -> None:
-    """Over the same transport, with new keys now and then: only the channels are others."""
+    """The transport is the same, with key exchanges; only the channels differ."""
     monkeypatch.setattr(asyncssh_internals, "REKEY_BYTES", 2 << 20)
     exchanges = 0
     original = ClientConnection.send_newkeys

@@ -173,7 +173,7 @@ def test_only_containers_with_a_label_for_the_backend_are_admitted(site: Site) -
 
 
 def build(engine: Engine, folder: Path, image: str, labels: dict[str, str]) -> None:
-    """An image of busybox with labels."""
+    """Build an image of busybox with labels."""
     folder.mkdir()
     lines = ["FROM busybox", *(f"LABEL {key}={json.dumps(text)}" for key, text in labels.items())]
     (folder / "Dockerfile").write_text("\n".join(lines))
@@ -181,7 +181,7 @@ def build(engine: Engine, folder: Path, image: str, labels: dict[str, str]) -> N
 
 
 def test_labels_of_an_image_admit_no_container(site: Site, tmp_path: Path) -> None:
-    """Its labels neither attach its containers, nor make them consumers or parts of a Compose project."""
+    """Labels of an image do not attach containers, and do not make them consumers or part of a Compose project."""
     ours = {"gateway.enable": "true", "gateway.backends": "orders"}
     shop = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web"}
     build(site.engine, tmp_path / "image", "self-serving", {**ours, **shop, "com.docker.compose.config-hash": "1"})

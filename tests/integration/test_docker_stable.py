@@ -37,7 +37,7 @@ def site(engine: Engine, tmp_path: Path) -> Iterator[Site]:
 
 
 def as_documented(engine: Engine, name: str, *more: str) -> subprocess.CompletedProcess[str]:
-    """Run a block of commands of docs/docker.md as it is there, with words at its end."""
+    """Run a block of commands of docs/docker.md unchanged, with `more` at its end."""
     (block,) = re.findall(rf"<!-- test: {name} -->\n```sh\n(.+?)\n```\n", PAGE.read_text(), re.DOTALL)
     return subprocess.run(
         ["sh", "-ec", f"{block} {' '.join(more)}".rstrip()], env={**os.environ, "DOCKER_HOST": engine.url},
@@ -100,7 +100,7 @@ def test_a_container_reaches_its_backend_immediately_after_its_start(site: Site)
 
 
 def test_startup_is_complete_when_the_backend_names_resolve(site: Site) -> None:
-    """From its first /startupz on, a name resolves; and without an engine, it starts all the same."""
+    """Names resolve when /startupz first succeeds; without an engine, the gateway starts, too."""
     engine = site.engine
     site.write_network("")
     engine.docker("network", "create", "--subnet", "10.92.0.0/24", "--ip-range", "10.92.0.128/25", "apps")

@@ -1,4 +1,4 @@
-"""Kinds that are dropped in: a file for each in a temporary folder, and nothing else knows them."""
+"""Kinds from a folder outside the packages, one file each."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def kinds(tmp_path: Path) -> Path:
 
 
 def extended(kinds: Path) -> dict[str, str]:
-    """The environment of a gateway that has these kinds, too."""
+    """Return the environment of a gateway with these kinds."""
     return {"PYTHONPATH": f"{kinds}:{REPOSITORY}"}
 
 

@@ -1,4 +1,4 @@
-"""Servers that send without end, or a byte at a time: a check is bounded in memory, and over when its deadline is."""
+"""Servers that send endless data or single bytes: a check has bounded memory and ends at its deadline."""
 
 import contextlib
 import socket
@@ -33,7 +33,7 @@ def _status(key: str) -> int:
 
 @contextlib.contextmanager
 def within(most: int) -> Iterator[None]:
-    """The process never has more than `most` bytes resident beyond what it has now."""
+    """Check that the resident memory grows by at most `most` bytes during the block."""
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts at what is resident now: proc(5)
     yield
@@ -57,7 +57,7 @@ def forever(make: Callable[[int], bytes]) -> Script:
 
 
 def then(first: Callable[[socket.socket], None], script: Script) -> Script:
-    """One after the other."""
+    """Run one script after the other."""
 
     def both(client: socket.socket) -> None:
         first(client)
@@ -91,7 +91,7 @@ def after_login(more: Callable[[MysqlEnd], None]) -> Script:
 
 
 def empty_rows(end: MysqlEnd) -> None:
-    """Of many columns, each a byte on the wire."""
+    """Send rows of many columns, each one byte long."""
     names = [f"c{number}" for number in range(240)]
     end.columns(*names)
     while True:
@@ -131,19 +131,19 @@ def queried(client: socket.socket) -> None:
 
 
 def huge(client: socket.socket) -> None:
-    """One message of a gigabyte."""
+    """Send one message of a gigabyte."""
     client.sendall(b"D" + struct.pack("!I", (1 << 30) - 1))
     forever(lambda _: BLOCK)(client)
 
 
 def fragments(client: socket.socket) -> None:
-    """A record of RPC whose last fragment never comes (RFC 5531, section 11)."""
+    """Send an RPC record without a last fragment (RFC 5531, section 11)."""
     client.recv(4096)
     forever(lambda _: struct.pack("!I", len(BLOCK)) + BLOCK)(client)
 
 
 def attributes(client: socket.socket) -> None:
-    """An answer with a bitmap of eight million attributes."""
+    """Send a reply with a bitmap of eight million attributes."""
     head = struct.pack("!IIIIII", 1, 0, 0, 0, 0, 0)
     client.settimeout(5)
     while call := client.recv(65536):

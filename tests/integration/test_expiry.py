@@ -24,7 +24,7 @@ LIFETIME = 60
 
 
 class MinuteCa:
-    """An authority that signs the client's key for one minute, of which some may be over."""
+    """An authority that signs the client's key for one minute."""
 
     def __init__(self, folder: Path) -> None:
         make_key(folder / "ca")
@@ -33,7 +33,7 @@ class MinuteCa:
         (self.bastion.folder / "authorized_keys").write_text("")
 
     def sign(self, left: float = LIFETIME) -> float:
-        """Renew the certificate beside the key, in one step; says when it expires."""
+        """Renew the certificate next to the key atomically; return when it expires."""
         end = int(time.time() + left)
         key, beside = self.bastion.client_key, Path(f"{self.bastion.client_key}-cert.pub")
         made = self._ca.generate_user_certificate(
@@ -123,7 +123,7 @@ def test_a_tunnel_whose_certificate_has_expired_is_up_soon_after_it_is_renewed(
 
 
 def serves(session: int, port: int) -> bool:
-    """Whether an sshd process, or one that it started, has a connection to the port."""
+    """Return whether an sshd process, or a child of it, has a connection to the port."""
     listed = subprocess.run(
         ["ss", "-Htnp", f"dport = :{port}"], capture_output=True, text=True, check=True, timeout=10
     )

@@ -16,7 +16,7 @@ import pytest
 
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
-from tests.support.clients import connect, echo, is_reset, turned_away
+from tests.support.clients import connect, echo, is_refused, is_reset
 from tests.support.configs import CHECK, ssh_tunnel
 from tests.support.gateway_process import Gateway
 from tests.support.servers import echoing, serving
@@ -46,11 +46,11 @@ def test_limits_are_enforced_and_counted(gateway: Gateway) -> None:
         gateway.start().wait_up("few", "narrow")
         with connect(few) as one, connect(few) as two:
             assert echo(one) == echo(two) == b"hello"
-            assert turned_away(few)
-        assert turned_away(narrow)
+            assert is_refused(few)
+        assert is_refused(narrow)
         with connect(narrow, ("127.0.0.2", 0)) as inside:
             assert echo(inside) == b"hello"
-        assert turned_away(privileged)
+        assert is_refused(privileged)
         if os.geteuid() == 0:
             for source in range(1000, 700, -1):  # some may still be waiting for the ends of earlier connections
                 with contextlib.suppress(OSError), connect(privileged, ("127.0.0.1", source)) as low:

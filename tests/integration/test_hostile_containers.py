@@ -1,4 +1,4 @@
-"""Containers that a gateway must bear on a real engine: huge labels, links, and a second gateway of its name."""
+"""Unusual containers on a real engine: huge labels, links, and a second gateway of the same name."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Servers whose errors, versions and names hold escape sequences and more: none of it reaches a terminal."""
+"""Servers with escape sequences in errors, versions and names: none of them reaches a terminal."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ LONG = ORDERS + "x" * 30_000
 
 
 def shown(text: str) -> str:
-    """`text`, in which nothing may be left to obey."""
+    """Return `text` after a check that it contains no control characters."""
     assert [each for each in text if each != "\n" and not each.isprintable()] == []
     assert max(map(len, text.splitlines()), default=0) < 5000
     assert not any(line.startswith("BACKEND up") for line in text.splitlines())
@@ -46,7 +46,7 @@ def shown(text: str) -> str:
 
 
 class Hostile(asyncssh.SSHServer):
-    """Opens no channel, and says why."""
+    """Refuses every channel, with a hostile reason."""
 
     def __init__(self, conns: list[asyncssh.SSHServerConnection]) -> None:
         self.conns = conns
@@ -72,7 +72,7 @@ class Hostile(asyncssh.SSHServer):
 
 @asynccontextmanager
 async def hostile_bastion(folder: Path) -> AsyncIterator[str]:
-    """The keys of a tunnel through it, for a user that is to be appended."""
+    """Yield the keys of a tunnel through the hostile server, to which the test appends a user."""
     make_key(folder / "key")
     conns: list[asyncssh.SSHServerConnection] = []
     server = await asyncssh.create_server(
@@ -130,7 +130,7 @@ async def test_control_characters_from_servers_are_not_printed(gateway: Gateway)
 
 
 def look(gateway: Gateway) -> None:
-    """Every command that shows it."""
+    """Return the output of every command that shows the text."""
     gateway.start()
     gateway.wait(lambda: "failing" in gateway.backend("one")["detail"])
     gateway.wait(lambda: "blocking" in gateway.backend("five")["detail"])
@@ -210,7 +210,7 @@ ANSWERS: dict[str, Any] = {
 
 
 class Engine(BaseHTTPRequestHandler):
-    """An engine with a container of a name that no real one would take; it refuses everything else in its words."""
+    """An engine with a container with a hostile name; it refuses everything else with a hostile error."""
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].removeprefix("/v1.48")
@@ -233,7 +233,7 @@ class Engine(BaseHTTPRequestHandler):
 
 
 class EngineServer(ThreadingMixIn, UnixStreamServer):
-    """On a unix socket."""
+    """An engine on a unix socket."""
 
     daemon_threads = True
 

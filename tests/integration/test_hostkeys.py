@@ -1,4 +1,4 @@
-"""Whom an SSH tunnel trusts: several kinds of keys, fingerprints, certificates, names and addresses."""
+"""Host keys that an SSH tunnel trusts: key types, fingerprints, certificates, names and addresses."""
 
 import asyncio
 import base64
@@ -42,7 +42,7 @@ class Counting(DirectLink):
 
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bastion]:
-    """A server with the keys that Debian's has."""
+    """A server with the key types of Debian's sshd."""
     with sshd_with(tmp_path_factory.mktemp("keys") / "usual", *KINDS) as server:
         yield server
 
@@ -75,7 +75,7 @@ async def test_trust_in_any_host_key_of_the_server_is_sufficient(usual: Bastion,
 
 
 async def test_the_key_type_of_a_fingerprint_is_searched_once(usual: Bastion) -> None:
-    """Its kind is not known: the server's keys are asked for one after the other, and the right one is remembered."""
+    """A fingerprint has no key type: the types are requested in turn, and the matching one is remembered."""
     tunnel = SshTunnel(trusting(usual, fingerprint(usual, "ssh-rsa")))
     via = Counting()
     async with tunnel.open(via, lambda *_: None):
@@ -130,7 +130,7 @@ async def test_keys_of_types_that_are_not_accepted_are_reported_before_connectin
 
 
 def certify(server: Bastion, authority: Path, *more: str) -> None:
-    """Sign the server's ed25519 key; it reads the certificate for each connection that comes from now on."""
+    """Sign the server's ed25519 key; the server uses the certificate for new connections."""
     subprocess.run(
         ["ssh-keygen", "-q", "-s", authority, "-I", "host", "-h", "-n", "127.0.0.1", *more,
          server.folder / "ssh-ed25519.pub"],
@@ -140,7 +140,7 @@ def certify(server: Bastion, authority: Path, *more: str) -> None:
 
 @pytest.fixture
 def certified(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bastion]:
-    """A server that has nothing but a certificate; parametrized with arguments for ssh-keygen."""
+    """A server with only a certificate; parametrized with arguments for ssh-keygen."""
     need_sshd()
     folder = tmp_path / "certified"
     folder.mkdir()
@@ -166,7 +166,7 @@ EXPIRED = ["ssh-ed25519", "-V", "20200101:20200201"]
 @pytest.mark.parametrize("certified", [["ssh-ed25519"], EXPIRED], indirect=True, ids=["valid", "expired"])
 @pytest.mark.parametrize("form", ["key", "fingerprint", "known_hosts", "known_hosts and another authority"])
 async def test_a_certificate_is_accepted_if_its_key_is_trusted(certified: Bastion, tmp_path: Path, form: str) -> None:
-    """As OpenSSH takes it: an expired certificate takes nothing away from a key that is trusted by itself."""
+    """As in OpenSSH: a key that is trusted itself stays trusted with an expired certificate."""
     key = public(certified, "ssh-ed25519")
     match form:
         case "key":
@@ -210,7 +210,7 @@ async def test_an_authority_that_signs_with_sha1_is_trusted_only_if_configured(c
 
 
 async def test_an_authority_comes_before_plain_keys(tmp_path: Path) -> None:
-    """A server with both shows its certificate where the authority is known, and its key where that is."""
+    """A server with both shows its certificate if the authority is known, and its key if that is known."""
     make_key(tmp_path / "authority")
     server = Bastion(tmp_path / "both", host_ca=tmp_path / "authority").start()
     try:
@@ -234,7 +234,7 @@ async def test_an_authority_comes_before_plain_keys(tmp_path: Path) -> None:
 async def test_a_key_listed_for_an_address_is_not_trusted_for_a_name_of_that_address(
     usual: Bastion, where: str
 ) -> None:
-    """As OpenSSH without CheckHostIP: whoever answers for the name would choose the key."""
+    """As OpenSSH without CheckHostIP: otherwise, the name server would select the key."""
     listed = f"{where.format(port=usual.port)} {public(usual, 'ssh-ed25519')}\n"
     async with opened(trusting(usual, listed=listed)):
         """The address itself is what the line is about."""
@@ -314,7 +314,7 @@ async def listening(bastion: Bastion, key: asyncssh.SSHKey) -> asyncssh.SSHAccep
 async def test_a_server_that_signs_with_another_algorithm_than_agreed_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SHA-1 is not brought back by a server that says rsa-sha2-512 and signs with ssh-rsa (RFC 8332, 3)."""
+    """A server that agrees on rsa-sha2-512 and signs with ssh-rsa does not bring back SHA-1 (RFC 8332, 3)."""
     key = asyncssh.generate_private_key("ssh-rsa")
     bastion = Bastion(tmp_path / "bastion", embedded=True)
     server = await listening(bastion, key)

@@ -1,4 +1,4 @@
-"""The image, built from a Debian made on the spot, and the Compose and Swarm examples with it, on a real engine."""
+"""The image, built from a Debian base made by the test, and the Compose and Swarm examples, on a real engine."""
 
 import contextlib
 import datetime as dt
@@ -100,7 +100,7 @@ class Yard:
     """For servers that run as users of their own."""
 
     def compose(self, example: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        """docker compose on a copy of an example."""
+        """Run docker compose on a copy of an example."""
         return subprocess.run(
             ["docker", "-H", self.engine.url, "compose", *self.files(example), *arguments],
             cwd=self.folder / example, env={**os.environ, **self.variables(example)}, capture_output=True, text=True,
@@ -108,7 +108,7 @@ class Yard:
         )  # fmt: skip
 
     def files(self, example: str) -> list[str]:
-        """What an app's image would bring along: here it is Python, of the gateway's own image."""
+        """Return the files of the image of an app: Python from the gateway's own image."""
         override = self.folder / example / "override.json"
         app = {
             "image": "gateway", "entrypoint": ["python3", "-c", "import time; time.sleep(9999)"], "command": [],
@@ -123,7 +123,7 @@ class Yard:
         return ["-f", "compose.yaml", "-f", str(override)] if services else ["-f", "compose.yaml"]
 
     def prepare(self, example: str) -> None:
-        """A copy with secrets in it."""
+        """Copy an example, and add secrets."""
         shutil.copytree(COMPOSE / example, self.folder / example, dirs_exist_ok=True)
         secrets = self.folder / example / "secrets"
         secrets.mkdir(exist_ok=True)
@@ -138,7 +138,7 @@ class Yard:
 
     @staticmethod
     def user(example: str) -> int:
-        """Whom the gateway runs as: the image's user, or, as the README of the examples says, one's own."""
+        """Return the user of the gateway: that of the image, or the one in the README of the examples."""
         return 10001 if example in ("shared", "swarm") else 4321
 
     def variables(self, example: str) -> dict[str, str]:
@@ -154,7 +154,7 @@ class Yard:
 
 
 def build(engine: Engine) -> tuple[str, ...]:
-    """The command that builds an image."""
+    """Return the command that builds an image."""
     base, epoch = "BASE=debian-base", f"SOURCE_DATE_EPOCH={EPOCH}"
     return ("docker", "-H", engine.url, "build", "-q", "--build-arg", base, "--build-arg", epoch)
 
@@ -211,7 +211,7 @@ def test_the_image_is_small_and_has_no_shell(yard: Yard, record_property: Record
 
 
 def sbom(yard: Yard, image: str) -> dict[str, dict[str, Any]]:
-    """The components by name."""
+    """Return the components by name."""
     show = "print(open('/opt/gateway/sbom.cdx.json').read())"
     text = yard.engine.docker("run", "--rm", "--entrypoint", "/opt/gateway/bin/python3", image, "-c", show).stdout
     return {each["name"]: each for each in json.loads(text)["components"]}
@@ -435,7 +435,7 @@ def test_an_app_with_the_gateway_beside_it(yard: Yard, up: str) -> None:
 
 @pytest.mark.parametrize("up", ["sidecar"], indirect=True)
 def test_a_stop_under_load_interrupts_no_query(yard: Yard, up: str) -> None:
-    """TERM while a client asks again and again, and goes on for longer than `shutdown.delay`: no query fails."""
+    """On TERM, a client that repeats queries for longer than `shutdown.delay` gets every response."""
     command = [
         "docker",
         "-H",
@@ -511,7 +511,7 @@ def test_apps_with_labels_on_one_engine(yard: Yard, up: str) -> None:
     engine = yard.engine
 
     def at_once() -> subprocess.CompletedProcess[str]:
-        """A query as the first thing that a new container of the app does."""
+        """Run a query immediately after the start of a new container of the app."""
         return yard.compose(up, "run", "--rm", "-T", "--no-deps", "--entrypoint", "python3", "app", "-c", QUERY)
 
     def address() -> str:
@@ -580,7 +580,7 @@ def test_apps_with_labels_on_a_swarm(yard: Yard) -> None:
 
 
 def query(yard: Yard, *options: str) -> subprocess.CompletedProcess[str]:
-    """A query of a new container on the network `apps` of the examples."""
+    """Run a query in a new container on the network `apps` of the examples."""
     environment = {"DB_HOST": "orders", "DB_PORT": "3306", "DB_PASSWORD": yard.mariadb.password}
     given = [f"--env={name}={value}" for name, value in environment.items()]
     return yard.engine.docker(
@@ -651,7 +651,7 @@ compose logs gateway
 
 
 def test_a_swarm_with_a_gateway_on_every_node(yard: Yard, swarm: tuple[Engine, Engine]) -> None:
-    """Two nodes: the servers are beyond both, and an app on either asks by name."""
+    """The servers are outside both nodes, and an app on each node queries by name."""
     yard.prepare("swarm")
     folder = yard.folder / "swarm"
     manager, _ = swarm
@@ -735,7 +735,7 @@ def kube_config(yard: Yard) -> dict[str, Any]:
 
 
 def kube_secret(yard: Yard, name: str) -> dict[str, Any]:
-    """The files that the configuration names."""
+    """Return the files that the configuration names."""
     files = {
         "tunnel_key": yard.bastion.client_key.read_text(), "orders_check": yard.mariadb.check_password,
         "known_hosts": yard.bastion.known_hosts.read_text().replace("127.0.0.1", REMOTE),
@@ -744,7 +744,7 @@ def kube_secret(yard: Yard, name: str) -> dict[str, Any]:
 
 
 def serves(yard: Yard, pods: Podman, name: str) -> None:
-    """The pod's probes pass, asked as a kubelet asks and as Podman does, and a query goes through it."""
+    """Check that the probes of the pod pass, as for a kubelet and for Podman, and that a query works."""
     networks = pods.inspect(
         pods.podman("pod", "inspect", f"{name}-pod", "-f", "{{.InfraContainerID}}").stdout.strip()
     )

@@ -1,4 +1,4 @@
-"""The link against SSH servers of several makes and settings; docs/interop.md has the table, which is checked here.
+"""The link with several SSH servers and settings; compares the table in docs/interop.md with the results.
 
 `INTEROP_TABLE=1 pytest tests/integration/test_interop.py` measures three times instead of once, beside `ssh -L`, and
 writes the table.
@@ -84,7 +84,7 @@ MEASURED: dict[str, dict[str, str]] = {}
 
 
 def documented() -> dict[str, dict[str, str]]:
-    """The table of the page, by its first column."""
+    """Return the table of the page, by its first column."""
     lines = [line for line in PAGE.read_text().splitlines() if line.startswith("|")]
     head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert tuple(head) == COLUMNS
@@ -92,7 +92,7 @@ def documented() -> dict[str, dict[str, str]]:
 
 
 def note(row: Row, **cells: str) -> None:
-    """Keep what was found, by `COLUMNS`' names; the page says the same where that does not depend on the machine."""
+    """Record results by the names in `COLUMNS`; compare those that do not depend on the machine with the page."""
     MEASURED.setdefault(row.name, {"server": row.name}).update(cells)
     if not WRITING:
         page = documented()[row.name]
@@ -107,7 +107,7 @@ def test_the_page_has_exactly_the_tested_rows() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def table() -> Iterator[None]:
-    """Write the table, where that is asked for; a row that failed has gaps."""
+    """Write the table if requested; a failed row has gaps."""
     yield
     if WRITING:
         text = PAGE.read_text()
@@ -119,7 +119,7 @@ def table() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of the backend, a process of its own."""
+    """The port of the backend, which is a separate process."""
     port = free_port()
     process = Process([sys.executable, str(TRAFFIC), "serve", str(port)], tmp_path_factory.mktemp("traffic") / "log")
     process.start(port)
@@ -150,7 +150,7 @@ def peer(row: Row, tmp_path: Path) -> Iterator[Peer]:
 
 @contextlib.asynccontextmanager
 async def forwarding(link: SshLink, to: int) -> AsyncIterator[int]:
-    """A listener whose clients are joined to the link; gives its port."""
+    """Run a listener that joins its clients to the link; yield its port."""
     loop = asyncio.get_running_loop()
     joining: set[asyncio.Task[None]] = set()
 
@@ -196,7 +196,7 @@ async def clients(*arguments: object) -> AsyncIterator[asyncio.subprocess.Proces
 
 
 async def run(*arguments: object) -> str:
-    """Let clients do all they want; gives what they say."""
+    """Run clients until they end; return their output."""
     async with clients(*arguments) as process:
         said, _ = await process.communicate()
         assert process.returncode == 0, arguments
@@ -205,7 +205,7 @@ async def run(*arguments: object) -> str:
 
 @pytest.fixture
 def exchanges(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Counts the key exchanges after a connection's first, by who asked for them."""
+    """Counts the key exchanges after the first one of a connection, by their initiator."""
     asked = {"us": 0, "them": 0}
     ours: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
     answered: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
@@ -231,7 +231,7 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 def through_ssh(peer: Peer, cipher: str, backend: int, folder: Path) -> float:
-    """Seconds that 200 MB both ways take through `ssh -L` with this cipher."""
+    """Return the seconds for 200 MB in both directions through `ssh -L` with this cipher."""
     need(find("ssh") is not None, "ssh (package openssh-client)")
     port = free_port()
     ssh = Process(

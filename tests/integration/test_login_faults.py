@@ -1,4 +1,4 @@
-"""A login that fails or is given up, at whatever point, leaves nothing behind."""
+"""A login that fails or is cancelled at any point leaks nothing."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 
 
 class Struck:
-    """Awaits a coroutine, and lets something happen where it waits for the n-th time.
+    """Awaits a coroutine, and injects an event at its n-th suspension.
 
     Args:
         inner: The coroutine.
@@ -90,7 +90,7 @@ def agent(server: Bastion) -> Iterator[Path]:
 
 
 def open_things() -> tuple[int, int, int, int]:
-    """Descriptors, relay handlers, asyncio's files in the selector, and tasks."""
+    """Return the descriptors, relay handlers, files in asyncio's selector, and tasks."""
     selector: Any = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
     return (
         len(list(Path("/proc/self/fd").iterdir())),

@@ -1,4 +1,4 @@
-"""Names with two meanings, explanations and visibility on a real engine, with the gateway in a container of it."""
+"""Ambiguous names and explanations on a real engine, with the gateway in a container."""
 
 import json
 import subprocess
@@ -55,7 +55,7 @@ def log_of(site: Site) -> str:
 
 
 def shop(site: Site) -> None:
-    """A Compose project with a service `orders` of its own, and an app that opted in."""
+    """Create a Compose project with its own service `orders`, and an app that opted in."""
     compose = site.folder / "compose.yaml"
     program = SAYING.format(words="the-shops-own", seconds=0)
     volumes = [f"{path}:{path}:ro" for path in site.engine.python()]

@@ -1,4 +1,4 @@
-"""The data plane against real servers: the same bytes as asyncssh's channels, whatever happens meanwhile."""
+"""The native data plane with real servers: it carries the same bytes as asyncssh's channels."""
 
 import asyncio
 import contextlib
@@ -57,7 +57,7 @@ def plane(link: SshLink) -> str:
 
 
 async def exchange(link: SshLink, port: int, forth: list[bytes], *, end_first: bool) -> bytes:
-    """Send `forth` through an echo; gives what came back. `end_first`: half-close before reading anything."""
+    """Send `forth` to an echo server; return the response. `end_first`: half-close before reading."""
     loop = asyncio.get_running_loop()
     sock = await link.socket(Endpoint("127.0.0.1", port))
     got = bytearray()
@@ -325,7 +325,7 @@ async def test_data_arrives_even_if_the_close_precedes_the_join_of_the_client(tm
 async def test_data_from_a_client_after_the_backend_has_closed_disturbs_no_other_channel(
     bastions: dict[str, Bastion],
 ) -> None:
-    """The backend closes while its answer is still held for a slow client, which goes on sending."""
+    """The backend closes while its response is buffered for a slow client, which continues to send."""
     payload = os.urandom(1 << 20)
 
     def answer_and_close(client: socket.socket) -> None:
@@ -404,7 +404,7 @@ async def test_a_connection_that_fails_during_uploads_is_noticed(bastions: dict[
 
 
 async def test_a_modified_packet_closes_the_connection(bastions: dict[str, Bastion], tmp_path: Path) -> None:
-    """A bit flipped between us and the server: the tag does not fit, and nothing of it reaches the client."""
+    """A bit is flipped on the path: the tag does not match, and no byte of the packet reaches the client."""
     loop = asyncio.get_running_loop()
     flip = asyncio.Event()
     port = bastions["openssh"].port
@@ -448,7 +448,7 @@ KINDS_OF_PACKET = st.sampled_from([90, 91, 92, 93, 94, 95, 96, 97, 98, 99, 100, 
 def test_any_sequence_of_authentic_packets_is_handled(
     bastions: dict[str, Bastion], packets: list[tuple[int, int, bytes]]
 ) -> None:
-    """A peer that has the keys and sends what it likes: its connection may end, a clean end or an error, and no more.
+    """A peer with the keys sends anything: at most, its connection ends cleanly or with an error.
 
     The native data plane decrypts the packets as if the peer had sent them; another connection stays unaffected.
     """
@@ -498,7 +498,7 @@ def test_any_sequence_of_authentic_packets_is_handled(
 async def test_garbage_instead_of_packets_closes_only_the_connection(
     bastions: dict[str, Bastion],
 ) -> None:
-    """Random bytes on the socket after login, in many lengths: an ended connection each time, and nothing else."""
+    """Random bytes of many lengths on the socket after the login only close the connection."""
     rng = random.Random(7)
     for size in (1, 3, 4, 19, 20, 36, 100, 5000, 600_000):
         async with opened(options(bastions["openssh"], keepalive=PATIENT)) as link:

@@ -1,4 +1,4 @@
-"""What one SSH connection may make this process hold: bytes for slow clients, answers a peer does not read."""
+"""Limits of what one SSH connection makes this process hold: bytes for slow clients, replies to the peer."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def clients() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
-    """Make TCP connections on loopback: the client's end, which reads little at a time, and the gateway's."""
+    """Create TCP connections on loopback: the client's end with a small buffer, and the gateway's end."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
 
@@ -51,7 +51,7 @@ def clients() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
 
 @pytest.fixture
 def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """When keys were exchanged, in `time.monotonic()`."""
+    """The times of key exchanges, by `time.monotonic()`."""
     seen: list[float] = []
     original = asyncssh_internals.ClientConnection.send_newkeys
 
@@ -120,7 +120,7 @@ async def test_replies_to_a_peer_that_does_not_read_are_bounded(tmp_path: Path, 
 
 
 async def test_replies_queued_during_a_key_exchange_are_bounded(tmp_path: Path) -> None:
-    """What waits can only leave once the peer has sent its keys; one that asks on instead is cut off."""
+    """Replies wait until the peer has sent its keys; a peer that sends requests instead is disconnected."""
     async with attacked(tmp_path, lambda *_: None) as link:
         conn = link._connections[0]._conn
         assert isinstance(conn, asyncssh_internals.ClientConnection)

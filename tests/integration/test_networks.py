@@ -1,4 +1,4 @@
-"""What labelling a container changes: nothing but the backends that it reaches. Two real engines in namespaces.
+"""Labelling a container changes only the backends that it reaches. Uses two real engines in namespaces.
 
 Docker 26.1 has no gateway priority (API 1.48), so that part is tested against an engine in memory:
 tests/unit/docker/test_networks.py.
@@ -32,7 +32,7 @@ PER_PROJECT = "{apps: {per: project}}"
 
 
 def serve_dns(sock: socket.socket, stop: threading.Event) -> None:
-    """Answer every question with the server's address, or with nothing where it is not for an IPv4 address."""
+    """Answer every IPv4 query with the server's address, and others with an empty response."""
     sock.settimeout(0.2)
     while not stop.is_set():
         with contextlib.suppress(TimeoutError):
@@ -46,7 +46,7 @@ def serve_dns(sock: socket.socket, stop: threading.Event) -> None:
 
 @contextlib.contextmanager
 def outside(words: Path) -> Iterator[None]:
-    """A web server and a name server between the engines."""
+    """Run a web server and a name server between the engines."""
     (words / "name").write_text("outside")
     stop = threading.Event()
     with inside(MIDDLE):
@@ -79,13 +79,13 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, 
 
 @pytest.fixture
 def engine(engines: tuple[Engine, Engine]) -> Iterator[Engine]:
-    """The first, alone and empty again afterwards."""
+    """The first engine, emptied after the test."""
     yield engines[0]
     engines[0].remove_all()
 
 
 class Networks(Site):
-    """A gateway with the networks that a test is about."""
+    """A gateway with configured networks."""
 
     networks = PER_PROJECT
 
@@ -107,7 +107,7 @@ class Networks(Site):
         assert self.client.post("/-/reload")[0] == 200
 
     def warnings(self) -> list[str]:
-        """Those that are not about the gateway's address, which test_docker_stable.py is about."""
+        """Return the warnings except those about the gateway's address."""
         return [each for each in self.get("/api/v1/status")["docker"]["warnings"] if "--ip-range" not in each]
 
     def names(self) -> set[str]:
@@ -137,7 +137,7 @@ def create_networks(engine: Engine) -> None:
 
 
 def deploy(engine: Engine, *options: str) -> None:
-    """Every container, again with these options."""
+    """Recreate every container with these options."""
     engine.docker("rm", "-f", *APPS, check=False)
     for name, (project, network, address) in APPS.items():
         published = ("-p", "18080:8080") if name == "shop-web" else ()
@@ -149,7 +149,7 @@ def deploy(engine: Engine, *options: str) -> None:
 
 
 def addresses(engine: Engine, name: str) -> dict[str, str]:
-    """A container's addresses by network."""
+    """Return a container's addresses by network."""
     networks = engine.inspect(name)["NetworkSettings"]["Networks"]
     return {network: each["IPAddress"] for network, each in networks.items()}
 
@@ -167,14 +167,14 @@ def answers(engine: Engine, container: str, targets: set[str]) -> dict[str, str]
 
 
 def everywhere(containers: Mapping[str, Engine], targets: set[str]) -> dict[str, dict[str, str]]:
-    """Who answers each of these containers."""
+    """Return what answers each of these containers."""
     with ThreadPoolExecutor() as pool:
         found = pool.map(lambda each: answers(containers[each], each, targets), containers)
         return dict(zip(containers, found, strict=True))
 
 
 def routes(engine: Engine, container: str) -> dict[str, set[str]]:
-    """Default routes, and the others without the addresses and numbers that change at each start."""
+    """Return the default routes, and the other routes without values that change at each start."""
     reported = [
         line.split(" metric")[0].split(" src")[0].strip()
         for family in ("-4", "-6")
@@ -185,7 +185,7 @@ def routes(engine: Engine, container: str) -> dict[str, set[str]]:
 
 
 class Seen:
-    """What containers reach, and how: at one moment."""
+    """A snapshot of what containers reach, and how."""
 
     def __init__(self, engine: Engine, containers: tuple[str, ...] = (*APPS, "gateway")) -> None:
         self.routes = {each: routes(engine, each) for each in containers}
@@ -254,7 +254,7 @@ def test_labelling_a_container_changes_only_its_access_to_the_backend(site: Netw
 
 @pytest.fixture
 def skips_iptables(engine: Engine) -> Iterator[None]:
-    """Packets within a bridge skip iptables, as they do where nothing has loaded br_netfilter."""
+    """Let bridged packets skip iptables, as without br_netfilter."""
     setting = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
     with inside(engine.namespace):
         before = setting.read_text()
@@ -270,7 +270,7 @@ SENDING = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendt
 @pytest.mark.usefixtures("skips_iptables")
 @pytest.mark.parametrize("forwards", [True, False])
 def test_a_gateway_without_ip_forwarding_routes_nothing(site: Networks, forwards: bool) -> None:
-    """With forwarding, and where bridged packets skip iptables, packets leave through it; no answer comes back."""
+    """With IP forwarding and without br_netfilter, packets leave through the gateway, but no reply returns."""
     engine = site.engine
     site.begin(PER_PROJECT, "--sysctl", f"net.ipv4.ip_forward={forwards:d}")
     engine.docker("network", "create", "--internal", "inner")
@@ -527,7 +527,7 @@ STACKS = {"shop": "", "blog": "front", "vault": "back"}
 
 
 def task(engine: Engine, stack: str, network: str | None = None) -> str:
-    """The ID of the running task of a stack on a node, on a network; empty: there is none."""
+    """Return the container ID of the running task of a stack on a node and network; empty: none."""
     on = ("--filter", f"network={network}") if network else ()
     running = ("--filter", "status=running", "--filter", f"name={stack}_web")
     return next(iter(engine.docker("ps", "-q", *running, *on).stdout.split()), "")
@@ -536,6 +536,6 @@ def task(engine: Engine, stack: str, network: str | None = None) -> str:
 def from_tasks(
     tasks: Mapping[tuple[Engine, str], str], targets: set[str]
 ) -> dict[tuple[Engine, str], dict[str, str]]:
-    """Who answers the tasks of a stack on a node."""
+    """Return what answers the tasks of a stack on a node."""
     found = everywhere({name: place[0] for place, name in tasks.items()}, targets)
     return {place: found[name] for place, name in tasks.items()}

@@ -40,7 +40,7 @@ def start(gateway: Gateway, bastion: Bastion, server: NfsServer, check: str, *ar
 
 
 def wait_down(gateway: Gateway, reason: str) -> None:
-    """Down within SOON, beside what this machine is late."""
+    """Check that the backend is down within SOON, apart from the lateness of this machine."""
     with Lateness() as machine:
         took = gateway.wait(lambda: gateway.state("media") == ("down", reason))
     assert took < SOON + machine.sum, gateway.log

@@ -1,4 +1,4 @@
-"""Real kernel mounts through the gateway: what a container's volume goes through."""
+"""Real kernel mounts through the gateway, like those of container volumes."""
 
 import hashlib
 import re
@@ -34,7 +34,7 @@ def server(tmp_path: Path) -> Iterator[NfsServer]:
 
 
 def carriers(port: int) -> set[str]:
-    """The sshd processes that are connected to a port of this host."""
+    """Return the sshd processes that are connected to a port of this host."""
     command = ["ss", "-Htnp", "state", "established", "dport", "=", f":{port}"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
     return set(re.findall(r'"sshd[^"]*",pid=(\d+)', shown))

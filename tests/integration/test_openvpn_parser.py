@@ -1,4 +1,4 @@
-"""What we accept of an OpenVPN client's file, the real OpenVPN reads as we do; and it runs and reads nothing."""
+"""The real OpenVPN parses accepted client files as the gateway does, and runs and reads nothing else."""
 
 import os
 import re
@@ -50,7 +50,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def parse(program: str, authority: Authority) -> Parse:
-    """Gives what OpenVPN says of a file before it would begin; nothing in its environment leads it elsewhere."""
+    """Return a function that gives the output of OpenVPN for a file before it connects."""
 
     def parse(text: str) -> list[str]:
         memory = os.memfd_create("config")
@@ -74,7 +74,7 @@ def parse(program: str, authority: Authority) -> Parse:
 
 
 def settings_of(lines: list[str]) -> list[str]:
-    """The settings, in their order; none: the file is refused."""
+    """Return the settings in order; none: the file is refused."""
     begin = lines.index("Current Parameter Settings:") if "Current Parameter Settings:" in lines else len(lines)
     found = [
         re.sub(r"/dev/fd/\d+", "FILE", line) for line in lines[begin:] if re.match(r"  |Connection profiles", line)
@@ -83,7 +83,7 @@ def settings_of(lines: list[str]) -> list[str]:
 
 
 def check_harmless(got: list[str], plain: list[str]) -> None:
-    """No setting by which code runs, or files are read or written, is another than that of an empty file."""
+    """Check that settings that run code or access files are those of an empty file."""
     for line in settings_of(got):
         if any(mark in line.partition("=")[0] + "=" for mark in _UNSAFE):
             assert line in plain or line.endswith("[INLINE]'"), line
@@ -106,7 +106,7 @@ def test_every_directive_of_openvpn_is_classified(program: str) -> None:
     ],
 )
 def test_directives_that_load_code_are_refused(parse: Parse, text: str) -> None:
-    """The attacks are real: OpenVPN loads the plugin of each of them."""
+    """The attacks work: OpenVPN loads the plugin of each of them."""
     text = f"setenv FORWARD_COMPATIBLE 1\n{text}\n"
     with pytest.raises(AssertionError, match="PLUGIN"):
         parse(text)

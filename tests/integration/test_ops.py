@@ -90,7 +90,7 @@ def test_probes_are_answered_when_traffic_uses_every_descriptor(
 
 @dataclass
 class Guarded:
-    """A gateway with everything that `ops` can ask of its clients."""
+    """A gateway with everything that `ops` can require of clients."""
 
     gateway: Gateway
     folder: Path
@@ -117,7 +117,7 @@ class Guarded:
 def ask(
     port: int, path: str, *, token: str = "", host: str = "localhost", context: ssl.SSLContext | None = None
 ) -> tuple[int, str]:
-    """The status and body of one GET; over TLS, the certificate must be that of localhost."""
+    """Return the status and body of one GET; over TLS, the certificate must be valid for localhost."""
     bearer = f"Authorization: Bearer {token}\r\n" if token else ""
     plain = socket.create_connection(("127.0.0.1", port), timeout=WITHIN)
     with plain, context.wrap_socket(plain, server_hostname="localhost") if context else plain as sock:
@@ -128,7 +128,7 @@ def ask(
 
 
 def write_private(path: Path, text: str, mode: int = 0o600) -> None:
-    """Put a file in place at once, as a mounted Secret changes."""
+    """Replace a file atomically, as a mounted Secret changes."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.write_text(text)
     fresh.chmod(mode)

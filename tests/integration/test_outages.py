@@ -1,4 +1,4 @@
-"""What an outage, a failover or a change costs the clients: seconds, and only those it must."""
+"""The effect of an outage, a failover or a change on clients: seconds, for affected clients only."""
 
 import contextlib
 import itertools
@@ -20,7 +20,7 @@ from gateway.demo.mariadb import MariaDB
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion, make_key
 from tests.soak import abort_budget, chaos, chaos_site
-from tests.support.clients import connect, echo, is_reset, mysql, query_mysql, turned_away
+from tests.support.clients import connect, echo, is_refused, is_reset, mysql, query_mysql
 from tests.support.configs import CHECK, database_check, ssh_tunnel
 from tests.support.files import scratch
 from tests.support.gateway_process import Gateway
@@ -180,7 +180,7 @@ def test_a_reconnect_command_does_not_disable_the_backoff(gateway: Gateway, bast
 
 
 def test_a_killed_gateway_resets_its_clients(gateway: Gateway) -> None:
-    """What the kernel does for a process that is gone must not look like an end."""
+    """The kernel closes the sockets of a killed process; clients must see a reset."""
     with serving(echoing) as port:
         listen = free_port()
         gateway.write(f"""
@@ -382,7 +382,7 @@ def test_ten_failed_targets_of_a_hundred_delay_no_client(gateway: Gateway, basti
 
 
 def test_slow_readers_use_no_more_memory_than_calculated(gateway: Gateway, bastion: Bastion) -> None:
-    """Two MiB each, and what the sockets hold: see `gateway/ssh/flow_control.py`."""
+    """Each holds two MiB, and what the socket buffers hold: see `gateway/ssh/flow_control.py`."""
 
     def flood(client: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -507,7 +507,7 @@ def test_dials_that_a_frozen_connection_completes_later_are_counted(
 
 
 def aborted(server: MariaDB) -> int:
-    """Connections that the server has seen end without a login, since its start."""
+    """Return how many connections of the server ended without a login since its start."""
     with mysql(server, server.port) as connection, connection.cursor() as cursor:
         cursor.execute("SHOW GLOBAL STATUS LIKE 'Aborted_connects'")
         row = cursor.fetchone()
@@ -537,7 +537,7 @@ def test_a_command_releases_held_clients(gateway: Gateway, bastion: Bastion) -> 
             assert (done.returncode, "resets clients" in done.stdout) == (0, True)
             held.settimeout(10)
             assert is_reset(held)
-        assert turned_away(listen)
+        assert is_refused(listen)
         assert gateway.backend("a")["holds_clients"] is False
         assert "clients are not held (gateway fail a --undo)" in gateway.command("status").stdout
         assert gateway.command("fail", "a", "--undo").returncode == 0

@@ -1,4 +1,4 @@
-"""A check whose password a program prints, at real servers."""
+"""Checks with `password_command` on real servers."""
 
 import os
 import signal
@@ -50,7 +50,7 @@ def test_a_changed_password_is_requested_again(
 
 
 def recovered(gateway: Gateway, name: str) -> bool:
-    """Whether a login was refused, and a later one was not."""
+    """Return whether a login was refused, and a later one succeeded."""
     target = gateway.backend(name)["targets"][0]
     return bool(target["failures"].get("auth")) and target["last_success"] == target["last_check"]
 

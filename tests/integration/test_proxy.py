@@ -1,4 +1,4 @@
-"""Proxies: microsocks, tinyproxy, and tinyproxy behind TLS; what they carry, and what they refuse."""
+"""Proxies: microsocks, tinyproxy, and tinyproxy behind TLS."""
 
 import asyncio
 import contextlib
@@ -81,7 +81,7 @@ class Proxy:
             yield self
 
     def _tls(self) -> Process:
-        """HAProxy, which ends TLS and hands on."""
+        """Return HAProxy, which terminates TLS and forwards."""
         need(find("haproxy") is not None, "haproxy (package haproxy)")
         certificate, key = Authority(self.folder / "certificates").issue("127.0.0.1", server=True, host="127.0.0.1")
         both = self.folder / "both.pem"
@@ -94,7 +94,7 @@ class Proxy:
         return Process([find("haproxy") or "", "-db", "-f", str(config)], self.folder / "haproxy.log")
 
     def keys(self, more: str = "") -> str:
-        """Its tunnel, as a flow mapping."""
+        """Return the keys of its tunnel, as a flow mapping."""
         ca = f", ca_file: {self.ca}" if self.scheme == "https" else ""
         return f'{{kind: proxy, url: "{self.scheme}://127.0.0.1:{self.port}"{ca}{more}}}'
 
@@ -292,7 +292,7 @@ def test_a_killed_proxy_resets_its_connections(gateway: Gateway, scheme: str, sh
 
 
 def test_connections_through_tls_end_with_their_client(gateway: Gateway) -> None:
-    """A target that only waits: nothing of a check, or of a client that went away, may stay."""
+    """The target only waits: neither a check nor a closed client may leave a connection."""
     listen = free_port()
     with serving(silent) as port, Proxy(gateway.folder / "proxy", "https").running() as proxy:
         gateway.write(f"""
@@ -375,7 +375,7 @@ async def test_a_response_through_tls_is_complete_or_reset(
 
 
 async def test_a_half_close_costs_no_response_before_tls_13(tmp_path: Path) -> None:
-    """There, who gets close_notify must stop sending (RFC 5246, section 7.2.1)."""
+    """There, the receiver of close_notify must stop sending (RFC 5246, section 7.2.1)."""
     ends: list[str] = []
 
     def answer(client: ssl.SSLSocket) -> None:

@@ -1,4 +1,4 @@
-"""Every reason of the closed list, provoked for real, and the deadline that none may pass."""
+"""Every reason of the closed list with real servers, and the deadline of each probe."""
 
 import asyncio
 import contextlib
@@ -103,7 +103,7 @@ async def test_a_frozen_server_is_a_timeout_and_leaves_no_thread(
 
 
 async def test_a_half_open_path_is_a_timeout_within_the_deadline(shared_postgres: Postgres) -> None:
-    """Packets vanish: nothing is refused, nothing is reset."""
+    """Packets are dropped, without a refusal or a reset."""
     need(shutil.which("iptables") is not None, "iptables, and root to use it")
     rule = ["INPUT", "-i", "lo", "-p", "tcp", "--dport", str(shared_postgres.port), "-j", "DROP"]
     subprocess.run(["iptables", "-w", "-I", *rule], check=True, timeout=10)  # noqa: ASYNC221
@@ -184,7 +184,7 @@ async def test_mysql_with_too_many_connections(shared_mariadb: MariaDB) -> None:
 
 
 async def test_a_mysql_that_has_blocked_this_host_is_reported() -> None:
-    """1129 is what every client of a bastion gets once the server has had enough of aborted handshakes."""
+    """Error 1129: the server has blocked the bastion's address after too many aborted handshakes."""
     message = b"Host '10.0.0.1' is blocked because of many connection errors"
     packet = b"\xff" + (1129).to_bytes(2, "little") + message
     with serving(talking(len(packet).to_bytes(3, "little") + b"\x00" + packet)) as port:
@@ -269,7 +269,7 @@ async def test_postgres_that_is_starting_up() -> None:
 
 
 async def test_postgres_that_hangs_up_after_the_login() -> None:
-    """As pgbouncer does when what is behind it is gone."""
+    """As pgbouncer does when its server is gone."""
     authenticated = b"R" + (8).to_bytes(4, "big") + (0).to_bytes(4, "big")
     ready = b"Z" + (5).to_bytes(4, "big") + b"I"
 

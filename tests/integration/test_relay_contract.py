@@ -213,7 +213,7 @@ CASES: dict[str, tuple[Setup, list[Step]]] = {
 
 
 def possible(kind: str, case: str) -> bool:
-    """Whether everything that happens in it can happen with a relay of this kind."""
+    """Return whether a relay of this kind supports every event of the plan."""
     setup, plan = CASES[case]
     adaptor = KINDS[kind].adaptor
     verbs = {

@@ -52,7 +52,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 async def test_the_upload_of_a_closed_client_reaches_a_backend_that_sends_first(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    """The backend reads only once its own data is taken, although its client takes none of it."""
+    """The backend reads only after its own data is accepted, although the client reads none of it."""
     client, inner = pair
     client.sendall(UPLOAD)
     client.close()
@@ -130,7 +130,7 @@ async def test_a_lost_ssh_connection_under_a_proxy_resets_the_response(
 async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before_tls_13(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What counts is the silence of the far side, not the pause of the client; then close_notify is sent."""
+    """The silence of the far side counts, not the pause of the client; then close_notify is sent."""
     monkeypatch.setattr(tls_bridge, "_SILENCE_TIMEOUT", 0.3)
     monkeypatch.setattr(tls_bridge, "_POLL_INTERVAL", 0.05)
     ends: list[bytes] = []
@@ -165,7 +165,7 @@ async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before
 
 
 async def test_asyncssh_channels_hold_no_data_that_a_close_would_lose(tmp_path: Path) -> None:
-    """A peer that closes while its window is used up has not taken everything: its client must see a reset."""
+    """A peer that closes with an exhausted window has not received everything: the client must see a reset."""
     adaptor = Scripted(tmp_path / "scripted", "asyncssh")
     await adaptor.open()
     try:
@@ -197,7 +197,7 @@ async def test_asyncssh_channels_hold_no_data_that_a_close_would_lose(tmp_path: 
 
 @contextlib.asynccontextmanager
 async def is_reset(sock: socket.socket) -> AsyncIterator[None]:
-    """After the block `sock` is reset, without having sent anything more."""
+    """Check that `sock` is reset after the block, without further data."""
     poller = select.poll()
     poller.register(sock, 0)  # reports a failure only (poll(2))
     assert not poller.poll(0)
@@ -212,7 +212,7 @@ async def is_reset(sock: socket.socket) -> AsyncIterator[None]:
 async def test_a_finished_upload_arrives_although_its_client_does_not_read(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], version: ssl.TLSVersion
 ) -> None:
-    """The answer meets a closed socket, while most of the upload is still on its way."""
+    """The response reaches a closed socket, while most of the upload is in flight."""
     client, inner = pair
     got: list[int] = []
     closed, done = threading.Event(), threading.Event()
@@ -249,7 +249,7 @@ async def test_a_finished_upload_arrives_although_its_client_does_not_read(
 async def test_a_client_with_a_failed_upload_gets_its_response_and_a_reset(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, goes_on: bool
 ) -> None:
-    """What it sends meanwhile is dropped, and does not wait for a far side that takes nothing."""
+    """Data of the client is discarded, and does not wait for a far side that does not read."""
     client, inner = pair
     loop = asyncio.get_running_loop()
     sent = threading.Event()
@@ -287,7 +287,7 @@ async def test_a_client_with_a_failed_upload_gets_its_response_and_a_reset(
 async def test_a_tls_renegotiation_by_the_far_side_loses_no_upload(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    """It is refused, at which this far side gives up: the client sees that."""
+    """The renegotiation is refused, and this far side closes: the client sees a reset."""
     openssl = find("openssl")
     need(openssl is not None, "openssl (package openssl)")
     client, inner = pair
@@ -335,7 +335,7 @@ async def test_a_tls_renegotiation_by_the_far_side_loses_no_upload(
 async def test_a_far_side_that_pauses_is_not_closed(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel would give it up after TCP_USER_TIMEOUT, although it acknowledges every probe."""
+    """The kernel would close the connection after TCP_USER_TIMEOUT, although the peer acknowledges every probe."""
     monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 1500)
     for name, seconds in (("_SCAN_INTERVAL", 0.1), ("_STALLED_AFTER", 0.6), ("_ACK_MARGIN", 0.2)):
         monkeypatch.setattr(stalled_peers, name, seconds)
@@ -364,7 +364,7 @@ async def test_a_far_side_that_pauses_is_not_closed(
 
 
 async def test_little_data_is_buffered_between_a_tunnel_and_a_tls_proxy(tmp_path: Path) -> None:
-    """What a connection of SSH sends last would wait for all of it."""
+    """The last data of an SSH connection would wait for all buffered data."""
     stop = threading.Event()
     window = 64 << 10
 
@@ -390,7 +390,7 @@ async def test_little_data_is_buffered_between_a_tunnel_and_a_tls_proxy(tmp_path
 async def test_asyncssh_channels_reset_the_client_if_an_upload_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A channel that the peer has closed refuses what was just read; its client gets the answer, and a reset."""
+    """A channel that the peer has closed refuses data; the client gets the response, and a reset."""
     adaptor = Scripted(tmp_path / "scripted", "asyncssh")
     await adaptor.open()
     try:

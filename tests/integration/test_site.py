@@ -1,4 +1,4 @@
-"""A whole site: every kind, over one hop, two hops and none, and what happens when a part of it dies."""
+"""A whole site: every kind, over none, one and two hops, and the failure of each part."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""SSH on slow paths: every client gets its share, new keys cost nothing, and a slow reader holds one window."""
+"""SSH on slow paths: fair shares, harmless key exchanges, and one window per slow reader."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ NATIVE, ASYNCSSH = instrumentation.CIPHERS
 
 
 def over(path: SlowLink, bastion: Bastion, **changes: Any) -> SshOptions:
-    """One connection to `bastion` by the slow path."""
+    """Return the options of one connection to `bastion` over the slow path."""
     pin = (bastion.folder / "host_key.pub").read_text().strip()
     plain = options(bastion, port=path.port, known_hosts=(), host_keys=(pin,), connections=Connections(1, 1))
     return replace(plain, **changes)
@@ -57,7 +57,7 @@ async def test_uploads_share_a_full_uplink_evenly_and_queries_are_answered(basti
 async def test_turns_are_short_if_other_relays_wait_on_a_slow_path(
     bastion: Bastion, monkeypatch: pytest.MonkeyPatch, cipher: str
 ) -> None:
-    """Who waits for its turn waits for one packet of each other, and not for all that they have read at once."""
+    """A waiting relay waits for one packet of each other relay, and not for a whole read."""
     uploads = 6
     waiting: dict[Sender, int] = {}
     between: list[int] = []
@@ -94,7 +94,7 @@ async def test_turns_are_short_if_other_relays_wait_on_a_slow_path(
 
 @pytest.mark.parametrize(("who", "cipher"), [("us", NATIVE), ("sshd", NATIVE), ("us", ASYNCSSH)])
 async def test_a_key_exchange_on_a_full_slow_uplink_resets_nothing(tmp_path: Path, who: str, cipher: str) -> None:
-    """What is under way delays them, and must not look like silence."""
+    """Data in flight delays the key exchange, and must not look like silence."""
     need_sshd()
     limit = 1 << 20
     keepalive = Keepalive(interval=Duration(0.5), suspect=Duration(3.0), replace=Duration(1.5), lost=Duration(60.0))
@@ -126,7 +126,7 @@ def flooding(client: socket.socket) -> None:
 
 @pytest.mark.parametrize("cipher", instrumentation.CIPHERS)
 async def test_a_slow_reader_holds_no_more_than_its_window(bastion: Bastion, cipher: str) -> None:
-    """One that reads little by little, so that it is granted more all the time."""
+    """The client reads little by little, so that its window is adjusted all the time."""
     stop = threading.Event()
 
     def read(client: socket.socket) -> None:

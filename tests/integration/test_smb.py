@@ -1,4 +1,4 @@
-"""SMB against Debian's Samba, straight and through the gateway."""
+"""SMB with Debian's Samba, directly and through the gateway."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ SMB_MODULES = ("cifs", "md5", "cmac", "hmac", "sha256", "sha512", "ccm", "gcm", 
 
 @pytest.fixture
 def samba(tmp_path: Path) -> Iterator[int]:
-    """A server with one share for guests; its port."""
+    """The port of a server with one share for guests."""
     need(find("smbd") is not None and find("smbclient") is not None, "smbd and smbclient (packages samba smbclient)")
     server = Samba(tmp_path / "samba").start()
     yield server.port

@@ -135,7 +135,7 @@ async def test_a_pool_that_loses_one_connection_keeps_its_clients_on_the_other(s
 
 
 class Mute(asyncssh.SSHServer):
-    """Lets everybody in, and answers no request for a connection."""
+    """Accepts every login, and does not respond to channel requests."""
 
     async def connection_requested(self, *_: object) -> bool:  # type: ignore[override]
         await asyncio.Event().wait()
@@ -186,7 +186,7 @@ async def test_an_unreadable_known_hosts_is_refused(sshd: Bastion) -> None:
 
 
 async def test_an_invalid_line_of_known_hosts_is_reported(sshd: Bastion) -> None:
-    """It might be the one that revokes a key."""
+    """The line may be one that revokes a key."""
     sshd.known_hosts.write_text(f"# ours\n{sshd.known_hosts.read_text()}garbage\n")
     error = await refused(options(sshd))
     assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
@@ -401,7 +401,7 @@ async def test_prohibited_refused_and_unknown_targets_have_their_reasons(tmp_pat
 
 
 async def test_a_frozen_bastion_costs_a_dial_its_deadline_and_leaks_no_channel(sshd: Bastion) -> None:
-    """asyncssh #823: a channel whose open was given up must be aborted when it comes after all."""
+    """asyncssh #823: a channel with a cancelled open must be aborted when it opens later."""
     with serving(echoing) as port:
         slow = options(sshd, dial_timeout=Duration(1.5), keepalive=PATIENT)
         async with opened(slow) as link:
@@ -429,7 +429,7 @@ async def test_a_frozen_bastion_costs_a_dial_its_deadline_and_leaks_no_channel(s
 
 @pytest.mark.parametrize("cipher", ["chacha20-poly1305@openssh.com", "aes128-gcm@openssh.com"])
 async def test_a_slow_client_gets_all_data_sent_before_the_end(sshd: Bastion, cipher: str) -> None:
-    """asyncssh forgets an end that it could not deliver before the channel is closed."""
+    """asyncssh drops an EOF that it could not deliver before the channel is closed."""
     answer = bytes(range(256)) * 6000
 
     def answering(client: socket.socket) -> None:
@@ -787,7 +787,7 @@ async def test_at_most_four_concurrent_handshakes_per_server(tmp_path: Path) -> 
 
 @contextlib.contextmanager
 def frozen(server: Bastion) -> Iterator[None]:
-    """Stop all of a bastion's processes, the listening one too."""
+    """Stop all processes of a bastion, including the listener."""
     server.freeze()
     try:
         yield
@@ -796,7 +796,7 @@ def frozen(server: Bastion) -> Iterator[None]:
 
 
 def sshd_like(folder: Path, port: int) -> Bastion:
-    """A bastion that only its options are wanted of."""
+    """Return a bastion that is used for its options only."""
     made = Bastion(folder / "bastion")
     made.port = port
     return made
@@ -817,7 +817,7 @@ async def test_a_lost_path_resets_the_client_and_never_ends_it_cleanly(sshd: Bas
 
 
 async def test_ten_thousand_aborted_clients_leak_nothing(sshd: Bastion) -> None:
-    """Clients that reset while their channel opens, as a health checker in a hurry does."""
+    """Clients reset while their channel opens, as an impatient health checker does."""
     before = _descriptors()
     with serving(echoing) as port, socket.create_server(("127.0.0.1", 0), backlog=512) as server:
         server.setblocking(False)

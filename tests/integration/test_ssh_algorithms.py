@@ -1,4 +1,4 @@
-"""The algorithms of an SSH connection: modern by default, old ones by choice, and none that can be cut short."""
+"""The algorithms of an SSH connection: modern by default, old ones by configuration, none open to truncation."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.mark.filterwarnings("ignore:Diffie-Hellman over finite fields")
 async def test_errors_name_the_algorithms_that_an_old_server_lacks(tmp_path: Path) -> None:
-    """Each error names what is missing, what there is instead, and the key that allows it; the last one connects."""
+    """Each error names what is missing, the offer, and the key that permits it; with all keys, the login succeeds."""
     old = {
         "kex": ("KexAlgorithms", "diffie-hellman-group14-sha1", "key exchange"),
         "host_key_algorithms": ("HostKeyAlgorithms", "ssh-rsa", "host key algorithm"),
@@ -76,7 +76,7 @@ class Witness(asyncssh.SSHServer):
 
 @contextlib.asynccontextmanager
 async def without_strict_exchange(folder: Path, patch: pytest.MonkeyPatch, **more: Any) -> AsyncIterator[Bastion]:
-    """asyncssh's server as it was before it knew of strict key exchange."""
+    """Make asyncssh's server behave as before it supported strict key exchange."""
     Witness.logins = 0
     bastion = Bastion(folder, embedded=True)
     patch.setattr(SSHConnection, "_get_extra_kex_algs", lambda _: [])

@@ -21,7 +21,7 @@ MADE = ("mesh", "far", "one-node")
 
 @pytest.fixture(autouse=True)
 def clean(swarm: tuple[Engine, Engine]) -> Iterator[None]:
-    """No test finds what another one made."""
+    """Remove what the test created."""
     yield
     manager = swarm[0]
     if services := manager.docker("service", "ls", "-q").stdout.split():

@@ -1,4 +1,4 @@
-"""The unit of configs/systemd under a real systemd: in a virtual machine, with all of its hardening."""
+"""The unit of configs/systemd with a real systemd in a virtual machine, with its hardening."""
 
 import shutil
 import sys

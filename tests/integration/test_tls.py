@@ -1,4 +1,4 @@
-"""The check's own TLS towards databases: every mode, with an authority made on the spot."""
+"""TLS of checks to databases: every mode, with a new certificate authority."""
 
 import ssl
 from collections.abc import Iterator
@@ -98,7 +98,7 @@ async def test_a_postgres_certificate_is_requested_rarely(
 
 
 def shown(result: CheckResult) -> float | None:
-    """When the certificate expires that the server has shown."""
+    """Return when the certificate of the server expires."""
     certificate = result.probe_result.certificate if result.probe_result else None
     return certificate.expires if certificate else None
 

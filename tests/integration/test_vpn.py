@@ -1,4 +1,4 @@
-"""VPNs: real servers in a namespace, databases and an export behind them, and their failures."""
+"""VPNs: real servers in a namespace with databases and an export, and their failures."""
 
 import contextlib
 import ipaddress
@@ -66,7 +66,7 @@ while True:
 
 @dataclass
 class World:
-    """What is far away."""
+    """The servers in the namespace `far`."""
 
     folder: Path
     authority: Authority
@@ -84,7 +84,7 @@ class World:
 
 @pytest.fixture
 def far(world: World) -> World:
-    """With both servers running, whatever a test before did not come to."""
+    """The world with both servers running, also after a failed test."""
     for vpn in (world.openvpn, world.wireguard):
         if not vpn.process.running:
             vpn.start()
@@ -136,13 +136,13 @@ def world(server_folder: Path) -> Iterator[World]:
 
 
 def tunnel(world: World, kind: str, gateway: Gateway, more: str = "") -> str:
-    """The keys of a tunnel through the server of a kind, as a flow mapping."""
+    """Return the keys of a tunnel of a kind, as a flow mapping."""
     config = world.server(kind).client(gateway.folder / f"{kind}.conf")
     return f"{{kind: {kind}, config: {config}{more}}}"
 
 
 def backends(world: World, gateway: Gateway, via: str, host: str = BEHIND) -> tuple[str, dict[str, int]]:
-    """A backend of each kind that speaks, through `via`."""
+    """Return a backend of each kind with a protocol, through `via`."""
     ports = {name: free_port() for name in ("orders", "reports", "media", "share", "raw")}
     text = f"""
       orders:
@@ -171,13 +171,13 @@ def write(gateway: Gateway, tunnels: str, of_backends: str) -> None:
 
 
 def tcp_backend(world: World, name: str = "orders", via: str = "office") -> str:
-    """A backend that is only connected to."""
+    """Return a TCP backend."""
     target, listen = f"{BEHIND}:{world.mariadb.port}", f"127.0.0.1:{free_port()}"
     return f'{name}: {{kind: tcp, via: {via}, targets: ["{target}"], listen: "{listen}"}}'
 
 
 def mysql_backend(world: World, gateway: Gateway, listen: int) -> str:
-    """A database that is checked every second."""
+    """Return a database backend that is checked every second."""
     check = database_check(world.mariadb, gateway.folder, "interval: 1s, timeout: 1s")
     target = f"{BEHIND}:{world.mariadb.port}"
     keys = f'kind: mysql, via: office, targets: ["{target}"], listen: "127.0.0.1:{listen}", check: {check}'
@@ -185,7 +185,7 @@ def mysql_backend(world: World, gateway: Gateway, listen: int) -> str:
 
 
 def host_network() -> str:
-    """What a VPN client elsewhere changes: routes, rules, devices' addresses, name servers."""
+    """Return what other VPN clients change: routes, rules, addresses of devices, name servers."""
     commands = "ip -4 route show table all; ip -6 route show table all; ip rule; ip -6 rule; cat /etc/resolv.conf"
     # Addresses that a device gives itself come when they come.
     return "".join(line for line in run(commands).splitlines(keepends=True) if "fe80:" not in line)
@@ -218,7 +218,7 @@ def test_every_kind_of_backend_is_reached_and_the_host_stays_as_it_is(
 
 
 def raw(far: World, gateway: Gateway, kind: str, more: str = "") -> int:
-    """Start with one tunnel of a kind and one backend; gives its port."""
+    """Start with one tunnel of a kind and one backend; return its port."""
     listen = free_port()
     write(
         gateway,
@@ -358,7 +358,7 @@ def test_ipv6_traffic_never_bypasses_the_vpn(far: World, gateway: Gateway, kind:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_changed_vpn_is_closed_before_its_successor_opens(far: World, gateway: Gateway, kind: str) -> None:
-    """The same identity is never connected twice; what is untouched stays."""
+    """One identity is never connected twice, and unchanged tunnels stay open."""
     listen = raw(far, gateway, kind)
     before = vpn_children(gateway)
     gateway.config.write_text(gateway.config.read_text().replace("kind: " + kind, f"kind: {kind}, mtu: 1300"))
@@ -379,7 +379,7 @@ def test_a_changed_vpn_is_closed_before_its_successor_opens(far: World, gateway:
 
 
 def test_replacing_a_child_process_leaves_the_management_of_the_others(far: World, gateway: Gateway) -> None:
-    """Each OpenVPN start looks for what killed gateways left behind; what lives must not notice."""
+    """Each OpenVPN start cleans up after killed gateways; running clients must not be affected."""
     other = OpenVpnServer(gateway.folder / "other", far.authority, port=1350, network="10.38.0").start()
     listen = free_port()
     try:
@@ -406,7 +406,7 @@ def test_replacing_a_child_process_leaves_the_management_of_the_others(far: Worl
 
 
 def test_four_vpns_bound_to_devices_end_with_the_gateway(far: World, gateway: Gateway) -> None:
-    """Their rules are in one table of the kernel, and each takes its own away."""
+    """Their rules are in one table of the kernel, and each gateway removes only its own."""
     before = host_network()
     others = [
         OpenVpnServer(
@@ -438,7 +438,7 @@ def test_four_vpns_bound_to_devices_end_with_the_gateway(far: World, gateway: Ga
 
 
 def test_two_devices_with_the_same_routing_table_hash_get_different_tables(far: World) -> None:
-    """Each would take the other's routes away."""
+    """With one table, each would remove the routes of the other."""
     one, two = _of_one_table()
     wanted = Addressing((ipaddress.ip_interface("10.90.0.1/24"),))
     with inside(NEAR):
@@ -476,7 +476,7 @@ def _of_one_table() -> tuple[str, str]:
 
 
 def test_the_device_of_a_gateway_that_was_killed_is_removed_and_no_other() -> None:
-    """With devices of another kind: the kernel here has no WireGuard."""
+    """Uses devices of another kind, because the kernel may lack WireGuard."""
     place = Namespace()
     try:
 
@@ -553,7 +553,7 @@ def test_a_short_silence_closes_no_session(far: World, gateway: Gateway, kind: s
 
 @contextlib.contextmanager
 def dropping(far: World) -> Iterator[None]:
-    """All UDP between the two is dropped, both ways."""
+    """Drop all UDP between the namespaces in both directions."""
     del far
     with inside(FAR):
         run("for way in INPUT OUTPUT; do iptables -I $way -p udp ! -d 127.0.0.0/8 -j DROP; done")
@@ -565,7 +565,7 @@ def dropping(far: World) -> Iterator[None]:
 
 
 def vpn_children(gateway: Gateway) -> list[str]:
-    """The gateway's children that are VPN clients."""
+    """Return the gateway's child processes that are VPN clients."""
     found = run(f"pgrep -P {gateway.pid} -l", check=False).splitlines()
     return [line for line in found if "openvpn" in line or "wireguard" in line]
 
@@ -744,7 +744,7 @@ NET_ADMIN = 1 << 12
 
 
 def with_tun(folder: Path, mode: int) -> list[str]:
-    """Stands before a command for which /dev/net/tun has this mode."""
+    """Return the prefix of a command for which /dev/net/tun has this mode."""
     node = folder / "tun"
     os.mknod(node, stat.S_IFCHR, os.makedev(10, 200))
     node.chmod(mode)

@@ -1,4 +1,4 @@
-"""Workers: bulk on a core of its own, and everything else as if there were none."""
+"""Workers: bulk traffic in processes of its own, and the rest unchanged."""
 
 import asyncio
 import errno
@@ -20,7 +20,7 @@ from gateway.demo.postgres import Postgres
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
 from gateway.forwarding.listener import Listener
-from tests.support.clients import connect, echo, is_reset, query_mysql, query_postgres, read_nfs, turned_away
+from tests.support.clients import connect, echo, is_refused, is_reset, query_mysql, query_postgres, read_nfs
 from tests.support.configs import database_check, ssh_tunnel
 from tests.support.gateway_process import Gateway
 from tests.support.servers import Behaviour, echoing, serving, talking
@@ -138,15 +138,15 @@ def test_a_failed_backend_still_resets_clients_after_its_worker_is_replaced(gate
     """)
     gateway.start("--workers", "1").wait(lambda: gateway.state("one")[0] == "down")
     assert gateway.command("fail", "one").returncode == 0
-    assert turned_away(listen)
+    assert is_refused(listen)
     first = worker(gateway)
     os.kill(first, signal.SIGKILL)
     gateway.wait(lambda: gateway.status()["workers"]["1"] not in (first, None))
-    assert turned_away(listen)
+    assert is_refused(listen)
 
 
 async def test_lost_listeners_are_sent_to_the_worker_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither process need have a descriptor left at that moment."""
+    """No process needs a free descriptor at that moment."""
     lost = iter([True])
     real = socket.dup
     address = Endpoint("127.0.0.1", free_port())
@@ -178,7 +178,7 @@ async def test_lost_listeners_are_sent_to_the_worker_again(monkeypatch: pytest.M
 
 
 class OfAnotherVersion:
-    """A message that cannot be made again at the other side."""
+    """A message that the other side cannot unpickle."""
 
     def __reduce__(self) -> tuple[type[int], tuple[str]]:
         return int, ("no number",)
@@ -232,7 +232,7 @@ def test_reload_reaches_workers_and_moves_backends(gateway: Gateway, shared_bast
             with connect(two) as moved:
                 assert echo(moved) == b"hello"
                 gateway.wait(lambda: gateway.backend("two")["connections"]["active"] == 1)
-            gateway.wait(lambda: turned_away(one, within=1))
+            gateway.wait(lambda: is_refused(one, within=1))
             gateway.wait(lambda: gateway.backend("one")["connections"]["rejected"].get("max_connections", 0) > 0)
 
 

@@ -38,7 +38,7 @@ class Clients:
         self.bytes = 0
 
     def start(self, mix: dict[str, int]) -> None:
-        """Start `mix` clients of client type."""
+        """Start `mix` clients of each type."""
         for client_type, count in mix.items():
             self._tasks += [asyncio.ensure_future(self._go_on(client_type)) for _ in range(count)]
 

@@ -8,7 +8,7 @@ Line = dict[str, Any]
 
 
 def lines(path: Path, event: str | None = None, **fields: object) -> list[Line]:
-    """The lines of the log that are complete, of an event with these fields."""
+    """Return the complete lines of the log with this event and these fields."""
     text = path.read_text() if path.exists() else ""
     found = [json.loads(each) for each in text.splitlines(keepends=True) if each.endswith("\n")]
     return [

@@ -97,8 +97,8 @@ def echo(sock: socket.socket, payload: bytes = b"hello") -> bytes:
     return got
 
 
-def turned_away(port: int, source: tuple[str, int] = ("127.0.0.1", 0), within: float = 5) -> bool:
-    """Whether a client is reset, be it so quickly that it has hardly connected."""
+def is_refused(port: int, source: tuple[str, int] = ("127.0.0.1", 0), within: float = 5) -> bool:
+    """Return whether a client is reset, even during the connect."""
     try:
         with connect(port, source) as sock:
             sock.settimeout(within)
@@ -111,6 +111,7 @@ def turned_away(port: int, source: tuple[str, int] = ("127.0.0.1", 0), within: f
 
 def is_reset(sock: socket.socket) -> bool:
     try:
-        return sock.recv(1) != b"" and False
+        sock.recv(1)
     except ConnectionResetError:
         return True
+    return False

@@ -95,7 +95,7 @@ class Site:
             time.sleep(0.05)
 
     def says(self, container: str, name: str = "orders", port: int = 3306, within: int = 1) -> str:
-        """What the backend says to a container that connects to it by name."""
+        """Return the line that a container gets from the backend `name`."""
         client = f"timeout {within} nc -w {within} {name} {port} </dev/null"
         return self.engine.docker("exec", container, "sh", "-c", client, check=False, timeout=20).stdout.strip()
 

@@ -122,7 +122,7 @@ class End:
         raise NotImplementedError
 
     def begin(self, *, paused: bool, early: Iterable[tuple[str, str, int]]) -> None:
-        """Do what is to be done in the moment in which it is connected."""
+        """Apply the events that belong to the moment of the connect."""
         if paused:
             self.pause()
         for _, verb, size in early:

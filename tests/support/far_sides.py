@@ -184,7 +184,7 @@ class Tls(Straight):
 
 
 class Tls12(Tls):
-    """The same before TLS 1.3, where who gets close_notify must stop sending (RFC 5246, section 7.2.1).
+    """The same before TLS 1.3, where the receiver of close_notify must stop sending (RFC 5246, section 7.2.1).
 
     So the far side may not learn early that a client has ended: only after its own end, or a silence of its own.
     """

@@ -85,7 +85,7 @@ TimeoutStartSec=infinity
 
 
 def get_kernel() -> tuple[Path, Path]:
-    """The kernel and the folder of its modules, downloaded once."""
+    """Return the kernel and the folder of its modules, downloaded once."""
     unpacked = _CACHE / "unpacked"
     if not unpacked.exists():
         _CACHE.mkdir(mode=0o700, exist_ok=True)

@@ -13,7 +13,7 @@ from tests.support.ssh_sessions import options
 
 @contextlib.contextmanager
 def sshd_with(folder: Path, *kinds: str, extra: str = "") -> Iterator[Bastion]:
-    """An sshd with a host key of each kind, in this order; its known_hosts is empty."""
+    """Run an sshd with a host key of each kind, in this order, and an empty known_hosts."""
     need_sshd()
     folder.mkdir()
     for kind in kinds:
@@ -35,7 +35,7 @@ def public(server: Bastion, kind: str) -> str:
 
 
 def trusting(server: Bastion, *pins: str, listed: str = "", **changes: Any) -> SshOptions:
-    """The options of a tunnel that trusts these pins, and lines of a file of its own."""
+    """Return the options of a tunnel that trusts these pinned keys, and these lines of known_hosts."""
     files: tuple[Path, ...] = ()
     if listed:
         path = server.folder / f"known_hosts.{abs(hash(listed))}"

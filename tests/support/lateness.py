@@ -6,7 +6,7 @@ from typing import Self
 
 
 class Lateness:
-    """How late this process is on a machine that has other things to do; in a thread, which a blocked loop is not."""
+    """Measures in a thread how late this process runs, independently of the event loop."""
 
     def __init__(self) -> None:
         self.worst = self.sum = 0.0

@@ -1,4 +1,4 @@
-"""Attacks of a MySQL server on the password of its client."""
+"""Attacks of a MySQL server on the password of a client."""
 
 from collections.abc import Callable
 

@@ -35,7 +35,7 @@ class MysqlEnd:
     _sequence: int = 0
 
     def greet(self, plugin: str, context: ssl.SSLContext | None = None) -> bytes:
-        """Greet with a default plugin, and with TLS where there is a context; gives the client's response."""
+        """Greet with a default plugin, and with TLS if `context` is given; return the client's response."""
         able = _PLUGIN_AUTH | _SECURE | _PROTOCOL_41 | (_SSL if context else 0)
         fixed = struct.pack("<HBHHB", able & 0xFFFF, 45, 2, able >> 16, len(SALT) + 1)
         self.send(
@@ -76,7 +76,7 @@ class MysqlEnd:
         return data
 
     def serve(self, lag: str | None = None) -> None:
-        """Answer a check's queries as a primary does, or with `lag` as a replica, until it leaves."""
+        """Answer the queries of a check as a primary, or as a replica with `lag`, until the client closes."""
         self.send(OK)
         while (asked := self.receive())[:1] == b"\3":
             if asked.startswith(b"\3SELECT"):
@@ -131,5 +131,5 @@ def fast_proof(password: str) -> bytes:
 
 
 def nonce() -> str:
-    """A password that occurs nowhere else."""
+    """Return a password that occurs nowhere else."""
     return os.urandom(8).hex()

@@ -35,7 +35,7 @@ def inside(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def two() -> Iterator[None]:
-    """Both namespaces, with a cable between them; what far's loopback serves is at `BEHIND` too."""
+    """Create both namespaces with a link between them; servers on the loopback of `far` are also at `BEHIND`."""
     near, far = NAMES
     _remove()
     for name in NAMES:
@@ -68,7 +68,7 @@ def two() -> Iterator[None]:
 
 
 def give_addresses(far: str) -> None:
-    """Far's addresses on the cable, the first of which it answers from by itself."""
+    """Assign the addresses of `far` on the link; the first one is its default source address."""
     run(
         f"ip -n {far} -4 addr flush dev outer; ip -n {far} addr add {OUTER_FAR}/24 dev outer;"
         f"ip -n {far} addr add {OUTER_OTHER}/24 dev outer"

@@ -26,7 +26,7 @@ def greet(sock: socket.socket) -> None:
 
 
 def ask_for_iterations(sock: socket.socket, count: int) -> None:
-    """Greet, and have the client hash its password `count` times."""
+    """Greet, and request `count` iterations of the password hash."""
     greet(sock)
     sock.sendall(message(b"R", struct.pack("!I", 10) + b"SCRAM-SHA-256\0\0"))
     _, length = struct.unpack("!cI", exactly(sock, 5))

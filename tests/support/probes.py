@@ -31,7 +31,7 @@ KINDS: dict[str, Backend] = {
 
 
 async def probe(backend: Backend, port: int, host: str = "127.0.0.1", timeout: float = 10.0) -> CheckResult:  # noqa: ASYNC109
-    """One probe from this host; it must keep its deadline and leave nothing behind."""
+    """Probe once from this host; fail if the probe exceeds its deadline or leaves a task."""
     tasks = len(asyncio.all_tasks())
     started = time.monotonic()
     with Lateness() as machine:

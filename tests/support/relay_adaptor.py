@@ -1,4 +1,4 @@
-"""What the relays' contract needs of each kind of relay."""
+"""The interface of each kind of relay for the relays' contract."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -43,7 +43,7 @@ class Adaptor(Verbs, Protocol):
         """Apply an event to the link; return False if that is not possible."""
 
     async def restore(self, *, reconnect: bool) -> None:
-        """Be ready for the next connection; `reconnect`: the link is lost, or not to be trusted.
+        """Prepare the next connection; `reconnect`: the link is lost or in an unknown state.
 
         Raises:
             AssertionError: The link is lost, without `reconnect`.

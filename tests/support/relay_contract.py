@@ -164,7 +164,7 @@ class Trial:
 
     @property
     def _ways(self) -> tuple[tuple[End, End], tuple[End, End]]:
-        """Both directions: the receiver, and the sender."""
+        """Return both directions: the receiver, and the sender."""
         return (self.client, self.far), (self.far, self.client)
 
     @property
@@ -176,7 +176,7 @@ class Trial:
         return receiver.gone and sender.total > receiver.received
 
     def _keeps(self, receiver: End, sender: End) -> bool:
-        """Whether the receiver is owed what the sender had sent before it closed."""
+        """Return whether the receiver must get what the sender sent before it closed."""
         return receiver is self.client and sender.delivered and not (self._cut or sender.broken)
 
     def _causes(self, receiver: End, sender: End) -> bool:
@@ -186,7 +186,7 @@ class Trial:
         return receiver is self.client and sender.gone and not self._adaptor.keeps_response
 
     def _may_look_clean(self, receiver: End, sender: End) -> bool:
-        """Whether the path cannot tell the receiver that something is missing."""
+        """Return whether the path cannot signal missing data to the receiver."""
         if self._adaptor.reports_breaks:
             return receiver is self.far and receiver.gone
         undelivered = self._undeliverable(receiver, sender) and not sender.delivered
@@ -220,7 +220,7 @@ class Trial:
         self._hold(right, f"5: {what} {counted}, while {received} of {sent} were received")
 
     def _missing(self) -> str:
-        """Say what has to happen before long."""
+        """Return what must happen soon."""
         if self._adaptor.stalled:
             return ""
         for receiver, sender in self._ways:
@@ -242,7 +242,7 @@ class Trial:
         return ""
 
     async def _finish(self) -> None:
-        """Let both ends read, and send their ends; then nothing may be missing."""
+        """Let both ends read and finish; then nothing may be missing."""
         self._adaptor.order(Step("link", "unstall"))
         for end in (self.client, self.far):
             end.resume()
@@ -259,7 +259,7 @@ class Trial:
         await self._until(lambda: ", ".join(self._adaptor.leftovers(self.relay)))
 
     def _unnoticed_loss(self) -> str:
-        """Say what a client that has a whole response, and goes on, does not learn about what it sent."""
+        """Return the loss that a client with a complete response does not notice."""
         client, far, ended = self.client, self.far, self.relay.ended
         if client.ended or client.gone or client.dropped:
             return ""

@@ -10,7 +10,7 @@ from gateway.demo.process import find
 
 
 def need(condition: bool, what: str) -> None:
-    """Skip with a reason that names what is missing; in CI, fail."""
+    """Skip with the missing requirement as the reason; in CI, fail."""
     if condition:
         return
     if os.environ.get("CI"):

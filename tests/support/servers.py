@@ -82,7 +82,7 @@ def talking(words: bytes, *, then_close: bool = False) -> Behaviour:
 
 
 def echoing(client: socket.socket) -> None:
-    """Echo everything, and keep half-closes."""
+    """Echo everything, and forward half-closes."""
     while data := client.recv(65536):
         client.sendall(data)
     client.shutdown(socket.SHUT_WR)

@@ -13,7 +13,7 @@ Attack = Callable[[asyncssh.SSHServerConnection, int, asyncssh.SSHTCPChannel[byt
 
 @contextlib.asynccontextmanager
 async def hostile(folder: Path, attack: Attack) -> AsyncIterator[Bastion]:
-    """A server that forwards nothing, and attacks when the client has spoken."""
+    """Run a server that forwards nothing, and attacks after the first data of the client."""
 
     class Session(asyncssh.SSHTCPSession[bytes]):
         def __init__(self, conn: asyncssh.SSHServerConnection) -> None:

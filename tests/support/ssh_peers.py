@@ -126,7 +126,7 @@ class Go(AsyncSsh):
 
 
 def build_go() -> Path:
-    """The server's program; Go's cache, outside the repository, makes the second build one of a moment."""
+    """Return the program of the server; Go's build cache is outside the repository."""
     source = Path("/usr/share/gocode")
     need(
         find("go") is not None and (source / "src/golang.org/x/crypto/ssh").is_dir(),

@@ -21,7 +21,7 @@ class Agent(Site):
         folder.mkdir(exist_ok=True)
 
     def own(self) -> tuple[str, str]:
-        """How its own attachment stands."""
+        """Return the state and the message of its own attachment."""
         own = self.get("/api/v1/status")["docker"]["container"]
         name = self.engine.inspect(own)["Name"].lstrip("/")
         (found,) = [each for each in self.get("/api/v1/plan")["attachments"] if each["container"] == name]
@@ -33,7 +33,7 @@ class Agent(Site):
         return {each["instance"]: each["containers"] for each in peers if each["instance"]}
 
     def says_in(self, engine: Engine, container: str) -> str:
-        """What `orders` says to a container of any node."""
+        """Return the line that a container of any node gets from `orders`."""
         client = "timeout 5 nc -w 5 orders 3306 </dev/null"
         return engine.docker("exec", container, "sh", "-c", client, check=False, timeout=20).stdout.strip()
 
@@ -56,7 +56,7 @@ class Agent(Site):
 
 
 def with_peers(agent: Agent, secret: str = "0123456789abcdef" * 2) -> Agent:
-    """The agent, who knows the others."""
+    """Configure the agent to exchange reports with the others."""
     (agent.folder / "peers").write_text(secret)
     (agent.folder / "peers").chmod(0o600)
     agent.peers = f"peers: {{secret_file: {agent.folder}/peers}}\n"

@@ -71,7 +71,7 @@ def join(manager: Engine, worker: Engine) -> None:
 
 @contextlib.contextmanager
 def two_nodes(folder: Path) -> Iterator[tuple[Engine, Engine]]:
-    """The manager and the worker of a swarm, until the block ends."""
+    """Run the manager and the worker of a swarm until the block ends."""
     with two_engines(folder) as (manager, worker):
         join(manager, worker)
         yield manager, worker

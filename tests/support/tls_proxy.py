@@ -16,7 +16,7 @@ ANSWER = bytes(range(256)) * 12_000
 def tls_proxy(
     folder: Path, behaviour: Callable[[ssl.SSLSocket], None], version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
 ) -> Iterator[tuple[int, Path]]:
-    """A proxy that says yes to every CONNECT, and then behaves so; gives its port and authority."""
+    """Run a proxy that accepts every CONNECT, then calls `behaviour`; yield its port and CA file."""
     certificate, key = Authority(folder).issue("127.0.0.1", server=True, host="127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)

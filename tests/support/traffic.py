@@ -35,12 +35,12 @@ _DIGEST = hashlib.sha256().digest_size
 
 @functools.cache
 def cycle(seed: int) -> memoryview:
-    """Two periods of an endless stream."""
+    """Return two periods of an endless stream."""
     return memoryview(random.Random(seed).randbytes(_PERIOD) * 2)
 
 
 def digest(seed: int, size: int) -> bytes:
-    """The SHA-256 of a stream's first `size` bytes."""
+    """Return the SHA-256 of the first `size` bytes of a stream."""
     whole, rest = divmod(size, _PERIOD)
     made = hashlib.sha256()
     for _ in range(whole):
@@ -64,7 +64,7 @@ def send(sock: socket.socket, seed: int, size: int) -> None:
 
 
 def receive(sock: socket.socket, size: int) -> bytes:
-    """Receive exactly `size` bytes; gives their SHA-256.
+    """Receive exactly `size` bytes; return their SHA-256.
 
     Raises:
         EOFError: The stream ended before.
@@ -220,7 +220,7 @@ def endless(port: int, count: int) -> None:
 
 
 def watch(sock: socket.socket, flows: Callable[[], object]) -> str:
-    """Compare what comes with what should, until it ends; says how."""
+    """Compare the received with the expected bytes until the end; return how it ended."""
     stream, at, room = cycle(DOWN), 0, bytearray(_PIECE)
     while True:
         try:

@@ -119,7 +119,7 @@ class OpenVpnServer:
 
 @contextlib.contextmanager
 def nothing_outside(path: Path, *marks: str) -> Iterator[None]:
-    """Sees to it that of what passes `near`'s outer link only what the VPN sends itself is seen.
+    """Check that only packets of the VPN itself pass the outer link of `near` during the block.
 
     Args:
         path: Where the capture goes.

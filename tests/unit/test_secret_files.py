@@ -1,4 +1,4 @@
-"""Private keys are read once: what was checked is what is used."""
+"""Private keys are read once: the checked content is the used content."""
 
 import os
 import tempfile
@@ -87,7 +87,7 @@ _NOBODY = 65534
 
 @contextmanager
 def as_nobody() -> Iterator[int]:
-    """As a user who may read nothing; gives the user's number."""
+    """Run the block as a user without read access; yield the user ID."""
     uid = os.geteuid()
     if uid == 0:
         os.seteuid(_NOBODY)

@@ -14,7 +14,7 @@ from tests.soak.streams import BACK, FORTH, EarlyEndError, End, Kind, Pattern, W
 
 
 def cipher(key: bytes) -> Gcm:
-    """One with this key, from what asyncssh would make of it."""
+    """Return asyncssh's cipher with this key."""
     return Gcm(cast("Any", SimpleNamespace(_cipher=SimpleNamespace(_key=key, _iv=bytes(12)))))
 
 

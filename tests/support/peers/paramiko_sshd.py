@@ -13,7 +13,7 @@ PIECE = 1 << 16
 
 
 class Server(paramiko.ServerInterface):  # type: ignore[misc,unused-ignore]
-    """Lets one key in, and connects when a channel is asked for."""
+    """Accepts one key, and connects when a channel is requested."""
 
     def __init__(self, allowed: bytes) -> None:
         self.allowed = allowed
@@ -37,7 +37,7 @@ class Server(paramiko.ServerInterface):  # type: ignore[misc,unused-ignore]
 
 
 def forward(channel: Any, backend: socket.socket) -> None:
-    """Carry both directions, each to its own end."""
+    """Forward both directions, each until its own end."""
 
     def to_backend() -> None:
         with contextlib.suppress(OSError):

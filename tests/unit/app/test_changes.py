@@ -60,7 +60,7 @@ NAMES = ("a", "b", "c", "d")
 
 @st.composite
 def sites(draw: st.DrawFn) -> Config:
-    """A valid configuration: each tunnel may go through those before it."""
+    """Generate a valid configuration: each tunnel may run inside an earlier one."""
     names = draw(st.lists(st.sampled_from(NAMES), unique=True))
     tunnels = []
     for at, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""The gateway's name: it survives the container where Docker goes by it."""
+"""The instance name of the gateway survives the container if Docker objects depend on it."""
 
 import re
 import socket
@@ -20,7 +20,7 @@ DOCKER = "docker: {networks: {apps: {}}}\n"
 
 @pytest.fixture
 def inside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container that was started without a hostname."""
+    """Simulate a container that was started without a hostname."""
     monkeypatch.setattr(socket, "gethostname", lambda: ID)
     monkeypatch.setattr(own_id, "mounted_id", lambda: [ID + "0" * 52])
 

@@ -1,4 +1,4 @@
-"""Files that a container does not share with its host any more."""
+"""Files that a container no longer shares with its host."""
 
 from pathlib import Path
 

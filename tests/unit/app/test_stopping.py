@@ -1,4 +1,4 @@
-"""Which clients a site that ends lets go first."""
+"""The order in which a stopping site closes clients."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""The configuration: what is accepted, and the corpus of what is not."""
+"""Accepted configurations, and the corpus of invalid ones."""
 
 import re
 from itertools import pairwise

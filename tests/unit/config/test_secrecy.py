@@ -1,4 +1,4 @@
-"""Secrets: not readable by everybody, and not repeated by errors."""
+"""Secrets are not world-readable, and do not appear in errors."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ VALUE = "hunter2'/\\x"
 
 @pytest.fixture
 def open_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that everybody reaches, as far as the code is concerned: what is above it belongs to the machine."""
+    """A folder that the code considers reachable by all users, wherever it is."""
     monkeypatch.setattr(secret_files, "_is_traversable", lambda path: path.is_relative_to(tmp_path / "open"))
     folder = tmp_path / "open"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Strict mode refuses what is convenient and weak, each with its place and the alternative."""
+"""Strict mode refuses weak settings, each with its position and the alternative."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The gateway's own address on a network: one that no other container is given, and the same after a recreation."""
+"""The gateway's address on a network: outside the range of containers, and the same after a recreation."""
 
 import ipaddress
 import random

@@ -1,4 +1,4 @@
-"""What is said about a container that reaches a backend, or does not."""
+"""Explanations why a container reaches a backend, or does not."""
 
 import ipaddress
 from dataclasses import replace

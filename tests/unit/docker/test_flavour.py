@@ -1,4 +1,4 @@
-"""What differs between Docker and Podman; tests/integration/test_podman.py holds it against the real one."""
+"""Differences between Docker and Podman; tests/integration/test_podman.py uses the real Podman."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""Who may use what: grants of the configuration, labels that come from images, aliases, forged addresses."""
+"""Access: grants of the configuration, labels of images, aliases, spoofed addresses."""
 
 import random
 from pathlib import Path

@@ -99,7 +99,7 @@ def test_a_container_with_the_name_of_a_backend_or_an_entry_in_its_hosts_file_is
 
 
 def test_a_container_with_the_host_name_of_a_backend_is_blocked() -> None:
-    """Docker's DNS server gives the host name of a container to everybody on its networks."""
+    """Docker's DNS server resolves the host name of a container for all containers on its networks."""
     assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "Orders"}}) == "orders"
     assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "0123456789ab"}}) == ""
     thief = replace(WEB, hostname="orders")

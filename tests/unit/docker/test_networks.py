@@ -219,7 +219,7 @@ def test_a_network_of_a_project_goes_with_its_last_container() -> None:
 
 
 def test_the_gateway_joins_networks_with_attached_containers() -> None:
-    """As the agents of other nodes and Compose files make them."""
+    """As agents of other nodes and Compose files create them."""
     guest = container("web", labels={"gateway.enable": "false"}, endpoints={"apps-shop": on("apps-shop", "web")})
     found = planned(gateway("far"), guest, there=(network("far"), network("apps-shop", internal=True)))
     assert made(found) == [("connect", "apps-shop", "gateway")]

@@ -1,4 +1,4 @@
-"""Peers that exchange container addresses: what an agent accepts, and from whom."""
+"""The exchange of container addresses: what an agent accepts, and from which peers."""
 
 import asyncio
 import contextlib
@@ -168,7 +168,7 @@ async def until(condition: Callable[[], bool], within: float = 30.0) -> None:
 
 @pytest.fixture
 def named(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The addresses that the name server gives: it is the engine's, and not here."""
+    """The addresses in the DNS response, which the engine's name server would give."""
     found: set[str] = set()
 
     async def lookup(_: Any, host: str, port: int, **__: Any) -> list[Any]:

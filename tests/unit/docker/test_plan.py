@@ -1,4 +1,4 @@
-"""The plan and the reconciler on an engine in memory: never a foreign endpoint, always to where it should be."""
+"""The plan and the reconciler on an engine in memory: they converge, and never change foreign endpoints."""
 
 import asyncio
 import ipaddress
@@ -71,7 +71,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def unwanted(engine: FakeEngine, count: int, state_dir: Path) -> list[FakeContainer]:
-    """Containers that are ours on the network `apps`, and that nothing asks for any more."""
+    """Return containers that the gateway attached to `apps`, and that no longer opt in."""
     network = engine.add_network("apps")
     there = [engine.add_container(f"c{at}", {}) for at in range(count)]
     for each in there:
@@ -603,7 +603,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        """However it came to this: soon everything is as it should be, and then nothing is written."""
+        """Check that the state converges soon, and then nothing is written."""
         for _ in range(12):
             failures = self.reconciler._failures
             failures._failed = {
@@ -717,7 +717,7 @@ def test_an_invalid_ownership_record_is_reported_and_ignored(tmp_path: Path, tex
 
 
 def test_the_names_of_an_endpoint_are_computed_once() -> None:
-    """A plan asks for them per alias: computed each time, a container with thousands would hold up the loop."""
+    """A plan needs them per alias: computed each time, a container with thousands would block the event loop."""
     endpoint = EndpointInfo("n1", "e1", ("10.0.0.2",), frozenset({"Web", "web-1"}))
     assert endpoint.names == {"web", "web-1"}
     assert endpoint.names is endpoint.names

@@ -1,4 +1,4 @@
-"""Swarm services, and the gateway as one: visible in any case, with the reason when nothing is done."""
+"""Swarm services, and the gateway as a service: always visible, with a reason if not managed."""
 
 import random
 from pathlib import Path
@@ -127,7 +127,7 @@ def test_a_gateway_that_is_a_task_is_warned_of_names_too() -> None:
 
 
 async def test_the_aliases_of_a_task_are_not_known() -> None:
-    """The engine lists none of them (measured with 26.1.5), which is not the same as that it has none."""
+    """The engine does not list the aliases (measured with 26.1.5), although the task has some."""
     engine = FakeEngine(random.Random(1))
     network = engine.add_network("mesh")
     task = engine.add_container("jobs.1.x", {TASK_LABEL: "t1"})

@@ -13,7 +13,7 @@ from gateway.importing.result import ImportResult
 
 
 def imported(text: str, tmp_path: Path) -> ImportResult:
-    """What a command gives, after the gateway itself has read it."""
+    """Return the output of an import, after the gateway has parsed it."""
     result = ImportResult()
     ssh.import_command(text, result)
     readable(result, tmp_path)

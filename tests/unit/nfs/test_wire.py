@@ -1,4 +1,4 @@
-"""RPC and XDR as bytes: what a server may send, and what it must not."""
+"""RPC and XDR on the wire: valid and invalid data of servers."""
 
 import asyncio
 import socket
@@ -33,7 +33,7 @@ def test_garbage_raises_only_xdr_errors(data: bytes) -> None:
 
 
 async def answered(reply: bytes, *, fragments: int = 1) -> Reader:
-    """One call whose answer is `reply`, after the transaction's ID."""
+    """Make one call with the response `reply`, after the transaction ID."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
@@ -94,7 +94,7 @@ async def test_a_reply_of_endless_empty_fragments_is_refused() -> None:
 
 
 async def made_and_removed(*statuses: int) -> int:
-    """Compounds answered when the canary is made on a server that answers with these, and then with NOENT."""
+    """Return the compounds of a canary check with these responses, then NOENT."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)

@@ -1,4 +1,4 @@
-"""What the ops server permits: who makes room, who may see what, which hosts are its own, what is computed once."""
+"""Limits of the ops server: connections, roles, hosts, and shared computations."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What stands before the handlers of the ops server, on real sockets."""
+"""Checks before the handlers of the ops server, on real sockets."""
 
 import asyncio
 import socket

@@ -19,7 +19,7 @@ MiB = 1024 * 1024
 
 @contextlib.asynccontextmanager
 async def serving(limits: ConnectionLimits) -> AsyncIterator[tuple[HttpListener, tuple[str, int]]]:
-    """A listener whose `/` answers at once, `/slow` never, and `/large` with 64 MiB."""
+    """Run a listener: `/` responds immediately, `/slow` never, and `/large` with 64 MiB."""
 
     async def fine(_: web.Request) -> web.Response:
         return web.Response(text="fine")
@@ -49,7 +49,7 @@ async def serving(limits: ConnectionLimits) -> AsyncIterator[tuple[HttpListener,
 
 
 async def closed(reader: asyncio.StreamReader) -> bytes:
-    """What still comes until the end of the connection."""
+    """Return the remaining data until the end of the connection."""
     async with asyncio.timeout(WITHIN):
         try:
             return await reader.read()

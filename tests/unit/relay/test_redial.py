@@ -10,7 +10,7 @@ from gateway.relay.redial import retry_dial
 
 
 def failing(*errors: BaseException) -> tuple[Callable[[float], Awaitable[str]], list[float]]:
-    """A dial that fails so, one after the other, and then succeeds; and the time that it was given."""
+    """Return a dial that fails with each error in turn, then succeeds, and the timeouts that it got."""
     waiting, given = list(errors), []
 
     async def dial(within: float) -> str:

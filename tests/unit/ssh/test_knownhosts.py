@@ -87,7 +87,7 @@ def test_a_key_is_valid_for_the_configured_name(
      hashed("10.0.0.5"), hashed("[bastion.example.com]:2222")],
 )  # fmt: skip
 def test_a_key_is_revoked_under_every_name_and_address_of_the_server(tmp_path: Path, pattern: str) -> None:
-    """Also where another line, with or without the port, lists a key that is trusted."""
+    """Also if another line, with or without the port, lists a trusted key."""
     path = tmp_path / "known_hosts"
     for listed in ("bastion.example.com", "[bastion.example.com]:2222"):
         path.write_text(f"@revoked {pattern} {LINE}\n{listed} {OTHER_LINE}\n")
@@ -121,7 +121,7 @@ def test_a_certificate_is_revoked_with_its_key_and_never_listed(tmp_path: Path) 
 
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was parsed, time by time."""
+    """The texts that were parsed, in order."""
     seen: list[str] = []
     original = asyncssh.import_known_hosts
 

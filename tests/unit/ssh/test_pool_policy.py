@@ -89,7 +89,7 @@ def test_the_least_loaded_gets_the_next_channel(loads: list[int], most: int) -> 
 
 @given(st.lists(st.booleans(), max_size=300), st.integers(1, 6))
 def test_placement_keeps_connections_level(opens: list[bool], most: int) -> None:
-    """Whatever opens and closes (the fullest first): no connection is ever far above another."""
+    """For any order of opens and closes (the fullest first), the loads of connections stay close."""
     loads = [0]
     for opening in opens:
         if opening:

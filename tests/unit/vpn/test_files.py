@@ -130,7 +130,7 @@ def test_a_key_in_the_wrong_place_is_not_shown(line: str) -> None:
 def test_a_readable_wireguard_key_is_refused_even_if_the_file_is_swapped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str
 ) -> None:
-    """What is checked is what was read."""
+    """The checked content is the content that was read."""
     config, own, planted = tmp_path / "branch.conf", tmp_path / "own", tmp_path / "planted"
     text = wireguard(peer=f"PresharedKey = {KEY}")
     config.write_text("".join(line for line in text.splitlines(True) if "Key" not in line or secret in line or

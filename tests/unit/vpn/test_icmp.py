@@ -16,7 +16,7 @@ class Nowhere:
     """A context without echo sockets: no request is ever answered."""
 
     async def configure_device(self, device: str, addressing: Addressing) -> None:
-        """Nothing is there to be set up."""
+        """Do nothing: there is no device."""
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         raise OSError("scripted")
@@ -25,10 +25,10 @@ class Nowhere:
         return job()
 
     async def release_device(self) -> None:
-        """Nothing is there to be left."""
+        """Do nothing: there is no device."""
 
     def close(self) -> None:
-        """Nothing is there to be closed."""
+        """Do nothing: there is no device."""
 
 
 def answered_once(host: IpAddress) -> EchoMonitor:

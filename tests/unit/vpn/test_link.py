@@ -23,7 +23,7 @@ class Failing:
         self._number = number
 
     async def configure_device(self, device: str, addressing: Addressing) -> None:
-        """Nothing is there to be set up."""
+        """Do nothing: there is no device."""
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """Fail as connect(2) would."""
@@ -33,10 +33,10 @@ class Failing:
         return job()
 
     async def release_device(self) -> None:
-        """Nothing is there to be left."""
+        """Do nothing: there is no device."""
 
     def close(self) -> None:
-        """Nothing is there to be closed."""
+        """Do nothing: there is no device."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Jobs whose context is closed."""
+"""Jobs of a closed context."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ from gateway.vpn.network_context import NetnsContext
 
 
 class Here(Namespace):
-    """Threads that stay where they are: no right is needed."""
+    """Threads that stay in their namespace, which needs no privilege."""
 
     def __init__(self) -> None:
         self.fd = -1
@@ -39,7 +39,7 @@ class Busy:
         return self._going.wait(30)
 
     async def begun(self) -> None:
-        """Until the thread has taken the first job, which a context that is closed cancels otherwise."""
+        """Wait until the thread runs the first job, so that closing does not cancel it."""
         assert await asyncio.to_thread(self._begun.wait, 30)
 
     async def finish(self) -> bool:

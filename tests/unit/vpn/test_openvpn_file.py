@@ -1,4 +1,4 @@
-"""Rewriting of an OpenVPN client's file, whoever wrote it."""
+"""Rewriting of OpenVPN client files from any source."""
 
 import base64
 import contextlib
@@ -410,7 +410,7 @@ KEY_BLOCK = f"<tls-crypt>\n{STATIC}\n</tls-crypt>\n"
 def test_a_readable_key_is_refused_even_if_the_file_is_swapped(
     folder: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    """What is checked is what was read."""
+    """The checked content is the content that was read."""
     config, key = folder / "office.ovpn", folder / "ta.key"
     config.write_text(text)
     key.write_text(STATIC)
@@ -434,7 +434,7 @@ def test_a_readable_key_is_refused_even_if_the_file_is_swapped(
 
 
 def test_a_symbolic_link_swapped_during_the_open_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its target counts that was opened, not the one that was there before."""
+    """The target that was opened counts, not the earlier one."""
     (folder / "login").write_text("me\nsecret\n")
     (folder / "login").chmod(0o600)
     real_open = os.open
@@ -478,7 +478,7 @@ def test_other_files_are_not_read(folder: Path, name: str) -> None:
 
 
 def test_a_file_of_another_name_in_the_same_folder_is_not_a_login(folder: Path) -> None:
-    """A third party may know where other secrets are."""
+    """A third party may know the paths of other secrets."""
     (folder / "database_password").write_text("secret\n")
     with pytest.raises(TunnelError, match="line 1: auth-user-pass: needs two lines") as caught:
         from_disk(folder, "auth-user-pass database_password\n")

@@ -1,4 +1,4 @@
-"""What the owner and a worker make of each other's messages."""
+"""Messages between the owner and a worker."""
 
 import asyncio
 import logging

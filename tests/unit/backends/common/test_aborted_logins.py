@@ -1,4 +1,4 @@
-"""How soon a server is asked again that counts the logins which broke off."""
+"""When a server that counts aborted logins is probed again."""
 
 from gateway.backends.common.aborted_logins import AbortedLogins
 

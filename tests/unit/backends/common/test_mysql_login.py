@@ -1,4 +1,4 @@
-"""A login to MySQL against every short conversation that a hostile server can lead."""
+"""A login to MySQL with every short exchange that a hostile server can lead."""
 
 import contextlib
 import itertools
@@ -32,7 +32,7 @@ ASKS_FOR_KEY = (b"\1", b"\2")
 
 
 def served(end: socket.socket, plugin: bytes, words: tuple[bytes, ...], heard: list[bytes]) -> None:
-    """Greet, say the words, and give a key to a client that asks for one."""
+    """Greet, send the packets, and send a key to a client that requests one."""
     able = 0x88200
     fixed = struct.pack("<HBHHB", able & 0xFFFF, 45, 2, able >> 16, len(SALT) + 1)
     greeting = b"\x0a8.4.0\0" + bytes(4) + SALT[:8] + b"\0" + fixed + bytes(10) + SALT[8:] + b"\0" + plugin + b"\0"
@@ -55,7 +55,7 @@ def served(end: socket.socket, plugin: bytes, words: tuple[bytes, ...], heard: l
 
 
 def takes(plugin: bytes, words: tuple[bytes, ...]) -> bool:
-    """Whether a server that says these words has the password in the end."""
+    """Return whether a server that sends these packets gets the password."""
     ours, theirs = socket.socketpair()
     heard: list[bytes] = []
     server = threading.Thread(target=served, args=(theirs, plugin, words, heard), daemon=True)

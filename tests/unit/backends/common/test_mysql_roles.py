@@ -1,4 +1,4 @@
-"""What a MySQL's own words about its replication make of it."""
+"""The role and health of a MySQL server by its replication status."""
 
 from typing import Any, Self
 
@@ -25,7 +25,7 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is to be closed."""
+        """Do nothing: there is no resource."""
 
     def execute(self, statement: str) -> None:
         self._asked = statement.split(maxsplit=1)[0]

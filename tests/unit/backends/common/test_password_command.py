@@ -1,4 +1,4 @@
-"""A password that a program prints: how it is run, what it may do, and how long it is kept."""
+"""`password_command`: how the program runs, what it inherits, and how long its password is cached."""
 
 import asyncio
 import logging
@@ -124,7 +124,7 @@ async def gone(pid: int) -> None:
 
 
 def counting(folder: Path) -> str:
-    """Prints how often it has run, and its arguments."""
+    """Return a program that prints its arguments and how often it has run."""
     return script(folder, f'echo x >> {folder}/runs; echo "$(wc -l < {folder}/runs) $*"')
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL's login as it passes by: the key is found however it is split, and nonsense is given up."""
+"""The tap of PostgreSQL logins finds the cancel key for any segmentation, and ends at invalid data."""
 
 import itertools
 import struct
@@ -43,7 +43,7 @@ BEFORE = st.lists(
 
 
 def feed(tap: PostgresLoginTap, forth: bytes, back: bytes, cuts: list[int]) -> None:
-    """Show both directions, each in order and cut at these places; what the client says comes first."""
+    """Pass both directions to the tap, cut at these offsets, the client's first."""
     for stream, show in ((forth, tap.on_request), (back, tap.on_response)):
         places = sorted({min(cut, len(stream)) for cut in cuts} | {0, len(stream)})
         for start, end in itertools.pairwise(places):
