@@ -30,7 +30,7 @@ def explained(reconciler: Reconciler, backends: Iterable[Running], name: str) ->
             {
                 "container": told.container,
                 "id": told.id,
-                "trouble": reconciler.trouble,
+                "trouble": reconciler.problem,
                 "looked_at": iso(reconciler.looked_at),
                 "facts": [asdict(each) for each in told.parts],
                 "backends": [asdict(each) for each in told.backends],

@@ -12,9 +12,9 @@ from gateway.config import BackendSpec, Config
 from gateway.contracts import Endpoint, Link, State
 from gateway.docker.audit import Stored, look
 from gateway.docker.engine import Engine, connected
+from gateway.docker.errors import EngineError
 from gateway.docker.plan import Plan
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.trouble import EngineError
 from gateway.errors import LinkLostError, Reason, UsageError
 from gateway.health.monitor import probe_once
 from gateway.health.verdict import CheckResult

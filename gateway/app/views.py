@@ -149,7 +149,7 @@ def docker_view(fleet: Fleet) -> DockerView | None:
         return None
     observed, plan = reconciler.observed, reconciler.plan
     return DockerView(
-        trouble=reconciler.trouble,
+        trouble=reconciler.problem,
         looked_at=reconciler.looked_at,
         leader=bool(observed and observed.swarm.leader),
         container=observed.own if observed else None,

@@ -12,9 +12,9 @@ import aiohttp
 from aiohttp.client_reqrep import ClientRequest
 
 from gateway.contracts import Endpoint, Link
+from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
 from gateway.docker.flavour import DOCKER, flavour
 from gateway.docker.options import DockerOptions
-from gateway.docker.trouble import EXPECTED, EngineError, Kind, explain
 from gateway.errors import ReachError
 from gateway.tls_client import client_context
 
@@ -74,14 +74,16 @@ class Engine:
             newest, oldest = _version(answer["ApiVersion"]), _version(answer.get("MinAPIVersion", "1.12"))
             self.flavour = flavour(answer)
             name = f"{self.flavour.name} {answer.get('Version', '')}".rstrip()
-        except EXPECTED as error:
-            raise EngineError(Kind.API, f"the answer is not that of a Docker engine: {str(answer)[:80]!r}") from error
+        except REQUEST_ERRORS as error:
+            raise EngineError(
+                ErrorKind.API, f"the answer is not that of a Docker engine: {str(answer)[:80]!r}"
+            ) from error
         if newest < self.flavour.oldest:
             needed = f"{self.flavour.release} or later is needed"
-            raise EngineError(Kind.API, f"{name} has API {answer['ApiVersion']}: {needed}, update it")
+            raise EngineError(ErrorKind.API, f"{name} has API {answer['ApiVersion']}: {needed}, update it")
         if oldest > NEWEST:
             supported = f"this gateway supports API {NEWEST[0]}.{NEWEST[1]}: update the gateway"
-            raise EngineError(Kind.API, f"{name} requires API {answer['MinAPIVersion']} or newer; {supported}")
+            raise EngineError(ErrorKind.API, f"{name} requires API {answer['MinAPIVersion']} or newer; {supported}")
         chosen = min(newest, NEWEST)
         self.api_version = f"{chosen[0]}.{chosen[1]}"
         self._docker.api_version = f"v{self.api_version}"
@@ -139,8 +141,8 @@ class Engine:
             async with self._docker._query("events", params=params, timeout=forever) as response:  # noqa: SLF001
                 async for line in self._lines(response.content):
                     yield json.loads(line)
-        except EXPECTED as error:
-            raise explain(error) from error
+        except REQUEST_ERRORS as error:
+            raise as_engine_error(error) from error
 
     async def _lines(self, content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
         """Give each line of a stream; aiohttp bounds lines, and an event has all labels of its container."""
@@ -176,8 +178,8 @@ class Engine:
                 # An answer that a proxy or a stopping engine cut off raises.
                 is_json = "json" in response.headers.get("Content-Type", "")
                 return json.loads(text) if is_json and text else text
-        except EXPECTED as error:
-            raise explain(error) from error
+        except REQUEST_ERRORS as error:
+            raise as_engine_error(error) from error
 
 
 async def needed(engine: Engine, path: str, *, versioned: bool = True) -> Any:
@@ -193,10 +195,10 @@ async def needed(engine: Engine, path: str, *, versioned: bool = True) -> Any:
     """
     try:
         return await engine.get(path, versioned=versioned)
-    except EngineError as trouble:
-        if trouble.kind is Kind.FORBIDDEN:
-            message = f"{path} is refused ({trouble}): the proxy before the engine must allow it"
-            raise EngineError(trouble.kind, message) from trouble
+    except EngineError as error:
+        if error.kind is ErrorKind.FORBIDDEN:
+            message = f"{path} is refused ({error}): the proxy before the engine must allow it"
+            raise EngineError(error.kind, message) from error
         raise
 
 
@@ -262,7 +264,7 @@ def _tls(options: DockerOptions) -> ssl.SSLContext | None:
             context.load_cert_chain(tls.cert_file, tls.key_file)
     except OSError as error:  # ssl names no file
         files = ", ".join(str(path) for path in (tls.ca_file, tls.cert_file, tls.key_file) if path)
-        raise EngineError(Kind.FAILED, f"docker.tls ({files}): {error.strerror or error}") from error
+        raise EngineError(ErrorKind.FAILED, f"docker.tls ({files}): {error.strerror or error}") from error
     return context
 
 

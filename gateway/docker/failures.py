@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from gateway.docker.errors import BlockedReason, EngineError
 from gateway.docker.options import NetworkOptions
 from gateway.docker.plan import Action, Condition, Standing, Verb
-from gateway.docker.trouble import Blocked, EngineError
 from gateway.supervision.backoff import Backoff, BackoffPolicy
 
 _POLICY = BackoffPolicy(first=0.2, cap=60.0, floor=0.1)
@@ -26,23 +26,21 @@ class Failures:
         self.refused: dict[str, frozenset[str]] = {}
         """Addresses that the engine did not give to the gateway, by network."""
 
-    def failed(
-        self, action: Action, trouble: EngineError, now: float, previous: Mapping[str, tuple[str, ...]]
-    ) -> bool:
+    def failed(self, action: Action, error: EngineError, now: float, previous: Mapping[str, tuple[str, ...]]) -> bool:
         """Note a failure, and return whether it is another one than before.
 
         Args:
             action: What failed.
-            trouble: Why.
+            error: Why.
             now: The time.
             previous: The gateway's last addresses, by network.
         """
-        if action.addresses and trouble.may_be_address:
-            self._doubt(action, previous, certain=trouble.blocked is Blocked.ADDRESS_REFUSED)
+        if action.addresses and error.may_be_address:
+            self._doubt(action, previous, certain=error.blocked is BlockedReason.ADDRESS_REFUSED)
         before = self._failed.get(action.key)
         backoff = before[0] if before is not None else Backoff(_POLICY)
-        self._failed[action.key] = backoff, now + backoff.next(), trouble
-        return before is None or str(trouble) != str(before[2])
+        self._failed[action.key] = backoff, now + backoff.next(), error
+        return before is None or str(error) != str(before[2])
 
     def succeeded(self, action: Action) -> None:
         """Forget the failures of an action, and of what waited for it."""
@@ -69,12 +67,12 @@ class Failures:
 
     def lines(self) -> list[str]:
         """Return a line for each failure."""
-        return [f"{'/'.join(filter(None, key))}: {trouble}" for key, (_, _, trouble) in self._failed.items()]
+        return [f"{'/'.join(filter(None, key))}: {error}" for key, (_, _, error) in self._failed.items()]
 
     def is_final(self, action: Action) -> bool:
         """Return whether an action failed, and not for an address in whose place another one is tried."""
-        trouble = self._trouble(action.network, action.container_id)
-        return trouble is not None and trouble.blocked is not Blocked.ADDRESS_REFUSED
+        error = self._last_error(action.network, action.container_id)
+        return error is not None and error.blocked is not BlockedReason.ADDRESS_REFUSED
 
     def explained(self, condition: Condition, networks: Mapping[str, NetworkOptions]) -> Condition:
         """Return the state of an attachment, with the reason why it failed so far.
@@ -83,18 +81,18 @@ class Failures:
             condition: The state.
             networks: The configured networks.
         """
-        trouble = self._trouble(condition.network, condition.container_id)
-        if condition.state is not Standing.PENDING or trouble is None:
+        error = self._last_error(condition.network, condition.container_id)
+        if condition.state is not Standing.PENDING or error is None:
             return condition
-        message = trouble.message
-        if trouble.blocked is Blocked.ADDRESS_REFUSED:
+        message = error.message
+        if error.blocked is BlockedReason.ADDRESS_REFUSED:
             options = networks.get(condition.network)
             fixed = options is not None and options.address is not None
             setting = f"docker.networks.{condition.network}.address"
             message += f": free it, or change {setting}" if fixed else ": the gateway asks for another one next"
-        return replace(condition, state=Standing.BLOCKED, reason=trouble.blocked, message=message)
+        return replace(condition, state=Standing.BLOCKED, reason=error.blocked, message=message)
 
-    def _trouble(self, network: str, container_id: str) -> EngineError | None:
+    def _last_error(self, network: str, container_id: str) -> EngineError | None:
         failure = self._failed.get((network, container_id)) or self._failed.get((network, ""))
         return failure[2] if failure is not None else None
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.docker.engine import Engine, needed
+from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.model import TASK_LABEL
-from gateway.docker.trouble import EngineError, Kind
 
 _WRITERS = {"com.docker.compose.": "com.docker.compose.config-hash", "com.docker.swarm.": TASK_LABEL}
 """Prefixes of labels that Compose and Swarm write on every container that they create, each with one of these labels
@@ -60,8 +60,8 @@ class Images:
 async def _of_image(engine: Engine, image: str) -> Mapping[str, str] | None:
     try:
         answer = await needed(engine, f"images/{image}/json")
-    except EngineError as trouble:
-        if trouble.kind is Kind.NOT_FOUND:  # removed with force, under a container that was stopped
+    except EngineError as error:
+        if error.kind is ErrorKind.NOT_FOUND:  # removed with force, under a container that was stopped
             return None
         raise
     labels: Mapping[str, str] = (answer.get("Config") or {}).get("Labels") or {}

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.docker.engine import Engine, needed
+from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.exposure import can_spoof
 from gateway.docker.names import hostname_of, hosts_of
-from gateway.docker.trouble import EngineError, Kind
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Inspections:
         path = f"{engine.flavour.inspection}containers/{container}/json"
         try:
             found = await needed(engine, path)
-        except EngineError as trouble:
-            if trouble.kind is Kind.NOT_FOUND:
+        except EngineError as error:
+            if error.kind is ErrorKind.NOT_FOUND:
                 return None
             raise
         host: Mapping[str, Any] = found.get("HostConfig") or {}

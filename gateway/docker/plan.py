@@ -7,10 +7,10 @@ from enum import StrEnum
 from typing import Any
 
 from gateway.backends.common.volume import VolumeSpec
+from gateway.docker.errors import BlockedReason
 from gateway.docker.model import Container, Observed
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.projects import configured_as
-from gateway.docker.trouble import Blocked
 from gateway.docker.volumes import VolumeStanding
 
 OWNER_ALIAS = "gw-owner-"
@@ -88,7 +88,7 @@ class Condition:
     network: str
     container: str
     state: Standing
-    reason: Blocked | None = None
+    reason: BlockedReason | None = None
     message: str = ""
     container_id: str = ""
 

@@ -10,20 +10,20 @@ from pathlib import Path
 
 from gateway.audit_log.recorder import Recorder
 from gateway.contracts import Link
-from gateway.docker.brake import Brake
 from gateway.docker.consumers import Directory, networks_of_sources
+from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine, connected
+from gateway.docker.errors import EngineError
 from gateway.docker.exposure import image_labels, spoofing
-from gateway.docker.ledger import Ledger
+from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.model import Observed
-from gateway.docker.news import News
-from gateway.docker.observe import Observer
+from gateway.docker.observer import Observer
 from gateway.docker.options import DockerOptions
+from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import Action, Desired, Plan, Standing, marked
+from gateway.docker.plan_executor import PlanExecutor
 from gateway.docker.planning import plan
 from gateway.docker.planning.own import as_running_gateway, lasting_addresses
-from gateway.docker.trouble import EngineError
-from gateway.docker.writer import Writer
 from gateway.supervision.backoff import Backoff, BackoffPolicy
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Reconciler:
         options: What is configured.
         desired: Gives what is wanted now.
         link_of: Gives a tunnel's link, for an engine behind one.
-        state_dir: Where the ledger goes.
+        state_dir: Where the ownership record is written.
         recorder: Where each write to the engine is recorded; None: nowhere.
     """
 
@@ -63,34 +63,39 @@ class Reconciler:
         self._options = options
         self._wanted = desired
         self._link_of = link_of
-        self._ledger = Ledger(state_dir)
+        self._ownership = OwnershipRecord(state_dir)
         self._observer = Observer(
             options,
-            known=lambda: {network for _, network in self._ledger.endpoints},
+            known=lambda: {network for _, network in self._ownership.endpoints},
             volumes=lambda: bool(desired().volumes),
             consumers=lambda: frozenset(desired().by_label.values()),
         )
         self._dirty = asyncio.Event()
-        self._brake = Brake(options.max_detaches, options.resync)
+        self._detach_limiter = DetachLimiter(options.max_detaches, options.resync)
         self.directory = Directory(self.hurry)
         self.observed: Observed | None = None
         self.plan = Plan()
         self.looked_at: float | None = None
         """When the engine was last seen, in seconds since the epoch."""
-        self.trouble: str | None = None
+        self.problem: str | None = None
         """Why the engine cannot be used now."""
-        self._news = News()
-        self._writer = Writer(
-            self._ledger, self._brake, self.directory, self._news, recorder or Recorder(), self.hurry
+        self._log_limiter = LogLimiter()
+        self._executor = PlanExecutor(
+            self._ownership,
+            self._detach_limiter,
+            self.directory,
+            self._log_limiter,
+            recorder or Recorder(),
+            self.hurry,
         )
-        self._failures = self._writer.failures
-        self.writes, self.errors = self._writer.writes, self._writer.errors
+        self._failures = self._executor.failures
+        self.writes, self.errors = self._executor.writes, self._executor.errors
         self.settled = asyncio.Event()
         """Set once the gateway's own container is attached, or cannot be for now."""
 
     def desired(self) -> Desired:
         """Return what is wanted now."""
-        return replace(self._wanted(), claimed=self._ledger.addresses, refused=self._failures.refused)
+        return replace(self._wanted(), claimed=self._ownership.addresses, refused=self._failures.refused)
 
     def hurry(self) -> None:
         """Look soon."""
@@ -110,11 +115,11 @@ class Reconciler:
             try:
                 async with connected(self._options, self._link_of) as engine:
                     await self._keep(engine, ready)
-            except EngineError as trouble:
-                self._writer.count("connect", trouble)
-                if str(trouble) != self.trouble:
-                    log.warning("docker cannot be used", extra={"reason": trouble.kind, "detail": str(trouble)})
-                self.trouble = str(trouble)
+            except EngineError as error:
+                self._executor.count("connect", error)
+                if str(error) != self.problem:
+                    log.warning("docker cannot be used", extra={"reason": error.kind, "detail": str(error)})
+                self.problem = str(error)
                 self.settled.set()
             backoff.succeeded(time.monotonic() - started)
             await asyncio.sleep(backoff.next())
@@ -169,9 +174,9 @@ class Reconciler:
         """
         desired = self.desired()
         observed = as_running_gateway(desired, await self._observer.look(engine))
-        ours = frozenset(marked(desired, observed)) if self._ledger.adopting else self._ledger.endpoints
+        ours = frozenset(marked(desired, observed)) if self._ownership.adopting else self._ownership.endpoints
         planned = plan(desired, observed, ours)
-        return _without(planned, self._brake.admit(planned.actions, time.monotonic())[1])
+        return _without(planned, self._detach_limiter.admit(planned.actions, time.monotonic())[1])
 
     async def settle(self, engine: Engine) -> tuple[Plan, list[str]]:
         """Do everything once, and return what was done, with the states, and what was refused.
@@ -204,44 +209,44 @@ class Reconciler:
             observed = as_running_gateway(desired, observed)
         sources = networks_of_sources(observed, self._options)
         self.directory.renew(observed.containers, began, sources, self._options.grants, strict=desired.strict)
-        if self._ledger.adopting:
-            self._ledger.adopt(marked(desired, observed))
+        if self._ownership.adopting:
+            self._ownership.adopt(marked(desired, observed))
         there = {each.id for each in observed.containers}
-        been = self._writer.been | (marked(desired, observed) & self._ledger.endpoints)
-        self._writer.been = {key for key in been if key[0] in there}
-        planned = plan(desired, observed, self._ledger.endpoints, frozenset(self._writer.been))
-        if self.trouble is not None:
+        been = self._executor.been | (marked(desired, observed) & self._ownership.endpoints)
+        self._executor.been = {key for key in been if key[0] in there}
+        planned = plan(desired, observed, self._ownership.endpoints, frozenset(self._executor.been))
+        if self.problem is not None:
             log.info("docker is available again")
-        self.observed, self.looked_at, self.trouble = observed, time.time(), None
+        self.observed, self.looked_at, self.problem = observed, time.time(), None
         now = time.monotonic()
-        # Only actions that are due count against the brake.
+        # Only actions that are due count against the limit.
         ripe = [each for each in planned.actions if self._failures.not_before(each) <= now]
-        due, held = self._brake.admit(ripe, now)
-        self._log_news(planned, now)
+        due, held = self._detach_limiter.admit(ripe, now)
+        self._log_changes(planned, now)
         self.plan = self._with_failures(_without(planned, held))
-        self._ledger.note_addresses(lasting_addresses(desired, observed))
-        done = await self._writer.act_all(engine, planned.actions, due)
+        self._ownership.note_addresses(lasting_addresses(desired, observed))
+        done = await self._executor.act_all(engine, planned.actions, due)
         undone = [each for each in planned.actions if each.container_id == observed.own and each not in done]
         if all(map(self._failures.is_final, undone)):
             self.settled.set()
         if not due:
-            self._ledger.keep({container.id for container in observed.containers})
+            self._ownership.retain({container.id for container in observed.containers})
         self._failures.keep(planned.actions)
         waits = [at - now for at in self._failures.next_attempts()]
         if held:
-            waits.append(self._brake.wait(now))
+            waits.append(self._detach_limiter.wait_time(now))
         return max(0.05, min(waits, default=self._options.resync)), done
 
-    def _log_news(self, planned: Plan, now: float) -> None:
+    def _log_changes(self, planned: Plan, now: float) -> None:
         """Log the warnings and refusals that are new."""
         refused = [
             (each.network, each.container, str(each.reason), each.message)
             for each in planned.conditions
             if each.state is Standing.BLOCKED
         ]
-        if count := self._news.left_out(now):
+        if count := self._log_limiter.take_suppressed(now):
             log.info("docker: log lines were left out", extra={"count": count})
-        for each in self._news.fresh((*planned.warnings, *refused), now):
+        for each in self._log_limiter.select((*planned.warnings, *refused), now):
             if isinstance(each, tuple):
                 extra = dict(zip(("network", "container", "reason", "detail"), each, strict=True))
                 log.info("docker: an attachment is refused", extra=extra)
@@ -263,9 +268,9 @@ class Reconciler:
         """Return the plan, with the reasons why its actions failed so far."""
         conditions = tuple(self._failures.explained(each, self._options.networks) for each in planned.conditions)
         warnings = planned.warnings
-        if self._ledger.problem:
+        if self._ownership.problem:
             consequence = "nothing that an earlier process attached is detached"
-            warnings += (f"the ownership record cannot be used, and {consequence}: {self._ledger.problem}",)
+            warnings += (f"the ownership record cannot be used, and {consequence}: {self._ownership.problem}",)
         return replace(planned, conditions=conditions, warnings=warnings)
 
 

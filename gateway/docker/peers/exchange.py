@@ -45,7 +45,7 @@ class Exchange:
         self._group = group
         self._listening, self._connecting = tls
         self._changed = changed
-        self._news = asyncio.Event()
+        self._lines_changed = asyncio.Event()
         self._lines: dict[str, bytes] = {}
         """The line to send, by the network's ID."""
         self._servers: dict[Meeting, asyncio.Task[None]] = {}
@@ -73,8 +73,8 @@ class Exchange:
         by_id = {meeting.network: line for meeting, line in lines.items()}
         if by_id != self._lines:
             self._lines = by_id
-            news, self._news = self._news, asyncio.Event()
-            news.set()
+            changed, self._lines_changed = self._lines_changed, asyncio.Event()
+            changed.set()
         for meeting in lines.keys() - self._servers.keys():
             self._serve(meeting)
 
@@ -149,12 +149,12 @@ class Exchange:
         sent = _NOTHING
         try:
             while meeting in self._servers:
-                line, news = self._lines.get(meeting.network, _NOTHING), self._news
+                line, changed = self._lines.get(meeting.network, _NOTHING), self._lines_changed
                 writer.write(line if line != sent else _NOTHING)
                 sent = line
                 async with asyncio.timeout(SILENCE):
                     await writer.drain()
-                await either(news, BEAT)
+                await either(changed, BEAT)
         except (OSError, TimeoutError) as error:
             log.debug("docker: a peer closed its connection", extra={"detail": str(error)})
         finally:

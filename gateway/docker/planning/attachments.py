@@ -1,5 +1,6 @@
 """Containers that are to be attached, attached again, or let go."""
 
+from gateway.docker.errors import BlockedReason
 from gateway.docker.model import LIVE, RUNNING, Container
 from gateway.docker.plan import Action, Standing, Verb
 from gateway.docker.planning.aliases import age, clash, promise, remedy
@@ -11,7 +12,6 @@ from gateway.docker.planning.own import own_addresses
 from gateway.docker.planning.own_service import own_task
 from gateway.docker.planning.shadows import container_shadows, joined_by_others
 from gateway.docker.planning.wanted import quietly_wanted, wanted
-from gateway.docker.trouble import Blocked
 
 
 def attach(draft: Draft) -> None:
@@ -59,10 +59,10 @@ def _attachment(draft: Draft, container: Container, name: str, aliases: tuple[st
         return
     if container.id != draft.observed.own and {container.name.lower(), container.hostname} & draft.taken(name):
         message = "a backend has the name or host name of the container: rename one of them"
-        refuse(draft, container, name, Blocked.ALIAS_CONFLICT, message)
+        refuse(draft, container, name, BlockedReason.ALIAS_CONFLICT, message)
         return
     if conflict := container_shadows(draft, container, name, aliases):
-        refuse(draft, container, name, Blocked.NAME_CONFLICT, conflict)
+        refuse(draft, container, name, BlockedReason.NAME_CONFLICT, conflict)
         return
     conflicts = {alias: other for alias in aliases if (other := clash(draft, container, name, alias))}
     free = tuple(alias for alias in aliases if alias not in conflicts)
@@ -71,7 +71,7 @@ def _attachment(draft: Draft, container: Container, name: str, aliases: tuple[st
     ours = endpoint is not None and is_ours(draft, container, name, endpoint)
     if conflicts and ((endpoint is None and not own) or (not free and (own or not ours))):
         message = f"{taken}: {remedy(conflicts.values())}"
-        draft.report_container(container, name, Standing.BLOCKED, Blocked.ALIAS_CONFLICT, message)
+        draft.report_container(container, name, Standing.BLOCKED, BlockedReason.ALIAS_CONFLICT, message)
     elif endpoint is None:
         _connect(draft, container, name, free)
     else:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gateway.docker import labels
+from gateway.docker.errors import BlockedReason
 from gateway.docker.grants import Granted, granted, owner
 from gateway.docker.labels import Request
 from gateway.docker.model import Container, NetworkInfo, Observed
@@ -11,7 +12,6 @@ from gateway.docker.names import Names
 from gateway.docker.options import NetworkOptions
 from gateway.docker.plan import Action, Condition, Desired, Shadow, Standing, carried
 from gateway.docker.projects import network_of
-from gateway.docker.trouble import Blocked
 from gateway.text import one_line
 
 _MOST_MISTAKES = 10
@@ -212,14 +212,19 @@ class Draft:
         who_id: str,
         network: str,
         state: Standing,
-        reason: Blocked | None = None,
+        reason: BlockedReason | None = None,
         message: str = "",
     ) -> None:
         """Note how an attachment of a container or service stands."""
         self.conditions.append(Condition(network, who, state, reason, message, who_id))
 
     def report_container(
-        self, container: Container, network: str, state: Standing, reason: Blocked | None = None, message: str = ""
+        self,
+        container: Container,
+        network: str,
+        state: Standing,
+        reason: BlockedReason | None = None,
+        message: str = "",
     ) -> None:
         """Note how an attachment of a container stands."""
         self.report(container.name, container.id, network, state, reason, message)

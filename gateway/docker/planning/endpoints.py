@@ -1,5 +1,6 @@
 """Endpoints that exist: compared with what they should be, repaired, or left alone."""
 
+from gateway.docker.errors import BlockedReason
 from gateway.docker.model import RUNNING, Container, EndpointInfo
 from gateway.docker.plan import Action, Standing, Verb
 from gateway.docker.planning.aliases import promise
@@ -10,7 +11,6 @@ from gateway.docker.planning.own import (
     own_addresses,
     without_network,
 )
-from gateway.docker.trouble import Blocked
 
 
 def keep(
@@ -64,12 +64,12 @@ def keep(
             message += f": run {command}, and the gateway attaches itself"
         draft.report_container(container, name, Standing.DRIFTED, None, message)
     elif taken:
-        draft.report_container(container, name, Standing.DRIFTED, Blocked.ALIAS_CONFLICT, taken)
+        draft.report_container(container, name, Standing.DRIFTED, BlockedReason.ALIAS_CONFLICT, taken)
     else:
         draft.report_container(container, name, Standing.ATTACHED)
 
 
-def refuse(draft: Draft, container: Container, name: str, reason: Blocked, message: str) -> None:
+def refuse(draft: Draft, container: Container, name: str, reason: BlockedReason, message: str) -> None:
     """Do not attach a container, and detach one that the gateway attached, as `docker.repair` permits."""
     endpoint = container.endpoints.get(name)
     if endpoint is None:

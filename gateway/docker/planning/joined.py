@@ -1,9 +1,9 @@
 """Containers that use another container's network (`network_mode: service:…`)."""
 
+from gateway.docker.errors import BlockedReason
 from gateway.docker.model import Container
 from gateway.docker.plan import Standing
 from gateway.docker.planning.draft import Draft
-from gateway.docker.trouble import Blocked
 
 
 def joined(draft: Draft, container: Container, network: str, aliases: tuple[str, ...], *, coming: bool) -> None:
@@ -17,13 +17,13 @@ def joined(draft: Draft, container: Container, network: str, aliases: tuple[str,
         coming: Whether the other one is wanted there.
     """
 
-    def report(state: Standing, reason: Blocked | None, message: str) -> None:
+    def report(state: Standing, reason: BlockedReason | None, message: str) -> None:
         draft.report_container(container, network, state, reason, message)
 
     base = draft.observed.base(container)
     if base is None:
         message = "it uses the network of a container that is gone: create it again"
-        report(Standing.BLOCKED, Blocked.SHARED_NETWORK, message)
+        report(Standing.BLOCKED, BlockedReason.SHARED_NETWORK, message)
         return
     through = f"it uses the network of container {base.name}"
     endpoint = base.endpoints.get(network)
@@ -34,16 +34,16 @@ def joined(draft: Draft, container: Container, network: str, aliases: tuple[str,
             None,
         )  # fmt: skip
         if refused is not None:
-            report(Standing.BLOCKED, Blocked.SHARED_NETWORK, f"{through}, which is blocked: {refused.message}")
+            report(Standing.BLOCKED, BlockedReason.SHARED_NETWORK, f"{through}, which is blocked: {refused.message}")
         elif coming:
             report(Standing.PENDING, None, f"{through}, which is attached first")
         else:
             message = f"{through}, which is not attached: set the labels on that one"
-            report(Standing.BLOCKED, Blocked.SHARED_NETWORK, message)
+            report(Standing.BLOCKED, BlockedReason.SHARED_NETWORK, message)
         return
     missing = [each for each in aliases if endpoint.aliases is not None and each.lower() not in endpoint.names]
     if missing:
         message = f"{through}, which lacks {', '.join(missing)}: set the aliases on that one"
-        report(Standing.DRIFTED, Blocked.SHARED_NETWORK, message)
+        report(Standing.DRIFTED, BlockedReason.SHARED_NETWORK, message)
     else:
         report(Standing.ATTACHED, None, f"{through}, which is attached")

@@ -1,13 +1,13 @@
 """The gateway as a swarm service: the service's specification defines its networks and aliases."""
 
+from gateway.docker.errors import BlockedReason
 from gateway.docker.grants import SWARM_SERVICE
 from gateway.docker.model import Container
 from gateway.docker.plan import Standing
 from gateway.docker.planning.draft import Draft
-from gateway.docker.trouble import Blocked
 
 
-def own_task(draft: Draft, own: Container, name: str) -> tuple[Standing, Blocked | None, str]:
+def own_task(draft: Draft, own: Container, name: str) -> tuple[Standing, BlockedReason | None, str]:
     """Return the state of the gateway's own attachment to a network.
 
     The engine does not report a task's aliases; a manager knows those of its service.
@@ -24,7 +24,7 @@ def own_task(draft: Draft, own: Container, name: str) -> tuple[Standing, Blocked
             f"the gateway is a task, which cannot be attached: in its service, name the network {name} with the"
             f" aliases {', '.join(names)}"
         )
-        return Standing.BLOCKED, Blocked.SWARM_TASK, message
+        return Standing.BLOCKED, BlockedReason.SWARM_TASK, message
     called = own.labels.get(SWARM_SERVICE, "")
     service = next((each for each in draft.observed.services if each.name == called), None)
     if service is not None:

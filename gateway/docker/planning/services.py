@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from gateway.docker.errors import BlockedReason
 from gateway.docker.grants import SWARM_SERVICE, owner
 from gateway.docker.labels import Request
 from gateway.docker.model import NetworkInfo, Service
 from gateway.docker.plan import Action, Standing, Verb
 from gateway.docker.planning.draft import Draft, Holder
 from gateway.docker.planning.shadows import service_shadows
-from gateway.docker.trouble import Blocked
 
 
 def update_services(draft: Draft) -> None:
@@ -50,7 +50,7 @@ def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]]
     """Return its networks with their aliases, including those it asks for; and the IDs of all that it asks for."""
     mark, who = draft.desired.mark, f"service {service.name}"
 
-    def report(name: str, state: Standing, reason: Blocked | None = None, message: str = "") -> None:
+    def report(name: str, state: Standing, reason: BlockedReason | None = None, message: str = "") -> None:
         draft.report(who, service.id, name, state, reason, message)
 
     request, names = _wanted(draft, service)
@@ -60,11 +60,11 @@ def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]]
         return networks, wanted
     for name in names:
         if request.refused:
-            report(name, Standing.BLOCKED, Blocked.NOT_GRANTED, request.refused)
+            report(name, Standing.BLOCKED, BlockedReason.NOT_GRANTED, request.refused)
             continue
         there = draft.known.get(name)
         if name in draft.without_range:
-            report(name, Standing.BLOCKED, Blocked.IP_EXHAUSTED, draft.without_range[name])
+            report(name, Standing.BLOCKED, BlockedReason.IP_EXHAUSTED, draft.without_range[name])
             continue
         if there is None:
             report(name, Standing.PENDING, None, f"network {name} does not exist yet")
@@ -88,16 +88,20 @@ def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]]
 
 def _hindrance(
     draft: Draft, service: Service, there: NetworkInfo, request: Request, found: frozenset[str] | None
-) -> tuple[Standing, Blocked, str] | None:
+) -> tuple[Standing, BlockedReason, str] | None:
     """Return its state on a network where it cannot have what it asks for; None: it can."""
     if found is None and there.scope != "swarm":
-        return Standing.BLOCKED, Blocked.LOCAL_NETWORK, _local(draft, there)
+        return Standing.BLOCKED, BlockedReason.LOCAL_NETWORK, _local(draft, there)
     if conflicts := service_shadows(draft, service, there.name, request.aliases):
         if found is None:
-            return Standing.BLOCKED, Blocked.NAME_CONFLICT, conflicts
-        return Standing.DRIFTED, Blocked.NAME_CONFLICT, f"{conflicts}; it stays attached: its tasks would restart"
+            return Standing.BLOCKED, BlockedReason.NAME_CONFLICT, conflicts
+        return (
+            Standing.DRIFTED,
+            BlockedReason.NAME_CONFLICT,
+            f"{conflicts}; it stays attached: its tasks would restart",
+        )
     conflict = _conflict(draft, service, there.name, request, found or frozenset())
-    return (Standing.BLOCKED, Blocked.ALIAS_CONFLICT, conflict) if conflict else None
+    return (Standing.BLOCKED, BlockedReason.ALIAS_CONFLICT, conflict) if conflict else None
 
 
 def _local(draft: Draft, there: NetworkInfo) -> str:
@@ -107,13 +111,13 @@ def _local(draft: Draft, there: NetworkInfo) -> str:
     )
 
 
-def _to_change(draft: Draft) -> tuple[Standing, Blocked | None, str]:
+def _to_change(draft: Draft) -> tuple[Standing, BlockedReason | None, str]:
     """Return the state of a network that the specification lacks."""
     if not draft.options.services:
         message = (
             "docker.services is false: set it to true, and the gateway adds the network; the service's tasks restart"
         )
-        return Standing.BLOCKED, Blocked.SERVICES_OFF, message
+        return Standing.BLOCKED, BlockedReason.SERVICES_OFF, message
     if not draft.observed.swarm.leader:
         return Standing.PENDING, None, "the agent on the swarm's leading manager adds the network"
     return Standing.PENDING, None, ""

@@ -2,11 +2,11 @@
 
 from gateway.docker import labels
 from gateway.docker.consumers import networks_of_sources
+from gateway.docker.errors import BlockedReason
 from gateway.docker.model import LIVE, Container
 from gateway.docker.plan import Standing
 from gateway.docker.planning.draft import Draft
 from gateway.docker.planning.hindrances import of_container
-from gateway.docker.trouble import Blocked
 
 
 def wanted(draft: Draft, container: Container) -> dict[str, tuple[str, ...]]:
@@ -21,7 +21,7 @@ def wanted(draft: Draft, container: Container) -> dict[str, tuple[str, ...]]:
     networks = draft.networks_of(request, container.name, container.name, container.labels)
     if request.refused:
         for name in networks:
-            draft.report_container(container, name, Standing.BLOCKED, Blocked.NOT_GRANTED, request.refused)
+            draft.report_container(container, name, Standing.BLOCKED, BlockedReason.NOT_GRANTED, request.refused)
         return {}
     return dict.fromkeys(networks, request.aliases)
 

@@ -13,15 +13,15 @@ from gateway.config import load
 from gateway.config.load import Sources
 from gateway.contracts import Secret
 from gateway.docker.addresses import choose, protected, range_for_others
+from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.failures import Failures
 from gateway.docker.flavour import PODMAN
-from gateway.docker.ledger import Ledger
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
+from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import Action, Condition, Desired, Plan, Standing, Verb
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.trouble import Blocked, EngineError, Kind
 from gateway.errors import ConfigError
 from tests.support.fake_engine import FakeEngine
 
@@ -168,7 +168,7 @@ async def test_a_conflict_leads_to_the_next_address_and_what_was_got_is_kept(tmp
             wanted = body["EndpointConfig"].get("IPAMConfig", {}).get("IPv4Address")
             asked.append(wanted)
             if wanted in taken:
-                raise EngineError(Kind.FORBIDDEN, "Address already in use")
+                raise EngineError(ErrorKind.FORBIDDEN, "Address already in use")
             await super().post(path, body, **params)
             self.containers[body["Container"]].endpoints["apps"].address = wanted
 
@@ -187,7 +187,7 @@ async def test_a_conflict_leads_to_the_next_address_and_what_was_got_is_kept(tmp
     assert asked == [first, choose(NET, "site-a", refused=taken)[0]]
     assert reconciler.settled.is_set()
     await reconciler.cycle(engine)  # type: ignore[arg-type]
-    assert Ledger(tmp_path).addresses == {"apps": (asked[1],)}
+    assert OwnershipRecord(tmp_path).addresses == {"apps": (asked[1],)}
     # Another life: the first one is free again, and the one that clients know is asked for.
     del own.endpoints["apps"]
     taken.clear()
@@ -198,7 +198,7 @@ async def test_a_conflict_leads_to_the_next_address_and_what_was_got_is_kept(tmp
 async def test_a_configured_address_that_is_taken_is_told_and_not_replaced(tmp_path: Path) -> None:
     class Taken(FakeEngine):
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:
-            raise EngineError(Kind.FORBIDDEN, "Address already in use")
+            raise EngineError(ErrorKind.FORBIDDEN, "Address already in use")
 
     engine = Taken(random.Random(1))
     engine.add_network("apps", subnet="10.9.0.0/24")
@@ -211,16 +211,16 @@ async def test_a_configured_address_that_is_taken_is_told_and_not_replaced(tmp_p
     for _ in range(2):
         await reconciler.cycle(engine)  # type: ignore[arg-type]
     (condition,) = reconciler.plan.conditions
-    assert (condition.state, condition.reason) == (Standing.BLOCKED, Blocked.ADDRESS_REFUSED)
+    assert (condition.state, condition.reason) == (Standing.BLOCKED, BlockedReason.ADDRESS_REFUSED)
     assert "docker.networks.apps.address" in condition.message
 
 
 def test_the_ledger_of_before_is_read(tmp_path: Path) -> None:
     (tmp_path / "docker.json").write_text('{"endpoints": [["c", "apps"]]}')
-    ledger = Ledger(tmp_path)
-    assert (ledger.endpoints, ledger.addresses, ledger.problem) == (frozenset({("c", "apps")}), {}, None)
+    ownership = OwnershipRecord(tmp_path)
+    assert (ownership.endpoints, ownership.addresses, ownership.problem) == (frozenset({("c", "apps")}), {}, None)
     (tmp_path / "docker.json").write_text('{"endpoints": [], "addresses": []}')
-    assert Ledger(tmp_path).problem
+    assert OwnershipRecord(tmp_path).problem
 
 
 @pytest.mark.parametrize(
@@ -284,17 +284,17 @@ def test_stopped_apps_whose_network_was_pruned_are_not_called_attached() -> None
         return Container("id-web", "web", "exited", labels, "bridge", {"apps": there})
 
     ours, foreign = web(MARK), web("web")
-    ledger = frozenset({("id-web", "apps")})
+    ownership = frozenset({("id-web", "apps")})
     for network in ((), (NET,)):
-        (condition,) = plan(desired(), Observed((ours,), network), ledger).conditions
+        (condition,) = plan(desired(), Observed((ours,), network), ownership).conditions
         assert (condition.state, "cannot start until" in condition.message) == (Standing.DRIFTED, True)
-        (condition,) = plan(desired(), Observed((foreign,), network), ledger).conditions
+        (condition,) = plan(desired(), Observed((foreign,), network), ownership).conditions
         assert condition.state is Standing.DRIFTED
         assert "docker network disconnect apps web && docker network connect apps web" in condition.message
-        (condition,) = plan(desired(), Observed((web("web", "www", "a;b"),), network), ledger).conditions
+        (condition,) = plan(desired(), Observed((web("web", "www", "a;b"),), network), ownership).conditions
         assert "connect --alias 'a;b' --alias www apps web, or" in condition.message
         podman = Observed((foreign,), network, flavour=PODMAN)
-        (condition,) = plan(desired(), podman, ledger).conditions
+        (condition,) = plan(desired(), podman, ownership).conditions
         assert "podman network disconnect apps web && podman network connect apps web" in condition.message
 
 
@@ -337,10 +337,10 @@ def test_a_network_does_not_hold_what_the_gateway_reaches_directly(tmp_path: Pat
 def test_an_address_that_is_refused_names_the_setting_only_if_it_is_set() -> None:
     failures, pending = Failures(), Condition("apps", "gateway", Standing.PENDING, container_id="id-gateway")
     action = Action(Verb.CONNECT, "apps", "n1", "gateway", "id-gateway", addresses=("10.9.0.9",))
-    failures.failed(action, EngineError(Kind.FORBIDDEN, "Address already in use"), 0.0, {})
+    failures.failed(action, EngineError(ErrorKind.FORBIDDEN, "Address already in use"), 0.0, {})
     fixed = NetworkOptions(address=ipaddress.ip_address("10.9.0.9"))
     assert "change docker.networks.apps.address" in failures.explained(pending, {"apps": fixed}).message
     for networks in ({"apps": NetworkOptions()}, {}):
         found = failures.explained(pending, networks)
-        assert (found.state, found.reason) == (Standing.BLOCKED, Blocked.ADDRESS_REFUSED)
+        assert (found.state, found.reason) == (Standing.BLOCKED, BlockedReason.ADDRESS_REFUSED)
         assert "docker.networks" not in found.message

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from gateway.docker.errors import BlockedReason
 from gateway.docker.explaining import explain, find
 from gateway.docker.explaining.model import BackendFact, Explanation, Reached
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
 from gateway.docker.plan import Condition, Desired, Plan, Standing
 from gateway.docker.planning import plan
-from gateway.docker.trouble import Blocked
 
 MARK = "gw-owner-site-a"
 OPT_IN = {"gateway.enable": "true"}
@@ -164,7 +164,7 @@ def test_networks_are_those_of_the_plan_which_may_be_other_than_the_configured_o
     own = replace(GATEWAY, endpoints={"apps-shop": endpoint(MARK)})
     wanted = Desired("site-a", DockerOptions(networks={"apps": NetworkOptions()}), ("orders",))
     observed = Observed((own, web), own=own.id)
-    blocked = Condition("apps-shop", "web", Standing.BLOCKED, Blocked.IP_EXHAUSTED, "full", web.id)
+    blocked = Condition("apps-shop", "web", Standing.BLOCKED, BlockedReason.IP_EXHAUSTED, "full", web.id)
     planned = Plan(conditions=(blocked,), networks={"apps-shop": ("orders",), "apps-other": ("orders",)})
     found = explain(wanted, observed, planned, web, [UP])
     assert [each.name for each in found.parts if each.part == "network"] == ["apps-shop"]

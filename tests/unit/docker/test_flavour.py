@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from gateway.docker.act import act
 from gateway.docker.engine import Engine
+from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
+from gateway.docker.executor import execute
 from gateway.docker.exposure import can_spoof
 from gateway.docker.flavour import DOCKER, PODMAN, Flavour, flavour, lease_ranges
 from gateway.docker.model import Container, Observed
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import Action, Desired, Verb
 from gateway.docker.planning import plan
-from gateway.docker.trouble import Blocked, EngineError, Kind
 
 COMPONENTS = [{"Name": "Podman Engine", "Version": "5.4.2"}, {"Name": "Conmon"}]
 WEB = Container("0" * 64, "web", "running", {"gateway.enable": "true"}, "bridge", {})
@@ -70,7 +70,7 @@ def test_the_engine_and_the_version_are_known_from_one_answer(version: Any, expe
 def test_an_engine_that_does_not_fit_is_called_by_its_name(version: Any, message: str) -> None:
     with pytest.raises(EngineError) as raised:
         asyncio.run(Answering(version).negotiate())
-    assert (raised.value.kind, str(raised.value)) == (Kind.API, message)
+    assert (raised.value.kind, str(raised.value)) == (ErrorKind.API, message)
 
 
 def test_who_left_a_network() -> None:
@@ -103,12 +103,17 @@ def test_podman_says_which_capabilities_a_container_has() -> None:
 @pytest.mark.parametrize(
     ("mode", "networks", "reason", "message"),
     [
-        ("pasta", {"apps": NetworkOptions()}, Blocked.NOT_ATTACHABLE, "it uses pasta, with which Podman joins"),
-        ("bridge", {"apps": NetworkOptions("overlay")}, Blocked.NOT_MANAGER, "network apps: Podman has no overlay"),
+        ("pasta", {"apps": NetworkOptions()}, BlockedReason.NOT_ATTACHABLE, "it uses pasta, with which Podman joins"),
+        (
+            "bridge",
+            {"apps": NetworkOptions("overlay")},
+            BlockedReason.NOT_MANAGER,
+            "network apps: Podman has no overlay",
+        ),
     ],
 )
 def test_what_podman_cannot_attach_says_so(
-    mode: str, networks: dict[str, NetworkOptions], reason: Blocked, message: str
+    mode: str, networks: dict[str, NetworkOptions], reason: BlockedReason, message: str
 ) -> None:
     container = Container(WEB.id, WEB.name, WEB.state, WEB.labels, mode, {})
     wanted = Desired("site", DockerOptions(networks=networks, services=True), ("orders",))
@@ -121,13 +126,13 @@ def test_what_podman_cannot_attach_says_so(
 @pytest.mark.parametrize(
     ("kind", "implementation", "cleared"),
     [
-        (Kind.FAILED, PODMAN, True),  # a 500
-        (Kind.FORBIDDEN, PODMAN, False),  # it is connected already
-        (Kind.UNREACHABLE, PODMAN, False),  # it may have been done
-        (Kind.FAILED, DOCKER, False),
+        (ErrorKind.FAILED, PODMAN, True),  # a 500
+        (ErrorKind.FORBIDDEN, PODMAN, False),  # it is connected already
+        (ErrorKind.UNREACHABLE, PODMAN, False),  # it may have been done
+        (ErrorKind.FAILED, DOCKER, False),
     ],
 )
-def test_podman_forgets_a_connection_that_failed(kind: Kind, implementation: Flavour, cleared: bool) -> None:
+def test_podman_forgets_a_connection_that_failed(kind: ErrorKind, implementation: Flavour, cleared: bool) -> None:
     asked = []
 
     class Failing:
@@ -136,9 +141,9 @@ def test_podman_forgets_a_connection_that_failed(kind: Kind, implementation: Fla
 
         async def post(self, path: str, body: Any) -> None:
             asked.append(path)
-            raise EngineError(kind if path.endswith("connect") else Kind.FAILED, body["Container"])
+            raise EngineError(kind if path.endswith("connect") else ErrorKind.FAILED, body["Container"])
 
     with pytest.raises(EngineError) as raised:
-        asyncio.run(act(Failing(), Action(Verb.CONNECT, "apps", "n", "web", "c")))  # type: ignore[arg-type]
+        asyncio.run(execute(Failing(), Action(Verb.CONNECT, "apps", "n", "web", "c")))  # type: ignore[arg-type]
     assert raised.value.kind is kind
     assert asked == ["networks/n/connect", *(["networks/n/disconnect"] if cleared else [])]

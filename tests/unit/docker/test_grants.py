@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.docker.consumers import consumer
+from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.exposure import can_spoof
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.images import split
@@ -15,7 +16,6 @@ from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOpti
 from gateway.docker.plan import Desired, Plan, Standing, Verb
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.trouble import Blocked, EngineError, Kind
 from tests.support.fake_engine import FakeEndpoint, FakeEngine
 
 ORDERS = NetworkInfo("n-orders", "orders-net", "bridge", "local", attachable=False)
@@ -47,7 +47,7 @@ def joins(found: Plan) -> dict[str, tuple[str, ...]]:
     return {each.network: each.aliases[:-1] for each in found.actions if each.verb is Verb.CONNECT}
 
 
-def blocked(found: Plan) -> list[tuple[str, Blocked | None]]:
+def blocked(found: Plan) -> list[tuple[str, BlockedReason | None]]:
     return [(each.container, each.reason) for each in found.conditions if each.state is Standing.BLOCKED]
 
 
@@ -101,7 +101,7 @@ def test_labels_go_on_beside_grants_unless_it_is_strict() -> None:
     assert (who.has("gateway.backends", "orders"), who.has("gateway.backends", "media")) == (True, True)
     for each in (plain, granted):
         found = planned(each, grants=grants, strict=True)
-        assert (joins(found), blocked(found)) == ({}, [(each.name, Blocked.NOT_GRANTED)])
+        assert (joins(found), blocked(found)) == ({}, [(each.name, BlockedReason.NOT_GRANTED)])
     assert not consumer(plain, grants, strict=True).has("gateway.backends", "media")
     assert not consumer(granted, grants, strict=True).has("gateway.backends", "media")
 
@@ -130,7 +130,7 @@ def test_strict_refuses_a_network_that_carries_nothing_granted() -> None:
         return planned(container(labels={"gateway.network": networks}, **more), grants=grants, strict=True)
 
     refused = asking("media-net")
-    assert (joins(refused), blocked(refused)) == ({}, [("web", Blocked.NOT_GRANTED)])
+    assert (joins(refused), blocked(refused)) == ({}, [("web", BlockedReason.NOT_GRANTED)])
     some = asking("media-net,orders-net")
     assert joins(some) == {"orders-net": ()}
     assert "web: network media-net carries no backend that is granted to it (docker.grants)" in some.warnings
@@ -158,7 +158,7 @@ def test_a_service_is_granted_by_its_name() -> None:
     assert [(each.verb, each.container) for each in found.actions] == [(Verb.UPDATE_SERVICE, "service jobs")]
     labelled = Service("s2", "other", 7, ENABLE, {}, {"TaskTemplate": {"Networks": []}})
     found = plan(desired, Observed((), (network,), (labelled,), swarm=leader), frozenset())
-    assert (found.actions, blocked(found)) == ((), [("service other", Blocked.NOT_GRANTED)])
+    assert (found.actions, blocked(found)) == ((), [("service other", BlockedReason.NOT_GRANTED)])
 
 
 def named(name: str, alias: str, project: str | None = None, **more: Any) -> Container:
@@ -170,7 +170,7 @@ def test_an_alias_belongs_to_one_project_or_service() -> None:
     holder = named("web", "front", "shop", endpoints=attached("front"))
     for thief in (named("thief", "front"), named("thief", "FRONT", "other")):
         found = planned(thief, holder)
-        assert (joins(found), blocked(found)) == ({}, [("thief", Blocked.ALIAS_CONFLICT)])
+        assert (joins(found), blocked(found)) == ({}, [("thief", BlockedReason.ALIAS_CONFLICT)])
         assert "container web" in found.conditions[0].message
     assert joins(planned(named("web-2", "front", "shop"), holder)) == {"orders-net": ("front",)}
 
@@ -178,7 +178,7 @@ def test_an_alias_belongs_to_one_project_or_service() -> None:
 def test_of_two_that_ask_at_once_the_older_gets_the_alias() -> None:
     found = planned(named("young", "front", created=9), named("old", "front", created=5))
     assert [each.container for each in found.actions if each.verb is Verb.CONNECT] == ["old"]
-    assert blocked(found) == [("young", Blocked.ALIAS_CONFLICT)]
+    assert blocked(found) == [("young", BlockedReason.ALIAS_CONFLICT)]
 
 
 def test_a_second_container_that_has_an_alias_already_loses_it() -> None:
@@ -197,7 +197,9 @@ def test_the_configuration_may_give_one_alias_to_many() -> None:
     rules = (AttachRule(names=("batch-*",), backends=("orders",), aliases=("batch",)),)
     assert joins(planned(holder, container("batch-2"), attach=rules)) == {"orders-net": ("batch",)}
     one = (Grant(("orders",), container="batch-1", aliases=("batch",)),)
-    assert blocked(planned(holder, named("batch-2", "batch"), grants=one)) == [("batch-2", Blocked.ALIAS_CONFLICT)]
+    assert blocked(planned(holder, named("batch-2", "batch"), grants=one)) == [
+        ("batch-2", BlockedReason.ALIAS_CONFLICT)
+    ]
 
 
 def test_what_an_image_asks_for_is_told() -> None:
@@ -284,7 +286,7 @@ async def test_images_are_asked_for_once_and_a_refusal_says_what_is_missing(tmp_
             if path.startswith("images/"):
                 self.asked += 1
                 if self.refuses:
-                    raise EngineError(Kind.FORBIDDEN, "Forbidden")
+                    raise EngineError(ErrorKind.FORBIDDEN, "Forbidden")
             return await super().get(path, **params)
 
     engine = Counting(random.Random(1))

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from gateway.docker import labels
+from gateway.docker.errors import BlockedReason
 from gateway.docker.grants import SERVICE
+from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.names import hostname_of, hosts_of
-from gateway.docker.news import News
-from gateway.docker.observe import Observer
+from gateway.docker.observer import Observer
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import Desired, Plan, Standing, Verb
 from gateway.docker.planning import plan
 from gateway.docker.planning.own import as_running_gateway
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.trouble import Blocked
 from tests.support.fake_engine import FakeContainer, FakeEngine
 
 MARK = "gw-owner-site-a"
@@ -57,7 +57,7 @@ def planned(*containers: Container, ours: tuple[str, ...] = ("gateway",), wanted
     return plan(wanted or desired(), observed, frozenset((f"id-{name}", "apps") for name in ours))
 
 
-def standing(found: Plan, name: str) -> tuple[Standing, Blocked | None]:
+def standing(found: Plan, name: str) -> tuple[Standing, BlockedReason | None]:
     return next((each.state, each.reason) for each in found.conditions if each.container == name)
 
 
@@ -103,14 +103,14 @@ def test_nobody_answers_to_the_name_of_a_backend_by_its_host_name() -> None:
     assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "Orders"}}) == "orders"
     assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "0123456789ab"}}) == ""
     thief = replace(WEB, hostname="orders")
-    assert standing(planned(thief), "web") == (Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
+    assert standing(planned(thief), "web") == (Standing.BLOCKED, BlockedReason.ALIAS_CONFLICT)
     # One that was attached before there was a backend of its name does not stay attached, unless it is in use.
     there = replace(thief, endpoints={**WEB.endpoints, "apps": endpoint(MARK)})
     found = planned(there, ours=("gateway", "web"))
-    assert standing(found, "web") == (Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
+    assert standing(found, "web") == (Standing.BLOCKED, BlockedReason.ALIAS_CONFLICT)
     assert [(each.verb, each.container) for each in found.actions] == [(Verb.DISCONNECT, "web")]
     found = planned(there, ours=("gateway", "web"), wanted=replace(desired(), busy=frozenset({WEB.id})))
-    assert (standing(found, "web"), found.actions) == ((Standing.DRIFTED, Blocked.ALIAS_CONFLICT), ())
+    assert (standing(found, "web"), found.actions) == ((Standing.DRIFTED, BlockedReason.ALIAS_CONFLICT), ())
     guest = container("guest", hostname="orders", endpoints={"apps": endpoint()})
     found = planned(guest)
     assert standing(found, "gateway") == (Standing.ATTACHED, None)  # it does not give way
@@ -162,7 +162,7 @@ CLASH = container("shop-1", endpoints={"shop_default": endpoint("orders", networ
 
 def test_refuse_attaches_nobody_for_whom_a_name_has_two_meanings() -> None:
     found = planned(WEB, CLASH, wanted=desired(on_name_conflict="refuse"))
-    assert standing(found, "web") == (Standing.BLOCKED, Blocked.NAME_CONFLICT)
+    assert standing(found, "web") == (Standing.BLOCKED, BlockedReason.NAME_CONFLICT)
     assert (found.actions, found.warnings) == ((), ())
     assert "docker.networks.apps.backends" in next(each.message for each in found.conditions if each.message)
 
@@ -185,7 +185,7 @@ def test_refuse_detaches_only_what_is_ours_as_repair_permits(
     wanted = replace(wanted, busy=frozenset({there.id} if busy else ()))
     found = planned(there, CLASH, ours=("gateway", *ours), wanted=wanted)
     state, reason = standing(found, "web")
-    assert ((state, [each.verb for each in found.actions]), reason) == (expected, Blocked.NAME_CONFLICT)
+    assert ((state, [each.verb for each in found.actions]), reason) == (expected, BlockedReason.NAME_CONFLICT)
 
 
 @pytest.mark.parametrize("policy", ["warn", "refuse"])
@@ -200,7 +200,10 @@ def test_a_swarm_service_is_told_or_refused(policy: str) -> None:
     if policy == "warn":
         assert [each.verb for each in found.actions] == [Verb.UPDATE_SERVICE]
     else:
-        assert (standing(found, "service app"), found.actions) == ((Standing.BLOCKED, Blocked.NAME_CONFLICT), ())
+        assert (standing(found, "service app"), found.actions) == (
+            (Standing.BLOCKED, BlockedReason.NAME_CONFLICT),
+            (),
+        )
 
 
 # Labels.
@@ -246,7 +249,7 @@ def test_a_container_in_the_network_of_one_that_is_attached_is_attached() -> Non
     assert found.actions == ()
     # It cannot have a name of its own.
     named = replace(side, labels={**OPT_IN, "gateway.aliases": "side"})
-    assert standing(planned(there, named, ours=("web",)), "side") == (Standing.DRIFTED, Blocked.SHARED_NETWORK)
+    assert standing(planned(there, named, ours=("web",)), "side") == (Standing.DRIFTED, BlockedReason.SHARED_NETWORK)
 
 
 def test_a_container_in_a_network_that_is_not_attached_says_whose() -> None:
@@ -254,7 +257,7 @@ def test_a_container_in_a_network_that_is_not_attached_says_whose() -> None:
     assert standing(planned(WEB, side), "side") == (Standing.PENDING, None)
     for base in (replace(WEB, labels={}), container("other")):
         found = planned(base, side)
-        assert standing(found, "side") == (Standing.BLOCKED, Blocked.SHARED_NETWORK)
+        assert standing(found, "side") == (Standing.BLOCKED, BlockedReason.SHARED_NETWORK)
     assert "that is gone" in found.conditions[-1].message
 
 
@@ -330,23 +333,23 @@ async def test_what_we_take_off_ourselves_is_attached_again(tmp_path: Path) -> N
 
 
 def test_news_are_told_once_while_they_hold_and_so_many_a_minute() -> None:
-    news = News(most=3, window=60, again=600)
-    assert news.fresh(["a", "b"], 0) == ["a", "b"]
-    assert news.fresh(["a"], 10) == []
-    assert news.fresh(["a", "b"], 20) == []  # it came back
-    assert news.fresh(["a", "c", "d"], 30) == ["c"]
-    assert news.fresh(["d"], 40) == []
-    assert news.fresh(["d"], 61) == ["d"]  # it had to wait for room, and is not lost
-    assert news.fresh([], 700) == []
-    assert news.fresh(["a"], 701) == ["a"]
+    limiter = LogLimiter(most=3, window=60, repeat_after=600)
+    assert limiter.select(["a", "b"], 0) == ["a", "b"]
+    assert limiter.select(["a"], 10) == []
+    assert limiter.select(["a", "b"], 20) == []  # it came back
+    assert limiter.select(["a", "c", "d"], 30) == ["c"]
+    assert limiter.select(["d"], 40) == []
+    assert limiter.select(["d"], 61) == ["d"]  # it had to wait for room, and is not lost
+    assert limiter.select([], 700) == []
+    assert limiter.select(["a"], 701) == ["a"]
 
 
 def test_events_beyond_the_bound_are_counted() -> None:
-    news = News(most=2, window=60)
-    assert [news.admit(0) for _ in range(5)] == [True, True, False, False, False]
-    assert news.left_out(30) == 0
-    assert news.left_out(60) == 3
-    assert news.left_out(61) == 0
+    limiter = LogLimiter(most=2, window=60)
+    assert [limiter.admit(0) for _ in range(5)] == [True, True, False, False, False]
+    assert limiter.take_suppressed(30) == 0
+    assert limiter.take_suppressed(60) == 3
+    assert limiter.take_suppressed(61) == 0
 
 
 async def test_a_wrong_label_is_in_the_log_at_info_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -468,7 +471,7 @@ def test_a_container_bound_to_a_removed_network_by_its_id_must_be_recreated() ->
 def test_a_container_in_the_network_of_one_that_is_blocked_is_blocked_too() -> None:
     base = container("orders", labels=OPT_IN)
     side = container("side", labels=OPT_IN, network_mode="container:orders", created=1)
-    assert standing(planned(base, side), "side") == (Standing.BLOCKED, Blocked.SHARED_NETWORK)
+    assert standing(planned(base, side), "side") == (Standing.BLOCKED, BlockedReason.SHARED_NETWORK)
 
 
 def test_a_backends_name_as_an_alias_needs_another_alias() -> None:

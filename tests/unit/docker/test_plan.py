@@ -16,20 +16,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from gateway.contracts import Duration
+from gateway.docker import plan_executor as plan_executor_module
 from gateway.docker import reconciler as reconciler_module
-from gateway.docker import writer as writer_module
-from gateway.docker.brake import Brake
 from gateway.docker.consumers import Consumer, Directory, networks_of_sources
+from gateway.docker.detach_limiter import DetachLimiter
+from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.grants import PROJECT
-from gateway.docker.ledger import Ledger
 from gateway.docker.model import ENCRYPTED, MTU, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
+from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import Action, Desired, Plan, Standing, Verb
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
 from gateway.docker.projects import network_of
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.trouble import Blocked, EngineError, Kind
 from tests.support.fake_engine import FakeContainer, FakeEngine
 
 BRIDGE = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, internal=True)
@@ -54,7 +54,7 @@ def made(plan_: Plan) -> list[tuple[Verb, str, str]]:
     return [(action.verb, action.network, action.container) for action in plan_.actions]
 
 
-def standing(plan_: Plan) -> list[tuple[str, Standing, Blocked | None]]:
+def standing(plan_: Plan) -> list[tuple[str, Standing, BlockedReason | None]]:
     return [(each.container, each.state, each.reason) for each in plan_.conditions]
 
 
@@ -65,7 +65,7 @@ NOTHING: frozenset[tuple[str, str]] = frozenset()
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The reconciler's clock, which stands still unless the test moves it."""
     hands = [time.monotonic()]
-    for module in (reconciler_module, writer_module):
+    for module in (reconciler_module, plan_executor_module):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: hands[0], time=time.time))
     return hands
 
@@ -76,7 +76,7 @@ def unwanted(engine: FakeEngine, count: int, state_dir: Path) -> list[FakeContai
     there = [engine.add_container(f"c{at}", {}) for at in range(count)]
     for each in there:
         engine.join(each, network, ["gw-owner-site-a"], foreign=False)
-    Ledger(state_dir).adopt({(each.id, "apps") for each in there})
+    OwnershipRecord(state_dir).adopt({(each.id, "apps") for each in there})
     return there
 
 
@@ -104,9 +104,9 @@ def test_nothing_to_do_is_nothing_done() -> None:
 def test_only_what_we_made_is_ever_detached() -> None:
     ours = container("ours", labels={}, endpoints={"apps": endpoint("gw-owner-site-a")})
     only_mark = container("mark", labels={}, endpoints={"apps": endpoint("gw-owner-site-a")})
-    only_ledger = container("ledger", labels={}, endpoints={"apps": endpoint()})
-    ledger = frozenset({(ours.id, "apps"), (only_ledger.id, "apps")})
-    found = plan(desired(), Observed((ours, only_mark, only_ledger), (BRIDGE,)), ledger)
+    only_recorded = container("recorded", labels={}, endpoints={"apps": endpoint()})
+    ownership = frozenset({(ours.id, "apps"), (only_recorded.id, "apps")})
+    found = plan(desired(), Observed((ours, only_mark, only_recorded), (BRIDGE,)), ownership)
     assert made(found) == [(Verb.DISCONNECT, "apps", "ours")]
 
 
@@ -122,14 +122,14 @@ async def test_a_mistake_takes_only_so_many_off_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
-        ({"network_mode": "container:abc"}, Blocked.SHARED_NETWORK),
-        ({"network_mode": "host"}, Blocked.HOST_NETWORK),
-        ({"network_mode": "none"}, Blocked.NO_NETWORK),
-        ({"labels": {**OPT_IN, "com.docker.swarm.task.id": "x"}}, Blocked.SWARM_TASK),
-        ({"labels": {**OPT_IN, "gateway.aliases": "orders"}}, Blocked.ALIAS_CONFLICT),
+        ({"network_mode": "container:abc"}, BlockedReason.SHARED_NETWORK),
+        ({"network_mode": "host"}, BlockedReason.HOST_NETWORK),
+        ({"network_mode": "none"}, BlockedReason.NO_NETWORK),
+        ({"labels": {**OPT_IN, "com.docker.swarm.task.id": "x"}}, BlockedReason.SWARM_TASK),
+        ({"labels": {**OPT_IN, "gateway.aliases": "orders"}}, BlockedReason.ALIAS_CONFLICT),
     ],
 )
-def test_what_cannot_be_attached_says_why(more: dict[str, Any], reason: Blocked) -> None:
+def test_what_cannot_be_attached_says_why(more: dict[str, Any], reason: BlockedReason) -> None:
     found = plan(desired(), Observed((container(**more),), (BRIDGE,)), NOTHING)
     assert (made(found), standing(found)) == ([], [("web", Standing.BLOCKED, reason)])
     assert found.conditions[0].message
@@ -138,13 +138,13 @@ def test_what_cannot_be_attached_says_why(more: dict[str, Any], reason: Blocked)
 def test_networks_that_cannot_be_joined_say_why() -> None:
     overlay = {"networks": {"apps": NetworkOptions(driver="overlay")}}
     alone = plan(desired(**overlay), Observed((container(),)), NOTHING)
-    assert standing(alone) == [("web", Standing.BLOCKED, Blocked.NOT_MANAGER)]
+    assert standing(alone) == [("web", Standing.BLOCKED, BlockedReason.NOT_MANAGER)]
     closed = NetworkInfo("n1", "apps", "overlay", "swarm", attachable=False)
     swarm = Swarm(active=True, manager=True, leader=True)
     found = plan(desired(**overlay), Observed((container(),), (closed,), swarm=swarm), NOTHING)
-    assert standing(found) == [("web", Standing.BLOCKED, Blocked.NOT_ATTACHABLE)]
+    assert standing(found) == [("web", Standing.BLOCKED, BlockedReason.NOT_ATTACHABLE)]
     missing = plan(desired(networks={"apps": NetworkOptions(create=False)}), Observed((container(),)), NOTHING)
-    assert standing(missing) == [("web", Standing.BLOCKED, Blocked.UNKNOWN_NETWORK)]
+    assert standing(missing) == [("web", Standing.BLOCKED, BlockedReason.UNKNOWN_NETWORK)]
 
 
 def test_a_worker_connects_to_an_overlay_that_it_does_not_see_by_its_name() -> None:
@@ -158,7 +158,7 @@ def test_a_foreign_container_with_the_name_keeps_it() -> None:
     for alias in ("db", "www"):
         wish = container(labels={**OPT_IN, "gateway.aliases": alias})
         found = plan(desired(), Observed((wish, other), (BRIDGE,)), NOTHING)
-        assert standing(found) == [("web", Standing.BLOCKED, Blocked.ALIAS_CONFLICT)]
+        assert standing(found) == [("web", Standing.BLOCKED, BlockedReason.ALIAS_CONFLICT)]
     named = {**OPT_IN, "gateway.aliases": "www", PROJECT: "shop"}
     twin = container("web-2", labels=named, endpoints={"apps": endpoint("www", "gw-owner-site-a")})
     wish = container(labels=named)
@@ -167,12 +167,12 @@ def test_a_foreign_container_with_the_name_keeps_it() -> None:
 
 def test_wrong_aliases_are_repaired_when_nobody_is_hurt() -> None:
     there = container(labels={**OPT_IN, "gateway.aliases": "www"}, endpoints={"apps": endpoint("gw-owner-site-a")})
-    seen, ledger = Observed((there,), (BRIDGE,)), frozenset({(there.id, "apps")})
-    assert made(plan(desired(), seen, ledger)) == [(Verb.REATTACH, "apps", "web")]
+    seen, ownership = Observed((there,), (BRIDGE,)), frozenset({(there.id, "apps")})
+    assert made(plan(desired(), seen, ownership)) == [(Verb.REATTACH, "apps", "web")]
     busy = Desired("site-a", desired().options, ("orders",), frozenset({there.id}))
-    assert standing(plan(busy, seen, ledger)) == [("web", Standing.DRIFTED, None)]
-    assert made(plan(busy, seen, ledger)) == []
-    assert made(plan(desired(repair="never"), seen, ledger)) == []
+    assert standing(plan(busy, seen, ownership)) == [("web", Standing.DRIFTED, None)]
+    assert made(plan(busy, seen, ownership)) == []
+    assert made(plan(desired(repair="never"), seen, ownership)) == []
     assert made(plan(desired(), seen, NOTHING)) == []  # somebody else's endpoint
 
 
@@ -226,11 +226,11 @@ def test_a_network_of_ours_goes_when_nobody_wants_it_and_nobody_is_on_it() -> No
 def test_names_of_backends_are_theirs_alone() -> None:
     loud = container(labels={**OPT_IN, "gateway.aliases": "ORDERS"})
     assert standing(plan(desired(), Observed((loud,), (BRIDGE,)), NOTHING)) == [
-        ("web", Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
+        ("web", Standing.BLOCKED, BlockedReason.ALIAS_CONFLICT)
     ]
     namesake = container("orders")
     assert standing(plan(desired(), Observed((namesake,), (BRIDGE,)), NOTHING)) == [
-        ("orders", Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
+        ("orders", Standing.BLOCKED, BlockedReason.ALIAS_CONFLICT)
     ]
     own = container("gateway-1", labels={})
     other = container("stranger", labels={}, endpoints={"apps": endpoint("orders", "gw-owner-somebody")})
@@ -241,22 +241,24 @@ def test_names_of_backends_are_theirs_alone() -> None:
 def test_we_never_take_ourselves_off_and_keep_our_address() -> None:
     aliases = ("orders", "media", "gw-owner-site-a")
     there = container("gateway-1", labels={}, endpoints={"apps": endpoint(*aliases)})
-    ledger = frozenset({(there.id, "apps")})
-    unknown = plan(desired(), Observed((there,), (BRIDGE,)), ledger)
+    ownership = frozenset({(there.id, "apps")})
+    unknown = plan(desired(), Observed((there,), (BRIDGE,)), ownership)
     assert made(unknown) == []
     assert "docker.container" in unknown.warnings[0]
-    assert made(plan(desired(), Observed((there,), (BRIDGE,), own=there.id), ledger)) == []
+    assert made(plan(desired(), Observed((there,), (BRIDGE,), own=there.id), ownership)) == []
     # A backend more, and one less: the names change when nobody is connected.
     for backends in (("orders", "media", "more"), ("orders",)):
         wanted = Desired("site-a", desired().options, backends)
-        assert made(plan(wanted, Observed((there,), (BRIDGE,), own=there.id), ledger)) == [
+        assert made(plan(wanted, Observed((there,), (BRIDGE,), own=there.id), ownership)) == [
             (Verb.REATTACH, "apps", "gateway-1")
         ]
         serving = Desired("site-a", desired().options, backends, serving=True)
-        assert made(plan(serving, Observed((there,), (BRIDGE,), own=there.id), ledger)) == []
+        assert made(plan(serving, Observed((there,), (BRIDGE,), own=there.id), ownership)) == []
     labels = {"gateway.managed-by": "gateway", "gateway.instance": "site-a"}
     ours = replace(BRIDGE, labels=labels)
-    again = plan(Desired("site-a", desired().options, ("orders",)), Observed((there,), (ours,), own=there.id), ledger)
+    again = plan(
+        Desired("site-a", desired().options, ("orders",)), Observed((there,), (ours,), own=there.id), ownership
+    )
     assert again.actions[0].addresses == ("10.0.0.2",)
 
 
@@ -302,7 +304,7 @@ def test_services_are_attached_by_the_leader_and_let_go_only_where_we_attached_t
     assert let_go.actions[0].body["TaskTemplate"]["Networks"] == [{"Target": "x", "Aliases": ["y"]}]
     assert made(services(service({"m1": frozenset()}))) == []
     clash = services(service({}, enable="true", aliases="orders"))
-    assert (made(clash), clash.conditions[0].reason) == ([], Blocked.ALIAS_CONFLICT)
+    assert (made(clash), clash.conditions[0].reason) == ([], BlockedReason.ALIAS_CONFLICT)
 
 
 def test_overlays_are_made_and_removed_by_the_leader_alone() -> None:
@@ -317,7 +319,7 @@ async def test_a_look_that_is_not_answered_whole_does_nothing(tmp_path: Path) ->
     class HalfDeaf(FakeEngine):
         async def get(self, path: str, **params: Any) -> Any:
             if path.startswith("containers/") and path != "containers/json":
-                raise EngineError(Kind.TIMEOUT, "no answer in time")
+                raise EngineError(ErrorKind.TIMEOUT, "no answer in time")
             return await super().get(path, **params)
 
     engine = HalfDeaf(random.Random(1))
@@ -337,7 +339,7 @@ async def test_what_is_attached_is_written_down_before(tmp_path: Path) -> None:
     await reconciler.cycle(engine)  # type: ignore[arg-type]
     await reconciler.cycle(engine)  # type: ignore[arg-type]
     assert "apps" in web.endpoints
-    assert Ledger(tmp_path).endpoints == {(web.id, "apps")}
+    assert OwnershipRecord(tmp_path).endpoints == {(web.id, "apps")}
 
 
 async def test_who_has_ended_is_nobody_also_for_those_who_are_told() -> None:
@@ -410,21 +412,21 @@ def test_what_takes_off_several_is_held_whole_and_what_takes_too_many_goes_alone
     def service(name: str, count: int) -> Action:
         return Action(Verb.UPDATE_SERVICE, "apps", container=name, container_id=name, detaches=count)
 
-    brake = Brake(3, 10.0)
+    limiter = DetachLimiter(3, 10.0)
     one, two, five = service("one", 1), service("two", 2), service("five", 5)
-    assert brake.admit([two, five, one], 0) == ([two, one], [five])
-    brake.took(2, 0)
-    assert brake.admit([two, one], 1) == ([one], [two])
-    assert (brake.left(1), brake.wait(1)) == (1, 9)
+    assert limiter.admit([two, five, one], 0) == ([two, one], [five])
+    limiter.record(2, 0)
+    assert limiter.admit([two, one], 1) == ([one], [two])
+    assert (limiter.remaining(1), limiter.wait_time(1)) == (1, 9)
     join = Action(Verb.CONNECT, "apps", container="web", container_id="web")
-    assert brake.admit([five, one, join], 10) == ([five, join], [one])
+    assert limiter.admit([five, one, join], 10) == ([five, join], [one])
 
 
 async def test_an_endpoint_that_cannot_be_taken_off_holds_up_no_other(tmp_path: Path, now: list[float]) -> None:
     class Stuck(FakeEngine):
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:
             if path.endswith("/disconnect") and body["Container"] in stuck:
-                raise EngineError(Kind.FORBIDDEN, "as told")
+                raise EngineError(ErrorKind.FORBIDDEN, "as told")
             return await super().post(path, body, **params)
 
     engine = Stuck(random.Random(1))
@@ -444,7 +446,7 @@ async def test_what_was_refused_is_not_told_as_done_nor_is_what_needs_it(tmp_pat
     class Refusing(FakeEngine):
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:
             if path == "networks/create":
-                raise EngineError(Kind.FORBIDDEN, "Pool overlaps with other one")
+                raise EngineError(ErrorKind.FORBIDDEN, "Pool overlaps with other one")
             return await super().post(path, body, **params)
 
     engine = Refusing(random.Random(1))
@@ -481,17 +483,17 @@ def test_what_a_network_of_somebody_else_lacks_is_told() -> None:
 
 
 def test_the_ledger_outlives_us_and_a_broken_one_detaches_nothing(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    assert ledger.adopting
-    ledger.adopt({("a", "n")})
-    ledger.add("b", "n")
-    again = Ledger(tmp_path)
+    ownership = OwnershipRecord(tmp_path)
+    assert ownership.adopting
+    ownership.adopt({("a", "n")})
+    ownership.add("b", "n")
+    again = OwnershipRecord(tmp_path)
     assert not again.adopting
     assert again.endpoints == {("a", "n"), ("b", "n")}
-    again.keep({"b"})
-    assert Ledger(tmp_path).endpoints == {("b", "n")}
+    again.retain({"b"})
+    assert OwnershipRecord(tmp_path).endpoints == {("b", "n")}
     (tmp_path / "docker.json").write_text("{")
-    broken = Ledger(tmp_path)
+    broken = OwnershipRecord(tmp_path)
     assert (broken.adopting, broken.endpoints) == (False, frozenset())
     assert broken.problem
 
@@ -606,9 +608,7 @@ class Fleet(RuleBasedStateMachine):
         """However it came to this: soon everything is as it should be, and then nothing is written."""
         for _ in range(12):
             failures = self.reconciler._failures
-            failures._failed = {
-                key: (backoff, 0.0, trouble) for key, (backoff, _, trouble) in failures._failed.items()
-            }
+            failures._failed = {key: (backoff, 0.0, error) for key, (backoff, _, error) in failures._failed.items()}
             before = len(self.engine.writes)
             self.cycle()
             if len(self.engine.writes) == before:
@@ -635,7 +635,7 @@ class Fleet(RuleBasedStateMachine):
 
 @pytest.mark.timeout(600)
 def test_a_fleet_in_turmoil(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (reconciler_module, writer_module):
+    for module in (reconciler_module, plan_executor_module):
         monkeypatch.setattr(module.log, "disabled", True)
     run_state_machine_as_test(
         Fleet,
@@ -688,12 +688,12 @@ def test_another_running_gateway_of_our_name_is_reported_and_never_detached() ->
         container(name, labels={}, endpoints={"apps": endpoint("orders", "media", "gw-owner-site-a")})
         for name in ("gateway", "second")
     )
-    ledger = frozenset({(own.id, "apps"), (other.id, "apps")})
-    found = plan(desired(), Observed((own, other), (BRIDGE,), own=own.id), ledger)
+    ownership = frozenset({(own.id, "apps"), (other.id, "apps")})
+    found = plan(desired(), Observed((own, other), (BRIDGE,), own=own.id), ownership)
     assert made(found) == []
     assert any("container second is a gateway of the same name" in each for each in found.warnings)
     stopped = replace(other, state="exited")
-    found = plan(desired(), Observed((own, stopped), (BRIDGE,), own=own.id), ledger)
+    found = plan(desired(), Observed((own, stopped), (BRIDGE,), own=own.id), ownership)
     assert made(found) == [(Verb.DISCONNECT, "apps", "second")]
     assert not any("same name" in each for each in found.warnings)
 
@@ -708,11 +708,11 @@ def test_another_running_gateway_of_our_name_is_reported_and_never_detached() ->
 )
 def test_a_ledger_with_nonsense_is_named_and_stops_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "docker.json").write_text(text)
-    ledger = Ledger(tmp_path)
-    assert ledger.problem is not None
+    ownership = OwnershipRecord(tmp_path)
+    assert ownership.problem is not None
     own = container("gateway", labels={})
     network = replace(BRIDGE, subnets=("10.0.0.0/24",), ip_ranges=("10.0.0.128/25",))
-    found = plan(replace(desired(), claimed=ledger.addresses), Observed((own,), (network,), own=own.id), NOTHING)
+    found = plan(replace(desired(), claimed=ownership.addresses), Observed((own,), (network,), own=own.id), NOTHING)
     assert made(found) == [(Verb.CONNECT, "apps", "gateway")]
 
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from gateway.contracts import Secret
+from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.grants import SWARM_SERVICE
 from gateway.docker.model import TASK_LABEL, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
-from gateway.docker.observe import Observer
+from gateway.docker.observer import Observer
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
 from gateway.docker.plan import Desired, Plan, Standing, Verb
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.trouble import Blocked, EngineError, Kind
 from tests.support.fake_engine import FakeEngine
 
 MESH = NetworkInfo("m1", "mesh", "overlay", "swarm", attachable=True)
@@ -36,7 +36,7 @@ def planned(found: Service, *networks: NetworkInfo, swarm: Swarm = LEADER, **opt
     return plan(Desired("site-a", made, ("orders",)), Observed((), networks, (found,), swarm=swarm), frozenset())
 
 
-def standing(found: Plan) -> list[tuple[str, str, Standing, Blocked | None]]:
+def standing(found: Plan) -> list[tuple[str, str, Standing, BlockedReason | None]]:
     return [(each.container, each.network, each.state, each.reason) for each in found.conditions]
 
 
@@ -45,7 +45,7 @@ def test_an_impossible_network_does_not_keep_a_service_from_the_others() -> None
     (action,) = [each for each in found.actions if each.verb is Verb.UPDATE_SERVICE]
     assert [each["Target"] for each in action.body["TaskTemplate"]["Networks"]] == ["m1", "c1"]
     assert standing(found) == [
-        ("service jobs", "local", Standing.BLOCKED, Blocked.LOCAL_NETWORK),
+        ("service jobs", "local", Standing.BLOCKED, BlockedReason.LOCAL_NETWORK),
         ("service jobs", "mesh", Standing.PENDING, None),
         ("service jobs", "conf", Standing.PENDING, None),
     ]
@@ -54,7 +54,10 @@ def test_an_impossible_network_does_not_keep_a_service_from_the_others() -> None
 
 def test_a_labelled_service_is_visible_where_nothing_is_done_about_it() -> None:
     off = planned(service(enable="true"), MESH)
-    assert (off.actions, standing(off)) == ((), [("service jobs", "mesh", Standing.BLOCKED, Blocked.SERVICES_OFF)])
+    assert (off.actions, standing(off)) == (
+        (),
+        [("service jobs", "mesh", Standing.BLOCKED, BlockedReason.SERVICES_OFF)],
+    )
     assert "docker.services is false" in off.conditions[0].message
     # What is on the network by its own specification needs nothing; what an earlier configuration did stays.
     for there in (frozenset[str](), MARK):
@@ -71,7 +74,7 @@ async def test_services_that_may_not_be_seen_hinder_nothing_unless_they_are_aske
     class Filtered(FakeEngine):
         async def get(self, path: str, **params: Any) -> Any:
             if path == "services":
-                raise EngineError(Kind.FORBIDDEN, "Forbidden")
+                raise EngineError(ErrorKind.FORBIDDEN, "Forbidden")
             return await super().get(path, **params)
 
     engine = Filtered(random.Random(1))
@@ -108,7 +111,7 @@ def test_a_gateway_that_is_a_service_has_the_names_that_its_service_gives_it() -
     assert (lacks.actions, standing(lacks)) == ((), [("jobs.node.x", "mesh", Standing.DRIFTED, None)])
     assert "lacks the aliases orders on network mesh" in lacks.conditions[0].message
     off = of_own()
-    assert (off.actions, standing(off)) == ((), [("jobs.node.x", "mesh", Standing.BLOCKED, Blocked.SWARM_TASK)])
+    assert (off.actions, standing(off)) == ((), [("jobs.node.x", "mesh", Standing.BLOCKED, BlockedReason.SWARM_TASK)])
     assert "the aliases orders, jobs" in off.conditions[0].message
 
 
@@ -153,4 +156,4 @@ def test_agents_have_a_name_in_common_where_they_meet() -> None:
         "local": ("orders", "gw-owner-site-a"),
     }
     blocked = [(each.network, each.reason) for each in found.conditions if each.container == "thief" and each.reason]
-    assert blocked == [("mesh", Blocked.ALIAS_CONFLICT)]
+    assert blocked == [("mesh", BlockedReason.ALIAS_CONFLICT)]

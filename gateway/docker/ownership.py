@@ -12,7 +12,7 @@ _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading a file with other contents raises."""
 
 
-class Ledger:
+class OwnershipRecord:
     """The ownership record of one engine.
 
     Args:
@@ -77,7 +77,7 @@ class Ledger:
             self._endpoints.add((container, network))
             self._write()
 
-    def keep(self, containers: set[str]) -> None:
+    def retain(self, containers: set[str]) -> None:
         """Forget the endpoints of all containers but these."""
         self._merge()
         kept = {(container, network) for container, network in self._endpoints if container in containers}

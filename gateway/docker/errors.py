@@ -11,7 +11,7 @@ from gateway.errors import GatewayError
 from gateway.text import one_line
 
 
-class Kind(StrEnum):
+class ErrorKind(StrEnum):
     """What became of a request: a closed list, used in metrics."""
 
     UNREACHABLE = "unreachable"
@@ -24,7 +24,7 @@ class Kind(StrEnum):
     API = "api"
 
 
-class Blocked(StrEnum):
+class BlockedReason(StrEnum):
     """Why something cannot be attached: a closed list, used in the status."""
 
     SHARED_NETWORK = "shared_namespace"
@@ -52,64 +52,64 @@ class EngineError(GatewayError):
         message: The engine's words.
     """
 
-    def __init__(self, kind: Kind, message: str) -> None:
+    def __init__(self, kind: ErrorKind, message: str) -> None:
         self.kind = kind
         self.message = one_line(message)
         super().__init__(self.message)
 
     @property
-    def blocked(self) -> Blocked:
+    def blocked(self) -> BlockedReason:
         """Why an attachment failed, from what the engine said about it."""
-        return next((reason for pattern, reason in _BLOCKED if pattern.search(self.message)), Blocked.REFUSED)
+        return next((reason for pattern, reason in _BLOCKED if pattern.search(self.message)), BlockedReason.REFUSED)
 
     @property
     def may_be_address(self) -> bool:
         """Whether the address that was asked for may be why: a swarm's manager does not say so, and lets one wait."""
-        return self.blocked is Blocked.ADDRESS_REFUSED or "attaching to network failed" in self.message
+        return self.blocked is BlockedReason.ADDRESS_REFUSED or "attaching to network failed" in self.message
 
 
 _BLOCKED = [
     (re.compile(r"no available (IPv[46] )?address|find an available|find free IP", re.IGNORECASE),
-     Blocked.IP_EXHAUSTED),
-    (re.compile(r"address pools have been fully subnetted", re.IGNORECASE), Blocked.IP_EXHAUSTED),
-    (re.compile(r"address already in use|no configured subnet", re.IGNORECASE), Blocked.ADDRESS_REFUSED),
+     BlockedReason.IP_EXHAUSTED),
+    (re.compile(r"address pools have been fully subnetted", re.IGNORECASE), BlockedReason.IP_EXHAUSTED),
+    (re.compile(r"address already in use|no configured subnet", re.IGNORECASE), BlockedReason.ADDRESS_REFUSED),
     # Podman's words:
     (re.compile(r"ip address \S+ is already allocated|static ip \S+ not in any subnet", re.IGNORECASE),
-     Blocked.ADDRESS_REFUSED),
-    (re.compile(r"not manually attachable|not attachable", re.IGNORECASE), Blocked.NOT_ATTACHABLE),
-    (re.compile(r"sharing network namespace|container sharing", re.IGNORECASE), Blocked.SHARED_NETWORK),
-    (re.compile(r"host network", re.IGNORECASE), Blocked.HOST_NETWORK),
-    (re.compile(r"private \(none\)|\(none\) mode", re.IGNORECASE), Blocked.NO_NETWORK),
-    (re.compile(r"not a swarm manager|not part of a swarm|only.* manager", re.IGNORECASE), Blocked.NOT_MANAGER),
-    (re.compile(r"network .*not found|no such network", re.IGNORECASE), Blocked.UNKNOWN_NETWORK),
+     BlockedReason.ADDRESS_REFUSED),
+    (re.compile(r"not manually attachable|not attachable", re.IGNORECASE), BlockedReason.NOT_ATTACHABLE),
+    (re.compile(r"sharing network namespace|container sharing", re.IGNORECASE), BlockedReason.SHARED_NETWORK),
+    (re.compile(r"host network", re.IGNORECASE), BlockedReason.HOST_NETWORK),
+    (re.compile(r"private \(none\)|\(none\) mode", re.IGNORECASE), BlockedReason.NO_NETWORK),
+    (re.compile(r"not a swarm manager|not part of a swarm|only.* manager", re.IGNORECASE), BlockedReason.NOT_MANAGER),
+    (re.compile(r"network .*not found|no such network", re.IGNORECASE), BlockedReason.UNKNOWN_NETWORK),
 ]  # fmt: skip
 
 _KINDS = {
-    400: Kind.REFUSED,
-    401: Kind.FORBIDDEN,
-    403: Kind.FORBIDDEN,
-    404: Kind.NOT_FOUND,
-    405: Kind.FORBIDDEN,
-    406: Kind.REFUSED,
-    409: Kind.CONFLICT,
-    503: Kind.UNREACHABLE,
-    900: Kind.UNREACHABLE,
+    400: ErrorKind.REFUSED,
+    401: ErrorKind.FORBIDDEN,
+    403: ErrorKind.FORBIDDEN,
+    404: ErrorKind.NOT_FOUND,
+    405: ErrorKind.FORBIDDEN,
+    406: ErrorKind.REFUSED,
+    409: ErrorKind.CONFLICT,
+    503: ErrorKind.UNREACHABLE,
+    900: ErrorKind.UNREACHABLE,
 }
 """By the status that the engine, or a proxy before it, answers with; 900 is aiodocker's own."""
 
 
-def explain(error: Exception) -> EngineError:
+def as_engine_error(error: Exception) -> EngineError:
     """Return any error of a request as an `EngineError`."""
     if isinstance(error, EngineError):
         return error
     if isinstance(error, TimeoutError):
-        return EngineError(Kind.TIMEOUT, "no answer in time")
+        return EngineError(ErrorKind.TIMEOUT, "no answer in time")
     if isinstance(error, DockerError):
         message = str(error.message).strip()
-        return EngineError(_KINDS.get(error.status, Kind.FAILED), message)
+        return EngineError(_KINDS.get(error.status, ErrorKind.FAILED), message)
     if isinstance(error, aiohttp.ClientError | OSError):
-        return EngineError(Kind.UNREACHABLE, (str(error) or type(error).__name__) + _hint(error))
-    return EngineError(Kind.FAILED, f"{type(error).__name__}: {error}")
+        return EngineError(ErrorKind.UNREACHABLE, (str(error) or type(error).__name__) + _hint(error))
+    return EngineError(ErrorKind.FAILED, f"{type(error).__name__}: {error}")
 
 
 def _hint(error: BaseException) -> str:
@@ -120,5 +120,14 @@ def _hint(error: BaseException) -> str:
     return ""
 
 
-EXPECTED = (DockerError, aiohttp.ClientError, OSError, TimeoutError, KeyError, ValueError, TypeError, AttributeError)
+REQUEST_ERRORS = (
+    DockerError,
+    aiohttp.ClientError,
+    OSError,
+    TimeoutError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
 """What a request, or an answer in an unknown form, can raise."""

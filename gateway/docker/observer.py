@@ -4,8 +4,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from gateway.docker import answers
+from gateway.docker import responses
 from gateway.docker.engine import Engine, has_gateway_priority, needed
+from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
 from gateway.docker.flavour import lease_ranges
 from gateway.docker.grants import granted
 from gateway.docker.images import Images
@@ -16,7 +17,6 @@ from gateway.docker.names import WITHOUT_NAMES
 from gateway.docker.options import DockerOptions
 from gateway.docker.own_id import own_id
 from gateway.docker.projects import configured_as
-from gateway.docker.trouble import EXPECTED, EngineError, Kind, explain
 from gateway.docker.volumes import VolumeInfo
 from gateway.text import one_line
 
@@ -55,7 +55,7 @@ class Observer:
         """
         try:
             info = await engine.get("info")
-            swarm, node = answers.swarm(info)
+            swarm, node = responses.swarm(info)
             if swarm.manager:
                 found = await engine.get(f"nodes/{node}")
                 swarm = Swarm(active=True, manager=True, leader=bool(found.get("ManagerStatus", {}).get("Leader")))
@@ -70,14 +70,14 @@ class Observer:
                 containers = await self._with_names(engine, containers, own)
             volumes: tuple[VolumeInfo, ...] = ()
             if self._volumes():
-                volumes = tuple(answers.volumes(await engine.get("volumes"), listed))
+                volumes = tuple(responses.volumes(await engine.get("volumes"), listed))
             if labels := self._consumers():
                 containers = await self._with_capabilities(engine, containers, labels)
             services = await self._services(engine) if swarm.manager else ()
         except EngineError:
             raise
-        except EXPECTED as error:  # an answer in an unknown form
-            raise explain(error) from error
+        except REQUEST_ERRORS as error:  # an answer in an unknown form
+            raise as_engine_error(error) from error
         endpoints = {each.endpoint_id for container in containers for each in container.endpoints.values()}
         self._inspections.keep({each.id for each in containers}, endpoints)
         self._images.keep({str(each.get("ImageID", "")) for each in listed})
@@ -89,9 +89,9 @@ class Observer:
     async def _services(self, engine: Engine) -> tuple[Service, ...] | None:
         """Return the swarm's services; None: a proxy refuses the request, and `docker.services` does not need it."""
         try:
-            return tuple(answers.service(each) for each in await engine.get("services"))
-        except EngineError as trouble:
-            if trouble.kind is Kind.FORBIDDEN and not self._options.services:
+            return tuple(responses.service(each) for each in await engine.get("services"))
+        except EngineError as error:
+            if error.kind is ErrorKind.FORBIDDEN and not self._options.services:
                 return None
             raise
 
@@ -207,7 +207,7 @@ class Observer:
 
 
 async def _networks(engine: Engine) -> tuple[NetworkInfo, ...]:
-    found = tuple(answers.network(each) for each in await engine.get("networks"))
+    found = tuple(responses.network(each) for each in await engine.get("networks"))
     if not engine.flavour.ranges:
         return found
     ranges = {each["id"]: lease_ranges(each) for each in await needed(engine, engine.flavour.ranges, versioned=False)}

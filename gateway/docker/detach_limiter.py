@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from gateway.docker.plan import Action
 
 
-class Brake:
+class DetachLimiter:
     """Counts over a window of time.
 
     Args:
@@ -19,12 +19,12 @@ class Brake:
         self._window = window
         self._taken: deque[float] = deque()
 
-    def left(self, now: float) -> int:
+    def remaining(self, now: float) -> int:
         """Return how many more may be detached at the monotonic time `now`."""
         self._forget(now)
         return max(0, self._most - len(self._taken))
 
-    def took(self, count: int, now: float) -> None:
+    def record(self, count: int, now: float) -> None:
         """Count endpoints that were detached."""
         self._taken.extend([now] * count)
 
@@ -33,7 +33,7 @@ class Brake:
 
         One that detaches more than is ever allowed is admitted alone.
         """
-        left = self.left(now)
+        left = self.remaining(now)
         may: list[Action] = []
         held: list[Action] = []
         for action in actions:
@@ -44,7 +44,7 @@ class Brake:
                 held.append(action)
         return may, held
 
-    def wait(self, now: float) -> float:
+    def wait_time(self, now: float) -> float:
         """Return the seconds until more may be detached."""
         self._forget(now)
         return self._taken[0] + self._window - now if self._taken else 0.0

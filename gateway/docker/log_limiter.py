@@ -4,24 +4,24 @@ from collections import deque
 from collections.abc import Hashable, Iterable
 
 
-class News:
+class LogLimiter:
     """Decides only; the times are monotonic, in seconds.
 
     Args:
         most: Lines within `window`.
         window: In seconds.
-        again: Seconds for which a line must be gone to be news again: what comes and goes is logged once.
+        repeat_after: Seconds for which a line must be gone to be news repeat_after: what comes and goes is logged once.
     """
 
-    def __init__(self, most: int = 60, window: float = 60.0, again: float = 600.0) -> None:
+    def __init__(self, most: int = 60, window: float = 60.0, repeat_after: float = 600.0) -> None:
         self._most = most
         self._window = window
-        self._again = again
+        self._repeat_after = repeat_after
         self._seen: dict[Hashable, float] = {}
         self._lines: deque[float] = deque()
-        self._left_out = 0
+        self._suppressed = 0
 
-    def fresh(self, standing: Iterable[Hashable], now: float) -> list[Hashable]:
+    def select(self, standing: Iterable[Hashable], now: float) -> list[Hashable]:
         """Return the lines that are to be logged; what exceeds the limit is tried again at the next call."""
         found = []
         for each in standing:
@@ -30,21 +30,21 @@ class News:
             elif self._room(now):
                 self._seen[each] = now
                 found.append(each)
-        self._seen = {key: at for key, at in self._seen.items() if at + self._again > now}
+        self._seen = {key: at for key, at in self._seen.items() if at + self._repeat_after > now}
         return found
 
     def admit(self, now: float) -> bool:
         """Return whether an event is to be logged; if not, count it."""
         if self._room(now):
             return True
-        self._left_out += 1
+        self._suppressed += 1
         return False
 
-    def left_out(self, now: float) -> int:
+    def take_suppressed(self, now: float) -> int:
         """Return how many lines were left out since the last call; 0 while the limit is reached."""
-        if not self._left_out or not self._room(now):
+        if not self._suppressed or not self._room(now):
             return 0
-        count, self._left_out = self._left_out, 0
+        count, self._suppressed = self._suppressed, 0
         return count
 
     def _room(self, now: float) -> bool:

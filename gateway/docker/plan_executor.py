@@ -7,15 +7,15 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.audit_log.events import MAX_TEXT
 from gateway.audit_log.recorder import Recorder
-from gateway.docker.act import act
-from gateway.docker.brake import Brake
 from gateway.docker.consumers import Directory
+from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine
+from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.executor import execute
 from gateway.docker.failures import FIRST, Failures
-from gateway.docker.ledger import Ledger
-from gateway.docker.news import News
+from gateway.docker.log_limiter import LogLimiter
+from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import Action, Verb
-from gateway.docker.trouble import EngineError, Kind
 from gateway.measure import Tally
 
 log = logging.getLogger(__name__)
@@ -23,35 +23,35 @@ log = logging.getLogger(__name__)
 _PARALLEL = 4
 _VOLUMES = (Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME)
 _THEN = (Verb.CONNECT, Verb.DISCONNECT, Verb.REATTACH, Verb.UPDATE_SERVICE)
-_UNCERTAIN = (Kind.TIMEOUT, Kind.UNREACHABLE, Kind.FAILED)
+_UNCERTAIN = (ErrorKind.TIMEOUT, ErrorKind.UNREACHABLE, ErrorKind.FAILED)
 """Errors after which the engine may have done it or not."""
 
 
-class Writer:
+class PlanExecutor:
     """Does the actions of plans.
 
     Args:
-        ledger: Where endpoints are noted before they are made.
-        brake: What limits detaching.
+        ownership: Where endpoints are noted before they are made.
+        detach_limiter: What limits detaching.
         directory: The addresses of containers, which forgets those that are detached.
-        news: What limits the log.
+        log_limiter: What limits the log.
         recorder: Where each write is recorded.
         changed: Called after writes, so that their effect is looked at.
     """
 
     def __init__(
         self,
-        ledger: Ledger,
-        brake: Brake,
+        ownership: OwnershipRecord,
+        detach_limiter: DetachLimiter,
         directory: Directory,
-        news: News,
+        log_limiter: LogLimiter,
         recorder: Recorder,
         changed: Callable[[], None],
     ) -> None:
-        self._ledger = ledger
-        self._brake = brake
+        self._ownership = ownership
+        self._detach_limiter = detach_limiter
         self._directory = directory
-        self._news = news
+        self._log_limiter = log_limiter
         self._recorder = recorder
         self._changed = changed
         self.failures = Failures()
@@ -95,34 +95,34 @@ class Writer:
     async def _act(self, engine: Engine, action: Action) -> bool:
         """Do one action, and return whether the engine did it. Every write to the engine passes here."""
         if action.verb in (Verb.CONNECT, Verb.REATTACH):
-            self._ledger.add(action.container_id, action.network)
+            self._ownership.add(action.container_id, action.network)
         if action.verb in (Verb.DISCONNECT, Verb.REATTACH):
             self.been.discard((action.container_id, action.network))
             self._directory.forget(action.container_id)
         extra = {"action": action.verb, "network": action.network, "container": action.container, "why": action.why}
         self.writes[action.verb] += 1
         try:
-            await act(engine, action)
+            await execute(engine, action)
         except asyncio.CancelledError:
             self._record(action, "unknown")  # it may be done
             raise
-        except EngineError as trouble:
-            self._record(action, "unknown" if trouble.kind in _UNCERTAIN else "error", trouble)
-            if trouble.kind in _UNCERTAIN:
-                self._brake.took(action.detaches, time.monotonic())
-            self.count(action.verb, trouble)
-            is_new = self.failures.failed(action, trouble, time.monotonic(), self._ledger.addresses)
-            if is_new and self._news.admit(time.monotonic()):
-                log.warning("docker refused", extra={**extra, "reason": trouble.kind, "detail": str(trouble)})
+        except EngineError as error:
+            self._record(action, "unknown" if error.kind in _UNCERTAIN else "error", error)
+            if error.kind in _UNCERTAIN:
+                self._detach_limiter.record(action.detaches, time.monotonic())
+            self.count(action.verb, error)
+            is_new = self.failures.failed(action, error, time.monotonic(), self._ownership.addresses)
+            if is_new and self._log_limiter.admit(time.monotonic()):
+                log.warning("docker refused", extra={**extra, "reason": error.kind, "detail": str(error)})
             return False
         self._record(action, "ok")
-        self._brake.took(action.detaches, time.monotonic())
+        self._detach_limiter.record(action.detaches, time.monotonic())
         self.failures.succeeded(action)
-        if self._news.admit(time.monotonic()):
+        if self._log_limiter.admit(time.monotonic()):
             log.info("docker changed", extra=extra)
         return True
 
-    def _record(self, action: Action, result: str, trouble: EngineError | None = None) -> None:
+    def _record(self, action: Action, result: str, error: EngineError | None = None) -> None:
         self._recorder.record(
             "docker",
             action=str(action.verb),
@@ -131,11 +131,11 @@ class Writer:
             container_id=action.container_id or None,
             why=action.why,
             result=result,
-            reason=str(trouble.kind) if trouble else None,
-            detail=str(trouble)[:MAX_TEXT] if trouble else None,
+            reason=str(error.kind) if error else None,
+            detail=str(error)[:MAX_TEXT] if error else None,
         )
 
-    def count(self, action: str, trouble: EngineError) -> None:
+    def count(self, action: str, error: EngineError) -> None:
         """Count an error."""
-        key = (str(action), str(trouble.kind))
+        key = (str(action), str(error.kind))
         self.errors[key] = self.errors.get(key, 0) + 1
