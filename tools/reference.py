@@ -27,7 +27,7 @@ from gateway.config.values import Address, LogTarget, Network
 from gateway.contracts import Duration, Endpoint, Secret, Size, State, TunnelState
 from gateway.docker.errors import BlockedReason
 from gateway.docker.options import AttachRule, DockerOptions, DockerTls, Grant, NetworkOptions, PeerOptions
-from gateway.docker.plan import Standing, Verb
+from gateway.docker.plan import AttachmentState, Verb
 from gateway.errors import Reason
 from gateway.forwarding.admission import Refusal
 from gateway.measure import Histogram
@@ -231,7 +231,7 @@ def _words() -> Iterator[str]:
     yield ""
     yield f"Clients are turned away as: {_list(Refusal)}, or with a reason of the list above."
     yield ""
-    yield f"An attachment is one of: {_list(Standing)}. `blocked` comes with one of: {_list(BlockedReason)}."
+    yield f"An attachment is one of: {_list(AttachmentState)}. `blocked` comes with one of: {_list(BlockedReason)}."
     yield ""
     yield f"What is done in Docker: {_list(Verb)}."
 

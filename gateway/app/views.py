@@ -155,7 +155,7 @@ def docker_view(fleet: Fleet) -> DockerView | None:
         container=observed.own if observed else None,
         attachments=[
             AttachmentView(each.network, each.container, each.state, each.reason, each.message)
-            for each in plan.conditions
+            for each in plan.attachments
         ],
         volumes=[
             VolumeView(each.spec.name, each.state, each.message, each.spec.driver_options) for each in plan.volumes
@@ -163,7 +163,9 @@ def docker_view(fleet: Fleet) -> DockerView | None:
         actions=[
             ActionView(each.verb, each.network, each.container, list(each.aliases), each.why) for each in plan.actions
         ],
-        shadows=[ShadowView(each.container, each.network, each.name, each.ours, each.other) for each in plan.shadows],
+        shadows=[
+            ShadowView(each.container, each.network, each.name, each.ours, each.other) for each in plan.name_conflicts
+        ],
         warnings=[*plan.warnings, *plan.exposures, *(fleet.peers.warnings() if fleet.peers else ())],
         postponed=plan.postponed,
         writes=dict(reconciler.writes),

@@ -27,7 +27,7 @@ def range_for_others(subnet: Subnet) -> Subnet | None:
     return ipaddress.ip_network((subnet[subnet.num_addresses // 2], subnet.prefixlen + 1))
 
 
-def protected(network: NetworkInfo, address: str) -> bool:
+def is_reserved(network: NetworkInfo, address: str) -> bool:
     """Tell whether the engine gives this address only to a container that asks for it.
 
     Args:
@@ -87,7 +87,7 @@ def _first(
 ) -> list[str]:
     unusable = {*refused, *network.gateways}
     before = (each for each in claimed if each not in unusable and ipaddress.ip_address(each) in subnet)
-    kept = next((each for each in before if protected(network, each)), None)
+    kept = next((each for each in before if is_reserved(network, each)), None)
     if kept is not None:
         return [kept]
     return next(([each] for each in _candidates(subnet, inner, instance) if each not in unusable), [])

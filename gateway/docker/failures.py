@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from gateway.docker.errors import BlockedReason, EngineError
 from gateway.docker.options import NetworkOptions
-from gateway.docker.plan import Action, Condition, Standing, Verb
+from gateway.docker.plan import Action, AttachmentState, AttachmentStatus, Verb
 from gateway.supervision.backoff import Backoff, BackoffPolicy
 
 _POLICY = BackoffPolicy(first=0.2, cap=60.0, floor=0.1)
@@ -74,7 +74,7 @@ class Failures:
         error = self._last_error(action.network, action.container_id)
         return error is not None and error.blocked is not BlockedReason.ADDRESS_REFUSED
 
-    def explained(self, condition: Condition, networks: Mapping[str, NetworkOptions]) -> Condition:
+    def explained(self, condition: AttachmentStatus, networks: Mapping[str, NetworkOptions]) -> AttachmentStatus:
         """Return the state of an attachment, with the reason why it failed so far.
 
         Args:
@@ -82,7 +82,7 @@ class Failures:
             networks: The configured networks.
         """
         error = self._last_error(condition.network, condition.container_id)
-        if condition.state is not Standing.PENDING or error is None:
+        if condition.state is not AttachmentState.PENDING or error is None:
             return condition
         message = error.message
         if error.blocked is BlockedReason.ADDRESS_REFUSED:
@@ -90,7 +90,7 @@ class Failures:
             fixed = options is not None and options.address is not None
             setting = f"docker.networks.{condition.network}.address"
             message += f": free it, or change {setting}" if fixed else ": the gateway asks for another one next"
-        return replace(condition, state=Standing.BLOCKED, reason=error.blocked, message=message)
+        return replace(condition, state=AttachmentState.BLOCKED, reason=error.blocked, message=message)
 
     def _last_error(self, network: str, container_id: str) -> EngineError | None:
         failure = self._failed.get((network, container_id)) or self._failed.get((network, ""))

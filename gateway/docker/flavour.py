@@ -22,7 +22,7 @@ class Flavour:
             from; empty: the usual list has them.
         leaves_failed_connects: Whether a container counts as connected to a network after that failed.
         command: Its command line client, for messages.
-        way_out: Its own network with a way out, for messages.
+        external_network: Its own network with a way out, for messages.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Flavour:
     ranges: str = ""
     leaves_failed_connects: bool = False
     command: str = "docker"
-    way_out: str = "bridge"
+    external_network: str = "bridge"
 
     def left(self, event: Mapping[str, Any]) -> str:
         """Return the ID of the container that left a network.
@@ -59,7 +59,7 @@ PODMAN = Flavour(
     ranges="v4.0.0/libpod/networks/json",
     leaves_failed_connects=True,
     command="podman",
-    way_out="podman",
+    external_network="podman",
 )
 _COMPONENT = "Podman Engine"
 

@@ -10,7 +10,7 @@ class LogLimiter:
     Args:
         most: Lines within `window`.
         window: In seconds.
-        repeat_after: Seconds for which a line must be gone to be news repeat_after: what comes and goes is logged once.
+        repeat_after: Seconds for which a line must be gone before it is logged again.
     """
 
     def __init__(self, most: int = 60, window: float = 60.0, repeat_after: float = 600.0) -> None:

@@ -1,4 +1,4 @@
-"""Names with one meaning on a network of the gateway and another one elsewhere. Pure."""
+"""NameTable with one meaning on a network of the gateway and another one elsewhere. Pure."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.docker.grants import SERVICE, SWARM_SERVICE
 from gateway.docker.model import Container, EndpointInfo, Observed
-from gateway.docker.plan import OWNER_ALIAS, Desired, Shadow
+from gateway.docker.plan import OWNER_ALIAS_PREFIX, Desired, NameConflict
 
 WITHOUT_NAMES = frozenset({"bridge", "host", "none"})
 """Docker's own networks, on which its DNS server answers to no names."""
@@ -44,14 +44,14 @@ def hosts_of(inspection: Mapping[str, Any]) -> frozenset[str]:
 
 
 @dataclass(frozen=True)
-class Asking:
+class Resolver:
     """A container or service that resolves names.
 
     Args:
         id: Its ID.
         title: Its name, for people.
         aliases: Those that it asks for on the network, in lower case.
-        hosts: Names that it resolves by itself.
+        hosts: NameTable that it resolves by itself.
     """
 
     id: str
@@ -60,7 +60,7 @@ class Asking:
     hosts: frozenset[str] = frozenset()
 
 
-class Names:
+class NameTable:
     """Who answers to which name on each network.
 
     Args:
@@ -78,7 +78,7 @@ class Names:
             if container.id == observed.own:
                 own_service = container.labels.get(SWARM_SERVICE, "")
             for network, endpoint in container.endpoints.items():
-                self._add(network, called(container, endpoint), self._holder(container))
+                self._add(network, names_on(container, endpoint), self._holder(container))
         networks = {each.id: each.name for each in observed.networks}
         for service in observed.services:
             holder = (service.id, f"service {service.name}")
@@ -88,13 +88,13 @@ class Names:
                 if network_id in networks:
                     self._add(networks[network_id], {service.name.lower(), *_lower(aliases)}, holder)
 
-    def shadows(
+    def conflicts(
         self,
-        who: Asking,
+        who: Resolver,
         network: str,
         backends: Collection[str],
         elsewhere: Iterable[str],
-    ) -> Iterator[Shadow]:
+    ) -> Iterator[NameConflict]:
         """Yield the names with two meanings.
 
         Args:
@@ -105,7 +105,7 @@ class Names:
         """
         there = self._holders.get(network, {})
         for name in sorted(who.hosts & set(backends)):
-            yield Shadow(who.title, network, name, _BACKEND, "an extra host or a link of the container")
+            yield NameConflict(who.title, network, name, _BACKEND, "an extra host or a link of the container")
         for place in elsewhere:
             if place == network or place in WITHOUT_NAMES:
                 continue
@@ -121,7 +121,7 @@ class Names:
                 # Whoever answers to it in both places is the same for the container.
                 what = next((text for key, text in ours.items() if key not in others), None)
                 if what is not None:
-                    yield Shadow(who.title, network, name, what, f"{min(others.values())} on network {place}")
+                    yield NameConflict(who.title, network, name, what, f"{min(others.values())} on network {place}")
 
     def _holder(self, container: Container) -> tuple[str, str]:
         # On its other networks, too, such a container is the same one.
@@ -136,12 +136,12 @@ class Names:
                 known.setdefault(name, {}).setdefault(*holder)
 
 
-def called(container: Container, endpoint: EndpointInfo) -> set[str]:
+def names_on(container: Container, endpoint: EndpointInfo) -> set[str]:
     """Return a container's names on a network, in lower case, without its short ID and the gateway's mark."""
     names = {container.name.lower(), container.hostname} - {""}
     if endpoint.aliases is None and SERVICE in container.labels:  # it is not running: Compose gives it this one
         names.add(container.labels[SERVICE].lower())
-    names |= {each for each in endpoint.names if not each.startswith(OWNER_ALIAS)}
+    names |= {each for each in endpoint.names if not each.startswith(OWNER_ALIAS_PREFIX)}
     return names - {container.id[:_SHORT_ID]}
 
 

@@ -11,9 +11,9 @@ from gateway.docker.errors import BlockedReason
 from gateway.docker.model import Container, Observed
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.projects import configured_as
-from gateway.docker.volumes import VolumeStanding
+from gateway.docker.volumes import VolumeStatus
 
-OWNER_ALIAS = "gw-owner-"
+OWNER_ALIAS_PREFIX = "gw-owner-"
 _NO_HOST_NAME = re.compile(r"[^a-z0-9-]")
 _MARK_LENGTH = 50
 
@@ -67,7 +67,7 @@ class Action:
         return (kind + self.network, self.container_id)
 
 
-class Standing(StrEnum):
+class AttachmentState(StrEnum):
     """What an attachment is."""
 
     ATTACHED = "attached"
@@ -77,7 +77,7 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True)
-class Condition:
+class AttachmentStatus:
     """One attachment that is wanted.
 
     Args:
@@ -87,7 +87,7 @@ class Condition:
 
     network: str
     container: str
-    state: Standing
+    state: AttachmentState
     reason: BlockedReason | None = None
     message: str = ""
     container_id: str = ""
@@ -130,29 +130,30 @@ class Desired:
         """The networks by the names that the configuration, labels and rules use."""
         return self.configured or self.options.networks
 
-    def called(self, name: str) -> str:
+    def configured_name(self, name: str) -> str:
         """Return a network's name in the configuration; where it has none there, its own."""
         return configured_as(self.networks, name) or name
 
     def network(self, name: str) -> NetworkOptions:
         """Return the options of a network, by its own name or that in the configuration."""
-        return self.networks[self.called(name)]
+        return self.networks[self.configured_name(name)]
 
     @property
-    def mark(self) -> str:
+    def owner_alias(self) -> str:
         """The alias of every endpoint that the gateway makes."""
-        return OWNER_ALIAS + _NO_HOST_NAME.sub("-", self.instance.lower())[:_MARK_LENGTH]
+        return OWNER_ALIAS_PREFIX + _NO_HOST_NAME.sub("-", self.instance.lower())[:_MARK_LENGTH]
 
     def is_gateway(self, container: Container) -> bool:
         """Return whether a container is a gateway of this name: it has the mark and a backend's name on a network."""
         backends = {each.lower() for each in self.backends}
         return any(
-            self.mark in each.names and not backends.isdisjoint(each.names) for each in container.endpoints.values()
+            self.owner_alias in each.names and not backends.isdisjoint(each.names)
+            for each in container.endpoints.values()
         )
 
 
 @dataclass(frozen=True)
-class Shadow:
+class NameConflict:
     """A name with two meanings for one container.
 
     Args:
@@ -178,31 +179,31 @@ class Plan:
     """Actions, states of attachments, and warnings."""
 
     actions: tuple[Action, ...] = ()
-    conditions: tuple[Condition, ...] = ()
+    attachments: tuple[AttachmentStatus, ...] = ()
     warnings: tuple[str, ...] = ()
     postponed: int = 0
     """Endpoints that are to be detached, and may not be for now."""
-    volumes: tuple[VolumeStanding, ...] = ()
-    mistakes: frozenset[str] = frozenset()
+    volumes: tuple[VolumeStatus, ...] = ()
+    label_errors: frozenset[str] = frozenset()
     """Those of the warnings that are about labels."""
-    shadows: tuple[Shadow, ...] = ()
+    name_conflicts: tuple[NameConflict, ...] = ()
     networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The backends that are reached by name on each network that is kept."""
     exposures: tuple[str, ...] = ()
     """Warnings of containers that can pass for others; they change with every container that comes or goes."""
 
 
-def carried(desired: Desired, network: str) -> tuple[str, ...]:
+def backends_on(desired: Desired, network: str) -> tuple[str, ...]:
     """Return the backends that are reached by name on a network."""
     wanted = desired.network(network).backends
     return tuple(name for name in desired.backends if not wanted or name in wanted)
 
 
-def marked(desired: Desired, observed: Observed) -> set[tuple[str, str]]:
+def marked_endpoints(desired: Desired, observed: Observed) -> set[tuple[str, str]]:
     """Return the endpoints that carry the gateway's mark, by the container's ID and the network's name."""
     return {
         (container.id, name)
         for container in observed.containers
         for name, endpoint in container.endpoints.items()
-        if desired.mark in (endpoint.aliases or ())
+        if desired.owner_alias in (endpoint.aliases or ())
     }

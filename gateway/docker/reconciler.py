@@ -20,10 +20,10 @@ from gateway.docker.model import Observed
 from gateway.docker.observer import Observer
 from gateway.docker.options import DockerOptions
 from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import Action, Desired, Plan, Standing, marked
+from gateway.docker.plan import Action, AttachmentState, Desired, Plan, marked_endpoints
 from gateway.docker.plan_executor import PlanExecutor
 from gateway.docker.planning import plan
-from gateway.docker.planning.own import as_running_gateway, lasting_addresses
+from gateway.docker.planning.gateway_container import as_running_gateway, reserved_addresses
 from gateway.supervision.backoff import Backoff, BackoffPolicy
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,9 @@ class Reconciler:
         """
         desired = self.desired()
         observed = as_running_gateway(desired, await self._observer.look(engine))
-        ours = frozenset(marked(desired, observed)) if self._ownership.adopting else self._ownership.endpoints
+        ours = (
+            frozenset(marked_endpoints(desired, observed)) if self._ownership.adopting else self._ownership.endpoints
+        )
         planned = plan(desired, observed, ours)
         return _without(planned, self._detach_limiter.admit(planned.actions, time.monotonic())[1])
 
@@ -210,9 +212,9 @@ class Reconciler:
         sources = networks_of_sources(observed, self._options)
         self.directory.renew(observed.containers, began, sources, self._options.grants, strict=desired.strict)
         if self._ownership.adopting:
-            self._ownership.adopt(marked(desired, observed))
+            self._ownership.adopt(marked_endpoints(desired, observed))
         there = {each.id for each in observed.containers}
-        been = self._executor.been | (marked(desired, observed) & self._ownership.endpoints)
+        been = self._executor.been | (marked_endpoints(desired, observed) & self._ownership.endpoints)
         self._executor.been = {key for key in been if key[0] in there}
         planned = plan(desired, observed, self._ownership.endpoints, frozenset(self._executor.been))
         if self.problem is not None:
@@ -224,7 +226,7 @@ class Reconciler:
         due, held = self._detach_limiter.admit(ripe, now)
         self._log_changes(planned, now)
         self.plan = self._with_failures(_without(planned, held))
-        self._ownership.note_addresses(lasting_addresses(desired, observed))
+        self._ownership.note_addresses(reserved_addresses(desired, observed))
         done = await self._executor.act_all(engine, planned.actions, due)
         undone = [each for each in planned.actions if each.container_id == observed.own and each not in done]
         if all(map(self._failures.is_final, undone)):
@@ -241,8 +243,8 @@ class Reconciler:
         """Log the warnings and refusals that are new."""
         refused = [
             (each.network, each.container, str(each.reason), each.message)
-            for each in planned.conditions
-            if each.state is Standing.BLOCKED
+            for each in planned.attachments
+            if each.state is AttachmentState.BLOCKED
         ]
         if count := self._log_limiter.take_suppressed(now):
             log.info("docker: log lines were left out", extra={"count": count})
@@ -250,7 +252,7 @@ class Reconciler:
             if isinstance(each, tuple):
                 extra = dict(zip(("network", "container", "reason", "detail"), each, strict=True))
                 log.info("docker: an attachment is refused", extra=extra)
-            elif each in planned.mistakes:
+            elif each in planned.label_errors:
                 log.info("docker: a label is wrong", extra={"detail": each})
             else:
                 log.warning("docker: attention needed", extra={"detail": each})
@@ -266,12 +268,12 @@ class Reconciler:
 
     def _with_failures(self, planned: Plan) -> Plan:
         """Return the plan, with the reasons why its actions failed so far."""
-        conditions = tuple(self._failures.explained(each, self._options.networks) for each in planned.conditions)
+        attachments = tuple(self._failures.explained(each, self._options.networks) for each in planned.attachments)
         warnings = planned.warnings
         if self._ownership.problem:
             consequence = "nothing that an earlier process attached is detached"
             warnings += (f"the ownership record cannot be used, and {consequence}: {self._ownership.problem}",)
-        return replace(planned, conditions=conditions, warnings=warnings)
+        return replace(planned, attachments=attachments, warnings=warnings)
 
 
 def _without(planned: Plan, held: list[Action]) -> Plan:

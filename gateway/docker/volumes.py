@@ -23,7 +23,7 @@ class VolumeInfo:
 
 
 @dataclass(frozen=True)
-class VolumeStanding:
+class VolumeStatus:
     """One volume that is wanted.
 
     Args:
@@ -38,25 +38,25 @@ class VolumeStanding:
     message: str = ""
 
 
-def judge(spec: VolumeSpec, there: VolumeInfo | None, prefix: str, instance: str) -> VolumeStanding:
+def volume_status(spec: VolumeSpec, there: VolumeInfo | None, prefix: str, instance: str) -> VolumeStatus:
     """Return the state of a volume."""
     if there is None:
-        return VolumeStanding(spec, "create", "pending", "it is missing")
+        return VolumeStatus(spec, "create", "pending", "it is missing")
     same = there.driver == spec.driver and dict(there.options) == spec.driver_options
     labels = there.labels
     ours = labels.get(f"{prefix}.{MANAGED_BY}") == "gateway" and labels.get(f"{prefix}.{INSTANCE}") == instance
     if same:
-        return VolumeStanding(spec, None, "kept", "" if ours else "another program created it, with the same options")
+        return VolumeStatus(spec, None, "kept", "" if ours else "another program created it, with the same options")
     differs = ", ".join(_differences(spec.driver_options, there.options)) or f"driver {there.driver}"
     if not ours:
-        return VolumeStanding(spec, None, "blocked", f"another program created a volume of that name: {differs}")
+        return VolumeStatus(spec, None, "blocked", f"another program created a volume of that name: {differs}")
     if there.used:
         message = f"it has other options ({differs}) and is in use: remove its containers to have it created again"
-        return VolumeStanding(spec, None, "drifted", message)
-    return VolumeStanding(spec, "recreate", "pending", f"it has other options: {differs}")
+        return VolumeStatus(spec, None, "drifted", message)
+    return VolumeStatus(spec, "recreate", "pending", f"it has other options: {differs}")
 
 
-def body(spec: VolumeSpec, prefix: str, instance: str) -> dict[str, Any]:
+def create_body(spec: VolumeSpec, prefix: str, instance: str) -> dict[str, Any]:
     """Return the request body that creates a volume."""
     return {
         "Name": spec.name,
@@ -82,7 +82,7 @@ def _differences(wanted: Mapping[str, str], there: Mapping[str, str]) -> Iterato
                 yield f"{key}: {there.get(key)!r} rather than {wanted.get(key)!r}"
 
 
-def hindrances(
+def mount_problems(
     info: Mapping[str, Any], host: str, own_mode: str | None, specs: tuple[VolumeSpec, ...]
 ) -> Iterator[str]:
     """Yield why mounts cannot work on this engine, whatever the volume's options.

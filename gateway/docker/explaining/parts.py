@@ -22,10 +22,10 @@ def parts(subject: Subject) -> Iterator[Part]:
         yield Part("grants", "docker.grants", "given", given)
     elif subject.desired.strict:
         yield Part("grants", "docker.grants", "none", "with gateway.strict, nothing but grants counts")
-    concerned = dict.fromkeys((*(name for name in subject.networks if subject.endpoint(name)), *subject.conditions))
+    concerned = dict.fromkeys((*(name for name in subject.networks if subject.endpoint(name)), *subject.attachments))
     for name in concerned or subject.options.networks:
         yield _network(subject, name)
-    for shadow in subject.shadows:
+    for shadow in subject.name_conflicts:
         yield Part("name", shadow.name, "shadowed", str(shadow))
 
 
@@ -40,12 +40,12 @@ def _labels(subject: Subject) -> Iterator[Part]:
             known = key.removeprefix(prefix) in labels.KEYS or key in asked
             if key in asked or key.startswith(prefix):
                 yield Part("label", f"{key}={source[key]}", state if known else "unknown", why)
-    for mistake in subject.mistakes:
+    for mistake in subject.label_errors:
         yield Part("label", "", "wrong", mistake)
 
 
 def _network(subject: Subject, name: str) -> Part:
-    condition, endpoint = subject.conditions.get(name), subject.endpoint(name)
+    condition, endpoint = subject.attachments.get(name), subject.endpoint(name)
     where = ", ".join(endpoint.addresses) if endpoint is not None else ""
     if condition is None:
         return Part("network", name, "attached" if endpoint else "not attached", where)

@@ -8,7 +8,7 @@ from gateway.docker.consumers import Consumer, consumer
 from gateway.docker.explaining.model import BackendFact, Reached
 from gateway.docker.explaining.subject import Subject, reason
 from gateway.docker.model import RUNNING, Container
-from gateway.docker.plan import Standing, carried
+from gateway.docker.plan import AttachmentState, backends_on
 
 _GOOD = ("up", "degraded")
 _UNKNOWN = "unknown"
@@ -42,11 +42,11 @@ def _served(subject: Subject, fact: BackendFact, network: str, base: Container) 
         found = _no(fact, state, f"see why: gateway explain {fact.name}")
     if found is not None:
         return replace(found, network=network)
-    shadow = next((each for each in subject.shadows if each.name == fact.name.lower()), None)
+    shadow = next((each for each in subject.name_conflicts if each.name == fact.name.lower()), None)
     if shadow is not None:
         remedy = (
             f"rename backend {fact.name} or the other one, or keep the backend off network {shadow.network}"
-            f" (docker.networks.{subject.desired.called(shadow.network)}.backends)"
+            f" (docker.networks.{subject.desired.configured_name(shadow.network)}.backends)"
         )
         return Reached(fact.name, "maybe", network, f"{shadow}: it reaches one of them by that name", remedy)
     if fact.state == _UNKNOWN:
@@ -91,7 +91,7 @@ def _without_label(subject: Subject, fact: BackendFact, label: str, who: Consume
 
 def _unattached(subject: Subject, fact: BackendFact) -> Reached:
     """Return why it is on no network on which the gateway has the backend's name."""
-    configured = [name for name in subject.options.networks if fact.name in carried(subject.desired, name)]
+    configured = [name for name in subject.options.networks if fact.name in backends_on(subject.desired, name)]
     kept = [name for name, backends in subject.networks.items() if fact.name in backends]
     if not configured:
         return _no(fact, "no network of docker.networks carries it", "add it to docker.networks.NETWORK.backends")
@@ -102,10 +102,10 @@ def _unattached(subject: Subject, fact: BackendFact) -> Reached:
     if there is not None:
         why = f"the gateway does not have the name {fact.name} on network {there}"
         return _no(fact, why, f"see why: gateway explain {subject.gateway.name}")
-    waiting = [each for name in kept if (each := subject.conditions.get(name)) is not None]
+    waiting = [each for name in kept if (each := subject.attachments.get(name)) is not None]
     if not waiting:
         return _unasked(subject, fact, configured)
-    found = next((each for each in waiting if each.state is Standing.PENDING), waiting[0])
+    found = next((each for each in waiting if each.state is AttachmentState.PENDING), waiting[0])
     if not found.message:
         return _no(fact, f"it is about to be attached to network {found.network}", "ask again in a moment")
     # What blocks an attachment ends with the remedy.
@@ -125,8 +125,8 @@ def _unasked(subject: Subject, fact: BackendFact, configured: list[str]) -> Reac
         return _no(fact, why, f"set {enable}=true on the container, or {grant}")
     if subject.desired.strict and subject.grant is None:
         return _no(fact, "docker.grants give it nothing, and with gateway.strict nothing else counts", grant)
-    if subject.mistakes:
-        return _no(fact, "; ".join(subject.mistakes), f"correct its labels and create it again, or {grant}")
+    if subject.label_errors:
+        return _no(fact, "; ".join(subject.label_errors), f"correct its labels and create it again, or {grant}")
     if enable in mine and not labels.enabled(mine[enable]):
         return _no(fact, f"its label {enable} is {mine[enable]}", f"set {enable}=true and create it again")
     if enable not in mine and subject.grant is None and subject.rule is None:

@@ -3,7 +3,7 @@
 from gateway.docker import labels
 from gateway.docker.grants import granted
 from gateway.docker.model import Container, EndpointInfo, Observed
-from gateway.docker.plan import Condition, Desired, Plan
+from gateway.docker.plan import AttachmentStatus, Desired, Plan
 
 
 class Subject:
@@ -27,12 +27,12 @@ class Subject:
         """The gateway's own container; None: it is in none of this engine."""
         self.networks = planned.networks
         """The backends that are reached by name on each network that is kept."""
-        self.conditions = {each.network: each for each in planned.conditions if each.container_id == container.id}
+        self.attachments = {each.network: each for each in planned.attachments if each.container_id == container.id}
         base = self.base.name if self.base is not None else None
-        self.shadows = [each for each in planned.shadows if each.container == base]
+        self.name_conflicts = [each for each in planned.name_conflicts if each.container == base]
         prefix = f"{container.name}: "
-        found = sorted(each for each in planned.mistakes if each.startswith(prefix))
-        self.mistakes = [each.removeprefix(prefix) for each in found]
+        found = sorted(each for each in planned.label_errors if each.startswith(prefix))
+        self.label_errors = [each.removeprefix(prefix) for each in found]
         """What is wrong with its labels."""
         self.grant = granted(self.options.grants, container.name, container.labels)
         rules = () if desired.strict else self.options.attach
@@ -47,6 +47,6 @@ class Subject:
         return f"{self.options.label_prefix}.{key}"
 
 
-def reason(condition: Condition) -> str:
+def reason(condition: AttachmentStatus) -> str:
     """Return why an attachment stands as it does; empty: there is nothing to say."""
     return ": ".join(filter(None, (condition.reason and str(condition.reason), condition.message)))

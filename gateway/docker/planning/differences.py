@@ -5,17 +5,17 @@ from collections.abc import Iterator
 
 from gateway.docker.model import ENCRYPTED, MTU, NetworkInfo
 from gateway.docker.options import NetworkOptions
-from gateway.docker.planning.draft import Draft
-from gateway.docker.planning.way_out import NOT_INTERNAL, leaves_no_way_out
+from gateway.docker.planning.builder import PlanBuilder
+from gateway.docker.planning.external_route import NOT_INTERNAL, is_only_external_route
 
 
-def differing(draft: Draft, options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
+def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
     """Yield each difference, with the ways to keep or replace the network."""
-    ours, command = draft.is_ours(there.labels), draft.observed.flavour.command
-    for differs, keep in _differences(draft, options, there, ours=ours):
+    ours, command = builder.is_ours(there.labels), builder.observed.flavour.command
+    for differs, keep in _differences(builder, options, there, ours=ours):
         if ours:
-            draft.outdated.add(there.name)
-            alone = keep == NOT_INTERNAL and leaves_no_way_out(draft, there.name)
+            builder.outdated.add(there.name)
+            alone = keep == NOT_INTERNAL and is_only_external_route(builder, there.name)
             first = "attach the gateway's container to another network with a route out, then " if alone else ""
             yield (
                 f"network {there.name}: {differs}: set {keep} to keep it; to replace it, {first}give it another name "
@@ -30,14 +30,14 @@ def differing(draft: Draft, options: NetworkOptions, there: NetworkInfo) -> Iter
 
 
 def _differences(
-    draft: Draft, options: NetworkOptions, there: NetworkInfo, *, ours: bool
+    builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo, *, ours: bool
 ) -> Iterator[tuple[str, str]]:
     """Yield each difference, and the setting that accepts it; a foreign network may have more than is asked for."""
-    driver = draft.driver(options)
+    driver = builder.driver(options)
     if there.driver != driver and (ours or options.driver != "auto"):
         yield f"its driver is {there.driver} instead of {driver}", f"driver: {there.driver}"
     if options.internal and not there.internal:
-        route = "" if draft.observed.gateway_priority else ", and it can become their default route"
+        route = "" if builder.observed.gateway_priority else ", and it can become their default route"
         yield f"it is not internal: containers have a route out through it{route}", NOT_INTERNAL
     if ours and there.internal and not options.internal:
         yield "it is internal: there is no route out through it", "internal: true"

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 from gateway.docker.model import Observed
 from gateway.docker.plan import Desired
-from gateway.docker.planning.draft import Draft
-from gateway.docker.planning.services import networks_wanted as wanted_by_service
-from gateway.docker.planning.wanted import networks_wanted
+from gateway.docker.planning.builder import PlanBuilder
+from gateway.docker.planning.desired_networks import attachable_networks
+from gateway.docker.planning.services import service_networks
 from gateway.docker.projects import configured_as
 
 
-def spread(desired: Desired, observed: Observed) -> Desired:
+def expand_projects(desired: Desired, observed: Observed) -> Desired:
     """Return what is wanted, with the networks of projects in place of each that is kept per project.
 
     Besides those that containers and services ask for, these are all that a container of this engine is on: agents on
@@ -23,14 +23,14 @@ def spread(desired: Desired, observed: Observed) -> Desired:
     configured = desired.options.networks
     if all(options.per is None for options in configured.values()):
         return desired
-    draft = Draft(desired, observed, frozenset())
+    builder = PlanBuilder(desired, observed, frozenset())
     names: set[str] = set()
     for container in observed.containers:
         if container.id != observed.own:
-            names.update(container.endpoints, networks_wanted(draft, container))
+            names.update(container.endpoints, attachable_networks(builder, container))
     if desired.options.services and observed.swarm.leader:
         for service in observed.services:
-            names.update(wanted_by_service(draft, service))
+            names.update(service_networks(builder, service))
     networks = {name: options for name, options in configured.items() if options.per is None}
     for name in sorted(names - configured.keys()):
         of = configured_as(configured, name)

@@ -12,14 +12,14 @@ from gateway.app.wanted import desired as wanted_of
 from gateway.config import load
 from gateway.config.load import Sources
 from gateway.contracts import Secret
-from gateway.docker.addresses import choose, protected, range_for_others
+from gateway.docker.addresses import choose, is_reserved, range_for_others
 from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.failures import Failures
 from gateway.docker.flavour import PODMAN
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
 from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import Action, Condition, Desired, Plan, Standing, Verb
+from gateway.docker.plan import Action, AttachmentState, AttachmentStatus, Desired, Plan, Verb
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
 from gateway.errors import ConfigError
@@ -72,7 +72,7 @@ def test_a_subnet_that_is_too_small_is_not_divided() -> None:
 def test_the_same_gateway_chooses_the_same_address_and_others_mostly_others() -> None:
     (first,) = choose(NET, "site-a")
     assert (first,) == choose(NET, "site-a")
-    assert protected(NET, first)
+    assert is_reserved(NET, first)
     assert first not in {"10.9.0.0", "10.9.0.1", "10.9.0.127"}
     assert len({choose(replace(NET, subnets=("10.8.0.0/22",), ip_ranges=("10.8.2.0/23",)), f"node-{at}")
                 for at in range(8)}) > 6  # fmt: skip
@@ -100,7 +100,7 @@ def test_each_family_has_an_address_of_its_own() -> None:
     both = replace(NET, subnets=("fd00:9::/64", *NET.subnets), ip_ranges=("fd00:9:0:0:8000::/65", *NET.ip_ranges))
     found = choose(both, "site-a")
     assert [ipaddress.ip_address(each).version for each in found] == [6, 4]
-    assert all(protected(both, each) for each in found)
+    assert all(is_reserved(both, each) for each in found)
 
 
 def test_a_network_is_created_with_a_range_and_the_gateway_attached_beside_it() -> None:
@@ -125,12 +125,12 @@ def test_an_address_that_others_can_get_is_left_for_one_that_they_cannot() -> No
     found = planned(gateway("10.9.0.130"))
     (moved,) = found.actions
     assert (moved.verb, moved.addresses) == (Verb.REATTACH, choose(NET, "site-a"))
-    assert found.conditions[0].message == "the engine may give its address 10.9.0.130 to another container"
+    assert found.attachments[0].message == "the engine may give its address 10.9.0.130 to another container"
     assert verbs(planned(gateway("10.9.0.77"))) == []  # as good as the one that it would choose
     busy = replace(desired(), serving=True)
     own = gateway("10.9.0.130")
     kept = plan(busy, Observed((own,), (NET,), own=own.id), OURS)
-    assert (verbs(kept), kept.conditions[0].state) == ([], Standing.DRIFTED)
+    assert (verbs(kept), kept.attachments[0].state) == ([], AttachmentState.DRIFTED)
 
 
 def test_a_configured_address_is_taken_up() -> None:
@@ -210,8 +210,8 @@ async def test_a_configured_address_that_is_taken_is_told_and_not_replaced(tmp_p
     reconciler = Reconciler(options, lambda: want, lambda _: None, tmp_path)
     for _ in range(2):
         await reconciler.cycle(engine)  # type: ignore[arg-type]
-    (condition,) = reconciler.plan.conditions
-    assert (condition.state, condition.reason) == (Standing.BLOCKED, BlockedReason.ADDRESS_REFUSED)
+    (condition,) = reconciler.plan.attachments
+    assert (condition.state, condition.reason) == (AttachmentState.BLOCKED, BlockedReason.ADDRESS_REFUSED)
     assert "docker.networks.apps.address" in condition.message
 
 
@@ -257,8 +257,8 @@ def test_a_stopped_gateway_whose_network_was_pruned_is_named_with_the_repair_and
     ours = frozenset({("id-old", "apps")})
     before = plan(desired(), Observed((STOPPED,)), ours)
     assert [(each.verb, each.container) for each in before.actions] == [(Verb.CREATE_NETWORK, "")]
-    (condition,) = before.conditions
-    assert (condition.container, condition.state) == ("gateway-1", Standing.DRIFTED)
+    (condition,) = before.attachments
+    assert (condition.container, condition.state) == ("gateway-1", AttachmentState.DRIFTED)
     assert "docker network disconnect apps gateway-1" in condition.message
     after = plan(desired(), Observed((STOPPED,), (NET,)), ours)
     expected = Action(
@@ -286,15 +286,15 @@ def test_stopped_apps_whose_network_was_pruned_are_not_called_attached() -> None
     ours, foreign = web(MARK), web("web")
     ownership = frozenset({("id-web", "apps")})
     for network in ((), (NET,)):
-        (condition,) = plan(desired(), Observed((ours,), network), ownership).conditions
-        assert (condition.state, "cannot start until" in condition.message) == (Standing.DRIFTED, True)
-        (condition,) = plan(desired(), Observed((foreign,), network), ownership).conditions
-        assert condition.state is Standing.DRIFTED
+        (condition,) = plan(desired(), Observed((ours,), network), ownership).attachments
+        assert (condition.state, "cannot start until" in condition.message) == (AttachmentState.DRIFTED, True)
+        (condition,) = plan(desired(), Observed((foreign,), network), ownership).attachments
+        assert condition.state is AttachmentState.DRIFTED
         assert "docker network disconnect apps web && docker network connect apps web" in condition.message
-        (condition,) = plan(desired(), Observed((web("web", "www", "a;b"),), network), ownership).conditions
+        (condition,) = plan(desired(), Observed((web("web", "www", "a;b"),), network), ownership).attachments
         assert "connect --alias 'a;b' --alias www apps web, or" in condition.message
         podman = Observed((foreign,), network, flavour=PODMAN)
-        (condition,) = plan(desired(), podman, ownership).conditions
+        (condition,) = plan(desired(), podman, ownership).attachments
         assert "podman network disconnect apps web && podman network connect apps web" in condition.message
 
 
@@ -312,7 +312,7 @@ def test_a_container_that_has_the_address_of_the_gateway_is_named() -> None:
 def test_a_subnet_with_bits_of_a_host_is_read_as_the_engine_means_it() -> None:
     old = replace(NET, subnets=("10.9.0.7/24",), ip_ranges=("10.9.0.130/25",))
     assert choose(old, "site-a") == choose(NET, "site-a")
-    assert protected(old, "10.9.0.20")
+    assert is_reserved(old, "10.9.0.20")
 
 
 def test_a_network_does_not_hold_what_the_gateway_reaches_directly(tmp_path: Path) -> None:
@@ -335,12 +335,15 @@ def test_a_network_does_not_hold_what_the_gateway_reaches_directly(tmp_path: Pat
 
 
 def test_an_address_that_is_refused_names_the_setting_only_if_it_is_set() -> None:
-    failures, pending = Failures(), Condition("apps", "gateway", Standing.PENDING, container_id="id-gateway")
+    failures, pending = (
+        Failures(),
+        AttachmentStatus("apps", "gateway", AttachmentState.PENDING, container_id="id-gateway"),
+    )
     action = Action(Verb.CONNECT, "apps", "n1", "gateway", "id-gateway", addresses=("10.9.0.9",))
     failures.failed(action, EngineError(ErrorKind.FORBIDDEN, "Address already in use"), 0.0, {})
     fixed = NetworkOptions(address=ipaddress.ip_address("10.9.0.9"))
     assert "change docker.networks.apps.address" in failures.explained(pending, {"apps": fixed}).message
     for networks in ({"apps": NetworkOptions()}, {}):
         found = failures.explained(pending, networks)
-        assert (found.state, found.reason) == (Standing.BLOCKED, BlockedReason.ADDRESS_REFUSED)
+        assert (found.state, found.reason) == (AttachmentState.BLOCKED, BlockedReason.ADDRESS_REFUSED)
         assert "docker.networks" not in found.message

@@ -11,7 +11,7 @@ from gateway.docker.explaining import explain, find
 from gateway.docker.explaining.model import BackendFact, Explanation, Reached
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
-from gateway.docker.plan import Condition, Desired, Plan, Standing
+from gateway.docker.plan import AttachmentState, AttachmentStatus, Desired, Plan
 from gateway.docker.planning import plan
 
 MARK = "gw-owner-site-a"
@@ -164,8 +164,10 @@ def test_networks_are_those_of_the_plan_which_may_be_other_than_the_configured_o
     own = replace(GATEWAY, endpoints={"apps-shop": endpoint(MARK)})
     wanted = Desired("site-a", DockerOptions(networks={"apps": NetworkOptions()}), ("orders",))
     observed = Observed((own, web), own=own.id)
-    blocked = Condition("apps-shop", "web", Standing.BLOCKED, BlockedReason.IP_EXHAUSTED, "full", web.id)
-    planned = Plan(conditions=(blocked,), networks={"apps-shop": ("orders",), "apps-other": ("orders",)})
+    blocked = AttachmentStatus(
+        "apps-shop", "web", AttachmentState.BLOCKED, BlockedReason.IP_EXHAUSTED, "full", web.id
+    )
+    planned = Plan(attachments=(blocked,), networks={"apps-shop": ("orders",), "apps-other": ("orders",)})
     found = explain(wanted, observed, planned, web, [UP])
     assert [each.name for each in found.parts if each.part == "network"] == ["apps-shop"]
     assert found.backends[0].why == "the gateway does not have the name orders on network apps-shop"

@@ -118,7 +118,7 @@ def test_what_podman_cannot_attach_says_so(
     container = Container(WEB.id, WEB.name, WEB.state, WEB.labels, mode, {})
     wanted = Desired("site", DockerOptions(networks=networks, services=True), ("orders",))
     found = plan(wanted, Observed((container,), flavour=PODMAN), frozenset())
-    (condition,) = found.conditions
+    (condition,) = found.attachments
     assert (condition.reason, condition.message.startswith(message)) == (reason, True)
     assert any(each.startswith("docker.services: Podman has no swarm services") for each in found.warnings)
 

@@ -13,7 +13,7 @@ from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.images import split
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
-from gateway.docker.plan import Desired, Plan, Standing, Verb
+from gateway.docker.plan import AttachmentState, Desired, Plan, Verb
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
 from tests.support.fake_engine import FakeEndpoint, FakeEngine
@@ -48,7 +48,7 @@ def joins(found: Plan) -> dict[str, tuple[str, ...]]:
 
 
 def blocked(found: Plan) -> list[tuple[str, BlockedReason | None]]:
-    return [(each.container, each.reason) for each in found.conditions if each.state is Standing.BLOCKED]
+    return [(each.container, each.reason) for each in found.attachments if each.state is AttachmentState.BLOCKED]
 
 
 def test_labels_that_equal_the_images_do_not_count() -> None:
@@ -171,7 +171,7 @@ def test_an_alias_belongs_to_one_project_or_service() -> None:
     for thief in (named("thief", "front"), named("thief", "FRONT", "other")):
         found = planned(thief, holder)
         assert (joins(found), blocked(found)) == ({}, [("thief", BlockedReason.ALIAS_CONFLICT)])
-        assert "container web" in found.conditions[0].message
+        assert "container web" in found.attachments[0].message
     assert joins(planned(named("web-2", "front", "shop"), holder)) == {"orders-net": ("front",)}
 
 

@@ -18,7 +18,7 @@ from gateway.docker.grants import PROJECT, SWARM_SERVICE
 from gateway.docker.model import ENCRYPTED, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.observer import Observer
 from gateway.docker.options import DockerOptions, Grant, NetworkOptions
-from gateway.docker.plan import Action, Desired, Plan, Standing, Verb
+from gateway.docker.plan import Action, AttachmentState, Desired, Plan, Verb
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
 from gateway.docker.projects import STACK
@@ -229,10 +229,10 @@ def test_what_cannot_be_attached_gets_no_network() -> None:
     hosts = container("host", "shop", network_mode="host")
     found = planned(hosts)
     assert made(found) == []
-    assert [(each.network, each.reason) for each in found.conditions] == [("apps-shop", BlockedReason.HOST_NETWORK)]
+    assert [(each.network, each.reason) for each in found.attachments] == [("apps-shop", BlockedReason.HOST_NETWORK)]
     refused = planned(container("web", "shop"), strict=True)
     assert made(refused) == []
-    assert [(each.network, each.reason) for each in refused.conditions] == [("apps-shop", BlockedReason.NOT_GRANTED)]
+    assert [(each.network, each.reason) for each in refused.attachments] == [("apps-shop", BlockedReason.NOT_GRANTED)]
     odd = planned(container("web", "a b"))
     assert made(odd) == []
     told = f"web: label {PROJECT}: 'a b' cannot be part of a network's name: it gets no network of its own"
@@ -305,17 +305,17 @@ def test_ranges_that_are_used_up_block_with_the_setting_to_change() -> None:
     three = [container(each, each) for each in ("a", "b", "c")]
     found = planned(*three, networks=narrow)
     assert [each[1] for each in made(found) if each[0] == "create_network"] == ["apps-a", "apps-b"]
-    (blocked,) = [each for each in found.conditions if each.state is Standing.BLOCKED]
+    (blocked,) = [each for each in found.attachments if each.state is AttachmentState.BLOCKED]
     assert (blocked.container, blocked.reason) == ("c", BlockedReason.IP_EXHAUSTED)
     assert blocked.message == ("every /24 of 10.9.0.0/23 is taken: set docker.networks.apps.subnet to a wider range")
     # A range of a project is a part of what is configured, and no difference.
     there = network("apps-a", internal=True, labels=OURS, subnets=("10.9.1.0/24",))
     assert planned(three[0], networks=narrow, there=(there,)).warnings == ()
     static = planned(three[0], networks={"x": NetworkOptions()}, there=(network("y", subnets=("10.201.0.0/16",)),))
-    assert [each.reason for each in static.conditions] == [BlockedReason.IP_EXHAUSTED]
+    assert [each.reason for each in static.attachments] == [BlockedReason.IP_EXHAUSTED]
     service_too = planned(services=(service("jobs"),), swarm=LEADER, networks=narrow,
                           there=(network("y", subnets=("10.9.0.0/23",)),))  # fmt: skip
-    assert [each.reason for each in service_too.conditions] == [BlockedReason.IP_EXHAUSTED]
+    assert [each.reason for each in service_too.attachments] == [BlockedReason.IP_EXHAUSTED]
 
 
 @given(

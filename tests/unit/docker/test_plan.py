@@ -25,7 +25,7 @@ from gateway.docker.grants import PROJECT
 from gateway.docker.model import ENCRYPTED, MTU, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import Action, Desired, Plan, Standing, Verb
+from gateway.docker.plan import Action, AttachmentState, Desired, Plan, Verb
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
 from gateway.docker.projects import network_of
@@ -54,8 +54,8 @@ def made(plan_: Plan) -> list[tuple[Verb, str, str]]:
     return [(action.verb, action.network, action.container) for action in plan_.actions]
 
 
-def standing(plan_: Plan) -> list[tuple[str, Standing, BlockedReason | None]]:
-    return [(each.container, each.state, each.reason) for each in plan_.conditions]
+def standing(plan_: Plan) -> list[tuple[str, AttachmentState, BlockedReason | None]]:
+    return [(each.container, each.state, each.reason) for each in plan_.attachments]
 
 
 NOTHING: frozenset[tuple[str, str]] = frozenset()
@@ -86,7 +86,7 @@ def test_a_missing_network_is_made_and_what_opted_in_is_attached_by_id() -> None
     assert made(found) == [(Verb.CREATE_NETWORK, "apps", ""), (Verb.CONNECT, "apps", "web")]
     assert found.actions[0].body["IPAM"] == {"Config": [{"Subnet": "10.201.0.0/22", "IPRange": "10.201.2.0/23"}]}
     assert found.actions[1].aliases == ("web", "www", "gw-owner-site-a")
-    assert standing(found) == [("web", Standing.PENDING, None)]
+    assert standing(found) == [("web", AttachmentState.PENDING, None)]
 
 
 def test_our_own_container_carries_every_backend_as_an_alias() -> None:
@@ -98,7 +98,7 @@ def test_our_own_container_carries_every_backend_as_an_alias() -> None:
 def test_nothing_to_do_is_nothing_done() -> None:
     there = container(endpoints={"apps": endpoint("gw-owner-site-a")})
     found = plan(desired(), Observed((there,), (BRIDGE,)), frozenset({(there.id, "apps")}))
-    assert (made(found), standing(found)) == ([], [("web", Standing.ATTACHED, None)])
+    assert (made(found), standing(found)) == ([], [("web", AttachmentState.ATTACHED, None)])
 
 
 def test_only_what_we_made_is_ever_detached() -> None:
@@ -131,20 +131,20 @@ async def test_a_mistake_takes_only_so_many_off_at_once(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_attached_says_why(more: dict[str, Any], reason: BlockedReason) -> None:
     found = plan(desired(), Observed((container(**more),), (BRIDGE,)), NOTHING)
-    assert (made(found), standing(found)) == ([], [("web", Standing.BLOCKED, reason)])
-    assert found.conditions[0].message
+    assert (made(found), standing(found)) == ([], [("web", AttachmentState.BLOCKED, reason)])
+    assert found.attachments[0].message
 
 
 def test_networks_that_cannot_be_joined_say_why() -> None:
     overlay = {"networks": {"apps": NetworkOptions(driver="overlay")}}
     alone = plan(desired(**overlay), Observed((container(),)), NOTHING)
-    assert standing(alone) == [("web", Standing.BLOCKED, BlockedReason.NOT_MANAGER)]
+    assert standing(alone) == [("web", AttachmentState.BLOCKED, BlockedReason.NOT_MANAGER)]
     closed = NetworkInfo("n1", "apps", "overlay", "swarm", attachable=False)
     swarm = Swarm(active=True, manager=True, leader=True)
     found = plan(desired(**overlay), Observed((container(),), (closed,), swarm=swarm), NOTHING)
-    assert standing(found) == [("web", Standing.BLOCKED, BlockedReason.NOT_ATTACHABLE)]
+    assert standing(found) == [("web", AttachmentState.BLOCKED, BlockedReason.NOT_ATTACHABLE)]
     missing = plan(desired(networks={"apps": NetworkOptions(create=False)}), Observed((container(),)), NOTHING)
-    assert standing(missing) == [("web", Standing.BLOCKED, BlockedReason.UNKNOWN_NETWORK)]
+    assert standing(missing) == [("web", AttachmentState.BLOCKED, BlockedReason.UNKNOWN_NETWORK)]
 
 
 def test_a_worker_connects_to_an_overlay_that_it_does_not_see_by_its_name() -> None:
@@ -158,7 +158,7 @@ def test_a_foreign_container_with_the_name_keeps_it() -> None:
     for alias in ("db", "www"):
         wish = container(labels={**OPT_IN, "gateway.aliases": alias})
         found = plan(desired(), Observed((wish, other), (BRIDGE,)), NOTHING)
-        assert standing(found) == [("web", Standing.BLOCKED, BlockedReason.ALIAS_CONFLICT)]
+        assert standing(found) == [("web", AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)]
     named = {**OPT_IN, "gateway.aliases": "www", PROJECT: "shop"}
     twin = container("web-2", labels=named, endpoints={"apps": endpoint("www", "gw-owner-site-a")})
     wish = container(labels=named)
@@ -170,7 +170,7 @@ def test_wrong_aliases_are_repaired_when_nobody_is_hurt() -> None:
     seen, ownership = Observed((there,), (BRIDGE,)), frozenset({(there.id, "apps")})
     assert made(plan(desired(), seen, ownership)) == [(Verb.REATTACH, "apps", "web")]
     busy = Desired("site-a", desired().options, ("orders",), frozenset({there.id}))
-    assert standing(plan(busy, seen, ownership)) == [("web", Standing.DRIFTED, None)]
+    assert standing(plan(busy, seen, ownership)) == [("web", AttachmentState.DRIFTED, None)]
     assert made(plan(busy, seen, ownership)) == []
     assert made(plan(desired(repair="never"), seen, ownership)) == []
     assert made(plan(desired(), seen, NOTHING)) == []  # somebody else's endpoint
@@ -226,11 +226,11 @@ def test_a_network_of_ours_goes_when_nobody_wants_it_and_nobody_is_on_it() -> No
 def test_names_of_backends_are_theirs_alone() -> None:
     loud = container(labels={**OPT_IN, "gateway.aliases": "ORDERS"})
     assert standing(plan(desired(), Observed((loud,), (BRIDGE,)), NOTHING)) == [
-        ("web", Standing.BLOCKED, BlockedReason.ALIAS_CONFLICT)
+        ("web", AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)
     ]
     namesake = container("orders")
     assert standing(plan(desired(), Observed((namesake,), (BRIDGE,)), NOTHING)) == [
-        ("orders", Standing.BLOCKED, BlockedReason.ALIAS_CONFLICT)
+        ("orders", AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)
     ]
     own = container("gateway-1", labels={})
     other = container("stranger", labels={}, endpoints={"apps": endpoint("orders", "gw-owner-somebody")})
@@ -304,7 +304,7 @@ def test_services_are_attached_by_the_leader_and_let_go_only_where_we_attached_t
     assert let_go.actions[0].body["TaskTemplate"]["Networks"] == [{"Target": "x", "Aliases": ["y"]}]
     assert made(services(service({"m1": frozenset()}))) == []
     clash = services(service({}, enable="true", aliases="orders"))
-    assert (made(clash), clash.conditions[0].reason) == ([], BlockedReason.ALIAS_CONFLICT)
+    assert (made(clash), clash.attachments[0].reason) == ([], BlockedReason.ALIAS_CONFLICT)
 
 
 def test_overlays_are_made_and_removed_by_the_leader_alone() -> None:
@@ -614,16 +614,21 @@ class Fleet(RuleBasedStateMachine):
             if len(self.engine.writes) == before:
                 break
         by_state = {
-            state: {(each.network, each.container) for each in self.reconciler.plan.conditions if each.state is state}
-            for state in Standing
+            state: {
+                (each.network, each.container) for each in self.reconciler.plan.attachments if each.state is state
+            }
+            for state in AttachmentState
         }
         for each in self.engine.containers.values():
             for configured, options in self.options.networks.items():
                 name = network_of(configured, options, each.name, each.labels)
                 key = (name, each.name)
                 if each.labels.get("gateway.enable") == "true" and each.state == "running":
-                    assert (name in each.endpoints) or key in by_state[Standing.BLOCKED], (each, self.reconciler.plan)
-        if not by_state[Standing.BLOCKED]:
+                    assert (name in each.endpoints) or key in by_state[AttachmentState.BLOCKED], (
+                        each,
+                        self.reconciler.plan,
+                    )
+        if not by_state[AttachmentState.BLOCKED]:
             before = len(self.engine.writes)
             self.cycle()
             assert len(self.engine.writes) == before
@@ -676,7 +681,7 @@ def test_mistakes_in_the_labels_of_one_container_are_bounded_and_fit_for_a_termi
     found = plan(
         desired(), Observed((container(labels=labels), container("z", labels={"gateway.enabled": ""}))), NOTHING
     )
-    told = [each for each in found.warnings if each in found.mistakes]
+    told = [each for each in found.warnings if each in found.label_errors]
     assert len(told) < 30
     assert any("more mistakes" in each for each in told)
     assert all(each.isprintable() for each in told)

@@ -12,7 +12,7 @@ from gateway.docker.grants import SWARM_SERVICE
 from gateway.docker.model import TASK_LABEL, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.observer import Observer
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
-from gateway.docker.plan import Desired, Plan, Standing, Verb
+from gateway.docker.plan import AttachmentState, Desired, Plan, Verb
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
 from tests.support.fake_engine import FakeEngine
@@ -36,8 +36,8 @@ def planned(found: Service, *networks: NetworkInfo, swarm: Swarm = LEADER, **opt
     return plan(Desired("site-a", made, ("orders",)), Observed((), networks, (found,), swarm=swarm), frozenset())
 
 
-def standing(found: Plan) -> list[tuple[str, str, Standing, BlockedReason | None]]:
-    return [(each.container, each.network, each.state, each.reason) for each in found.conditions]
+def standing(found: Plan) -> list[tuple[str, str, AttachmentState, BlockedReason | None]]:
+    return [(each.container, each.network, each.state, each.reason) for each in found.attachments]
 
 
 def test_an_impossible_network_does_not_keep_a_service_from_the_others() -> None:
@@ -45,28 +45,28 @@ def test_an_impossible_network_does_not_keep_a_service_from_the_others() -> None
     (action,) = [each for each in found.actions if each.verb is Verb.UPDATE_SERVICE]
     assert [each["Target"] for each in action.body["TaskTemplate"]["Networks"]] == ["m1", "c1"]
     assert standing(found) == [
-        ("service jobs", "local", Standing.BLOCKED, BlockedReason.LOCAL_NETWORK),
-        ("service jobs", "mesh", Standing.PENDING, None),
-        ("service jobs", "conf", Standing.PENDING, None),
+        ("service jobs", "local", AttachmentState.BLOCKED, BlockedReason.LOCAL_NETWORK),
+        ("service jobs", "mesh", AttachmentState.PENDING, None),
+        ("service jobs", "conf", AttachmentState.PENDING, None),
     ]
-    assert "on one node only" in found.conditions[0].message
+    assert "on one node only" in found.attachments[0].message
 
 
 def test_a_labelled_service_is_visible_where_nothing_is_done_about_it() -> None:
     off = planned(service(enable="true"), MESH)
     assert (off.actions, standing(off)) == (
         (),
-        [("service jobs", "mesh", Standing.BLOCKED, BlockedReason.SERVICES_OFF)],
+        [("service jobs", "mesh", AttachmentState.BLOCKED, BlockedReason.SERVICES_OFF)],
     )
-    assert "docker.services is false" in off.conditions[0].message
+    assert "docker.services is false" in off.attachments[0].message
     # What is on the network by its own specification needs nothing; what an earlier configuration did stays.
     for there in (frozenset[str](), MARK):
         on = planned(service({"m1": there}, enable="true"), MESH)
-        assert (on.actions, standing(on)) == ((), [("service jobs", "mesh", Standing.ATTACHED, None)])
+        assert (on.actions, standing(on)) == ((), [("service jobs", "mesh", AttachmentState.ATTACHED, None)])
     assert planned(service({"m1": MARK}), MESH).actions == ()
     other = planned(service(enable="true"), MESH, swarm=MANAGER, services=True)
-    assert (other.actions, standing(other)) == ((), [("service jobs", "mesh", Standing.PENDING, None)])
-    assert "leading manager" in other.conditions[0].message
+    assert (other.actions, standing(other)) == ((), [("service jobs", "mesh", AttachmentState.PENDING, None)])
+    assert "leading manager" in other.attachments[0].message
     assert standing(planned(service(), MESH)) == []
 
 
@@ -106,13 +106,16 @@ def of_own(*networks: NetworkInfo, services: tuple[Service, ...] = ()) -> Plan:
 def test_a_gateway_that_is_a_service_has_the_names_that_its_service_gives_it() -> None:
     for services in ((), (service({"m1": frozenset({"Orders"})}),)):
         found = of_own(MESH, services=services)
-        assert (found.actions, standing(found)) == ((), [("jobs.node.x", "mesh", Standing.ATTACHED, None)])
+        assert (found.actions, standing(found)) == ((), [("jobs.node.x", "mesh", AttachmentState.ATTACHED, None)])
     lacks = of_own(MESH, services=(service({"m1": frozenset({"other"})}),))
-    assert (lacks.actions, standing(lacks)) == ((), [("jobs.node.x", "mesh", Standing.DRIFTED, None)])
-    assert "lacks the aliases orders on network mesh" in lacks.conditions[0].message
+    assert (lacks.actions, standing(lacks)) == ((), [("jobs.node.x", "mesh", AttachmentState.DRIFTED, None)])
+    assert "lacks the aliases orders on network mesh" in lacks.attachments[0].message
     off = of_own()
-    assert (off.actions, standing(off)) == ((), [("jobs.node.x", "mesh", Standing.BLOCKED, BlockedReason.SWARM_TASK)])
-    assert "the aliases orders, jobs" in off.conditions[0].message
+    assert (off.actions, standing(off)) == (
+        (),
+        [("jobs.node.x", "mesh", AttachmentState.BLOCKED, BlockedReason.SWARM_TASK)],
+    )
+    assert "the aliases orders, jobs" in off.attachments[0].message
 
 
 def test_a_gateway_that_is_a_task_is_warned_of_names_too() -> None:
@@ -125,7 +128,7 @@ def test_a_gateway_that_is_a_task_is_warned_of_names_too() -> None:
     made = DockerOptions(networks={"mesh": NetworkOptions(internal=False)})
     seen = Observed((own, db, guest), (MESH, LOCAL), swarm=MANAGER, own=own.id)
     found = plan(Desired("site-a", made, ("orders",)), seen, frozenset())
-    assert [(each.container, each.name) for each in found.shadows] == [("gateway.node.x", "orders")]
+    assert [(each.container, each.name) for each in found.name_conflicts] == [("gateway.node.x", "orders")]
     assert any(each.startswith("x: its host name is that of backend orders") for each in found.warnings)
 
 
@@ -155,5 +158,5 @@ def test_agents_have_a_name_in_common_where_they_meet() -> None:
         "mesh": ("orders", "gw-peers", "gw-owner-site-a"),
         "local": ("orders", "gw-owner-site-a"),
     }
-    blocked = [(each.network, each.reason) for each in found.conditions if each.container == "thief" and each.reason]
+    blocked = [(each.network, each.reason) for each in found.attachments if each.container == "thief" and each.reason]
     assert blocked == [("mesh", BlockedReason.ALIAS_CONFLICT)]

@@ -5,25 +5,25 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gateway.docker.addresses import choose, protected
+from gateway.docker.addresses import choose, is_reserved
 from gateway.docker.model import RUNNING, Container, EndpointInfo, NetworkInfo, Observed
-from gateway.docker.plan import OWNER_ALIAS, Action, Desired, Standing, Verb
-from gateway.docker.planning.draft import Draft
+from gateway.docker.plan import OWNER_ALIAS_PREFIX, Action, AttachmentState, Desired, Verb
+from gateway.docker.planning.builder import PlanBuilder
 
 _NETWORK_ID = re.compile("[0-9a-f]{64}")
 _FIX = 'docs/docker.md, "The gateway\'s address", says how to give the network one'
 
 
-def own_addresses(draft: Draft, name: str) -> tuple[str, ...]:
+def own_addresses(builder: PlanBuilder, name: str) -> tuple[str, ...]:
     """Return the addresses that the gateway's container is to have on a network; of the others the engine chooses.
 
     Args:
-        draft: The plan in the making.
+        builder: The plan so far.
         name: The network's; one that this engine does not see yet is known by what the gateway had on it before.
     """
-    desired, options = draft.desired, draft.options.networks[name]
+    desired, options = builder.desired, builder.options.networks[name]
     claimed, refused = desired.claimed.get(name, ()), desired.refused.get(name, frozenset())
-    network = draft.known.get(name) or draft.creatable.get(name)
+    network = builder.known.get(name) or builder.creatable.get(name)
     if network is not None:
         return choose(network, desired.instance, options.address, claimed, refused)
     if options.address is not None:
@@ -31,100 +31,100 @@ def own_addresses(draft: Draft, name: str) -> tuple[str, ...]:
     return tuple(each for each in claimed if each not in refused)
 
 
-def lasting_addresses(desired: Desired, observed: Observed) -> dict[str, tuple[str, ...]]:
+def reserved_addresses(desired: Desired, observed: Observed) -> dict[str, tuple[str, ...]]:
     """Return the addresses, by network, at which the gateway attached itself, and that no other container gets."""
     own = observed.own_container
     networks = {each.name: each for each in observed.networks}
     found = {}
     for name, endpoint in own.endpoints.items() if own is not None else ():
-        if name in networks and desired.mark in (endpoint.aliases or ()):
-            lasting = tuple(each for each in endpoint.addresses if protected(networks[name], each))
+        if name in networks and desired.owner_alias in (endpoint.aliases or ()):
+            lasting = tuple(each for each in endpoint.addresses if is_reserved(networks[name], each))
             found.update({name: lasting} if lasting else {})
     return found
 
 
-def other_address(draft: Draft, name: str, endpoint: EndpointInfo) -> str:
+def address_change(builder: PlanBuilder, name: str, endpoint: EndpointInfo) -> str:
     """Say why the gateway's endpoint is to have another address than it has; empty: it is as it should be."""
-    network, fixed = draft.known.get(name), draft.options.networks[name].address
+    network, fixed = builder.known.get(name), builder.options.networks[name].address
     if network is None or not endpoint.addresses:
         return ""
     if fixed is not None and str(fixed) not in endpoint.addresses:
         return f"its address is {', '.join(endpoint.addresses)} instead of {fixed}"
-    versions = {":" in each for each in own_addresses(draft, name)}
-    loose = [each for each in endpoint.addresses if each != str(fixed) and not protected(network, each)]
+    versions = {":" in each for each in own_addresses(builder, name)}
+    loose = [each for each in endpoint.addresses if each != str(fixed) and not is_reserved(network, each)]
     loose = [each for each in loose if (":" in each) in versions]
     return f"the engine may give its address {', '.join(loose)} to another container" if loose else ""
 
 
-def is_bound_to_removed_network(draft: Draft, container: Container) -> bool:
+def is_bound_to_removed_network(builder: PlanBuilder, container: Container) -> bool:
     """Return whether the network mode of a container is the ID of a network that does not exist any more.
 
     Compose 2.26 writes such IDs for external networks. The engine cannot start the container, whatever it is attached
     to.
     """
     mode = container.network_mode
-    return bool(_NETWORK_ID.fullmatch(mode)) and all(each.id != mode for each in draft.observed.networks)
+    return bool(_NETWORK_ID.fullmatch(mode)) and all(each.id != mode for each in builder.observed.networks)
 
 
-def without_network(draft: Draft, container: Container, name: str, *, ours: bool) -> str:
+def removed_network_message(builder: PlanBuilder, container: Container, name: str, *, ours: bool) -> str:
     """Say what happens to a stopped container whose network was removed, as by `docker network prune`.
 
     Args:
-        draft: The plan in the making.
+        builder: The plan so far.
         container: Which.
         name: The network's.
         ours: Whether the gateway attached it, and so does it again.
     """
     message = "it was attached to a network of that name that is gone, and cannot start"
-    if is_bound_to_removed_network(draft, container):
+    if is_bound_to_removed_network(builder, container):
         return f"{message}: recreate it (with Compose: docker compose up -d --force-recreate)"
     if ours:
         return f"{message} until the gateway attaches it again"
-    who, network = container.name, f"{draft.observed.flavour.command} network"
+    who, network = container.name, f"{builder.observed.flavour.command} network"
     known = {container.id[:12], container.name, *container.given_names}
     aliases = (container.endpoints[name].aliases or frozenset()) - known
     options = "".join(f"--alias {shlex.quote(each)} " for each in sorted(aliases))
     return f"{message}: {network} disconnect {name} {who} && {network} connect {options}{name} {who}, or recreate it"
 
 
-def reattach_stopped_gateway(draft: Draft) -> None:
+def reattach_stopped_gateway(builder: PlanBuilder) -> None:
     """Let `gateway apply` repair the gateway's stopped container, whose network is gone: it cannot start."""
-    if draft.observed.own is not None:
+    if builder.observed.own is not None:
         return
-    for container in draft.observed.containers:
+    for container in builder.observed.containers:
         for name, endpoint in container.endpoints.items():
-            ours = draft.desired.mark in endpoint.names and draft.desired.is_gateway(container)
-            there = draft.known.get(name)
-            missing = there is None and name in draft.creatable
+            ours = builder.desired.owner_alias in endpoint.names and builder.desired.is_gateway(container)
+            there = builder.known.get(name)
+            missing = there is None and name in builder.creatable
             stale = there is not None and endpoint.network_id not in ("", there.id)
             if not ours or container.state in RUNNING or not (missing or stale):
                 continue
             message = (
-                f"it is the gateway's, its network is gone, and it cannot start: {draft.observed.flavour.command}"
+                f"it is the gateway's, its network is gone, and it cannot start: {builder.observed.flavour.command}"
                 f" network disconnect {name} {container.name}, or gateway apply"
             )
-            draft.report_container(container, name, Standing.DRIFTED, None, message)
+            builder.report_container(container, name, AttachmentState.DRIFTED, None, message)
             if there is not None:
-                again = (*draft.own_names(name), draft.desired.mark)
-                draft.actions.append(
+                again = (*builder.gateway_aliases(name), builder.desired.owner_alias)
+                builder.actions.append(
                     Action(
                         Verb.REATTACH, name, there.id, container.name, container.id, again, "its network is gone",
-                        addresses=own_addresses(draft, name),
+                        addresses=own_addresses(builder, name),
                     )
                 )  # fmt: skip
 
 
-def address_warnings(draft: Draft) -> Iterator[str]:
+def address_warnings(builder: PlanBuilder) -> Iterator[str]:
     """Yield a line for each network on which the gateway's address may change, or become another container's."""
-    own = draft.observed.own_container
-    for name, options in draft.options.networks.items():
-        network = draft.known.get(name)
+    own = builder.observed.own_container
+    for name, options in builder.options.networks.items():
+        network = builder.known.get(name)
         if network is None or own is None or own.is_task:  # the engine gives no service a fixed address
             continue
-        yield from _taken(draft, own, name)
+        yield from _taken(builder, own, name)
         endpoint = own.endpoints.get(name)
         if options.address is not None:
-            if not protected(network, str(options.address)):
+            if not is_reserved(network, str(options.address)):
                 yield (
                     f"network {name}: the engine may give {options.address}, the gateway's address, to another"
                     f" container while the gateway is stopped: {_outside(network)}"
@@ -134,8 +134,8 @@ def address_warnings(draft: Draft) -> Iterator[str]:
                 f"network {name} has no --ip-range: the gateway's address may change when its container is recreated,"
                 f" and another container may get the one that clients remember: {_FIX}"
             )
-        elif endpoint is not None and draft.desired.mark not in (endpoint.aliases or ()):
-            loose = [each for each in endpoint.addresses if not protected(network, each)]
+        elif endpoint is not None and builder.desired.owner_alias not in (endpoint.aliases or ()):
+            loose = [each for each in endpoint.addresses if not is_reserved(network, each)]
             if loose:
                 yield (
                     f"network {name}: the gateway's container was attached by other means, at {', '.join(loose)},"
@@ -144,15 +144,15 @@ def address_warnings(draft: Draft) -> Iterator[str]:
                 )
 
 
-def _taken(draft: Draft, own: Container, name: str) -> Iterator[str]:
+def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
     """Yield a line for each container with an address that the gateway asked for, and did not get."""
-    for container in draft.observed.containers:
+    for container in builder.observed.containers:
         endpoint = container.endpoints.get(name)
         if endpoint is None or container.id == own.id:
             continue
-        got = sorted(draft.desired.refused.get(name, frozenset()).intersection(endpoint.addresses))
+        got = sorted(builder.desired.refused.get(name, frozenset()).intersection(endpoint.addresses))
         # Gateways give way to each other: that one had it first.
-        if got and not any(each.startswith(OWNER_ALIAS) for each in endpoint.aliases or ()):
+        if got and not any(each.startswith(OWNER_ALIAS_PREFIX) for each in endpoint.aliases or ()):
             yield (
                 f"network {name}: container {container.name} has {', '.join(got)}, for which the gateway asked:"
                 " clients that remember it as the gateway's address reach that container: give it another address"
@@ -172,15 +172,15 @@ def as_running_gateway(desired: Desired, observed: Observed) -> Observed:
     return replace(observed, own=running[0].id) if len(running) == 1 else observed
 
 
-def namesakes(draft: Draft) -> Iterator[str]:
+def duplicate_gateways(builder: PlanBuilder) -> Iterator[str]:
     """Yield a line for each other gateway of the same name: each would repair and remove what the other one made."""
-    own = draft.observed.own
-    for container in draft.observed.containers:
+    own = builder.observed.own
+    for container in builder.observed.containers:
         others = own is not None and container.id != own and container.state in RUNNING
-        if others and draft.desired.is_gateway(container):
+        if others and builder.desired.is_gateway(container):
             yield (
-                f"container {container.name} is a gateway of the same name, {draft.desired.instance}, and answers to"
-                " the same backends: give each its own gateway.instance, or remove one of them"
+                f"container {container.name} is a gateway of the same name, {builder.desired.instance}, and has the"
+                " aliases of the same backends: give each its own gateway.instance, or remove one of them"
             )
 
 

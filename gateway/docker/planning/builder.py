@@ -8,18 +8,18 @@ from gateway.docker.errors import BlockedReason
 from gateway.docker.grants import Granted, granted, owner
 from gateway.docker.labels import Request
 from gateway.docker.model import Container, NetworkInfo, Observed
-from gateway.docker.names import Names
+from gateway.docker.names import NameTable
 from gateway.docker.options import NetworkOptions
-from gateway.docker.plan import Action, Condition, Desired, Shadow, Standing, carried
+from gateway.docker.plan import Action, AttachmentState, AttachmentStatus, Desired, NameConflict, backends_on
 from gateway.docker.projects import network_of
 from gateway.text import one_line
 
-_MOST_MISTAKES = 10
+_MAX_LABEL_ERRORS = 10
 """Lines about one container: its labels must not hide what is said of others."""
 
 
 @dataclass(frozen=True)
-class Holder:
+class AliasHolder:
     """Who has an alias on a network.
 
     Args:
@@ -32,12 +32,12 @@ class Holder:
     owner: tuple[str, str]
     listed: frozenset[str] = frozenset()
 
-    def shares(self, alias: str, other: "Holder") -> bool:
+    def shares(self, alias: str, other: "AliasHolder") -> bool:
         """Return whether both may have the alias: in one project or service, or listed for both."""
         return self.owner == other.owner or (alias in self.listed and alias in other.listed)
 
 
-class Draft:
+class PlanBuilder:
     """What is wanted, what there is, and what has been found to do so far.
 
     Args:
@@ -67,20 +67,20 @@ class Draft:
         """Taken ranges, including those of networks that are to be created."""
         self.creatable: dict[str, NetworkInfo] = {}
         """Networks that are missing and are to be created, without an ID yet."""
-        self.without_range: dict[str, str] = {}
+        self.no_free_range: dict[str, str] = {}
         """Networks that are missing and for which no range is free, with the remedy."""
         self.actions: list[Action] = []
-        self.conditions: list[Condition] = []
+        self.attachments: list[AttachmentStatus] = []
         self.warnings: list[str] = []
-        self.mistakes: list[str] = []
+        self.label_errors: list[str] = []
         """Those of the warnings that are about labels."""
-        self.names = Names(desired, observed)
-        self.shadows: list[Shadow] = []
+        self.names = NameTable(desired, observed)
+        self.name_conflicts: list[NameConflict] = []
         self.outdated: set[str] = set()
         """Networks of this gateway that were created with other options."""
-        self._called: dict[str, dict[str, list[tuple[Container, bool]]]] = {}
-        """See `called`: by network and name."""
-        self.promised: dict[tuple[str, str], Holder] = {}
+        self._containers_named: dict[str, dict[str, list[tuple[Container, bool]]]] = {}
+        """See `containers_named`: by network and name."""
+        self.reserved: dict[tuple[str, str], AliasHolder] = {}
         """Who gets an alias on a network by this plan."""
 
     def driver(self, options: NetworkOptions) -> str:
@@ -121,19 +121,19 @@ class Draft:
             problems += more
         elif request is not None and given is not None:
             request = labels.with_grants(request, given, explicit=explicit)
-        self.mistaken(who, problems)
+        self.report_label_errors(who, problems)
         instance = found.get(f"{prefix}.instance", self.desired.instance)
         if explicit or given is not None or strict or instance != self.desired.instance:
             return request  # its own labels and grants take precedence over rules
         return labels.by_rules(who, found, self.options.attach)
 
-    def mistaken(self, who: str, problems: Iterable[str]) -> None:
+    def report_label_errors(self, who: str, problems: Iterable[str]) -> None:
         """Note what is wrong with the labels of a container or service."""
         lines = [one_line(f"{who}: {problem}") for problem in problems]
-        if len(lines) > _MOST_MISTAKES:
-            lines[_MOST_MISTAKES:] = [f"{who}: {len(lines) - _MOST_MISTAKES} more mistakes in its labels"]
+        if len(lines) > _MAX_LABEL_ERRORS:
+            lines[_MAX_LABEL_ERRORS:] = [f"{who}: {len(lines) - _MAX_LABEL_ERRORS} more mistakes in its labels"]
         self.warnings += lines
-        self.mistakes += lines
+        self.label_errors += lines
 
     def why(self, container: Container) -> str:
         """Return why a container is to be attached."""
@@ -144,7 +144,9 @@ class Draft:
     def _closed(self, given: Granted | None) -> frozenset[str]:
         """Return the configured networks that carry none of the granted backends."""
         backends = set(given.backends) if given is not None else set()
-        return frozenset(name for name in self.desired.networks if not backends & set(carried(self.desired, name)))
+        return frozenset(
+            name for name in self.desired.networks if not backends & set(backends_on(self.desired, name))
+        )
 
     def by_configuration(self, name: str | None, found: Mapping[str, str]) -> frozenset[str]:
         """Return the aliases that the configuration gives a container or service, in lower case."""
@@ -152,10 +154,10 @@ class Draft:
         rule = None if given or self.desired.strict else labels.by_rules(name or "", found, self.options.attach)
         return frozenset(each.lower() for part in (given, rule) if part is not None for each in part.aliases)
 
-    def holder(self, container: Container) -> Holder:
+    def holder(self, container: Container) -> AliasHolder:
         """Return a container as the holder of an alias."""
         listed = self.by_configuration(container.name, container.labels)
-        return Holder(f"container {container.name}", owner(container.id, container.labels), listed)
+        return AliasHolder(f"container {container.name}", owner(container.id, container.labels), listed)
 
     def networks_of(self, request: Request, who: str, name: str, found: Mapping[str, str]) -> list[str]:
         """Return the networks that a request means.
@@ -168,12 +170,12 @@ class Draft:
         """
         configured = self.desired.networks
         unknown = [each for each in request.networks if each not in configured]
-        self.mistaken(who, [f"network {each!r} is not configured" for each in unknown])
+        self.report_label_errors(who, [f"network {each!r} is not configured" for each in unknown])
         wanted = set(request.backends or self.desired.backends)
         meant = (
             [each for each in request.networks if each in configured]
             if request.networks
-            else [each for each in configured if wanted & set(carried(self.desired, each))]
+            else [each for each in configured if wanted & set(backends_on(self.desired, each))]
         )
         try:
             return [network_of(each, configured[each], name, found) for each in meant]
@@ -181,48 +183,48 @@ class Draft:
             self.warnings.append(f"{who}: {error}: it gets no network of its own")
             return []
 
-    def own_names(self, network: str) -> tuple[str, ...]:
+    def gateway_aliases(self, network: str) -> tuple[str, ...]:
         """Return the gateway's own aliases on a network."""
         peers, there = self.options.peers, self.known.get(network)
         of_swarm = there.scope == "swarm" if there else self.driver(self.desired.network(network)) == "overlay"
-        return carried(self.desired, network) + ((peers.name,) if peers is not None and of_swarm else ())
+        return backends_on(self.desired, network) + ((peers.name,) if peers is not None and of_swarm else ())
 
-    def taken(self, network: str) -> set[str]:
+    def backend_names(self, network: str) -> set[str]:
         """Return the backends' names on a network, in lower case (RFC 4343)."""
-        return {each.lower() for each in self.own_names(network)}
+        return {each.lower() for each in self.gateway_aliases(network)}
 
-    def called(self, network: str, name: str) -> list[tuple[Container, bool]]:
+    def containers_named(self, network: str, name: str) -> list[tuple[Container, bool]]:
         """Return the containers that answer to a name on a network, each with whether it is an alias.
 
         Args:
             network: The network's name.
             name: An alias, a name or a host name, in lower case.
         """
-        if network not in self._called:
-            found = self._called[network] = {}
+        if network not in self._containers_named:
+            found = self._containers_named[network] = {}
             for each in self.observed.containers:
                 if (endpoint := each.endpoints.get(network)) is not None:
                     for key in {each.name.lower(), each.hostname, *endpoint.names}:
                         found.setdefault(key, []).append((each, key in endpoint.names))
-        return self._called[network].get(name, [])
+        return self._containers_named[network].get(name, [])
 
     def report(
         self,
         who: str,
         who_id: str,
         network: str,
-        state: Standing,
+        state: AttachmentState,
         reason: BlockedReason | None = None,
         message: str = "",
     ) -> None:
         """Note how an attachment of a container or service stands."""
-        self.conditions.append(Condition(network, who, state, reason, message, who_id))
+        self.attachments.append(AttachmentStatus(network, who, state, reason, message, who_id))
 
     def report_container(
         self,
         container: Container,
         network: str,
-        state: Standing,
+        state: AttachmentState,
         reason: BlockedReason | None = None,
         message: str = "",
     ) -> None:

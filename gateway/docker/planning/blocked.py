@@ -2,20 +2,20 @@
 
 from gateway.docker.errors import BlockedReason
 from gateway.docker.model import Container
-from gateway.docker.planning.draft import Draft
+from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.networks import no_overlay
 
 _USER_MODE = {"pasta", "slirp4netns"}
 """Network modes of Podman without root, where pasta is the default."""
 
 
-def hindrance(draft: Draft, container: Container, name: str) -> tuple[BlockedReason | None, str]:
+def block_reason(builder: PlanBuilder, container: Container, name: str) -> tuple[BlockedReason | None, str]:
     """Return why a container cannot be attached to a network; None: it can."""
-    blocked, message = of_container(container)
-    return (blocked, message) if blocked is not None else _of_network(draft, name)
+    blocked, message = container_block_reason(container)
+    return (blocked, message) if blocked is not None else _network_block_reason(builder, name)
 
 
-def of_container(container: Container) -> tuple[BlockedReason | None, str]:
+def container_block_reason(container: Container) -> tuple[BlockedReason | None, str]:
     """Return why a container cannot be attached to any network; None: it can."""
     mode = container.network_mode
     if mode == "host":
@@ -33,18 +33,18 @@ def of_container(container: Container) -> tuple[BlockedReason | None, str]:
     return None, ""
 
 
-def _of_network(draft: Draft, name: str) -> tuple[BlockedReason | None, str]:
-    network = draft.known.get(name)
-    options = draft.desired.network(name)
-    overlay = network.driver == "overlay" if network else draft.driver(options) == "overlay"
+def _network_block_reason(builder: PlanBuilder, name: str) -> tuple[BlockedReason | None, str]:
+    network = builder.known.get(name)
+    options = builder.desired.network(name)
+    overlay = network.driver == "overlay" if network else builder.driver(options) == "overlay"
     if network is not None and overlay and not network.attachable:
         return BlockedReason.NOT_ATTACHABLE, f"network {name} admits services only: create it again with --attachable"
-    if name in draft.without_range:
-        return BlockedReason.IP_EXHAUSTED, draft.without_range[name]
-    if network is None and name not in draft.creatable:
-        swarm = draft.observed.swarm
-        if overlay and not draft.observed.flavour.has_swarm:
-            return BlockedReason.NOT_MANAGER, no_overlay(draft, name)
+    if name in builder.no_free_range:
+        return BlockedReason.IP_EXHAUSTED, builder.no_free_range[name]
+    if network is None and name not in builder.creatable:
+        swarm = builder.observed.swarm
+        if overlay and not builder.observed.flavour.has_swarm:
+            return BlockedReason.NOT_MANAGER, no_overlay(builder, name)
         if overlay and not swarm.active:
             return BlockedReason.NOT_MANAGER, f"network {name} is an overlay, and this engine is in no swarm"
         if not overlay or swarm.leader:

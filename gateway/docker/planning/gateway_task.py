@@ -3,34 +3,36 @@
 from gateway.docker.errors import BlockedReason
 from gateway.docker.grants import SWARM_SERVICE
 from gateway.docker.model import Container
-from gateway.docker.plan import Standing
-from gateway.docker.planning.draft import Draft
+from gateway.docker.plan import AttachmentState
+from gateway.docker.planning.builder import PlanBuilder
 
 
-def own_task(draft: Draft, own: Container, name: str) -> tuple[Standing, BlockedReason | None, str]:
+def gateway_task_state(
+    builder: PlanBuilder, own: Container, name: str
+) -> tuple[AttachmentState, BlockedReason | None, str]:
     """Return the state of the gateway's own attachment to a network.
 
     The engine does not report a task's aliases; a manager knows those of its service.
 
     Args:
-        draft: The plan in the making.
+        builder: The plan so far.
         own: The gateway's container, a task.
         name: The network's name.
     """
-    names = draft.own_names(name)
+    names = builder.gateway_aliases(name)
     endpoint = own.endpoints.get(name)
     if endpoint is None:
         message = (
             f"the gateway is a task, which cannot be attached: in its service, name the network {name} with the"
             f" aliases {', '.join(names)}"
         )
-        return Standing.BLOCKED, BlockedReason.SWARM_TASK, message
+        return AttachmentState.BLOCKED, BlockedReason.SWARM_TASK, message
     called = own.labels.get(SWARM_SERVICE, "")
-    service = next((each for each in draft.observed.services if each.name == called), None)
+    service = next((each for each in builder.observed.services if each.name == called), None)
     if service is not None:
         has = {called.lower(), *(each.lower() for each in service.networks.get(endpoint.network_id, ()))}
         lacking = [each for each in names if each.lower() not in has]
         if lacking:
             message = f"service {called} lacks the aliases {', '.join(lacking)} on network {name}: add them to it"
-            return Standing.DRIFTED, None, message
-    return Standing.ATTACHED, None, ""
+            return AttachmentState.DRIFTED, None, message
+    return AttachmentState.ATTACHED, None, ""

@@ -1,0 +1,53 @@
+"""The networks that a container should be on, by its labels, by grants and by rules."""
+
+from gateway.docker import labels
+from gateway.docker.consumers import networks_of_sources
+from gateway.docker.errors import BlockedReason
+from gateway.docker.model import LIVE, Container
+from gateway.docker.plan import AttachmentState
+from gateway.docker.planning.blocked import container_block_reason
+from gateway.docker.planning.builder import PlanBuilder
+
+
+def desired_networks(builder: PlanBuilder, container: Container) -> dict[str, tuple[str, ...]]:
+    """Return the networks that a container should be on, with its aliases there, and note what is refused."""
+    if container.id == builder.observed.own:
+        return {name: builder.gateway_aliases(name) for name in builder.options.networks}
+    request = builder.request(container.name, container.name, container.labels)
+    if request is None:
+        _idle(builder, container)
+    if request is None or (request.detach_on_stop and container.state not in LIVE):
+        return {}
+    networks = builder.networks_of(request, container.name, container.name, container.labels)
+    if request.refused:
+        for name in networks:
+            builder.report_container(
+                container, name, AttachmentState.BLOCKED, BlockedReason.NOT_GRANTED, request.refused
+            )
+        return {}
+    return dict.fromkeys(networks, request.aliases)
+
+
+def desired_networks_silently(builder: PlanBuilder, container: Container) -> dict[str, tuple[str, ...]]:
+    """As `desired_networks`, without notes."""
+    warnings, label_errors, attachments = len(builder.warnings), len(builder.label_errors), len(builder.attachments)
+    found = desired_networks(builder, container)
+    del builder.warnings[warnings:], builder.label_errors[label_errors:], builder.attachments[attachments:]
+    return found
+
+
+def attachable_networks(builder: PlanBuilder, container: Container) -> set[str]:
+    """Return the networks that a container, other than the gateway's own, is to be on and can be attached to."""
+    return (
+        set()
+        if container.joins or container_block_reason(container)[0]
+        else set(desired_networks(builder, container))
+    )
+
+
+def _idle(builder: PlanBuilder, container: Container) -> None:
+    """Note labels without effect, unless they may admit the container on a network shared with the gateway."""
+    mistakes = labels.idle(container.labels, builder.options.label_prefix, builder.desired.instance)
+    shared = networks_of_sources(builder.observed, builder.options) if mistakes else None
+    if shared is not None and not container.endpoints.keys() & {*shared, *builder.options.networks}:
+        builder.report_label_errors(container.name, mistakes)

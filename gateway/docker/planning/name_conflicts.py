@@ -1,0 +1,85 @@
+"""NameTable that would get a second meaning for a container: warn, or do not attach it (`on_name_conflict`)."""
+
+from collections.abc import Collection, Iterable
+
+from gateway.docker.model import Container, Service
+from gateway.docker.names import Resolver
+from gateway.docker.plan import OWNER_ALIAS_PREFIX, NameConflict
+from gateway.docker.planning.builder import PlanBuilder
+
+_MOST = 5
+"""NameTable in one message."""
+
+
+def container_conflicts(builder: PlanBuilder, container: Container, network: str, aliases: Iterable[str]) -> str:
+    """Note the names of a container with two meanings, and return why it must not be attached; empty: it may."""
+    own = container.id == builder.observed.own
+    if own:
+        _warn_of_hostnames(builder, network)
+    who = Resolver(container.id, container.name, _lower(() if own else aliases), container.hosts)
+    found = builder.names.conflicts(
+        who, network, builder.backend_names(network), _elsewhere(builder, container, network)
+    )
+    return _noted(builder, list(found), refusable=not own)
+
+
+def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted: Collection[str]) -> None:
+    """Note the names with two meanings for a container that joined networks of ours by itself.
+
+    Args:
+        builder: The plan so far.
+        container: Any.
+        wanted: The networks that it is to be on, for which `container_conflicts` does that.
+    """
+    for network, endpoint in container.endpoints.items():
+        attached = any(each.startswith(OWNER_ALIAS_PREFIX) for each in endpoint.aliases or ())
+        if network in builder.options.networks and network not in wanted and not (attached or container.is_task):
+            who = Resolver(container.id, container.name, hosts=container.hosts)
+            found = builder.names.conflicts(
+                who, network, builder.backend_names(network), _elsewhere(builder, container, network)
+            )
+            _noted(builder, list(found), refusable=False)
+
+
+def _warn_of_hostnames(builder: PlanBuilder, network: str) -> None:
+    """Warn of containers that the gateway did not attach, and that answer to a backend's name by their host name."""
+    taken = builder.backend_names(network)
+    builder.warnings += [
+        f"{each.name}: its host name is that of backend {each.hostname}, so that clients on network {network} reach"
+        " either: give it another host name, or take it off the network"
+        for each in builder.observed.containers
+        if each.hostname in taken and network in each.endpoints and each.id != builder.observed.own
+    ]
+
+
+def service_conflicts(builder: PlanBuilder, service: Service, network: str, aliases: Iterable[str]) -> str:
+    """As `container_conflicts`, for a swarm service."""
+    names = {each.id: each.name for each in builder.observed.networks}
+    elsewhere = [names[each] for each in service.networks if each in names]
+    who = Resolver(service.id, f"service {service.name}", _lower(aliases))
+    return _noted(builder, list(builder.names.conflicts(who, network, builder.backend_names(network), elsewhere)))
+
+
+def _elsewhere(builder: PlanBuilder, container: Container, network: str) -> list[str]:
+    """Return its other networks; of two networks of the gateway, only one."""
+    return [each for each in container.endpoints if each not in builder.options.networks or each < network]
+
+
+def _lower(aliases: Iterable[str]) -> frozenset[str]:
+    return frozenset(each.lower() for each in aliases)
+
+
+def _noted(builder: PlanBuilder, found: list[NameConflict], *, refusable: bool = True) -> str:
+    if not found:
+        return ""
+    builder.name_conflicts += found
+    conflicts = "; ".join(map(str, found[:_MOST]))
+    conflicts += f"; and {len(found) - _MOST} more names" if len(found) > _MOST else ""
+    network = builder.desired.configured_name(found[0].network)
+    remedy = f"rename one of them, or keep the backend off the network (docker.networks.{network}.backends)"
+    refused = refusable and builder.options.on_name_conflict == "refuse"
+    if not refused:
+        builder.warnings.append(
+            f"{found[0].container}: {conflicts}: it reaches only one of them by that name: {remedy}"
+        )
+    return f"{conflicts}: {remedy}" if refused else ""
