@@ -31,7 +31,7 @@ def explained(reconciler: Reconciler, backends: Iterable[Running], name: str) ->
                 "container": told.container,
                 "id": told.id,
                 "trouble": reconciler.problem,
-                "looked_at": iso(reconciler.looked_at),
+                "looked_at": iso(reconciler.observed_at),
                 "facts": [asdict(each) for each in told.parts],
                 "backends": [asdict(each) for each in told.backends],
                 "remedies": told.remedies,

@@ -124,7 +124,7 @@ class Fleet:
 
     def _hurry(self) -> None:
         if self.reconciler is not None:
-            self.reconciler.hurry()
+            self.reconciler.trigger()
 
     def _introduce(self, consumers: dict[str, Consumer]) -> None:
         for unit in self._site.workers.units if self._site else ():

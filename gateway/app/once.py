@@ -63,7 +63,7 @@ def plan(config: Config) -> Plan:
     Raises:
         EngineError: The engine cannot be asked.
     """
-    return _with_engine(config, Reconciler.consider)
+    return _with_engine(config, Reconciler.dry_run)
 
 
 def apply(config: Config) -> tuple[Plan, list[str]]:
@@ -79,7 +79,7 @@ def apply(config: Config) -> tuple[Plan, list[str]]:
 
 async def _recorded(config: Config) -> tuple[Plan, list[str]]:
     async with recording(config) as recorder:
-        return await _reconcile(config, Reconciler.settle, recorder)
+        return await _reconcile(config, Reconciler.apply_once, recorder)
 
 
 def audit(config: Config) -> tuple[list[Stored], list[str]]:

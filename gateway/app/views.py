@@ -150,7 +150,7 @@ def docker_view(fleet: Fleet) -> DockerView | None:
     observed, plan = reconciler.observed, reconciler.plan
     return DockerView(
         trouble=reconciler.problem,
-        looked_at=reconciler.looked_at,
+        looked_at=reconciler.observed_at,
         leader=bool(observed and observed.swarm.leader),
         container=observed.own if observed else None,
         attachments=[
@@ -170,14 +170,14 @@ def docker_view(fleet: Fleet) -> DockerView | None:
         postponed=plan.postponed,
         writes=dict(reconciler.writes),
         errors=dict(reconciler.errors),
-        consumers={each.name: KnownConsumer(each.id, each.labels) for each in reconciler.directory.everybody()},
+        consumers={each.name: KnownConsumer(each.id, each.labels) for each in reconciler.directory.consumers()},
         peers=[
             PeerView(
-                network=each.meeting.name,
+                network=each.network.name,
                 address=each.address,
                 instance=each.report.instance if each.report else None,
-                containers=len(each.report.claims) if each.report else 0,
-                trouble=each.trouble or None,
+                containers=len(each.report.entries) if each.report else 0,
+                trouble=each.problem or None,
             )
             for each in (fleet.peers.known if fleet.peers else ())
         ],

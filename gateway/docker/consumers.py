@@ -11,8 +11,8 @@ from gateway.docker.labels import listed
 from gateway.docker.model import RUNNING, Container, Observed
 from gateway.docker.options import DockerOptions, Grant
 
-_STRANGER_FOR = 30.0
-_MOST_STRANGERS = 10_000
+_UNKNOWN_FOR = 30.0
+_MAX_UNKNOWN = 10_000
 
 
 @dataclass(frozen=True)
@@ -64,26 +64,26 @@ def networks_of_sources(observed: Observed, options: DockerOptions) -> AbstractS
     return frozenset()
 
 
-class Directory:
-    """Consumers by address, renewed at each look at the engine.
+class ConsumerDirectory:
+    """Consumers by address, updated at each look at the engine.
 
     Args:
-        hurry: Requests a look at the engine now.
+        request_snapshot: Requests a look at the engine now.
     """
 
-    def __init__(self, hurry: Callable[[], None]) -> None:
-        self.here: dict[str, Consumer] = {}
+    def __init__(self, request_snapshot: Callable[[], None]) -> None:
+        self.local: dict[str, Consumer] = {}
         """Consumers of this engine only."""
-        self._elsewhere: dict[str, Consumer] = {}
+        self._remote: dict[str, Consumer] = {}
         self._by_address: dict[str, Consumer] = {}
-        self._hurry = hurry
-        self._strangers: dict[str, float] = {}
+        self._request_snapshot = request_snapshot
+        self._unknown: dict[str, float] = {}
         self._forgotten: dict[str, float] = {}
-        self._renewed = asyncio.Event()
+        self._updated = asyncio.Event()
         self.watchers: list[Callable[[dict[str, Consumer]], None]] = []
         """Called with all consumers, by address, whenever one is added or removed."""
 
-    def renew(
+    def update(
         self,
         containers: tuple[Container, ...],
         began: float,
@@ -109,39 +109,39 @@ class Directory:
                 for name, endpoint in container.endpoints.items():
                     if networks is None or name in networks:
                         found.update(dict.fromkeys(endpoint.addresses, who))
-        self.here = found
-        self.take({**self._elsewhere, **self.here})
+        self.local = found
+        self.replace({**self._remote, **self.local})
 
-    def elsewhere(self, consumers: dict[str, Consumer]) -> None:
+    def update_remote(self, consumers: dict[str, Consumer]) -> None:
         """Replace the consumers of other nodes; this engine's own take precedence.
 
         Args:
             consumers: All of them, by address.
         """
-        if consumers != self._elsewhere:
-            self._elsewhere = consumers
-            self.take({**self._elsewhere, **self.here})
+        if consumers != self._remote:
+            self._remote = consumers
+            self.replace({**self._remote, **self.local})
 
-    def everybody(self) -> set[Consumer]:
+    def consumers(self) -> set[Consumer]:
         """Return all consumers."""
         return set(self._by_address.values())
 
-    def take(self, consumers: dict[str, Consumer]) -> None:
+    def replace(self, consumers: dict[str, Consumer]) -> None:
         """Replace all consumers."""
         changed, self._by_address = consumers != self._by_address, consumers
         if changed:
-            self._strangers.clear()
+            self._unknown.clear()
         for watcher in self.watchers if changed else ():
             watcher(dict(consumers))
-        renewed, self._renewed = self._renewed, asyncio.Event()
-        renewed.set()
+        updated, self._updated = self._updated, asyncio.Event()
+        updated.set()
 
     def forget(self, container_id: str) -> None:
         """Forget a container that ended or left a network: the engine may reuse its address at once."""
         self._forgotten[container_id] = time.monotonic()
-        self.here = {address: each for address, each in self.here.items() if each.id != container_id}
+        self.local = {address: each for address, each in self.local.items() if each.id != container_id}
         if any(each.id == container_id for each in self._by_address.values()):
-            self.take({address: each for address, each in self._by_address.items() if each.id != container_id})
+            self.replace({address: each for address, each in self._by_address.items() if each.id != container_id})
 
     def lookup(self, address: str) -> Consumer | None:
         """Return who has the address; None: it is unknown."""
@@ -149,7 +149,7 @@ class Directory:
 
     def recently_unknown(self, address: str) -> bool:
         """Return whether the address was looked up within the last 30 s, and belongs to no container."""
-        return self._strangers.get(address, 0.0) > time.monotonic()
+        return self._unknown.get(address, 0.0) > time.monotonic()
 
     async def wait_for(self, address: str, within: float) -> Consumer | None:
         """Return who has the address, and wait for a container that has just started.
@@ -161,12 +161,12 @@ class Directory:
         try:
             async with asyncio.timeout(within):
                 while (found := self.lookup(address)) is None:
-                    renewed = self._renewed
-                    self._hurry()
-                    await renewed.wait()
+                    updated = self._updated
+                    self._request_snapshot()
+                    await updated.wait()
                 return found
         except TimeoutError:
-            if len(self._strangers) >= _MOST_STRANGERS:
-                self._strangers.clear()
-            self._strangers[address] = time.monotonic() + _STRANGER_FOR
+            if len(self._unknown) >= _MAX_UNKNOWN:
+                self._unknown.clear()
+            self._unknown[address] = time.monotonic() + _UNKNOWN_FOR
             return self.lookup(address)

@@ -182,7 +182,7 @@ class Engine:
             raise as_engine_error(error) from error
 
 
-async def needed(engine: Engine, path: str, *, versioned: bool = True) -> Any:
+async def get_required(engine: Engine, path: str, *, versioned: bool = True) -> Any:
     """Return the answer to a GET that a filter may refuse, and without which nothing is known.
 
     Args:

@@ -9,9 +9,9 @@ from gateway.docker.plan import Action, AttachmentState, AttachmentStatus, Verb
 from gateway.supervision.backoff import Backoff, BackoffPolicy
 
 _POLICY = BackoffPolicy(first=0.2, cap=60.0, floor=0.1)
-_PATIENCE = 3
+_MAX_ADDRESS_FAILURES = 3
 """Attempts at the gateway's previous address: a swarm manager that does not answer must not change it."""
-FIRST = (Verb.CREATE_NETWORK, Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME)
+PREREQUISITES = (Verb.CREATE_NETWORK, Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME)
 """What other actions need."""
 
 
@@ -21,7 +21,7 @@ class Failures:
     def __init__(self) -> None:
         self._failed: dict[tuple[str, str], tuple[Backoff, float, EngineError]] = {}
         """The next attempt and the last error, by the action's key."""
-        self._doubts: dict[tuple[str, tuple[str, ...]], int] = {}
+        self._address_failures: dict[tuple[str, tuple[str, ...]], int] = {}
         """Failed attempts by network and addresses."""
         self.refused: dict[str, frozenset[str]] = {}
         """Addresses that the engine did not give to the gateway, by network."""
@@ -36,7 +36,7 @@ class Failures:
             previous: The gateway's last addresses, by network.
         """
         if action.addresses and error.may_be_address:
-            self._doubt(action, previous, certain=error.blocked is BlockedReason.ADDRESS_REFUSED)
+            self._count_address_failure(action, previous, certain=error.blocked is BlockedReason.ADDRESS_REFUSED)
         before = self._failed.get(action.key)
         backoff = before[0] if before is not None else Backoff(_POLICY)
         self._failed[action.key] = backoff, now + backoff.next(), error
@@ -45,10 +45,10 @@ class Failures:
     def succeeded(self, action: Action) -> None:
         """Forget the failures of an action, and of what waited for it."""
         self._failed.pop(action.key, None)
-        if action.verb in FIRST:
+        if action.verb in PREREQUISITES:
             self._failed = {key: each for key, each in self._failed.items() if key[0] != action.key[0]}
 
-    def keep(self, actions: Iterable[Action]) -> None:
+    def retain(self, actions: Iterable[Action]) -> None:
         """Forget the failures of all but these actions."""
         keys = {action.key for action in actions}
         self._failed = {key: failure for key, failure in self._failed.items() if key in keys}
@@ -74,32 +74,34 @@ class Failures:
         error = self._last_error(action.network, action.container_id)
         return error is not None and error.blocked is not BlockedReason.ADDRESS_REFUSED
 
-    def explained(self, condition: AttachmentStatus, networks: Mapping[str, NetworkOptions]) -> AttachmentStatus:
+    def with_failure(self, attachment: AttachmentStatus, networks: Mapping[str, NetworkOptions]) -> AttachmentStatus:
         """Return the state of an attachment, with the reason why it failed so far.
 
         Args:
-            condition: The state.
+            attachment: The state.
             networks: The configured networks.
         """
-        error = self._last_error(condition.network, condition.container_id)
-        if condition.state is not AttachmentState.PENDING or error is None:
-            return condition
+        error = self._last_error(attachment.network, attachment.container_id)
+        if attachment.state is not AttachmentState.PENDING or error is None:
+            return attachment
         message = error.message
         if error.blocked is BlockedReason.ADDRESS_REFUSED:
-            options = networks.get(condition.network)
+            options = networks.get(attachment.network)
             fixed = options is not None and options.address is not None
-            setting = f"docker.networks.{condition.network}.address"
+            setting = f"docker.networks.{attachment.network}.address"
             message += f": free it, or change {setting}" if fixed else ": the gateway asks for another one next"
-        return replace(condition, state=AttachmentState.BLOCKED, reason=error.blocked, message=message)
+        return replace(attachment, state=AttachmentState.BLOCKED, reason=error.blocked, message=message)
 
     def _last_error(self, network: str, container_id: str) -> EngineError | None:
         failure = self._failed.get((network, container_id)) or self._failed.get((network, ""))
         return failure[2] if failure is not None else None
 
-    def _doubt(self, action: Action, previous: Mapping[str, tuple[str, ...]], *, certain: bool) -> None:
+    def _count_address_failure(
+        self, action: Action, previous: Mapping[str, tuple[str, ...]], *, certain: bool
+    ) -> None:
         """Ask for another address next time; in place of the previous one, only after several failures."""
         wanted = (action.network, action.addresses)
-        self._doubts[wanted] = self._doubts.get(wanted, 0) + 1
+        self._address_failures[wanted] = self._address_failures.get(wanted, 0) + 1
         was_ours = action.addresses == previous.get(action.network)
-        if certain or self._doubts[wanted] >= (_PATIENCE if was_ours else 1):
+        if certain or self._address_failures[wanted] >= (_MAX_ADDRESS_FAILURES if was_ours else 1):
             self.refused[action.network] = self.refused.get(action.network, frozenset()) | set(action.addresses)

@@ -36,7 +36,7 @@ class Flavour:
     command: str = "docker"
     external_network: str = "bridge"
 
-    def left(self, event: Mapping[str, Any]) -> str:
+    def disconnected_container(self, event: Mapping[str, Any]) -> str:
         """Return the ID of the container that left a network.
 
         Args:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.docker.engine import Engine, needed
+from gateway.docker.engine import Engine, get_required
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.model import TASK_LABEL
 
@@ -29,14 +29,14 @@ def split(labels: Mapping[str, str], image: Mapping[str, str] | None) -> tuple[d
     return own, {key: text for key, text in labels.items() if key not in own}
 
 
-class Images:
+class ImageLabels:
     """The labels of images, which never change; each image is asked for once."""
 
     def __init__(self) -> None:
         self._labels: dict[str, Mapping[str, str] | None] = {"": None}
         """By the image's ID; None: they cannot be known any more."""
 
-    def keep(self, ids: set[str]) -> None:
+    def retain(self, ids: set[str]) -> None:
         """Forget all but these."""
         self._labels = {key: labels for key, labels in self._labels.items() if key in ids or not key}
 
@@ -59,7 +59,7 @@ class Images:
 
 async def _of_image(engine: Engine, image: str) -> Mapping[str, str] | None:
     try:
-        answer = await needed(engine, f"images/{image}/json")
+        answer = await get_required(engine, f"images/{image}/json")
     except EngineError as error:
         if error.kind is ErrorKind.NOT_FOUND:  # removed with force, under a container that was stopped
             return None

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.docker.engine import Engine, needed
+from gateway.docker.engine import Engine, get_required
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.exposure import can_spoof
 from gateway.docker.names import hostname_of, hosts_of
@@ -36,7 +36,7 @@ class Inspections:
         self._found: dict[str, Inspection] = {}
         self._aliases: dict[str, frozenset[str]] = {}
 
-    def known(self, container: str) -> Inspection | None:
+    def cached(self, container: str) -> Inspection | None:
         """Return the inspection of a container; None: it was not asked for, or the container is gone."""
         return self._found.get(container)
 
@@ -44,22 +44,22 @@ class Inspections:
         """Return the aliases of an endpoint; None: they are not known."""
         return self._aliases.get(endpoint)
 
-    def keep(self, containers: Collection[str], endpoints: Collection[str]) -> None:
+    def retain(self, containers: Collection[str], endpoints: Collection[str]) -> None:
         """Drop all but these containers and endpoints."""
         self._found = {key: each for key, each in self._found.items() if key in containers}
         self._aliases = {key: aliases for key, aliases in self._aliases.items() if key in endpoints}
 
-    async def once(self, engine: Engine, container: str) -> Inspection | None:
+    async def get(self, engine: Engine, container: str) -> Inspection | None:
         """Return the inspection of a container, which is asked for if it is not known; None: the container is gone.
 
         Raises:
-            EngineError: See `ask`.
+            EngineError: See `inspect`.
         """
         if container not in self._found:
-            await self.ask(engine, container)
+            await self.inspect(engine, container)
         return self._found.get(container)
 
-    async def ask(self, engine: Engine, container: str) -> Mapping[str, Any] | None:
+    async def inspect(self, engine: Engine, container: str) -> Mapping[str, Any] | None:
         """Inspect a container, and return its endpoints by network; None: it is gone since the list was made.
 
         Raises:
@@ -67,7 +67,7 @@ class Inspections:
         """
         path = f"{engine.flavour.inspection}containers/{container}/json"
         try:
-            found = await needed(engine, path)
+            found = await get_required(engine, path)
         except EngineError as error:
             if error.kind is ErrorKind.NOT_FOUND:
                 return None

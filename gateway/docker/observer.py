@@ -5,11 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.docker import responses
-from gateway.docker.engine import Engine, has_gateway_priority, needed
+from gateway.docker.engine import Engine, get_required, has_gateway_priority
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
 from gateway.docker.flavour import lease_ranges
 from gateway.docker.grants import granted
-from gateway.docker.images import Images
+from gateway.docker.images import ImageLabels
 from gateway.docker.inspections import Inspections
 from gateway.docker.labels import MANAGED_BY, by_rules
 from gateway.docker.model import RUNNING, TASK_LABEL, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
@@ -44,10 +44,10 @@ class Observer:
         self._known = known
         self._matter: set[str] = set()
         """Networks whose endpoints are compared with the plan, so that their aliases must be known."""
-        self._images = Images()
+        self._images = ImageLabels()
         self._inspections = Inspections()
 
-    async def look(self, engine: Engine) -> Observed:
+    async def snapshot(self, engine: Engine) -> Observed:
         """Return the state of the engine now; a partial state is an error.
 
         Raises:
@@ -79,8 +79,8 @@ class Observer:
         except REQUEST_ERRORS as error:  # an answer in an unknown form
             raise as_engine_error(error) from error
         endpoints = {each.endpoint_id for container in containers for each in container.endpoints.values()}
-        self._inspections.keep({each.id for each in containers}, endpoints)
-        self._images.keep({str(each.get("ImageID", "")) for each in listed})
+        self._inspections.retain({each.id for each in containers}, endpoints)
+        self._images.retain({str(each.get("ImageID", "")) for each in listed})
         return Observed(
             containers, networks, services or (), volumes, info, swarm, own=own, services_hidden=services is None,
             gateway_priority=has_gateway_priority(engine.api_version), flavour=engine.flavour,
@@ -101,7 +101,7 @@ class Observer:
         name = _name(listed)
         labels, image_labels = await self._images.split_labels(engine, listed)
         if engine.flavour.lists_aliases:
-            inspection = await self._inspections.once(engine, listed["Id"])
+            inspection = await self._inspections.get(engine, listed["Id"])
             mode, hostname = (inspection.network_mode, inspection.given_hostname) if inspection else ("", "")
             # Listed are the networks of the container whose network namespace it shares.
             networks = {} if mode.startswith("container:") else networks
@@ -134,7 +134,7 @@ class Observer:
         ours = [name for name in listed if self._matters(name)]
         if all(self._inspections.aliases(listed[name].get("EndpointID") or "") is not None for name in ours):
             return listed
-        inspected = await self._inspections.ask(engine, container)
+        inspected = await self._inspections.inspect(engine, container)
         return listed if inspected is None else inspected
 
     async def _with_capabilities(
@@ -145,8 +145,8 @@ class Observer:
         shared = {name for each in running if self._takes_part(each, labels) for name in each.endpoints}
         for each in running:
             if each.joins or (shared & each.endpoints.keys()) - {"host", "none"}:
-                await self._inspections.once(engine, each.id)
-        known = {each.id: self._inspections.known(each.id) for each in containers}
+                await self._inspections.get(engine, each.id)
+        known = {each.id: self._inspections.cached(each.id) for each in containers}
         return tuple(
             replace(each, can_spoof=found.can_spoof if (found := known[each.id]) else None) for each in containers
         )
@@ -161,14 +161,14 @@ class Observer:
         for each in containers:
             there = [endpoint.endpoint_id for name, endpoint in each.endpoints.items() if name in networks]
             if any(key and self._inspections.aliases(key) is None for key in there):
-                await self._inspections.ask(engine, each.id)
+                await self._inspections.inspect(engine, each.id)
             elif each.id in asking:
-                await self._inspections.once(engine, each.id)
+                await self._inspections.get(engine, each.id)
         return tuple(self._named(each) for each in containers)
 
     def _named(self, container: Container) -> Container:
         """Return a container with the names that its inspection gives."""
-        if (found := self._inspections.known(container.id)) is not None:
+        if (found := self._inspections.cached(container.id)) is not None:
             container = replace(container, hostname=found.hostname, hosts=found.hosts)
         endpoints = {
             name: replace(endpoint, aliases=self._inspections.aliases(endpoint.endpoint_id))
@@ -210,7 +210,9 @@ async def _networks(engine: Engine) -> tuple[NetworkInfo, ...]:
     found = tuple(responses.network(each) for each in await engine.get("networks"))
     if not engine.flavour.ranges:
         return found
-    ranges = {each["id"]: lease_ranges(each) for each in await needed(engine, engine.flavour.ranges, versioned=False)}
+    ranges = {
+        each["id"]: lease_ranges(each) for each in await get_required(engine, engine.flavour.ranges, versioned=False)
+    }
     return tuple(replace(each, ip_ranges=ranges.get(each.id, ())) for each in found)
 
 

@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.audit_log.events import MAX_TEXT
 from gateway.audit_log.recorder import Recorder
-from gateway.docker.consumers import Directory
+from gateway.docker.consumers import ConsumerDirectory
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.executor import execute
-from gateway.docker.failures import FIRST, Failures
+from gateway.docker.failures import PREREQUISITES, Failures
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import Action, Verb
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _PARALLEL = 4
 _VOLUMES = (Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME)
-_THEN = (Verb.CONNECT, Verb.DISCONNECT, Verb.REATTACH, Verb.UPDATE_SERVICE)
+_DEPENDENT = (Verb.CONNECT, Verb.DISCONNECT, Verb.REATTACH, Verb.UPDATE_SERVICE)
 _UNCERTAIN = (ErrorKind.TIMEOUT, ErrorKind.UNREACHABLE, ErrorKind.FAILED)
 """Errors after which the engine may have done it or not."""
 
@@ -43,7 +43,7 @@ class PlanExecutor:
         self,
         ownership: OwnershipRecord,
         detach_limiter: DetachLimiter,
-        directory: Directory,
+        directory: ConsumerDirectory,
         log_limiter: LogLimiter,
         recorder: Recorder,
         changed: Callable[[], None],
@@ -57,10 +57,10 @@ class PlanExecutor:
         self.failures = Failures()
         self.writes: Tally = Tally()
         self.errors: dict[tuple[str, str], int] = {}
-        self.been: set[tuple[str, str]] = set()
+        self.seen: set[tuple[str, str]] = set()
         """Endpoints of this gateway that were seen, and that it did not detach."""
 
-    async def act_all(self, engine: Engine, planned: Sequence[Action], due: Sequence[Action]) -> list[Action]:
+    async def run(self, engine: Engine, planned: Sequence[Action], due: Sequence[Action]) -> list[Action]:
         """Do what is due, and return what was done.
 
         Args:
@@ -73,31 +73,31 @@ class PlanExecutor:
 
         async def one(action: Action) -> None:
             async with gate:
-                if await self._act(engine, action):
+                if await self._execute(engine, action):
                     done.append(action)
 
         # What is created comes before what needs it; the actions of one group run side by side.
-        for verbs in (FIRST, _THEN, (Verb.REMOVE_NETWORK,)):
+        for verbs in (PREREQUISITES, _DEPENDENT, (Verb.REMOVE_NETWORK,)):
             # What could not be created is not joined, either.
-            lacking = {
+            missing = {
                 action.network for action in planned if action.verb is Verb.CREATE_NETWORK and action in self.failures
             }
             jobs: list[Awaitable[None]] = [
                 one(action)
                 for action in due
-                if action.verb in verbs and (action.verb in FIRST or action.network not in lacking)
+                if action.verb in verbs and (action.verb in PREREQUISITES or action.network not in missing)
             ]
             if jobs:
                 await asyncio.gather(*jobs)
                 self._changed()
         return done
 
-    async def _act(self, engine: Engine, action: Action) -> bool:
+    async def _execute(self, engine: Engine, action: Action) -> bool:
         """Do one action, and return whether the engine did it. Every write to the engine passes here."""
         if action.verb in (Verb.CONNECT, Verb.REATTACH):
             self._ownership.add(action.container_id, action.network)
         if action.verb in (Verb.DISCONNECT, Verb.REATTACH):
-            self.been.discard((action.container_id, action.network))
+            self.seen.discard((action.container_id, action.network))
             self._directory.forget(action.container_id)
         extra = {"action": action.verb, "network": action.network, "container": action.container, "why": action.why}
         self.writes[action.verb] += 1

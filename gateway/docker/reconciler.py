@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gateway.audit_log.recorder import Recorder
 from gateway.contracts import Link
-from gateway.docker.consumers import Directory, networks_of_sources
+from gateway.docker.consumers import ConsumerDirectory, networks_of_sources
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine, connected
 from gateway.docker.errors import EngineError
@@ -28,16 +28,16 @@ from gateway.supervision.backoff import Backoff, BackoffPolicy
 
 log = logging.getLogger(__name__)
 
-_DEBOUNCE, _AT_LATEST = 0.2, 2.0
-_RECYCLE = 600.0
-_BEFORE = 5.0
+_DEBOUNCE, _MAX_DEBOUNCE = 0.2, 2.0
+_MAX_CONNECTION_AGE = 600.0
+_EVENT_OVERLAP = 5.0
 """Seconds that an event stream reaches back, so that no event is missed between two streams."""
 _JITTER = 0.1
 _RECONNECT = BackoffPolicy(first=0.5, cap=10.0, floor=0.1)
-_ROUNDS = 20
+_MAX_ROUNDS = 20
 """Rounds of looking and acting, after which another program must be undoing the changes."""
-_ENDS = ("die", "destroy", "stop", "kill", "remove")
-_NOISE = ("exec_", "health_status", "top", "attach", "resize", "export", "archive-path", "extract-to-dir")
+_END_EVENTS = ("die", "destroy", "stop", "kill", "remove")
+_IGNORED_EVENTS = ("exec_", "health_status", "top", "attach", "resize", "export", "archive-path", "extract-to-dir")
 """Events of containers that do not matter, some of them many times a minute."""
 
 
@@ -72,10 +72,10 @@ class Reconciler:
         )
         self._dirty = asyncio.Event()
         self._detach_limiter = DetachLimiter(options.max_detaches, options.resync)
-        self.directory = Directory(self.hurry)
+        self.directory = ConsumerDirectory(self.trigger)
         self.observed: Observed | None = None
         self.plan = Plan()
-        self.looked_at: float | None = None
+        self.observed_at: float | None = None
         """When the engine was last seen, in seconds since the epoch."""
         self.problem: str | None = None
         """Why the engine cannot be used now."""
@@ -86,7 +86,7 @@ class Reconciler:
             self.directory,
             self._log_limiter,
             recorder or Recorder(),
-            self.hurry,
+            self.trigger,
         )
         self._failures = self._executor.failures
         self.writes, self.errors = self._executor.writes, self._executor.errors
@@ -97,7 +97,7 @@ class Reconciler:
         """Return what is wanted now."""
         return replace(self._wanted(), claimed=self._ownership.addresses, refused=self._failures.refused)
 
-    def hurry(self) -> None:
+    def trigger(self) -> None:
         """Look soon."""
         self._dirty.set()
 
@@ -114,7 +114,7 @@ class Reconciler:
             started = time.monotonic()
             try:
                 async with connected(self._options, self._link_of) as engine:
-                    await self._keep(engine, ready)
+                    await self._reconcile_until_disconnected(engine, ready)
             except EngineError as error:
                 self._executor.count("connect", error)
                 if str(error) != self.problem:
@@ -124,19 +124,19 @@ class Reconciler:
             backoff.succeeded(time.monotonic() - started)
             await asyncio.sleep(backoff.next())
 
-    async def _keep(self, engine: Engine, ready: Callable[[], None]) -> None:
+    async def _reconcile_until_disconnected(self, engine: Engine, ready: Callable[[], None]) -> None:
         """Look, plan and act until the connection fails or is to be recycled."""
-        watching = asyncio.ensure_future(self._watch(engine, time.time() - _BEFORE))
-        recycle_at = time.monotonic() + _RECYCLE * random.uniform(1 - _JITTER, 1)  # noqa: S311 - jitter
+        watching = asyncio.ensure_future(self._watch(engine, time.time() - _EVENT_OVERLAP))
+        recycle_at = time.monotonic() + _MAX_CONNECTION_AGE * random.uniform(1 - _JITTER, 1)  # noqa: S311 - jitter
         try:
             while time.monotonic() < recycle_at:
                 if watching.done():
                     watching.result()
                     return
                 self._dirty.clear()
-                wake, _ = await self.cycle(engine)
+                wake, _ = await self.reconcile(engine)
                 ready()
-                await self._pause(wake, watching)
+                await self._wait_for_change(wake, watching)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -145,15 +145,15 @@ class Reconciler:
         async for event in engine.events(since, ("container", "network", "service", "volume")):
             action = str(event.get("Action", ""))
             if event.get("Type") == "container":
-                if action.startswith(_NOISE):
+                if action.startswith(_IGNORED_EVENTS):
                     continue
-                if action in _ENDS:
+                if action in _END_EVENTS:
                     self.directory.forget(str(event.get("Actor", {}).get("ID", "")))
             elif action == "disconnect":
-                self.directory.forget(engine.flavour.left(event))
+                self.directory.forget(engine.flavour.disconnected_container(event))
             self._dirty.set()
 
-    async def _pause(self, wake: float, watching: "asyncio.Task[None]") -> None:
+    async def _wait_for_change(self, wake: float, watching: "asyncio.Task[None]") -> None:
         """Wait until an event and a pause after it, or until `wake` or `resync` seconds have passed."""
         resync = self._options.resync * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter
         dirty = asyncio.ensure_future(self._dirty.wait())
@@ -161,41 +161,41 @@ class Reconciler:
             await asyncio.wait({dirty, watching}, timeout=min(resync, wake), return_when=asyncio.FIRST_COMPLETED)
         finally:
             dirty.cancel()
-        latest = time.monotonic() + _AT_LATEST
+        latest = time.monotonic() + _MAX_DEBOUNCE
         while self._dirty.is_set() and time.monotonic() < latest:
             self._dirty.clear()
             await asyncio.sleep(_DEBOUNCE)
 
-    async def consider(self, engine: Engine) -> Plan:
+    async def dry_run(self, engine: Engine) -> Plan:
         """Return the plan, and do nothing.
 
         Raises:
             EngineError: The engine did not answer all of it.
         """
         desired = self.desired()
-        observed = as_running_gateway(desired, await self._observer.look(engine))
+        observed = as_running_gateway(desired, await self._observer.snapshot(engine))
         ours = (
             frozenset(marked_endpoints(desired, observed)) if self._ownership.adopting else self._ownership.endpoints
         )
         planned = plan(desired, observed, ours)
         return _without(planned, self._detach_limiter.admit(planned.actions, time.monotonic())[1])
 
-    async def settle(self, engine: Engine) -> tuple[Plan, list[str]]:
+    async def apply_once(self, engine: Engine) -> tuple[Plan, list[str]]:
         """Do everything once, and return what was done, with the states, and what was refused.
 
         Raises:
             EngineError: The engine did not answer.
         """
         done: list[Action] = []
-        for _ in range(_ROUNDS):
+        for _ in range(_MAX_ROUNDS):
             before = sum(self.writes.values())
-            _, made = await self.cycle(engine, once=True)
+            _, made = await self.reconcile(engine, once=True)
             done += made
             if sum(self.writes.values()) == before:
                 break
         return replace(self.plan, actions=tuple(done)), self._failures.lines()
 
-    async def cycle(self, engine: Engine, *, once: bool = False) -> tuple[float, list[Action]]:
+    async def reconcile(self, engine: Engine, *, once: bool = False) -> tuple[float, list[Action]]:
         """Look, plan, and act once; return the seconds until the next action may be tried, and what was done.
 
         Args:
@@ -206,34 +206,34 @@ class Reconciler:
             EngineError: The engine did not answer all of it: nothing was done.
         """
         began = time.monotonic()
-        observed, desired = await self._observer.look(engine), self.desired()
+        observed, desired = await self._observer.snapshot(engine), self.desired()
         if once:
             observed = as_running_gateway(desired, observed)
         sources = networks_of_sources(observed, self._options)
-        self.directory.renew(observed.containers, began, sources, self._options.grants, strict=desired.strict)
+        self.directory.update(observed.containers, began, sources, self._options.grants, strict=desired.strict)
         if self._ownership.adopting:
             self._ownership.adopt(marked_endpoints(desired, observed))
         there = {each.id for each in observed.containers}
-        been = self._executor.been | (marked_endpoints(desired, observed) & self._ownership.endpoints)
-        self._executor.been = {key for key in been if key[0] in there}
-        planned = plan(desired, observed, self._ownership.endpoints, frozenset(self._executor.been))
+        seen = self._executor.seen | (marked_endpoints(desired, observed) & self._ownership.endpoints)
+        self._executor.seen = {key for key in seen if key[0] in there}
+        planned = plan(desired, observed, self._ownership.endpoints, frozenset(self._executor.seen))
         if self.problem is not None:
             log.info("docker is available again")
-        self.observed, self.looked_at, self.problem = observed, time.time(), None
+        self.observed, self.observed_at, self.problem = observed, time.time(), None
         now = time.monotonic()
         # Only actions that are due count against the limit.
-        ripe = [each for each in planned.actions if self._failures.not_before(each) <= now]
-        due, held = self._detach_limiter.admit(ripe, now)
+        due_for_retry = [each for each in planned.actions if self._failures.not_before(each) <= now]
+        due, held = self._detach_limiter.admit(due_for_retry, now)
         self._log_changes(planned, now)
         self.plan = self._with_failures(_without(planned, held))
         self._ownership.note_addresses(reserved_addresses(desired, observed))
-        done = await self._executor.act_all(engine, planned.actions, due)
+        done = await self._executor.run(engine, planned.actions, due)
         undone = [each for each in planned.actions if each.container_id == observed.own and each not in done]
         if all(map(self._failures.is_final, undone)):
             self.settled.set()
         if not due:
             self._ownership.retain({container.id for container in observed.containers})
-        self._failures.keep(planned.actions)
+        self._failures.retain(planned.actions)
         waits = [at - now for at in self._failures.next_attempts()]
         if held:
             waits.append(self._detach_limiter.wait_time(now))
@@ -263,12 +263,12 @@ class Reconciler:
         Raises:
             EngineError: The engine did not answer all of it.
         """
-        desired, observed = self.desired(), await self._observer.look(engine)
+        desired, observed = self.desired(), await self._observer.snapshot(engine)
         return [*image_labels(desired, observed), *spoofing(desired, observed)]
 
     def _with_failures(self, planned: Plan) -> Plan:
         """Return the plan, with the reasons why its actions failed so far."""
-        attachments = tuple(self._failures.explained(each, self._options.networks) for each in planned.attachments)
+        attachments = tuple(self._failures.with_failure(each, self._options.networks) for each in planned.attachments)
         warnings = planned.warnings
         if self._ownership.problem:
             consequence = "nothing that an earlier process attached is detached"

@@ -33,7 +33,7 @@ from gateway.app.worker.messenger import Messenger
 from gateway.app.worker.outbound import Outbound
 from gateway.audit_log.recorder import Recorder
 from gateway.contracts import Endpoint, Stream
-from gateway.docker.consumers import Directory
+from gateway.docker.consumers import ConsumerDirectory
 from gateway.errors import LinkLostError, ReachError, Reason
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import ListenAddress, Listener
@@ -70,7 +70,7 @@ class Worker:
         self._incomplete = False
         """Whether some of them were lost on their way."""
         self._supervisor: Any = None
-        self._directory = Directory(lambda: self._owner.send(Unfamiliar()))
+        self._directory = ConsumerDirectory(lambda: self._owner.send(Unfamiliar()))
         self._recorder = Recorder()
         self._outbound = Outbound(self._owner, self._recorder)
 
@@ -94,7 +94,7 @@ class Worker:
             case Order():
                 self._follow(message)
             case Known(consumers):
-                self._directory.take(consumers)
+                self._directory.replace(consumers)
             case Dial(number) if not fds:
                 self._owner.send(Dialled(number, Reason.TUNNEL, "no descriptor is left for it", lost=True))
             case Dial() if self._group is not None:

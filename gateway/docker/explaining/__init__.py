@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from gateway.docker.explaining.model import BackendFact, Explanation
 from gateway.docker.explaining.parts import parts
-from gateway.docker.explaining.reach import reached
+from gateway.docker.explaining.reach import reachability
 from gateway.docker.explaining.subject import Subject
 from gateway.docker.model import Container, Observed
 from gateway.docker.plan import Desired, Plan
@@ -29,5 +29,5 @@ def explain(
         facts: The backends.
     """
     subject = Subject(desired, observed, planned, container)
-    found = [reached(subject, each) for each in facts]
+    found = [reachability(subject, each) for each in facts]
     return Explanation(container.name, container.id, list(parts(subject)), found)

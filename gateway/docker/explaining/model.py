@@ -45,7 +45,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Reached:
+class Reachability:
     """One backend, from the container.
 
     Args:
@@ -70,7 +70,7 @@ class Explanation:
     container: str
     id: str
     parts: list[Part] = field(default_factory=list)
-    backends: list[Reached] = field(default_factory=list)
+    backends: list[Reachability] = field(default_factory=list)
 
     @property
     def remedies(self) -> list[str]:

@@ -25,8 +25,8 @@ def parts(subject: Subject) -> Iterator[Part]:
     concerned = dict.fromkeys((*(name for name in subject.networks if subject.endpoint(name)), *subject.attachments))
     for name in concerned or subject.options.networks:
         yield _network(subject, name)
-    for shadow in subject.name_conflicts:
-        yield Part("name", shadow.name, "shadowed", str(shadow))
+    for conflict in subject.name_conflicts:
+        yield Part("name", conflict.name, "shadowed", str(conflict))
 
 
 def _labels(subject: Subject) -> Iterator[Part]:
@@ -45,8 +45,8 @@ def _labels(subject: Subject) -> Iterator[Part]:
 
 
 def _network(subject: Subject, name: str) -> Part:
-    condition, endpoint = subject.attachments.get(name), subject.endpoint(name)
+    attachment, endpoint = subject.attachments.get(name), subject.endpoint(name)
     where = ", ".join(endpoint.addresses) if endpoint is not None else ""
-    if condition is None:
+    if attachment is None:
         return Part("network", name, "attached" if endpoint else "not attached", where)
-    return Part("network", name, str(condition.state), ", ".join(filter(None, (where, reason(condition)))))
+    return Part("network", name, str(attachment.state), ", ".join(filter(None, (where, reason(attachment)))))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from gateway.docker import labels
 from gateway.docker.consumers import Consumer, consumer
-from gateway.docker.explaining.model import BackendFact, Reached
+from gateway.docker.explaining.model import BackendFact, Reachability
 from gateway.docker.explaining.subject import Subject, reason
 from gateway.docker.model import RUNNING, Container
 from gateway.docker.plan import AttachmentState, backends_on
@@ -14,7 +14,7 @@ _GOOD = ("up", "degraded")
 _UNKNOWN = "unknown"
 
 
-def reached(subject: Subject, fact: BackendFact) -> Reached:
+def reachability(subject: Subject, fact: BackendFact) -> Reachability:
     """Return whether the container reaches the backend by its name."""
     name, base = subject.container.name, subject.base
     if subject.container.state not in RUNNING:
@@ -26,7 +26,7 @@ def reached(subject: Subject, fact: BackendFact) -> Reached:
     listen = ", ".join(fact.listen) or "none"
     if base.network_mode == "host":
         why = f"it uses the host's network, where names of backends do not resolve; listeners: {listen}"
-        return Reached(fact.name, "maybe", "", why, "connect to an address of a listener that the host reaches")
+        return Reachability(fact.name, "maybe", "", why, "connect to an address of a listener that the host reaches")
     if fact.name not in subject.desired.backends:
         why = f"no other container reaches its listeners ({listen})"
         return _no(fact, why, f"set backends.{fact.name}.listen to 0.0.0.0:PORT")
@@ -34,7 +34,7 @@ def reached(subject: Subject, fact: BackendFact) -> Reached:
     return _unattached(subject, fact) if network is None else _served(subject, fact, network, base)
 
 
-def _served(subject: Subject, fact: BackendFact, network: str, base: Container) -> Reached:
+def _served(subject: Subject, fact: BackendFact, network: str, base: Container) -> Reachability:
     """As `reached`, on a network on which the gateway has the backend's name."""
     found = _not_admitted(subject, fact, network, base)
     state = f"the backend is {fact.state}" + (f": {fact.why}" if fact.why else "")
@@ -42,16 +42,16 @@ def _served(subject: Subject, fact: BackendFact, network: str, base: Container) 
         found = _no(fact, state, f"see why: gateway explain {fact.name}")
     if found is not None:
         return replace(found, network=network)
-    shadow = next((each for each in subject.name_conflicts if each.name == fact.name.lower()), None)
-    if shadow is not None:
+    conflict = next((each for each in subject.name_conflicts if each.name == fact.name.lower()), None)
+    if conflict is not None:
         remedy = (
-            f"rename backend {fact.name} or the other one, or keep the backend off network {shadow.network}"
-            f" (docker.networks.{subject.desired.configured_name(shadow.network)}.backends)"
+            f"rename backend {fact.name} or the other one, or keep the backend off network {conflict.network}"
+            f" (docker.networks.{subject.desired.configured_name(conflict.network)}.backends)"
         )
-        return Reached(fact.name, "maybe", network, f"{shadow}: it reaches one of them by that name", remedy)
+        return Reachability(fact.name, "maybe", network, f"{conflict}: it reaches one of them by that name", remedy)
     if fact.state == _UNKNOWN:
-        return Reached(fact.name, "maybe", network, f"by the name {fact.name}; {state}", "")
-    return Reached(fact.name, "yes", network, f"by the name {fact.name}; the backend is {fact.state}")
+        return Reachability(fact.name, "maybe", network, f"by the name {fact.name}; {state}", "")
+    return Reachability(fact.name, "yes", network, f"by the name {fact.name}; the backend is {fact.state}")
 
 
 def _shared(subject: Subject, base: Container, backend: str) -> str | None:
@@ -64,7 +64,7 @@ def _shared(subject: Subject, base: Container, backend: str) -> str | None:
     return None
 
 
-def _not_admitted(subject: Subject, fact: BackendFact, network: str, base: Container) -> Reached | None:
+def _not_admitted(subject: Subject, fact: BackendFact, network: str, base: Container) -> Reachability | None:
     """Return why `allow` does not admit it; None: it does."""
     if fact.label is not None:
         who = consumer(base, subject.options.grants, strict=subject.desired.strict)
@@ -77,7 +77,7 @@ def _not_admitted(subject: Subject, fact: BackendFact, network: str, base: Conta
     return None
 
 
-def _without_label(subject: Subject, fact: BackendFact, label: str, who: Consumer, base: Container) -> Reached:
+def _without_label(subject: Subject, fact: BackendFact, label: str, who: Consumer, base: Container) -> Reachability:
     if subject.desired.strict:
         return _no(fact, f"docker.grants do not give it to container {who.name}", _grant(who.name, fact))
     why = f"label {label} of container {who.name} does not name it"
@@ -89,7 +89,7 @@ def _without_label(subject: Subject, fact: BackendFact, label: str, who: Consume
     return _no(fact, why, f"{remedy}, or {_grant(who.name, fact)}")
 
 
-def _unattached(subject: Subject, fact: BackendFact) -> Reached:
+def _unattached(subject: Subject, fact: BackendFact) -> Reachability:
     """Return why it is on no network on which the gateway has the backend's name."""
     configured = [name for name in subject.options.networks if fact.name in backends_on(subject.desired, name)]
     kept = [name for name, backends in subject.networks.items() if fact.name in backends]
@@ -112,7 +112,7 @@ def _unattached(subject: Subject, fact: BackendFact) -> Reached:
     return _no(fact, f"network {found.network} is {found.state}: {reason(found)}", found.message)
 
 
-def _unasked(subject: Subject, fact: BackendFact, configured: list[str]) -> Reached:
+def _unasked(subject: Subject, fact: BackendFact, configured: list[str]) -> Reachability:
     """Return why it is not to be attached to a network with the backend."""
     container, mine, enable = subject.container, subject.container.labels, subject.label("enable")
     grant = _grant(container.name, fact)
@@ -135,7 +135,7 @@ def _unasked(subject: Subject, fact: BackendFact, configured: list[str]) -> Reac
     return _chosen_otherwise(subject, fact, configured)
 
 
-def _chosen_otherwise(subject: Subject, fact: BackendFact, configured: list[str]) -> Reached:
+def _chosen_otherwise(subject: Subject, fact: BackendFact, configured: list[str]) -> Reachability:
     """It takes part, for other backends or networks."""
     container, mine = subject.container, subject.container.labels
     for key, choices in (("network", configured), ("backends", [fact.name])):
@@ -153,5 +153,5 @@ def _grant(name: str, fact: BackendFact) -> str:
     return f"grant it in docker.grants: {{container: {name}, backends: [{fact.name}]}}"
 
 
-def _no(fact: BackendFact, why: str, remedy: str) -> Reached:
-    return Reached(fact.name, "no", "", why, remedy)
+def _no(fact: BackendFact, why: str, remedy: str) -> Reachability:
+    return Reachability(fact.name, "no", "", why, remedy)

@@ -47,6 +47,6 @@ class Subject:
         return f"{self.options.label_prefix}.{key}"
 
 
-def reason(condition: AttachmentStatus) -> str:
+def reason(attachment: AttachmentStatus) -> str:
     """Return why an attachment stands as it does; empty: there is nothing to say."""
-    return ": ".join(filter(None, (condition.reason and str(condition.reason), condition.message)))
+    return ": ".join(filter(None, (attachment.reason and str(attachment.reason), attachment.message)))

@@ -9,7 +9,7 @@ from gateway.errors import GatewayError
 SUPPORTED = bool(getattr(ssl, "HAS_PSK", False))
 """Whether Python's TLS can do this: from 3.13 on."""
 NOT_SUPPORTED = "needs Python 3.13 or newer, for TLS with a shared key: the gateway's image has it"
-LEAST = 32
+MIN_SECRET_LENGTH = 32
 """Characters of the secret: a peer in a handshake can test guesses offline."""
 _IDENTITY = "gateway"
 
@@ -29,10 +29,10 @@ def contexts(secret: Secret) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         text = secret.reveal()
     except OSError as error:
         raise GatewayError(f"docker.peers.secret_file: {secret.display_path}: {error.strerror}") from error
-    if len(text) < LEAST:
+    if len(text) < MIN_SECRET_LENGTH:
         raise GatewayError(
-            f"docker.peers.secret_file: {secret.display_path}: is shorter than {LEAST} characters: make one with"
-            " openssl rand -hex 32"
+            f"docker.peers.secret_file: {secret.display_path}: shorter than {MIN_SECRET_LENGTH} characters: create one"
+            " with openssl rand -hex 32"
         )
     key = hashlib.sha256(b"gateway peers\0" + text.encode()).digest()
     listening, connecting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -19,7 +19,7 @@ def plan(
     desired: Desired,
     observed: Observed,
     ours: frozenset[tuple[str, str]],
-    been: frozenset[tuple[str, str]] = frozenset(),
+    seen: frozenset[tuple[str, str]] = frozenset(),
 ) -> Plan:
     """Make a plan.
 
@@ -27,11 +27,11 @@ def plan(
         desired: What is wanted.
         observed: What there is.
         ours: Endpoints that the gateway made, by the container's ID and the network's name.
-        been: Those of them that were seen, and that the gateway did not detach: a missing one was detached by another
+        seen: Those of them that were seen, and that the gateway did not detach: a missing one was detached by another
             program or person.
     """
     desired = expand_projects(desired, observed)
-    builder = PlanBuilder(desired, observed, ours, been)
+    builder = PlanBuilder(desired, observed, ours, seen)
     create_networks(builder)
     if builder.options.networks and desired.backends and observed.own is None:
         builder.warnings.append(

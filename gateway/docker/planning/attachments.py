@@ -114,7 +114,7 @@ def _connect(builder: PlanBuilder, container: Container, name: str, aliases: tup
 
 def _awaits_replacement(builder: PlanBuilder, container: Container, name: str) -> bool:
     """Return whether it was detached by hand from a network that is to be replaced, and must stay off until then."""
-    if name not in builder.outdated or (container.id, name) not in builder.been:
+    if name not in builder.outdated or (container.id, name) not in builder.seen:
         return False
     # The gateway itself stays as long as another container is on the network.
     own = container.id == builder.observed.own

@@ -44,7 +44,7 @@ class PlanBuilder:
         desired: What is wanted.
         observed: What there is.
         ours: Endpoints that the gateway made, by the container's ID and the network's name.
-        been: Those of them that were seen, and that the gateway did not detach.
+        seen: Those of them that were seen, and that the gateway did not detach.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class PlanBuilder:
         desired: Desired,
         observed: Observed,
         ours: frozenset[tuple[str, str]],
-        been: frozenset[tuple[str, str]] = frozenset(),
+        seen: frozenset[tuple[str, str]] = frozenset(),
     ) -> None:
         self.desired = desired
         self.observed = observed
         self.ours = ours
-        self.been = been
+        self.seen = seen
         self.options = desired.options
         self.known: dict[str, NetworkInfo] = {}
         """Networks by name."""

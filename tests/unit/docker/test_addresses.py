@@ -180,18 +180,18 @@ async def test_a_conflict_leads_to_the_next_address_and_what_was_got_is_kept(tmp
     own = engine.add_container("gateway", {})
     want = replace(desired(), options=replace(desired().options, container="gateway"))
     reconciler = Reconciler(want.options, lambda: want, lambda _: None, tmp_path)
-    await reconciler.cycle(engine)  # type: ignore[arg-type]
+    await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert (asked, reconciler.settled.is_set()) == ([first], False)
-    reconciler._failures.keep(())
-    await reconciler.cycle(engine)  # type: ignore[arg-type]
+    reconciler._failures.retain(())
+    await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert asked == [first, choose(NET, "site-a", refused=taken)[0]]
     assert reconciler.settled.is_set()
-    await reconciler.cycle(engine)  # type: ignore[arg-type]
+    await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert OwnershipRecord(tmp_path).addresses == {"apps": (asked[1],)}
     # Another life: the first one is free again, and the one that clients know is asked for.
     del own.endpoints["apps"]
     taken.clear()
-    await Reconciler(want.options, lambda: want, lambda _: None, tmp_path).cycle(engine)  # type: ignore[arg-type]
+    await Reconciler(want.options, lambda: want, lambda _: None, tmp_path).reconcile(engine)  # type: ignore[arg-type]
     assert asked[2:] == [asked[1]]
 
 
@@ -209,7 +209,7 @@ async def test_a_configured_address_that_is_taken_is_told_and_not_replaced(tmp_p
     want = replace(desired(), options=options)
     reconciler = Reconciler(options, lambda: want, lambda _: None, tmp_path)
     for _ in range(2):
-        await reconciler.cycle(engine)  # type: ignore[arg-type]
+        await reconciler.reconcile(engine)  # type: ignore[arg-type]
     (condition,) = reconciler.plan.attachments
     assert (condition.state, condition.reason) == (AttachmentState.BLOCKED, BlockedReason.ADDRESS_REFUSED)
     assert "docker.networks.apps.address" in condition.message
@@ -342,8 +342,8 @@ def test_an_address_that_is_refused_names_the_setting_only_if_it_is_set() -> Non
     action = Action(Verb.CONNECT, "apps", "n1", "gateway", "id-gateway", addresses=("10.9.0.9",))
     failures.failed(action, EngineError(ErrorKind.FORBIDDEN, "Address already in use"), 0.0, {})
     fixed = NetworkOptions(address=ipaddress.ip_address("10.9.0.9"))
-    assert "change docker.networks.apps.address" in failures.explained(pending, {"apps": fixed}).message
+    assert "change docker.networks.apps.address" in failures.with_failure(pending, {"apps": fixed}).message
     for networks in ({"apps": NetworkOptions()}, {}):
-        found = failures.explained(pending, networks)
+        found = failures.with_failure(pending, networks)
         assert (found.state, found.reason) == (AttachmentState.BLOCKED, BlockedReason.ADDRESS_REFUSED)
         assert "docker.networks" not in found.message

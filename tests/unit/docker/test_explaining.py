@@ -8,7 +8,7 @@ import pytest
 
 from gateway.docker.errors import BlockedReason
 from gateway.docker.explaining import explain, find
-from gateway.docker.explaining.model import BackendFact, Explanation, Reached
+from gateway.docker.explaining.model import BackendFact, Explanation, Reachability
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
 from gateway.docker.plan import AttachmentState, AttachmentStatus, Desired, Plan
@@ -49,14 +49,14 @@ def told(
     return explain(wanted, observed, plan(wanted, observed, ours), web, [fact])
 
 
-def verdict(*arguments: Any, **more: Any) -> Reached:
+def verdict(*arguments: Any, **more: Any) -> Reachability:
     (found,) = told(*arguments, **more).backends
     return found
 
 
 def test_one_that_reaches_it_says_how_and_has_nothing_to_do() -> None:
     found = told(ATTACHED)
-    assert found.backends == [Reached("orders", "yes", "apps", "by the name orders; the backend is up")]
+    assert found.backends == [Reachability("orders", "yes", "apps", "by the name orders; the backend is up")]
     assert found.remedies == []
     assert [(each.part, each.name, each.state, each.why) for each in found.parts] == [
         ("container", "web", "running", ""),

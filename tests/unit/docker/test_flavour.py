@@ -74,9 +74,14 @@ def test_an_engine_that_does_not_fit_is_called_by_its_name(version: Any, message
 
 
 def test_who_left_a_network() -> None:
-    assert DOCKER.left({"Actor": {"ID": "network", "Attributes": {"container": "c", "name": "apps"}}}) == "c"
-    assert PODMAN.left({"Actor": {"ID": "c", "Attributes": {"name": "web", "network": "apps"}}}) == "c"
-    assert DOCKER.left({}) == PODMAN.left({}) == ""
+    assert (
+        DOCKER.disconnected_container({"Actor": {"ID": "network", "Attributes": {"container": "c", "name": "apps"}}})
+        == "c"
+    )
+    assert (
+        PODMAN.disconnected_container({"Actor": {"ID": "c", "Attributes": {"name": "web", "network": "apps"}}}) == "c"
+    )
+    assert DOCKER.disconnected_container({}) == PODMAN.disconnected_container({}) == ""
 
 
 @pytest.mark.parametrize(

@@ -299,9 +299,9 @@ async def test_images_are_asked_for_once_and_a_refusal_says_what_is_missing(tmp_
     options = DockerOptions(networks=NETWORKS)
     reconciler = Reconciler(options, lambda: Desired("a", options, ("orders",)), lambda _: None, tmp_path)
     for _ in range(3):
-        await reconciler.cycle(engine)  # type: ignore[arg-type]
+        await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert (engine.asked, asks.endpoints, engine_own.endpoints) == (1, {}, {})
     engine.refuses = True
     again = Reconciler(options, lambda: Desired("a", options, ("orders",)), lambda _: None, tmp_path)
     with pytest.raises(EngineError, match="the proxy before the engine must allow it"):
-        await again.cycle(engine)  # type: ignore[arg-type]
+        await again.reconcile(engine)  # type: ignore[arg-type]

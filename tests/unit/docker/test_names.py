@@ -285,7 +285,7 @@ async def test_what_is_taken_off_a_network_that_is_to_be_made_anew_stays_off_unt
 
     async def settle() -> None:
         for _ in range(4):
-            await reconciler.cycle(engine)  # type: ignore[arg-type]
+            await reconciler.reconcile(engine)  # type: ignore[arg-type]
 
     await settle()
     assert all("apps" in each.endpoints for each in there)
@@ -321,7 +321,7 @@ async def test_what_we_take_off_ourselves_is_attached_again(tmp_path: Path) -> N
 
     async def settle() -> None:
         for _ in range(4):
-            await reconciler.cycle(engine)  # type: ignore[arg-type]
+            await reconciler.reconcile(engine)  # type: ignore[arg-type]
 
     await settle()
     options[0] = NetworkOptions(mtu=1400)
@@ -362,7 +362,7 @@ async def test_a_wrong_label_is_in_the_log_at_info_once(tmp_path: Path, caplog: 
     reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
     with caplog.at_level(logging.INFO):
         for _ in range(3):
-            await reconciler.cycle(engine)  # type: ignore[arg-type]
+            await reconciler.reconcile(engine)  # type: ignore[arg-type]
     told = [each for each in caplog.records if each.getMessage() == "docker: a label is wrong"]
     assert [(each.levelname, each.__dict__["detail"]) for each in told] == [
         ("INFO", "typo: unknown label gateway.enabled: did you mean gateway.enable?")
@@ -385,12 +385,12 @@ async def test_names_are_learnt_where_they_matter_only(tmp_path: Path, asks: boo
 
     engine.get = noting  # type: ignore[method-assign]
     reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
-    found = await reconciler.consider(engine)  # type: ignore[arg-type]
+    found = await reconciler.dry_run(engine)  # type: ignore[arg-type]
     assert [each.name for each in found.name_conflicts] == (["orders"] if asks else [])
     pages = [f"containers/{each.id}/json" for each in (web, peer)]
     assert [path for path in asked if path in pages] == (pages if asks else [])
     asked.clear()
-    await reconciler.consider(engine)  # type: ignore[arg-type]
+    await reconciler.dry_run(engine)  # type: ignore[arg-type]
     assert [path for path in asked if path in pages] == []
 
 
@@ -403,7 +403,7 @@ async def test_refusals_of_the_engine_are_bounded_in_the_log(
         engine.add_container(f"c{at}", OPT_IN)
     reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
     with caplog.at_level(logging.INFO):
-        await reconciler.cycle(engine)  # type: ignore[arg-type]
+        await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert sum(reconciler.errors.values()) == 100
     assert len([each for each in caplog.records if each.getMessage() == "docker refused"]) <= 60
 
@@ -424,7 +424,7 @@ async def test_the_gateways_container_is_found_by_its_name_before_any_id_that_be
     stranger, own = engine.add_container("stranger", {}), engine.add_container("0", {})
     assert stranger.id.startswith("0")
     options = DockerOptions(container="0", networks={"apps": NetworkOptions()})
-    observed = await Observer(options, set).look(engine)  # type: ignore[arg-type]
+    observed = await Observer(options, set).snapshot(engine)  # type: ignore[arg-type]
     assert observed.own == own.id
 
 

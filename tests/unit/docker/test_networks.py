@@ -101,7 +101,7 @@ async def test_whether_there_is_gateway_priority_is_observed(version: str, known
     class Versioned(FakeEngine):
         api_version = version
 
-    seen = await Observer(DockerOptions(), set).look(Versioned(random.Random(1)))  # type: ignore[arg-type]
+    seen = await Observer(DockerOptions(), set).snapshot(Versioned(random.Random(1)))  # type: ignore[arg-type]
     assert seen.gateway_priority is known
 
 

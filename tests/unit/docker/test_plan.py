@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from gateway.contracts import Duration
 from gateway.docker import plan_executor as plan_executor_module
 from gateway.docker import reconciler as reconciler_module
-from gateway.docker.consumers import Consumer, Directory, networks_of_sources
+from gateway.docker.consumers import Consumer, ConsumerDirectory, networks_of_sources
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.grants import PROJECT
@@ -114,7 +114,7 @@ async def test_a_mistake_takes_only_so_many_off_at_once(tmp_path: Path) -> None:
     engine = FakeEngine(random.Random(1))
     unwanted(engine, 25, tmp_path)
     reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
-    found = await reconciler.consider(engine)  # type: ignore[arg-type]
+    found = await reconciler.dry_run(engine)  # type: ignore[arg-type]
     assert (len(found.actions), found.postponed) == (10, 15)
     assert engine.writes == []
 
@@ -328,7 +328,7 @@ async def test_a_look_that_is_not_answered_whole_does_nothing(tmp_path: Path) ->
     engine.add_container("web", OPT_IN)
     reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
     with pytest.raises(EngineError):
-        await reconciler.cycle(engine)  # type: ignore[arg-type]
+        await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert engine.writes == []
 
 
@@ -336,26 +336,26 @@ async def test_what_is_attached_is_written_down_before(tmp_path: Path) -> None:
     engine = FakeEngine(random.Random(1))
     web = engine.add_container("web", OPT_IN)
     reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
-    await reconciler.cycle(engine)  # type: ignore[arg-type]
-    await reconciler.cycle(engine)  # type: ignore[arg-type]
+    await reconciler.reconcile(engine)  # type: ignore[arg-type]
+    await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert "apps" in web.endpoints
     assert OwnershipRecord(tmp_path).endpoints == {(web.id, "apps")}
 
 
 async def test_who_has_ended_is_nobody_also_for_those_who_are_told() -> None:
-    directory = Directory(lambda: None)
+    directory = ConsumerDirectory(lambda: None)
     told: list[dict[str, Consumer]] = []
     directory.watchers.append(told.append)
     there = container(endpoints={"apps": endpoint()})
-    directory.renew((there,), 1.0, None)
+    directory.update((there,), 1.0, None)
     assert directory.lookup("10.0.0.2") is not None
     began = time.monotonic()
     directory.forget(there.id)
     assert directory.lookup("10.0.0.2") is None
     assert told[-1] == {}
-    directory.renew((there,), began, None)  # a look that began before it ended
+    directory.update((there,), began, None)  # a look that began before it ended
     assert directory.lookup("10.0.0.2") is None
-    directory.renew((there,), time.monotonic() + 1, None)
+    directory.update((there,), time.monotonic() + 1, None)
     assert directory.lookup("10.0.0.2") is not None
 
 
@@ -379,8 +379,8 @@ def test_only_addresses_that_clients_can_come_from_are_anybodys(
     there = container(endpoints={"apps": endpoint()})
     gateway = (container("gateway-1", labels={}, **own),) if own else ()
     observed = Observed((there, *gateway), own=gateway[0].id if gateway else None)
-    directory = Directory(lambda: None)
-    directory.renew(observed.containers, 1.0, networks_of_sources(observed, DockerOptions(**options)))
+    directory = ConsumerDirectory(lambda: None)
+    directory.update(observed.containers, 1.0, networks_of_sources(observed, DockerOptions(**options)))
     assert (directory.lookup("10.0.0.2") is not None) is known
 
 
@@ -399,12 +399,12 @@ async def test_the_brake_holds_over_many_rounds(tmp_path: Path, now: list[float]
     unwanted(engine, 25, tmp_path)
     want = desired(max_detaches=3, resync=Duration(0.3))
     reconciler = Reconciler(want.options, lambda: want, lambda _: None, tmp_path)
-    settled, _ = await reconciler.settle(engine)  # type: ignore[arg-type]
+    settled, _ = await reconciler.apply_once(engine)  # type: ignore[arg-type]
     assert (len(settled.actions), settled.postponed) == (3, 22)
-    wake, made_now = await reconciler.cycle(engine)  # type: ignore[arg-type]
+    wake, made_now = await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert (made_now, 0 < wake < 0.31) == ([], True)
     now[0] += 0.35
-    _, made_now = await reconciler.cycle(engine)  # type: ignore[arg-type]
+    _, made_now = await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert len(made_now) == 3
 
 
@@ -434,10 +434,10 @@ async def test_an_endpoint_that_cannot_be_taken_off_holds_up_no_other(tmp_path: 
     stuck = {each.id for each in there[:4]}
     want = desired(max_detaches=3, resync=Duration(0.4))
     reconciler = Reconciler(want.options, lambda: want, lambda _: None, tmp_path)
-    settled, refused = await reconciler.settle(engine)  # type: ignore[arg-type]
+    settled, refused = await reconciler.apply_once(engine)  # type: ignore[arg-type]
     assert (len(settled.actions), len(refused), settled.postponed) == (3, 4, 2)
     now[0] += 0.45
-    settled, refused = await reconciler.settle(engine)  # type: ignore[arg-type]
+    settled, refused = await reconciler.apply_once(engine)  # type: ignore[arg-type]
     assert {each.id for each in there if each.endpoints} == stuck
     assert (len(refused), settled.postponed) == (4, 0)
 
@@ -452,7 +452,7 @@ async def test_what_was_refused_is_not_told_as_done_nor_is_what_needs_it(tmp_pat
     engine = Refusing(random.Random(1))
     engine.add_container("web", OPT_IN)
     reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
-    settled, refused = await reconciler.settle(engine)  # type: ignore[arg-type]
+    settled, refused = await reconciler.apply_once(engine)  # type: ignore[arg-type]
     assert settled.actions == ()
     assert refused == ["apps: Pool overlaps with other one"]
     assert engine.writes == []
@@ -518,9 +518,9 @@ class Fleet(RuleBasedStateMachine):
     def wanted(self) -> Desired:
         return Desired("site-a", self.options, ("orders", "media"), self.busy)
 
-    def cycle(self) -> None:
+    def reconcile(self) -> None:
         try:
-            asyncio.run(self.reconciler.cycle(self.engine))  # type: ignore[arg-type]
+            asyncio.run(self.reconciler.reconcile(self.engine))  # type: ignore[arg-type]
         except EngineError:
             assert self.engine.failing
 
@@ -600,7 +600,7 @@ class Fleet(RuleBasedStateMachine):
     def work_while_the_engine_fails(self, share: float, cycles: int) -> None:
         self.engine.failing = share
         for _ in range(cycles):
-            self.cycle()
+            self.reconcile()
         self.engine.failing = 0.0
 
     @rule()
@@ -610,7 +610,7 @@ class Fleet(RuleBasedStateMachine):
             failures = self.reconciler._failures
             failures._failed = {key: (backoff, 0.0, error) for key, (backoff, _, error) in failures._failed.items()}
             before = len(self.engine.writes)
-            self.cycle()
+            self.reconcile()
             if len(self.engine.writes) == before:
                 break
         by_state = {
@@ -630,7 +630,7 @@ class Fleet(RuleBasedStateMachine):
                     )
         if not by_state[AttachmentState.BLOCKED]:
             before = len(self.engine.writes)
-            self.cycle()
+            self.reconcile()
             assert len(self.engine.writes) == before
 
     @invariant()

@@ -86,9 +86,9 @@ async def test_services_that_may_not_be_seen_hinder_nothing_unless_they_are_aske
         reconciler = Reconciler(options, lambda desired=desired: desired, lambda _: None, tmp_path)  # type: ignore[misc]
         if asked:
             with pytest.raises(EngineError, match="Forbidden"):
-                await reconciler.settle(engine)  # type: ignore[arg-type]
+                await reconciler.apply_once(engine)  # type: ignore[arg-type]
         else:
-            found, _ = await reconciler.settle(engine)  # type: ignore[arg-type]
+            found, _ = await reconciler.apply_once(engine)  # type: ignore[arg-type]
             assert "apps" in web.endpoints
             assert any("GET /services" in line for line in found.warnings)
 
@@ -139,7 +139,7 @@ async def test_the_aliases_of_a_task_are_not_known() -> None:
     task = engine.add_container("jobs.1.x", {TASK_LABEL: "t1"})
     engine.join(task, network, [], foreign=True)
     observer = Observer(DockerOptions(networks={"mesh": NetworkOptions()}), set)
-    (seen,) = (await observer.look(engine)).containers  # type: ignore[arg-type]
+    (seen,) = (await observer.snapshot(engine)).containers  # type: ignore[arg-type]
     assert seen.endpoints["mesh"].aliases is None
 
 

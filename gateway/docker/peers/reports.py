@@ -13,17 +13,17 @@ from gateway.text import one_line
 
 
 @dataclass(frozen=True)
-class Meeting:
+class SharedNetwork:
     """A network of the swarm that this gateway is on, where it meets the agents of other nodes.
 
     Args:
-        network: The network's ID, the same on every node.
+        id: The network's ID, the same on every node.
         name: The network's name.
         address: The gateway's address on it.
         subnets: The network's addresses.
     """
 
-    network: str
+    id: str
     name: str
     address: str
     subnets: tuple[str, ...] = ()
@@ -35,11 +35,11 @@ class Meeting:
 
 
 @dataclass(frozen=True)
-class Claim:
+class AddressEntry:
     """That a container has an address.
 
     Args:
-        address: On the network that the claim is about.
+        address: On the network that the report is about.
         id: The container's ID.
         name: The container's name.
         labels: Those that count, see `gateway.docker.images`.
@@ -52,68 +52,70 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Report:
+class AddressReport:
     """Everything that one agent knows of one network.
 
     Args:
         instance: The agent's name.
         address: The agent's address on the network.
         network: The network's ID.
-        claims: The containers of the agent's engine on it.
+        entries: The containers of the agent's engine on it.
     """
 
     instance: str
     address: str
     network: str
-    claims: tuple[Claim, ...] = ()
+    entries: tuple[AddressEntry, ...] = ()
 
 
-def meetings(observed: Observed) -> tuple[Meeting, ...]:
+def shared_networks(observed: Observed) -> tuple[SharedNetwork, ...]:
     """Return the networks of the swarm that the gateway's own container is on."""
     own = observed.own_container
     by_id = {each.id: each for each in observed.networks if each.scope == "swarm"}
     if own is None:
         return ()
     return tuple(
-        Meeting(endpoint.network_id, name, endpoint.addresses[0], by_id[endpoint.network_id].subnets)
+        SharedNetwork(endpoint.network_id, name, endpoint.addresses[0], by_id[endpoint.network_id].subnets)
         for name, endpoint in sorted(own.endpoints.items())
         if endpoint.network_id in by_id and endpoint.addresses
     )
 
 
-def report(instance: str, meeting: Meeting, observed: Observed, known: Mapping[str, Consumer]) -> Report:
+def build_report(
+    instance: str, network: SharedNetwork, observed: Observed, known: Mapping[str, Consumer]
+) -> AddressReport:
     """Make this agent's report about one network.
 
     Args:
         instance: This agent's name.
-        meeting: The network.
+        network: The network.
         observed: The last look at this engine.
         known: This engine's containers by address: one that has ended since the look is not among them.
     """
-    claims = (
-        Claim(address, each.id, each.name, dict(each.labels))
+    entries = (
+        AddressEntry(address, each.id, each.name, dict(each.labels))
         for each in observed.containers
         for endpoint in each.endpoints.values()
-        if endpoint.network_id == meeting.network
+        if endpoint.network_id == network.id
         for address in endpoint.addresses
         if (who := known.get(address)) is not None and who.id == each.id
     )
-    return Report(instance, meeting.address, meeting.network, tuple(claims))
+    return AddressReport(instance, network.address, network.id, tuple(entries))
 
 
-def written(sent: Report) -> bytes:
+def encode(sent: AddressReport) -> bytes:
     """Encode a report as one line."""
-    claims = [[each.address, each.id, each.name, dict(each.labels)] for each in sent.claims]
-    line = {"instance": sent.instance, "address": sent.address, "network": sent.network, "containers": claims}
+    entries = [[each.address, each.id, each.name, dict(each.labels)] for each in sent.entries]
+    line = {"instance": sent.instance, "address": sent.address, "network": sent.network, "containers": entries}
     return json.dumps(line, separators=(",", ":")).encode() + b"\n"
 
 
-def read(line: bytes, meeting: Meeting, peer: str) -> Report:
+def decode(line: bytes, network: SharedNetwork, peer: str) -> AddressReport:
     """Decode a report.
 
     Args:
         line: The received line.
-        meeting: The network on which it was received.
+        network: The network on which it was received.
         peer: The address that was connected to.
 
     Raises:
@@ -121,23 +123,27 @@ def read(line: bytes, meeting: Meeting, peer: str) -> Report:
     """
     try:
         decoded = json.loads(line)
-        claims = tuple(
-            Claim(str(address), str(container), one_line(str(name)), {str(k): str(v) for k, v in labels.items()})
+        entries = tuple(
+            AddressEntry(
+                str(address), str(container), one_line(str(name)), {str(k): str(v) for k, v in labels.items()}
+            )
             for address, container, name, labels in decoded["containers"]
         )
-        found = Report(one_line(str(decoded["instance"])), str(decoded["address"]), str(decoded["network"]), claims)
+        found = AddressReport(
+            one_line(str(decoded["instance"])), str(decoded["address"]), str(decoded["network"]), entries
+        )
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"its report cannot be read ({type(error).__name__}): is it another version?") from error
-    if (found.address, found.network) != (peer, meeting.network):
+    if (found.address, found.network) != (peer, network.id):
         raise ValueError(f"its report is that of {one_line(found.address)}, not of {peer}")
-    if strange := [each.address for each in claims if not meeting.holds(each.address)]:
+    if strange := [each.address for each in entries if not network.holds(each.address)]:
         raise ValueError(
-            f"its report names {one_line(strange[0])}, which is not an address of network {meeting.name}"
+            f"its report names {one_line(strange[0])}, which is not an address of network {network.name}"
         )
     return found
 
 
-def consumers(sent: Report, grants: tuple[Grant, ...], *, strict: bool) -> dict[str, Consumer]:
+def consumers_of(sent: AddressReport, grants: tuple[Grant, ...], *, strict: bool) -> dict[str, Consumer]:
     """Map the addresses in one report to consumers.
 
     Args:
@@ -146,7 +152,7 @@ def consumers(sent: Report, grants: tuple[Grant, ...], *, strict: bool) -> dict[
         strict: Whether only these count.
     """
     found = {}
-    for each in sent.claims:
+    for each in sent.entries:
         given = granted(grants, each.name, each.labels)
         backends = frozenset(given.backends) if given else frozenset()
         # Containers of two nodes may have the same name.
@@ -155,7 +161,7 @@ def consumers(sent: Report, grants: tuple[Grant, ...], *, strict: bool) -> dict[
     return found
 
 
-def merged(parts: Iterable[Mapping[str, Consumer]]) -> dict[str, Consumer]:
+def merge_consumers(parts: Iterable[Mapping[str, Consumer]]) -> dict[str, Consumer]:
     """Join the consumers of all agents; leave out an address that two containers claim."""
     found: dict[str, Consumer] = {}
     contested: set[str] = set()
