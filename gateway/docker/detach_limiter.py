@@ -1,4 +1,4 @@
-"""Limits how many endpoints are detached for good: a mistake must not detach every container at once."""
+"""Limits how many endpoints are detached and not attached again: a mistake must not detach every container."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ from gateway.docker.plan import Action
 
 
 class DetachLimiter:
-    """Counts over a window of time.
+    """Counts detached endpoints in a sliding window. All times are monotonic, in seconds.
 
     Args:
-        most: Most endpoints within `window`.
+        most: The most endpoints within `window`.
         window: In seconds.
     """
 
@@ -20,18 +20,18 @@ class DetachLimiter:
         self._taken: deque[float] = deque()
 
     def remaining(self, now: float) -> int:
-        """Return how many more may be detached at the monotonic time `now`."""
+        """Return how many more endpoints may be detached now."""
         self._forget(now)
         return max(0, self._most - len(self._taken))
 
     def record(self, count: int, now: float) -> None:
-        """Count endpoints that were detached."""
+        """Count detached endpoints."""
         self._taken.extend([now] * count)
 
     def admit(self, actions: Sequence[Action], now: float) -> tuple[list[Action], list[Action]]:
-        """Return which of these may be done at the monotonic time `now`, and which are held.
+        """Return the actions that may be executed now, and those that must wait.
 
-        One that detaches more than is ever allowed is admitted alone.
+        An action that detaches more endpoints than the limit is admitted if nothing else was detached in the window.
         """
         left = self.remaining(now)
         may: list[Action] = []

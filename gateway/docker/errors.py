@@ -1,4 +1,4 @@
-"""Errors of requests to an engine, by what to do about them."""
+"""Errors of requests to an engine."""
 
 import errno
 import re
@@ -12,7 +12,7 @@ from gateway.text import one_line
 
 
 class ErrorKind(StrEnum):
-    """What became of a request: a closed list, used in metrics."""
+    """Why a request failed: a closed list, used in metrics."""
 
     UNREACHABLE = "unreachable"
     TIMEOUT = "timeout"
@@ -25,7 +25,7 @@ class ErrorKind(StrEnum):
 
 
 class BlockedReason(StrEnum):
-    """Why something cannot be attached: a closed list, used in the status."""
+    """Why a container or service is not attached: a closed list, used in the status."""
 
     SHARED_NETWORK = "shared_namespace"
     HOST_NETWORK = "host_network"
@@ -48,8 +48,8 @@ class EngineError(GatewayError):
     """A request to an engine failed.
 
     Args:
-        kind: By what to do about it.
-        message: The engine's words.
+        kind: The kind of error.
+        message: The engine's message; becomes one line.
     """
 
     def __init__(self, kind: ErrorKind, message: str) -> None:
@@ -59,12 +59,12 @@ class EngineError(GatewayError):
 
     @property
     def blocked(self) -> BlockedReason:
-        """Why an attachment failed, from what the engine said about it."""
+        """Why an attachment failed, according to the engine's message."""
         return next((reason for pattern, reason in _BLOCKED if pattern.search(self.message)), BlockedReason.REFUSED)
 
     @property
     def may_be_address(self) -> bool:
-        """Whether the address that was asked for may be why: a swarm's manager does not say so, and lets one wait."""
+        """Whether the requested address may be the cause: a swarm manager reports a timeout instead."""
         return self.blocked is BlockedReason.ADDRESS_REFUSED or "attaching to network failed" in self.message
 
 
@@ -73,7 +73,7 @@ _BLOCKED = [
      BlockedReason.IP_EXHAUSTED),
     (re.compile(r"address pools have been fully subnetted", re.IGNORECASE), BlockedReason.IP_EXHAUSTED),
     (re.compile(r"address already in use|no configured subnet", re.IGNORECASE), BlockedReason.ADDRESS_REFUSED),
-    # Podman's words:
+    # Podman's messages:
     (re.compile(r"ip address \S+ is already allocated|static ip \S+ not in any subnet", re.IGNORECASE),
      BlockedReason.ADDRESS_REFUSED),
     (re.compile(r"not manually attachable|not attachable", re.IGNORECASE), BlockedReason.NOT_ATTACHABLE),
@@ -95,11 +95,11 @@ _KINDS = {
     503: ErrorKind.UNREACHABLE,
     900: ErrorKind.UNREACHABLE,
 }
-"""By the status that the engine, or a proxy before it, answers with; 900 is aiodocker's own."""
+"""By HTTP status of the engine or of a proxy in front of it; 900 is aiodocker's own."""
 
 
 def as_engine_error(error: Exception) -> EngineError:
-    """Return any error of a request as an `EngineError`."""
+    """Convert any error of a request to an `EngineError`."""
     if isinstance(error, EngineError):
         return error
     if isinstance(error, TimeoutError):
@@ -130,4 +130,4 @@ REQUEST_ERRORS = (
     TypeError,
     AttributeError,
 )
-"""What a request, or an answer in an unknown form, can raise."""
+"""What a request, or a response in an unknown format, can raise."""

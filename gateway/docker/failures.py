@@ -1,4 +1,4 @@
-"""Actions that failed: when to try each again, what to report, and which addresses the engine does not give."""
+"""Failed actions: when to retry each, what to report, and which addresses the engine refused. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -10,30 +10,30 @@ from gateway.supervision.backoff import Backoff, BackoffPolicy
 
 _POLICY = BackoffPolicy(first=0.2, cap=60.0, floor=0.1)
 _MAX_ADDRESS_FAILURES = 3
-"""Attempts at the gateway's previous address: a swarm manager that does not answer must not change it."""
+"""Failures after which the gateway gives up its previous address: one slow swarm manager must not change it."""
 PREREQUISITES = (Verb.CREATE_NETWORK, Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME)
-"""What other actions need."""
+"""Actions that other actions depend on."""
 
 
 class Failures:
-    """Decides only; times are monotonic, in seconds."""
+    """Backoff and last error of each failed action. Performs no I/O; times are monotonic, in seconds."""
 
     def __init__(self) -> None:
         self._failed: dict[tuple[str, str], tuple[Backoff, float, EngineError]] = {}
-        """The next attempt and the last error, by the action's key."""
+        """The backoff, the time of the next attempt and the last error, by the action's key."""
         self._address_failures: dict[tuple[str, tuple[str, ...]], int] = {}
         """Failed attempts by network and addresses."""
         self.refused: dict[str, frozenset[str]] = {}
-        """Addresses that the engine did not give to the gateway, by network."""
+        """Addresses that the engine refused to the gateway, by network."""
 
     def failed(self, action: Action, error: EngineError, now: float, previous: Mapping[str, tuple[str, ...]]) -> bool:
-        """Note a failure, and return whether it is another one than before.
+        """Record a failure, and return whether its message differs from the previous failure's.
 
         Args:
-            action: What failed.
-            error: Why.
+            action: The failed action.
+            error: The error.
             now: The time.
-            previous: The gateway's last addresses, by network.
+            previous: The gateway's previous addresses, by network.
         """
         if action.addresses and error.may_be_address:
             self._count_address_failure(action, previous, certain=error.blocked is BlockedReason.ADDRESS_REFUSED)
@@ -43,26 +43,26 @@ class Failures:
         return before is None or str(error) != str(before[2])
 
     def succeeded(self, action: Action) -> None:
-        """Forget the failures of an action, and of what waited for it."""
+        """Remove the failures of an action, and of the actions that depend on it."""
         self._failed.pop(action.key, None)
         if action.verb in PREREQUISITES:
             self._failed = {key: each for key, each in self._failed.items() if key[0] != action.key[0]}
 
     def retain(self, actions: Iterable[Action]) -> None:
-        """Forget the failures of all but these actions."""
+        """Remove the failures of all other actions."""
         keys = {action.key for action in actions}
         self._failed = {key: failure for key, failure in self._failed.items() if key in keys}
 
     def __contains__(self, action: Action) -> bool:
-        """Return whether an action failed at its last attempt."""
+        """Return whether the last attempt failed."""
         return action.key in self._failed
 
     def not_before(self, action: Action) -> float:
-        """Return when an action may be tried."""
+        """Return the time of the next attempt; 0: now."""
         return self._failed[action.key][1] if action in self else 0.0
 
     def next_attempts(self) -> list[float]:
-        """Return when each action may be tried again."""
+        """Return the time of each failed action's next attempt."""
         return [at for _, at, _ in self._failed.values()]
 
     def lines(self) -> list[str]:
@@ -70,15 +70,15 @@ class Failures:
         return [f"{'/'.join(filter(None, key))}: {error}" for key, (_, _, error) in self._failed.items()]
 
     def is_final(self, action: Action) -> bool:
-        """Return whether an action failed, and not for an address in whose place another one is tried."""
+        """Return whether an action failed for a reason other than an address that is replaced by another one."""
         error = self._last_error(action.network, action.container_id)
         return error is not None and error.blocked is not BlockedReason.ADDRESS_REFUSED
 
     def with_failure(self, attachment: AttachmentStatus, networks: Mapping[str, NetworkOptions]) -> AttachmentStatus:
-        """Return the state of an attachment, with the reason why it failed so far.
+        """Return the status of an attachment with its failure, if there is one.
 
         Args:
-            attachment: The state.
+            attachment: The status.
             networks: The configured networks.
         """
         error = self._last_error(attachment.network, attachment.container_id)
@@ -89,7 +89,7 @@ class Failures:
             options = networks.get(attachment.network)
             fixed = options is not None and options.address is not None
             setting = f"docker.networks.{attachment.network}.address"
-            message += f": free it, or change {setting}" if fixed else ": the gateway asks for another one next"
+            message += f": free it, or change {setting}" if fixed else ": the gateway requests another one next"
         return replace(attachment, state=AttachmentState.BLOCKED, reason=error.blocked, message=message)
 
     def _last_error(self, network: str, container_id: str) -> EngineError | None:
@@ -99,7 +99,7 @@ class Failures:
     def _count_address_failure(
         self, action: Action, previous: Mapping[str, tuple[str, ...]], *, certain: bool
     ) -> None:
-        """Ask for another address next time; in place of the previous one, only after several failures."""
+        """Exclude an address after it failed, the gateway's previous one only after several failures."""
         wanted = (action.network, action.addresses)
         self._address_failures[wanted] = self._address_failures.get(wanted, 0) + 1
         was_ours = action.addresses == previous.get(action.network)

@@ -1,14 +1,14 @@
-"""Limits the log of plans: each line once while it holds, and at most `most` lines in a window."""
+"""Limits the log of plans: logs each line once while it applies, and at most `most` lines in a window."""
 
 from collections import deque
 from collections.abc import Hashable, Iterable
 
 
 class LogLimiter:
-    """Decides only; the times are monotonic, in seconds.
+    """Decides what is logged. Performs no I/O; times are monotonic, in seconds.
 
     Args:
-        most: Lines within `window`.
+        most: The most lines within `window`.
         window: In seconds.
         repeat_after: Seconds for which a line must be gone before it is logged again.
     """
@@ -21,10 +21,10 @@ class LogLimiter:
         self._lines: deque[float] = deque()
         self._suppressed = 0
 
-    def select(self, standing: Iterable[Hashable], now: float) -> list[Hashable]:
-        """Return the lines that are to be logged; what exceeds the limit is tried again at the next call."""
+    def select(self, current: Iterable[Hashable], now: float) -> list[Hashable]:
+        """Return the lines to log; lines beyond the limit are returned by a later call."""
         found = []
-        for each in standing:
+        for each in current:
             if each in self._seen:
                 self._seen[each] = now
             elif self._room(now):
@@ -34,14 +34,14 @@ class LogLimiter:
         return found
 
     def admit(self, now: float) -> bool:
-        """Return whether an event is to be logged; if not, count it."""
+        """Return whether to log an event; count it if not."""
         if self._room(now):
             return True
         self._suppressed += 1
         return False
 
     def take_suppressed(self, now: float) -> int:
-        """Return how many lines were left out since the last call; 0 while the limit is reached."""
+        """Return and reset the number of suppressed events; 0 while the limit is reached."""
         if not self._suppressed or not self._room(now):
             return 0
         count, self._suppressed = self._suppressed, 0

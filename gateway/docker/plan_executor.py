@@ -1,4 +1,4 @@
-"""Writes to an engine: in order, recorded, counted, and noted before they are made."""
+"""Executes plans: in order, with every write counted, in the audit log, and new endpoints in the ownership record."""
 
 import asyncio
 import logging
@@ -24,19 +24,19 @@ _PARALLEL = 4
 _VOLUMES = (Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME)
 _DEPENDENT = (Verb.CONNECT, Verb.DISCONNECT, Verb.REATTACH, Verb.UPDATE_SERVICE)
 _UNCERTAIN = (ErrorKind.TIMEOUT, ErrorKind.UNREACHABLE, ErrorKind.FAILED)
-"""Errors after which the engine may have done it or not."""
+"""Errors after which the engine may or may not have executed the action."""
 
 
 class PlanExecutor:
-    """Does the actions of plans.
+    """Executes the actions of plans.
 
     Args:
-        ownership: Where endpoints are noted before they are made.
-        detach_limiter: What limits detaching.
-        directory: The addresses of containers, which forgets those that are detached.
-        log_limiter: What limits the log.
-        recorder: Where each write is recorded.
-        changed: Called after writes, so that their effect is looked at.
+        ownership: Records endpoints before they are created.
+        detach_limiter: Counts detached endpoints.
+        directory: The consumers, from which detached containers are removed.
+        log_limiter: Limits the log.
+        recorder: Records each write in the audit log.
+        changed: Called after writes, to request a snapshot.
     """
 
     def __init__(
@@ -58,15 +58,15 @@ class PlanExecutor:
         self.writes: Tally = Tally()
         self.errors: dict[tuple[str, str], int] = {}
         self.seen: set[tuple[str, str]] = set()
-        """Endpoints of this gateway that were seen, and that it did not detach."""
+        """Endpoints of this gateway that a snapshot has contained, and that it did not detach."""
 
     async def run(self, engine: Engine, planned: Sequence[Action], due: Sequence[Action]) -> list[Action]:
-        """Do what is due, and return what was done.
+        """Execute the actions that are due, and return those that succeeded.
 
         Args:
             engine: The engine.
             planned: All actions of the plan.
-            due: Those that are to be done now.
+            due: The actions to execute now.
         """
         gate = asyncio.Semaphore(_PARALLEL)
         done: list[Action] = []
@@ -76,9 +76,9 @@ class PlanExecutor:
                 if await self._execute(engine, action):
                     done.append(action)
 
-        # What is created comes before what needs it; the actions of one group run side by side.
+        # Prerequisites come first; the actions of one group run concurrently.
         for verbs in (PREREQUISITES, _DEPENDENT, (Verb.REMOVE_NETWORK,)):
-            # What could not be created is not joined, either.
+            # Do not attach to a network that could not be created.
             missing = {
                 action.network for action in planned if action.verb is Verb.CREATE_NETWORK and action in self.failures
             }
@@ -93,7 +93,7 @@ class PlanExecutor:
         return done
 
     async def _execute(self, engine: Engine, action: Action) -> bool:
-        """Do one action, and return whether the engine did it. Every write to the engine passes here."""
+        """Execute one action, and return whether it succeeded. Every write to the engine passes through here."""
         if action.verb in (Verb.CONNECT, Verb.REATTACH):
             self._ownership.add(action.container_id, action.network)
         if action.verb in (Verb.DISCONNECT, Verb.REATTACH):
@@ -104,7 +104,7 @@ class PlanExecutor:
         try:
             await execute(engine, action)
         except asyncio.CancelledError:
-            self._record(action, "unknown")  # it may be done
+            self._record(action, "unknown")  # the engine may have executed it
             raise
         except EngineError as error:
             self._record(action, "unknown" if error.kind in _UNCERTAIN else "error", error)
@@ -113,13 +113,13 @@ class PlanExecutor:
             self.count(action.verb, error)
             is_new = self.failures.failed(action, error, time.monotonic(), self._ownership.addresses)
             if is_new and self._log_limiter.admit(time.monotonic()):
-                log.warning("docker refused", extra={**extra, "reason": error.kind, "detail": str(error)})
+                log.warning("docker action failed", extra={**extra, "reason": error.kind, "detail": str(error)})
             return False
         self._record(action, "ok")
         self._detach_limiter.record(action.detaches, time.monotonic())
         self.failures.succeeded(action)
         if self._log_limiter.admit(time.monotonic()):
-            log.info("docker changed", extra=extra)
+            log.info("docker action completed", extra=extra)
         return True
 
     def _record(self, action: Action, result: str, error: EngineError | None = None) -> None:

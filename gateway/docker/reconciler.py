@@ -1,4 +1,4 @@
-"""Keeps an engine as configured: looks on events and at intervals, plans, and acts."""
+"""Reconciles an engine with the configuration, on events and at intervals."""
 
 import asyncio
 import logging
@@ -31,25 +31,25 @@ log = logging.getLogger(__name__)
 _DEBOUNCE, _MAX_DEBOUNCE = 0.2, 2.0
 _MAX_CONNECTION_AGE = 600.0
 _EVENT_OVERLAP = 5.0
-"""Seconds that an event stream reaches back, so that no event is missed between two streams."""
+"""Seconds before its start from which an event stream reports events, so that none is lost between two streams."""
 _JITTER = 0.1
 _RECONNECT = BackoffPolicy(first=0.5, cap=10.0, floor=0.1)
 _MAX_ROUNDS = 20
-"""Rounds of looking and acting, after which another program must be undoing the changes."""
+"""Rounds of `apply_once`, after which another program must be undoing the changes."""
 _END_EVENTS = ("die", "destroy", "stop", "kill", "remove")
 _IGNORED_EVENTS = ("exec_", "health_status", "top", "attach", "resize", "export", "archive-path", "extract-to-dir")
-"""Events of containers that do not matter, some of them many times a minute."""
+"""Container events that change nothing here; some occur many times a minute."""
 
 
 class Reconciler:
     """Reconciles one engine; a `gateway.contracts.Unit`.
 
     Args:
-        options: What is configured.
-        desired: Gives what is wanted now.
-        link_of: Gives a tunnel's link, for an engine behind one.
-        state_dir: Where the ownership record is written.
-        recorder: Where each write to the engine is recorded; None: nowhere.
+        options: The configuration.
+        desired: Returns the desired state.
+        link_of: Returns a tunnel's link, for an engine behind one; None while the tunnel is down.
+        state_dir: The directory of the ownership record.
+        recorder: Records each write to the engine in the audit log; None: writes are not recorded.
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class Reconciler:
         self.observed: Observed | None = None
         self.plan = Plan()
         self.observed_at: float | None = None
-        """When the engine was last seen, in seconds since the epoch."""
+        """The time of the last snapshot, in seconds since the epoch."""
         self.problem: str | None = None
-        """Why the engine cannot be used now."""
+        """Why the engine cannot be used; None: it can."""
         self._log_limiter = LogLimiter()
         self._executor = PlanExecutor(
             self._ownership,
@@ -91,14 +91,14 @@ class Reconciler:
         self._failures = self._executor.failures
         self.writes, self.errors = self._executor.writes, self._executor.errors
         self.settled = asyncio.Event()
-        """Set once the gateway's own container is attached, or cannot be for now."""
+        """Set once the gateway's own container is attached, or has failed to attach."""
 
     def desired(self) -> Desired:
-        """Return what is wanted now."""
+        """Return the desired state."""
         return replace(self._wanted(), claimed=self._ownership.addresses, refused=self._failures.refused)
 
     def trigger(self) -> None:
-        """Look soon."""
+        """Request a reconciliation soon."""
         self._dirty.set()
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -118,14 +118,14 @@ class Reconciler:
             except EngineError as error:
                 self._executor.count("connect", error)
                 if str(error) != self.problem:
-                    log.warning("docker cannot be used", extra={"reason": error.kind, "detail": str(error)})
+                    log.warning("docker engine not usable", extra={"reason": error.kind, "detail": str(error)})
                 self.problem = str(error)
                 self.settled.set()
             backoff.succeeded(time.monotonic() - started)
             await asyncio.sleep(backoff.next())
 
     async def _reconcile_until_disconnected(self, engine: Engine, ready: Callable[[], None]) -> None:
-        """Look, plan and act until the connection fails or is to be recycled."""
+        """Reconcile until the connection fails or reaches its maximum age."""
         watching = asyncio.ensure_future(self._watch(engine, time.time() - _EVENT_OVERLAP))
         recycle_at = time.monotonic() + _MAX_CONNECTION_AGE * random.uniform(1 - _JITTER, 1)  # noqa: S311 - jitter
         try:
@@ -154,7 +154,7 @@ class Reconciler:
             self._dirty.set()
 
     async def _wait_for_change(self, wake: float, watching: "asyncio.Task[None]") -> None:
-        """Wait until an event and a pause after it, or until `wake` or `resync` seconds have passed."""
+        """Wait for an event and the debounce time after it, or for `wake` or `resync` seconds."""
         resync = self._options.resync * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter
         dirty = asyncio.ensure_future(self._dirty.wait())
         try:
@@ -167,10 +167,10 @@ class Reconciler:
             await asyncio.sleep(_DEBOUNCE)
 
     async def dry_run(self, engine: Engine) -> Plan:
-        """Return the plan, and do nothing.
+        """Return the plan without executing it.
 
         Raises:
-            EngineError: The engine did not answer all of it.
+            EngineError: A request failed.
         """
         desired = self.desired()
         observed = as_running_gateway(desired, await self._observer.snapshot(engine))
@@ -181,10 +181,10 @@ class Reconciler:
         return _without(planned, self._detach_limiter.admit(planned.actions, time.monotonic())[1])
 
     async def apply_once(self, engine: Engine) -> tuple[Plan, list[str]]:
-        """Do everything once, and return what was done, with the states, and what was refused.
+        """Reconcile until nothing changes; return the plan with the executed actions, and a line for each failure.
 
         Raises:
-            EngineError: The engine did not answer.
+            EngineError: A request failed.
         """
         done: list[Action] = []
         for _ in range(_MAX_ROUNDS):
@@ -196,14 +196,14 @@ class Reconciler:
         return replace(self.plan, actions=tuple(done)), self._failures.lines()
 
     async def reconcile(self, engine: Engine, *, once: bool = False) -> tuple[float, list[Action]]:
-        """Look, plan, and act once; return the seconds until the next action may be tried, and what was done.
+        """Take a snapshot, plan and execute; return the seconds until the next attempt, and the executed actions.
 
         Args:
             engine: The engine.
-            once: Whether a command does this for a gateway that may run in another container.
+            once: Whether a command does this, for a gateway that may run in another container.
 
         Raises:
-            EngineError: The engine did not answer all of it: nothing was done.
+            EngineError: A request for the snapshot failed; nothing was executed.
         """
         began = time.monotonic()
         observed, desired = await self._observer.snapshot(engine), self.desired()
@@ -218,7 +218,7 @@ class Reconciler:
         self._executor.seen = {key for key in seen if key[0] in there}
         planned = plan(desired, observed, self._ownership.endpoints, frozenset(self._executor.seen))
         if self.problem is not None:
-            log.info("docker is available again")
+            log.info("docker engine usable again")
         self.observed, self.observed_at, self.problem = observed, time.time(), None
         now = time.monotonic()
         # Only actions that are due count against the limit.
@@ -240,43 +240,43 @@ class Reconciler:
         return max(0.05, min(waits, default=self._options.resync)), done
 
     def _log_changes(self, planned: Plan, now: float) -> None:
-        """Log the warnings and refusals that are new."""
+        """Log new warnings and refusals."""
         refused = [
             (each.network, each.container, str(each.reason), each.message)
             for each in planned.attachments
             if each.state is AttachmentState.BLOCKED
         ]
         if count := self._log_limiter.take_suppressed(now):
-            log.info("docker: log lines were left out", extra={"count": count})
+            log.info("docker: log lines suppressed", extra={"count": count})
         for each in self._log_limiter.select((*planned.warnings, *refused), now):
             if isinstance(each, tuple):
                 extra = dict(zip(("network", "container", "reason", "detail"), each, strict=True))
-                log.info("docker: an attachment is refused", extra=extra)
+                log.info("docker: attachment refused", extra=extra)
             elif each in planned.label_errors:
-                log.info("docker: a label is wrong", extra={"detail": each})
+                log.info("docker: invalid label", extra={"detail": each})
             else:
-                log.warning("docker: attention needed", extra={"detail": each})
+                log.warning("docker: warning", extra={"detail": each})
 
     async def exposures(self, engine: Engine) -> list[str]:
-        """Return a line for each container that can spoof an address, and for each label from an image.
+        """Return a line for each container that can spoof an address, and for each ignored label of an image.
 
         Raises:
-            EngineError: The engine did not answer all of it.
+            EngineError: A request failed.
         """
         desired, observed = self.desired(), await self._observer.snapshot(engine)
         return [*image_labels(desired, observed), *spoofing(desired, observed)]
 
     def _with_failures(self, planned: Plan) -> Plan:
-        """Return the plan, with the reasons why its actions failed so far."""
+        """Return the plan with the failures of its actions."""
         attachments = tuple(self._failures.with_failure(each, self._options.networks) for each in planned.attachments)
         warnings = planned.warnings
         if self._ownership.problem:
-            consequence = "nothing that an earlier process attached is detached"
-            warnings += (f"the ownership record cannot be used, and {consequence}: {self._ownership.problem}",)
+            consequence = "endpoints of an earlier process are not detached"
+            warnings += (f"the ownership record cannot be used, so {consequence}: {self._ownership.problem}",)
         return replace(planned, attachments=attachments, warnings=warnings)
 
 
 def _without(planned: Plan, held: list[Action]) -> Plan:
-    """Return the plan, where held actions count as postponed."""
+    """Return the plan with the held actions as postponed."""
     actions = tuple(action for action in planned.actions if action not in held)
     return replace(planned, actions=actions, postponed=sum(action.detaches for action in held))

@@ -432,7 +432,7 @@ def test_ranges_that_are_used_up_block_with_the_setting_to_change(site: Networks
     site.engine.run("second", *OPT_IN)
     site.wait(lambda: site.attachment("second") == ("blocked", "ip_exhausted"))
     status = " ".join(command("status", "--admin-socket", str(site.folder / "admin.sock")).stdout.split())
-    assert "every /24 of 10.202.0.0/24 is taken: set docker.networks.apps.subnet to a wider range" in status
+    assert "every /24 of 10.202.0.0/24 is in use: set docker.networks.apps.subnet to a larger range" in status
     site.change("{apps: {per: project, subnet: 10.202.0.0/23}}")
     site.reaches("second")
 

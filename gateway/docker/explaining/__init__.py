@@ -1,4 +1,4 @@
-"""Why a container reaches a backend, or does not, and what to do about it. Pure."""
+"""Explains why a container reaches a backend or not, and what to do. Pure."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from gateway.docker.plan import Desired, Plan
 
 
 def find(observed: Observed, name: str) -> list[Container]:
-    """Return the container of that name, or those whose IDs begin so."""
+    """Return the container with this name, or those with this prefix of their ID."""
     named = [each for each in observed.containers if each.name == name]
     return named or [each for each in observed.containers if name and each.id.startswith(name)]
 
@@ -19,12 +19,12 @@ def find(observed: Observed, name: str) -> list[Container]:
 def explain(
     desired: Desired, observed: Observed, planned: Plan, container: Container, facts: Iterable[BackendFact]
 ) -> Explanation:
-    """Return everything that decides which backends a container reaches.
+    """Explain which backends a container reaches.
 
     Args:
-        desired: What is wanted.
-        observed: What there is.
-        planned: Made of both.
+        desired: The desired state.
+        observed: The observed state.
+        planned: The plan for these two.
         container: One of `observed`.
         facts: The backends.
     """

@@ -1,4 +1,4 @@
-"""Discovery of peers on the shared networks, the listener for them, and what they are sent."""
+"""Discovers peers on the shared networks, and sends reports to those that connect."""
 
 import asyncio
 import logging
@@ -20,11 +20,11 @@ from gateway.docker.peers.reports import AddressReport, SharedNetwork
 log = logging.getLogger(__name__)
 
 _LOOKUP_INTERVAL = 5.0
-"""Seconds between two DNS lookups of the peers."""
+"""Seconds between DNS lookups of the peers."""
 _LOOKUP_TIMEOUT = 30.0
-"""Seconds for one DNS lookup."""
+"""The timeout of one DNS lookup, in seconds."""
 _MAX_HANDSHAKES = 2
-"""Concurrent TLS handshakes of one address: a client without the key takes no more descriptors."""
+"""The most concurrent TLS handshakes from one address, which limits the descriptors of a client without the key."""
 _ACCEPT_RETRY = 0.1
 """Seconds to wait after a failed `accept`."""
 _HEARTBEAT = b"\n"
@@ -34,9 +34,9 @@ class Exchange:
     """The peers on all shared networks.
 
     Args:
-        options: What is configured.
+        options: The configuration.
         group: Owns the tasks.
-        tls: The server's and the client's context.
+        tls: The TLS contexts of the server and the client.
         changed: Called when a peer's report changes or is dropped.
     """
 
@@ -53,25 +53,25 @@ class Exchange:
         self._changed = changed
         self._lines_changed = asyncio.Event()
         self._lines: dict[str, bytes] = {}
-        """The line to send, by the network's ID."""
+        """The encoded report, by network ID."""
         self._servers: dict[SharedNetwork, asyncio.Task[None]] = {}
         self._network_added = asyncio.Event()
         """Set when a network is added."""
         self._handshakes: Counter[str] = Counter()
-        """Handshakes in progress, by address."""
+        """The number of handshakes in progress, by address."""
         self._listed: dict[str, set[str]] = {}
-        """Addresses of peers from DNS, by the network's ID."""
+        """Addresses of peers from DNS, by network ID."""
         self._maintained: set[tuple[str, str]] = set()
         self.peers: dict[tuple[str, str], PeerAgent] = {}
-        """By the network's ID and the address."""
+        """By network ID and address."""
         self.listen_errors: dict[SharedNetwork, str] = {}
         """Why a network has no listener."""
 
     def update(self, lines: dict[SharedNetwork, bytes]) -> None:
-        """Listen on exactly these networks, and send these lines to the peers there.
+        """Listen on exactly these networks, and send these reports to the peers on them.
 
         Args:
-            lines: The report to send, by network.
+            lines: The encoded report, by network.
         """
         for network in self._servers.keys() - lines.keys():
             self._servers.pop(network).cancel()
@@ -85,7 +85,7 @@ class Exchange:
             self._serve(network)
 
     def reports(self) -> list[AddressReport]:
-        """Return the last report of each connected peer on a network that this gateway listens on."""
+        """Return the last report of each connected peer on the shared networks."""
         networks = {network.id for network in self._servers}
         return [each.report for (network, _), each in self.peers.items() if each.report and network in networks]
 
@@ -119,8 +119,8 @@ class Exchange:
             while True:
                 try:
                     client, (address, *_) = await loop.sock_accept(sock)
-                except OSError as error:  # no descriptor is left, or the client is gone
-                    log.debug("docker: a connection of a peer cannot be accepted", extra={"detail": str(error)})
+                except OSError as error:  # out of descriptors, or the client has disconnected
+                    log.debug("docker: accept of a peer's connection failed", extra={"detail": str(error)})
                     await asyncio.sleep(_ACCEPT_RETRY)
                     continue
                 if self._handshakes[address] >= _MAX_HANDSHAKES:
@@ -130,7 +130,7 @@ class Exchange:
                 self._group.create_task(self._handshake(network, client, address))
 
     async def _handshake(self, network: SharedNetwork, client: socket.socket, address: str) -> None:
-        """Complete the TLS handshake, and then send reports."""
+        """Complete the TLS handshake, then send reports."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
@@ -140,18 +140,18 @@ class Exchange:
             )
         except (OSError, TimeoutError) as error:
             detail = {"network": network.name, "address": address, "detail": str(error)}
-            log.debug("docker: TLS handshake of a peer failed", extra=detail)
+            log.debug("docker: TLS handshake with a peer failed", extra=detail)
             return
         finally:
             self._handshakes -= Counter({address: 1})
-        # The client has the key, so it is a peer, perhaps one that DNS does not list yet.
+        # A client with the key is a peer, even if DNS does not list it yet.
         self._add_peer(network, address)
         if (peer := self.peers.get((network.id, address))) is not None:
             peer.seen.set()
         await self._send_reports(network, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def _send_reports(self, network: SharedNetwork, writer: asyncio.StreamWriter) -> None:
-        """Send the report, each change of it, and empty lines in between."""
+        """Send the report, again after each change, and heartbeats in between."""
         sent = _HEARTBEAT
         try:
             while network in self._servers:
@@ -162,7 +162,7 @@ class Exchange:
                     await writer.drain()
                 await wait_at_most(changed, HEARTBEAT_INTERVAL)
         except (OSError, TimeoutError) as error:
-            log.debug("docker: a peer closed its connection", extra={"detail": str(error)})
+            log.debug("docker: connection to a peer lost", extra={"detail": str(error)})
         finally:
             writer.transport.abort()
 
@@ -180,7 +180,7 @@ class Exchange:
         return {str(each[4][0]) for each in found}
 
     def _add_peer(self, network: SharedNetwork, address: str) -> None:
-        """Follow a peer, unless it is followed already or its address is outside the network."""
+        """Connect to a peer, unless its address is outside the network or it is known."""
         key = (network.id, address)
         if key in self._maintained or not network.holds(address):
             return

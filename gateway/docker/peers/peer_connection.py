@@ -1,4 +1,4 @@
-"""The connection to one peer, the agent of another node, and its reports."""
+"""The connection to one peer, which receives its reports."""
 
 import asyncio
 import logging
@@ -12,11 +12,11 @@ from gateway.supervision.backoff import Backoff, BackoffPolicy
 log = logging.getLogger(__name__)
 
 HEARTBEAT_INTERVAL = 1.0
-"""Seconds between two lines of an agent; an empty line means that nothing changed."""
+"""Seconds between lines from an agent; an empty line is a heartbeat."""
 PEER_TIMEOUT = 5.0
-"""Seconds without a line after which a peer's report is dropped; also the time limit for connecting."""
+"""Seconds without a line after which a peer's report is dropped; also the timeout of connecting."""
 _MAX_REPORT = 64 * 1024 * 1024
-"""Bytes of a report: a few hundred for each container of one node."""
+"""The largest report, in bytes; a container needs a few hundred."""
 _RECONNECT = BackoffPolicy(first=0.25, cap=5.0, floor=0.05)
 
 
@@ -27,8 +27,8 @@ class PeerAgent:
     Args:
         network: The shared network.
         address: The peer's address on it.
-        report: The last report of the current connection; None: there is none.
-        problem: Why there is no report; empty: there is one.
+        report: The last report on the current connection; None: none.
+        problem: Why there is no report; empty: there is a report.
     """
 
     network: SharedNetwork
@@ -36,18 +36,18 @@ class PeerAgent:
     report: AddressReport | None = None
     problem: str = "not connected yet"
     seen: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the peer connects to this agent, so that it is worth trying at once."""
+    """Set when the peer connects to this agent, to reconnect to it immediately."""
 
 
 async def maintain_peer(
     peer: PeerAgent, port: int, tls: ssl.SSLContext, changed: Callable[[], None], wanted: Callable[[], bool]
 ) -> None:
-    """Keep a peer's report current, and reconnect with backoff.
+    """Keep the connection to a peer open, and its report current; reconnect with backoff.
 
     Args:
         peer: The peer; its `report` and `problem` are updated.
-        port: The port that it listens on.
-        tls: The client's context.
+        port: The port that the peer listens on.
+        tls: The client's TLS context.
         changed: Called when the report changes or is dropped.
         wanted: Returns whether to reconnect after a failure.
     """
@@ -56,7 +56,7 @@ async def maintain_peer(
     while True:
         began = loop.time()
         try:
-            await _listen(peer, port, tls, changed)
+            await _read_reports(peer, port, tls, changed)
         except (OSError, TimeoutError, ValueError) as error:
             problem = _explained(error)
         finally:
@@ -72,8 +72,8 @@ async def maintain_peer(
         peer.seen.clear()
 
 
-async def _listen(peer: PeerAgent, port: int, tls: ssl.SSLContext, changed: Callable[[], None]) -> None:
-    """Connect and read reports; ends only with an error."""
+async def _read_reports(peer: PeerAgent, port: int, tls: ssl.SSLContext, changed: Callable[[], None]) -> None:
+    """Connect and read reports until an error occurs."""
     async with asyncio.timeout(PEER_TIMEOUT):
         reader, writer = await asyncio.open_connection(
             peer.address, port, ssl=tls, limit=_MAX_REPORT, local_addr=(peer.network.address, 0)
@@ -100,16 +100,16 @@ def _named(peer: PeerAgent) -> dict[str, str]:
 
 
 def _explained(error: Exception) -> str:
-    """Say what went wrong, and what to do."""
+    """Return what failed, and what to do."""
     if isinstance(error, TimeoutError):
-        return f"no answer for {PEER_TIMEOUT:g} s"
+        return f"no data for {PEER_TIMEOUT:g} s"
     if isinstance(error, ssl.SSLError) or (isinstance(error, ConnectionResetError) and not error.args):
         return "the TLS handshake failed: docker.peers.secret_file must have the same content on every node"
     return str(error) or type(error).__name__
 
 
 async def wait_at_most(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event, for at most `seconds`."""
+    """Wait for an event for at most `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -1,4 +1,4 @@
-"""The reports that agents exchange, and the consumers that follow from them. Pure."""
+"""The reports that agents exchange, and their conversion to consumers. Pure."""
 
 import ipaddress
 import json
@@ -14,13 +14,13 @@ from gateway.text import one_line
 
 @dataclass(frozen=True)
 class SharedNetwork:
-    """A network of the swarm that this gateway is on, where it meets the agents of other nodes.
+    """A swarm network that this gateway is on, over which it reaches the agents of other nodes.
 
     Args:
         id: The network's ID, the same on every node.
         name: The network's name.
         address: The gateway's address on it.
-        subnets: The network's addresses.
+        subnets: The network's subnets.
     """
 
     id: str
@@ -29,20 +29,20 @@ class SharedNetwork:
     subnets: tuple[str, ...] = ()
 
     def holds(self, address: str) -> bool:
-        """Return whether an address is one of the network's."""
+        """Return whether an address is in one of the network's subnets."""
         found = ipaddress.ip_address(address)
         return any(found in ipaddress.ip_network(subnet, strict=False) for subnet in self.subnets)
 
 
 @dataclass(frozen=True)
 class AddressEntry:
-    """That a container has an address.
+    """One address of a container.
 
     Args:
-        address: On the network that the report is about.
+        address: The address, on the network of the report.
         id: The container's ID.
         name: The container's name.
-        labels: Those that count, see `gateway.docker.images`.
+        labels: The labels that count, see `gateway.docker.images`.
     """
 
     address: str
@@ -53,13 +53,13 @@ class AddressEntry:
 
 @dataclass(frozen=True)
 class AddressReport:
-    """Everything that one agent knows of one network.
+    """The containers of one agent's engine on one network.
 
     Args:
         instance: The agent's name.
         address: The agent's address on the network.
         network: The network's ID.
-        entries: The containers of the agent's engine on it.
+        entries: Their addresses.
     """
 
     instance: str
@@ -69,7 +69,7 @@ class AddressReport:
 
 
 def shared_networks(observed: Observed) -> tuple[SharedNetwork, ...]:
-    """Return the networks of the swarm that the gateway's own container is on."""
+    """Return the swarm networks that the gateway's own container is on."""
     own = observed.own_container
     by_id = {each.id: each for each in observed.networks if each.scope == "swarm"}
     if own is None:
@@ -84,13 +84,13 @@ def shared_networks(observed: Observed) -> tuple[SharedNetwork, ...]:
 def build_report(
     instance: str, network: SharedNetwork, observed: Observed, known: Mapping[str, Consumer]
 ) -> AddressReport:
-    """Make this agent's report about one network.
+    """Build this agent's report about one network.
 
     Args:
         instance: This agent's name.
         network: The network.
-        observed: The last look at this engine.
-        known: This engine's containers by address: one that has ended since the look is not among them.
+        observed: The last snapshot of this engine.
+        known: This engine's consumers by address, without those that have ended since the snapshot.
     """
     entries = (
         AddressEntry(address, each.id, each.name, dict(each.labels))
@@ -116,10 +116,10 @@ def decode(line: bytes, network: SharedNetwork, peer: str) -> AddressReport:
     Args:
         line: The received line.
         network: The network on which it was received.
-        peer: The address that was connected to.
+        peer: The address of the peer.
 
     Raises:
-        ValueError: The line is not a report, or not one about this network from this peer.
+        ValueError: The line is not a report about this network from this peer.
     """
     try:
         decoded = json.loads(line)
@@ -133,36 +133,38 @@ def decode(line: bytes, network: SharedNetwork, peer: str) -> AddressReport:
             one_line(str(decoded["instance"])), str(decoded["address"]), str(decoded["network"]), entries
         )
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise ValueError(f"its report cannot be read ({type(error).__name__}): is it another version?") from error
-    if (found.address, found.network) != (peer, network.id):
-        raise ValueError(f"its report is that of {one_line(found.address)}, not of {peer}")
+        raise ValueError(f"invalid report ({type(error).__name__}): it may have another version") from error
+    if found.address != peer:
+        raise ValueError(f"its report is from {one_line(found.address)}, not from {peer}")
+    if found.network != network.id:
+        raise ValueError(f"its report is not about network {network.name}")
     if strange := [each.address for each in entries if not network.holds(each.address)]:
         raise ValueError(
-            f"its report names {one_line(strange[0])}, which is not an address of network {network.name}"
+            f"its report contains {one_line(strange[0])}, which is not an address of network {network.name}"
         )
     return found
 
 
 def consumers_of(sent: AddressReport, grants: tuple[Grant, ...], *, strict: bool) -> dict[str, Consumer]:
-    """Map the addresses in one report to consumers.
+    """Return the consumers in one report, by address.
 
     Args:
         sent: The report.
-        grants: This gateway's.
-        strict: Whether only these count.
+        grants: The configured grants.
+        strict: Whether only grants count.
     """
     found = {}
     for each in sent.entries:
         given = granted(grants, each.name, each.labels)
         backends = frozenset(given.backends) if given else frozenset()
-        # Containers of two nodes may have the same name.
+        # Containers on different nodes may have the same name.
         name = f"{each.name}@{sent.instance}"
         found[each.address] = Consumer(name, each.id, dict(each.labels), backends, strict)
     return found
 
 
 def merge_consumers(parts: Iterable[Mapping[str, Consumer]]) -> dict[str, Consumer]:
-    """Join the consumers of all agents; leave out an address that two containers claim."""
+    """Merge the consumers of all agents, without addresses that two containers claim."""
     found: dict[str, Consumer] = {}
     contested: set[str] = set()
     for part in parts:

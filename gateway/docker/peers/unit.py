@@ -1,4 +1,4 @@
-"""Sends peers the addresses of this node's containers, and adds theirs to the directory of consumers."""
+"""Sends the addresses of this node's containers to peers, and adds their containers to the directory of consumers."""
 
 import asyncio
 import logging
@@ -25,19 +25,19 @@ from gateway.errors import GatewayError
 log = logging.getLogger(__name__)
 
 _SECRET_RETRY = 10.0
-"""Seconds between two attempts to read the secret."""
+"""Seconds between attempts to read the secret."""
 
 
 class Peers:
     """The agents of other nodes; a `gateway.contracts.Unit`.
 
     Args:
-        options: What is configured.
+        options: The configuration.
         instance: This agent's name.
-        grants: This gateway's.
+        grants: The configured grants.
         strict: Returns whether only grants count.
-        observed: Returns the last observation of this node's engine.
-        directory: Consumers by address: this node's part is sent to peers, and theirs is added to it.
+        observed: Returns the last snapshot of this node's engine.
+        directory: Consumers by address: those of this node are sent to peers, and those of peers are added.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class Peers:
         self._exchange: Exchange | None = None
         self._problem = ""
         self._encoded_from: tuple[Observed | None, Mapping[str, Consumer]] = None, {}
-        """What the lines were made from."""
+        """What the reports were encoded from."""
         self._lines: dict[SharedNetwork, bytes] = {}
         self._reports: list[tuple[AddressReport, dict[str, Consumer]]] = []
-        """The last reports, with their consumers."""
+        """The last reports of peers, with their consumers."""
         self._only_grants = False
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -85,7 +85,7 @@ class Peers:
 
     @property
     def known(self) -> list[PeerAgent]:
-        """Every peer that was found."""
+        """Every discovered peer."""
         return list(self._exchange.peers.values()) if self._exchange else []
 
     def warnings(self) -> Iterator[str]:
@@ -104,7 +104,7 @@ class Peers:
         self._dirty.set()
 
     async def _keys(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        """Read the secret; retry until it can be used, since the rest of the gateway works without it."""
+        """Read the secret, and retry until it is valid; the rest of the gateway works without it."""
         while True:
             try:
                 found = await asyncio.to_thread(contexts, self._options.secret)
@@ -118,7 +118,7 @@ class Peers:
                 return found
 
     def _update(self, exchange: Exchange) -> None:
-        """Send what changed on this node, and take over what peers report."""
+        """Send the changes on this node, and apply the peers' reports."""
         observed, here = self._observed(), self._directory.local
         if observed is not None and (observed is not self._encoded_from[0] or here is not self._encoded_from[1]):
             self._encoded_from = observed, here

@@ -1,4 +1,4 @@
-"""Compares the configuration with the state of an engine, and returns the actions. Pure."""
+"""Compares the desired state with the observed state, and plans the actions. Pure."""
 
 from collections.abc import Iterator
 
@@ -21,27 +21,27 @@ def plan(
     ours: frozenset[tuple[str, str]],
     seen: frozenset[tuple[str, str]] = frozenset(),
 ) -> Plan:
-    """Make a plan.
+    """Create a plan.
 
     Args:
-        desired: What is wanted.
-        observed: What there is.
-        ours: Endpoints that the gateway made, by the container's ID and the network's name.
-        seen: Those of them that were seen, and that the gateway did not detach: a missing one was detached by another
-            program or person.
+        desired: The desired state.
+        observed: The observed state.
+        ours: Endpoints that the gateway created, by the container's ID and the network's name.
+        seen: The ones of `ours` that a snapshot has contained and that the gateway did not detach: if one is missing,
+            an operator or another program detached it.
     """
     desired = expand_projects(desired, observed)
     builder = PlanBuilder(desired, observed, ours, seen)
     create_networks(builder)
     if builder.options.networks and desired.backends and observed.own is None:
         builder.warnings.append(
-            "the gateway runs in no container of this engine: the backends' names do not resolve "
-            "(to name its container, set docker.container)"
+            "the gateway runs in no container of this engine, so the backends' names do not resolve "
+            "(if it does run in one, set docker.container)"
         )
     builder.warnings += external_route_warnings(builder)
     if builder.options.services and not observed.flavour.has_swarm:
         builder.warnings.append(
-            f"docker.services: {observed.flavour.name} has no swarm services: remove it, and label containers"
+            f"docker.services: {observed.flavour.name} has no swarm services: remove the key, and label containers"
         )
     builder.warnings += image_labels(desired, observed)
     builder.warnings += duplicate_gateways(builder)

@@ -1,4 +1,4 @@
-"""Who has an alias on a network: the backends first, then the oldest container that asks for it."""
+"""Assigns aliases on a network: to backends first, then to the oldest container that requests one."""
 
 from collections.abc import Iterable
 
@@ -9,21 +9,21 @@ BACKEND = "a backend of the gateway"
 
 
 def remedy(holders: Iterable[str]) -> str:
-    """Return what to do about aliases that belong to others.
+    """Return what to do about aliases that others hold.
 
     Args:
-        holders: Who has them, as `conflicting_holder` returns them.
+        holders: Their holders, from `conflicting_holder`.
     """
     return "choose another alias" + ("" if BACKEND in holders else ", or list it for both in docker.grants")
 
 
 def age(container: Container) -> tuple[int, str]:
-    """Return a key that sorts containers by age; the order of those created in one second is stable."""
+    """Return a key that sorts containers from old to young, with a stable order within a second."""
     return container.created, container.id
 
 
 def conflicting_holder(builder: PlanBuilder, container: Container, name: str, alias: str) -> str | None:
-    """Return the holder of an alias on a network that does not share it with the container; None: it is free."""
+    """Return the holder of an alias on a network that the container may not share; None: the alias is free."""
     own = builder.observed.own
     alias = alias.lower()
     if container.id != own and alias in builder.backend_names(name):
@@ -31,7 +31,7 @@ def conflicting_holder(builder: PlanBuilder, container: Container, name: str, al
     for other, by_alias in builder.containers_named(name, alias):
         if other.id in (container.id, own):
             continue
-        # The gateway does not give way to a host name, which is warned of.
+        # A host name does not keep the gateway from its alias; `name_conflicts` warns about it.
         if alias == other.name.lower() or (alias == other.hostname and container.id != own):
             return f"container {other.name}"
         if by_alias and not _yields_alias(builder, other, container, name, alias):
@@ -43,16 +43,16 @@ def conflicting_holder(builder: PlanBuilder, container: Container, name: str, al
 
 
 def reserve(builder: PlanBuilder, container: Container, name: str, aliases: tuple[str, ...]) -> None:
-    """Reserve aliases, so that containers that are considered later do not get them."""
+    """Reserve aliases, so that containers that are planned later do not get them."""
     if container.id != builder.observed.own:
         for alias in aliases:
             builder.reserved.setdefault((name, alias.lower()), builder.holder(container))
 
 
 def _yields_alias(builder: PlanBuilder, other: Container, container: Container, name: str, alias: str) -> bool:
-    """Return whether a container shares its alias with another, or is younger and got it from the gateway."""
+    """Return whether the other container shares the alias, or is younger and got it from the gateway."""
     if builder.desired.owner_alias not in (other.endpoints[name].aliases or ()):
-        return False  # another program or person named it
+        return False  # an operator or another program set the alias
     if container.id == builder.observed.own:
         return True
     has_it = any(each.id == container.id and by_alias for each, by_alias in builder.containers_named(name, alias))

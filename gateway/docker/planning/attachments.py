@@ -1,4 +1,4 @@
-"""Containers that are to be attached, attached again, or let go."""
+"""Plans which containers to attach, reattach and detach."""
 
 from gateway.docker.errors import BlockedReason
 from gateway.docker.model import LIVE, RUNNING, Container
@@ -15,7 +15,7 @@ from gateway.docker.planning.shared_namespace import report_shared_namespace
 
 
 def attach(builder: PlanBuilder) -> None:
-    """Attach every container that should be on a network; the oldest first, which keep their aliases."""
+    """Attach every container to its desired networks, the oldest first, so that they keep their aliases."""
     for container in sorted(builder.observed.containers, key=age):
         networks = desired_networks(builder, container)
         report_foreign_endpoints(builder, container, networks)
@@ -29,7 +29,7 @@ def attach(builder: PlanBuilder) -> None:
 
 
 def detach(builder: PlanBuilder) -> None:
-    """Detach what the gateway attached and nothing asks for any more."""
+    """Detach containers that the gateway attached and that no label, grant or rule requests any more."""
     for container in builder.observed.containers:
         for name, endpoint in container.endpoints.items():
             if (
@@ -40,13 +40,13 @@ def detach(builder: PlanBuilder) -> None:
                 builder.actions.append(
                     Action(
                         Verb.DISCONNECT, name, endpoint.network_id, container.name, container.id,
-                        why="nothing asks for it", detaches=1,
+                        why="no longer requested", detaches=1,
                     )
                 )  # fmt: skip
 
 
 def _may_be_gateway(builder: PlanBuilder, container: Container) -> bool:
-    """Return whether it may be the gateway's own container, which is not known, or is a running namesake."""
+    """Return whether it may be the gateway's own container, or is a running gateway of the same name."""
     own = builder.observed.own
     return (
         (own is None or container.state in RUNNING) and container.id != own and builder.desired.is_gateway(container)
@@ -62,7 +62,7 @@ def _attachment(builder: PlanBuilder, container: Container, name: str, aliases: 
     if container.id != builder.observed.own and {container.name.lower(), container.hostname} & builder.backend_names(
         name
     ):
-        message = "a backend has the name or host name of the container: rename one of them"
+        message = "the container has the name of a backend as its name or host name: rename one of them"
         refuse(builder, container, name, BlockedReason.ALIAS_CONFLICT, message)
         return
     if conflict := container_conflicts(builder, container, name, aliases):
@@ -91,7 +91,7 @@ def _connect(builder: PlanBuilder, container: Container, name: str, aliases: tup
         builder.report_container(container, name, AttachmentState.PENDING, None, f"it is {container.state}")
         return
     if _awaits_replacement(builder, container, name):
-        message = "it was detached from the network, which is to be replaced: it is attached to the new one"
+        message = "it was detached from the network, which is being replaced: it is attached to the new network"
         builder.report_container(container, name, AttachmentState.PENDING, None, message)
         return
     builder.report_container(container, name, AttachmentState.PENDING)
@@ -106,16 +106,16 @@ def _connect(builder: PlanBuilder, container: Container, name: str, aliases: tup
             container.name,
             container.id,
             (*aliases, builder.desired.owner_alias),
-            builder.why(container) if not own else "backends are reached through it",
+            builder.why(container) if not own else "clients reach backends through it",
             addresses=own_addresses(builder, name) if own else (),
         )
     )
 
 
 def _awaits_replacement(builder: PlanBuilder, container: Container, name: str) -> bool:
-    """Return whether it was detached by hand from a network that is to be replaced, and must stay off until then."""
+    """Return whether an operator detached it from a network that is being replaced, so that it stays detached."""
     if name not in builder.outdated or (container.id, name) not in builder.seen:
         return False
-    # The gateway itself stays as long as another container is on the network.
+    # The gateway stays attached as long as another container is on the network.
     own = container.id == builder.observed.own
     return not own or not any(name in each.endpoints for each in builder.observed.containers)

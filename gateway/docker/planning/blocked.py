@@ -1,4 +1,4 @@
-"""Why a container cannot be attached to a network."""
+"""Decides why a container cannot be attached to a network."""
 
 from gateway.docker.errors import BlockedReason
 from gateway.docker.model import Container
@@ -10,25 +10,25 @@ _USER_MODE = {"pasta", "slirp4netns"}
 
 
 def block_reason(builder: PlanBuilder, container: Container, name: str) -> tuple[BlockedReason | None, str]:
-    """Return why a container cannot be attached to a network; None: it can."""
+    """Return why a container cannot be attached to a network, and a message; None: it can be."""
     blocked, message = container_block_reason(container)
     return (blocked, message) if blocked is not None else _network_block_reason(builder, name)
 
 
 def container_block_reason(container: Container) -> tuple[BlockedReason | None, str]:
-    """Return why a container cannot be attached to any network; None: it can."""
+    """Return why a container cannot be attached to any network, and a message; None: it can be."""
     mode = container.network_mode
     if mode == "host":
-        return BlockedReason.HOST_NETWORK, "it uses the host's network: it reaches listeners at the host's addresses"
+        return BlockedReason.HOST_NETWORK, "it uses the host's network: connect to listeners at the host's addresses"
     if mode == "none":
-        return BlockedReason.NO_NETWORK, "it was created with --network none"
+        return BlockedReason.NO_NETWORK, "it was created with --network none: recreate it without that"
     if mode in _USER_MODE:
         message = f"it uses {mode}, with which Podman joins no network: create it with --network bridge"
         return BlockedReason.NOT_ATTACHABLE, message
     if container.is_task:
         return (
             BlockedReason.SWARM_TASK,
-            "it belongs to a service: set the labels on the service, and set docker.services",
+            "it is a task of a service: set the labels on the service, and set docker.services",
         )
     return None, ""
 
@@ -38,7 +38,7 @@ def _network_block_reason(builder: PlanBuilder, name: str) -> tuple[BlockedReaso
     options = builder.desired.network(name)
     overlay = network.driver == "overlay" if network else builder.driver(options) == "overlay"
     if network is not None and overlay and not network.attachable:
-        return BlockedReason.NOT_ATTACHABLE, f"network {name} admits services only: create it again with --attachable"
+        return BlockedReason.NOT_ATTACHABLE, f"only services can join network {name}: recreate it with --attachable"
     if name in builder.no_free_range:
         return BlockedReason.IP_EXHAUSTED, builder.no_free_range[name]
     if network is None and name not in builder.creatable:
@@ -46,7 +46,7 @@ def _network_block_reason(builder: PlanBuilder, name: str) -> tuple[BlockedReaso
         if overlay and not builder.observed.flavour.has_swarm:
             return BlockedReason.NOT_MANAGER, no_overlay(builder, name)
         if overlay and not swarm.active:
-            return BlockedReason.NOT_MANAGER, f"network {name} is an overlay, and this engine is in no swarm"
+            return BlockedReason.NOT_MANAGER, f"network {name} is an overlay, and this engine is not in a swarm"
         if not overlay or swarm.leader:
             return (
                 BlockedReason.UNKNOWN_NETWORK,

@@ -1,4 +1,4 @@
-"""The networks that a container should be on, by its labels, by grants and by rules."""
+"""The desired networks of a container, from its labels, grants and rules."""
 
 from gateway.docker import labels
 from gateway.docker.consumers import networks_of_sources
@@ -10,7 +10,7 @@ from gateway.docker.planning.builder import PlanBuilder
 
 
 def desired_networks(builder: PlanBuilder, container: Container) -> dict[str, tuple[str, ...]]:
-    """Return the networks that a container should be on, with its aliases there, and note what is refused."""
+    """Return a container's desired networks with its aliases, and report refused requests."""
     if container.id == builder.observed.own:
         return {name: builder.gateway_aliases(name) for name in builder.options.networks}
     request = builder.request(container.name, container.name, container.labels)
@@ -29,7 +29,7 @@ def desired_networks(builder: PlanBuilder, container: Container) -> dict[str, tu
 
 
 def desired_networks_silently(builder: PlanBuilder, container: Container) -> dict[str, tuple[str, ...]]:
-    """As `desired_networks`, without notes."""
+    """Return a container's desired networks without reporting anything."""
     warnings, label_errors, attachments = len(builder.warnings), len(builder.label_errors), len(builder.attachments)
     found = desired_networks(builder, container)
     del builder.warnings[warnings:], builder.label_errors[label_errors:], builder.attachments[attachments:]
@@ -37,7 +37,7 @@ def desired_networks_silently(builder: PlanBuilder, container: Container) -> dic
 
 
 def attachable_networks(builder: PlanBuilder, container: Container) -> set[str]:
-    """Return the networks that a container, other than the gateway's own, is to be on and can be attached to."""
+    """Return the desired networks to which a container can be attached; it is not the gateway's own."""
     return (
         set()
         if container.joins or container_block_reason(container)[0]
@@ -46,7 +46,7 @@ def attachable_networks(builder: PlanBuilder, container: Container) -> set[str]:
 
 
 def _idle(builder: PlanBuilder, container: Container) -> None:
-    """Note labels without effect, unless they may admit the container on a network shared with the gateway."""
+    """Report labels without effect, unless they may admit the container on a network shared with the gateway."""
     mistakes = labels.idle(container.labels, builder.options.label_prefix, builder.desired.instance)
     shared = networks_of_sources(builder.observed, builder.options) if mistakes else None
     if shared is not None and not container.endpoints.keys() & {*shared, *builder.options.networks}:

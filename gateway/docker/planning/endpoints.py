@@ -1,4 +1,4 @@
-"""Endpoints that exist: compared with what they should be, repaired, or left alone."""
+"""Compares existing endpoints with the desired state, and repairs them."""
 
 from gateway.docker.errors import BlockedReason
 from gateway.docker.model import RUNNING, Container, EndpointInfo
@@ -23,16 +23,16 @@ def reconcile_endpoint(
     *,
     ours: bool,
 ) -> None:
-    """Compare an endpoint with what it should be.
+    """Compare an endpoint with the desired state, and plan its repair.
 
     Args:
         builder: The plan so far.
-        container: Whose endpoint it is.
-        name: The network's.
-        endpoint: What there is.
-        free: The aliases that it should have.
-        taken: Which others it should have, and who has them; empty: none.
-        ours: Whether the gateway made it.
+        container: The container.
+        name: The network's name.
+        endpoint: The container's endpoint on the network.
+        free: The desired aliases that it can have.
+        taken: A message about the desired aliases that others hold; empty: none.
+        ours: Whether the gateway created the endpoint.
     """
     there = builder.known.get(name)
     if container.state not in RUNNING and (
@@ -61,14 +61,14 @@ def reconcile_endpoint(
     moves = address_change(builder, name, endpoint) if ours and container.id == builder.observed.own else ""
     if ours and (missing or beyond or moves):
         wrong = [moves] if moves else []
-        wrong += [f"it lacks {', '.join(missing)}"] if missing else []
-        wrong += [f"it is still called {', '.join(beyond)}"] if beyond else []
+        wrong += [f"it lacks the aliases {', '.join(missing)}"] if missing else []
+        wrong += [f"it still has the aliases {', '.join(beyond)}"] if beyond else []
         _repair(builder, container, name, endpoint, free, " and ".join(wrong))
     elif missing:
-        message = f"it was attached by other means, without {', '.join(missing)}"
+        message = f"it was not attached by the gateway, and lacks the aliases {', '.join(missing)}"
         if container.id == builder.observed.own:
             command = f"{builder.observed.flavour.command} network disconnect {name} {container.name}"
-            message += f": run {command}, and the gateway attaches itself"
+            message += f": run {command}, and the gateway reattaches itself"
         builder.report_container(container, name, AttachmentState.DRIFTED, None, message)
     elif taken:
         builder.report_container(container, name, AttachmentState.DRIFTED, BlockedReason.ALIAS_CONFLICT, taken)
@@ -77,13 +77,13 @@ def reconcile_endpoint(
 
 
 def refuse(builder: PlanBuilder, container: Container, name: str, reason: BlockedReason, message: str) -> None:
-    """Do not attach a container, and detach one that the gateway attached, as `docker.repair` permits."""
+    """Report a container as blocked; detach it if the gateway attached it and `docker.repair` permits that."""
     endpoint = container.endpoints.get(name)
     if endpoint is None:
         builder.report_container(container, name, AttachmentState.BLOCKED, reason, message)
         return
     ours = is_ours(builder, container, name, endpoint)
-    kept = _repair_block(builder, container) if ours else "it was attached by other means"
+    kept = _repair_block(builder, container) if ours else "it was not attached by the gateway"
     if kept:
         builder.report_container(
             container, name, AttachmentState.DRIFTED, reason, f"{message}; it stays attached: {kept}"
@@ -93,7 +93,7 @@ def refuse(builder: PlanBuilder, container: Container, name: str, reason: Blocke
     builder.actions.append(
         Action(
             Verb.DISCONNECT, name, endpoint.network_id, container.name, container.id,
-            why="a name has two meanings", detaches=1,
+            why="name conflict", detaches=1,
         )
     )  # fmt: skip
 
@@ -105,7 +105,7 @@ def is_ours(builder: PlanBuilder, container: Container, name: str, endpoint: End
 
 
 def _repair_block(builder: PlanBuilder, container: Container) -> str:
-    """Return why an endpoint must not be detached; empty: it may be."""
+    """Return why an endpoint must not be detached or reattached; empty: it may be."""
     own = container.id == builder.observed.own
     busy = container.id in builder.desired.busy or (own and builder.desired.serving)
     if builder.options.repair == "disruptive" or (builder.options.repair == "idle" and not busy):
@@ -114,7 +114,7 @@ def _repair_block(builder: PlanBuilder, container: Container) -> str:
 
 
 def _stale(builder: PlanBuilder, container: Container, name: str, aliases: tuple[str, ...], *, ours: bool) -> None:
-    """Attach a container again whose endpoint is on a removed network of that name: it could not start."""
+    """Reattach a container whose endpoint is on a removed network of the same name: it could not start."""
     builder.report_container(
         container, name, AttachmentState.DRIFTED, None, removed_network_message(builder, container, name, ours=ours)
     )
@@ -123,7 +123,7 @@ def _stale(builder: PlanBuilder, container: Container, name: str, aliases: tuple
         again = (*aliases, builder.desired.owner_alias)
         there = builder.known[name].id
         addresses = own_addresses(builder, name) if container.id == builder.observed.own else ()
-        why = "it was attached to a network of that name that is gone"
+        why = "its network was removed"
         builder.actions.append(
             Action(Verb.REATTACH, name, there, container.name, container.id, again, why, addresses=addresses)
         )
@@ -133,12 +133,12 @@ def _repair(
     builder: PlanBuilder, container: Container, name: str, endpoint: EndpointInfo, aliases: tuple[str, ...], why: str
 ) -> None:
     if kept := _repair_block(builder, container):
-        builder.report_container(container, name, AttachmentState.DRIFTED, None, f"{why}, and is left alone: {kept}")
+        builder.report_container(container, name, AttachmentState.DRIFTED, None, f"{why}; not repaired: {kept}")
         return
     builder.report_container(container, name, AttachmentState.DRIFTED, None, why)
     reserve(builder, container, name, aliases)
     marked_aliases = (*aliases, builder.desired.owner_alias)
-    # The same address again, where it can be asked for, so that clients need not resolve the name again.
+    # Keep the address where the engine can assign it, so that clients need not resolve the name again.
     current = tuple(each for each in endpoint.addresses if "." in each)[:1]
     there = builder.known.get(name)
     addresses = current if there is not None and builder.is_ours(there.labels) else ()

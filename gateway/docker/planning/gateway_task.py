@@ -23,7 +23,7 @@ def gateway_task_state(
     endpoint = own.endpoints.get(name)
     if endpoint is None:
         message = (
-            f"the gateway is a task, which cannot be attached: in its service, name the network {name} with the"
+            f"the gateway is a task, which cannot be attached: add network {name} to its service, with the"
             f" aliases {', '.join(names)}"
         )
         return AttachmentState.BLOCKED, BlockedReason.SWARM_TASK, message
@@ -33,6 +33,8 @@ def gateway_task_state(
         has = {called.lower(), *(each.lower() for each in service.networks.get(endpoint.network_id, ()))}
         lacking = [each for each in names if each.lower() not in has]
         if lacking:
-            message = f"service {called} lacks the aliases {', '.join(lacking)} on network {name}: add them to it"
+            message = (
+                f"service {called} lacks the aliases {', '.join(lacking)} on network {name}: add them to the service"
+            )
             return AttachmentState.DRIFTED, None, message
     return AttachmentState.ATTACHED, None, ""

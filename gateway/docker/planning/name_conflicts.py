@@ -1,4 +1,4 @@
-"""NameTable that would get a second meaning for a container: warn, or do not attach it (`on_name_conflict`)."""
+"""Names that would resolve to two hosts for a container: warn, or do not attach it (`on_name_conflict`)."""
 
 from collections.abc import Collection, Iterable
 
@@ -8,11 +8,11 @@ from gateway.docker.plan import OWNER_ALIAS_PREFIX, NameConflict
 from gateway.docker.planning.builder import PlanBuilder
 
 _MOST = 5
-"""NameTable in one message."""
+"""The most names in one message."""
 
 
 def container_conflicts(builder: PlanBuilder, container: Container, network: str, aliases: Iterable[str]) -> str:
-    """Note the names of a container with two meanings, and return why it must not be attached; empty: it may."""
+    """Add a container's name conflicts, and return why it must not be attached; empty: it may be."""
     own = container.id == builder.observed.own
     if own:
         _warn_of_hostnames(builder, network)
@@ -20,16 +20,16 @@ def container_conflicts(builder: PlanBuilder, container: Container, network: str
     found = builder.names.conflicts(
         who, network, builder.backend_names(network), _elsewhere(builder, container, network)
     )
-    return _noted(builder, list(found), refusable=not own)
+    return _add(builder, list(found), refusable=not own)
 
 
 def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted: Collection[str]) -> None:
-    """Note the names with two meanings for a container that joined networks of ours by itself.
+    """Add the name conflicts of a container on networks of the gateway that the gateway did not attach it to.
 
     Args:
         builder: The plan so far.
-        container: Any.
-        wanted: The networks that it is to be on, for which `container_conflicts` does that.
+        container: A container.
+        wanted: Its desired networks, which `container_conflicts` covers.
     """
     for network, endpoint in container.endpoints.items():
         attached = any(each.startswith(OWNER_ALIAS_PREFIX) for each in endpoint.aliases or ())
@@ -38,30 +38,30 @@ def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted:
             found = builder.names.conflicts(
                 who, network, builder.backend_names(network), _elsewhere(builder, container, network)
             )
-            _noted(builder, list(found), refusable=False)
+            _add(builder, list(found), refusable=False)
 
 
 def _warn_of_hostnames(builder: PlanBuilder, network: str) -> None:
-    """Warn of containers that the gateway did not attach, and that answer to a backend's name by their host name."""
+    """Warn about containers whose host name is that of a backend on the network."""
     taken = builder.backend_names(network)
     builder.warnings += [
-        f"{each.name}: its host name is that of backend {each.hostname}, so that clients on network {network} reach"
-        " either: give it another host name, or take it off the network"
+        f"{each.name}: its host name is that of backend {each.hostname}, so clients on network {network} reach"
+        " either of them: give it another host name, or disconnect it from the network"
         for each in builder.observed.containers
         if each.hostname in taken and network in each.endpoints and each.id != builder.observed.own
     ]
 
 
 def service_conflicts(builder: PlanBuilder, service: Service, network: str, aliases: Iterable[str]) -> str:
-    """As `container_conflicts`, for a swarm service."""
+    """Add a service's name conflicts, and return why it must not be attached; empty: it may be."""
     names = {each.id: each.name for each in builder.observed.networks}
     elsewhere = [names[each] for each in service.networks if each in names]
     who = Resolver(service.id, f"service {service.name}", _lower(aliases))
-    return _noted(builder, list(builder.names.conflicts(who, network, builder.backend_names(network), elsewhere)))
+    return _add(builder, list(builder.names.conflicts(who, network, builder.backend_names(network), elsewhere)))
 
 
 def _elsewhere(builder: PlanBuilder, container: Container, network: str) -> list[str]:
-    """Return its other networks; of two networks of the gateway, only one."""
+    """Return its other networks; a conflict between two networks of the gateway is reported once."""
     return [each for each in container.endpoints if each not in builder.options.networks or each < network]
 
 
@@ -69,7 +69,7 @@ def _lower(aliases: Iterable[str]) -> frozenset[str]:
     return frozenset(each.lower() for each in aliases)
 
 
-def _noted(builder: PlanBuilder, found: list[NameConflict], *, refusable: bool = True) -> str:
+def _add(builder: PlanBuilder, found: list[NameConflict], *, refusable: bool = True) -> str:
     if not found:
         return ""
     builder.name_conflicts += found

@@ -1,4 +1,4 @@
-"""Networks that are to be created, and those that are to be removed."""
+"""Plans which networks to create and remove."""
 
 import ipaddress
 from collections.abc import Iterable
@@ -19,14 +19,14 @@ _WIDE = 20
 
 
 def create_networks(builder: PlanBuilder) -> None:
-    """Create the networks that are configured and missing."""
+    """Create the configured networks that are missing."""
     for name, options in builder.options.networks.items():
         _network(builder, name, options)
 
 
 def remove_networks(builder: PlanBuilder) -> None:
-    """Remove this gateway's networks that are not configured and not used; the engine refuses if others use them."""
-    # By name too: a container that was never started knows its network by no ID yet.
+    """Remove managed networks that are unconfigured and unused; the engine refuses if a container uses one."""
+    # Also by name: the endpoint of a container that was never started has no network ID.
     used = {each.network_id for container in builder.observed.containers for each in container.endpoints.values()}
     used |= {name for container in builder.observed.containers for name in container.endpoints}
     used |= {network_id for service in builder.observed.services for network_id in service.networks}
@@ -34,16 +34,16 @@ def remove_networks(builder: PlanBuilder) -> None:
         wanted = network.name in builder.options.networks
         here = network.scope == "local" or builder.observed.swarm.leader
         if builder.is_ours(network.labels) and not wanted and here and not used & {network.id, network.name}:
-            builder.actions.append(Action(Verb.REMOVE_NETWORK, network.name, network.id, why="nothing asks for it"))
+            builder.actions.append(Action(Verb.REMOVE_NETWORK, network.name, network.id, why="no longer configured"))
 
 
 def choose_subnet(subnets: Iterable[str], pool: Subnet = _POOL, bits: int = _SUBNET_BITS) -> str | None:
-    """Return the first free range for a new network; None when all are taken.
+    """Return the first free subnet for a new network; None: none is free.
 
     Args:
-        subnets: Those that are taken.
-        pool: Where it is taken from.
-        bits: The length of its prefix.
+        subnets: The subnets in use.
+        pool: The range that contains it.
+        bits: Its prefix length.
     """
     size = 1 << (pool.max_prefixlen - bits)
     first = int(pool.network_address)
@@ -60,7 +60,7 @@ def choose_subnet(subnets: Iterable[str], pool: Subnet = _POOL, bits: int = _SUB
 
 
 def _subnet(builder: PlanBuilder, options: NetworkOptions) -> tuple[str | None, str]:
-    """Return a range for a new network, None if none is free, and which ranges it can be."""
+    """Return a subnet for a new network, None if none is free, and a description of the candidates."""
     if options.per is None:
         subnet = str(options.subnet) if options.subnet else choose_subnet(builder.subnets)
         return subnet, f"/{_SUBNET_BITS} of {_POOL}"
@@ -74,7 +74,9 @@ def _network(builder: PlanBuilder, name: str, options: NetworkOptions) -> None:
     there = builder.known.get(name)
     wide = options.subnet is not None and options.subnet.version == 4 and options.subnet.prefixlen < _WIDE
     if wide and options.per is None:
-        builder.warnings.append(f"network {name}: {options.subnet} is wider than a /{_WIDE}: overlays get slow")
+        builder.warnings.append(
+            f"network {name}: {options.subnet} is larger than a /{_WIDE}, which makes overlays slow"
+        )
     if there is not None:
         builder.warnings += differing(builder, options, there)
         return
@@ -86,7 +88,7 @@ def _network(builder: PlanBuilder, name: str, options: NetworkOptions) -> None:
     subnet, ranges = _subnet(builder, options)
     if subnet is None:
         fix = f"set docker.networks.{builder.desired.configured_name(name)}.subnet to a"
-        builder.no_free_range[name] = f"every {ranges} is taken: {fix} {'wider' if options.per else 'free'} range"
+        builder.no_free_range[name] = f"every {ranges} is in use: {fix} {'larger' if options.per else 'free'} range"
         builder.warnings.append(f"network {name}: {builder.no_free_range[name]}")
         return
     builder.subnets.append(subnet)
@@ -101,13 +103,13 @@ def _network(builder: PlanBuilder, name: str, options: NetworkOptions) -> None:
 
 
 def no_overlay(builder: PlanBuilder, name: str) -> str:
-    """Say why the network cannot be an overlay on this engine, and what to do."""
+    """Return why the network cannot be an overlay on this engine, and what to do."""
     engine = builder.observed.flavour.name
     return f"network {name}: {engine} has no overlay networks: set its driver to bridge, or use Docker in a swarm"
 
 
 def _pools(builder: PlanBuilder, options: NetworkOptions, subnet: str) -> list[dict[str, str]]:
-    """Return its subnets, each with its `--ip-range`; an IPv6 network has an IPv4 subnet, too."""
+    """Return its subnets, each with its `--ip-range`; an IPv6 network also has an IPv4 subnet."""
     subnets = [subnet]
     if ":" in subnet and (free := choose_subnet(builder.subnets)) is not None:
         subnets.append(free)

@@ -1,4 +1,4 @@
-"""Which networks there must be where the configuration keeps one for each project. Pure."""
+"""The networks of projects that a configured network with `per: project` stands for. Pure."""
 
 from dataclasses import replace
 
@@ -11,14 +11,14 @@ from gateway.docker.projects import configured_as
 
 
 def expand_projects(desired: Desired, observed: Observed) -> Desired:
-    """Return what is wanted, with the networks of projects in place of each that is kept per project.
+    """Return the desired state with each network that is `per: project` replaced by the networks of projects.
 
-    Besides those that containers and services ask for, these are all that a container of this engine is on: agents on
-    other nodes, and Compose files, create such networks too.
+    These are the networks that containers and services request, and those that a container of this engine is on:
+    agents on other nodes, and Compose files, also create such networks.
 
     Args:
-        desired: As configured.
-        observed: What there is.
+        desired: The desired state, as configured.
+        observed: The observed state.
     """
     configured = desired.options.networks
     if all(options.per is None for options in configured.values()):

@@ -1,4 +1,4 @@
-"""Swarm services that opted in: their networks are in their specification."""
+"""Plans updates of swarm services, whose networks are in their specification."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,10 +13,10 @@ from gateway.docker.planning.name_conflicts import service_conflicts
 
 
 def update_services(builder: PlanBuilder) -> None:
-    """Update each service whose networks differ; every manager reports them, and the leader acts."""
+    """Update each service whose networks differ; every manager reports them, only the leader updates them."""
     if builder.observed.services_hidden:
         builder.warnings.append(
-            "labelled services are not shown: the proxy before the engine refuses GET /services"
+            "services with labels are not listed: the proxy in front of the engine refuses GET /services"
             " (configs/docker/socket-proxy-leader.yaml allows it)"
         )
     for service in builder.observed.services:
@@ -34,20 +34,20 @@ def _acts(builder: PlanBuilder) -> bool:
 
 
 def service_networks(builder: PlanBuilder, service: Service) -> list[str]:
-    """Return the networks that a service is to be on."""
+    """Return the desired networks of a service."""
     request, names = _wanted(builder, service)
     return [] if request is None or request.refused else names
 
 
 def _wanted(builder: PlanBuilder, service: Service) -> tuple[Request | None, list[str]]:
-    """Return what a service asks for or gets, and the networks that this means."""
+    """Return the request of a service, and the networks that it selects."""
     who, labels = f"service {service.name}", {**service.labels, SWARM_SERVICE: service.name}
     request = builder.request(who, None, labels)
     return request, [] if request is None else builder.networks_of(request, who, service.name, labels)
 
 
 def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozenset[str]], set[str]]:
-    """Return its networks with their aliases, including those it asks for; and the IDs of all that it asks for."""
+    """Return its networks with aliases, including the requested ones; and the IDs of the requested ones."""
     mark, who = builder.desired.owner_alias, f"service {service.name}"
 
     def report(name: str, state: AttachmentState, reason: BlockedReason | None = None, message: str = "") -> None:
@@ -82,14 +82,14 @@ def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozens
         elif aliases - {mark} <= found:
             report(name, AttachmentState.ATTACHED)
         else:
-            report(name, AttachmentState.DRIFTED, None, "it was attached by other means, with other aliases")
+            report(name, AttachmentState.DRIFTED, None, "it was not attached by the gateway, and has other aliases")
     return networks, wanted
 
 
 def _block_reason(
     builder: PlanBuilder, service: Service, there: NetworkInfo, request: Request, found: frozenset[str] | None
 ) -> tuple[AttachmentState, BlockedReason, str] | None:
-    """Return its state on a network where it cannot have what it asks for; None: it can."""
+    """Return its status on a network where its request cannot be met; None: it can be."""
     if found is None and there.scope != "swarm":
         return AttachmentState.BLOCKED, BlockedReason.LOCAL_NETWORK, _local(builder, there)
     if conflicts := service_conflicts(builder, service, there.name, request.aliases):
@@ -98,7 +98,7 @@ def _block_reason(
         return (
             AttachmentState.DRIFTED,
             BlockedReason.NAME_CONFLICT,
-            f"{conflicts}; it stays attached: its tasks would restart",
+            f"{conflicts}; it stays attached, since its tasks would restart",
         )
     conflict = _conflict(builder, service, there.name, request, found or frozenset())
     return (AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT, conflict) if conflict else None
@@ -106,16 +106,16 @@ def _block_reason(
 
 def _local(builder: PlanBuilder, there: NetworkInfo) -> str:
     return (
-        f"network {there.name} ({there.driver}) exists on one node only, and tasks run on any node: name an overlay"
+        f"network {there.name} ({there.driver}) exists on one node only, and tasks run on any node: use an overlay"
         f" in the service's label {builder.label('network')}"
     )
 
 
 def _to_change(builder: PlanBuilder) -> tuple[AttachmentState, BlockedReason | None, str]:
-    """Return the state of a network that the specification lacks."""
+    """Return the status of a network that the specification lacks."""
     if not builder.options.services:
         message = (
-            "docker.services is false: set it to true, and the gateway adds the network; the service's tasks restart"
+            "docker.services is false: set it to true, and the gateway adds the network, which restarts the tasks"
         )
         return AttachmentState.BLOCKED, BlockedReason.SERVICES_OFF, message
     if not builder.observed.swarm.leader:
@@ -124,12 +124,12 @@ def _to_change(builder: PlanBuilder) -> tuple[AttachmentState, BlockedReason | N
 
 
 def _conflict(builder: PlanBuilder, service: Service, name: str, request: Request, found: frozenset[str]) -> str:
-    """Return why the service cannot have its aliases on a network; empty: it can, and they are reserved."""
+    """Reserve the service's aliases on a network; return why it cannot have them; empty: it can."""
     taken = [alias for alias in request.aliases if alias.lower() in builder.backend_names(name)]
     if taken:
         return f"{', '.join(taken)}: a backend has that name: choose another alias"
     new = [alias for alias in request.aliases if alias not in found]
-    others = [f"{alias!r} is {held}'s" for alias in new if (held := _held(builder, service, name, alias))]
+    others = [f"{alias!r} belongs to {held}" for alias in new if (held := _held(builder, service, name, alias))]
     if others:
         return f"{'; '.join(others)}: choose another alias, or list it for both in docker.grants"
     for alias in request.aliases:
@@ -138,7 +138,7 @@ def _conflict(builder: PlanBuilder, service: Service, name: str, request: Reques
 
 
 def _held(builder: PlanBuilder, service: Service, name: str, alias: str) -> str | None:
-    """Return who has or gets an alias on a network and does not share it; None: it is free."""
+    """Return the holder of an alias on a network that the service may not share; None: the alias is free."""
     holder, network, alias = _holder(builder, service), builder.known[name].id, alias.lower()
     holders = [
         _holder(builder, other)
@@ -175,7 +175,7 @@ def _update(builder: PlanBuilder, service: Service, networks: Mapping[str, froze
 
 
 def _kept(builder: PlanBuilder, service: Service, networks: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
-    """Return the networks that keep a service's route out: without networks, it is each node's default bridge."""
+    """Return the networks that keep a service's route out: without any, that is the default bridge of each node."""
     internal = {each.id for each in builder.observed.networks if each.internal}
     has_external_route = not service.networks or not service.networks.keys() <= internal
     return ("bridge",) if has_external_route and networks and networks.keys() <= internal else ()
@@ -184,7 +184,7 @@ def _kept(builder: PlanBuilder, service: Service, networks: Mapping[str, frozens
 def _with_networks(
     spec: Mapping[str, Any], networks: Mapping[str, frozenset[str]], kept: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Return the specification with these networks and those kept; unchanged ones stay as they are written."""
+    """Return the specification with these networks and `kept`; entries that do not change stay as they are."""
     template = dict(spec.get("TaskTemplate", {}))
     before = {each["Target"]: each for each in template.get("Networks") or []}
     template["Networks"] = [{"Target": each} for each in kept] + [

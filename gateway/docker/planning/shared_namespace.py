@@ -1,4 +1,4 @@
-"""Containers that use another container's network (`network_mode: service:…`)."""
+"""Containers in the network namespace of another container (`network_mode: service:…`)."""
 
 from gateway.docker.errors import BlockedReason
 from gateway.docker.model import Container
@@ -9,14 +9,14 @@ from gateway.docker.planning.builder import PlanBuilder
 def report_shared_namespace(
     builder: PlanBuilder, container: Container, network: str, aliases: tuple[str, ...], *, coming: bool
 ) -> None:
-    """Note how such a container stands on a network.
+    """Report the status of such a container's attachment.
 
     Args:
         builder: The plan so far.
-        container: Uses another one's network.
-        network: One that it asks for.
-        aliases: Those that it asks for.
-        coming: Whether the other one is wanted there.
+        container: A container that joins another one's network namespace.
+        network: A network that it requests.
+        aliases: The aliases that it requests.
+        coming: Whether the network is desired for the other container.
     """
 
     def report(state: AttachmentState, reason: BlockedReason | None, message: str) -> None:
@@ -24,7 +24,7 @@ def report_shared_namespace(
 
     base = builder.observed.base(container)
     if base is None:
-        message = "it uses the network of a container that is gone: create it again"
+        message = "it uses the network of a container that is gone: recreate it"
         report(AttachmentState.BLOCKED, BlockedReason.SHARED_NETWORK, message)
         return
     through = f"it uses the network of container {base.name}"
@@ -44,12 +44,12 @@ def report_shared_namespace(
         elif coming:
             report(AttachmentState.PENDING, None, f"{through}, which is attached first")
         else:
-            message = f"{through}, which is not attached: set the labels on that one"
+            message = f"{through}, which is not attached: set the labels on that container"
             report(AttachmentState.BLOCKED, BlockedReason.SHARED_NETWORK, message)
         return
     missing = [each for each in aliases if endpoint.aliases is not None and each.lower() not in endpoint.names]
     if missing:
-        message = f"{through}, which lacks {', '.join(missing)}: set the aliases on that one"
+        message = f"{through}, which lacks the aliases {', '.join(missing)}: set them on that container"
         report(AttachmentState.DRIFTED, BlockedReason.SHARED_NETWORK, message)
     else:
         report(AttachmentState.ATTACHED, None, f"{through}, which is attached")

@@ -125,7 +125,7 @@ def test_an_address_that_others_can_get_is_left_for_one_that_they_cannot() -> No
     found = planned(gateway("10.9.0.130"))
     (moved,) = found.actions
     assert (moved.verb, moved.addresses) == (Verb.REATTACH, choose(NET, "site-a"))
-    assert found.attachments[0].message == "the engine may give its address 10.9.0.130 to another container"
+    assert found.attachments[0].message == "the engine may assign its address 10.9.0.130 to another container"
     assert verbs(planned(gateway("10.9.0.77"))) == []  # as good as the one that it would choose
     busy = replace(desired(), serving=True)
     own = gateway("10.9.0.130")
@@ -138,7 +138,7 @@ def test_a_configured_address_is_taken_up() -> None:
     assert planned(gateway("10.9.0.77"), address=fixed).actions[0].addresses == ("10.9.0.9",)
     found = planned(gateway("10.9.0.9"), address=fixed)
     assert (verbs(found), found.warnings) == ([], ())
-    assert "may give 10.9.0.9" in planned(gateway("10.9.0.9"), OPEN, address=fixed).warnings[0]
+    assert "may assign 10.9.0.9" in planned(gateway("10.9.0.9"), OPEN, address=fixed).warnings[0]
 
 
 def test_a_network_without_a_range_stays_and_its_danger_is_told() -> None:
@@ -148,7 +148,7 @@ def test_a_network_without_a_range_stays_and_its_danger_is_told() -> None:
     assert "has no --ip-range" in line
     assert "docs/docker.md" in line
     assert (
-        "the gateway's container was attached by other means, at 10.9.0.130"
+        "the gateway did not attach its own container, whose address 10.9.0.130"
         in planned(gateway("10.9.0.130", "orders")).warnings[0]
     )
     task = gateway("10.9.0.130", "orders", image_labels={})
@@ -262,7 +262,7 @@ def test_a_stopped_gateway_whose_network_was_pruned_is_named_with_the_repair_and
     assert "docker network disconnect apps gateway-1" in condition.message
     after = plan(desired(), Observed((STOPPED,), (NET,)), ours)
     expected = Action(
-        Verb.REATTACH, "apps", "n1", "gateway-1", "id-old", ("orders", MARK), "its network is gone",
+        Verb.REATTACH, "apps", "n1", "gateway-1", "id-old", ("orders", MARK), "its network was removed",
         addresses=choose(NET, "site-a"),
     )  # fmt: skip
     assert after.actions == (expected,)

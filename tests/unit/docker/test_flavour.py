@@ -54,17 +54,17 @@ def test_the_engine_and_the_version_are_known_from_one_answer(version: Any, expe
     [
         (
             {"Version": "4.1.1", "ApiVersion": "1.40", "Components": COMPONENTS},
-            "Podman 4.1.1 has API 1.40: Podman 4.2 or later is needed, update it",
+            "Podman 4.1.1 has API 1.40: Podman 4.2 or later is required, update it",
         ),
         (
             {"Version": "24.0.7", "ApiVersion": "1.43"},
-            "Docker 24.0.7 has API 1.43: Docker Engine 25 or later is needed, update it",
+            "Docker 24.0.7 has API 1.43: Docker Engine 25 or later is required, update it",
         ),
         (
             {"Version": "99", "ApiVersion": "1.99", "MinAPIVersion": "1.60", "Components": COMPONENTS},
             "Podman 99 requires API 1.60 or newer; this gateway supports API 1.48: update the gateway",
         ),
-        ("<html>", "the answer is not that of a Docker engine: '<html>'"),
+        ("<html>", "not the response of a Docker engine: '<html>'"),
     ],
 )
 def test_an_engine_that_does_not_fit_is_called_by_its_name(version: Any, message: str) -> None:

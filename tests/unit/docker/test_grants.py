@@ -236,17 +236,17 @@ def test_who_can_pass_for_a_consumer_is_told() -> None:
     good = named("good", "front", endpoints=attached("front"), can_spoof=False)
     other = container("other", endpoints=attached(foreign=True), can_spoof=True)
     (line,) = told(good, other)
-    assert line.startswith("network orders-net: other can send from another container's address (NET_RAW")
+    assert line.startswith("network orders-net: other can spoof another container's address (NET_RAW")
     assert "orders" in line
     assert told(good, container("other", endpoints=attached(foreign=True), can_spoof=False)) == ()
     assert told(other) == ()  # alone
     assert told(container("a", endpoints=attached(), can_spoof=True), other) == ()  # nobody to pass for
     (line,) = told(good, container("other", endpoints=attached(foreign=True)))
-    assert "other (capabilities unknown) can send" in line
+    assert "other (capabilities unknown) can spoof" in line
     third = container("third", endpoints=attached(foreign=True), can_spoof=False)
     sharer = container("sharer", network_mode="container:id-third", can_spoof=True)
     (line,) = told(good, third, sharer)
-    assert "network orders-net: sharer can send" in line
+    assert "network orders-net: sharer can spoof" in line
     assert told(good, container("sharer", network_mode="container:id-good", can_spoof=True)) == ()  # only for good
 
 
@@ -273,7 +273,7 @@ async def test_what_the_neighbours_of_a_consumer_can_do_is_asked_once(tmp_path: 
     reconciler = Reconciler(options, lambda: desired, lambda _: None, tmp_path)
     for _ in range(2):
         (line,) = await reconciler.exposures(engine)  # type: ignore[arg-type]
-        assert "network bridge: app, near, sharer can send" in line
+        assert "network bridge: app, near, sharer can spoof" in line
     assert sorted(engine.asked) == sorted(made[name].id for name in ("app", "near", "sharer"))
 
 

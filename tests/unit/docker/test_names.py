@@ -114,7 +114,7 @@ def test_nobody_answers_to_the_name_of_a_backend_by_its_host_name() -> None:
     guest = container("guest", hostname="orders", endpoints={"apps": endpoint()})
     found = planned(guest)
     assert standing(found, "gateway") == (AttachmentState.ATTACHED, None)  # it does not give way
-    assert found.warnings[0].startswith("guest: its host name is that of backend orders, so that clients on network")
+    assert found.warnings[0].startswith("guest: its host name is that of backend orders, so clients on network")
 
 
 def test_the_same_container_under_one_name_on_both_networks_is_no_conflict() -> None:
@@ -131,7 +131,7 @@ def test_the_same_container_under_one_name_on_both_networks_is_no_conflict() -> 
     assert planned(asking).name_conflicts == planned(asking, replica).name_conflicts == ()
     stranger = container("other", endpoints={"shop_default": endpoint("www", network="n2")})
     asking = replace(asking, labels={**OPT_IN, "gateway.aliases": "www"})
-    assert [each.ours for each in planned(asking, stranger).name_conflicts] == ["an alias that it asks for"]
+    assert [each.ours for each in planned(asking, stranger).name_conflicts] == ["an alias that it requests"]
     # Docker's default bridge answers to no names.
     bridged = replace(WEB, endpoints={"bridge": endpoint(network="b")})
     assert (
@@ -363,7 +363,7 @@ async def test_a_wrong_label_is_in_the_log_at_info_once(tmp_path: Path, caplog: 
     with caplog.at_level(logging.INFO):
         for _ in range(3):
             await reconciler.reconcile(engine)  # type: ignore[arg-type]
-    told = [each for each in caplog.records if each.getMessage() == "docker: a label is wrong"]
+    told = [each for each in caplog.records if each.getMessage() == "docker: invalid label"]
     assert [(each.levelname, each.__dict__["detail"]) for each in told] == [
         ("INFO", "typo: unknown label gateway.enabled: did you mean gateway.enable?")
     ]
@@ -405,7 +405,7 @@ async def test_refusals_of_the_engine_are_bounded_in_the_log(
     with caplog.at_level(logging.INFO):
         await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert sum(reconciler.errors.values()) == 100
-    assert len([each for each in caplog.records if each.getMessage() == "docker refused"]) <= 60
+    assert len([each for each in caplog.records if each.getMessage() == "docker action failed"]) <= 60
 
 
 def test_a_message_about_many_names_is_bounded() -> None:

@@ -235,7 +235,7 @@ def test_what_cannot_be_attached_gets_no_network() -> None:
     assert [(each.network, each.reason) for each in refused.attachments] == [("apps-shop", BlockedReason.NOT_GRANTED)]
     odd = planned(container("web", "a b"))
     assert made(odd) == []
-    told = f"web: label {PROJECT}: 'a b' cannot be part of a network's name: it gets no network of its own"
+    told = f"web: label {PROJECT}: 'a b' cannot be part of a network's name, so it gets no network"
     assert odd.warnings == (told,)
 
 
@@ -307,7 +307,9 @@ def test_ranges_that_are_used_up_block_with_the_setting_to_change() -> None:
     assert [each[1] for each in made(found) if each[0] == "create_network"] == ["apps-a", "apps-b"]
     (blocked,) = [each for each in found.attachments if each.state is AttachmentState.BLOCKED]
     assert (blocked.container, blocked.reason) == ("c", BlockedReason.IP_EXHAUSTED)
-    assert blocked.message == ("every /24 of 10.9.0.0/23 is taken: set docker.networks.apps.subnet to a wider range")
+    assert blocked.message == (
+        "every /24 of 10.9.0.0/23 is in use: set docker.networks.apps.subnet to a larger range"
+    )
     # A range of a project is a part of what is configured, and no difference.
     there = network("apps-a", internal=True, labels=OURS, subnets=("10.9.1.0/24",))
     assert planned(three[0], networks=narrow, there=(there,)).warnings == ()
