@@ -5,7 +5,7 @@ served: after a start, after it was re-created, after the engine was killed, and
 
 Usage: python bench/docker_fleet.py [CONTAINERS] [KILLS] [--projects N] [--per-project]
 
-It runs as root, and starts an engine of its own.
+Requires root; starts its own engine.
 """
 
 import argparse
@@ -39,7 +39,7 @@ class Fleet(Site):
             path.write_text(path.read_text().replace(one, each))
 
     def attachment(self, name: str) -> tuple[str, str | None] | None:
-        """How an attachment stands; while there is no project, the gateway has none to wait for."""
+        """Return the state of an attachment; before the first project, the gateway has none to wait for."""
         return super().attachment(name) or (("attached", None) if self.per_project else None)
 
 
@@ -50,11 +50,13 @@ def cpu(pid: int) -> float:
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the benchmark, and print the results."""
     parser = argparse.ArgumentParser()
     parser.add_argument("containers", type=int, nargs="?", default=300)
     parser.add_argument("kills", type=int, nargs="?", default=20)
-    parser.add_argument("--projects", type=int, default=0, help="spread the containers over so many Compose projects")
+    parser.add_argument(
+        "--projects", type=int, default=0, help="number of Compose projects to spread the containers over"
+    )
     parser.add_argument("--per-project", action="store_true", help="a network for each project")
     given = parser.parse_args()
     if given.per_project and not given.projects:
@@ -77,7 +79,7 @@ def main() -> None:
 
 
 def fleet(engine: Engine, site: Fleet, count: int, projects: int) -> None:
-    """Start so many containers, and wait until all are attached."""
+    """Start `count` containers, and wait until all are attached."""
 
     def run(at: int) -> None:
         project = ("--label", f"com.docker.compose.project=p{at % projects}") if projects else ()

@@ -8,10 +8,10 @@ import sys
 def main() -> None:
     """Run a command."""
     if sys.argv[1:2] == ["run"]:
-        # Before anything that takes time: a reload waits until it can be done, and a stop is a stop at any moment.
+        # Before the slow imports: a reload waits until the service can do it, and a stop takes effect immediately.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         for number in (signal.SIGTERM, signal.SIGINT):
-            # Not by an exception, which is lost where Python calls back from a destructor, as its imports do.
+            # No exception: Python discards one that is raised inside a destructor, which may run during an import.
             signal.signal(number, lambda *_: os._exit(0))
     from gateway.cli import main as cli  # noqa: PLC0415 - slow to import
 

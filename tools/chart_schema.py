@@ -37,7 +37,7 @@ def main() -> int:
     text = json.dumps(schema, indent=2) + "\n"
     if sys.argv[1:] == ["--check"]:
         if TARGET.read_text() != text:
-            print(f"{TARGET} is not what the code says: run python tools/chart_schema.py", file=sys.stderr)
+            print(f"{TARGET} is out of date: run python tools/chart_schema.py", file=sys.stderr)
             return 1
         return 0
     TARGET.write_text(text)

@@ -53,25 +53,28 @@ _NAMES = {
 
 def text() -> str:
     """Return the whole page."""
-    return "\n".join([*_head(), *_configuration(), *_commands(), *_http(), *_metrics(), *_words()]) + "\n"
+    return (
+        "\n".join([*_head(), *_configuration(), *_commands(), *_http(), *_metrics(), *_states_and_reasons()]) + "\n"
+    )
 
 
 def _head() -> Iterator[str]:
     yield "# Reference"
     yield ""
-    yield "Made from the code by `tools/reference.py`; a test holds the two together."
+    yield "`tools/reference.py` generates this page from the code."
 
 
 def _configuration() -> Iterator[str]:
     yield from ("", "## Configuration", "")
-    yield "Durations are written `500ms`, `10s`, `5m`, `1h`; sizes `64KiB`, `15MiB`. A list of one may be written as"
-    yield "a single value. Every secret `x` may be given as `x_file`, whose content it then is, read at each use."
-    yield "`${NAME}` and `${NAME:-default}` come from the environment; `$$` is a dollar."
+    yield "Durations are `500ms`, `10s`, `5m` or `1h`; sizes are `64KiB` or `15MiB`. A list with one item can be a"
+    yield "single value. Every secret `x` can be in a file, `x_file`, which is read at each use. `${NAME}` and"
+    yield "`${NAME:-default}` expand from the environment; `$$` is a dollar sign."
     yield ""
-    yield "In a URL every key is a query parameter, with dots for inner ones (`check.tls.mode=verify`). Lists are"
-    yield "separated by commas, or given again and again. Values are percent-encoded (RFC 3986): `%23` for `#`, `%26`"
-    yield "for `&`, `%25` for `%`, `%2C` for a comma within a value; a plus is a plus. `GATEWAY_TUNNEL_MY_VPN` and"
-    yield "`GATEWAY_BACKEND_MY_DB` are the tunnel `my-vpn` and the backend `my-db`."
+    yield "In a URL, every key is a query parameter, with dots for nested keys (`check.tls.mode=verify`). Separate the"
+    yield "items of a list with commas, or repeat the parameter. Values are percent-encoded (RFC 3986): `%23` for"
+    yield "`#`, `%26` for `&`, `%25` for `%`, `%2C` for a comma in a value; a plus sign stays a plus sign."
+    yield "`GATEWAY_TUNNEL_MY_VPN` and `GATEWAY_BACKEND_MY_DB` configure the tunnel `my-vpn` and the backend"
+    yield "`my-db`."
     for name, cls in SECTIONS.items():
         yield from _table(f"`{name}`", cls)
     yield from _table("`ops.tls`", OpsTls)
@@ -82,8 +85,8 @@ def _configuration() -> Iterator[str]:
     yield from _table("`backends.NAME`, every kind", BackendCommon)
     ports = {name: kind.default_port for name, kind in sorted(backends.KINDS.items()) if kind.default_port}
     yield ""
-    yield f"A target that names no port has {', '.join(f'{port} (`{name}`)' for name, port in ports.items())}."
-    yield "With other kinds it must name one."
+    yield f"The default ports of targets are {', '.join(f'{port} (`{name}`)' for name, port in ports.items())}."
+    yield "Targets of other kinds must have a port."
     yield from _table("`backends.NAME.check`, every kind", CheckCommon)
     for name, backend in sorted(backends.KINDS.items()):
         for title, cls in ((f"kind `{name}`", backend.options), (f"kind `{name}`, `check`", backend.check)):
@@ -103,9 +106,9 @@ def _configuration() -> Iterator[str]:
 def _table(title: str, cls: type) -> Iterator[str]:
     yield from ("", f"### {title}", "", "| key | type | default | |", "| --- | --- | --- | --- |")
     hints = typing.get_type_hints(cls)
-    told = _arguments(cls)
+    descriptions = _arguments(cls)
     for field in dataclasses.fields(cls):
-        yield f"| `{field.name}` | {_type(hints[field.name])} | {_default(field)} | {told[field.name]} |"
+        yield f"| `{field.name}` | {_type(hints[field.name])} | {_default(field)} | {descriptions[field.name]} |"
 
 
 def _arguments(cls: type) -> dict[str, str]:
@@ -166,7 +169,7 @@ def _written(value: Any) -> str:
 
 def _commands() -> Iterator[str]:
     yield from ("", "## Commands", "")
-    yield "Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 the service cannot be reached."
+    yield "Exit codes: 0: success; 1: failure; 2: wrong arguments or configuration; 3: the service does not answer."
     for name, command in sorted(_leaves(cli, "gateway")):
         context = click.Context(command, info_name=name)
         usage = " ".join(command.collect_usage_pieces(context))
@@ -192,9 +195,9 @@ def _leaves(command: click.Command, name: str) -> Iterator[tuple[str, click.Comm
 
 
 def _http() -> Iterator[str]:
-    yield from ("", "## HTTP", "", "GET on `ops.listen`, answered from memory; POST on `ops.admin_socket` only.")
-    yield "What each path needs where `ops` asks for authentication: [ops.md](ops.md)."
-    yield from ("", "| method | path | needs |", "| --- | --- | --- |")
+    yield from ("", "## HTTP", "", "GET on `ops.listen`, answered from memory; POST only on `ops.admin_socket`.")
+    yield "`requires` applies if `ops` has authentication: [ops.md](ops.md)."
+    yield from ("", "| method | path | requires |", "| --- | --- | --- |")
     for method, path in OpsServer.paths():
         needs = _NEEDS[ROLES[path]] if method == "GET" else "the admin socket"
         yield f"| {method} | `{path}` | {needs} |"
@@ -220,20 +223,20 @@ _EMPTY = ServiceView(
 )  # fmt: skip
 
 
-def _words() -> Iterator[str]:
+def _states_and_reasons() -> Iterator[str]:
     yield from ("", "## States and reasons", "")
     yield f"A backend or target is one of: {_list(State)}."
     yield ""
     yield f"A tunnel is one of: {_list(TunnelState)}."
-    yield "`quarantined`: it failed in a way that waiting does not help (host key, login), and is tried rarely."
+    yield "`quarantined`: waiting does not fix the failure (host key, login), so the gateway rarely retries."
     yield ""
     yield f"Reasons: {_list(Reason)}. `blocked` always comes with `tunnel`."
     yield ""
-    yield f"Clients are turned away as: {_list(Refusal)}, or with a reason of the list above."
+    yield f"Clients are refused with: {_list(Refusal)}, or with a reason of the list above."
     yield ""
-    yield f"An attachment is one of: {_list(AttachmentState)}. `blocked` comes with one of: {_list(BlockedReason)}."
+    yield f"An attachment is one of: {_list(AttachmentState)}. Reasons for `blocked`: {_list(BlockedReason)}."
     yield ""
-    yield f"What is done in Docker: {_list(Verb)}."
+    yield f"Actions in Docker: {_list(Verb)}."
 
 
 def _list(values: Any) -> str:
@@ -243,5 +246,5 @@ def _list(values: Any) -> str:
 if __name__ == "__main__":
     if "--check" in sys.argv:
         same = TARGET.read_text() == text()
-        sys.exit(None if same else "docs/reference.md is not what the code says: run tools/reference.py")
+        sys.exit(None if same else "docs/reference.md is out of date: run tools/reference.py")
     TARGET.write_text(text())

@@ -69,7 +69,7 @@ class TlsSocket:
         try:
             await self._do_handshake()
         except BaseException:
-            self._send_outgoing()  # the alert, which tells the server the cause
+            self._send_outgoing()  # the alert, which contains the cause
             self._stop_sending()
             raise
         self._process_incoming()

@@ -33,7 +33,7 @@ class FdRegistration:
 
         With an empty mask, a TCP socket is still watched for failure. If our write side is also shut, epoll reports
         the peer's normal end-of-file as a continuous hang-up. The registration is then edge-triggered, and
-        `is_failure` tells end-of-file from failure. A unix socket is not watched with an empty mask: it reports a
+        `is_failure` distinguishes a failure from it. A unix socket is not watched with an empty mask: it reports a
         hang-up whenever the peer closes, even while data remains to be read.
 
         Args:

@@ -142,7 +142,7 @@ class RelaySelector(selectors.EpollSelector):
 
 
 class RelayLoop(asyncio.SelectorEventLoop):
-    """The service's event loop: tells its `RelaySelector` when a callback or timer is scheduled."""
+    """The service's event loop: notifies its `RelaySelector` when a callback or timer is scheduled."""
 
     def __init__(self) -> None:
         self.relays = RelaySelector()

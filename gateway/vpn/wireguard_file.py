@@ -13,11 +13,11 @@ _SCRIPTS = {"preup", "postup", "predown", "postdown"}
 _PEER_KEYS = {"publickey", "presharedkey", "allowedips", "endpoint", "persistentkeepalive"}
 _KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 _DEFAULT_KEEPALIVE = 25
-"""Seconds. WireGuard's own default is no keepalive, and then an idle peer cannot be told from a dead one."""
+"""Seconds. WireGuard's default is no keepalive, with which an idle peer looks like a dead one."""
 
 
 @dataclass(frozen=True)
-class Peer:
+class WireGuardPeer:
     """A peer.
 
     Args:
@@ -56,7 +56,7 @@ class WireGuardFile:
     search_domains: tuple[str, ...] = ()
     mtu: int | None = None
     listen_port: int | None = None
-    peers: tuple[Peer, ...] = ()
+    peers: tuple[WireGuardPeer, ...] = ()
     ignored: tuple[str, ...] = ()
 
 
@@ -91,7 +91,7 @@ def parse_wireguard_file(text: str) -> WireGuardFile:
 
 def _start_section(file: WireGuardFile, section: str) -> WireGuardFile:
     if section == "[peer]":
-        return replace(file, peers=(*file.peers, Peer("")))
+        return replace(file, peers=(*file.peers, WireGuardPeer("")))
     if section != "[interface]":
         raise GatewayError("unknown section: use [Interface] or [Peer]")
     return file
@@ -138,7 +138,7 @@ def _add_dns(file: WireGuardFile, value: str) -> WireGuardFile:
     return file
 
 
-def _set_peer_key(peer: Peer, key: str, value: str) -> Peer:
+def _set_peer_key(peer: WireGuardPeer, key: str, value: str) -> WireGuardPeer:
     name = key.lower()
     if name not in _PEER_KEYS:
         raise GatewayError(f"unknown key{_printable_key(key)} in [Peer]")
