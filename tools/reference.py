@@ -70,8 +70,8 @@ def _configuration() -> Iterator[str]:
     yield "single value. Every secret `x` can be in a file, `x_file`, which is read at each use. `${NAME}` and"
     yield "`${NAME:-default}` expand from the environment; `$$` is a dollar sign."
     yield ""
-    yield "In a URL, every key is a query parameter, with dots for nested keys (`check.tls.mode=verify`). Separate the"
-    yield "items of a list with commas, or repeat the parameter. Values are percent-encoded (RFC 3986): `%23` for"
+    yield "In a URL, every key is a query parameter, with dots for nested keys (`check.tls.mode=verify`). Separate"
+    yield "the items of a list with commas, or repeat the parameter. Values are percent-encoded (RFC 3986): `%23` for"
     yield "`#`, `%26` for `&`, `%25` for `%`, `%2C` for a comma in a value; a plus sign stays a plus sign."
     yield "`GATEWAY_TUNNEL_MY_VPN` and `GATEWAY_BACKEND_MY_DB` configure the tunnel `my-vpn` and the backend"
     yield "`my-db`."
@@ -169,7 +169,7 @@ def _written(value: Any) -> str:
 
 def _commands() -> Iterator[str]:
     yield from ("", "## Commands", "")
-    yield "Exit codes: 0: success; 1: failure; 2: wrong arguments or configuration; 3: the service does not answer."
+    yield "Exit codes: 0: success; 1: failure; 2: wrong arguments or configuration; 3: no answer from the service."
     for name, command in sorted(_leaves(cli, "gateway")):
         context = click.Context(command, info_name=name)
         usage = " ".join(command.collect_usage_pieces(context))
