@@ -43,7 +43,7 @@ def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> 
 
     Args:
         container: The container.
-        grants: The configuration's.
+        grants: The configured grants.
         strict: Whether only grants count.
     """
     given = granted(grants, container.name, container.labels)
@@ -51,7 +51,7 @@ def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> 
     return Consumer(container.name, container.id, dict(container.labels), backends, strict)
 
 
-def networks_of_sources(observed: Observed, options: DockerOptions) -> AbstractSet[str] | None:
+def client_networks(observed: Observed, options: DockerOptions) -> AbstractSet[str] | None:
     """Return the networks on which a client's address identifies a container of this engine; None: all networks.
 
     On another network, or with the engine of another host, any client may have that address.
@@ -60,7 +60,7 @@ def networks_of_sources(observed: Observed, options: DockerOptions) -> AbstractS
     if own is not None:
         return None if own.network_mode == "host" else own.endpoints.keys()
     if options.container is None and options.is_local:
-        return None  # on the engine's host, in no container
+        return None  # on the engine's host, outside of containers
     return frozenset()
 
 
@@ -97,7 +97,7 @@ class ConsumerDirectory:
         Args:
             containers: The containers in the snapshot.
             began: When the snapshot began, in monotonic seconds: containers that were forgotten later stay forgotten.
-            networks: The networks on which clients connect, see `networks_of_sources`; None: all.
+            networks: The networks on which clients connect, see `client_networks`; None: all.
             grants: The configured grants.
             strict: Whether only grants count.
         """

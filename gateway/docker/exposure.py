@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gateway.docker.consumers import consumer, networks_of_sources
+from gateway.docker.consumers import client_networks, consumer
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.labels import KEYS
 from gateway.docker.model import RUNNING, Container, Observed
@@ -58,7 +58,7 @@ def image_labels(desired: Desired, observed: Observed) -> Iterator[str]:
 
 def spoofing(desired: Desired, observed: Observed) -> Iterator[str]:
     """Yield a line for each network on which a container can spoof the address of a consumer."""
-    sources = networks_of_sources(observed, desired.options)
+    sources = client_networks(observed, desired.options)
     by_network: dict[str, list[tuple[Container, Container]]] = {}
     for container in observed.containers:
         if not _is_gateway(desired, observed, container) and container.state in RUNNING:

@@ -51,7 +51,7 @@ class Resolver:
         id: Its ID.
         title: Its name, for messages.
         aliases: The aliases that it requests on the network, in lower case.
-        hosts: Names that it resolves by itself.
+        hosts: The names in its own hosts file.
     """
 
     id: str

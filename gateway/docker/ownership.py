@@ -62,12 +62,12 @@ class OwnershipRecord:
         """The gateway's last addresses, by network."""
         return dict(self._addresses)
 
-    def note_addresses(self, addresses: Mapping[str, tuple[str, ...]]) -> None:
+    def record_addresses(self, addresses: Mapping[str, tuple[str, ...]]) -> None:
         """Record the gateway's addresses by network; keep those on other networks."""
-        noted = {**self._addresses, **addresses}
-        if noted != self._addresses:
+        recorded = {**self._addresses, **addresses}
+        if recorded != self._addresses:
             self._merge()
-            self._addresses = noted
+            self._addresses = recorded
             self._write()
 
     def add(self, container: str, network: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gateway.audit_log.recorder import Recorder
 from gateway.contracts import Link
-from gateway.docker.consumers import ConsumerDirectory, networks_of_sources
+from gateway.docker.consumers import ConsumerDirectory, client_networks
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine, connected
 from gateway.docker.errors import EngineError
@@ -209,7 +209,7 @@ class Reconciler:
         observed, desired = await self._observer.snapshot(engine), self.desired()
         if once:
             observed = as_running_gateway(desired, observed)
-        sources = networks_of_sources(observed, self._options)
+        sources = client_networks(observed, self._options)
         self.directory.update(observed.containers, began, sources, self._options.grants, strict=desired.strict)
         if self._ownership.adopting:
             self._ownership.adopt(marked_endpoints(desired, observed))
@@ -226,7 +226,7 @@ class Reconciler:
         due, held = self._detach_limiter.admit(due_for_retry, now)
         self._log_changes(planned, now)
         self.plan = self._with_failures(_without(planned, held))
-        self._ownership.note_addresses(reserved_addresses(desired, observed))
+        self._ownership.record_addresses(reserved_addresses(desired, observed))
         done = await self._executor.run(engine, planned.actions, due)
         undone = [each for each in planned.actions if each.container_id == observed.own and each not in done]
         if all(map(self._failures.is_final, undone)):

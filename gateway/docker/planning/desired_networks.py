@@ -1,7 +1,7 @@
 """The desired networks of a container, from its labels, grants and rules."""
 
 from gateway.docker import labels
-from gateway.docker.consumers import networks_of_sources
+from gateway.docker.consumers import client_networks
 from gateway.docker.errors import BlockedReason
 from gateway.docker.model import LIVE, Container
 from gateway.docker.plan import AttachmentState
@@ -48,6 +48,6 @@ def attachable_networks(builder: PlanBuilder, container: Container) -> set[str]:
 def _idle(builder: PlanBuilder, container: Container) -> None:
     """Report labels without effect, unless they may admit the container on a network shared with the gateway."""
     mistakes = labels.idle(container.labels, builder.options.label_prefix, builder.desired.instance)
-    shared = networks_of_sources(builder.observed, builder.options) if mistakes else None
+    shared = client_networks(builder.observed, builder.options) if mistakes else None
     if shared is not None and not container.endpoints.keys() & {*shared, *builder.options.networks}:
         builder.report_label_errors(container.name, mistakes)

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from gateway.contracts import Duration
 from gateway.docker import plan_executor as plan_executor_module
 from gateway.docker import reconciler as reconciler_module
-from gateway.docker.consumers import Consumer, ConsumerDirectory, networks_of_sources
+from gateway.docker.consumers import Consumer, ConsumerDirectory, client_networks
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.grants import PROJECT
@@ -380,7 +380,7 @@ def test_only_addresses_that_clients_can_come_from_are_anybodys(
     gateway = (container("gateway-1", labels={}, **own),) if own else ()
     observed = Observed((there, *gateway), own=gateway[0].id if gateway else None)
     directory = ConsumerDirectory(lambda: None)
-    directory.update(observed.containers, 1.0, networks_of_sources(observed, DockerOptions(**options)))
+    directory.update(observed.containers, 1.0, client_networks(observed, DockerOptions(**options)))
     assert (directory.lookup("10.0.0.2") is not None) is known
 
 
