@@ -113,7 +113,7 @@ def started(engine: Engine, site: Site) -> None:
         engine.docker("rm", "-f", "web", check=False)
         engine.run("web", *OPT_IN)
         took.append(site.reaches("web", timeout=30))
-    print(f"10 starts and recreates: served after {statistics.median(took):.1f} s, at worst {max(took):.1f} s")
+    print(f"10 starts and recreates: served after {statistics.median(took):.1f} s, worst {max(took):.1f} s")
 
 
 def deaf(engine: Engine, site: Site, folder: Path) -> None:
@@ -128,7 +128,7 @@ def deaf(engine: Engine, site: Site, folder: Path) -> None:
             engine.docker("rm", "-f", "web", check=False)
             engine.run("web", *OPT_IN)
             took.append(site.reaches("web", timeout=60))
-        print(f"all events dropped: served after {max(took):.1f} s at worst of {len(took)}")
+        print(f"all events dropped: served after {max(took):.1f} s, worst of {len(took)}")
 
 
 def killed(engine: Engine, site: Site, kills: int) -> None:
@@ -144,7 +144,7 @@ def killed(engine: Engine, site: Site, kills: int) -> None:
         took.append(site.reaches("web", timeout=30))
     if took:
         middle, worst = statistics.median(took), max(took)
-        print(f"{kills} kills of dockerd: served again after {middle:.1f} s, at worst {worst:.1f} s")
+        print(f"{kills} kills of dockerd: served again after {middle:.1f} s, worst {worst:.1f} s")
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def agents(manager: Engine, worker: Engine, folder: Path, rounds: int) -> None:
 
 def show(what: str, took: list[float]) -> None:
     """Print a line."""
-    print(f"  {what} after {statistics.median(took):.2f} s, at worst {max(took):.2f} s")
+    print(f"  {what} after {statistics.median(took):.2f} s, worst {max(took):.2f} s")
 
 
 if __name__ == "__main__":
