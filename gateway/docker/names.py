@@ -44,8 +44,8 @@ def hosts_of(inspection: Mapping[str, Any]) -> frozenset[str]:
 
 
 @dataclass(frozen=True)
-class Resolver:
-    """A container or service that resolves names.
+class DnsClient:
+    """A container or service that resolves names with the DNS server of the engine.
 
     Args:
         id: Its ID.
@@ -90,7 +90,7 @@ class NameTable:
 
     def conflicts(
         self,
-        who: Resolver,
+        who: DnsClient,
         network: str,
         backends: Collection[str],
         elsewhere: Iterable[str],

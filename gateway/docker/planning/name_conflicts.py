@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 
 from gateway.docker.model import Container, Service
-from gateway.docker.names import Resolver
+from gateway.docker.names import DnsClient
 from gateway.docker.plan import OWNER_ALIAS_PREFIX, NameConflict
 from gateway.docker.planning.builder import PlanBuilder
 
@@ -16,7 +16,7 @@ def container_conflicts(builder: PlanBuilder, container: Container, network: str
     own = container.id == builder.observed.own
     if own:
         _warn_of_hostnames(builder, network)
-    who = Resolver(container.id, container.name, _lower(() if own else aliases), container.hosts)
+    who = DnsClient(container.id, container.name, _lower(() if own else aliases), container.hosts)
     found = builder.names.conflicts(
         who, network, builder.backend_names(network), _elsewhere(builder, container, network)
     )
@@ -34,7 +34,7 @@ def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted:
     for network, endpoint in container.endpoints.items():
         attached = any(each.startswith(OWNER_ALIAS_PREFIX) for each in endpoint.aliases or ())
         if network in builder.options.networks and network not in wanted and not (attached or container.is_task):
-            who = Resolver(container.id, container.name, hosts=container.hosts)
+            who = DnsClient(container.id, container.name, hosts=container.hosts)
             found = builder.names.conflicts(
                 who, network, builder.backend_names(network), _elsewhere(builder, container, network)
             )
@@ -56,7 +56,7 @@ def service_conflicts(builder: PlanBuilder, service: Service, network: str, alia
     """Add a service's name conflicts, and return why it must not be attached; empty: it may be."""
     names = {each.id: each.name for each in builder.observed.networks}
     elsewhere = [names[each] for each in service.networks if each in names]
-    who = Resolver(service.id, f"service {service.name}", _lower(aliases))
+    who = DnsClient(service.id, f"service {service.name}", _lower(aliases))
     return _add(builder, list(builder.names.conflicts(who, network, builder.backend_names(network), elsewhere)))
 
 
